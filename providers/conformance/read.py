@@ -61,7 +61,7 @@ class ReadTests(Tools):
         assert self.look_up(request) == FoundPush(request.quantity)
         assert self.look_up(never) == Absent()
 
-    def test_what_was_charged_without_an_answer_is_found(self) -> None:
+    def test_charge_taken_without_answer_is_found_by_lookup(self) -> None:
         self.sign_in()
         request, never = self.request(), self.request()
         with self.wire.spoiled(cut_after):
@@ -241,7 +241,7 @@ class WebhookTests(Tools):
         self.bench.advance(SECOND_MS)
         assert self.refuses(headers, body) or self.notices(headers, body) == first
 
-    def test_a_forged_webhook_is_refused(self) -> None:
+    def test_forged_webhook_is_refused(self) -> None:
         assert self.refuses(*self.webhook("strange"))
         headers, body = self.webhook()
         for forged in (body + b" ", body.replace(self.bench.customer.encode(), b"someone"), b"{}", b"", b"\xff\xfe"):

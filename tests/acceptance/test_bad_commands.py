@@ -101,7 +101,7 @@ def shop(engine: sa.Engine, database_url: str, tmp_path: Path) -> Shop:
     return Shop(database_url, engine, tmp_path)
 
 
-def test_wrong_words_are_one_clear_line_and_change_nothing(shop: Shop) -> None:
+def test_invalid_command_lines_report_single_error_and_do_not_change_data(shop: Shop) -> None:
     before, wrong = shop.content(), []
     for expected, commands in WRONG.items():
         for arguments in commands:
@@ -118,7 +118,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @on_sqlite
-def test_with_json_an_error_is_an_object_too(shop: Shop) -> None:
+def test_command_error_with_json_is_object_with_exit_status(shop: Shop) -> None:
     for arguments, status in ((("org", "show", "nosuch"), 2), (("tick", "--shard", "9"), 2), (("nonsense",), 2)):
         found = drawdown(shop.url, *arguments, "--json")
         assert found.json["exit_status"] == status == found.status
@@ -129,7 +129,7 @@ NO_LOG = ("2>/dev/full", "2>&1 >/dev/null | true", "2>&-")
 
 
 @on_sqlite
-def test_a_log_that_cannot_be_written_stops_no_tick(shop: Shop) -> None:
+def test_tick_with_unwritable_log_succeeds(shop: Shop) -> None:
     """cron's mail is full, the log collector died: usage is metered all the same."""
     every = [(level, shell) for level in ("INFO", "CRITICAL") for shell in NO_LOG]
     for level, shell in share(every[:1], whole=every):
@@ -143,7 +143,7 @@ NOWHERE = ("| true", ">/dev/full", ">&-")
 
 
 @on_sqlite
-def test_output_that_nobody_takes_changes_no_exit_status(shop: Shop) -> None:
+def test_command_with_unwritable_output_keeps_exit_status(shop: Shop) -> None:
     """Else who reads the status grants again."""
     for place, command in enumerate(("ledger grant acme 7 --new", "tick --json", "org list")):
         for shell in share(NOWHERE[place % 3 : place % 3 + 1], whole=NOWHERE):
@@ -154,7 +154,7 @@ def test_output_that_nobody_takes_changes_no_exit_status(shop: Shop) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("command", ["key create k{} --scope guard --quiet", "console user add u{} --role admin"])
-def test_a_secret_that_nobody_saw_is_told_with_how_to_get_another(shop: Shop, command: str) -> None:
+def test_secret_that_could_not_be_printed_is_reported_with_next_step(shop: Shop, command: str) -> None:
     for place, shell in enumerate(share(NOWHERE[1:2], whole=NOWHERE)):
         status, err = _in_shell(shop, f"{command.format(place)} {shell}")
         assert (
@@ -166,7 +166,7 @@ def test_a_secret_that_nobody_saw_is_told_with_how_to_get_another(shop: Shop, co
 
 
 @on_sqlite
-def test_a_file_that_is_printed_is_whole_or_fails(shop: Shop) -> None:
+def test_export_to_full_device_fails_as_incomplete(shop: Shop) -> None:
     export = "export ledger --from 2020-01-01"
     assert _in_shell(shop, f"{export} | head -1")[0] == 0
     status, err = _in_shell(shop, f"{export} >/dev/full")
@@ -183,7 +183,7 @@ def _in_shell(shop: Shop, words: str, **env: str) -> tuple[int, str]:
 
 
 @on_sqlite
-def test_settings_that_make_no_sense_are_named(shop: Shop) -> None:
+def test_invalid_settings_are_refused_by_name(shop: Shop) -> None:
     for name, value in (
         ("DRAWDOWN_LOG_LEVEL", "loud"),
         ("DRAWDOWN_CELL_ORIGINS", "cell-1"),
@@ -200,7 +200,7 @@ def test_settings_that_make_no_sense_are_named(shop: Shop) -> None:
         assert name in said or "--database-url" in said
 
 
-def test_what_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_missing_database_is_not_created_by_commands(tmp_path: Path) -> None:
     for command in (("status",), ("tick",), ("verify",), ("import", os.devnull, "--format", "csv")):
         one_clear_line(drawdown(f"sqlite:///{tmp_path}/none.db", *command), 1, 2)
     assert list(tmp_path.iterdir()) == []

@@ -63,20 +63,20 @@ def _settles(url: str, expected: dict[tuple[str, int], int] = IN_ALL) -> None:
 
 
 @pytest.mark.both_databases
-def test_missing(fleet: Fleet, database_url: str) -> None:
+def test_missing_database_is_refused_with_init_hint(fleet: Fleet, database_url: str) -> None:
     url = sa.make_url(database_url)
     missing = url.set(database=f"{url.database}-none").render_as_string(hide_password=False)
     _refused(missing, (*WRITING, *READING), 1, "`drawdown init`")
     assert not Path(f"{url.database}-none").exists()
 
 
-def test_not_migrated(fleet: Fleet, database_url: str) -> None:
+def test_unmigrated_database_is_refused_with_init_hint(fleet: Fleet, database_url: str) -> None:
     with fleet.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM alembic_version"))
     _refused(database_url, (*WRITING, *READING), 1, "run `drawdown init`")
 
 
-def test_newer_than_the_program(fleet: Fleet, database_url: str) -> None:
+def test_database_newer_than_program_is_refused(fleet: Fleet, database_url: str) -> None:
     head = fleet.one("SELECT version_num FROM alembic_version")
     fleet.write("UPDATE alembic_version SET version_num = '9999'")
     _refused(database_url, (*WRITING, *READING, ("init",)), 1, "schema 9999, newer than this program's")
@@ -102,7 +102,9 @@ def _each_connection(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_read_only(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_database_refuses_writes_and_allows_reads(
+    fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         if fleet.engine.dialect.name == "sqlite":
             _each_connection(patch, "PRAGMA query_only = ON")  # what a read-only file is, also where we are root
@@ -121,7 +123,7 @@ def test_read_only(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="file modes do not bind root")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_file_that_may_not_be_written(fleet: Fleet, database_url: str) -> None:
+def test_database_file_without_permission_is_refused(fleet: Fleet, database_url: str) -> None:
     file = Path(str(sa.make_url(database_url).database))
     for mode, words in ((0o444, "read-only"), (0o000, "cannot be opened")):
         file.chmod(mode)
@@ -146,7 +148,9 @@ def _locked(url: str) -> Iterator[None]:
 
 
 @pytest.mark.both_databases
-def test_locked(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_database_is_retryable_for_writes_and_readable(
+    fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "SQLITE_BUSY_S", 0.2)
     monkeypatch.setattr(database, "PG_SETTINGS", (*database.PG_SETTINGS, "lock_timeout=200ms"))
     with _locked(database_url):
@@ -158,7 +162,9 @@ def test_locked(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_full(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_on_full_disk_is_refused_and_does_not_store_samples(
+    fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with fleet.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     with monkeypatch.context() as patch:
@@ -171,7 +177,7 @@ def test_full(fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_no_database_at_all(fleet: Fleet, database_url: str) -> None:
+def test_file_not_sqlite_is_refused(fleet: Fleet, database_url: str) -> None:
     Path("text.db").write_text("This is a text. " * 1000)
     broken = Path(str(sa.make_url(database_url).database)).read_bytes()
     Path("broken.db").write_bytes(broken[:100] + os.urandom(len(broken) - 100))
@@ -179,7 +185,7 @@ def test_no_database_at_all(fleet: Fleet, database_url: str) -> None:
         _refused(f"sqlite:///{name}", (*WRITING, *READING), 1, "not a valid SQLite database")
 
 
-def test_host_of_postgresql_that_goes_silent_is_given_up() -> None:
+def test_postgresql_connection_sets_timeouts_and_keepalives() -> None:
     """A NAT or a pooler forgets a connection without a word; by default, a program waits for it for two hours."""
     engine, found = connect("postgresql://u@127.0.0.1:1/d"), dict[str, Any]()
 
@@ -195,7 +201,7 @@ def test_host_of_postgresql_that_goes_silent_is_given_up() -> None:
     psycopg.conninfo.make_conninfo(**{name: found[name] for name in waits})  # libpq knows each of them
 
 
-def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.Engine, database_url: str) -> None:
+def test_init_killed_before_last_step_is_completed_by_next_init(engine: sa.Engine, database_url: str) -> None:
     engine.dispose()  # the tables are there, the default mapping and rates are not
     for command in (("feature", "list"), ("tick",), ("verify",)):
         must(database_url, *command, at=AT)
@@ -206,7 +212,7 @@ def test_an_init_that_was_killed_before_its_last_step_is_made_good(engine: sa.En
 
 
 @pytest.mark.both_databases
-def test_a_mistyped_url_is_told_by_its_place_and_no_password(fleet: Fleet, database_url: str) -> None:
+def test_wrong_database_url_reports_its_location_without_password(fleet: Fleet, database_url: str) -> None:
     """Whoever meant another database is told which one this is, before anything else that could be done."""
     fleet.write("DROP TABLE alembic_version")
     Path("text.db").write_text("This is a text. " * 1000)
@@ -222,7 +228,7 @@ def test_a_mistyped_url_is_told_by_its_place_and_no_password(fleet: Fleet, datab
 
 
 @pytest.mark.both_databases
-def test_another_programs_database_is_left_as_it_is(database_url: str) -> None:
+def test_database_of_another_program_is_refused_by_init(database_url: str) -> None:
     engine = connect(database_url)
     with engine.begin() as connection:
         for name in ("users", "invoices", "alembic_version", "zebras"):

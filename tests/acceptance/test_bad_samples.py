@@ -90,7 +90,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 
 @pytest.mark.both_databases
-def test_every_bad_kind_is_quarantined_with_its_reason_and_stops_nobody(fleet: Fleet, database_url: str) -> None:
+def test_bad_samples_are_quarantined_by_reason_and_valid_usage_billed(fleet: Fleet, database_url: str) -> None:
     bad = _bad(fleet.engine)
     samples = [{**GOOD, "id": f"bad{number}", name: value} for number, (_, name, value) in enumerate(bad)]
     edge = [{**GOOD, "id": f"edge{number}", **values} for number, values in enumerate(AT_THE_EDGE)]
@@ -114,7 +114,7 @@ def test_every_bad_kind_is_quarantined_with_its_reason_and_stops_nobody(fleet: F
     )
 
 
-def test_unsealable_sample_waits_with_reason_and_is_billed_once_repaired(fleet: Fleet, database_url: str) -> None:
+def test_unsealable_sample_is_pending_by_reason_and_billed_after_fix(fleet: Fleet, database_url: str) -> None:
     fleet.write("INSERT INTO orgs (org_id) VALUES ('idle')")
     kinds = {"size": ("acme", 3000, 7), "stranger": ("nobody", 1024, 11), "idle": ("idle", 1024, 13)}
     odd = [
@@ -143,7 +143,7 @@ ODD_ORGS = (
 )  # fmt: skip
 
 
-def test_odd_ids_are_ids_like_any_other(fleet: Fleet, database_url: str) -> None:
+def test_org_and_sample_ids_with_odd_characters_are_billed_and_withdrawn(fleet: Fleet, database_url: str) -> None:
     _insert(fleet.engine, [{**GOOD, "id": f"'{org}:%s"[:200], "org_id": org} for org in ODD_ORGS])
     at = str(NOW)
     must(database_url, "org", "assign", "--unassigned", "--from", str(T0), at=at)
@@ -157,7 +157,7 @@ def test_odd_ids_are_ids_like_any_other(fleet: Fleet, database_url: str) -> None
     must(database_url, "verify", at=at)
 
 
-def test_a_bad_odd_id_stops_alone(fleet: Fleet, database_url: str) -> None:
+def test_org_with_odd_id_and_overflow_is_stopped_alone(fleet: Fleet, database_url: str) -> None:
     """The search for the organisation at fault names organisations in SQL, too."""
     fleet.assign(*ODD_ORGS, from_ms=T0)
     _insert(fleet.engine, [{**GOOD, "id": org, "org_id": org} for org in (*ODD_ORGS, "acme")])
@@ -176,7 +176,7 @@ def test_a_bad_odd_id_stops_alone(fleet: Fleet, database_url: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_an_absurd_price_stops_no_other_and_is_never_a_float(fleet: Fleet, database_url: str) -> None:
+def test_extreme_rate_rejects_push_and_does_not_block_other_org(fleet: Fleet, database_url: str) -> None:
     rate = ("ledger", "rate", "compute_64gb", "--micro-credits", str(10**12), "--from", str(T0))
     must(database_url, *rate, at=str(T0))
     large = {"memory_mb": 65_536, "interval_s": MAX_INTERVAL_S}
@@ -187,7 +187,7 @@ def test_an_absurd_price_stops_no_other_and_is_never_a_float(fleet: Fleet, datab
     assert fleet.rows("SELECT from_account, amount_micro FROM ledger_entries") == [("wallet:bolt", 6_000)]
 
 
-def test_an_id_that_is_not_utf8_stops_nobody(tmp_path: Path) -> None:
+def test_org_id_not_utf8_is_quarantined_and_other_usage_billed(tmp_path: Path) -> None:
     """SQLite stores any bytes as text; PostgreSQL refuses them itself."""
     url = f"sqlite:///{tmp_path}/drawdown.db"
     engine = connect(migrated(url))
@@ -220,7 +220,7 @@ LINES = {
 }
 
 
-def test_bad_rows_of_a_file_are_refused_with_line_and_reason(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
+def test_import_of_bad_rows_reports_line_and_reason(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
     ts = "2026-01-01T00:00:05Z"
     header = ",".join(COLUMNS[:-1])
     text = [header, f"g1,acme,box,c,1024,1,60,{ts}", *(row.format(ts=ts) for row, _ in LINES.values())]

@@ -55,7 +55,7 @@ def usage(engine: sa.Engine) -> Usage:
 
 
 @pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
-def test_three_workers_at_once(usage: Usage, database_url: str, tmp_path: Path) -> None:
+def test_three_concurrent_ticks_bill_once(usage: Usage, database_url: str, tmp_path: Path) -> None:
     usage.add(100, T0, T0 + HOUR_MS)
     at = str(T0 + 2 * HOUR_MS)
     usage.fleet.engine.dispose()
@@ -73,7 +73,7 @@ def test_three_workers_at_once(usage: Usage, database_url: str, tmp_path: Path) 
     must(database_url, "verify", at=at)
 
 
-def test_twice_in_a_second(usage: Usage, database_url: str) -> None:
+def test_second_tick_in_same_second_seals_late_usage_only(usage: Usage, database_url: str) -> None:
     usage.add(100, T0, T0 + HOUR_MS)
     first = usage.fleet.tick(T0 + 2 * HOUR_MS)
     usage.add(5, T0, T0 + HOUR_MS)
@@ -83,7 +83,7 @@ def test_twice_in_a_second(usage: Usage, database_url: str) -> None:
     billed_exactly(database_url, usage.sums)
 
 
-def test_a_clock_set_back_an_hour(usage: Usage, database_url: str) -> None:
+def test_clock_set_back_by_hour_does_not_lower_watermark(usage: Usage, database_url: str) -> None:
     fleet = usage.fleet
     fleet.clock.trusted = fleet.engine.dialect.name == "postgresql"  # its server's own clock stands elsewhere
     now = T0 + 3 * HOUR_MS
@@ -96,7 +96,7 @@ def test_a_clock_set_back_an_hour(usage: Usage, database_url: str) -> None:
     must(database_url, "verify", at=str(now + HOUR_MS))
 
 
-def test_a_jump_over_a_day_stops_and_asks(usage: Usage, database_url: str) -> None:
+def test_clock_jump_over_day_is_refused_without_accept_clock(usage: Usage, database_url: str) -> None:
     usage.fleet.tick(END)
     usage.fleet.write("UPDATE ticks SET clock_trusted = :no, started_ms = :then", {"no": False, "then": T0})
     assert "--accept-clock" in one_clear_line(drawdown(database_url, "tick"), 1)
@@ -107,7 +107,7 @@ def test_a_jump_over_a_day_stops_and_asks(usage: Usage, database_url: str) -> No
     billed_exactly(database_url, usage.sums)
 
 
-def test_parts_make_the_whole(usage: Usage, database_url: str) -> None:
+def test_ticks_of_both_shards_bill_all_usage(usage: Usage, database_url: str) -> None:
     usage.add(50, T0, T0 + HOUR_MS)
     at = str(T0 + 2 * HOUR_MS)
     parts = [must(database_url, "tick", "--shard", f"{part}/2", at=at)["tick"]["sealed"] for part in range(2)]
@@ -117,7 +117,7 @@ def test_parts_make_the_whole(usage: Usage, database_url: str) -> None:
     must(database_url, "verify", at=at)
 
 
-def test_a_tick_before_earlier_ones_loses_nothing(usage: Usage, database_url: str) -> None:
+def test_tick_at_earlier_time_does_not_lose_usage(usage: Usage, database_url: str) -> None:
     usage.add(100, T0, T0 + 2 * HOUR_MS)
     usage.fleet.tick(T0 + 3 * HOUR_MS)
     usage.add(30, T0, T0 + 4 * HOUR_MS)
@@ -131,7 +131,7 @@ def test_a_tick_before_earlier_ones_loses_nothing(usage: Usage, database_url: st
 
 
 @pytest.mark.parametrize("seed", share([1], whole=[1, 2]))
-def test_any_order_of_times_shards_and_arrivals(engine: sa.Engine, database_url: str, seed: int) -> None:
+def test_ticks_at_random_times_and_shards_bill_exactly(engine: sa.Engine, database_url: str, seed: int) -> None:
     usage = Usage(Fleet(engine), seed)
     dice = usage.dice
     for _ in range(share(15, whole=40)):

@@ -136,7 +136,7 @@ def home(postgres_url: str, tmp_path: Path) -> Iterator[Home]:
         yield Home(url.render_as_string(hide_password=False), env, tmp_path, *parts)
 
 
-def test_every_secret_there_is_has_a_canary() -> None:
+def test_canary_list_covers_each_secret_setting() -> None:
     """A setting that is added later is added here, too."""
     named = {f"DRAWDOWN_{name}".upper() for name in Settings.model_fields if "secret" in name}
     of_providers = {
@@ -145,7 +145,7 @@ def test_every_secret_there_is_has_a_canary() -> None:
     assert set(SECRETS) == named | of_providers
 
 
-def test_no_secret_is_said_or_kept_anywhere(home: Home) -> None:
+def test_secrets_are_absent_from_output_logs_files_and_database(home: Home) -> None:
     use(home)
     for status in (401, 500, None):
         home.fail_with(status)

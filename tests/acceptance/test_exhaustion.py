@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exhaustion")
 
 
-def test_with_a_watch_cells_stop_within_a_minute_of_the_last_credit(folder: Path) -> None:
+def test_watch_halts_cells_within_60_s_of_last_credit(folder: Path) -> None:
     found = measured(folder, watched=True)
     assert found.halts > ORGS // 4
     assert found.paying_halted == []
@@ -54,7 +54,7 @@ def test_with_a_watch_cells_stop_within_a_minute_of_the_last_credit(folder: Path
     assert found.percentile(0.99) <= 60
 
 
-def test_without_one_it_takes_minutes(folder: Path) -> None:
+def test_halt_without_watch_takes_over_2_minutes(folder: Path) -> None:
     """What the watch is measured against: else the fleet would prove nothing."""
     found = measured(folder, watched=False)
     assert found.percentile(0.5) > 120
@@ -62,7 +62,7 @@ def test_without_one_it_takes_minutes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("autumn", [False, True])
-def test_sudden_start_at_one_credit_is_halted_within_seconds(folder: Path, autumn: bool) -> None:
+def test_watch_halts_sudden_use_within_15_s_of_last_credit(folder: Path, autumn: bool) -> None:
     """Ten sandboxes of 64 GB use one credit in 15.6 s: no sample comes before it is gone."""
     found = measured(folder, watched=True, sudden=True, autumn=autumn)
     assert found.halts >= SUDDEN[0]
@@ -73,7 +73,7 @@ def test_sudden_start_at_one_credit_is_halted_within_seconds(folder: Path, autum
     assert found.percentile(0.99) <= 15
 
 
-def test_half_of_the_reads_are_stale_and_nobody_flaps(folder: Path) -> None:
+def test_stale_balance_reads_do_not_resume_halted_org(folder: Path) -> None:
     """A read of a balance before its last push resumes nobody. Who pays as its credit ends may be read too late."""
     engine = fresh(folder / "stale.db")
     result = Exhaustion(engine, Plan(*STALE, SEED, watched=True, sudden=True, autumn=True, stale=True)).run()
@@ -88,7 +88,7 @@ def test_half_of_the_reads_are_stale_and_nobody_flaps(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("autumn", [False, True])
-def test_credit_set_to_zero_with_a_webhook_halts_within_a_second(folder: Path, autumn: bool) -> None:
+def test_webhook_for_zero_credit_halts_within_1_s(folder: Path, autumn: bool) -> None:
     found = halted_after_webhooks(folder, HOOKED, stale=False, autumn=autumn)
     print(f"\n{'Autumn, ' if autumn else ''}webhook, not watched: {found.times(2)}")
     assert found.halts == HOOKED
@@ -96,7 +96,7 @@ def test_credit_set_to_zero_with_a_webhook_halts_within_a_second(folder: Path, a
 
 
 @pytest.mark.parametrize("autumn", [False, True])
-def test_stale_first_read_after_a_webhook_is_healed_by_the_second(folder: Path, autumn: bool) -> None:
+def test_webhook_with_stale_first_read_halts_at_second_read(folder: Path, autumn: bool) -> None:
     found = halted_after_webhooks(folder, HOOKED, stale=True, autumn=autumn)
     print(f"\n{'Autumn, ' if autumn else ''}stale first read, not watched: {found.times(2)}")
     assert found.halts == HOOKED

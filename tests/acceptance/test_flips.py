@@ -273,7 +273,7 @@ def _broken_off(steps: Steps[Any]) -> Steps[None]:
         effect = steps.send(answer)
 
 
-def test_org_flipped_at_random_is_billed_once_by_provider_in_force(
+def test_orgs_reassigned_at_random_are_billed_once_by_provider_in_force(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flips, "CHUNK", CHUNK)
@@ -341,11 +341,11 @@ def refused(billers: Billers, says: str, wishes: Sequence[Wish], provider: str, 
     assert told.problem is not None and unchanged(billers) == before, "a dry run says it, too"
 
 
-def test_sealed_windows_stay_with_who_billed_them(billers: Billers) -> None:
+def test_assignment_from_sealed_window_is_refused(billers: Billers) -> None:
     refused(billers, "acme: windows up to .* are sealed", [Wish("acme")], "autumn", from_ms=T0 + WINDOW_MS)
 
 
-def test_a_customer_belongs_to_one_organisation_at_a_time(billers: Billers) -> None:
+def test_assignment_to_customer_of_another_org_is_refused(billers: Billers) -> None:
     billers.flip([Wish("bolt")], "autumn")
     says = "the customer bolt at autumn belongs to the organisation bolt"
     refused(billers, says, [Wish("acme", "bolt")], "autumn")
@@ -358,13 +358,13 @@ def test_a_customer_belongs_to_one_organisation_at_a_time(billers: Billers) -> N
         ("stripe", "acme: .*ghost.*the customer does not exist at Stripe.*--unchecked"),
     ],
 )
-def test_a_customer_has_to_exist_there(billers: Billers, provider: str, says: str) -> None:
+def test_assignment_to_missing_customer_is_refused(billers: Billers, provider: str, says: str) -> None:
     refused(billers, says, [Wish("acme", "ghost")], provider)
     two = [Wish("acme", "ghost"), Wish("bolt", "cus_bolt" if provider == "stripe" else "bolt")]
     refused(billers, says, two, provider)
 
 
-def test_nobody_is_halted_by_a_flip_unless_that_is_said(billers: Billers) -> None:
+def test_assignment_that_would_halt_needs_allow_halt(billers: Billers) -> None:
     for grant in billers.autumn.account.customers["acme"].grants[FEATURE]:
         grant.balance = 0
     refused(billers, "acme: the customer acme does not have credit at autumn.*--allow-halt", [Wish("acme")], "autumn")
@@ -375,14 +375,14 @@ def test_nobody_is_halted_by_a_flip_unless_that_is_said(billers: Billers) -> Non
     assert [tuple(row) for row in billers.fleet.rows(halted)] == [("acme", "autumn", True, "credits_exhausted")]
 
 
-def test_where_the_provider_does_not_say_nothing_moves_unless_unchecked(billers: Billers) -> None:
+def test_assignment_with_unreadable_provider_needs_unchecked(billers: Billers) -> None:
     billers.autumn.balance_store = "down"
     refused(billers, "cannot read acme at autumn .*--unchecked", [Wish("acme")], "autumn")
     (done,) = billers.flip([Wish("acme")], "autumn", unchecked=True)
     assert done.problem is None and done.start_ms is not None
 
 
-def test_flip_problem_stops_all_named_by_hand_but_only_itself_in_a_file(billers: Billers) -> None:
+def test_assignment_problem_refuses_named_orgs_and_skips_line_of_file(billers: Billers) -> None:
     wishes = [Wish("acme", line=2), Wish("bolt", "ghost", line=3)]
     refused(billers, "bolt: the customer ghost does not exist at autumn", wishes[::-1], "autumn")
     done = billers.flip(wishes, "autumn", each_alone=True)
@@ -390,13 +390,13 @@ def test_flip_problem_stops_all_named_by_hand_but_only_itself_in_a_file(billers:
     assert billers.fleet.one("SELECT COUNT(*) FROM assignments WHERE provider = 'autumn'") == 1
 
 
-def test_more_than_one_transaction_holds_are_not_moved_all_or_none(billers: Billers) -> None:
+def test_assignment_of_more_orgs_than_chunk_by_name_is_refused(billers: Billers) -> None:
     with pytest.raises(UsageError, match=r"Name at most 200, or pass --file"):
         billers.flip([Wish(f"org-{number}") for number in range(flips.CHUNK + 1)], "autumn", new=True)
     assert billers.fleet.one("SELECT COUNT(*) FROM assignments WHERE provider = 'autumn'") == 0
 
 
-def test_all_that_nobody_bills_are_assigned_however_many(billers: Billers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assign_unassigned_covers_more_orgs_than_chunk(billers: Billers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flips, "CHUNK", 4)
     fleet = billers.fleet
     for number in range(flips.CHUNK + 5):
@@ -406,7 +406,7 @@ def test_all_that_nobody_bills_are_assigned_however_many(billers: Billers, monke
     assert fleet.one("SELECT COUNT(*) FROM assignments WHERE org_id LIKE 'new-%'") == flips.CHUNK + 5
 
 
-def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Billers) -> None:
+def test_second_assignment_before_first_begins_is_refused(billers: Billers) -> None:
     later = billers.fleet.clock.at_ms + 4 * WINDOW_MS
     billers.flip([Wish("acme")], "autumn", from_ms=later)
     refused(billers, "acme already has a later assignment", [Wish("acme", "cus_acme")], "stripe")
@@ -416,7 +416,7 @@ def test_a_second_flip_has_to_wait_for_the_first_or_take_it_back(billers: Biller
     assert billers.flip([Wish("acme", "cus_acme")], "stripe")[0].start_ms is not None
 
 
-def test_flip_to_the_same_biller_from_a_later_time_adds_nothing(billers: Billers) -> None:
+def test_assignment_to_same_provider_at_later_time_does_not_add_row(billers: Billers) -> None:
     before = unchanged(billers)
     for windows in (2, 4):
         (told,) = billers.flip([Wish("acme")], "embedded", from_ms=billers.fleet.clock.at_ms + windows * WINDOW_MS)
@@ -424,7 +424,7 @@ def test_flip_to_the_same_biller_from_a_later_time_adds_nothing(billers: Billers
     assert unchanged(billers) == before
 
 
-def test_an_unknown_provider_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_unknown_provider_is_refused_with_available_names(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/drawdown.db"
     made = connect(url)
     upgrade(made)
@@ -443,7 +443,7 @@ def test_an_unknown_provider_is_named_with_those_there_are(tmp_path: Path) -> No
         ("org_id,customer_id\n", "the file does not name an organisation"),
     ],
 )
-def test_a_file_that_cannot_be_meant_moves_nobody(tmp_path: Path, text: str, says: str) -> None:
+def test_invalid_assignment_file_is_refused_with_line(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "flips.csv"
     file.write_text(text)
     with pytest.raises(Exception, match=says):
@@ -465,7 +465,7 @@ class Slow(FakeProvider):
 
 
 @pytest.mark.parametrize(("in_flight", "together"), [(1, 1), (8, 8), (256, ORGS_A_ROUND)])
-def test_after_a_flip_of_many_their_states_are_read_several_at_a_time(
+def test_customer_states_after_assignment_are_read_in_parallel(
     engine: sa.Engine, in_flight: int, together: int
 ) -> None:
     provider, count = Slow(capabilities(batch_size=1, in_flight=in_flight)), together + 10

@@ -71,14 +71,14 @@ def _figures(url: str) -> tuple[int, ...]:
     return (balance, *(number(url, f"SELECT COUNT(*) FROM {table}") for table in tables))
 
 
-def test_the_figures_are_those_of_the_file() -> None:
+def test_gentd26_trace_has_expected_pushes_and_seconds() -> None:
     found = gentd26.sums()
     assert (len(found), sum(found.values())) == (PUSHES, SECONDS)
     assert sum(seconds for (org, _), seconds in found.items() if org == BUSY) == 25_383
 
 
 @pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
-def test_billed_exactly_once_however_often_everything_is_repeated(database_url: str, billed: Billed) -> None:
+def test_gentd26_trace_repeated_import_and_replay_bills_once(database_url: str, billed: Billed) -> None:
     url = database_url
     must(migrated(url), "init", at=FROM)
     assert _import(url, billed.file) == {"inserted": billed.samples, "already_there": 0, "rejected": 0, "conflicts": 0}
@@ -117,7 +117,7 @@ def _parts(whole: Path, folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("database_url", share(["postgresql"], whole=["sqlite", "postgresql"]), indirect=True)
-def test_random_order_in_parts_with_a_tick_after_each_bills_the_same(
+def test_gentd26_trace_in_random_parts_with_ticks_bills_same_totals(
     engine: sa.Engine, database_url: str, billed: Billed, tmp_path: Path
 ) -> None:
     fleet = Fleet(engine)

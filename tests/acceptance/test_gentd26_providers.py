@@ -292,7 +292,9 @@ def _killed_after(pushes: int) -> list[int]:
     share([("stripe", "sqlite")], whole=[("autumn", "sqlite"), ("stripe", "postgresql")]),
     indirect=["database_url"],
 )
-def test_each_second_is_charged_once_if_a_third_of_calls_fails(name: str, database_url: str, tmp_path: Path) -> None:
+def test_gentd26_trace_with_failing_calls_and_kills_is_charged_once(
+    name: str, database_url: str, tmp_path: Path
+) -> None:
     requests = _requests(SHARE)
     expected = _sums(requests)
     if WHOLE:
@@ -324,7 +326,7 @@ def test_each_second_is_charged_once_if_a_third_of_calls_fails(name: str, databa
 
 
 @pytest.mark.parametrize("database_url", share(["sqlite"], whole=["postgresql"]), indirect=True)
-def test_double_charge_while_autumn_key_store_is_down_is_given_back(database_url: str, tmp_path: Path) -> None:
+def test_double_charge_with_autumn_key_store_down_is_refunded(database_url: str, tmp_path: Path) -> None:
     """It fails open: what a killed worker had sent is charged again, and leaves one event. Balances tell."""
     requests = _requests(SHARE)
     expected = _sums(requests)

@@ -73,7 +73,9 @@ MARKS = (
 
 @pytest.mark.parametrize("mark", share(MARKS[1:2], whole=MARKS))
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_connections_lost_in_the_middle(fleet: Fleet, database_url: str, tmp_path: Path, mark: str) -> None:
+def test_tick_with_lost_connections_is_sound_and_next_tick_bills(
+    fleet: Fleet, database_url: str, tmp_path: Path, mark: str
+) -> None:
     with _in_the_middle(database_url, tmp_path, mark) as ended:
         with psycopg.connect(database_url, autocommit=True) as connection:
             lost = connection.execute(
@@ -92,7 +94,9 @@ def test_connections_lost_in_the_middle(fleet: Fleet, database_url: str, tmp_pat
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_file_that_goes_away_in_the_middle(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
+def test_tick_with_vanished_sqlite_file_is_sound_and_next_tick_bills(
+    fleet: Fleet, database_url: str, tmp_path: Path
+) -> None:
     file, away = Path(str(sa.make_url(database_url).database)), tmp_path / "away"
     away.mkdir()
     with _in_the_middle(database_url, tmp_path, "begin charge") as ended:
@@ -109,7 +113,7 @@ def test_a_file_that_goes_away_in_the_middle(fleet: Fleet, database_url: str, tm
     must(database_url, "verify", at=AT)
 
 
-def test_a_server_that_stops_in_the_middle_and_comes_back(tmp_path: Path) -> None:
+def test_tick_with_killed_server_is_retryable_and_next_tick_bills(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
         url = server.url
         engine = connect(url)

@@ -164,7 +164,7 @@ COMMANDS: Final = {"tick": ("tick", "--deadline", str(DEADLINE_S)), "watch": ("w
 
 
 @pytest.mark.parametrize(("command", "manner"), share(EVERY_DAY, whole=TRIED))
-def test_memory_stays_under_its_limit_whatever_is_answered(fleet: Fleet, command: str, manner: str) -> None:
+def test_memory_under_each_hostile_answer_stays_below_limit(fleet: Fleet, command: str, manner: str) -> None:
     with site(MANNERS[manner]) as seen:
         cell = "INSERT INTO cells (cell_id, url) VALUES ('cell-1', :url)"
         write(fleet.engine, lambda c: c.execute(sa.text(cell), {"url": seen.url}))
@@ -174,7 +174,7 @@ def test_memory_stays_under_its_limit_whatever_is_answered(fleet: Fleet, command
     assert 0 < most < LIMIT_MB
 
 
-def test_memory_stays_under_its_limit_whatever_cells_a_host_names(fleet: Fleet, tmp_path: Path) -> None:
+def test_memory_with_many_unknown_cells_stays_below_limit(fleet: Fleet, tmp_path: Path) -> None:
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {STRANGERS})"
     strangers = f"{numbers} SELECT 'org-' || (i % {ORGS}) AS org_id, 'stranger-' || i AS cell_id FROM n"
     used(fleet, T0 + WINDOW_MS, strangers)

@@ -78,7 +78,7 @@ def _billed(url: str, ran: Sequence[Pod], *, tiers: bool) -> None:
     assert number(url, "SELECT SUM(seconds) FROM pending_usage") == sum(p.seconds for p in ran) - sum(expected.values())
 
 
-def test_the_figures_are_those_of_the_file() -> None:
+def test_openb_trace_has_expected_pods_and_seconds() -> None:
     ran = openb.pods(whole=True)
     assert (len(ran), sum(pod.seconds for pod in ran), len({pod.memory_mb for pod in ran})) == (7_255, 210_028_342, 57)
     assert sum(-(-pod.seconds // openb.MINUTE_S) for pod in ran) == 3_503_931
@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_file() -> None:
 
 
 @pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
-def test_what_has_a_feature_is_billed_and_tiers_seal_exactly_the_rest(
+def test_openb_unmapped_sizes_are_pending_until_mapped_and_then_billed(
     engine: sa.Engine, database_url: str, pytestconfig: pytest.Config
 ) -> None:
     ran, url = openb.pods(), database_url

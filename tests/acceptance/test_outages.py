@@ -213,7 +213,9 @@ def one_of(day: tuple[str, str]) -> pytest.MarkDecorator:
 
 @one_of(("autumn", "23 h 59 min"))
 @SQLITE
-def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str) -> None:
+def test_provider_refusing_connections_for_day_is_billed_after_return(
+    engine: sa.Engine, name: str, length: str
+) -> None:
     """Proven unsent: no key ages, nothing is in doubt, and all of it is sent when the service is back."""
     outage = Outage(engine, name, "refused", LENGTHS[length])
     said = outage.away()
@@ -237,7 +239,7 @@ def test_nobody_can_connect_for_a_day(engine: sa.Engine, name: str, length: str)
 
 @one_of(("stripe", "24 h 1 min"))
 @SQLITE
-def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name: str, length: str) -> None:
+def test_provider_answers_lost_for_day_are_looked_up_and_billed_once(engine: sa.Engine, name: str, length: str) -> None:
     outage = Outage(engine, name, "applied", LENGTHS[length])
     said = outage.away()
     assert (said.exit_status, said.accepted, said.left.in_doubt, said.left.rejected) == (75, 0, 0, 0)
@@ -269,7 +271,9 @@ def test_answers_are_lost_for_a_day_and_all_was_applied(engine: sa.Engine, name:
 
 @one_of(("autumn", "23 h 59 min"))
 @SQLITE
-def test_calls_are_lost_for_a_day_and_nothing_was_applied(engine: sa.Engine, name: str, length: str) -> None:
+def test_provider_requests_lost_for_day_are_resent_or_voided_and_billed(
+    engine: sa.Engine, name: str, length: str
+) -> None:
     outage = Outage(engine, name, "lost", LENGTHS[length])
     said = outage.away()
     assert (said.exit_status, said.accepted, said.left.in_doubt, said.left.rejected) == (75, 0, 0, 0)
@@ -324,7 +328,7 @@ def _billed_by_hand(outage: Outage, parked: set[str]) -> None:
 
 @at_length("make test-whole")
 @SQLITE
-def test_nobody_can_connect_to_autumn_for_36_days(engine: sa.Engine) -> None:
+def test_autumn_refusing_connections_for_36_days_is_billed_after_return(engine: sa.Engine) -> None:
     """It takes events of any age."""
     outage = _after_36_days(engine, "autumn", "refused")
     said = outage.reports[-1]
@@ -336,7 +340,7 @@ def test_nobody_can_connect_to_autumn_for_36_days(engine: sa.Engine) -> None:
 
 
 @SQLITE
-def test_nobody_can_connect_to_stripe_for_36_days(engine: sa.Engine) -> None:
+def test_stripe_refusing_connections_for_36_days_rejects_old_pushes(engine: sa.Engine) -> None:
     """What grew too old was never sent: it is parked with its reason, and asks for a person while the outage lasts."""
     outage = _after_36_days(engine, "stripe", "refused")
     said = outage.reports[-1]
@@ -361,7 +365,7 @@ def test_nobody_can_connect_to_stripe_for_36_days(engine: sa.Engine) -> None:
 @at_length("make test-whole")
 @pytest.mark.parametrize("state", ["lost", "applied"])
 @SQLITE
-def test_autumn_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
+def test_autumn_without_answers_for_36_days_voids_lost_pushes_only(engine: sa.Engine, state: str) -> None:
     outage = _after_36_days(engine, "autumn", state)
     said = outage.reports[-1]
     assert (said.left.queued, said.left.due, said.left.in_doubt, said.exit_status) == (len(outage.used), 0, 0, 75)
@@ -379,7 +383,7 @@ def test_autumn_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> No
     share([("lost", "sqlite")], whole=[("lost", "postgresql"), ("applied", "sqlite")]),
     indirect=["database_url"],
 )
-def test_stripe_does_not_answer_for_36_days(engine: sa.Engine, state: str) -> None:
+def test_stripe_without_answers_for_36_days_bills_or_rejects_old_pushes(engine: sa.Engine, state: str) -> None:
     outage = _after_36_days(engine, "stripe", state)
     said = outage.reports[-1]
     assert (said.left.in_doubt, said.left.rejected, said.exit_status) == (0, 0, 75)

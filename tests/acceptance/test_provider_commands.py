@@ -62,7 +62,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield made
 
 
-def test_usage_is_billed_at_both_checked_compared_and_proven(home: Home) -> None:
+def test_usage_at_autumn_and_stripe_is_checked_billed_and_verified(home: Home) -> None:
     states = {one["provider"]: one["state"] for one in home.run("provider", "list", "--json").json["providers"]}
     ready = {name for name, state in states.items() if state == "ready"}
     assert ready == {"autumn", "embedded", "stripe"} and set(states.values()) <= {"ready", "dormant"}
@@ -81,7 +81,7 @@ def test_usage_is_billed_at_both_checked_compared_and_proven(home: Home) -> None
     home.run("verify")
 
 
-def test_push_refused_later_by_stripe_webhook_is_rejected_and_sent_again(home: Home, tmp_path: Path) -> None:
+def test_push_refused_by_stripe_webhook_is_rejected_and_retried(home: Home, tmp_path: Path) -> None:
     home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", str(WINDOW))
     home.stripe.faults.rates = {"late_rejection": 1.0}
     home.run("tick")
@@ -115,13 +115,13 @@ WRONG: Final[tuple[tuple[tuple[str, ...], int, str], ...]] = (
 )
 
 
-def test_what_cannot_be_is_said_and_changes_nothing(home: Home) -> None:
+def test_invalid_provider_commands_are_refused_and_do_not_change_data(home: Home) -> None:
     said = {arguments: home.run(*arguments, status=status).err for arguments, status, _ in WRONG}
     assert [arguments for arguments, _, text in WRONG if text not in said[arguments]] == []
     assert number(home.url, "SELECT COUNT(*) FROM assignments") == 0
 
 
-def test_a_setting_that_cannot_be_meant_disables_its_provider_alone(home: Home) -> None:
+def test_invalid_stripe_setting_disables_stripe_only(home: Home) -> None:
     start = str(WINDOW)
     home.run("org", "assign", "alice", "--provider", "autumn", "--from", start)
     home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", start)
@@ -138,7 +138,7 @@ def test_a_setting_that_cannot_be_meant_disables_its_provider_alone(home: Home) 
     assert home.stripe.charged("cus_bob", "compute_4gb") == 60
 
 
-def test_settings_that_change_wait_for_a_person(home: Home) -> None:
+def test_changed_meter_setting_is_refused_until_accepted(home: Home) -> None:
     """A meter renamed: what was billed at the old one must be neither missed there nor billed again here."""
     home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", str(WINDOW))
     home.run("tick")
@@ -156,7 +156,7 @@ def test_settings_that_change_wait_for_a_person(home: Home) -> None:
     home.run("verify")
 
 
-def test_what_a_provider_misses_is_found_before_anything_is_billed(home: Home) -> None:
+def test_provider_check_reports_missing_feature_customer_and_bad_key(home: Home) -> None:
     found = home.run(
         "provider", "check", "stripe", "--feature", "compute_9gb", "--customer", "cus_nobody", "--json", status=1
     ).json
@@ -166,7 +166,7 @@ def test_what_a_provider_misses_is_found_before_anything_is_billed(home: Home) -
     assert "DRAWDOWN_AUTUMN_SECRET_KEY" in home.run("provider", "check", "autumn", status=1, env=key).out
 
 
-def test_secrets_are_nowhere_in_the_database(home: Home, tmp_path: Path) -> None:
+def test_secrets_are_absent_from_database_file(home: Home, tmp_path: Path) -> None:
     home.run("org", "assign", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", str(WINDOW))
     home.stripe.faults.rates = {"error_500_before": 1.0}
     home.run("tick", status=75)

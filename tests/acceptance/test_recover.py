@@ -170,7 +170,7 @@ OPEN: Final = "SELECT COUNT(*) FROM pushes WHERE state NOT IN ('accepted', 'void
 
 
 @at("autumn", "postgresql")
-def test_what_was_billed_after_the_backup_is_not_billed_again(place: Place, backup: Backup) -> None:
+def test_restore_with_lost_history_does_not_bill_usage_twice(place: Place, backup: Backup) -> None:
     place.clock.at_ms = T0 + 3 * WINDOW_MS + GRACE_MS
     place.use(*((f"{org}-{window}", org, window, 60 + window) for org in PEOPLE for window in (0, 1, 2)))
     place.tick()
@@ -217,7 +217,7 @@ def test_what_was_billed_after_the_backup_is_not_billed_again(place: Place, back
 
 
 @at("stripe", "sqlite")
-def test_what_is_imported_again_only_later_is_billed_once_too(place: Place, backup: Backup) -> None:
+def test_samples_reimported_after_recover_are_billed_once(place: Place, backup: Backup) -> None:
     place.clock.at_ms = T0 + 2 * WINDOW_MS + GRACE_MS
     place.use(("alice-0", "alice", 0, 60))
     backup.take()

@@ -90,7 +90,7 @@ def home(street: Street, tmp_path: Path) -> Home:
     return Home(f"sqlite:///{tmp_path}/home.db", tmp_path, street.clock, env, autumn, stripe, cell)
 
 
-def test_each_runbook_is_listed_and_each_of_its_sections_is_run() -> None:
+def test_runbooks_are_listed_and_each_section_is_run() -> None:
     names = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
     assert set(re.findall(r"\]\(([^)]+)\.md\)", (RUNBOOKS / "README.md").read_text(encoding="utf-8"))) == names
     followed = re.findall(r'follow\("([^"]+)", "([^"]+)"', Path(__file__).read_text(encoding="utf-8"))
@@ -110,7 +110,7 @@ def away(home: Home) -> dict[str, str]:
     return before
 
 
-def test_a_provider_is_down_for_an_hour(home: Home) -> None:
+def test_runbook_provider_down_hour_bills_all_usage(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "bob", "--provider", "autumn", "--from", show_time(T0))
     home.use("alice", 60, ts=T0)
     home.tick()
@@ -125,7 +125,7 @@ def test_a_provider_is_down_for_an_hour(home: Home) -> None:
     home.clean()
 
 
-def test_a_provider_is_down_for_a_day(home: Home) -> None:
+def test_runbook_provider_down_day_bills_all_usage_once(home: Home) -> None:
     """Answers are lost for an hour, some of them after they were applied; then nobody can connect."""
     home.run("org", "assign", "--new", "alice", "bob", "--provider", "autumn", "--from", show_time(T0))
     home.autumn.faults.rates = {"request_lost": 0.5, "answer_lost": 0.5}
@@ -149,7 +149,7 @@ def test_a_provider_is_down_for_a_day(home: Home) -> None:
     home.clean()
 
 
-def test_a_provider_is_down_for_36_days(home: Home) -> None:
+def test_runbook_provider_down_36_days_bills_old_usage_by_hand(home: Home) -> None:
     home.run("org", "assign", "--new", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))
     env = dict(home.env)
     home.env["DRAWDOWN_STRIPE_URL"] = f"http://127.0.0.1:{free_port()}"
@@ -170,7 +170,7 @@ def test_a_provider_is_down_for_36_days(home: Home) -> None:
     home.clean()
 
 
-def test_pushes_are_rejected(home: Home) -> None:
+def test_runbook_pushes_rejected_retries_after_fix(home: Home) -> None:
     """A feature that is gone over there, until somebody makes it again."""
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     gone = home.autumn.account.features.pop(FEATURE)
@@ -188,7 +188,7 @@ def test_pushes_are_rejected(home: Home) -> None:
     home.clean()
 
 
-def test_pushes_are_in_doubt(home: Home) -> None:
+def test_runbook_pushes_in_doubt_resolves_both_outcomes(home: Home) -> None:
     """Autumn charged bob and its answer was lost; it queued alice's push and dropped it."""
     home.run("org", "assign", "--new", "alice", "bob", "--provider", "autumn", "--from", show_time(T0))
     home.run("provider", "rate", "autumn", FEATURE, "--micro", "4000")
@@ -212,7 +212,7 @@ def test_pushes_are_in_doubt(home: Home) -> None:
     home.clean()
 
 
-def test_a_wrong_rate_or_mapping(home: Home) -> None:
+def test_runbook_wrong_rate_or_mapping_corrects_charges(home: Home) -> None:
     home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")
     home.use("dave", 100, ts=T0)
@@ -286,7 +286,7 @@ def execute(home: Home, text: str) -> None:
     engine.dispose()
 
 
-def test_a_tick_is_missing(home: Home) -> None:
+def test_runbook_tick_missing_bills_usage_after_restart(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.use("alice", 60, ts=T0)
     home.tick()
@@ -299,7 +299,7 @@ def test_a_tick_is_missing(home: Home) -> None:
     home.clean()
 
 
-def test_a_cell_is_gone(home: Home) -> None:
+def test_runbook_cell_gone_delivers_halt_to_moved_cell(home: Home) -> None:
     moved = home.env["DRAWDOWN_CELL_ORIGINS"]
     gone = f"http://127.0.0.1:{free_port()}"
     home.env["DRAWDOWN_CELL_ORIGINS"] = f"{gone},{moved}"
@@ -314,7 +314,7 @@ def test_a_cell_is_gone(home: Home) -> None:
     home.clean()
 
 
-def test_the_watch_stopped(home: Home) -> None:
+def test_runbook_watch_stopped_clears_alert(home: Home) -> None:
     execute(home, f"UPDATE watch_state SET rounds = 1, round_ms = {home.clock.at_ms}")  # as a watch writes it
     home.tick()
     home.follow("watch-stopped", "See why", {})
@@ -328,7 +328,7 @@ def halted(home: Home) -> list[object]:
     return [org for (org,) in rows(home.url, "SELECT org_id FROM orgs WHERE is_halted ORDER BY 1")]
 
 
-def test_a_halted_customer_paid(home: Home) -> None:
+def test_runbook_halted_customer_paid_resumes_org(home: Home) -> None:
     """`erin` drew on the embedded ledger, `alice` on Autumn; `bob` pays nobody for now."""
     home.run("cell", "set", "--new", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"])
     broke(home)
@@ -357,7 +357,7 @@ def test_a_halted_customer_paid(home: Home) -> None:
     home.clean()
 
 
-def test_a_card_dies(home: Home) -> None:
+def test_runbook_dying_card_charges_new_card_once(home: Home) -> None:
     """At Stripe, over sockets."""
     books = home.stripe.payments
     books.put_in("cus_alice", "stolen")
@@ -382,7 +382,7 @@ def test_a_card_dies(home: Home) -> None:
     home.clean()
 
 
-def test_holds_leak(home: Home) -> None:
+def test_runbook_holds_that_leak_settles_and_releases_reservations(home: Home) -> None:
     """A product crashed: two of its runs hold credit, one expired, and nobody has let it go."""
     home.run("ledger", "grant", "alice", "20")
     for run in ("crashed", "idle"):
@@ -406,7 +406,7 @@ def test_holds_leak(home: Home) -> None:
     home.clean()
 
 
-def test_a_supplier_disputes(home: Home) -> None:
+def test_runbook_suppliers_dispute_refunds_and_releases_settlement(home: Home) -> None:
     home.run("ledger", "grant", "alice", "20")
     home.run("supplier", "set", "pixel", "--share", "70", "--new")
     for run in ("render-1", "render-2"):
@@ -428,7 +428,7 @@ def test_a_supplier_disputes(home: Home) -> None:
     home.clean()
 
 
-def test_usage_was_doubled(home: Home) -> None:
+def test_runbook_doubled_usage_refunds_excess(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.use("alice", 60, ts=T0)
     wrong = home.use("alice", 60, ts=T0, billed=False)
@@ -446,7 +446,7 @@ def test_usage_was_doubled(home: Home) -> None:
     home.clean()
 
 
-def test_cells_count_something_else(home: Home) -> None:
+def test_runbook_cells_differ_imports_lost_samples(home: Home) -> None:
     """A host's samples of one organisation were lost on their way; its cell counted them."""
     home.run("cell", "set", "--new", "cell-1", home.env["DRAWDOWN_CELL_ORIGINS"])
     home.run("org", "assign", "--new", "alice", "bob", "--provider", "embedded", "--from", show_time(T0))
@@ -467,7 +467,7 @@ def test_cells_count_something_else(home: Home) -> None:
     home.clean()
 
 
-def test_items_were_refused(home: Home) -> None:
+def test_runbook_items_refused_bills_missing_items(home: Home) -> None:
     """A host's samples and a product's events were refused at the door; both still have them."""
     home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")
@@ -492,7 +492,7 @@ def test_items_were_refused(home: Home) -> None:
     home.clean()
 
 
-def test_backfills_are_left_open(home: Home) -> None:
+def test_runbook_backfill_left_open_closes_or_reverts_backfill(home: Home) -> None:
     home.run("org", "assign", "--new", "dave", "erin", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")
     window = ("--from", show_time(T0), "--to", show_time(T0 + WINDOW_MS))
@@ -512,7 +512,7 @@ def test_backfills_are_left_open(home: Home) -> None:
     home.clean()
 
 
-def test_the_guard_says_something_odd(home: Home) -> None:
+def test_runbook_guard_repairs_counter_and_reviews_limit_overrides(home: Home) -> None:
     """Somebody wrote to a counter, a limit is small, credit of one cannot be known, and a person asked for more."""
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
@@ -538,7 +538,7 @@ def test_the_guard_says_something_odd(home: Home) -> None:
     assert number(home.url, "SELECT used FROM guard_counters WHERE org_id = 'dave' AND period = 'month'") == 2
 
 
-def test_a_vendor_bills_something_else(home: Home) -> None:
+def test_runbook_vendor_drift_sets_cost_and_reimports_bill(home: Home) -> None:
     """From the third day on each costs half as much again; one file is not right."""
     home.run("org", "assign", "--new", "dave", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "dave", "100", "--reason", "paid")
@@ -569,7 +569,7 @@ def test_a_vendor_bills_something_else(home: Home) -> None:
     home.clean()
 
 
-def test_the_guard_let_things_through(home: Home) -> None:
+def test_runbook_guard_let_through_is_refused_after_fix(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "embedded", "--from", show_time(T0))
     home.run("ledger", "grant", "alice", "20")
     home.run("guard", "set", "login", "--credits", "1", "--phase", "3", "--fail", "open", "--new")
@@ -581,7 +581,7 @@ def test_the_guard_let_things_through(home: Home) -> None:
     home.run("guard", "consume", "l-3", "login", "--org", "alice", "--let-through", status=1)
 
 
-def test_the_months_end(home: Home) -> None:
+def test_runbook_months_end_bills_late_usage_and_reconciles(home: Home) -> None:
     home.run("org", "assign", "--new", "alice", "--provider", "autumn", "--from", show_time(T0))
     home.run("org", "assign", "--new", "bob", "--provider", "stripe", "--customer", "cus_bob", "--from", show_time(T0))
     month_ms = 31 * DAY_MS
@@ -602,7 +602,7 @@ def test_the_months_end(home: Home) -> None:
     home.clean()
 
 
-def test_a_database_was_restored(home: Home) -> None:
+def test_runbook_database_restored_bills_lost_history_once(home: Home) -> None:
     """Both providers have pushes, late samples and a withdrawal that the backup knows nothing of; the ledger a run
     and a batch that was handed over."""
     home.clock.at_ms = T0 - 2 * DAY_MS
@@ -666,7 +666,7 @@ def test_a_database_was_restored(home: Home) -> None:
     home.clean()
 
 
-def test_webhooks_are_not_taken(home: Home) -> None:
+def test_runbook_webhooks_not_taken_delivers_after_fix(home: Home) -> None:
     product = ProductEmulator([endpoint_secret(HOOK_ROOT, "app", 1)], status=500)
     with serving_in_thread(product, home.clock) as url:
         home.env |= {"DRAWDOWN_HOOK_ORIGINS": url, "DRAWDOWN_HOOK_SECRET": HOOK_ROOT}

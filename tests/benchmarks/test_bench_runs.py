@@ -26,7 +26,7 @@ BOTH = [(name, kind) for name in CASES for kind in KINDS]
 
 
 @pytest.mark.parametrize(("name", "kind"), share([("tick", "sqlite")], whole=BOTH))
-def test_the_benchmark_settles_all_and_gives_figures(name: str, kind: str, made: Databases) -> None:
+def test_benchmark_settles_all_and_returns_figures(name: str, kind: str, made: Databases) -> None:
     results = CASES[name](made, kind, SMALL)
     assert results
     for result in results:

@@ -42,7 +42,7 @@ def _row(line: Line, *, judged: bool = True) -> list[str]:
     return row(line.cells(judged=judged)).strip("| ").split(" | ")
 
 
-def test_a_row_tells_medians_the_ratio_and_whether_the_goal_is_met() -> None:
+def test_comparison_row_shows_medians_ratio_and_goal() -> None:
     line = Line("CPU", "sqlite", [2.0, 4.0, 1.0], [5.0, 4.0, 4.0], [30.0], FASTER, "100 done")
     seen = _row(line)
     assert seen == ["CPU", "sqlite", "30 (100 done)", "4 [4, 5]", "2 [1, 4]", "0.50", "after/before ≤ 1", "yes"]
@@ -61,15 +61,15 @@ def test_a_row_tells_medians_the_ratio_and_whether_the_goal_is_met() -> None:
         (None, "-"),
     ],
 )
-def test_each_goal_is_judged_by_what_it_is_about(goal: Goal | None, met: str) -> None:
+def test_comparison_goal_is_judged_by_its_subject(goal: Goal | None, met: str) -> None:
     assert _row(Line("rate", "sqlite", [70.0], [35.0], [10.0], goal))[-1] == met
 
 
-def test_what_only_one_side_has_is_compared_with_nothing() -> None:
+def test_comparison_with_missing_side_shows_dash() -> None:
     assert _row(Line("stream", "sqlite", [9.0], goal=FASTER))[2:] == ["-", "-", "9", "-", "after/before ≤ 1", "-"]
 
 
-def test_each_adapter_knows_the_place_of_this_tree_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_adapter_prefers_current_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, places in sides_script.ADAPTERS.items():
         module, _, attribute = places[0].partition(":")
         found = sides_script.adapted(name)
@@ -79,7 +79,7 @@ def test_each_adapter_knows_the_place_of_this_tree_first(monkeypatch: pytest.Mon
         sides_script.adapted("By")
 
 
-def test_the_trace_is_the_same_each_time_and_has_its_shape() -> None:
+def test_comparison_trace_is_reproducible_with_expected_shape() -> None:
     windows = 60
     rows = list(sides_script.trace(windows))
     assert rows == list(sides_script.trace(windows))
@@ -96,13 +96,13 @@ def test_the_trace_is_the_same_each_time_and_has_its_shape() -> None:
     assert sum(count for _, count in busiest) > len(pushes) / 3, "a tenth of the organisations use much of it"
 
 
-def test_a_figure_of_other_files_than_the_trees_own_is_refused(tmp_path: Path) -> None:
+def test_comparison_figure_from_foreign_files_is_refused(tmp_path: Path) -> None:
     stranger = Tree("before", tmp_path, Path(sys.executable), (ROOT,))
     with pytest.raises(Failed, match="none of"):
         stranger.measure("empty", url=f"sqlite:///{tmp_path}/one.db")
 
 
-def test_a_tree_whose_packages_stand_at_the_top_is_found_by_links(tmp_path: Path) -> None:
+def test_comparison_tree_with_top_level_packages_is_found_by_links(tmp_path: Path) -> None:
     older, newer = tmp_path / "older", tmp_path / "newer"
     (older / "worker").mkdir(parents=True)
     (newer / "drawdown").mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_a_tree_whose_packages_stand_at_the_top_is_found_by_links(tmp_path: Path
     assert not (sides_trees.borrowed(newer, tmp_path / "other").path[1]).exists()
 
 
-def test_the_seeds_way_pushes_and_asks_for_one_after_the_other(tmp_path: Path) -> None:
+def test_seed_billing_pushes_and_reads_each_org(tmp_path: Path) -> None:
     made = Databases(tmp_path, "")
     engine = made.new("sqlite")
     sides_seed.prepare(engine, 3)
@@ -127,7 +127,7 @@ def test_the_seeds_way_pushes_and_asks_for_one_after_the_other(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_leaves_no_process_behind(number: signal.Signals, tmp_path: Path) -> None:
+def test_comparison_signal_ends_all_processes(number: signal.Signals, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     with subprocess.Popen(
         [sys.executable, "-c", BEGINS], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
@@ -159,7 +159,7 @@ def _until(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_time_is_said_to_go_to_reads_only_where_nothing_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_time_is_attributed_to_reads_only_without_pushes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def take(_effect: object, seconds: float) -> None:
         await asyncio.sleep(seconds)
 

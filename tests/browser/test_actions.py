@@ -17,7 +17,7 @@ Visit = Callable[..., Visitor]
 
 
 @at_length("make browser")
-def test_each_form_keeps_to_all_that_pages_keep_to(live: Site, look: Visit) -> None:
+def test_browser_action_forms_fit_width_and_pass_accessibility(live: Site, look: Visit) -> None:
     """One template makes all forms: the next test looks at one of them."""
     visitor, wrong = look(live, "admin"), []
     for action in ACTIONS:
@@ -26,7 +26,7 @@ def test_each_form_keeps_to_all_that_pages_keep_to(live: Site, look: Visit) -> N
     assert wrong == []
 
 
-def test_credit_is_given_from_an_organisations_page_by_keyboard_alone(live: Site, visit: Visit) -> None:
+def test_browser_grant_from_org_page_works_by_keyboard(live: Site, visit: Visit) -> None:
     visitor = visit(live, "admin")
     page = visitor.page
     visitor.go("/console/org?id=initech")

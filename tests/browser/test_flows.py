@@ -30,7 +30,7 @@ PLACES = ("/console/org?id=acme&tab=ledger", "/console/", "/console/ticks", "/co
 """With times of all kinds."""
 
 
-def test_password_link_sign_out_and_sign_in_work_by_keyboard_alone(live: Site, visit: Visit) -> None:
+def test_browser_password_link_and_sign_in_work_by_keyboard(live: Site, visit: Visit) -> None:
     visitor = visit(live, None)
     page = visitor.page
     visitor.go(f"/console/link?token={secret(9)}")
@@ -59,7 +59,7 @@ def test_password_link_sign_out_and_sign_in_work_by_keyboard_alone(live: Site, v
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-def test_the_address_is_the_state(live: Site, look: Visit) -> None:
+def test_browser_filter_is_preserved_in_address(live: Site, look: Visit) -> None:
     visitor = look(live)
     page = visitor.page
     visitor.go("/console/orgs")
@@ -74,7 +74,7 @@ def test_the_address_is_the_state(live: Site, look: Visit) -> None:
     assert rows.count() > len(halted)
 
 
-def test_a_reader_of_another_zone_is_shown_the_same_times(live: Site, look: Visit, visit: Visit) -> None:
+def test_browser_times_are_utc_in_any_time_zone(live: Site, look: Visit, visit: Visit) -> None:
     """All times are UTC, whose days have 24 hours; on that evening a day of 25 begins in Berlin."""
     here = look(live)
     there = visit(live, timezone_id="Europe/Berlin", locale="de-DE")
@@ -88,7 +88,7 @@ def test_a_reader_of_another_zone_is_shown_the_same_times(live: Site, look: Visi
     assert there.page.evaluate("new Date().getTimezoneOffset()") == -120
 
 
-def test_a_form_of_another_site_is_refused(live: Site, look: Visit) -> None:
+def test_browser_form_of_another_site_is_refused(live: Site, look: Visit) -> None:
     visitor = look(live)
     page = visitor.page
     page.goto("about:blank")
@@ -100,7 +100,7 @@ def test_a_form_of_another_site_is_refused(live: Site, look: Visit) -> None:
     assert visitor.go("/console/") == 200 and page.locator(".who").count() == 1, "still signed in"
 
 
-def test_a_link_of_a_demo_signs_in_by_itself(demo: Site, live: Site, visit: Visit) -> None:
+def test_browser_demo_link_signs_in_and_is_not_found_outside_demo(demo: Site, live: Site, visit: Visit) -> None:
     link = secret(77)
     for site in (demo, live):
         write(site.engine, lambda c, s=site: console_users.add(c, "guest", "admin", link, s.fleet.by))  # type: ignore[misc]
@@ -119,7 +119,7 @@ def office(folder: Path, migrated_sqlite: Path) -> Iterator[Site]:
         yield from made(folder / "office.db", migrated_sqlite, filled=False, oidc=issuer, http=HttpClient())
 
 
-def test_somebody_signs_in_through_another_service(office: Site, visit: Visit) -> None:
+def test_browser_oidc_sign_in_at_another_service_works(office: Site, visit: Visit) -> None:
     office.fleet.clock.at_ms = SystemClock().now_ms()  # that service goes by the time that it is
     write(office.engine, lambda c: console_users.add(c, "ann@example.com", "viewer", secret(55), office.fleet.by))
     visitor = visit(office, None)
@@ -137,7 +137,7 @@ def test_somebody_signs_in_through_another_service(office: Site, visit: Visit) -
 
 
 @pytest.mark.parametrize("script", share([True], whole=[True, False]))
-def test_an_organisations_own_people_come_by_a_link_and_ask_for_more(live: Site, visit: Visit, script: bool) -> None:
+def test_browser_customer_link_and_override_request_work(live: Site, visit: Visit, script: bool) -> None:
     """With and without JavaScript; the link leaves the address at once."""
     visitor = visit(live, None, java_script_enabled=script)
     page = visitor.page
@@ -156,7 +156,7 @@ def test_an_organisations_own_people_come_by_a_link_and_ask_for_more(live: Site,
     assert page.inner_text("h1") == "You have left"
 
 
-def test_the_small_face_works_by_keyboard_alone(live: Site, look: Visit) -> None:
+def test_browser_customer_pages_work_by_keyboard(live: Site, look: Visit) -> None:
     visitor = look(live, MY)
     page = visitor.page
     visitor.go("/my/usage")

@@ -28,7 +28,7 @@ def come_anew(page: Page) -> None:
     expect(page.locator(".htmx-request, .htmx-swapping, .htmx-settling")).to_have_count(0)
 
 
-def test_figures_that_come_anew_move_nothing_and_say_where_they_cannot(live: Site, visit: Visit) -> None:
+def test_browser_live_refresh_preserves_state_and_reports_failures(live: Site, visit: Visit) -> None:
     """On one page: the first load, figures that come, a database that cannot be read, a session that ended."""
     visitor = visit(live, "operator")
     page, sizes = visitor.page, list[int]()
@@ -63,7 +63,7 @@ def test_figures_that_come_anew_move_nothing_and_say_where_they_cannot(live: Sit
     assert "/console/sign-in?next=" in page.url
 
 
-def test_whoever_stands_on_a_link_stays_there_and_the_figures_go_on(live: Site, visit: Visit) -> None:
+def test_browser_live_refresh_preserves_focus_and_pauses_when_hidden(live: Site, visit: Visit) -> None:
     visitor = visit(live)
     page, asked = visitor.page, list[str]()
     page.clock.install()

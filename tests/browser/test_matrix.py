@@ -124,12 +124,12 @@ def is_new(visitor: Visitor, known: set[str], frame: str) -> bool:
     return found
 
 
-def test_the_representative_is_of_the_matrix() -> None:
+def test_browser_representative_cases_are_in_matrix() -> None:
     assert set(REPRESENTATIVE) < set(MATRIX)
 
 
 @pytest.mark.parametrize(("place", "role", "state"), CASES, ids=str)
-def test_a_page_keeps_to_all_that_pages_keep_to(
+def test_browser_page_layout_roles_and_accessibility_are_valid(
     request: pytest.FixtureRequest, look: Visit, known: set[str], place: str, role: str, state: str
 ) -> None:
     site: Site = request.getfixturevalue("live" if state == "error" else state)
@@ -160,7 +160,7 @@ def test_a_page_keeps_to_all_that_pages_keep_to(
         assert (axe_by_theme if WHOLE or (place, role, state) == THEMED else axe)(visitor) in ({}, []), width
 
 
-def test_each_page_stands_in_the_list_once() -> None:
+def test_browser_page_list_is_unique() -> None:
     paths = [page.path for page in PAGES]
     assert len(paths) == len(set(paths))
     assert all(isinstance(page, ConsolePage) and page.role in ROLES for page in PAGES)

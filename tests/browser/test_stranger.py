@@ -84,7 +84,7 @@ TASKS: Final = (
 
 
 @pytest.mark.parametrize("task", share(TASKS[:1], whole=TASKS), ids=lambda task: task.__name__)
-def test_a_stranger_gets_there_in_a_few_clicks_without_javascript(
+def test_browser_task_by_new_user_takes_few_clicks_without_javascript(
     live: Site, visit: Callable[..., Visitor], task: Callable[[Walk], None]
 ) -> None:
     ends = {"end": NOW + 3 * HOUR_MS}

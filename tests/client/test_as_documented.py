@@ -57,7 +57,9 @@ def shop(tmp_path: Path) -> Iterator[tuple[str, str]]:
         yield made
 
 
-def test_python(shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_documented_python_client_examples_work(
+    shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     usage, guard, loops = BLOCKS
     url, key = shop
     monkeypatch.chdir(tmp_path)
@@ -82,7 +84,7 @@ def test_python(shop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_in_another_language_sends_and_may_send_again(
+def test_documented_client_in_other_language_sends_events_once(
     shop: tuple[str, str], tmp_path: Path, program: list[str]
 ) -> None:
     """And it says so where its key is refused, at once."""
@@ -131,7 +133,7 @@ def away(url: str, metric: str, times: int) -> Iterator[str]:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not on this machine")
 @pytest.mark.skipif(not HAS_GUARD, reason="this server has no guard")
-def test_node_asks_the_guard(shop: tuple[str, str], tmp_path: Path) -> None:
+def test_documented_node_guard_client_records_use_after_outage(shop: tuple[str, str], tmp_path: Path) -> None:
     """It may ask again; without an answer it lets through what fails open, and tells of it once there is one."""
     url, key = shop
 

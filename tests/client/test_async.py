@@ -36,7 +36,7 @@ def guarded(router: respx.MockRouter) -> Counter:
     return made
 
 
-def test_events_and_samples_arrive_once(router: respx.MockRouter, tmp_path: Path) -> None:
+def test_async_client_events_and_samples_arrive_once(router: respx.MockRouter, tmp_path: Path) -> None:
     events, samples, faults = Book(), Book(), [httpx.ConnectError("refused"), httpx.ReadError("cut")]
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -57,7 +57,7 @@ def test_events_and_samples_arrive_once(router: respx.MockRouter, tmp_path: Path
     assert events.numbers == list(range(99, 150)) and len(samples.kept) == 1
 
 
-def test_a_full_queue_does_not_hold_up_the_loop(router: respx.MockRouter) -> None:
+def test_async_client_full_queue_does_not_block_event_loop(router: respx.MockRouter) -> None:
     router.post("/v1/events").mock(httpx.Response(503, headers={"retry-after": "60"}))
     turns = 0
 
@@ -80,7 +80,7 @@ def test_a_full_queue_does_not_hold_up_the_loop(router: respx.MockRouter) -> Non
     assert turns > 5
 
 
-def test_reads(router: respx.MockRouter) -> None:
+def test_async_client_reads_retry_and_follow_pages(router: respx.MockRouter) -> None:
     router.get("/v1/balance/acme").side_effect = [httpx.Response(503), httpx.Response(200, json={"available": 1.5})]
     page = {"org_id": "acme", "from_ms": 300_000, "rows": [{"used": 1}], "next": "f:1"}
     route = router.get("/v1/usage/acme")
@@ -98,7 +98,7 @@ def test_reads(router: respx.MockRouter) -> None:
     assert queries == [{"by": "feature"}, {"by": "feature", "from_ms": "300000", "after": "f:1"}]
 
 
-def test_a_budget_is_settled_or_given_up(router: respx.MockRouter) -> None:
+def test_async_budget_is_settled_released_or_blocked(router: respx.MockRouter) -> None:
     counter = guarded(router)
 
     async def work(client: AsyncClient) -> None:
@@ -121,7 +121,7 @@ def test_a_budget_is_settled_or_given_up(router: respx.MockRouter) -> None:
 
 
 @pytest.mark.parametrize("when", ["enters", "runs", "settles"])
-def test_a_cancelled_task_leaves_no_hold(router: respx.MockRouter, when: str) -> None:
+def test_async_budget_of_cancelled_task_is_ended(router: respx.MockRouter, when: str) -> None:
     """Cancelled while it enters, works or ends; cancelled twice, even. The cancellation goes on afterwards."""
     counter = Counter()
     slow = {"enters": "reserve", "runs": "release", "settles": "settle"}[when]
@@ -163,7 +163,7 @@ def test_a_cancelled_task_leaves_no_hold(router: respx.MockRouter, when: str) ->
     assert (counter.uses["b-1"]["state"], counter.uses["b-1"]["quantity"]) == wanted
 
 
-def test_a_task_that_the_end_of_the_loop_cancels_leaves_no_hold(router: respx.MockRouter) -> None:
+def test_async_budget_of_task_cancelled_by_loop_end_is_released(router: respx.MockRouter) -> None:
     counter = guarded(router)
 
     async def main() -> None:
@@ -183,7 +183,7 @@ def test_a_task_that_the_end_of_the_loop_cancels_leaves_no_hold(router: respx.Mo
     assert counter.uses["b-1"] == {"state": "released", "quantity": 0}
 
 
-def test_a_long_one_goes_on_until_it_ends(router: respx.MockRouter) -> None:
+def test_async_budget_with_extend_is_extended_until_block_ends(router: respx.MockRouter) -> None:
     counter = guarded(router)
 
     async def work(client: AsyncClient) -> None:
@@ -197,7 +197,7 @@ def test_a_long_one_goes_on_until_it_ends(router: respx.MockRouter) -> None:
     run(work)
 
 
-def test_an_error_in_the_block_is_what_is_told(router: respx.MockRouter) -> None:
+def test_async_client_error_in_block_is_raised_despite_unsent_items(router: respx.MockRouter) -> None:
     router.post("/v1/events").mock(httpx.Response(503, headers={"retry-after": "60"}))
 
     async def whole() -> None:

@@ -30,7 +30,7 @@ def client() -> Iterator[Client]:
         yield made
 
 
-def test_it_is_settled_with_what_was_used(counter: Counter, client: Client) -> None:
+def test_budget_is_settled_with_actual_quantity(counter: Counter, client: Client) -> None:
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme", project="site", hold_s=90) as budget:
         assert counter.uses["b-1"] == {"state": "held", "quantity": 6}
         assert budget.answer is not None and budget.answer.remaining == 94
@@ -40,7 +40,7 @@ def test_it_is_settled_with_what_was_used(counter: Counter, client: Client) -> N
     assert counter.said("reserve") == [{**use, "for_ms": 90_000}]
 
 
-def test_what_nobody_says_is_settled_as_estimated_and_nothing_as_nothing(counter: Counter, client: Client) -> None:
+def test_budget_without_actual_is_settled_as_estimated(counter: Counter, client: Client) -> None:
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         pass
     with client.guard.budget("b-2", "idea.create", 6, org_id="acme") as budget:
@@ -50,7 +50,7 @@ def test_what_nobody_says_is_settled_as_estimated_and_nothing_as_nothing(counter
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("incurred", [None, 2])
-def test_an_error_gives_it_up_with_what_was_incurred(
+def test_budget_of_failed_block_is_released_with_incurred_quantity(
     counter: Counter, client: Client, error: type[BaseException], incurred: int | None
 ) -> None:
     with pytest.raises(error), client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
@@ -59,7 +59,7 @@ def test_an_error_gives_it_up_with_what_was_incurred(
     assert counter.uses["b-1"] == {"state": "released", "quantity": incurred or 0}
 
 
-def test_what_is_blocked_does_not_run(counter: Counter, client: Client) -> None:
+def test_budget_that_is_blocked_does_not_run_block(counter: Counter, client: Client) -> None:
     with pytest.raises(Blocked) as found, client.guard.budget("b-1", "idea.create", 101, org_id="acme"):
         pytest.fail("it ran")
     assert found.value.answer.options == ("request_override", "run_locally")
@@ -67,7 +67,7 @@ def test_what_is_blocked_does_not_run(counter: Counter, client: Client) -> None:
     assert counter.calls == [("reserve", counter.said("reserve")[0])], "and nothing is ended"
 
 
-def test_a_hold_that_was_over_is_settled_late_also_after_an_error(counter: Counter, client: Client) -> None:
+def test_budget_with_expired_reservation_is_settled_late(counter: Counter, client: Client) -> None:
     for key, fails in (("b-1", False), ("b-2", True)):
         try:
             with client.guard.budget(key, "idea.create", 6, org_id="acme") as budget:
@@ -80,7 +80,7 @@ def test_a_hold_that_was_over_is_settled_late_also_after_an_error(counter: Count
         assert counter.uses[key] == {"state": "settled", "quantity": 5}
 
 
-def test_what_cannot_be_given_up_does_not_hide_the_error(
+def test_budget_release_failure_does_not_hide_error_of_block(
     counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(LookupError), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
@@ -89,12 +89,12 @@ def test_what_cannot_be_given_up_does_not_hide_the_error(
     assert "b-1: usage of 0 was not sent" in caplog.text
 
 
-def test_what_cannot_be_settled_is_raised(counter: Counter, client: Client) -> None:
+def test_budget_settle_failure_is_raised(counter: Counter, client: Client) -> None:
     with pytest.raises(Refused, match="unknown_use"), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         counter.uses.clear()
 
 
-def test_a_key_of_a_use_that_is_over_holds_nothing(counter: Counter, client: Client) -> None:
+def test_budget_with_key_of_ended_use_is_refused(counter: Counter, client: Client) -> None:
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         pass
     again = client.guard.budget("b-1", "idea.create", 6, org_id="acme")
@@ -102,14 +102,16 @@ def test_a_key_of_a_use_that_is_over_holds_nothing(counter: Counter, client: Cli
         pytest.fail("it ran")
 
 
-def test_a_key_that_is_held_goes_on_after_a_crash(counter: Counter, client: Client) -> None:
+def test_budget_with_reserved_key_continues_after_crash(counter: Counter, client: Client) -> None:
     client.guard.reserve("b-1", Wish("acme", "idea.create", 6))
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
         budget.actual = 5
     assert counter.uses["b-1"] == {"state": "settled", "quantity": 5}
 
 
-def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_budget_with_extend_is_extended_until_block_ends(
+    counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme", hold_s=0.15, extend=True):
         while len(counter.said("extend")) < 3:
@@ -120,13 +122,13 @@ def test_a_long_one_goes_on(counter: Counter, client: Client, caplog: pytest.Log
     assert not caplog.records
 
 
-def test_a_long_one_goes_on_for_as_long_as_it_may(counter: Counter, client: Client) -> None:
+def test_budget_with_extend_is_not_extended_beyond_longest_time(counter: Counter, client: Client) -> None:
     with client.guard.budget("b-1", "idea.create", 6, org_id="acme", hold_s=0.09, extend=True, longest_s=0.13):
         time.sleep(0.5)
     assert len(counter.said("extend")) == 4
 
 
-def test_one_that_was_ended_elsewhere_is_extended_no_more(
+def test_budget_ended_elsewhere_is_not_extended_further(
     counter: Counter, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Refused), client.guard.budget("b-1", "idea.create", 6, org_id="a", hold_s=0.06, extend=True):
@@ -137,7 +139,7 @@ def test_one_that_was_ended_elsewhere_is_extended_no_more(
     assert len(counter.said("extend")) == 1 and "the reservation of b-1 was not extended: 409 ended" in caplog.text
 
 
-def test_an_interrupt_on_entry_gives_up_what_may_be_held(client: Client) -> None:
+def test_budget_interrupted_on_entry_is_released(client: Client) -> None:
     made, is_first = Counter(), [True]
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -155,7 +157,7 @@ def test_an_interrupt_on_entry_gives_up_what_may_be_held(client: Client) -> None
 
 
 @pytest.mark.parametrize("fault", [httpx.ReadError("cut"), httpx.ReadTimeout("late"), httpx.Response(503)])
-def test_an_answer_that_was_lost_counts_once(client: Client, fault: Any) -> None:
+def test_guard_client_lost_answer_is_retried_and_counts_once(client: Client, fault: Any) -> None:
     """Each act is done, its answer is lost, and it is said again."""
     made, lost = Counter(), set[str]()
 
@@ -177,7 +179,7 @@ def test_an_answer_that_was_lost_counts_once(client: Client, fault: Any) -> None
     assert made.used == 7 and [act for act, _ in made.calls] == ["consume"] * 2 + ["reserve"] * 2 + ["settle"] * 2
 
 
-def test_a_guard_that_is_away_is_told_after_all_tries_and_nothing_runs(client: Client) -> None:
+def test_budget_with_unreachable_guard_raises_after_all_tries(client: Client) -> None:
     with respx.mock(base_url=URL, using="httpx") as router:
         route = router.post("/v1/guard/reserve").mock(side_effect=httpx.ConnectError("refused"))
         with pytest.raises(Unreachable, match="ConnectError"), client.guard.budget("b-1", "idea.create", 6, org_id="a"):
@@ -185,14 +187,14 @@ def test_a_guard_that_is_away_is_told_after_all_tries_and_nothing_runs(client: C
         assert route.call_count == 4
 
 
-def test_an_answer_without_a_decision_is_no_permission(client: Client) -> None:
+def test_guard_client_unknown_decision_is_not_permission(client: Client) -> None:
     with respx.mock(base_url=URL, using="httpx") as router:
         router.post("/v1/guard/check").mock(httpx.Response(200, json={"decision": "perhaps"}))
         with pytest.raises(Unreachable, match="unknown decision"):
             client.guard.check(Wish("acme", "idea.create", 1))
 
 
-def test_check_and_consume_say_what_was_decided(counter: Counter, client: Client) -> None:
+def test_guard_client_check_and_consume_return_decision(counter: Counter, client: Client) -> None:
     assert client.guard.check(Wish("acme", "idea.create", 100)).is_allowed and not counter.uses
     assert not client.guard.check(Wish("acme", "idea.create", 101)).is_allowed
     found = client.guard.consume("c-1", Wish("acme", "idea.create", 60, payer="platform"))

@@ -31,14 +31,14 @@ def run(url: str, spool: Path | None, count: int, how: str, status: int = 0) -> 
 
 
 @cases(("how", "status"), [("end", 0), ("raise", 1), ("exit", 3)])
-def test_a_program_that_ends_without_closing_loses_nothing(how: str, status: int) -> None:
+def test_client_program_that_ends_without_close_sends_all_events(how: str, status: int) -> None:
     book = Book()
     with on_a_socket(book) as url:
         run(url, None, 1_045, how, status)
     assert book.numbers == list(range(100, 1_145))
 
 
-def test_the_end_of_a_program_has_a_bound_and_says_what_is_lost() -> None:
+def test_client_program_end_is_bounded_and_reports_unsent_items() -> None:
     with on_a_socket(Book(), lambda: 503) as url:
         script = (
             "from drawdown_client import *; import sys\n"
@@ -51,7 +51,7 @@ def test_the_end_of_a_program_has_a_bound_and_says_what_is_lost() -> None:
 
 
 @cases("is_away", [True, False])
-def test_a_program_that_is_killed_has_its_events_in_the_spool(tmp_path: Path, is_away: bool) -> None:
+def test_client_program_killed_with_spool_sends_events_once_at_restart(tmp_path: Path, is_away: bool) -> None:
     """Killed while it records, with the server away or there: what was recorded arrives, and each event once."""
     book = Book()
     spool = tmp_path / "app.spool"
@@ -71,7 +71,7 @@ def test_a_program_that_is_killed_has_its_events_in_the_spool(tmp_path: Path, is
     assert len({item["event_id"] for item in book.kept.values()}) == len(book.numbers)
 
 
-def test_with_a_spool_what_is_left_at_the_end_is_kept(tmp_path: Path) -> None:
+def test_client_program_refused_with_spool_sends_events_at_restart(tmp_path: Path) -> None:
     book = Book()
     with on_a_socket(book, lambda: 401) as url:
         assert "the server refused" in run(url, tmp_path / "app.spool", 50, "end")
@@ -82,7 +82,7 @@ def test_with_a_spool_what_is_left_at_the_end_is_kept(tmp_path: Path) -> None:
 
 
 @cases("has_spool", [True, False])
-def test_a_forked_process_sends_its_own_and_nothing_twice(tmp_path: Path, has_spool: bool) -> None:
+def test_client_in_forked_process_sends_own_events_once(tmp_path: Path, has_spool: bool) -> None:
     book = Book()
     with on_a_socket(book) as url:
         run(url, tmp_path / "app.spool" if has_spool else None, 150, "fork")
@@ -94,7 +94,7 @@ def test_a_forked_process_sends_its_own_and_nothing_twice(tmp_path: Path, has_sp
     assert len(senders) == 2
 
 
-def test_process_forked_after_client_closed_closes_no_file_of_others(tmp_path: Path) -> None:
+def test_client_closed_before_fork_does_not_close_files_of_child(tmp_path: Path) -> None:
     script = (
         "import os, sys; from drawdown_client import *\n"
         "client = Client('http://127.0.0.1:9', 'dd_1', Settings(spool=sys.argv[1] + '/app.spool'))\n"
@@ -108,14 +108,14 @@ def test_process_forked_after_client_closed_closes_no_file_of_others(tmp_path: P
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_worker_process_sends_what_it_recorded(tmp_path: Path) -> None:
+def test_client_in_worker_process_sends_its_events(tmp_path: Path) -> None:
     book = Book()
     with on_a_socket(book) as url:
         run(url, tmp_path / "app.spool", 100, "worker")
     assert book.numbers == [*range(100, 200), *range(5_000, 5_100)]
 
 
-def test_two_processes_with_one_spool_lose_nothing_and_send_only_their_own(tmp_path: Path) -> None:
+def test_client_two_processes_with_same_spool_send_each_event_once(tmp_path: Path) -> None:
     book = Book()
     spool = tmp_path / "app.spool"
     with on_a_socket(book, lambda: 503) as url:

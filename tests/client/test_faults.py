@@ -85,7 +85,7 @@ FINAL = {
 
 
 @pytest.mark.parametrize("fault", AGAIN.values(), ids=AGAIN)
-def test_what_may_help_is_tried_again_and_the_event_arrives_once(router: respx.MockRouter, fault: Any) -> None:
+def test_client_transient_fault_is_retried_and_event_arrives_once(router: respx.MockRouter, fault: Any) -> None:
     book, told = Book(), list[tuple[Item, Result]]()
     sent = [fault, fault]
     route = router.post("/v1/events")
@@ -99,7 +99,7 @@ def test_what_may_help_is_tried_again_and_the_event_arrives_once(router: respx.M
 
 
 @pytest.mark.parametrize(("status", "code"), FINAL.values(), ids=FINAL)
-def test_what_cannot_help_is_not_tried_again_and_is_told(
+def test_client_final_refusal_is_not_retried_and_is_reported(
     router: respx.MockRouter, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Result] = []
@@ -116,7 +116,7 @@ def test_what_cannot_help_is_not_tried_again_and_is_told(
     assert f"refused 1 items: {status} {code}" in caplog.text and KEY not in caplog.text
 
 
-def test_an_answer_that_was_lost_makes_a_duplicate_and_no_second_event(router: respx.MockRouter) -> None:
+def test_client_lost_answer_is_resent_as_duplicate(router: respx.MockRouter) -> None:
     book, told = Book(), list[Result]()
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -134,7 +134,7 @@ def test_an_answer_that_was_lost_makes_a_duplicate_and_no_second_event(router: r
     assert kept["occurred_at"] == 1_770_076_800_000 and kept["properties"] == {"model": "small"}
 
 
-def test_each_item_is_answered_for_itself(router: respx.MockRouter, caplog: pytest.LogCaptureFixture) -> None:
+def test_client_results_are_reported_for_each_item(router: respx.MockRouter, caplog: pytest.LogCaptureFixture) -> None:
     told: dict[str, Result] = {}
     statuses = ("accepted", "invalid", "pending", "conflict", "duplicate")
     said = [{"status": one, "code": None if one in ("accepted", "duplicate") else f"c_{one}"} for one in statuses]
@@ -152,7 +152,7 @@ def test_each_item_is_answered_for_itself(router: respx.MockRouter, caplog: pyte
     assert "events of 'an organisation', and does not bill them yet: c_pending" in caplog.text
 
 
-def test_what_is_billed_by_nobody_yet_is_warned_of_once(
+def test_client_pending_items_are_warned_once_per_name(
     router: respx.MockRouter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By type, size or organisation: a mistyped name is seen in the log, and a thousand items make one line."""
@@ -187,7 +187,7 @@ def test_what_is_billed_by_nobody_yet_is_warned_of_once(
     assert warned() == []
 
 
-def test_a_batch_that_is_too_large_for_whatever_is_between_is_halved(router: respx.MockRouter) -> None:
+def test_client_batch_too_large_for_proxy_is_halved(router: respx.MockRouter) -> None:
     book = Book()
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -200,7 +200,7 @@ def test_a_batch_that_is_too_large_for_whatever_is_between_is_halved(router: res
     assert book.numbers == list(range(7)) and max(map(len, book.bodies)) == 2
 
 
-def test_bodies_have_a_thousand_items_and_four_megabytes_at_most(router: respx.MockRouter) -> None:
+def test_client_bodies_are_bounded_by_items_and_bytes(router: respx.MockRouter) -> None:
     book = Book()
     router.post("/v1/events").side_effect = book.answer
     large = {"note": "x" * 12_000}
@@ -214,7 +214,7 @@ def test_bodies_have_a_thousand_items_and_four_megabytes_at_most(router: respx.M
     assert len(sizes) >= 5, "500 items of 12 KB go in two bodies"
 
 
-def test_events_and_samples_go_their_own_ways(router: respx.MockRouter) -> None:
+def test_client_events_and_samples_use_own_endpoints(router: respx.MockRouter) -> None:
     events, samples = Book(), Book()
     router.post("/v1/events").side_effect = events.answer
     router.post("/v1/samples").side_effect = samples.answer
@@ -236,27 +236,29 @@ def test_events_and_samples_go_their_own_ways(router: respx.MockRouter) -> None:
         {"properties": {"a": float("nan")}}, {"properties": {"a": "x" * 17_000}},
     ],
 )  # fmt: skip
-def test_what_no_server_takes_is_refused_in_the_call(router: respx.MockRouter, wrong: dict[str, Any]) -> None:
+def test_client_record_with_invalid_field_is_refused_without_call(
+    router: respx.MockRouter, wrong: dict[str, Any]
+) -> None:
     with client() as made, pytest.raises(BadItem):
         made.record(**{"event_type": "page.render", "quantity": 1, "org_id": "acme", **wrong})
     assert not router.calls
 
 
-def test_a_call_that_somebody_waits_for_is_tried_four_times(router: respx.MockRouter) -> None:
+def test_client_read_with_server_error_is_tried_four_times(router: respx.MockRouter) -> None:
     route = router.get("/v1/balance/acme").mock(error(503, **{"retry-after": "0"}))
     with client() as made, pytest.raises(Unreachable, match="503 database: why"):
         made.balance("acme")
     assert route.call_count == 4
 
 
-def test_a_call_that_somebody_waits_for_is_not_tried_after_fifteen_seconds(router: respx.MockRouter) -> None:
+def test_client_read_with_long_retry_after_is_not_retried(router: respx.MockRouter) -> None:
     route = router.get("/v1/balance/acme").mock(error(429, "too_many_requests", **{"retry-after": "16"}))
     with client() as made, pytest.raises(Unreachable) as found:
         made.balance("acme")
     assert route.call_count == 1 and found.value.retry_after_s == 16
 
 
-def test_reads_put_pages_together_and_encode_ids(router: respx.MockRouter) -> None:
+def test_client_usage_pages_are_joined_and_ids_encoded(router: respx.MockRouter) -> None:
     page = {"org_id": "a/b c", "by": "day", "rows": [{"group": "1"}], "carried": [], "next": "f:1"}
     route = router.get(path="/v1/usage/a/b c")
     route.side_effect = [
@@ -272,7 +274,7 @@ def test_reads_put_pages_together_and_encode_ids(router: respx.MockRouter) -> No
     assert queries[1]["after"] == "f:1"
 
 
-def test_usage_without_begin_has_the_begin_of_the_server_on_each_page(router: respx.MockRouter) -> None:
+def test_client_usage_without_start_repeats_server_start_on_each_page(router: respx.MockRouter) -> None:
     """The month may change between two pages."""
     page = {"org_id": "acme", "by": "feature", "from_ms": 300_000, "rows": [], "carried": [], "next": "f:1"}
     route = router.get("/v1/usage/acme")
@@ -284,7 +286,7 @@ def test_usage_without_begin_has_the_begin_of_the_server_on_each_page(router: re
 
 
 @pytest.mark.parametrize(("bound", "most"), [("MOST_PAGES", 3), ("MAX_CHARS", 400)])
-def test_the_pages_of_an_answer_have_a_bound(
+def test_client_usage_endless_pages_are_bounded(
     router: respx.MockRouter, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
     """Of a server that always has another one: each is no larger than one may be."""
@@ -298,7 +300,7 @@ def test_the_pages_of_an_answer_have_a_bound(
     assert 3 <= route.call_count <= 4
 
 
-def test_a_refusal_says_what_the_server_said(router: respx.MockRouter) -> None:
+def test_client_refusal_has_status_code_and_details_of_server(router: respx.MockRouter) -> None:
     said = {"error": {"code": "bad_value", "message": "fix it", "details": {"wrong": ["from_ms"]}}}
     router.get("/v1/usage/acme").mock(httpx.Response(422, json=said))
     with client() as made, pytest.raises(Refused) as found:
@@ -306,7 +308,7 @@ def test_a_refusal_says_what_the_server_said(router: respx.MockRouter) -> None:
     assert (found.value.status, found.value.code, found.value.details) == (422, "bad_value", {"wrong": ["from_ms"]})
 
 
-def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter) -> None:
+def test_client_retry_after_is_respected_before_next_try(router: respx.MockRouter) -> None:
     book, times = Book(), list[float]()
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -327,14 +329,14 @@ def test_retry_after_is_waited_for_before_the_next_try(router: respx.MockRouter)
     ("said", "waits"),
     [("7", 7.0), ("0", 0.0), ("99999", LONGEST_RETRY_AFTER_S), ("soon", None), ("-1", None), ("", None), ("٣", None)],
 )
-def test_retry_after_is_read_and_bounded(said: str, waits: float | None) -> None:
+def test_client_retry_after_header_is_parsed_and_bounded(said: str, waits: float | None) -> None:
     headers = [(b"retry-after", said.encode())]
     with pytest.raises(Unreachable) as found:
         calls.read(httpx.Response(503, headers=headers), b"", World())
     assert found.value.retry_after_s == waits
 
 
-def test_retry_after_may_be_a_date() -> None:
+def test_client_retry_after_date_is_parsed() -> None:
     now = datetime(2026, 2, 3, tzinfo=UTC)
     headers = {"retry-after": format_datetime(now + timedelta(seconds=9), usegmt=True)}
     with pytest.raises(Unreachable) as found:
@@ -342,7 +344,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert found.value.retry_after_s == 9
 
 
-def test_pauses_grow_up_to_a_minute_and_are_spread() -> None:
+def test_client_backoff_grows_to_limit_with_jitter() -> None:
     backoff = Backoff(World(jitter=random.Random(7)))
 
     def pause(attempt: int) -> float:
@@ -357,7 +359,7 @@ def test_pauses_grow_up_to_a_minute_and_are_spread() -> None:
         assert max(pauses) <= most and max(pauses) > 0.9 * most and min(pauses) < 0.1 * most
 
 
-def test_whoever_waits_ends_a_pause_and_whoever_closes_too(router: respx.MockRouter) -> None:
+def test_client_flush_and_close_end_backoff_pause(router: respx.MockRouter) -> None:
     """A minute's pause of a server that was away long: it is back, and the program does not wait for the minute."""
     slow: Any = type("Slow", (), {"uniform": lambda self, low, high: 60.0})()
     book, is_away = Book(), threading.Event()
@@ -381,7 +383,7 @@ def test_whoever_waits_ends_a_pause_and_whoever_closes_too(router: respx.MockRou
     assert time.monotonic() - began < 20 and book.numbers == [1, 2]
 
 
-def test_wait_that_begins_during_a_call_ends_the_pause_after_it(router: respx.MockRouter) -> None:
+def test_client_flush_during_call_ends_following_pause(router: respx.MockRouter) -> None:
     """The pause was as long as if no program waited: the wish came before the pause, and was forgotten by it."""
     slow: Any = type("Slow", (), {"uniform": lambda self, low, high: 60.0})()
     book, is_asked = Book(), threading.Event()
@@ -403,7 +405,7 @@ def test_wait_that_begins_during_a_call_ends_the_pause_after_it(router: respx.Mo
 
 
 @pytest.mark.parametrize("within_s", [0.0, 0.3])
-def test_what_is_left_when_the_server_stays_away_is_raised_with_its_count(
+def test_client_close_with_unreachable_server_reports_unsent_count(
     router: respx.MockRouter, caplog: pytest.LogCaptureFixture, within_s: float
 ) -> None:
     """Once, whether or not the thread that sends has ended by then."""
@@ -416,7 +418,7 @@ def test_what_is_left_when_the_server_stays_away_is_raised_with_its_count(
     made.close()  # and again: nothing
 
 
-def test_the_address_is_checked_and_the_key_is_not_shown() -> None:
+def test_client_url_is_validated_and_key_is_not_shown() -> None:
     for wrong in ("drawdown.example", "ftp://drawdown.example", "http://", "http://[::1"):
         with pytest.raises(ValueError, match="http"):
             Client(wrong, KEY)
@@ -432,7 +434,7 @@ def _strike(fault: Any) -> httpx.Response:
     return fault
 
 
-def test_what_is_refused_is_raised_from_where_it_was_asked(router: respx.MockRouter) -> None:
+def test_client_refusal_traceback_omits_retry_library(router: respx.MockRouter) -> None:
     """Whoever reads the error sees their own line and the refusal, not how often it may be tried."""
     router.get("/v1/balance/acme").mock(error(403, "no_scope"))
     with client() as made, pytest.raises(Refused) as found:

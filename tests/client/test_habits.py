@@ -26,7 +26,7 @@ def trees() -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
-def test_it_needs_httpx_and_tenacity_alone() -> None:
+def test_client_imports_only_httpx_and_tenacity() -> None:
     found = set()
     for tree in trees().values():
         for node in ast.walk(tree):
@@ -38,28 +38,28 @@ def test_it_needs_httpx_and_tenacity_alone() -> None:
     assert {re.split(r"[><=]", one)[0] for one in PROJECT["dependencies"]} == MAY_IMPORT - {"drawdown_client", "httpx2"}
 
 
-def test_its_version_is_said_once() -> None:
+def test_client_version_equals_package_version() -> None:
     assert PROJECT["version"] == calls.VERSION
 
 
-def test_what_it_offers_is_there_and_it_is_typed() -> None:
+def test_client_exported_names_exist_and_package_is_typed() -> None:
     assert all(hasattr(drawdown_client, name) for name in drawdown_client.__all__)
     assert (ROOT / "client" / "drawdown_client" / "py.typed").exists()
 
 
 @cases("path", FILES)
-def test_each_module_has_a_docstring(path: Path) -> None:
+def test_client_modules_have_docstrings(path: Path) -> None:
     assert ast.get_docstring(trees()[path])
 
 
-def test_one_module_reads_clocks_and_makes_ids() -> None:
+def test_client_clock_module_alone_reads_time_and_makes_ids() -> None:
     words = ("time.time", "time.monotonic", "datetime.now", "uuid", "secrets", "os.environ", "os.getenv", "utcnow")
     for path in FILES:
         text = re.sub(r'"[^"\n]*"', "", path.read_text(encoding="utf-8"))
         assert path.name == "clock.py" or [word for word in words if word in text] == [], path.name
 
 
-def test_each_bound_stands_on_the_page_with_its_value() -> None:
+def test_client_bounds_are_documented_with_values() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+\.[A-Z_]+)` \| ([0-9,.]+)", PAGE, re.MULTILINE))
     found = {}
     for path, tree in trees().items():

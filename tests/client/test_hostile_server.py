@@ -83,14 +83,18 @@ NONSENSE: Final[dict[str, tuple[Callable[[Client], Any], httpx.Response, type[Cl
 
 
 @cases(("call", "answer", "error"), NONSENSE.values())
-def test_nonsense_is_an_error_of_the_clients(call: Any, answer: httpx.Response, error: type[ClientError]) -> None:
+def test_client_nonsense_answer_raises_client_error(
+    call: Any, answer: httpx.Response, error: type[ClientError]
+) -> None:
     with pytest.raises(error):
         ask(answer, call)
 
 
 @pytest.mark.parametrize("value", [b"[]", b'{"a":0}', b"0", b'"\\"":0'], ids=str)
 @pytest.mark.parametrize("status", [200, 400, 503])
-def test_an_answer_of_too_many_values_is_not_parsed(value: bytes, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_answer_with_too_many_values_is_not_parsed(
+    value: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = b'{"rows":[' + b",".join([value] * 100_000) + b'],"next":null}'
     monkeypatch.setattr("drawdown_client.calls.json", None)
     with pytest.raises(Refused if status == 400 else Unreachable):
@@ -98,23 +102,23 @@ def test_an_answer_of_too_many_values_is_not_parsed(value: bytes, status: int, m
 
 
 @cases("body", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000])
-def test_counting_the_values_of_an_answer_costs_its_length_and_no_more(body: bytes) -> None:
+def test_client_answer_value_count_takes_linear_time(body: bytes) -> None:
     began = time.process_time()
     assert calls._object(body) is None and time.process_time() - began < 5
 
 
-def test_what_a_text_has_in_it_is_not_counted() -> None:
+def test_client_answer_value_count_ignores_text_content() -> None:
     rows = [{"group": ',:[{"' * 40, "feature": "f" * 200, "unit": "units", "used": 1, "sealed": 1}] * 1_000
     assert ask(httpx.Response(200, json={"rows": rows, "next": None}), used)["rows"] == rows
 
 
 @cases("said", ["\x1b[31mno\nERROR all is lost" + "x" * 60_000, "\u202e" * 60_000])
-def test_an_answer_that_is_none_is_told_in_a_line(said: str) -> None:
+def test_client_protocol_error_message_is_printable_and_bounded(said: str) -> None:
     told = str(calls.failed(httpx.RemoteProtocolError(f"illegal status line: {said}")))
     assert "illegal status line" in told and told.isprintable() and len(told) < 2_500
 
 
-def test_what_a_decision_says_beside_is_read_where_it_can_be() -> None:
+def test_guard_client_invalid_optional_fields_are_ignored() -> None:
     odd = {**ALLOWED, "limit": "x", "used": True, "remaining": 1.5, "payer": 3, "options": [1, "top_up"], "reason": {}}
     found = ask(httpx.Response(200, json=odd), check)
     assert (found.limit, found.used, found.remaining, found.payer, found.options) == (
@@ -128,7 +132,7 @@ def test_what_a_decision_says_beside_is_read_where_it_can_be() -> None:
 
 
 @cases("status", [[], {}, 3, None])
-def test_an_item_of_which_nothing_is_said_is_sent_again(status: object) -> None:
+def test_client_item_without_result_is_resent(status: object) -> None:
     with respx.mock(base_url=URL, using="httpx") as router:
         route = router.post("/v1/events")
         route.side_effect = [
@@ -141,7 +145,7 @@ def test_an_item_of_which_nothing_is_said_is_sent_again(status: object) -> None:
         assert route.call_count == 2
 
 
-def test_what_a_server_says_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_client_log_of_hostile_server_text_is_single_printable_line(caplog: pytest.LogCaptureFixture) -> None:
     evil = "no\nERROR root: all is lost\x1b[2J\u202e" + "x" * 10_000
     caplog.set_level(logging.WARNING)
 
@@ -157,7 +161,7 @@ def test_what_a_server_says_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixt
     assert all(one.isprintable() and len(one) < 2_000 and "all is lost" in one for one in caplog.messages)
 
 
-def test_an_id_of_an_item_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_client_log_of_hostile_item_id_is_single_printable_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     evil = "no\nERROR root: all is lost\x1b[2J\u202e"
 
@@ -171,7 +175,7 @@ def test_an_id_of_an_item_makes_no_line_of_a_log(caplog: pytest.LogCaptureFixtur
     assert len(caplog.messages) == 2 and all(one.isprintable() and "all is lost" in one for one in caplog.messages)
 
 
-def test_cookies_are_not_kept() -> None:
+def test_client_cookies_are_not_stored() -> None:
     def call(client: Client) -> None:
         check(client)
         check(client)
@@ -256,14 +260,16 @@ BOTH: Final = [asked, asked_by_a_loop]
 
 @cases("ask", BOTH)
 @cases(("parts", "why"), [(endless, "more than 8,388,608 bytes"), (packed, "it is compressed")])
-def test_an_answer_has_an_end(ask: Callable[[str], None], parts: Callable[[], Iterator[bytes]], why: str) -> None:
+def test_client_endless_answer_is_aborted(
+    ask: Callable[[str], None], parts: Callable[[], Iterator[bytes]], why: str
+) -> None:
     with answering(parts) as url, pytest.raises(Unreachable, match=why):
         ask(url)
 
 
 @pytest.mark.parametrize("ask", BOTH)
 @pytest.mark.parametrize("parts", [slow, slow_head, no_head])
-def test_nobody_waits_for_a_server_that_sends_byte_by_byte(
+def test_client_slow_answer_times_out(
     ask: Callable[[str], None], parts: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("drawdown_client.calls.WHOLE_ANSWER_S", 0.2)
@@ -273,5 +279,5 @@ def test_nobody_waits_for_a_server_that_sends_byte_by_byte(
     assert time.monotonic() - began < 1.5
 
 
-def test_no_packed_answer_is_asked_for() -> None:
+def test_client_requests_uncompressed_answers() -> None:
     assert calls.headers(KEY)["Accept-Encoding"] == "identity"

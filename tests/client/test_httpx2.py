@@ -51,7 +51,7 @@ except Unsent:
 """
 
 
-def test_client_sends_by_httpx2_alone() -> None:
+def test_client_with_httpx2_only_sends_and_reports_failure() -> None:
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, env=env)
     assert done.returncode == 0, done.stderr

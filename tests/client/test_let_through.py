@@ -35,7 +35,7 @@ def login(quantity: int = 1) -> Wish:
     return Wish("acme", "login", quantity)
 
 
-def test_it_is_told_once_the_server_is_back_whatever_the_limit(counter: Counter) -> None:
+def test_client_fail_open_use_is_sent_later_whatever_limit(counter: Counter) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
         counter.away = 503
         found = client.guard.consume("l-1", login(9))
@@ -51,7 +51,7 @@ def test_it_is_told_once_the_server_is_back_whatever_the_limit(counter: Counter)
     assert [order.get("let_through") for order in counter.said("consume")] == [True, None]
 
 
-def test_a_budget_is_kept_with_its_end_in_their_order(counter: Counter) -> None:
+def test_client_fail_open_budget_and_its_end_are_sent_in_order(counter: Counter) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
         counter.away = 500
         with client.guard.budget("l-1", "login", 4, org_id="acme") as budget:
@@ -63,7 +63,7 @@ def test_a_budget_is_kept_with_its_end_in_their_order(counter: Counter) -> None:
     assert [act for act, _ in counter.calls] == ["reserve", "settle", "reserve", "release"]
 
 
-def test_who_is_asked_for_fewer_calls_lets_nothing_through(counter: Counter) -> None:
+def test_client_rate_limited_use_does_not_fail_open(counter: Counter) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
         counter.away = 429
         with pytest.raises(Unreachable):
@@ -72,7 +72,7 @@ def test_who_is_asked_for_fewer_calls_lets_nothing_through(counter: Counter) -> 
     assert counter.uses == {}
 
 
-def test_no_more_is_kept_than_there_is_room_for(counter: Counter) -> None:
+def test_client_fail_open_uses_are_bounded(counter: Counter) -> None:
     with Client(URL, KEY, Settings(fails_open=("login",), call_tries=1, kept_calls=2), world=hasty()) as client:
         counter.away = 503
         for number in range(2):
@@ -84,7 +84,9 @@ def test_no_more_is_kept_than_there_is_room_for(counter: Counter) -> None:
 
 
 @pytest.mark.parametrize("why", ["refused", "left at the end"])
-def test_what_is_counted_nowhere_is_said(counter: Counter, why: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_client_fail_open_use_not_recorded_is_logged_and_counted(
+    counter: Counter, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     client = Client(URL, KEY, OPEN, world=hasty())
     counter.away = 503
     client.guard.consume("l-1", login(7))
@@ -99,7 +101,7 @@ def test_what_is_counted_nowhere_is_said(counter: Counter, why: str, caplog: pyt
     assert set(counter.uses) == ({"l-2"} if why == "refused" else set())
 
 
-def test_what_a_server_cannot_write_down_is_told_again_before_its_end(counter: Counter) -> None:
+def test_client_degraded_use_is_resent_before_its_end(counter: Counter) -> None:
     """Its end may come to another server, which does not know of it; and the first may never write it down."""
     with Client(URL, KEY, Settings(call_tries=1), world=hasty()) as client:
         counter.dark = True
@@ -111,7 +113,7 @@ def test_what_a_server_cannot_write_down_is_told_again_before_its_end(counter: C
     assert [act for act, _ in counter.calls] == ["reserve", "consume", "settle"]
 
 
-def test_its_end_waits_where_it_is_dark_still(counter: Counter) -> None:
+def test_client_settle_while_server_is_degraded_is_sent_later(counter: Counter) -> None:
     async def work() -> None:
         async with AsyncClient(URL, KEY, Settings(call_tries=1), world=hasty()) as client:
             counter.dark = True
@@ -123,7 +125,7 @@ def test_its_end_waits_where_it_is_dark_still(counter: Counter) -> None:
     assert counter.uses == {"l-1": {"state": "settled", "quantity": 3}}
 
 
-def test_with_an_event_loop(counter: Counter) -> None:
+def test_async_client_fail_open_uses_are_sent_later(counter: Counter) -> None:
     async def work() -> Any:
         async with AsyncClient(URL, KEY, OPEN, world=hasty()) as client:
             counter.away = 503
@@ -139,7 +141,7 @@ def test_with_an_event_loop(counter: Counter) -> None:
     assert {key: use["quantity"] for key, use in counter.uses.items()} == {"l-0": 3, "l-1": 3, "l-2": 3, "l-3": 1}
 
 
-def test_use_that_is_not_told_is_told_by_the_next_start(counter: Counter, tmp_path: Path) -> None:
+def test_client_fail_open_uses_in_spool_are_sent_at_next_start(counter: Counter, tmp_path: Path) -> None:
     """A spool keeps what the guard let through as it keeps events: the program may end before the server is back."""
     settings = replace(OPEN, spool=tmp_path / "web.spool")
     counter.away = 503
@@ -159,7 +161,7 @@ def test_use_that_is_not_told_is_told_by_the_next_start(counter: Counter, tmp_pa
     assert len(counter.said("consume")) == 3, "each was told once"
 
 
-def test_use_that_the_server_refuses_leaves_the_spool_for_its_dead_letters(counter: Counter, tmp_path: Path) -> None:
+def test_client_fail_open_use_refused_by_server_moves_to_dead_letters(counter: Counter, tmp_path: Path) -> None:
     settings = replace(OPEN, spool=tmp_path / "web.spool")
     counter.away, counter.refuses = 503, "l-1"
     with Client(URL, KEY, settings, world=hasty()) as client:
@@ -172,7 +174,7 @@ def test_use_that_the_server_refuses_leaves_the_spool_for_its_dead_letters(count
     assert (tmp_path / "web.spool.guard").read_bytes() == b""
 
 
-def test_fork_begins_with_nothing_of_the_guard(tmp_path: Path) -> None:
+def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
     dark = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))
     dark.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
     assert dark._spool is not None

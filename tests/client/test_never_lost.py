@@ -58,7 +58,7 @@ class Struck:
 
 @settings(max_examples=share(30, whole=120))
 @given(faults=STEPS, counts=st.lists(st.integers(1, 9), min_size=1, max_size=5), most=st.integers(1, 7))
-def test_each_event_is_kept_once_and_told_once(faults: list[str], counts: list[int], most: int) -> None:
+def test_client_under_random_faults_delivers_each_event_once(faults: list[str], counts: list[int], most: int) -> None:
     struck, told = Struck(faults), Counter[str]()
     numbers = itertools.count(100)
 
@@ -79,7 +79,9 @@ def test_each_event_is_kept_once_and_told_once(faults: list[str], counts: list[i
 
 @settings(max_examples=share(12, whole=50))
 @given(lives=st.lists(st.tuples(st.integers(0, 6), STEPS), min_size=1, max_size=4), most=st.integers(1, 4))
-def test_with_a_spool_also_over_several_lives(lives: list[tuple[int, list[str]]], most: int) -> None:
+def test_client_with_spool_over_restarts_delivers_each_event_once(
+    lives: list[tuple[int, list[str]]], most: int
+) -> None:
     """Each life ends before all is sent, where faults go on; the last one has none."""
     book, numbers, ids = Book(), itertools.count(100), set[str]()
     with tempfile.TemporaryDirectory() as folder:

@@ -32,11 +32,11 @@ def node(*words: str, **more: str) -> str:
     return done.stdout
 
 
-def test_client_keeps_what_it_says_against_a_server_that_fails() -> None:
+def test_node_client_own_tests_pass() -> None:
     assert "# fail 0" in node("--test")
 
 
-def test_package_has_no_dependency_and_names_its_files() -> None:
+def test_node_package_is_without_dependencies_and_lists_its_files() -> None:
     said = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))
     assert not {"dependencies", "devDependencies", "peerDependencies"} & said.keys()
     assert [name for name in said["files"] if not (PACKAGE / name).exists()] == []
@@ -44,7 +44,7 @@ def test_package_has_no_dependency_and_names_its_files() -> None:
     assert sources <= set(said["files"])
 
 
-def test_customer_signs_up_with_node_alone(tmp_path: Path) -> None:
+def test_node_client_sign_up_example_is_idempotent(tmp_path: Path) -> None:
     """As docs/sign-up.md has it; run twice, each call is done once: the same key, the same credit, one event."""
     database = f"sqlite:///{tmp_path}/drawdown.db"
     assert drawdown(migrated(database), "init").status == 0

@@ -41,7 +41,7 @@ def box(door: Door, **settings: object) -> Outbox:
     return Outbox(door, lambda: None, Settings(**given), hasty())  # type: ignore[arg-type]
 
 
-def test_a_full_queue_raises_at_once_where_that_is_wanted() -> None:
+def test_client_full_queue_with_raise_is_refused_at_once() -> None:
     door = Door(is_open=False)
     made = box(door, queue_items=3, when_full="raise", block_s=60)
     made.put([item("a"), item("b")])
@@ -53,7 +53,7 @@ def test_a_full_queue_raises_at_once_where_that_is_wanted() -> None:
     assert door.taken == ["a", "b", "e"], "of what was refused nothing was recorded"
 
 
-def test_a_full_queue_waits_for_room_and_no_longer_than_is_said() -> None:
+def test_client_full_queue_blocks_until_room_or_timeout() -> None:
     door = Door(is_open=False)
     made = box(door, queue_items=1, block_s=0.2)
     made.put([item("a")])
@@ -68,7 +68,7 @@ def test_a_full_queue_waits_for_room_and_no_longer_than_is_said() -> None:
     assert door.taken == ["a", "c"]
 
 
-def test_threads_share_a_client_and_each_item_is_sent_once() -> None:
+def test_client_shared_by_threads_sends_each_item_once_in_order() -> None:
     door = Door()
     made = box(door, queue_items=50, block_s=60)
 
@@ -87,7 +87,7 @@ def test_threads_share_a_client_and_each_item_is_sent_once() -> None:
         assert [one for one in door.taken if one.startswith(f"{n}.")] == [f"{n}.{k}" for k in range(200)]
 
 
-def test_items_wait_for_one_another_for_a_moment() -> None:
+def test_client_items_within_batch_time_are_sent_together() -> None:
     door = Door()
     made = box(door, batch_ms=150)
     for number in range(20):
@@ -98,7 +98,7 @@ def test_items_wait_for_one_another_for_a_moment() -> None:
     made.close(20)
 
 
-def test_whoever_flushes_waits_for_no_others_to_join() -> None:
+def test_client_flush_does_not_wait_for_batch_time() -> None:
     door = Door()
     made = box(door, batch_ms=60_000)
     made.put([item("a")])
@@ -113,7 +113,7 @@ def test_whoever_flushes_waits_for_no_others_to_join() -> None:
     assert door.taken == ["a", "b"]
 
 
-def test_results_are_told_before_a_flush_returns() -> None:
+def test_client_result_callbacks_complete_before_flush_returns() -> None:
     told: list[str] = []
 
     def on_result(one: Item, _result: Result) -> None:
@@ -127,7 +127,7 @@ def test_results_are_told_before_a_flush_returns() -> None:
     made.close(20)
 
 
-def test_a_callback_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_client_failing_callback_does_not_stop_sending(caplog: pytest.LogCaptureFixture) -> None:
     failures: list[Callable[[], None]] = [lambda: {"b": None}["a"], lambda: (_ for _ in ()).throw(SystemExit(3))]
 
     def on_result(_item: Item, _result: Result) -> None:
@@ -143,7 +143,7 @@ def test_a_callback_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -
     assert door.taken == ["a", "b", "c"] and caplog.text.count("on_result failed") == 2
 
 
-def test_a_callback_may_record_and_never_waits_for_its_own_thread() -> None:
+def test_client_callback_can_record_and_cannot_flush() -> None:
     seen: list[str] = []
 
     def on_result(one: Item, _result: Result) -> None:
@@ -163,14 +163,14 @@ def test_a_callback_may_record_and_never_waits_for_its_own_thread() -> None:
     assert seen == ["a", "b"]
 
 
-def test_what_is_closed_takes_nothing_more() -> None:
+def test_client_closed_queue_refuses_items() -> None:
     made = box(Door())
     made.close(1)
     with pytest.raises(Closed):
         made.put([item("a")])
 
 
-def test_whoever_waits_for_room_is_told_that_it_was_closed() -> None:
+def test_client_blocked_put_is_ended_by_close() -> None:
     door = Door(is_open=False)
     made = box(door, queue_items=1, block_s=60)
     made.put([item("a")])
@@ -191,7 +191,7 @@ def test_whoever_waits_for_room_is_told_that_it_was_closed() -> None:
     assert len(found) == 1
 
 
-def test_a_bound_that_makes_no_sense_is_refused() -> None:
+def test_client_invalid_settings_are_refused() -> None:
     for wrong in ({"batch_items": 1_001}, {"batch_items": 0}, {"queue_items": 0}, {"block_s": -1.0}):
         with pytest.raises(ValueError):
             Settings(**wrong)

@@ -36,7 +36,7 @@ def wish(amount: int = 1) -> Wish:
     return Wish("acme", "idea.create", amount, project="site", subject="ann")
 
 
-def test_each_act_and_its_repetition(shop: tuple[str, str, str]) -> None:
+def test_guard_client_operations_on_real_server_are_idempotent(shop: tuple[str, str, str]) -> None:
     database, url, key = shop
     with Client(url, key) as client:
         guard = client.guard
@@ -69,7 +69,7 @@ def test_each_act_and_its_repetition(shop: tuple[str, str, str]) -> None:
     assert drawdown(database, "verify").status == 0
 
 
-def test_a_budget_is_held_settled_and_given_up(shop: tuple[str, str, str]) -> None:
+def test_budget_on_real_server_is_reserved_settled_and_released(shop: tuple[str, str, str]) -> None:
     database, url, key = shop
     with Client(url, key) as client:
         with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
@@ -91,7 +91,7 @@ def test_a_budget_is_held_settled_and_given_up(shop: tuple[str, str, str]) -> No
     assert drawdown(database, "verify").status == 0
 
 
-def test_a_key_that_is_bound_holds_a_budget_by_key_metric_and_estimate(shop: tuple[str, str, str]) -> None:
+def test_budget_with_bound_key_does_not_need_org(shop: tuple[str, str, str]) -> None:
     database, url, _ = shop
     key = must(database, "key", "create", "product", "--scope", "guard", "--org", "acme")["key"]
     with Client(url, key) as client:
@@ -105,7 +105,7 @@ def test_a_key_that_is_bound_holds_a_budget_by_key_metric_and_estimate(shop: tup
     assert drawdown(database, "verify").status == 0
 
 
-def test_cancelled_tasks_leave_no_hold(shop: tuple[str, str, str]) -> None:
+def test_async_budgets_of_cancelled_tasks_are_released_on_real_server(shop: tuple[str, str, str]) -> None:
     _, url, key = shop
 
     async def work() -> None:
@@ -130,7 +130,7 @@ def test_cancelled_tasks_leave_no_hold(shop: tuple[str, str, str]) -> None:
     asyncio.run(work())
 
 
-def test_threads_share_one_limit_and_an_answer_that_is_lost_counts_once(
+def test_guard_client_lost_answers_across_threads_count_once(
     shop: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each third answer is lost after the server gave it; 40 uses under 20 keys are 20."""
@@ -163,7 +163,7 @@ def test_threads_share_one_limit_and_an_answer_that_is_lost_counts_once(
     assert drawdown(database, "verify").status == 0
 
 
-def test_use_is_billed_by_the_event_that_it_emits(shop: tuple[str, str, str]) -> None:
+def test_guard_client_use_with_event_is_billed_as_usage(shop: tuple[str, str, str]) -> None:
     """One call of each client: counted, and billed as usage; again, once; blocked, not at all."""
     database, url, _ = shop
     scopes = [word for scope in ("guard", "events:write", "usage:read") for word in ("--scope", scope)]

@@ -31,7 +31,7 @@ def database(folder: Path) -> str:
     return f"sqlite:///{folder}/drawdown.db"
 
 
-def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
+def test_client_items_on_real_server_are_stored_once_and_read_back(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
 
     def on_result(item: Item, result: Result) -> None:
@@ -63,7 +63,7 @@ def test_what_is_sent_is_answered_kept_and_read_back(tmp_path: Path) -> None:
     assert told == [*events, ("e4", "invalid"), ("e5", "invalid"), ("s1", "accepted"), ("s2", "invalid")]
 
 
-def test_an_event_with_an_id_and_no_time_is_a_duplicate_the_second_time(tmp_path: Path) -> None:
+def test_client_event_with_id_sent_twice_is_duplicate_then_conflict(tmp_path: Path) -> None:
     told: list[str] = []
     settings = Settings("/web", lambda _, result: told.append(result.status), spool=tmp_path / "web.spool")
     with open_shop(database(tmp_path), tmp_path) as (url, key), Client(url, key, settings) as client:
@@ -79,7 +79,7 @@ def test_an_event_with_an_id_and_no_time_is_a_duplicate_the_second_time(tmp_path
     assert [json.loads(line)["item"]["quantity"] for line in dead] == [4]
 
 
-def test_the_same_for_event_loops(tmp_path: Path) -> None:
+def test_async_client_items_on_real_server_are_read_back(tmp_path: Path) -> None:
     async def work(url: str, key: str) -> None:
         async with AsyncClient(url, key) as client:
             await asyncio.gather(*(client.record("page.render", 2, org_id="acme", at=AT_MS) for _ in range(200)))
@@ -93,7 +93,7 @@ def test_the_same_for_event_loops(tmp_path: Path) -> None:
         asyncio.run(work(url, key))
 
 
-def test_a_batch_of_the_largest_items_is_taken(tmp_path: Path) -> None:
+def test_client_batch_of_large_items_is_accepted_by_real_server(tmp_path: Path) -> None:
     """The client's bounds of an item and a body are the server's."""
     told = Counter[str]()
 
@@ -110,7 +110,7 @@ def test_a_batch_of_the_largest_items_is_taken(tmp_path: Path) -> None:
     assert told == {"accepted": 1_050}
 
 
-def test_a_key_that_may_not_and_one_that_is_over(tmp_path: Path) -> None:
+def test_client_key_without_scope_or_unknown_is_refused(tmp_path: Path) -> None:
     told: list[str | None] = []
     with open_shop(database(tmp_path), tmp_path, ("usage:read",)) as (url, key):
         for one in (key, key + "x"):
@@ -128,7 +128,7 @@ class Brisk:
         return min(high, 0.1)
 
 
-def test_a_server_that_is_killed_again_and_again_keeps_each_event_once(
+def test_client_events_while_server_is_killed_repeatedly_arrive_once(
     database_url: str, engine: sa.Engine, tmp_path: Path
 ) -> None:
     """Four threads record while the server is killed in the midst of it; another process starts on its port."""
@@ -173,7 +173,7 @@ def test_a_server_that_is_killed_again_and_again_keeps_each_event_once(
     assert done.status == 0, done.out + done.err
 
 
-def test_any_operation_is_called_and_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_generic_calls_with_idempotency_key_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the server and the key that the environment names."""
     scopes = ("--scope", "settlements:write", "--scope", "settlements:read")
     with open_shop(database(tmp_path), tmp_path) as (url, _key):

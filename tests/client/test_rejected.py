@@ -35,7 +35,7 @@ def box(spool: Path | None, **settings: object) -> Outbox:
     return Outbox(says, lambda: None, Settings(**given), hasty())  # type: ignore[arg-type]
 
 
-def test_rejected_items_leave_the_spool_for_the_dead_letter_file(
+def test_client_rejected_items_move_from_spool_to_dead_letters(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = tmp_path / "app.spool"
@@ -57,14 +57,14 @@ def test_rejected_items_leave_the_spool_for_the_dead_letter_file(
     assert spool.stat().st_size == 0
 
 
-def test_close_raises_rejected_items_without_a_spool() -> None:
+def test_client_close_without_spool_raises_rejected_items() -> None:
     made = box(None)
     made.put([item("i1")])
     with pytest.raises(Unsent, match="the server refused 1 items: only the log has them"):
         made.close(20)
 
 
-def test_a_dead_letter_file_without_room_leaves_items_in_the_spool(tmp_path: Path) -> None:
+def test_client_full_dead_letter_file_keeps_items_in_spool(tmp_path: Path) -> None:
     spool = tmp_path / "app.spool"
     (tmp_path / "app.spool.dead").write_text("x" * 1_000)
     made = box(spool, spool_bytes=1_000, batch_ms=50)
@@ -80,7 +80,7 @@ def test_a_dead_letter_file_without_room_leaves_items_in_the_spool(tmp_path: Pat
 
 
 @cases("status", [200, 207, 422])
-def test_results_are_read_whatever_the_status(status: int, tmp_path: Path) -> None:
+def test_client_results_are_read_for_any_status(status: int, tmp_path: Path) -> None:
     results = [{"status": "invalid", "code": "in_the_future", "message": "…"}]
     body = {"error": {"code": "bad_items", "message": ""}, "results": results}
     with respx.mock(base_url=URL) as router:

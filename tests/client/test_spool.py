@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "app.spool"
 
 
-def test_what_is_not_acknowledged_is_read_again_in_order_and_alone(path: Path) -> None:
+def test_spool_unacknowledged_items_are_read_back_in_order(path: Path) -> None:
     first = Spool(path, 10_000)
     numbers = first.add(items("a", "b", "c", "d"))
     first.acknowledge(numbers[1:3])
@@ -45,13 +45,13 @@ def test_what_is_not_acknowledged_is_read_again_in_order_and_alone(path: Path) -
     third.close()
 
 
-def test_only_the_owner_may_read_it(path: Path) -> None:
+def test_spool_file_is_readable_by_owner_only(path: Path) -> None:
     made = Spool(path, 10_000)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     made.close()
 
 
-def test_what_was_added_has_reached_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spool_added_items_are_synced_to_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[bytes] = []
     monkeypatch.setattr(os, "fsync", lambda _file: synced.append(path.read_bytes()))
     made = Spool(path, 10_000)
@@ -61,7 +61,7 @@ def test_what_was_added_has_reached_the_disk(path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("cut", range(1, 70, 7))
-def test_a_line_that_a_crash_cut_is_dropped_and_the_next_one_is_whole(path: Path, cut: int) -> None:
+def test_spool_line_cut_by_crash_is_dropped(path: Path, cut: int) -> None:
     made = Spool(path, 10_000)
     made.add(items("a"))
     made.add(items("b"))
@@ -76,7 +76,7 @@ def test_a_line_that_a_crash_cut_is_dropped_and_the_next_one_is_whole(path: Path
     third.close()
 
 
-def test_a_line_that_a_disk_spoilt_costs_no_other(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_spool_corrupt_lines_are_skipped(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = Spool(path, 10_000)
     made.add(items("a", "b", "c"))
     made.close()
@@ -87,7 +87,7 @@ def test_a_line_that_a_disk_spoilt_costs_no_other(path: Path, caplog: pytest.Log
     again.close()
 
 
-def test_a_disk_that_is_full_records_nothing_and_leaves_no_half(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spool_add_on_full_disk_is_rolled_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Spool(path, 10_000)
     made.add(items("a"))
     whole, real, left = path.read_bytes(), os.write, [30]
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_records_nothing_and_leaves_no_half(path: Path, monk
     again.close()
 
 
-def test_it_has_a_bound_which_what_is_done_does_not_count_for(path: Path) -> None:
+def test_spool_size_limit_excludes_acknowledged_items(path: Path) -> None:
     made = Spool(path, 2_000)
     first = made.add(items("a", size=800))
     keep = made.add(items("b", size=100))
@@ -125,7 +125,7 @@ def test_it_has_a_bound_which_what_is_done_does_not_count_for(path: Path) -> Non
     again.close()
 
 
-def test_two_at_once_have_a_file_each_and_what_one_left_is_taken_over_once(path: Path) -> None:
+def test_spool_of_second_process_has_own_file_and_is_taken_over_once(path: Path) -> None:
     one, two = Spool(path, 10_000), Spool(path, 10_000)
     one.add(items("a"))
     two.add(items("b"))
@@ -145,7 +145,7 @@ def test_two_at_once_have_a_file_each_and_what_one_left_is_taken_over_once(path:
     five.close()
 
 
-def test_so_many_processes_share_a_name_and_no_more(path: Path) -> None:
+def test_spool_processes_beyond_limit_are_refused(path: Path) -> None:
     made = [Spool(path, 1_000) for _ in range(MOST_SPOOLS)]
     with pytest.raises(OSError, match="all spools are in use"):
         Spool(path, 1_000)
@@ -155,9 +155,7 @@ def test_so_many_processes_share_a_name_and_no_more(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["app.spool", "app.spool.lock", "app.spool.new"])
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_a_link_that_somebody_put_there_is_not_followed(
-    path: Path, name: str, link: Callable[[Path, Path], None]
-) -> None:
+def test_spool_symbolic_or_hard_link_is_not_followed(path: Path, name: str, link: Callable[[Path, Path], None]) -> None:
     """In a folder that others may write to, too."""
     other = path.with_name("precious")
     other.write_text("nothing of ours")
@@ -177,13 +175,13 @@ def test_a_link_that_somebody_put_there_is_not_followed(
     assert other.read_text() == "nothing of ours" and stat.S_IMODE(other.stat().st_mode) == 0o644
 
 
-def test_what_is_no_file_is_no_spool(path: Path) -> None:
+def test_spool_that_is_not_regular_file_is_refused(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(PermissionError, match="regular file"):
         Spool(path, 10_000)
 
 
-def test_a_link_beside_it_is_passed_over(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_spool_neighbour_link_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = path.with_name("precious")
     other.write_text("nothing of ours")
     path.with_name("app.spool.7").symlink_to(other)
@@ -194,15 +192,13 @@ def test_a_link_beside_it_is_passed_over(path: Path, caplog: pytest.LogCaptureFi
     made.close()
 
 
-def test_what_others_could_read_they_can_no_more(path: Path) -> None:
+def test_spool_file_with_open_permissions_is_restricted(path: Path) -> None:
     path.touch(0o644)
     Spool(path, 10_000).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_disk_that_is_full_when_items_are_done_costs_none_that_follows(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spool_acknowledge_on_full_disk_does_not_lose_later_items(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Spool(path, 10_000)
     done = made.add(items("a"))
     made.add(items("b"))
@@ -225,7 +221,7 @@ def test_a_disk_that_is_full_when_items_are_done_costs_none_that_follows(
     again.close()
 
 
-def test_a_disk_that_is_full_leaves_no_second_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spool_compaction_on_full_disk_removes_second_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Spool(path, 2_000)
     first = made.add(items("a", size=1_000))
     made.add(items("b"))
@@ -258,7 +254,7 @@ def test_a_disk_that_is_full_leaves_no_second_file(path: Path, monkeypatch: pyte
         b'{"number":9,"kind":"events","id":"x","item":"' + b"[" * 100_000 + b'"}',
     ],
 )
-def test_no_spoilt_line_hangs_or_ends_a_start(path: Path, line: bytes) -> None:
+def test_spool_hostile_line_is_skipped_at_start(path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     made = Spool(path, 10_000)
     assert made.left == {}

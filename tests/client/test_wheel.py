@@ -11,7 +11,7 @@ from pathlib import Path
 CLIENT = Path(__file__).resolve().parents[2] / "client"
 
 
-def test_the_wheel_has_the_package_and_its_types_alone(tmp_path: Path) -> None:
+def test_client_wheel_contains_only_modules_and_types(tmp_path: Path) -> None:
     source = shutil.copytree(CLIENT, tmp_path / "client", ignore=shutil.ignore_patterns("build", "*.egg-info"))
     (tmp_path / "wheels").mkdir()
     build = "from setuptools.build_meta import build_wheel; build_wheel('../wheels')"  # what pip calls

@@ -32,7 +32,7 @@ def charged(*deductions: object, value: object = 7, balance: object = BALANCE, f
 # What is sent
 
 
-def test_a_charge_is_sent_in_the_safe_order_and_the_same_twice() -> None:
+def test_charge_resent_has_same_body_and_keys() -> None:
     http = Stub(charged(7))
     provider = made(http, url="https://autumn.example/")
     for attempt in (1, 2):
@@ -54,7 +54,7 @@ def test_a_charge_is_sent_in_the_safe_order_and_the_same_twice() -> None:
     }
 
 
-def test_quantities_are_whole_numbers_on_the_wire() -> None:
+def test_quantity_at_maximum_is_sent_as_integer() -> None:
     http = Stub(charged(MAX_QUANTITY))
     assert one(made(http), push(MAX_QUANTITY)) == Accepted()
     assert b'"value":9007199254740991,' in http.sent[0].body
@@ -73,7 +73,7 @@ def test_quantities_are_whole_numbers_on_the_wire() -> None:
         (push(-(2**53)), "above 2^53"),
     ],
 )
-def test_what_autumn_would_refuse_or_round_is_not_sent(request_: PushRequest, word: str) -> None:
+def test_push_autumn_would_refuse_or_round_is_rejected_unsent(request_: PushRequest, word: str) -> None:
     http = Stub(charged(7))
     outcome = one(made(http), request_)
     assert isinstance(outcome, Rejected) and word in outcome.reason
@@ -141,7 +141,7 @@ ANSWERS: list[tuple[str, HttpResult, type[Outcome], str]] = [
 
 
 @cases(("answer", "kind", "word"), [row[1:] for row in ANSWERS])
-def test_every_answer_is_taken_for_what_it_proves(answer: HttpResult, kind: type[Outcome], word: str) -> None:
+def test_charge_answers_map_to_outcome_they_prove(answer: HttpResult, kind: type[Outcome], word: str) -> None:
     outcome = one(stubbed(answer))
     assert type(outcome) is kind
     assert word in getattr(outcome, "reason", "")
@@ -159,16 +159,16 @@ def test_every_answer_is_taken_for_what_it_proves(answer: HttpResult, kind: type
         (charged(-70, value=-7, feature="credits"), Queued, ""),
     ],
 )
-def test_what_is_given_back_counts_as_far_as_it_was_given(answer: Answer, kind: type[Outcome], word: str) -> None:
+def test_refund_answer_in_full_or_part_maps_to_outcome(answer: Answer, kind: type[Outcome], word: str) -> None:
     outcome = one(stubbed(answer), push(-7))
     assert type(outcome) is kind and word in getattr(outcome, "reason", "")
 
 
-def test_a_charge_of_nothing_is_accepted_when_nothing_was_charged() -> None:
+def test_zero_quantity_charge_with_zero_value_is_accepted() -> None:
     assert one(stubbed(charged(value=0)), push(0)) == Accepted()
 
 
-def test_a_queued_charge_is_confirmed_when_the_queue_has_been_worked_off() -> None:
+def test_queued_charge_202_is_due_for_confirmation_after_45_s() -> None:
     assert one(stubbed(said(202, {}))) == Queued(NOW_MS + 45_000)
 
 
@@ -181,19 +181,19 @@ def test_a_queued_charge_is_confirmed_when_the_queue_has_been_worked_off() -> No
         ("Fri, 31 Dec 2999 23:59:59 GMT", 900_000), ("Wed, 32 Foo 2026", 5_000),
     ],
 )  # fmt: skip
-def test_a_wait_is_obeyed_within_bounds_whatever_it_looks_like(given: str, wait_ms: int) -> None:
+def test_retry_after_header_is_clamped_to_bounds(given: str, wait_ms: int) -> None:
     outcome = one(stubbed(said(429, "slow down", retry_after=given)))
     assert outcome == RetryAt(NOW_MS + wait_ms, "HTTP 429: too many calls", too_many=True)
 
 
-def test_a_wait_that_is_not_told_grows_with_the_attempts() -> None:
+def test_retry_wait_without_header_grows_with_attempts_to_maximum() -> None:
     waits = [one(stubbed(NotSent("refused")), push(attempt=attempt)) for attempt in (1, 2, 3, 30)]
     assert [getattr(wait, "at_ms", 0) - NOW_MS for wait in waits] == [5_000, 10_000, 20_000, 900_000]
 
 
 @given(st.sampled_from([200, 202, 302, 400, 401, 404, 409, 418, 429, 500]), st.binary(max_size=200))
 @settings(max_examples=300)
-def test_bytes_of_no_meaning_are_never_taken_for_a_charge_or_a_no(status: int, body: bytes) -> None:
+def test_arbitrary_answer_body_is_unknown_queued_or_retried(status: int, body: bytes) -> None:
     assume(b'"code"' not in body)  # a code and a message are Autumn's words, whatever they say
     outcome = one(stubbed(said(status, body)))
     assert type(outcome) in {202: (Queued,), 429: (RetryAt,)}.get(status, (Unknown,))
@@ -211,12 +211,12 @@ def test_bytes_of_no_meaning_are_never_taken_for_a_charge_or_a_no(status: int, b
     st.sampled_from([200, 400, 401, 404, 409]),
 )
 @settings(max_examples=300)
-def test_json_of_the_wrong_shape_raises_nothing(body: object, status: int) -> None:
+def test_json_answer_of_wrong_shape_is_not_accepted(body: object, status: int) -> None:
     outcome = one(stubbed(said(status, json.dumps(body))))
     assert not isinstance(outcome, Accepted | Duplicate)
 
 
-def test_it_is_found_by_its_entry_point_and_passes_the_registrys_checks() -> None:
+def test_autumn_entry_point_loads_with_key_retention() -> None:
     given_ = {"autumn_secret_key": SECRET_KEY, "autumn_key_retention_h": "1"}
     registry = load(given_, FixedClock(NOW_MS), Stub(charged(7)), sa.create_engine("sqlite://"))
     assert "autumn" not in registry.broken

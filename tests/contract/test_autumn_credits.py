@@ -72,30 +72,30 @@ def charge(quantity: int = 1_000, feature: str = FEATURE) -> PushRequest:
 # Costs
 
 
-def test_costs_are_the_exact_decimals_of_the_list() -> None:
+def test_costs_of_recorded_list_are_exact_decimals() -> None:
     found = done(made(Stub(account(said(500, "")))).costs(()))
     assert found == COSTS and [str(cost.credits) for cost in found][:3] == ["0.0001", "0.0002", "0.0004"]
 
 
 @pytest.mark.parametrize("call", [pytest.param(call, id=call.name) for call in calls("features.list")])
 @pytest.mark.data
-def test_the_recorded_schema_has_these_costs(call: Recorded) -> None:
+def test_costs_of_recorded_credit_schema_are_read(call: Recorded) -> None:
     assert done(made(Stub(call.answer)).costs(())) == COSTS
 
 
 @cases("cost", [0, -1, 1.23e-11, "0.1", None])
-def test_a_cost_that_cannot_be_used_is_not_told(cost: object) -> None:
+def test_costs_with_unusable_value_are_omitted(cost: object) -> None:
     found = done(made(Stub(account(said(500, ""), schema(compute=cost, other=0.5)))).costs(()))
     assert found == [Cost("other", "credits", Decimal("0.5"))]
 
 
-def test_a_feature_of_two_credit_systems_has_no_cost() -> None:
+def test_feature_of_two_credit_systems_is_omitted_from_costs() -> None:
     both: Any = schema(compute=0.5, other=2)
     both["list"].append({**both["list"][-1], "id": "gold", "credit_schema": both["list"][-1]["credit_schema"][:1]})
     assert done(made(Stub(account(said(500, ""), both))).costs(())) == [Cost("other", "credits", Decimal(2))]
 
 
-def test_account_without_credit_system_has_no_costs_and_failure_is_shown() -> None:
+def test_costs_without_credit_system_are_empty_and_failure_is_reported() -> None:
     assert done(made(Stub(said(200, {"list": []}))).costs(())) == []
     assert isinstance(done(made(Stub(no(503, "service_unavailable"))).costs(())), ReadFailed)
 
@@ -114,7 +114,7 @@ def test_account_without_credit_system_has_no_costs_and_failure_is_shown() -> No
         (schema(other=0.5), False),
     ],
 )
-def test_known_cost_that_cannot_be_read_is_told_as_unread(listed: object, is_unread: bool) -> None:
+def test_known_cost_of_unreadable_list_is_marked_unread(listed: object, is_unread: bool) -> None:
     known = [Cost(FEATURE, "credits", Decimal("0.2")), Cost(FEATURE, "credits", Decimal("0.4"))]
     found = done(made(Stub(account(said(500, ""), listed))).costs(known))
     assert not isinstance(found, ReadFailed)
@@ -137,12 +137,12 @@ def listed(*deductions: object, value: object = 1_000, of: str = "credits") -> A
 OLD = Cost(FEATURE, "credits", Decimal("0.0007"))
 
 
-def test_a_charge_at_an_older_cost_is_read_at_that_cost() -> None:
+def test_charge_at_older_known_cost_is_accepted_and_found() -> None:
     assert one(provider(took(0.7), known=(OLD,)), charge()) == Accepted()
     assert done(provider(listed(0.7), known=(OLD,)).lookup(charge())) == FoundPush(1_000)
 
 
-def test_answer_and_event_tell_the_cost_of_their_charge() -> None:
+def test_answer_and_event_report_cost_of_charge() -> None:
     for taken, cost in ((0.7, "0.0007"), (0.4, "0.0004")):
         accepted = one(provider(took(taken), known=(OLD,)), charge())
         assert isinstance(accepted, Accepted) and accepted.cost == Decimal(cost)
@@ -152,7 +152,7 @@ def test_answer_and_event_tell_the_cost_of_their_charge() -> None:
     assert isinstance(own, Accepted) and own.cost is None, "no credits were drawn"
 
 
-def test_answer_shows_the_parts_that_no_read_may_show() -> None:
+def test_charge_answer_reports_balance_parts() -> None:
     once = {"id": "top-up", "plan_id": None, "included_grant": 5, "reset": None, "expires_at": None}
     plan = {"id": "cus_ent_1", "plan_id": "pro", "included_grant": 9, "reset": {"interval": "month"}}
     shown = {"feature_id": "credits", "granted": 14, "remaining": 7, "usage": 7, "breakdown": [once, plan]}
@@ -165,20 +165,20 @@ def test_answer_shows_the_parts_that_no_read_may_show() -> None:
     assert [part.begins_again for part in accepted.parts] == [False, True]
 
 
-def test_with_several_costs_a_part_is_not_guessed() -> None:
+def test_partial_charge_with_several_known_costs_is_unresolved() -> None:
     assert isinstance(one(provider(took(0.3), known=(OLD,)), charge()), Queued)
     found = done(provider(listed(0.3), known=(OLD,)).lookup(charge()))
     assert isinstance(found, CannotTell) and "0.3 of credits" in found.reason
     assert isinstance(done(provider(listed(0.3), known=(OLD,)).totals("cus_1", 0, 2 * NOW_MS)), ReadFailed)
 
 
-def test_more_than_was_asked_is_charged_at_a_cost_that_is_not_known() -> None:
+def test_charge_above_requested_units_at_unknown_cost_is_unresolved() -> None:
     assert isinstance(one(provider(took(0.5)), charge()), Queued)
     found = done(provider(listed(0.5)).lookup(charge()))
     assert isinstance(found, CannotTell) and "0.5 of credits" in found.reason
 
 
-def test_credits_of_a_feature_without_a_cost_are_never_what_was_asked() -> None:
+def test_credits_charged_for_feature_without_cost_are_unresolved() -> None:
     accounts: list[object] = [schema(other=1), schema(compute_4gb=0), {"list": []}]
     for features in accounts:
         assert isinstance(one(provider(took(0.4), features), charge()), Queued)
@@ -202,7 +202,7 @@ class Account:
         return {"track": self.track, "events.list": self.events, **body}[route]
 
 
-def test_cost_changed_while_pushes_are_in_flight_is_read_before_judging() -> None:
+def test_cost_changed_during_charge_is_reread_before_judging() -> None:
     world, clock = Account(), FixedClock(NOW_MS)
     autumn = made(Stub(world), at=clock)
     done(autumn.costs(()))
@@ -215,7 +215,7 @@ def test_cost_changed_while_pushes_are_in_flight_is_read_before_judging() -> Non
     assert done(autumn.lookup(charge())) == FoundPush(1_000)
 
 
-def test_the_list_is_asked_for_seldom_on_account_of_charges() -> None:
+def test_features_list_is_read_once_per_interval_for_unmatched_charges() -> None:
     world, clock = Account(), FixedClock(NOW_MS)
     world.track = took(0.1)
     autumn = made(Stub(world), at=clock)
@@ -227,7 +227,7 @@ def test_the_list_is_asked_for_seldom_on_account_of_charges() -> None:
     assert world.asked.count("features.list") == 2
 
 
-def test_charges_of_a_fresh_process_share_one_reading_of_the_list() -> None:
+def test_features_list_is_read_once_for_concurrent_charges() -> None:
     world = Account()
 
     class Slow(Stub):
@@ -244,7 +244,7 @@ def test_charges_of_a_fresh_process_share_one_reading_of_the_list() -> None:
     assert world.asked.count("features.list") == 1
 
 
-def test_customers_are_read_by_a_schema_that_is_not_old() -> None:
+def test_customer_reads_refresh_schema_after_maximum_age() -> None:
     world, clock = Account(), FixedClock(NOW_MS)
     autumn = made(Stub(world), at=clock)
     for later_ms, lists in ((0, 1), (SCHEMA_AGE_MS, 1), (1, 2), (SCHEMA_AGE_MS, 2)):
@@ -256,7 +256,7 @@ def test_customers_are_read_by_a_schema_that_is_not_old() -> None:
     assert done(autumn.customers(["cus_1"]))["cus_1"] == CustomerState(0, None, None), "the one that is known stands"
 
 
-def test_a_part_is_not_judged_until_the_costs_of_before_are_handed_in() -> None:
+def test_partial_charge_before_known_costs_are_loaded_fails_read() -> None:
     """Else a charge at an older cost would be taken for a part, and the rest billed again."""
     autumn = made(Stub(account(listed(0.3))))
     assert isinstance(done(autumn.lookup(charge())), ReadFailed)
@@ -266,7 +266,7 @@ def test_a_part_is_not_judged_until_the_costs_of_before_are_handed_in() -> None:
     assert done(autumn.totals("cus_1", 0, 2 * NOW_MS)) == {FEATURE: 750}
 
 
-def test_costs_that_cannot_be_read_again_leave_a_part_unjudged() -> None:
+def test_partial_charge_with_unreadable_cost_list_fails_read() -> None:
     world = Account()
     autumn = made(Stub(world))
     done(autumn.costs(()))
@@ -280,7 +280,7 @@ def test_costs_that_cannot_be_read_again_leave_a_part_unjudged() -> None:
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**6), st.integers(0, 3))
-def test_what_was_asked_is_found_through_binary_fractions(asked: int, size: int, parts: int) -> None:
+def test_requested_units_split_into_float_parts_are_exact(asked: int, size: int, parts: int) -> None:
     """A charge split into parts, each printed as JavaScript prints a double."""
     cost = size / 10_000
     shares = [asked // (parts + 1)] * parts
@@ -295,7 +295,7 @@ def test_what_was_asked_is_found_through_binary_fractions(asked: int, size: int,
     assert (isinstance(found, Units) and not found.exact and found.quantity < asked) or not one_less
 
 
-def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
+def test_partly_charged_unit_counts_as_whole_unit() -> None:
     costs = {"credits": (Decimal("0.0064"),)}
     cases = {"3": 469, "-3": -469, "0.0064": 1, "0.0001": 1, "2.9999999999999996": 469, "2.9952": 468}
     for credits, units in cases.items():
@@ -310,7 +310,7 @@ def test_a_unit_that_was_taken_in_part_is_not_taken_again() -> None:
 
 
 @cases("digits", [14, 15, 17])
-def test_own_part_of_a_charge_counts_by_its_printed_digits(digits: int) -> None:
+def test_own_units_of_charge_count_by_their_printed_digits(digits: int) -> None:
     """Credits paid for a part of a unit, so the own units need not be a decimal (life 600238)."""
     own = Decimal(f"{143_613_866 + 2 / 3:.{digits}g}")
     costs = {"credits": (cost := Decimal("0.0000015"),)}
@@ -320,7 +320,7 @@ def test_own_part_of_a_charge_counts_by_its_printed_digits(digits: int) -> None:
     assert isinstance(one_less, Units) and not one_less.exact
 
 
-def test_own_units_and_two_credit_systems_add_up() -> None:
+def test_own_units_and_two_credit_systems_are_summed() -> None:
     costs = {"credits": (Decimal("0.5"), Decimal("0.25")), "gold": (Decimal(2),)}
     taken = Deduction(Decimal(100), {"credits": Decimal(5), "gold": Decimal(4)})
     assert charged(taken, Decimal(112), costs) == Units(Decimal(112), exact=True)
@@ -329,7 +329,7 @@ def test_own_units_and_two_credit_systems_add_up() -> None:
     assert isinstance(charged(taken, None, {"gold": (Decimal(2),)}), Untold)
 
 
-def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
+def test_charged_quantity_below_request_by_single_unit_is_not_exact() -> None:
     asked, cost = Decimal(9 * 10**15), Decimal("0.0001")
     near = Deduction(Decimal(0), {"credits": (asked - 1) * cost})
     found = charged(near, asked, {"credits": (cost,)})
@@ -337,7 +337,7 @@ def test_where_digits_run_out_another_quantity_is_not_what_was_asked() -> None:
 
 
 @cases(("cost", "waits"), [(0, False), (0.01, True)])
-def test_charge_of_feature_without_cost_needs_a_person_not_credit(cost: float, waits: bool) -> None:
+def test_charge_of_zero_cost_feature_is_rejected_without_wait_for_credit(cost: float, waits: bool) -> None:
     """No credit would change it: until the cost is repaired, the same usage would be sent again for ever."""
     autumn = made(Stub(account(took(), schema(**{FEATURE: cost}))))
     done(autumn.costs([]))
@@ -362,7 +362,9 @@ UNNAMED = {"list": [{"id": "credits", "type": "credit_system", "credit_schema": 
         (UNNAMED, None, True),
     ],
 )
-def test_charge_of_feature_in_no_credit_system_needs_a_person(listed: object, balance: object, waits: bool) -> None:
+def test_charge_of_feature_outside_credit_systems_waits_for_credit_or_fix(
+    listed: object, balance: object, waits: bool
+) -> None:
     found = one(made(Stub(account(took(balance=balance), listed))), charge())
     assert isinstance(found, Rejected) and found.until_credit is waits
     assert (
@@ -371,7 +373,7 @@ def test_charge_of_feature_in_no_credit_system_needs_a_person(listed: object, ba
     assert ("`drawdown push retry --state rejected --error 'not in a credit system'`" in found.reason) is not waits
 
 
-def test_list_is_read_again_before_a_feature_counts_as_in_no_credit_system() -> None:
+def test_features_list_is_reread_before_feature_counts_as_unlisted() -> None:
     listed = schema(other=0.5)
     autumn = made(Stub(account(took(balance=None), listed)))
     done(autumn.costs([]))
@@ -406,7 +408,7 @@ class KeyStore:
 
 
 @cases(("body", "header"), [(True, False), (False, True), (True, True)])
-def test_a_repeat_is_recognised_whichever_key_the_server_honours(body: bool, header: bool) -> None:
+def test_repeated_push_is_duplicate_with_body_or_header_key(body: bool, header: bool) -> None:
     store = KeyStore(body=body, header=header)
     autumn = made(Stub(store))
     assert one(autumn) == Accepted()
@@ -415,7 +417,7 @@ def test_a_repeat_is_recognised_whichever_key_the_server_honours(body: bool, hea
     assert store.charged == 2
 
 
-def test_refused_body_key_leaves_header_key_to_stop_repeats() -> None:
+def test_rejected_body_key_is_retried_with_header_key_alone() -> None:
     """A 400 charges nothing and gives both keys back: the same push goes out again, by the header alone."""
     store = KeyStore(body=False, header=True)
 
@@ -435,12 +437,12 @@ def test_refused_body_key_leaves_header_key_to_stop_repeats() -> None:
     assert "idempotency_key" not in "".join(done(made(Stub(store)).check([], [])))
 
 
-def test_another_400_about_a_charge_stays_a_rejection() -> None:
+def test_charge_400_unrelated_to_key_is_rejected() -> None:
     autumn = made(Stub(account(no(400, "invalid_inputs", "value: must be a number"))))
     assert isinstance(one(autumn), Rejected)
 
 
-def test_the_header_is_of_charges_alone_and_cannot_meet_a_key_of_a_body() -> None:
+def test_idempotency_key_header_is_sent_with_charges_only() -> None:
     http = Stub(account(took(7, of="compute")))
     autumn = made(http)
     one(autumn)
@@ -450,7 +452,7 @@ def test_the_header_is_of_charges_alone_and_cannot_meet_a_key_of_a_body() -> Non
     assert set(keys[1:]) == {None}
 
 
-def test_a_key_that_no_header_could_carry_is_sent_as_its_hash() -> None:
+def test_idempotency_key_unfit_for_header_is_sent_as_printable_ascii() -> None:
     http = Stub(took(7, of="compute"))
     one(made(http), push(key="usage:ö\r\nx-evil: 1"))
     (sent,) = [call.headers["idempotency-key"] for call in http.sent[:1]]
@@ -461,20 +463,20 @@ def test_a_key_that_no_header_could_carry_is_sent_as_its_hash() -> None:
 
 
 @cases("amount", ["1e-999999", "1e-999999999999"])
-def test_an_amount_of_a_million_digits_is_not_read(amount: str) -> None:
+def test_amount_with_huge_exponent_is_unknown(amount: str) -> None:
     """Written out, it would take the memory; divided by, it is beyond all numbers."""
     body = took(7).body.replace(b'"value": 7}', f'"value": {amount}}}'.encode())
     assert amount.encode() in body
     assert isinstance(one(made(Stub(account(said(200, body), schema(**{FEATURE: 0.01})))), charge()), Unknown)
 
 
-def test_costs_in_many_credit_systems_take_no_time() -> None:
+def test_charge_in_many_credit_systems_is_unresolved() -> None:
     systems = [f"system-{number}" for number in range(30)]
     costs = {system: [Decimal(number + 1) for number in range(30)] for system in systems}
     assert isinstance(charged(Deduction(Decimal(0), dict.fromkeys(systems, Decimal(1))), Decimal(7), costs), Untold)
 
 
-def test_known_costs_have_an_end() -> None:
+def test_known_costs_are_bounded_per_feature_and_in_number() -> None:
     known = KnownCosts()
     known.add(Cost("a", "credits", Decimal(number + 1)) for number in range(2 * MOST_COSTS))
     assert len(known.of("a")["credits"]) == MOST_COSTS
@@ -483,7 +485,7 @@ def test_known_costs_have_an_end() -> None:
     assert known.of(f"feature-{2 * MOST_NAMES - 1}") == {} and known.of("a") != {}
 
 
-def test_limits_of_many_features_are_looked_up_at_once() -> None:
+def test_remaining_units_of_many_features_need_few_comparisons() -> None:
     asked: list[int] = []
 
     class Counted(str):
@@ -498,7 +500,7 @@ def test_limits_of_many_features_are_looked_up_at_once() -> None:
     assert len(asked) < 3_000
 
 
-def test_an_account_of_thousands_of_credit_systems_is_read_in_time() -> None:
+def test_customer_with_thousands_of_credit_systems_is_read_within_2_s() -> None:
     """Balances times credit systems would be a minute, in which nobody else is asked."""
     costs = [
         {"id": f"s{number}", "type": "credit_system", "credit_schema": [{"metered_feature_id": f"f{number}"}]}

@@ -394,13 +394,13 @@ def played() -> tuple[Replay, list[str], int]:
     return replay, differing, equal
 
 
-def test_the_emulator_answers_every_recorded_call_as_it_was_answered() -> None:
+def test_emulator_repeats_each_recorded_credit_answer() -> None:
     _replay, differing, equal = played()
     assert differing == []
     assert equal == CALLS - len(NOT_EMULATED)
 
 
-def test_the_emulator_sends_every_recorded_webhook_in_order() -> None:
+def test_emulator_sends_recorded_webhooks_in_order() -> None:
     replay, _differing, _equal = played()
     expected = list(sent())
     assert len(expected) == WEBHOOKS
@@ -429,7 +429,7 @@ def _shape(kind: str, customer: str, feature: str, detail: str) -> tuple[str, st
     return kind, customer, feature, json.loads(detail) if detail.startswith("{") else detail
 
 
-def test_what_is_kept_of_the_truth_is_exact_in_base_units() -> None:
+def test_emulator_truth_of_recording_is_exact_in_base_units() -> None:
     replay, _differing, _equal = played()
     account = replay.emulator.account
     assert account.by_key["c-07"] == 250, "100 of its own and 0.12 credits"
@@ -440,6 +440,6 @@ def test_what_is_kept_of_the_truth_is_exact_in_base_units() -> None:
     assert drawn == Decimal("-0.04") and account.drawn["org-09", "compute_8gb"] == 100
 
 
-def test_what_is_not_emulated_is_recorded_and_named() -> None:
+def test_calls_not_emulated_are_part_of_recording() -> None:
     names = recorded().keys()
     assert len(names) == CALLS and names >= NOT_EMULATED.keys() | BESIDE.keys()

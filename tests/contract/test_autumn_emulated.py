@@ -26,20 +26,20 @@ from tests.whole import share
 HOUR_MS = 60 * MINUTE_MS
 
 
-def test_a_charge_overflows_an_empty_balance() -> None:
+def test_charge_above_empty_balance_overflows() -> None:
     world = World()
     assert world.push(push(250)) == Accepted()
     assert world.charged() == 250
 
 
-def test_the_same_charge_twice_is_a_duplicate_and_charged_once() -> None:
+def test_charge_repeated_is_duplicate_and_charged_once() -> None:
     world = World()
     assert world.push() == Accepted()
     assert world.push(push(attempt=2)) == Duplicate()
     assert world.charged() == 7
 
 
-def test_a_customer_without_a_balance_is_rejected_and_charged_nothing() -> None:
+def test_charge_of_customer_without_balance_is_rejected_and_not_charged() -> None:
     world = World()
     world.emulator.account.add_customer("cus_2", NOW_MS)
     outcome = world.push(push(customer_id="cus_2"))
@@ -49,7 +49,7 @@ def test_a_customer_without_a_balance_is_rejected_and_charged_nothing() -> None:
     assert done(world.provider.lookup(push(customer_id="cus_2"))) == FoundPush(0)
 
 
-def test_a_server_that_stops_at_the_grant_takes_back_only_what_was_used() -> None:
+def test_refund_at_server_that_stops_at_grant_is_capped_to_usage() -> None:
     world = World()
     world.emulator.account.stops_at_grant = True
     refused = world.push(push(-5, key="a"))
@@ -65,7 +65,7 @@ def test_a_server_that_stops_at_the_grant_takes_back_only_what_was_used() -> Non
     assert done(world.provider.lookup(partly)) == FoundPush(-15)
 
 
-def test_giving_back_with_overflow_passes_the_grant() -> None:
+def test_refund_with_overflow_exceeds_grant() -> None:
     """Only `cap` gives back no more than was used; the adapter sends `overflow` (recorded: C26, C34)."""
     world = World()
     assert world.push(push(-5, key="a")) == Accepted()
@@ -77,7 +77,7 @@ def test_giving_back_with_overflow_passes_the_grant() -> None:
     assert world.charged() == -35
 
 
-def test_a_credit_system_is_charged_and_found_in_the_features_own_unit() -> None:
+def test_charge_in_credit_system_is_found_in_feature_units() -> None:
     world = World()
     account = world.emulator.account
     account.add_feature("credits", kind="credit_system", credit_schema={"compute": 3})
@@ -109,7 +109,7 @@ def test_a_credit_system_is_charged_and_found_in_the_features_own_unit() -> None
         ("connection_refused", RetryAt, 0, Absent()),
     ],
 )
-def test_each_fault_is_told_and_looked_up_for_what_it_was(
+def test_each_fault_maps_to_outcome_and_lookup_result(
     fault: str, kind: type[Outcome], charged_then: int, found: object
 ) -> None:
     world = World({fault: 1.0})
@@ -120,7 +120,7 @@ def test_each_fault_is_told_and_looked_up_for_what_it_was(
     assert done(world.provider.lookup(push())) == found
 
 
-def test_a_key_store_that_fails_open_doubles_and_only_the_balance_shows_it() -> None:
+def test_drawn_shows_double_charge_of_key_store_that_fails_open() -> None:
     world = World()
     assert world.push() == Accepted()
     world.emulator.key_store = "refusing"
@@ -133,7 +133,7 @@ def test_a_key_store_that_fails_open_doubles_and_only_the_balance_shows_it() -> 
     assert isinstance(drawn, dict) and drawn["compute"].quantity == 14
 
 
-def test_charges_queue_and_no_zero_is_read_while_balances_are_unavailable() -> None:
+def test_charges_with_balance_store_down_are_queued_and_applied_later() -> None:
     world = World()
     world.emulator.balance_store = "down"
     assert isinstance(world.push(), Queued)
@@ -145,7 +145,7 @@ def test_charges_queue_and_no_zero_is_read_while_balances_are_unavailable() -> N
     assert done(world.provider.lookup(push())) == FoundPush(7) and world.charged() == 7
 
 
-def test_above_the_accounts_cap_charges_queue_and_are_applied() -> None:
+def test_charges_above_account_rate_are_queued_and_applied() -> None:
     world = World()
     world.emulator.tracks_per_minute = 3
     told = [type(world.push(push(key=f"k{n}"))) for n in range(5)]
@@ -154,7 +154,7 @@ def test_above_the_accounts_cap_charges_queue_and_are_applied() -> None:
     assert world.charged() == 35
 
 
-def test_a_key_is_forgotten_after_its_retention_and_the_same_push_doubles() -> None:
+def test_push_repeated_after_key_retention_is_charged_twice() -> None:
     world = World()
     assert world.push() == Accepted()
     world.wait(world.provider.capabilities.key_retention_ms or 0)
@@ -162,7 +162,7 @@ def test_a_key_is_forgotten_after_its_retention_and_the_same_push_doubles() -> N
     assert world.charged() == 14
 
 
-def test_a_new_cycle_grants_anew_and_what_was_drawn_begins_at_zero() -> None:
+def test_new_cycle_renews_grant_and_resets_drawn() -> None:
     world = World()
     assert world.push(push(130)) == Accepted()
     world.wait(31 * DAY_MS)
@@ -183,7 +183,7 @@ SOUND = (
 
 
 @cases("seed", share(range(4), whole=range(12)))
-def test_the_workers_rules_end_in_one_charge_under_every_fault(seed: int) -> None:
+def test_worker_rules_charge_once_under_each_sound_fault(seed: int) -> None:
     rates = dict.fromkeys(SOUND, 0.04)
     world = World(rates, seed)
     rng = random.Random(seed)

@@ -79,7 +79,7 @@ def taken(value: object, feature: str = "compute") -> list[Body]:
         ([event(properties="{}")], CannotTell),
     ],
 )
-def test_a_push_is_found_by_its_key_at_what_was_deducted(events: list[object], result: object) -> None:
+def test_push_lookup_by_key_returns_deducted_quantity(events: list[object], result: object) -> None:
     provider = stubbed(account({"list": events, "next_cursor": None}))
     done(provider.costs(()))
     found = done(provider.lookup(push()))
@@ -87,7 +87,7 @@ def test_a_push_is_found_by_its_key_at_what_was_deducted(events: list[object], r
 
 
 @cases("answer", [no(400, "invalid_inputs"), no(404, "feature_not_found")])
-def test_a_list_that_autumn_will_never_give_is_told_a_person(answer: Answer) -> None:
+def test_lookup_with_permanent_list_error_cannot_tell(answer: Answer) -> None:
     assert isinstance(done(stubbed(answer).lookup(push())), CannotTell)
 
 
@@ -98,11 +98,11 @@ UNTOLD_ENDS: Final = [
 
 
 @cases("body", [{}, {"list": None}, {"list": []}, {"list": [], "has_more": True}, [], "x", *UNTOLD_ENDS])
-def test_a_list_that_is_none_is_not_read_as_empty(body: object) -> None:
+def test_lookup_with_malformed_list_fails_read(body: object) -> None:
     assert isinstance(done(stubbed(said(200, body)).lookup(push())), ReadFailed)
 
 
-def test_a_list_that_never_ends_is_given_up() -> None:
+def test_event_list_with_endless_pages_fails_read() -> None:
     turning = said(200, {"list": [event()], "next_cursor": "again"})
     assert isinstance(done(stubbed(turning).lookup(push())), ReadFailed)
     pages = iter(range(10_000))
@@ -110,7 +110,7 @@ def test_a_list_that_never_ends_is_given_up() -> None:
     assert isinstance(done(endless.totals("cus_1", 0, NOW_MS)), ReadFailed)
 
 
-def test_lookup_asks_around_the_time_of_the_push() -> None:
+def test_lookup_by_key_and_whole_list_ask_around_push_time() -> None:
     http = Stub(said(200, {"list": [], "next_cursor": None}))
     done(made(http).lookup(push()))
     by_key, whole = http.bodies
@@ -119,7 +119,7 @@ def test_lookup_asks_around_the_time_of_the_push() -> None:
     assert whole["custom_range"] == {"start": WINDOW - 10_000, "end": WINDOW + 1 + 10_000}
 
 
-def test_push_found_by_key_takes_one_call_and_several_take_one_list() -> None:
+def test_lookup_of_single_push_filters_by_key_and_of_many_reads_list_once() -> None:
     http = Stub(said(200, {"list": [event()], "next_cursor": None}))
     assert done(made(http).lookup(push())) == FoundPush(7)
     assert len(http.sent) == 1
@@ -137,7 +137,7 @@ def test_push_found_by_key_takes_one_call_and_several_take_one_list() -> None:
         no(400, "invalid_inputs", "filter_by: unknown"),
     ],
 )
-def test_what_a_filter_does_not_find_is_looked_for_in_the_whole_list(filtered: Answer) -> None:
+def test_push_missed_by_key_filter_is_found_in_whole_list(filtered: Answer) -> None:
     """To call a push absent that only the filter missed would bill it twice."""
 
     def listed(call: Call) -> HttpResult:
@@ -146,7 +146,7 @@ def test_what_a_filter_does_not_find_is_looked_for_in_the_whole_list(filtered: A
     assert done(stubbed(listed).lookup(push())) == FoundPush(7)
 
 
-def test_a_filter_that_fails_is_asked_again_later() -> None:
+def test_lookup_with_throttled_filter_fails_read_after_first_call() -> None:
     http = Stub(said(429, "Too many"))
     found = done(made(http).lookup(push()))
     assert isinstance(found, ReadFailed) and found.too_many and len(http.sent) == 1
@@ -160,14 +160,14 @@ def test_a_filter_that_fails_is_asked_again_later() -> None:
         ([{"has_more": True}, {"has_more": False}], ("offset", 1)),
     ],
 )
-def test_all_pages_are_read_in_both_shapes(pages: list[Body], second: tuple[str, object]) -> None:
+def test_lookup_reads_next_page_by_cursor_or_offset(pages: list[Body], second: tuple[str, object]) -> None:
     http = Stub(lambda _call: said(200, {"list": [event(f"evt_{len(http.sent)}")], **pages[len(http.sent) - 1]}))
     assert done(made(http).lookup(push())) == FoundPush(14)
     name, value = second
     assert name not in http.bodies[0] and http.bodies[1][name] == value
 
 
-def test_many_pushes_are_looked_up_and_totalled_in_the_emulated_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pushes_across_pages_are_looked_up_and_totalled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.providers.autumn.events.PAGE", 7)
     world = World()
     world.emulator.lists_per_s = 1_000
@@ -182,7 +182,7 @@ def test_many_pushes_are_looked_up_and_totalled_in_the_emulated_service(monkeypa
     assert done(world.provider.totals("cus_2", WINDOW, WINDOW + DAY_MS)) == {}
 
 
-def test_totals_count_deductions_of_all_senders_within_the_range() -> None:
+def test_totals_sum_deductions_of_all_senders_in_range() -> None:
     events = [
         event("a"),
         event("b", properties=None, deductions=taken(0.4)),
@@ -198,7 +198,7 @@ def test_totals_count_deductions_of_all_senders_within_the_range() -> None:
     assert isinstance(done(silent.totals("cus_1", WINDOW, WINDOW + 1)), ReadFailed)
 
 
-def test_lagging_list_reports_absent_and_faulty_list_never_does_wrongly() -> None:
+def test_lookup_in_lagging_list_is_absent_and_in_faulty_list_fails_read() -> None:
     world = World({"reads_lag": 1.0}, seed=3)
     assert world.push() == Accepted()
     assert done(world.provider.lookup(push())) == Absent()
@@ -211,7 +211,7 @@ def test_lagging_list_reports_absent_and_faulty_list_never_does_wrongly() -> Non
         assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed | CustomerState)
 
 
-def test_list_answers_many_pushes_and_too_long_list_is_read_by_halves(
+def test_lookup_of_many_pushes_reads_list_once_and_by_halves_if_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World()
@@ -228,7 +228,7 @@ def test_list_answers_many_pushes_and_too_long_list_is_read_by_halves(
     assert done(world.provider.lookup_many(requests[::-1])) == right[::-1]
 
 
-def test_an_event_that_cannot_be_read_makes_no_other_time_untellable() -> None:
+def test_lookup_of_push_far_from_unreadable_event_is_found() -> None:
     mine, bad, far = event("a"), event("b", deductions="?", customer_id=7), WINDOW + 6 * MINUTE_MS
 
     def listed(call: Call) -> HttpResult:

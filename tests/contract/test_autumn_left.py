@@ -54,7 +54,7 @@ def left(
         ({**BALANCE, "feature_id": 7}, {}, None),
     ],
 )
-def test_it_is_the_whole_only_where_that_balance_alone_decides(
+def test_shown_credit_is_whole_if_feature_alone_decides(
     balance: object, settings: dict[str, str], found: ShownCredit | None
 ) -> None:
     assert left(balance, **settings)[0] == found
@@ -73,7 +73,7 @@ CREDITS = {
 
 
 @cases("settings", [{}, {"balance_feature": "credits"}])
-def test_of_a_credit_system_an_answer_tells_a_part_and_never_the_whole(settings: dict[str, str]) -> None:
+def test_shown_credit_in_credit_system_is_partial(settings: dict[str, str]) -> None:
     """It shows no limit, and not the balances that other features have of their own."""
     shown = {**BALANCE, "feature_id": "credits"}
     assert left(shown, of="credits", listed=CREDITS, **settings)[0] == ShownCredit(93 * MICRO, 7 * MICRO, "credits")
@@ -91,18 +91,18 @@ RECORDED = {
 @cases("name", RECORDED)
 @pytest.mark.data
 @needs_recording[1]
-def test_what_recorded_charges_left_of_the_credits(name: str) -> None:
+def test_shown_credit_after_recorded_charge_matches_recording(name: str) -> None:
     call = CALLS[name]
     outcome = one(provider(call.answer), call.push)
     remaining, charged = (round(figure * MICRO) for figure in RECORDED[name])
     assert isinstance(outcome, Accepted) and outcome.shown_credit == ShownCredit(remaining, charged, "credits")
 
 
-def test_what_is_held_and_not_used_up_decides_nothing() -> None:
+def test_shown_credit_for_seat_feature_is_absent() -> None:
     assert left({**BALANCE, "feature_id": "seats"}, of="compute")[0] is None
 
 
-def test_the_features_are_listed_once_and_not_for_each_charge() -> None:
+def test_features_list_that_fails_is_read_once_for_three_charges() -> None:
     listed: list[int] = []
 
     def answer(call: Call) -> Answer:

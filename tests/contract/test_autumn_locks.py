@@ -52,7 +52,7 @@ class World:
         return int(found["compute"].quantity)
 
 
-def test_the_refusals_are_those_that_were_recorded() -> None:
+def test_lock_refusals_of_emulator_match_recording() -> None:
     world = World()
     for (status, told), said in (
         (world.lock(amount=1, feature="seats"), "Lock is not supported for allocated features"),
@@ -61,14 +61,14 @@ def test_the_refusals_are_those_that_were_recorded() -> None:
         assert (status, told) == (400, {"message": said, "code": "invalid_request", "env": "sandbox"})
 
 
-def test_a_lock_looks_like_a_charge_that_was_made() -> None:
+def test_lock_at_autumn_looks_like_charge_without_event() -> None:
     """What is drawn without an event is taken for a push in doubt that arrived (rule P5): it would never be sent."""
     world = World()
     assert (world.lock()[0], world.drawn) == (200, 60)
     assert done(world.provider.lookup(push(60, customer_id="cus_1", feature="compute"))).__class__.__name__ == "Absent"
 
 
-def test_run_confirmed_at_autumn_and_pushed_from_here_is_charged_twice() -> None:
+def test_execution_confirmed_at_autumn_and_pushed_is_charged_twice() -> None:
     world = World()
     world.lock()
     world.finalize("confirm")
@@ -76,7 +76,7 @@ def test_run_confirmed_at_autumn_and_pushed_from_here_is_charged_twice() -> None
     assert world.drawn == 120, "it has no key in common with our pushes"
 
 
-def test_whether_a_lock_was_given_back_cannot_be_told() -> None:
+def test_lock_released_with_lost_answer_looks_like_unknown_lock() -> None:
     """An answer that was lost, and a lock that never was, say the same from then on."""
     world = World()
     world.lock()
@@ -85,7 +85,7 @@ def test_whether_a_lock_was_given_back_cannot_be_told() -> None:
     assert world.finalize("release", "e-1")[1]["message"] == "Lock not found for ID: e-1"
 
 
-def test_a_hold_is_lost_with_its_receipt() -> None:
+def test_lock_after_loss_of_lock_store_stays_drawn() -> None:
     """Drawn for good: nothing releases it any more, not even its end."""
     world = World()
     world.lock()

@@ -59,7 +59,7 @@ class World:
         self.autumn.faults.rates = {kind: 1.0} if kind else {}
 
 
-def test_a_slow_store_charges_at_once_behind_a_202_and_writes_no_event() -> None:
+def test_autumn_slow_store_charges_after_202_without_event() -> None:
     world = World()
     world.strike("queued_charged_no_event")
     assert world.track("a", 1000) == (202, {"customer_id": "acme", "value": 1000, "balance": None})
@@ -70,7 +70,7 @@ def test_a_slow_store_charges_at_once_behind_a_202_and_writes_no_event() -> None
     assert world.track("a", 1000)[0] == 409, "its key is claimed"
 
 
-def test_lost_balance_store_undoes_unsynced_draws_and_keeps_events() -> None:
+def test_lost_balance_store_undoes_unsynced_draws_but_not_events() -> None:
     world = World()
     account = world.autumn.account
     account.store.sync_ms = None
@@ -91,7 +91,7 @@ def test_lost_balance_store_undoes_unsynced_draws_and_keeps_events() -> None:
 
 
 @cases(("kind", "lost"), [("event_lost", ["a"]), ("queued_charged_no_event", []), ("", [])])
-def test_charge_without_event_that_the_store_loses_was_lost_if_answered(kind: str, lost: list[str]) -> None:
+def test_charge_without_event_lost_by_store_is_listed_if_answered(kind: str, lost: list[str]) -> None:
     """A person makes up for it: its answer was a success, and neither an event nor the balance shows it."""
     world = World()
     account = world.autumn.account
@@ -104,7 +104,7 @@ def test_charge_without_event_that_the_store_loses_was_lost_if_answered(kind: st
     assert world.usage() == 0
 
 
-def test_a_sync_interval_bounds_what_is_lost() -> None:
+def test_balance_loss_is_limited_to_draws_since_last_sync() -> None:
     world = World()
     world.track("a", 1000)
     world.now_ms += 61_000
@@ -114,7 +114,7 @@ def test_a_sync_interval_bounds_what_is_lost() -> None:
     assert world.autumn.charged_under("a") == 1000 and world.autumn.charged_under("b") is None
 
 
-def test_a_used_up_grant_comes_back_with_the_loss_of_its_last_charge() -> None:
+def test_used_up_grant_returns_with_loss_of_its_last_charge() -> None:
     world = World()
     world.track("a", 10, "credits")
     assert world.call("customers.get", customer_id="acme")[1]["balances"] == {}
@@ -123,7 +123,7 @@ def test_a_used_up_grant_comes_back_with_the_loss_of_its_last_charge() -> None:
     assert world.autumn.account.customers["acme"].spent == []
 
 
-def test_a_change_by_hand_survives_the_loss_of_charges() -> None:
+def test_manual_balance_change_survives_loss_of_charges() -> None:
     world = World()
     world.track("a", 1000)
     world.call("balances.update", customer_id="acme", feature_id="credits", add_to_balance=2)
@@ -131,7 +131,7 @@ def test_a_change_by_hand_survives_the_loss_of_charges() -> None:
     assert world.usage() == -2
 
 
-def test_a_stale_read_shows_the_customer_as_of_before_the_charge() -> None:
+def test_stale_read_shows_customer_before_charge() -> None:
     world = World()
     world.autumn.faults = FaultPlan(seed=3, rates={"stale_read": 1.0})
     world.usage()  # from now on the past is kept
@@ -145,7 +145,7 @@ def test_a_stale_read_shows_the_customer_as_of_before_the_charge() -> None:
     assert world.usage() == 0.4
 
 
-def test_a_claim_without_a_charge_and_a_dropped_queue_take_no_credits() -> None:
+def test_claimed_key_or_dropped_queue_does_not_take_credits() -> None:
     world = World()
     for key, fault in (("a", "claimed_not_applied"), ("b", "queued_dropped")):
         world.strike(fault)
@@ -159,7 +159,7 @@ def test_a_claim_without_a_charge_and_a_dropped_queue_take_no_credits() -> None:
     assert world.usage() == 0 and world.autumn.account.truth == {} and world.events() == []
 
 
-def test_a_key_store_that_fails_open_doubles_credits_exactly() -> None:
+def test_key_store_that_fails_open_doubles_credits_exactly() -> None:
     world = World()
     world.autumn.key_store = "refusing"
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_a_key_store_that_fails_open_doubles_credits_exactly() -> None:
     assert world.autumn.account.drawn["acme", "credits"] == Decimal("0.00008")
 
 
-def test_a_thousand_charges_add_up_to_the_last_digit() -> None:
+def test_thousand_charges_sum_to_exact_credits() -> None:
     world = World()
     world.autumn.account.grant("acme", "credits", 10**6, NOW_MS)
     for n in range(1_000):
@@ -180,7 +180,7 @@ def test_a_thousand_charges_add_up_to_the_last_digit() -> None:
     assert world.usage() == 0.12
 
 
-def test_the_account_to_try_at_home_is_charged_in_credits() -> None:
+def test_home_emulator_account_is_charged_in_credits() -> None:
     autumn = home_autumn(NOW_MS)
     headers = {"authorization": f"Bearer {SECRET_KEY}"}
     body = json.dumps({"customer_id": "alice", "feature_id": "compute_64gb", "value": 100}).encode()

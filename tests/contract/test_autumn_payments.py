@@ -88,7 +88,7 @@ def judged(result: HttpResult) -> ChargeResult:
 # What is declared, and what is sent.
 
 
-def test_it_is_a_payment_service_that_promises_no_look_up() -> None:
+def test_autumn_payment_service_declares_zero_key_retention() -> None:
     made = World().service
     assert isinstance(made, PaymentService)
     assert isinstance(made, FillsItself)
@@ -98,7 +98,7 @@ def test_it_is_a_payment_service_that_promises_no_look_up() -> None:
 
 
 @cases("missing", ["secret_key", "topup_plan", "topup_feature"])
-def test_a_dormant_one_asks_nothing(missing: str) -> None:
+def test_autumn_payments_without_setting_are_dormant_and_not_called(missing: str) -> None:
     stub = Stub(said(200, {}))
     made = service(stub, settings={**SETTINGS, missing: ""})
     assert made.dormant == f"DRAWDOWN_AUTUMN_{missing.upper()} is not set"
@@ -108,7 +108,7 @@ def test_a_dormant_one_asks_nothing(missing: str) -> None:
     assert stub.sent == []
 
 
-def test_a_charge_is_asked_about_and_attached_once() -> None:
+def test_charge_previews_once_and_attaches_once() -> None:
     world = World()
     assert world.charge() == Payment("in_1", 2000, "usd")
     assert dict(world.autumn.calls) == {"customers.get": 1, "billing.preview_attach": 1, "billing.attach": 1}
@@ -116,7 +116,7 @@ def test_a_charge_is_asked_about_and_attached_once() -> None:
     assert (taken.charge_id, taken.customer_id, taken.amount, taken.currency) == ("topup:acme:7", "cus_1", 2000, "usd")
 
 
-def test_the_call_that_takes_money_says_all_of_it() -> None:
+def test_charge_request_has_all_fields_and_idempotency_key() -> None:
     def answered(call: Call) -> HttpResult:
         if call.url.endswith("preview_attach"):
             return said(200, {"customer_id": "cus_1", "total": 2000, "currency": "USD"})
@@ -140,7 +140,7 @@ def test_the_call_that_takes_money_says_all_of_it() -> None:
     assert attach.most_bytes == PUSH_ANSWER_BYTES
 
 
-def test_what_autumn_says_is_cut() -> None:
+def test_decline_reason_from_autumn_is_truncated() -> None:
     said_at_length = answer_of(invoice="left out", required_action={"code": "payment_failed", "reason": "x" * 1_000})
     result = judged(said_at_length)
     assert isinstance(result, Declined)
@@ -151,7 +151,7 @@ def test_what_autumn_says_is_cut() -> None:
 
 
 @cases(("each", "currency"), [(2, "usd"), (1, "eur")])
-def test_another_price_over_there_is_never_taken(each: int, currency: str) -> None:
+def test_charge_with_preview_of_another_price_is_not_attached(each: int, currency: str) -> None:
     world = World()
     world.books.each, world.books.currency = each, currency
     result = world.charge()
@@ -161,7 +161,7 @@ def test_another_price_over_there_is_never_taken(each: int, currency: str) -> No
     assert world.books.attaches == 0
 
 
-def test_whom_autumn_tops_up_by_itself_nobody_else_charges() -> None:
+def test_charge_of_customer_autumn_tops_up_itself_is_not_sent() -> None:
     world = World()
     world.books.fills_itself["cus_1"] = True
     result = world.charge()
@@ -172,14 +172,14 @@ def test_whom_autumn_tops_up_by_itself_nobody_else_charges() -> None:
     assert isinstance(world.charge(), Payment), "a rule that is switched off fills nothing"
 
 
-def test_whether_it_fills_itself_may_be_unknown() -> None:
+def test_automatic_topup_lookup_without_answer_is_in_doubt() -> None:
     assert isinstance(done(service(Stub(NoAnswer("timed out"))).fills_itself("cus_1")), InDoubt)
     assert isinstance(done(service(Stub(no(404, "customer_not_found"))).fills_itself("cus_1")), NotSent)
     assert done(World().service.fills_itself("cus_1")) is None
 
 
 @cases(("customer", "retry"), [("nobody", False), ("not an id", False), ("cus_1", True)])
-def test_what_cannot_be_asked_about_is_not_attached(customer: str, retry: bool) -> None:
+def test_charge_without_readable_customer_is_not_attached(customer: str, retry: bool) -> None:
     world = World({"reads_fail": 1.0} if retry else None)
     result = world.charge(customer_id=customer)
     assert isinstance(result, NotSent)
@@ -235,14 +235,14 @@ ANSWERS: dict[str, tuple[HttpResult, type, str]] = {
 
 
 @cases("name", ANSWERS)
-def test_an_answer_proves_no_more_than_it_says(name: str) -> None:
+def test_attach_answers_map_to_result_they_prove(name: str) -> None:
     answer, kind, text = ANSWERS[name]
     result = judged(answer)
     assert isinstance(result, kind), result
     assert text in getattr(result, "reason", ""), result
 
 
-def test_a_wait_that_is_asked_for_is_obeyed() -> None:
+def test_charge_429_is_retried_after_requested_wait() -> None:
     assert judged(said(429, "later", retry_after="7")) == NotSent("HTTP 429: too many calls", NOW_MS + 7_000)
 
 
@@ -250,7 +250,7 @@ def test_a_wait_that_is_asked_for_is_obeyed() -> None:
 
 
 @cases("fault", ["answer_lost", "error_500_after", "unnoted", "request_lost", "error_500_before"])
-def test_what_is_in_doubt_stays_with_a_person(fault: str) -> None:
+def test_charge_in_doubt_stays_in_doubt_with_invoices_listed(fault: str) -> None:
     world = World({fault: 1.0})
     assert isinstance(world.charge(), InDoubt)
     world.clock.at_ms += NEVER_MS // 2
@@ -263,7 +263,7 @@ def test_what_is_in_doubt_stays_with_a_person(fault: str) -> None:
     assert len(world.books.taken) == (1 if listed or fault == "unnoted" else 0)
 
 
-def test_a_look_up_names_a_few_invoices_since_then() -> None:
+def test_payment_lookup_lists_first_invoices_since_charge() -> None:
     world = World()
     for at in range(MAX_NAMED + 2):
         world.charge(charge_id=f"topup:acme:{at}")
@@ -276,7 +276,7 @@ def test_a_look_up_names_a_few_invoices_since_then() -> None:
     assert "in_old" not in found.reason
 
 
-def test_a_look_up_that_cannot_read_says_so() -> None:
+def test_payment_lookup_that_cannot_read_is_in_doubt_with_reason() -> None:
     found = World({"reads_fail": 1.0}).look_up()
     assert isinstance(found, InDoubt)
     assert "customers.get" in found.reason
@@ -286,7 +286,7 @@ def test_a_look_up_that_cannot_read_says_so() -> None:
 
 
 @cases("seed", range(8))
-def test_no_fault_has_anybody_charged_twice_or_credited_for_nothing(seed: int) -> None:
+def test_charges_under_all_attach_faults_are_not_doubled(seed: int) -> None:
     """A caller as the worker is one: what is proven not to have been sent is charged again; what is in doubt never."""
     rates = dict.fromkeys(ATTACH_FAULTS, 0.05) | {"reads_fail": 0.1}
     world = World(rates, seed)
@@ -310,7 +310,7 @@ def test_no_fault_has_anybody_charged_twice_or_credited_for_nothing(seed: int) -
     assert {kind for kind in ATTACH_FAULTS if world.autumn.faults.counts[kind]} == set(ATTACH_FAULTS)
 
 
-def test_blind_second_charge_charges_twice_if_key_store_fails_open() -> None:
+def test_charge_repeated_with_key_store_failing_open_is_doubled() -> None:
     """Why no answer of this service ever asks for that: the header's key is no promise (recorded)."""
     world = World({"answer_lost": 1.0})
     world.charge()
@@ -324,7 +324,7 @@ def test_blind_second_charge_charges_twice_if_key_store_fails_open() -> None:
 # Pages.
 
 
-def test_pages_are_those_of_the_customer() -> None:
+def test_card_and_portal_links_for_another_customer_are_refused() -> None:
     made = World().service
     card, portal = done(made.card_link("cus_1", BACK)), done(made.portal_link("cus_1", BACK))
     assert card == Link("https://pages.autumn.test/billing.setup_payment/cus_1", None)

@@ -51,7 +51,7 @@ def state(body: object, **settings: str) -> object:
 # Customers
 
 
-def test_a_customer_is_read_from_the_emulated_service() -> None:
+def test_customer_of_emulator_is_read_with_plan_and_remaining_balance() -> None:
     world = World()
     world.push(push(30))
     assert done(world.provider.customers(["cus_1", "nobody"])) == {
@@ -64,7 +64,7 @@ def test_a_customer_is_read_from_the_emulated_service() -> None:
     }
 
 
-def test_the_older_shape_is_read_alike() -> None:
+def test_customer_balance_of_older_shape_is_read() -> None:
     older = {
         "current_balance": 12.5, "granted_balance": 100, "usage": 87.5, "unlimited": False, "overage_allowed": False,
         "reset": {"interval": "month", "resets_at": NOW_MS},
@@ -92,12 +92,12 @@ def test_the_older_shape_is_read_alike() -> None:
         ({}, 0),
     ],
 )
-def test_the_balance_is_what_remains_of_everything_that_is_used_up(balances: Body, micro: int | None) -> None:
+def test_customer_balance_is_sum_of_consumable_features(balances: Body, micro: int | None) -> None:
     found = state(customer(balances))
     assert isinstance(found, CustomerState) and found.balance_micro == micro
 
 
-def test_a_feature_that_decides_decides_alone() -> None:
+def test_balance_feature_setting_decides_balance_alone() -> None:
     balances = {"compute": balance(9), "tokens": balance(0)}
     for feature, micro in (("compute", 9_000_000), ("tokens", 0)):
         found = state(customer(balances), balance_feature=feature)
@@ -105,7 +105,7 @@ def test_a_feature_that_decides_decides_alone() -> None:
 
 
 @cases("feature", ["missing", "seats"])
-def test_balance_feature_that_cannot_decide_is_no_balance_of_zero(feature: str) -> None:
+def test_balance_feature_that_is_not_consumable_fails_read(feature: str) -> None:
     balances = {"compute": balance(9), "seats": balance(0)}
     assert state(customer(balances), balance_feature=feature) == ReadFailed(
         f"{NEEDS_YOU}DRAWDOWN_AUTUMN_BALANCE_FEATURE names {feature}, which is not a consumable feature at Autumn. "
@@ -113,7 +113,7 @@ def test_balance_feature_that_cannot_decide_is_no_balance_of_zero(feature: str) 
     )
 
 
-def test_balance_feature_that_is_created_late_decides_at_once() -> None:
+def test_balance_feature_created_later_is_found_after_reread() -> None:
     world = World(settings={"balance_feature": "gold"})
     assert isinstance(done(world.provider.customers(["cus_1"]))["cus_1"], ReadFailed)
     world.emulator.account.add_feature("gold")
@@ -122,7 +122,7 @@ def test_balance_feature_that_is_created_late_decides_at_once() -> None:
     assert isinstance(found, CustomerState) and found.balance_micro == 0
 
 
-def test_features_are_asked_for_once() -> None:
+def test_features_list_is_read_once_for_three_customer_reads() -> None:
     http = Stub(account(customer({"compute": balance()})))
     provider = made(http)
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_features_are_asked_for_once() -> None:
         ([], None, 5),
     ],
 )
-def test_concurrency_is_the_highest_of_active_plans_or_what_was_granted(
+def test_concurrency_is_highest_of_active_plans_or_granted_amount(
     subscriptions: list[Body], plan: str | None, most: int
 ) -> None:
     body = customer({"compute": balance(), "concurrency": balance(1, granted=5)}, *subscriptions)
@@ -151,7 +151,7 @@ def test_concurrency_is_the_highest_of_active_plans_or_what_was_granted(
     assert (found.balance_micro, found.plan, found.max_concurrent) == (93_000_000, plan, most)
 
 
-def test_concurrency_without_a_limit() -> None:
+def test_concurrency_without_balance_or_unlimited_is_unlimited() -> None:
     for balances in ({"compute": balance()}, {"compute": balance(), "concurrency": balance(unlimited=True)}):
         assert state(customer(balances)) == CustomerState(93_000_000, None, None)
     assert state(customer({"compute": balance(), "seats": balance()}), concurrency_feature="seats") == CustomerState(
@@ -179,7 +179,7 @@ def test_concurrency_without_a_limit() -> None:
         b"",
     ],
 )
-def test_a_balance_that_cannot_be_read_is_not_zero(body: object) -> None:
+def test_unreadable_balance_fails_read(body: object) -> None:
     assert isinstance(state(body), ReadFailed)
 
 
@@ -191,7 +191,7 @@ FAILURES: list[HttpResult] = [
 
 
 @cases("answer", FAILURES)
-def test_a_read_that_fails_says_so_everywhere_and_tells_no_secret(answer: HttpResult) -> None:
+def test_failed_reads_are_reported_without_secret(answer: HttpResult) -> None:
     provider = stubbed(answer)
     results = [
         done(provider.customers(["cus_1"]))["cus_1"],
@@ -207,7 +207,7 @@ def test_a_read_that_fails_says_so_everywhere_and_tells_no_secret(answer: HttpRe
     assert "am_sk" not in repr((results, lines, provider._settings))
 
 
-def test_an_id_autumn_cannot_have_is_no_customer() -> None:
+def test_customer_id_invalid_at_autumn_is_not_found_and_not_looked_up() -> None:
     http = Stub(NoAnswer("must not be asked"))
     assert done(made(http).customers(["org 1"])) == {"org 1": NoCustomer()}
     assert http.sent == []
@@ -216,7 +216,7 @@ def test_an_id_autumn_cannot_have_is_no_customer() -> None:
 # What was drawn
 
 
-def test_what_was_drawn_is_told_from_the_start_of_the_cycle() -> None:
+def test_drawn_reports_usage_since_cycle_start() -> None:
     world = World()
     world.push(push(30))
     began = WINDOW - 1_000
@@ -249,7 +249,7 @@ def part(interval: str | None, resets_at: int | None = NOW_MS, **more: object) -
         ([{"reset": "monthly"}], None),
     ],
 )
-def test_a_cycle_that_cannot_be_told_leaves_the_feature_out(parts: list[Body], expected: Drawn | None) -> None:
+def test_drawn_omits_feature_with_unreadable_cycle(parts: list[Body], expected: Drawn | None) -> None:
     body = customer({"compute": balance(breakdown=parts), "concurrency": balance(breakdown=[part(None)])})
     assert done(stubbed(account(body)).drawn("cus_1")) == ({} if expected is None else {"compute": expected})
 
@@ -271,7 +271,7 @@ def lasting_part(interval: str, usage: float, remaining: float, **more: object) 
         ([lasting_part("one_off", 2, 8)], None),
     ],
 )
-def test_what_outlasts_a_cycle_is_told_where_the_order_is_known(
+def test_drawn_lasting_credit_is_reported_if_draw_order_is_known(
     parts: list[Body], expected: tuple[str, str, str] | None
 ) -> None:
     found = done(stubbed(account(customer({"compute": balance(breakdown=parts)}))).drawn("cus_1"))
@@ -295,7 +295,7 @@ def test_what_outlasts_a_cycle_is_told_where_the_order_is_known(
         ("hour", "2026-07-01", "2026-06-30T23"), ("century", "2026-07-01", ""),
     ],
 )  # fmt: skip
-def test_cycles_begin_by_the_calendar(interval: str, ends: str, began: str) -> None:
+def test_cycle_starts_follow_calendar_months(interval: str, ends: str, began: str) -> None:
     """Several beginnings where the calendar does not say: a cycle from 29 January ends as one from the 31st."""
     assert cycle_starts_ms(interval, 1, _at(ends)) == [_at(day) for day in began.split()]
 
@@ -319,9 +319,7 @@ def _at(day: str) -> int:
         ({"started_at": -(10**18)}, ("2026-01-31", "2026-01-28")),
     ],
 )
-def test_begin_of_a_cycle_that_ends_a_short_month_is_as_its_plan_tells(
-    subscription: Body, began: tuple[str, str | None]
-) -> None:
+def test_cycle_start_after_short_month_follows_plan_start(subscription: Body, began: tuple[str, str | None]) -> None:
     plan = {"plan_id": "team", **part("month", _at("2026-02-28"))}
     body = customer({"compute": balance(breakdown=[plan])})
     body["subscriptions"] = [{"plan_id": "team", "status": "active", "add_on": False, **subscription}]
@@ -331,7 +329,7 @@ def test_begin_of_a_cycle_that_ends_a_short_month_is_as_its_plan_tells(
     assert (found["compute"].since_ms, found["compute"].earliest_ms) == (latest, earliest)
 
 
-def test_plan_that_began_too_many_cycles_ago_tells_nothing() -> None:
+def test_cycle_start_of_plan_with_too_many_cycles_ignores_plan_start() -> None:
     body = customer({"compute": balance(breakdown=[{"plan_id": "team", **part("month", _at("2199-02-28"))}])})
     plan = {"plan_id": "team", "status": "active", "add_on": False, "started_at": _at("1970-01-30")}
     body["subscriptions"] = [plan]
@@ -343,12 +341,12 @@ def test_plan_that_began_too_many_cycles_ago_tells_nothing() -> None:
 # The check of an account
 
 
-def test_a_sound_account_has_nothing_wrong() -> None:
+def test_check_of_sound_account_is_clean() -> None:
     world = World()
     assert done(world.provider.check(["compute"], ["cus_1"])) == []
 
 
-def test_each_thing_that_is_wrong_is_named_with_what_to_do() -> None:
+def test_check_of_unfit_features_and_customers_reports_each() -> None:
     world = World(settings={"balance_feature": "gold", "concurrency_feature": "compute"})
     world.emulator.account.add_customer("cus_2", NOW_MS)
     lines = "\n".join(done(world.provider.check(["compute", "nothing", "pro_flag", "concurrency"], ["cus_2", "cus_3"])))
@@ -363,7 +361,7 @@ def test_each_thing_that_is_wrong_is_named_with_what_to_do() -> None:
     assert (world.emulator.calls["check"], list(world.emulator.account.events)) == (0, []), "nothing is charged"
 
 
-def test_credits_cover_the_features_they_pay_for() -> None:
+def test_check_with_balance_in_credit_system_is_clean() -> None:
     body = customer({"credits": balance()})
     assert done(stubbed(account(body, credits(compute=3))).check(["compute"], ["cus_1"])) == []
 
@@ -380,7 +378,7 @@ def checked(features: Body, billed: list[str], controls: object = None) -> str:
     return "\n".join(done(stubbed(account(body, features)).check(billed, ["cus_1"])))
 
 
-def test_a_schema_that_cannot_bill_is_named_before_anything_is_billed() -> None:
+def test_check_of_unusable_credit_costs_reports_each_feature() -> None:
     lines = checked(credits(compute=0, fine="1", small=1.5e-12, back=-2, good=0.0000000001), ["compute", "fine"])
     assert "feature compute costs 0 in credit system credits" in lines
     assert "feature fine does not have a readable cost in credit system credits" in lines
@@ -390,13 +388,13 @@ def test_a_schema_that_cannot_bill_is_named_before_anything_is_billed() -> None:
     assert "feature back costs -2" in lines and "good" not in lines
 
 
-def test_a_feature_that_nothing_pays_for_is_named_once_a_customer() -> None:
+def test_check_of_features_without_balance_reports_line_per_customer() -> None:
     alone = [{"id": name, "type": "metered", "consumable": True} for name in ("one", "two")]
     lines = checked(credits(*alone, compute=3), ["compute", "one", "two"])
     assert lines.startswith("customer cus_1 does not have a balance of one, two, so ") and "\n" not in lines
 
 
-def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:
+def test_check_of_feature_in_two_credit_systems_or_seats_is_reported() -> None:
     gold = {"id": "gold", "type": "credit_system", "credit_schema": [{"metered_feature_id": "b", "credit_cost": 2}]}
     assert "feature b is in 2 credit systems at Autumn (credits, gold)" in checked(credits(gold, a=1, b=2), ["a", "b"])
     held: Body = {"id": "a", "type": "metered", "consumable": False}
@@ -418,7 +416,7 @@ def test_a_feature_of_two_credit_systems_or_held_as_seats_is_named() -> None:
         ({"overage_allowed": 7}, "invalid overage_allowed: expected a list"),
     ],
 )  # fmt: skip
-def test_controls_of_unknown_kind_or_shape_are_listed_with_customer(controls: object, word: str) -> None:
+def test_check_of_controls_of_unknown_kind_or_shape_reports_customer(controls: object, word: str) -> None:
     lines = checked(credits(a=1), ["a"], controls)
     assert "customer cus_1" in lines and word in lines
 
@@ -432,11 +430,11 @@ def test_controls_of_unknown_kind_or_shape_are_listed_with_customer(controls: ob
                            "filter": {"properties": {"api_key": "k1"}}}]},
     ],
 )  # fmt: skip
-def test_controls_that_are_understood_are_no_fault(controls: object) -> None:
+def test_check_of_valid_controls_is_clean(controls: object) -> None:
     assert checked(credits(a=1), ["a"], controls) == ""
 
 
-def test_a_check_asks_for_each_customer_once_and_charges_nothing() -> None:
+def test_check_reads_each_customer_once_and_does_not_charge() -> None:
     http = Stub(account(customer({"credits": balance()}), credits(a=1, b=1, c=1)))
     done(made(http).check(["a", "b", "c"], ["cus_1", "cus_1"]))
     assert [call.url.rpartition("/")[2] for call in http.sent] == ["features.list", "track", "customers.get"]
@@ -452,7 +450,7 @@ def test_a_check_asks_for_each_customer_once_and_charges_nothing() -> None:
         (NotSent("connection refused"), "connection refused"),
     ],
 )
-def test_a_key_address_or_version_that_is_wrong_is_named(answer: HttpResult, word: str) -> None:
+def test_check_with_wrong_key_address_or_version_reports_setting(answer: HttpResult, word: str) -> None:
     (line,) = done(stubbed(answer).check(["compute"], []))
     assert word in line
     assert ". Check DRAWDOWN_AUTUMN_SECRET_KEY and the address in DRAWDOWN_AUTUMN_URL, then run `drawdown" in line

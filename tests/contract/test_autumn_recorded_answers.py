@@ -111,17 +111,17 @@ def charge(call: Recorded) -> PushRequest:
 
 
 @cases("name", CHARGES)
-def test_recorded_charge_has_this_outcome(name: str) -> None:
+def test_recorded_charge_maps_to_expected_outcome(name: str) -> None:
     assert told(one(provider(CALLS[name].answer), charge(CALLS[name]))) == CHARGES[name]
 
 
 @cases(("name", "words"), (NO_BALANCE | AT_A_LIMIT).items())
-def test_charge_that_took_nothing_says_why(name: str, words: str) -> None:
+def test_recorded_charge_that_took_zero_is_rejected_with_reason(name: str, words: str) -> None:
     found = one(provider(CALLS[name].answer), charge(CALLS[name]))
     assert isinstance(found, Rejected) and words in found.reason and "once Autumn shows credit" in found.reason
 
 
-def test_give_back_that_gave_nothing_says_so() -> None:
+def test_recorded_refund_that_gave_zero_is_rejected_with_reason() -> None:
     found = one(provider(CALLS["B2-14"].answer), charge(CALLS["B2-14"]))
     assert isinstance(found, Rejected) and "did not refund" in found.reason
 
@@ -137,7 +137,7 @@ def looked_up(call: Recorded) -> LookupResult:
 
 
 @cases("name", [*WHOLE, *PARTLY, *NO_BALANCE, *AT_A_LIMIT, "B2-14"])
-def test_recorded_charge_is_found_at_what_was_taken(name: str) -> None:
+def test_recorded_charge_lookup_returns_quantity_taken(name: str) -> None:
     asked = CALLS[name].asked["value"] if name in WHOLE else 0
     assert looked_up(CALLS[name]) == FoundPush(PARTLY.get(name, asked))
 
@@ -164,7 +164,7 @@ CUSTOMERS: Final[Mapping[str, tuple[object, object] | str]] = {
 
 
 @cases("name", CUSTOMERS)
-def test_recorded_customer_can_spend_and_has_drawn_this(name: str) -> None:
+def test_recorded_customer_balance_and_drawn_match_recording(name: str) -> None:
     call, expected = CALLS[name], CUSTOMERS[name]
     customer_id = call.asked.get("customer_id", "org-01")
     autumn = provider(call.answer)
@@ -179,7 +179,7 @@ def test_recorded_customer_can_spend_and_has_drawn_this(name: str) -> None:
     assert drawn["credits"].quantity == used
 
 
-def test_recorded_parts_are_those_granted_once_or_by_a_plan() -> None:
+def test_recorded_balance_parts_are_single_or_plan_grants() -> None:
     def parts(name: str) -> tuple[Part, ...]:
         customer_id = CALLS[name].asked["customer_id"]
         found = done(provider(CALLS[name].answer).customers([customer_id]))[customer_id]
@@ -224,7 +224,7 @@ def at_that_moment(check: Recorded, *, without_source: bool) -> dict[str, Any]:
 
 @cases("without_source", [False, True])
 @cases("name", CHECKS)
-def test_verdict_is_that_of_the_recorded_check(name: str, without_source: bool) -> None:
+def test_recorded_check_agrees_with_balance_and_refused_features(name: str, without_source: bool) -> None:
     check = CALLS[name]
     customer_id, feature = check.asked["customer_id"], check.asked["feature_id"]
     shown = said(200, at_that_moment(check, without_source=without_source))
@@ -259,7 +259,7 @@ def paged(first: Recorded) -> AutumnProvider:
 
 
 @cases("name", EVENTS)
-def test_recorded_events_total_what_was_deducted(name: str) -> None:
+def test_recorded_event_totals_match_deductions(name: str) -> None:
     call, expected = CALLS[name], EVENTS[name]
     found = done(paged(call).totals(call.asked["customer_id"], 0, 2 * NOW_MS))
     if isinstance(expected, str):
@@ -272,7 +272,7 @@ def test_recorded_events_total_what_was_deducted(name: str) -> None:
 
 
 @cases("name", ["A1", "A2"])
-def test_recorded_schema_has_these_costs(name: str) -> None:
+def test_recorded_credit_schema_has_expected_costs(name: str) -> None:
     assert done(made(Stub(CALLS[name].answer)).costs(())) == COSTS
 
 
@@ -283,7 +283,7 @@ SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @cases("name", WEBHOOKS)
-def test_recorded_webhook_reads_its_customer(name: str) -> None:
+def test_recorded_webhook_reports_its_customer(name: str) -> None:
     body = json.dumps(CALLS[name].body)
     signature = Webhook(SECRET).sign("msg_1", datetime.fromtimestamp(NOW_MS // 1000, UTC), body)
     headers = {"svix-id": "msg_1", "svix-timestamp": str(NOW_MS // 1000), "svix-signature": signature}
@@ -303,7 +303,7 @@ ROUTES: Final[Mapping[str, Mapping[str, object]]] = {
 }
 
 
-def test_every_recorded_call_is_shown_or_left_out_for_a_reason() -> None:
+def test_recorded_calls_are_each_shown_or_excluded_with_reason() -> None:
     shown = {name: route for route, names in ROUTES.items() for name in names}
     assert sum(len(names) for names in ROUTES.values()) == len(shown)
     assert {name: CALLS[name].route for name in shown} == shown

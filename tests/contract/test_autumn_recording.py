@@ -286,7 +286,7 @@ def _balance_differs(replay: Replay, one: Recorded) -> str | None:
     return None if {name: shown[name] for name in told} == told else f"balance {shown} instead of {told}"
 
 
-def test_the_emulator_answers_every_recorded_call_as_it_was_answered() -> None:
+def test_emulator_repeats_each_recorded_answer() -> None:
     replay = Replay()
     differing, equal = [], 0
     for one in recorded():
@@ -301,6 +301,6 @@ def test_the_emulator_answers_every_recorded_call_as_it_was_answered() -> None:
     assert equal == 230
 
 
-def test_what_is_not_emulated_is_recorded_and_named() -> None:
+def test_calls_not_emulated_have_recorded_titles() -> None:
     titles = {one.title for one in recorded()}
     assert titles >= NOT_EMULATED.keys() | BALANCE_DIFFERS.keys()

@@ -81,12 +81,14 @@ def usage(limit: object, used: object, feature: str = "credits", **more: object)
         (balance(0.0000001, 10, 2), {}, Decimal("0.000001")),
     ],
 )
-def test_overage_and_limits_count_as_autumn_counts_them(shown: Body, controls: object, credits: int | None) -> None:
+def test_spendable_balance_counts_overage_and_limits_as_autumn(
+    shown: Body, controls: object, credits: int | None
+) -> None:
     found = state(customer({"credits": shown}, controls))
     assert found.balance_micro == (None if credits is None else int(credits * MICRO))
 
 
-def test_overage_without_a_balance_allows_nothing() -> None:
+def test_overage_without_balance_is_zero_balance() -> None:
     assert state(customer({}, OVERAGE)).balance_micro == 0
 
 
@@ -98,12 +100,12 @@ def test_overage_without_a_balance_allows_nothing() -> None:
         {"overage_allowed": [{"enabled": True}]}, {"spend_limits": "none"},
     ],
 )  # fmt: skip
-def test_a_control_that_cannot_be_read_is_a_failed_read(controls: object) -> None:
+def test_unreadable_control_fails_read(controls: object) -> None:
     answer = account(said(200, customer({"credits": balance()}, controls)))
     assert isinstance(done(stubbed(answer).customers(["cus_1"]))["cus_1"], ReadFailed)
 
 
-def test_a_limit_on_a_metered_feature_refuses_that_feature_alone() -> None:
+def test_usage_limit_on_metered_feature_refuses_that_feature_only() -> None:
     found = state(customer({"credits": balance()}, usage(600, 600, "compute_64gb")))
     assert (found.refused, found.balance_micro) == (frozenset({"compute_64gb"}), 10 * MICRO)
     assert state(customer({"credits": balance()}, usage(600, 599, "compute_64gb"))).refused == frozenset()
@@ -111,7 +113,7 @@ def test_a_limit_on_a_metered_feature_refuses_that_feature_alone() -> None:
     assert state(customer({"credits": balance()}, filtered)).refused == frozenset()
 
 
-def test_own_balances_count_at_their_cost_and_carry_no_other_feature() -> None:
+def test_own_feature_balance_counts_at_its_cost_for_that_feature_only() -> None:
     own = balance(100, 100)
     assert state(customer({"credits": balance(), "compute_8gb": own})).balance_micro == 10_080_000
     found = state(customer({"credits": balance(0), "compute_8gb": own}))
@@ -124,13 +126,13 @@ def test_own_balances_count_at_their_cost_and_carry_no_other_feature() -> None:
     assert limited.balance_micro == 80_000 and "compute_64gb" in limited.refused
 
 
-def test_own_units_without_a_cost_are_no_silent_zero() -> None:
+def test_own_feature_balance_without_cost_is_not_zero() -> None:
     features: Any = json.loads(json.dumps(FEATURES))
     features["list"][-1]["credit_schema"][3]["credit_cost"] = 0
     assert state(customer({"compute_8gb": balance(100)}), features).balance_micro == 1
 
 
-def test_the_only_credit_system_decides_and_a_setting_decides_before_it() -> None:
+def test_balance_feature_setting_overrides_single_credit_system() -> None:
     balances = {"gpu_seconds": balance(500)}
     assert state(customer(balances)).balance_micro == 0
     assert state(customer(balances), balance_feature="gpu_seconds").balance_micro == 500 * MICRO
@@ -139,7 +141,7 @@ def test_the_only_credit_system_decides_and_a_setting_decides_before_it() -> Non
     assert state(customer(balances), archived).balance_micro == 500 * MICRO
 
 
-def test_of_several_balances_units_are_never_added() -> None:
+def test_balances_of_several_units_report_largest_not_sum() -> None:
     """Two credit systems and a feature of its own: the largest, so that it is zero only once all are."""
     two: Any = json.loads(json.dumps(FEATURES))
     schema = two["list"][-1]["credit_schema"]
@@ -163,7 +165,7 @@ def parts_of(balances: Mapping[str, Body]) -> list[Part]:
 # Parts that were granted once
 
 
-def test_parts_granted_once_are_told_and_others_are_not() -> None:
+def test_balance_parts_granted_once_or_by_plan_are_reported() -> None:
     parts = [
         part("once", 20), part("bought", 0, prepaid_grant=7), part("ends", 5, expires_at=NOW_MS),
         part("plan", plan_id="p"),
@@ -186,7 +188,7 @@ def drawn(body: object, features: object = FEATURES) -> object:
     return done(stubbed(account(said(200, body), features)).drawn("cus_1"))
 
 
-def test_a_pool_is_drawn_in_credits_with_the_balances_of_its_features() -> None:
+def test_drawn_of_credit_system_is_in_credits_with_own_feature_usage() -> None:
     found = drawn(
         customer({"credits": balance(usage=0.12), "compute_8gb": balance(usage=100), "gpu": balance(usage=7)})
     )
@@ -201,12 +203,12 @@ def test_a_pool_is_drawn_in_credits_with_the_balances_of_its_features() -> None:
     }
 
 
-def test_a_pool_without_a_balance_has_drawn_nothing() -> None:
+def test_drawn_of_credit_system_without_balance_is_zero() -> None:
     assert drawn(customer({})) == {"credits": Drawn(Decimal(0), None)}
     assert drawn(customer({}), {"list": []}) == {}
 
 
-def test_a_pool_has_the_newest_cycle_of_all_its_parts() -> None:
+def test_drawn_of_credit_system_uses_newest_cycle_of_its_parts() -> None:
     monthly = part("plan", usage=5, reset={"interval": "month", "resets_at": 1798391971994})
     body = customer({"credits": balance(usage=5, breakdown=[monthly]), "compute_8gb": balance(usage=0)})
     found = drawn(body)
@@ -218,7 +220,7 @@ def test_a_pool_has_the_newest_cycle_of_all_its_parts() -> None:
     assert drawn(body) == {}, "its cycle cannot be told, so that the pool is left out"
 
 
-def test_pool_with_unreadable_cost_is_omitted_and_missing_list_fails_read() -> None:
+def test_drawn_with_unreadable_cost_is_omitted_and_without_list_fails_read() -> None:
     odd: Any = json.loads(json.dumps(FEATURES))
     odd["list"][-1]["credit_schema"][3]["credit_cost"] = "much"
     assert drawn(customer({"credits": balance(), "compute_8gb": balance(usage=1)}), odd) == {}
@@ -231,12 +233,12 @@ def test_pool_with_unreadable_cost_is_omitted_and_missing_list_fails_read() -> N
 )
 @pytest.mark.data
 @needs_recording[1]
-def test_recorded_balances_drew_exactly(name: str, credits: str) -> None:
+def test_drawn_of_recorded_balances_is_exact(name: str, credits: str) -> None:
     found = drawn({**CALLS[name].body, "id": "cus_1"})
     assert isinstance(found, dict) and found["credits"].quantity == Decimal(credits)
 
 
-def test_features_are_listed_once_for_many_customers() -> None:
+def test_features_list_is_read_once_for_many_customers() -> None:
     http = Stub(account(said(200, customer({"credits": balance()}))))
     autumn = made(http)
     for _ in range(5):

@@ -37,17 +37,17 @@ BODY = json.dumps(CHANGED).encode()
 
 
 @cases("secret", SECRETS)
-def test_a_webhook_of_any_secret_in_use_names_its_customer(secret: str) -> None:
+def test_webhook_signed_with_any_configured_secret_reports_customer(secret: str) -> None:
     assert noticed(signed(BODY, secret), BODY) == [CustomerChanged("cus_1")]
 
 
-def test_one_of_several_signatures_is_enough() -> None:
+def test_webhook_with_single_valid_signature_of_several_is_accepted() -> None:
     headers = signed(BODY)
     headers["svix-signature"] = f"v1a,xyz v1,AAAA {signed(BODY, FOREIGN)['svix-signature']} {headers['svix-signature']}"
     assert noticed(headers, BODY) == [CustomerChanged("cus_1")]
 
 
-def test_the_unbranded_header_names_are_taken_too() -> None:
+def test_webhook_with_unbranded_header_names_is_accepted() -> None:
     headers = {name.replace("svix", "webhook"): text for name, text in signed(BODY).items()}
     assert noticed(headers, BODY) == [CustomerChanged("cus_1")]
 
@@ -67,13 +67,13 @@ def test_the_unbranded_header_names_are_taken_too() -> None:
         ({"type": "invoice.finalized", "data": {"customer_id": "cus_1"}}, []),
     ],
 )  # fmt: skip
-def test_each_kind_of_event(told: object, customers: list[str]) -> None:
+def test_webhook_of_each_event_type_reports_its_customers(told: object, customers: list[str]) -> None:
     body = json.dumps(told).encode()
     assert noticed(signed(body), body) == [CustomerChanged(one) for one in customers]
 
 
 @cases("kind", ["included", "usage_limit", "spend_limit", "max_purchase", "filter", "unheard_of", None])
-def test_every_type_of_limit_reads_its_customer(kind: str | None) -> None:
+def test_webhook_of_each_limit_type_reports_its_customer(kind: str | None) -> None:
     told = {"type": "balances.limit_reached", "data": {"customer_id": "c-1", "feature_id": "f", "limit_type": kind}}
     body = json.dumps(told).encode()
     assert noticed(signed(body), body) == [CustomerChanged("c-1")]
@@ -86,7 +86,7 @@ def refused(headers: dict[str, str], body: bytes, now_ms: int = NOW_MS) -> str:
     return str(caught.value)
 
 
-def test_a_forged_webhook_is_refused() -> None:
+def test_forged_webhook_is_refused() -> None:
     assert "signature" in refused(signed(BODY, FOREIGN), BODY)
     assert "signature" in refused(signed(BODY), BODY + b" ")
     assert "signature" in refused(signed(BODY) | {"svix-id": "msg_2"}, BODY)
@@ -95,7 +95,7 @@ def test_a_forged_webhook_is_refused() -> None:
         assert "signature" in refused(signed(BODY) | {"svix-signature": nonsense}, BODY)
 
 
-def test_body_with_many_signatures_is_hashed_once_per_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_with_many_signatures_is_hashed_once_per_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has no secret sends a megabyte and as many signatures as fit: the event loop hashes meanwhile."""
     hashed: list[str] = []
     expected = webhooks._expected
@@ -117,14 +117,14 @@ def test_body_with_many_signatures_is_hashed_once_per_secret(monkeypatch: pytest
 
 
 @cases("missing", ["svix-id", "svix-timestamp", "svix-signature"])
-def test_a_missing_header_is_named(missing: str) -> None:
+def test_webhook_with_missing_header_is_refused_with_its_name(missing: str) -> None:
     headers = signed(BODY)
     del headers[missing]
     assert missing in refused(headers, BODY)
     assert missing in refused(headers | {missing: "\udcff"}, BODY)
 
 
-def test_a_webhook_is_fresh_for_300_s_of_the_moment_that_is_given() -> None:
+def test_webhook_older_or_newer_than_300_s_is_refused() -> None:
     headers, at = signed(BODY), NOW_MS - NOW_MS % 1000
     for now_ms in (at - 300_000, at + 300_000):
         assert noticed(headers, BODY, now_ms) == [CustomerChanged("cus_1")]
@@ -147,15 +147,15 @@ def test_a_webhook_is_fresh_for_300_s_of_the_moment_that_is_given() -> None:
         (b'{"type": "billing.updated", "data": {"customer": "cus_1"}}', "does not name a customer"),
     ],
 )
-def test_a_genuine_webhook_that_says_nothing_is_refused_and_says_why(body: bytes, word: str) -> None:
+def test_signed_webhook_without_customer_is_refused_with_reason(body: bytes, word: str) -> None:
     assert word in refused(signed(body), body)
 
 
-def test_a_body_that_is_no_text_is_refused() -> None:
+def test_webhook_body_not_utf8_is_refused() -> None:
     assert "UTF-8" in refused(signed(b"x"), b"\xff\xfe")
 
 
-def test_without_a_secret_no_webhook_is_believed() -> None:
+def test_webhook_without_configured_secret_is_refused() -> None:
     with pytest.raises(WebhookRefused, match="DRAWDOWN_AUTUMN_WEBHOOK_SECRETS is not set"):
         done(stubbed(NoAnswer("")).notices(signed(BODY), BODY, NOW_MS))
 
@@ -200,7 +200,7 @@ def test_without_a_secret_no_webhook_is_believed() -> None:
         ("calls_per_s", "many"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_named_and_not_shown(setting: str, text: str) -> None:
+def test_invalid_autumn_setting_is_named_without_its_value(setting: str, text: str) -> None:
     with pytest.raises(UsageError) as caught:
         built(Stub(NoAnswer("")), {"secret_key": SECRET_KEY, setting: text})
     message = str(caught.value)
@@ -208,7 +208,7 @@ def test_a_setting_that_cannot_be_meant_is_named_and_not_shown(setting: str, tex
     assert not any(shown in message for shown in ("hunter2", "0123456789", "top secret", SECRETS[0]))
 
 
-def test_settings_that_are_meant() -> None:
+def test_valid_autumn_settings_set_capabilities() -> None:
     given = {
         "secret_key": SECRET_KEY, "url": "http://127.0.0.1:8080/", "key_retention_h": "720", "calls_per_s": "12.5",
         "plans": "", "webhook_secrets": f" {SECRETS[0]} , {SECRETS[1]},",
@@ -221,7 +221,7 @@ def test_settings_that_are_meant() -> None:
     assert built(Stub(NoAnswer("")), {}).capabilities.key_retention_ms == 24 * HOUR_MS
 
 
-def test_without_a_key_it_is_dormant_and_sends_nothing() -> None:
+def test_autumn_without_key_is_dormant_and_does_not_send() -> None:
     http = Stub(NoAnswer("must not be asked"))
     provider = built(http, {"secret_key": ""})
     assert provider.dormant == "DRAWDOWN_AUTUMN_SECRET_KEY is not set"
@@ -233,7 +233,7 @@ def test_without_a_key_it_is_dormant_and_sends_nothing() -> None:
     assert http.sent == []
 
 
-def test_no_secret_is_in_any_repr() -> None:
+def test_autumn_reprs_do_not_contain_secrets() -> None:
     http = Stub(NoAnswer("timed out"))
     provider = built(http, {"secret_key": SECRET_KEY, "webhook_secrets": SECRETS[0]})
     outcome = one(provider, push())

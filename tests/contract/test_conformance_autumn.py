@@ -167,7 +167,7 @@ SURVIVED = (
 
 
 @cases("seed", share(range(6), whole=range(40)))
-def test_the_law_holds_with_faults_of_autumns_own(seed: int) -> None:
+def test_autumn_conformance_holds_under_autumn_faults(seed: int) -> None:
     suite = TestAutumn()
     suite.setup_method()
     assert isinstance(suite.bench, AutumnBench)
@@ -236,7 +236,7 @@ def require_passes(test: str) -> None:
 
 
 @cases("wrong", WRONG_IN_CREDITS)
-def test_the_suite_finds_what_is_wrong_in_credits(wrong: str) -> None:
+def test_conformance_suite_finds_wrong_credit_lookup(wrong: str) -> None:
     method, change, test = WRONG_IN_CREDITS[wrong]
     require_passes(test)
     suite = TestAutumnInCredits()

@@ -141,7 +141,7 @@ SURVIVED = (
 
 @cases("seed", share(range(6), whole=range(40)))
 @cases("kind", [TestStripe, TestStream])
-def test_the_law_holds_with_faults_of_stripes_own(kind: type[TestStripe | TestStream], seed: int) -> None:
+def test_stripe_conformance_holds_under_stripe_faults(kind: type[TestStripe | TestStream], seed: int) -> None:
     suite = kind()
     suite.setup_method()
     assert isinstance(suite.bench, StripeBench)
@@ -158,7 +158,7 @@ CANCELS: Mapping[str, tuple[bool, str]] = {
 
 
 @cases("wrong", CANCELS)
-def test_the_suite_finds_a_cancel_that_is_wrong(wrong: str) -> None:
+def test_conformance_suite_finds_wrong_cancel(wrong: str) -> None:
     asks, test = CANCELS[wrong]
     suite = TestStripe()
     suite.setup_method()

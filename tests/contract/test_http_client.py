@@ -76,16 +76,16 @@ async def against(manner: Manner, timeout_s: float = 5.0, method: str = "POST") 
 # What cannot have reached the service.
 
 
-def test_a_port_that_refuses_was_not_sent_to(run: Run[HttpResult]) -> None:
+def test_call_to_refusing_port_is_not_sent(run: Run[HttpResult]) -> None:
     result = run(once(HttpClient(), call(f"http://127.0.0.1:{sockets.free_port()}/v1/track")))
     assert result == NotSent("no connection (ECONNREFUSED)")
 
 
-def test_a_host_without_address_was_not_sent_to(run: Run[HttpResult]) -> None:
+def test_call_to_host_without_address_is_not_sent(run: Run[HttpResult]) -> None:
     assert run(once(HttpClient(), call("http://nosuch.invalid/v1/track"))) == NotSent(NO_ADDRESS)
 
 
-def test_a_certificate_that_nobody_trusts_ends_it_before_anything_is_sent(run: Run[Any], tmp_path: Path) -> None:
+def test_call_to_untrusted_certificate_is_not_sent(run: Run[Any], tmp_path: Path) -> None:
     async def work() -> tuple[HttpResult, int]:
         async with serving(sockets.polite, sockets.own_tls(tmp_path)[0]) as seen:
             return await once(HttpClient(), call(seen.url)), len(seen.requests)
@@ -93,7 +93,7 @@ def test_a_certificate_that_nobody_trusts_ends_it_before_anything_is_sent(run: R
     assert run(work()) == (NotSent(NOT_TRUSTED), 0)
 
 
-def test_a_certificate_for_another_host_is_not_trusted(run: Run[Any], tmp_path: Path) -> None:
+def test_call_to_certificate_of_another_host_is_not_sent(run: Run[Any], tmp_path: Path) -> None:
     async def work() -> HttpResult:
         tls, ca_file = sockets.own_tls(tmp_path)
         async with serving(sockets.polite, tls) as seen:
@@ -105,7 +105,7 @@ def test_a_certificate_for_another_host_is_not_trusted(run: Run[Any], tmp_path: 
     assert isinstance(run(work()), NotSent)
 
 
-def test_a_ca_file_makes_it_trusted(run: Run[Any], tmp_path: Path) -> None:
+def test_call_to_certificate_of_configured_ca_file_is_answered(run: Run[Any], tmp_path: Path) -> None:
     async def work() -> HttpResult:
         tls, ca_file = sockets.own_tls(tmp_path)
         async with serving(sockets.polite, tls) as seen:
@@ -115,13 +115,13 @@ def test_a_ca_file_makes_it_trusted(run: Run[Any], tmp_path: Path) -> None:
     assert isinstance(result, Answer) and result.body == b"ok"
 
 
-def test_a_ca_file_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+def test_missing_ca_file_is_refused_with_setting_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="DRAWDOWN_CA_FILE"):
         Outgoing(str(tmp_path / "none.pem")).tls()
 
 
 @pytest.mark.parametrize("manner", [sockets.plaintext, sockets.close_at_once, sockets.reset_at_once])
-def test_a_server_without_tls_gets_nothing_on_https(run: Run[Any], manner: Manner) -> None:
+def test_https_call_to_server_without_tls_is_not_sent(run: Run[Any], manner: Manner) -> None:
     async def work() -> tuple[HttpResult, int]:
         async with serving(manner, scheme="https") as seen:
             return await once(HttpClient(), call(seen.url)), len(seen.requests)
@@ -130,7 +130,7 @@ def test_a_server_without_tls_gets_nothing_on_https(run: Run[Any], manner: Manne
     assert isinstance(result, NotSent) and received == 0
 
 
-def test_a_handshake_that_never_ends_was_not_sent(run: Run[Any]) -> None:
+def test_call_with_endless_tls_handshake_is_not_sent(run: Run[Any]) -> None:
     async def work(client: HttpClient, timeout_s: float) -> HttpResult:
         async with serving(sockets.never_shakes_hands, scheme="https") as seen:
             return await once(client, call(seen.url, timeout_s=timeout_s))
@@ -139,7 +139,7 @@ def test_a_handshake_that_never_ends_was_not_sent(run: Run[Any]) -> None:
     assert run(work(HttpClient(), 0.2)) == NotSent("no connection in time")
 
 
-def test_a_call_that_never_got_a_connection_of_its_own_was_not_sent(run: Run[Any]) -> None:
+def test_call_waiting_for_connection_too_long_is_not_sent(run: Run[Any]) -> None:
     async def work() -> tuple[HttpResult, int]:
         client = HttpClient(connections=1, connect_timeout_s=0.3)
         async with serving(sockets.silent) as seen:
@@ -153,7 +153,7 @@ def test_a_call_that_never_got_a_connection_of_its_own_was_not_sent(run: Run[Any
     assert run(work()) == (NotSent("no connection in time"), 1)
 
 
-def test_a_connection_that_closes_as_it_is_made_was_sent_nothing(run: Run[Any]) -> None:
+def test_call_on_connection_closed_while_made_is_not_sent(run: Run[Any]) -> None:
     class Closing(Dialer):
         async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
             await super().connect(loop, origin, protocol)
@@ -184,7 +184,9 @@ def test_a_connection_that_closes_as_it_is_made_was_sent_nothing(run: Run[Any]) 
         ("http://127.0.0.1/x", "POST", {"transfer-encoding": "chunked"}),
     ],
 )
-def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method: str, headers: dict[str, str]) -> None:
+def test_request_invalid_in_http_is_not_sent(
+    run: Run[HttpResult], url: str, method: str, headers: dict[str, str]
+) -> None:
     result = run(once(HttpClient(), call(url, method, headers=headers)))
     assert result == NotSent("invalid request: it cannot be sent")
 
@@ -238,7 +240,7 @@ def test_what_http_cannot_say_is_not_sent(run: Run[HttpResult], url: str, method
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_after_the_first_byte_nobody_knows(
+def test_call_cut_after_first_byte_is_not_reported_unsent(
     run: Run[Any], manner: Manner, reason: str | None, received: int, method: str
 ) -> None:
     result, requests = run(against(manner, method=method))
@@ -247,7 +249,7 @@ def test_after_the_first_byte_nobody_knows(
     assert requests == received
 
 
-def test_a_trailer_without_end_is_held_by_nobody(run: Run[None]) -> None:
+def test_endless_trailer_is_cut_off_at_size_limit(run: Run[None]) -> None:
     """The parser keeps a name until it is whole: what a server says beside a body is bounded by the body."""
 
     async def work() -> None:
@@ -264,12 +266,12 @@ def test_a_trailer_without_end_is_held_by_nobody(run: Run[None]) -> None:
 
 
 @pytest.mark.parametrize("manner", [sockets.silent, sockets.drip])
-def test_the_time_limit_is_for_the_whole_call(run: Run[Any], manner: Manner) -> None:
+def test_call_with_slow_server_ends_at_total_time_limit(run: Run[Any], manner: Manner) -> None:
     assert run(against(manner, timeout_s=0.3)) == (NoAnswer("no whole answer within 0.3 s"), 1)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-def test_a_large_body_that_is_never_read_has_a_time_limit_too(run: Run[Any]) -> None:
+def test_call_with_unread_large_body_ends_at_time_limit(run: Run[Any]) -> None:
     async def work() -> HttpResult:
         async with serving(sockets.never_shakes_hands) as seen:
             return await once(HttpClient(), Call("POST", seen.url, {}, bytes(20_000_000), 0.3))
@@ -278,7 +280,7 @@ def test_a_large_body_that_is_never_read_has_a_time_limit_too(run: Run[Any]) -> 
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-def test_call_on_kept_connection_that_closes_is_not_retried(run: Run[Any], method: str) -> None:
+def test_call_on_reused_connection_that_closes_is_not_retried(run: Run[Any], method: str) -> None:
     async def work() -> tuple[HttpResult, HttpResult, int]:
         client = HttpClient()
         async with serving(sockets.close_after_one) as seen:
@@ -290,7 +292,7 @@ def test_call_on_kept_connection_that_closes_is_not_retried(run: Run[Any], metho
     assert isinstance(second, NoAnswer) and requests == 2
 
 
-def test_a_kept_connection_that_was_closed_in_between_is_replaced(run: Run[Any]) -> None:
+def test_idle_connection_closed_by_server_is_replaced(run: Run[Any]) -> None:
     async def work() -> tuple[HttpResult, HttpResult, int]:
         client = HttpClient()
         async with serving(answering(sockets.OK)) as seen:
@@ -302,7 +304,7 @@ def test_a_kept_connection_that_was_closed_in_between_is_replaced(run: Run[Any])
     assert isinstance(first, Answer) and isinstance(second, Answer) and connections == 2
 
 
-def test_an_answer_that_nobody_asked_for_is_nobodys(run: Run[Any]) -> None:
+def test_unrequested_late_answer_is_not_used_for_next_call(run: Run[Any]) -> None:
     async def work() -> tuple[HttpResult, int]:
         client = HttpClient()
         async with serving(sockets.two_answers) as seen:
@@ -314,7 +316,7 @@ def test_an_answer_that_nobody_asked_for_is_nobodys(run: Run[Any]) -> None:
     assert isinstance(second, Answer) and second.body == b"ok" and received == 2, "by a connection of its own"
 
 
-def test_an_answer_too_many_in_the_same_breath_is_nobodys(run: Run[Any]) -> None:
+def test_extra_answer_after_first_is_not_used_for_next_call(run: Run[Any]) -> None:
     async def work() -> tuple[HttpResult, HttpResult]:
         client = HttpClient()
         async with serving(answering(sockets.OK + body_of(b"not yours"))) as seen:
@@ -328,7 +330,7 @@ def test_an_answer_too_many_in_the_same_breath_is_nobodys(run: Run[Any]) -> None
 # What is an answer.
 
 
-def test_an_answer_comes_whole_with_names_in_lower_case(run: Run[Any]) -> None:
+def test_gzip_answer_is_decoded_with_lower_case_header_names(run: Run[Any]) -> None:
     zipped = gzip.compress(b'{"a": 1}')
     data = body_of(zipped, GZIP + b"Retry-After: 7\r\nX-Two: a\r\nx-two: b\r\n").replace(b"200 OK", b"429 Slow Down")
     result, _ = run(against(answering(data)))
@@ -337,24 +339,24 @@ def test_an_answer_comes_whole_with_names_in_lower_case(run: Run[Any]) -> None:
     assert result.headers["retry-after"] == "7" and result.headers["x-two"] == "a, b"
 
 
-def test_a_first_answer_of_1xx_is_passed_over(run: Run[Any]) -> None:
+def test_informational_1xx_answer_is_skipped(run: Run[Any]) -> None:
     result, _ = run(against(answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + sockets.OK)))
     assert isinstance(result, Answer) and (result.status, result.body) == (200, b"ok")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_an_answer_and_is_not_followed(run: Run[Any], status: int) -> None:
+def test_redirect_is_returned_and_not_followed(run: Run[Any], status: int) -> None:
     data = b"HTTP/1.1 %d Elsewhere\r\nlocation: /v2\r\ncontent-length: 0\r\n\r\n" % status
     result, requests = run(against(answering(data)))
     assert isinstance(result, Answer) and result.status == status and requests == 1
 
 
-def test_the_largest_answer_still_comes_through(run: Run[Any]) -> None:
+def test_answer_of_maximum_size_is_accepted(run: Run[Any]) -> None:
     result, _ = run(against(answering(body_of(b"x" * MAX_ANSWER_BYTES))))
     assert isinstance(result, Answer) and len(result.body) == MAX_ANSWER_BYTES
 
 
-def test_what_is_sent_is_what_was_said_and_cookies_are_forgotten(run: Run[Any]) -> None:
+def test_request_is_sent_unchanged_and_without_cookies(run: Run[Any]) -> None:
     async def cookies(peer: Peer) -> None:
         while True:
             await peer.request()
@@ -377,7 +379,7 @@ def test_what_is_sent_is_what_was_said_and_cookies_are_forgotten(run: Run[Any]) 
     assert b"cookie" not in get.lower()
 
 
-def test_a_header_of_the_callers_takes_the_place_of_ours_in_any_case(run: Run[Any]) -> None:
+def test_caller_header_replaces_default_in_any_case(run: Run[Any]) -> None:
     async def work() -> bytes:
         async with serving(sockets.polite) as seen:
             await once(HttpClient(), call(seen.url, headers={"User-Agent": "mine", "Accept-Encoding": "identity"}))
@@ -388,7 +390,7 @@ def test_a_header_of_the_callers_takes_the_place_of_ours_in_any_case(run: Run[An
     assert request.count(b"accept-encoding: identity\r\n") == request.count(b"accept-encoding") == 1
 
 
-def test_proxies_of_the_environment_are_not_used(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_environment_variables_are_ignored(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{sockets.free_port()}")
     result, _ = run(against(sockets.polite))
@@ -398,7 +400,7 @@ def test_proxies_of_the_environment_are_not_used(run: Run[Any], monkeypatch: pyt
 # Loops, and being called off.
 
 
-def test_one_client_serves_one_loop_after_another(run: Run[Any]) -> None:
+def test_client_works_in_consecutive_event_loops(run: Run[Any]) -> None:
     client = HttpClient()
 
     async def work(close: bool) -> HttpResult:
@@ -416,7 +418,7 @@ def test_one_client_serves_one_loop_after_another(run: Run[Any]) -> None:
     asyncio.run(client.close())
 
 
-def test_a_call_that_is_called_off_leaves_the_next_one_alone(run: Run[Any]) -> None:
+def test_cancelled_call_does_not_affect_next_call(run: Run[Any]) -> None:
     async def slow_first(peer: Peer) -> None:
         if len(peer.seen.requests) == 0:
             await peer.request()
@@ -439,7 +441,7 @@ def test_a_call_that_is_called_off_leaves_the_next_one_alone(run: Run[Any]) -> N
     assert isinstance(result, Answer) and result.body == b"ok"
 
 
-def test_many_calls_at_once_are_each_sent_once(run: Run[Any]) -> None:
+def test_concurrent_calls_are_each_sent_once(run: Run[Any]) -> None:
     async def work() -> tuple[set[str], int, int]:
         client = HttpClient(connections=16)
         async with serving(sockets.polite) as seen:

@@ -126,7 +126,7 @@ def holds(manner: Manner, first_s: float) -> bool:
 
 
 @cases("name", PLANTED)
-def test_each_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_client_bug_breaks_delivery_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, manner, first_s = PLANTED[name]
     assert holds(manner, first_s)
     plant(monkeypatch)

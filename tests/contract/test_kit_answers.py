@@ -22,7 +22,7 @@ from tests.cases import cases
 NOW_MS = 1_767_225_600_000
 
 
-def test_only_what_was_not_sent_and_429_may_be_sent_again() -> None:
+def test_shared_outcome_retries_only_unsent_and_429() -> None:
     assert isinstance(shared_outcome(NotSent("refused"), 1, NOW_MS), RetryAt)
     assert isinstance(shared_outcome(NoAnswer("cut"), 1, NOW_MS), Unknown)
     throttled = shared_outcome(Answer(429, {"retry-after": "7"}, b""), 1, NOW_MS)
@@ -45,11 +45,11 @@ def test_only_what_was_not_sent_and_429_may_be_sent_again() -> None:
         ("", None),
     ],
 )
-def test_a_wait_is_obeyed_within_bounds(text: str, wait_ms: int | None) -> None:
+def test_retry_after_header_is_clamped_or_ignored(text: str, wait_ms: int | None) -> None:
     assert retry_after_ms({"retry-after": text}, NOW_MS) == wait_ms
 
 
-def test_numbers_stay_exact_and_nonsense_is_none() -> None:
+def test_json_numbers_are_exact_and_invalid_json_is_rejected() -> None:
     found = json_object(b'{"a": 0.1, "b": 12345678901234567890}')
     assert found == {"a": Decimal("0.1"), "b": 12345678901234567890}
     for body in (b"", b"[]", b"null", b'{"a": NaN}', b'{"a": 1e9999999999999999999}', b"[" * 100_000, b'{"\xff": 1}'):
@@ -59,13 +59,13 @@ def test_numbers_stay_exact_and_nonsense_is_none() -> None:
         assert number(value) is None, value
 
 
-def test_a_read_is_an_object_or_failed() -> None:
+def test_read_object_returns_object_or_failed_read() -> None:
     assert read_object(Answer(200, {}, b'{"a": 1}')) == {"a": 1}
     assert read_object(Answer(429, {}, b"")) == ReadFailed("HTTP 429: too many calls", too_many=True)
     for result in (NotSent("refused"), NoAnswer("cut"), Answer(200, {}, b"<html>"), Answer(500, {}, b"{}")):
         assert isinstance(read_object(result), ReadFailed)
 
 
-def test_a_quoted_message_is_short_and_holds_no_secret() -> None:
+def test_quoted_message_is_short_single_line_without_secret() -> None:
     told = quoted("no\nkey sk_canary " + "x" * 500, "sk_canary", None)
     assert "sk_canary" not in told and "\n" not in told and len(told) <= MAX_QUOTED_CHARS + 1

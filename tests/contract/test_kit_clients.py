@@ -47,7 +47,7 @@ UNANSWERED: Mapping[str, Manner] = {
 
 @BOTH
 @pytest.mark.parametrize("manner", UNANSWERED)
-def test_a_request_that_may_have_arrived_is_never_unsent(manner: str, library: ModuleType) -> None:
+def test_httpx_request_that_may_have_arrived_is_not_reported_unsent(manner: str, library: ModuleType) -> None:
     async def asked() -> HttpResult:
         async with serving(UNANSWERED[manner]) as seen, library.AsyncClient() as client:
             return await ask(client, "POST", seen.url, timeout_s=0.5, json={"key": "1"})
@@ -57,7 +57,7 @@ def test_a_request_that_may_have_arrived_is_never_unsent(manner: str, library: M
 
 @BOTH
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/", "http://nosuch.invalid/", "ftp://127.0.0.1/", "http:// /"])
-def test_a_request_without_a_connection_is_unsent(url: str, library: ModuleType) -> None:
+def test_httpx_request_without_connection_is_not_sent(url: str, library: ModuleType) -> None:
     async def asked() -> HttpResult:
         async with library.AsyncClient() as client:
             return await ask(client, "POST", url.format(port=free_port()), timeout_s=5, content=b"x")
@@ -66,7 +66,7 @@ def test_a_request_without_a_connection_is_unsent(url: str, library: ModuleType)
 
 
 @BOTH
-def test_an_answer_is_whole_and_names_headers_in_lower_case(library: ModuleType) -> None:
+def test_httpx_answer_is_whole_with_lower_case_header_names(library: ModuleType) -> None:
     async def asked() -> list[HttpResult]:
         manner = sockets.answering(sockets.body_of(b'{"charged": 1}', b"Retry-After: 7\r\n"))
         async with serving(manner) as seen, library.AsyncClient() as client:
@@ -84,7 +84,9 @@ def test_an_answer_is_whole_and_names_headers_in_lower_case(library: ModuleType)
 @pytest.mark.parametrize(
     ("error", "kind"), [("ReadTimeout", NoAnswer), ("ReadError", NoAnswer), ("ConnectError", NotSent)]
 )
-def test_a_mocked_transport_needs_both_proofs(error: str, kind: type, library: ModuleType) -> None:
+def test_httpx_mocked_transport_error_is_unsent_only_if_connect_fails(
+    error: str, kind: type, library: ModuleType
+) -> None:
     """It emits no trace: by the trace alone, a mocked read timeout would be taken for unsent."""
 
     def handler(request: Any) -> Any:
@@ -120,7 +122,7 @@ class RetryTransport:
 
 
 @BOTH
-def test_a_client_that_sends_again_is_stopped_before_the_second(library: ModuleType) -> None:
+def test_httpx_retrying_transport_is_stopped_before_second_request(library: ModuleType) -> None:
     async def asked() -> tuple[HttpResult, int]:
         transport = RetryTransport(library)
         async with serving(sockets.reset_after_reading) as seen, library.AsyncClient(transport=transport) as client:
@@ -132,7 +134,7 @@ def test_a_client_that_sends_again_is_stopped_before_the_second(library: ModuleT
 
 
 @BOTH
-def test_a_redirect_is_not_followed(library: ModuleType) -> None:
+def test_httpx_redirect_is_not_followed(library: ModuleType) -> None:
     async def asked() -> tuple[HttpResult, int]:
         async with serving(MOVED) as seen, library.AsyncClient(follow_redirects=True) as client:
             return await ask(client, "POST", seen.url, json={"key": "1"}), len(seen.requests)
@@ -142,7 +144,7 @@ def test_a_redirect_is_not_followed(library: ModuleType) -> None:
 
 
 @BOTH
-def test_a_client_that_follows_or_retries_gets_one_line(library: ModuleType) -> None:
+def test_httpx_client_that_redirects_or_retries_is_reported(library: ModuleType) -> None:
     careless = {
         "follow_redirects=False": library.AsyncClient(follow_redirects=True),
         "RetryTransport": library.AsyncClient(transport=RetryTransport(library)),
@@ -157,7 +159,7 @@ def test_a_client_that_follows_or_retries_gets_one_line(library: ModuleType) -> 
         OwnClient(lambda: library.AsyncClient(follow_redirects=True))
 
 
-def test_a_provider_with_a_careless_client_is_broken_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provider_with_redirecting_httpx_client_is_listed_as_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     class Careless(Tally):
         def __init__(self, setup: Setup) -> None:
             super().__init__(setup)
@@ -174,7 +176,7 @@ def test_a_provider_with_a_careless_client_is_broken_by_one_line(monkeypatch: py
 
 
 @BOTH
-def test_a_client_on_the_engine_keeps_nothing_and_says_what_is_proven(library: ModuleType) -> None:
+def test_client_on_engine_does_not_store_cookies_and_reports_unsent(library: ModuleType) -> None:
     async def asked() -> tuple[list[HttpResult], list[bytes]]:
         cookie = sockets.answering(sockets.body_of(b"{}", b"set-cookie: a=1\r\nconnection: close\r\n"))
         engine = HttpClient()
@@ -198,7 +200,7 @@ def test_a_client_on_the_engine_keeps_nothing_and_says_what_is_proven(library: M
     assert not any(b"cookie" in one for one in requests), "a cookie was kept"
 
 
-def test_setup_gives_a_client_and_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_client_without_httpx2_or_with_redirects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup("tally", {}, FixedClock(NOW_MS), Service(), sa.create_engine("sqlite://"))
     assert isinstance(setup.client(base_url="https://tally.invalid"), httpx2.AsyncClient)
     with pytest.raises(UsageError, match="follow_redirects=False"):
@@ -209,7 +211,7 @@ def test_setup_gives_a_client_and_names_what_it_needs(monkeypatch: pytest.Monkey
 
 
 @BOTH
-def test_each_event_loop_gets_a_client_of_its_own(library: ModuleType) -> None:
+def test_own_client_works_in_each_event_loop(library: ModuleType) -> None:
     """A tick ends its loop: a client that is kept beyond would write into connections that are closed."""
     http = OwnClient(library.AsyncClient)
 
@@ -271,7 +273,7 @@ class ByName(OverHttpx):
         return Answer(answer.status_code, dict(answer.headers), answer.content)
 
 
-def test_the_suite_finds_a_provider_that_trusts_the_name_of_an_exception() -> None:
+def test_conformance_suite_finds_provider_that_trusts_exception_names() -> None:
     class Suite(ProviderConformance):
         def make_bench(self) -> Bench:
             return HttpxBench(lambda setup, wire: ByName(setup, httpx.AsyncClient(transport=wire)))  # type: ignore[arg-type]
@@ -288,7 +290,7 @@ def test_the_suite_finds_a_provider_that_trusts_the_name_of_an_exception() -> No
 # The kit by itself.
 
 
-def test_the_kit_is_imported_by_itself() -> None:
+def test_provider_kit_is_imported_without_optional_packages() -> None:
     """Without the worker, the server, a database driver, pytest, httpx or httpx2."""
     absent = ("sqlalchemy", "psycopg", "fastapi", "uvicorn", "typer", "pytest", "httpx", "httpx2", "structlog")
     rooms = ("worker", "server", "cli", "ledger", "guard")
@@ -309,7 +311,7 @@ def test_the_kit_is_imported_by_itself() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_page_shows_tests_that_pass(tmp_path: Path) -> None:
+def test_provider_page_examples_pass_as_tests(tmp_path: Path) -> None:
     """The blocks of docs/write-a-provider.md about httpx, as one file."""
     page = (ROOT / "docs" / "write-a-provider.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

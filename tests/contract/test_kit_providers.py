@@ -57,7 +57,7 @@ def totals(bench: KitBench, from_ms: int, to_ms: int) -> object:
 # Lago.
 
 
-def test_lago_balance_is_the_sum_of_active_wallets() -> None:
+def test_lago_balance_is_sum_of_active_wallets() -> None:
     bench = LagoBench()
     assert state(bench) == CustomerState(12_500_000, "startup", None)
     bench.service.add_wallet("cust_of_c-1", "-2.25")
@@ -67,7 +67,7 @@ def test_lago_balance_is_the_sum_of_active_wallets() -> None:
     assert isinstance(state(bench), ReadFailed)
 
 
-def test_lago_customer_without_a_wallet_is_never_halted() -> None:
+def test_lago_customer_without_wallet_is_not_halted() -> None:
     bench = LagoBench()
     bench.service.wallets.clear()
     assert state(bench) == CustomerState(None, "startup", None)
@@ -78,13 +78,13 @@ def test_lago_customer_without_a_wallet_is_never_halted() -> None:
     "metric",
     [{"aggregation_type": "count_agg"}, {"field_name": None}, {"expression": "a + b"}, {"rounding_function": "ceil"}],
 )
-def test_lago_metric_that_would_count_otherwise_gets_nothing(metric: dict[str, object]) -> None:
+def test_lago_metric_of_other_aggregation_is_rejected_unsent(metric: dict[str, object]) -> None:
     bench = LagoBench()
     bench.service.add_metric("compute", **metric)
     assert isinstance(pushed(bench), Rejected) and not bench.service.events
 
 
-def test_lago_usage_before_the_subscription_is_not_sent() -> None:
+def test_lago_usage_before_subscription_is_rejected_unsent() -> None:
     bench = LagoBench()
     bench.service.add_subscription("c-1", T0)
     outcome = pushed(bench)
@@ -92,7 +92,7 @@ def test_lago_usage_before_the_subscription_is_not_sent() -> None:
     assert not bench.service.events
 
 
-def test_lago_repeat_is_a_duplicate_and_a_key_of_another_metric_is_told() -> None:
+def test_lago_repeat_is_duplicate_and_lookup_by_other_metric_cannot_tell() -> None:
     bench = LagoBench()
     bench.service.add_metric("other")
     pushed(bench)
@@ -101,7 +101,7 @@ def test_lago_repeat_is_a_duplicate_and_a_key_of_another_metric_is_told() -> Non
     assert isinstance(looked_up(bench, replace(PUSH, feature="other")), CannotTell)
 
 
-def test_lago_totals_go_through_all_pages_and_leave_out_the_end() -> None:
+def test_lago_totals_read_all_pages_and_exclude_range_end() -> None:
     bench = LagoBench()
     bench.service.add_metric("foreign", aggregation_type="max_agg")
     start = T0 - 2 * DAY_MS
@@ -115,7 +115,7 @@ def test_lago_totals_go_through_all_pages_and_leave_out_the_end() -> None:
 # Polar.
 
 
-def test_polar_repeat_is_a_duplicate() -> None:
+def test_polar_repeated_push_is_duplicate() -> None:
     bench = PolarBench()
     pushed(bench)
     assert pushed(bench) == Duplicate() and looked_up(bench) == FoundPush(300)
@@ -129,21 +129,21 @@ def test_polar_repeat_is_a_duplicate() -> None:
         {"filter": {"conjunction": "and", "clauses": []}},
     ],
 )
-def test_polar_meter_that_would_count_otherwise_gets_nothing(meter: dict[str, object]) -> None:
+def test_polar_meter_of_other_aggregation_is_rejected_unsent(meter: dict[str, object]) -> None:
     bench = PolarBench()
     bench.service.meters.clear()
     bench.service.add_meter("compute", **meter)
     assert isinstance(pushed(bench), Rejected) and not bench.service.events
 
 
-def test_polar_two_meters_of_different_properties_get_nothing() -> None:
+def test_polar_feature_with_two_meters_is_rejected() -> None:
     bench = PolarBench()
     bench.service.add_meter("compute", aggregation={"func": "sum", "property": "other"})
     outcome = pushed(bench)
     assert isinstance(outcome, Rejected) and "2 meters" in outcome.reason
 
 
-def test_polar_balance_is_the_meters_and_nothing_without_it() -> None:
+def test_polar_balance_is_read_from_meter_and_absent_without_setting() -> None:
     bench = PolarBench()
     bench.service.customers["c-1"] = {"credits": {"compute": 100}}
     pushed(bench)
@@ -155,7 +155,7 @@ def test_polar_balance_is_the_meters_and_nothing_without_it() -> None:
     assert state(bench) == CustomerState(None, "prod_1", None, plans=frozenset({"prod_1"}))
 
 
-def test_polar_balance_meter_that_does_not_exist_is_no_balance_of_zero() -> None:
+def test_polar_balance_meter_that_does_not_exist_fails_read() -> None:
     bench = PolarBench()
     bench.service.customers["c-1"] = {"credits": {}}
     bench.meter = "meter-computer"
@@ -166,7 +166,7 @@ def test_polar_balance_meter_that_does_not_exist_is_no_balance_of_zero() -> None
     assert lines == [f"c-1: {said}. Set it to the id of a meter"]
 
 
-def test_polar_totals_go_through_all_pages_and_leave_out_the_end() -> None:
+def test_polar_totals_read_all_pages_and_exclude_range_end() -> None:
     bench = PolarBench()
     start = T0 - 2 * DAY_MS
     for number in range(250):
@@ -175,7 +175,7 @@ def test_polar_totals_go_through_all_pages_and_leave_out_the_end() -> None:
     assert totals(bench, start, start + 249 * SECOND_MS) == {"compute": sum(range(249))}
 
 
-def test_polar_usage_ahead_of_its_clock_waits() -> None:
+def test_polar_usage_ahead_of_clock_is_retried_later() -> None:
     bench = PolarBench()
     outcome = pushed(bench, replace(PUSH, ts=T0 + DAY_MS))
     assert isinstance(outcome, RetryAt) and outcome.at_ms <= bench.clock.now_ms() + 15 * MINUTE_MS
@@ -184,14 +184,14 @@ def test_polar_usage_ahead_of_its_clock_waits() -> None:
 # OpenMeter.
 
 
-def test_openmeter_success_is_queued_until_it_is_found() -> None:
+def test_openmeter_accepted_push_is_queued_until_found() -> None:
     bench = OpenMeterBench()
     outcome = pushed(bench)
     assert outcome == Queued(bench.clock.now_ms() + openmeter.CONFIRM_MS)
     assert looked_up(bench) == FoundPush(300) and looked_up(bench, replace(PUSH, key="never")) == Absent()
 
 
-def test_openmeter_event_that_counts_nothing_or_twice_is_left_to_a_person() -> None:
+def test_openmeter_lookup_of_duplicate_or_foreign_event_cannot_tell() -> None:
     bench = OpenMeterBench()
     pushed(bench)
     bench.service.events.append(bench.service.events[0])  # a server without deduplication
@@ -201,7 +201,7 @@ def test_openmeter_event_that_counts_nothing_or_twice_is_left_to_a_person() -> N
     assert isinstance(looked_up(bench), CannotTell)
 
 
-def test_openmeter_balance_counts_overage_and_access() -> None:
+def test_openmeter_balance_counts_overage_and_missing_entitlement() -> None:
     bench = OpenMeterBench()
     bench.service.grants["c-1", "compute"] = 1_000
     pushed(bench)
@@ -213,7 +213,7 @@ def test_openmeter_balance_counts_overage_and_access() -> None:
     assert state(bench, "c-other") == NoCustomer(), "usage of this subject is not the customer's"
 
 
-def test_openmeter_balance_feature_that_does_not_exist_is_not_zero() -> None:
+def test_openmeter_balance_feature_that_does_not_exist_fails_read() -> None:
     bench = OpenMeterBench()
     settings = {"api_key": KEY, "dedupe_h": "24", "balance_feature": "computer"}
     bench.provider = openmeter.build(bench._setup("openmeter", settings))
@@ -222,13 +222,13 @@ def test_openmeter_balance_feature_that_does_not_exist_is_not_zero() -> None:
 
 
 @cases("meter", [{"aggregation": "MAX"}, {"valueProperty": None}, {"valueProperty": "$.a[0].b"}])
-def test_openmeter_meter_that_would_count_otherwise_gets_nothing(meter: dict[str, object]) -> None:
+def test_openmeter_meter_of_other_aggregation_is_rejected_unsent(meter: dict[str, object]) -> None:
     bench = OpenMeterBench()
     bench.service.add_meter("compute", **meter)
     assert isinstance(pushed(bench), Rejected) and not bench.service.events
 
 
-def test_openmeter_sleeps_until_its_deduplication_is_known() -> None:
+def test_openmeter_without_deduplication_setting_is_dormant() -> None:
     bench = OpenMeterBench()
     provider = openmeter.build(bench._setup("openmeter", {"api_key": "openmeter_key"}))
     assert provider.dormant == "DRAWDOWN_OPENMETER_DEDUPE_H is not set"
@@ -242,7 +242,7 @@ def test_openmeter_sleeps_until_its_deduplication_is_known() -> None:
 
 
 @cases("module", [lago, polar, openmeter])
-def test_provider_on_the_kit_names_a_wrong_setting(module: object) -> None:
+def test_kit_provider_refuses_invalid_setting_by_name(module: object) -> None:
     name = str(module.__name__).rpartition(".")[2]  # type: ignore[attr-defined]
     bench = LagoBench()
     for wrong in ({"sekret": "x"}, {"url": "https://user@host/"}, {"url": "ftp://host"}):
@@ -250,7 +250,7 @@ def test_provider_on_the_kit_names_a_wrong_setting(module: object) -> None:
             module.build(bench._setup(name, wrong))  # type: ignore[attr-defined]
 
 
-def test_each_entry_point_names_a_builder() -> None:
+def test_provider_entry_points_name_callable_builders() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = project["entry-points"]["drawdown.providers"]
     assert {"autumn", "embedded", "lago", "openmeter", "polar", "stripe"} == set(named)

@@ -51,7 +51,7 @@ def kept(engine: sa.Engine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in found]
 
 
-def test_openmeters_client_sends_to_us_unchanged(engine: sa.Engine, url: str) -> None:
+def test_openmeter_client_sends_events_unchanged(engine: sa.Engine, url: str) -> None:
     with Client(endpoint=url, token=key_of("app")) as client:
         client.events.ingest_event(an_event("e1"))
         client.events.ingest_event(an_event("e1"))
@@ -73,7 +73,7 @@ def test_openmeters_client_sends_to_us_unchanged(engine: sa.Engine, url: str) ->
     assert {row[2] for row in found} == {"acme"} and {row[3] for row in found} == {'{"model":"small"}'}
 
 
-def test_the_official_package_sends_one_event_in_each_of_its_modes(engine: sa.Engine, url: str) -> None:
+def test_cloudevents_package_modes_are_each_accepted_or_duplicate(engine: sa.Engine, url: str) -> None:
     attributes = {"id": "c1", "source": "/wéb", "type": "page.render", "subject": "acme", "traceparent": "00-1"}
     event = CloudEvent(attributes, {"quantity": 3})
     head = {"authorization": f"Bearer {key_of('app')}"}

@@ -43,7 +43,7 @@ class Echo:
         return self.answer
 
 
-def test_a_call_arrives_as_it_was_sent_and_the_answer_as_it_was_given() -> None:
+def test_emulator_server_passes_request_and_answer_unchanged() -> None:
     echo = Echo()
     with serving_in_thread(echo, FixedClock(NOW_MS)) as url:
         answer = httpx.put(f"{url}/a%2Fb/c?x=1%20&y=%C3%BC", content=b"\x00body", headers={"X-One": "1"})
@@ -55,21 +55,21 @@ def test_a_call_arrives_as_it_was_sent_and_the_answer_as_it_was_given() -> None:
 
 
 @cases("result", [NoAnswer("cut"), NotSent("refused")])
-def test_no_answer_cuts_the_connection_after_the_call_was_read(result: HttpResult) -> None:
+def test_emulator_server_without_answer_cuts_connection_after_request(result: HttpResult) -> None:
     echo = Echo(result)
     with serving_in_thread(echo) as url, pytest.raises(httpx.TransportError):
         httpx.post(url, content=b"x" * 100_000)
     assert len(echo.calls[0][0].body) == 100_000
 
 
-def test_an_answer_can_be_slow() -> None:
+def test_emulator_server_latency_delays_answer() -> None:
     with serving_in_thread(Echo(), latency_ms=200) as url:
         began = time.monotonic()
         httpx.get(url)
     assert time.monotonic() - began >= 0.2
 
 
-def test_it_serves_many_at_once_inside_a_loop_and_leaves_nothing_behind() -> None:
+def test_emulator_server_in_event_loop_serves_50_calls_and_stops() -> None:
     async def run() -> str:
         async with serving(Echo(), latency_ms=50) as url, httpx.AsyncClient() as client:
             answers = await asyncio.gather(*(client.get(url) for _ in range(50)))
@@ -96,20 +96,20 @@ def _request(url: str) -> HaltRequest:
     return HaltRequest(org_id="org1", cell_id="cell-1", url=url, halted_at=NOW_MS)
 
 
-def test_a_cell_obeys_what_the_worker_signs() -> None:
+def test_cell_emulator_accepts_signed_halt() -> None:
     cell = CellEmulator()
     assert halt(cell) is None
     assert cell.halted == {"org1": NOW_MS} and cell.acknowledged["org1"] == 1
 
 
-def test_a_cell_refuses_another_secret_and_another_time() -> None:
+def test_cell_emulator_refuses_wrong_secret_or_old_timestamp() -> None:
     cell = CellEmulator()
     assert halt(cell, secret="wrong") == "the cell answered 401"
     assert halt(cell, now_ms=SystemClock().now_ms() - 301_000) == "the cell answered 401"
     assert cell.halted == {} and cell.refused == {401: 2}
 
 
-def test_a_cell_refuses_what_is_no_halt() -> None:
+def test_cell_emulator_refuses_malformed_halt_request() -> None:
     cell = CellEmulator()
     for call, status in (
         (Call("POST", "http://cell/admin/other"), 404),
@@ -132,7 +132,7 @@ def test_a_cell_refuses_what_is_no_halt() -> None:
         ("lie", True, False),
     ],
 )
-def test_a_cell_fails_as_it_is_planned(kind: str, acknowledged: bool, done: bool) -> None:
+def test_cell_emulator_fails_by_fault_plan(kind: str, acknowledged: bool, done: bool) -> None:
     cell = CellEmulator(faults=FaultPlan(0, {kind: 1.0}))
     assert (halt(cell) is None) == acknowledged
     assert ("org1" in cell.halted) == done
@@ -140,14 +140,14 @@ def test_a_cell_fails_as_it_is_planned(kind: str, acknowledged: bool, done: bool
 
 
 @cases("seed", range(5))
-def test_a_cell_that_talks_nonsense_has_acknowledged_nothing(seed: int) -> None:
+def test_cell_nonsense_answer_is_not_acknowledged(seed: int) -> None:
     assert halt(CellEmulator(faults=FaultPlan(seed, {"nonsense": 1.0}))) is not None
 
 
 # At home.
 
 
-def test_started_at_home_it_prints_what_to_set_and_runs_until_interrupted() -> None:
+def test_emulator_program_prints_settings_and_runs_until_interrupted() -> None:
     ports = ["--autumn-port", "0", "--stripe-port", "0", "--cell-port", "0"]
     command = [sys.executable, "-m", "tests.emulators.serve", *ports]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -190,7 +190,7 @@ def check_home(lines: Mapping[str, str]) -> None:
     assert (answer.status_code, answer.json()["identifier"]) == (200, "try-1")
 
 
-def test_a_port_of_its_own_can_be_chosen() -> None:
+def test_emulator_server_uses_chosen_port() -> None:
     with serving_in_thread(Echo()) as url:
         free = int(url.rsplit(":", 1)[1])
     with serving_in_thread(StripeEmulator(), port=free) as again:
@@ -198,7 +198,7 @@ def test_a_port_of_its_own_can_be_chosen() -> None:
         assert httpx.get(f"{again}/v1/billing/meters").status_code == 401
 
 
-def test_an_emulator_can_be_told_to_be_down_slow_or_forgetful() -> None:
+def test_emulator_switch_makes_service_down_slow_or_reset() -> None:
     served = Switched(home_stripe)
     with serving_in_thread(served) as url:
         assert httpx.post(f"{url}/emulator/nonsense").status_code == 404
@@ -214,7 +214,7 @@ def test_an_emulator_can_be_told_to_be_down_slow_or_forgetful() -> None:
         assert served.inner is not before
 
 
-def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+def test_emulator_program_with_used_port_reports_single_error() -> None:
     with serving_in_thread(Echo()) as url:
         port = url.rpartition(":")[2]
         done = subprocess.run(

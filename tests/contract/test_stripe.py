@@ -60,14 +60,14 @@ def retry_after(outcome: Outcome) -> int:
 # Settings and capabilities.
 
 
-def test_it_is_found_by_its_entry_point_and_dormant_without_a_key() -> None:
+def test_stripe_entry_point_without_key_is_dormant() -> None:
     registry = load({}, FixedClock(NOW_MS), Stub(NotSent("")), sa.create_engine("sqlite://"))
     stripe = registry.providers["stripe"]
     assert isinstance(stripe, Provider)
     assert stripe.dormant == "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 
 
-def test_a_dormant_one_sends_nothing() -> None:
+def test_dormant_stripe_does_not_send() -> None:
     provider, stub = stubbed(said(200, {}), secret_key="")
     assert isinstance(one(provider, push()), RetryAt)
     assert isinstance(done(provider.lookup(push())), ReadFailed)
@@ -76,7 +76,7 @@ def test_a_dormant_one_sends_nothing() -> None:
     assert stub.calls == []
 
 
-def test_the_worker_is_told_what_stripe_allows() -> None:
+def test_stripe_capabilities_are_documented_limits() -> None:
     can = World().provider.capabilities
     assert (can.batch_size, can.in_flight, can.calls_per_s, can.reads_per_s) == (1, 64, 950, 20)
     assert can.one_at_a_time and can.duplicate_proves_delivery and can.negatives
@@ -121,25 +121,25 @@ def test_the_worker_is_told_what_stripe_allows() -> None:
         ("cut_over", "tomorrow"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused_by_name_and_never_shown(name: str, text: str) -> None:
+def test_invalid_stripe_setting_is_refused_by_name_without_value(name: str, text: str) -> None:
     with pytest.raises(UsageError) as refused:
         build(setup(Stub(NotSent("")), FixedClock(NOW_MS), **{name: text}))
     assert f"DRAWDOWN_STRIPE_{name.upper()}" in str(refused.value)
     assert "topsecret" not in str(refused.value) and "ABC" not in str(refused.value)
 
 
-def test_a_setting_that_does_not_exist_is_refused() -> None:
+def test_unknown_stripe_setting_is_refused() -> None:
     with pytest.raises(UsageError, match="DRAWDOWN_STRIPE_CUTOVER is not a setting"):
         read_settings({"cutover": "2026-09-01T00:00:00Z"})
 
 
-def test_secrets_show_in_no_representation() -> None:
+def test_stripe_settings_repr_does_not_contain_secrets() -> None:
     settings = read_settings({"secret_key": "rk_live_topsecret", "webhook_secrets": "whsec_topsecret, whsec_old"})
     assert settings.webhook_secrets == ("whsec_topsecret", "whsec_old")
     assert "topsecret" not in repr(settings)
 
 
-def test_shadow_mode_sends_no_window_and_cut_over_sends_none_before_it() -> None:
+def test_shadow_mode_and_cut_over_set_first_live_window() -> None:
     def live_from(**settings: str) -> int | None:
         return read_settings(settings).live_from_ms
 
@@ -156,7 +156,7 @@ def test_shadow_mode_sends_no_window_and_cut_over_sends_none_before_it() -> None
 # What is sent.
 
 
-def test_a_push_is_one_meter_event_in_whole_units_and_seconds() -> None:
+def test_push_is_sent_as_single_meter_event_in_units_and_seconds() -> None:
     provider, stub = stubbed(NoAnswer("cut"))
     one(provider, push(-4096, attempt=3))
     (call,) = stub.calls
@@ -175,7 +175,7 @@ def test_a_push_is_one_meter_event_in_whole_units_and_seconds() -> None:
     assert SECRET not in repr(call)
 
 
-def test_each_attempt_sends_the_same_bytes_under_a_fresh_idempotency_key() -> None:
+def test_each_attempt_sends_same_body_with_new_idempotency_key() -> None:
     provider, stub = stubbed(NoAnswer("cut"))
     for attempt in (1, 2, 3):
         one(provider, push(attempt=attempt))
@@ -184,14 +184,14 @@ def test_each_attempt_sends_the_same_bytes_under_a_fresh_idempotency_key() -> No
 
 
 @cases("key", [KEY, f"{KEY}:r4", "usage:a%2Eb:0:c", "usage:a.7:0:c", "usage:ü\r\n:0:c", "0a" * 32])
-def test_the_idempotency_key_leads_back_to_the_push(key: str) -> None:
+def test_idempotency_key_is_decoded_to_push_key(key: str) -> None:
     sent = idempotency_key(push(key=key, attempt=12))
     assert sent.isascii() and sent.isprintable() and " " not in sent and len(sent) <= 255
     assert key_of(sent) == key
     assert key_of(KEY) == KEY
 
 
-def test_a_key_that_no_header_holds_is_hashed() -> None:
+def test_long_push_key_is_shortened_for_header() -> None:
     sent = idempotency_key(push(key="\U0001f4a3" * 100, attempt=2))
     assert len(sent) <= 255 and sent.endswith(".2")
 
@@ -206,20 +206,20 @@ def test_a_key_that_no_header_holds_is_hashed() -> None:
         {"feature": "gb_seconds"},
     ],
 )
-def test_what_stripe_could_not_take_is_rejected_unsent(changes: dict[str, int]) -> None:
+def test_push_stripe_cannot_accept_is_rejected_unsent(changes: dict[str, int]) -> None:
     provider, stub = stubbed(NoAnswer("cut"))
     outcome = one(provider, push(**changes))
     assert isinstance(outcome, Rejected) and outcome.reason
     assert stub.calls == []
 
 
-def test_fifteen_digits_are_taken() -> None:
+def test_quantity_of_fifteen_digits_is_accepted() -> None:
     world = World()
     assert one(world.provider, push((10**15 - 1) * 1024)) == Accepted()
     assert world.stripe.charged("cus_1", "gb_seconds") == 10**15 - 1
 
 
-def test_a_feature_that_is_not_listed_goes_to_the_meter_of_its_name() -> None:
+def test_feature_without_meter_setting_uses_meter_of_same_name() -> None:
     world = World()
     assert one(world.provider, push(7, feature="compute_4gb", key="k")) == Accepted()
     assert world.stripe.charged_by() == {("cus_1", "compute_4gb", WINDOW // 1000): 7}
@@ -228,14 +228,14 @@ def test_a_feature_that_is_not_listed_goes_to_the_meter_of_its_name() -> None:
 # What comes back.
 
 
-def test_a_push_is_charged_once_and_the_second_time_is_a_duplicate() -> None:
+def test_push_sent_twice_is_duplicate_and_charged_once() -> None:
     world = World()
     assert one(world.provider, push()) == Accepted()
     assert one(world.provider, push(attempt=2)) == Duplicate()
     assert world.stripe.charged("cus_1", "gb_seconds", WINDOW // 1000) == 2
 
 
-def test_a_correction_gives_back() -> None:
+def test_negative_correction_reduces_charge() -> None:
     world = World()
     one(world.provider, push(4096))
     assert one(world.provider, push(-1024, revision=1)) == Accepted()
@@ -256,20 +256,20 @@ def test_a_correction_gives_back() -> None:
         b'{"x": 1e99999999999999999999, "object": NaN}',
     ],
 )
-def test_a_success_that_does_not_repeat_the_identifier_proves_nothing(body: object) -> None:
+def test_success_without_matching_identifier_is_unknown(body: object) -> None:
     assert isinstance(answered(said(200, body)), Unknown)
 
 
-def test_a_duplicate_is_delivered_however_it_is_coded() -> None:
+def test_duplicate_error_with_or_without_code_is_duplicate() -> None:
     assert answered(said(400, error(DUPLICATE))) == Duplicate()
     assert answered(said(400, error("Seen.", code="duplicate_meter_event"))) == Duplicate()
 
 
-def test_a_duplicate_in_other_words_is_never_a_rejection() -> None:
+def test_duplicate_error_in_other_words_is_unknown() -> None:
     assert isinstance(answered(said(400, error(f"Identifier {KEY} has already been used."))), Unknown)
 
 
-def test_idempotency_key_seen_with_other_content_means_lost_history() -> None:
+def test_reused_idempotency_key_with_other_content_is_not_accepted() -> None:
     """A first attempt that the provider knows of is never settled by itself: the worker looks it up (rule R1)."""
     world = World()
     assert one(world.provider, push(4096)) == Accepted()
@@ -279,7 +279,7 @@ def test_idempotency_key_seen_with_other_content_means_lost_history() -> None:
 
 
 @cases("status", [400, 404, 422])
-def test_what_stripe_refuses_in_its_own_words_is_rejected(status: int) -> None:
+def test_stripe_error_about_request_is_rejected_with_its_message(status: int) -> None:
     outcome = answered(said(status, error("No such customer: 'cus_1'", code="resource_missing"), request_id="req_abc"))
     assert outcome == Rejected(f"HTTP {status}: resource_missing: No such customer: 'cus_1' (req_abc)")
 
@@ -302,24 +302,24 @@ def test_what_stripe_refuses_in_its_own_words_is_rejected(status: int) -> None:
         (599, b""),
     ],
 )
-def test_whatever_proves_nothing_is_unknown(status: int, body: object) -> None:
+def test_inconclusive_answer_is_unknown(status: int, body: object) -> None:
     assert isinstance(answered(said(status, body)), Unknown)
     assert isinstance(answered(said(status, body, stripe_should_retry="false", retry_after="9")), Unknown)
 
 
-def test_a_lost_answer_is_unknown_and_a_refused_connection_is_tried_again() -> None:
+def test_lost_answer_is_unknown_and_refused_connection_is_retried() -> None:
     assert isinstance(answered(NoAnswer("timed out")), Unknown)
     assert retry_after(answered(NotSent("refused"))) >= 1000
 
 
 @cases("status", [401, 403])
-def test_a_refused_key_holds_pushes_back_and_rejects_none(status: int) -> None:
+def test_refused_api_key_is_retried_in_5_minutes_without_secret(status: int) -> None:
     outcome = answered(said(status, error(f"Invalid API Key provided: {SECRET}")))
     assert retry_after(outcome) == 5 * MINUTE_MS
     assert isinstance(outcome, RetryAt) and SECRET not in outcome.reason and "sk_test" not in outcome.reason
 
 
-def test_text_from_outside_is_short_and_one_line() -> None:
+def test_stripe_error_text_is_truncated_to_printable_line() -> None:
     outcome = answered(said(400, error("bad\n\x1b[31m" + "x" * 10_000)))
     assert isinstance(outcome, Rejected)
     assert len(outcome.reason) < 300 and outcome.reason.isprintable()
@@ -346,30 +346,30 @@ def test_text_from_outside_is_short_and_one_line() -> None:
         ({"retry_after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 1000),
     ],
 )
-def test_not_now_waits_as_it_is_told(status: int, headers: dict[str, str], wait_ms: int) -> None:
+def test_throttled_push_is_retried_after_requested_wait(status: int, headers: dict[str, str], wait_ms: int) -> None:
     body = b"Slow down" if status == 429 else error("locked", code="lock_timeout")
     assert retry_after(answered(said(status, body, **headers))) == wait_ms
 
 
-def test_a_date_to_come_back_at_is_kept() -> None:
+def test_throttled_push_with_retry_date_waits_whole_seconds() -> None:
     world = World({"throttled": 1.0}, seed=1)
     waits = {retry_after(one(world.provider, push(attempt=attempt))) for attempt in range(1, 40)}
     assert {wait for wait in waits if wait <= 20_000 and wait % 1000 == 0}
     assert world.stripe.charged_by() == {}
 
 
-def test_waits_grow_to_a_quarter_of_an_hour() -> None:
+def test_retry_waits_double_up_to_15_minutes() -> None:
     waits = [retry_after(answered(said(429, b""), attempt)) for attempt in (1, 2, 3, 10, 1000)]
     assert waits == [2000, 4000, 8000, 15 * MINUTE_MS, 15 * MINUTE_MS]
 
 
 @cases("code", ["rate_limit", "lock_timeout"])
-def test_not_now_is_known_by_its_code_too(code: str) -> None:
+def test_retryable_error_code_with_status_400_is_retried(code: str) -> None:
     assert isinstance(answered(said(400, error("later", code=code))), RetryAt)
 
 
 @cases("kind", ["throttled", "throttled_nonsense", "lock_timeout", "connection_refused"])
-def test_what_was_not_applied_is_charged_once_later(kind: str) -> None:
+def test_push_not_applied_by_fault_is_retried_and_charged_once(kind: str) -> None:
     world = World({kind: 1.0})
     assert isinstance(one(world.provider, push()), RetryAt)
     world.stripe.faults.rates = {}
@@ -378,7 +378,7 @@ def test_what_was_not_applied_is_charged_once_later(kind: str) -> None:
 
 
 @cases("kind", ["request_lost", "answer_lost", "error_500_before", "error_500_after", "cached_500"])
-def test_what_is_unknown_is_charged_once_in_the_end(kind: str) -> None:
+def test_push_with_unknown_outcome_is_charged_once_after_retry(kind: str) -> None:
     world = World({kind: 1.0})
     assert isinstance(one(world.provider, push()), Unknown)
     world.stripe.faults.rates = {}
@@ -386,7 +386,7 @@ def test_what_is_unknown_is_charged_once_in_the_end(kind: str) -> None:
     assert world.stripe.charged("cus_1", "gb_seconds") == 2
 
 
-def test_a_saved_500_is_not_met_twice() -> None:
+def test_saved_500_is_not_replayed_for_next_attempt() -> None:
     """Under one Idempotency-Key it would be replayed for a day, and the push never go through."""
     world = World({"cached_500": 1.0})
     assert isinstance(one(world.provider, push()), Unknown)
@@ -396,7 +396,7 @@ def test_a_saved_500_is_not_met_twice() -> None:
 
 
 @cases("seed", range(20))
-def test_through_every_fault_each_push_is_charged_exactly_once(seed: int) -> None:
+def test_pushes_under_each_fault_are_charged_once(seed: int) -> None:
     kinds = [kind for kind in BILLING_FAULTS if kind not in ("late_rejection", "accepted_then_lost", "reads_lag")]
     world = World(dict.fromkeys(kinds, 0.07), seed)
     for number in range(40):
@@ -411,7 +411,7 @@ def test_through_every_fault_each_push_is_charged_exactly_once(seed: int) -> Non
     assert len(world.stripe.faults.counts) >= 8
 
 
-def test_the_emulator_counts_calls_by_the_second() -> None:
+def test_emulator_limits_calls_per_second() -> None:
     world = World()
     world.stripe.calls_per_s = 4  # one of them reads the meters
     outcomes = [one(world.provider, push(1024, key=f"k{number}")) for number in range(4)]
@@ -421,7 +421,7 @@ def test_the_emulator_counts_calls_by_the_second() -> None:
     assert one(world.provider, push(1024, key="k3", attempt=2)) == Accepted()
 
 
-def test_after_a_day_the_same_identifier_would_be_charged_again() -> None:
+def test_identifier_resent_after_24_h_is_charged_twice() -> None:
     """Why rule P2 stops sending an hour before that."""
     world = World()
     one(world.provider, push())
@@ -432,7 +432,7 @@ def test_after_a_day_the_same_identifier_would_be_charged_again() -> None:
     assert world.stripe.doubles == [KEY]
 
 
-def test_the_emulator_knows_how_old_and_how_new_an_event_may_be() -> None:
+def test_emulator_refuses_events_older_than_35_days_or_ahead_5_minutes() -> None:
     world = World()
     oldest = NOW_MS - 35 * DAY_MS
     assert one(world.provider, push(ts=oldest, key="a")) == Accepted()
@@ -441,7 +441,7 @@ def test_the_emulator_knows_how_old_and_how_new_an_event_may_be() -> None:
     assert isinstance(one(world.provider, push(ts=NOW_MS + 301_000, key="d")), Rejected)
 
 
-def test_a_meter_that_is_missing_or_archived_rejects() -> None:
+def test_push_to_missing_or_archived_meter_is_rejected() -> None:
     world = World()
     assert isinstance(one(world.provider, push(feature="other")), Rejected)
     next(iter(world.stripe.meters.values())).active = False

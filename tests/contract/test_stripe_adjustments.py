@@ -23,7 +23,7 @@ def charged(world: World) -> int:
     return world.stripe.charged("cus_1", "gb_seconds")
 
 
-def test_a_cancellation_is_one_adjustment_without_an_idempotency_key() -> None:
+def test_cancel_is_sent_as_adjustment_without_idempotency_key() -> None:
     provider, stub = stubbed(answer())
     assert done(provider.cancel(push())) == Cancelled("Stripe accepted the meter event adjustment, pending (req_1)")
     (call,) = stub.calls
@@ -36,7 +36,7 @@ def test_a_cancellation_is_one_adjustment_without_an_idempotency_key() -> None:
     assert "Idempotency-Key" not in call.headers
 
 
-def test_an_event_that_was_cancelled_counts_no_more() -> None:
+def test_cancelled_push_is_not_charged_and_absent_in_lookup() -> None:
     world = World()
     one(world.provider, push(2048))
     one(world.provider, push(4096, revision=1))
@@ -48,7 +48,7 @@ def test_an_event_that_was_cancelled_counts_no_more() -> None:
 
 
 @cases("twice_is_refused", [False, True])
-def test_a_second_cancellation_is_confirmed_as_the_first(twice_is_refused: bool) -> None:
+def test_cancel_repeated_is_confirmed(twice_is_refused: bool) -> None:
     world = World()
     world.stripe.events.twice_is_refused = twice_is_refused
     one(world.provider, push())
@@ -76,13 +76,13 @@ def test_a_second_cancellation_is_confirmed_as_the_first(twice_is_refused: bool)
         NotSent("refused"),
     ],
 )
-def test_whatever_else_is_answered_confirms_nothing(found: HttpResult) -> None:
+def test_cancel_with_unconfirmed_answer_fails(found: HttpResult) -> None:
     result = done(stubbed(found)[0].cancel(push()))
     assert isinstance(result, ReadFailed) and SECRET not in result.reason
     assert result.too_many is ("rate_limit" in result.reason)
 
 
-def test_an_unknown_event_and_one_that_is_too_old_are_not_cancelled() -> None:
+def test_cancel_of_unknown_or_old_event_fails() -> None:
     world = World()
     assert isinstance(done(world.provider.cancel(push())), ReadFailed)
     one(world.provider, push())
@@ -94,7 +94,7 @@ def test_an_unknown_event_and_one_that_is_too_old_are_not_cancelled() -> None:
 
 
 @cases("kind", ADJUSTMENT_FAULTS)
-def test_through_each_fault_the_event_is_cancelled_in_the_end(kind: str) -> None:
+def test_cancel_after_each_fault_is_confirmed_on_retry(kind: str) -> None:
     world = World()
     one(world.provider, push())
     world.stripe.faults.rates = {kind: 1.0}
@@ -104,7 +104,7 @@ def test_through_each_fault_the_event_is_cancelled_in_the_end(kind: str) -> None
     assert charged(world) == 0
 
 
-def test_dormant_provider_and_stream_cancel_nothing() -> None:
+def test_cancel_without_key_or_with_stream_is_refused() -> None:
     provider, stub = stubbed(answer(), secret_key="")
     assert isinstance(done(provider.cancel(push())), ReadFailed) and not stub.calls
     assert World().provider.capabilities.cancel_within_ms == DAY_MS

@@ -69,7 +69,7 @@ def reason_of(result: ChargeResult) -> str:
 # What is declared, and what is sent.
 
 
-def test_it_is_a_payment_service_with_the_billing_providers_settings() -> None:
+def test_stripe_payment_service_declares_limits_beyond_emulator_lag() -> None:
     service = PaymentWorld().service
     assert isinstance(service, PaymentService)
     assert (service.name, service.dormant) == ("stripe", None)
@@ -79,7 +79,7 @@ def test_it_is_a_payment_service_with_the_billing_providers_settings() -> None:
     assert can.lookup_lag_ms > max(MAX_LAG_MS, MAX_SLOW_MS), "else the emulator breaks what is declared"
 
 
-def test_a_dormant_one_asks_nothing() -> None:
+def test_dormant_stripe_payment_service_does_not_send() -> None:
     service, stub = stubbed_payments(said(200, {}), secret_key="")
     assert service.dormant == "DRAWDOWN_STRIPE_SECRET_KEY is not set"
     assert isinstance(done(service.charge(charge())), NotSent)
@@ -89,7 +89,7 @@ def test_a_dormant_one_asks_nothing() -> None:
     assert stub.calls == []
 
 
-def test_the_call_that_takes_money_says_all_of_it() -> None:
+def test_charge_request_has_all_fields_and_idempotency_key() -> None:
     service, stub = stubbed_payments(said(200, intent()))
     assert done(service.charge(charge())) == Payment("pi_1", 2000, "usd")
     read, paid = stub.calls
@@ -112,7 +112,7 @@ def test_the_call_that_takes_money_says_all_of_it() -> None:
     assert SECRET not in repr(paid)
 
 
-def test_a_charge_is_the_same_bytes_each_time() -> None:
+def test_charge_repeated_sends_identical_bytes_and_headers() -> None:
     service, stub = stubbed_payments(NoAnswer("timed out"))
     for _ in range(2):
         done(service.charge(charge()))
@@ -121,7 +121,7 @@ def test_a_charge_is_the_same_bytes_each_time() -> None:
 
 
 @cases("charge_id", ["topup:" + "w" * 300 + ":1", "topup:Zürich 1:1", "topup:a%2:1"])
-def test_an_id_of_any_form_is_the_same_key_each_time_and_is_found_by_it(charge_id: str) -> None:
+def test_charge_id_of_any_form_is_sent_as_stable_ascii_key(charge_id: str) -> None:
     world = PaymentWorld()
     request = charge(charge_id=charge_id)
     assert isinstance(done(world.service.charge(request)), Payment)
@@ -153,7 +153,7 @@ def test_an_id_of_any_form_is_the_same_key_each_time_and_is_found_by_it(charge_i
         {"amount": True},
     ],
 )
-def test_what_stripe_can_never_take_is_not_sent(changes: dict[str, Any]) -> None:
+def test_charge_stripe_cannot_accept_is_not_sent(changes: dict[str, Any]) -> None:
     service, stub = stubbed_payments(said(200, intent()))
     result = done(service.charge(charge(**changes)))
     assert isinstance(result, NotSent) and result.retry_at_ms is None
@@ -161,7 +161,7 @@ def test_what_stripe_can_never_take_is_not_sent(changes: dict[str, Any]) -> None
     assert stub.calls == []
 
 
-def test_a_currency_whose_least_amount_is_unknown_is_left_to_stripe() -> None:
+def test_charge_in_currency_of_unknown_minimum_is_sent() -> None:
     result = answered(said(200, intent(currency="xof", amount=1, amount_received=1)), charge(1, currency="xof"))
     assert result == Payment("pi_1", 1, "xof")
 
@@ -169,7 +169,7 @@ def test_a_currency_whose_least_amount_is_unknown_is_left_to_stripe() -> None:
 # What becomes of a charge, by the card.
 
 
-def test_a_good_card_pays_once_however_often_it_is_called() -> None:
+def test_charge_with_good_card_repeated_is_paid_once() -> None:
     world = PaymentWorld()
     results = [done(world.service.charge(charge())) for _ in range(3)]
     assert results == [Payment(world.books.taken[0].payment_id, 2000, "usd")] * 3
@@ -188,7 +188,7 @@ def test_a_good_card_pays_once_however_often_it_is_called() -> None:
         ("expired", "expired_card", False),
     ],
 )
-def test_a_refused_card_is_declined_by_answer_and_by_look_up(manner: str, code: str, retry: bool) -> None:
+def test_declined_card_is_reported_by_charge_and_lookup(manner: str, code: str, retry: bool) -> None:
     world = PaymentWorld()
     world.books.put_in("cus_1", manner)
     wanted = Declined(code, "Your card was declined.", retry)
@@ -197,7 +197,7 @@ def test_a_refused_card_is_declined_by_answer_and_by_look_up(manner: str, code: 
     assert world.books.taken == []
 
 
-def test_another_card_does_not_revive_a_charge_that_was_declined() -> None:
+def test_declined_charge_with_new_card_stays_declined() -> None:
     world = PaymentWorld()
     world.books.put_in("cus_1", "declined")
     first = done(world.service.charge(charge()))
@@ -208,7 +208,7 @@ def test_another_card_does_not_revive_a_charge_that_was_declined() -> None:
 
 
 @cases("manner", ["authenticate", "action"])
-def test_a_bank_that_wants_the_customer_is_told(manner: str) -> None:
+def test_charge_that_needs_authentication_returns_needs_customer(manner: str) -> None:
     world = PaymentWorld()
     world.books.put_in("cus_1", manner)
     assert isinstance(done(world.service.charge(charge())), NeedsCustomer)
@@ -216,7 +216,7 @@ def test_a_bank_that_wants_the_customer_is_told(manner: str) -> None:
     assert world.books.taken == []
 
 
-def test_a_payment_under_way_is_in_doubt_until_the_bank_has_spoken() -> None:
+def test_processing_payment_is_in_doubt_until_settled() -> None:
     world = PaymentWorld()
     world.books.put_in("cus_1", "processing")
     assert isinstance(done(world.service.charge(charge())), InDoubt)
@@ -226,7 +226,7 @@ def test_a_payment_under_way_is_in_doubt_until_the_bank_has_spoken() -> None:
 
 
 @cases(("reason", "retry"), [("requested_by_customer", False), ("abandoned", True), (None, True)])
-def test_a_payment_that_was_cancelled_is_declined(reason: str | None, retry: bool) -> None:
+def test_cancelled_payment_is_declined_with_retry_by_reason(reason: str | None, retry: bool) -> None:
     world = PaymentWorld()
     world.books.put_in("cus_1", "processing")
     done(world.service.charge(charge()))
@@ -238,14 +238,14 @@ def test_a_payment_that_was_cancelled_is_declined(reason: str | None, retry: boo
 # The card.
 
 
-def test_a_customer_without_a_card_is_charged_nothing() -> None:
+def test_customer_without_card_is_not_charged() -> None:
     world = PaymentWorld()
     result = done(world.service.charge(charge(customer_id="cus_2")))
     assert result == NotSent("the customer does not have a card on file", None)
     assert world.books.intents == []
 
 
-def test_a_card_put_in_on_our_page_is_charged() -> None:
+def test_card_saved_on_checkout_page_is_charged() -> None:
     world = PaymentWorld()
     link = done(world.service.card_link("cus_2", BACK))
     assert isinstance(link, Link) and link.expires_ms == 1_900_000_000_000
@@ -254,7 +254,7 @@ def test_a_card_put_in_on_our_page_is_charged() -> None:
     assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), Payment)
 
 
-def test_a_card_of_somebody_elses_page_is_not_charged() -> None:
+def test_card_of_foreign_checkout_page_is_not_charged() -> None:
     """A page that another program of the account made may be for something else."""
     world = PaymentWorld()
     link = done(world.service.card_link("cus_2", BACK))
@@ -264,7 +264,7 @@ def test_a_card_of_somebody_elses_page_is_not_charged() -> None:
     assert isinstance(done(world.service.charge(charge(customer_id="cus_2"))), NotSent)
 
 
-def test_the_card_chosen_in_the_portal_goes_before_the_one_of_the_page() -> None:
+def test_portal_card_overrides_checkout_page_card() -> None:
     world = PaymentWorld()
     link = done(world.service.card_link("cus_2", BACK))
     assert isinstance(link, Link)
@@ -283,7 +283,7 @@ def test_the_card_chosen_in_the_portal_goes_before_the_one_of_the_page() -> None
         (b"[" * 100_000, False),
     ],
 )
-def test_a_customer_that_cannot_be_read_is_charged_nothing(customer: object, fix: bool) -> None:
+def test_unreadable_customer_is_not_charged(customer: object, fix: bool) -> None:
     service, stub = stubbed_payments(said(200, intent()), customer)
     result = done(service.charge(charge()))
     assert isinstance(result, NotSent) and (result.retry_at_ms is None) == fix
@@ -291,27 +291,27 @@ def test_a_customer_that_cannot_be_read_is_charged_nothing(customer: object, fix
 
 
 @cases("card", ["", "pm 1", "pm/../x", 7, {"id": "p" * 300}, ["pm_1"]])
-def test_a_card_that_is_none_is_not_sent(card: object) -> None:
+def test_invalid_card_reference_is_not_charged(card: object) -> None:
     customer = {"id": "cus_1", "object": "customer", "invoice_settings": {"default_payment_method": card}}
     service, stub = stubbed_payments(listed(), customer)
     assert done(service.charge(charge())) == NotSent("the customer does not have a card on file", None)
     assert {call.method for call in stub.calls} == {"GET"}
 
 
-def test_of_a_customers_pages_only_the_newest_are_looked_through() -> None:
+def test_checkout_pages_are_searched_in_newest_20_only() -> None:
     service, stub = stubbed_payments(listed(has_more=True), {"id": "cus_1", "invoice_settings": None})
     done(service.charge(charge()))
     assert [dict(parse_qsl(urlsplit(call.url).query)).get("limit") for call in stub.calls] == [None, "20"]
 
 
-def test_a_card_given_whole_is_taken_by_its_id() -> None:
+def test_expanded_card_object_is_charged_by_its_id() -> None:
     customer = {"id": "cus_1", "invoice_settings": {"default_payment_method": {"id": "pm_9", "card": {}}}}
     service, stub = stubbed_payments(said(200, intent(customer={"id": "cus_1"})), customer)
     assert isinstance(done(service.charge(charge())), Payment)
     assert b"payment_method=pm_9" in stub.calls[1].body
 
 
-def test_an_unknown_customer_is_for_a_person_to_mend() -> None:
+def test_charge_of_unknown_customer_is_not_retried() -> None:
     result = done(PaymentWorld().service.charge(charge(customer_id="cus_none")))
     assert isinstance(result, NotSent) and result.retry_at_ms is None and "No such customer" in result.reason
 
@@ -320,7 +320,7 @@ def test_an_unknown_customer_is_for_a_person_to_mend() -> None:
 
 
 @cases("kind", ["connection_refused", "throttled", "throttled_nonsense"])
-def test_what_was_proven_not_sent_is_charged_once_later(kind: str) -> None:
+def test_charge_proven_unsent_is_retried_and_charged_once(kind: str) -> None:
     world = PaymentWorld()
     world.books.script.append(kind)
     result = done(world.service.charge(charge()))
@@ -332,7 +332,7 @@ def test_what_was_proven_not_sent_is_charged_once_later(kind: str) -> None:
 
 
 @cases("kind", ["answer_lost", "error_500_after", "late_listing", "slow"])
-def test_what_was_charged_without_an_answer_is_found(kind: str) -> None:
+def test_charge_taken_without_answer_is_found_by_lookup(kind: str) -> None:
     world = PaymentWorld()
     world.books.script.append(kind)
     assert isinstance(done(world.service.charge(charge())), InDoubt)
@@ -342,7 +342,7 @@ def test_what_was_charged_without_an_answer_is_found(kind: str) -> None:
 
 
 @cases("kind", ["request_lost", "error_500_before", "cached_500", "lock_timeout"])
-def test_what_was_not_charged_and_might_have_been_is_absent_after_the_lag(kind: str) -> None:
+def test_charge_not_taken_without_answer_is_absent_after_lag(kind: str) -> None:
     world = PaymentWorld()
     world.books.script.append(kind)
     assert isinstance(done(world.service.charge(charge())), InDoubt)
@@ -351,7 +351,7 @@ def test_what_was_not_charged_and_might_have_been_is_absent_after_the_lag(kind: 
     assert world.books.taken == []
 
 
-def test_a_saved_500_is_met_for_a_day_and_only_a_look_up_tells() -> None:
+def test_saved_500_repeats_for_24_h_and_lookup_reports_absent() -> None:
     world = PaymentWorld()
     world.books.script.append("cached_500")
     done(world.service.charge(charge()))
@@ -362,7 +362,7 @@ def test_a_saved_500_is_met_for_a_day_and_only_a_look_up_tells() -> None:
     assert isinstance(done(world.service.charge(charge())), Payment)
 
 
-def test_while_stripe_works_on_a_call_the_same_one_is_in_doubt() -> None:
+def test_charge_during_same_call_in_progress_is_in_doubt() -> None:
     world = PaymentWorld()
     world.books.script.append("slow")
     assert isinstance(done(world.service.charge(charge())), InDoubt)
@@ -373,7 +373,7 @@ def test_while_stripe_works_on_a_call_the_same_one_is_in_doubt() -> None:
     assert len(world.books.taken) == 1
 
 
-def test_a_late_listing_is_absent_before_it_is_found() -> None:
+def test_lookup_in_late_listing_is_absent_until_lag_ends() -> None:
     """Why absence proves nothing before the lag is over."""
     world = PaymentWorld()
     world.books.lag_ms = LOOKUP_LAG_MS - 1
@@ -384,7 +384,7 @@ def test_a_late_listing_is_absent_before_it_is_found() -> None:
 
 
 @cases("seed", range(12))
-def test_garbage_proves_nothing(seed: int) -> None:
+def test_garbage_answer_is_in_doubt(seed: int) -> None:
     world = PaymentWorld(seed=seed)
     world.books.script.append("garbage")
     assert isinstance(done(world.service.charge(charge())), InDoubt)
@@ -395,21 +395,21 @@ def test_garbage_proves_nothing(seed: int) -> None:
 
 
 @cases("kind", ["connection_refused", "reads_fail"])
-def test_a_look_up_that_fails_leaves_the_doubt(kind: str) -> None:
+def test_failed_lookup_is_in_doubt(kind: str) -> None:
     world = PaymentWorld()
     done(world.service.charge(charge()))
     world.books.script.append(kind)
     assert isinstance(done(world.service.look_up(charge())), InDoubt)
 
 
-def test_a_list_that_names_a_payment_twice_is_one_payment() -> None:
+def test_payment_listed_twice_is_found_as_paid() -> None:
     world = PaymentWorld()
     done(world.service.charge(charge()))
     world.books.script.append("list_twice")
     assert isinstance(done(world.service.look_up(charge())), Payment)
 
 
-def test_no_fault_is_taken_for_a_decline_and_none_charges_twice() -> None:
+def test_charge_faults_are_not_declined_and_not_doubled() -> None:
     world = PaymentWorld()
     for kind in (*CHARGE_FAULTS, *LIST_FAULTS):
         on_list = kind in LIST_FAULTS and kind not in CHARGE_FAULTS
@@ -425,7 +425,7 @@ def test_no_fault_is_taken_for_a_decline_and_none_charges_twice() -> None:
 # Other content.
 
 
-def test_another_amount_is_for_a_person() -> None:
+def test_charge_of_another_amount_is_other_content() -> None:
     world = PaymentWorld()
     world.books.script.append("other_amount")
     assert isinstance(done(world.service.charge(charge())), OtherContent)
@@ -444,17 +444,17 @@ def test_another_amount_is_for_a_person() -> None:
         ({"amount_received": 1999}, "received another amount"),
     ],
 )
-def test_what_differs_is_named_by_answer_and_by_look_up(changes: dict[str, Any], words: str) -> None:
+def test_payment_field_mismatch_is_named_by_charge_and_lookup(changes: dict[str, Any], words: str) -> None:
     for result in (answered(said(200, intent(**changes))), found(listed(intent(**changes)))):
         assert isinstance(result, OtherContent) and words in result.reason and "pi_1" in result.reason
 
 
-def test_a_refusal_of_another_amount_is_no_decline() -> None:
+def test_declined_payment_of_another_amount_is_other_content() -> None:
     refused = card_error(payment_intent=intent(status="requires_payment_method", amount=1))
     assert isinstance(answered(said(402, {"error": refused})), OtherContent)
 
 
-def test_a_key_that_came_before_with_other_content_is_told() -> None:
+def test_reused_charge_key_with_other_content_is_reported() -> None:
     world = PaymentWorld()
     done(world.service.charge(charge()))
     result = done(world.service.charge(charge(3000)))
@@ -465,7 +465,7 @@ def test_a_key_that_came_before_with_other_content_is_told() -> None:
     assert len(world.books.taken) == 1
 
 
-def test_a_card_that_changed_between_two_attempts_hides_no_payment() -> None:
+def test_card_changed_between_attempts_does_not_charge_twice() -> None:
     """The card is part of the call: the second attempt is refused, and the first is looked up."""
     world = PaymentWorld()
     world.books.script.append("error_500_after")
@@ -475,7 +475,7 @@ def test_a_card_that_changed_between_two_attempts_hides_no_payment() -> None:
     assert len(world.books.taken) == 1
 
 
-def test_changed_card_and_unreadable_list_leave_charge_in_doubt() -> None:
+def test_charge_with_changed_card_and_unreadable_list_is_in_doubt() -> None:
     world = PaymentWorld()
     world.books.script.append("error_500_after")
     done(world.service.charge(charge()))
@@ -484,7 +484,7 @@ def test_changed_card_and_unreadable_list_leave_charge_in_doubt() -> None:
     assert isinstance(done(world.service.charge(charge())), InDoubt)
 
 
-def test_two_payments_under_one_id_are_for_a_person() -> None:
+def test_two_payments_under_same_charge_id_are_other_content() -> None:
     result = found(listed(intent(), intent(id="pi_2", status="canceled")))
     assert isinstance(result, OtherContent) and "pi_1" in result.reason and "pi_2" in result.reason
 
@@ -540,20 +540,20 @@ def test_two_payments_under_one_id_are_for_a_person() -> None:
         (599, error("No such customer", code="resource_missing")),
     ],
 )
-def test_whatever_proves_nothing_is_in_doubt(status: int, body: object) -> None:
+def test_inconclusive_charge_answer_is_in_doubt(status: int, body: object) -> None:
     assert isinstance(answered(said(status, body)), InDoubt)
 
 
-def test_a_402_about_a_payment_that_succeeded_is_paid() -> None:
+def test_error_402_with_succeeded_payment_is_paid() -> None:
     assert isinstance(answered(said(402, {"error": card_error(payment_intent=intent())})), Payment)
 
 
-def test_a_402_about_a_payment_that_waits_for_the_customer_needs_them() -> None:
+def test_error_402_with_action_required_needs_customer() -> None:
     refused = card_error("payment_intent_action_required", payment_intent=intent(status="requires_action"))
     assert isinstance(answered(said(402, {"error": refused})), NeedsCustomer)
 
 
-def test_a_card_error_without_its_payment_is_a_decline() -> None:
+def test_card_error_without_payment_is_declined() -> None:
     assert answered(said(402, {"error": card_error(decline="lost_card")})) == Declined(
         "lost_card", "Your card was declined.", False
     )
@@ -573,7 +573,7 @@ def test_a_card_error_without_its_payment_is_a_decline() -> None:
         ({"code": 7, "decline_code": [], "message": None}, "unknown", True),
     ],
 )
-def test_what_must_not_be_tried_again_is_told(parts: dict[str, Any], code: str, retry: bool) -> None:
+def test_decline_reports_code_and_whether_retry_is_allowed(parts: dict[str, Any], code: str, retry: bool) -> None:
     refused = {"type": "card_error", "message": "No.", **parts}
     result = answered(said(402, {"error": refused}))
     assert isinstance(result, Declined) and (result.code, result.retry) == (code, retry)
@@ -582,24 +582,24 @@ def test_what_must_not_be_tried_again_is_told(parts: dict[str, Any], code: str, 
 
 
 @cases("status", [401, 403])
-def test_a_refused_key_charges_nothing(status: int) -> None:
+def test_refused_api_key_does_not_charge_and_is_retried_in_5_minutes(status: int) -> None:
     result = answered(said(status, error(f"Invalid API Key provided: {SECRET}")))
     assert isinstance(result, NotSent) and result.retry_at_ms == NOW_MS + 5 * MINUTE_MS
     assert SECRET not in result.reason
 
 
 @cases(("headers", "wait_ms"), [({"retry_after": "7"}, 7000), ({"retry_after": "9" * 15}, 900_000), ({}, 2000)])
-def test_not_now_waits_as_it_is_told(headers: dict[str, str], wait_ms: int) -> None:
+def test_throttled_charge_is_retried_after_requested_wait(headers: dict[str, str], wait_ms: int) -> None:
     assert answered(said(429, b"Slow down", **headers)) == NotSent("HTTP 429", NOW_MS + wait_ms)
 
 
 @cases("status", [400, 404])
-def test_what_stripe_refuses_in_its_own_words_is_for_a_person(status: int) -> None:
+def test_stripe_error_about_charge_is_not_retried(status: int) -> None:
     result = answered(said(status, error("No such PaymentMethod: 'pm_1'", code="resource_missing")))
     assert result == NotSent(f"HTTP {status}: resource_missing: No such PaymentMethod: 'pm_1'", None)
 
 
-def test_no_answer_is_in_doubt_and_no_connection_is_not_sent() -> None:
+def test_charge_without_answer_is_in_doubt_and_without_connection_unsent() -> None:
     assert isinstance(answered(NoAnswer("timed out")), InDoubt)
     result = answered(NeverLeft("refused"))
     assert isinstance(result, NotSent) and result.retry_at_ms is not None and result.retry_at_ms > NOW_MS
@@ -608,7 +608,7 @@ def test_no_answer_is_in_doubt_and_no_connection_is_not_sent() -> None:
 # The look-up, by hand.
 
 
-def test_look_up_reads_customer_payments_since_charge_was_decided() -> None:
+def test_lookup_reads_customer_payments_since_charge_was_decided() -> None:
     service, stub = stubbed_payments(listed())
     assert done(service.look_up(charge())) == NotFound()
     (call,) = stub.calls
@@ -646,11 +646,11 @@ def test_look_up_reads_customer_payments_since_charge_was_decided() -> None:
         said(500, b""),
     ],
 )
-def test_a_list_that_is_not_whole_proves_no_absence(answer: HttpResult) -> None:
+def test_truncated_payment_list_is_in_doubt(answer: HttpResult) -> None:
     assert isinstance(found(answer), InDoubt)
 
 
-def test_a_charge_is_found_among_many_pages() -> None:
+def test_charge_in_many_pages_is_found() -> None:
     world = PaymentWorld()
     for number in range(3 * PAGE + 50):
         assert isinstance(done(world.service.charge(charge(charge_id=f"topup:acme:n{number}"))), Payment)
@@ -659,7 +659,7 @@ def test_a_charge_is_found_among_many_pages() -> None:
     assert isinstance(first, Payment) and first.payment_id == world.books.taken[0].payment_id
 
 
-def test_a_list_without_end_is_given_up() -> None:
+def test_endless_payment_list_is_in_doubt_after_maximum_pages() -> None:
     numbers = iter(range(10_000))
     service, stub = stubbed_payments(lambda call: listed(intent(id=f"pi_{next(numbers)}", metadata={}), has_more=True))
     result = done(service.look_up(charge()))
@@ -667,7 +667,7 @@ def test_a_list_without_end_is_given_up() -> None:
     assert len(stub.calls) == MAX_PAGES
 
 
-def test_a_payment_in_a_list_without_end_is_found() -> None:
+def test_payment_in_endless_list_is_found() -> None:
     numbers = iter(range(10_000))
 
     def answer(call: Call) -> HttpResult:
@@ -677,7 +677,7 @@ def test_a_payment_in_a_list_without_end_is_found() -> None:
     assert found(answer) == Payment("pi_3", 2000, "usd")
 
 
-def test_payments_made_before_the_charge_was_decided_on_are_not_read() -> None:
+def test_payments_before_charge_was_decided_are_not_found() -> None:
     world = PaymentWorld()
     assert isinstance(done(world.service.charge(charge())), Payment)
     world.wait(DAY_MS)
@@ -690,7 +690,7 @@ def test_payments_made_before_the_charge_was_decided_on_are_not_read() -> None:
 # Links.
 
 
-def test_links_lead_to_stripe_and_show_in_no_log() -> None:
+def test_links_point_to_stripe_and_are_hidden_in_repr() -> None:
     world = PaymentWorld()
     card, portal = done(world.service.card_link("cus_1", BACK)), done(world.service.portal_link("cus_1", BACK))
     assert isinstance(card, Link) and card.url.startswith("https://checkout.stripe.test/")
@@ -700,7 +700,7 @@ def test_links_lead_to_stripe_and_show_in_no_log() -> None:
     assert world.books.intents == [] and world.books.taken == []
 
 
-def test_a_page_for_a_card_charges_nothing_and_asks_for_a_card_alone() -> None:
+def test_card_link_is_setup_mode_for_cards_only() -> None:
     service, stub = stubbed_payments(said(200, {"url": "https://x.test/1", "customer": "cus_1", "expires_at": 5}))
     assert done(service.card_link("cus_1", BACK)) == Link("https://x.test/1", 5000)
     form = dict(parse_qsl(stub.calls[0].body.decode()))
@@ -713,7 +713,7 @@ def test_a_page_for_a_card_charges_nothing_and_asks_for_a_card_alone() -> None:
     ["", "app.test", "javascript:alert(1)", "file:///etc/passwd", "https://", "https://a b", "https://x\n", "http://[",
      "https://user@x.test", "https://x.test/" + "x" * 5000],
 )  # fmt: skip
-def test_a_page_to_return_to_has_to_be_one(back: str) -> None:
+def test_invalid_return_url_is_refused_unsent(back: str) -> None:
     service, stub = stubbed_payments(said(200, {}))
     assert isinstance(done(service.card_link("cus_1", back)), NoLink)
     assert isinstance(done(service.portal_link("cus_1", back)), NoLink)
@@ -736,14 +736,14 @@ def test_a_page_to_return_to_has_to_be_one(back: str) -> None:
         said(500, b""),
     ],
 )
-def test_a_link_that_is_none_is_not_given(answer: HttpResult) -> None:
+def test_malformed_link_is_refused(answer: HttpResult) -> None:
     service, _ = stubbed_payments(answer)
     assert isinstance(done(service.card_link("cus_1", BACK)), NoLink)
     assert isinstance(done(service.portal_link("cus_1", BACK)), NoLink)
 
 
 @cases("expires", [None, True, -1, 0, 10**30, "5", 1.5])
-def test_an_end_that_is_none_is_not_told(expires: object) -> None:
+def test_invalid_link_expiry_is_omitted(expires: object) -> None:
     service, _ = stubbed_payments(said(200, {"customer": "cus_1", "url": "https://x.test/", "expires_at": expires}))
     assert done(service.card_link("cus_1", BACK)) == Link("https://x.test/", None)
 
@@ -751,7 +751,7 @@ def test_an_end_that_is_none_is_not_told(expires: object) -> None:
 # Secrets and text from outside.
 
 
-def test_no_text_of_a_result_shows_a_secret_or_is_long() -> None:
+def test_payment_result_texts_are_short_without_secret() -> None:
     shown = f"{SECRET} whsec_abcdef\n\x1b[31m" + "x" * 10_000
     refused = {"type": "card_error", "code": shown, "decline_code": shown, "message": shown, "advice_code": shown}
     results = [
@@ -773,7 +773,9 @@ def test_no_text_of_a_result_shows_a_secret_or_is_long() -> None:
         assert not isinstance(result, Declined) or len(result.code) <= 60
 
 
-def test_nothing_is_printed_or_logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_charges_under_faults_do_not_print_or_log(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     world = PaymentWorld(dict.fromkeys(CHARGE_FAULTS, 0.07))
     for number in range(60):
         done(world.service.charge(charge(charge_id=f"topup:acme:{number}")))
@@ -801,7 +803,7 @@ def over_sockets(
     return done(run())
 
 
-def test_over_sockets_a_charge_is_made_and_found() -> None:
+def test_charge_over_sockets_is_made_once_and_found() -> None:
     world = PaymentWorld()
     world.books.script.extend(["answer_lost", None])
 
@@ -813,7 +815,7 @@ def test_over_sockets_a_charge_is_made_and_found() -> None:
     assert world.books.charged(CHARGE_ID) == 2000
 
 
-def test_where_nobody_listens_nothing_is_sent() -> None:
+def test_charge_to_closed_port_is_not_sent() -> None:
     world = PaymentWorld()
     url = f"http://127.0.0.1:{sockets.free_port()}"
     result = over_sockets(world, serving(world.stripe, world.clock), lambda service: service.charge(charge()), url)
@@ -844,7 +846,7 @@ class Read:
         (sockets.reset_after_reading, "the connection broke"),
     ],
 )
-def test_an_answer_without_end_is_cut_off_and_in_doubt(manner: Callable[[Any], Any], words: str) -> None:
+def test_endless_charge_answer_is_cut_off_and_in_doubt(manner: Callable[[Any], Any], words: str) -> None:
     """The customer is read as it should be, and the call that charges is not answered."""
 
     async def served(peer: sockets.Peer) -> None:

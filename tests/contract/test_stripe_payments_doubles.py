@@ -84,7 +84,7 @@ def kinds(results: Mapping[str, tuple[Charge, ChargeResult]]) -> Counter[type]:
     return Counter(type(result) for _, result in results.values())
 
 
-def test_of_many_charges_none_is_made_twice_whatever_fails() -> None:
+def test_many_charges_under_all_faults_are_not_doubled() -> None:
     world, results = lived(MANY, looked_up, seed=1)
     assert judged_by_books(world, results) == []
     assert set(world.books.struck) == {*CHARGE_FAULTS, *LIST_FAULTS}
@@ -97,13 +97,13 @@ def test_of_many_charges_none_is_made_twice_whatever_fails() -> None:
 
 
 @cases("seed", share([2], whole=range(2, 5)))
-def test_without_keys_the_look_up_alone_holds(seed: int) -> None:
+def test_charges_without_stored_keys_are_not_doubled_by_lookup(seed: int) -> None:
     world, results = lived(SOME, looked_up, seed=seed, keeps_keys_ms=0)
     assert judged_by_books(world, results) == []
 
 
 @cases("seed", share([5], whole=range(5, 8)))
-def test_without_look_ups_the_key_alone_holds(seed: int) -> None:
+def test_charges_without_lookup_are_not_doubled_by_key(seed: int) -> None:
     world, results = lived(SOME, charged_blindly, seed=seed)
     assert judged_by_books(world, results) == []
 
@@ -111,7 +111,7 @@ def test_without_look_ups_the_key_alone_holds(seed: int) -> None:
 # Bugs that are planted, each where one net is left: the judge goes red.
 
 
-def test_a_key_that_differs_at_each_call_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_charge_key_that_differs_per_call_is_found_by_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(1)
 
     def planted(settings: StripeSettings, path: str, form: Mapping[str, str], key: str) -> Call:
@@ -122,14 +122,14 @@ def test_a_key_that_differs_at_each_call_is_seen(monkeypatch: pytest.MonkeyPatch
     assert any("charged twice" in line for line in judged_by_books(world, results))
 
 
-def test_absence_that_is_believed_before_the_lag_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookup_absence_trusted_before_lag_is_found_by_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     hasty = replace(StripePayments.capabilities, lookup_lag_ms=0)
     monkeypatch.setattr(StripePayments, "capabilities", hasty)
     world, results = lived(SOME, looked_up, seed=2, keeps_keys_ms=0)
     assert any("charged twice" in line for line in judged_by_books(world, results))
 
 
-def test_a_charge_without_its_id_in_the_metadata_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_charge_without_id_in_metadata_is_found_by_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     async def planted(self: StripePayments, request: Charge) -> Any:
         found = await real(self, request)
         return found if isinstance(found, InDoubt) else {}
@@ -140,7 +140,7 @@ def test_a_charge_without_its_id_in_the_metadata_is_seen(monkeypatch: pytest.Mon
     assert any("charged twice" in line for line in judged_by_books(world, results))
 
 
-def test_a_list_that_was_cut_short_and_taken_for_empty_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_list_treated_as_empty_is_found_by_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     async def planted(self: StripePayments, request: Charge) -> Any:
         found = await real(self, request)
         return {} if isinstance(found, InDoubt) else found
@@ -151,7 +151,7 @@ def test_a_list_that_was_cut_short_and_taken_for_empty_is_seen(monkeypatch: pyte
     assert any("charged twice" in line for line in judged_by_books(world, results))
 
 
-def test_a_doubt_that_is_taken_for_a_decline_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doubt_treated_as_decline_is_found_by_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     real = payments.created
 
     def planted(answer: HttpResult, request: Charge, now_ms: int) -> ChargeResult:
@@ -163,7 +163,7 @@ def test_a_doubt_that_is_taken_for_a_decline_is_seen(monkeypatch: pytest.MonkeyP
     assert any("money was taken" in line for line in judged_by_books(world, results))
 
 
-def test_another_amount_that_is_taken_for_paid_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_amount_treated_as_paid_is_found_by_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payments, "_difference", lambda intent, request: "")
     monkeypatch.setattr(
         payments, "_succeeded", lambda intent, name, request: Payment(name, request.amount, request.currency)
@@ -172,7 +172,7 @@ def test_another_amount_that_is_taken_for_paid_is_seen(monkeypatch: pytest.Monke
     assert any("paid, it said" in line for line in judged_by_books(world, results))
 
 
-def test_the_judge_has_nothing_to_say_where_nothing_fails() -> None:
+def test_judge_of_charges_without_faults_is_clean() -> None:
     world, results = lived(SOME, looked_up, seed=9, share=0.0)
     assert judged_by_books(world, results) == []
     assert NotFound not in kinds(results) and OtherContent not in kinds(results)

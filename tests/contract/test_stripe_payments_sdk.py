@@ -46,7 +46,7 @@ def world() -> Iterator[World]:
         yield World(emulator, stripe.StripeClient("sk_test_emulator", base_addresses={"api": url}))
 
 
-def test_a_payment_comes_back_as_one(world: World) -> None:
+def test_stripe_client_reads_emulated_payment(world: World) -> None:
     found = world.pay()
     assert isinstance(found, stripe.PaymentIntent)
     assert (found.status, found.amount, found.amount_received, found.currency) == ("succeeded", 2000, 2000, "usd")
@@ -62,7 +62,7 @@ def test_a_payment_comes_back_as_one(world: World) -> None:
         ("authenticate", "authentication_required", "authentication_required"),
     ],
 )
-def test_a_refused_card_is_the_error_the_client_knows(world: World, manner: str, code: str, decline: str) -> None:
+def test_stripe_client_raises_card_error_for_declined_card(world: World, manner: str, code: str, decline: str) -> None:
     with pytest.raises(stripe.CardError) as refused:
         world.pay(manner)
     error = refused.value.error
@@ -74,7 +74,7 @@ def test_a_refused_card_is_the_error_the_client_knows(world: World, manner: str,
     assert len(world.emulator.payments.intents) == 1
 
 
-def test_one_key_is_one_payment_and_refuses_another(world: World) -> None:
+def test_stripe_client_repeats_same_key_and_refuses_changed_amount(world: World) -> None:
     card = world.emulator.payments.put_in("cus_1")
     first, second = (world.pay(payment_method=card) for _ in range(2))
     assert first.id == second.id and len(world.emulator.payments.taken) == 1
@@ -91,13 +91,13 @@ def test_one_key_is_one_payment_and_refuses_another(world: World) -> None:
         {"automatic_payment_methods": {"enabled": True}},
     ],
 )
-def test_what_cannot_be_is_an_invalid_request(world: World, changes: dict[str, Any]) -> None:
+def test_stripe_client_raises_invalid_request_for_bad_payment(world: World, changes: dict[str, Any]) -> None:
     with pytest.raises(stripe.InvalidRequestError):
         world.pay(**changes)
     assert world.emulator.payments.taken == []
 
 
-def test_payments_are_paged_through_by_customer(world: World) -> None:
+def test_stripe_client_pages_through_payments_by_customer(world: World) -> None:
     made = [world.pay(key=f"k{number}").id for number in range(5)]
     pages = world.client.v1.payment_intents.list({"customer": "cus_1", "limit": 2})
     assert [one.id for one in pages.auto_paging_iter()] == made[::-1]
@@ -106,7 +106,7 @@ def test_payments_are_paged_through_by_customer(world: World) -> None:
     assert list(world.client.v1.payment_intents.list(later)) == []  # type: ignore[arg-type]
 
 
-def test_customers_pages_and_the_portal_are_known(world: World) -> None:
+def test_stripe_client_reads_customer_checkout_and_portal(world: World) -> None:
     card = world.emulator.payments.put_in("cus_1")
     customer = world.client.v1.customers.retrieve("cus_1")
     assert customer.invoice_settings is not None and customer.invoice_settings.default_payment_method == card

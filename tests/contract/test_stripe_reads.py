@@ -60,7 +60,7 @@ def spend(engine: sa.Engine, customer_id: str) -> None:
     write(engine, work)
 
 
-def test_a_customer_without_a_wallet_is_never_halted_and_nobody_is_asked(engine: sa.Engine) -> None:
+def test_customer_without_wallet_has_null_balance_without_http_call(engine: sa.Engine) -> None:
     stub = Stub(NotSent("nobody"))
     provider = build(setup(stub, FixedClock(NOW_MS), engine))
     assert done(provider.customers(["cus_1", "cus_2"])) == {
@@ -70,14 +70,14 @@ def test_a_customer_without_a_wallet_is_never_halted_and_nobody_is_asked(engine:
     assert stub.calls == []
 
 
-def test_a_wallet_in_the_ledger_is_the_balance(engine: sa.Engine) -> None:
+def test_wallet_balance_and_plan_are_customer_state(engine: sa.Engine) -> None:
     provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), engine))
     grant(engine, "cus_1", 5_000_000, "g1")
     plan(engine, "cus_1")
     assert done(provider.customers(["cus_1"])) == {"cus_1": CustomerState(5_000_000, "pro", 9)}
 
 
-def test_emptied_wallet_is_zero_and_wallet_without_grants_is_none(engine: sa.Engine) -> None:
+def test_emptied_wallet_is_zero_and_wallet_without_grants_is_null(engine: sa.Engine) -> None:
     provider = build(setup(Stub(NotSent("")), FixedClock(NOW_MS), engine))
     grant(engine, "cus_1", 5_000_000, "g1")
     grant(engine, "cus_1", -5_000_000, "g2")
@@ -89,7 +89,7 @@ def test_emptied_wallet_is_zero_and_wallet_without_grants_is_none(engine: sa.Eng
 
 @cases("revision", [0, 1, 2, 3])
 @cases("zero_summaries", [False, True])
-def test_a_revision_is_looked_up_by_its_own_minute(revision: int, zero_summaries: bool) -> None:
+def test_lookup_of_revision_reads_its_own_minute(revision: int, zero_summaries: bool) -> None:
     world = World()
     world.stripe.zero_summaries = zero_summaries
     for other in set(range(4)) - {revision}:
@@ -100,7 +100,7 @@ def test_a_revision_is_looked_up_by_its_own_minute(revision: int, zero_summaries
     assert done(world.provider.lookup(mine)) == FoundPush(5120)
 
 
-def test_the_shared_fifth_minute_tells_nothing() -> None:
+def test_lookup_in_shared_fifth_minute_cannot_tell() -> None:
     world = World()
     mine = push(revision=4)
     assert isinstance(done(world.provider.lookup(mine)), CannotTell)
@@ -109,14 +109,14 @@ def test_the_shared_fifth_minute_tells_nothing() -> None:
     assert isinstance(found, CannotTell) and "holds 2 units" in found.reason and "2 were sent" in found.reason
 
 
-def test_another_figure_is_told_with_both() -> None:
+def test_lookup_of_different_quantity_cannot_tell_and_shows_both() -> None:
     world = World()
     one(world.provider, push(3072, key="of somebody else"))
     found = done(world.provider.lookup(push(2048)))
     assert isinstance(found, CannotTell) and "3 units" in found.reason and "2 were sent" in found.reason
 
 
-def test_a_lookup_that_lags_says_absent_and_then_found() -> None:
+def test_lookup_in_lagging_list_is_absent_until_found() -> None:
     world = World({"reads_lag": 1.0})
     one(world.provider, push())
     assert done(world.provider.lookup(push())) == Absent()
@@ -124,19 +124,19 @@ def test_a_lookup_that_lags_says_absent_and_then_found() -> None:
     assert done(world.provider.lookup(push())) == FoundPush(2048)
 
 
-def test_a_silent_loss_is_found_absent() -> None:
+def test_accepted_push_lost_silently_is_absent_in_lookup() -> None:
     world = World({"accepted_then_lost": 1.0})
     assert one(world.provider, push()) == Accepted()
     assert done(world.provider.lookup(push())) == Absent()
 
 
-def test_a_missing_meter_or_customer_is_not_taken_for_absent() -> None:
+def test_lookup_with_missing_meter_or_customer_cannot_tell() -> None:
     world = World()
     assert isinstance(done(world.provider.lookup(push(feature="other"))), CannotTell)
     assert isinstance(done(world.provider.lookup(push(customer_id="cus_nobody"))), CannotTell)
 
 
-def test_meter_recreated_under_same_name_is_counted_with_the_old_one() -> None:
+def test_meter_recreated_under_same_name_is_counted_with_old_meter() -> None:
     world = World()
     one(world.provider, push())
     next(iter(world.stripe.meters.values())).active = False
@@ -144,14 +144,14 @@ def test_meter_recreated_under_same_name_is_counted_with_the_old_one() -> None:
     assert done(world.provider.lookup(push())) == FoundPush(2048)
 
 
-def test_a_meter_that_does_not_sum_tells_nothing() -> None:
+def test_lookup_on_meter_that_does_not_sum_cannot_tell() -> None:
     world = World()
     world.stripe.add_meter("counted", formula="count")
     assert isinstance(done(world.provider.lookup(push(feature="counted"))), CannotTell)
 
 
 @cases("seed", range(10))
-def test_a_read_that_fails_is_no_answer(seed: int) -> None:
+def test_lookup_and_totals_with_failing_reads_fail(seed: int) -> None:
     world = World({"reads_fail": 1.0}, seed)
     assert isinstance(done(world.provider.lookup(push())), ReadFailed)
     assert isinstance(done(world.provider.totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
@@ -188,7 +188,7 @@ def meters_then(answer: HttpResult) -> StripeProvider:
         NotSent("refused"),
     ],
 )
-def test_a_figure_that_is_none_is_a_failed_read(answer: HttpResult) -> None:
+def test_malformed_summary_fails_read(answer: HttpResult) -> None:
     turned_away = isinstance(answer, Answer) and answer.status == 429
     for found in (
         done(meters_then(answer).lookup(push())),
@@ -197,7 +197,7 @@ def test_a_figure_that_is_none_is_a_failed_read(answer: HttpResult) -> None:
         assert isinstance(found, ReadFailed) and found.too_many is turned_away
 
 
-def test_figures_are_exact() -> None:
+def test_summary_values_are_exact() -> None:
     large = (10**15 - 1) * 1024
     provider = meters_then(said(200, b'{"data": [{"aggregated_value": 999999999999999.0}]}'))
     assert done(provider.lookup(push(large))) == FoundPush(large)
@@ -205,7 +205,7 @@ def test_figures_are_exact() -> None:
     assert isinstance(done(meters_then(summaries(2.5)).totals("cus_1", WINDOW, NOW_MS)), ReadFailed)
 
 
-def test_totals_are_base_units_by_feature_of_a_range() -> None:
+def test_totals_are_base_units_by_feature_in_range() -> None:
     world = World()
     one(world.provider, push(4096))
     one(world.provider, push(1024, revision=1))
@@ -218,7 +218,7 @@ def test_totals_are_base_units_by_feature_of_a_range() -> None:
 
 
 @cases(("customer", "said"), [("cus_1", "was deleted at Stripe"), ("cus_9", "does not exist at Stripe")])
-def test_totals_of_a_customer_that_is_gone_are_no_zero(customer: str, said: str) -> None:
+def test_totals_of_deleted_or_missing_customer_fail_read(customer: str, said: str) -> None:
     """Stripe takes its events, and counts none: a zero would have the whole day sent again, each night."""
     world = World()
     assert done(world.provider.totals("cus_1", WINDOW, WINDOW + WINDOW_MS)) == {}
@@ -227,11 +227,11 @@ def test_totals_of_a_customer_that_is_gone_are_no_zero(customer: str, said: str)
     assert isinstance(found, ReadFailed) and found.reason.startswith(NEEDS_YOU) and said in found.reason
 
 
-def test_totals_of_parts_of_minutes_are_not_guessed() -> None:
+def test_totals_of_unaligned_range_fail_read() -> None:
     assert isinstance(done(World().provider.totals("cus_1", WINDOW + 1, NOW_MS)), ReadFailed)
 
 
-def test_meters_that_are_not_ours_do_not_spoil_totals() -> None:
+def test_totals_ignore_foreign_meters() -> None:
     world = World()
     world.stripe.add_meter("api_requests", formula="count")
     world.stripe.add_meter("Some Meter")
@@ -239,7 +239,7 @@ def test_meters_that_are_not_ours_do_not_spoil_totals() -> None:
     assert done(world.provider.totals("cus_1", WINDOW, NOW_MS)) == {"compute": 2048}
 
 
-def test_many_meters_are_read_page_by_page_and_remembered() -> None:
+def test_meters_are_read_by_page_and_cached_for_10_minutes() -> None:
     world = World()
     for number in range(250):
         world.stripe.add_meter(f"Other {number}")
@@ -252,21 +252,21 @@ def test_many_meters_are_read_page_by_page_and_remembered() -> None:
     assert world.stripe.calls["GET /v1/billing/meters"] == 6
 
 
-def test_there_is_nothing_drawn() -> None:
+def test_drawn_at_stripe_is_empty() -> None:
     assert done(World().provider.drawn("cus_1")) == {}
 
 
-def test_all_is_well() -> None:
+def test_check_of_sound_stripe_account_is_clean() -> None:
     assert done(World(account="acct_emulator").provider.check(["compute", "compute_4gb"], ["cus_1", "cus_2"])) == []
 
 
-def test_the_check_charges_nothing() -> None:
+def test_check_sends_only_reads() -> None:
     world = World()
     done(world.provider.check(["compute"], ["cus_1"]))
     assert all(name.startswith("GET ") for name in world.stripe.calls)
 
 
-def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
+def test_check_of_bad_meters_and_customers_reports_each() -> None:
     world = World()
     world.stripe.add_meter("archived", active=False)
     world.stripe.add_meter("counts", formula="count")
@@ -301,19 +301,19 @@ def test_what_is_wrong_with_meters_and_customers_is_named() -> None:
         (NotSent("refused"), "DRAWDOWN_STRIPE_URL"),
     ],
 )
-def test_a_key_or_address_that_does_not_work_is_all_the_check_says(answer: HttpResult, words: str) -> None:
+def test_check_with_bad_key_or_address_reports_single_line(answer: HttpResult, words: str) -> None:
     provider, stub = stubbed(answer)
     (line,) = done(provider.check(["compute"], ["cus_1"]))
     assert words in line and SECRET not in line
     assert len(stub.calls) == 1
 
 
-def test_the_key_of_another_account_and_a_plain_connection_are_told() -> None:
+def test_check_with_foreign_account_or_plain_http_reports_both() -> None:
     lines = done(World(account="acct_other", url="http://stripe.test").provider.check([], []))
     assert len(lines) == 2 and "https" in lines[0] and "acct_emulator" in lines[1]
 
 
-def test_customers_that_could_not_be_read_are_counted() -> None:
+def test_check_with_unreadable_customers_reports_their_count() -> None:
     def answer(call: Call) -> HttpResult:
         return said(429, b"", request_id="req_1") if "/customers/" in call.url else said(200, {"data": []})
 

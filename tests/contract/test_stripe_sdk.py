@@ -60,7 +60,7 @@ def send(world: World, identifier: str, value: int = 2, at_s: int = 0, idempoten
     )
 
 
-def test_a_meter_event_comes_back_as_one(world: World) -> None:
+def test_stripe_client_reads_emulated_meter_event(world: World) -> None:
     found = send(world, "k1")
     assert isinstance(found, stripe.billing.MeterEvent)
     assert (found.object, found.identifier, found.event_name) == ("billing.meter_event", "k1", "gb_seconds")
@@ -69,7 +69,7 @@ def test_a_meter_event_comes_back_as_one(world: World) -> None:
     assert world.emulator.charged_by() == {("cus_1", "gb_seconds", world.minute_s): 2}
 
 
-def test_a_duplicate_identifier_is_an_invalid_request(world: World) -> None:
+def test_stripe_client_raises_invalid_request_for_duplicate_identifier(world: World) -> None:
     send(world, "k1")
     with pytest.raises(stripe.InvalidRequestError) as refused:
         send(world, "k1")
@@ -79,7 +79,7 @@ def test_a_duplicate_identifier_is_an_invalid_request(world: World) -> None:
     assert world.emulator.charged("cus_1", "gb_seconds") == 2
 
 
-def test_idempotency_key_returns_saved_answer_and_refuses_other_request(world: World) -> None:
+def test_stripe_client_key_repeats_answer_and_refuses_other_request(world: World) -> None:
     send(world, "k1", idempotency="i1")
     send(world, "k1", idempotency="i1")
     with pytest.raises(stripe.IdempotencyError):
@@ -98,14 +98,14 @@ def test_idempotency_key_returns_saved_answer_and_refuses_other_request(world: W
         ("connection_refused", stripe.APIConnectionError),
     ],
 )
-def test_faults_are_the_errors_the_client_knows(world: World, kind: str, error: type[Exception]) -> None:
+def test_stripe_client_raises_documented_error_for_each_fault(world: World, kind: str, error: type[Exception]) -> None:
     world.emulator.faults.rates = {kind: 1.0}
     with pytest.raises(error):
         send(world, "k1")
     assert world.emulator.charged("cus_1", "gb_seconds") == (2 if kind in ("error_500_after", "answer_lost") else 0)
 
 
-def test_keys_and_permissions_are_the_errors_the_client_knows(world: World) -> None:
+def test_stripe_client_raises_for_bad_key_and_permission(world: World) -> None:
     world.emulator.secret_key = "sk_test_changed"
     with pytest.raises(stripe.AuthenticationError):
         send(world, "k1")
@@ -115,7 +115,7 @@ def test_keys_and_permissions_are_the_errors_the_client_knows(world: World) -> N
         send(world, "k1")
 
 
-def test_summaries_are_paged_through(world: World) -> None:
+def test_stripe_client_pages_through_event_summaries(world: World) -> None:
     for hour in range(2):
         send(world, f"k{hour}", value=hour + 1, at_s=hour * 3600)
     meter_id = next(iter(world.emulator.meters))
@@ -137,7 +137,7 @@ def test_summaries_are_paged_through(world: World) -> None:
 
 
 @pytest.mark.parametrize(("start_s", "window"), [(1, None), (MINUTE_S, "hour"), (3600, "day"), (0, "week")])
-def test_a_range_that_is_not_aligned_is_refused(world: World, start_s: int, window: str | None) -> None:
+def test_event_summary_of_unaligned_range_is_refused(world: World, start_s: int, window: str | None) -> None:
     params = {"customer": "cus_1", "start_time": world.minute_s + start_s, "end_time": world.minute_s + 7200}
     if window:
         params["value_grouping_window"] = window
@@ -146,7 +146,7 @@ def test_a_range_that_is_not_aligned_is_refused(world: World, start_s: int, wind
         world.client.raw_request("get", path, **params)
 
 
-def test_meters_are_listed_made_and_archived(world: World) -> None:
+def test_stripe_client_lists_creates_and_archives_meters(world: World) -> None:
     made = world.client.v1.billing.meters.create(
         {
             "display_name": "GB seconds by four",
@@ -166,7 +166,7 @@ def test_meters_are_listed_made_and_archived(world: World) -> None:
     assert [one.event_name for one in active] == ["gb_seconds"]
 
 
-def test_customers_are_found_deleted_or_missing(world: World) -> None:
+def test_stripe_client_reads_deleted_and_missing_customers(world: World) -> None:
     world.emulator.customers["cus_2"] = True
     assert world.client.v1.customers.retrieve("cus_1").id == "cus_1"
     assert world.client.v1.customers.retrieve("cus_2").deleted is True
@@ -175,7 +175,7 @@ def test_customers_are_found_deleted_or_missing(world: World) -> None:
     assert missing.value.http_status == 404 and missing.value.code == "resource_missing"
 
 
-def test_an_error_report_is_a_thin_event_that_the_client_fetches(world: World) -> None:
+def test_stripe_client_fetches_error_report_of_thin_event(world: World) -> None:
     world.emulator.faults.rates = {"late_rejection": 1.0}
     send(world, "k1", idempotency="k1.1")
     now_ms = SystemClock().now_ms() + world.emulator.report_after_ms
@@ -189,7 +189,7 @@ def test_an_error_report_is_a_thin_event_that_the_client_fetches(world: World) -
     assert thin.fetch_related_object().event_name == "gb_seconds"
 
 
-def test_a_webhook_of_the_emulator_passes_the_clients_check(world: World) -> None:
+def test_emulator_webhook_passes_signature_check_of_stripe_client(world: World) -> None:
     headers, body = world.emulator.customer_webhook("invoice.paid", "cus_1", SystemClock().now_ms())
     found = world.client.construct_event(body, headers["stripe-signature"], SECRET)
     assert (found.type, found.data.object["customer"]) == ("invoice.paid", "cus_1")
@@ -197,7 +197,7 @@ def test_a_webhook_of_the_emulator_passes_the_clients_check(world: World) -> Non
         world.client.construct_event(body, headers["stripe-signature"], "whsec_other")
 
 
-def test_a_webhook_signed_by_the_client_passes_the_providers_check() -> None:
+def test_webhook_signed_by_stripe_client_is_accepted_by_provider() -> None:
     body = '{"object": "event", "type": "customer.updated", "data": {"object": {"object": "customer", "id": "cus_1"}}}'
     header = stripe.WebhookSignature.generate_signature_header(body, SECRET)
 
@@ -208,7 +208,7 @@ def test_a_webhook_signed_by_the_client_passes_the_providers_check() -> None:
     assert asyncio.run(told()) == [CustomerChanged("cus_1")]
 
 
-def test_the_provider_and_the_client_mean_the_same_event(world: World) -> None:
+def test_event_sent_by_client_and_provider_is_duplicate(world: World) -> None:
     clock = SystemClock()
     provider = build(setup(Direct(world.emulator, clock), clock))
 
@@ -223,7 +223,7 @@ def test_the_provider_and_the_client_mean_the_same_event(world: World) -> None:
 
 
 @cases("seed", range(3))
-def test_over_real_sockets_each_push_is_charged_once_whatever_fails(seed: int) -> None:
+def test_pushes_over_sockets_under_faults_are_charged_once(seed: int) -> None:
     emulator = StripeEmulator(faults=FaultPlan(seed, dict.fromkeys(BILLING_FAULTS[:10], 0.05)))
     emulator.add_customer("cus_1")
     emulator.add_meter("gb_seconds")

@@ -73,7 +73,7 @@ def world() -> World:
     return World(stream_url=URL)
 
 
-def test_a_batch_is_one_call_under_one_session() -> None:
+def test_stream_batch_is_sent_in_single_call_under_shared_session() -> None:
     made = world()
     batch = [push(key=f"k{number}", ts=WINDOW + number * MINUTE_MS) for number in range(4)]
     assert done(made.provider.push(batch)) == [Accepted()] * 4
@@ -82,7 +82,7 @@ def test_a_batch_is_one_call_under_one_session() -> None:
     assert made.stripe.charged("cus_1", "gb_seconds") == 10
 
 
-def test_an_event_is_what_stripe_documents() -> None:
+def test_stream_event_has_documented_fields() -> None:
     told = Told(said(200, {}, request_id="req_1"))
     assert one(told.provider, push()) == Accepted()
     (call,) = [call for call in told.calls if call.url == URL + EVENTS]
@@ -93,12 +93,12 @@ def test_an_event_is_what_stripe_documents() -> None:
     assert str(event["timestamp"]).endswith("Z")
 
 
-def test_the_worker_is_told_what_the_stream_allows() -> None:
+def test_stream_capabilities_are_documented_limits() -> None:
     can = world().provider.capabilities
     assert (can.batch_size, can.calls_per_s, can.one_at_a_time, can.way) == (MAX_STREAM_EVENTS, 95, False, "stream")
 
 
-def test_the_setting_is_a_url() -> None:
+def test_stream_setting_not_url_is_refused() -> None:
     with pytest.raises(UsageError, match="DRAWDOWN_STRIPE_STREAM_URL is not an http"):
         World(stream_url="on")
 
@@ -106,7 +106,7 @@ def test_the_setting_is_a_url() -> None:
 # Sessions.
 
 
-def test_a_session_is_renewed_before_it_ends_by_our_own_clock() -> None:
+def test_stream_session_is_renewed_before_expiry() -> None:
     made = world()
     for later_ms, sessions in ((0, 1), (LASTS_MS - RENEWED_MS - 1, 1), (1, 2)):
         made.clock.at_ms += later_ms
@@ -114,7 +114,7 @@ def test_a_session_is_renewed_before_it_ends_by_our_own_clock() -> None:
         assert made.stripe.calls[f"POST {SESSIONS}"] == sessions
 
 
-def test_a_session_that_is_over_in_the_middle_costs_a_second_and_no_push() -> None:
+def test_stream_session_expired_in_batch_is_renewed_and_pushes_retried() -> None:
     made = world()
     assert one(made.provider, push()) == Accepted()
     made.stripe.streams.sessions = dict.fromkeys(made.stripe.streams.sessions, 0)
@@ -139,7 +139,7 @@ def test_a_session_that_is_over_in_the_middle_costs_a_second_and_no_push() -> No
         (said(403, error("not permitted")), KEY_WAIT_MS),
     ],
 )
-def test_without_a_session_nothing_is_sent(session: HttpResult, wait_ms: int) -> None:
+def test_stream_without_session_does_not_send_event(session: HttpResult, wait_ms: int) -> None:
     told = Told(said(200, {}, request_id="req_1"), session)
     outcome = one(told.provider, push())
     assert isinstance(outcome, RetryAt) and outcome.at_ms - NOW_MS == wait_ms and told.sizes() == []
@@ -171,11 +171,11 @@ def test_without_a_session_nothing_is_sent(session: HttpResult, wait_ms: int) ->
         (NoAnswer("cut"), Unknown),
     ],
 )
-def test_what_an_answer_says_of_a_push(answer: HttpResult, kind: type[Outcome]) -> None:
+def test_stream_answers_map_to_outcome_they_prove(answer: HttpResult, kind: type[Outcome]) -> None:
     assert isinstance(one(Told(answer).provider, push()), kind)
 
 
-def test_one_bad_event_costs_no_other() -> None:
+def test_stream_batch_with_invalid_event_rejects_only_that_event() -> None:
     def refuses_k5(call: Call) -> Answer:
         wrong = any(event["identifier"] == "k5" for event in events(call))
         return REFUSED if wrong else said(200, {}, request_id="req_1")
@@ -187,14 +187,14 @@ def test_one_bad_event_costs_no_other() -> None:
     assert told.sizes() == [16, 8, 4, 4, 2, 1, 1, 2, 8]
 
 
-def test_a_batch_of_which_all_is_bad_ends_and_goes_on_later() -> None:
+def test_stream_batch_of_invalid_events_is_rejected_in_part_and_retried() -> None:
     told = Told(REFUSED)
     kinds = Counter(type(outcome) for outcome in told.outcomes(MAX_STREAM_EVENTS))
     assert len(told.sizes()) == MAX_CALLS and kinds.keys() == {Rejected, RetryAt} and kinds[Rejected] > 10
 
 
 @cases("written", ["a.token", "\\u0061.token"])
-def test_a_token_is_in_no_message(written: str) -> None:
+def test_stream_token_is_not_in_error_messages(written: str) -> None:
     body = json.dumps(error("Invalid token XX")).replace("XX", written).encode()
     outcome = one(Told(said(401, body)).provider, push())
     assert isinstance(outcome, RetryAt) and "a.token" not in outcome.reason and "Invalid" in outcome.reason
@@ -204,7 +204,7 @@ def test_a_token_is_in_no_message(written: str) -> None:
 # What never leaves, since Stripe would take it and refuse it later.
 
 
-def test_what_the_stream_would_refuse_later_is_not_sent() -> None:
+def test_stream_push_refused_later_is_rejected_or_delayed_unsent() -> None:
     made = world()
     ahead, old = push(key="a", ts=NOW_MS + AHEAD_MS + 7), push(key="b", ts=NOW_MS - 36 * DAY_MS)
     strange, good = push(key="c", feature="nosuch"), push(key="d")
@@ -214,7 +214,7 @@ def test_what_the_stream_would_refuse_later_is_not_sent() -> None:
     assert made.stripe.charged("cus_1", "gb_seconds") == 2 and not made.stripe.webhooks(NOW_MS + DAY_MS)
 
 
-def test_a_meter_that_is_active_again_is_seen_at_once() -> None:
+def test_stream_meter_reactivated_is_accepted_at_once() -> None:
     made = world()
     (meter, *_) = made.stripe.meters.values()
     meter.active = False
@@ -223,7 +223,7 @@ def test_a_meter_that_is_active_again_is_seen_at_once() -> None:
     assert one(made.provider, push(key="again")) == Accepted()
 
 
-def test_what_is_refused_afterwards_is_told_by_its_identifier() -> None:
+def test_stream_push_refused_later_is_reported_by_identifier() -> None:
     made = world()
     assert one(made.provider, push(customer_id="cus_nobody")) == Accepted()
     ((headers, body),) = made.stripe.webhooks(NOW_MS + made.stripe.report_after_ms)
@@ -231,7 +231,7 @@ def test_what_is_refused_afterwards_is_told_by_its_identifier() -> None:
     assert isinstance(notice, PushRefused) and notice.key == push().key
 
 
-def test_check_tries_a_session_and_charges_nothing() -> None:
+def test_stream_check_creates_session_and_does_not_charge() -> None:
     made = world()
     assert done(made.provider.check(["compute"], ["cus_1"])) == []
     told = Told(said(200, {}), said(403, error("not permitted")))
@@ -252,7 +252,7 @@ def official() -> Iterator[tuple[StripeEmulator, str]]:
         yield emulator, url
 
 
-def test_the_official_client_signs_in_and_streams(official: tuple[StripeEmulator, str]) -> None:
+def test_stripe_client_creates_session_and_streams_events(official: tuple[StripeEmulator, str]) -> None:
     emulator, url = official
     client = stripe.StripeClient(emulator.secret_key, base_addresses={"api": url}, max_network_retries=0)
     session = client.v2.billing.meter_event_session.create()
@@ -272,7 +272,7 @@ def test_the_official_client_signs_in_and_streams(official: tuple[StripeEmulator
     assert emulator.charged("cus_1", "gb_seconds") == 6 and emulator.doubles == []
 
 
-def test_the_official_client_knows_a_session_that_is_over(official: tuple[StripeEmulator, str]) -> None:
+def test_stripe_client_raises_for_expired_stream_session(official: tuple[StripeEmulator, str]) -> None:
     emulator, url = official
     emulator.faults.rates = {"session_expired": 1.0}
     client = stripe.StripeClient("token", base_addresses={"meter_events": url}, max_network_retries=0)
@@ -280,7 +280,7 @@ def test_the_official_client_knows_a_session_that_is_over(official: tuple[Stripe
         client.v2.billing.meter_event_stream.create({"events": [{"event_name": "gb_seconds", "payload": {}}]})
 
 
-def test_the_two_ways_do_not_share_identifiers() -> None:
+def test_push_sent_by_stream_and_by_event_is_charged_twice() -> None:
     """Pessimistic: the documentation does not say that they do. So the way is one of the terms, and cannot change
     while something that was sent is open."""
     made = world()

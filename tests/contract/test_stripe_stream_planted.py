@@ -101,40 +101,49 @@ def _already_is_refused(patch: pytest.MonkeyPatch) -> None:
 
 ALREADY: Final = said(400, error("An event already exists with identifier k."), request_id="req_1")
 PLANTED: Final[dict[str, tuple[Plant, Callable[[], None]]]] = {
-    "one bad event refuses its batch": (_never_halved, sound.test_one_bad_event_costs_no_other),
-    "answers of halves are turned round": (_turned, sound.test_one_bad_event_costs_no_other),
+    "one bad event refuses its batch": (
+        _never_halved,
+        sound.test_stream_batch_with_invalid_event_rejects_only_that_event,
+    ),
+    "answers of halves are turned round": (_turned, sound.test_stream_batch_with_invalid_event_rejects_only_that_event),
     "what a batch did not come to is taken": (
         _left_is_taken,
-        sound.test_a_batch_of_which_all_is_bad_ends_and_goes_on_later,
+        sound.test_stream_batch_of_invalid_events_is_rejected_in_part_and_retried,
     ),
-    "halves of halves have no end": (_no_end, sound.test_a_batch_of_which_all_is_bad_ends_and_goes_on_later),
+    "halves of halves have no end": (
+        _no_end,
+        sound.test_stream_batch_of_invalid_events_is_rejected_in_part_and_retried,
+    ),
     "a session that is over is used again": (
         _kept_though_over,
-        sound.test_a_session_that_is_over_in_the_middle_costs_a_second_and_no_push,
+        sound.test_stream_session_expired_in_batch_is_renewed_and_pushes_retried,
     ),
     "a session that is over refuses its batch": (
         _over_is_refused,
-        sound.test_a_session_that_is_over_in_the_middle_costs_a_second_and_no_push,
+        sound.test_stream_session_expired_in_batch_is_renewed_and_pushes_retried,
     ),
-    "each call has a session of its own": (_a_session_each_call, sound.test_a_batch_is_one_call_under_one_session),
+    "each call has a session of its own": (
+        _a_session_each_call,
+        sound.test_stream_batch_is_sent_in_single_call_under_shared_session,
+    ),
     "anything in between says that it is taken": (
         _anybody_says_it,
-        partial(sound.test_what_an_answer_says_of_a_push, said(200, {}), Unknown),
+        partial(sound.test_stream_answers_map_to_outcome_they_prove, said(200, {}), Unknown),
     ),
     "anything in between refuses": (
         _anybody_says_it,
-        partial(sound.test_what_an_answer_says_of_a_push, said(400, error("x", code="y")), Unknown),
+        partial(sound.test_stream_answers_map_to_outcome_they_prove, said(400, error("x", code="y")), Unknown),
     ),
-    "the account's key is sent along": (_by_the_accounts_key, sound.test_an_event_is_what_stripe_documents),
+    "the account's key is sent along": (_by_the_accounts_key, sound.test_stream_event_has_documented_fields),
     "what is there already is refused": (
         _already_is_refused,
-        partial(sound.test_what_an_answer_says_of_a_push, ALREADY, Unknown),
+        partial(sound.test_stream_answers_map_to_outcome_they_prove, ALREADY, Unknown),
     ),
 }
 
 
 @cases("name", PLANTED)
-def test_each_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_bug_breaks_its_test(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, sees = PLANTED[name]
     sees()
     plant(monkeypatch)

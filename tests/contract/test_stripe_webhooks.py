@@ -49,7 +49,7 @@ def signed(event: object) -> tuple[dict[str, str], bytes]:
     return {"stripe-signature": f"t={NOW_MS // 1000},v1={signature(body)}"}, body
 
 
-def test_a_signed_webhook_says_who_changed() -> None:
+def test_signed_webhook_reports_changed_customer() -> None:
     assert told(World().provider, *signed(CHANGED)) == [CustomerChanged("cus_1")]
 
 
@@ -81,18 +81,18 @@ RIGHT = signature(BODY)
         f"t={STAMP + 301},v1={signature(BODY, stamp=STAMP + 301)}",
     ],
 )
-def test_what_is_not_signed_as_it_must_be_is_refused(header: str) -> None:
+def test_webhook_with_invalid_signature_is_refused(header: str) -> None:
     with pytest.raises(WebhookRefused) as refused:
         told(World().provider, {"stripe-signature": header}, BODY)
     assert SECRET not in str(refused.value) and RIGHT not in str(refused.value)
 
 
-def test_another_body_is_refused() -> None:
+def test_webhook_with_changed_body_is_refused() -> None:
     with pytest.raises(WebhookRefused):
         told(World().provider, {"stripe-signature": f"t={STAMP},v1={RIGHT}"}, BODY + b" ")
 
 
-def test_nothing_is_believed_without_a_secret() -> None:
+def test_webhook_without_configured_secret_is_refused() -> None:
     with pytest.raises(WebhookRefused, match="DRAWDOWN_STRIPE_WEBHOOK_SECRETS"):
         told(World(webhook_secrets="").provider, *signed(CHANGED))
 
@@ -108,13 +108,13 @@ def test_nothing_is_believed_without_a_secret() -> None:
         f"t={STAMP + 300},v1={signature(BODY, stamp=STAMP + 300)}",
     ],
 )
-def test_any_secret_and_any_signature_will_do(header: str) -> None:
+def test_webhook_with_any_configured_secret_or_signature_is_accepted(header: str) -> None:
     provider = World(webhook_secrets=f"whsec_new, {SECRET}").provider
     assert told(provider, {"stripe-signature": header}, BODY) == [CustomerChanged("cus_1")]
 
 
 @cases("name", ["account", "context"])
-def test_a_webhook_of_another_account_is_refused(name: str) -> None:
+def test_webhook_of_another_account_is_refused(name: str) -> None:
     ours, other = {**CHANGED, name: "acct_1"}, {**CHANGED, name: "acct_2"}
     provider = World(account="acct_1").provider
     assert told(provider, *signed(ours)) == [CustomerChanged("cus_1")]
@@ -146,20 +146,20 @@ def test_a_webhook_of_another_account_is_refused(name: str) -> None:
         (7, {"object": "invoice", "customer": "cus_9"}, None),
     ],
 )
-def test_who_is_concerned(kind: object, about: object, customer: str | None) -> None:
+def test_webhook_reports_customer_of_each_event_kind(kind: object, about: object, customer: str | None) -> None:
     event = {"object": "event", "type": kind, "data": {"object": about}}
     assert told(World().provider, *signed(event)) == ([CustomerChanged(customer)] if customer else [])
 
 
 @cases("body", [b"", b"[]", b"{", b"{}", b"\xff", b'"x"', b"[" * 100_000, b'{"data": 7, "type": "invoice.x"}'])
-def test_signed_nonsense_says_nothing(body: bytes) -> None:
+def test_signed_webhook_of_unknown_content_is_ignored(body: bytes) -> None:
     assert told(World().provider, *signed(body)) == []
 
 
 # Error reports.
 
 
-def test_a_push_that_is_refused_later_is_named() -> None:
+def test_push_refused_later_is_reported_by_webhook_with_its_key() -> None:
     world = World({"late_rejection": 1.0})
     (outcome,) = asyncio.run(_pushed(world, attempt=3))
     assert outcome == Accepted()
@@ -175,7 +175,7 @@ async def _pushed(world: World, attempt: int = 1, customer_id: str = "cus_1", ke
     return await world.provider.push([push(attempt=attempt, customer_id=customer_id, key=key)])
 
 
-def test_a_customer_unknown_to_stripe_is_refused_later() -> None:
+def test_pushes_of_unknown_customer_are_reported_refused_by_webhook() -> None:
     world = World()
     for number in range(3):
         asyncio.run(_pushed(world, customer_id="cus_nobody", key=f"k{number}"))
@@ -186,22 +186,22 @@ def test_a_customer_unknown_to_stripe_is_refused_later() -> None:
     assert all("cus_nobody" in one.reason for one in found)
 
 
-def test_an_identifier_without_an_attempt_is_the_key_itself() -> None:
+def test_error_report_identifier_without_attempt_is_push_key() -> None:
     assert _report([{"request": {"identifier": KEY}, "error_message": "m"}]) == [PushRefused(KEY, "no_meter: m")]
 
 
-def test_a_push_that_several_samples_name_is_named_once() -> None:
+def test_error_report_with_several_samples_of_push_reports_push_once() -> None:
     samples = [{"request": {"identifier": f"{KEY}.{attempt}"}, "error_message": "m"} for attempt in (1, 2)]
     assert _report(samples) == [PushRefused(KEY, "no_meter: m")]
 
 
-def test_the_older_name_of_the_field_is_read_too() -> None:
+def test_error_report_with_older_field_name_is_read() -> None:
     samples = [{"request": {"idempotency_key": f"{KEY}.1"}, "error_message": "m"}]
     assert _report(samples) == [PushRefused(KEY, "no_meter: m")]
 
 
 @cases("samples", [None, 7, [7], [{}], [{"request": 7}], [{"request": {"identifier": 7}}]])
-def test_samples_that_name_nothing_are_passed_over(samples: object) -> None:
+def test_error_report_samples_without_identifier_are_ignored(samples: object) -> None:
     assert _report(samples) == []
 
 
@@ -213,7 +213,7 @@ def _report(samples: object) -> Sequence[Notice] | ReadFailed:
     return told(stubbed(said(200, {**THIN, "data": data}))[0], *signed(THIN))
 
 
-def test_the_event_is_fetched_in_its_own_context() -> None:
+def test_thin_event_is_fetched_in_its_account_context() -> None:
     provider, stub = stubbed(said(200, {**THIN, "data": {}}))
     assert told(provider, *signed({**THIN, "context": "acct_1"})) == []
     (call,) = stub.calls
@@ -221,7 +221,7 @@ def test_the_event_is_fetched_in_its_own_context() -> None:
     assert call.headers["Stripe-Context"] == "acct_1"
 
 
-def test_a_payload_beside_the_thin_event_is_not_believed() -> None:
+def test_thin_event_with_inline_payload_is_not_trusted() -> None:
     world = World()
     samples = [{"request": {"identifier": f"{KEY}.1"}, "error_message": "m"}]
     forged = {**THIN, "data": {"reason": {"error_types": [{"code": "no_meter", "sample_errors": samples}]}}}
@@ -241,18 +241,18 @@ def test_a_payload_beside_the_thin_event_is_not_believed() -> None:
         NoAnswer("cut"),
     ],
 )
-def test_what_could_not_be_fetched_is_to_be_sent_again(answer: HttpResult) -> None:
+def test_thin_event_that_cannot_be_fetched_fails_read(answer: HttpResult) -> None:
     assert isinstance(told(stubbed(answer)[0], *signed(THIN)), ReadFailed)
 
 
 @cases("event_id", [None, 7, "", "../v1/customers", "evt_1?x", "e" * 300])
-def test_an_id_that_is_none_is_not_asked_for(event_id: object) -> None:
+def test_thin_event_with_invalid_id_is_not_fetched(event_id: object) -> None:
     provider, stub = stubbed(Answer(200, {}, b"{}"))
     assert isinstance(told(provider, *signed({**THIN, "id": event_id})), ReadFailed)
     assert stub.calls == []
 
 
-def test_without_a_key_a_report_waits() -> None:
+def test_thin_event_without_api_key_fails_read_and_does_not_send() -> None:
     provider, stub = stubbed(said(200, {}), secret_key="")
     assert isinstance(told(provider, *signed(THIN)), ReadFailed)
     assert stub.calls == []

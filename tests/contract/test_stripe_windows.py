@@ -27,7 +27,7 @@ def windowed(window: str, stream_url: str = "") -> World:
 
 @cases("stream_url", ["", STREAM])
 @cases("window", ["hour", "day"])
-def test_pushes_to_a_meter_with_a_window_are_rejected_unsent(window: str, stream_url: str) -> None:
+def test_push_to_meter_with_event_time_window_is_rejected_unsent(window: str, stream_url: str) -> None:
     """Twelve pushes an hour: Stripe takes each with a 200, and bills the last."""
     world = windowed(window, stream_url)
     pushes = [push(1024 * (n + 1), key=f"k{n}", ts=HOUR + n * WINDOW_MS) for n in range(12)]
@@ -37,7 +37,7 @@ def test_pushes_to_a_meter_with_a_window_are_rejected_unsent(window: str, stream
     assert not any(name.startswith("POST") for name in world.stripe.calls)
 
 
-def test_the_emulated_meter_with_a_window_keeps_the_newest_event_of_each() -> None:
+def test_emulated_meter_with_hour_window_counts_newest_event_only() -> None:
     world = windowed("hour")
     sent = Direct(world.stripe, world.clock)
     for number in range(12):
@@ -48,13 +48,13 @@ def test_the_emulated_meter_with_a_window_keeps_the_newest_event_of_each() -> No
     assert world.stripe.charged("cus_1", "gb_seconds") == 12  # of 78
 
 
-def test_check_names_the_window_and_the_next_step() -> None:
+def test_check_of_meter_with_window_reports_window_and_fix() -> None:
     (line,) = done(windowed("hour").provider.check(["compute"], ["cus_1"]))
     assert line.startswith("compute: the meter mtr_1 (gb_seconds) keeps one event an hour")
     assert line.endswith("Archive it, and create a meter without a window")
 
 
-def test_a_meter_made_again_without_a_window_takes_pushes() -> None:
+def test_meter_recreated_without_window_accepts_pushes() -> None:
     world = windowed("day")
     assert isinstance(one(world.provider, push()), Rejected)
     next(iter(world.stripe.meters.values())).active = False
@@ -63,14 +63,14 @@ def test_a_meter_made_again_without_a_window_takes_pushes() -> None:
     assert one(world.provider, push(attempt=2)) == Accepted()
 
 
-def test_push_is_sent_although_the_meters_cannot_be_read() -> None:
+def test_push_with_unreadable_meters_is_accepted() -> None:
     """A restricted key may lack the right to read meters."""
     world = World({"reads_fail": 1.0})
     assert one(world.provider, push()) == Accepted()
 
 
 @cases("fails", [False, True])
-def test_pushes_that_begin_together_share_one_read_of_the_meters(fails: bool) -> None:
+def test_concurrent_pushes_share_single_read_of_meters(fails: bool) -> None:
     clock = FixedClock(NOW_MS)
     stripe = StripeEmulator(faults=FaultPlan(0, {"reads_fail": 1.0 if fails else 0.0}))
     stripe.add_customer("cus_1")

@@ -66,13 +66,13 @@ class TestTally(ProviderConformance):
         return TallyBench()
 
 
-def test_the_sample_is_short_and_comes_from_where_it_was_installed(installed: Path) -> None:
+def test_sample_provider_is_short_and_loaded_from_its_package(installed: Path) -> None:
     assert (installed / "drawdown_tally.py").read_text(encoding="utf-8").count("\n") < 110
     TallyBench()
     assert str(installed) in str(sys.modules["drawdown_tally"].__file__)
 
 
-def test_the_five_steps_make_a_provider_that_is_found_and_passes(tmp_path: Path) -> None:
+def test_provider_page_steps_create_provider_that_passes_suite(tmp_path: Path) -> None:
     """As docs/write-a-provider.md shows them, but that the package is installed beside the environment."""
     page = (ROOT / "docs" / "write-a-provider.md").read_text(encoding="utf-8")
     script = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
@@ -91,12 +91,12 @@ def test_the_five_steps_make_a_provider_that_is_found_and_passes(tmp_path: Path)
     assert "37 passed, 9 skipped" in done.stdout and "37 pass, 9 are skipped" in page
 
 
-def test_the_suite_needs_no_pytest_to_be_imported() -> None:
+def test_conformance_suite_is_imported_without_pytest() -> None:
     line = "import sys; sys.modules['pytest'] = None; import drawdown.providers.conformance"
     subprocess.run([sys.executable, "-c", line], check=True, timeout=300)
 
 
-def test_without_a_key_it_sleeps(installed: Path) -> None:
+def test_third_party_provider_without_key_is_dormant(installed: Path) -> None:
     clock = FixedClock(T0)
     assert load(Wire(Service()), clock).providers["tally"].dormant == "DRAWDOWN_TALLY_KEY is not set"
 
@@ -152,7 +152,9 @@ def beside(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_provider_disables_only_itself(name: str, beside: Callable[..., registry.Registry]) -> None:
+def test_broken_provider_is_listed_and_disables_only_itself(
+    name: str, beside: Callable[..., registry.Registry]
+) -> None:
     source, reason = BROKEN[name]
     found = beside(name, source)
     assert list(found.broken) == [name]
@@ -160,7 +162,7 @@ def test_a_broken_provider_disables_only_itself(name: str, beside: Callable[...,
     assert found.providers.keys() >= {"autumn", "embedded", "stripe", "tally"}
 
 
-def test_one_that_ends_the_process_does_not(beside: Callable[..., registry.Registry]) -> None:
+def test_provider_that_exits_process_is_listed_as_broken(beside: Callable[..., registry.Registry]) -> None:
     try:
         found = beside("ends_the_process", "raise SystemExit(3)")
     except SystemExit:
@@ -168,7 +170,7 @@ def test_one_that_ends_the_process_does_not(beside: Callable[..., registry.Regis
     assert list(found.broken) == ["ends_the_process"]
 
 
-def test_nobody_takes_the_place_of_a_provider_of_ours(beside: Callable[..., registry.Registry]) -> None:
+def test_foreign_provider_named_embedded_is_refused(beside: Callable[..., registry.Registry]) -> None:
     found = beside("embedded", PROVIDER + "\nbuild = Tally")
     assert found.capabilities["embedded"].same_database, "the ledger in our own database, and not the other's"
     (name,) = found.broken
@@ -243,7 +245,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_the_suite_finds_a_provider_that_is_wrong(wrong: str, installed: Path) -> None:
+def test_conformance_suite_finds_wrong_provider(wrong: str, installed: Path) -> None:
     right, other = WRONG[wrong]
     assert PROVIDER.count(right) == 1, right
     module = importlib.import_module("drawdown_tally")  # no other test of this process may have loaded it
@@ -342,7 +344,7 @@ class TestListing(ProviderConformance):
         (Trusting, "test_a_read_field_of_another_type_is_no_crash"),
     ],
 )
-def test_suite_finds_careless_reader_of_lists(wrong: type[Listing], test: str) -> None:
+def test_conformance_suite_finds_provider_with_careless_list_reads(wrong: type[Listing], test: str) -> None:
     class Careless(ListingBench):
         kind = wrong
 

@@ -37,13 +37,13 @@ AT = str(T0 + (WINDOWS + 2) * WINDOW_MS)
 
 
 @at_length("make crash")
-def test_killed_again_and_again_with_two_workers_on_sqlite(tmp_path: Path) -> None:
+def test_usage_with_workers_killed_on_sqlite_is_billed_once(tmp_path: Path) -> None:
     found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=KILLS), seed=3, most=MOST)
     assert found.toll.short_of(KILLS, 0) is None
     assert found.toll.starts == 3 + KILLS
 
 
-def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -> None:
+def test_usage_with_workers_and_server_killed_is_billed_once(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
         found = siege(tmp_path, server.url, Plan(kills=KILLS, strikes=3), seed=3, server=server, most=MOST)
         assert server.recoveries() == 3, "by its own log"
@@ -54,12 +54,12 @@ def test_killed_again_and_again_while_the_server_is_killed_too(tmp_path: Path) -
     assert found.toll.struck_ends[1] + found.toll.struck_ends[75] > 0, "nobody noticed"
 
 
-def test_driver_warning_after_lost_connection_adds_no_second_line() -> None:
+def test_driver_warning_after_lost_connection_is_not_printed() -> None:
     warn = "import logging; from drawdown.schema import database; logging.getLogger('psycopg').warning('lost')"
     assert subprocess.run([sys.executable, "-c", warn], capture_output=True, check=True).stderr == b""
 
 
-def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(postgres: sa.Engine) -> None:
+def test_connection_lost_during_server_identification_is_retryable(postgres: sa.Engine) -> None:
     patches = Patches()
     read_id, end_it = "system_identifier FROM pg_control_system()", "pg_terminate_backend(pg_backend_pid())"
     patches.query(incarnation, "server", read_id, end_it)
@@ -69,13 +69,13 @@ def test_a_connection_lost_while_the_server_is_identified_is_said_as_such(postgr
 
 @at_length("make crash")
 @pytest.mark.parametrize("name", ["autumn", "stripe"])
-def test_killed_between_claim_and_send_and_settle_at_a_biller(name: str, tmp_path: Path) -> None:
+def test_usage_with_kills_between_claim_send_and_settle_is_billed_once(name: str, tmp_path: Path) -> None:
     found = blockade(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", name, kills=KILLS, seed=3)
     assert found.toll.short_of(KILLS, 0) is None
 
 
 @at_length("make crash")
-def test_with_the_kill_taken_out_the_check_says_so(tmp_path: Path) -> None:
+def test_siege_without_kills_is_reported_as_short(tmp_path: Path) -> None:
     """Orders are given and taken all the same."""
     plan = Plan(kills=4, no_kill=True)
     found = siege(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", plan, seed=3, most=600)
@@ -96,7 +96,7 @@ PLANTED = (
 
 
 @pytest.mark.parametrize(("planted", "at"), share(PLANTED[:1], whole=PLANTED))
-def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Path) -> None:
+def test_planted_bug_is_found(planted: str, at: tuple[str, ...], tmp_path: Path) -> None:
     """What a retry charges again, and what is never sent."""
     url, plan = f"sqlite:///{tmp_path}/drawdown.db", Plan(kills=share(2, whole=4), at=at)
     with pytest.raises(AssertionError, match=r"windows with \(charged, expected\)"):
@@ -158,7 +158,7 @@ class Running:
 
 
 @pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
-def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
+def test_sigterm_during_push_leaves_rest_due_for_next_tick(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
     fleet.engine.dispose()
     with Running(database_url, tmp_path, "begin charge=1.5") as running:
         running.wait_for("begin charge")
@@ -176,9 +176,7 @@ def test_sigterm_in_the_middle_of_a_push_ends_soundly(fleet: Fleet, database_url
 
 
 @pytest.mark.parametrize("database_url", share(["sqlite"], whole=["sqlite", "postgresql"]), indirect=True)
-def test_ticks_that_take_longer_than_their_interval_never_overlap(
-    fleet: Fleet, database_url: str, tmp_path: Path
-) -> None:
+def test_ticks_longer_than_interval_do_not_overlap(fleet: Fleet, database_url: str, tmp_path: Path) -> None:
     with Running(database_url, tmp_path, "end end_tick=1.2", "--every", "1") as running:
         running.wait_for("begin end_tick")
         fleet.clock.at_ms = int(AT)

@@ -61,7 +61,7 @@ def under_fire(folder: Path, planted: str = "") -> list[int]:
 
 
 @at_length("make crash")
-def test_a_drain_that_is_killed_in_each_claim_goes_on(tmp_path: Path) -> None:
+def test_drain_killed_in_each_claim_continues(tmp_path: Path) -> None:
     found = under_fire(tmp_path)
     assert found[0] > 0, "what was answered before the kill was written down"
     assert len(found) > 1 and found == sorted(found) and found[-1] >= len(found) * (CALLS_A_LIFE - MOST_UNSETTLED), (
@@ -70,5 +70,5 @@ def test_a_drain_that_is_killed_in_each_claim_goes_on(tmp_path: Path) -> None:
 
 
 @at_length("make mutants")
-def test_a_planted_bug_is_found_where_all_is_settled_at_the_end(tmp_path: Path) -> None:
+def test_planted_bug_settled_at_end_is_found(tmp_path: Path) -> None:
     assert under_fire(tmp_path, planted="settled at the end")[0] == 0

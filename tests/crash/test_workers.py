@@ -14,7 +14,7 @@ KILLS = 2
 
 
 @at_length("make cluster")
-def test_workers_that_are_killed_are_replaced_by_those_there_are(tmp_path: Path) -> None:
+def test_killed_workers_are_replaced_by_remaining_workers(tmp_path: Path) -> None:
     """Each ends with 0 once told to; before that, the workers alone have come to the end of all there was."""
     with closing(Server(durable=True)) as server:
         found = blockade(tmp_path, server.url, BOTH, kills=KILLS, seed=3, how=Workers, faulty=True)

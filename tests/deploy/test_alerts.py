@@ -118,24 +118,24 @@ def missing(expression: str, exported: dict[str, set[str]]) -> list[str]:
     return [label for name, labels in found for label in set(labels) - exported.get(name, of_all)]
 
 
-def test_metrics_and_labels_exist(exported: dict[str, set[str]]) -> None:
+def test_alert_and_dashboard_metrics_and_labels_exist(exported: dict[str, set[str]]) -> None:
     texts = [*(rule["expr"] for rule in rules()), *queries()]
     assert {text: gone for text in texts if (gone := missing(text, exported))} == {}
 
 
-def test_what_does_not_exist_is_seen(exported: dict[str, set[str]]) -> None:
+def test_alert_check_unknown_metric_or_label_is_found(exported: dict[str, set[str]]) -> None:
     for text in ("drawdown_no_such > 0", "sum by (nothing) (drawdown_halts_due)", "halts_due > 0", "1 > 0",
                  'drawdown_halts_due{nothing="a"} > 0'):  # fmt: skip
         assert missing(text, exported), text
 
 
-def test_what_cannot_be_parsed_is_seen() -> None:
+def test_alert_check_unparsable_expression_is_found() -> None:
     for text in ("(a", "a)", "a{b='c'}", "a > £", "sum(a}}"):
         with pytest.raises(ValueError, match=re.escape(repr(text))):
             tokens(text)
 
 
-def test_each_alert_is_whole_and_has_its_runbook(exported: dict[str, set[str]]) -> None:
+def test_alerts_are_complete_and_have_runbooks(exported: dict[str, set[str]]) -> None:
     rows = (PROJECT / "ops" / "runbooks" / "README.md").read_text(encoding="utf-8").splitlines()
     for rule in rules():
         name = rule["alert"]
@@ -150,21 +150,21 @@ def test_each_alert_is_whole_and_has_its_runbook(exported: dict[str, set[str]]) 
         assert set(shown) <= kept, f"{name}: a label that the alert has"
 
 
-def test_names_are_unique_and_what_matters_is_watched(exported: dict[str, set[str]]) -> None:
+def test_alert_names_are_unique_and_every_metric_is_used(exported: dict[str, set[str]]) -> None:
     names = [rule["alert"] for rule in rules()]
     assert len(set(names)) == len(names)
     watched = {name for text in (*(rule["expr"] for rule in rules()), *queries()) for name, _ in uses(text)}
     assert set(exported) - watched == set()
 
 
-def test_a_gauge_is_not_taken_for_a_counter() -> None:
+def test_alert_rate_functions_use_counters_only() -> None:
     """`increase` and `rate` take each fall of a gauge for a restart."""
     for text in (*(rule["expr"] for rule in rules()), *queries()):
         for name in re.findall(r"(?:increase|rate)\((\w+)", text):
             assert name.endswith("_total") or name == "drawdown_guard_seconds_bucket", text
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_dashboard_panels_are_unique_and_do_not_overlap() -> None:
     found = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     ids = [panel["id"] for panel in found["panels"]]
     assert len(set(ids)) == len(ids) and found["uid"] == "drawdown"
@@ -177,14 +177,14 @@ def test_the_dashboard_is_whole() -> None:
         assert panel["datasource"]["uid"] == "${datasource}"
 
 
-def test_every_link_of_the_pages_leads_somewhere() -> None:
+def test_deploy_pages_links_resolve() -> None:
     for page in DEPLOY.glob("*.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
     assert Path(DEPLOY / "UPGRADE.md").is_file()
 
 
-def test_pushes_waiting_for_lookup_have_own_alert_that_pages_nobody() -> None:
+def test_alert_for_pushes_waiting_for_lookup_is_ticket() -> None:
     """A look-up waits for its provider's lag, a day at Stripe: nobody can do anything before."""
     rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"][0]["rules"]
     queued = [rule for rule in rules if re.search(r'state=~?"[^"]*queued', rule["expr"])]

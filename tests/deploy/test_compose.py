@@ -99,7 +99,7 @@ def compose() -> dict[str, Any]:
     return found
 
 
-def test_the_file_has_only_fields_that_compose_knows(compose: dict[str, Any]) -> None:
+def test_compose_file_is_valid_and_references_resolve(compose: dict[str, Any]) -> None:
     jsonschema.validate(compose, SCHEMA)
     for service in compose["services"].values():
         assert set(service["networks"]) <= set(compose["networks"])
@@ -123,7 +123,7 @@ def ran(tool: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
         ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
     ],
 )
-def test_file_matches_the_schema_of_its_reader(schema: str, file: str, tmp_path: Path) -> None:
+def test_config_file_matches_published_schema(schema: str, file: str, tmp_path: Path) -> None:
     said = ran("check-jsonschema", "--builtin-schema", f"vendor.{schema}", PROJECT / file)
     assert said.returncode == 0, said.stdout + said.stderr
     wrong = tmp_path / "wrong.yml"
@@ -131,14 +131,14 @@ def test_file_matches_the_schema_of_its_reader(schema: str, file: str, tmp_path:
     assert ran("check-jsonschema", "--builtin-schema", f"vendor.{schema}", wrong).returncode == 1
 
 
-def test_dockerfile_has_no_finding_of_hadolint(tmp_path: Path) -> None:
+def test_dockerfile_passes_hadolint(tmp_path: Path) -> None:
     said = ran("hadolint", PROJECT / "Dockerfile")
     assert said.returncode == 0, said.stdout + said.stderr
     (tmp_path / "Dockerfile").write_text("FROM python\nRUN sudo cd /x && pip install y\n", encoding="utf-8")
     assert "DL3004" in ran("hadolint", tmp_path / "Dockerfile").stdout, "a finding would be told"
 
 
-def test_images_are_pinned_and_the_versions_agree(compose: dict[str, Any]) -> None:
+def test_compose_images_are_pinned_and_versions_equal(compose: dict[str, Any]) -> None:
     images = {name: service["image"] for name, service in compose["services"].items()}
     assert re.fullmatch(r"postgres:\d+\.\d+-\w+@sha256:[0-9a-f]{64}", images["db"])
     version = re.search(r'^version = "(.+)"', (PROJECT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
@@ -146,7 +146,7 @@ def test_images_are_pinned_and_the_versions_agree(compose: dict[str, Any]) -> No
     assert [name for name, service in compose["services"].items() if "build" in service] == ["init"]
 
 
-def test_the_state_folder_is_a_named_volume_where_the_image_has_it(compose: dict[str, Any]) -> None:
+def test_compose_state_folder_is_named_volume_of_image_path(compose: dict[str, Any]) -> None:
     image = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
     (folder,) = re.findall(r"DRAWDOWN_STATE_DIR=(\S+)", image)
     (user,) = re.findall(r"^USER (\S+)", image, re.MULTILINE)
@@ -155,7 +155,7 @@ def test_the_state_folder_is_a_named_volume_where_the_image_has_it(compose: dict
         assert compose["services"][name]["user"] == user and compose["services"][name]["read_only"] is True
 
 
-def test_schema_is_created_before_worker_and_database_is_not_published(compose: dict[str, Any]) -> None:
+def test_compose_database_is_initialized_first_and_not_published(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["drawdown"]["depends_on"]["init"] == {"condition": "service_completed_successfully"}
     assert services["init"]["depends_on"]["db"] == {"condition": "service_healthy"}
@@ -163,20 +163,20 @@ def test_schema_is_created_before_worker_and_database_is_not_published(compose: 
     assert "ports" not in services["db"] and services["drawdown"]["ports"] == ["127.0.0.1:8080:8080"]
 
 
-def test_no_password_is_in_the_file(compose: dict[str, Any]) -> None:
+def test_compose_password_is_required_from_environment(compose: dict[str, Any]) -> None:
     text = FILE.read_text(encoding="utf-8")
     given = [line for line in text.splitlines() if "PASSWORD" in line and not line.startswith("#")]
     assert given and all("${POSTGRES_PASSWORD:?" in line for line in given), "it is asked for, and has no default"
 
 
-def test_each_command_exists_with_its_options(compose: dict[str, Any]) -> None:
+def test_compose_commands_and_options_exist(compose: dict[str, Any]) -> None:
     group: Any = get_command(app)
     for name in ("init", "drawdown"):
         command, *arguments = compose["services"][name]["command"]
         group.commands[command].make_context(command, arguments)
 
 
-def test_the_worker_is_probed_as_the_image_probes_it(compose: dict[str, Any]) -> None:
+def test_compose_healthcheck_equals_image_healthcheck(compose: dict[str, Any]) -> None:
     image = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
     _, *words = compose["services"]["drawdown"]["healthcheck"]["test"]
     assert all(word in image for word in words)

@@ -35,7 +35,7 @@ def pins(path: Path) -> dict[str, tuple[Requirement, list[str]]]:
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_each_line_is_one_version_with_its_hashes(path: Path) -> None:
+def test_lock_lines_pin_version_and_hashes(path: Path) -> None:
     assert pins(path)
     for one, hashes in pins(path).values():
         assert re.fullmatch(r"==[0-9][0-9a-z.+!]*", str(one.specifier)) and one.url is None, str(one)
@@ -43,7 +43,7 @@ def test_each_line_is_one_version_with_its_hashes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_no_lock_names_a_server(path: Path) -> None:
+def test_lock_does_not_name_package_index(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"://|^ *--(?!hash)|index", text, re.MULTILINE)
 
@@ -51,7 +51,7 @@ def test_no_lock_names_a_server(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "section", "key"), [(LOCKS[0], "project", "dependencies"), (LOCKS[1], "build-system", "requires")]
 )
-def test_the_lock_holds_what_is_asked_for(path: Path, section: str, key: str) -> None:
+def test_lock_satisfies_pyproject_requirements(path: Path, section: str, key: str) -> None:
     """After a change of pyproject.toml: `make lock`."""
     locked = pins(path)
     for one in map(Requirement, asked()[section][key]):
@@ -64,7 +64,7 @@ def test_the_lock_holds_what_is_asked_for(path: Path, section: str, key: str) ->
 IN_IMAGE = ("oidc", "cluster", "columnar", "s3")
 
 
-def test_nothing_of_the_tests_or_of_the_release_is_in_the_image() -> None:
+def test_lock_of_image_excludes_test_and_release_packages() -> None:
     extras = asked()["project"]["optional-dependencies"]
     groups = [*extras.values(), *asked()["dependency-groups"].values()]
     names = {canonicalize_name(Requirement(one).name) for those in groups for one in those}
@@ -75,7 +75,7 @@ def test_nothing_of_the_tests_or_of_the_release_is_in_the_image() -> None:
     assert names and set(pins(LOCKS[0])) & (names - wanted) == set()
 
 
-def test_the_image_installs_by_hash_alone() -> None:
+def test_dockerfile_installs_by_hash_only() -> None:
     text = (PROJECT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     installing = re.findall(r"pip (?:install|wheel)([^&\n]*)", text)
     assert len(installing) == 4
@@ -88,7 +88,7 @@ def test_the_image_installs_by_hash_alone() -> None:
 @pytest.mark.parametrize(
     ("target", "tool", "words"), [("lock", "uv", "--generate-hashes"), ("sbom", "cyclonedx-bom", "requirements.lock")]
 )
-def test_a_target_makes_it_by_a_bounded_tool(target: str, tool: str, words: str) -> None:
+def test_makefile_release_targets_use_bounded_tools(target: str, tool: str, words: str) -> None:
     assert re.search(rf"^{target}: release-tools$", MAKEFILE, re.MULTILINE) and words in MAKEFILE
     (found,) = [
         one for one in map(Requirement, asked()["dependency-groups"]["release"]) if canonicalize_name(one.name) == tool

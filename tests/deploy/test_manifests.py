@@ -67,11 +67,11 @@ def pods() -> list[tuple[str, dict[str, Any]]]:
     return [(name, pod) for name, document in documents() if (pod := pod_of(document)) is not None]
 
 
-def test_each_manifest_keeps_to_the_schema() -> None:
+def test_manifests_match_schema() -> None:
     assert {name: wrong for name, document in documents() if (wrong := errors(document))} == {}
 
 
-def test_the_schema_sees_what_is_wrong() -> None:
+def test_manifest_schema_rejects_invalid_changes() -> None:
     """Each change of a good manifest is one that Kubernetes would refuse, or take without doing what was meant."""
     cron = dict(documents(DEPLOY / "kubernetes" / "cronjob.yaml"))["cronjob.yaml#0"]
     assert errors(cron) == []
@@ -93,7 +93,7 @@ def test_the_schema_sees_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(("name", "pod"), pods())
-def test_each_pod_is_confined_and_has_what_it_names(name: str, pod: dict[str, Any]) -> None:
+def test_manifest_pods_are_confined_and_references_resolve(name: str, pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["memory"]
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
@@ -120,7 +120,7 @@ def test_each_pod_is_confined_and_has_what_it_names(name: str, pod: dict[str, An
             assert text == f"{mounted['secrets']}/{name.removesuffix('_FILE')}" and name.endswith("_FILE"), "a secret"
 
 
-def test_settings_of_the_manifests_are_settings() -> None:
+def test_manifest_settings_are_known_settings() -> None:
     settings = dict(documents(DEPLOY / "kubernetes" / "settings.yaml"))["settings.yaml#0"]["data"]
     known = {f"DRAWDOWN_{name.upper()}" for name in Settings.model_fields}
     assert {name.removesuffix("_FILE") for name in settings} <= known
@@ -129,7 +129,7 @@ def test_settings_of_the_manifests_are_settings() -> None:
     assert Settings.model_validate(given).cells().networks
 
 
-def test_services_and_deployments_find_their_pods() -> None:
+def test_manifest_selectors_match_pods() -> None:
     pods = [
         document["spec"]["template"]["metadata"]["labels"]
         for _, document in documents()
@@ -143,7 +143,7 @@ def test_services_and_deployments_find_their_pods() -> None:
             assert any(document["spec"]["selector"].items() <= labels.items() for labels in pods)
 
 
-def test_an_upgrade_waits_for_those_who_end_and_for_no_pod_that_stays() -> None:
+def test_upgrade_guide_waits_for_long_running_pods_only() -> None:
     """A pod of a Job stays when it has ended: waiting for its deletion takes until the wait is given up."""
     text = (DEPLOY / "UPGRADE.md").read_text(encoding="utf-8")
     roles: dict[str, set[str]] = {"Deployment": set(), "CronJob": set(), "Job": set()}
@@ -158,14 +158,14 @@ def test_an_upgrade_waits_for_those_who_end_and_for_no_pod_that_stays() -> None:
     assert set(ending.split(",")) == roles["CronJob"]
 
 
-def test_each_service_is_bounded_in_memory_and_tasks() -> None:
+def test_systemd_services_are_bounded_in_memory_and_tasks() -> None:
     for path in (one for one in UNITS if one.suffix == ".service"):
         text = path.read_text(encoding="utf-8")
         assert re.search(r"^MemoryMax=\d+[MG]$", text, re.MULTILINE), path.name
         assert re.search(r"^TasksMax=\d+$", text, re.MULTILINE), path.name
 
 
-def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
+def test_manifest_probes_use_healthz_only() -> None:
     """It answers "in doubt" then, and that is what its callers need: /readyz would take the pod out of the Service."""
     probes = [
         probe["httpGet"]["path"]
@@ -177,7 +177,7 @@ def test_no_probe_takes_the_gate_away_because_of_the_database() -> None:
     assert set(probes) == {"/healthz"}
 
 
-def test_a_tick_with_something_left_does_not_fail_its_job() -> None:
+def test_manifest_tick_exit_75_does_not_fail_job() -> None:
     for cron in (document for _, document in documents() if document["kind"] == "CronJob"):
         _does_not_fail(cron)
 
@@ -197,7 +197,7 @@ def _does_not_fail(cron: dict[str, Any]) -> None:
         assert int(options[options.index("--deadline") + 1]) < 300 < job["activeDeadlineSeconds"]
 
 
-def test_an_indexed_job_ticks_each_shard_once() -> None:
+def test_manifest_sharded_job_covers_each_bucket_once() -> None:
     ((_, cron),) = documents(DEPLOY / "kubernetes" / "shards.yaml")
     job = cron["spec"]["jobTemplate"]["spec"]
     assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"]
@@ -210,7 +210,7 @@ def test_an_indexed_job_ticks_each_shard_once() -> None:
     assert failing == ["FailIndex"] and "backoffLimit" not in job, "a shard that fails ends no other"
 
 
-def test_workers_are_replaced_before_others_come_and_may_end_in_peace() -> None:
+def test_manifest_workers_are_recreated_with_enough_grace_time() -> None:
     ((_, workers),) = documents(DEPLOY / "kubernetes" / "worker.yaml")
     spec, pod = workers["spec"], workers["spec"]["template"]["spec"]
     command = pod["containers"][0]["command"]
@@ -226,7 +226,7 @@ def test_workers_are_replaced_before_others_come_and_may_end_in_peace() -> None:
     assert pod["terminationGracePeriodSeconds"] > ACKNOWLEDGED_S
 
 
-def test_workers_scale_by_existing_metric_and_never_beyond_their_shards() -> None:
+def test_manifest_worker_scaling_uses_existing_metric_within_shards() -> None:
     ((_, scale),) = documents(DEPLOY / "kubernetes" / "worker-scale.yaml")
     ((_, workers),) = documents(DEPLOY / "kubernetes" / "worker.yaml")
     spec, target = scale["spec"], scale["spec"]["scaleTargetRef"]
@@ -253,7 +253,7 @@ def stub(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path) -> None:
+def test_tick_wrapper_maps_exit_75_to_0(stub: Path) -> None:
     command = [str(WRAPPER), "tick", "--deadline", "240"]
     for status, said in ((0, 0), (75, 0), (1, 1), (2, 2), (137, 137)):
         env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": str(status), "LONG": ""}
@@ -261,7 +261,7 @@ def test_the_wrapper_says_0_for_75_and_nothing_else(stub: Path) -> None:
         assert (done.returncode, done.stdout.strip()) == (said, "tick --deadline 240")
 
 
-def test_the_wrapper_passes_a_signal_on_and_waits(stub: Path) -> None:
+def test_tick_wrapper_forwards_signal_and_waits(stub: Path) -> None:
     env = {"PATH": f"{stub}:{os.environ['PATH']}", "STATUS": "1", "LONG": "1"}
     running = subprocess.Popen([WRAPPER, "tick"], env=env, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None and running.stdout.readline().strip() == "tick"
@@ -281,7 +281,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     yield "Dockerfile", json.loads(default)
 
 
-def test_each_command_exists_with_its_options() -> None:
+def test_manifest_and_unit_commands_and_options_exist() -> None:
     group: Any = get_command(app)
     for _, (name, *arguments) in commands():
         group.commands[name].make_context(name, arguments)
@@ -294,7 +294,7 @@ def unit(path: Path) -> configparser.ConfigParser:
     return parser
 
 
-def test_units_say_what_matters() -> None:
+def test_systemd_units_have_schedule_restart_and_confinement() -> None:
     tick, nightly, serve, watch = (
         unit(DEPLOY / "systemd" / f"drawdown-{name}.service") for name in ("tick", "nightly", "serve", "watch")
     )
@@ -310,7 +310,7 @@ def test_units_say_what_matters() -> None:
         assert one["EnvironmentFile"].startswith("/etc/drawdown/"), "no secret stands in a unit"
 
 
-def test_a_collector_of_another_user_can_enter_where_the_metrics_file_lies() -> None:
+def test_systemd_metrics_file_is_readable_by_collector() -> None:
     tick = unit(DEPLOY / "systemd" / "drawdown-tick.service")["Service"]
     words = shlex.split(tick["ExecStart"])
     file = Path(words[words.index("--metrics-file") + 1])
@@ -326,7 +326,7 @@ def block(kind: str, naming: str) -> list[str]:
     return text.splitlines()
 
 
-def test_each_crontab_line_is_a_setting_or_the_command_of_a_unit() -> None:
+def test_crontab_lines_are_settings_or_unit_commands() -> None:
     lines = [line for line in block("crontab", f"{WITH_SETTINGS.name} tick") if not line.startswith("#")]
     settings = dict(line.split("=", 1) for line in lines if re.match("[A-Z_]+=", line))
     assert settings.keys() == {"PATH", "MAILTO"}, "cron mails what stands here"
@@ -343,7 +343,7 @@ def test_each_crontab_line_is_a_setting_or_the_command_of_a_unit() -> None:
     assert set(shlex.split(tick["ExecStart"])[1:]) <= set(shlex.split(jobs[0][5]))
 
 
-def test_a_command_is_given_the_settings_of_a_file_word_for_word(tmp_path: Path) -> None:
+def test_settings_wrapper_passes_values_unchanged(tmp_path: Path) -> None:
     """A URL has characters that a shell would take for its own."""
     (tmp_path / "drawdown").write_text('#!/bin/sh\necho "$DRAWDOWN_DATABASE_URL|$DRAWDOWN_MY_CONTACT|$1 $2"\n')
     (tmp_path / "drawdown").chmod(0o755)
@@ -362,7 +362,7 @@ def test_a_command_is_given_the_settings_of_a_file_word_for_word(tmp_path: Path)
     assert (ended("tick").returncode, "cannot read" in ended("tick").stderr) == (2, True)
 
 
-def test_systemd_commands_install_all_units_where_systemd_reads_them() -> None:
+def test_systemd_install_commands_cover_all_units() -> None:
     text = "\n".join(block("sh", "systemctl enable"))
     (enabled,) = re.findall(r"^systemctl enable --now (.+)$", text, re.MULTILINE)
     assert set(enabled.split()) == {one.name for one in UNITS if unit(one).has_section("Install")}
@@ -373,7 +373,7 @@ def test_systemd_commands_install_all_units_where_systemd_reads_them() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
+def test_systemd_analyze_accepts_units(tmp_path: Path) -> None:
     for path in UNITS:
         text = path.read_text(encoding="utf-8").replace("/opt/drawdown/bin/drawdown", "/bin/true")
         (tmp_path / path.name).write_text(text, encoding="utf-8")
@@ -391,7 +391,7 @@ def instructions() -> list[tuple[str, str]]:
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines.splitlines() if line)]
 
 
-def test_the_image_is_small_pinned_and_not_root() -> None:
+def test_dockerfile_is_pinned_and_runs_as_non_root() -> None:
     found = instructions()
     bases = [rest for word, rest in found if word == "FROM"]
     assert len(bases) == 2, "built in one stage, run in another"
@@ -407,7 +407,7 @@ def test_the_image_is_small_pinned_and_not_root() -> None:
     assert not [rest for word, rest in found if word in ("ENV", "ARG") and re.search("SECRET|KEY|TOKEN|PASSWORD", rest)]
 
 
-def test_what_the_image_copies_is_there_and_not_ignored() -> None:
+def test_dockerfile_copied_sources_exist_and_are_not_ignored() -> None:
     kept = {
         line[1:]
         for line in (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -423,7 +423,7 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     assert packages <= kept, "every package is in the image"
 
 
-def test_kubernetes_and_the_image_run_as_the_same_user() -> None:
+def test_manifest_pods_run_as_image_user() -> None:
     (user,) = [rest for word, rest in instructions() if word == "USER"]
     for name, pod in pods():
         context = pod["securityContext"]

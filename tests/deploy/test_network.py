@@ -47,7 +47,7 @@ def reaches(role: str, address: str, port: int) -> bool:
 
 
 @pytest.mark.parametrize("role", PODS)
-def test_each_pod_is_closed_but_for_what_is_opened(role: str) -> None:
+def test_network_policy_of_pod_allows_only_needed_egress(role: str) -> None:
     closing = [
         spec["policyTypes"]
         for spec in POLICIES.values()
@@ -64,7 +64,7 @@ def test_each_pod_is_closed_but_for_what_is_opened(role: str) -> None:
     assert reaches(role, "203.0.113.7", 443) is calls and reaches(role, "2001:db8::7", 443) is calls
 
 
-def test_only_the_server_is_listened_to_and_on_its_port() -> None:
+def test_network_policy_allows_ingress_to_server_port_only() -> None:
     assert [role for role in PODS if list(of(role, "ingress"))] == ["serve"]
     (rule,) = of("serve", "ingress")
     pod = pod_of(PODS["serve"])
@@ -73,7 +73,7 @@ def test_only_the_server_is_listened_to_and_on_its_port() -> None:
     assert all(peer for peer in rule["from"]), "an empty selector is everybody"
 
 
-def test_cells_of_the_settings_can_be_called() -> None:
+def test_network_policy_allows_calls_to_configured_cells() -> None:
     data = dict(documents(DEPLOY / "kubernetes" / "settings.yaml"))["settings.yaml#0"]["data"]
     given = Settings.model_validate({name.removeprefix("DRAWDOWN_").lower(): text for name, text in data.items()})
     ports = {urlsplit(one).port for one in given.cell_origins.split(",")}
@@ -82,7 +82,7 @@ def test_cells_of_the_settings_can_be_called() -> None:
             assert port is not None and reaches("tick", str(ip_network(network)[7]), port)
 
 
-def test_the_schema_sees_a_policy_that_is_wrong() -> None:
+def test_network_policy_schema_rejects_invalid_changes() -> None:
     _, policy, *_ = [one for _, one in documents() if one["kind"] == "NetworkPolicy"]
     text = json.dumps(policy)
     assert errors(policy) == []

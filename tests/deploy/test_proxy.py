@@ -36,26 +36,26 @@ def location(path: str) -> str:
     return str(re.findall(r"location / \{(.*?)\n    \}", BARE, re.DOTALL)[0])
 
 
-def test_blocks_and_directives_are_whole() -> None:
+def test_proxy_config_blocks_and_directives_are_complete() -> None:
     assert BARE.count("{") == BARE.count("}") and TEXT.count("HERE") == 4
     for line in filter(None, map(str.strip, BARE.splitlines())):
         assert line.endswith((";", "{", "}")), line
 
 
 @pytest.mark.parametrize("path", ["/v1/gate/acme", "/admin/orgs/a/provider", "/cron/tick", "/metrics", "/readyz"])
-def test_what_asks_for_no_proof_is_reached_by_the_own_network_alone(path: str) -> None:
+def test_proxy_paths_without_proof_are_limited_to_own_network(path: str) -> None:
     assert location(path).strip().splitlines()[-2].strip() == "deny all;"
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/events", "/v1/guard/check", "/api/v1/events", "/webhooks/stripe", "/console/", "/my", "/"]
 )
-def test_programs_and_people_are_reached_within_a_rate(path: str) -> None:
+def test_proxy_public_paths_are_rate_limited(path: str) -> None:
     body = location(path)
     assert "deny" not in body and "limit_req " in body and "proxy_pass http://drawdown;" in body
 
 
-def test_bounds_are_no_wider_than_the_servers() -> None:
+def test_proxy_bounds_do_not_exceed_server_bounds() -> None:
     seconds = [float(one(f"client_{what}_timeout").rstrip("s")) for what in ("header", "body")]
     assert max(seconds) <= PATIENCE_S
     count, size = one("large_client_header_buffers").split(" ")
@@ -66,14 +66,14 @@ def test_bounds_are_no_wider_than_the_servers() -> None:
     assert max(rates) == ServerSettings().requests_per_s
 
 
-def test_signatures_survive_the_proxy_and_callers_cannot_name_themselves() -> None:
+def test_proxy_headers_preserve_signature_and_block_spoofing() -> None:
     said = dict(re.findall(r"proxy_set_header (\S+) (.+);", BARE))
     assert said["Host"] == "$http_host" and said["X-Forwarded-For"] == "$remote_addr"
     assert said["X-Drawdown-Proxy-Secret"] == '""', "nobody outside signs people in"
     assert "proxy_pass http://drawdown;" in BARE and "proxy_pass http://drawdown/" not in BARE, "the path as it came"
 
 
-def test_nginx_takes_it(tmp_path: Path) -> None:
+def test_proxy_config_is_accepted_by_nginx(tmp_path: Path) -> None:
     nginx = shutil.which("nginx")
     if nginx is None:
         pytest.skip("nginx is not installed here")

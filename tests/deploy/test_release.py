@@ -62,14 +62,14 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_changes_of_a_version_are_its_part_alone(repository: Path) -> None:
+def test_changelog_part_of_version_is_extracted(repository: Path) -> None:
     assert release.changes_of(repository, "1.2.3") == "### Added\n\n- A thing.\n"
     assert release.changes_of(repository, "1.2") == "- Old.\n"
     with pytest.raises(release.Refused, match=r"no part of 1\.2\.4"):
         release.changes_of(repository, "1.2.4")
 
 
-def test_release_refuses_a_changed_tree_and_a_second_tag(repository: Path) -> None:
+def test_release_with_changed_tree_or_existing_tag_is_refused(repository: Path) -> None:
     assert release.require_releasable(repository, "1.2.3") == "v1.2.3"
     (repository / "new").write_text("x")
     with pytest.raises(release.Refused, match="not committed"):
@@ -81,9 +81,7 @@ def test_release_refuses_a_changed_tree_and_a_second_tag(repository: Path) -> No
         release.require_releasable(repository, "1.2.3")
 
 
-def test_release_builds_checks_lists_and_tags_and_uploads_nothing(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_release_builds_checks_and_tags_without_upload(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (repository / ".gitignore").write_text("dist/\n")
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "ignore")
@@ -129,7 +127,7 @@ def test_release_builds_checks_lists_and_tags_and_uploads_nothing(
         ("CHANGELOG.md", "1.2.3 - 2026-01-01", "1.2.3 - unreleased", r"does not date 1\.2\.3"),
     ],
 )
-def test_release_without_an_address_or_a_date_is_built_and_not_tagged(
+def test_release_without_url_or_date_is_built_and_not_tagged(
     file: str, text: str, other: str, why: str, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (repository / file).read_text()
@@ -152,7 +150,7 @@ def test_release_without_an_address_or_a_date_is_built_and_not_tagged(
     assert "not tagged" in release.release(repository, dry_run=True)
 
 
-def test_version_is_told_from_one_place() -> None:
+def test_package_version_is_read_from_pyproject() -> None:
     wanted = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert drawdown.__version__ == wanted
     text = (PROJECT / "drawdown" / "__init__.py").read_text(encoding="utf-8")
@@ -161,7 +159,7 @@ def test_version_is_told_from_one_place() -> None:
         drawdown.nothing  # noqa: B018
 
 
-def test_source_distribution_has_docs_and_changelog(tmp_path: Path) -> None:
+def test_source_distribution_contains_docs_and_changelog(tmp_path: Path) -> None:
     source = tmp_path / "source"
     left = shutil.ignore_patterns(".git", ".venv", "build", "dist", "tests", "__pycache__", "*.egg-info", ".*_cache")
     shutil.copytree(PROJECT, source, symlinks=True, ignore=left)
@@ -180,7 +178,7 @@ def test_source_distribution_has_docs_and_changelog(tmp_path: Path) -> None:
 # The site.
 
 
-def test_links_to_pages_stay_and_links_to_source_become_paths(tmp_path: Path) -> None:
+def test_site_links_to_source_become_code_and_page_links_are_unchanged(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "ops" / "deploy").mkdir(parents=True)
     for name in ("docs/a.md", "docs/b.md", "ops/deploy/README.md", "code.py", "mkdocs.yml"):
@@ -197,7 +195,7 @@ def test_links_to_pages_stay_and_links_to_source_become_paths(tmp_path: Path) ->
     )
 
 
-def test_no_page_has_a_dead_link() -> None:
+def test_site_pages_links_resolve() -> None:
     kept = set(site.pages(PROJECT))
     dead = []
     for page in kept:
@@ -208,7 +206,7 @@ def test_no_page_has_a_dead_link() -> None:
     assert dead == []
 
 
-def test_menu_of_the_site_names_pages_that_are_there() -> None:
+def test_site_menu_pages_exist() -> None:
     config = yaml.safe_load((PROJECT / "mkdocs.yml").read_text(encoding="utf-8"))
 
     def named(part: Any) -> list[str]:
@@ -224,7 +222,7 @@ def test_menu_of_the_site_names_pages_that_are_there() -> None:
 # Contributors.
 
 
-def test_workflow_tests_each_python_that_is_promised() -> None:
+def test_workflow_tests_every_supported_python() -> None:
     workflow = yaml.safe_load((PROJECT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     promised = {one.rpartition(" ")[2] for one in project["classifiers"] if re.search(r":: 3\.\d+$", one)}
@@ -238,7 +236,7 @@ def test_workflow_tests_each_python_that_is_promised() -> None:
     assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", one) for one in uses), uses
 
 
-def test_forms_for_issues_ask_for_what_is_needed() -> None:
+def test_issue_forms_are_complete() -> None:
     for name in ("bug", "feature"):
         form = yaml.safe_load((PROJECT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text(encoding="utf-8"))
         assert form["name"] and form["description"] and form["body"]
@@ -248,7 +246,7 @@ def test_forms_for_issues_ask_for_what_is_needed() -> None:
     assert "Report a vulnerability" in (PROJECT / "SECURITY.md").read_text(encoding="utf-8")
 
 
-def test_tools_of_contributors_are_no_extras() -> None:
+def test_contributor_tools_are_dependency_groups() -> None:
     found = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     assert {"test", "coverage", "mutation", "docs", "fuzz", "release"} == set(found["dependency-groups"])
     assert {"plugin", "privacy", "columnar", "s3", "oidc", "cluster"} == set(found["project"]["optional-dependencies"])

@@ -47,7 +47,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_a_database_is_made_from_the_wheel_alone(unpacked: Path, tmp_path: Path) -> None:
+def test_wheel_alone_can_create_database(unpacked: Path, tmp_path: Path) -> None:
     libraries = Path(str(sa.__file__)).parents[1]
     url = f"sqlite:///{tmp_path}/new.db"
     done = subprocess.run(
@@ -64,7 +64,7 @@ def test_a_database_is_made_from_the_wheel_alone(unpacked: Path, tmp_path: Path)
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one() == revision
 
 
-def test_the_wheel_holds_every_file_of_the_packages_that_is_no_python(unpacked: Path) -> None:
+def test_wheel_contains_all_data_files(unpacked: Path) -> None:
     wanted = {
         str(path.relative_to(PROJECT))
         for package in PACKAGES
@@ -75,7 +75,7 @@ def test_the_wheel_holds_every_file_of_the_packages_that_is_no_python(unpacked: 
     assert wanted - there == set()
 
 
-def test_the_documentation_that_a_unit_names_is_installed(unpacked: Path) -> None:
+def test_wheel_contains_documentation_named_by_units(unpacked: Path) -> None:
     """The units run what is installed in an environment in /opt/drawdown; a wheel's data goes there."""
     named = {
         line.removeprefix("Documentation=file:/opt/drawdown/")

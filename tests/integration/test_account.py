@@ -50,7 +50,7 @@ def amounts(told: dict[str, Any]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("before", [0, 71_183_200])
-def test_the_first_commands_work_as_they_are_typed(
+def test_first_execution_commands_succeed_and_repeats_are_ignored(
     typed: sa.Engine, capsys: pytest.CaptureFixture[str], before: int
 ) -> None:
     """On an empty database, and where the organisation is billed and has credit already."""
@@ -90,7 +90,9 @@ def test_grant_to_unknown_id_creates_wallet_unless_id_resembles_another(
     assert "unknown organisation hooli" in capsys.readouterr().err
 
 
-def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wallet_parts_through_expiry_and_debt_equal_balance(
+    typed: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Through reservations, suppliers, expiry, debts and a month that nobody looked at."""
     fleet = Fleet(typed)
     fleet.assign("acme")
@@ -131,7 +133,7 @@ def test_the_parts_of_a_wallet_are_its_balance(typed: sa.Engine, capsys: pytest.
     assert read(typed, verify).breaches == []
 
 
-def test_a_hold_that_is_over_is_free_whoever_looks(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reservation_after_expiry_is_shown_as_available(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     fleet = Fleet(typed)
     write(typed, lambda c: credit.grant(c, "acme", 10 * MICRO, fleet.by, key="paid", plan=None))
     write(typed, lambda c: executions.accept(c, "e-1", Request("acme", 6 * MICRO), fleet.by))
@@ -142,7 +144,7 @@ def test_a_hold_that_is_over_is_free_whoever_looks(typed: sa.Engine, capsys: pyt
     assert fleet.one("SELECT held_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == 6 * MICRO
 
 
-def test_a_wallet_is_said_in_words(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ledger_commands_as_text_show_credits_and_parts(typed: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ledger", "grant", "acme", "12.50", "--kind", "bonus"]) == 0
     assert "12.50 credits, plan -; a new customer" in capsys.readouterr().out
     assert run(["ledger", "grant", "acme", "1"]) == 0

@@ -58,7 +58,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 
 @pytest.mark.parametrize("how", TAMPERING)
-def test_a_record_that_was_tampered_with_shows(fleet: Fleet, how: str) -> None:
+def test_audit_log_tampered_row_is_reported(fleet: Fleet, how: str) -> None:
     before = verified(fleet)
     tamper(fleet, *TAMPERING[how])
     found = verified(fleet)
@@ -71,7 +71,7 @@ def test_a_record_that_was_tampered_with_shows(fleet: Fleet, how: str) -> None:
     assert not verified(fleet).clean, "what is recorded later does not heal it"
 
 
-def test_a_record_that_was_chained_anew_has_another_newest_hash(fleet: Fleet) -> None:
+def test_audit_log_rechained_after_delete_has_different_newest_hash(fleet: Fleet) -> None:
     kept = verified(fleet).newest_action
     tamper(
         fleet,
@@ -82,7 +82,7 @@ def test_a_record_that_was_chained_anew_has_another_newest_hash(fleet: Fleet) ->
     assert found.clean and found.newest_action != kept
 
 
-def test_two_at_once_are_chained_one_after_the_other(postgres: sa.Engine) -> None:
+def test_audit_chain_of_concurrent_actions_is_intact(postgres: sa.Engine) -> None:
     fleet = Fleet(postgres)
     barrier, failed = threading.Barrier(4), list[BaseException]()
 
@@ -104,7 +104,7 @@ def test_two_at_once_are_chained_one_after_the_other(postgres: sa.Engine) -> Non
     assert verified(fleet).breaches == []
 
 
-def test_a_transaction_that_is_undone_leaves_no_gap(fleet: Fleet) -> None:
+def test_audit_chain_rolled_back_action_does_not_break_chain(fleet: Fleet) -> None:
     write(
         fleet.engine,
         lambda c: record(c, "org_halt", "dry", {}, By(T0, "a", "r")),
@@ -114,7 +114,7 @@ def test_a_transaction_that_is_undone_leaves_no_gap(fleet: Fleet) -> None:
     assert verified(fleet).breaches == []
 
 
-def test_a_page_that_ends_with_the_largest_number_is_the_last(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_page_ending_at_largest_action_id_reports_breach(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_AT_ONCE", 1)
     tamper(fleet, *TAMPERING["put in with the largest number there is"])
     assert any(breach.invariant for breach in verified(fleet).breaches)

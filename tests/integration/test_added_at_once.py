@@ -59,7 +59,7 @@ def terms(currency: str, by: By) -> Work:
 
 
 @pytest.mark.parametrize(("first", "second"), [(("a", "x"), ("a", "y")), (("a", "x"), ("b", "x"))])
-def test_a_name_has_one_folder_and_a_folder_one_name(
+def test_concurrent_source_add_same_name_or_folder_is_refused(
     fleet: Fleet, tmp_path: Path, first: tuple[str, str], second: tuple[str, str]
 ) -> None:
     _, said = beside(fleet.engine, watches(tmp_path, *first, ONE), watches(tmp_path, *second, OTHER))
@@ -68,19 +68,19 @@ def test_a_name_has_one_folder_and_a_folder_one_name(
     assert on_record(fleet, "source_add") == [("one", "a")]
 
 
-def test_the_same_folder_under_the_same_name_is_added_once(fleet: Fleet, tmp_path: Path) -> None:
+def test_concurrent_source_add_same_name_and_folder_is_added_once(fleet: Fleet, tmp_path: Path) -> None:
     one, other = beside(fleet.engine, watches(tmp_path, "a", "x", ONE), watches(tmp_path, "a", "x", OTHER))
     assert one == other and not isinstance(one, Exception)
     assert on_record(fleet, "source_add") == [("one", "a")]
 
 
-def test_a_source_has_one_query(fleet: Fleet) -> None:
+def test_concurrent_source_add_different_query_is_refused(fleet: Fleet) -> None:
     _, said = beside(fleet.engine, asks("one", ONE), asks("two", OTHER))
     assert isinstance(said, Refused) and "Use another source name" in str(said), said
     assert on_record(fleet, "source_add") == [("one", "bi")]
 
 
-def test_the_same_query_with_another_beginning_is_asked_from_there(fleet: Fleet) -> None:
+def test_concurrent_source_add_same_query_moves_start(fleet: Fleet) -> None:
     since = T0 - 3 * DAY_MS - T0 % DAY_MS
     _, said = beside(fleet.engine, asks("one", ONE), asks("one", OTHER, since))
     assert not isinstance(said, Exception), said
@@ -88,7 +88,7 @@ def test_the_same_query_with_another_beginning_is_asked_from_there(fleet: Fleet)
     assert (on_record(fleet, "source_add"), on_record(fleet, "source_ask")) == ([("one", "bi")], [("other", "bi")])
 
 
-def test_no_more_sources_are_added_at_once_than_there_may_be(
+def test_concurrent_source_add_beyond_limit_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("drawdown.worker.batches.sources.MAX_SOURCES", 1)
@@ -96,7 +96,7 @@ def test_no_more_sources_are_added_at_once_than_there_may_be(
     assert isinstance(said, Refused) and "the limit of 1 is reached" in str(said), said
 
 
-def test_a_wallets_first_terms_are_those_of_one(fleet: Fleet) -> None:
+def test_concurrent_first_topup_terms_in_second_currency_are_refused(fleet: Fleet) -> None:
     """A slip of the currency is refused as it is of a wallet that has terms; on record each says what was before."""
     write(fleet.engine, lambda c: credit.grant(c, "acme", 10 * MICRO, fleet.by, key="first", plan=None, new=True))
     _, said = beside(fleet.engine, terms("usd", ONE), terms("eur", OTHER))
@@ -105,7 +105,7 @@ def test_a_wallets_first_terms_are_those_of_one(fleet: Fleet) -> None:
     assert on_record(fleet, "topup_set") == [("one", "acme")]
 
 
-def test_the_second_to_say_a_wallets_first_terms_hears_of_the_first(fleet: Fleet) -> None:
+def test_concurrent_first_topup_terms_second_reports_previous(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: credit.grant(c, "acme", 10 * MICRO, fleet.by, key="first", plan=None, new=True))
     one, other = beside(fleet.engine, terms("usd", ONE), terms("usd", OTHER))
     assert isinstance(one, topups.TermsChange) and isinstance(other, topups.TermsChange)
@@ -116,7 +116,7 @@ def listens(name: str, by: By, path: str = "in") -> Work:
     return lambda c: hooks.set_endpoint(c, name, f"https://app.example/{path}", ["balance.low"], by, new=True)
 
 
-def test_the_second_to_say_where_a_new_endpoint_listens_hears_of_the_first(fleet: Fleet) -> None:
+def test_concurrent_new_endpoint_second_reports_previous(fleet: Fleet) -> None:
     one, other = beside(fleet.engine, listens("app", ONE), listens("app", OTHER, "there"))
     assert isinstance(one, tuple) and isinstance(other, tuple)
     assert (one[1], other[1]) == (None, one[0])
@@ -124,7 +124,7 @@ def test_the_second_to_say_where_a_new_endpoint_listens_hears_of_the_first(fleet
     assert [said["was"] for said in details(fleet, "hook_set")] == [None, was]
 
 
-def test_no_more_endpoints_come_at_once_than_there_may_be(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_endpoints_beyond_limit_are_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.hooks.actions.MAX_ENDPOINTS", 1)
     _, said = beside(fleet.engine, listens("app", ONE), listens("other", OTHER))
     assert isinstance(said, Refused) and "limit of 1 active endpoints is reached" in str(said), said
@@ -132,7 +132,7 @@ def test_no_more_endpoints_come_at_once_than_there_may_be(fleet: Fleet, monkeypa
 
 
 @pytest.mark.both_databases
-def test_a_source_that_is_removed_as_a_tick_looks_has_nothing_due(fleet: Fleet, tmp_path: Path) -> None:
+def test_query_source_removed_during_tick_has_empty_due_periods(fleet: Fleet, tmp_path: Path) -> None:
     """Also where another person has given its name to a folder by then."""
     question = Question("SELECT * FROM one WHERE at >= :from_ms AND at < :until_ms", "warehouse", DAY_MS, 0)
     write(fleet.engine, asks("one", ONE, T0 - 3 * DAY_MS))

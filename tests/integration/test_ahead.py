@@ -30,7 +30,7 @@ def findings(shell: Shell, capsys: pytest.CaptureFixture[str]) -> list[dict[str,
     return found
 
 
-def test_status_shows_usage_since_last_tick_and_stays_settled(shell: Shell) -> None:
+def test_status_samples_since_last_tick_are_shown(shell: Shell) -> None:
     """While hosts work there is always some: nobody is woken by it, and a verdict that came and went would say less."""
     fleet = shell.fleet
     fleet.tick(T0 + 3 * WINDOW_MS)
@@ -44,9 +44,7 @@ def test_status_shows_usage_since_last_tick_and_stays_settled(shell: Shell) -> N
     assert "arrived since" not in shell("status", 75)
 
 
-def test_a_tick_of_a_time_to_come_does_not_hide_that_no_tick_runs(
-    shell: Shell, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_tick_ahead_of_now_does_not_hide_stale_tick(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     """The clock was a day ahead for one tick, and the cron has been dead since."""
     fleet = shell.fleet
     fleet.tick(T0 + 3 * WINDOW_MS)
@@ -57,7 +55,7 @@ def test_a_tick_of_a_time_to_come_does_not_hide_that_no_tick_runs(
     assert any(f"ended at {utc(T0 + DAY_MS)}" in what and "ahead of now" in what for what in wrong)
 
 
-def test_a_tick_of_a_time_to_come_alone_is_wrong(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_only_tick_ahead_of_now_is_reported(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     fleet = shell.fleet
     fleet.tick(T0 + DAY_MS)
     fleet.clock.at_ms = T0 + WINDOW_MS
@@ -65,7 +63,7 @@ def test_a_tick_of_a_time_to_come_alone_is_wrong(shell: Shell, capsys: pytest.Ca
     assert [one["ok"] for one in about] == [False] and "ahead of now" in about[0]["what"]
 
 
-def test_what_is_sealed_ahead_of_now_is_said_with_what_it_keeps_back(
+def test_windows_sealed_ahead_of_now_are_reported_and_usage_is_billed(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet = shell.fleet
@@ -86,7 +84,7 @@ def test_what_is_sealed_ahead_of_now_is_said_with_what_it_keeps_back(
     assert fleet.pushes() == [("acme", T0 + 2 * WINDOW_MS, "compute_1gb", 0, 60, "accepted")], "billed all the same"
 
 
-def test_doctor_says_at_once_that_a_backup_was_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_restored_backup_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, backup = tmp_path / "drawdown.db", tmp_path / "backup.db"
 
     def does(words: str) -> str:

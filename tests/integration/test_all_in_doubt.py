@@ -109,7 +109,7 @@ def _clean(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["accepted", "absent"])
-def test_all_are_resolved_and_each_is_on_record(lab: Lab, outcome: str) -> None:
+def test_resolve_all_pushes_are_resolved_and_recorded(lab: Lab, outcome: str) -> None:
     said = lab.command(*ALL, "--outcome", outcome, *SHOWN, "--actor", "ann", "--reason", "ticket 7")
     assert said.startswith("12 of 12 pushes in doubt, of 2 organisations: ")
     action, state = {"accepted": ("push_resolve", "accepted"), "absent": ("push_void", "voided")}[outcome]
@@ -131,7 +131,7 @@ def test_all_are_resolved_and_each_is_on_record(lab: Lab, outcome: str) -> None:
     _clean(lab)
 
 
-def test_portions_resolve_all_and_repeat_changes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_all_repeated_after_interruption_resolves_the_rest(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off after the second portion, the same command does the rest."""
     monkeypatch.setattr(doubted_pushes, "AT_ONCE", 5)
     sizes: list[int] = []
@@ -157,7 +157,7 @@ def test_portions_resolve_all_and_repeat_changes_nothing(lab: Lab, monkeypatch: 
     _clean(lab)
 
 
-def test_dry_run_shows_both_outcomes_in_credits_and_changes_nothing(lab: Lab) -> None:
+def test_dry_run_shows_both_outcomes_in_credits_and_is_read_only(lab: Lab) -> None:
     lab.rate("compute_1gb", 10_000, "credits")
     before = lab.everything()
     said = lab.command(*ALL, "--dry-run")
@@ -178,7 +178,7 @@ def test_dry_run_shows_both_outcomes_in_credits_and_changes_nothing(lab: Lab) ->
     }
 
 
-def test_dry_run_prints_a_command_that_does_the_same(lab: Lab) -> None:
+def test_dry_run_with_filter_prints_equivalent_command(lab: Lab) -> None:
     narrowed = ("--org", "acme", "--from", "2026-01-01T00:05:00Z", "--to", "2026-01-01T00:10:00Z")
     said = lab.command(*ALL, *narrowed, "--outcome", "accepted", "--evidence", "it's there", "--dry-run")
     begin = said.index("drawdown push resolve")
@@ -189,7 +189,7 @@ def test_dry_run_prints_a_command_that_does_the_same(lab: Lab) -> None:
     assert lab.states == {"accepted": 2, "in_doubt": 10}
 
 
-def test_amounts_are_by_unit_and_features_without_a_rate_are_named(lab: Lab) -> None:
+def test_worth_of_pushes_is_by_balance_and_lists_unpriced_features(lab: Lab) -> None:
     """A provider with two credit systems, a later rate, and more features than a line names."""
     lab.rate("compute_1gb", 10_000, "credits")
     lab.rate("compute_4gb", 500, "tokens")
@@ -207,7 +207,7 @@ def test_amounts_are_by_unit_and_features_without_a_rate_are_named(lab: Lab) -> 
     )
 
 
-def test_filter_chooses_by_customer_feature_window_and_error(lab: Lab) -> None:
+def test_filter_by_customer_feature_window_or_error_selects_pushes(lab: Lab) -> None:
     lab.fleet.write("UPDATE pushes SET last_error = 'odd one' WHERE org_id = 'globex' AND feature = 'compute_4gb'")
     for words, count in (
         (("--customer", "globex"), 6),
@@ -243,15 +243,13 @@ def test_filter_chooses_by_customer_feature_window_and_error(lab: Lab) -> None:
         (("--outcome", "accepted", *SHOWN, "--at-most", "11"), 1, "too many pushes in doubt: 12 exceed"),
     ],
 )
-def test_mistyped_command_is_refused_and_changes_nothing(
-    lab: Lab, words: tuple[str, ...], status: int, said: str
-) -> None:
+def test_resolve_all_mistyped_command_is_refused(lab: Lab, words: tuple[str, ...], status: int, said: str) -> None:
     before = lab.everything()
     assert said in lab.command(*ALL, *words, status=status)
     assert lab.everything() == before
 
 
-def test_push_that_may_still_arrive_stays_and_the_rest_is_voided(lab: Lab) -> None:
+def test_resolve_all_push_that_may_arrive_stays_in_doubt(lab: Lab) -> None:
     """P5: an attempt of one was never answered, half an hour ago."""
     lab.fleet.write(
         "INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty) "
@@ -268,7 +266,7 @@ def test_push_that_may_still_arrive_stays_and_the_rest_is_voided(lab: Lab) -> No
     assert lab.states == {"voided": 12}
 
 
-def test_push_below_the_floor_stays_until_it_is_accepted(lab: Lab) -> None:
+def test_resolve_all_push_below_floor_stays_until_accepted(lab: Lab) -> None:
     """S4: what is voided there would never be owed again."""
     lab.fleet.write("UPDATE orgs SET floor_ms = :ms WHERE org_id = 'acme'", {"ms": T0 + WINDOW_MS})
     (dry,) = lab.as_json(*ALL, "--outcome", "absent", "--dry-run", status=1)["outcomes"]
@@ -284,7 +282,7 @@ def test_push_below_the_floor_stays_until_it_is_accepted(lab: Lab) -> None:
     }
 
 
-def test_push_that_goes_in_doubt_meanwhile_is_left_to_a_person(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_all_push_in_doubt_after_start_is_not_resolved(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody saw it in the dry run: no more are resolved than were counted as the command began."""
     monkeypatch.setattr(doubted_pushes, "AT_ONCE", 4)
     fleet, begun = lab.fleet, False
@@ -310,7 +308,7 @@ def test_push_that_goes_in_doubt_meanwhile_is_left_to_a_person(lab: Lab, monkeyp
     assert (done.found, done.pushes, lab.states) == (12, 12, {"accepted": 12, "in_doubt": 6})
 
 
-def test_at_most_refuses_more_than_the_dry_run_counted(lab: Lab) -> None:
+def test_resolve_all_above_at_most_is_refused(lab: Lab) -> None:
     with pytest.raises(Refused, match="too many pushes in doubt: 12 exceed"):
         resolve_all(
             lambda work, /, *, rollback=False: write(lab.fleet.engine, work, rollback=rollback),
@@ -318,7 +316,7 @@ def test_at_most_refuses_more_than_the_dry_run_counted(lab: Lab) -> None:
         )  # fmt: skip
 
 
-def test_status_shows_one_line_with_amount_and_command(lab: Lab) -> None:
+def test_status_pushes_in_doubt_show_amount_and_command(lab: Lab) -> None:
     for feature in SIZES.values():
         lab.rate(feature, 10_000, "credits")
     said = " ".join(text(lab.fleet).split())
@@ -332,7 +330,7 @@ def test_status_shows_one_line_with_amount_and_command(lab: Lab) -> None:
     assert one["worth"]["credits_micro"] == {"credits": 10_800_000} and one["looked_up_ms"] is None
 
 
-def test_lookup_again_is_promised_until_its_time_has_passed(lab: Lab) -> None:
+def test_status_due_lookup_is_shown_for_next_tick(lab: Lab) -> None:
     now = lab.fleet.clock.at_ms
     lab.fleet.write("UPDATE pushes SET lookups = 1, due_at_ms = :ms", {"ms": now + 90 * MINUTE_MS + 1})
     assert "looked up again by 01:51 UTC" in " ".join(text(lab.fleet).split())
@@ -341,7 +339,7 @@ def test_lookup_again_is_promised_until_its_time_has_passed(lab: Lab) -> None:
 
 
 @pytest.mark.both_databases
-def test_queued_push_is_not_said_to_drain_by_itself(engine: sa.Engine) -> None:
+def test_status_queued_push_to_look_up_shows_lookup_deadline(engine: sa.Engine) -> None:
     """R2: until the service can no longer apply it; then it is voided, or a person decides."""
     provider = FakeProvider(capabilities(duplicate_proves_delivery=False, lookup_lag_ms=MINUTE_MS))
     fleet = Fleet(engine, extra={"fake": provider})
@@ -365,7 +363,7 @@ def test_queued_push_is_not_said_to_drain_by_itself(engine: sa.Engine) -> None:
     assert "1 queued: ticks look them up again. You must resolve those still in doubt" in said
 
 
-def test_time_that_passed_within_the_minute_is_not_shown(lab: Lab) -> None:
+def test_status_drain_estimate_is_rounded_up_to_the_minute(lab: Lab) -> None:
     """A prediction of some seconds is rounded up: the minute of now has begun before it."""
     fleet, key = lab.fleet, f"usage:acme:{T0 + WINDOWS * 2 * WINDOW_MS}:compute_1gb"
     fleet.write("UPDATE pushes SET state = 'accepted'")
@@ -380,7 +378,7 @@ def test_time_that_passed_within_the_minute_is_not_shown(lab: Lab) -> None:
     assert "about 00:41 UTC" in " ".join(text(fleet).split())
 
 
-def test_push_that_waits_for_credit_is_shown_apart_and_needs_nobody(lab: Lab) -> None:
+def test_push_awaiting_credit_is_listed_apart_and_status_is_settled(lab: Lab) -> None:
     """It is a customer's debt: the halt stands, and no exit status changes."""
     lab.rate("compute_1gb", 10_000, "credits")
     lab.rate("compute_4gb", 10_000, "credits")
@@ -411,7 +409,7 @@ def test_push_that_waits_for_credit_is_shown_apart_and_needs_nobody(lab: Lab) ->
     lab.command("status", "globex")
 
 
-def test_late_refusal_is_no_push_that_waits_for_credit(lab: Lab) -> None:
+def test_push_refused_late_is_counted_as_rejected(lab: Lab) -> None:
     """Its time says when it may be voided: a person decides about it."""
     lab.fleet.write("UPDATE pushes SET state = 'rejected', settled_ms = 1, due_at_ms = 2, refused_attempts = 1")
     assert lab.as_json("status", status=1)["left"]["rejected"] == 12

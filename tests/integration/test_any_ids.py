@@ -49,7 +49,7 @@ def quarantined(fleet: Fleet, texts: Iterable[str]) -> set[str]:
     return {str(row["org"]) for row in rows if row["id"] in there}
 
 
-def test_of_all_code_points_none_is_taken_that_the_database_refuses(fleet: Fleet) -> None:
+def test_id_code_points_refused_by_database_are_not_clean(fleet: Fleet) -> None:
     points = [chr(point) for point in range(1, 0x110000) if point not in SURROGATES]
     many = ["".join(points[at : at + AT_ONCE]) for at in range(0, len(points), AT_ONCE)]
     refused = quarantined(fleet, {char for text in quarantined(fleet, many) for char in text})
@@ -59,7 +59,7 @@ def test_of_all_code_points_none_is_taken_that_the_database_refuses(fleet: Fleet
 
 
 @pytest.mark.both_databases
-def test_an_event_of_any_ids_is_refused_or_billed_and_proven(fleet: Fleet) -> None:
+def test_event_with_any_id_is_refused_or_billed(fleet: Fleet) -> None:
     few = 10  # each ticks, which takes PostgreSQL ten times as long
 
     @settings(max_examples=40 if fleet.engine.dialect.name == "sqlite" else few, deadline=None)
@@ -92,7 +92,7 @@ def is_refused_or_billed(fleet: Fleet, text: str, at: int) -> None:
 
 @pytest.mark.parametrize("column", ["id", "org_id", "sandbox_id", "cell_id"])
 @pytest.mark.parametrize("mark", UNREADABLE)
-def test_what_a_host_inserts_with_an_unreadable_id_stops_nobody(fleet: Fleet, column: str, mark: str) -> None:
+def test_sample_with_unreadable_id_does_not_block_billing(fleet: Fleet, column: str, mark: str) -> None:
     """PostgreSQL reads it, and bills it. SQLite does not: it is quarantined, listed, and may be dismissed."""
     fleet.assign("acme", from_ms=T0)
     sound = {"id": "s", "org_id": "acme", "sandbox_id": "box", "cell_id": "cell-1", "ts": T0, "now": T0}
@@ -117,7 +117,7 @@ def test_what_a_host_inserts_with_an_unreadable_id_stops_nobody(fleet: Fleet, co
 
 
 @pytest.mark.parametrize("name", ["org_id", "event_type"])
-def test_an_event_that_was_taken_with_an_unreadable_id_stops_nobody(
+def test_event_with_unreadable_id_does_not_block_billing(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Earlier versions took it, and PostgreSQL reads it. SQLite does not: it is quarantined, listed, and taken back."""

@@ -30,7 +30,7 @@ READ = "SELECT balance_micro, balance_read_ms FROM orgs WHERE org_id = 'acme'"
 
 
 @pytest.mark.both_databases
-def test_the_balance_that_was_read_stays_until_another_bills(engine: sa.Engine) -> None:
+def test_balance_is_unchanged_until_later_assignment_begins(engine: sa.Engine) -> None:
     fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities())})
     fleet.assign("acme")
     fleet.tick_windows(2)
@@ -77,7 +77,7 @@ def to_come(fleet: Fleet) -> list[int]:
     ]
 
 
-def test_the_same_undo_again_takes_back_no_other(
+def test_assign_undo_repeated_after_lost_commit_is_refused(
     fleet: Fleet, twice: tuple[int, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after the answer of a commit that was lost: what it says to do is done."""
@@ -100,7 +100,7 @@ def test_the_same_undo_again_takes_back_no_other(
     assert "it has already begun, or does not exist" in undo("--from", str(first))[1]
 
 
-def test_two_who_undo_at_once_take_back_one(fleet: Fleet, twice: tuple[int, int]) -> None:
+def test_concurrent_assign_undo_second_is_refused(fleet: Fleet, twice: tuple[int, int]) -> None:
     first, second = twice
     seen = read(fleet.engine, lambda c: assignments.to_come_ms(c, "acme", fleet.clock.at_ms))
     assert seen == second
@@ -127,7 +127,7 @@ def told_then(fleet: Fleet) -> dict[str, assignments.Waited]:
     return {one.org_id: one.waited for one in done}
 
 
-def test_what_came_in_late_and_no_tick_has_seen_is_counted(fleet: Fleet) -> None:
+def test_assign_late_samples_not_yet_read_are_counted(fleet: Fleet) -> None:
     mapped(fleet, from_ms=T0 - 2 * DAY_MS)
     fleet.sample("seen", T0 + 1, 30)
     fleet.tick(T0 + 3 * WINDOW_MS)
@@ -144,7 +144,7 @@ def test_what_came_in_late_and_no_tick_has_seen_is_counted(fleet: Fleet) -> None
     }
 
 
-def test_what_was_withdrawn_since_the_last_tick_is_not_counted(fleet: Fleet) -> None:
+def test_assign_samples_withdrawn_since_last_tick_are_not_counted(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1, 30, sample_id="pending")
     fleet.sample("acme", T0 + 2, 5)
     fleet.sample("acme", T0 - DAY_MS, 8, sample_id="before")
@@ -154,7 +154,7 @@ def test_what_was_withdrawn_since_the_last_tick_is_not_counted(fleet: Fleet) -> 
     assert told_then(fleet) == {"acme": assignments.Waited(resolved_s=5)}
 
 
-def test_usage_of_a_later_assignment_is_not_counted_as_brought_in(fleet: Fleet) -> None:
+def test_assign_usage_of_later_assignment_is_not_counted(fleet: Fleet) -> None:
     fleet.assign("acme", from_ms=T0 + WINDOW_MS)
     fleet.tick(T0 + 4 * WINDOW_MS)
     fleet.sample("acme", T0 + 1, 11)

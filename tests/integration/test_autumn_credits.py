@@ -137,7 +137,7 @@ def test_charges_are_exact_in_credits_and_costs_are_learned(engine: sa.Engine) -
     house.is_exact()
 
 
-def test_mistyped_balance_feature_halts_nobody_and_needs_a_person(engine: sa.Engine) -> None:
+def test_unknown_balance_feature_does_not_halt_and_needs_person(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 10}, balance_feature="creditz")
     house.use("acme", 60)
     house.bill()
@@ -152,7 +152,7 @@ def test_mistyped_balance_feature_halts_nobody_and_needs_a_person(engine: sa.Eng
     assert house.fleet.rows("SELECT is_halted FROM orgs") == [(True,)], "it is a feature: without a balance of it"
 
 
-def test_feature_in_no_credit_system_needs_a_person_and_is_billed_later(engine: sa.Engine) -> None:
+def test_feature_outside_credit_system_needs_person_then_is_billed(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 10})
     system = house.autumn.account.features["credits"].credit_schema
     cost = system.pop("compute_8gb")
@@ -170,7 +170,7 @@ def test_feature_in_no_credit_system_needs_a_person_and_is_billed_later(engine: 
     house.is_exact()
 
 
-def test_lost_balance_is_told_exactly_and_sent_again(engine: sa.Engine) -> None:
+def test_lost_balance_is_reported_exactly_and_resent(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100, "globex": 100})
     for org in ("acme", "globex"):
         house.use(org, 500, size=64)
@@ -197,7 +197,7 @@ def test_lost_balance_is_told_exactly_and_sent_again(engine: sa.Engine) -> None:
     house.is_exact()
 
 
-def test_loss_that_no_pushes_make_up_is_told_once_with_its_amount(engine: sa.Engine) -> None:
+def test_loss_unexplained_by_pushes_is_reported_once(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()
@@ -208,7 +208,7 @@ def test_loss_that_no_pushes_make_up_is_told_once_with_its_amount(engine: sa.Eng
     assert house.compare(correct=True).differing == []
 
 
-def test_stale_read_is_no_loss(engine: sa.Engine) -> None:
+def test_stale_balance_read_is_not_reported_as_loss(engine: sa.Engine) -> None:
     """A balance that was read a moment after a push may not show it yet: what it lacks is looked at by the next run."""
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
@@ -226,7 +226,7 @@ def test_stale_read_is_no_loss(engine: sa.Engine) -> None:
     )
 
 
-def test_push_drawn_twice_is_given_back(engine: sa.Engine) -> None:
+def test_push_charged_twice_is_refunded(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.autumn.faults.rates = {"answer_lost": 1.0}
@@ -245,7 +245,7 @@ def test_push_drawn_twice_is_given_back(engine: sa.Engine) -> None:
     house.is_exact()
 
 
-def test_charge_without_event_is_decided_by_the_balance(engine: sa.Engine) -> None:
+def test_charge_without_event_is_accepted_by_balance(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.autumn.faults.rates = {"queued_charged_no_event": 1.0}
     house.use("acme", 500, size=64)
@@ -262,7 +262,7 @@ def test_charge_without_event_is_decided_by_the_balance(engine: sa.Engine) -> No
 
 @pytest.mark.parametrize("is_lost", [False, True])
 @pytest.mark.parametrize("shown", [None, 1.6])
-def test_event_that_shows_less_than_its_answer_is_decided_by_the_balance(
+def test_event_below_answered_amount_is_resolved_by_balance(
     engine: sa.Engine, shown: float | None, is_lost: bool
 ) -> None:
     """The answer proved 1.92 credits. If the balance fell by them, the event is wrong: nothing is billed again."""
@@ -306,7 +306,7 @@ def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:
     house.is_exact()
 
 
-def test_clamped_charge_leaves_the_rest_owed_until_there_is_credit(engine: sa.Engine) -> None:
+def test_clamped_charge_rest_is_billed_after_grant(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 1})
     house.autumn.account.control(
         "acme",
@@ -337,7 +337,7 @@ def test_clamped_charge_leaves_the_rest_owed_until_there_is_credit(engine: sa.En
 
 
 @pytest.mark.parametrize("is_compared_before", [False, True])
-def test_charge_that_a_limit_ends_inside_a_unit_is_no_difference(engine: sa.Engine, is_compared_before: bool) -> None:
+def test_charge_clamped_within_unit_is_not_reported_as_difference(engine: sa.Engine, is_compared_before: bool) -> None:
     house = House(engine, {"acme": 5})
     enabled = {"feature_id": "credits", "enabled": True}
     limits = {"spend_limits": [{**enabled, "overage_limit": 2}], "overage_allowed": [enabled]}
@@ -384,7 +384,7 @@ def test_grant_used_up_exactly_halts_and_waiting_usage_is_billed_once(engine: sa
     house.is_exact()
 
 
-def test_grant_used_up_exactly_by_the_first_push_is_no_loss(engine: sa.Engine) -> None:
+def test_grant_used_up_by_first_push_is_not_reported_as_loss(engine: sa.Engine) -> None:
     """Only the preflight of the assignment ever saw the grant: taken for a loss, its usage would be billed twice."""
     house = House(engine, {})
     account, fleet = house.autumn.account, house.fleet
@@ -403,7 +403,7 @@ def test_grant_used_up_exactly_by_the_first_push_is_no_loss(engine: sa.Engine) -
     house.is_exact()
 
 
-def test_cost_change_while_pushes_are_under_way_hides_no_loss(engine: sa.Engine) -> None:
+def test_cost_change_between_pushes_does_not_hide_loss(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.bill()
@@ -424,7 +424,7 @@ def test_cost_change_while_pushes_are_under_way_hides_no_loss(engine: sa.Engine)
     assert house.compare(correct=True).exit_status == 0
 
 
-def test_part_that_only_answers_showed_is_no_loss_once_used_up(engine: sa.Engine) -> None:
+def test_used_up_part_shown_only_by_answers_is_not_reported_as_loss(engine: sa.Engine) -> None:
     """Granted and used up between two reads: taken for a loss, its usage would be billed twice."""
     house = House(engine, {"acme": 1})
     house.use("acme", 60)
@@ -443,7 +443,7 @@ def test_part_that_only_answers_showed_is_no_loss_once_used_up(engine: sa.Engine
 
 
 @pytest.mark.parametrize("is_standing", [False, True])
-def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.Engine, is_standing: bool) -> None:
+def test_used_up_part_never_shown_is_reported_and_not_billed_twice(engine: sa.Engine, is_standing: bool) -> None:
     """Charges that were queued while the balance store was away have no answer that shows a balance. Nothing tells such
     a part from a loss: a person is told, and by how much it may be less."""
     house = House(engine, {"acme": 1})
@@ -483,7 +483,7 @@ def test_part_that_nothing_showed_is_not_billed_again_once_used_up(engine: sa.En
         (False, "0.036", 0, 396_000),
     ],
 )
-def test_difference_beside_charges_of_both_costs_is_reported(
+def test_difference_after_cost_change_is_reported_once(
     engine: sa.Engine, is_known: bool, given_back: str, apart: int, unsure: int
 ) -> None:
     """Each answer tells the cost of its charge. Without it, the amount nearest to zero is reported, and by how much it
@@ -517,7 +517,7 @@ def test_difference_beside_charges_of_both_costs_is_reported(
 
 
 @pytest.mark.parametrize("size", [1, 64])
-def test_give_back_beyond_the_grant_is_exact(engine: sa.Engine, size: int) -> None:
+def test_refund_beyond_grant_is_exact(engine: sa.Engine, size: int) -> None:
     house = House(engine, {"acme": 10})
     house.use("acme", 1_000, size=size)
     house.bill()
@@ -528,7 +528,7 @@ def test_give_back_beyond_the_grant_is_exact(engine: sa.Engine, size: int) -> No
     house.is_exact()
 
 
-def test_give_back_whose_grant_is_gone_waits_with_a_person_for_credit(engine: sa.Engine) -> None:
+def test_refund_without_grant_is_rejected_until_credit(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 3.2})
     house.use("acme", 500, size=64)
     house.bill()
@@ -548,7 +548,7 @@ def test_give_back_whose_grant_is_gone_waits_with_a_person_for_credit(engine: sa
     house.is_exact()
 
 
-def test_feature_that_left_the_credits_is_no_loss_of_them(engine: sa.Engine) -> None:
+def test_feature_removed_from_credit_system_is_not_reported_as_loss(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
     house.use("acme", 100, size=4)
@@ -569,7 +569,7 @@ def test_feature_that_left_the_credits_is_no_loss_of_them(engine: sa.Engine) -> 
     assert house.fleet.one("SELECT COUNT(*) FROM adoptions") == 0
 
 
-def test_loss_is_told_right_after_a_first_credit_system(engine: sa.Engine) -> None:
+def test_loss_after_first_credit_system_is_reported(engine: sa.Engine) -> None:
     """All that was ever used before is in the credits or not: the balance of its own may be gone."""
     house = House(engine, {"acme": 100})
     account = house.autumn.account
@@ -596,7 +596,7 @@ def test_loss_is_told_right_after_a_first_credit_system(engine: sa.Engine) -> No
     assert (told(found), found.exit_status) == ([], 0)
 
 
-def test_loss_is_found_while_a_used_up_part_has_yet_to_end(engine: sa.Engine) -> None:
+def test_loss_before_used_up_part_expires_is_found(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     account, ends_ms = house.autumn.account, T0 + 40 * DAY_MS
     account.grant("acme", "credits", 1.6, T0, interval=ONE_OFF, given="promo", expires_at=ends_ms)
@@ -614,7 +614,7 @@ def test_loss_is_found_while_a_used_up_part_has_yet_to_end(engine: sa.Engine) ->
     house.is_exact()
 
 
-def test_loss_is_sent_again_once_by_a_run_that_began_in_the_cycle_before(engine: sa.Engine) -> None:
+def test_loss_in_run_begun_in_previous_cycle_is_resent_once(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 0})
     house.autumn.account.grant("acme", "credits", 100, T0, interval="month")
     house.use("acme", 500, size=64)
@@ -655,7 +655,7 @@ def begin_next_month(house: House) -> None:
 
 
 @pytest.mark.parametrize("used_before", [0, 200, 500])
-def test_loss_before_first_comparison_of_next_month_is_sent_again(engine: sa.Engine, used_before: int) -> None:
+def test_loss_before_first_comparison_of_next_month_is_resent(engine: sa.Engine, used_before: int) -> None:
     house = month_with_used_topup(engine, included=10 if used_before else 8)
     if used_before:
         house.use("acme", used_before, size=64)
@@ -673,7 +673,7 @@ def test_loss_before_first_comparison_of_next_month_is_sent_again(engine: sa.Eng
     house.is_exact()
 
 
-def test_topup_lost_at_the_end_of_a_month_is_sent_again_in_the_next(engine: sa.Engine) -> None:
+def test_topup_lost_at_month_end_is_resent_in_next_month(engine: sa.Engine) -> None:
     house = month_with_used_topup(engine, included=5)
     house.use("acme", 100, size=64)
     house.bill()
@@ -687,7 +687,7 @@ def test_topup_lost_at_the_end_of_a_month_is_sent_again_in_the_next(engine: sa.E
     house.is_exact()
 
 
-def test_topup_bought_and_used_at_the_end_of_a_month_is_no_difference(engine: sa.Engine) -> None:
+def test_topup_used_at_month_end_is_not_reported_as_difference(engine: sa.Engine) -> None:
     house = month_with_used_topup(engine, included=5)
     account = house.autumn.account
     account.set_remaining("acme", "credits", 1)
@@ -702,7 +702,7 @@ def test_topup_bought_and_used_at_the_end_of_a_month_is_no_difference(engine: sa
 
 
 @pytest.mark.parametrize("lost", [0, 1_500])
-def test_loss_after_a_give_back_before_a_month_ended_is_told_as_a_range(engine: sa.Engine, lost: int) -> None:
+def test_loss_after_refund_before_month_end_is_reported_as_range(engine: sa.Engine, lost: int) -> None:
     """Whether it went back to the month or to the top-up is untold. A person is told by how much the first comparison
     of the next month is uncertain, and nothing is billed again on such a guess."""
     house = month_with_used_topup(engine)
@@ -771,7 +771,7 @@ def test_loss_in_the_first_month_of_a_plan_is_found(engine: sa.Engine, has_plan:
     assert told(house.compare(correct=True)) == [("acme", "credits", "short", -40_000, 40_000, 10**6)]
 
 
-def test_first_comparison_without_any_before_is_reported_as_left_out(engine: sa.Engine) -> None:
+def test_first_comparison_in_later_month_lists_uncompared_charges(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 50})
     account = house.autumn.account
     account.grant("acme", "credits", 2, T0, interval="month")
@@ -788,7 +788,7 @@ def test_first_comparison_without_any_before_is_reported_as_left_out(engine: sa.
 
 
 @pytest.mark.parametrize("tells", ["plan", "charges", "nothing"])
-def test_loss_in_a_cycle_that_ends_a_short_month_is_found(engine: sa.Engine, tells: str) -> None:
+def test_loss_in_cycle_ending_in_short_month_is_found(engine: sa.Engine, tells: str) -> None:
     """From 28 February alone nobody can tell whether the cycle began on 28, 29, 30 or 31 January. Its plan tells it; so
     do charges that all came later. Else a person is told by how much it is uncertain, and later nights are exact."""
     house = House(engine, {"acme": 0})
@@ -878,7 +878,7 @@ def test_loss_after_a_part_expired_is_found(engine: sa.Engine, trouble: str) -> 
         house.is_exact()
 
 
-def test_use_of_a_part_is_made_less_by_a_later_read_alone(engine: sa.Engine) -> None:
+def test_part_use_is_lowered_only_by_read_after_a_minute(engine: sa.Engine) -> None:
     """Answers come out of order, and reads may be old: for a minute the most that was shown stands."""
     shown = []
     for at_ms, used in ((0, 5), (30_000, 3), (61_000, 3), (62_000, 4), (121_999, 4), (122_000, 4)):
@@ -889,7 +889,7 @@ def test_use_of_a_part_is_made_less_by_a_later_read_alone(engine: sa.Engine) -> 
     assert shown == [("5", 0), ("5", 0), ("3", 61_000), ("4", 62_000), ("4", 62_000), ("4", 122_000)]
 
 
-def test_part_that_expires_while_it_is_drawn_on_is_no_difference(engine: sa.Engine) -> None:
+def test_part_expiring_during_charges_is_not_reported_as_difference(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     ends_ms = T0 + 40 * MINUTE_MS
     house.autumn.account.grant("acme", "credits", 40, T0, interval=ONE_OFF, given="promo", expires_at=ends_ms)
@@ -905,7 +905,7 @@ def test_part_that_expires_while_it_is_drawn_on_is_no_difference(engine: sa.Engi
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_used_up_or_ended_part_of_a_plan_is_no_loss(engine: sa.Engine, ends: bool) -> None:
+def test_used_up_or_ended_plan_part_is_not_reported_as_loss(engine: sa.Engine, ends: bool) -> None:
     """A part of a plan disappears as a top-up does; one that ended with its plan may have been drawn on or not."""
     house = House(engine, {"acme": 100})
     account = house.autumn.account
@@ -934,7 +934,7 @@ def test_used_up_or_ended_part_of_a_plan_is_no_loss(engine: sa.Engine, ends: boo
     house.is_exact()
 
 
-def test_loss_that_was_healed_is_voided_by_nobody(engine: sa.Engine) -> None:
+def test_void_of_corrected_loss_is_refused(engine: sa.Engine) -> None:
     """Void it as well, and its usage is billed twice."""
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)
@@ -952,7 +952,7 @@ def test_loss_that_was_healed_is_voided_by_nobody(engine: sa.Engine) -> None:
     house.is_exact()
 
 
-def test_worth_of_what_waits_is_by_the_costs_that_the_provider_tells(engine: sa.Engine) -> None:
+def test_unsent_push_is_priced_by_provider_cost(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.autumn.account.features["credits"].credit_schema["compute_64gb"] = Decimal("0.01")  # the ledger has 0.0064
     house.wait(0)
@@ -963,7 +963,7 @@ def test_worth_of_what_waits_is_by_the_costs_that_the_provider_tells(engine: sa.
     assert (waiting.due + waiting.queued, waiting.price_micro, waiting.unpriced) == (1, 5_000_000, {})
 
 
-def test_example_of_a_rate_names_a_feature_whose_cost_is_not_told() -> None:
+def test_provider_rate_example_names_feature_without_provider_cost() -> None:
     for example in EXAMPLES["provider rate"]:
         assert example.split()[3] not in COSTS, "Drawdown refuses a rate of a feature whose cost the provider tells"
 
@@ -972,7 +972,7 @@ def test_example_of_a_rate_names_a_feature_whose_cost_is_not_told() -> None:
 
 
 @pytest.mark.parametrize("first", [0, 40])
-def test_own_units_that_are_used_up_exactly_are_drawn_and_not_lost(engine: sa.Engine, first: int) -> None:
+def test_own_units_used_up_exactly_are_not_reported_as_loss(engine: sa.Engine, first: int) -> None:
     house = House(engine, {"acme": 10})
     house.wait(0)
     house.use("acme", 10, size=64)
@@ -1001,7 +1001,7 @@ def test_own_units_that_are_used_up_exactly_are_drawn_and_not_lost(engine: sa.En
     assert own_and_credits(house) == (100, Decimal("1.984"))
 
 
-def test_own_units_that_are_used_up_within_a_charge_are_drawn(engine: sa.Engine) -> None:
+def test_own_units_used_up_within_charge_are_drawn_before_credits(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 10})
     house.autumn.account.grant("acme", "compute_8gb", 100, T0, interval=ONE_OFF)
     house.wait(0)
@@ -1018,7 +1018,7 @@ def test_own_units_that_are_used_up_within_a_charge_are_drawn(engine: sa.Engine)
 
 @pytest.mark.parametrize("cost", ["0.00085", "0.0006"])
 @pytest.mark.parametrize("used_since", [0, 500])
-def test_own_units_count_as_they_did_when_their_cost_changes(engine: sa.Engine, cost: str, used_since: int) -> None:
+def test_own_units_cost_change_is_uncertain_only_for_use_since(engine: sa.Engine, cost: str, used_since: int) -> None:
     house = House(engine, {"acme": 10})
     house.autumn.account.grant("acme", "compute_8gb", 1_000, T0)
     house.wait(0)
@@ -1058,7 +1058,7 @@ def own_and_credits(house: House) -> tuple[int, Decimal]:
 
 
 @pytest.mark.parametrize("is_standing", [False, True])
-def test_plan_that_ends_beside_a_top_up_begins_comparisons_again(engine: sa.Engine, is_standing: bool) -> None:
+def test_plan_ended_beside_topup_is_reported_as_uncertain(engine: sa.Engine, is_standing: bool) -> None:
     """While events leave a day open, it is told each night, and nothing is remembered."""
     house, account = with_plan(engine)
     house.use("acme", 100, size=4)
@@ -1081,7 +1081,7 @@ def test_plan_that_ends_beside_a_top_up_begins_comparisons_again(engine: sa.Engi
     assert [line.corrected for line in house.compare(correct=True).differing] == [1_920_000]
 
 
-def test_top_up_that_lacks_more_than_was_charged_as_a_plan_ended_is_told(engine: sa.Engine) -> None:
+def test_topup_shortfall_as_plan_ends_is_reported_once(engine: sa.Engine) -> None:
     house, account = with_plan(engine)
     account.detach("acme", "team", house.fleet.clock.at_ms)
     account.add_to_balance("acme", "credits", Decimal(5))
@@ -1095,7 +1095,7 @@ def test_top_up_that_lacks_more_than_was_charged_as_a_plan_ended_is_told(engine:
 
 @pytest.mark.parametrize("is_compared", [False, True])
 @pytest.mark.parametrize("lost", [0, 300])
-def test_plan_between_two_comparisons_is_told_as_a_range(engine: sa.Engine, is_compared: bool, lost: int) -> None:
+def test_plan_between_comparisons_is_reported_as_range(engine: sa.Engine, is_compared: bool, lost: int) -> None:
     """No comparison shows a plan that begins and ends between two, or before the first. A person is told once by how
     much the balance is uncertain, and nothing is billed again on such a guess."""
     house = House(engine, {"acme": 50})
@@ -1128,7 +1128,7 @@ def test_plan_between_two_comparisons_is_told_as_a_range(engine: sa.Engine, is_c
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_loss_before_a_first_plan_is_told_by_the_first_comparison(engine: sa.Engine, lost: bool) -> None:
+def test_loss_before_first_plan_is_reported_by_first_comparison(engine: sa.Engine, lost: bool) -> None:
     """Nothing was reset yet, so that all that was ever drawn is compared with all that was ever charged."""
     house = House(engine, {"acme": 50})
     account = house.autumn.account
@@ -1150,7 +1150,7 @@ def test_loss_before_a_first_plan_is_told_by_the_first_comparison(engine: sa.Eng
 
 
 @pytest.mark.parametrize("is_read", [False, True])
-def test_loss_in_a_part_that_ends_before_a_read_is_told_as_a_range(engine: sa.Engine, is_read: bool) -> None:
+def test_loss_in_part_ended_before_read_is_reported_as_range(engine: sa.Engine, is_read: bool) -> None:
     """An answer shows the use of a part. The provider may lose the charge after that, and no read may show it: while a
     part ends soon, each charge on it calls for a read, once the charge is safe there."""
     house = House(engine, {"acme": 100})
@@ -1197,7 +1197,7 @@ def repeated(
         yield
 
 
-def test_double_that_uses_up_a_part_that_ends_is_told_as_a_range(
+def test_double_charge_using_up_ending_part_is_reported_as_range(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer shows the use of a part, and a proxy repeats its charge: it uses up the rest, and draws on another."""
@@ -1217,7 +1217,7 @@ def test_double_that_uses_up_a_part_that_ends_is_told_as_a_range(
     assert [(line.theirs - line.ours, line.corrected, line.unsure) for line in lines] == [(0, 0, 640_000)]
 
 
-def test_double_given_back_is_uncertain_by_charges_on_an_unseen_plan(
+def test_double_charge_beside_unseen_plan_is_refunded_with_uncertainty(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan came and went between two reads, and paid for a charge without an answer."""
@@ -1248,7 +1248,7 @@ def test_double_given_back_is_uncertain_by_charges_on_an_unseen_plan(
     assert house.compare(correct=True).differing == []
 
 
-def test_part_whose_end_was_moved_before_any_read_is_not_used_up(engine: sa.Engine) -> None:
+def test_part_expired_early_is_not_reported_as_difference(engine: sa.Engine) -> None:
     """The answer to the charge that uses a part up shows it at zero: one that is gone otherwise ended."""
     house = House(engine, {"acme": 100})
     account, ends_ms = house.autumn.account, T0 + 40 * DAY_MS

@@ -109,11 +109,11 @@ def test_tables_quote_the_notes_of_reconcile() -> None:
     assert "uncertain by up to" in on_call and "uncertain by up to" in balances.UNSURE
 
 
-def test_named_webhooks_are_understood() -> None:
+def test_page_webhooks_match_handled_types() -> None:
     named = set(re.findall(r"`((?:billing|balances)\.[a-z_]+)`", PAGE.split("2. Select ")[1].split("3. Copy")[0]))
     assert named == {kind for kind in CHANGES if kind.startswith(("billing.", "balances."))} and named
 
 
-def test_page_is_short() -> None:
+def test_page_prose_is_at_most_600_words() -> None:
     prose = re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)
     assert len(prose.split()) <= MOST_WORDS

@@ -71,7 +71,7 @@ def billed(fleet: Fleet) -> int:
     return int(str(fleet.one("SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_entries WHERE feature = 'render'")))
 
 
-def test_staged_backfill_is_billed_once_and_only_after_it_is_closed(fleet: Fleet) -> None:
+def test_backfill_is_billed_once_after_close(fleet: Fleet) -> None:
     opened(fleet)
     answers = staged(fleet, event("a", 3), event("b", 4, occurred_ms=T0 + WINDOW_MS), event("a", 3))
     assert statuses(answers) == [("accepted", None), ("accepted", None), ("duplicate", None)]
@@ -88,9 +88,7 @@ def test_staged_backfill_is_billed_once_and_only_after_it_is_closed(fleet: Fleet
     clean(fleet)
 
 
-def test_reverting_gives_the_money_back_and_its_ids_are_never_taken_again(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backfill_revert_refunds_and_its_ids_stay_withdrawn(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)
     opened(fleet)
     staged(fleet, *(event(f"e-{number}", number) for number in range(1, 6)))
@@ -110,7 +108,7 @@ def test_reverting_gives_the_money_back_and_its_ids_are_never_taken_again(
     clean(fleet)
 
 
-def test_an_open_one_is_reverted_without_a_trace_in_usage(fleet: Fleet) -> None:
+def test_backfill_revert_while_open_leaves_usage_unchanged(fleet: Fleet) -> None:
     opened(fleet)
     staged(fleet, event("a", 3))
     assert reverted(fleet) == [0]
@@ -119,7 +117,7 @@ def test_an_open_one_is_reverted_without_a_trace_in_usage(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_what_came_in_otherwise_is_shown_and_never_taken_twice(fleet: Fleet) -> None:
+def test_backfill_event_already_received_is_not_added(fleet: Fleet) -> None:
     opened(fleet)
     told(fleet, event("there", 2), event("other", 2), event("gone", 2))
     withdrawn(fleet, "gone")
@@ -152,7 +150,7 @@ def _mapped_type(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("change", [_more, _known, _rated, _mapped_type])
-def test_nothing_but_what_was_shown_is_put_in(fleet: Fleet, change: Callable[[Fleet], None]) -> None:
+def test_backfill_close_with_stale_hash_is_refused(fleet: Fleet, change: Callable[[Fleet], None]) -> None:
     opened(fleet)
     staged(fleet, event("a", 3, occurred_ms=T0 + WINDOW_MS), event("b", 1, event_type="other.type"))
     before = shown(fleet).hash
@@ -166,7 +164,7 @@ def test_nothing_but_what_was_shown_is_put_in(fleet: Fleet, change: Callable[[Fl
     clean(fleet)
 
 
-def test_closing_again_with_the_same_hash_does_nothing(fleet: Fleet) -> None:
+def test_backfill_close_repeated_with_same_hash_is_ignored(fleet: Fleet) -> None:
     opened(fleet)
     staged(fleet, event("a", 3))
     said = closed(fleet).hash
@@ -181,7 +179,7 @@ def test_closing_again_with_the_same_hash_does_nothing(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
+def test_backfill_command_after_lost_commit_counts_earlier_events(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)
@@ -209,7 +207,7 @@ def test_where_an_answer_is_lost_the_same_again_counts_what_went_before(
     clean(fleet)
 
 
-def test_each_item_has_its_own_answer(fleet: Fleet) -> None:
+def test_backfill_stage_answers_each_item_separately(fleet: Fleet) -> None:
     opened(fleet)
     answers = staged(
         fleet, event("a", 3), event("a", 4), event("b", org_id="globex"), event("c", occurred_ms=T0 + 10 * WINDOW_MS),
@@ -223,14 +221,14 @@ def test_each_item_has_its_own_answer(fleet: Fleet) -> None:
     assert statuses(again) == [("conflict", "other_content"), ("duplicate", None)]
 
 
-def test_an_item_is_answered_by_what_stands_and_not_by_its_batch(fleet: Fleet) -> None:
+def test_backfill_stage_item_is_answered_by_staged_content(fleet: Fleet) -> None:
     opened(fleet)
     staged(fleet, event("e1", 3))
     told = staged(fleet, event("e1", 4), event("e1", 3))
     assert [one.status for one in told] == ["conflict", "duplicate"]
 
 
-def test_what_nobody_bills_or_nothing_maps_is_shown_as_what_waits(fleet: Fleet) -> None:
+def test_backfill_unmapped_event_is_shown_and_billed_after_mapping(fleet: Fleet) -> None:
     opened(fleet)
     staged(fleet, event("a", 3, event_type="strange"), event("b", 4))
     lines = [(one.what, one.code, one.quantity, one.price_micro) for one in shown(fleet).lines]
@@ -256,7 +254,7 @@ WRONG: Sequence[tuple[dict[str, Any], type[Exception], str]] = (
 
 
 @pytest.mark.parametrize(("values", "error", "said"), WRONG)
-def test_a_backfill_that_cannot_be_is_refused(
+def test_backfill_open_with_invalid_values_is_refused(
     fleet: Fleet, values: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     given = {"name": "june", "org_id": "acme", "from_ms": T0, "to_ms": T0 + WINDOW_MS, **values}
@@ -268,7 +266,7 @@ def _open(connection: sa.Connection, *, by: Any, given: dict[str, Any]) -> None:
     backfills.open_backfill(connection, given["name"], given["org_id"], given["from_ms"], given["to_ms"], by)
 
 
-def test_one_is_open_at_a_time_and_opened_again_it_is_the_same(fleet: Fleet) -> None:
+def test_backfill_open_beside_open_backfill_is_refused(fleet: Fleet) -> None:
     assert opened(fleet) == opened(fleet)
     with pytest.raises(Refused, match=r"it has the open backfill june. Close or revert june first"):
         opened(fleet, "july")
@@ -281,7 +279,7 @@ def test_one_is_open_at_a_time_and_opened_again_it_is_the_same(fleet: Fleet) -> 
         shown(fleet, "julyy")
 
 
-def test_nothing_goes_in_below_the_floor(fleet: Fleet) -> None:
+def test_backfill_event_below_floor_is_not_added(fleet: Fleet) -> None:
     opened(fleet)
     staged(fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 5 * WINDOW_MS))
     write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
@@ -293,7 +291,7 @@ def test_nothing_goes_in_below_the_floor(fleet: Fleet) -> None:
         opened(fleet, "july")
 
 
-def test_a_backfill_has_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backfill_stage_beyond_limit_is_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfills, "MOST_STAGED", 2)
     opened(fleet)
     with pytest.raises(Refused, match="would exceed 2 events, the limit"):
@@ -347,7 +345,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_backfill_is_found(fleet: Fleet, broken: str) -> None:
+def test_verify_tampered_backfill_is_reported(fleet: Fleet, broken: str) -> None:
     opened(fleet)
     staged(fleet, event("a", 3))
     closed(fleet)
@@ -372,7 +370,7 @@ def _unguarded(fleet: Fleet, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
-def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
+def test_backfill_file_is_read_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
     from drawdown.worker.sources.samples.importer import open_lines
     from drawdown.worker.usage.backfills import read_events
 
@@ -391,7 +389,7 @@ def test_a_file_is_staged_line_by_line(fleet: Fleet, tmp_path: Path) -> None:
     assert "this file is for events of acme" in [str(one) for _, one in found if not isinstance(one, UsageEvent)]
 
 
-def test_one_that_nobody_closes_is_told(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backfill_open_too_long_is_reported(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     def due(days: float, **more: int) -> list[tuple[str, str]]:
         now_ms = fleet.by.now_ms + int(days * DAY_MS)
         return [(one.backfill, one.why) for one in read(fleet.engine, lambda c: backfills.overdue(c, now_ms, **more))]
@@ -410,7 +408,9 @@ def test_one_that_nobody_closes_is_told(fleet: Fleet, monkeypatch: pytest.Monkey
     assert due(99) == [] and read(fleet.engine, backfills.open_backfills).count == 0
 
 
-def test_what_waits_has_no_price(engine: sa.Engine, fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_backfill_show_unmapped_event_is_pending_without_price(
+    engine: sa.Engine, fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
     opened(fleet)
     staged(fleet, event("a", 3, event_type="strange"), event("b", 4))
     url = engine.url.render_as_string(hide_password=False)
@@ -434,7 +434,7 @@ def command(fleet: Fleet, capfd: pytest.CaptureFixture[str], *words: str) -> str
         (400_000, "acme has 0.50 credits: {} leaves -0.30. This halts acme"),
     ],
 )
-def test_what_closing_leaves_and_whether_that_halts_is_said_before(
+def test_backfill_close_effect_on_balance_and_halt_is_shown_before(
     fleet: Fleet, units: int, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """By the ledger's own rule: a customer that runs is not halted by events of long ago without a word of it."""
@@ -454,7 +454,9 @@ def test_what_closing_leaves_and_whether_that_halts_is_said_before(
     assert "leaves" not in again, "it is billed already"
 
 
-def test_whoever_is_never_halted_is_not_said_to_be(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_backfill_of_org_overridden_to_run_is_not_shown_as_halt(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
     fleet.write("UPDATE orgs SET override_halted = :no WHERE org_id = 'acme'", {"no": False})
     fleet.write("UPDATE ledger_accounts SET balance_micro = 500000 WHERE account_id = 'wallet:acme'")
     opened(fleet)
@@ -463,7 +465,7 @@ def test_whoever_is_never_halted_is_not_said_to_be(fleet: Fleet, capfd: pytest.C
     assert "closing leaves -" in told_ and "This halts" not in told_
 
 
-def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_backfill_pending_events_name_command_that_bills(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
     told(fleet, event("known", org_id="globex"))
     fleet.tick(T0 + DAY_MS + WINDOW_MS)
     given = ("july", "globex", T0, T0 + WINDOW_MS, fleet.by)
@@ -476,7 +478,7 @@ def test_what_waits_names_the_command_that_bills_it(fleet: Fleet, capfd: pytest.
     assert "leaves" not in told_, "no wallet pays for it"
 
 
-def test_reverted_backfill_is_given_back_at_its_price(fleet: Fleet) -> None:
+def test_backfill_revert_after_rate_change_refunds_charged_price(fleet: Fleet) -> None:
     opened(fleet)
     before = billed(fleet)
     later = T0 + 2 * WINDOW_MS

@@ -117,7 +117,7 @@ def content(engine: sa.Engine) -> dict[str, list[str]]:
     }
 
 
-def test_each_gets_its_code_and_what_to_do_and_changes_nothing(
+def test_credit_command_with_invalid_input_returns_code_and_hint(
     ready: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(ready)
@@ -129,7 +129,7 @@ def test_each_gets_its_code_and_what_to_do_and_changes_nothing(
     assert content(ready) == before
 
 
-def test_a_code_of_the_permission_order_names_its_step(ready: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_execution_refusal_names_permission_step(ready: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     for line, step in (
         ("--estimate 11", "plan"), ("", "plan"), ("--estimate 1 --project shut", "project"),
     ):  # fmt: skip
@@ -144,7 +144,7 @@ def test_a_code_of_the_permission_order_names_its_step(ready: sa.Engine, capsys:
     assert "`drawdown ledger grant acme CREDITS`, or end" in told["error"]
 
 
-def test_the_same_again_is_the_first_answer_and_charges_nothing(
+def test_execution_command_repeated_returns_first_result_uncharged(
     ready: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(ready)
@@ -160,7 +160,9 @@ def told(capsys: pytest.CaptureFixture[str], line: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_run_that_ended_says_so_as_it_is_accepted_again(ready: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_execution_accept_repeated_after_end_shows_outcome(
+    ready: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     accepted = next(line for line in READY if line.startswith("execution accept settled"))
     assert "was accepted before, and was settled at 4.00 credits. It does not reserve credit. Accept" in told(
         capsys, accepted
@@ -187,7 +189,7 @@ def test_credit_granted_without_key_is_found_and_allotment_is_returned(
 
 
 @pytest.mark.parametrize(("overage", "charged", "off"), [("charge", 9, 0), ("cap", 6, 3)])
-def test_what_lies_above_the_hold_goes_by_what_was_agreed(
+def test_execution_cost_above_reservation_follows_overage(
     ready: sa.Engine, capsys: pytest.CaptureFixture[str], overage: str, charged: int, off: int
 ) -> None:
     assert typed(capsys, f"execution accept run --org acme --estimate 6 --overage {overage}")[0] == 0
@@ -196,7 +198,7 @@ def test_what_lies_above_the_hold_goes_by_what_was_agreed(
     assert (drawn["charged"] + done["charged"], done["written_off"]) == (charged, off)
 
 
-def test_a_run_that_expired_is_drawn_on_no_more_and_may_be_settled(
+def test_expired_execution_refuses_draw_and_accepts_settle(
     ready: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later = "--at +2m"
@@ -219,7 +221,7 @@ SERVICES: Final = ("not_sent", "request_lost", "answer_lost", "slow", "very_slow
 
 
 @pytest.mark.parametrize("manner", CARDS)
-def test_a_card_that_does_not_pay_is_told_and_charges_nothing(engine: sa.Engine, manner: str) -> None:
+def test_topup_with_failing_card_is_reported_and_not_charged(engine: sa.Engine, manner: str) -> None:
     purses = Purses(engine)
     purses.set()
     purses.pay.cards["cus_acme"] = manner
@@ -233,7 +235,7 @@ def test_a_card_that_does_not_pay_is_told_and_charges_nothing(engine: sa.Engine,
 
 
 @pytest.mark.parametrize("fault", SERVICES)
-def test_a_service_that_hangs_lies_or_answers_late_or_twice_charges_once(engine: sa.Engine, fault: str) -> None:
+def test_topup_with_payment_service_fault_charges_once(engine: sa.Engine, fault: str) -> None:
     purses = Purses(engine)
     purses.set()
     purses.pay.script.extend([fault, fault])
@@ -246,7 +248,7 @@ def test_a_service_that_hangs_lies_or_answers_late_or_twice_charges_once(engine:
 
 
 @pytest.mark.both_databases
-def test_terms_in_another_currency_are_for_charges_to_come(engine: sa.Engine) -> None:
+def test_topup_terms_new_currency_applies_to_later_charges(engine: sa.Engine) -> None:
     """The one in doubt is looked up in the currency it was begun in."""
     purses = Purses(engine)
     purses.set()

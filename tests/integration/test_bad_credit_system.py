@@ -98,7 +98,7 @@ def test_credit_system_that_cannot_bill_is_reported_by_both_commands(
     assert house.fleet.rows("SELECT * FROM pushes") == [], "nothing was billed yet"
 
 
-def test_customer_is_checked_for_the_features_that_it_used(engine: sa.Engine) -> None:
+def test_customer_credit_check_covers_only_used_features(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 10, "globex": 10})
     house.use("acme", 5, size=1)
     house.bill()

@@ -45,7 +45,7 @@ def tenants(rows: tuple[Row, ...] = ROWS) -> list[Row]:
 
 
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.csv.gz", "u.jsonl"])
-def test_columns_of_other_names_bill_as_their_fields(fleet: Fleet, tmp_path: Path, name: str) -> None:
+def test_batch_mapped_columns_are_billed_as_fields(fleet: Fleet, tmp_path: Path, name: str) -> None:
     done = taken(fleet, written(tmp_path / name, tenants()), TENANTS)
     assert (done.outcome, done.rows, done.refused) == ("taken", 5, 0)
     fleet.tick_windows(1)
@@ -55,7 +55,7 @@ def test_columns_of_other_names_bill_as_their_fields(fleet: Fleet, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
-def test_a_column_of_ids_may_be_a_field(fleet: Fleet, tmp_path: Path, name: str) -> None:
+def test_batch_id_column_mapped_to_field_is_taken(fleet: Fleet, tmp_path: Path, name: str) -> None:
     """An event type that is the same in all rows, and a column called `id` that names the organisation."""
     write(fleet.engine, lambda c: map_event(c, "page.render", "render", fleet.by))
     path = written(tmp_path / name, [{"id": "acme", "ts": T0, "pages": 3}, {"id": "acme", "ts": T0 + 1, "pages": 4}])
@@ -68,7 +68,7 @@ def test_a_column_of_ids_may_be_a_field(fleet: Fleet, tmp_path: Path, name: str)
     clean(fleet, 1)
 
 
-def test_the_same_file_with_another_map_waits_for_a_person(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_same_file_with_different_map_conflicts(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", tenants())
     assert taken(fleet, path, TENANTS).outcome == "taken"
     assert taken(fleet, path, TENANTS).outcome == "repeated"
@@ -82,7 +82,7 @@ def test_the_same_file_with_another_map_waits_for_a_person(fleet: Fleet, tmp_pat
     assert sealed(fleet) == SEALED
 
 
-def test_a_label_in_another_column_tells_rows_apart(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_label_in_mapped_column_distinguishes_rows(fleet: Fleet, tmp_path: Path) -> None:
     rows = [{**one, "box": box} for one, box in zip(ROWS, "abcde", strict=True)]
     fields = FieldMap({"sandbox_id": "box"})
     assert taken(fleet, written(tmp_path / "one.csv", rows), fields).outcome == "taken"
@@ -92,7 +92,7 @@ def test_a_label_in_another_column_tells_rows_apart(fleet: Fleet, tmp_path: Path
     assert taken(fleet, written(tmp_path / "three.csv", again), FieldMap()).outcome == "repeated"
 
 
-def test_a_map_that_fits_no_file_is_refused(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_map_not_matching_file_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", tenants())
     with pytest.raises(Refused, match=r"missing columns org_id, ts, memory_mb.*--map FIELD=COLUMN"):
         taken(fleet, path, FieldMap())
@@ -110,14 +110,14 @@ def test_a_map_that_fits_no_file_is_refused(fleet: Fleet, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["u.csv", "u.jsonl"])
-def test_an_empty_file_is_empty_under_any_map(fleet: Fleet, tmp_path: Path, name: str) -> None:
+def test_batch_empty_file_with_map_has_zero_rows(fleet: Fleet, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"")
     assert taken(fleet, path, FieldMap({"org_id": "id"}, {"event_type": "page.render"})).rows == 0
     clean(fleet, 1)
 
 
-def test_a_watched_folder_keeps_its_map(fleet: Fleet, tmp_path: Path) -> None:
+def test_source_added_with_different_map_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     path = written(folder / "u.csv", tenants())
@@ -137,7 +137,7 @@ def test_a_watched_folder_keeps_its_map(fleet: Fleet, tmp_path: Path) -> None:
     clean(fleet, 1)
 
 
-def test_a_batch_whose_map_was_changed_is_found(fleet: Fleet, tmp_path: Path) -> None:
+def test_verify_batch_with_changed_map_is_reported(fleet: Fleet, tmp_path: Path) -> None:
     rows = [{**one, "other_s": 1} for one in tenants()]
     assert taken(fleet, written(tmp_path / "u.csv", rows), TENANTS).outcome == "taken"
     with pytest.raises(sa.exc.DBAPIError, match="S7"):
@@ -148,14 +148,14 @@ def test_a_batch_whose_map_was_changed_is_found(fleet: Fleet, tmp_path: Path) ->
     assert proven(fleet).breaches
 
 
-def test_options_are_read_as_those_of_an_import() -> None:
+def test_map_options_are_parsed_or_refused() -> None:
     assert field_map(["org_id=tenant"], ["interval_s=60"]) == FieldMap({"org_id": "tenant"}, {"interval_s": "60"})
     for wrong in (["org_id"], ["=x"], ["ts=a", "ts=b"]):
         with pytest.raises(UsageError, match="--map"):
             field_map(wrong, None)
 
 
-def test_commands_take_a_map(
+def test_batch_and_source_commands_accept_map(
     fleet: Fleet, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)

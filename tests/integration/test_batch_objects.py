@@ -122,7 +122,7 @@ def test_object_is_read_once_and_other_content_under_its_name_conflicts(
     assert not read(fleet.engine, verify).breaches
 
 
-def test_an_object_that_is_not_as_it_was_listed_is_tried_again(
+def test_object_changed_since_listing_is_retried(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring = objects._bring
@@ -150,7 +150,7 @@ def test_an_object_that_is_not_as_it_was_listed_is_tried_again(
     assert ticked(fleet, store).batches_taken == 1
 
 
-def test_a_store_that_answers_short_says_more_or_is_away_costs_nothing(
+def test_object_store_wrong_or_missing_answer_is_not_taken(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -217,7 +217,7 @@ def test_token_expiring_half_way_leaves_rest_to_tick_with_new_token(
     assert billed(fleet) == 67 and set(outcomes(fleet).values()) == {"taken"}
 
 
-def test_recent_object_is_left_alone_and_excess_objects_are_reported(
+def test_recent_object_is_skipped_and_excess_objects_are_reported(
     fleet: Fleet, store: ObjectStore, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laid(bucket, "a.csv", 60)
@@ -231,12 +231,12 @@ def test_recent_object_is_left_alone_and_excess_objects_are_reported(
 
 
 @pytest.mark.parametrize("place", ["s3://", "s3://U", "s3://a/b\nc", "s3://usage/" + "x" * 501])
-def test_what_is_no_prefix_is_refused(place: str) -> None:
+def test_object_store_invalid_prefix_is_refused(place: str) -> None:
     with pytest.raises(DrawdownError, match="invalid prefix"):
         objects.prefix_of(place)
 
 
-def test_a_store_that_drips_is_left_when_the_time_is_up(tmp_path: Path) -> None:
+def test_object_store_slow_answer_is_aborted_at_time_limit(tmp_path: Path) -> None:
     over, sent = Event(), 0
     with socket.create_server(("127.0.0.1", 0)) as listening:
 

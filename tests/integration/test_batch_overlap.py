@@ -53,7 +53,7 @@ OTHER_FILES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("other", OTHER_FILES)
-def test_same_rows_in_another_file_are_the_same_batch(fleet: Fleet, tmp_path: Path, other: str) -> None:
+def test_batch_same_rows_in_different_file_is_repeated(fleet: Fleet, tmp_path: Path, other: str) -> None:
     first = taken(fleet, written(tmp_path / "u.csv", ROWS))
     again = taken(fleet, OTHER_FILES[other](tmp_path / "other"))
     assert (again.outcome, again.batch, again.said) == ("repeated", first.batch, "taken before, as u.csv")
@@ -61,7 +61,7 @@ def test_same_rows_in_another_file_are_the_same_batch(fleet: Fleet, tmp_path: Pa
     assert sealed(fleet) == SEALED
 
 
-def test_a_file_rewritten_under_its_name_repeats(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_file_rewritten_with_same_rows_is_repeated(fleet: Fleet, tmp_path: Path) -> None:
     first = taken(fleet, written(tmp_path / "u.csv", ROWS))
     for _ in range(2):
         again = taken(fleet, _crlf(tmp_path / "u"))
@@ -69,7 +69,7 @@ def test_a_file_rewritten_under_its_name_repeats(fleet: Fleet, tmp_path: Path) -
     assert taken(fleet, written(tmp_path / "u.csv", (row(seconds=1),))).outcome == "conflict"
 
 
-def test_a_file_that_shares_rows_waits_until_it_is_accepted(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_sharing_rows_conflicts_until_accepted(fleet: Fleet, tmp_path: Path) -> None:
     taken(fleet, written(tmp_path / "u.csv", ROWS))
     longer = written(tmp_path / "v.csv", (*ROWS, row(at=2, seconds=11)))
     done = taken(fleet, longer)
@@ -90,7 +90,7 @@ def test_a_file_that_shares_rows_waits_until_it_is_accepted(fleet: Fleet, tmp_pa
     clean(fleet, 2)
 
 
-def test_a_tick_takes_a_file_that_shares_rows_once_it_is_accepted(
+def test_tick_takes_batch_sharing_rows_after_acceptance(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "drop"
@@ -113,7 +113,7 @@ def test_a_tick_takes_a_file_that_shares_rows_once_it_is_accepted(
     assert sealed(fleet)["acme", 0] == 180
 
 
-def test_rows_with_other_labels_are_other_use(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_rows_with_different_labels_are_billed(fleet: Fleet, tmp_path: Path) -> None:
     one, other = ([{**each, "sandbox_id": f"{box}{n}"} for n, each in enumerate(ROWS)] for box in "ab")
     assert taken(fleet, written(tmp_path / "a.csv", one)).outcome == "taken"
     assert taken(fleet, written(tmp_path / "b.csv", other)).outcome == "taken"
@@ -123,7 +123,7 @@ def test_rows_with_other_labels_are_other_use(fleet: Fleet, tmp_path: Path) -> N
     assert sealed(fleet) == {key: 2 * seconds for key, seconds in SEALED.items()}
 
 
-def test_rows_of_a_withdrawn_batch_wait_unless_some_changed(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_with_same_rows_as_withdrawn_batch_conflicts(fleet: Fleet, tmp_path: Path) -> None:
     withdrawn(fleet, taken(fleet, written(tmp_path / "u.csv", ROWS)).batch)
     packed = _packed(tmp_path / "u2")
     done = taken(fleet, packed)
@@ -135,7 +135,7 @@ def test_rows_of_a_withdrawn_batch_wait_unless_some_changed(fleet: Fleet, tmp_pa
     assert taken(fleet, written(tmp_path / "u.csv", (*ROWS[:3], row("globex", seconds=299)))).outcome == "taken"
 
 
-def test_a_batch_without_hashes_is_known_by_its_sums(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_same_sums_without_row_hashes_conflicts(fleet: Fleet, tmp_path: Path) -> None:
     first = taken(fleet, written(tmp_path / "u.csv", ROWS))
     unguarded(fleet, "batches_rows_frozen", "batches", "UPDATE batches SET rows_hash = NULL, rows_kept = NULL")
     done = taken(fleet, _packed(tmp_path / "u2"))
@@ -143,7 +143,7 @@ def test_a_batch_without_hashes_is_known_by_its_sums(fleet: Fleet, tmp_path: Pat
     assert first.batch != done.batch
 
 
-def test_a_large_file_is_compared_by_some_of_its_rows(
+def test_batch_large_file_is_compared_by_sampled_rows(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_sums, "MAX_ROWS_KEPT", 40)
@@ -157,7 +157,9 @@ def test_a_large_file_is_compared_by_some_of_its_rows(
     assert taken(fleet, written(tmp_path / "w.csv", [row(at=5000 + at) for at in range(500)])).outcome == "taken"
 
 
-def test_a_file_is_compared_with_so_many_batches(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_is_compared_with_limited_number_of_batches(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(take, "MAX_BATCHES_COMPARED", 1)
     for number in range(3):
         fleet.clock.at_ms += 1
@@ -167,7 +169,7 @@ def test_a_file_is_compared_with_so_many_batches(fleet: Fleet, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("name", ["u.csv", "u.jsonl", "u.csv.gz", "u.jsonl.gz"])
-def test_an_empty_file_has_nothing_to_bill(fleet: Fleet, tmp_path: Path, name: str) -> None:
+def test_batch_empty_file_is_taken_without_samples(fleet: Fleet, tmp_path: Path, name: str) -> None:
     path = _put(tmp_path / name, gzip.compress(b"") if name.endswith(".gz") else b"")
     done = taken(fleet, path)
     assert (done.outcome, done.rows, done.refused) == ("taken", 0, 0)

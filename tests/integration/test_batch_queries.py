@@ -90,7 +90,7 @@ def hour(number: int) -> str:
     return query_source.period_name(BEGAN + number * HOUR, HOUR)[-2:]
 
 
-def test_closed_period_is_one_batch_queried_twice_and_accepted_once(fleet: Asked) -> None:
+def test_closed_query_period_is_queried_twice_and_taken_once(fleet: Asked) -> None:
     fleet.add()
     for at, seconds in ((-1, 1_000), (0, 60), (1, 60), (HOUR - 1, 7), (HOUR, 5), (HOUR + 1, 6), (3 * HOUR, 9)):
         fleet.use(at, seconds)
@@ -153,7 +153,7 @@ FAILED: Final[dict[str, Plant]] = {
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *FAILED])
-def test_invalid_query_result_is_refused_or_fails_and_changes_nothing(fleet: Asked, name: str) -> None:
+def test_invalid_query_result_is_refused_or_fails_without_changes(fleet: Asked, name: str) -> None:
     query, said = {**REFUSED, **FAILED}[name]
     if name in REFUSED:
         query += " WHERE ts >= :from_ms AND ts < :until_ms"
@@ -172,9 +172,7 @@ def test_invalid_query_result_is_refused_or_fails_and_changes_nothing(fleet: Ask
         assert fleet.ask(2 * HOUR + 2 * MINUTE_MS).problems != [], "a person has it asked again"
 
 
-def test_result_beyond_bounds_is_refused_and_result_beyond_time_is_left(
-    fleet: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_query_result_beyond_size_or_time_limit_is_not_taken(fleet: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.add()
     fleet.write(
         "INSERT INTO used SELECT 'acme', value, 1024, 1 FROM "
@@ -199,9 +197,7 @@ def test_result_beyond_bounds_is_refused_and_result_beyond_time_is_left(
         assert (sums.rows, sums.total) == (3_000, 3_000)
 
 
-def test_an_answer_that_is_refused_lets_go_of_its_database_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_query_result_releases_database_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(sqlite3.connect(tmp_path / "warehouse.db", timeout=0)) as its:
         its.execute("CREATE TABLE used (org_id, ts, memory_mb, interval_s)")
         its.executemany("INSERT INTO used VALUES ('acme', ?, 1024, 1)", [(BEGAN + n,) for n in range(100)])
@@ -217,7 +213,7 @@ def test_an_answer_that_is_refused_lets_go_of_its_database_at_once(
         assert "shorter periods" in str(said.value)
 
 
-def test_a_database_that_is_away_or_says_nothing_stops_no_other_source(
+def test_query_database_down_does_not_stop_file_source(
     fleet: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(query_source, "DATABASE_CONNECT_S", 1)
@@ -253,7 +249,7 @@ class Killed(BaseException):
     """The process ends."""
 
 
-def test_tick_killed_during_query_accepts_nothing_and_next_tick_retries(
+def test_query_of_killed_tick_is_retried_by_later_tick(
     fleet: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own").mkdir()
@@ -273,7 +269,7 @@ def test_tick_killed_during_query_accepts_nothing_and_next_tick_retries(
     assert not list((tmp_path / "own").glob("drawdown-batch-*/asked.csv"))
 
 
-def test_tick_queries_at_most_its_share_from_where_a_person_set(fleet: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tick_queries_limited_periods_from_chosen_start(fleet: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_DUE", 2)
     monkeypatch.setattr(folders, "MAX_DUE", 2)
     monkeypatch.setattr(sources, "MAX_LISTED_PERIODS", 3)
@@ -305,7 +301,7 @@ def test_tick_queries_at_most_its_share_from_where_a_person_set(fleet: Asked, mo
         query_source.reach(fleet.databases, replace(HOURLY, database="other"))
 
 
-def test_the_commands_tell_of_queries(
+def test_source_commands_with_query_show_database_name_not_url(
     fleet: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = str(fleet.engine.url.render_as_string(False))

@@ -130,7 +130,7 @@ SEALED = {("acme", 0): 120, ("acme", 1): 7, ("globex", 0): 300}
 
 
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.csv.gz", "u.jsonl"])
-def test_a_file_is_billed_as_its_samples_would_be(fleet: Fleet, tmp_path: Path, name: str) -> None:
+def test_batch_file_is_billed_by_window(fleet: Fleet, tmp_path: Path, name: str) -> None:
     done = taken(fleet, written(tmp_path / name, ROWS))
     assert (done.outcome, done.rows, done.refused) == ("taken", 5, 0)
     fleet.tick_windows(1)
@@ -139,7 +139,7 @@ def test_a_file_is_billed_as_its_samples_would_be(fleet: Fleet, tmp_path: Path, 
     clean(fleet, 1)
 
 
-def test_a_file_is_taken_once_whatever_it_is_called(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_renamed_file_is_repeated(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     batch = taken(fleet, path).batch
     other = path.rename(tmp_path / "v.csv")
@@ -150,7 +150,7 @@ def test_a_file_is_taken_once_whatever_it_is_called(fleet: Fleet, tmp_path: Path
     assert sealed(fleet) == SEALED
 
 
-def test_what_was_read_before_the_content_that_stands_is_no_conflict(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_stale_read_of_replaced_file_does_not_conflict(fleet: Fleet, tmp_path: Path) -> None:
     """A slow reader has what lay there before: nobody is told to withdraw what lies there by now."""
     path, slow = written(tmp_path / "u.csv", ROWS[:1]), fleet.by
     with closing(file_sums.add_up(found_file(path), slow.now_ms)) as sums:
@@ -183,7 +183,7 @@ def test_other_content_under_a_name_conflicts_until_first_is_withdrawn(fleet: Fl
     clean(fleet, 1)
 
 
-def test_a_late_batch_is_a_revision_and_a_second_one_adds_to_it(fleet: Fleet, tmp_path: Path) -> None:
+def test_late_batch_is_sealed_as_revision(fleet: Fleet, tmp_path: Path) -> None:
     fleet.sample("acme", T0 + 5, 100)
     fleet.tick_windows(1)
     assert sealed(fleet) == {("acme", 0): 100}
@@ -195,7 +195,7 @@ def test_a_late_batch_is_a_revision_and_a_second_one_adds_to_it(fleet: Fleet, tm
     clean(fleet, 2)
 
 
-def test_rows_that_cannot_be_billed_are_set_aside_with_their_place(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_invalid_rows_are_listed_with_row_and_column(fleet: Fleet, tmp_path: Path) -> None:
     wrong: list[Row] = [
         row(""), row("a\nb"), row("x" * 201), row(memory=-1), row(memory=MAX_MEMORY_MB + 1), row(memory=1.5),
         row(memory=None), row(seconds=-1), row(seconds=0.5), row(seconds=86_401), row(seconds=2**63),
@@ -212,13 +212,13 @@ def test_rows_that_cannot_be_billed_are_set_aside_with_their_place(fleet: Fleet,
     clean(fleet, 1)
 
 
-def test_rows_that_are_refused_are_kept_up_to_a_bound(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_invalid_rows_are_stored_up_to_limit(fleet: Fleet, tmp_path: Path) -> None:
     done = taken(fleet, written(tmp_path / "u.jsonl", [row(), *[row(seconds=-1)] * 150]))
     assert done.refused == 150
     assert len(read(fleet.engine, lambda c: sources.refused_rows(c, done.batch))) == 100
 
 
-def test_typed_columns_say_the_same_as_text(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_parquet_typed_columns_are_read_exactly(fleet: Fleet, tmp_path: Path) -> None:
     import duckdb
 
     path = tmp_path / "u.parquet"
@@ -236,7 +236,7 @@ def test_typed_columns_say_the_same_as_text(fleet: Fleet, tmp_path: Path) -> Non
     clean(fleet, 1)
 
 
-def test_a_value_of_json_is_read_by_its_own_type(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_json_value_of_wrong_type_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     """What reading makes of another type, or rounds, is nothing that the file says."""
     no_number = ("60.5", "1e-1", "-1", "-1.0", "[1]", '{"a":1}', "true", '"1e1"', "null")
     too_large = ("18446744073709551615", "18446744073709551616", "9223372036854775807", "1e300")
@@ -263,7 +263,7 @@ def test_a_value_of_json_is_read_by_its_own_type(fleet: Fleet, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("first", [None, ["render"]])
-def test_an_event_of_json_has_its_type_as_a_text(fleet: Fleet, tmp_path: Path, first: object) -> None:
+def test_batch_json_event_type_that_is_not_text_is_refused(fleet: Fleet, tmp_path: Path, first: object) -> None:
     """The first line says that the file tells of events, whatever its type is."""
     write(fleet.engine, lambda c: map_event(c, "render", "render", fleet.by, from_ms=T0, confirmed=True))
     event = {"org_id": "acme", "ts": T0, "event_type": "render", "quantity": 3}
@@ -277,7 +277,7 @@ def test_an_event_of_json_has_its_type_as_a_text(fleet: Fleet, tmp_path: Path, f
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_the_proof_reads_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
+def test_verify_reads_batch_numbers_as_take_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
     """What is nearly whole is not whole."""
     said = ("59.9998", "60.0004", "60." + "0" * 40 + "1", "0" * 20 + "60", "6e1", "+60", "-60", " 60. ", "60.000", "7.")
     times = [{**row(), "ts": f"{T0}.0"}, {**row(), "ts": f"{T0}.4"}, {**row(seconds=1), "ts": f" {T0} "}]
@@ -289,7 +289,7 @@ def test_the_proof_reads_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path
     clean(fleet, 1)
 
 
-def test_the_proof_reads_typed_numbers_as_the_taking_does(fleet: Fleet, tmp_path: Path) -> None:
+def test_verify_reads_parquet_numbers_as_take_does(fleet: Fleet, tmp_path: Path) -> None:
     import duckdb
 
     path = tmp_path / "u.parquet"
@@ -311,7 +311,7 @@ def test_the_proof_reads_typed_numbers_as_the_taking_does(fleet: Fleet, tmp_path
     clean(fleet, 4)
 
 
-def test_sums_beyond_a_sample_are_several_and_exact(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_sum_beyond_sample_limit_is_split_exactly(fleet: Fleet, tmp_path: Path) -> None:
     taken(fleet, written(tmp_path / "u.csv", [row(seconds=86_400)] * 5 + [row(seconds=1)]))
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 6
     fleet.tick_windows(1)
@@ -319,7 +319,7 @@ def test_sums_beyond_a_sample_are_several_and_exact(fleet: Fleet, tmp_path: Path
     clean(fleet, 1)
 
 
-def test_events_are_counted_by_their_types(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_events_are_billed_by_event_type(fleet: Fleet, tmp_path: Path) -> None:
     write(fleet.engine, lambda c: map_event(c, "page.render", "render", fleet.by, from_ms=T0, confirmed=True))
     rows = [{"org_id": "acme", "ts": T0, "event_type": kind, "quantity": 3 * 10**11} for kind in ("page.render", "new")]
     taken(fleet, written(tmp_path / "u.jsonl", rows))
@@ -329,7 +329,7 @@ def test_events_are_counted_by_their_types(fleet: Fleet, tmp_path: Path) -> None
     clean(fleet, 1)
 
 
-def test_no_event_type_waits_for_a_batch_of_a_new_one(postgres: sa.Engine, tmp_path: Path) -> None:
+def test_new_event_type_is_not_blocked_by_batch_take(postgres: sa.Engine, tmp_path: Path) -> None:
     fleet = Fleet(postgres)
     path = written(tmp_path / "u.jsonl", [{"org_id": "acme", "ts": T0, "event_type": "new", "quantity": 1}])
     with closing(file_sums.add_up(found_file(path), fleet.clock.at_ms)) as sums:
@@ -365,7 +365,7 @@ BROKEN = {
 }
 
 
-def test_a_broken_file_is_refused_whole(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_malformed_file_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     for name, text, why in BROKEN.values():
         path = tmp_path / name
         path.write_bytes(text)
@@ -379,7 +379,7 @@ def test_a_broken_file_is_refused_whole(fleet: Fleet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ['"id": "s-1"', '"event_id": "e-1"', '"id": 7', '"\\u0069d": [1]', '"id": ""', '"event_id": false']
 )
-def test_a_line_with_an_id_has_its_file_refused_wherever_it_stands(fleet: Fleet, tmp_path: Path, line: str) -> None:
+def test_batch_file_with_id_in_any_row_is_refused(fleet: Fleet, tmp_path: Path, line: str) -> None:
     """The first line has none: `drawdown import` would bill the file again."""
     path = written(tmp_path / "u.jsonl", [row()] * 3_000)
     with path.open("a") as more:
@@ -390,13 +390,13 @@ def test_a_line_with_an_id_has_its_file_refused_wherever_it_stands(fleet: Fleet,
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
-def test_a_key_of_an_id_that_names_none_is_passed_over(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_row_with_null_id_is_taken(fleet: Fleet, tmp_path: Path) -> None:
     """Of such a line an import takes nothing."""
     assert taken(fleet, written(tmp_path / "u.jsonl", [row(), {**row(), "id": None}])).rows == 2
     clean(fleet, 1)
 
 
-def test_a_file_that_lies_about_its_types_is_refused(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_parquet_column_of_wrong_type_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     import duckdb
 
     for said in ("1 AS org_id, 2 AS ts", "'a' AS org_id, [2] AS ts", "'a' AS org_id, DATE '2026-01-01' AS ts"):
@@ -406,7 +406,7 @@ def test_a_file_that_lies_about_its_types_is_refused(fleet: Fleet, tmp_path: Pat
             taken(fleet, path)
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(
+def test_batch_file_changed_during_read_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "u.csv", ROWS)
@@ -449,7 +449,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
-def test_duckdb_reaches_nothing_but_the_file(fleet: Fleet, tmp_path: Path) -> None:
+def test_duckdb_access_beyond_batch_file_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     import duckdb
 
     path, other = written(tmp_path / "u.csv", ROWS), written(tmp_path / "other.csv", ROWS)
@@ -469,7 +469,7 @@ def test_duckdb_reaches_nothing_but_the_file(fleet: Fleet, tmp_path: Path) -> No
         assert memory == ("512.0 MiB",)
 
 
-def test_what_is_no_file_of_usage_is_named(tmp_path: Path) -> None:
+def test_batch_path_that_is_not_a_usage_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.csv").mkdir()
     os.mkfifo(tmp_path / "p.csv")
     outside = written(tmp_path / "u.csv", ROWS)
@@ -488,7 +488,7 @@ CUTS = share((1, 4, 5, 8, 9, 10, 16, 23), whole=range(1, 24))
 
 
 @pytest.mark.parametrize(("ending", "options"), [("csv", "gzip"), ("jsonl", "gzip"), ("parquet", "zstd")])
-def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path, ending: str, options: str) -> None:
+def test_batch_truncated_compressed_file_is_refused(fleet: Fleet, tmp_path: Path, ending: str, options: str) -> None:
     """Wherever it was cut: between two rows, inside the last number, before what says that it ends."""
     import duckdb
 
@@ -506,7 +506,7 @@ def test_a_packed_file_that_was_cut_off_is_refused(fleet: Fleet, tmp_path: Path,
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_a_stream_of_zstd_is_read_to_its_end_or_refused(
+def test_batch_zstd_truncated_or_malformed_is_refused(
     fleet: Fleet, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever one of its frames was cut, and whatever follows the last one."""
@@ -565,7 +565,7 @@ def test_gzip_that_unpacks_to_too_much_is_refused_once(
     assert read_ == ["u.csv.gz"]
 
 
-def test_file_whose_time_is_up_is_left_to_a_person(
+def test_batch_file_timing_out_repeatedly_is_refused(
     fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It took each tick as long as a reading may take."""
@@ -587,14 +587,14 @@ def test_file_whose_time_is_up_is_left_to_a_person(
     assert fleet.tick_windows(1).failures == []
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_file_above_size_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     monkeypatch.setattr(files, "MAX_BATCH_BYTES", path.stat().st_size - 1)
     with pytest.raises(UsageError, match="Split it"):
         found_file(path)
 
 
-def test_a_file_that_comes_to_too_much_is_refused(
+def test_batch_file_above_sample_limit_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "u.csv", ROWS)
@@ -603,9 +603,7 @@ def test_a_file_that_comes_to_too_much_is_refused(
     assert read(fleet.engine, taking.most_samples) == {"sqlite": 500_000, "postgresql": 5_000_000}[fleet.engine.name]
 
 
-def test_files_of_killed_reading_are_removed_and_of_running_one_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spill_folder_of_killed_read_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left = tmp_path / f"{file_sums.PREFIX}left"
     left.mkdir()
@@ -616,7 +614,7 @@ def test_files_of_killed_reading_are_removed_and_of_running_one_are_not(
 
 
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
-def test_a_folders_name_says_nothing_of_what_lies_in_it(fleet: Fleet, tmp_path: Path, name: str) -> None:
+def test_batch_hive_folder_name_is_ignored(fleet: Fleet, tmp_path: Path, name: str) -> None:
     """As other programs lay files: there, the path overrules the rows."""
     folder = tmp_path / "org_id=globex" / "interval_s=9"
     folder.mkdir(parents=True)
@@ -626,7 +624,7 @@ def test_a_folders_name_says_nothing_of_what_lies_in_it(fleet: Fleet, tmp_path: 
     clean(fleet, 1)
 
 
-def test_what_no_organisation_or_type_may_be_is_bounded(
+def test_batch_with_invalid_ids_beyond_limit_is_refused(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_sums, "MAX_UNCLEAN", 2)
@@ -641,7 +639,7 @@ def test_what_no_organisation_or_type_may_be_is_bounded(
         taken(fleet, tmp_path / "c.csv")
 
 
-def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_read_beyond_time_limit_is_refused(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import duckdb
 
     path = tmp_path / "u.parquet"
@@ -653,7 +651,7 @@ def test_a_file_that_takes_too_long_is_let_go(fleet: Fleet, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("at_most", [1, 4, 5])
-def test_a_withdrawal_that_was_cut_off_is_ended_by_the_same_command(fleet: Fleet, tmp_path: Path, at_most: int) -> None:
+def test_batch_withdrawal_interrupted_is_finished_by_repeat(fleet: Fleet, tmp_path: Path, at_most: int) -> None:
     """Meanwhile the batch stands: it is proven as it is, and its name and content are taken by nobody."""
     path = written(tmp_path / "u.csv", [row(at=at * WINDOW_MS) for at in range(4)])
     batch = taken(fleet, path).batch
@@ -675,7 +673,7 @@ def test_a_withdrawal_that_was_cut_off_is_ended_by_the_same_command(fleet: Fleet
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path, deleted: bool) -> None:
+def test_batch_withdrawal_below_floor_leaves_samples_billed(fleet: Fleet, tmp_path: Path, deleted: bool) -> None:
     done = taken(fleet, written(tmp_path / "u.csv", [row(), row(at=WINDOW_MS)]))
     fleet.tick_windows(1)
     later = T0 + 40 * DAY_MS
@@ -690,7 +688,7 @@ def test_what_is_below_a_floor_stays_closed(fleet: Fleet, tmp_path: Path, delete
     assert proven(fleet).breaches == []
 
 
-def test_a_floor_that_is_raised_during_a_take_has_it_taken_again(
+def test_batch_take_with_floor_raised_meanwhile_is_not_taken(
     postgres: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the sums go in, and after. Once the take has looked, nobody raises one until it is committed."""
@@ -729,7 +727,7 @@ def test_a_floor_that_is_raised_during_a_take_has_it_taken_again(
     clean(fleet, 1)
 
 
-def test_a_batch_there_is_not(fleet: Fleet) -> None:
+def test_batch_withdrawal_of_unknown_id_is_refused(fleet: Fleet) -> None:
     with pytest.raises(UnknownId):
         withdrawn(fleet, "none")
 
@@ -738,9 +736,7 @@ class Killed(BaseException):
     """The process ends."""
 
 
-def test_a_take_that_dies_half_way_has_taken_nothing(
-    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_take_killed_midway_is_rolled_back(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     monkeypatch.setattr(file_sums, "AT_ONCE", 1)
     stored: list[int] = []
@@ -764,7 +760,7 @@ def test_a_take_that_dies_half_way_has_taken_nothing(
     assert sealed(fleet) == SEALED
 
 
-def test_a_sample_that_forged_an_id_of_the_batch_keeps_it_out(fleet: Fleet, tmp_path: Path) -> None:
+def test_batch_with_forged_sample_id_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     batch = files.hash_of(found_file(path))
     fleet.sample("acme", T0, sample_id=f"batch:{batch}:2", cell="runs")
@@ -815,7 +811,7 @@ def test_tick_accepts_new_files_of_folder_once_and_reports_faults_once(fleet: Fl
     clean(fleet, 2)
 
 
-def test_a_file_that_is_written_anew_is_a_conflict_that_is_said_once(fleet: Fleet, watched: Path) -> None:
+def test_batch_file_rewritten_in_folder_conflict_is_reported_once(fleet: Fleet, watched: Path) -> None:
     laid(watched / "a.csv", ROWS)
     fleet.tick_windows(1)
     laid(watched / "a.csv", [row(seconds=1)], T0 + 1)
@@ -824,7 +820,7 @@ def test_a_file_that_is_written_anew_is_a_conflict_that_is_said_once(fleet: Flee
     assert sealed(fleet) == SEALED
 
 
-def test_what_was_in_conflict_is_taken_by_the_tick_after_the_withdrawal(fleet: Fleet, watched: Path) -> None:
+def test_batch_in_conflict_is_taken_after_withdrawal(fleet: Fleet, watched: Path) -> None:
     laid(watched / "a.csv", ROWS)
     fleet.tick_windows(1)
     batch = str(fleet.one("SELECT batch FROM batches"))
@@ -836,7 +832,7 @@ def test_what_was_in_conflict_is_taken_by_the_tick_after_the_withdrawal(fleet: F
     assert sealed(fleet) == {**dict.fromkeys(SEALED, 0), ("acme", 0): 1}
 
 
-def test_a_path_whose_batch_stands_is_a_conflict_whoever_takes_it(fleet: Fleet, watched: Path) -> None:
+def test_batch_path_of_active_batch_conflicts_by_tick_or_command(fleet: Fleet, watched: Path) -> None:
     laid(watched / "a.csv", ROWS)
     fleet.tick_windows(1)
     assert taken(fleet, laid(watched / "a.csv", [row(seconds=1)])).outcome == "conflict"
@@ -856,7 +852,7 @@ def test_a_path_whose_batch_stands_is_a_conflict_whoever_takes_it(fleet: Fleet, 
     assert "conflict" in " ".join(fleet.tick_windows(1).problems)
 
 
-def test_what_the_machine_has_no_room_for_is_tried_again(
+def test_batch_read_failing_for_resources_is_retried(
     fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = laid(watched / "a.csv", ROWS)
@@ -889,7 +885,7 @@ def outcomes(fleet: Fleet) -> dict[str, str]:
     return {one.name: one.outcome for one in found}
 
 
-def test_a_file_that_ends_its_ticks_is_left_to_a_person_after_the_third(
+def test_batch_file_that_kills_three_ticks_is_refused(
     fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = laid(watched / "a.csv", ROWS)
@@ -913,7 +909,7 @@ def test_a_file_that_ends_its_ticks_is_left_to_a_person_after_the_third(
     assert taken(fleet, path).outcome == "taken"
 
 
-def test_a_file_that_failed_is_tried_after_those_that_did_not(
+def test_batch_failed_file_is_retried_after_new_files(
     fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laid(watched / "a.csv", ROWS)
@@ -935,7 +931,7 @@ def test_a_file_that_failed_is_tried_after_those_that_did_not(
     assert outcomes(fleet) == {"a.csv": "taken", "b.csv": "taken"}
 
 
-def test_what_was_moved_away_needs_nobody(fleet: Fleet, watched: Path) -> None:
+def test_batch_problem_file_moved_away_is_not_counted(fleet: Fleet, watched: Path) -> None:
     laid(watched / "a.csv", ROWS)
     laid(watched / "c.jsonl", [{"nothing": 1}])
     fleet.tick_windows(1)
@@ -958,7 +954,7 @@ def test_what_was_moved_away_needs_nobody(fleet: Fleet, watched: Path) -> None:
     assert len(fleet.tick_windows(1).problems) == 2
 
 
-def test_tick_out_of_time_begins_no_file_and_with_little_time_adds_none(
+def test_tick_near_deadline_limits_batch_read_time(
     fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laid(watched / "a.csv", ROWS)
@@ -976,7 +972,7 @@ def test_tick_out_of_time_begins_no_file_and_with_little_time_adds_none(
     assert given == [30]
 
 
-def test_a_tick_takes_no_more_than_its_share(fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tick_takes_limited_files_and_bytes(fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(3):
         laid(watched / f"{at}.csv", [row(seconds=10**at)], T0 + at)
     monkeypatch.setattr(folders, "MAX_FILES_A_TICK", 2)
@@ -991,7 +987,9 @@ def test_a_tick_takes_no_more_than_its_share(fleet: Fleet, watched: Path, monkey
     assert sealed(fleet) == {("acme", 0): 11_111}
 
 
-def test_what_lies_behind_many_files_is_taken(fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_file_behind_many_listed_files_is_taken(
+    fleet: Fleet, watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was taken and what is no batch's file has no share in what is looked at."""
     monkeypatch.setattr(folders, "MAX_LISTED_FILES", 2)
     for at in range(3):
@@ -1001,7 +999,7 @@ def test_what_lies_behind_many_files_is_taken(fleet: Fleet, watched: Path, monke
     assert fleet.tick_windows(1).exit_status == 0
 
 
-def test_a_folder_that_is_gone_stops_nothing(fleet: Fleet, watched: Path) -> None:
+def test_source_missing_folder_is_reported_until_restored(fleet: Fleet, watched: Path) -> None:
     laid(watched / "a.csv", ROWS)
     hidden = watched.rename(watched.parent / "away")
     report = fleet.tick_windows(1)
@@ -1013,7 +1011,7 @@ def test_a_folder_that_is_gone_stops_nothing(fleet: Fleet, watched: Path) -> Non
     assert fleet.tick_windows(1).batches_taken == 1
 
 
-def test_what_a_tick_gave_up_is_settled_by_hand(fleet: Fleet, watched: Path) -> None:
+def test_batch_file_given_up_by_tick_is_taken_by_command(fleet: Fleet, watched: Path) -> None:
     path = laid(watched / "june.csv", ROWS)
     file = found_file(path)
     gave_up = TakenFile("exports", file.name, taking.UNREAD, "refused", said="3 ticks ended while they read it")
@@ -1025,7 +1023,7 @@ def test_what_a_tick_gave_up_is_settled_by_hand(fleet: Fleet, watched: Path) -> 
     clean(fleet, 1)
 
 
-def test_a_file_that_has_its_first_content_again_is_in_no_conflict(fleet: Fleet, watched: Path) -> None:
+def test_batch_file_with_restored_content_clears_conflict(fleet: Fleet, watched: Path) -> None:
     laid(watched / "june.csv", ROWS)
     fleet.tick_windows(1)
     laid(watched / "june.csv", [row(seconds=30)], T0 + 1)
@@ -1037,7 +1035,7 @@ def test_a_file_that_has_its_first_content_again_is_in_no_conflict(fleet: Fleet,
 
 
 @pytest.mark.both_databases
-def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, watched: Path) -> None:
+def test_status_unreadable_source_is_shown_as_behind(fleet: Fleet, watched: Path) -> None:
     """A strange name stops no other file, and is not passed over; of a folder that cannot be listed no file has a
     row."""
     laid(watched / "june.csv", ROWS)
@@ -1059,7 +1057,7 @@ def test_what_the_last_tick_could_not_do_is_no_settled_headline(fleet: Fleet, wa
     assert "cannot read the folder" in found.reason, "whichever shard's tick ended last"
 
 
-def test_a_command_that_reads_files_ends_in_silence(tmp_path: Path) -> None:
+def test_batch_take_command_leaves_stderr_empty(tmp_path: Path) -> None:
     """DuckDB says at the end of a process what it finds to be left."""
     written(tmp_path / "june.csv", [row()])
     environment = {**os.environ, "DRAWDOWN_DATABASE_URL": f"sqlite:///{tmp_path / 'own.db'}"}
@@ -1071,7 +1069,7 @@ def test_a_command_that_reads_files_ends_in_silence(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_only_a_source_that_took_nothing_is_removed(fleet: Fleet, watched: Path) -> None:
+def test_source_remove_with_taken_batch_is_refused(fleet: Fleet, watched: Path) -> None:
     folder = watched.parent / "exprots"
     folder.mkdir()
     write(fleet.engine, lambda c: sources.add_source(c, "exprots", folder, fleet.by))
@@ -1086,7 +1084,7 @@ def test_only_a_source_that_took_nothing_is_removed(fleet: Fleet, watched: Path)
     clean(fleet, 1)
 
 
-def test_a_source_keeps_its_folder(fleet: Fleet, watched: Path, tmp_path: Path) -> None:
+def test_source_add_with_conflicting_folder_is_refused(fleet: Fleet, watched: Path, tmp_path: Path) -> None:
     def add(name: str, folder: Path) -> object:
         return write(fleet.engine, lambda c: sources.add_source(c, name, folder, fleet.by))
 
@@ -1101,7 +1099,7 @@ def test_a_source_keeps_its_folder(fleet: Fleet, watched: Path, tmp_path: Path) 
         write(fleet.engine, lambda c: sources.pause_source(c, "exprots", fleet.by))
 
 
-def test_the_commands(
+def test_batch_commands_as_json_report_outcomes(
     fleet: Fleet, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)
@@ -1149,7 +1147,7 @@ def unguarded(fleet: Fleet, guard: str, table: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gone", "more", "withdrawn", "unsaid", "pruned"])
-def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_path: Path, name: str) -> None:
+def test_verify_batch_differing_from_samples_is_reported(fleet: Fleet, tmp_path: Path, name: str) -> None:
     batch = taken(fleet, written(tmp_path / "u.csv", ROWS)).batch
     fleet.tick_windows(1)
     assert proven(fleet).clean
@@ -1177,7 +1175,7 @@ def test_a_batch_that_is_not_there_as_it_was_taken_is_found(fleet: Fleet, tmp_pa
     assert expected in [breach.text for breach in proven(fleet, deep=False).breaches]
 
 
-def test_what_a_file_says_otherwise_by_now_is_found(fleet: Fleet, tmp_path: Path) -> None:
+def test_verify_sample_differing_from_batch_file_is_reported(fleet: Fleet, tmp_path: Path) -> None:
     path = written(tmp_path / "u.csv", ROWS)
     batch = taken(fleet, path).batch
     text = f"UPDATE usage_samples SET interval_s = 121 WHERE id = 'batch:{batch}:1'"
@@ -1229,7 +1227,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 @pytest.mark.parametrize("name", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_batch_planted_bug_is_found(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """By the proof and the file, or by what was billed."""
     wrong = [row(seconds=90_000), row(at=3 * DAY_MS)]
     path = written(tmp_path / "u.csv", [*ROWS, row(seconds=86_400, at=3), row(seconds=86_400, at=4), *wrong])
@@ -1253,7 +1251,7 @@ def test_a_planted_bug_is_seen(fleet: Fleet, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_the_proof_reads_times_as_the_taking_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
+def test_verify_reads_batch_times_as_take_does(fleet: Fleet, tmp_path: Path, ending: str) -> None:
     """A leap second is the moment before the next one, and no day has a 24th hour."""
     times = ("2026-01-01T00:00:60Z", "2026-01-01T00:00:60.5Z", "2026-01-01 01:00:59z", "2025-12-31T24:00:00Z")
     rows = [{**row(seconds=2**place), "ts": one} for place, one in enumerate(times)]

@@ -51,7 +51,9 @@ def refused(work: Callable[[], object]) -> str:
     [("page.render", None), ("render", None), ("draw", "page.render"), ("draw", "render")],
     ids=["type by its name", "feature by its name", "type by the word", "feature by the word"],
 )
-def test_of_a_price_and_a_mapping_the_second_is_refused(guarded: Guarded, metric: str, counts: str | None) -> None:
+def test_guard_price_and_mapping_of_same_usage_second_is_refused(
+    guarded: Guarded, metric: str, counts: str | None
+) -> None:
     said: dict[str, Any] = {} if counts is None else {"counts": counts}
     price(guarded, metric, **said)
     text = refused(lambda: meter(guarded, "page.render", "render"))
@@ -65,7 +67,7 @@ def test_of_a_price_and_a_mapping_the_second_is_refused(guarded: Guarded, metric
     assert "drawdown feature end render" in text
 
 
-def test_sizes_and_tiers_are_held_to_it_as_event_types_are(guarded: Guarded) -> None:
+def test_guard_price_of_billed_size_or_tier_is_refused(guarded: Guarded) -> None:
     price(guarded, "compute_big")
     for kind in ("exact", "up_to"):
         assert "the guard charges compute_big" in refused(lambda kind=kind: size(guarded, "compute_big", 99_000, kind))  # type: ignore[misc]
@@ -75,7 +77,7 @@ def test_sizes_and_tiers_are_held_to_it_as_event_types_are(guarded: Guarded) -> 
     assert "the seal bills compute_tier" in refused(lambda: price(guarded, "compute_tier"))
 
 
-def test_what_costs_nothing_may_count_what_the_seal_bills(guarded: Guarded) -> None:
+def test_guard_free_metric_counts_usage_billed_by_seal(guarded: Guarded) -> None:
     meter(guarded, "page.render", "render")
     price(guarded, "page.render", 0)
     guarded.metric("page.render", phase=1)
@@ -83,7 +85,7 @@ def test_what_costs_nothing_may_count_what_the_seal_bills(guarded: Guarded) -> N
     assert guarded.consume("page.render").charged_micro == 0
 
 
-def test_the_word_is_changed_under_a_price_only_to_what_nobody_bills(guarded: Guarded) -> None:
+def test_guard_priced_metric_counting_billed_usage_is_refused(guarded: Guarded) -> None:
     meter(guarded, "page.render", "render")
     price(guarded, "draw", counts="sketch")
     assert "the seal bills page.render" in refused(lambda: price(guarded, "draw", counts="page.render"))
@@ -91,7 +93,7 @@ def test_the_word_is_changed_under_a_price_only_to_what_nobody_bills(guarded: Gu
     assert "the seal bills page.render" in refused(lambda: price(guarded, "page.render", counts=""))
 
 
-def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
+def test_usage_moves_between_seal_and_guard_at_window_boundary(guarded: Guarded) -> None:
     """No window is billed by both, and none has to be left out but the one that it passes in."""
     guarded.fleet.clock.at_ms = T0 + 10 * WINDOW_MS + 7
     meter(guarded, "page.render", "render")
@@ -112,7 +114,7 @@ def test_it_passes_from_one_to_the_other_at_a_window(guarded: Guarded) -> None:
     meter(guarded, "page.render", "render")
 
 
-def test_a_word_that_names_nothing_is_a_slip_unless_it_is_said_to_be_new(guarded: Guarded) -> None:
+def test_guard_metric_counting_unknown_usage_is_refused_unless_new(guarded: Guarded) -> None:
     meter(guarded, "page.render", "render")
     for slip in ("page.rendr", "rendr"):
         with pytest.raises(UnknownId):

@@ -53,7 +53,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def test_what_is_yes_or_no_is_no_number(fleet: Fleet) -> None:
+def test_view_boolean_fields_are_bool(fleet: Fleet) -> None:
     now = fleet.clock.at_ms
     views: dict[str, Any] = {
         "push": lambda c: explain_push(c, KEY),
@@ -69,7 +69,7 @@ def test_what_is_yes_or_no_is_no_number(fleet: Fleet) -> None:
     assert [said for name, one in found.items() for said in wrong(one, name)] == []
 
 
-def test_a_push_is_shown_alike_on_both_databases(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_show_by_hand_is_shown_as_boolean(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = fleet.engine.url.render_as_string(hide_password=False)
     for form, said in (([], "by_hand no"), (["--json"], '"by_hand": false')):
         assert run(["--database-url", url, *form, "push", "show", KEY]) == 0

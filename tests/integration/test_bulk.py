@@ -101,7 +101,7 @@ PART = {"retry": 1, "void": 2, "resolve": 2, "absent": 0}
 
 
 @pytest.mark.parametrize("how", SETTLED)
-def test_many_at_once_are_settled_as_one_by_one(fleet: Fleet, how: str) -> None:
+def test_bulk_settle_equals_settling_pushes_singly(fleet: Fleet, how: str) -> None:
     chosen = keys("acme", part=PART[how]) + keys("globex", part=PART[how])
 
     def settled(connection: sa.Connection, *, together: bool) -> dict[str, list[tuple[object, ...]]]:
@@ -141,7 +141,9 @@ def test_many_at_once_are_settled_as_one_by_one(fleet: Fleet, how: str) -> None:
         ("resolve", 2, 0, "is accepted: you can resolve a push only if it was sent"),
     ],
 )
-def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: int, other: int, text: str) -> None:
+def test_bulk_settle_with_unfit_push_leaves_all_pushes_unchanged(
+    fleet: Fleet, how: str, part: int, other: int, text: str
+) -> None:
     before = read(fleet.engine, tables)
     odds: list[tuple[str, type[DrawdownError], str]] = [
         (keys("globex", part=other)[7], Refused, text),
@@ -156,7 +158,7 @@ def test_where_one_does_not_fit_none_is_changed(fleet: Fleet, how: str, part: in
 
 
 @pytest.mark.both_databases
-def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -> None:
+def test_bulk_void_with_unanswered_attempt_is_refused(engine: sa.Engine) -> None:
     fleet = Fleet(engine, extra={"fake": (provider := FakeProvider(capabilities()))})
     fleet.assign("acme", provider="fake")
     chosen = [f"usage:acme:{T0 + number * WINDOW_MS}:compute_1gb" for number in range(3)]
@@ -180,7 +182,7 @@ def test_one_attempt_that_was_never_answered_holds_them_all(engine: sa.Engine) -
 
 
 @pytest.mark.parametrize("how", ["void", "retry"])
-def test_queued_push_waits_for_its_lookup(engine: sa.Engine, how: str) -> None:
+def test_queued_push_void_or_retry_before_lookup_is_refused(engine: sa.Engine, how: str) -> None:
     can_look_up = capabilities(duplicate_proves_delivery=False, lookup_lag_ms=DAY_MS)
     fleet = Fleet(engine, extra={"fake": (provider := FakeProvider(can_look_up))})
     fleet.assign("acme", provider="fake")
@@ -193,7 +195,7 @@ def test_queued_push_waits_for_its_lookup(engine: sa.Engine, how: str) -> None:
         write(engine, lambda c: SETTLED[how](c, [key], fleet))
 
 
-def test_a_list_continues_and_its_sums_are_of_all_pages(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_list_pages_continue_and_sums_cover_all(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
     rejected = ["--provider", "fake", "--state", "rejected"]
     given = ["push", "list", *rejected, "--most", "5"]
@@ -212,7 +214,7 @@ def test_a_list_continues_and_its_sums_are_of_all_pages(fleet: Fleet, capsys: py
     assert "80 pushes in all" in capsys.readouterr().out
 
 
-def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
+def test_push_list_page_at_scan_limit_names_next_page(
     fleet: Fleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(views, "MOST_LOOKED_AT", 3)
@@ -237,7 +239,7 @@ def test_a_page_that_looked_at_as_much_as_it_may_says_where_it_goes_on(
         ("--after 1", "Start at the first page"),
     ],
 )
-def test_a_list_of_pushes_that_there_is_not_is_refused(
+def test_push_list_with_invalid_filter_is_refused(
     fleet: Fleet, capsys: pytest.CaptureFixture[str], words: str, said: str
 ) -> None:
     url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
@@ -246,7 +248,7 @@ def test_a_list_of_pushes_that_there_is_not_is_refused(
     assert said in capsys.readouterr().err
 
 
-def test_lost_answer_says_what_a_refused_repetition_means(
+def test_push_retry_after_lost_commit_explains_refused_repeat(
     fleet: Fleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
@@ -268,7 +270,7 @@ def test_lost_answer_says_what_a_refused_repetition_means(
     assert "is voided: " in said and "Drawdown did not change any of the 40 pushes" in said
 
 
-def test_the_command_says_that_it_is_all_of_them_or_none(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_bulk_command_is_atomic(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     url = ["--database-url", fleet.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
     url += ["--at", str(fleet.clock.at_ms)]
     odd = keys("acme", part=0)[0]

@@ -14,7 +14,7 @@ from tests.world import T0, Fleet
 
 
 @pytest.mark.both_databases
-def test_what_is_carried_is_said_beside_what_is_sealed(engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_carry_is_shown_beside_sealed_quantity(engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     provider = FakeProvider(capabilities(unit=60))
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", provider="fake", from_ms=T0)

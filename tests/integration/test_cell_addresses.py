@@ -139,7 +139,7 @@ def hostile(port: int) -> list[str]:
     return [*hosts, *forms]
 
 
-def test_of_two_hundred_urls_none_is_reached(site: Site) -> None:
+def test_cell_hostile_urls_are_not_reached(site: Site) -> None:
     """Each is on the allow-list as far as it is a URL at all; every name is answered with loopback."""
     urls = hostile(site.port)
     assert len(set(urls)) >= 200
@@ -159,14 +159,14 @@ def test_of_two_hundred_urls_none_is_reached(site: Site) -> None:
     assert [answer for answer in answers if not any(text in (answer or "") for text in known)] == []
 
 
-def test_off_the_allow_list_even_good_ones_are_not_reached(site: Site) -> None:
+def test_cell_url_off_allow_list_is_not_reached(site: Site) -> None:
     urls = [f"http://127.0.0.1:{site.port}", f"http://cell.example:{site.port}"]
     answers = site.send(*urls, allowed=[f"https://127.0.0.1:{site.port}", "http://127.0.0.1:80"], networks=["::/0"])
     assert all("allow-list" in (one or "") for one in answers)
     assert site.connections == [] and site.asked == []
 
 
-def test_the_good_ones_are_reached(site: Site) -> None:
+def test_cell_url_on_allow_list_is_reached(site: Site) -> None:
     port = site.port
     networks = ("127.0.0.0/8",)
     for url in (
@@ -185,7 +185,7 @@ def test_the_good_ones_are_reached(site: Site) -> None:
     assert site.hosts[4] == f"cell.example:{port}", "the name stays in the request"
 
 
-def test_an_address_that_is_itself_an_origin_needs_no_network(site: Site) -> None:
+def test_cell_address_as_origin_is_called_without_network(site: Site) -> None:
     url = f"http://127.0.0.1:{site.port}"
     assert site.send(url, allowed=[url]) == [None]
     # ... and allows nothing else: not a name for it, nor a port beside it.
@@ -194,7 +194,7 @@ def test_an_address_that_is_itself_an_origin_needs_no_network(site: Site) -> Non
     assert len(site.connections) == 1
 
 
-def test_a_name_that_changes_between_two_looks_is_caught(site: Site) -> None:
+def test_cell_dns_rebinding_is_refused(site: Site) -> None:
     """Rebinding: good when first asked, loopback when it is connected to; or the other way round in one answer."""
     url = f"http://cell.example:{site.port}"
     site.names["cell.example"] = [["203.0.114.9"], ["127.0.0.1"]]
@@ -204,14 +204,14 @@ def test_a_name_that_changes_between_two_looks_is_caught(site: Site) -> None:
     assert site.connections == []
 
 
-def test_of_several_addresses_only_an_allowed_one_is_used(site: Site) -> None:
+def test_cell_name_with_several_addresses_uses_allowed_address(site: Site) -> None:
     url = f"http://cell.example:{site.port}"
     site.names["cell.example"] = [["127.0.0.3", "10.0.0.1", "127.0.0.1"]]
     assert site.send(url, allowed=[url], networks=["127.0.0.1/32"]) == [None]
     assert [peer[0] for peer in site.connections] == ["127.0.0.1"]
 
 
-def test_proxies_of_the_environment_are_not_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cell_client_environment_proxies_are_ignored(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{site.port}")
     (answer,) = site.send("http://cell.example:81", allowed=["http://cell.example:81"])
@@ -246,12 +246,14 @@ def test_proxies_of_the_environment_are_not_used(site: Site, monkeypatch: pytest
         ("2002:7f00:1::", ("2002::/16",), False, "127.0.0.1 is a loopback"),
     ],
 )
-def test_which_addresses_are_refused(address: str, networks: tuple[str, ...], named: bool, why: str | None) -> None:
+def test_cell_address_outside_networks_is_refused(
+    address: str, networks: tuple[str, ...], named: bool, why: str | None
+) -> None:
     found = refusal(ip_address(address), [ip_network(one) for one in networks], named=named)
     assert found is None if why is None else why in (found or ""), found
 
 
-def test_doctor_and_cell_set_say_what_would_be_refused(site: Site) -> None:
+def test_cell_settings_why_not_names_missing_setting(site: Site) -> None:
     url = "http://cell.example:81"
     open_ = CellSettings(frozenset({url}), (SECRET,), networks=(ip_network("127.0.0.0/8"),))
     assert open_.why_not(url, site.lookup) is None
@@ -261,7 +263,7 @@ def test_doctor_and_cell_set_say_what_would_be_refused(site: Site) -> None:
 
 
 @pytest.mark.parametrize("entry", ["https://cell-1:8443/fleet", "http://10.0.0.7/a/b/"])
-def test_an_origin_with_a_path_is_refused_and_not_cut(entry: str) -> None:
+def test_cell_origin_with_path_is_refused(entry: str) -> None:
     with pytest.raises(UsageError, match="has a path"):
         settings.origins(f"https://good:8443/, {entry}")
     assert settings.origins("https://good:8443/, http://10.0.0.7") == {"https://good:8443", "http://10.0.0.7:80"}

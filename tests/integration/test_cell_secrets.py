@@ -44,7 +44,7 @@ def settings(text: str, root: str = "") -> CellSettings:
     return Settings(cell_secret=SecretStr(root), cell_secrets=SecretStr(text)).cells()
 
 
-def test_entries_win_and_the_others_have_what_is_made_for_them() -> None:
+def test_cell_secret_entry_overrides_derived_secret() -> None:
     found = settings(f" cell-1 = {NEW} , {OLD} ; cell-2={OTHER}==; ", root="r")
     assert found.secrets_of("cell-1") == (NEW, OLD)
     assert found.secrets_of("cell-2") == (f"{OTHER}==",)
@@ -53,7 +53,7 @@ def test_entries_win_and_the_others_have_what_is_made_for_them() -> None:
     assert settings("").secrets_of("cell-3") == ()
 
 
-def test_a_cells_own_secret_is_made_from_the_root_and_its_id() -> None:
+def test_cell_secret_is_derived_from_root_and_cell_id() -> None:
     wanted = hmac.new(b"r", b"cell:cell-\xc3\xa4", "sha256").hexdigest()
     assert settings("", root="r").secrets_of("cell-ä") == (wanted,)
     assert len({cell_secret(root, cell) for root in "rs" for cell in ("cell-1", "cell-2")}) == 4
@@ -67,14 +67,14 @@ def test_new_cell_secret_comes_first_during_rotation_and_while_shared() -> None:
 
 
 @pytest.mark.parametrize("text", [f"{NEW},", f",{NEW}", f"{NEW},{OLD},{OTHER}", ","])
-def test_a_root_that_makes_no_sense_is_named_without_the_secret(text: str) -> None:
+def test_cell_secret_invalid_root_is_refused_without_secret_in_text(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         settings("", root=text)
     assert "DRAWDOWN_CELL_SECRET:" in str(caught.value) and "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{}", "=x{}", "a=", "a={},", "a=,{}", "a=x,y,{}", "a={};a=y", "cell-1:{}", "a=x;{}"])
-def test_what_makes_no_sense_is_named_without_the_secret(text: str) -> None:
+def test_cell_secrets_invalid_entry_is_refused_without_secret_in_text(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         settings(text.format(NEW))
     assert "DRAWDOWN_CELL_SECRETS" in str(caught.value) and "canary" not in str(caught.value)
@@ -93,14 +93,14 @@ def told(
         cell.close()
 
 
-def test_while_it_is_rotated_a_cell_with_either_secret_obeys() -> None:
+def test_cell_with_old_or_new_secret_obeys_during_rotation() -> None:
     for secret in (NEW, OLD):
         assert told(secret, {"cell-1": (NEW, OLD)}) == (None, [("acme", 200)])
     assert told(OTHER, {"cell-1": (NEW, OLD)}) == ("the cell answered 401", [])
     assert told(OLD, {"cell-1": (NEW,), "cell-2": (OLD,)}) == ("the cell answered 401", []), "another cell's"
 
 
-def test_cells_that_shared_one_secret_are_given_their_own_one_by_one() -> None:
+def test_cell_with_shared_or_own_secret_obeys_during_migration() -> None:
     """What UPGRADE.md says: cells that still have the shared one obey, and so do those that have their own."""
     for secret in (OLD, cell_secret(NEW, "cell-1")):
         assert told(secret, {"*": (OLD,)}, roots=(NEW,)) == (None, [("acme", 200)])
@@ -111,7 +111,7 @@ def test_cells_that_shared_one_secret_are_given_their_own_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_halt_for_one_cell_is_refused_by_another(shared: bool) -> None:
+def test_halt_signed_for_first_cell_is_refused_by_second(shared: bool) -> None:
     """Whoever sees a halt, such as the cell it is for, cannot use it elsewhere: its id is under the signature, and the
     secret is another cell's, too."""
     secrets = {cell: (OLD if shared else cell_secret(OLD, cell)) for cell in ("cell-1", "cell-2")}
@@ -131,7 +131,7 @@ def test_a_halt_for_one_cell_is_refused_by_another(shared: bool) -> None:
     assert answers == [200, 401]
 
 
-def test_a_halt_that_names_no_cell_is_refused() -> None:
+def test_halt_without_cell_id_is_refused() -> None:
     """As they were before cells had ids to check: one that was recorded then is good for nothing."""
     body, now_s = b'{"halted_at": 1, "org_id": "acme"}', T0 // 1000
     headers = {"X-Timestamp": str(now_s), "X-Signature": signature(OLD, now_s, body)}
@@ -140,7 +140,7 @@ def test_a_halt_that_names_no_cell_is_refused() -> None:
     assert not readme_is_halt_for_us()(OLD, "cell-1", headers, body, now_s)
 
 
-def test_what_is_documented_refuses_another_secret_time_and_body() -> None:
+def test_documented_halt_check_refuses_wrong_secret_time_or_body() -> None:
     check, body, now_s = readme_is_halt_for_us(), body_of(HaltRequest("acme", "cell-1", "http://cell", T0)), T0 // 1000
     headers = {"X-Timestamp": str(now_s), "X-Signature": signature(OLD, now_s, body)}
     assert check(OLD, "cell-1", headers, body, now_s + 300)
@@ -160,7 +160,7 @@ def readme_is_halt_for_us() -> Callable[..., bool]:
     return check
 
 
-def test_both_signatures_are_sent_in_headers_of_their_own() -> None:
+def test_halt_during_rotation_is_sent_with_both_signatures() -> None:
     emulator = CellEmulator(secret=NEW)
     seen = []
     right = emulator.handle
@@ -223,7 +223,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_nonsense_is_recorded_and_tried_again(
+def test_halt_with_malformed_answer_is_recorded_for_retry(
     kind: str, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cell_client, "TIMEOUT_S", 0.5)

@@ -89,7 +89,7 @@ def asked(url: str, *, allowed: str | None = None, secrets: tuple[str, ...] = (R
     return answer
 
 
-def test_a_cell_answers_who_signs_for_it_and_the_day() -> None:
+def test_cell_usage_request_with_wrong_or_old_signature_is_refused() -> None:
     cell = CellEmulator()
     cell.counted[DAY] = [{"org_id": "acme", "memory_mb": 1024, "seconds": 60}]
     with serving_in_thread(cell, FixedClock(T0)) as url:
@@ -101,7 +101,7 @@ def test_a_cell_answers_who_signs_for_it_and_the_day() -> None:
         assert asked(url).error == "the cell answered 401"
 
 
-def test_no_signature_is_good_for_anything_else() -> None:
+def test_cell_usage_signature_for_different_cell_or_day_is_refused() -> None:
     secret = cell_secret(ROOT, "cell-1")
     proof = usage_signature(secret, T0 // 1000, "cell-1", DAY)
     assert proof != usage_signature(secret, T0 // 1000, "cell-2", DAY)
@@ -126,27 +126,27 @@ def test_no_signature_is_good_for_anything_else() -> None:
         ("short", "the answer was cut short"),
     ],
 )
-def test_only_a_whole_answer_counts(odd: str, kind: str, error: str | None) -> None:
+def test_cell_usage_incomplete_answer_is_an_error(odd: str, kind: str, error: str | None) -> None:
     found = asked(f"{odd}/{kind}")
     assert (found.error, found.body) == (error, None if error else WHOLE)
     assert set(Odd.requests) == {f"/{kind}/admin/usage?day={DAY}"}
 
 
-def test_a_cell_that_never_ends_costs_a_bounded_time(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cell_usage_slow_answer_is_cut_off_by_timeout(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell_client, "USAGE_TIMEOUT_S", 0.3)
     began = time.monotonic()
     assert asked(f"{odd}/slow").error == "no whole answer within 0.3 s"
     assert time.monotonic() - began < 3
 
 
-def test_an_answer_has_so_many_bytes_at_most(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cell_usage_answer_above_size_limit_is_refused(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell_client, "MAX_USAGE_BYTES", len(WHOLE))
     assert asked(f"{odd}/200").body == WHOLE
     monkeypatch.setattr(cell_client, "MAX_USAGE_BYTES", len(WHOLE) - 1)
     assert asked(f"{odd}/200").error == "the cell's answer is too long"
 
 
-def test_what_is_not_allowed_is_not_called(odd: str) -> None:
+def test_cell_usage_origin_not_allowed_is_not_called(odd: str) -> None:
     assert "DRAWDOWN_CELL_ORIGINS" in (asked(f"{odd}/200", allowed="https://cell-1:8443").error or "")
     assert asked(f"{odd}/200", secrets=()).error == "missing signing secret. Set DRAWDOWN_CELL_SECRET"
     url = f"http://localhost:{urlsplit(odd).port}"
@@ -155,7 +155,7 @@ def test_what_is_not_allowed_is_not_called(odd: str) -> None:
     assert "loopback" in (answer.error or "") and Odd.requests == []
 
 
-def test_one_that_is_not_there_costs_no_other_its_answer() -> None:
+def test_cell_usage_unreachable_cell_does_not_affect_second_cell() -> None:
     with closing(socket.socket()) as nobody, serving_in_thread(CellEmulator(), FixedClock(T0)) as url:
         nobody.bind(("127.0.0.1", 0))
         gone = f"http://127.0.0.1:{nobody.getsockname()[1]}"
@@ -165,7 +165,7 @@ def test_one_that_is_not_there_costs_no_other_its_answer() -> None:
         assert (first.error, second.error) == ("no connection (ECONNREFUSED)", None)
 
 
-def test_a_broken_cell_is_an_error_and_not_an_empty_answer() -> None:
+def test_cell_usage_broken_cell_is_reported_as_error() -> None:
     for kind, error in (("broken", "the cell answered 500"), ("down", "the connection closed before an answer")):
         cell = CellEmulator(faults=FaultPlan(rates={kind: 1.0}))
         with serving_in_thread(cell, FixedClock(T0)) as url:

@@ -79,7 +79,7 @@ def send(url: str, *, allowed: str | None = None, secret: str = SECRET) -> str |
     return answer
 
 
-def test_a_cell_that_checks_the_signature_acknowledges() -> None:
+def test_cell_acknowledges_halt_with_valid_signature() -> None:
     halted: list[tuple[str, str]] = []
     cell = DemoCell(
         "cell-1", cell_secret(SECRET, "cell-1"), FixedClock(T0), lambda name, org: halted.append((name, org))
@@ -92,7 +92,7 @@ def test_a_cell_that_checks_the_signature_acknowledges() -> None:
         cell.close()
 
 
-def test_a_cell_refuses_a_signature_that_is_old() -> None:
+def test_cell_refuses_halt_with_old_signature() -> None:
     cell = DemoCell("cell-1", cell_secret(SECRET, "cell-1"), FixedClock(T0 + 301_000), lambda _name, _org: None)
     try:
         assert send(cell.url) == "the cell answered 401"
@@ -110,17 +110,17 @@ def test_a_cell_refuses_a_signature_that_is_old() -> None:
         ("huge", "the cell's answer is too long"),
     ],
 )
-def test_only_a_success_acknowledges(odd: str, kind: str, answer: str | None) -> None:
+def test_halt_is_acknowledged_only_by_success_status(odd: str, kind: str, answer: str | None) -> None:
     assert send(f"{odd}/{kind}") == answer
     assert Odd.requests == [f"/{kind}/admin/halt-org"]
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "cut"])
-def test_nonsense_and_cut_connections_are_failures(odd: str, kind: str) -> None:
+def test_halt_malformed_answer_or_cut_connection_is_failure(odd: str, kind: str) -> None:
     assert send(f"{odd}/{kind}") in ("the answer is not HTTP", "the connection closed before an answer")
 
 
-def test_nobody_listening_is_a_failure() -> None:
+def test_halt_to_closed_port_is_failure() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         assert send(f"http://127.0.0.1:{taken.getsockname()[1]}") == "no connection (ECONNREFUSED)"
@@ -140,17 +140,17 @@ def test_nobody_listening_is_a_failure() -> None:
         "",
     ],
 )
-def test_a_url_off_the_allow_list_is_never_called(odd: str, url: str) -> None:
+def test_halt_url_off_allow_list_is_not_called(odd: str, url: str) -> None:
     assert "allow-list" in (send(url, allowed=odd) or "")
     assert Odd.requests == []
 
 
-def test_without_a_secret_nothing_is_sent(odd: str) -> None:
+def test_halt_without_secret_is_not_sent(odd: str) -> None:
     assert "DRAWDOWN_CELL_SECRET" in (send(f"{odd}/204", secret="") or "")
     assert Odd.requests == []
 
 
-def test_a_dead_cell_delays_no_other(odd: str) -> None:
+def test_halt_to_dead_cell_does_not_affect_live_cell(odd: str) -> None:
     allowed = frozenset({origin(odd) or "", "http://127.0.0.1:1"})
     client = CellClient(CellSettings(allowed, (SECRET,)), FixedClock(T0))
     halts = [HaltRequest(f"org-{n}", "c", f"{odd}/204" if n % 2 else "http://127.0.0.1:1", T0) for n in range(40)]
@@ -158,11 +158,11 @@ def test_a_dead_cell_delays_no_other(odd: str) -> None:
     assert [answer is None for answer in answers] == [bool(n % 2) for n in range(40)]
 
 
-def test_the_secret_is_in_no_representation() -> None:
+def test_cell_settings_repr_hides_secret() -> None:
     assert SECRET not in repr(CellSettings(frozenset(), (SECRET,)))
 
 
-def test_so_many_at_once_to_each_cell_and_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halts_are_sent_within_concurrency_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cells that answer slowly, and count how many calls they hold."""
     monkeypatch.setattr(cell_client, "AT_ONCE", 11)
     held: dict[int, int] = {}
@@ -198,7 +198,7 @@ def test_so_many_at_once_to_each_cell_and_to_all(monkeypatch: pytest.MonkeyPatch
     assert max(most.values()) <= cell_client.AT_ONCE_PER_CELL
 
 
-def test_tls_is_spoken_to_the_name_at_the_address_that_was_checked(tmp_path: Path) -> None:
+def test_halt_over_tls_is_sent_to_cell_name_and_verifies_certificate(tmp_path: Path) -> None:
     names: list[str | None] = []
 
     async def run() -> str | None:

@@ -63,7 +63,7 @@ def charged(fleet: Fleet) -> int:
     return int(str(fleet.one("SELECT COALESCE(SUM(quantity), 0) FROM ledger_entries WHERE kind = 'usage'")))
 
 
-def test_what_was_voided_is_charged_by_nobody_however_late(engine: sa.Engine) -> None:
+def test_embedded_charge_after_void_is_rejected(engine: sa.Engine) -> None:
     fleet = refused(engine)
     late = request(fleet)
     fleet.clock.at_ms += LATER_MS
@@ -77,7 +77,7 @@ def test_what_was_voided_is_charged_by_nobody_however_late(engine: sa.Engine) ->
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_what_was_charged_is_voided_by_nobody(engine: sa.Engine) -> None:
+def test_embedded_void_after_charge_is_refused(engine: sa.Engine) -> None:
     fleet = refused(engine)
     rate(fleet)
     assert list(sent(fleet, [request(fleet)])) == [Accepted()], "by a worker whose answer is lost"
@@ -87,9 +87,7 @@ def test_what_was_charged_is_voided_by_nobody(engine: sa.Engine) -> None:
     assert charged(fleet) == 60
 
 
-def test_a_void_waits_for_a_charge_that_has_begun_and_then_sees_it(
-    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embedded_void_during_charge_waits_and_is_refused(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """One statement after the other, on two connections."""
     fleet = refused(postgres)
     rate(fleet)
@@ -128,7 +126,7 @@ def test_a_void_waits_for_a_charge_that_has_begun_and_then_sees_it(
 
 
 @pytest.mark.both_databases
-def test_lookup_without_result_rereads_ledger_before_it_voids(
+def test_embedded_lookup_without_result_rereads_ledger_before_void(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its answer and its transaction a worker that lay still has charged."""

@@ -85,7 +85,7 @@ def test_event_of_type_charged_at_once_is_refused_with_hint_to_guard(guarded: Gu
     assert guarded.consume("draw", 3).charged_micro == 3 * MICRO
 
 
-def test_what_was_taken_before_the_price_is_a_duplicate_and_stays_billed(guarded: Guarded) -> None:
+def test_event_taken_before_guard_price_stays_billed(guarded: Guarded) -> None:
     fleet = guarded.fleet
     guarded.write(lambda c: map_event(c, RENDER, "render", fleet.by, from_ms=T0, confirmed=True))
     first = at(guarded, "a", 3)
@@ -101,7 +101,7 @@ def test_what_was_taken_before_the_price_is_a_duplicate_and_stays_billed(guarded
 
 
 @pytest.mark.parametrize("ticks", [0, 3], ids=["not sealed yet", "pending"])
-def test_price_is_refused_while_usage_of_its_type_waits_and_none_is_lost(guarded: Guarded, ticks: int) -> None:
+def test_guard_price_while_usage_awaits_mapping_is_refused(guarded: Guarded, ticks: int) -> None:
     fleet = guarded.fleet
     told(fleet, at(guarded, "a", 3), event("b", 4, org_id="nobody", occurred_ms=guarded.now))
     fleet.tick_windows(ticks)
@@ -123,7 +123,7 @@ def test_price_is_refused_while_usage_of_its_type_waits_and_none_is_lost(guarded
 
 
 @pytest.mark.parametrize("ticks", [0, 3], ids=["not sealed yet", "pending"])
-def test_what_is_taken_back_waits_for_nothing(guarded: Guarded, ticks: int) -> None:
+def test_guard_price_after_pending_usage_is_withdrawn_is_accepted(guarded: Guarded, ticks: int) -> None:
     fleet = guarded.fleet
     told(fleet, at(guarded, "a", 3), at(guarded, "zero", 0))
     fleet.tick_windows(ticks)
@@ -134,7 +134,7 @@ def test_what_is_taken_back_waits_for_nothing(guarded: Guarded, ticks: int) -> N
     assert [one for one in waits(guarded) if one[1]] == []
 
 
-def test_usage_of_stopped_org_waits_and_unbilled_usage_does_not(guarded: Guarded) -> None:
+def test_guard_price_counts_usage_of_stopped_org_not_of_unbilled_org(guarded: Guarded) -> None:
     fleet = guarded.fleet
     fleet.assign("free", provider="legacy", from_ms=T0)
     told(fleet, event("f", 5, org_id="free", occurred_ms=guarded.now))
@@ -149,7 +149,7 @@ def test_usage_of_stopped_org_waits_and_unbilled_usage_does_not(guarded: Guarded
     assert "by 1 organisation waits" in refused(lambda: price(guarded))
 
 
-def test_events_wait_for_a_feature_again_after_price_is_removed(guarded: Guarded) -> None:
+def test_events_after_guard_price_is_removed_are_pending(guarded: Guarded) -> None:
     """But for the window in which it went, and those before: there it charged."""
     fleet = guarded.fleet
     price(guarded)
@@ -167,7 +167,7 @@ def test_events_wait_for_a_feature_again_after_price_is_removed(guarded: Guarded
     assert fleet.rows("SELECT feature, sealed_qty FROM pushes WHERE state <> 'voided'") == [("render", 7)]
 
 
-def test_usage_that_waited_before_the_rule_is_listed_with_its_metric(guarded: Guarded) -> None:
+def test_pending_usage_of_charged_type_is_listed_with_metric(guarded: Guarded) -> None:
     """A database may hold some from an earlier version; no list advises what is refused."""
     fleet = guarded.fleet
     told(fleet, at(guarded, "a", 3))
@@ -186,7 +186,7 @@ def price_of_old(guarded: Guarded) -> None:
         price(guarded)
 
 
-def test_a_backfill_says_so_and_closes_without_it(guarded: Guarded) -> None:
+def test_backfill_event_charged_at_once_is_left_out(guarded: Guarded) -> None:
     fleet = guarded.fleet
     start = NOON - NOON % WINDOW_MS
     guarded.later(3 * WINDOW_MS)
@@ -203,7 +203,7 @@ def test_a_backfill_says_so_and_closes_without_it(guarded: Guarded) -> None:
     assert fleet.rows("SELECT event_id FROM usage_events") == [("v",)]
 
 
-def test_a_file_of_it_is_refused_whole(guarded: Guarded, tmp_path: Path) -> None:
+def test_batch_with_event_type_charged_at_once_is_refused(guarded: Guarded, tmp_path: Path) -> None:
     guarded.later(DAY_MS)
     price(guarded)
     late = guarded.now - guarded.now % WINDOW_MS - WINDOW_MS
@@ -221,7 +221,7 @@ def test_a_file_of_it_is_refused_whole(guarded: Guarded, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["a new type", "a type that is known"])
 @pytest.mark.parametrize("first", ["event", "price"])
-def test_of_an_event_and_a_price_at_once_the_second_sees_the_first(
+def test_concurrent_event_and_guard_price_second_sees_first(
     postgres: sa.Engine, first: str, is_new: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guarded = Guarded(postgres)
@@ -267,7 +267,7 @@ def test_of_an_event_and_a_price_at_once_the_second_sees_the_first(
     guarded.prove()
 
 
-def test_price_is_refused_while_event_of_ending_feature_is_inserted(postgres: sa.Engine) -> None:
+def test_guard_price_while_event_of_ended_feature_is_inserted_is_refused(postgres: sa.Engine) -> None:
     guarded = Guarded(postgres)
     guarded.fleet.clock.at_ms = NOON
     guarded.fleet.assign("acme", from_ms=T0)

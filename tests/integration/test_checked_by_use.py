@@ -17,7 +17,7 @@ from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
 
 
-def test_reconcile_says_which_share_it_forgives() -> None:
+def test_reconcile_report_shows_shadow_threshold() -> None:
     (line,) = reconcile._report(Reconciled(compared=12, forgiven=3), 0.0, 15.0)
     assert line == (
         "12 compared (organisation, feature, day), 0 differ by more than 15 % in shadow; 3 by less "
@@ -42,7 +42,7 @@ class Asked(FakeProvider):
 
 
 @pytest.mark.both_databases
-def test_provider_check_asks_each_customer_for_what_it_uses(engine: sa.Engine) -> None:
+def test_provider_check_covers_features_each_customer_uses(engine: sa.Engine) -> None:
     provider = Asked()
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", "globex", "idle", provider="fake", from_ms=T0)

@@ -27,7 +27,7 @@ def last(engine: sa.Engine) -> dict[str, LastCheck]:
     return read(engine, last_checks)
 
 
-def test_the_newest_check_of_each_kind_is_kept(engine: sa.Engine) -> None:
+def test_last_checks_hold_newest_result_of_each_kind(engine: sa.Engine) -> None:
     assert last(engine) == {}
     write(engine, lambda c: keep(c, "guard", 100, off=3, alerts=2))
     write(engine, lambda c: keep(c, "vendors", 50, off=1, alerts=0))
@@ -51,7 +51,7 @@ def guarded(engine: sa.Engine) -> Guarded:
     return made
 
 
-def test_counters_are_put_right_and_it_is_kept(guarded: Guarded) -> None:
+def test_guard_reconcile_corrects_counters_and_records_check(guarded: Guarded) -> None:
     since = guarded.fleet.clock.at_ms - checks.SPAN_MS
     found = guarded.read(lambda c: checks.look(c, since))
     assert [(one.period, one.counted, one.quantity) for one in found] == [("month", 11, 10)]
@@ -69,7 +69,7 @@ def test_counters_are_put_right_and_it_is_kept(guarded: Guarded) -> None:
     assert last(guarded.fleet.engine)["guard"].off == 0
 
 
-def test_the_same_again_wipes_out_no_alert_that_nobody_was_told_of(guarded: Guarded) -> None:
+def test_guard_reconcile_repeated_soon_preserves_alert(guarded: Guarded) -> None:
     """A counter that was off again meanwhile is one."""
     engine, by = guarded.fleet.engine, guarded.fleet.by
 
@@ -88,7 +88,7 @@ def test_the_same_again_wipes_out_no_alert_that_nobody_was_told_of(guarded: Guar
         assert reconciled(other) == (0, LastCheck(other.now_ms, 0, 0))
 
 
-def test_where_the_answer_is_lost_it_says_where_to_look(
+def test_guard_reconcile_after_lost_commit_names_audit_command(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     url = guarded.fleet.engine.url.render_as_string(hide_password=False)
@@ -108,7 +108,7 @@ def billed(fleet: Fleet, *dollars: int) -> None:
     write(fleet.engine, lambda c: import_bills(c, BillFile("bills", lines), fleet.by))
 
 
-def test_bills_that_drift_two_days_running_alert_and_it_is_kept(engine: sa.Engine) -> None:
+def test_vendor_drift_on_two_days_alerts_and_is_recorded(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     billed(fleet, 9, 9, 0, 9)
     at = T0 + 6 * DAY_MS + 5
@@ -122,9 +122,7 @@ def test_bills_that_drift_two_days_running_alert_and_it_is_kept(engine: sa.Engin
 
 
 @pytest.mark.both_databases
-def test_the_commands_keep_what_they_are_to_keep(
-    guarded: Guarded, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_check_commands_record_results(guarded: Guarded, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fleet = guarded.fleet
     billed(fleet, 9, 9)
     url = fleet.engine.url.render_as_string(hide_password=False)

@@ -61,7 +61,7 @@ def shell(tmp_path: Path, database_url: str) -> Shell:
 
 
 @pytest.mark.both_databases
-def test_a_first_hour(shell: Shell) -> None:
+def test_cli_first_hour_commands_bill_and_verify_clean(shell: Shell) -> None:
     shell.run("init")
     assert "up to date" in shell.run("init")
     rows = [f"s{n},acme,box,cell-1,1024,60,2026-01-01T00:0{n}:00Z" for n in range(5)]
@@ -131,7 +131,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["status", "--database-url", "sqlite:///no-such-file.db"], 1, "drawdown init"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
+def test_cli_invalid_argument_is_reported_on_single_line(
     arguments: list[str],
     status: int,
     text: str,
@@ -151,14 +151,14 @@ def test_what_is_wrong_is_said_in_one_line(
     assert json.loads(capsys.readouterr().out)["exit_status"] == status
 
 
-def test_a_database_without_tables_says_what_to_do(shell: Shell) -> None:
+def test_cli_database_without_tables_names_init(shell: Shell) -> None:
     for command in (["tick"], ["status"], ["verify"], ["import", shell.samples()]):
         assert "drawdown init" in shell.run(*command, status=1)
     findings = shell.json("doctor", status=1)["findings"]
     assert any("drawdown init" in finding["fix"] for finding in findings)
 
 
-def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
+def test_doctor_missing_settings_are_reported_with_fix(shell: Shell) -> None:
     shell.begin()
     shell.run("cell", "set", "cell-1", "http://127.0.0.1:9/", "--new")
     shell.environment |= {"DRAWDOWN_CELL_SECRET": "short", "DRAWDOWN_ADMIN_SECRETS": "short"}
@@ -170,7 +170,7 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(shell: Shell) -> None:
     assert any("CRON_SECRET is not set" in finding["what"] for finding in said if finding["ok"])
 
 
-def test_doctor_refuses_guessable_secrets_and_proxy_open_to_all(shell: Shell) -> None:
+def test_doctor_short_secrets_and_open_proxy_are_reported(shell: Shell) -> None:
     """One character was taken for the console's proxy, for hooks and for cells that nobody set up yet."""
     shell.begin()
 
@@ -190,7 +190,7 @@ def test_doctor_refuses_guessable_secrets_and_proxy_open_to_all(shell: Shell) ->
     assert "TRUSTED_PROXIES" not in wrong()
 
 
-def test_doctor_names_keys_of_one_organisation_that_send_any_source(shell: Shell) -> None:
+def test_doctor_org_key_with_any_source_is_reported(shell: Shell) -> None:
     shell.begin()
     create = ("key", "create", "tenant", "--scope", "events:write", "--org", "acme", "--new")
     assert "--any-source" in shell.run(*create, status=2)
@@ -198,7 +198,7 @@ def test_doctor_names_keys_of_one_organisation_that_send_any_source(shell: Shell
     assert any("every source: tenant" in one["what"] for one in shell.json("doctor", status=1)["findings"])
 
 
-def test_doctor_says_that_halts_reach_no_cell_while_no_sandbox_is_known(shell: Shell) -> None:
+def test_doctor_empty_sandboxes_table_is_reported(shell: Shell) -> None:
     def off() -> list[str]:
         return [one["what"] for one in shell.json("doctor", status=1)["findings"] if one["off"]]
 
@@ -213,7 +213,7 @@ def test_doctor_says_that_halts_reach_no_cell_while_no_sandbox_is_known(shell: S
     assert not any("`sandboxes` is empty" in what for what in off())
 
 
-def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
+def test_doctor_features_without_rate_are_reported(shell: Shell) -> None:
     shell.begin()
     shell.run("org", "assign", "acme", "--provider", "autumn", "--customer", "acme", "--new", "--from", "2026-01-01")
 
@@ -228,7 +228,7 @@ def test_doctor_names_what_nothing_is_estimated_for(shell: Shell) -> None:
     assert estimates() == []
 
 
-def test_a_cell_is_given_its_own_secret_and_doctor_says_which_are_shared(shell: Shell) -> None:
+def test_cell_secret_is_printed_and_doctor_reports_shared_secret(shell: Shell) -> None:
     shell.begin()
     shell.environment["DRAWDOWN_CELL_ORIGINS"] = "http://127.0.0.1:9"
     shell.run("cell", "set", "cell-1", "http://127.0.0.1:9", "--new")
@@ -253,14 +253,14 @@ def test_a_cell_is_given_its_own_secret_and_doctor_says_which_are_shared(shell: 
     assert "DRAWDOWN_CELL_SECRET" in shell.run("cell", "secret", "cell-1", status=2)
 
 
-def test_help_teaches(shell: Shell) -> None:
+def test_help_lists_commands(shell: Shell) -> None:
     said = shell.run("--help")
     for command in ("init", "import", "tick", "replay", "verify", "org", "feature", "push", "ledger", "doctor"):
         assert command in said
         assert "Usage" in shell.run(command, "--help")
 
 
-def test_logs_are_json_when_nobody_looks(shell: Shell) -> None:
+def test_logs_without_terminal_are_json(shell: Shell) -> None:
     shell.begin()
     shell.run("tick")
     events = [json.loads(line) for line in shell.said.splitlines() if line.startswith('{"')]
@@ -272,7 +272,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @on_sqlite
-def test_quiet_tick_prints_nothing_if_settled_and_all_if_not(shell: Shell) -> None:
+def test_quiet_tick_prints_only_if_not_settled(shell: Shell) -> None:
     shell.begin()
     shell.run("org", "assign", "acme", "--new", "--from", "2026-01-01")
     shell.run("import", shell.samples("s1,acme,box,cell-1,1024,60,2026-01-01T00:01:00Z"))
@@ -285,7 +285,7 @@ def test_quiet_tick_prints_nothing_if_settled_and_all_if_not(shell: Shell) -> No
 
 
 @on_sqlite
-def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell) -> None:
+def test_long_running_commands_print_how_to_end_them(shell: Shell) -> None:
     shell.begin()
     for command, says in (
         (["watch"], "a watch round every 5 s"),
@@ -301,21 +301,21 @@ def test_what_goes_on_until_it_is_told_to_end_says_so_at_once(shell: Shell) -> N
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_init_repeats_nothing_of_the_urls_query(shell: Shell) -> None:
+def test_init_does_not_print_password_of_url_query(shell: Shell) -> None:
     """libpq takes a password there as well."""
     shell.environment["DRAWDOWN_DATABASE_URL"] += f"&password={SECRET}"
     assert "schema" in shell.run("init") and SECRET not in shell.said
 
 
 @pytest.mark.parametrize("key", ["", " ", " k2", "k2 "])
-def test_a_grants_key_that_is_empty_or_has_blanks_at_its_ends_is_refused(shell: Shell, key: str) -> None:
+def test_grant_key_empty_or_with_blanks_is_refused(shell: Shell, key: str) -> None:
     """An empty variable of a script would grant again each time."""
     shell.begin()
     assert "has blanks at its ends" in shell.run("ledger", "grant", "acme", "1", "--new", "--key", key, status=2)
     assert "acme" not in shell.run("audit", "list")
 
 
-def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
+def test_ledger_rate_in_the_past_shows_that_charges_keep_price(shell: Shell) -> None:
     shell.begin()
     rate = ("ledger", "rate", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro-credits")
     past = ("--from", "2026-01-01T00:00:00Z")
@@ -328,7 +328,7 @@ def test_a_rate_of_the_past_says_what_it_does(shell: Shell) -> None:
     assert "--from 2026-01-01T02:15:00Z" in refused, "02:05 and 02:10 have theirs"
 
 
-def test_a_rate_that_has_not_begun_is_put_right_as_the_refusal_says(shell: Shell) -> None:
+def test_rate_with_existing_start_is_refused_with_usable_start(shell: Shell) -> None:
     shell.begin()
     rate = ("ledger", "rate", "compute_1gb", "--at", "2026-01-01T02:01:00Z", "--micro-credits")
     tomorrow = ("--from", "2026-01-02")
@@ -344,6 +344,6 @@ def test_a_rate_that_has_not_begun_is_put_right_as_the_refusal_says(shell: Shell
     assert "at autumn: a rate from 2026-01-02T00:00:00Z exists" in shell.run(*price, "9", *tomorrow, status=1)
 
 
-def test_what_was_set_aside_by_a_filter_is_taken_back_by_id(shell: Shell) -> None:
+def test_sample_dismiss_undo_without_ids_is_refused(shell: Shell) -> None:
     shell.begin()
     assert "needs the ids of samples" in shell.run("sample", "dismiss", "--why", "bad_id", "--undo", status=2)

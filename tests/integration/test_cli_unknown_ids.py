@@ -356,7 +356,7 @@ def parameters() -> list[tuple[str, str]]:
     return [(path, one.name) for path, command in LEAVES.items() for one in command.params]
 
 
-def test_of_each_parameter_it_is_said_whether_it_takes_an_id() -> None:
+def test_every_cli_parameter_is_classified_as_id_or_not() -> None:
     """Whoever adds a command says here what its parameters take."""
     others = [(path, name) for path, name in parameters() if (path, name.strip("_")) not in VALUES]
     unsaid = [one for one in others if one not in IDS and one not in BESIDE and one[1] not in NONE]
@@ -473,7 +473,7 @@ def shop(
     return Shop(engine)
 
 
-def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_mistyped_id_is_refused_with_nearest_match(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     before, wrong = shop.content(), []
     for (command, name), typed in IDS.items():
         Path(FILE).write_text(typed.file or "{}")
@@ -488,7 +488,7 @@ def test_a_mistyped_id_is_refused_with_the_nearest_one_there_is(shop: Shop, caps
     assert shop.content() == before
 
 
-def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_nearest_org_is_found_among_many_and_before_tick(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     many = [{"org": f"customer-{n:05}", "bucket": n % 256} for n in range(3_000)]
     write(shop.engine, lambda c: c.execute(sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)"), many))
     write(
@@ -509,7 +509,7 @@ def test_the_nearest_is_found_among_many_and_before_any_tick(shop: Shop, capsys:
     assert run(["org", "assign", "newcomer-1"]) == 0
 
 
-def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_unknown_id_with_new_is_accepted(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         "org assign acmee --new",
         "org assign wayne --customer wayne-inc --new --from tomorrow",
@@ -531,7 +531,7 @@ def test_with_new_an_unknown_one_is_taken(shop: Shop, capsys: pytest.CaptureFixt
         capsys.readouterr()
 
 
-def test_refusal_of_an_id_names_new_where_new_takes_it(
+def test_cli_unknown_id_refusal_names_new_option_where_accepted(
     shop: Shop, stocked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong, named = [], 0
@@ -553,7 +553,7 @@ def test_refusal_of_an_id_names_new_where_new_takes_it(
     assert wrong == [] and named >= 20
 
 
-def test_a_provider_that_is_gone_may_still_be_looked_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_list_by_former_provider_is_accepted(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         shop.engine,
         lambda c: c.execute(

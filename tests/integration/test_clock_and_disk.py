@@ -51,7 +51,7 @@ def ticked(fleet: Fleet) -> None:
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("command", DATED, ids=lambda words: " ".join(words[:2]))
-def test_command_with_a_clock_that_was_set_back_is_refused(
+def test_command_with_clock_set_back_is_refused(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     ticked(fleet)
@@ -66,7 +66,7 @@ STEPS = (("import", "s.csv"), ("recover",), ("parity", "check", "t.csv"), ("watc
 
 
 @pytest.mark.parametrize("words", STEPS, ids=lambda words: words[0])
-def test_steps_with_a_clock_that_was_set_back_are_refused(
+def test_multi_step_command_with_clock_set_back_is_refused(
     fleet: Fleet,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -87,7 +87,7 @@ def test_steps_with_a_clock_that_was_set_back_are_refused(
     assert _content(fleet) == before
 
 
-def test_proof_with_a_clock_that_was_set_back_is_told_and_not_kept(
+def test_verify_with_clock_set_back_is_not_stored(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ticked(fleet)
@@ -103,9 +103,7 @@ def _content(fleet: Fleet) -> dict[str, int]:
 
 
 @pytest.mark.both_databases
-def test_command_within_the_allowance_or_with_a_given_time_is_done(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_within_clock_allowance_or_with_at_is_accepted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     ticked(fleet)
     behind(monkeypatch, 5_000)
     assert run(["--json", *GRANT]) == 0
@@ -113,7 +111,7 @@ def test_command_within_the_allowance_or_with_a_given_time_is_done(
     assert run(["--json", "--at", "1m", "ledger", "grant", "acme", "5", "--key", "second"]) == 0
 
 
-def test_status_says_that_ticks_refuse_the_clock(
+def test_status_shows_ticks_stopped_by_clock_check(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ticked(fleet)
@@ -129,7 +127,7 @@ def full(*_: object) -> None:
     raise sa.exc.OperationalError("UPDATE", {}, sqlite3.OperationalError("database or disk is full"))
 
 
-def test_full_disk_of_the_database_has_its_own_error_and_doctor_meets_it(
+def test_full_database_disk_is_reported_by_error_and_doctor(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(sa.exc.OperationalError) as raised:
@@ -144,7 +142,7 @@ def test_full_disk_of_the_database_has_its_own_error_and_doctor_meets_it(
 
 
 @pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "Free some space"), (errno.EROFS, "DRAWDOWN_STATE_DIR")])
-def test_doctor_reports_unwritable_state_folder_and_full_one_keeps_witness(
+def test_doctor_unwritable_or_full_state_folder_is_reported(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, said: str
 ) -> None:
     def fails(_number: int) -> None:
@@ -162,7 +160,7 @@ def test_doctor_reports_unwritable_state_folder_and_full_one_keeps_witness(
         assert ends == Exit.USAGE
 
 
-def test_doctor_leaves_no_file_behind(fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_does_not_leave_files(fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = fleet.rows("SELECT * FROM watch_state")
     run(["doctor"])
     assert list((tmp_path / "state").iterdir()) == []

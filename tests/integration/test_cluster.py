@@ -99,7 +99,7 @@ def scheduled(engine: Engine, moment: float) -> None:
 
 
 @pytest.mark.parametrize("agreed", [None, TERMS])
-def test_the_first_worker_says_the_terms(agreed: Terms | None) -> None:
+def test_cluster_first_worker_sets_terms(agreed: Terms | None) -> None:
     wanted = RequestedTerms(8, 60, "embedded", ("embedded", "autumn"))
     assert decide(wanted, agreed, []) == Terms(8, 60, "embedded", ("autumn", "embedded"))
     assert decide(ANYTHING, None, []) == Terms(4, 300, None, ("embedded",))
@@ -108,7 +108,7 @@ def test_the_first_worker_says_the_terms(agreed: Terms | None) -> None:
     assert decide(none, replace(TERMS, new_org_provider="embedded"), []).new_org_provider is None
 
 
-def test_who_comes_later_joins_and_other_terms_are_refused_by_their_names() -> None:
+def test_cluster_later_worker_with_different_terms_is_refused() -> None:
     assert decide(ANYTHING, TERMS, ["b"]) == TERMS
     for other, says in (
         (replace(ANYTHING, shards=3), "shards: 2 there, 3 here"),
@@ -122,7 +122,7 @@ def test_who_comes_later_joins_and_other_terms_are_refused_by_their_names() -> N
         decide(replace(ANYTHING, shards=3), TERMS, ["b", "c", "d", "e", "f"])
 
 
-def test_a_worker_that_was_not_seen_for_long_holds_nobody_up(clustered: sa.Engine) -> None:
+def test_cluster_terms_of_dead_worker_are_replaced(clustered: sa.Engine) -> None:
     other = replace(ANYTHING, shards=3)
     assert write(clustered, lambda c: take_part(c, A, replace(ANYTHING, shards=2))).living == 1
     assert write(clustered, lambda c: take_part(c, B, ANYTHING)).living == 2
@@ -136,7 +136,7 @@ def test_a_worker_that_was_not_seen_for_long_holds_nobody_up(clustered: sa.Engin
     assert write(clustered, lambda c: take_part(c, A, replace(ANYTHING, shards=2))).living == 1
 
 
-def test_terms_of_another_version_hold_while_one_of_its_workers_lives(clustered: sa.Engine) -> None:
+def test_cluster_terms_of_different_version_hold_while_worker_lives(clustered: sa.Engine) -> None:
     agreed = "SELECT terms FROM drawdown_cluster.agreed"
     for theirs in ({"shards": 4, "every_s": 300, "lanes": 2}, {**asdict(TERMS), "lanes": 2}, {"shards": 4}):
         write(clustered, lambda c: take_part(c, A, ANYTHING))
@@ -151,7 +151,7 @@ def test_terms_of_another_version_hold_while_one_of_its_workers_lives(clustered:
         change(clustered, "DELETE FROM drawdown_cluster.workers")
 
 
-def test_jobs_of_another_number_of_shards_bill_each_unit_once_beside_ours(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_jobs_of_different_shard_counts_bill_usage_once(clustered: sa.Engine, tmp_path: Path) -> None:
     """The number changed while jobs waited: what they say overlaps with what ours say."""
     fleet = Fleet(clustered)
     orgs = [f"org-{number}" for number in range(12)]
@@ -170,7 +170,7 @@ def test_jobs_of_another_number_of_shards_bill_each_unit_once_beside_ours(cluste
     assert verified(fleet).breaches == []
 
 
-def test_two_that_come_first_at_once_agree_on_one_thing(clustered: sa.Engine) -> None:
+def test_cluster_concurrent_first_workers_agree_on_single_terms(clustered: sa.Engine) -> None:
     agreed: list[int | str] = []
 
     def come(member: Member, shards: int) -> None:
@@ -192,7 +192,7 @@ def test_two_that_come_first_at_once_agree_on_one_thing(clustered: sa.Engine) ->
 # The schema
 
 
-def test_the_schema_is_made_once_and_one_that_is_newer_is_left_alone(clustered: sa.Engine) -> None:
+def test_cluster_schema_is_installed_once_and_newer_is_refused(clustered: sa.Engine) -> None:
     assert install.install(clustered) is False
     install.require_installed(clustered)
     change(clustered, "DELETE FROM drawdown_cluster.migrations WHERE name LIKE '03.04%'")
@@ -204,7 +204,7 @@ def test_the_schema_is_made_once_and_one_that_is_newer_is_left_alone(clustered: 
             asked(clustered)
 
 
-def test_a_newer_engine_brings_its_own_steps(
+def test_cluster_newer_engine_migrations_are_installed(
     clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(str(files(install.ENGINE).joinpath("sql")), tmp_path / "sql")
@@ -220,7 +220,7 @@ def test_a_newer_engine_brings_its_own_steps(
     install.require_installed(clustered)
 
 
-def test_a_worker_may_what_it_needs_and_a_reader_looks(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_worker_and_reader_roles_are_limited(clustered: sa.Engine, tmp_path: Path) -> None:
     roles.apply(clustered)
     with clustered.begin() as connection:
         for role, name in ((roles.WORKER, "t_cluster_worker"), (roles.READ, "t_cluster_reader")):
@@ -244,7 +244,7 @@ def test_a_worker_may_what_it_needs_and_a_reader_looks(clustered: sa.Engine, tmp
         one.dispose()
 
 
-def test_behind_a_pooler_it_is_refused(clustered: sa.Engine) -> None:
+def test_cluster_database_behind_pooler_is_refused(clustered: sa.Engine) -> None:
     install.require_direct(clustered)
     patches = Patches()
     patches.query(install, "answers", "pg_backend_pid()", "pg_backend_pid() + 1")
@@ -255,7 +255,7 @@ def test_behind_a_pooler_it_is_refused(clustered: sa.Engine) -> None:
 # The engine
 
 
-def test_of_each_shard_one_job_waits_whoever_defers_it_and_however_often(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_schedule_has_single_waiting_job_per_shard(clustered: sa.Engine, tmp_path: Path) -> None:
     work, moment = jobs_of(clustered, tmp_path), 1_700_000_100.0
     url = work.app.settings.latest_database_url
     for made in (ticking, watching):
@@ -266,7 +266,7 @@ def test_of_each_shard_one_job_waits_whoever_defers_it_and_however_often(cluster
     assert [row[0] for row in rows(clustered, JOBS) if row[2] is None] == ["take_over"]
 
 
-def test_the_night_that_nobody_was_there_for_is_made_up_for_once(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_missed_nightly_reconcile_is_queued_once(clustered: sa.Engine, tmp_path: Path) -> None:
     work = jobs_of(clustered, tmp_path)
     seven = 1_700_000_000 // 86_400 * 86_400 + 7 * 3_600.0
     for _ in range(2):
@@ -318,7 +318,7 @@ def deferred(clustered: sa.Engine, task: str, lock: str, args: dict[str, object]
     )  # fmt: skip
 
 
-def test_job_is_acknowledged_after_its_tick_and_job_of_other_n_is_done(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_job_of_different_shard_count_is_acknowledged_after_tick(clustered: sa.Engine, tmp_path: Path) -> None:
     """Shards that overlap are correct; a job that is dropped would leave its buckets to a later tick."""
     work = jobs_of(clustered, tmp_path, terms=replace(TERMS, every_s=3_600))
     began, goes_on, done = threading.Event(), threading.Event(), []
@@ -339,7 +339,7 @@ def test_job_is_acknowledged_after_its_tick_and_job_of_other_n_is_done(clustered
     assert ours == [("tick", "doing", "tick 2/3")] and "2/3" in done
 
 
-def test_what_a_dead_worker_held_waits_again_unless_a_newer_one_does(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_job_of_dead_worker_is_requeued_unless_newer_waits(clustered: sa.Engine, tmp_path: Path) -> None:
     for name in ("tick 0/2", "tick 1/2"):
         deferred(clustered, "tick", name, {"timestamp": 0, "shard": name[5:]})
     change(
@@ -359,7 +359,7 @@ def test_what_a_dead_worker_held_waits_again_unless_a_newer_one_does(clustered: 
     assert rows(clustered, JOBS) == [("tick", "todo", "tick 0/2"), ("tick", "todo", "tick 1/2")]
 
 
-def test_the_end_of_a_job_is_noted_once_also_where_the_answer_is_lost(
+def test_cluster_job_end_after_lost_answer_is_recorded_once(
     clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine answers that there is no such job; its lane had tried on for half a minute, and began anew."""
@@ -386,7 +386,7 @@ def test_the_end_of_a_job_is_noted_once_also_where_the_answer_is_lost(
     assert len(sent) == 3 and rows(clustered, JOBS) == []
 
 
-def test_cut_connections_are_reopened_and_signal_returns_unfinished_jobs(
+def test_cluster_cut_connections_are_reopened_and_stop_returns_jobs(
     clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = jobs_of(clustered, tmp_path, terms=replace(TERMS, every_s=1))
@@ -423,7 +423,7 @@ def test_cut_connections_are_reopened_and_signal_returns_unfinished_jobs(
 # The jobs
 
 
-def test_jobs_do_what_the_commands_do_and_tell_of_it(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_jobs_bill_usage_and_are_counted(clustered: sa.Engine, tmp_path: Path) -> None:
     fleet = Fleet(clustered)
     fleet.assign("acme", "globex", "initech", from_ms=T0)
     for org in ("acme", "globex", "initech"):
@@ -440,7 +440,7 @@ def test_jobs_do_what_the_commands_do_and_tell_of_it(clustered: sa.Engine, tmp_p
     work.close()
 
 
-def test_what_fails_is_told_and_the_next_job_goes_on(
+def test_cluster_failed_job_is_reported_and_next_job_runs(
     clustered: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Say
 ) -> None:
     work = jobs_of(clustered, tmp_path)
@@ -467,7 +467,7 @@ def test_what_fails_is_told_and_the_next_job_goes_on(
     assert found is not None and dict(worker_lines(found))["gone"].startswith("1 (a), the last seen 5 min ago")
 
 
-def test_a_tick_that_runs_on_when_the_next_is_due_is_told_of(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_tick_running_past_interval_is_reported(clustered: sa.Engine, tmp_path: Path) -> None:
     jobs_of(clustered, tmp_path).beat()
     deferred(clustered, "tick", "tick 0/2", {"timestamp": 0, "shard": "0/2"})
     change(clustered, "UPDATE drawdown_cluster.procrastinate_jobs SET status = 'doing'")
@@ -478,7 +478,7 @@ def test_a_tick_that_runs_on_when_the_next_is_due_is_told_of(clustered: sa.Engin
         assert (dict(worker_lines(found)).get("jobs") == "1 tick runs, the oldest for 6 min") is told
 
 
-def test_a_tick_that_hangs_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_hung_tick_ends_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would keep its shard for as long as the process lives."""
 
     class Ended(Exception):
@@ -512,7 +512,7 @@ def test_a_tick_that_hangs_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> N
         seen(one, one)
 
 
-def test_a_lane_that_lost_its_database_begins_anew_beside_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_queue_that_lost_database_restarts_beside_long_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long tick of this worker holds up none of its watch rounds."""
     again = asyncio.Event()
 
@@ -549,7 +549,7 @@ def test_a_lane_that_lost_its_database_begins_anew_beside_the_other(monkeypatch:
     assert lane.calls == 2
 
 
-def test_a_program_that_is_too_old_leaves_its_jobs_to_others(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_outdated_worker_returns_jobs_and_stops(clustered: sa.Engine, tmp_path: Path) -> None:
     work = jobs_of(clustered, tmp_path)
     work.beat()
     change(clustered, "UPDATE alembic_version SET version_num = '9999'")
@@ -560,7 +560,7 @@ def test_a_program_that_is_too_old_leaves_its_jobs_to_others(clustered: sa.Engin
         cluster.work(work)
 
 
-def test_one_whose_place_was_taken_ends(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_worker_replaced_by_new_terms_stops(clustered: sa.Engine, tmp_path: Path) -> None:
     work = jobs_of(clustered, tmp_path)
     work.beat()
     change(clustered, "UPDATE drawdown_cluster.workers SET seen = seen - interval '1 hour'")
@@ -570,7 +570,7 @@ def test_one_whose_place_was_taken_ends(clustered: sa.Engine, tmp_path: Path) ->
     assert isinstance(ended, Refused) and work.stopping.is_set()
 
 
-def test_each_takes_its_share_of_what_a_provider_allows(clustered: sa.Engine, tmp_path: Path) -> None:
+def test_cluster_workers_share_provider_rate_limit(clustered: sa.Engine, tmp_path: Path) -> None:
     work, seen = jobs_of(clustered, tmp_path), []
     for share in (1, 2, 2):  # no more than two shards tick at once
         work.beat()
@@ -593,7 +593,7 @@ def test_each_takes_its_share_of_what_a_provider_allows(clustered: sa.Engine, tm
         (["init", "--cluster"], "needs PostgreSQL, which machines can share", Exit.USAGE),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_worker_command_with_invalid_options_is_refused(
     given: list[str], says: str, status: int, migrated_sqlite: Path, tmp_path: Path, capfd: Say,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -605,12 +605,12 @@ def test_what_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("every_s", [7, 90, 3_601, 0])
-def test_an_interval_that_the_clock_does_not_have_is_refused(every_s: int) -> None:
+def test_worker_interval_not_dividing_clock_is_refused(every_s: int) -> None:
     with pytest.raises(UsageError, match="divide a minute, or whole minutes that divide an hour"):
         cron(every_s)
 
 
-def test_what_is_refused_makes_no_schema(
+def test_worker_command_when_refused_does_not_create_schema(
     postgres_server: str, migrated_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Say
 ) -> None:
     made = connect(_new_database(postgres_server, f"refused_{tmp_path.name[-40:]}", migrated_postgres))
@@ -622,7 +622,7 @@ def test_what_is_refused_makes_no_schema(
     made.dispose()
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_without_cluster_extra_names_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"drawdown\[cluster\]"):
         install.require_engine()

@@ -63,7 +63,7 @@ def door(engine: sa.Engine) -> Door:
     return Door(engine)
 
 
-def test_a_link_sets_a_password_once_and_within_its_day(door: Door) -> None:
+def test_console_link_sets_password_once_within_a_day(door: Door) -> None:
     until = door.do(lambda c: console_users.add(c, "ann", "viewer", secret(1), door.fleet.by))
     assert until == T0 + console_users.LINK_MS
     stored = console_users.hash_password(PASSWORD)
@@ -75,7 +75,7 @@ def test_a_link_sets_a_password_once_and_within_its_day(door: Door) -> None:
     assert secret(1) not in texts and PASSWORD not in texts
 
 
-def test_a_password_is_known_again_and_no_other_is(door: Door) -> None:
+def test_console_password_is_verified_and_wrong_password_is_refused(door: Door) -> None:
     stored = console_users.hash_password(PASSWORD)
     assert console_users.is_password(PASSWORD, stored)
     for other in (PASSWORD.upper(), PASSWORD + " ", "", "x" * 10_000, "\ud800"):
@@ -87,7 +87,7 @@ def test_a_password_is_known_again_and_no_other_is(door: Door) -> None:
             console_users.hash_password(wrong)
 
 
-def test_an_older_hash_is_verified_and_replaced_at_sign_in(door: Door) -> None:
+def test_console_older_hash_is_verified_and_replaced_at_sign_in(door: Door) -> None:
     """As `salt:scrypt`, which was stored before: made here as it was made then."""
     salt = b"0123456789abcdef"
     made = hashlib.scrypt(PASSWORD.encode(), salt=salt, n=2**15, r=8, p=3, maxmem=64 * 1024 * 1024).hex()
@@ -107,7 +107,7 @@ def test_an_older_hash_is_verified_and_replaced_at_sign_in(door: Door) -> None:
     assert not any(console_users.is_password(PASSWORD, wrong) for wrong in ("", "x", "00:ff", "$argon2id$v=19$"))
 
 
-def test_a_session_ends_by_itself_idle_or_old(door: Door) -> None:
+def test_console_session_idle_or_old_expires(door: Door) -> None:
     stored = door.add()
     assert door.begin(stored, 7) == Person("ann", "operator")
     idle, life = console_sessions.IDLE_MS, console_sessions.LIFE_MS
@@ -120,7 +120,7 @@ def test_a_session_ends_by_itself_idle_or_old(door: Door) -> None:
     assert later and door.fleet.rows("SELECT COUNT(*) FROM console_sessions") == [(1,)], "what is over is deleted"
 
 
-def test_a_use_is_written_once_a_minute(door: Door) -> None:
+def test_console_session_use_is_written_once_a_minute(door: Door) -> None:
     door.begin(door.add(), 7)
     minute = console_sessions.SEEN_EVERY_MS
     for at_ms, seen in ((T0 + minute - 1, T0), (T0 + minute, T0 + minute), (T0 + 1, T0 + minute)):
@@ -128,7 +128,7 @@ def test_a_use_is_written_once_a_minute(door: Door) -> None:
         assert door.fleet.one("SELECT seen_ms FROM console_sessions") == seen
 
 
-def test_sign_in_is_blocked_for_a_quarter_of_an_hour_after_five_failures(door: Door) -> None:
+def test_console_sign_in_after_five_failures_is_blocked_for_15_minutes(door: Door) -> None:
     stored = door.add()
     for _ in range(console_sessions.MOST_FAILURES):
         assert door.tried() == stored
@@ -143,7 +143,7 @@ def test_sign_in_is_blocked_for_a_quarter_of_an_hour_after_five_failures(door: D
     assert door.fleet.rows("SELECT failures FROM console_failures WHERE name = 'ann' AND address = :a", a=HOME) == []
 
 
-def test_one_address_that_tries_many_names_leaves_no_more_rows_than_it_may(door: Door) -> None:
+def test_console_failures_of_many_names_are_limited_per_address(door: Door) -> None:
     most = console_sessions.MOST_ADDRESS_FAILURES
     for number in range(most):
         door.tried(name=f"name-{number}")
@@ -154,7 +154,7 @@ def test_one_address_that_tries_many_names_leaves_no_more_rows_than_it_may(door:
     assert door.fleet.one("SELECT MAX(LENGTH(name)) FROM console_failures") == 200
 
 
-def test_made_up_names_lock_out_no_person_behind_the_same_address(door: Door) -> None:
+def test_console_failures_of_unknown_names_do_not_lock_out_user(door: Door) -> None:
     stored = door.add()
     for number in range(console_sessions.MOST_ADDRESS_FAILURES):
         door.tried(name=f"name-{number}")
@@ -166,7 +166,7 @@ def test_made_up_names_lock_out_no_person_behind_the_same_address(door: Door) ->
 
 
 @pytest.mark.both_databases
-def test_whoever_is_ended_or_reset_is_out_at_once(door: Door) -> None:
+def test_console_user_ended_or_reset_is_signed_out(door: Door) -> None:
     stored = door.add()
     by = door.fleet.by
     for number in (7, 8):
@@ -188,7 +188,7 @@ def test_whoever_is_ended_or_reset_is_out_at_once(door: Door) -> None:
             door.fleet.write(f"UPDATE console_users SET {change}")
 
 
-def test_another_role_holds_from_the_next_click_on(door: Door) -> None:
+def test_console_role_change_applies_to_open_session(door: Door) -> None:
     door.begin(door.add(role="viewer"), 7)
     found = door.find(7)
     assert found and not found.may("operator")
@@ -197,7 +197,7 @@ def test_another_role_holds_from_the_next_click_on(door: Door) -> None:
     assert door.find(7) == Person("ann", "admin", 5)
 
 
-def test_a_person_has_so_many_sessions_and_the_oldest_ends(door: Door) -> None:
+def test_console_session_beyond_limit_ends_oldest(door: Door) -> None:
     stored = door.add()
     for number in range(console_sessions.MOST_SESSIONS + 1):
         door.begin(stored, number, at_ms=T0 + number)
@@ -211,12 +211,12 @@ def test_a_person_has_so_many_sessions_and_the_oldest_ends(door: Door) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Ann", "a b", "-a", "a" * 65, "\u0430nn", "ann\n", "../x"])
-def test_a_name_that_could_be_taken_for_another_is_refused(door: Door, name: str) -> None:
+def test_console_user_invalid_name_is_refused(door: Door, name: str) -> None:
     with pytest.raises(UsageError, match="a-z"):
         door.do(lambda c: console_users.add(c, name, "viewer", secret(1), door.fleet.by))
 
 
-def test_roles_and_limits_that_make_no_sense_are_refused(door: Door) -> None:
+def test_console_user_invalid_role_or_limit_is_refused(door: Door) -> None:
     wrong: list[tuple[str, int | None, type[Exception]]] = [
         ("viewer", 5, UsageError), ("operator", -1, UsageError), ("admn", None, UnknownId)
     ]  # fmt: skip
@@ -231,7 +231,7 @@ def test_roles_and_limits_that_make_no_sense_are_refused(door: Door) -> None:
     assert door.fleet.one("SELECT COUNT(*) FROM console_users") == 0
 
 
-def test_a_link_alone_lets_in_only_where_all_was_made_up(door: Door) -> None:
+def test_console_link_signs_in_only_in_demo(door: Door) -> None:
     door.do(lambda c: console_users.add(c, "demo", "admin", secret(1), door.fleet.by))
     assert door.do(lambda c: console_sessions.enter(c, secret(1), secret(7), HOME, T0)) is None
     door.do(lambda c: console_users.mark_demo(c, T0))
@@ -243,7 +243,7 @@ def test_a_link_alone_lets_in_only_where_all_was_made_up(door: Door) -> None:
     assert door.do(lambda c: console_sessions.enter(c, secret(2), secret(9), HOME, T0)) is None
 
 
-def test_the_command_line_adds_lists_and_ends(
+def test_console_user_commands_add_list_and_end(
     door: Door, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)

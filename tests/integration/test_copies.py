@@ -80,7 +80,7 @@ def use(fleet: Fleet, state: WitnessFile, windows: int) -> Report:
     return report
 
 
-def test_a_copy_that_is_used_does_not_stop_the_original(original: Fleet, state: WitnessFile, put: Put) -> None:
+def test_copied_database_in_use_does_not_stop_original(original: Fleet, state: WitnessFile, put: Put) -> None:
     copied = put(original, "copy")
     assert use(copied, state, 3).doubted is None
     assert use(original, state, 1).doubted is None
@@ -88,20 +88,20 @@ def test_a_copy_that_is_used_does_not_stop_the_original(original: Fleet, state: 
     assert original.one("SELECT COUNT(*) FROM pushes WHERE state = 'accepted'") == 2
 
 
-def test_a_copy_of_long_ago_is_noticed_where_it_is_first_used(original: Fleet, state: WitnessFile, put: Put) -> None:
+def test_old_copy_of_database_is_reported_at_first_use(original: Fleet, state: WitnessFile, put: Put) -> None:
     copied = put(original, "copy")
     use(original, state, 1)
     assert "this machine saw 2" in str(use(copied, state, 1).doubted)
     assert use(original, state, 1).doubted is None
 
 
-def test_a_backup_put_in_its_place_is_noticed(original: Fleet, state: WitnessFile, put: Put) -> None:
+def test_backup_restored_in_place_is_reported(original: Fleet, state: WitnessFile, put: Put) -> None:
     backup = put(original, "backup")
     use(original, state, 2)
     assert use(put(backup, "here"), state, 1).doubted is not None
 
 
-def test_what_went_on_elsewhere_and_comes_back_older_is_noticed(original: Fleet, state: WitnessFile, put: Put) -> None:
+def test_backup_of_moved_database_restored_in_place_is_reported(original: Fleet, state: WitnessFile, put: Put) -> None:
     """The database moved, was used there, and a backup made there is put where it had been."""
     moved = put(original, "there")
     use(moved, state, 1)
@@ -110,7 +110,7 @@ def test_what_went_on_elsewhere_and_comes_back_older_is_noticed(original: Fleet,
     assert use(put(backup, "here"), state, 1).doubted is not None
 
 
-def test_who_recovers_a_copy_goes_on_with_that_one(original: Fleet, state: WitnessFile, put: Put) -> None:
+def test_recovered_copy_is_used_and_original_is_reported(original: Fleet, state: WitnessFile, put: Put) -> None:
     copied = put(original, "copy")
     use(original, state, 1)
     assert use(copied, state, 1).doubted is not None
@@ -120,7 +120,7 @@ def test_who_recovers_a_copy_goes_on_with_that_one(original: Fleet, state: Witne
 
 
 @pytest.mark.both_databases
-def test_what_was_remembered_before_places_were_told_apart_counts(
+def test_local_checkpoint_of_older_format_still_detects_restore(
     original: Fleet, state: WitnessFile, put: Put, tmp_path: Path
 ) -> None:
     backup = put(original, "backup")

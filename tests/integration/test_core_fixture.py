@@ -27,7 +27,7 @@ def event_of(sent: dict[str, Any]) -> UsageEvent:
 
 
 @pytest.mark.both_databases
-def test_what_is_delivered_again_counts_once_and_the_summary_is_public(engine: sa.Engine) -> None:
+def test_core_fixture_redelivered_events_count_once_in_summary(engine: sa.Engine) -> None:
     fleet, replay, wanted = Fleet(engine), FIXTURE["replay"], FIXTURE["ops_summary"]
     fleet.clock.at_ms = ms_of("2026-02-02T00:00:00Z")
     events = [event_of(one) for one in replay["deliveries"]]

@@ -55,7 +55,7 @@ def do_replay(fleet: Fleet, from_ms: int, to_ms: int, *, dry_run: bool = False, 
     return runner.run(replay(fleet.context(), made, fleet.by, dry_run=dry_run), world)
 
 
-def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) -> None:
+def test_withdrawn_sample_is_refunded_once(fleet: Fleet, provider: FakeProvider) -> None:
     wrong = fleet.sample("acme", T0 + 1, 50)
     fleet.sample("acme", T0 + 2, 10)
     fleet.tick_windows(2)
@@ -68,14 +68,14 @@ def test_a_withdrawn_sample_is_given_back(fleet: Fleet, provider: FakeProvider) 
     assert fleet.tick_windows(1).sealed == 0
 
 
-def test_a_sample_withdrawn_before_its_window_is_sealed_is_never_billed(fleet: Fleet, provider: FakeProvider) -> None:
+def test_sample_withdrawn_before_seal_is_not_billed(fleet: Fleet, provider: FakeProvider) -> None:
     wrong = fleet.sample("acme", T0 + 1, 50)
     write(fleet.engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
     assert fleet.tick_windows(2).sealed == 0
     assert provider.seen == []
 
 
-def test_what_cannot_be_withdrawn_is_refused_and_nothing_else_is(fleet: Fleet) -> None:
+def test_withdraw_with_unknown_or_quarantined_sample_is_refused(fleet: Fleet) -> None:
     good = fleet.sample("acme", T0 + 1)
     bad = fleet.sample("acme", T0 + 1, -1)
     for ids, text in (([good, "unknown"], "unknown sample unknown"), ([good, bad], "interval_negative")):
@@ -84,7 +84,7 @@ def test_what_cannot_be_withdrawn_is_refused_and_nothing_else_is(fleet: Fleet) -
     assert fleet.one("SELECT COUNT(*) FROM withdrawals") == 0
 
 
-def test_a_rejected_push_waits_for_a_person_and_is_sealed_anew(fleet: Fleet, provider: FakeProvider) -> None:
+def test_rejected_push_after_retry_is_sealed_under_new_revision(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     provider.answers[KEY] = Rejected("no such feature")
     report = fleet.tick_windows(2)
@@ -108,7 +108,7 @@ def corrected_while_its_push_waits(fleet: Fleet, provider: FakeProvider) -> None
     assert (report.sealed, report.left.dirty_windows) == (0, 1)
 
 
-def test_what_gives_back_is_sealed_once_what_it_corrects_is_settled(fleet: Fleet, provider: FakeProvider) -> None:
+def test_refund_is_sealed_after_corrected_push_is_accepted(fleet: Fleet, provider: FakeProvider) -> None:
     corrected_while_its_push_waits(fleet, provider)
     provider.answers.clear()
     assert (fleet.tick_windows(1).sealed, billed(provider)) == (0, 60)
@@ -116,9 +116,7 @@ def test_what_gives_back_is_sealed_once_what_it_corrects_is_settled(fleet: Fleet
     assert (report.sealed, report.left.dirty_windows, billed(provider)) == (1, 0, 10)
 
 
-def test_what_is_rejected_beside_its_withdrawal_is_sealed_anew_as_one_push(
-    fleet: Fleet, provider: FakeProvider
-) -> None:
+def test_rejected_push_with_withdrawal_is_resealed_as_single_push(fleet: Fleet, provider: FakeProvider) -> None:
     corrected_while_its_push_waits(fleet, provider)
     provider.answers[KEY] = Rejected("more than it takes")
     for _ in range(2):
@@ -130,7 +128,7 @@ def test_what_is_rejected_beside_its_withdrawal_is_sealed_anew_as_one_push(
     assert read(fleet.engine, verify).clean
 
 
-def test_what_is_owed_besides_is_sealed_meanwhile(fleet: Fleet, provider: FakeProvider) -> None:
+def test_window_with_pending_refund_still_seals_owed_usage(fleet: Fleet, provider: FakeProvider) -> None:
     """Another feature's usage of the same window, and a late sample that outweighs what was taken back."""
     corrected_while_its_push_waits(fleet, provider)
     fleet.sample("acme", T0 + 3, 7, memory_mb=4096)
@@ -143,7 +141,7 @@ def test_what_is_owed_besides_is_sealed_meanwhile(fleet: Fleet, provider: FakePr
     assert read(fleet.engine, verify).clean
 
 
-def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider: FakeProvider) -> None:
+def test_void_without_evidence_or_of_due_push_is_refused(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
@@ -155,7 +153,7 @@ def test_a_void_needs_evidence_and_a_push_that_is_proven(fleet: Fleet, provider:
         write(fleet.engine, lambda c: pushes.void(c, [KEY + ":r7"], fleet.by, "seen"))
 
 
-def test_void_of_an_accepted_push_names_its_override(fleet: Fleet, provider: FakeProvider) -> None:
+def test_void_of_accepted_push_is_refused_with_void_lost_hint(fleet: Fleet, provider: FakeProvider) -> None:
     """If its provider lost it, that is the only way to have its usage sent again."""
     fleet.assign("own", provider="embedded", from_ms=T0)
     for org in ("acme", "own"):
@@ -168,7 +166,7 @@ def test_void_of_an_accepted_push_names_its_override(fleet: Fleet, provider: Fak
         write(fleet.engine, lambda c: pushes.void(c, [str(own[0])], fleet.by, "a charge in the ledger is never voided"))
 
 
-def test_an_unknown_answer_is_sent_again_under_the_same_key(fleet: Fleet, provider: FakeProvider) -> None:
+def test_push_with_unknown_answer_is_resent_under_same_key(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     provider.fails = ConnectionError("cut")
     assert fleet.tick_windows(2).exit_status == 75
@@ -178,7 +176,7 @@ def test_an_unknown_answer_is_sent_again_under_the_same_key(fleet: Fleet, provid
     assert fleet.rows("SELECT attempt, outcome FROM attempts ORDER BY attempt") == [(1, "unknown"), (2, "accepted")]
 
 
-def test_a_push_in_doubt_is_resolved_by_a_person_either_way(fleet: Fleet, provider: FakeProvider) -> None:
+def test_push_in_doubt_is_resolved_as_accepted_or_voided(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + WINDOW_MS)
     other = f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"
@@ -195,7 +193,7 @@ def test_a_push_in_doubt_is_resolved_by_a_person_either_way(fleet: Fleet, provid
     assert states == {(T0, 0): "accepted", (T0 + WINDOW_MS, 0): "voided", (T0 + WINDOW_MS, 1): "accepted"}
 
 
-def test_a_push_too_old_for_its_key_is_in_doubt_and_not_sent(engine: sa.Engine) -> None:
+def test_push_older_than_key_retention_is_in_doubt_and_not_resent(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(key_retention_ms=DAY_MS))
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", provider="fake")
@@ -207,7 +205,7 @@ def test_a_push_too_old_for_its_key_is_in_doubt_and_not_sent(engine: sa.Engine) 
     assert fleet.one("SELECT state FROM pushes") == "in_doubt"
 
 
-def test_a_push_that_was_refused_all_day_is_sent_under_its_key(engine: sa.Engine) -> None:
+def test_push_throttled_beyond_key_retention_is_resent_under_same_key(engine: sa.Engine) -> None:
     """Proven not to have arrived, so its key cannot have been forgotten there (P2)."""
     provider = FakeProvider(capabilities(key_retention_ms=DAY_MS))
     fleet = Fleet(engine, extra={"fake": provider})
@@ -221,7 +219,7 @@ def test_a_push_that_was_refused_all_day_is_sent_under_its_key(engine: sa.Engine
     assert list(provider.charged) == [KEY]
 
 
-def test_one_push_is_explained_from_samples_to_answer(fleet: Fleet) -> None:
+def test_push_explanation_shows_samples_and_attempts(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1, 40, sample_id="first")
     fleet.sample("acme", T0 + 2, 20, memory_mb=4096)
     fleet.tick_windows(2)
@@ -231,7 +229,7 @@ def test_one_push_is_explained_from_samples_to_answer(fleet: Fleet) -> None:
     assert found.attempts[0].outcome == "accepted"
 
 
-def test_a_replay_bills_nothing_that_is_billed(fleet: Fleet, provider: FakeProvider) -> None:
+def test_replay_does_not_bill_usage_twice(fleet: Fleet, provider: FakeProvider) -> None:
     for window in range(4):
         fleet.sample("acme", T0 + window * WINDOW_MS + 5)
     fleet.tick_windows(6)
@@ -240,7 +238,7 @@ def test_a_replay_bills_nothing_that_is_billed(fleet: Fleet, provider: FakeProvi
     assert (billed(provider), len(provider.seen)) == (240, 4)
 
 
-def test_a_replay_finds_what_the_cursor_missed_and_a_dry_run_leaves_it(fleet: Fleet, provider: FakeProvider) -> None:
+def test_replay_bills_usage_missed_by_cursor_and_dry_run_does_not(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.tick_windows(3)
     fleet.sample("acme", T0 + 5, 11)
     fleet.write("UPDATE buckets SET cursor = 9000000000000, epoch = epoch + 1")  # as if the sample had been seen
@@ -251,13 +249,13 @@ def test_a_replay_finds_what_the_cursor_missed_and_a_dry_run_leaves_it(fleet: Fl
 
 
 @pytest.mark.parametrize(("start", "end"), [(T0 + 5, T0 + 5), (T0 + 5, T0), (T0 + DAY_MS, T0 + 2 * DAY_MS)])
-def test_a_range_that_is_empty_or_in_the_future_is_refused(fleet: Fleet, start: int, end: int) -> None:
+def test_replay_of_empty_or_future_range_is_refused(fleet: Fleet, start: int, end: int) -> None:
     fleet.tick_windows(2)
     with pytest.raises(UsageError):
         do_replay(fleet, start, end)
 
 
-def test_a_size_without_feature_is_sealed_once_it_has_one(fleet: Fleet, provider: FakeProvider) -> None:
+def test_usage_of_unmapped_size_is_sealed_after_mapping(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1, memory_mb=3000)
     assert fleet.tick_windows(2).left.pending_s == {"no_mapping": 60}
 
@@ -279,7 +277,7 @@ def test_a_size_without_feature_is_sealed_once_it_has_one(fleet: Fleet, provider
     assert [push.quantity for push in provider.charged.values()] == [180_000]
 
 
-def test_a_mapping_cannot_change_what_sealed_windows_meant(fleet: Fleet) -> None:
+def test_mapping_that_changes_sealed_windows_is_refused(fleet: Fleet) -> None:
     fleet.tick_windows(3)
     with pytest.raises(Refused, match="compute_1gb"):
         write(
@@ -290,7 +288,7 @@ def test_a_mapping_cannot_change_what_sealed_windows_meant(fleet: Fleet) -> None
         )
 
 
-def test_a_feature_that_is_ended_again_ended_so_before(fleet: Fleet) -> None:
+def test_feature_end_repeated_returns_first_end(fleet: Fleet) -> None:
     def ended(from_ms: int | None = None) -> list[tuple[int, bool]]:
         done = write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by, from_ms=from_ms))
         return [(one.start_ms, one.again) for one in done]
@@ -306,7 +304,7 @@ def test_a_feature_that_is_ended_again_ended_so_before(fleet: Fleet) -> None:
         ended()
 
 
-def test_a_feature_ends_at_the_next_window(fleet: Fleet) -> None:
+def test_feature_end_leaves_later_usage_pending(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by))
     fleet.sample("acme", T0 - 1)
     fleet.sample("acme", T0)
@@ -318,7 +316,7 @@ def test_a_feature_ends_at_the_next_window(fleet: Fleet) -> None:
     assert report.left.pending_s == {"no_assignment": 60, "no_mapping": 120}
 
 
-def test_pruning_closes_old_windows_and_bills_nothing(fleet: Fleet, provider: FakeProvider) -> None:
+def test_prune_closes_old_windows_without_billing(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.sample("nobody", T0 + 1)
     fleet.tick_windows(2)
@@ -353,7 +351,7 @@ def carried(fleet: Fleet) -> object:
     return fleet.one("SELECT CAST(COALESCE(SUM(carry_qty), 0) AS BIGINT) FROM carries")
 
 
-def test_no_unit_is_given_back_that_another_window_was_to_be_charged_for(engine: sa.Engine) -> None:
+def test_withdrawn_part_of_rejected_unit_is_not_refunded(engine: sa.Engine) -> None:
     fleet, provider, (first, second) = in_whole_units(engine, 50, 10, rejected=[1])
     write(engine, lambda c: withdrawals.withdraw(c, [first], fleet.by))
     report = fleet.tick_windows(1)
@@ -364,7 +362,7 @@ def test_no_unit_is_given_back_that_another_window_was_to_be_charged_for(engine:
     assert read(engine, verify).clean
 
 
-def test_whole_units_that_a_void_left_over_are_sent(engine: sa.Engine) -> None:
+def test_whole_units_left_by_void_are_sent(engine: sa.Engine) -> None:
     fleet, provider, (_, wrong, _) = in_whole_units(engine, 59, 1, 59, rejected=[1])
     assert (billed(provider), carried(fleet)) == (0, 59)
     write(engine, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
@@ -373,7 +371,7 @@ def test_whole_units_that_a_void_left_over_are_sent(engine: sa.Engine) -> None:
     assert read(engine, verify).clean
 
 
-def test_whole_units_that_a_void_left_too_much_of_are_given_back(engine: sa.Engine) -> None:
+def test_whole_units_charged_in_excess_after_void_are_refunded(engine: sa.Engine) -> None:
     used = (119, 1) * 3
     fleet, provider, named = in_whole_units(engine, *used, rejected=[0, 2, 4])
     assert (billed(provider), carried(fleet)) == (180, 0)
@@ -410,7 +408,7 @@ def test_whole_units_are_sent_and_the_rest_is_carried(engine: sa.Engine) -> None
 
 
 @pytest.mark.parametrize("odd", ["a'; DROP TABLE orgs;--", "a:b :lo \\:hi", "100%", "\u00fc\u4e2d {scope}", 'q"x'])
-def test_an_odd_name_is_replayed_like_any_other(fleet: Fleet, provider: FakeProvider, odd: str) -> None:
+def test_replay_of_org_with_special_characters_bills_usage(fleet: Fleet, provider: FakeProvider, odd: str) -> None:
     fleet.assign(odd, provider="fake", from_ms=T0)
     fleet.tick_windows(3)
     fleet.sample(odd, T0 + 5, 11)
@@ -419,7 +417,7 @@ def test_an_odd_name_is_replayed_like_any_other(fleet: Fleet, provider: FakeProv
     assert list(provider.charged) == [f"usage:{odd}:{T0}:compute_1gb"]
 
 
-def test_a_prune_lets_seals_go_on_while_it_deletes(fleet: Fleet) -> None:
+def test_prune_interrupted_is_finished_by_repeat(fleet: Fleet) -> None:
     """The lock is for the floors; samples go a window at a time, and what was cut off is gone on with."""
     for number in range(3):
         fleet.sample("acme", T0 + number * WINDOW_MS + 1)
@@ -441,7 +439,7 @@ def test_a_prune_lets_seals_go_on_while_it_deletes(fleet: Fleet) -> None:
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 0
 
 
-def test_a_prune_takes_as_many_windows_at_once_as_hold_a_portion(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_adapts_windows_per_transaction_to_portion(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction a window is slow where windows are small; one for all would take minutes where they are large."""
     monkeypatch.setattr(pruning, "AT_ONCE", 4)
     for number in range(40):
@@ -495,7 +493,7 @@ def test_billed_undeleted_sample_is_not_late_after_arrivals_are_reread(fleet: Fl
     assert fleet.rows("SELECT sample_id FROM late_quarantine") == [(late,)]
 
 
-def test_a_feature_has_one_unit_for_good(fleet: Fleet) -> None:
+def test_feature_mapping_with_different_unit_is_refused(fleet: Fleet) -> None:
     """Its rate, its meter and its carry have one: seconds and MB-seconds would be added up and charged alike."""
 
     def add(memory_mb: int | None, unit: str, start: int, kind: str = "exact", feature: str = "half") -> None:

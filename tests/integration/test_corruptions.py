@@ -89,7 +89,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return copy(lived(), tmp_path_factory.mktemp("corrupt"))
 
 
-def test_a_changed_value_is_found_unless_it_is_harmless(broken: Fleet) -> None:
+def test_verify_changed_value_is_found_unless_harmless(broken: Fleet) -> None:
     claimed = [column for column in columns_of() if reason_of(column) is None]
     unseen, changed = [], 0
     with broken.engine.connect() as connection:
@@ -101,9 +101,7 @@ def test_a_changed_value_is_found_unless_it_is_harmless(broken: Fleet) -> None:
     assert unseen == [] and changed >= share(25, whole=300)
 
 
-def test_projection_of_another_organisation_is_found_unless_it_fits_there(
-    broken: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verify_projection_moved_to_wrong_org_is_found(broken: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing rests on one that lies within both histories and differs from the rows beside it: the newest decides."""
     monkeypatch.setattr(corrupting, "MOST_ROWS", 20)
     with broken.engine.connect() as connection:
@@ -112,7 +110,7 @@ def test_projection_of_another_organisation_is_found_unless_it_fits_there(
         assert len(made) >= 8 and sum(bool(one.found) for one in made) >= len(made) * 3 // 4
 
 
-def test_every_reason_names_columns_that_are_there(broken: Fleet) -> None:
+def test_harmless_columns_exist_in_schema(broken: Fleet) -> None:
     there = {*columns_of(), *(column.partition(".")[2] for column in columns_of())}
     assert [name for listed in HARMLESS.values() for name in listed.split() if name not in there] == []
 

@@ -76,14 +76,14 @@ BILLED = [(0, "voided"), (1, "accepted")]
 WAITS = [(0, "rejected")]
 
 
-def test_it_waits_as_long_as_reads_show_none(fleet: Fleet) -> None:
+def test_push_awaiting_credit_stays_rejected_while_balance_is_zero(fleet: Fleet) -> None:
     for number in range(1, 9):
         reads(fleet, SEALED + number * WINDOW_MS, NONE)
     assert revisions(fleet) == WAITS and len(fake(fleet).seen) == 1
     clean(fleet)
 
 
-def test_it_is_billed_once_when_a_read_shows_some(fleet: Fleet) -> None:
+def test_push_awaiting_credit_is_billed_once_after_read_shows_credit(fleet: Fleet) -> None:
     reads(fleet, LATER)
     assert revisions(fleet) == WAITS, "this tick read it"
     for number in range(1, 6):
@@ -96,13 +96,13 @@ def test_it_is_billed_once_when_a_read_shows_some(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_a_customer_without_an_end_has_credit(fleet: Fleet) -> None:
+def test_push_awaiting_credit_of_unlimited_customer_is_billed(fleet: Fleet) -> None:
     reads(fleet, LATER, CustomerState(None, None, None))
     fleet.tick(LATER + WINDOW_MS)
     assert revisions(fleet) == BILLED
 
 
-def test_feature_that_the_provider_refuses_waits_although_there_is_credit(fleet: Fleet) -> None:
+def test_push_awaiting_credit_of_refused_feature_stays_rejected(fleet: Fleet) -> None:
     """Other features can draw on the balance; this one would be refused again under each new key."""
     feature = str(fleet.one("SELECT feature FROM pushes"))
     for number in range(1, 4):
@@ -113,7 +113,7 @@ def test_feature_that_the_provider_refuses_waits_although_there_is_credit(fleet:
     assert revisions(fleet) == BILLED
 
 
-def test_a_read_from_before_it_was_refused_says_nothing(engine: sa.Engine) -> None:
+def test_push_awaiting_credit_ignores_read_before_refusal(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     provider.answers[KEY] = NO_CREDIT
     reads(fleet, T0)
@@ -126,7 +126,7 @@ def test_a_read_from_before_it_was_refused_says_nothing(engine: sa.Engine) -> No
     assert revisions(fleet) == WAITS
 
 
-def test_a_balance_that_cannot_be_read_is_not_believed(fleet: Fleet) -> None:
+def test_push_awaiting_credit_after_failed_read_is_not_retried(fleet: Fleet) -> None:
     reads(fleet, SEALED + MINUTE_MS)
     reads(fleet, SEALED + 2 * MINUTE_MS, ReadFailed("503"))
     fleet.tick(LATER)
@@ -136,7 +136,7 @@ def test_a_balance_that_cannot_be_read_is_not_believed(fleet: Fleet) -> None:
     assert revisions(fleet) == BILLED
 
 
-def test_it_waits_for_five_minutes_at_first(fleet: Fleet) -> None:
+def test_push_awaiting_credit_is_retried_after_five_minutes(fleet: Fleet) -> None:
     reads(fleet, SEALED + MINUTE_MS)
     fleet.tick(LATER - 1)
     assert revisions(fleet) == WAITS
@@ -144,7 +144,7 @@ def test_it_waits_for_five_minutes_at_first(fleet: Fleet) -> None:
     assert revisions(fleet) == BILLED
 
 
-def test_each_refusal_doubles_the_wait_up_to_a_bound(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_awaiting_credit_doubles_wait_up_to_limit(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(void, "LONGEST_WAIT_MS", 4 * CREDIT_WAIT_MS + MINUTE_MS)
     provider, sent = fake(fleet), SEALED
     provider.answers |= {f"{KEY}:r{number}": NO_CREDIT for number in range(1, 6)}
@@ -167,7 +167,7 @@ def given_back(engine: sa.Engine, **changes: object) -> tuple[Fleet, FakeProvide
     return fleet, provider
 
 
-def test_what_gives_back_is_tried_again_up_to_a_bound(engine: sa.Engine) -> None:
+def test_refund_awaiting_credit_is_retried_up_to_limit(engine: sa.Engine) -> None:
     fleet, provider = given_back(engine)
     for number in range(1, 40):
         reads(fleet, SEALED + number * void.LONGEST_WAIT_MS)
@@ -177,7 +177,7 @@ def test_what_gives_back_is_tried_again_up_to_a_bound(engine: sa.Engine) -> None
     clean(fleet)
 
 
-def test_what_gives_back_and_is_found_to_have_given_nothing_is_tried_again(engine: sa.Engine) -> None:
+def test_refund_found_with_zero_quantity_is_retried(engine: sa.Engine) -> None:
     fleet, provider = given_back(engine, **ASKED)
     provider.answers, provider.lookups = {f"{KEY}:r1": Queued(0)}, {f"{KEY}:r1": FoundPush(0)}
     for number in range(1, 6):
@@ -187,7 +187,7 @@ def test_what_gives_back_and_is_found_to_have_given_nothing_is_tried_again(engin
     clean(fleet)
 
 
-def test_what_a_person_has_to_settle_is_left_alone(engine: sa.Engine) -> None:
+def test_push_rejected_for_missing_feature_is_not_retried(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     provider.answers[KEY] = Rejected("no such feature")
     for number in range(4):
@@ -195,7 +195,7 @@ def test_what_a_person_has_to_settle_is_left_alone(engine: sa.Engine) -> None:
     assert revisions(fleet) == WAITS
 
 
-def test_what_was_refused_after_it_was_accepted_is_left_alone(engine: sa.Engine) -> None:
+def test_push_refused_after_acceptance_is_not_retried(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine)
     fleet.tick(SEALED)
     assert revisions(fleet) == [(0, "accepted")]
@@ -206,7 +206,7 @@ def test_what_was_refused_after_it_was_accepted_is_left_alone(engine: sa.Engine)
     assert revisions(fleet) == WAITS
 
 
-def test_below_the_floor_it_is_left_alone(fleet: Fleet) -> None:
+def test_push_awaiting_credit_below_floor_is_not_retried(fleet: Fleet) -> None:
     fake(fleet).answers[f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"] = NO_CREDIT
     fleet.sample("acme", T0 + WINDOW_MS + 1)
     fleet.tick(LATER)
@@ -217,7 +217,7 @@ def test_below_the_floor_it_is_left_alone(fleet: Fleet) -> None:
     assert revisions(fleet) == WAITS + BILLED, "what lies above it is billed all the same"
 
 
-def test_a_stopped_organisation_is_left_alone_until_it_is_released(fleet: Fleet) -> None:
+def test_push_awaiting_credit_of_stopped_org_waits_for_release(fleet: Fleet) -> None:
     reads(fleet, LATER)
     about = {"org_id": "acme", "now_ms": LATER, "actor": "test"}
     write(fleet.engine, lambda c: stops.stop_org(c, reason="looked at", **about))  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def test_a_stopped_organisation_is_left_alone_until_it_is_released(fleet: Fleet)
     clean(fleet)
 
 
-def test_after_a_flip_it_is_left_alone(fleet: Fleet) -> None:
+def test_push_awaiting_credit_after_assignment_change_is_not_retried(fleet: Fleet) -> None:
     """The credit that is read is another provider's by then."""
     write(fleet.engine, lambda c: assign(c, ["acme"], "embedded", fleet.by, from_ms=LATER))
     write(fleet.engine, lambda c: grant(c, "acme", 10**9, fleet.by, key="paid", plan="free", new=True))
@@ -242,7 +242,7 @@ def test_after_a_flip_it_is_left_alone(fleet: Fleet) -> None:
     assert revisions(fleet) == WAITS
 
 
-def test_an_attempt_that_may_still_arrive_is_waited_for(engine: sa.Engine) -> None:
+def test_push_awaiting_credit_waits_for_unanswered_attempt(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     fleet.sample("acme", T0 + WINDOW_MS + 1)
     provider.answers[KEY] = Unknown("cut")
@@ -260,7 +260,7 @@ def test_an_attempt_that_may_still_arrive_is_waited_for(engine: sa.Engine) -> No
     clean(fleet)
 
 
-def test_many_are_billed_again_in_one_tick(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pushes_awaiting_credit_are_billed_in_single_tick(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(void, "MOST_AGAIN", 1)
     for window in (1, 2):
         fake(fleet).answers[f"usage:acme:{T0 + window * WINDOW_MS}:compute_1gb"] = NO_CREDIT

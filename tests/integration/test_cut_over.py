@@ -43,7 +43,7 @@ def in_shadow(engine: sa.Engine, windows: int = 6) -> tuple[Fleet, FakeProvider]
     return fleet, provider
 
 
-def test_accept_tells_what_stays_unbilled_and_it_can_be_billed(engine: sa.Engine) -> None:
+def test_cut_over_accept_reports_unbilled_usage_for_bill_shadow(engine: sa.Engine) -> None:
     fleet, provider = in_shadow(engine)
     before = read(engine, lambda c: cut_over(c, "fake", provider.capabilities, fleet.clock.at_ms))
     accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
@@ -65,7 +65,7 @@ def test_accept_tells_what_stays_unbilled_and_it_can_be_billed(engine: sa.Engine
     clean(fleet)
 
 
-def test_shadow_is_shown_with_its_times(engine: sa.Engine) -> None:
+def test_status_shadow_provider_is_shown_with_start_and_end(engine: sa.Engine) -> None:
     fleet, provider = in_shadow(engine)
     fleet.clock.at_ms += 1  # inside a window: on its edge a provider that is accepted is live at once
     now = fleet.clock.at_ms
@@ -80,7 +80,7 @@ def test_shadow_is_shown_with_its_times(engine: sa.Engine) -> None:
     assert read(engine, lambda c: status(c, found.live_from_ms)).standing.shadow == []
 
 
-def test_only_what_is_in_shadow_of_a_live_provider_is_billed(engine: sa.Engine) -> None:
+def test_bill_shadow_of_shadow_provider_or_without_usage_is_refused(engine: sa.Engine) -> None:
     fleet, provider = in_shadow(engine)
     with pytest.raises(Refused, match="cannot bill shadow usage at fake: it is not live yet"):
         write(engine, lambda c: bill_shadow(c, "fake", T0, fleet.by))
@@ -92,7 +92,7 @@ def test_only_what_is_in_shadow_of_a_live_provider_is_billed(engine: sa.Engine) 
         write(engine, lambda c: bill_shadow(c, "fake", T0 + 99 * WINDOW_MS, fleet.by))
 
 
-def test_more_than_one_command_may_bill_is_refused(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bill_shadow_beyond_limit_is_refused(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, provider = in_shadow(engine)
     accept(lambda work, **_: write(engine, work), "fake", provider.capabilities, fleet.by)
     monkeypatch.setattr(providers, "MAX_SHADOW_BILLED", 1)
@@ -106,7 +106,7 @@ def ask(fleet: Fleet, provider: FakeProvider, later_ms: int = 0) -> None:
     runner.run(require_lost(rows, {"fake": provider.capabilities}, fleet.clock.at_ms + later_ms), world)
 
 
-def test_a_push_that_its_provider_has_is_not_voided(engine: sa.Engine) -> None:
+def test_void_lost_of_push_found_at_provider_is_refused(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     with pytest.raises(Refused, match=r"fake has it, and charged 60\. A void would bill its usage twice"):
         ask(fleet, provider)
@@ -122,7 +122,7 @@ def test_a_push_that_its_provider_has_is_not_voided(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize(("before", "later_ms"), [("due", 2 * WINDOW_MS), ("in_doubt", DAY_MS)])
-def test_push_accepted_after_void_lost_read_it_is_not_voided(
+def test_void_lost_of_push_accepted_meanwhile_is_refused(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, before: str, later_ms: int
 ) -> None:
     """A tick accepts it between the command's read and its write: the command did not look it up (P5)."""
@@ -158,7 +158,7 @@ def test_push_accepted_after_void_lost_read_it_is_not_voided(
     clean(fleet)
 
 
-def test_a_key_of_another_mode_waits_for_a_person(engine: sa.Engine) -> None:
+def test_provider_key_of_different_mode_is_reported_and_not_billed(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities())
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", provider="fake")

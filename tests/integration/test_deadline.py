@@ -89,7 +89,7 @@ class Silent(Cells):
 
 
 @pytest.mark.parametrize("part", ["push", "lookup", "drawn", "totals", "customers", "cells"])
-def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tick_gives_up_hanging_call_at_deadline(engine: sa.Engine, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.1)
     asked: dict[str, object] = {"duplicate_proves_delivery": False, "lookup_lag_ms": 0, "key_retention_ms": DAY_MS}
     if part in ("drawn", "totals"):
@@ -125,7 +125,7 @@ def test_whatever_hangs_the_deadline_holds(engine: sa.Engine, part: str, monkeyp
 
 @pytest.mark.parametrize(("deadline_s", "ms"), [(None, 240_000), (30.0, 30_000)])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_each_tick_of_run_ends_before_the_next_is_due(
+def test_run_tick_deadline_ends_before_next_tick(
     engine: sa.Engine, deadline_s: float | None, ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = App(Settings(database_url=engine.url.render_as_string(hide_password=False)), FixedClock(T0))

@@ -12,7 +12,7 @@ from tests.world import T0, Fleet
 
 
 @pytest.mark.both_databases
-def test_a_month_without_a_rule_is_judged(engine: sa.Engine) -> None:
+def test_demo_month_without_refusals_is_reported(engine: sa.Engine) -> None:
     Fleet(engine)
     month = Month(engine.url.render_as_string(hide_password=False), Calendar(T0))
     assert "the guard refused nothing" in list(demo_life._rules(month))

@@ -14,7 +14,7 @@ from drawdown.schema.errors import Exit
 @pytest.mark.parametrize(
     "words", ["--database-url {} demo", "demo --database-url {}", "--database-url {} demo --serve --no-open"]
 )
-def test_a_database_that_is_typed_is_not_passed_over_in_silence(
+def test_demo_with_database_url_option_is_refused(
     words: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever names one would look for the fleet there."""
@@ -27,7 +27,7 @@ def test_a_database_that_is_typed_is_not_passed_over_in_silence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_environment_s_database_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_ignores_database_url_of_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is what other commands go by: the demo goes by none, and says where its own lies."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", "sqlite:///kept.db")

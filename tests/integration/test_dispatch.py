@@ -91,7 +91,7 @@ def due(fleet: Fleet, cell: str) -> int:
     return int(str(fleet.one("SELECT COUNT(*) FROM halts WHERE cell_id = :cell AND due_at_ms IS NOT NULL", cell=cell)))
 
 
-def test_a_dead_cell_is_tried_twice_and_keeps_nobody_waiting(fleet: Fleet) -> None:
+def test_dispatch_to_dead_cell_is_tried_twice_and_live_cell_is_halted(fleet: Fleet) -> None:
     populate(fleet, 120, "dead", "well", state="hibernated")
     cells_of(fleet).answer["dead"] = "no connection"
     done = run(fleet)
@@ -105,7 +105,7 @@ def test_a_dead_cell_is_tried_twice_and_keeps_nobody_waiting(fleet: Fleet) -> No
     assert run(fleet).acknowledged == 120
 
 
-def test_a_slow_cell_delays_no_other(fleet: Fleet) -> None:
+def test_dispatch_slow_cell_does_not_delay_fast_cells(fleet: Fleet) -> None:
     """While `slow` holds its first call, the others are told all there is: else it is never let go."""
     populate(fleet, 60, "slow", "b", "c")
     cells = cells_of(fleet)
@@ -120,14 +120,14 @@ def test_a_slow_cell_delays_no_other(fleet: Fleet) -> None:
     assert cells.told("b") == cells.told("c") == [1, 50, 9]
 
 
-def test_a_cell_that_answers_no_is_asked_on(fleet: Fleet) -> None:
+def test_dispatch_continues_after_cell_answers_error(fleet: Fleet) -> None:
     """It is there: each halt is refused by itself, and the circuit stays closed."""
     populate(fleet, 5, "rude")
     cells_of(fleet).answer["rude"] = f"{ANSWERED} 404"
     assert run(fleet).failed == 5
 
 
-def test_a_cell_without_time_left_waits_for_the_next_dispatch(fleet: Fleet) -> None:
+def test_dispatch_beyond_cell_time_budget_is_resumed_by_next_dispatch(fleet: Fleet) -> None:
     populate(fleet, 5, "slow")
 
     def later() -> None:
@@ -139,7 +139,7 @@ def test_a_cell_without_time_left_waits_for_the_next_dispatch(fleet: Fleet) -> N
     assert run(fleet).acknowledged == 4
 
 
-def test_a_halt_that_no_url_leads_to_needs_a_person(fleet: Fleet) -> None:
+def test_dispatch_to_cell_without_url_is_reported(fleet: Fleet) -> None:
     """A host starts a sandbox at a cell while that is removed: neither sees the other."""
     populate(fleet, 2, "gone", "well")
     fleet.write("DELETE FROM cells WHERE cell_id = 'gone'")
@@ -154,7 +154,7 @@ def test_a_halt_that_no_url_leads_to_needs_a_person(fleet: Fleet) -> None:
     assert (report.exit_status, report.problems, due(fleet, "gone")) == (0, [], 0)
 
 
-def test_a_tick_learns_of_a_dead_cell_once(fleet: Fleet) -> None:
+def test_dispatch_circuit_of_dead_cell_is_shared_within_tick(fleet: Fleet) -> None:
     """Each provider's lane dispatches: the circuit is theirs together."""
     populate(fleet, 10, "dead")
     cells_of(fleet).answer["dead"] = "no connection"
@@ -165,7 +165,7 @@ def test_a_tick_learns_of_a_dead_cell_once(fleet: Fleet) -> None:
     assert run(fleet, context).failed == 1, "one call decides"
 
 
-def test_a_sandbox_that_moves_during_a_dispatch_gets_its_halt_there(fleet: Fleet) -> None:
+def test_dispatch_of_moved_sandbox_reaches_new_cell(fleet: Fleet) -> None:
     populate(fleet, 1, "old")
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('new', 'http://new.example')")
     cells_of(fleet).during["old"] = lambda: fleet.write("UPDATE sandboxes SET cell_id = 'new', state = 'migrating'")
@@ -174,7 +174,7 @@ def test_a_sandbox_that_moves_during_a_dispatch_gets_its_halt_there(fleet: Fleet
     assert fleet.rows("SELECT cell_id FROM halts WHERE due_at_ms IS NULL ORDER BY 1") == [("new",), ("old",)]
 
 
-def test_it_does_not_wait_for_the_dead_cell_it_came_from(fleet: Fleet) -> None:
+def test_dispatch_of_moved_sandbox_does_not_wait_for_dead_cell(fleet: Fleet) -> None:
     populate(fleet, 3, "old")
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('new', 'http://new.example')")
     cells_of(fleet).answer["old"] = "no whole answer within 10 s"
@@ -192,7 +192,7 @@ def test_it_does_not_wait_for_the_dead_cell_it_came_from(fleet: Fleet) -> None:
     assert sorted(cells.received) == [("new", 1), ("old", 1), ("old", 1)]
 
 
-def test_a_straggler_whose_worker_died_is_told_by_the_next(fleet: Fleet) -> None:
+def test_dispatch_of_dead_worker_is_resumed_after_lease(fleet: Fleet) -> None:
     populate(fleet, 1, "a")
     steps: Steps[object] = dispatch(fleet.context())
     effect, answer = next(steps), None
@@ -217,7 +217,7 @@ def ticks_until(fleet: Fleet, count: int) -> int:
 
 
 @pytest.mark.both_databases
-def test_an_acknowledgement_without_effect_becomes_a_problem(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halt_acknowledged_without_effect_is_reported(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     populate(fleet, 1, "liar", "honest")
     cells_of(fleet).during["honest"] = lambda: fleet.write(
         "UPDATE sandboxes SET state = 'stopped' WHERE cell_id = 'honest'"
@@ -239,7 +239,7 @@ def test_an_acknowledgement_without_effect_becomes_a_problem(fleet: Fleet, monke
     assert "liar" in found.headline.next
 
 
-def test_what_is_stopped_in_the_end_is_no_problem_and_counts_anew(fleet: Fleet) -> None:
+def test_ignored_halt_is_cleared_after_sandbox_stops(fleet: Fleet) -> None:
     populate(fleet, 1, "liar")
     assert ticks_until(fleet, ESCALATE_AFTER + 1) == 1
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
@@ -249,14 +249,14 @@ def test_what_is_stopped_in_the_end_is_no_problem_and_counts_anew(fleet: Fleet) 
     assert ticks_until(fleet, 1) == 1
 
 
-def test_who_resumes_is_no_problem(fleet: Fleet) -> None:
+def test_ignored_halt_of_resumed_org_is_cleared(fleet: Fleet) -> None:
     populate(fleet, 1, "liar")
     assert ticks_until(fleet, ESCALATE_AFTER + 1) == 1
     fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL, operator_halt = false")
     assert fleet.tick(fleet.clock.at_ms + WINDOW_MS).problems == []
 
 
-def test_only_one_shard_reports_it(fleet: Fleet) -> None:
+def test_ignored_halt_is_reported_by_single_shard(fleet: Fleet) -> None:
     populate(fleet, 1, "liar")
     ticks_until(fleet, ESCALATE_AFTER + 1)
     bucket = int(str(fleet.one("SELECT bucket FROM orgs")))
@@ -269,7 +269,7 @@ def test_only_one_shard_reports_it(fleet: Fleet) -> None:
     assert fleet.clock.at_ms > T0
 
 
-def test_a_cell_that_is_gone_with_all_it_had_is_not_told_for_ever(fleet: Fleet) -> None:
+def test_halt_for_empty_dead_cell_is_not_retried_forever(fleet: Fleet) -> None:
     populate(fleet, 3, "gone", "well")
     cells_of(fleet).answer["gone"] = "no connection"
     run(fleet)
@@ -283,7 +283,7 @@ def test_a_cell_that_is_gone_with_all_it_had_is_not_told_for_ever(fleet: Fleet) 
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_a_worker_that_slept_on_its_claim_tells_nobody(fleet: Fleet) -> None:
+def test_dispatch_with_expired_claim_is_not_sent(fleet: Fleet) -> None:
     """The halt may be over by now: whoever paid meanwhile goes on."""
     populate(fleet, 1, "cell-1")
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)

@@ -25,7 +25,7 @@ def said(fleet: Fleet, name: str, provider: Provider) -> list[tuple[str, str]]:
     return [(one.mark, one.what) for one in doctor._account(app, name, provider)]
 
 
-def test_limit_at_autumn_that_is_not_understood_is_named(engine: sa.Engine) -> None:
+def test_doctor_unknown_autumn_limit_is_reported(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 10, "globex": 10})
     house.tick(T0)
     provider = house.fleet.providers["autumn"]
@@ -47,7 +47,7 @@ class Asked(FakeProvider):
         return ["the key is refused"]
 
 
-def test_customers_beyond_the_bound_are_not_looked_at_and_that_is_said(engine: sa.Engine) -> None:
+def test_doctor_customers_beyond_limit_are_reported_as_unchecked(engine: sa.Engine) -> None:
     provider = Asked(capabilities(), name="fake")
     fleet = Fleet(engine, extra={"fake": provider})
     names = [f"org-{number:02d}" for number in range(doctor.MOST_CUSTOMERS)]

@@ -40,7 +40,7 @@ def is_asked_again(fleet: Fleet) -> bool:
     return fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is not None
 
 
-def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: sa.Engine) -> None:
+def test_wallet_of_provider_without_hard_stop_is_charged_and_refunded(engine: sa.Engine) -> None:
     fleet, _provider = fleet_of(engine, balance_in_ledger=True)
 
     def balance() -> object:
@@ -59,7 +59,7 @@ def test_where_there_is_no_hard_stop_a_wallet_of_the_ledger_is_drawn_on(engine: 
 
 
 @pytest.mark.both_databases
-def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine) -> None:
+def test_wallet_is_charged_once_for_push_accepted_by_lookup_or_person(engine: sa.Engine) -> None:
     """By a lookup, by a person, at another quantity: each time what stands accepted, and verify holds it to that."""
     fleet, provider = fleet_of(engine, **{**ASKED, "balance_in_ledger": True})
     write(engine, lambda c: credit.grant(c, "acme", 100_000, fleet.by, key="g", plan=None))
@@ -86,15 +86,13 @@ def test_a_wallet_is_drawn_on_once_however_a_push_is_accepted(engine: sa.Engine)
     assert {one.invariant for one in found.breaches if "that push does not exist" in one.text} == {5}
 
 
-def test_without_a_wallet_nothing_is_drawn(engine: sa.Engine) -> None:
+def test_push_of_customer_without_wallet_is_not_charged_to_ledger(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine, balance_in_ledger=True)
     fleet.tick_windows(2)
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
 
 
-def test_a_wallet_that_can_owe_no_more_keeps_nobody_else_waiting(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wallet_at_debt_limit_does_not_block_second_wallet(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the provider has charged is accepted; of the wallet that would owe beyond all bounds it is not drawn."""
     monkeypatch.setattr(entries, "MOST_BALANCE_MICRO", 5_000)
     fleet, _ = fleet_of(engine, balance_in_ledger=True)
@@ -129,7 +127,7 @@ def claimed_and_unanswered(engine: sa.Engine, drawn: int, whole: bool = True) ->
     return fleet, provider
 
 
-def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engine: sa.Engine) -> None:
+def test_push_without_event_shown_by_balance_is_accepted(engine: sa.Engine) -> None:
     fleet, provider = claimed_and_unanswered(engine, 60)
     assert states(fleet) == [(0, 60, 60, "accepted")], "not a day later: the balance shows it"
     assert "balance fell by its amount" in str(fleet.one("SELECT last_error FROM pushes"))
@@ -137,7 +135,7 @@ def test_what_was_drawn_without_an_event_is_accepted_and_not_charged_again(engin
     clean(fleet)
 
 
-def test_push_without_event_or_draw_is_voided_once_it_cannot_arrive(engine: sa.Engine) -> None:
+def test_push_without_event_or_balance_change_is_voided(engine: sa.Engine) -> None:
     fleet, provider = claimed_and_unanswered(engine, 0)
     assert states(fleet) == [(0, 60, 60, "queued")]
     provider.answers = {}
@@ -151,7 +149,7 @@ def test_push_without_event_or_draw_is_voided_once_it_cannot_arrive(engine: sa.E
 
 
 @pytest.mark.parametrize("said", [Drawn(31, None), Drawn(-5, None), Drawn(0, None, whole=False)])
-def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.Engine, said: Drawn) -> None:
+def test_push_with_inconclusive_balance_is_in_doubt(engine: sa.Engine, said: Drawn) -> None:
     fleet, provider = claimed_and_unanswered(engine, int(said.quantity), whole=said.whole)
     fleet.tick(fleet.clock.at_ms + 2 * DAY_MS)
     assert states(fleet) == [(0, 60, 60, "in_doubt")]
@@ -162,7 +160,7 @@ def test_what_the_balance_does_not_tell_is_in_doubt_and_never_voided(engine: sa.
     clean(fleet)
 
 
-def test_balance_difference_is_explained_before_other_pushes_are_voided(engine: sa.Engine) -> None:
+def test_balance_change_below_unexplained_pushes_leaves_them_in_doubt(engine: sa.Engine) -> None:
     """59 s were accepted and lost over there; 60 were drawn without an event, and 7 are on their way still. What the
     balance shows too much, 1, is less than each of them: that proves nothing of the 60."""
     fleet, provider = claimed_and_unanswered(engine, 0)
@@ -183,7 +181,7 @@ def test_balance_difference_is_explained_before_other_pushes_are_voided(engine: 
 
 
 @pytest.mark.parametrize(("shown", "state"), [(60, "in_doubt"), (30, "voided"), (70, "voided")])
-def test_uncertain_amount_between_its_bounds_does_not_void_a_push(engine: sa.Engine, shown: int, state: str) -> None:
+def test_balance_with_uncertain_amount_voids_only_outside_bounds(engine: sa.Engine, shown: int, state: str) -> None:
     """60 s have no event, 30 were accepted, and 40 billed by hand may be in the balance.
 
     If the balance shows 60, the 30 were lost and the 60 drawn: the bounds of the difference, -10 and 30, include 0, but
@@ -203,7 +201,7 @@ def test_uncertain_amount_between_its_bounds_does_not_void_a_push(engine: sa.Eng
     clean(fleet)
 
 
-def test_what_was_never_sent_did_not_draw_on_the_balance(engine: sa.Engine) -> None:
+def test_push_never_sent_is_voided_despite_balance_change(engine: sa.Engine) -> None:
     """A process slept before it sent, for longer than its lease; the next one's connection was refused. The key grew
     too old meanwhile. The balance shows as much for another reason: a correction that was lost."""
     fleet, provider = fleet_of(engine, **DRAWN)
@@ -226,7 +224,7 @@ def test_what_was_never_sent_did_not_draw_on_the_balance(engine: sa.Engine) -> N
     clean(fleet)
 
 
-def test_of_two_without_an_event_the_balance_tells_how_much(engine: sa.Engine) -> None:
+def test_pushes_without_event_are_matched_by_balance_amount(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **DRAWN)
     fleet.sample("acme", T0 + WINDOW_MS, 45)
     keys = [KEY, f"usage:acme:{T0 + WINDOW_MS}:compute_1gb"]
@@ -247,7 +245,7 @@ def test_of_two_without_an_event_the_balance_tells_how_much(engine: sa.Engine) -
     clean(fleet)
 
 
-def test_balance_decides_neither_of_two_equal_pushes_while_one_is_resent(engine: sa.Engine) -> None:
+def test_equal_pushes_without_event_stay_queued_if_balance_fits_either(engine: sa.Engine) -> None:
     """The first one's key is claimed, and it was never drawn; the second was, and the list of events stands still."""
     fleet, provider = fleet_of(engine, **DRAWN)
     fleet.sample("acme", T0 + WINDOW_MS, 60)
@@ -272,7 +270,7 @@ def test_balance_decides_neither_of_two_equal_pushes_while_one_is_resent(engine:
     clean(fleet)
 
 
-def test_neither_of_two_equal_pushes_is_chosen_if_another_worker_looks_up(engine: sa.Engine) -> None:
+def test_equal_pushes_claimed_by_different_workers_stay_queued(engine: sa.Engine) -> None:
     """It would be accepted alone, and the other one's event, or another answer for it, may come yet."""
     fleet, provider = fleet_of(engine, **DRAWN)
     fleet.sample("acme", T0 + WINDOW_MS, 60)
@@ -316,7 +314,7 @@ def test_balance_of_later_cycle_does_not_prove_absence_of_earlier_draw(engine: s
 
 
 @pytest.mark.parametrize("how", ["shards", "stopped"])
-def test_two_organisations_that_were_one_customer_do_not_wait_for_ever(
+def test_pushes_of_orgs_sharing_customer_do_not_wait_forever(
     engine: sa.Engine, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One balance tells of both: they are looked up together; of one that is stopped a person is told."""

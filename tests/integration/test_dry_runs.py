@@ -48,7 +48,7 @@ def dry(shell: Shell, words: str) -> tuple[str, Any]:
     return said, result
 
 
-def test_pushes_are_shown_with_their_credits_organisations_and_begin(shell: Shell) -> None:
+def test_dry_run_of_pushes_shows_credits_orgs_and_start(shell: Shell) -> None:
     named = " ".join(f"usage:{org}:{T0}:compute_2gb" for org in ("acme", "globex"))
     whole = "of 2 organisations, used from 2026-01-01T00:00:00Z on"
     said, result = dry(shell, f"push void {named} --evidence none")
@@ -62,7 +62,7 @@ def test_pushes_are_shown_with_their_credits_organisations_and_begin(shell: Shel
         assert str(effect_of(connection, [])) == "no push"
 
 
-def test_a_price_is_shown_by_the_last_day(shell: Shell) -> None:
+def test_dry_run_of_ledger_rate_shows_cost_of_last_day(shell: Shell) -> None:
     said, _ = dry(shell, "ledger rate compute_2gb --micro-credits 1000")
     assert "compute_2gb: 1,000 micro-credits per 1 from 1970-01-01T00:00:00Z on; before: no rate" in said
     assert "120 base units of 2 organisations, costs 0.12 credits at this rate, and 0.00 before" in said
@@ -73,7 +73,7 @@ def test_a_price_is_shown_by_the_last_day(shell: Shell) -> None:
     assert (effect["quantity"], effect["orgs"], effect["was_micro"], effect["now_micro"]) == (120, 2, 120_000, 360_000)
 
 
-def test_a_lot_that_would_be_taken_back_names_whom_it_halts(shell: Shell) -> None:
+def test_dry_run_of_take_back_shows_orgs_to_be_halted(shell: Shell) -> None:
     said, result = dry(shell, "ledger take-back of-acme")
     assert "acme: took back 10.00 credits of grant:of-acme; 0.00 credits now" in said
     assert "acme: the wallet pays for acme, which the next tick halts" in said
@@ -89,12 +89,12 @@ def test_a_lot_that_would_be_taken_back_names_whom_it_halts(shell: Shell) -> Non
         ("plan set pro --max-concurrent 7 --new", "plan pro: 7 at once; before: none"),
     ],
 )
-def test_overrides_tiers_and_plans_have_a_dry_run(shell: Shell, words: str, said: str) -> None:
+def test_dry_run_of_org_override_tier_or_plan_is_read_only(shell: Shell, words: str, said: str) -> None:
     shown, _ = dry(shell, words)
     assert "dry run: nothing was changed." in shown and said in shown
 
 
-def test_a_tier_and_a_limit_override_have_a_dry_run(shell: Shell) -> None:
+def test_dry_run_of_tier_buy_and_limit_override_is_read_only(shell: Shell) -> None:
     shell("tier set fast --at-once 5 --price 3 --new")
     shell("plan set pro --max-concurrent 2 --new")
     shell("ledger grant acme 1 --plan pro")
@@ -113,13 +113,13 @@ def test_a_tier_and_a_limit_override_have_a_dry_run(shell: Shell) -> None:
     assert "override 1: ended" in shown
 
 
-def test_samples_of_a_reason_are_shown_though_none_has_it_afterwards(shell: Shell) -> None:
+def test_dry_run_of_sample_dismiss_shows_expected_count(shell: Shell) -> None:
     shell.fleet.sample("acme", T0 + 1, -5)
     shell.fleet.tick_windows(1)
     said, _ = dry(shell, "sample dismiss --why interval_negative")
     assert "to change only these, pass --expect 1" in said
 
 
-def test_sums_of_pushes_are_refused_rather_than_cut(shell: Shell) -> None:
+def test_push_sums_beyond_limit_are_refused(shell: Shell) -> None:
     assert len(shell.json("push sums --most 2")["sums"]) == 2
     assert "too many sums: 2 exceed 1" in shell("push sums --most 1", 1)

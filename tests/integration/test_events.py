@@ -45,7 +45,7 @@ def sealed(fleet: Fleet) -> list[tuple[object, ...]]:
     return fleet.rows("SELECT window_ms, feature, revision, sealed_qty, state FROM pushes ORDER BY 1, 2, 3")
 
 
-def test_events_are_billed_as_the_sum_of_what_they_count(fleet: Fleet) -> None:
+def test_events_are_billed_as_sum_of_quantities(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     assert statuses(told(fleet, event("a", 3), event("b", 4), event("c", 0))) == [("accepted", None)] * 3
     fleet.sample("acme", T0 + 1, 60)
@@ -56,7 +56,7 @@ def test_events_are_billed_as_the_sum_of_what_they_count(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_an_event_is_kept_as_it_was_said_beside_its_sample(fleet: Fleet) -> None:
+def test_event_is_stored_unchanged_beside_sample(fleet: Fleet) -> None:
     more = {"subject": "u-1", "project": "site", "plan_key": "pro", "properties": {"b": "ü", "a": [1]}}
     told(fleet, event("a", 3, **more))
     assert fleet.rows("SELECT * FROM usage_events") == [
@@ -73,14 +73,14 @@ def test_an_event_is_kept_as_it_was_said_beside_its_sample(fleet: Fleet) -> None
     assert meter == MAX_MEMORY_MB + 1
 
 
-def test_ids_of_samples_tell_keys_apart() -> None:
+def test_event_sample_ids_are_unique_per_key() -> None:
     keys = [("a", "bc"), ("ab", "c"), ("abc", ""), ("bc", "a")]
     assert len({sample_id_of(*key) for key in keys}) == len(keys)
     assert len({sandbox_of("x" * 200), sandbox_of("x" * 199 + "y"), sandbox_of("x")}) == 3
     assert all(len(sandbox_of("x" * count)) <= 200 for count in (1, 194, 195, 200))
 
 
-def test_the_same_event_again_is_a_duplicate_and_billed_once(fleet: Fleet) -> None:
+def test_event_repeated_is_duplicate_and_billed_once(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     assert statuses(told(fleet, event("a", 3), event("a", 3), event("b"))) == [
         ("accepted", None), ("duplicate", None), ("accepted", None),
@@ -98,7 +98,7 @@ OTHERWISE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", OTHERWISE)
-def test_the_same_key_with_other_content_is_a_conflict_and_kept_aside(fleet: Fleet, field: str) -> None:
+def test_event_key_with_different_content_is_conflict(fleet: Fleet, field: str) -> None:
     billed_by_units(fleet, "acme", "other")
     said: dict[str, Any] = {
         "quantity": 3,
@@ -124,7 +124,7 @@ def test_the_same_key_with_other_content_is_a_conflict_and_kept_aside(fleet: Fle
     clean(fleet)
 
 
-def test_what_is_wrong_with_one_leaves_the_others_alone(fleet: Fleet) -> None:
+def test_invalid_event_does_not_reject_batch(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     fleet.tick(T0 + 2 * WINDOW_MS)
     write(fleet.engine, lambda c: raise_floors(c, before=T0, by=fleet.by))
@@ -147,13 +147,13 @@ def test_what_is_wrong_with_one_leaves_the_others_alone(fleet: Fleet) -> None:
     assert told(fleet) == []
 
 
-def test_a_command_in_an_answer_is_fit_to_be_pasted(fleet: Fleet) -> None:
+def test_event_answer_quotes_event_type_in_command(fleet: Fleet) -> None:
     fleet.assign("acme", from_ms=T0)
     (found,) = told(fleet, event("a", event_type="page; $(touch x)"))
     assert "`drawdown feature map-event 'page; $(touch x)' FEATURE " in (found.message or "")
 
 
-def test_usage_waits_for_a_feature_and_a_biller_and_is_billed_once(fleet: Fleet) -> None:
+def test_pending_event_usage_is_billed_once_after_mapping(fleet: Fleet) -> None:
     assert statuses(told(fleet, event("a", 5))) == [("pending", "unassigned")]
     fleet.assign("acme", from_ms=T0)
     assert statuses(told(fleet, event("b", 6))) == [("pending", "unmapped")]
@@ -172,7 +172,7 @@ def test_usage_waits_for_a_feature_and_a_biller_and_is_billed_once(fleet: Fleet)
     clean(fleet)
 
 
-def test_a_late_event_falls_into_its_own_window(fleet: Fleet) -> None:
+def test_late_event_is_sealed_in_its_own_window(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     told(fleet, event("a", 3))
     fleet.tick(T0 + 4 * WINDOW_MS)
@@ -183,7 +183,7 @@ def test_a_late_event_falls_into_its_own_window(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("by_sample", [False, True])
-def test_a_withdrawn_event_is_given_back_and_its_id_never_taken_again(fleet: Fleet, *, by_sample: bool) -> None:
+def test_withdrawn_event_is_refunded_and_its_id_stays_withdrawn(fleet: Fleet, *, by_sample: bool) -> None:
     billed_by_units(fleet, "acme")
     told(fleet, event("a", 3), event("b", 4))
     fleet.tick(T0 + 2 * WINDOW_MS)
@@ -202,7 +202,7 @@ def test_a_withdrawn_event_is_given_back_and_its_id_never_taken_again(fleet: Fle
     clean(fleet)
 
 
-def test_an_event_there_is_not_is_not_withdrawn(fleet: Fleet) -> None:
+def test_withdraw_of_unknown_event_is_refused(fleet: Fleet) -> None:
     told(fleet, event("a"))
     told(fleet, event("first-one"))
     with pytest.raises(UnknownId, match=r"unknown event of this source frist-one; did you mean first-one\?"):
@@ -212,7 +212,7 @@ def test_an_event_there_is_not_is_not_withdrawn(fleet: Fleet) -> None:
         read(fleet.engine, lambda c: withdraw_events(c, "apps", ["a"], fleet.by))
 
 
-def test_a_prune_takes_events_along_and_a_withdrawn_id_stays_out_for_good(fleet: Fleet) -> None:
+def test_prune_deletes_events_and_withdrawn_id_stays_refused(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     told(fleet, event("a", 3), event("gone", 4), event("new", 5, occurred_ms=fleet.clock.at_ms))
     fleet.tick(T0 + 2 * WINDOW_MS)
@@ -230,7 +230,7 @@ def test_a_prune_takes_events_along_and_a_withdrawn_id_stays_out_for_good(fleet:
     clean(fleet)
 
 
-def test_no_tier_and_no_open_top_takes_what_events_count(fleet: Fleet) -> None:
+def test_memory_tier_does_not_include_event_usage(fleet: Fleet) -> None:
     fleet.assign("acme", from_ms=T0)
 
     def work(connection: sa.Connection) -> None:
@@ -250,7 +250,7 @@ def test_no_tier_and_no_open_top_takes_what_events_count(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_the_largest_quantities_are_exact(fleet: Fleet) -> None:
+def test_event_largest_quantities_are_exact(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     told(fleet, *(event(str(number), MAX_QUANTITY - number) for number in range(9)))
     fleet.sample("acme", T0 + 1, 86_400)
@@ -263,7 +263,7 @@ def test_the_largest_quantities_are_exact(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_feature_ends_and_another_takes_its_place(fleet: Fleet) -> None:
+def test_event_type_after_feature_end_is_billed_as_new_feature(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     told(fleet, event("a", 3))
     fleet.tick(T0 + 2 * WINDOW_MS)
@@ -292,7 +292,7 @@ def test_a_feature_ends_and_another_takes_its_place(fleet: Fleet) -> None:
         (RENDER, "compute_1gb", "units", Refused),
     ],
 )
-def test_a_mapping_that_cannot_be_is_refused(
+def test_event_mapping_with_invalid_values_is_refused(
     fleet: Fleet, event_type: str, feature: str, unit: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -300,7 +300,7 @@ def test_a_mapping_that_cannot_be_is_refused(
     assert fleet.rows("SELECT * FROM event_types") == []
 
 
-def test_sizes_have_no_feature_that_counts_units(fleet: Fleet) -> None:
+def test_size_mapping_to_feature_in_units_is_refused(fleet: Fleet) -> None:
     mapped(fleet)
     with pytest.raises(Refused, match=r"the unit of render is units \(the event type page\.render"):
         write(fleet.engine, lambda c: map_size(c, "render", fleet.by, kind="exact", memory_mb=77, unit="s"))
@@ -312,7 +312,7 @@ def test_sizes_have_no_feature_that_counts_units(fleet: Fleet) -> None:
             )
 
 
-def test_a_mistyped_type_or_feature_is_refused_and_others_need_no_more(fleet: Fleet) -> None:
+def test_event_mapping_with_mistyped_type_or_feature_is_refused(fleet: Fleet) -> None:
     def add(event_type: str, feature: str, *, new: bool = False) -> object:
         return write(fleet.engine, lambda c: map_event(c, event_type, feature, fleet.by, new=new))
 
@@ -325,7 +325,7 @@ def test_a_mistyped_type_or_feature_is_refused_and_others_need_no_more(fleet: Fl
     assert fleet.one("SELECT COUNT(*) FROM event_types") == 3
 
 
-def test_there_are_so_many_types_and_no_more(fleet: Fleet) -> None:
+def test_event_types_beyond_limit_are_invalid(fleet: Fleet) -> None:
     fleet.assign("acme", from_ms=T0)
     fleet.write(
         "INSERT INTO event_types (event_type, meter, first_seen_ms) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL "
@@ -346,7 +346,7 @@ def test_there_are_so_many_types_and_no_more(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_types_that_nothing_uses_count_no_more_the_day_after(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_event_types_are_freed_after_a_day(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """One key filled all there may be for good, by quantity 0 of an organisation that does not exist."""
     monkeypatch.setattr(types, "MAX_EVENT_TYPES", 5)
     fleet.assign("acme", from_ms=T0)
@@ -371,7 +371,7 @@ def test_types_that_nothing_uses_count_no_more_the_day_after(fleet: Fleet, monke
     clean(fleet)
 
 
-def test_a_sample_of_a_host_has_no_meter(fleet: Fleet) -> None:
+def test_host_sample_with_event_meter_is_quarantined(fleet: Fleet) -> None:
     """What a host writes by mistake stays quarantined, as it was before there were meters."""
     told(fleet, event("a"))
     for size, seconds, reason in (
@@ -384,7 +384,7 @@ def test_a_sample_of_a_host_has_no_meter(fleet: Fleet) -> None:
         assert fleet.one("SELECT problem FROM usage_samples WHERE id = :id", id=name) == reason
 
 
-def test_a_sample_that_has_an_events_id_stays_and_the_event_is_kept_aside(fleet: Fleet) -> None:
+def test_event_with_id_of_host_sample_is_conflict(fleet: Fleet) -> None:
     billed_by_units(fleet, "acme")
     fleet.sample("acme", T0 + 1, 60, sample_id=sample_id_of("app", "a"), cell="events")
     assert statuses(told(fleet, event("a", 3), event("b", 4))) == [("conflict", "other_content"), ("accepted", None)]
@@ -407,7 +407,7 @@ def at_once(engine: sa.Engine, works: list[Callable[[sa.Connection], list[EventR
         return list(pool.map(one, works))
 
 
-def test_batches_of_the_same_events_at_once_take_each_once(fleet: Fleet) -> None:
+def test_concurrent_batches_of_same_events_store_each_once(fleet: Fleet) -> None:
     """In opposite orders, with types that nobody has seen yet: nobody waits crosswise, and nothing fails."""
     fleet.assign("acme", from_ms=T0)
     for number in range(6):
@@ -435,7 +435,7 @@ def test_batches_of_the_same_events_at_once_take_each_once(fleet: Fleet) -> None
     clean(fleet)
 
 
-def test_a_type_that_was_rolled_back_takes_no_number_away(postgres: sa.Engine) -> None:
+def test_event_type_meter_after_rollback_is_reused(postgres: sa.Engine) -> None:
     fleet = Fleet(postgres)
     with postgres.begin() as open_:
         assert meters(open_, ["a", "b"], T0) == {"a": MAX_MEMORY_MB + 1, "b": MAX_MEMORY_MB + 2}
@@ -454,7 +454,7 @@ def test_a_type_that_was_rolled_back_takes_no_number_away(postgres: sa.Engine) -
         ("MAX_SOURCE_TYPES", Bringer(key_name="app", source="/app"), Bringer(key_name="web", source="/web")),
     ],
 )
-def test_bringer_of_types_keeps_to_its_bound_also_at_once(
+def test_event_type_limit_of_org_key_or_source_holds_concurrently(
     postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch, bound: str, by: Bringer, other: Bringer
 ) -> None:
     """Another one commits between the look at how many there are and the next number."""
@@ -478,7 +478,7 @@ def test_bringer_of_types_keeps_to_its_bound_also_at_once(
     assert write(fleet.engine, lambda c: meters(c, ["d"], T0)), "a person names what a key may not bring"
 
 
-def test_a_batch_is_a_few_statements(engine: sa.Engine) -> None:
+def test_event_batch_runs_few_statements(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=T0)
     count = 0
@@ -500,7 +500,7 @@ def test_a_batch_is_a_few_statements(engine: sa.Engine) -> None:
     assert taking(large) <= taking(small) + 1
 
 
-def test_new_keys_are_looked_up_and_no_table_is_read_whole_for_them(postgres: sa.Engine) -> None:
+def test_new_event_keys_do_not_scan_sample_table(postgres: sa.Engine) -> None:
     fleet = Fleet(postgres)
     for start in (0, 1_000, 2_000):
         told(fleet, *(event(str(start + i)) for i in range(1_000)))
@@ -511,7 +511,7 @@ def test_new_keys_are_looked_up_and_no_table_is_read_whole_for_them(postgres: sa
     assert "usage_samples" not in sequential(plan_of(plans, "INSERT INTO usage_events"))
 
 
-def test_a_run_at_another_provider_may_use_what_events_count(engine: sa.Engine) -> None:
+def test_execution_at_external_provider_bills_event_feature(engine: sa.Engine) -> None:
     """Its samples have the meter, and its own rows say so."""
     far = Far(engine)
     mapped(far.fleet, from_ms=far.fleet.clock.at_ms + WINDOW_MS)
@@ -531,7 +531,7 @@ def test_a_run_at_another_provider_may_use_what_events_count(engine: sa.Engine) 
     far.clean()
 
 
-def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine: sa.Engine) -> None:
+def test_unsealed_events_lower_estimated_balance(engine: sa.Engine) -> None:
     """A halt comes within seconds of the event that used up the credit, and by no later tick."""
     far = Far(engine)
     mapped(far.fleet, from_ms=far.fleet.clock.at_ms + WINDOW_MS)
@@ -561,7 +561,7 @@ def test_what_was_told_and_is_not_sealed_lowers_the_estimate_of_a_balance(engine
          "plan_key, properties, ingested_ms FROM usage_events", "usage_events_quantity"),
     ],
 )  # fmt: skip
-def test_what_events_said_is_kept_by_the_database(fleet: Fleet, statement: str, rule: str) -> None:
+def test_event_rows_are_immutable_in_database(fleet: Fleet, statement: str, rule: str) -> None:
     told(fleet, event("a"))
     write(fleet.engine, lambda c: map_event(c, "model.run", "runs", fleet.by, value=EventValue(COUNT)))
     with pytest.raises(DBAPIError, match=rule):
@@ -569,7 +569,7 @@ def test_what_events_said_is_kept_by_the_database(fleet: Fleet, statement: str, 
 
 
 @pytest.mark.parametrize("table", ["usage_events", "event_types"])
-def test_no_table_of_events_is_truncated(postgres: sa.Engine, table: str) -> None:
+def test_truncate_of_event_tables_is_refused(postgres: sa.Engine, table: str) -> None:
     fleet = Fleet(postgres)
     told(fleet, event("a", occurred_ms=T0))
     with pytest.raises(DBAPIError, match="never truncated"):

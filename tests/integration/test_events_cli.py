@@ -54,7 +54,7 @@ def begun(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[st
     return Shell(fleet, database_url, capsys)
 
 
-def test_an_event_type_is_mapped_before_its_first_event(shell: Shell) -> None:
+def test_map_event_before_first_event_applies_to_all_usage(shell: Shell) -> None:
     """Whenever it is used, also in windows that are sealed by then: nothing of it had no feature there."""
     shell.fleet.clock.at_ms = T0 + 2 * WINDOW_MS
     shell.fleet.tick(T0 + 2 * WINDOW_MS)
@@ -83,7 +83,7 @@ def test_an_event_type_is_mapped_before_its_first_event(shell: Shell) -> None:
     clean(shell.fleet)
 
 
-def test_a_type_that_was_lost_with_history_is_mapped_from_the_next_window(shell: Shell) -> None:
+def test_map_event_after_lost_history_applies_from_next_window(shell: Shell) -> None:
     shell.fleet.write(
         "INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, reason) "
         f"VALUES (1, 0, {T0}, {T0}, 0, 'x', 'test', 'a test')"
@@ -91,7 +91,7 @@ def test_a_type_that_was_lost_with_history_is_mapped_from_the_next_window(shell:
     assert "mapped page.render to render from 2026-01-01T00:05:00Z;" in shell("feature map-event page.render render")
 
 
-def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell) -> None:
+def test_map_event_of_used_type_applies_from_next_window(shell: Shell) -> None:
     answer = told(shell.fleet, event("a", 3), event("b", 4, occurred_ms=T0 + 11))[0]
     assert "`drawdown feature map-event page.render FEATURE --from 2026-01-01T00:00:00Z`" in str(answer.message)
     said = shell("feature map-event page.render render --unit units")
@@ -129,7 +129,7 @@ def test_an_event_type_that_was_used_is_mapped_from_the_next_window(shell: Shell
     clean(shell.fleet)
 
 
-def test_usage_shows_what_events_count(shell: Shell) -> None:
+def test_usage_command_shows_event_units(shell: Shell) -> None:
     mapped(shell.fleet)
     told(shell.fleet, event("a", 3), event("b", 4, event_type="page.view"))
     shell.fleet.sample("acme", T0 + 1, 60)
@@ -153,7 +153,7 @@ def test_usage_shows_what_events_count(shell: Shell) -> None:
     assert {size: kind for size, kind in types.items() if len(size) < 8} == {"1024": None, "77": None}
 
 
-def test_an_assignment_says_apart_what_sandboxes_and_events_waited_for(shell: Shell) -> None:
+def test_org_assign_dry_run_shows_seconds_and_units_separately(shell: Shell) -> None:
     fleet = shell.fleet
     mapped(fleet)
     told(fleet, event("a", 3, org_id="late"), event("b", 9, org_id="late", occurred_ms=T0 + WINDOW_MS))
@@ -181,7 +181,7 @@ def test_bidirectional_marks_in_ids_are_stored_and_shown_as_escapes(shell: Shell
     }
 
 
-def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:
+def test_event_list_is_paged_and_event_show_is_complete(shell: Shell) -> None:
     mapped(shell.fleet)
     told(shell.fleet, *(event(f"e-{number}", number, occurred_ms=T0 + number // 2) for number in range(7)))
     told(shell.fleet, event("whole", 9, occurred_ms=T0 + 9, subject="u-1", project="site", properties={"a": "b"}))
@@ -215,7 +215,7 @@ def test_events_are_listed_by_pages_and_shown_whole(shell: Shell) -> None:
         write(shell.fleet.engine, lambda c: list_events(c, "acme", T0, NOW, most=MOST_LISTED + 1))
 
 
-def test_an_event_is_withdrawn_by_its_key_or_by_its_sample(shell: Shell) -> None:
+def test_event_withdrawn_by_key_or_sample_is_not_billed(shell: Shell) -> None:
     mapped(shell.fleet)
     told(shell.fleet, event("a", 3), event("b", 4), event("c", 5))
     assert "nothing was changed" in shell("event withdraw app a --dry-run")
@@ -230,7 +230,7 @@ def test_an_event_is_withdrawn_by_its_key_or_by_its_sample(shell: Shell) -> None
     assert [row[4] for row in shell.fleet.pushes()] == [5]
 
 
-def test_a_feature_that_begins_later_ends_alone_and_can_be_ended(shell: Shell) -> None:
+def test_feature_end_before_start_leaves_current_feature(shell: Shell) -> None:
     """The one of now is not what anybody asked to end, and goes on; of sizes, too."""
     later = f"--from {T0 + 10 * WINDOW_MS}"
     shell("feature map-event mail.sent mail_a")
@@ -251,7 +251,7 @@ def test_a_feature_that_begins_later_ends_alone_and_can_be_ended(shell: Shell) -
     assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [None]
 
 
-def test_a_feature_ends_now_and_where_it_is_to_begin_again(shell: Shell) -> None:
+def test_feature_end_with_later_mapping_ends_both(shell: Shell) -> None:
     shell("feature map-event page.render render")
     shell(f"feature map-event page.render render --from {T0 + 10 * WINDOW_MS}")
     said = shell(f"feature end render --from {T0 + 2 * WINDOW_MS}")
@@ -273,7 +273,7 @@ def _status(fleet: Fleet) -> Status:
 
 
 @pytest.mark.parametrize("whose", ["key_name", "source", "org_id"])
-def test_bringer_of_too_many_types_is_named_by_status_and_doctor(shell: Shell, whose: str) -> None:
+def test_event_type_limit_reached_is_reported_by_status_and_doctor(shell: Shell, whose: str) -> None:
     most = MAX_ORG_TYPES if whose == "org_id" else MAX_KEY_TYPES
     shell.fleet.tick(T0 + 2 * WINDOW_MS)
     _brought(shell.fleet, whose, 0, most - 1)
@@ -289,7 +289,7 @@ def test_bringer_of_too_many_types_is_named_by_status_and_doctor(shell: Shell, w
     assert said in " ".join(shell("doctor", status=1).split())
 
 
-def test_database_short_of_types_is_told_before_it_is_full(shell: Shell) -> None:
+def test_database_near_event_type_limit_is_reported(shell: Shell) -> None:
     for at in range(9):
         _brought(shell.fleet, "org_id", at * 1_000, 1_000)
     assert ShortOfTypes("database", "", NEAR_TYPES) in _status(shell.fleet).standing.short_of_types

@@ -31,7 +31,7 @@ def charged(provider: FakeProvider) -> int:
 
 
 @pytest.mark.both_databases
-def test_a_replay_bills_what_is_owed_and_nothing_again(engine: sa.Engine) -> None:
+def test_replay_of_events_bills_only_owed_usage(engine: sa.Engine) -> None:
     fleet, provider = at_another_provider(engine)
     for _ in range(2):
         assert do_replay(fleet, T0, T0 + WINDOW_MS).quantity == 0
@@ -50,7 +50,7 @@ def test_a_replay_bills_what_is_owed_and_nothing_again(engine: sa.Engine) -> Non
     clean(fleet)
 
 
-def test_what_a_provider_lost_of_events_is_found_by_its_feature(engine: sa.Engine) -> None:
+def test_reconcile_events_lost_by_provider_are_reported_by_feature(engine: sa.Engine) -> None:
     fleet, provider = at_another_provider(engine)
     fleet.clock.at_ms += SHOWN
     assert said(compare(fleet)) == []

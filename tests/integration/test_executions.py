@@ -92,7 +92,7 @@ def bank(engine: sa.Engine) -> Bank:
     return Bank(engine)
 
 
-def test_a_run_is_held_settled_and_the_rest_is_free(bank: Bank) -> None:
+def test_execution_is_reserved_settled_and_rest_is_available(bank: Bank) -> None:
     accepted = bank.accept("e-1", project="site")
     assert (accepted.repeated, available(accepted), bank.purse) == (False, 94 * MICRO, (100, 6))
     settled = bank.settle("e-1", 4)
@@ -102,7 +102,7 @@ def test_a_run_is_held_settled_and_the_rest_is_free(bank: Bank) -> None:
     ) == [("run:e-1:final:*", "execution", 4 * MICRO, "e-1")]
 
 
-def test_the_same_again_gets_the_first_answer(bank: Bank) -> None:
+def test_execution_call_repeated_returns_first_result(bank: Bank) -> None:
     for repeated in (False, True):
         assert bank.accept("e-1").repeated is repeated
         assert bank.purse == (100, 6)
@@ -138,7 +138,7 @@ OTHER: dict[str, tuple[str, Act]] = {
 
 
 @pytest.mark.parametrize("situation", OTHER)
-def test_it_is_denied_and_nothing_moves(bank: Bank, situation: str) -> None:
+def test_execution_call_denied_leaves_wallet_unchanged(bank: Bank, situation: str) -> None:
     for key in ("held", "settled", "released"):
         bank.accept(key, 4)
     bank.draw("held", 1, 1)
@@ -156,7 +156,7 @@ def test_it_is_denied_and_nothing_moves(bank: Bank, situation: str) -> None:
 @pytest.mark.parametrize(
     ("overage", "charged", "purse"), [("charge", 10, (90, 0)), ("cap", 6, (94, 0)), ("refuse", None, (100, 6))]
 )
-def test_what_lies_above_the_hold_goes_by_the_overage(
+def test_execution_settle_above_reservation_follows_overage(
     bank: Bank, overage: str, charged: int | None, purse: tuple[int, int]
 ) -> None:
     bank.accept("e-1", 6, overage=overage)
@@ -169,7 +169,7 @@ def test_what_lies_above_the_hold_goes_by_the_overage(
     assert bank.purse == purse
 
 
-def test_what_is_drawn_in_parts_above_the_hold_is_written_off_once(bank: Bank) -> None:
+def test_execution_draws_above_cap_are_written_off_once(bank: Bank) -> None:
     bank.accept("e-1", 6, overage="cap")
     drawn = [bank.draw("e-1", number, 4).drawn for number in (1, 2, 3)]
     assert [(one.charged_micro // MICRO, one.written_off_micro // MICRO) for one in drawn] == [(4, 0), (2, 2), (0, 4)]
@@ -178,12 +178,12 @@ def test_what_is_drawn_in_parts_above_the_hold_is_written_off_once(bank: Bank) -
     assert bank.settle("e-1", 6).drawn.charged_micro == 0
 
 
-def test_usage_is_owed_below_zero_and_never_refused(bank: Bank) -> None:
+def test_execution_settle_beyond_balance_is_owed(bank: Bank) -> None:
     bank.accept("e-1", 100)
     assert available(bank.settle("e-1", 130)) == -30 * MICRO
 
 
-def test_what_is_over_is_free_before_a_balance_is_believed(bank: Bank) -> None:
+def test_expired_reservation_is_released_before_preview_and_accept(bank: Bank) -> None:
     bank.accept("e-1", 60)
     bank.accept("e-2", 30, for_ms=2 * HOUR_MS)
     bank.later(HOUR_MS - 1)
@@ -196,7 +196,7 @@ def test_what_is_over_is_free_before_a_balance_is_believed(bank: Bank) -> None:
     assert bank.purse == (100, 70)
 
 
-def test_an_expired_run_is_settled_late_and_draws_no_more(bank: Bank) -> None:
+def test_expired_execution_is_settled_late_and_draw_is_refused(bank: Bank) -> None:
     bank.accept("e-1", 60)
     bank.later(HOUR_MS)
     with pytest.raises(Denied, match="Settle it"):
@@ -205,7 +205,7 @@ def test_an_expired_run_is_settled_late_and_draws_no_more(bank: Bank) -> None:
     assert bank.purse == (50, 0)
 
 
-def test_a_queued_run_waits_for_a_day_and_a_sign_of_life_keeps_it(bank: Bank) -> None:
+def test_execution_expiry_is_a_day_if_queued_and_renewed_by_extend(bank: Bank) -> None:
     assert bank.accept("e-1", queued=True).reservation.expires_ms == bank.fleet.clock.at_ms + DAY_MS
     accepted = bank.accept("e-2")
     bank.later(HOUR_MS - 1)
@@ -215,7 +215,7 @@ def test_a_queued_run_waits_for_a_day_and_a_sign_of_life_keeps_it(bank: Bank) ->
     assert bank.extend("e-2", to=8).repeated
 
 
-def test_the_sweep_expires_what_is_due_in_all_wallets(bank: Bank) -> None:
+def test_tick_expires_due_reservations(bank: Bank) -> None:
     for number in range(5):
         bank.accept(f"e-{number}", 10)
     bank.later(HOUR_MS)
@@ -225,7 +225,7 @@ def test_the_sweep_expires_what_is_due_in_all_wallets(bank: Bank) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
+def test_execution_is_priced_at_rates_of_acceptance(bank: Bank) -> None:
     for feature, micro in (("tokens_in", 3), ("tokens_out", 15)):
         bank.write(
             partial(set_rate, feature=feature, micro_credits=micro, per_quantity=1, by=bank.fleet.by, from_ms=None)
@@ -258,7 +258,7 @@ def test_a_run_is_priced_by_the_card_of_its_acceptance(bank: Bank) -> None:
     assert dear.amount_micro == 1_000_000 * 900 + 200_000 * 15, "one that is accepted now is priced by it"
 
 
-def test_repeated_execution_is_recognised_whatever_its_price_is_now(bank: Bank) -> None:
+def test_execution_call_repeated_after_rate_change_is_recognised(bank: Bank) -> None:
     """A rate that was dated by a clock which is behind, and kept after the run was settled."""
     set_tokens = partial(set_rate, feature="tokens", per_quantity=1)
     bank.write(lambda c: set_tokens(c, micro_credits=3, by=bank.fleet.by, from_ms=None))
@@ -274,7 +274,7 @@ def test_repeated_execution_is_recognised_whatever_its_price_is_now(bank: Bank) 
     assert bank.write(lambda c: executions.settle(c, "e-1", settle, bank.fleet.by)).drawn.repeated
 
 
-def test_credits_and_quantities_are_not_mixed_in_one_run(bank: Bank) -> None:
+def test_execution_mixing_credits_and_quantities_is_refused(bank: Bank) -> None:
     bank.write(lambda c: set_rate(c, "tokens", 1, 1, bank.fleet.by, from_ms=None, new=True))
     bank.accept("e-1")
     bank.draw("e-1", 1, 2)
@@ -291,7 +291,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_step_that_refuses_is_named(bank: Bank, step: str) -> None:
+def test_execution_refusal_names_step_in_preview_and_accept(bank: Bank, step: str) -> None:
     bank.fleet.assign("globex")
     statement, request, code = STEPS[step]
     bank.fleet.write(statement)
@@ -319,7 +319,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("situation", WRONG)
-def test_what_makes_no_sense_is_refused(bank: Bank, situation: str) -> None:
+def test_execution_request_with_invalid_values_is_refused(bank: Bank, situation: str) -> None:
     request = WRONG[situation]
     with pytest.raises(UsageError):
         bank.preview(request)
@@ -327,13 +327,13 @@ def test_what_makes_no_sense_is_refused(bank: Bank, situation: str) -> None:
         bank.write(lambda c: executions.accept(c, "e-1", request, bank.fleet.by))
 
 
-def test_a_run_that_is_mistyped_is_not_there(bank: Bank) -> None:
+def test_execution_unknown_key_suggests_nearest(bank: Bank) -> None:
     bank.accept("deploy-1")
     with pytest.raises(UnknownId, match="deploy-1"):
         bank.settle("deploi-1", 1)
 
 
-def test_what_is_reserved_halts_and_what_is_free_again_resumes(bank: Bank) -> None:
+def test_reserved_credit_halts_and_released_credit_resumes(bank: Bank) -> None:
     """Nobody watches: cron alone."""
     bank.accept("e-1", 99)
     bank.fleet.tick()
@@ -354,7 +354,7 @@ def test_what_is_reserved_halts_and_what_is_free_again_resumes(bank: Bank) -> No
     assert bank.fleet.rows(org) == [(False, None)]
 
 
-def test_a_hold_that_is_over_halts_nobody(bank: Bank) -> None:
+def test_expired_reservation_does_not_halt(bank: Bank) -> None:
     bank.accept("e-1", 100)
     bank.write(lambda c: grant(c, "acme", -1, bank.fleet.by, key="back", plan=None))
     bank.fleet.tick()
@@ -378,7 +378,7 @@ def test_plan_terms_written_by_name_are_read_by_position(bank: Bank) -> None:
     assert bank.write(lambda c: (read_hold_terms(c, "free"), hold_terms(c, "acme"))) == (terms, terms)
 
 
-def test_a_plan_says_what_a_run_holds(bank: Bank) -> None:
+def test_plan_terms_set_reservation_amount_and_cap(bank: Bank) -> None:
     on_plan(bank, hold_factor_ppm=1_500_000, unknown_hold_micro=2 * MICRO, most_hold_micro=8 * MICRO)
     assert bank.accept("factor", 4).reservation.amount_micro == 6 * MICRO
     assert bank.accept("capped", 7).reservation.amount_micro == 8 * MICRO
@@ -392,7 +392,7 @@ def test_a_plan_says_what_a_run_holds(bank: Bank) -> None:
         assert (denied.value.code, denied.value.step) == ("above_cap", "plan")
 
 
-def test_a_plan_says_what_all_runs_of_a_wallet_hold(bank: Bank) -> None:
+def test_plan_terms_cap_total_reserved_credit(bank: Bank) -> None:
     on_plan(bank, most_held_micro=10 * MICRO)
     bank.accept("one", 6)
     refusing: tuple[Callable[[], object], ...] = (lambda: bank.accept("two", 5), lambda: bank.extend("one", to=11))
@@ -406,7 +406,7 @@ def test_a_plan_says_what_all_runs_of_a_wallet_hold(bank: Bank) -> None:
     bank.accept("two", 5)
 
 
-def test_where_a_plan_says_so_what_is_held_halts_nobody(bank: Bank) -> None:
+def test_reserved_credit_of_plan_without_halts_does_not_halt(bank: Bank) -> None:
     on_plan(bank, holds_halt=False)
     bank.accept("e-1", 100)
     bank.write(lambda c: grant(c, "acme", -1, bank.fleet.by, key="back", plan=None))
@@ -415,7 +415,7 @@ def test_where_a_plan_says_so_what_is_held_halts_nobody(bank: Bank) -> None:
 
 
 @pytest.mark.parametrize("kind", ["project", "action"])
-def test_a_project_or_an_action_is_blocked(bank: Bank, kind: Literal["project", "action"]) -> None:
+def test_execution_of_blocked_project_or_action_is_refused(bank: Bank, kind: Literal["project", "action"]) -> None:
     bank.accept("before", 6, **{kind: "site"})
     for changed in (True, False):
         assert bank.write(lambda c: run_blocks.block(c, "acme", kind, "site", bank.fleet.by)) is changed
@@ -443,12 +443,12 @@ def test_a_project_or_an_action_is_blocked(bank: Bank, kind: Literal["project", 
         HoldTerms(unknown_hold_micro=2, most_hold_micro=1),
     ],
 )
-def test_terms_that_make_no_sense_are_refused(bank: Bank, terms: HoldTerms) -> None:
+def test_plan_reservation_terms_with_invalid_values_are_refused(bank: Bank, terms: HoldTerms) -> None:
     with pytest.raises(UsageError):
         bank.write(lambda c: credit.set_plan_limit(c, "free", 2, bank.fleet.by, holds=vars(terms)))
 
 
-def test_whoever_ends_a_run_that_held_all_has_the_verdict_asked_for_again(bank: Bank) -> None:
+def test_execution_end_freeing_all_credit_requests_verdict(bank: Bank) -> None:
     """A halt for what it held may be under way: who ends it cannot see that yet."""
     ends: tuple[Callable[[str], object], ...] = (lambda key: bank.settle(key, 1), bank.release)
     for number, end in enumerate(ends):
@@ -467,7 +467,7 @@ def test_whoever_ends_a_run_that_held_all_has_the_verdict_asked_for_again(bank: 
     assert bank.fleet.one("SELECT projection_due_ms FROM orgs") is None, "nothing hung by it"
 
 
-def test_a_run_costs_no_more_in_all_than_one_entry_may(bank: Bank) -> None:
+def test_execution_total_cost_beyond_entry_limit_is_refused(bank: Bank) -> None:
     bank.accept("run", 1)
     most = MAX_ENTRY_MICRO // MICRO
     bank.draw("run", 0, most - 5)
@@ -478,7 +478,7 @@ def test_a_run_costs_no_more_in_all_than_one_entry_may(bank: Bank) -> None:
         bank.settle("run", most + 1)
 
 
-def test_no_wallet_owes_more_than_can_be_read(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_execution_draw_beyond_debt_limit_is_refused(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "MOST_BALANCE_MICRO", 200 * MICRO)
     bank.accept("run", 1)
     bank.draw("run", 0, 300)
@@ -487,7 +487,7 @@ def test_no_wallet_owes_more_than_can_be_read(bank: Bank, monkeypatch: pytest.Mo
     assert bank.purse == (-200, 0), "what was refused moved nothing"
 
 
-def test_usage_beyond_what_a_wallet_can_owe_is_refused_alone(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_push_beyond_debt_limit_is_rejected_alone(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "MOST_BALANCE_MICRO", 200 * MICRO)
     bank.write(lambda c: set_rate(c, "x", MICRO, 1, bank.fleet.by, from_ms=0))
     provider, now = EmbeddedProvider(bank.fleet.engine, bank.fleet.clock), bank.fleet.clock.at_ms
@@ -498,7 +498,7 @@ def test_usage_beyond_what_a_wallet_can_owe_is_refused_alone(bank: Bank, monkeyp
     assert bank.purse == (-140, 0)
 
 
-def test_expired_run_is_shown_as_expired_before_any_sweep(bank: Bank) -> None:
+def test_expired_execution_is_listed_as_expired_before_tick(bank: Bank) -> None:
     bank.accept("brief", 5, for_ms=MINUTE_MS)
     bank.accept("long", 5)
     bank.later(MINUTE_MS)
@@ -515,7 +515,7 @@ def test_expired_run_is_shown_as_expired_before_any_sweep(bank: Bank) -> None:
 
 
 @pytest.mark.parametrize("unit", ["credits", "quantities"])
-def test_capped_run_costs_the_same_in_credits_and_in_quantities(bank: Bank, unit: str) -> None:
+def test_capped_execution_costs_same_in_credits_and_quantities(bank: Bank, unit: str) -> None:
     """What was written off stays written off, also once the run holds more."""
     bank.write(lambda c: set_rate(c, "tokens", MICRO, 1, bank.fleet.by, from_ms=0))
 

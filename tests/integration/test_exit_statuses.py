@@ -58,27 +58,29 @@ def wrong(lines: Iterable[str], capfd: pytest.CaptureFixture[str], status: Exit,
     return [f"{line}: {found}: {said}" for line, found, said in ended if found != status or text not in said]
 
 
-def test_an_option_that_there_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_with_unknown_option_exits_as_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
     assert wrong(EACH, capfd, Exit.USAGE, "", "--nonsense") == []
 
 
-def test_a_setting_that_cannot_be_read(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_with_invalid_setting_exits_as_usage_error(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DRAWDOWN_LOG_LEVEL", "LOUD")
     assert wrong(EACH, capfd, Exit.USAGE, "") == []
 
 
-def test_a_database_that_there_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_with_missing_database_exits_with_init_hint(capfd: pytest.CaptureFixture[str]) -> None:
     assert wrong(STORED, capfd, Exit.PERSON, "`drawdown init`") == []
     assert not Path("none.db").exists()
 
 
-def test_a_database_that_does_not_answer(capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_with_unreachable_database_exits_for_retry(capfd: pytest.CaptureFixture[str]) -> None:
     nobody = "postgresql://nobody@127.0.0.1:1/x"
     assert wrong(STORED, capfd, Exit.LEFT, "Try again", "--database-url", nobody) == []
 
 
 @pytest.mark.parametrize("where", ["drawdown.cli.startup.open_state", "drawdown.worker.orgs.lists.list_orgs"])
-def test_a_command_that_is_interrupted(
+def test_command_interrupted_exits_for_retry(
     where: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C: the status of a scheduler's next try, as all statuses one of those that are explained."""
@@ -102,7 +104,7 @@ def untimely() -> Iterator[str]:
                 yield shlex.join([*words[: number + 1], "soon", *words[number + 2 :]])
 
 
-def test_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_with_invalid_time_exits_as_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
     months = [line for line in untimely() if line.startswith("push fold")]
     times = [line for line in untimely() if line not in months]
     assert len(months) >= 1 and len(times) > 50
@@ -110,7 +112,7 @@ def test_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     assert wrong(times, capfd, Exit.USAGE, "invalid time 'soon': expected 2026-01-31") == []
 
 
-def test_no_number_but_those_that_are_explained_is_written_in_a_command() -> None:
+def test_cli_source_does_not_write_exit_numbers() -> None:
     """The statuses are named in one place."""
     folder = Path(__file__).parents[2] / "cli"
     found = [file.name for file in folder.rglob("*.py") if "Exit(0" in (text := file.read_text()) or "Exit(1" in text]

@@ -61,7 +61,7 @@ def told(fleet: Fleet, kind: Kind, span: Span = ALL, form: Format = "csv") -> li
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_the_ledger_is_told_whole_and_exactly_in_both_forms(billed: Fleet) -> None:
+def test_export_ledger_is_complete_and_exact_in_csv_and_jsonl(billed: Fleet) -> None:
     rows, objects = told(billed, "ledger"), told(billed, "ledger", form="jsonl")
     assert [list(row) for row in rows] == [list(COLUMNS["ledger"])] * len(rows)
     kept = billed.rows("SELECT key, amount_micro, from_account, to_account FROM ledger_entries ORDER BY at_ms, key")
@@ -78,7 +78,7 @@ def test_the_ledger_is_told_whole_and_exactly_in_both_forms(billed: Fleet) -> No
     )
 
 
-def test_of_one_organisation_what_moved_adds_up_to_its_balance(billed: Fleet) -> None:
+def test_export_ledger_of_org_sums_to_balance(billed: Fleet) -> None:
     rows = told(billed, "ledger", Span("acme", 0, ALL.to_ms))
     balance = billed.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'")
     assert sum(int(row["moved_micro"]) for row in rows) == balance
@@ -92,7 +92,7 @@ def test_of_one_organisation_what_moved_adds_up_to_its_balance(billed: Fleet) ->
         )  # nor are columns named first
 
 
-def test_nothing_is_a_formula_and_nothing_turns_the_direction(billed: Fleet) -> None:
+def test_export_csv_escapes_formulas_and_bidirectional_marks(billed: Fleet) -> None:
     first = told(billed, "ledger")[0]
     assert (first["key"], first["actor"]) == ("'=1", "'@me")
     assert first["to_account"] == "wallet:-1+1" and first["amount_micro"] == "-5", "an amount stays a number"
@@ -100,7 +100,7 @@ def test_nothing_is_a_formula_and_nothing_turns_the_direction(billed: Fleet) -> 
     assert told(billed, "ledger", form="jsonl")[0]["reason"] == BAD
 
 
-def test_usage_is_told_by_window_and_what_was_voided_is_said(billed: Fleet) -> None:
+def test_export_usage_lists_pushes_by_window(billed: Fleet) -> None:
     rows = told(billed, "usage", form="jsonl")
     assert [(row["key"], row["quantity"], row["state"]) for row in rows] == [
         (f"usage:{org}:{T0 + at * WINDOW_MS}:compute_1gb", 60, "accepted")
@@ -112,14 +112,14 @@ def test_usage_is_told_by_window_and_what_was_voided_is_said(billed: Fleet) -> N
 
 
 @pytest.mark.parametrize("kind", ["ledger", "usage"])
-def test_ranges_side_by_side_have_each_row_once(billed: Fleet, kind: Kind) -> None:
+def test_export_adjacent_ranges_list_each_row_once(billed: Fleet, kind: Kind) -> None:
     edges = [0, 1, 2, T0, T0 + WINDOW_MS, T0 + 5 * WINDOW_MS, ALL.to_ms]
     parts = [told(billed, kind, Span("", lo, hi)) for lo, hi in itertools.pairwise(edges)]
     assert [row for part in parts for row in part] == told(billed, kind)
 
 
 @pytest.mark.both_databases
-def test_it_is_read_in_parts_and_never_held_as_a_whole(billed: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_is_streamed_in_parts(billed: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     many = 4_000
     billed.write(
         "INSERT INTO ledger_entries (key, kind, from_account, to_account, amount_micro, ts, at_ms, actor, reason) "
@@ -147,7 +147,7 @@ def test_it_is_read_in_parts_and_never_held_as_a_whole(billed: Fleet, monkeypatc
     assert peak < 1 << 20, "some hundred bytes a row would be more than that for all of them"
 
 
-def test_what_is_booked_meanwhile_is_not_in_it(billed: Fleet) -> None:
+def test_export_excludes_entries_booked_meanwhile(billed: Fleet) -> None:
     before = len(told(billed, "ledger"))
 
     def slowly(connection: sa.Connection) -> int:
@@ -160,7 +160,7 @@ def test_what_is_booked_meanwhile_is_not_in_it(billed: Fleet) -> None:
     assert len(told(billed, "ledger")) == before + 1
 
 
-def test_the_command_prints_rows_and_refuses_what_it_does_not_know(
+def test_export_command_prints_rows_and_refuses_invalid_options(
     billed: Fleet, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     url = billed.engine.url.render_as_string(hide_password=False)

@@ -81,7 +81,7 @@ def claims(fleet: Fleet, count: int, worker: str = "w") -> Iterator[Claim]:
         )
 
 
-def test_the_newest_go_before_a_backlog_and_the_oldest_beside_them(engine: sa.Engine) -> None:
+def test_claim_with_backlog_takes_newest_first_and_some_oldest(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     owed(fleet, 1, BACKLOG, name="big", newest_ms=T0 - WINDOW_MS)
     owed(fleet, OTHERS, 1, name="org")
@@ -102,7 +102,7 @@ def test_the_newest_go_before_a_backlog_and_the_oldest_beside_them(engine: sa.En
     )
 
 
-def test_what_was_sent_before_waits_for_the_newest_and_not_for_ever(engine: sa.Engine) -> None:
+def test_claim_takes_some_attempted_pushes_beside_newest(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     owed(fleet, 1, 60, name="again", newest_ms=T0 - WINDOW_MS)
     fleet.write(f"UPDATE pushes SET attempts = 1, first_attempt_ms = {T0}")
@@ -135,7 +135,7 @@ def ask_nobody(_connection: sa.Connection, *, now_ms: int) -> None:
     assert now_ms == T0
 
 
-def test_what_was_claimed_and_not_begun_goes_before_a_backlog_again(engine: sa.Engine) -> None:
+def test_claimed_push_not_begun_is_claimed_before_backlog(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     owed(fleet, 1, BACKLOG, name="big", newest_ms=T0 - WINDOW_MS)
     owed(fleet, A_CLAIM - LONGEST_DUE, 1, name="org")
@@ -146,7 +146,7 @@ def test_what_was_claimed_and_not_begun_goes_before_a_backlog_again(engine: sa.E
         settled(engine, found, ends, f"spell-{attempt}/0", partial(ask_nobody))
 
 
-def test_one_at_a_time_are_sent_all_the_same(engine: sa.Engine) -> None:
+def test_tick_with_single_push_batches_sends_all(engine: sa.Engine) -> None:
     fake = FakeProvider(capabilities(batch_size=1))
     fleet = Fleet(engine, extra={"fake": fake})
     owed(fleet, 3, 4, name="org")
@@ -156,7 +156,7 @@ def test_one_at_a_time_are_sent_all_the_same(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("known", ["empty", "full"])
-def test_a_claim_reads_what_it_takes(engine: sa.Engine, known: str) -> None:
+def test_claim_uses_index_for_due_pushes(engine: sa.Engine, known: str) -> None:
     """By statistics of when nothing was due, or of now."""
     fleet = Fleet(engine)
     if known == "empty":
@@ -179,7 +179,7 @@ def test_a_claim_reads_what_it_takes(engine: sa.Engine, known: str) -> None:
 
 
 @pytest.mark.parametrize("known", ["empty", "full"])
-def test_answers_are_written_by_the_keys_of_what_they_are_of(engine: sa.Engine, known: str) -> None:
+def test_claim_answers_are_written_without_table_scan(engine: sa.Engine, known: str) -> None:
     """PostgreSQL thinks little of reading a table whole: all 20,000 organisations, twice, for the 128 of a portion."""
     fleet = Fleet(engine)
     if known == "empty":
@@ -202,7 +202,7 @@ def test_answers_are_written_by_the_keys_of_what_they_are_of(engine: sa.Engine, 
 
 
 @pytest.mark.parametrize("known", ["empty", "full"])
-def test_what_may_be_on_its_way_is_found_without_what_was_settled(engine: sa.Engine, known: str) -> None:
+def test_unsure_pushes_are_found_without_scan_of_settled_pushes(engine: sa.Engine, known: str) -> None:
     """By statistics of when there were no pushes, or of now: each portion of answers asks for it."""
     fleet = Fleet(engine)
     if known == "empty":
@@ -256,7 +256,7 @@ class Slow(FakeProvider):
         return await super().push(batch)
 
 
-def test_a_backlog_at_one_provider_delays_no_other_and_no_halt(engine: sa.Engine) -> None:
+def test_backlog_at_provider_does_not_delay_other_provider_or_halt(engine: sa.Engine) -> None:
     """It takes all the time there is; meanwhile one's credit is found gone, and one that nobody bills is halted."""
     clock = Moving(T0)
     other = FakeProvider(capabilities(), name="other")
@@ -296,7 +296,7 @@ class OneIsSlow(FakeProvider):
 
 
 @pytest.mark.parametrize("in_flight", [64, 1_024])
-def test_a_customer_that_is_slow_holds_up_verdicts_for_one_spell_only(engine: sa.Engine, in_flight: int) -> None:
+def test_slow_customer_delays_verdicts_by_single_spell(engine: sa.Engine, in_flight: int) -> None:
     """It has a whole claim of pushes, which would take two minutes; what is not begun goes on in the next spell."""
     clock = Moving(T0)
     slow = OneIsSlow(capabilities(batch_size=1, in_flight=in_flight), name="fake", clock=clock)
@@ -316,7 +316,7 @@ def test_a_customer_that_is_slow_holds_up_verdicts_for_one_spell_only(engine: sa
     assert fleet.rows("SELECT DISTINCT outcome FROM attempts WHERE outcome <> 'accepted'") == [("retry",)]
 
 
-def test_what_was_not_begun_tells_nothing_of_a_provider(engine: sa.Engine) -> None:
+def test_push_not_begun_does_not_count_as_provider_failure(engine: sa.Engine) -> None:
     fleet, clock = Fleet(engine), FixedClock(T0 + SECOND_MS)
     owed(fleet, 3, 1, name="org")
     for answer, failures in ((NotBegun(T0, "later"), 0), (RetryAt(T0, "503"), 5)):
@@ -334,7 +334,7 @@ def test_what_was_not_begun_tells_nothing_of_a_provider(engine: sa.Engine) -> No
         clock.at_ms += LEASE_MS
 
 
-def test_customers_that_wait_stop_no_others_that_are_due(engine: sa.Engine) -> None:
+def test_throttled_customers_do_not_block_due_customers(engine: sa.Engine) -> None:
     fake = FakeProvider(FAST)
     fleet = Fleet(engine, extra={"fake": fake})
     owed(fleet, 16, 8, name="busy")
@@ -361,7 +361,7 @@ class Narrow(FakeProvider):
             self.under_way -= 1
 
 
-def test_lowered_provider_limit_is_reported_and_no_push_is_lost_or_doubled(engine: sa.Engine) -> None:
+def test_lowered_provider_limit_is_reported_and_each_push_charged_once(engine: sa.Engine) -> None:
     narrow = Narrow(FAST)
     fleet = Fleet(engine, extra={"fake": narrow})
     owed(fleet, 3 * OTHERS, 1, name="org")
@@ -408,7 +408,7 @@ class FewReads(FakeProvider):
             self.under_way -= 1
 
 
-def test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read(engine: sa.Engine) -> None:
+def test_throttled_reads_are_reported_and_all_customers_are_read(engine: sa.Engine) -> None:
     few = FewReads(FAST)
     fleet = that_uses(engine, few)
     report = fleet.tick(T0 + 2 * WINDOW_MS)
@@ -445,7 +445,7 @@ def test_customer_always_throttled_is_read_twice_then_left_to_next_tick(
     assert (report.projected, provider.asked, report.calls_cut) == (OTHERS - 1, 2, {})
 
 
-def test_each_read_is_retried_a_few_times_at_most_if_all_are_throttled(engine: sa.Engine) -> None:
+def test_throttled_reads_of_all_customers_are_retried_within_limit(engine: sa.Engine) -> None:
     asked = Counter[str]()
 
     class AllAway(FakeProvider):
@@ -461,7 +461,7 @@ def test_each_read_is_retried_a_few_times_at_most_if_all_are_throttled(engine: s
     )
 
 
-def test_a_claim_of_one_takes_what_waits_longest_in_about_a_quarter_of_all() -> None:
+def test_claim_of_single_push_takes_oldest_in_a_quarter_of_claims() -> None:
     """Or a push that was sent once would wait for as long as new ones come."""
     oldest = sum(longest_due(1, f"host/{number}") for number in range(400))
     assert 60 < oldest < 140 and {longest_due(3, "host/1"), longest_due(3, "host/2"), longest_due(3, "host/3")} <= {

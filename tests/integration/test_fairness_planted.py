@@ -73,44 +73,44 @@ def _not_begun_is_sent_before(patches: Patches) -> None:
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Sees]]] = {
     "the newest go last": (
         lambda p: p.query(claim, "newest_unsent", "p.window_ms DESC", "p.window_ms"),
-        sound.test_the_newest_go_before_a_backlog_and_the_oldest_beside_them,
+        sound.test_claim_with_backlog_takes_newest_first_and_some_oldest,
     ),
-    "the oldest alone go": (_only_the_oldest, sound.test_the_newest_go_before_a_backlog_and_the_oldest_beside_them),
+    "the oldest alone go": (_only_the_oldest, sound.test_claim_with_backlog_takes_newest_first_and_some_oldest),
     "whose credit ends soonest has no turn of its own": (
         _by_key,
-        sound.test_the_newest_go_before_a_backlog_and_the_oldest_beside_them,
+        sound.test_claim_with_backlog_takes_newest_first_and_some_oldest,
     ),
     "the oldest wait for ever": (
         lambda p: p.put(claim, "LONGEST_DUE", 0),
-        sound.test_what_was_sent_before_waits_for_the_newest_and_not_for_ever,
+        sound.test_claim_takes_some_attempted_pushes_beside_newest,
     ),
     "what was not begun goes behind a backlog": (
         _not_begun_is_sent_before,
-        sound.test_what_was_claimed_and_not_begun_goes_before_a_backlog_again,
+        sound.test_claimed_push_not_begun_is_claimed_before_backlog,
     ),
     "a spell has no end": (
         lambda p: p.put(push, "SPELL_MS", 1_000 * push.SPELL_MS),
-        sound.test_a_backlog_at_one_provider_delays_no_other_and_no_halt,
+        sound.test_backlog_at_provider_does_not_delay_other_provider_or_halt,
     ),
     "verdicts come once all is sent": (
         _verdicts_come_last,
-        sound.test_a_backlog_at_one_provider_delays_no_other_and_no_halt,
+        sound.test_backlog_at_provider_does_not_delay_other_provider_or_halt,
     ),
     "one provider is sent to after the other": (
         _one_provider_after_the_other,
-        sound.test_a_backlog_at_one_provider_delays_no_other_and_no_halt,
+        sound.test_backlog_at_provider_does_not_delay_other_provider_or_halt,
     ),
     "nobody is told of a limit that was lowered": (
         lambda p: p.put(Slots, "tell", lambda self, cut: None),
-        sound.test_lowered_provider_limit_is_reported_and_no_push_is_lost_or_doubled,
+        sound.test_lowered_provider_limit_is_reported_and_each_push_charged_once,
     ),
     "a limit that was lowered is not heeded": (
         lambda p: p.put(Allowance, "note", lambda self, number, customer, turned_away: False),
-        sound.test_lowered_provider_limit_is_reported_and_no_push_is_lost_or_doubled,
+        sound.test_lowered_provider_limit_is_reported_and_each_push_charged_once,
     ),
     "a read that was turned away is left": (
         lambda p: p.put(fair_queue, "READ_TRIES", 1),
-        sound.test_a_provider_that_takes_fewer_reads_is_said_and_everybody_is_read,
+        sound.test_throttled_reads_are_reported_and_all_customers_are_read,
     ),
 }
 """How each is planted, and the test that it turns red."""
@@ -119,7 +119,7 @@ DAILY: Final = share(list(PLANTED)[:1], whole=list(PLANTED))
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("name", DAILY)
-def test_each_is_seen(name: str, engine: sa.Engine) -> None:
+def test_fairness_injected_bug_is_found(name: str, engine: sa.Engine) -> None:
     plant, sees = PLANTED[name]
     patches = Patches()
     with patches.kept():

@@ -19,7 +19,7 @@ from tests.sqlite_databases import migrated
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_postgres_is_another_name_of_postgresql() -> None:
+def test_database_url_postgres_scheme_equals_postgresql() -> None:
     assert connect("postgres://user@host/name").dialect.name == "postgresql"
     assert url_of("postgres://user@host/name") == url_of("postgresql://user@host/name")
     check = settings.CHECKS["database_url"]
@@ -28,12 +28,12 @@ def test_postgres_is_another_name_of_postgresql() -> None:
         check("postgres://user@host/else", "postgresql://user@host/name")
 
 
-def test_empty_database_url_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_database_url_uses_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", "")
     assert settings.load().database_url == "sqlite:///drawdown.db"
 
 
-def test_number_below_zero_is_told_how_to_be_typed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_negative_number_argument_error_suggests_double_dash(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["ledger", "grant", "acme", "-5", "--reason", "x"]) == 2
     said = capfd.readouterr().err
     assert "'-5' reads as an option. Put `--` before the arguments" in said and "-- NAME -5" in said
@@ -62,7 +62,7 @@ def test_read_only_copy_can_be_verified(
         write(engine, lambda connection: connection.exec_driver_sql("DELETE FROM orgs"))
 
 
-def test_copy_with_its_log_is_read_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_copy_with_wal_is_read_with_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the log, what was committed last would be missing."""
     url = f"sqlite:///{tmp_path}/used.db"
     migrated(url)
@@ -86,7 +86,7 @@ main()
 """
 
 
-def test_ctrl_c_while_the_program_is_read_is_one_line() -> None:
+def test_ctrl_c_during_import_prints_single_line() -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],
         capture_output=True,
@@ -97,7 +97,7 @@ def test_ctrl_c_while_the_program_is_read_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (75, "drawdown: stopped before it began\n")
 
 
-def test_verdict_without_a_reason_has_none() -> None:
+def test_verdict_change_without_reason_keeps_reason_null() -> None:
     """It was logged as the text "None"."""
     change = Change(OrgState.__new__(OrgState), {"reason": None})
     assert change.reason is None

@@ -78,7 +78,7 @@ def rounds_to_halt(fleet: Fleet, watcher: Watcher, most: int = 40) -> int:
 
 
 @pytest.mark.parametrize("mb", [MAX_MEMORY_MB + 1, -1, 10**18])
-def test_a_size_that_is_none_counts_for_nothing(fleet: Fleet, mb: int) -> None:
+def test_sandbox_with_invalid_memory_size_is_not_counted(fleet: Fleet, mb: int) -> None:
     """The smallest of them is the number of an event type, whose cost it would be estimated at."""
     fleet.write(
         "INSERT INTO mappings (start_ms, kind, memory_mb, feature, unit, at_ms, actor, reason) "
@@ -90,7 +90,7 @@ def test_a_size_that_is_none_counts_for_nothing(fleet: Fleet, mb: int) -> None:
     assert (used(fleet).unsampled, used(fleet).running) == (0, 0)
 
 
-def test_ten_sandboxes_at_one_credit_are_halted_as_it_ends(fleet: Fleet) -> None:
+def test_org_is_halted_by_estimate_before_first_sample(fleet: Fleet) -> None:
     """It lasts for 15.6 s; no sample comes before a minute is over."""
     watcher = Watcher()
     look(fleet, watcher=watcher)
@@ -99,7 +99,7 @@ def test_ten_sandboxes_at_one_credit_are_halted_as_it_ends(fleet: Fleet) -> None
     assert stands(fleet) == (True, "estimate")
 
 
-def test_an_organisation_that_is_far_from_its_turn_is_looked_at_at_once(fleet: Fleet) -> None:
+def test_sandbox_start_makes_watch_check_org_before_due(fleet: Fleet) -> None:
     watcher = Watcher()
     fleet.write("UPDATE orgs SET watch_due_ms = :later", {"later": fleet.clock.at_ms + MINUTE_MS})
     assert look(fleet, watcher=watcher).looked == 0
@@ -108,7 +108,7 @@ def test_an_organisation_that_is_far_from_its_turn_is_looked_at_at_once(fleet: F
     assert used(fleet).burn_a_minute == 60 * PRICE
 
 
-def test_a_busy_organisation_is_woken_once_for_each_start(fleet: Fleet) -> None:
+def test_sandbox_start_wakes_watched_org_once(fleet: Fleet) -> None:
     watcher = Watcher()
     start(fleet, "globex", 3)
     assert look(fleet, watcher=watcher).looked == 1
@@ -119,7 +119,7 @@ def test_a_busy_organisation_is_woken_once_for_each_start(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("off_ms", [-25 * SECOND_MS, 25 * SECOND_MS])
-def test_a_host_whose_clock_is_off_is_believed(fleet: Fleet, off_ms: int) -> None:
+def test_sandbox_start_within_clock_skew_is_counted(fleet: Fleet, off_ms: int) -> None:
     watcher = Watcher()
     look(fleet, watcher=watcher)
     start(fleet, count=1, since_ms=fleet.clock.at_ms + off_ms)
@@ -127,12 +127,12 @@ def test_a_host_whose_clock_is_off_is_believed(fleet: Fleet, off_ms: int) -> Non
     assert used(fleet).burn_a_minute == 60 * PRICE
 
 
-def test_a_clock_that_is_minutes_ahead_is_not(fleet: Fleet) -> None:
+def test_sandbox_start_beyond_clock_skew_is_ignored(fleet: Fleet) -> None:
     start(fleet, since_ms=fleet.clock.at_ms + MINUTE_MS)
     assert (look(fleet).looked, used(fleet).burn_a_minute) == (0, 0)
 
 
-def test_use_before_the_first_sample_is_bounded_and_ends(fleet: Fleet) -> None:
+def test_unsampled_usage_is_capped_and_expires(fleet: Fleet) -> None:
     start(fleet, "globex", 1)
     began = fleet.clock.at_ms
 
@@ -147,7 +147,7 @@ def test_use_before_the_first_sample_is_bounded_and_ends(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_sample_takes_the_place_of_the_guess(fleet: Fleet) -> None:
+def test_sample_replaces_unsampled_estimate(fleet: Fleet) -> None:
     start(fleet, "globex", 1)
     box = str(fleet.one("SELECT sandbox_id FROM sandboxes"))
     fleet.clock.at_ms += MINUTE_MS
@@ -162,7 +162,7 @@ def test_a_sample_takes_the_place_of_the_guess(fleet: Fleet) -> None:
     assert found.unsealed + found.unsampled == 61 * PRICE
 
 
-def test_burn_is_what_runs_although_samples_are_late(fleet: Fleet) -> None:
+def test_burn_rate_with_late_samples_counts_running_sandboxes(fleet: Fleet) -> None:
     """Two sandboxes run; the sample of one is a minute and a half old: the last minute alone would show one."""
     start(fleet, "globex", 2)
     boxes = [str(row[0]) for row in fleet.rows("SELECT sandbox_id FROM sandboxes ORDER BY sandbox_id")]
@@ -174,7 +174,7 @@ def test_burn_is_what_runs_although_samples_are_late(fleet: Fleet) -> None:
     assert used(fleet, "globex").burn_a_minute == 2 * 60 * PRICE
 
 
-def test_without_a_size_it_is_as_before(fleet: Fleet) -> None:
+def test_sandbox_without_size_or_start_has_zero_burn_rate(fleet: Fleet) -> None:
     start(fleet, mb=None)
     start(fleet, "globex", 1, since_ms=None)
     fleet.write("UPDATE sandboxes SET since_ms = NULL WHERE org_id = 'globex'")
@@ -182,7 +182,7 @@ def test_without_a_size_it_is_as_before(fleet: Fleet) -> None:
     assert (used(fleet).burn_a_minute, used(fleet, "globex").burn_a_minute) == (0, 0)
 
 
-def test_megabyte_seconds_are_priced_as_such(fleet: Fleet) -> None:
+def test_burn_rate_of_mb_seconds_feature_multiplies_by_memory(fleet: Fleet) -> None:
     fleet.write(
         "INSERT INTO mappings (kind, memory_mb, feature, unit, start_ms, at_ms, actor, reason) "
         "VALUES ('exact', 100, 'small', 'mb_s', 0, 1, 't', 't')"
@@ -192,7 +192,7 @@ def test_megabyte_seconds_are_priced_as_such(fleet: Fleet) -> None:
     assert used(fleet, "globex").burn_a_minute == 60 * 100 * 3
 
 
-def test_what_ran_before_a_halt_is_taken_to_have_stopped(fleet: Fleet, provider: Prepaid) -> None:
+def test_sandbox_started_before_halt_is_not_counted_after_resume(fleet: Fleet, provider: Prepaid) -> None:
     watcher = Watcher()
     start(fleet)
     rounds_to_halt(fleet, watcher)
@@ -203,13 +203,13 @@ def test_what_ran_before_a_halt_is_taken_to_have_stopped(fleet: Fleet, provider:
     assert used(fleet).burn_a_minute == 60 * PRICE
 
 
-def test_who_is_stopped_has_no_rate(fleet: Fleet) -> None:
+def test_stopped_sandbox_has_zero_burn_rate(fleet: Fleet) -> None:
     start(fleet)
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
     assert (look(fleet).looked, used(fleet).burn_a_minute) == (0, 0)
 
 
-def test_a_halted_organisation_is_not_woken(fleet: Fleet) -> None:
+def test_sandbox_start_does_not_wake_halted_org(fleet: Fleet) -> None:
     watcher = Watcher()
     start(fleet)
     rounds_to_halt(fleet, watcher)

@@ -103,7 +103,7 @@ def shown(fleet: Fleet) -> dict[str, object]:
 
 
 @pytest.mark.both_databases
-def test_everything_says_the_same_before_and_after_and_nothing_is_billed(fleet: Fleet) -> None:
+def test_fold_leaves_verify_reports_and_ledger_unchanged(fleet: Fleet) -> None:
     before = shown(fleet)
     assert before["verify"] == [] and before["drift"]
     entries = fleet.rows("SELECT * FROM ledger_entries ORDER BY key")
@@ -124,7 +124,7 @@ def test_everything_says_the_same_before_and_after_and_nothing_is_billed(fleet: 
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'push_fold'") == 2
 
 
-def test_a_range_that_cuts_a_folded_day_is_refused_and_so_is_a_folded_push(fleet: Fleet) -> None:
+def test_folded_day_partial_range_and_folded_push_are_refused(fleet: Fleet) -> None:
     folded(fleet)
     with pytest.raises(UsageError, match="whole days"):
         read(fleet.engine, lambda c: read_usage(c, "acme", T0 + WINDOW_MS, T0 + DAY_MS, "feature"))
@@ -139,20 +139,20 @@ def test_a_range_that_cuts_a_folded_day_is_refused_and_so_is_a_folded_push(fleet
         write(fleet.engine, lambda c: pushes.retry(c, [key], fleet.by))
 
 
-def test_only_months_that_are_long_over_are_folded(fleet: Fleet) -> None:
+def test_fold_of_recent_or_partial_month_is_refused(fleet: Fleet) -> None:
     for before, why in ((MARCH + DAY_MS, "the first month to keep"), (MARCH + 31 * DAY_MS, "13 months")):
         with pytest.raises(UsageError, match=why):
             folded(fleet, before)
     assert folded(fleet, FEBRUARY).pushes == 0
 
 
-def test_what_is_sent_elsewhere_or_is_open_stays(fleet: Fleet) -> None:
+def test_fold_skips_in_doubt_pushes_and_other_providers(fleet: Fleet) -> None:
     tamper(fleet, f"UPDATE pushes SET state = 'in_doubt' WHERE org_id = 'acme' AND window_ms = {T0 + DAY_MS}")
     tamper(fleet, "UPDATE pushes SET provider = 'other' WHERE org_id = 'stuck'")
     assert folded(fleet).pushes == 0
 
 
-def test_sql_by_hand_is_refused(fleet: Fleet) -> None:
+def test_manual_sql_on_pushes_or_folded_sums_is_refused(fleet: Fleet) -> None:
     for text, why in (
         (f"DELETE FROM pushes WHERE window_ms = {LATER}", "S3"),
         (f"DELETE FROM pushes WHERE window_ms = {T0}", "S3"),
@@ -166,7 +166,7 @@ def test_sql_by_hand_is_refused(fleet: Fleet) -> None:
             fleet.write(text)
 
 
-def test_portions_that_are_cut_off_lose_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_fold_keeps_totals_and_can_continue(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "AT_ONCE", 2)
     before = shown(fleet)
     done: list[int] = []
@@ -209,7 +209,7 @@ BREAKS = {
 }
 
 
-def test_a_break_is_found(fleet: Fleet) -> None:
+def test_inconsistent_fold_is_found_by_verify(fleet: Fleet) -> None:
     folded(fleet)
     if fleet.engine.dialect.name == "sqlite":
         tamper(fleet, "UPDATE orgs SET floor_ms = floor_ms")  # its guards are gone from here on
@@ -226,7 +226,7 @@ def test_a_break_is_found(fleet: Fleet) -> None:
     assert read(fleet.engine, verify).clean
 
 
-def test_a_run_that_continues_looks_at_what_was_folded_since(fleet: Fleet) -> None:
+def test_incremental_verify_checks_folded_sums(fleet: Fleet) -> None:
     held = proven(fleet)
     folded(fleet)
     found = since(fleet, held)
@@ -235,7 +235,9 @@ def test_a_run_that_continues_looks_at_what_was_folded_since(fleet: Fleet) -> No
     assert since(fleet, held).by_invariant[2] == len(fleet.rows("SELECT 1 FROM folded_pushes WHERE state = 'accepted'"))
 
 
-def test_the_command_says_what_goes_and_what_stays(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_push_fold_command_reports_folded_and_remaining_pushes(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
     url = fleet.engine.url.render_as_string(hide_password=False)
     at = ("--database-url", url, "--at", str(fleet.clock.at_ms))
     for before, says in (

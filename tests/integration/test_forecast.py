@@ -39,7 +39,7 @@ def told(fleet: Fleet, available: int, now: int = NOW) -> Forecast:
 
 
 @pytest.mark.both_databases
-def test_seven_days_of_use_tell_the_moment(fleet: Fleet) -> None:
+def test_forecast_from_seven_days_returns_end_of_credit(fleet: Fleet) -> None:
     for day in range(1, 8):
         used(fleet, TODAY - day * DAY_MS, 10 * MICRO)
     used(fleet, TODAY - 8 * DAY_MS, 10**12)
@@ -51,7 +51,7 @@ def test_seven_days_of_use_tell_the_moment(fleet: Fleet) -> None:
     assert told(fleet, 0) == told(fleet, -5) == Forecast("spent", None, 7, week, 70 * MICRO)
 
 
-def test_runs_count_and_what_was_given_back_is_taken_off(fleet: Fleet) -> None:
+def test_forecast_counts_executions_and_subtracts_refunds(fleet: Fleet) -> None:
     used(fleet, TODAY - 3 * DAY_MS, 9 * MICRO)
     used(fleet, TODAY - DAY_MS, 4 * MICRO, "execution")
     used(fleet, TODAY - 1, -MICRO)
@@ -63,7 +63,7 @@ def test_runs_count_and_what_was_given_back_is_taken_off(fleet: Fleet) -> None:
     [(-3 * DAY_MS, 3), (-3 * DAY_MS + 1, 2), (-3 * DAY_MS - 1, 3), (-4 * DAY_MS, 4), (-1, 0), (0, 0), (10_000, 0),
      (-40 * DAY_MS, 7)],
 )  # fmt: skip
-def test_only_full_days_since_the_first_use_count_and_three_are_needed(fleet: Fleet, first_ms: int, days: int) -> None:
+def test_forecast_needs_three_full_days_since_first_use(fleet: Fleet, first_ms: int, days: int) -> None:
     used(fleet, TODAY + first_ms, MICRO)
     found = told(fleet, MICRO)
     assert found.days == days
@@ -71,7 +71,7 @@ def test_only_full_days_since_the_first_use_count_and_three_are_needed(fleet: Fl
     assert (found.used_micro is None) is (days < 3)
 
 
-def test_without_use_nothing_is_known_and_no_use_of_late_has_no_end(fleet: Fleet) -> None:
+def test_forecast_without_use_is_unknown_and_without_recent_use_lasts(fleet: Fleet) -> None:
     assert told(fleet, MICRO) == Forecast("unknown", None, 0, None, None)
     assert told(fleet, 0) == Forecast("spent", None, 0, None, None)
     used(fleet, TODAY - 9 * DAY_MS, MICRO)
@@ -80,7 +80,7 @@ def test_without_use_nothing_is_known_and_no_use_of_late_has_no_end(fleet: Fleet
     assert told(fleet, MICRO).state == "lasts"
 
 
-def test_beyond_any_calendar_is_no_end(fleet: Fleet) -> None:
+def test_forecast_end_beyond_calendar_is_shown_as_lasting(fleet: Fleet) -> None:
     used(fleet, TODAY - 7 * DAY_MS, 1)
     assert told(fleet, 10**15).state == "lasts"
     last = (FURTHEST_MS - NOW) // (7 * DAY_MS)

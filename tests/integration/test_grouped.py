@@ -216,7 +216,7 @@ def differs(made: Guarded, seed: int) -> str:
     return "" if found[2] >= wanted[2] else f"not asked about again: {wanted[2] - found[2]}"
 
 
-def test_calls_decided_together_are_as_decided_alone(guarded: Guarded) -> None:
+def test_grouped_calls_equal_calls_decided_alone(guarded: Guarded) -> None:
     kinds, all_, back = set(), 0, 0
     for seed in range(SEEDS):
         assert differs(guarded, seed) == "", seed
@@ -280,7 +280,7 @@ def _a_refused_event_takes_the_others_with_it(patch: pytest.MonkeyPatch) -> None
         _a_hold_needs_no_room,
     ],
 )
-def test_planted_mistake_shows(
+def test_planted_mistake_is_found(
     guarded: Guarded, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(seed: int) -> str:
@@ -298,7 +298,7 @@ def test_planted_mistake_shows(
 
 
 @pytest.mark.both_databases
-def test_key_that_is_over_moves_nothing(guarded: Guarded) -> None:
+def test_grouped_calls_with_invalid_api_key_are_not_decided(guarded: Guarded) -> None:
     asks = [Ask(f"n{at}", Wish("acme", "idea", 1), guarded.fleet.by) for at in range(2)]
     calls: list[Call] = [*asks, End("held-acme-0", "settled", 1, "test", "a test")]
     calls.append(Change("run-acme-0", "settled", Cost(1), "test", "a test"))
@@ -311,7 +311,7 @@ def test_key_that_is_over_moves_nothing(guarded: Guarded) -> None:
 
 
 @pytest.mark.both_databases
-def test_wallet_that_moved_meanwhile_keeps_nothing_or_says_what_is_left(
+def test_concurrent_wallet_change_updates_balance_or_rejects_group(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between what is read and what is written another transaction takes credit: here, a statement of the same one."""
@@ -344,7 +344,7 @@ def test_wallet_that_moved_meanwhile_keeps_nothing_or_says_what_is_left(
     guarded.prove()
 
 
-def test_lock_that_is_held_hands_calls_back(postgres: sa.Engine) -> None:
+def test_locked_counter_hands_grouped_calls_back(postgres: sa.Engine) -> None:
     made = Guarded(postgres)
     made.write(lambda c: api_keys.create(c, TOKEN, "app", ("guard",), made.fleet.by, new=True))
     made.limit("look", 30)

@@ -43,7 +43,7 @@ def refused(work: Callable[[], object]) -> str:
 # What is used at once
 
 
-def test_what_is_used_is_counted_and_charged_in_one_act(guarded: Guarded) -> None:
+def test_consume_counts_and_charges_use_together(guarded: Guarded) -> None:
     guarded.limit("idea", 5)
     first = guarded.consume("idea", 2, key="first", project="site", subject="ann")
     assert (first.decision, first.rule, first.limit, first.used, first.remaining) == ("allow", "limit:*:month", 5, 0, 3)
@@ -56,7 +56,7 @@ def test_what_is_used_is_counted_and_charged_in_one_act(guarded: Guarded) -> Non
     assert run == [("guard:first", "settled", 2 * MICRO, "site", "ann", "idea")]
 
 
-def test_the_same_again_is_the_first_answer_and_uses_nothing(guarded: Guarded) -> None:
+def test_repeated_consume_returns_first_answer_without_charge(guarded: Guarded) -> None:
     guarded.limit("idea", 5)
     first = guarded.consume("idea", 2, key="one")
     again = guarded.consume("idea", 2, key="one")
@@ -73,7 +73,7 @@ def test_the_same_again_is_the_first_answer_and_uses_nothing(guarded: Guarded) -
     assert guarded.wallet() == (98 * MICRO, 0)
 
 
-def test_a_key_that_a_run_has_is_refused_and_nothing_is_used(engine: sa.Engine) -> None:
+def test_consume_with_key_of_existing_execution_is_refused(engine: sa.Engine) -> None:
     """No use names that run, which `verify` tells."""
     guarded = Guarded(engine)
     guarded.limit("idea", 5)
@@ -97,7 +97,7 @@ def test_use_beyond_limit_changes_only_the_count_of_refusals(guarded: Guarded) -
     assert [(*row[:2], bool(row[2]), *row[3:]) for row in rows] == [(3, 6, True, "limit", "much")]
 
 
-def test_several_limits_hold_together_or_nothing_is_used(guarded: Guarded) -> None:
+def test_use_beyond_any_of_several_limits_is_blocked(guarded: Guarded) -> None:
     guarded.limit("look", 2, "hour")
     guarded.limit("look", 3, "day")
     guarded.limit("look", 4, "month")
@@ -113,7 +113,7 @@ def test_several_limits_hold_together_or_nothing_is_used(guarded: Guarded) -> No
     assert guarded.used("look") == 4
 
 
-def test_a_period_begins_anew_by_itself(guarded: Guarded) -> None:
+def test_limit_counter_resets_at_period_end(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     assert guarded.consume("look").decision != "block"
     guarded.later(31 * DAY_MS - 1)
@@ -123,7 +123,7 @@ def test_a_period_begins_anew_by_itself(guarded: Guarded) -> None:
     assert guarded.fleet.one("SELECT COUNT(*) FROM guard_counters WHERE period = 'month' AND used = 1") == 2
 
 
-def test_what_a_plan_says_nothing_of_is_not_allowed(guarded: Guarded) -> None:
+def test_metric_without_plan_limit_is_blocked_as_no_entitlement(guarded: Guarded) -> None:
     found = guarded.consume("look")
     assert (found.decision, found.reason) == ("block", "no_entitlement")
     guarded.limit("look", None)
@@ -134,7 +134,7 @@ def test_what_a_plan_says_nothing_of_is_not_allowed(guarded: Guarded) -> None:
     assert guarded.consume("look").reason == "no_entitlement"
 
 
-def test_the_own_plans_limit_counts_before_that_of_any_plan(guarded: Guarded) -> None:
+def test_limit_of_own_plan_precedes_limit_of_any_plan(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     guarded.limit("look", 2, plan="free")
     guarded.give("acme", 1, plan="free")
@@ -143,7 +143,7 @@ def test_the_own_plans_limit_counts_before_that_of_any_plan(guarded: Guarded) ->
     assert [guarded.consume("look", org="wayne").decision == "block" for _ in range(2)] == [False, True]
 
 
-def test_a_limit_that_changes_counts_at_once(guarded: Guarded) -> None:
+def test_changed_limit_applies_immediately(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     guarded.consume("look")
     assert guarded.check("look").decision == "block"
@@ -154,7 +154,7 @@ def test_a_limit_that_changes_counts_at_once(guarded: Guarded) -> None:
     assert (found.decision, found.used, found.remaining) == ("block", 2, 0)
 
 
-def test_checking_writes_nothing(guarded: Guarded) -> None:
+def test_guard_check_leaves_database_unchanged(guarded: Guarded) -> None:
     guarded.limit("idea", 1)
     guarded.reserve("idea", key="held")
 
@@ -174,7 +174,7 @@ def test_checking_writes_nothing(guarded: Guarded) -> None:
 # Credit
 
 
-def test_without_credit_nothing_is_used_and_it_is_said_what_can_be_done(guarded: Guarded) -> None:
+def test_use_without_credit_is_blocked_with_options(guarded: Guarded) -> None:
     guarded.limit("idea", None)
     for found in (guarded.check("idea", 101), guarded.consume("idea", 101)):
         assert (found.decision, found.rule, found.reason) == ("block", "credits", "no_credit")
@@ -204,7 +204,7 @@ def test_use_in_non_blocking_phase_is_counted_and_unpaid_cost_recorded(guarded: 
     assert [(code, bool(is_so), count) for code, is_so, count in rows] == [("limit", False, 1), ("no_credit", False, 1)]
 
 
-def test_who_ever_bought_credit_is_blocked_in_phase_3_alone(guarded: Guarded) -> None:
+def test_org_with_purchased_credit_is_not_blocked_in_phase_2(guarded: Guarded) -> None:
     guarded.metric("look", phase=2)
     guarded.limit("look", 0)
     guarded.give("wayne", 1, kind="purchased")
@@ -213,7 +213,7 @@ def test_who_ever_bought_credit_is_blocked_in_phase_3_alone(guarded: Guarded) ->
     assert (found.decision, found.would, found.enforced) == ("warn", "block", False)
 
 
-def test_a_metric_may_name_who_pays(guarded: Guarded) -> None:
+def test_metric_payer_is_charged_for_use_of_org(guarded: Guarded) -> None:
     """As the platform does for what it wants to be used: it is that one's run, about the organisation."""
     guarded.give("platform", 1)
     guarded.metric("mail", price_micro=MICRO // 10, payer="platform")
@@ -231,7 +231,7 @@ def test_a_metric_may_name_who_pays(guarded: Guarded) -> None:
     assert guarded.consume("mail", 9).reason == "no_credit"
 
 
-def test_another_wallet_may_pay_where_it_allowed_it(guarded: Guarded) -> None:
+def test_payer_is_charged_only_after_allowing_org(guarded: Guarded) -> None:
     guarded.give("wayne", 1)
     guarded.limit("idea", None)
     found = guarded.consume("idea", payer="wayne")
@@ -256,7 +256,7 @@ def test_metric_decides_if_use_is_allowed_while_credit_is_unknown(guarded: Guard
     assert [(bool(is_so), micro) for is_so, micro in rows] == [(True, 2 * MICRO)]
 
 
-def test_an_operators_word_stops_everything_in_every_phase(guarded: Guarded) -> None:
+def test_stopped_org_is_blocked_in_phase_0(guarded: Guarded) -> None:
     guarded.fleet.assign("wayne")
     guarded.metric("look", phase=0)
     guarded.limit("look", None)
@@ -267,7 +267,7 @@ def test_an_operators_word_stops_everything_in_every_phase(guarded: Guarded) -> 
     guarded.fleet.write("UPDATE orgs SET stopped_at_ms = NULL WHERE org_id = 'wayne'")
 
 
-def test_a_change_of_price_is_for_later_uses_alone(guarded: Guarded) -> None:
+def test_price_change_does_not_affect_reserved_use(guarded: Guarded) -> None:
     guarded.limit("idea", None)
     guarded.reserve("idea", 2, key="early")
     guarded.metric("idea", price_micro=7)
@@ -278,7 +278,7 @@ def test_a_change_of_price_is_for_later_uses_alone(guarded: Guarded) -> None:
 # What is held
 
 
-def test_what_is_held_counts_and_what_was_used_is_charged(guarded: Guarded) -> None:
+def test_guard_reservation_counts_and_settle_charges_actual_use(guarded: Guarded) -> None:
     guarded.limit("idea", 10)
     held = guarded.reserve("idea", 6, key="build")
     assert (held.state, held.charged_micro, held.expires_ms) == ("held", 0, T0 + HOUR_MS)
@@ -295,7 +295,7 @@ def test_what_is_held_counts_and_what_was_used_is_charged(guarded: Guarded) -> N
     assert guarded.wallet() == (96 * MICRO, 0)
 
 
-def test_what_is_given_up_frees_all_but_what_was_used(guarded: Guarded) -> None:
+def test_guard_release_frees_unused_part_of_reservation(guarded: Guarded) -> None:
     guarded.limit("idea", 10)
     guarded.reserve("idea", 6, key="all")
     assert guarded.release("all").charged_micro == 0
@@ -318,7 +318,7 @@ def test_use_beyond_hold_is_counted_and_charged_in_the_period_of_the_hold(guarde
     assert guarded.fleet.rows(text) == [(T0, 125)]
 
 
-def test_what_is_held_and_over_is_free_and_may_be_settled_late(guarded: Guarded) -> None:
+def test_expired_guard_reservation_is_freed_and_can_be_settled(guarded: Guarded) -> None:
     guarded.limit("idea", 10)
     guarded.reserve("idea", 6, key="gone", for_ms=MINUTE_MS)
     guarded.reserve("idea", 3, key="silent", for_ms=MINUTE_MS)
@@ -333,7 +333,7 @@ def test_what_is_held_and_over_is_free_and_may_be_settled_late(guarded: Guarded)
     assert guarded.wallet() == (85 * MICRO, 0)
 
 
-def test_holds_that_are_over_are_given_back_in_parts(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_guard_reservations_are_freed_in_parts(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard_counts, "OVER_AT_ONCE", 1)
     monkeypatch.setattr(guard_counts, "MOST_OVER_PARTS", 2)
     guarded.limit("look", 5)
@@ -347,7 +347,7 @@ def test_holds_that_are_over_are_given_back_in_parts(guarded: Guarded, monkeypat
     assert [guarded.used("look", period) for period in ("hour", "day", "month")] == [5, 5, 5]
 
 
-def test_a_hold_grows_where_there_is_room_and_goes_on_in_any_case(guarded: Guarded) -> None:
+def test_extend_grows_guard_reservation_only_within_limit(guarded: Guarded) -> None:
     guarded.limit("idea", 10)
     guarded.reserve("idea", 4, key="long")
     guarded.later(MINUTE_MS)
@@ -364,7 +364,7 @@ def test_a_hold_grows_where_there_is_room_and_goes_on_in_any_case(guarded: Guard
     assert guarded.settle("long", 1).charged_micro == MICRO
 
 
-def test_what_a_hold_that_grew_holds_is_free_as_its_end_comes(guarded: Guarded) -> None:
+def test_extended_guard_reservation_is_freed_at_expiry(guarded: Guarded) -> None:
     guarded.limit("byte", None)
     guarded.reserve("byte", 25, key="short", for_ms=10 * MINUTE_MS)
     guarded.extend("short", 50, for_ms=10 * MINUTE_MS)
@@ -372,7 +372,7 @@ def test_what_a_hold_that_grew_holds_is_free_as_its_end_comes(guarded: Guarded) 
     assert guarded.check("byte").balance_micro == 100 * MICRO, "its run is over with it"
 
 
-def test_a_hold_that_finds_no_credit_grows_where_its_phase_blocks_nobody(guarded: Guarded) -> None:
+def test_extend_without_credit_grows_only_in_non_blocking_phase(guarded: Guarded) -> None:
     guarded.limit("idea", None)
     guarded.reserve("idea", 60, key="firm")
     assert guarded.extend("firm", 101).reason == "no_credit"
@@ -383,7 +383,7 @@ def test_a_hold_that_finds_no_credit_grows_where_its_phase_blocks_nobody(guarded
     assert guarded.settle("firm", 101).charged_micro == 101 * MICRO, "it was used: it is owed"
 
 
-def test_what_was_used_at_once_ends_no_more(guarded: Guarded) -> None:
+def test_ending_consumed_use_is_refused(guarded: Guarded) -> None:
     guarded.limit("look", 5)
     guarded.consume("look", key="done")
     for work in (
@@ -395,7 +395,7 @@ def test_what_was_used_at_once_ends_no_more(guarded: Guarded) -> None:
     assert (found.value.code, found.value.near) == ("unknown_use", "done")
 
 
-def test_little_is_warned_of_once_until_much_was_given_back(guarded: Guarded) -> None:
+def test_limit_warning_is_returned_once(guarded: Guarded) -> None:
     guarded.limit("look", 100)
     said = [guarded.consume("look", 40).decision, guarded.consume("look", 40).decision]
     said.append(guarded.consume("look", 5).decision)
@@ -407,7 +407,7 @@ def test_little_is_warned_of_once_until_much_was_given_back(guarded: Guarded) ->
     assert guarded.consume("look", 1).decision == "allow", "it was warned of before"
 
 
-def test_it_is_warned_of_again_after_much_was_given_back(guarded: Guarded) -> None:
+def test_limit_warning_is_repeated_after_large_release(guarded: Guarded) -> None:
     guarded.limit("look", 100)
     guarded.consume("look", 60)
     assert guarded.reserve("look", 25, key="held").decision == "warn"
@@ -418,7 +418,7 @@ def test_it_is_warned_of_again_after_much_was_given_back(guarded: Guarded) -> No
 # What makes no sense
 
 
-def test_what_no_ledger_holds_is_refused_where_no_run_holds_it_either(guarded: Guarded) -> None:
+def test_settle_beyond_ledger_maximum_is_refused(guarded: Guarded) -> None:
     guarded.metric("idea", price_micro=10 * MICRO, phase=0)
     guarded.give("broke", 1)
     assert guarded.reserve("idea", org="broke", key="k").state == "held"
@@ -428,7 +428,7 @@ def test_what_no_ledger_holds_is_refused_where_no_run_holds_it_either(guarded: G
 
 
 @pytest.mark.both_databases
-def test_what_makes_no_sense_is_refused(guarded: Guarded) -> None:
+def test_guard_invalid_input_is_rejected(guarded: Guarded) -> None:
     guarded.limit("look", 5)
     for work in (
         lambda: guarded.consume("look", 0), lambda: guarded.check("look", 10**12 + 1),
@@ -453,7 +453,7 @@ def test_what_makes_no_sense_is_refused(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("price_micro", [0, 3])
-def test_many_processes_use_a_limit_up_to_its_last_unit_and_never_beyond(engine: sa.Engine, price_micro: int) -> None:
+def test_concurrent_processes_do_not_exceed_limit(engine: sa.Engine, price_micro: int) -> None:
     url = engine.url.render_as_string(hide_password=False)
     engine.dispose()
     wrong, said = rush(url, 3, 180, 7, 120, price_micro)
@@ -464,7 +464,7 @@ def test_many_processes_use_a_limit_up_to_its_last_unit_and_never_beyond(engine:
 # What a use is charged for, whoever else has a hand in it
 
 
-def test_what_is_held_for_next_to_nothing_is_charged_all_the_same(guarded: Guarded) -> None:
+def test_reservation_at_minimum_price_is_charged_on_settle(guarded: Guarded) -> None:
     """An estimate whose price rounds to nothing holds something; what was used above it is asked for, and charged."""
     guarded.metric("crumb", price_micro=MICRO, per_units=25 * MICRO)
     guarded.limit("crumb", None)
@@ -482,7 +482,7 @@ def test_what_is_held_for_next_to_nothing_is_charged_all_the_same(guarded: Guard
     assert guarded.wallet() == (92 * MICRO, 0)
 
 
-def test_a_run_of_a_use_is_ended_by_the_guard_alone(guarded: Guarded) -> None:
+def test_ending_guard_execution_outside_guard_is_refused(guarded: Guarded) -> None:
     guarded.limit("idea", 5)
     guarded.reserve("idea", 5, key="its")
     by = guarded.fleet.by
@@ -500,7 +500,7 @@ def test_a_run_of_a_use_is_ended_by_the_guard_alone(guarded: Guarded) -> None:
     assert guarded.settle("its", 4).charged_micro == 4 * MICRO
 
 
-def test_what_a_payer_allows_no_more_of_is_counted_and_told(guarded: Guarded) -> None:
+def test_use_beyond_payer_allowance_is_counted_but_not_charged(guarded: Guarded) -> None:
     """What was held is charged, where it still is; the rest is used, counted, and charged to nobody."""
     guarded.give("rich", 50)
     guarded.limit("idea", None)
@@ -526,7 +526,7 @@ BEYOND = {
 
 @pytest.mark.parametrize("ending", ["settle", "release"])
 @pytest.mark.parametrize("what", BEYOND)
-def test_who_pays_by_a_metrics_word_pays_nothing_beyond(guarded: Guarded, what: str, ending: str) -> None:
+def test_metric_payer_beyond_limit_is_charged_reserved_amount_only(guarded: Guarded, what: str, ending: str) -> None:
     """An organisation holds little, and says much: it is counted, and what was held is charged, to the payer."""
     limit, credit, actual = BEYOND[what]
     guarded.give("platform", credit)
@@ -545,7 +545,7 @@ def test_who_pays_by_a_metrics_word_pays_nothing_beyond(guarded: Guarded, what: 
     guarded.prove()
 
 
-def test_who_pays_by_a_metrics_word_pays_what_it_allows_above_the_estimate(guarded: Guarded) -> None:
+def test_metric_payer_within_limit_is_charged_above_estimate(guarded: Guarded) -> None:
     guarded.give("platform", 50)
     guarded.metric("mail", price_micro=MICRO, payer="platform")
     guarded.limit("mail", 10)
@@ -557,7 +557,7 @@ def test_who_pays_by_a_metrics_word_pays_what_it_allows_above_the_estimate(guard
     guarded.prove()
 
 
-def test_who_pays_by_a_metrics_word_pays_late_only_what_it_has(guarded: Guarded) -> None:
+def test_metric_payer_late_settle_is_charged_up_to_balance(guarded: Guarded) -> None:
     guarded.give("platform", 2)
     guarded.metric("mail", price_micro=MICRO, payer="platform")
     guarded.limit("mail", None)
@@ -570,7 +570,7 @@ def test_who_pays_by_a_metrics_word_pays_late_only_what_it_has(guarded: Guarded)
     guarded.prove()
 
 
-def test_an_organisation_owes_what_it_used_itself_by_any_word(guarded: Guarded) -> None:
+def test_org_as_own_metric_payer_is_charged_beyond_limit(guarded: Guarded) -> None:
     guarded.metric("mail", price_micro=MICRO, payer="acme")
     guarded.limit("mail", 5)
     guarded.reserve("mail", 1, key="own")

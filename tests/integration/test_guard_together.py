@@ -98,7 +98,7 @@ def same(guarded: Guarded, seed: int, wanted: Outcome) -> bool:
         return False
 
 
-def test_together_is_as_alone(guarded: Guarded) -> None:
+def test_guard_uses_decided_together_equal_uses_decided_alone(guarded: Guarded) -> None:
     seen = set()
     for seed in range(SEEDS):
         wanted = outcome(guarded, alone(asks(seed, guarded)))
@@ -147,7 +147,7 @@ def _the_last_refusal_counts_for_all(patch: pytest.MonkeyPatch) -> None:
     [_nothing_is_counted_before_the_end, _one_that_is_refused_ends_them_all, _a_key_within_the_batch_is_forgotten,
      _the_last_refusal_counts_for_all],
 )  # fmt: skip
-def test_a_planted_mistake_shows(
+def test_planted_mistake_is_found(
     guarded: Guarded, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = {seed: outcome(guarded, alone(asks(seed, guarded))) for seed in range(PLANTED)}
@@ -156,7 +156,7 @@ def test_a_planted_mistake_shows(
 
 
 @pytest.mark.both_databases
-def test_a_key_that_is_taken_meanwhile_has_each_asked_alone(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_taken_concurrently_rejects_group_of_uses(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Ask(f"n{number}", Wish("acme", "look", 1), guarded.fleet.by) for number in (1, 2)]
     monkeypatch.setattr(guard, "read_by_keys", lambda connection, keys: {})
     guarded.consume("hint", key="n2")
@@ -181,7 +181,7 @@ def _while_it_waits(guarded: Guarded, monkeypatch: pytest.MonkeyPatch, work: Cal
     monkeypatch.setattr(guard_counts, "lock", lock)
 
 
-def test_use_waiting_while_terms_change_reports_the_terms_it_read(
+def test_use_waiting_while_terms_change_reports_earlier_terms(
     postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guarded = Guarded(postgres)

@@ -31,7 +31,7 @@ def guarded(engine: sa.Engine) -> Iterator[Guarded]:
 
 @pytest.mark.parametrize("metric", ["idea", "look"])
 @pytest.mark.parametrize("own", [False, True])
-def test_a_key_that_is_sent_again_at_the_turn_of_a_month_is_one_use(guarded: Guarded, metric: str, own: bool) -> None:
+def test_key_repeated_at_month_end_is_counted_once(guarded: Guarded, metric: str, own: bool) -> None:
     """The first, of the old month, is held before its commit while the same comes in the new one."""
     guarded.limit("look", 10)
     is_written, answers = threading.Event(), list[Answer]()

@@ -31,7 +31,7 @@ def guarded(engine: sa.Engine) -> Iterator[Guarded]:
 # Overrides
 
 
-def test_an_override_stands_in_place_of_the_limit_until_its_end(guarded: Guarded) -> None:
+def test_limit_override_replaces_limit_until_end(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     guarded.override("look", 3, ends_ms=T0 + DAY_MS)
     assert [guarded.consume("look").decision == "block" for _ in range(4)] == [False, False, False, True]
@@ -41,7 +41,7 @@ def test_an_override_stands_in_place_of_the_limit_until_its_end(guarded: Guarded
     assert (found.decision, found.rule, found.used) == ("block", "limit:*:month", 3), "no job had to end it"
 
 
-def test_exact_comes_before_pattern_before_plan_and_then_the_newest(guarded: Guarded) -> None:
+def test_limit_override_precedence_is_org_pattern_plan_newest(guarded: Guarded) -> None:
     guarded.limit("look", 0)
     guarded.give("acme", 1, plan="free")
     said = []
@@ -57,7 +57,7 @@ def test_exact_comes_before_pattern_before_plan_and_then_the_newest(guarded: Gua
     assert [guarded.check("look", org=org).limit for org in ("acid", "wayne")] == [30, 1]
 
 
-def test_an_override_that_is_asked_for_counts_once_it_is_approved(guarded: Guarded) -> None:
+def test_requested_limit_override_applies_after_approval(guarded: Guarded) -> None:
     guarded.limit("look", 0)
     one = guarded.override("look", 5, asked=True)
     two = guarded.override("look", 9, asked=True)
@@ -83,7 +83,7 @@ def test_an_override_that_is_asked_for_counts_once_it_is_approved(guarded: Guard
         guarded.decide(99, "end")
 
 
-def test_the_same_override_again_is_the_first_one_while_it_counts(guarded: Guarded) -> None:
+def test_repeated_limit_override_returns_first_while_active(guarded: Guarded) -> None:
     guarded.limit("look", 0)
     first = guarded.override("look", 5)
     assert guarded.override("look", 5) == guarded.override("look", 5, asked=True) == first, "an answer was lost"
@@ -105,7 +105,7 @@ def test_the_same_override_again_is_the_first_one_while_it_counts(guarded: Guard
     assert guarded.override("look", 5, permanent=True) == good
 
 
-def test_what_is_asked_for_again_is_the_first_one_also_once_it_is_approved(guarded: Guarded) -> None:
+def test_repeated_override_request_returns_first_after_approval(guarded: Guarded) -> None:
     asked = guarded.override("look", 5, asked=True)
     assert guarded.override("look", 5, asked=True) == asked
     made = guarded.override("look", 5)
@@ -116,7 +116,7 @@ def test_what_is_asked_for_again_is_the_first_one_also_once_it_is_approved(guard
     assert guarded.decide(again.number, "approve")[0] == guarded.override("look", 5, asked=True)
 
 
-def test_one_whose_end_has_come_is_approved_no_more(guarded: Guarded) -> None:
+def test_approval_of_expired_limit_override_is_refused(guarded: Guarded) -> None:
     made = guarded.override("look", 5, asked=True, ends_ms=T0 + MINUTE_MS)
     guarded.later(MINUTE_MS)
     with pytest.raises(Denied, match="limit override 1 has reached its end"):
@@ -124,7 +124,7 @@ def test_one_whose_end_has_come_is_approved_no_more(guarded: Guarded) -> None:
 
 
 @pytest.mark.both_databases
-def test_an_override_ends_within_90_days_or_is_said_to_be_for_good(guarded: Guarded) -> None:
+def test_limit_override_beyond_90_days_is_refused_unless_permanent(guarded: Guarded) -> None:
     guarded.override("look", 5, ends_ms=T0 + 90 * DAY_MS)
     guarded.override("look", 6, permanent=True)
     wrong: tuple[Callable[[], object], ...] = (
@@ -154,7 +154,7 @@ def test_an_override_ends_within_90_days_or_is_said_to_be_for_good(guarded: Guar
 # What was refused, and would be
 
 
-def test_a_client_that_loops_leaves_a_row_a_minute(guarded: Guarded) -> None:
+def test_denials_of_looping_client_are_grouped_by_minute(guarded: Guarded) -> None:
     guarded.limit("look", 0)
     for step in range(50):
         guarded.consume("look", 2, key=f"loop-{step}")
@@ -166,7 +166,7 @@ def test_a_client_that_loops_leaves_a_row_a_minute(guarded: Guarded) -> None:
     ]  # fmt: skip
 
 
-def test_before_a_phase_is_set_it_is_said_what_it_would_have_blocked(guarded: Guarded) -> None:
+def test_phase_report_counts_uses_that_would_be_blocked(guarded: Guarded) -> None:
     guarded.metric("look", phase=0)
     guarded.limit("look", 1)
     guarded.give("wayne", 1, kind="purchased")
@@ -178,7 +178,7 @@ def test_before_a_phase_is_set_it_is_said_what_it_would_have_blocked(guarded: Gu
     assert said == {0: (6, 0, 0, 0, 0), 1: (6, 0, 0, 0, 0), 2: (6, 1, 1, 1, 0), 3: (6, 4, 4, 2, 1)}
 
 
-def test_an_extension_that_is_or_would_be_blocked_was_asked_for(guarded: Guarded) -> None:
+def test_blocked_extension_is_counted_as_requested(guarded: Guarded) -> None:
     """So no more is blocked than was asked for."""
     guarded.limit("look", 5, "day")
     guarded.metric("look", phase=0)
@@ -195,7 +195,7 @@ def test_an_extension_that_is_or_would_be_blocked_was_asked_for(guarded: Guarded
     assert {(one.asked, one.blocked, one.would) for one in page.metrics[0].rates} == {(6, 1, 5)}
 
 
-def test_a_hold_that_is_over_is_listed_as_it_counts(guarded: Guarded) -> None:
+def test_expired_guard_reservation_is_listed_as_expired(guarded: Guarded) -> None:
     """Whether anything has looked at it since or not."""
     guarded.limit("look", 10)
     guarded.reserve("look", 4, key="held", for_ms=MINUTE_MS)
@@ -213,7 +213,7 @@ def test_a_hold_that_is_over_is_listed_as_it_counts(guarded: Guarded) -> None:
     assert listed() == [("settled", 4, 3)]
 
 
-def test_rates_are_of_a_day_a_week_and_a_month(guarded: Guarded) -> None:
+def test_block_rates_cover_day_week_and_month(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     for wait in (0, 0, 20 * DAY_MS, 5 * DAY_MS, 2 * DAY_MS):
         guarded.later(wait)
@@ -224,7 +224,7 @@ def test_rates_are_of_a_day_a_week_and_a_month(guarded: Guarded) -> None:
     ]  # fmt: skip
 
 
-def test_what_was_let_through_is_counted_with_its_amount(guarded: Guarded) -> None:
+def test_use_let_through_is_listed_with_quantity_and_cost(guarded: Guarded) -> None:
     guarded.fleet.assign("afar", provider="legacy2")
     guarded.limit("byte", None)
     guarded.metric("byte", fails_open=True)
@@ -243,7 +243,7 @@ def test_what_was_let_through_is_counted_with_its_amount(guarded: Guarded) -> No
 # Counters
 
 
-def test_a_counter_that_is_off_is_shown_and_put_right_with_what_was_before(guarded: Guarded) -> None:
+def test_counter_drift_is_listed_and_corrected_with_history(guarded: Guarded) -> None:
     guarded.limit("look", 10)
     guarded.consume("look", 3)
     guarded.later(DAY_MS)
@@ -265,7 +265,7 @@ def test_a_counter_that_is_off_is_shown_and_put_right_with_what_was_before(guard
     assert guarded.read(lambda c: views.drifts(c, T0, 10)) == []
 
 
-def test_a_counter_without_uses_is_unknown_and_not_nothing(guarded: Guarded) -> None:
+def test_counter_without_uses_is_not_corrected(guarded: Guarded) -> None:
     guarded.fleet.write(
         "INSERT INTO guard_counters (org_id, metric, period, start_ms, used, uses, warned) "
         "VALUES ('acme', 'look', 'day', :t, 7, 1, :no)", {"t": T0, "no": False},
@@ -278,7 +278,7 @@ def test_a_counter_without_uses_is_unknown_and_not_nothing(guarded: Guarded) -> 
     guarded.fleet.write("UPDATE guard_counters SET used = 0, uses = 0")
 
 
-def test_a_bounded_number_of_counters_is_corrected_at_once(guarded: Guarded) -> None:
+def test_correction_of_too_many_counters_is_refused(guarded: Guarded) -> None:
     many = [Counter("acme", "look", "hour", T0)] * (guard_reconcile.CORRECTED_AT_ONCE + 1)
     with pytest.raises(UsageError, match="Correct at most 1,000 at once"):
         guarded.write(lambda c: guard_reconcile.correct(c, many, guarded.fleet.by))

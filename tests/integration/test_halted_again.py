@@ -20,7 +20,7 @@ from tests.integration.test_autumn_credits import House
 from tests.world import T0, Fleet
 
 
-def test_halted_customer_who_was_granted_credit_goes_on_at_the_next_tick(engine: sa.Engine) -> None:
+def test_halted_customer_granted_credit_is_resumed_at_next_tick(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 3.2})
     house.wait(0)
     house.use("acme", 500, size=64)
@@ -32,7 +32,7 @@ def test_halted_customer_who_was_granted_credit_goes_on_at_the_next_tick(engine:
     assert house.fleet.one("SELECT is_halted FROM orgs") == 0
 
 
-def test_a_tick_reads_only_so_many_of_the_halted_the_oldest_first(engine: sa.Engine) -> None:
+def test_tick_refreshes_oldest_halted_orgs_up_to_read_limit(engine: sa.Engine) -> None:
     orgs = [f"org-{number}" for number in range(8)]
     fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities())})
     fleet.assign(*orgs, provider="fake")

@@ -72,7 +72,7 @@ def against(manner: Manner) -> tuple[HookAnswer, Seen, float]:
     return asyncio.run(run())
 
 
-def test_a_receiver_verifies_what_it_is_sent() -> None:
+def test_webhook_signature_is_verified_by_receiver() -> None:
     """By the library that receivers use, and by the emulator's own reading of the specification."""
     now_ms = int(time.time() * 1000)
 
@@ -92,7 +92,7 @@ def test_a_receiver_verifies_what_it_is_sent() -> None:
 
 
 @pytest.mark.parametrize("secret", ["new root", "old root", "old generation"])
-def test_while_anything_is_rotated_either_secret_verifies(secret: str) -> None:
+def test_webhook_during_rotation_verifies_with_either_secret(secret: str) -> None:
     made = {
         "new root": endpoint_secret("canary-new-root-of-hooks", "app", 2),
         "old root": endpoint_secret(ROOT, "app", 2),
@@ -126,7 +126,7 @@ HUGE = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
     ],
     ids=["polite", "redirect", "gone", "huge", "endless", "nonsense", "reset", "closed"],
 )
-def test_only_a_whole_success_says_that_it_was_taken(manner: Manner, answer: HookAnswer | None) -> None:
+def test_webhook_is_delivered_only_by_complete_2xx_answer(manner: Manner, answer: HookAnswer | None) -> None:
     found, seen, _ = against(manner)
     if answer is None:
         assert found.error in ("the answer is not HTTP", "the connection broke", "the answer was cut short")
@@ -145,14 +145,14 @@ async def _head_then_nothing(peer: Peer) -> None:
     "manner", [sockets.silent, sockets.drip, sockets.never_shakes_hands, _head_then_nothing],
     ids=["silent", "drip", "no answer at all", "half an answer"],
 )  # fmt: skip
-def test_each_call_ends_in_time(manner: Manner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_call_without_complete_answer_times_out(manner: Manner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calling, "CALL_MS", 400)
     found, _, took_s = against(manner)
     assert found == HookAnswer(error="no whole answer within 0.4 s")
     assert took_s < 5
 
 
-def test_a_batch_takes_no_longer_than_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_calls_in_parallel_time_out_like_single_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calling, "CALL_MS", 500)
 
     async def run() -> float:
@@ -166,24 +166,24 @@ def test_a_batch_takes_no_longer_than_a_call(monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(run()) < 2.5
 
 
-def test_a_flood_of_headers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_answer_with_endless_headers_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calling, "CALL_MS", 5_000)
     found, _, _ = against(sockets.over_and_over(b"x-more: %s\r\n" % (b"a" * 1000), b"HTTP/1.1 200 OK\r\n"))
     assert found.error is not None and found.status is None
 
 
-def test_the_largest_answer_still_comes_through() -> None:
+def test_webhook_answer_of_maximum_size_is_accepted() -> None:
     found, _, _ = against(sockets.answering(sockets.body_of(b"x" * MAX_ANSWER_BYTES)))
     assert found == HookAnswer(200)
 
 
-def test_nobody_listening_is_a_failure() -> None:
+def test_webhook_to_closed_port_reports_connection_refused() -> None:
     url = f"http://127.0.0.1:{sockets.free_port()}/in"
     assert asyncio.run(send(url)) == [HookAnswer(error="no connection (ECONNREFUSED)")]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://169.254.169.254/latest", "file:///etc/passwd", ""])
-def test_a_url_off_the_allow_list_is_never_called(url: str) -> None:
+def test_webhook_url_outside_allow_list_is_not_called(url: str) -> None:
     async def run() -> None:
         async with sockets.serving(sockets.polite) as seen:
             (answer,) = await send(url, request(url), allowed=origin_of(seen.url))
@@ -193,7 +193,7 @@ def test_a_url_off_the_allow_list_is_never_called(url: str) -> None:
     asyncio.run(run())
 
 
-def test_a_name_is_judged_by_the_address_that_is_connected_to() -> None:
+def test_webhook_host_is_checked_by_resolved_address() -> None:
     """Good when first asked, loopback when it is connected to."""
 
     async def run() -> None:
@@ -211,7 +211,7 @@ def test_a_name_is_judged_by_the_address_that_is_connected_to() -> None:
     asyncio.run(run())
 
 
-def test_without_a_secret_nothing_is_sent() -> None:
+def test_webhook_without_secret_is_not_sent() -> None:
     async def run() -> None:
         async with sockets.serving(sockets.polite) as seen:
             (answer,) = await send(where(seen), roots=())
@@ -221,7 +221,7 @@ def test_without_a_secret_nothing_is_sent() -> None:
     asyncio.run(run())
 
 
-def test_a_certificate_that_nobody_trusts_is_a_failure(tmp_path: Path) -> None:
+def test_webhook_untrusted_certificate_is_refused(tmp_path: Path) -> None:
     async def run() -> HookAnswer:
         tls, _ = sockets.own_tls(tmp_path)
         async with sockets.serving(sockets.polite, tls) as seen:
@@ -233,7 +233,7 @@ def test_a_certificate_that_nobody_trusts_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.both_databases
-def test_from_the_fact_to_the_product_and_back(engine: sa.Engine) -> None:
+def test_halt_webhook_is_delivered_after_endpoint_outage(engine: sa.Engine) -> None:
     """The whole way: a halt, an outage of the product, the schedule, a delivery that the product verifies."""
     shop = Shop(engine)
     product = ProductEmulator([endpoint_secret(ROOT, "app", 1)], status=503)

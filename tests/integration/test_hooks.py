@@ -37,7 +37,7 @@ def shop(engine: sa.Engine) -> Shop:
 # What is told, and when.
 
 
-def test_a_halt_and_its_end_are_told_once_each(shop: Shop) -> None:
+def test_halt_and_resume_write_webhook_once_each(shop: Shop) -> None:
     shop.endpoint()
     shop.fleet.assign("acme", provider="none")
     shop.halt()
@@ -55,7 +55,7 @@ def test_a_halt_and_its_end_are_told_once_each(shop: Shop) -> None:
 
 
 @pytest.mark.both_databases
-def test_credit_that_runs_out_and_comes_back_is_told_by_the_level(shop: Shop) -> None:
+def test_low_and_exhausted_balance_write_webhook_once_per_episode(shop: Shop) -> None:
     shop.endpoint()
     shop.write(lambda c: hooks.set_low(c, "", 5 * MICRO, shop.fleet.by))
     shop.fleet.assign("acme", from_ms=T0)
@@ -82,7 +82,7 @@ def test_credit_that_runs_out_and_comes_back_is_told_by_the_level(shop: Shop) ->
     assert shop.told()[-1][1]["episode"] == 2
 
 
-def test_an_organisation_has_a_level_of_its_own_or_none(shop: Shop) -> None:
+def test_low_balance_level_of_org_replaces_default(shop: Shop) -> None:
     shop.endpoint()
     shop.fleet.assign("acme", "quiet", "others", from_ms=T0)
     for org in ("acme", "quiet", "others"):
@@ -100,7 +100,7 @@ def test_an_organisation_has_a_level_of_its_own_or_none(shop: Shop) -> None:
         shop.write(lambda c: hooks.set_low(c, "", 10**16, by))
 
 
-def test_runs_that_use_credit_up_have_its_level_looked_at(shop: Shop) -> None:
+def test_execution_lowering_balance_writes_low_balance_webhook(shop: Shop) -> None:
     """Nothing is metered, so nothing but the run itself can tell."""
     shop.endpoint()
     shop.write(lambda c: hooks.set_low(c, "", 5 * MICRO, shop.fleet.by))
@@ -115,7 +115,7 @@ def test_runs_that_use_credit_up_have_its_level_looked_at(shop: Shop) -> None:
     assert shop.events() == ["balance.low"]
 
 
-def test_a_reservation_that_expires_is_told_with_what_it_held(shop: Shop) -> None:
+def test_expired_reservation_writes_webhook_with_freed_credit(shop: Shop) -> None:
     shop.endpoint()
     shop.fleet.assign("acme", from_ms=T0)
     shop.grant(10 * MICRO, "first")
@@ -135,7 +135,7 @@ def test_a_reservation_that_expires_is_told_with_what_it_held(shop: Shop) -> Non
     assert (told[1][1]["org_id"], told[1][1]["customer_id"]) == ("acme", "acme")
 
 
-def test_top_ups_are_told_as_they_end(engine: sa.Engine) -> None:
+def test_topup_credited_or_failed_writes_webhook(engine: sa.Engine) -> None:
     shop, purses = Shop(engine), Purses(engine)
     shop.endpoint()
     shop.fleet.assign("acme", from_ms=T0)
@@ -158,7 +158,7 @@ def test_top_ups_are_told_as_they_end(engine: sa.Engine) -> None:
     assert shop.events()[-2:] == ["topup.credited", "topup.failed"], "one time, in the order of their names"
 
 
-def test_only_what_an_endpoint_wants_is_written(shop: Shop) -> None:
+def test_webhook_is_written_only_for_subscribed_endpoints(shop: Shop) -> None:
     shop.fleet.assign("acme", provider="none")
     shop.halt()
     assert shop.told() == [], "nobody listened"
@@ -174,7 +174,7 @@ def test_only_what_an_endpoint_wants_is_written(shop: Shop) -> None:
     ]  # fmt: skip
 
 
-def test_what_was_low_while_nobody_listened_is_told_to_who_does(shop: Shop) -> None:
+def test_low_balance_webhook_is_written_for_endpoint_added_later(shop: Shop) -> None:
     by = shop.fleet.by
     shop.write(lambda c: hooks.set_low(c, "", 5 * MICRO, by))
     shop.endpoint("one", "balance.low")
@@ -189,7 +189,7 @@ def test_what_was_low_while_nobody_listened_is_told_to_who_does(shop: Shop) -> N
                      "WHERE m.event = 'balance.low' ORDER BY 1") == [("one",), ("two",)]  # fmt: skip
 
 
-def test_a_fact_that_is_written_again_adds_nothing(shop: Shop) -> None:
+def test_webhook_with_repeated_key_is_written_once(shop: Shop) -> None:
     shop.endpoint()
     message = Message("topup.credited", "topup.credited:topup:acme:1", T0, {"topup": "topup:acme:1"}, "acme", "acme")
     assert shop.write(lambda c: tell(c, [message, message])) == 1
@@ -203,14 +203,14 @@ def test_a_fact_that_is_written_again_adds_nothing(shop: Shop) -> None:
     assert len(shop.deliveries()) == 1
 
 
-def test_many_facts_of_one_moment_are_all_told(shop: Shop) -> None:
+def test_many_webhooks_of_same_time_are_all_written(shop: Shop) -> None:
     shop.endpoint()
     many = [Message("reservation.expired", f"reservation.expired:e-{n}", T0, {"n": n}) for n in range(2_500)]
     assert shop.write(lambda c: tell(c, many)) == 2_500
     assert shop.rows("SELECT COUNT(*) FROM hook_deliveries") == [(2_500,)]
 
 
-def test_what_was_told_is_kept_as_it_was(shop: Shop) -> None:
+def test_manual_change_of_webhook_rows_is_refused(shop: Shop) -> None:
     shop.endpoint()
     shop.write(lambda c: hooks.set_low(c, "", MICRO, shop.fleet.by))
     shop.tries()
@@ -232,7 +232,7 @@ def test_what_was_told_is_kept_as_it_was(shop: Shop) -> None:
 # How it is sent.
 
 
-def test_a_message_is_sent_once_where_all_goes_well(shop: Shop) -> None:
+def test_accepted_webhook_is_sent_once(shop: Shop) -> None:
     shop.endpoint()
     (name,) = shop.tries()
     assert shop.deliver() == Deliveries(delivered=1)
@@ -262,7 +262,7 @@ def test_refused_message_is_resent_by_schedule_and_then_fails(shop: Shop) -> Non
     assert shop.product.ids() == [name], "under the id that it always had"
 
 
-def test_what_was_delivered_can_be_sent_again(shop: Shop) -> None:
+def test_replay_of_delivered_webhook_sends_same_bytes(shop: Shop) -> None:
     shop.endpoint()
     shop.endpoint("other")
     (name,) = shop.tries()
@@ -279,7 +279,7 @@ def test_what_was_delivered_can_be_sent_again(shop: Shop) -> None:
         shop.write(lambda c: hooks.replay(c, name[:-1] + "z", by))
 
 
-def test_all_that_failed_at_an_endpoint_is_sent_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_of_failed_webhooks_sends_all_in_portions(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks, "REPLAYED_AT_ONCE", 3)
     shop.endpoint()
     shop.tries(5)
@@ -294,7 +294,7 @@ def test_all_that_failed_at_an_endpoint_is_sent_again(shop: Shop, monkeypatch: p
     assert shop.deliver().delivered == 5
 
 
-def test_an_endpoint_that_is_gone_delays_no_other(shop: Shop) -> None:
+def test_unreachable_endpoint_does_not_delay_second_endpoint(shop: Shop) -> None:
     shop.endpoint("gone")
     shop.endpoint("well")
     shop.tries(20, "gone")
@@ -305,7 +305,7 @@ def test_an_endpoint_that_is_gone_delays_no_other(shop: Shop) -> None:
     assert shop.product.sizes("well") == [1, BATCH, BATCH, 20 - 1 - 2 * BATCH]
 
 
-def test_an_endpoint_that_is_slow_delays_no_other(shop: Shop) -> None:
+def test_slow_endpoint_does_not_delay_second_endpoint(shop: Shop) -> None:
     """While `slow` holds its first call, the other is told all there is: else it is never let go."""
     shop.endpoint("slow")
     shop.endpoint("well")
@@ -328,7 +328,7 @@ def test_an_endpoint_that_is_slow_delays_no_other(shop: Shop) -> None:
     assert asyncio.run(world()) == Deliveries(delivered=15)
 
 
-def test_an_endpoint_has_so_much_time_in_one_look(shop: Shop) -> None:
+def test_endpoint_time_per_delivery_round_is_limited(shop: Shop) -> None:
     shop.endpoint()
     shop.tries(5)
 
@@ -340,7 +340,7 @@ def test_an_endpoint_has_so_much_time_in_one_look(shop: Shop) -> None:
     assert shop.deliver() == Deliveries(delivered=4)
 
 
-def test_nothing_is_begun_that_could_not_end_in_time(shop: Shop) -> None:
+def test_webhook_call_that_cannot_end_in_time_is_not_started(shop: Shop) -> None:
     shop.endpoint()
     shop.tries(2)
     assert shop.deliver(deadline_ms=shop.clock.at_ms + CALL_MS - 1) == Deliveries(), "less than a call's time is left"
@@ -354,7 +354,7 @@ def test_nothing_is_begun_that_could_not_end_in_time(shop: Shop) -> None:
     assert shop.product.batches == [("app", 1)]
 
 
-def test_a_host_that_may_not_call_an_endpoint_leaves_it_to_those_that_may(shop: Shop) -> None:
+def test_host_without_endpoint_origin_leaves_webhook_due(shop: Shop) -> None:
     shop.endpoint()
     shop.tries()
     for origins in ((), {"https://other.example:443"}):
@@ -362,7 +362,7 @@ def test_a_host_that_may_not_call_an_endpoint_leaves_it_to_those_that_may(shop: 
     assert shop.deliveries() == [("due", 0, 0)]
 
 
-def test_ticks_and_the_watch_tell_what_they_did_themselves(shop: Shop) -> None:
+def test_tick_and_watch_deliver_own_webhooks(shop: Shop) -> None:
     shop.endpoint()
     shop.fleet.assign("acme", from_ms=T0)
     shop.fleet.sample("acme", T0 + 1)
@@ -375,7 +375,7 @@ def test_ticks_and_the_watch_tell_what_they_did_themselves(shop: Shop) -> None:
     assert sorted(shop.events()) == ["balance.exhausted", "organisation.halted", "organisation.resumed"]
 
 
-def test_a_worker_that_dies_leaves_what_it_claimed_to_the_next(shop: Shop) -> None:
+def test_webhook_claim_of_dead_worker_is_retried_after_lease(shop: Shop) -> None:
     shop.endpoint()
     (name,) = shop.tries()
     _, effect = shop.asked_to_send("w1")
@@ -387,7 +387,7 @@ def test_a_worker_that_dies_leaves_what_it_claimed_to_the_next(shop: Shop) -> No
     assert shop.deliveries() == [("delivered", 2, 0)]
 
 
-def test_a_worker_that_slept_on_its_claim_sends_nothing(shop: Shop) -> None:
+def test_worker_with_expired_webhook_claim_does_not_send(shop: Shop) -> None:
     shop.endpoint()
     shop.tries()
     steps, effect = shop.asked_to_send("w1")
@@ -399,7 +399,7 @@ def test_a_worker_that_slept_on_its_claim_sends_nothing(shop: Shop) -> None:
     assert shop.deliver() == Deliveries(delivered=1)
 
 
-def test_an_answer_that_comes_late_counts_where_it_proves_something(shop: Shop) -> None:
+def test_late_webhook_success_counts_and_late_failure_is_ignored(shop: Shop) -> None:
     shop.endpoint()
     shop.tries()
     steps, _ = shop.asked_to_send("w1")
@@ -415,7 +415,7 @@ def test_an_answer_that_comes_late_counts_where_it_proves_something(shop: Shop) 
     assert {state for state, *_ in shop.deliveries()} == {"delivered"}
 
 
-def test_a_sender_that_breaks_its_contract_has_told_nothing(shop: Shop) -> None:
+def test_webhook_sender_exception_counts_as_failure(shop: Shop) -> None:
     shop.endpoint()
     shop.tries()
     shop.product.script.append("raised")
@@ -425,7 +425,7 @@ def test_a_sender_that_breaks_its_contract_has_told_nothing(shop: Shop) -> None:
     assert shop.deliver(WAITS[0]) == Deliveries(delivered=1)
 
 
-def test_two_workers_share_what_is_due(shop: Shop) -> None:
+def test_two_workers_share_due_webhooks(shop: Shop) -> None:
     shop.endpoint()
     shop.tries(2)
     first, one = shop.asked_to_send("w1")
@@ -439,7 +439,7 @@ def test_two_workers_share_what_is_due(shop: Shop) -> None:
 # What people change.
 
 
-def test_a_secret_is_rotated_with_both_in_use_for_a_while(shop: Shop) -> None:
+def test_rotated_webhook_secret_signs_with_both_during_overlap(shop: Shop) -> None:
     shop.endpoint()
     by = shop.fleet.by
     done = shop.write(lambda c: hooks.rotate(c, "app", by, overlap_ms=HOUR_MS))
@@ -453,7 +453,7 @@ def test_a_secret_is_rotated_with_both_in_use_for_a_while(shop: Shop) -> None:
         shop.write(lambda c: hooks.rotate(c, "app", by, overlap_ms=31 * DAY_MS))
 
 
-def test_an_endpoint_that_was_ended_is_told_nothing_more(shop: Shop) -> None:
+def test_ended_endpoint_does_not_receive_webhooks(shop: Shop) -> None:
     shop.endpoint()
     (name,) = shop.tries()
     by = shop.fleet.by
@@ -475,7 +475,7 @@ def test_an_endpoint_that_was_ended_is_told_nothing_more(shop: Shop) -> None:
     assert shop.deliver() == Deliveries()
 
 
-def test_an_endpoint_is_changed_and_keeps_what_was_not_said(shop: Shop) -> None:
+def test_endpoint_with_changed_url_keeps_events(shop: Shop) -> None:
     shop.endpoint("app", "balance.low")
     by = shop.fleet.by
     url = "https://new.example/in"
@@ -498,12 +498,14 @@ def test_an_endpoint_is_changed_and_keeps_what_was_not_said(shop: Shop) -> None:
         ("app", "https://a.example", ("balance.lwo",), "did you mean balance.low"),
     ],
 )
-def test_what_makes_no_sense_is_refused(shop: Shop, name: str, url: str, events: tuple[str, ...], error: str) -> None:
+def test_endpoint_with_invalid_field_is_rejected(
+    shop: Shop, name: str, url: str, events: tuple[str, ...], error: str
+) -> None:
     with pytest.raises(UsageError, match=error):
         shop.write(lambda c: hooks.set_endpoint(c, name, url, events, shop.fleet.by, new=True))
 
 
-def test_so_many_endpoints_go_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_beyond_maximum_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks, "MAX_ENDPOINTS", 2)
     shop.endpoint("one")
     shop.endpoint("two")
@@ -513,7 +515,7 @@ def test_so_many_endpoints_go_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     shop.endpoint("three")
 
 
-def test_calls_of_a_batch_all_fit_into_the_time_of_one() -> None:
+def test_webhook_batch_size_equals_parallel_calls() -> None:
     from drawdown.worker.hooks import client
 
     assert delivering.BATCH == client.AT_ONCE

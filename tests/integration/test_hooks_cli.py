@@ -57,7 +57,9 @@ def told(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> Told:
     return one
 
 
-def test_an_endpoint_from_its_making_to_its_end(fleet: Fleet, product: tuple[ProductEmulator, str], told: Told) -> None:
+def test_hook_endpoint_is_set_tested_listed_and_ended(
+    fleet: Fleet, product: tuple[ProductEmulator, str], told: Told
+) -> None:
     emulator, url = product
     made = told("set", "app", url, "--new")
     assert made["secret"] == endpoint_secret(ROOT, "app", 1) == told("secret", "app")["secret"]
@@ -88,7 +90,7 @@ def test_lost_rotation_answer_shows_how_to_check_for_a_new_secret(
     assert told("secret", "app")["secret"] == endpoint_secret(ROOT, "app", 2)
 
 
-def test_a_rotated_secret_is_shown_and_the_old_one_signs_for_a_while(
+def test_rotated_secret_is_shown_and_old_secret_signs_during_overlap(
     fleet: Fleet, product: tuple[ProductEmulator, str], told: Told
 ) -> None:
     emulator, url = product
@@ -106,7 +108,7 @@ def test_a_rotated_secret_is_shown_and_the_old_one_signs_for_a_while(
     assert len(emulator.taken) == 3, "and what was refused meanwhile"
 
 
-def test_what_failed_is_listed_shown_and_replayed(
+def test_failed_webhook_is_listed_shown_and_replayed(
     fleet: Fleet, product: tuple[ProductEmulator, str], told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulator, url = product
@@ -138,7 +140,7 @@ def test_what_failed_is_listed_shown_and_replayed(
     assert "specify either a message" in capsys.readouterr().err
 
 
-def test_levels_are_set_shown_and_taken_back(fleet: Fleet, told: Told) -> None:
+def test_low_balance_levels_are_set_listed_and_disabled(fleet: Fleet, told: Told) -> None:
     assert told("low", "5") == {
         "org_id": None, "low": 5, "low_micro": 5_000_000, "was": None, "was_micro": None, "was_set": False,
     }  # fmt: skip
@@ -150,7 +152,7 @@ def test_levels_are_set_shown_and_taken_back(fleet: Fleet, told: Told) -> None:
         assert run(["hook", "low", *words]) == 2
 
 
-def test_what_keeps_an_endpoint_from_being_called_is_said(
+def test_endpoint_that_cannot_be_called_reports_missing_setting(
     fleet: Fleet, told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}/in"
@@ -171,7 +173,7 @@ def test_what_keeps_an_endpoint_from_being_called_is_said(
     assert "DRAWDOWN_HOOK_ORIGINS" in told("list", status=2)["error"]
 
 
-def test_no_secret_is_kept_anywhere(
+def test_webhook_secret_is_not_stored_or_printed(
     fleet: Fleet,
     product: tuple[ProductEmulator, str],
     told: Told,

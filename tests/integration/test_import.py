@@ -25,7 +25,7 @@ from tests.integration.importing import NOW, counts, line, options, quarantine, 
 GENTD26 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "gentd26_requests.csv"
 
 
-def test_a_sample_arrives_whole_and_the_database_finds_nothing_wrong(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_stores_all_fields_of_sample(engine: sa.Engine, tmp_path: Path) -> None:
     assert counts(import_samples(engine, [usage(tmp_path, line(1, cpu_count=0.5))], options(), NOW)) == (1, 0, 0, 0)
     assert samples(engine) == [("s1", "acme", "sb1", "c1", 1024, Decimal("0.5"), 60, 1731689870000)]
     query = sa.select(usage_samples.c.ingested_at, usage_samples.c.problem)
@@ -33,7 +33,7 @@ def test_a_sample_arrives_whole_and_the_database_finds_nothing_wrong(engine: sa.
 
 
 @pytest.mark.both_databases
-def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_with_bad_rows_reports_each_and_stores_rest(engine: sa.Engine, tmp_path: Path) -> None:
     bad = {
         3: (line(3, interval_s=-5), "interval_s", "interval_negative"),
         4: (line(4, interval_s=12.5), "interval_s", "interval_fractional"),
@@ -62,7 +62,7 @@ def test_bad_rows_are_reported_and_the_rest_goes_in(engine: sa.Engine, tmp_path:
     assert [row[0] for row in samples(engine)] == ["s13", "s2"]
 
 
-def test_of_those_that_are_there_already_the_withdrawn_ones_are_counted(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_counts_withdrawn_samples_already_stored(engine: sa.Engine, tmp_path: Path) -> None:
     """Whoever withdrew too much imports it again, and is to see that it is billed no more."""
     import_samples(engine, [usage(tmp_path, *map(line, range(5)))], options(), NOW)
     write(engine, lambda c: withdraw(c, ["s1", "s2", "s4"], By(NOW, "test", "a mistake", "cli")))
@@ -77,13 +77,13 @@ def test_of_those_that_are_there_already_the_withdrawn_ones_are_counted(engine: 
     )
 
 
-def test_many_rejects_are_all_counted_and_the_first_few_shown(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_with_many_rejects_counts_all_and_shows_first(engine: sa.Engine, tmp_path: Path) -> None:
     report = import_samples(engine, [usage(tmp_path, *["x"] * 57)], options(), NOW)
     assert counts(report) == (0, 0, 57, 0)
     assert len(report.first_rejects) == importer.FIRST_FEW
 
 
-def test_importing_again_changes_nothing(engine: sa.Engine, tmp_path: Path) -> None:
+def test_repeated_import_leaves_samples_unchanged(engine: sa.Engine, tmp_path: Path) -> None:
     file = usage(tmp_path, *(line(n) for n in range(25)), line(3), line(24))
     assert counts(import_samples(engine, [file, file], options(), NOW)) == (25, 2 + 27, 0, 0)
     before = samples(engine)
@@ -92,7 +92,7 @@ def test_importing_again_changes_nothing(engine: sa.Engine, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", FIELDS[1:])
-def test_the_same_id_with_other_content_is_quarantined(engine: sa.Engine, tmp_path: Path, name: str) -> None:
+def test_sample_with_same_id_and_other_content_is_quarantined(engine: sa.Engine, tmp_path: Path, name: str) -> None:
     import_samples(engine, [usage(tmp_path, line(1), line(2))], options(), NOW)
     before = samples(engine)
     other = usage(tmp_path, line(1), line(2, **{name: 7 if name != "ts" else 1731689870001}), line(3))
@@ -106,7 +106,7 @@ def test_the_same_id_with_other_content_is_quarantined(engine: sa.Engine, tmp_pa
     assert str(json.loads(content)[name]) == ("1731689870001" if name == "ts" else "7")
 
 
-def test_of_equal_ids_in_one_chunk_the_first_wins(engine: sa.Engine, tmp_path: Path) -> None:
+def test_duplicate_ids_in_chunk_keep_first_sample(engine: sa.Engine, tmp_path: Path) -> None:
     file = usage(
         tmp_path,
         line(9),
@@ -123,7 +123,7 @@ def test_of_equal_ids_in_one_chunk_the_first_wins(engine: sa.Engine, tmp_path: P
     assert [(row[0], row[1]) for row in quarantine(engine)] == [("s1", f"{file}:4")]
 
 
-def test_an_absent_cpu_count_is_other_content_and_another_spelling_is_not(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_compares_cpu_count_by_value(engine: sa.Engine, tmp_path: Path) -> None:
     import_samples(
         engine,
         [usage(tmp_path, line(1, cpu_count="0.1"), line(2, cpu_count="2.0"), line(3, cpu_count=""))],
@@ -136,7 +136,7 @@ def test_an_absent_cpu_count_is_other_content_and_another_spelling_is_not(engine
     assert counts(import_samples(engine, [other], options(), NOW)) == (0, 0, 0, 3)
 
 
-def test_what_another_program_inserted_is_compared_and_never_changed(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_compares_samples_inserted_by_other_program(engine: sa.Engine, tmp_path: Path) -> None:
     insert = sa.text(
         "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, cpu_count, interval_s, ts) VALUES "
         "('s1', 'acme', 'sb1', 'c1', 1024, 2.0, 60.0, 1731689870000), "
@@ -147,14 +147,14 @@ def test_what_another_program_inserted_is_compared_and_never_changed(engine: sa.
     assert counts(import_samples(engine, [usage(tmp_path, line(1), line(2), line(3))], options(), NOW)) == (0, 1, 0, 2)
 
 
-def test_a_conflict_with_the_longest_ids_can_be_kept(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_conflict_with_longest_ids_is_counted(engine: sa.Engine, tmp_path: Path) -> None:
     scripts = ["".join(chr(0x20000 + 199 * n + i) for i in range(200)) for n in range(4)]  # nothing to compress
     changes = dict(zip(FIELDS[:4], scripts, strict=True))
     file = usage(tmp_path, line(1, **changes), line(2, **changes, memory_mb=8))
     assert counts(import_samples(engine, [file], options(), NOW)) == (1, 0, 0, 1)
 
 
-def test_standard_input_gzip_and_ids_from_lines(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_of_gzip_standard_input_takes_ids_from_lines(engine: sa.Engine, tmp_path: Path) -> None:
     rows = [
         {"org_id": "o", "sandbox_id": "b", "cell_id": "c", "memory_mb": 1, "interval_s": n, "ts": NOW} for n in (1, 2)
     ]
@@ -167,7 +167,7 @@ def test_standard_input_gzip_and_ids_from_lines(engine: sa.Engine, tmp_path: Pat
     assert [row[0] for row in samples(engine)] == ["pipe:1", "pipe:2"]
 
 
-def test_progress_counts_the_bytes_of_the_file_and_all_rows(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_progress_reports_file_bytes_and_total_rows(engine: sa.Engine, tmp_path: Path) -> None:
     files = [usage(tmp_path, *(line(n) for n in range(25))), usage(tmp_path, line(30), "x")]
     seen: list[tuple[str, int, int]] = []
     import_samples(engine, files, options(), NOW, lambda *progress: seen.append(progress))
@@ -177,7 +177,7 @@ def test_progress_counts_the_bytes_of_the_file_and_all_rows(engine: sa.Engine, t
 
 @pytest.mark.data
 @pytest.mark.skipif(not GENTD26.exists(), reason="needs the real usage data beside the project (../shared/data)")
-def test_gentd26_exactly(engine: sa.Engine) -> None:
+def test_import_of_gentd26_matches_known_totals(engine: sa.Engine) -> None:
     how = ImportOptions(
         columns={"org_id": "groupId", "sandbox_id": "groupId", "interval_s": "exec_time_seconds", "ts": "gmt_create"},
         constants={"cell_id": "c1", "memory_mb": "1024"},

@@ -45,7 +45,7 @@ def _jsonl(rows: list[dict[str, Any]]) -> str:
 @pytest.mark.both_databases
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(ROWS, min_size=1, max_size=12, unique_by=lambda row: row[0]), st.booleans())
-def test_any_valid_samples_come_out_as_they_went_in(
+def test_import_of_random_valid_samples_stores_equal_rows(
     engine: sa.Engine, rows: list[tuple[Any, ...]], as_csv: bool
 ) -> None:
     mark = f"{next(_round)}/"  # samples are never deleted, so each example has ids of its own
@@ -62,7 +62,7 @@ def test_any_valid_samples_come_out_as_they_went_in(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl"]))
-def test_whatever_the_bytes_nothing_is_lost(engine: sa.Engine, garbage: bytes, kind: str) -> None:
+def test_import_of_random_bytes_keeps_valid_sample(engine: sa.Engine, garbage: bytes, kind: str) -> None:
     good = line(1) if kind == "csv" else json.dumps(dict(zip(FIELDS, line(1).split(","), strict=True)))
     data = (f"{HEADER}\n" if kind == "csv" else "").encode() + good.encode() + b"\n" + garbage
     report = import_samples(engine, ["-"], options(format=kind), NOW, stdin=io.BytesIO(data))

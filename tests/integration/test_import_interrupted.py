@@ -21,7 +21,7 @@ from tests.integration.importing import HEADER, NOW, counts, line, options, quar
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_killed_half_way_then_imported_again(
+def test_import_repeated_after_kill_stores_all_samples(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool
 ) -> None:
     file = usage(tmp_path, *(line(n) for n in range(35)))
@@ -43,7 +43,7 @@ def test_killed_half_way_then_imported_again(
     assert len(samples(engine)) == 35
 
 
-def test_strict_takes_all_files_or_none(engine: sa.Engine, tmp_path: Path) -> None:
+def test_strict_import_with_bad_row_is_rolled_back(engine: sa.Engine, tmp_path: Path) -> None:
     good, bad = usage(tmp_path, *(line(n) for n in range(25))), usage(tmp_path, line(30), line(31, interval_s="x"))
     report = import_samples(engine, [good, bad], options(strict=True), NOW)
     assert (report.committed, report.rejected, report.first_rejects[0].line) == (False, 1, 3)
@@ -53,7 +53,7 @@ def test_strict_takes_all_files_or_none(engine: sa.Engine, tmp_path: Path) -> No
     assert counts(report) == (26, 0, 0, 0)
 
 
-def test_strict_takes_nothing_where_one_sample_conflicts(engine: sa.Engine, tmp_path: Path) -> None:
+def test_strict_import_with_conflict_is_rolled_back(engine: sa.Engine, tmp_path: Path) -> None:
     import_samples(engine, [usage(tmp_path, line(1))], options(), NOW)
     report = import_samples(engine, [usage(tmp_path, line(2), line(1, interval_s=61))], options(strict=True), NOW)
     assert (report.committed, report.conflicts, report.first_conflicts[0].line) == (False, 1, 3)
@@ -66,7 +66,7 @@ class _Deadlock(Exception):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_deadlock_is_run_again_and_counts_once(
+def test_import_after_deadlock_is_retried_and_counts_once(
     engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strict: bool
 ) -> None:
     calls = count(1)
@@ -127,7 +127,7 @@ def test_import_holds_no_transaction_while_standard_input_pauses(engine: sa.Engi
     assert (counts(report), [row.line for row in report.first_rejects]) == ((6, 0, 1, 0), [7])
 
 
-def test_two_imports_of_the_same_samples_at_once(engine: sa.Engine, tmp_path: Path) -> None:
+def test_concurrent_imports_of_same_samples_store_each_once(engine: sa.Engine, tmp_path: Path) -> None:
     forth = usage(tmp_path, *(line(n) for n in range(3000)), line(5, interval_s=61))
     back = usage(tmp_path, *(line(n) for n in reversed(range(3000))), line(5, interval_s=61))
     with ThreadPoolExecutor(2) as pool:
@@ -139,7 +139,7 @@ def test_two_imports_of_the_same_samples_at_once(engine: sa.Engine, tmp_path: Pa
     assert len(quarantine(engine)) == 1
 
 
-def test_a_damaged_file_keeps_what_came_before_and_can_be_imported_again(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_of_damaged_gzip_keeps_rows_and_can_be_repeated(engine: sa.Engine, tmp_path: Path) -> None:
     whole = gzip.compress("\n".join([HEADER, *(line(n, org_id=n * 7919) for n in range(5000))]).encode())
     file = tmp_path / "u.csv.gz"
     file.write_bytes(whole[:-30])
@@ -152,7 +152,7 @@ def test_a_damaged_file_keeps_what_came_before_and_can_be_imported_again(engine:
 
 
 @pytest.mark.both_databases
-def test_nothing_is_imported_where_any_file_cannot_be(engine: sa.Engine, tmp_path: Path) -> None:
+def test_import_with_invalid_file_or_option_is_refused(engine: sa.Engine, tmp_path: Path) -> None:
     good, empty, headless = usage(tmp_path, line(1)), tmp_path / "empty.csv", tmp_path / "headless.csv"
     empty.touch()
     headless.write_text("1,2,3\n")
@@ -170,7 +170,7 @@ def test_nothing_is_imported_where_any_file_cannot_be(engine: sa.Engine, tmp_pat
     assert Path(good).read_text().startswith(HEADER)
 
 
-def test_a_database_that_is_missing_or_bare_is_one_clear_line(tmp_path: Path) -> None:
+def test_import_into_uninitialised_database_suggests_init(tmp_path: Path) -> None:
     bare = connect(f"sqlite:///{tmp_path}/bare.db")
     with pytest.raises(DatabaseNotReady, match="drawdown init"):
         import_samples(bare, [usage(tmp_path, line(1))], options(), NOW)

@@ -70,7 +70,7 @@ def _in_order(row: tuple[object, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_what_is_charged_in_place_leaves_what_sending_leaves(
+def test_charge_in_place_leaves_same_rows_as_sending(
     seed: int, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_place_rows = lived(fleet, seed)
@@ -81,7 +81,7 @@ def test_what_is_charged_in_place_leaves_what_sending_leaves(
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_one_transaction_charges_and_settles(fleet: Fleet) -> None:
+def test_charge_in_place_accepts_each_push_at_first_attempt(fleet: Fleet) -> None:
     due(fleet, "acme", "globex")
     assert fleet.tick_windows(2).accepted == 2
     assert fleet.rows("SELECT DISTINCT state, attempts FROM pushes") == [("accepted", 1)]
@@ -98,7 +98,7 @@ PRICES = [
 
 
 @pytest.mark.both_databases
-def test_a_price_in_sql_is_the_price(engine: sa.Engine) -> None:
+def test_charge_in_place_sql_price_equals_rate_price(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     for number, (micro, per, quantity) in enumerate(PRICES):
         feature = f"f{number}"
@@ -125,12 +125,12 @@ def test_a_price_in_sql_is_the_price(engine: sa.Engine) -> None:
     assert not charged and 100 < picked < len(PRICES)
 
 
-def test_without_any_rate_nothing_is_charged(engine: sa.Engine) -> None:
+def test_charge_in_place_without_rates_does_not_charge(engine: sa.Engine) -> None:
     charged = write(engine, lambda c: pushing.charge_due(c, claim="w/1", now=T0, shard=Shard(), witness=None))
     assert charged == (0, None)
 
 
-def test_each_push_is_charged_at_the_rate_of_its_own_moment(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_charge_in_place_uses_rate_of_each_window(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     due(fleet, "acme")
     fleet.sample("acme", T0 + WINDOW_MS + 1, 60, 1024)
     sealed(fleet, monkeypatch, 3)
@@ -167,7 +167,7 @@ NOT_PLAIN = {
 
 
 @pytest.mark.parametrize("what", NOT_PLAIN)
-def test_what_is_not_plain_is_left(what: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_charge_in_place_skips_ineligible_push(what: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     due(fleet, "acme")
     sealed(fleet, monkeypatch)
     if "provider_states" in NOT_PLAIN[what]:
@@ -177,7 +177,7 @@ def test_what_is_not_plain_is_left(what: str, fleet: Fleet, monkeypatch: pytest.
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
 
 
-def test_what_has_no_rate_is_left(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_charge_in_place_skips_push_without_rate(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     write(
         fleet.engine,
         lambda c: features.map_size(c, "unpriced", fleet.by, kind="exact", memory_mb=77, unit="s", from_ms=T0),
@@ -201,7 +201,7 @@ BEYOND = {
 
 
 @pytest.mark.parametrize("what", BEYOND)
-def test_where_one_cannot_be_charged_each_gets_its_own_answer(
+def test_charge_in_place_failure_rejects_only_failing_push(
     what: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     due(fleet, "acme", "globex")
@@ -217,7 +217,7 @@ def test_where_one_cannot_be_charged_each_gets_its_own_answer(
     ]
 
 
-def test_more_than_one_transaction_takes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_charge_in_place_beyond_chunk_size_charges_all_pushes(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushing, "AT_ONCE", 2)
     due(fleet, *(f"org-{number}" for number in range(5)))
     assert fleet.tick_windows(2).accepted == 5

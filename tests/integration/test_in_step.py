@@ -56,7 +56,7 @@ def at_each_read(provider: Prepaid, work: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 64])
-def test_org_requested_repeatedly_does_not_delay_reads_of_others(engine: sa.Engine, at_once: int) -> None:
+def test_org_requested_repeatedly_does_not_delay_other_orgs(engine: sa.Engine, at_once: int) -> None:
     provider = Prepaid(capabilities(in_flight=at_once), credit=CREDIT)
     fleet = fleet_of(engine, provider)
     at_each_read(provider, lambda: ask(fleet, "org-1"))
@@ -66,7 +66,7 @@ def test_org_requested_repeatedly_does_not_delay_reads_of_others(engine: sa.Engi
     assert left == [("org-1",)], "the next round answers what was asked last"
 
 
-def test_who_cannot_be_read_ends_the_round_for_nobody(engine: sa.Engine) -> None:
+def test_org_read_failure_does_not_end_projection_round(engine: sa.Engine) -> None:
     """It is due again a minute later, before all others: they are read in this round all the same, and it is not."""
     provider = Prepaid(capabilities(in_flight=1), credit=CREDIT, unread={"org-1"})
     fleet = fleet_of(engine, provider)
@@ -80,7 +80,7 @@ def test_who_cannot_be_read_ends_the_round_for_nobody(engine: sa.Engine) -> None
 
 
 @pytest.mark.both_databases
-def test_read_overtaken_by_a_failed_one_is_repeated_at_once(engine: sa.Engine) -> None:
+def test_read_overtaken_by_failed_read_is_repeated_immediately(engine: sa.Engine) -> None:
     """What failed halts whom nobody could read for long, and is asked again in a minute: that is no answer."""
     provider = Prepaid(capabilities(), credit={org: few * 1_000 * A_SECOND for org, few in CREDIT.items()})
     fleet = fleet_of(engine, provider)
@@ -102,7 +102,7 @@ def test_read_overtaken_by_a_failed_one_is_repeated_at_once(engine: sa.Engine) -
 
 
 @pytest.mark.parametrize("ahead_ms", [0, 30 * SECOND_MS])
-def test_asks_of_a_machine_whose_clock_is_ahead_put_off_no_earlier_one(engine: sa.Engine, ahead_ms: int) -> None:
+def test_refresh_request_with_clock_ahead_does_not_delay_reads(engine: sa.Engine, ahead_ms: int) -> None:
     """A server there has runs go on, and asks every ten seconds; a tick here reads once its clock has come so far."""
     provider = Prepaid(capabilities(), credit=CREDIT)
     fleet = fleet_of(engine, provider)
@@ -117,7 +117,7 @@ def test_asks_of_a_machine_whose_clock_is_ahead_put_off_no_earlier_one(engine: s
     assert reads[3] >= 1 and reads[-1] >= 3
 
 
-def test_an_ask_that_came_during_the_read_waits_since_then(engine: sa.Engine) -> None:
+def test_refresh_request_during_read_keeps_own_due_time(engine: sa.Engine) -> None:
     """And not since the first of all that were answered: who is asked about without end is read all the time."""
     provider = Prepaid(capabilities(), credit=CREDIT)
     fleet = fleet_of(engine, provider)
@@ -129,7 +129,7 @@ def test_an_ask_that_came_during_the_read_waits_since_then(engine: sa.Engine) ->
     assert fleet.clock.at_ms - SECOND_MS < int(str(since_ms)) <= fleet.clock.at_ms
 
 
-def test_of_the_halted_each_has_its_turn_however_slow_their_provider_is(engine: sa.Engine) -> None:
+def test_halted_orgs_at_slow_provider_are_each_read_in_turn(engine: sa.Engine) -> None:
     """The watch asks about them in each round, which has time for one: also about who owes least, and may have paid."""
     provider = Prepaid(capabilities(in_flight=1), credit={"org-1": -3, "org-2": -2, "org-3": -1})
     fleet = fleet_of(engine, provider)

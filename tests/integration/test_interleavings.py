@@ -88,7 +88,7 @@ def naive_lock(connection: sa.Connection) -> None:
     connection.execute(sa.text("SELECT id FROM buckets ORDER BY id FOR UPDATE")).all()
 
 
-def test_control_a_cursor_read_after_the_scan_loses_a_sample(fleet: Fleet) -> None:
+def test_control_cursor_read_after_scan_loses_sample(fleet: Fleet) -> None:
     with open_sample(fleet.engine, "late", 7) as inserter, fleet.engine.connect() as sealer:
         sealer.begin()
         naive_lock(sealer)
@@ -101,7 +101,7 @@ def test_control_a_cursor_read_after_the_scan_loses_a_sample(fleet: Fleet) -> No
         assert "late" not in naive_scan(sealer, cursor)
 
 
-def test_the_scan_and_its_cursor_share_a_snapshot(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_committed_after_seal_scan_is_found_by_next_seal(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_sample(fleet.engine, "late", 7) as inserter:
         after_scan(monkeypatch, inserter.commit)
         assert seal_now(fleet).pushes == 0
@@ -110,7 +110,7 @@ def test_the_scan_and_its_cursor_share_a_snapshot(fleet: Fleet, monkeypatch: pyt
     assert sealed(fleet) == 67
 
 
-def test_control_a_cursor_at_the_newest_arrival_loses_an_older_transaction(fleet: Fleet) -> None:
+def test_control_cursor_at_newest_arrival_loses_older_sample(fleet: Fleet) -> None:
     with open_sample(fleet.engine, "slow", 7) as slow:
         with open_sample(fleet.engine, "quick", 5) as quick:
             quick.commit()
@@ -123,7 +123,7 @@ def test_control_a_cursor_at_the_newest_arrival_loses_an_older_transaction(fleet
         assert naive_scan(sealer, cursor) == []
 
 
-def test_sample_committed_after_younger_ones_is_found_by_next_seal(fleet: Fleet) -> None:
+def test_sample_committed_after_newer_samples_is_found_by_next_seal(fleet: Fleet) -> None:
     with open_sample(fleet.engine, "slow", 7) as slow:
         with open_sample(fleet.engine, "quick", 5) as quick:
             quick.commit()
@@ -136,7 +136,7 @@ def test_sample_committed_after_younger_ones_is_found_by_next_seal(fleet: Fleet)
     assert seal_now(fleet).pushes == 0
 
 
-def test_a_late_sample_beside_an_open_seal_is_found_by_the_next_one(fleet: Fleet) -> None:
+def test_late_sample_during_open_seal_is_found_by_next_seal(fleet: Fleet) -> None:
     """The sample's transaction begins and ends while a seal is open, after its scan."""
     with fleet.engine.connect() as sealer:
         sealer.begin()
@@ -204,7 +204,7 @@ def wait_until_blocked(engine: sa.Engine) -> None:
         ("READ COMMITTED", True, 60),
     ],
 )
-def test_a_lock_helps_only_before_the_statement_that_reads(
+def test_lock_before_reading_statement_prevents_double_seal(
     fleet: Fleet, isolation: str, lock_first: bool, total: int
 ) -> None:
     fleet.write(NAIVE_TABLE)
@@ -217,7 +217,7 @@ def test_a_lock_helps_only_before_the_statement_that_reads(
     assert two_at_once(fleet.engine, isolation, naive) == total
 
 
-def test_two_seals_at_once_bill_once(fleet: Fleet) -> None:
+def test_two_concurrent_seals_bill_once(fleet: Fleet) -> None:
     """The second waits for the first's lock, and then finds that nothing is owed any more."""
     fleet.sample("acme", T0 + 3, 7)
     fleet.sample("acme", fleet.clock.at_ms, 5)
@@ -281,9 +281,7 @@ def made_dirty(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_a_transaction_that_stays_open_elsewhere_has_nothing_sealed_again(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_transaction_in_other_database_does_not_repeat_seal(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     again = made_dirty(monkeypatch)
     with held_elsewhere(fleet.engine):
         for _ in range(4):
@@ -293,9 +291,7 @@ def test_a_transaction_that_stays_open_elsewhere_has_nothing_sealed_again(
     assert sealed(fleet) == 60 + 4 * 30
 
 
-def test_a_sample_is_billed_once_its_transaction_ends_however_late(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sample_of_long_transaction_is_billed_after_commit(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number lies before the cursor by then. Nothing else is sealed again for its sake, and the proof knows it."""
     again = made_dirty(monkeypatch)
     with open_sample(fleet.engine, "slow", 7) as slow:
@@ -314,7 +310,7 @@ def test_a_sample_is_billed_once_its_transaction_ends_however_late(
     assert (settled.breaches, settled.open["samples_after_cursor"]) == ([], 0)
 
 
-def test_a_sample_in_flight_is_not_pruned_over(fleet: Fleet) -> None:
+def test_uncommitted_sample_is_not_pruned_before_seal(fleet: Fleet) -> None:
     with open_sample(fleet.engine, "slow", 7) as slow:
         fleet.tick(T0 + 40 * DAY_MS, accept_clock=True)
         slow.commit()
@@ -324,7 +320,7 @@ def test_a_sample_in_flight_is_not_pruned_over(fleet: Fleet) -> None:
     assert sealed(fleet) == 67
 
 
-def test_the_cursor_stays_below_numbers_that_a_crash_may_give_again(fleet: Fleet) -> None:
+def test_seal_cursor_stays_below_reusable_transaction_ids(fleet: Fleet) -> None:
     """One that wrote nothing, and ended while a seal was open, is forgotten with the server's memory."""
     with fleet.engine.connect() as sealer:
         sealer.begin()

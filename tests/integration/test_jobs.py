@@ -89,7 +89,7 @@ def alone(effect: Effect) -> Steps[object]:
     return (yield effect)
 
 
-def test_a_tick_does_what_was_ordered_and_says_so_once(fleet: Fleet) -> None:
+def test_tick_runs_queued_job_and_records_result_once(fleet: Fleet) -> None:
     number = job(fleet)
     assert [(one.state, one.windows_done) for one in listed(fleet)] == [("waiting", 0)]
     assert later(fleet) == JobsDone(1, [])
@@ -105,7 +105,7 @@ def test_a_tick_does_what_was_ordered_and_says_so_once(fleet: Fleet) -> None:
     ]
 
 
-def test_one_whose_tick_was_killed_half_way_is_taken_up_again_by_the_next(fleet: Fleet) -> None:
+def test_job_of_killed_tick_is_continued_after_lease(fleet: Fleet) -> None:
     job(fleet)
     chunks: list[Transaction] = []
 
@@ -125,7 +125,7 @@ def test_one_whose_tick_was_killed_half_way_is_taken_up_again_by_the_next(fleet:
     assert fleet.one("SELECT COUNT(*) FROM replays") == 1, "it went on where it was"
 
 
-def test_job_done_but_not_recorded_is_repeated_and_bills_nothing_twice(fleet: Fleet) -> None:
+def test_job_done_but_not_recorded_is_repeated_without_double_billing(fleet: Fleet) -> None:
     job(fleet)
     up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "replay_backlog")
     assert sealed(fleet) == BILLED
@@ -134,7 +134,7 @@ def test_job_done_but_not_recorded_is_repeated_and_bills_nothing_twice(fleet: Fl
     assert sealed(fleet) == BILLED
 
 
-def test_of_two_ticks_at_once_one_tells_of_it(fleet: Fleet) -> None:
+def test_job_result_of_two_ticks_is_recorded_once(fleet: Fleet) -> None:
     """The first lies still for longer than its lease, just before it tells; the second one tells."""
     job(fleet)
     steps, held = do_jobs(fleet.context("slow")), []
@@ -156,7 +156,7 @@ def test_of_two_ticks_at_once_one_tells_of_it(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_whoever_comes_second_finds_it_taken(fleet: Fleet) -> None:
+def test_taken_job_is_refused_to_second_worker_until_lease_ends(fleet: Fleet) -> None:
     job(fleet)
     job(fleet, ReplayJob(ReplayScope(("acme",)), T0, T0 + DAY_MS))
     now = fleet.clock.now_ms()
@@ -168,7 +168,7 @@ def test_whoever_comes_second_finds_it_taken(fleet: Fleet) -> None:
     assert again is not None and again.job_id == 1
 
 
-def test_time_that_is_up_leaves_the_rest_to_the_next_tick(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_out_of_time_continues_in_next_tick(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     job(fleet)
     monkeypatch.setattr(run_jobs, "TURN_MS", 12)
     turns = 1
@@ -180,7 +180,7 @@ def test_time_that_is_up_leaves_the_rest_to_the_next_tick(fleet: Fleet, monkeypa
     assert sealed(fleet) == BILLED
 
 
-def test_an_order_waits_for_a_replay_by_hand_of_the_same_windows(fleet: Fleet) -> None:
+def test_replay_job_waits_for_manual_replay_of_same_windows(fleet: Fleet) -> None:
     job(fleet)
     die_after(fleet, planned(fleet), 2)
     assert turn(fleet).ended == 0
@@ -190,7 +190,7 @@ def test_an_order_waits_for_a_replay_by_hand_of_the_same_windows(fleet: Fleet) -
     assert sealed(fleet) == BILLED
 
 
-def test_a_job_that_kills_its_ticks_fails_after_some(fleet: Fleet) -> None:
+def test_job_that_kills_ticks_fails_after_maximum_tries(fleet: Fleet) -> None:
     job(fleet)
     for _ in range(queue.MAX_TRIES):
         up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "begin_replay")
@@ -210,7 +210,7 @@ def test_impossible_job_fails_with_a_reason_and_the_next_job_runs(fleet: Fleet) 
     assert "are closed for good" in first.said and first.said in done.failures[0]
 
 
-def test_what_waits_is_cancelled_and_nothing_else(fleet: Fleet) -> None:
+def test_job_is_cancelled_only_while_waiting(fleet: Fleet) -> None:
     number = job(fleet)
     write(fleet.engine, lambda c: queue.cancel(c, number, fleet.by))
     assert later(fleet).ended == 0 and listed(fleet)[0].state == "cancelled"
@@ -224,7 +224,7 @@ def test_what_waits_is_cancelled_and_nothing_else(fleet: Fleet) -> None:
         write(fleet.engine, lambda c: queue.cancel(c, taken, fleet.by))
 
 
-def test_the_same_is_ordered_once_and_many_wait_for_none(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicate_job_or_job_beyond_maximum_is_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever had no answer to their order, and gives it again, is told that it stands."""
     job(fleet)
     with pytest.raises(Refused, match="job 1, by ann, is waiting"):
@@ -236,7 +236,7 @@ def test_the_same_is_ordered_once_and_many_wait_for_none(fleet: Fleet, monkeypat
     assert job(fleet) == 2
 
 
-def test_what_could_not_be_replayed_is_not_ordered(fleet: Fleet) -> None:
+def test_invalid_replay_job_is_refused(fleet: Fleet) -> None:
     many = tuple(map(str, range(MAX_JOB_ORGS + 1)))
     for scope, begins, ends, error, why in (
         (ReplayScope(("acmee",)), T0, END, UnknownId, "did you mean acme"),
@@ -249,13 +249,13 @@ def test_what_could_not_be_replayed_is_not_ordered(fleet: Fleet) -> None:
     assert listed(fleet) == []
 
 
-def test_a_tick_of_one_shard_does_orders_of_all(fleet: Fleet) -> None:
+def test_tick_of_single_shard_runs_jobs_of_all_shards(fleet: Fleet) -> None:
     job(fleet)
     assert later(fleet, shard=Shard(0, 0)).ended == 1
     assert sealed(fleet) == BILLED
 
 
-def test_the_database_keeps_what_was_ordered(fleet: Fleet) -> None:
+def test_manual_change_of_job_rows_is_refused(fleet: Fleet) -> None:
     job(fleet)
     for change in ("DELETE FROM jobs", "UPDATE jobs SET reason = 'other'", "UPDATE jobs SET payload = '{}'"):
         with pytest.raises(sa.exc.DBAPIError):
@@ -267,7 +267,7 @@ def test_the_database_keeps_what_was_ordered(fleet: Fleet) -> None:
         fleet.write("UPDATE jobs SET said = 'other'")
 
 
-def test_a_tick_does_orders_after_all_else_and_says_what_it_left(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tick_report_counts_ended_and_waiting_jobs(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (fleet.tick_windows(1).jobs_ended, fleet.tick_windows(1).jobs_wait) == (0, False)
     job(fleet)
     monkeypatch.setattr(run_jobs, "MAX_A_TICK", 0)
@@ -282,7 +282,7 @@ def test_a_tick_does_orders_after_all_else_and_says_what_it_left(fleet: Fleet, m
     assert report.jobs_ended == 1 and "closed for good" in report.problems[0] and report.exit_status == 1
 
 
-def test_hostile_texts_are_kept_as_they_are(fleet: Fleet) -> None:
+def test_job_with_hostile_texts_stores_texts_unchanged(fleet: Fleet) -> None:
     odd = "<b>\"'&/../?x=1#; DROP TABLE jobs; --"
     fleet.assign(odd, from_ms=T0)
     fleet.sample(odd, T0 + 7)
@@ -296,5 +296,5 @@ def test_hostile_texts_are_kept_as_they_are(fleet: Fleet) -> None:
     assert json.loads(str(details))["kind"] == "replay"
 
 
-def test_a_lease_ends_before_the_next_tick() -> None:
+def test_job_lease_is_shorter_than_tick_interval() -> None:
     assert queue.JOB_LEASE_MS < 5 * MINUTE_MS

@@ -36,7 +36,7 @@ def use(home: Billers) -> None:
     home.fleet.tick_windows(3)
 
 
-def test_an_organisation_moves_by_orders_and_each_window_is_billed_once(home: Billers) -> None:
+def test_org_moved_by_assign_jobs_is_billed_once_per_window(home: Billers) -> None:
     fleet = home.fleet
     use(home)
     for name in ("autumn", "stripe"):
@@ -57,7 +57,7 @@ def test_an_organisation_moves_by_orders_and_each_window_is_billed_once(home: Bi
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_changed_meters_are_used_once_a_tick_has_accepted_them(home: Billers) -> None:
+def test_changed_stripe_meter_is_used_after_accept_job(home: Billers) -> None:
     """Of Stripe: no setting of Autumn's changes what is sent. What waited unsent goes to the new meter, once."""
     fleet = home.fleet
     fleet.tick_windows(2)
@@ -78,7 +78,7 @@ def test_changed_meters_are_used_once_a_tick_has_accepted_them(home: Billers) ->
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_each_is_ordered_on_the_command_line(
+def test_queue_option_places_replay_accept_and_assign_jobs(
     home: Billers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_STRIPE_SECRET_KEY", home.stripe.secret_key)

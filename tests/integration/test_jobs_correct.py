@@ -40,7 +40,7 @@ def witness(fleet: Fleet) -> Witness:
 
 
 @pytest.mark.parametrize("asked", [DAY, CorrectJob()])
-def test_a_tick_corrects_what_is_proven(engine: sa.Engine, asked: CorrectJob) -> None:
+def test_correct_job_voids_push_missing_at_provider(engine: sa.Engine, asked: CorrectJob) -> None:
     fleet, provider = short(engine, 30)
     job(fleet, asked)
     assert turn(fleet, witness=witness(fleet)) == JobsDone(1, [])
@@ -56,7 +56,7 @@ def test_a_tick_corrects_what_is_proven(engine: sa.Engine, asked: CorrectJob) ->
     clean(fleet)
 
 
-def test_other_days_and_others_are_left_alone(engine: sa.Engine) -> None:
+def test_correct_job_ignores_other_days_and_orgs(engine: sa.Engine) -> None:
     fleet, _ = short(engine)
     fleet.assign("globex", provider="fake")
     before = everything(fleet)
@@ -67,7 +67,7 @@ def test_other_days_and_others_are_left_alone(engine: sa.Engine) -> None:
     assert everything(fleet)[:3] == before[:3]
 
 
-def test_one_whose_tick_died_is_done_again_and_corrects_nothing_twice(engine: sa.Engine) -> None:
+def test_correct_job_repeated_after_dead_tick_corrects_once(engine: sa.Engine) -> None:
     fleet, provider = short(engine, 30)
     job(fleet, DAY)
     up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
@@ -80,7 +80,7 @@ def test_one_whose_tick_died_is_done_again_and_corrects_nothing_twice(engine: sa
     assert charged(provider) == 90
 
 
-def test_what_is_not_proven_is_left_to_a_person_and_said(engine: sa.Engine) -> None:
+def test_correct_job_without_proof_fails_and_does_not_void(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.charged[KEY] = replace(provider.charged[KEY], customer_id="somebody")
     provider.lookups[KEY] = ReadFailed("503")
@@ -90,7 +90,7 @@ def test_what_is_not_proven_is_left_to_a_person_and_said(engine: sa.Engine) -> N
     assert listed(fleet)[0].state == "failed" and fleet.one("SELECT COUNT(*) FROM voids") == 0
 
 
-def test_totals_that_cannot_be_read_are_asked_for_again_and_not_for_ever(engine: sa.Engine) -> None:
+def test_correct_job_with_unreadable_totals_fails_after_retries(engine: sa.Engine) -> None:
     fleet, provider = short(engine)
     provider.totals_fail = True
     job(fleet, DAY)
@@ -101,7 +101,7 @@ def test_totals_that_cannot_be_read_are_asked_for_again_and_not_for_ever(engine:
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
 
 
-def test_a_provider_that_ticks_do_not_have_is_waited_for(engine: sa.Engine) -> None:
+def test_correct_job_waits_for_provider_missing_in_tick(engine: sa.Engine) -> None:
     fleet, _ = short(engine)
     job(fleet, DAY)
     assert turn(fleet, capabilities={}).ended == 0
@@ -109,7 +109,7 @@ def test_a_provider_that_ticks_do_not_have_is_waited_for(engine: sa.Engine) -> N
     assert turn(fleet) == JobsDone(1, [])
 
 
-def test_a_provider_without_totals_is_said(engine: sa.Engine) -> None:
+def test_correct_job_for_provider_without_totals_fails(engine: sa.Engine) -> None:
     fleet, _ = billed(engine, totals_lag_ms=None)
     job(fleet, DAY)
     assert "fake: not compared: it does not return totals" in turn(fleet).failures[0]
@@ -161,7 +161,7 @@ def test_job_out_of_time_continues_and_fails_with_reason_after_some_ticks(
     assert "Queue a smaller range" in last.failures[0] and listed(fleet)[0].state == "failed"
 
 
-def test_a_comparison_without_time_compares_nothing_and_says_so(engine: sa.Engine) -> None:
+def test_reconcile_without_time_reports_unfinished(engine: sa.Engine) -> None:
     fleet, _ = short(engine)
     before = everything(fleet)
     context = fleet.context().within(0)
@@ -170,7 +170,7 @@ def test_a_comparison_without_time_compares_nothing_and_says_so(engine: sa.Engin
     assert everything(fleet) == before
 
 
-def test_what_is_ordered_is_whole_days_and_once(engine: sa.Engine) -> None:
+def test_correct_job_of_partial_day_or_duplicate_is_refused(engine: sa.Engine) -> None:
     fleet, _ = short(engine)
     with pytest.raises(UsageError, match="expected a whole day"):
         replace(DAY, from_ms=T0 + 1)
@@ -184,7 +184,7 @@ def test_what_is_ordered_is_whole_days_and_once(engine: sa.Engine) -> None:
     assert " ".join(listed(fleet)[0].command) == command
 
 
-def test_where_history_was_lost_nothing_is_ordered_and_nothing_corrected(engine: sa.Engine) -> None:
+def test_correct_job_with_doubted_history_is_refused(engine: sa.Engine) -> None:
     fleet, _ = short(engine)
     job(fleet, DAY)
     other = replace(witness(fleet), number=7)
@@ -199,7 +199,7 @@ def test_where_history_was_lost_nothing_is_ordered_and_nothing_corrected(engine:
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
 
 
-def test_more_that_is_left_is_counted(engine: sa.Engine) -> None:
+def test_correct_job_report_counts_lines_not_shown(engine: sa.Engine) -> None:
     line = reconciling.Line(T0, "acme", "fake", "acme", "f", 9, 2, "short")
     found = Reconciled(compared=5, differing=[line] * (run_jobs.LINES_SAID + 2))
     assert run_jobs.corrections_in_words(found).endswith("the difference was not proven; and 2 more")

@@ -54,7 +54,7 @@ def billers(fleet: Fleet) -> list[tuple[object, ...]]:
     return fleet.rows("SELECT provider, customer_id FROM assignments WHERE org_id = 'acme' ORDER BY start_ms")
 
 
-def test_changed_terms_are_accepted_by_a_tick(fleet: Fleet, fake: FakeProvider) -> None:
+def test_accept_job_applies_changed_provider_terms(fleet: Fleet, fake: FakeProvider) -> None:
     asked = changed(fleet, fake)
     job(fleet, asked)
     assert later(fleet).ended == 1
@@ -84,14 +84,14 @@ def test_interrupted_job_continues_and_finished_job_is_not_repeated(
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'provider_accept'") == 1
 
 
-def test_other_terms_than_those_that_were_looked_at_are_not_accepted(fleet: Fleet, fake: FakeProvider) -> None:
+def test_accept_job_for_outdated_terms_fails(fleet: Fleet, fake: FakeProvider) -> None:
     job(fleet, changed(fleet, fake))
     fake.capabilities = replace(fake.capabilities, unit=3600)
     assert "other settings" in later(fleet).failures[0]
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
 
 
-def test_an_organisation_is_assigned_once_its_customer_is_there(fleet: Fleet) -> None:
+def test_assign_job_repeated_after_dead_tick_assigns_once(fleet: Fleet) -> None:
     job(fleet, TO_FAKE)
     up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
     assert billers(fleet) == [("embedded", "acme"), ("fake", "cus_1")]
@@ -100,14 +100,14 @@ def test_an_organisation_is_assigned_once_its_customer_is_there(fleet: Fleet) ->
     assert len(billers(fleet)) == 2
 
 
-def test_without_its_customer_it_fails_in_words(fleet: Fleet, fake: FakeProvider) -> None:
+def test_assign_job_for_unknown_customer_fails(fleet: Fleet, fake: FakeProvider) -> None:
     fake.states["cus_1"] = NoCustomer()
     job(fleet, TO_FAKE)
     assert "the customer cus_1 does not exist at fake" in later(fleet).failures[0]
     assert billers(fleet) == [("embedded", "acme")]
 
 
-def test_it_waits_for_a_provider_that_is_away_and_not_for_ever(fleet: Fleet, fake: FakeProvider) -> None:
+def test_assign_job_for_unreachable_provider_fails_after_retries(fleet: Fleet, fake: FakeProvider) -> None:
     fake.states["cus_1"] = ReadFailed("503")
     job(fleet, TO_FAKE)
     for _ in range(queue.MAX_TRIES):
@@ -117,7 +117,7 @@ def test_it_waits_for_a_provider_that_is_away_and_not_for_ever(fleet: Fleet, fak
     assert failed.ended == 1 and "503" in failed.failures[0] and listed(fleet)[0].state == "failed"
 
 
-def test_what_was_assigned_by_hand_meanwhile_stays_so(fleet: Fleet) -> None:
+def test_assign_job_after_manual_assignment_fails(fleet: Fleet) -> None:
     job(fleet, TO_FAKE)
     fleet.assign("acme", provider="none")
     assert "another assignment since" in later(fleet).failures[0]

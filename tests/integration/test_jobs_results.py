@@ -38,7 +38,7 @@ def told(fleet: Fleet, later_ms: int = 0) -> tuple[str, str, dict[str, str], lis
     return found.headline.reason, "; ".join(lines), shown, values
 
 
-def test_what_waits_and_what_failed_is_told_for_a_day(fleet: Fleet) -> None:
+def test_open_and_failed_jobs_are_shown_in_status_and_metrics(fleet: Fleet) -> None:
     nothing = told(fleet)
     assert nothing[1:] == ("", {"Jobs open": "0", "Jobs failed": "0"}, [0, 0, 0])
     job(fleet)

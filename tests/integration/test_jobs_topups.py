@@ -96,7 +96,7 @@ def test_new_card_resumes_top_ups_and_low_wallet_is_filled_in_same_tick(stopped:
 
 
 @pytest.mark.parametrize("was", ["stopped", "shadow"])
-def test_a_start_charges_again(purses: Purses, was: said.Mode) -> None:
+def test_topup_start_job_charges_wallet(purses: Purses, was: said.Mode) -> None:
     mode(purses, was)
     job(purses, START)
     assert turn(purses) == JobsDone(1, [])
@@ -107,9 +107,7 @@ def test_a_start_charges_again(purses: Purses, was: said.Mode) -> None:
 
 @pytest.mark.parametrize("asked", [RESUME, START])
 @pytest.mark.parametrize("before", ["topup_begin", "end_job"])
-def test_one_whose_tick_died_is_done_again_and_does_nothing_twice(
-    stopped: Purses, asked: TopupJob, before: str
-) -> None:
+def test_topup_job_repeated_after_dead_tick_charges_once(stopped: Purses, asked: TopupJob, before: str) -> None:
     stopped.pay.cards.clear()
     if asked is START:
         stopped.set()  # another card, too
@@ -122,7 +120,7 @@ def test_one_whose_tick_died_is_done_again_and_does_nothing_twice(
     assert len(deeds(stopped, "topup_resume" if asked is RESUME else "topup_mode")) == (1 if asked is RESUME else 2)
 
 
-def test_a_card_that_is_declined_too_is_not_armed_a_second_time(stopped: Purses) -> None:
+def test_topup_resume_job_repeated_after_decline_fails(stopped: Purses) -> None:
     """The tick died once it was armed; the new card was declined, and no person says that there is a third one."""
     job(stopped, RESUME)
     dies_before(stopped, "topup_begin")
@@ -135,7 +133,7 @@ def test_a_card_that_is_declined_too_is_not_armed_a_second_time(stopped: Purses)
 
 
 @pytest.mark.parametrize("asked", [RESUME, START])
-def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, asked: TopupJob) -> None:
+def test_topup_job_for_wallet_filled_by_service_fails(stopped: Purses, asked: TopupJob) -> None:
     if asked is START:
         mode(stopped, "stopped")
     before = terms(stopped)
@@ -145,7 +143,7 @@ def test_a_wallet_that_the_service_fills_itself_is_refused(stopped: Purses, aske
     assert (listed(stopped).state, terms(stopped)) == ("failed", before)
 
 
-def test_a_service_that_gives_no_answer_is_asked_again_and_not_for_ever(stopped: Purses) -> None:
+def test_topup_job_without_payment_answer_fails_after_retries(stopped: Purses) -> None:
     stopped.pay.fills["cus_acme"] = InDoubt("503")
     job(stopped, RESUME)
     for _ in range(queue.MAX_TRIES):
@@ -156,7 +154,7 @@ def test_a_service_that_gives_no_answer_is_asked_again_and_not_for_ever(stopped:
     assert terms(stopped)["blocked_ms"] is not None
 
 
-def test_a_service_that_breaks_its_contract_has_given_no_answer(stopped: Purses) -> None:
+def test_topup_job_after_payment_service_exception_waits(stopped: Purses) -> None:
     def breaks() -> None:
         raise OSError("the connection was cut")
 
@@ -165,7 +163,7 @@ def test_a_service_that_breaks_its_contract_has_given_no_answer(stopped: Purses)
     assert turn(stopped).ended == 0 and "the connection was cut" in listed(stopped).said
 
 
-def test_a_service_that_ticks_do_not_have_is_waited_for(stopped: Purses) -> None:
+def test_topup_job_waits_for_payment_service_missing_in_tick(stopped: Purses) -> None:
     job(stopped, RESUME)
     stopped.later(WINDOW_MS)
     context = stopped.context()
@@ -193,7 +191,7 @@ def starts_and_stops(purses: Purses) -> None:
 @pytest.mark.parametrize(
     ("asked", "change"), [(RESUME, stops), (RESUME, raises), (START, raises), (START, starts_and_stops)]
 )
-def test_what_a_person_said_since_it_was_ordered_stands(
+def test_topup_job_with_terms_changed_since_queued_fails(
     stopped: Purses, when: str, asked: TopupJob, change: Callable[[Purses], None]
 ) -> None:
     if asked is START:
@@ -208,7 +206,7 @@ def test_what_a_person_said_since_it_was_ordered_stands(
     assert bool(stopped.pay.asked_of) == (when == "meanwhile"), "nobody is asked in vain"
 
 
-def test_what_a_person_did_by_hand_meanwhile_is_done(stopped: Purses) -> None:
+def test_topup_job_after_manual_resume_is_done(stopped: Purses) -> None:
     stopped.pay.cards.clear()
     job(stopped, RESUME)
     stopped.resume()
@@ -217,14 +215,14 @@ def test_what_a_person_did_by_hand_meanwhile_is_done(stopped: Purses) -> None:
     assert len(deeds(stopped, "topup_resume")) == 1
 
 
-def test_what_is_only_tried_out_is_armed_without_a_question(stopped: Purses) -> None:
+def test_topup_resume_job_in_shadow_mode_skips_payment_service(stopped: Purses) -> None:
     mode(stopped, "shadow")
     job(stopped, RESUME)
     assert turn(stopped) == JobsDone(1, [])
     assert (stopped.pay.asked_of, terms(stopped)["blocked_ms"]) == ([], None)
 
 
-def test_what_would_change_nothing_is_not_ordered(purses: Purses) -> None:
+def test_topup_job_without_effect_is_refused(purses: Purses) -> None:
     for asked, why in ((RESUME, "have not stopped"), (START, "are already live")):
         with pytest.raises(Refused, match=why):
             job(purses, asked)

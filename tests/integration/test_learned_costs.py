@@ -56,7 +56,7 @@ def asked_ms(fleet: Fleet) -> object:
     return fleet.one("SELECT costs_read_ms FROM provider_states WHERE provider = 'fake'")
 
 
-def test_costs_are_learned_once(fleet: Fleet) -> None:
+def test_reported_costs_are_stored_once(fleet: Fleet) -> None:
     for number in range(4):
         fleet.tick(FIRST + number * MINUTE_MS)
     assert learned(fleet) == [(100, 0, None, FIRST)] and learned(fleet, "compute_4gb") == [(400, 0, None, FIRST)]
@@ -67,7 +67,7 @@ def test_costs_are_learned_once(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_the_provider_is_told_every_cost_that_was_learned(fleet: Fleet) -> None:
+def test_provider_receives_all_stored_costs(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fake(fleet).costs_say = (DEARER,)
     for number in (1, 2):
@@ -92,7 +92,7 @@ def test_changed_cost_is_added_with_the_time_of_last_confirmation(fleet: Fleet) 
     clean(fleet)
 
 
-def test_changes_of_one_window_and_a_change_back_are_all_kept(fleet: Fleet) -> None:
+def test_cost_changes_within_window_are_all_stored(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     for number, cost in enumerate((DEARER, SMALL, DEARER), 1):
         fake(fleet).costs_say = (cost,)
@@ -106,7 +106,7 @@ def test_changes_of_one_window_and_a_change_back_are_all_kept(fleet: Fleet) -> N
     clean(fleet)
 
 
-def test_a_change_of_the_balance_alone_is_a_change(fleet: Fleet) -> None:
+def test_cost_with_changed_balance_is_stored(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fake(fleet).costs_say = (replace(SMALL, balance="gold"),)
     fleet.tick(FIRST + MINUTE_MS)
@@ -115,7 +115,7 @@ def test_a_change_of_the_balance_alone_is_a_change(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_costs_that_cannot_be_read_change_nothing(fleet: Fleet) -> None:
+def test_failed_cost_read_leaves_rates_unchanged(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     before, provider = learned(fleet), fake(fleet)
     provider.costs_say = ReadFailed("503")
@@ -129,7 +129,7 @@ def test_costs_that_cannot_be_read_change_nothing(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_a_cost_that_is_told_no_more_is_a_change_to_a_balance_of_its_own(fleet: Fleet) -> None:
+def test_removed_cost_is_stored_as_zero_with_own_balance(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fake(fleet).costs_say = (LARGE,)
     for number in (1, 2):
@@ -140,7 +140,7 @@ def test_a_cost_that_is_told_no_more_is_a_change_to_a_balance_of_its_own(fleet: 
     clean(fleet)
 
 
-def test_cost_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
+def test_unreadable_single_cost_leaves_rate_unchanged(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fake(fleet).costs_say = (replace(DEARER, unread=True), LARGE)
     fleet.tick(FIRST + MINUTE_MS)
@@ -152,28 +152,28 @@ def test_cost_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_a_cost_is_kept_exactly(fleet: Fleet) -> None:
+def test_cost_with_small_fraction_is_stored_exactly(fleet: Fleet) -> None:
     fake(fleet).costs_say = (replace(SMALL, credits=Decimal("0.0000001234")),)
     fleet.tick(FIRST)
     assert fleet.rows("SELECT micro, per_quantity FROM provider_rates") == [(1234, 10_000)]
     assert read(fleet.engine, lambda c: read_pools(c, "fake")).reported_costs()[0].credits == Decimal("0.0000001234")
 
 
-def test_who_does_not_tell_is_not_asked(engine: sa.Engine) -> None:
+def test_provider_without_cost_capability_is_not_queried(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     provider.costs_say = (SMALL,)
     fleet.tick(FIRST)
     assert provider.costs_known == [] and fleet.rows("SELECT 1 FROM provider_rates") == []
 
 
-def test_the_watch_learns_them_too(fleet: Fleet) -> None:
+def test_watch_stores_reported_costs(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fake(fleet).costs_say = (DEARER,)
     look(fleet, MINUTE_MS * 2)
     assert [row[0] for row in learned(fleet)] == [100, 300]
 
 
-def test_two_who_learn_the_same_keep_it_once(fleet: Fleet) -> None:
+def test_two_workers_store_same_cost_once(fleet: Fleet) -> None:
     """Both asked before either has written."""
     fleet.tick(FIRST)
     fake(fleet).costs_say = (DEARER, LARGE)
@@ -186,7 +186,7 @@ def test_two_who_learn_the_same_keep_it_once(fleet: Fleet) -> None:
     clean(fleet)
 
 
-def test_a_cost_that_nobody_put_on_record_is_found(fleet: Fleet) -> None:
+def test_unrecorded_cost_is_found_by_verify(fleet: Fleet) -> None:
     fleet.tick(FIRST)
     fleet.write(
         "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "

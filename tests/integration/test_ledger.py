@@ -36,21 +36,21 @@ def use(key: str, quantity: int = 10, customer: str = "acme", feature: str = FEA
     return Usage(key, customer, feature, quantity, T0)
 
 
-def test_a_key_is_charged_once_for_good(fleet: Fleet) -> None:
+def test_ledger_repeated_key_is_charged_once(fleet: Fleet) -> None:
     assert charge(fleet, use("k"), use("k")) == [Charge.CHARGED, Charge.ALREADY]
     assert charge(fleet, use("k"), use("l")) == [Charge.ALREADY, Charge.CHARGED]
     assert fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == -2000
 
 
 @pytest.mark.parametrize("other", [use("k", 11), use("k", customer="globex"), use("k", feature="compute_4gb")])
-def test_the_same_key_with_other_content_is_no_duplicate(fleet: Fleet, other: Usage) -> None:
+def test_ledger_key_with_other_content_is_rejected(fleet: Fleet, other: Usage) -> None:
     charge(fleet, use("k"))
     assert charge(fleet, other) == [Charge.OTHER_CONTENT]
     assert charge(fleet, use("n"), use("n", 99)) == [Charge.CHARGED, Charge.OTHER_CONTENT]
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 2
 
 
-def test_what_has_no_rate_is_charged_once_it_has_one(fleet: Fleet) -> None:
+def test_feature_without_rate_is_charged_after_rate_is_set(fleet: Fleet) -> None:
     assert charge(fleet, use("k", feature="new")) == [Charge.NO_RATE]
     write(fleet.engine, lambda c: credit.set_rate(c, "new", 7, 2, fleet.by, from_ms=None))
     assert charge(fleet, use("k", feature="new")) == [Charge.CHARGED]
@@ -58,7 +58,7 @@ def test_what_has_no_rate_is_charged_once_it_has_one(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_the_rate_that_holds_anyway_changes_nothing(fleet: Fleet) -> None:
+def test_rate_equal_to_current_rate_is_not_stored(fleet: Fleet) -> None:
     def say(micro: int, from_ms: int | None) -> int:
         return write(fleet.engine, lambda c: credit.set_rate(c, "new", micro, 2, fleet.by, from_ms=from_ms))
 
@@ -71,14 +71,14 @@ def test_the_rate_that_holds_anyway_changes_nothing(fleet: Fleet) -> None:
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE target = 'new'") == 3
 
 
-def test_usage_keeps_the_price_of_its_own_time(fleet: Fleet) -> None:
+def test_usage_is_charged_at_rate_of_own_time(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: credit.set_rate(c, FEATURE, 5, 1, fleet.by, from_ms=T0 + 300_000))
     later = Usage("later", "acme", FEATURE, 1, T0 + 300_000)
     charge(fleet, use("k", 1), later)
     assert fleet.rows("SELECT key, amount_micro FROM ledger_entries ORDER BY key") == [("k", 100), ("later", 5)]
 
 
-def test_a_grant_with_a_key_is_given_once(fleet: Fleet) -> None:
+def test_grant_with_repeated_key_is_credited_once(fleet: Fleet) -> None:
     def give(amount: int) -> int:
         given = write(fleet.engine, lambda c: credit.grant(c, "acme", amount, fleet.by, key="invoice-1", plan=None))
         return given.balance_micro
@@ -88,7 +88,7 @@ def test_a_grant_with_a_key_is_given_once(fleet: Fleet) -> None:
         give(501)
 
 
-def test_a_repeated_grant_is_on_record_once(fleet: Fleet) -> None:
+def test_repeated_grant_is_recorded_once(fleet: Fleet) -> None:
     """Three lines of an amount would read as three times the amount; a plan that a repetition changes is told."""
     for plan, repeated in ((None, False), (None, True), ("free", True), ("free", True)):
         give = partial(credit.grant, customer_id="acme", amount_micro=5, by=fleet.by, key="invoice-1", plan=plan)
@@ -100,7 +100,7 @@ def test_a_repeated_grant_is_on_record_once(fleet: Fleet) -> None:
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_two_grants_under_two_keys_are_two(fleet: Fleet) -> None:
+def test_grants_with_different_keys_are_added(fleet: Fleet) -> None:
     for key, balance in (("a", 5), ("b", 10)):
         give = partial(credit.grant, customer_id="acme", amount_micro=5, by=fleet.by, key=key, plan="free")
         assert write(fleet.engine, give).balance_micro == balance
@@ -108,13 +108,13 @@ def test_two_grants_under_two_keys_are_two(fleet: Fleet) -> None:
     assert (found.plan, found.max_concurrent) == ("free", 2)
 
 
-def test_an_unknown_plan_is_refused_and_nothing_is_given(fleet: Fleet) -> None:
+def test_grant_with_unknown_plan_is_refused(fleet: Fleet) -> None:
     with pytest.raises(UnknownId, match="unknown plan gold"):
         write(fleet.engine, lambda c: credit.grant(c, "acme", 5, fleet.by, key="a", plan="gold"))
     assert fleet.one("SELECT COUNT(*) FROM ledger_entries") == 0
 
 
-def test_odd_names_are_names(fleet: Fleet) -> None:
+def test_ledger_names_with_special_characters_are_accepted(fleet: Fleet) -> None:
     odd = "a'; DROP TABLE orgs;-- :x %s {} \u00fc\u4e2d"
     assert charge(fleet, use("k:" + odd, customer=odd)) == [Charge.CHARGED]
     assert read(fleet.engine, lambda c: credit.wallet_of(c, odd)).balance_micro == -1000
@@ -163,5 +163,5 @@ class Ledger(RuleBasedStateMachine):
         assert self.fleet.one("SELECT COALESCE(SUM(amount_micro), 0) FROM ledger_lines") == 0
 
 
-def test_any_order_of_charges_and_grants_keeps_the_books() -> None:
+def test_random_charges_and_grants_keep_ledger_balanced() -> None:
     run_state_machine_as_test(Ledger, settings=settings(max_examples=25, stateful_step_count=15))

@@ -21,7 +21,7 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 
 @pytest.mark.both_databases
-def test_samples_of_no_time_are_nothing_to_wait_for(fleet: Fleet) -> None:
+def test_samples_of_zero_seconds_are_not_pending(fleet: Fleet) -> None:
     """Without a feature or a biller they wait in the books, and hold up neither the verdict nor a floor."""
     fleet.assign("acme", from_ms=T0)
     fleet.sample("acme", T0 + 1, 0, 777)

@@ -51,7 +51,7 @@ def held(code: str) -> tuple[subprocess.Popen[str], Path]:
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_folder_is_gone_when_its_process_is(number: signal.Signals | None) -> None:
+def test_temporary_folder_is_removed_after_process_ends(number: signal.Signals | None) -> None:
     process, folder = held(HOLDS_A_FOLDER.replace("600", "600" if number else "0"))
     if number is not None:
         os.killpg(process.pid, number)
@@ -59,7 +59,7 @@ def test_a_folder_is_gone_when_its_process_is(number: signal.Signals | None) -> 
     wait_for(lambda: not folder.exists())
 
 
-def test_a_server_is_gone_when_the_process_that_started_it_was_killed() -> None:
+def test_postgres_server_is_stopped_after_process_is_killed() -> None:
     process, folder = held(HOLDS_A_SERVER)
     postmaster = int((folder / "data" / "postmaster.pid").read_text().split()[0])
     assert str(folder) in command_line(postmaster)

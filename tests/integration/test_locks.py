@@ -64,7 +64,7 @@ WRITERS = {
 }
 
 
-def test_every_writer_of_what_a_seal_reads_is_known() -> None:
+def test_writers_of_seal_inputs_match_known_list() -> None:
     """A new one belongs under the lock, into this list, and into the test below."""
     assert writers() == WRITERS
 
@@ -136,7 +136,7 @@ def is_whole(fleet: Fleet, used: int) -> None:
     assert not read(fleet.engine, verify).breaches
 
 
-def test_a_release_during_a_seal_gives_nothing_back(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_org_release_during_seal_keeps_sealed_usage(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = stopped_fleet(postgres)
     fleet.sample("acme", T0 + 2000, 7)
     fleet.tick_windows(1)
@@ -145,7 +145,7 @@ def test_a_release_during_a_seal_gives_nothing_back(postgres: sa.Engine, monkeyp
     is_whole(fleet, 107)
 
 
-def test_a_release_during_a_seal_skips_no_fresh_window(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_org_release_during_seal_seals_fresh_windows(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = stopped_fleet(postgres)
     for number in range(12):
         fleet.sample("acme", T0 + (2 + number) * WINDOW_MS + 1000, 60)
@@ -154,7 +154,7 @@ def test_a_release_during_a_seal_skips_no_fresh_window(postgres: sa.Engine, monk
     is_whole(fleet, 100 + 12 * 60)
 
 
-def test_a_stop_during_a_seal_waits_for_it(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_org_stop_during_seal_keeps_sealed_usage(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(postgres)
     fleet.assign("acme", from_ms=T0)
     fleet.sample("acme", T0 + 1000, 100)
@@ -168,9 +168,7 @@ def test_a_stop_during_a_seal_waits_for_it(postgres: sa.Engine, monkeypatch: pyt
     is_whole(fleet, 100)
 
 
-def test_a_provider_met_during_a_seal_has_its_usage_sealed(
-    postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_provider_added_during_seal_has_usage_sealed(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers: one seals, and the other is the first to know the provider."""
     fleet = Fleet(postgres)
     fleet.assign("acme", provider="fake", from_ms=T0)
@@ -184,7 +182,7 @@ def test_a_provider_met_during_a_seal_has_its_usage_sealed(
     is_whole(fleet, 100)
 
 
-def test_a_lock_left_out_is_noticed(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_without_seal_lock_is_detected(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As each test's PostgreSQL is watched."""
     fleet = stopped_fleet(postgres)
     monkeypatch.setattr(locks, "lock_orgs", lambda *_: None)
@@ -192,7 +190,7 @@ def test_a_lock_left_out_is_noticed(postgres: sa.Engine, monkeypatch: pytest.Mon
         write(postgres, release(fleet))
 
 
-def test_the_buckets_of_many_organisations_are_held_by_two_statements(postgres: sa.Engine) -> None:
+def test_lock_of_many_orgs_uses_two_statements(postgres: sa.Engine) -> None:
     fleet, seen = Fleet(postgres), list[str]()
     fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('one', 7), ('two', NULL)")
     with postgres.begin() as connection, postgres.begin() as other:
@@ -230,14 +228,14 @@ def told(fleet: Fleet) -> list[str]:
     return [one.cell_id for one in fleet.cells.received]
 
 
-def test_a_sandbox_that_starts_while_its_organisation_is_halted_is_told_of(wakeful: Fleet) -> None:
+def test_cell_of_sandbox_started_during_halt_receives_halt(wakeful: Fleet) -> None:
     with waking(wakeful):
         write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.by))
     assert wakeful.rows("SELECT * FROM halts") == []
     assert told(wakeful) == ["cell-1"]
 
 
-def test_a_sandbox_that_starts_while_its_halt_is_found_obsolete_is_told_of(wakeful: Fleet) -> None:
+def test_cell_of_sandbox_started_during_halt_cleanup_receives_halt(wakeful: Fleet) -> None:
     wakeful.write("UPDATE sandboxes SET state = 'hibernated'")
     write(wakeful.engine, lambda c: halt(c, ["acme"], wakeful.by))
     wakeful.write("UPDATE sandboxes SET state = 'stopped'")
@@ -248,7 +246,7 @@ def test_a_sandbox_that_starts_while_its_halt_is_found_obsolete_is_told_of(wakef
     assert told(wakeful) == ["cell-1"]
 
 
-def test_a_host_that_does_not_commit_holds_up_no_other_cells_halt(wakeful: Fleet) -> None:
+def test_uncommitted_sandbox_start_does_not_delay_halt_of_second_cell(wakeful: Fleet) -> None:
     """It has started a sandbox of an organisation that is halted, beside one that runs: the trigger's halt of its cell
     is not committed, and no other may be made of it."""
     wakeful.write("INSERT INTO cells (cell_id, url) VALUES ('cell-2', 'http://127.0.0.1:2')")
@@ -276,9 +274,7 @@ def test_a_host_that_does_not_commit_holds_up_no_other_cells_halt(wakeful: Fleet
     ["SELECT id FROM buckets FOR UPDATE", "LOCK TABLE dirty_windows IN SHARE MODE"],
     ids=["its rows", "a table it writes"],
 )
-def test_where_the_seal_waits_in_vain_verdicts_and_halts_go_on(
-    wakeful: Fleet, held: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seal_lock_timeout_does_not_stop_halts(wakeful: Fleet, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wakeful.tick_windows(1)  # which meets the providers
     short = [*database.PG_SETTINGS, "lock_timeout=300ms"]
     monkeypatch.setattr(database, "PG_SETTINGS", short)

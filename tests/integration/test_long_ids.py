@@ -58,7 +58,7 @@ def page(fleet: Fleet, chosen: QuarantineFilter, after: str = "", most: int = MA
     return read(fleet.engine, lambda c: list_quarantined(c, chosen, T0, after=after, most=most))
 
 
-def test_they_are_listed_with_their_size(fleet: Fleet) -> None:
+def test_samples_with_long_id_are_listed_truncated_with_size(fleet: Fleet) -> None:
     first = page(fleet, QuarantineFilter(org="acme"), most=1)
     (short,) = first.samples
     assert (short.sample_id, short.id_bytes, first.next_after) == ("short", None, "short")
@@ -68,7 +68,7 @@ def test_they_are_listed_with_their_size(fleet: Fleet) -> None:
     assert long.id_bytes == SMALL + 3
 
 
-def test_listing_holds_none_of_them(engine: sa.Engine) -> None:
+def test_listing_of_long_ids_uses_limited_memory(engine: sa.Engine) -> None:
     """Here they are of megabytes."""
     url = filled(engine, SIZE).engine.url.set(drivername=engine.dialect.name).render_as_string(hide_password=False)
     for how in ([], ["--json"]):
@@ -84,7 +84,7 @@ def test_listing_holds_none_of_them(engine: sa.Engine) -> None:
 
 
 @pytest.mark.both_databases
-def test_they_are_set_aside_together_and_taken_back(fleet: Fleet) -> None:
+def test_samples_with_long_ids_are_dismissed_together_and_restored(fleet: Fleet) -> None:
     (long,) = page(fleet, QuarantineFilter(reason="bad_id")).samples
     assert not any(one.new_id for one in write(fleet.engine, lambda c: samples.fix(c, QuarantineFilter(), fleet.by)))
     named = QuarantineFilter(ids=(long.sample_id,))

@@ -28,7 +28,7 @@ def age(engine: sa.Engine) -> list[float]:
     return [sample.value for sample in found["drawdown_oldest_transaction_seconds"].samples]
 
 
-def test_one_that_is_open_for_long_is_told(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_open_transaction_is_reported(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(postgres)
     with held_elsewhere(postgres):
         found = read(postgres, oldest_open)
@@ -49,12 +49,12 @@ def status_line(fleet: Fleet) -> list[str]:
 
 
 @pytest.mark.both_databases
-def test_without_one_there_is_nothing_to_tell(engine: sa.Engine) -> None:
+def test_oldest_transaction_without_open_transaction_is_zero(engine: sa.Engine) -> None:
     assert read(engine, oldest_open) is None
     assert age(engine) == [0.0]
 
 
-def test_one_whose_age_this_user_may_not_see_has_no_age(postgres: sa.Engine) -> None:
+def test_open_transaction_of_other_user_has_unknown_age(postgres: sa.Engine) -> None:
     """Any user sees whose it is; a number out of thin air would be worse than none."""
     with held_elsewhere(postgres), postgres.connect() as connection:
         connection.execute(sa.text("CREATE ROLE nobody_much"))

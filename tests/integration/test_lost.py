@@ -89,7 +89,7 @@ def proven(fleet: Fleet) -> None:
     assert fleet.rows("SELECT key FROM pushes WHERE state NOT IN ('accepted', 'voided')") == []
 
 
-def test_what_is_there_as_it_is_here_is_accepted_and_never_sent(engine: sa.Engine) -> None:
+def test_lost_push_found_at_provider_is_accepted_and_not_sent(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     pass_by(fleet, 1, 3)
     assert (charged(provider), provider.seen) == (60, [])
@@ -104,7 +104,7 @@ def test_window_with_several_revisions_is_adopted_before_rest_is_sealed(engine: 
     proven(fleet)
 
 
-def test_a_long_row_of_revisions_is_found_whole(engine: sa.Engine) -> None:
+def test_lost_window_with_many_revisions_is_adopted_completely(engine: sa.Engine) -> None:
     """Else what is adopted for the first would take the place, and the key, of one that nobody asked for."""
     fleet, provider = restored(engine, {"": 35, ":r1": 5, ":r2": 5, ":r3": 5, ":r4": 5}, **ASKED)
     pass_by(fleet, 1, 3, 3, 3)
@@ -113,7 +113,7 @@ def test_a_long_row_of_revisions_is_found_whole(engine: sa.Engine) -> None:
     proven(fleet)
 
 
-def test_what_was_given_back_in_the_lost_history_is_owed_again(engine: sa.Engine) -> None:
+def test_lost_push_reversed_at_provider_is_resent_as_new_revision(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60, ":r1": -60}, **ASKED)
     pass_by(fleet, 1, 3, 3, 3)
     assert [(one.key, one.quantity) for one in provider.seen] == [(f"{KEY}:r2", 60)]
@@ -132,7 +132,7 @@ def test_push_voided_and_resealed_in_lost_history_is_found_by_later_key(engine: 
     proven(fleet)
 
 
-def test_draw_of_later_lost_revision_proves_nothing_about_the_first(engine: sa.Engine) -> None:
+def test_draw_of_later_lost_revision_does_not_prove_first_revision(engine: sa.Engine) -> None:
     """At a provider that may charge without an event the customer's balance is asked, too."""
     fleet, provider = restored(engine, {":r1": 60}, **ASKED, drawn=True)
     provider.drawn_says = {"acme": {"compute_1gb": Drawn(60, None)}}
@@ -147,7 +147,7 @@ def test_draw_of_later_lost_revision_proves_nothing_about_the_first(engine: sa.E
     ("together", "windows", "states"),
     [(1_000, 110, [("accepted", 110)]), (60, 111, [("in_doubt", MOST_LOST + 60), ("queued", 1)])],
 )
-def test_more_than_a_batch_that_a_lost_history_drew_is_looked_up_together(
+def test_lost_draws_of_many_windows_are_looked_up_together(
     engine: sa.Engine, together: int, windows: int, states: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One balance tells of all of a customer's feature, and of none of a part. Of too many a person decides."""
@@ -160,7 +160,7 @@ def test_more_than_a_batch_that_a_lost_history_drew_is_looked_up_together(
     assert provider.seen == []
 
 
-def test_what_is_sealed_after_a_loss_is_not_sent_before_the_balance_tells(engine: sa.Engine) -> None:
+def test_lost_push_sealed_later_is_accepted_by_drawn_balance(engine: sa.Engine) -> None:
     """The backup is more than a day old; samples are written again half an hour after it was recovered."""
     fleet, provider = long_ago(engine)
     recovered(fleet)
@@ -182,7 +182,7 @@ def long_ago(engine: sa.Engine, **changes: Any) -> tuple[Fleet, FakeProvider]:
 
 
 @pytest.mark.parametrize("unit", [1, 60])
-def test_what_waits_for_one_another_comes_to_a_person(
+def test_pushes_waiting_for_each_other_become_in_doubt(
     engine: sa.Engine, unit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pushes of a lost history and one of now, and a balance that does not tell; also where units are carried."""
@@ -202,7 +202,7 @@ def test_what_waits_for_one_another_comes_to_a_person(
     assert fleet.rows("SELECT state FROM pushes") == [("in_doubt",)] * 3
 
 
-def test_what_a_look_up_cannot_tell_of_the_lost_history_a_person_settles(engine: sa.Engine) -> None:
+def test_lost_push_with_inconclusive_lookup_is_resolved_manually(engine: sa.Engine) -> None:
     """It was never sent in this one: whoever sees it on their console has the last word all the same."""
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     provider.lookups[KEY] = CannotTell("several may share its minute")
@@ -213,7 +213,7 @@ def test_what_a_look_up_cannot_tell_of_the_lost_history_a_person_settles(engine:
     proven(fleet)
 
 
-def test_what_is_not_there_is_sent_once_it_was_asked_for(engine: sa.Engine) -> None:
+def test_lost_push_missing_at_provider_is_sent_after_lookup(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {}, **ASKED)
     pass_by(fleet, 1)
     assert (provider.seen, fleet.one("SELECT state FROM pushes")) == ([], "queued")
@@ -234,7 +234,7 @@ def test_possibly_forgotten_key_is_not_resent_while_lost_send_may_apply(
     proven(fleet)
 
 
-def test_windows_from_after_the_loss_are_sent_as_ever(engine: sa.Engine) -> None:
+def test_window_after_loss_is_sent_without_lookup(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     fleet.sample("acme", T0 + 3 * WINDOW_MS + 1, 30)
     fleet.tick(T0 + 5 * WINDOW_MS)
@@ -242,7 +242,7 @@ def test_windows_from_after_the_loss_are_sent_as_ever(engine: sa.Engine) -> None
 
 
 @pytest.mark.parametrize("how", ["void", "retry", "resolve", "accept"])
-def test_nobody_believes_what_a_backup_calls_unsent(engine: sa.Engine, how: str) -> None:
+def test_push_change_with_doubted_history_is_refused(engine: sa.Engine, how: str) -> None:
     """It may have been sent since: until `recover` nothing is voided, sent again, resolved or accepted anew by hand."""
     provider = FakeProvider(capabilities(**ASKED))
     provider.answers[KEY] = Rejected("no such meter")
@@ -266,7 +266,7 @@ def test_nobody_believes_what_a_backup_calls_unsent(engine: sa.Engine, how: str)
     write(engine, work)
 
 
-def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> None:
+def test_lost_push_without_lookup_is_in_doubt_until_voided(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {}, duplicate_proves_delivery=False)
     pass_by(fleet, 1)
     assert (fleet.one("SELECT state FROM pushes"), provider.seen) == ("in_doubt", [])
@@ -278,9 +278,7 @@ def test_where_nothing_can_be_asked_a_person_decides_once(engine: sa.Engine) -> 
 
 
 @pytest.mark.parametrize(("asks", "then"), [(False, ["in_doubt", "in_doubt"]), (True, ["voided", "voided"])])
-def test_open_push_at_provider_missing_here_is_left_to_other_hosts(
-    engine: sa.Engine, asks: bool, then: list[str]
-) -> None:
+def test_recovery_without_provider_marks_open_pushes_in_doubt(engine: sa.Engine, asks: bool, then: list[str]) -> None:
     """Queued at a provider that cannot be asked, it would wait for ever."""
     provider = FakeProvider(capabilities(**ASKED) if asks else capabilities())
     later = KEY.replace(str(T0), str(T0 + WINDOW_MS))
@@ -300,7 +298,7 @@ def test_open_push_at_provider_missing_here_is_left_to_other_hosts(
     assert fleet.rows("SELECT state FROM pushes WHERE revision = 0 ORDER BY key") == [(state,) for state in then]
 
 
-def test_the_embedded_ledger_was_restored_with_the_database(engine: sa.Engine) -> None:
+def test_embedded_ledger_after_recovery_accepts_push(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("bolt")
     fleet.tick(T0 + 2 * WINDOW_MS)
@@ -309,7 +307,7 @@ def test_the_embedded_ledger_was_restored_with_the_database(engine: sa.Engine) -
     assert fleet.tick().accepted == 1
 
 
-def test_a_database_that_stands_still_seals_and_sends_nothing_for_anybody(engine: sa.Engine, tmp_path: Path) -> None:
+def test_database_with_doubted_history_does_not_seal_or_send(engine: sa.Engine, tmp_path: Path) -> None:
     fleet = Fleet(engine)
     fleet.assign("bolt")
     fleet.tick(T0)
@@ -336,7 +334,9 @@ def test_a_database_that_stands_still_seals_and_sends_nothing_for_anybody(engine
         ({"tick_worker": "another"}, "lacks tick 1"),
     ],
 )
-def test_each_thing_a_machine_remembers_shows_a_loss(engine: sa.Engine, changes: dict[str, object], text: str) -> None:
+def test_local_checkpoint_ahead_of_database_detects_restore(
+    engine: sa.Engine, changes: dict[str, object], text: str
+) -> None:
     fleet = Fleet(engine)
     fleet.tick(T0)
     known = read(engine, lambda c: recognise(c, None, T0))
@@ -346,7 +346,7 @@ def test_each_thing_a_machine_remembers_shows_a_loss(engine: sa.Engine, changes:
     assert found.doubted is not None and text in found.doubted
 
 
-def test_what_a_machine_remembers_never_goes_back(engine: sa.Engine, tmp_path: Path) -> None:
+def test_local_checkpoint_is_not_replaced_by_older_state(engine: sa.Engine, tmp_path: Path) -> None:
     file, known = WitnessFile(tmp_path / "state"), read(engine, lambda c: recognise(c, None, T0))
     assert file.load(engine) is None
     newer, older = (Witness(known.database_id, 1, sends, 7, "w1") for sends in (9, 4))
@@ -355,7 +355,7 @@ def test_what_a_machine_remembers_never_goes_back(engine: sa.Engine, tmp_path: P
     assert WitnessFile(tmp_path / "state").load(engine) == newer
 
 
-def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: Path) -> None:
+def test_tick_with_unusable_local_checkpoint_is_refused(engine: sa.Engine, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file, and no folder")
     fleet = Fleet(engine)
     fleet.assign("bolt")
@@ -375,7 +375,7 @@ def test_a_host_that_cannot_remember_sends_nothing(engine: sa.Engine, tmp_path: 
             broken.load(engine)
 
 
-def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: sa.Engine) -> None:
+def test_unknown_charge_after_loss_is_reported_by_reconcile(engine: sa.Engine) -> None:
     fleet, _ = restored(engine, {"": 60}, **ASKED)
     fleet.write("INSERT INTO withdrawals SELECT id, org_id, ts, memory_mb, interval_s, 0, 'a', 'r' FROM usage_samples")
     pass_by(fleet, 1, 5)
@@ -388,7 +388,7 @@ def test_what_was_billed_and_is_known_nowhere_here_is_told_by_reconcile(engine: 
     assert found.exit_status == 1
 
 
-def test_a_day_that_was_settled_long_ago_is_not_called_unknown(engine: sa.Engine) -> None:
+def test_recent_reconcile_after_loss_does_not_report_settled_day(engine: sa.Engine) -> None:
     """A run of recent days leaves it out, and it has a push of ours all the same."""
     fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities(**ASKED))})
     fleet.assign("acme", provider="fake")
@@ -403,7 +403,7 @@ def test_a_day_that_was_settled_long_ago_is_not_called_unknown(engine: sa.Engine
     assert (found.differing, found.exit_status) == ([], 0)
 
 
-def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Engine) -> None:
+def test_withdrawal_after_loss_is_refused_before_next_tick(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     with pytest.raises(Refused, match="after the next tick"):
         write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
@@ -415,7 +415,7 @@ def test_a_sample_is_withdrawn_only_once_its_window_was_asked_for(engine: sa.Eng
     proven(fleet)
 
 
-def test_a_reconcile_that_lives_through_a_restore_corrects_nothing(engine: sa.Engine) -> None:
+def test_reconcile_running_during_recovery_does_not_correct(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     pass_by(fleet, 1, 3, 16)
     provider.over["acme", "compute_1gb", T0] = 7
@@ -473,7 +473,7 @@ def test_latest_history_is_decided_by_order_of_ticks_not_by_clocks(engine: sa.En
     assert recovered(fleet).from_ms == before
 
 
-def test_a_mapping_of_lost_history_is_given_again_knowingly(engine: sa.Engine) -> None:
+def test_mapping_change_in_lost_history_requires_confirmation(engine: sa.Engine) -> None:
     """What was billed there under a feature that nothing makes there any more, nobody would look for."""
     fleet, _ = restored(engine, {"": 60}, **ASKED)
 
@@ -491,7 +491,7 @@ def test_a_mapping_of_lost_history_is_given_again_knowingly(engine: sa.Engine) -
 
 
 @pytest.mark.both_databases
-def test_tick_suspended_during_restore_seals_nothing(engine: sa.Engine) -> None:
+def test_tick_suspended_during_restore_does_not_seal(engine: sa.Engine) -> None:
     """What another worker of this machine wrote down meanwhile says so, once the tick has begun."""
     fleet, _ = restored(engine, {}, **ASKED)
     fleet.clock.at_ms += 2 * WINDOW_MS
@@ -514,7 +514,7 @@ def test_tick_suspended_during_restore_seals_nothing(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("night", [True, False])
-def test_draw_reported_before_its_samples_came_is_not_taken_for_foreign(engine: sa.Engine, night: bool) -> None:
+def test_draw_reported_before_samples_is_not_billed_twice(engine: sa.Engine, night: bool) -> None:
     """A lost push was drawn, and no event shows it. The balance shows more than is known here; a person is told."""
     lost = KEY.replace(str(T0), str(T0 + 2 * WINDOW_MS))
     provider = FakeProvider(capabilities(**ASKED, drawn=True))
@@ -563,7 +563,7 @@ def test_lost_push_is_not_proven_by_draw_of_push_without_samples_yet(
     proven(fleet)
 
 
-def test_a_push_from_after_a_loss_is_not_called_drawn_by_what_was_lost(engine: sa.Engine) -> None:
+def test_push_after_loss_is_not_proven_by_lost_draw(engine: sa.Engine) -> None:
     """Nothing is known here yet of what the lost history drew; its event shows it."""
     other = KEY.replace(str(T0), str(T0 + WINDOW_MS))
     fleet, provider = long_ago(engine)

@@ -118,7 +118,7 @@ def purse(engine: sa.Engine) -> Iterator[Purse]:
         assert row.amount_micro == parts, row
 
 
-def test_each_grant_is_a_lot_and_the_same_again_adds_nothing(purse: Purse) -> None:
+def test_repeated_grant_adds_single_lot(purse: Purse) -> None:
     for repeated in (False, True):
         assert purse.give("a", 50, expires_ms=END).repeated is repeated
         assert purse.balance == 50
@@ -143,7 +143,7 @@ def test_each_grant_is_a_lot_and_the_same_again_adds_nothing(purse: Purse) -> No
     ],
     ids=str,
 )
-def test_a_key_with_other_content_is_refused(purse: Purse, other: dict[str, object]) -> None:
+def test_grant_key_with_other_terms_is_refused(purse: Purse, other: dict[str, object]) -> None:
     purse.give("a", 50, expires_ms=END)
     asked: dict[str, object] = {"amount": 50, "expires_ms": END, **other}
     with pytest.raises(Refused, match="was used for"):
@@ -166,20 +166,20 @@ WRONG = {
 
 
 @pytest.mark.parametrize("situation", WRONG)
-def test_terms_that_make_no_sense_are_refused(purse: Purse, situation: str) -> None:
+def test_invalid_lot_terms_are_refused(purse: Purse, situation: str) -> None:
     asked, said = WRONG[situation]
     with pytest.raises(UsageError, match=said):
         purse.give("a", **{"amount": 5, **asked})  # type: ignore[arg-type, dict-item]
     assert purse.fleet.rows("SELECT 1 FROM ledger_lots") == []
 
 
-def test_a_feature_that_is_mistyped_is_refused(purse: Purse) -> None:
+def test_lot_with_unknown_feature_is_refused(purse: Purse) -> None:
     asked = Terms("bonus", features=("compute_1g",))
     with pytest.raises(UnknownId, match="did you mean compute_1gb"):
         purse.write(lambda c: credit.grant(c, "acme", 5, purse.fleet.by, key="a", plan=None, new=False, terms=asked))
 
 
-def test_a_lot_to_come_is_in_the_balance_as_it_begins(purse: Purse) -> None:
+def test_future_lot_is_added_to_balance_at_begin(purse: Purse) -> None:
     purse.give("now", 10)
     purse.give("later", 20, begins_ms=T0 + DAY_MS, expires_ms=END)
     assert (purse.balance, purse.lot("later").state, purse.shown.left_by_kind()["included"]) == (10, "to come", 10)
@@ -195,7 +195,7 @@ def test_a_lot_to_come_is_in_the_balance_as_it_begins(purse: Purse) -> None:
     assert rows == [(20, T0 + DAY_MS, T0 + DAY_MS)]
 
 
-def test_what_nobody_used_expires_once_its_windows_are_over(purse: Purse) -> None:
+def test_unused_credit_expires_after_wait(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.give("bought", 50, "purchased")
     purse.use(30, T0 + DAY_MS)
@@ -212,7 +212,7 @@ def test_what_nobody_used_expires_once_its_windows_are_over(purse: Purse) -> Non
     assert purse.sweep(END + 2 * DAY_MS) == []
 
 
-def test_what_comes_late_reopens_it_and_what_is_withdrawn_closes_it_again(purse: Purse) -> None:
+def test_late_usage_and_withdrawal_adjust_expired_lot(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.sweep(END + EXPIRY_WAIT_MS)
     assert (purse.balance, purse.expiries) == (0, {"month:r0": 100})
@@ -228,7 +228,7 @@ def test_what_comes_late_reopens_it_and_what_is_withdrawn_closes_it_again(purse:
     assert (purse.balance, purse.shown.owed_micro) == (-7, 7)
 
 
-def test_what_is_late_is_true_before_credit_is_reserved(purse: Purse) -> None:
+def test_reservation_applies_due_expiry_and_late_usage_first(purse: Purse) -> None:
     """Nobody sweeps."""
     purse.give("month", 100, expires_ms=END)
     purse.give("bought", 50, "purchased")
@@ -241,14 +241,14 @@ def test_what_is_late_is_true_before_credit_is_reserved(purse: Purse) -> None:
     assert (purse.balance, purse.expiries) == (0, {"month:r0": 100, "month:r1": -60})
 
 
-def test_debts_are_carried_to_the_lot_that_comes_next(purse: Purse) -> None:
+def test_debt_is_paid_from_next_lot(purse: Purse) -> None:
     purse.use(30)
     purse.give("month", 100, begins_ms=T0 + HOUR_MS, expires_ms=END)
     purse.sweep(END + EXPIRY_WAIT_MS)
     assert (purse.balance, purse.lot("month").used_micro, purse.expiries) == (0, 30, {"month:r0": 70})
 
 
-def test_credit_taken_back_from_no_lot_is_paid_by_lots_and_shown(purse: Purse) -> None:
+def test_negative_grant_is_paid_from_lots_as_taken_back(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.fleet.clock.at_ms += DAY_MS
     purse.use(5)
@@ -263,7 +263,7 @@ def test_credit_taken_back_from_no_lot_is_paid_by_lots_and_shown(purse: Purse) -
 
 
 @pytest.mark.parametrize("how", ["release", "settle", "settle above", "expire"])
-def test_a_hold_defers_what_it_would_draw(purse: Purse, how: str) -> None:
+def test_reservation_defers_lot_expiry_until_end(purse: Purse, how: str) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.give("bought", 10, "purchased")
     purse.fleet.clock.at_ms = END - HOUR_MS
@@ -288,7 +288,7 @@ def test_a_hold_defers_what_it_would_draw(purse: Purse, how: str) -> None:
     assert purse.fleet.one("SELECT deferred_micro FROM ledger_accounts") == 0
 
 
-def test_what_waited_for_a_hold_expires_as_other_credit_comes(purse: Purse) -> None:
+def test_deferred_lot_expiry_is_booked_when_credit_arrives(purse: Purse) -> None:
     purse.give("month", 100, expires_ms=END)
     purse.fleet.clock.at_ms = END - HOUR_MS
     purse.accept("e-1", 60, for_ms=DAY_MS)
@@ -303,7 +303,7 @@ def test_what_waited_for_a_hold_expires_as_other_credit_comes(purse: Purse) -> N
     purse.accept("e-2", 50)
 
 
-def test_use_after_the_end_is_no_reason_to_wait(purse: Purse) -> None:
+def test_usage_after_lot_end_does_not_delay_expiry(purse: Purse) -> None:
     purse.give("month", 10, expires_ms=END)
     purse.fleet.clock.at_ms = END
     purse.use(3)
@@ -311,7 +311,7 @@ def test_use_after_the_end_is_no_reason_to_wait(purse: Purse) -> None:
     assert (purse.balance, purse.expiries) == (-3, {"month:r0": 10})
 
 
-def test_a_restricted_lot_pays_for_its_features_alone(purse: Purse) -> None:
+def test_restricted_lot_pays_only_listed_features(purse: Purse) -> None:
     purse.give("for x", 50, "bonus", features=("x",))
     purse.give("for all", 50, "purchased")
     purse.use(20, feature="x")
@@ -325,7 +325,7 @@ def test_a_restricted_lot_pays_for_its_features_alone(purse: Purse) -> None:
     assert (purse.balance, purse.shown.owed_micro) == (-10, 10)
 
 
-def test_taking_back_takes_what_is_left(purse: Purse) -> None:
+def test_take_back_removes_remaining_credit_of_lot(purse: Purse) -> None:
     purse.give("a", 50)
     purse.give("b", 20)
     purse.use(30)
@@ -340,7 +340,7 @@ def test_taking_back_takes_what_is_left(purse: Purse) -> None:
         purse.take_back("c")
 
 
-def test_what_is_reserved_is_not_taken_back(purse: Purse) -> None:
+def test_take_back_excludes_reserved_credit_unless_whole(purse: Purse) -> None:
     purse.give("a", 50)
     purse.accept("e-1", 30)
     assert (purse.take_back("a"), purse.balance) == (20, 0)
@@ -352,7 +352,7 @@ def test_what_is_reserved_is_not_taken_back(purse: Purse) -> None:
     assert (purse.take_back("b", whole=True), purse.balance) == (50, -30)
 
 
-def test_taking_back_the_whole_has_others_pay_for_it(purse: Purse) -> None:
+def test_take_back_of_whole_lot_moves_usage_to_other_lots(purse: Purse) -> None:
     purse.give("month", 30, expires_ms=END)
     purse.give("stolen", 50, "purchased", priority=1)
     purse.use(40)
@@ -363,7 +363,7 @@ def test_taking_back_the_whole_has_others_pay_for_it(purse: Purse) -> None:
     assert (purse.lot("month").used_micro, purse.shown.owed_micro) == (30, 10)
 
 
-def test_taking_back_what_is_to_come(purse: Purse) -> None:
+def test_take_back_of_future_lot_removes_whole_amount(purse: Purse) -> None:
     purse.give("now", 1)
     purse.give("later", 50, begins_ms=T0 + DAY_MS, expires_ms=END)
     assert (purse.take_back("later"), purse.balance) == (50, 1)
@@ -373,7 +373,7 @@ def test_taking_back_what_is_to_come(purse: Purse) -> None:
     assert (purse.balance, purse.expiries) == (1, {})
 
 
-def test_what_is_over_may_be_taken_back_instead(purse: Purse) -> None:
+def test_take_back_of_ended_lot_prevents_expiry(purse: Purse) -> None:
     purse.give("month", 50, expires_ms=END)
     purse.fleet.clock.at_ms = END + MINUTE_MS
     assert purse.take_back("month") == 50
@@ -381,7 +381,7 @@ def test_what_is_over_may_be_taken_back_instead(purse: Purse) -> None:
     assert (purse.balance, purse.expiries) == (0, {})
 
 
-def test_many_at_once_leave_nothing_that_is_not_booked(purse: Purse) -> None:
+def test_concurrent_lot_operations_keep_ledger_consistent(purse: Purse) -> None:
     """Six workers use, reserve, settle, take back and sweep while two months are over and a third begins."""
     for number in range(4):
         purse.give(f"m{number}", 1000, expires_ms=END + number * MINUTE_MS, priority=number)
@@ -417,7 +417,7 @@ def test_many_at_once_leave_nothing_that_is_not_booked(purse: Purse) -> None:
 
 
 @pytest.mark.both_databases
-def test_the_sweep_of_a_tick_expires_and_late_samples_reopen(purse: Purse) -> None:
+def test_tick_expires_lot_and_late_samples_reopen_lot(purse: Purse) -> None:
     """All through the tick: samples, windows, a halt as credit is over, and its end as more begins."""
     fleet = purse.fleet
     purse.write(lambda c: credit.set_rate(c, "compute_1gb", 1, 1, fleet.by, from_ms=T0))
@@ -438,7 +438,7 @@ def test_the_sweep_of_a_tick_expires_and_late_samples_reopen(purse: Purse) -> No
 
 
 @pytest.mark.parametrize("how", ["tick", "replay"])
-def test_all_places_say_the_same_of_late_usage_once_it_is_charged(purse: Purse, how: str) -> None:
+def test_late_usage_of_expired_lot_is_equal_in_all_views(purse: Purse, how: str) -> None:
     """Usage of a lot's life that is charged once the lot was booked: whoever reads the wallet as it stands, its lots or
     its statement need not wait for the next tick."""
     fleet = purse.fleet
@@ -464,7 +464,7 @@ def test_all_places_say_the_same_of_late_usage_once_it_is_charged(purse: Purse, 
     assert fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is None, "nothing waits for another"
 
 
-def test_the_order_and_what_became_of_each_is_printed(purse: Purse) -> None:
+def test_ledger_lots_command_prints_order_and_remaining_credit(purse: Purse) -> None:
     purse.give("bought", 50_000_000, "purchased")
     purse.give("month", 20_000_000, expires_ms=END)
     purse.give("for x", 5_000_000, "bonus", features=("x",), priority=1)
@@ -497,7 +497,7 @@ def run(url: str, *words: str, status: int = 0) -> str:
     return found.out + found.err
 
 
-def test_commands_on_lots(tmp_path: Path) -> None:
+def test_ledger_grant_and_take_back_commands_report_result(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/lots.db"
     run(migrated(url), "init")
     given = ("ledger", "grant", "acme", "12.50", "--new", "--key", "k", "--kind", "bonus", "--feature", "compute_1gb",
@@ -515,7 +515,7 @@ def test_commands_on_lots(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times", ["--expires +30d", "--begins +2h", "--begins +1d --expires +30d"])
-def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: str) -> None:
+def test_repeated_grant_with_relative_times_is_credited_once(tmp_path: Path, times: str) -> None:
     """`+30d` is another moment each time, and the same credit; a length that differs is other content."""
     url = f"sqlite:///{tmp_path}/lots.db"
     run(migrated(url), "init")
@@ -531,7 +531,7 @@ def test_times_that_are_counted_from_now_may_be_repeated(tmp_path: Path, times: 
     assert len(json.loads(run(url, "ledger", "lots", "acme", "--json"))["lots"]) == 1
 
 
-def test_a_grant_whose_answer_was_lost_is_given_again_with_its_moments(
+def test_lost_grant_answer_suggests_repeat_with_absolute_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`+30d` would be another moment by then, and the key has blanks that a shell takes apart."""
@@ -547,7 +547,7 @@ def test_a_grant_whose_answer_was_lost_is_given_again_with_its_moments(
     assert f"repeat the command with {again}. Drawdown makes the change only once" in capsys.readouterr().err
 
 
-def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
+def test_repeated_pool_allot_with_relative_expiry_is_credited_once(tmp_path: Path) -> None:
     url = migrated(f"sqlite:///{tmp_path}/lots.db")
     for words in ("init", "pool make course", "ledger grant course 50", "ledger grant acme 5 --new"):
         run(url, *words.split())
@@ -564,7 +564,7 @@ def test_the_example_of_an_allotment_may_be_repeated(tmp_path: Path) -> None:
     assert other.status == 1 and "20 credits to acme" in other.err and "Credit was not moved" in other.err
 
 
-def test_lot_that_has_not_begun_pays_no_debt_and_is_taken_back_whole(purse: Purse) -> None:
+def test_future_lot_does_not_pay_debt_and_is_taken_back_whole(purse: Purse) -> None:
     purse.give("now", 100)
     purse.use(120)
     purse.give("next", 500, begins_ms=T0 + 30 * DAY_MS)

@@ -110,7 +110,7 @@ def code_of(work: Callable[[], object]) -> str:
     return refused.value.code
 
 
-def test_what_is_charged_while_it_is_computed_counts_in_the_end(postgres: sa.Engine) -> None:
+def test_charge_during_reservation_shrink_is_counted_by_next_shrink(postgres: sa.Engine) -> None:
     """A run's part of a window older than an hour is counted for good: never as nothing, because the charge came
     between two of the statements that ask for it."""
     lab = Lab(postgres)
@@ -132,7 +132,7 @@ def test_what_is_charged_while_it_is_computed_counts_in_the_end(postgres: sa.Eng
     assert lab.purse == (100_000 - A_MINUTE, 50_000 - A_MINUTE)
 
 
-def test_a_hold_shrinks_by_what_metering_charges_for_its_sandboxes(lab: Lab) -> None:
+def test_metered_reservation_shrinks_by_charges_of_own_sandboxes(lab: Lab) -> None:
     wallet = lab.accept().wallet
     assert wallet is not None
     assert wallet.held_micro == 50_000
@@ -152,7 +152,7 @@ def test_a_hold_shrinks_by_what_metering_charges_for_its_sandboxes(lab: Lab) -> 
     lab.proven()
 
 
-def test_a_statement_says_what_a_hold_has_come_down_to(lab: Lab) -> None:
+def test_statement_shows_remaining_metered_reservation(lab: Lab) -> None:
     lab.accept(for_ms=DAY_MS)
     lab.use()
     lab.fleet.tick_windows(3)
@@ -162,7 +162,7 @@ def test_a_statement_says_what_a_hold_has_come_down_to(lab: Lab) -> None:
     assert found.reserved_micro == lab.purse[1] == 44_000
 
 
-def test_what_is_sealed_and_not_charged_is_neither_held_twice_nor_free(lab: Lab) -> None:
+def test_sealed_uncharged_usage_is_counted_once_in_reservation(lab: Lab) -> None:
     lab.accept()
     lab.use(minutes=2)
     lab.later(3 * WINDOW_MS)
@@ -174,7 +174,7 @@ def test_what_is_sealed_and_not_charged_is_neither_held_twice_nor_free(lab: Lab)
     lab.proven()
 
 
-def test_what_a_sandbox_used_before_its_run_is_no_part_of_it(lab: Lab) -> None:
+def test_usage_before_execution_does_not_shrink_reservation(lab: Lab) -> None:
     lab.use()
     lab.later(MINUTE_MS)
     lab.accept()
@@ -184,7 +184,7 @@ def test_what_a_sandbox_used_before_its_run_is_no_part_of_it(lab: Lab) -> None:
     lab.proven()
 
 
-def test_a_hold_ends_at_nothing_and_usage_is_charged_all_the_same(lab: Lab) -> None:
+def test_usage_beyond_metered_reservation_is_charged(lab: Lab) -> None:
     lab.accept(micro=10_000)
     lab.use(minutes=3)
     lab.fleet.tick_windows(3)
@@ -197,7 +197,7 @@ def test_a_hold_ends_at_nothing_and_usage_is_charged_all_the_same(lab: Lab) -> N
     lab.proven()
 
 
-def test_late_usage_of_run_counts_and_withdrawn_usage_refunds_nothing(lab: Lab) -> None:
+def test_late_usage_shrinks_reservation_and_withdrawal_does_not_restore(lab: Lab) -> None:
     lab.accept()
     lab.use()
     lab.fleet.tick_windows(3)
@@ -210,7 +210,7 @@ def test_late_usage_of_run_counts_and_withdrawn_usage_refunds_nothing(lab: Lab) 
     lab.proven()
 
 
-def test_what_is_long_over_is_not_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_beyond_lookback_does_not_shrink_reservation(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.accept(for_ms=6 * 60 * MINUTE_MS)
     lab.use()
     lab.fleet.tick_windows(3)
@@ -224,7 +224,7 @@ def test_what_is_long_over_is_not_looked_at_again(lab: Lab, monkeypatch: pytest.
     lab.proven()
 
 
-def test_two_runs_in_one_window_shrink_by_no_more_than_was_charged(lab: Lab) -> None:
+def test_two_executions_in_window_shrink_by_charged_amount_only(lab: Lab) -> None:
     lab.write(lambda c: credit.set_rate(c, "compute_1gb", 1, 90, lab.fleet.by, from_ms=T0))
     lab.accept("one", 20, sandboxes=("a",))
     lab.accept("two", 20, sandboxes=("b", "c"))
@@ -236,7 +236,7 @@ def test_two_runs_in_one_window_shrink_by_no_more_than_was_charged(lab: Lab) -> 
     lab.proven()
 
 
-def test_a_run_is_not_refused_for_what_metering_has_drawn_of_holds(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accept_counts_unbooked_metering_draws_as_available(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a push and the next look at holds."""
     lab.accept(micro=60_000)
     lab.use(minutes=5)
@@ -251,7 +251,7 @@ def test_a_run_is_not_refused_for_what_metering_has_drawn_of_holds(lab: Lab, mon
     lab.proven()
 
 
-def test_a_run_grows_by_what_metering_has_drawn_of_others(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extend_counts_metering_draws_of_other_executions(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.accept(micro=60_000)
     lab.write(lambda c: executions.accept(c, "r", Request("acme", 10_000), lab.fleet.by))
     lab.use(minutes=5)
@@ -264,7 +264,7 @@ def test_a_run_grows_by_what_metering_has_drawn_of_others(lab: Lab, monkeypatch:
     lab.proven()
 
 
-def test_a_payer_pays_by_what_metering_has_left_of_its_own_holds(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_payer_limit_counts_metering_draws_of_own_reservations(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.write(lambda c: credit.grant(c, "other", 1, lab.fleet.by, key="own", plan="free", terms=PLAIN))
     lab.write(lambda c: pools.allow(c, "acme", "other", lab.fleet.by, limit_micro=60_000))
     lab.accept(micro=60_000)
@@ -287,7 +287,7 @@ def test_a_payer_pays_by_what_metering_has_left_of_its_own_holds(lab: Lab, monke
     lab.proven()
 
 
-def test_a_metered_run_is_charged_by_nothing_else(lab: Lab) -> None:
+def test_metered_execution_direct_charge_is_refused(lab: Lab) -> None:
     lab.accept()
     refused: tuple[Callable[[sa.Connection], object], ...] = (
         lambda c: executions.draw(c, "m", 1, Cost(5), lab.fleet.by),
@@ -304,13 +304,13 @@ def test_a_metered_run_is_charged_by_nothing_else(lab: Lab) -> None:
     lab.proven()
 
 
-def test_a_receipt_needs_a_cost(lab: Lab) -> None:
+def test_settle_of_receipt_execution_without_cost_is_refused(lab: Lab) -> None:
     lab.write(lambda c: executions.accept(c, "r", Request("acme", 5), lab.fleet.by))
     with pytest.raises(UsageError, match="specify the cost"):
         lab.settle("r")
 
 
-def test_who_charges_and_the_sandboxes_go_together(lab: Lab) -> None:
+def test_metered_execution_with_invalid_terms_is_refused(lab: Lab) -> None:
     assert code_of(lambda: lab.accept(settled_by=None)) == "settled_by_missing"
     assert code_of(lambda: lab.accept(sandboxes=())) == "no_sandbox"
     assert code_of(lambda: lab.accept(overage="cap")) == "metering_alone"
@@ -326,7 +326,7 @@ def test_who_charges_and_the_sandboxes_go_together(lab: Lab) -> None:
     assert len(lab.accept(sandboxes=many[1:] + many[1:2]).reservation.named) == MOST_SANDBOXES
 
 
-def test_a_sandbox_of_another_organisation_is_refused(lab: Lab) -> None:
+def test_execution_with_sandbox_of_other_org_is_refused(lab: Lab) -> None:
     lab.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     lab.fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('o', 'other', 'cell-1', 'running')"
@@ -336,7 +336,7 @@ def test_a_sandbox_of_another_organisation_is_refused(lab: Lab) -> None:
     assert lab.read(lambda c: executions.preview(c, request, lab.fleet.clock.at_ms)).code == "other_org"
 
 
-def test_one_run_at_a_time_names_a_sandbox(lab: Lab) -> None:
+def test_sandbox_of_open_execution_is_refused_to_second_execution(lab: Lab) -> None:
     lab.accept("one", 10, sandboxes=("a", "b"), for_ms=MINUTE_MS)
     request = Request("acme", 5, settled_by="receipt", sandboxes=("b", "c"))
     assert lab.read(lambda c: executions.preview(c, request, lab.fleet.clock.at_ms)).code == "sandbox_taken"
@@ -354,7 +354,7 @@ def test_one_run_at_a_time_names_a_sandbox(lab: Lab) -> None:
     lab.proven()
 
 
-def test_the_key_covers_who_charges_and_the_sandboxes(lab: Lab) -> None:
+def test_execution_key_covers_settlement_mode_and_sandboxes(lab: Lab) -> None:
     lab.accept(sandboxes=("b", "a"))
     assert lab.accept(sandboxes=("a", "b", "a")).repeated
     assert code_of(lambda: lab.accept(sandboxes=("a",))) == "other_content"
@@ -363,7 +363,7 @@ def test_the_key_covers_who_charges_and_the_sandboxes(lab: Lab) -> None:
     assert lab.accept("r", settled_by="receipt", sandboxes=()).repeated
 
 
-def test_what_a_receipt_charges_for_is_not_metered_as_well(lab: Lab) -> None:
+def test_usage_metered_during_receipt_execution_is_found_by_verify(lab: Lab) -> None:
     lab.accept("r", settled_by="receipt")
     lab.proven()
     wrong = lab.use()
@@ -377,7 +377,7 @@ def test_what_a_receipt_charges_for_is_not_metered_as_well(lab: Lab) -> None:
     lab.proven()
 
 
-def test_a_plan_bounds_what_runs_hold_by_what_they_hold_still(lab: Lab) -> None:
+def test_plan_reservation_limit_counts_remaining_amounts(lab: Lab) -> None:
     terms = HoldTerms(most_held_micro=60_000)
     lab.write(lambda c: credit.set_plan_limit(c, "free", 2, lab.fleet.by, holds=vars(terms)))
     lab.accept(micro=60_000)
@@ -387,7 +387,7 @@ def test_a_plan_bounds_what_runs_hold_by_what_they_hold_still(lab: Lab) -> None:
     assert lab.purse == (70_000, 60_000)
 
 
-def test_the_watch_halts_nobody_for_a_hold_that_is_used_up(lab: Lab) -> None:
+def test_watch_does_not_halt_org_while_reservation_covers_use(lab: Lab) -> None:
     """What a run's sandboxes used is taken off the balance once, wherever it has come to."""
     world = runner.World(lab.fleet.engine, lab.fleet.providers, lab.fleet.cells, lab.fleet.clock)
     watcher = Watcher()
@@ -408,7 +408,7 @@ def test_the_watch_halts_nobody_for_a_hold_that_is_used_up(lab: Lab) -> None:
     assert (bool(halted), reason) == (True, "estimate")
 
 
-def test_ids_of_sandboxes_are_an_organisations_own(lab: Lab) -> None:
+def test_sandbox_ids_are_separate_per_org(lab: Lab) -> None:
     """Two organisations' sandboxes of one id: each hold shrinks by its own organisation's samples."""
     lab.write(lambda c: credit.grant(c, "other", 100_000, lab.fleet.by, key="its", plan="free", terms=PLAIN))
     its = Request("other", 50_000, settled_by="metering", sandboxes=("sb-1", "sb-2"))
@@ -425,7 +425,7 @@ def test_ids_of_sandboxes_are_an_organisations_own(lab: Lab) -> None:
     assert code_of(lambda: lab.accept("again", 10)) == "sandbox_taken", "what another one ends frees nothing of ours"
 
 
-def test_of_runs_accepted_at_once_none_is_above_the_bound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_metered_executions_do_not_exceed_maximum(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waited for the wallet counts again: what was looked at before may have changed meanwhile."""
     monkeypatch.setattr(reservations, "MOST_METERED", 2)
     lab.accept("one", 10, sandboxes=("a",))
@@ -444,7 +444,7 @@ def _permit_unlooked(connection: sa.Connection, request: Request, now_ms: int) -
 
 
 @pytest.mark.both_databases
-def test_nobody_looks_at_holds_where_there_is_no_room_without_them(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accept_with_insufficient_credit_skips_reservation_shrink(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.accept(micro=60_000)
     lab.write(lambda c: executions.accept(c, "r", Request("acme", 10_000), lab.fleet.by))
     lab.use(minutes=5)
@@ -475,7 +475,7 @@ def test_nobody_looks_at_holds_where_there_is_no_room_without_them(lab: Lab, mon
     lab.proven()
 
 
-def test_a_hold_that_is_to_grow_counts_what_it_has_drawn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extend_counts_own_metering_draws(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """By more than the wallet has, if nobody looked: metering has drawn the difference by now."""
     lab.accept(micro=10_000)
     lab.use(minutes=15)
@@ -488,13 +488,13 @@ def test_a_hold_that_is_to_grow_counts_what_it_has_drawn(lab: Lab, monkeypatch: 
     lab.proven()
 
 
-def test_runs_are_listed_with_their_sandboxes(lab: Lab) -> None:
+def test_executions_are_listed_with_sandboxes(lab: Lab) -> None:
     lab.accept(sandboxes=("b", "a"))
     (found,) = lab.read(lambda c: list_runs(c, RunFilter(("held",)), lab.fleet.clock.at_ms)).runs
     assert (found.settled_by, found.named, found == lab.run()) == ("metering", ["a", "b"], True)
 
 
-def test_a_bounded_number_of_runs_is_looked_at_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reservation_shrink_in_portions_covers_all_executions(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds, "SHRUNK_AT_ONCE", 2)
     for number in range(5):
         lab.accept(f"m{number}", 10_000, sandboxes=(f"sb-{number}",))
@@ -504,7 +504,7 @@ def test_a_bounded_number_of_runs_is_looked_at_at_once(lab: Lab, monkeypatch: py
     lab.proven()
 
 
-def test_payer_of_run_ended_by_another_sandbox_is_read_again(engine: sa.Engine) -> None:
+def test_payer_of_execution_ended_by_new_execution_is_resumed(engine: sa.Engine) -> None:
     """The sweep finds nothing due in that wallet any more: nobody else would let its organisation go on."""
     fleet = Fleet(engine)
     fleet.assign("acme", "lender")

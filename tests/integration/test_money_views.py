@@ -63,7 +63,7 @@ def paged(fleet: Fleet, chosen: Chosen = Chosen()) -> list[str]:  # noqa: B008
             return found
 
 
-def test_wallets_are_listed_the_lowest_first_page_by_page(fleet: Fleet) -> None:
+def test_wallets_are_listed_lowest_balance_first_by_page(fleet: Fleet) -> None:
     assert paged(fleet) == ["f", "e", "d", "b", "c%_", "acme"]
     assert [one.customer_id for one in look(fleet, lambda c: list(wallets.every(c, Chosen())))] == paged(fleet)
     assert paged(fleet, Chosen("owed")) == ["f"] and paged(fleet, Chosen("low")) == ["e"]
@@ -73,7 +73,7 @@ def test_wallets_are_listed_the_lowest_first_page_by_page(fleet: Fleet) -> None:
         paged(fleet, Chosen("rich"))
 
 
-def test_low_goes_by_the_level_of_each_and_by_the_top_up(fleet: Fleet) -> None:
+def test_low_wallet_filter_uses_org_level_and_topup_threshold(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: hooks.set_low(c, "", 2 * MICRO, fleet.by))
     assert paged(fleet, Chosen("low")) == ["e", "d"], "everybody's level"
     write(fleet.engine, lambda c: hooks.set_low(c, "acme", 20 * MICRO, fleet.by))
@@ -90,14 +90,14 @@ def test_low_goes_by_the_level_of_each_and_by_the_top_up(fleet: Fleet) -> None:
     assert [one.mode for one in look(fleet, lambda c: wallets.page(c, Chosen(search="b")).lines)] == ["live"]
 
 
-def test_low_is_what_is_available_however_much_is_reserved_of_it(fleet: Fleet) -> None:
+def test_low_wallet_filter_uses_available_credit(fleet: Fleet) -> None:
     """No level is as high as its balance."""
     fleet.write("UPDATE ledger_accounts SET held_micro = balance_micro WHERE account_id = 'wallet:b'")
     assert paged(fleet, Chosen("low")) == ["e", "b"]
 
 
 @pytest.mark.both_databases
-def test_the_entries_of_all_pages_are_the_balance(fleet: Fleet) -> None:
+def test_wallet_entries_of_all_pages_add_up_to_balance(fleet: Fleet) -> None:
     chance = random.Random(7)
     for number in range(9):
         grant(fleet, "acme", chance.choice((-1, 2, 5)), key=f"more-{number}")
@@ -123,7 +123,7 @@ def test_the_entries_of_all_pages_are_the_balance(fleet: Fleet) -> None:
         look(fleet, lambda c: wallet_entries.page(c, "b", found[0].key))
 
 
-def test_who_spent_most_is_kept_as_it_was_looked_at(fleet: Fleet) -> None:
+def test_high_spenders_are_stored_with_time_of_check(fleet: Fleet) -> None:
     now = fleet.clock.at_ms
     assert look(fleet, wallets.spenders_kept) == []
     assert [one.customer_id for one in write(fleet.engine, lambda c: checks.check_spenders(c, now))] == ["acme"]
@@ -141,7 +141,7 @@ def test_who_spent_most_is_kept_as_it_was_looked_at(fleet: Fleet) -> None:
     assert wallets.MOST_SPENDERS == 20
 
 
-def test_what_hangs_on_a_wallet(fleet: Fleet) -> None:
+def test_wallet_relations_list_biller_payers_and_pools(fleet: Fleet) -> None:
     now = fleet.clock.at_ms
     write(fleet.engine, lambda c: pools.make(c, "pool", fleet.by))
     grant(fleet, "pool", 9, key="p")
@@ -168,7 +168,7 @@ def test_what_hangs_on_a_wallet(fleet: Fleet) -> None:
     assert ("pool", "pool") not in later, "its end is over"
 
 
-def test_what_happened_to_a_wallet_adds_up(fleet: Fleet) -> None:
+def test_wallet_history_adds_up_to_balance(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: tiers.set_tier(c, "pro", tiers.Change(9, MICRO), fleet.by))
     write(fleet.engine, lambda c: tiers.buy(c, "acme", "pro", fleet.by))
     recent, topups = look(fleet, lambda c: wallets.happened(c, "acme", fleet.clock.at_ms))
@@ -199,7 +199,7 @@ def compared(fleet: Fleet) -> None:
                 fleet.write(COMPARED, {**values, "verdict": verdict, "at": T0 + 9 * DAY_MS + day})
 
 
-def test_comparisons_stand_with_what_differs_first(fleet: Fleet) -> None:
+def test_reconciliations_are_listed_by_page_and_filtered(fleet: Fleet) -> None:
     compared(fleet)
     any_of = ComparedFilter()
     differing = look(fleet, lambda c: reconciliations.differing(c, any_of))
@@ -225,7 +225,7 @@ def test_comparisons_stand_with_what_differs_first(fleet: Fleet) -> None:
         look(fleet, lambda c: reconciliations.page(c, ComparedFilter(verdict="even")))
 
 
-def test_of_parity_the_last_check_alone_is_told(fleet: Fleet) -> None:
+def test_parity_view_shows_last_check_only(fleet: Fleet) -> None:
     rows = [("", "compared", 2), ("acme", "differs", 2), ("b", "differs", 1), ("c%_", "equal", 2), ("d", "pruned", 2)]
     for org, verdict, at in rows:
         fleet.write(

@@ -34,7 +34,7 @@ def account(engine: sa.Engine) -> Iterator[Account]:
     yield from proven(engine)
 
 
-def test_who_is_on_a_plan_is_given_what_it_includes_each_month(account: Account) -> None:
+def test_plan_credit_is_granted_each_month(account: Account) -> None:
     account.plan("team", 100)
     account.at(T0 + 10 * DAY_MS)
     assert account.join() == 100
@@ -57,7 +57,7 @@ def test_who_is_on_a_plan_is_given_what_it_includes_each_month(account: Account)
     ]  # fmt: skip
 
 
-def test_whoever_decides_by_a_balance_sees_the_new_month_at_once(account: Account) -> None:
+def test_credit_of_new_month_is_available_before_sweep(account: Account) -> None:
     """Nobody sweeps."""
     account.plan("team", 100)
     account.join()
@@ -72,7 +72,7 @@ def test_whoever_decides_by_a_balance_sees_the_new_month_at_once(account: Accoun
         account.accept("e-2", 1)
 
 
-def test_a_verdict_has_the_new_month_given_first(account: Account) -> None:
+def test_verdict_counts_credit_of_new_month_before_sweep(account: Account) -> None:
     """Nobody swept yet: it halts nobody."""
     account.plan("team", 100)
     account.join()
@@ -83,7 +83,7 @@ def test_a_verdict_has_the_new_month_given_first(account: Account) -> None:
     assert isinstance(found, CustomerState) and (found.balance_micro, account.balance) == (100, 0)
 
 
-def test_months_that_everybody_slept_through_are_given_and_expire(account: Account) -> None:
+def test_missed_months_are_granted_and_expire(account: Account) -> None:
     account.plan("team", 100)
     account.join()
     account.give("bought", 50, "purchased")
@@ -100,7 +100,7 @@ def test_months_that_everybody_slept_through_are_given_and_expire(account: Accou
     assert (account.balance, account.of_lot("included:acme:team:2026-04")) == (150, (0, 50, 50, 0))
 
 
-def test_so_many_months_are_made_up_at_once(account: Account) -> None:
+def test_missed_months_are_granted_in_portions(account: Account) -> None:
     account.plan("team", 10)
     account.join()
     account.at(month(30) + DAY_MS)
@@ -111,7 +111,7 @@ def test_so_many_months_are_made_up_at_once(account: Account) -> None:
     assert (len(account.kept), account.balance) == (30, 0)
 
 
-def test_more_months_than_a_reservation_makes_up_are_swept(account: Account) -> None:
+def test_missed_months_beyond_portion_are_granted_by_sweep(account: Account) -> None:
     account.plan("team", 10, 0, 10)
     account.join()
     account.at(month(60) + DAY_MS)
@@ -124,7 +124,7 @@ def test_more_months_than_a_reservation_makes_up_are_swept(account: Account) -> 
     assert len(account.kept) == 60 + 59
 
 
-def test_another_plan_gives_its_part_at_once_and_what_was_given_stays(account: Account) -> None:
+def test_plan_change_grants_new_plan_and_keeps_old_grant(account: Account) -> None:
     account.plan("team", 100)
     account.plan("pro", 500)
     account.join("team")
@@ -143,7 +143,7 @@ def test_another_plan_gives_its_part_at_once_and_what_was_given_stays(account: A
     assert rows == [(1, "team", T0), (2, "pro", T0 + 10 * DAY_MS), (3, "team", T0 + 12 * DAY_MS)]
 
 
-def test_what_a_plan_includes_changes_for_months_to_come(account: Account) -> None:
+def test_changed_plan_credit_applies_from_next_month(account: Account) -> None:
     account.plan("team", 100)
     account.join()
     account.at(T0 + DAY_MS)
@@ -161,7 +161,7 @@ def test_what_a_plan_includes_changes_for_months_to_come(account: Account) -> No
     assert account.balance == 300
 
 
-def test_a_new_customer_gets_a_first_credit_once_for_ever(account: Account) -> None:
+def test_first_credit_is_granted_once_per_customer(account: Account) -> None:
     account.plan("free", first=5)
     account.plan("team", 10, first=7)
     assert account.join("free") == 5
@@ -176,7 +176,7 @@ def test_a_new_customer_gets_a_first_credit_once_for_ever(account: Account) -> N
     assert account.shown.left_by_kind()["bonus"] == 5
 
 
-def test_what_nobody_used_rolls_over_once(account: Account) -> None:
+def test_unused_plan_credit_rolls_over_once(account: Account) -> None:
     account.plan("team", 100, 5, 40)
     account.join()
     account.use(70, T0 + DAY_MS)
@@ -195,7 +195,7 @@ def test_what_nobody_used_rolls_over_once(account: Account) -> None:
     assert account.balance == 100, "four are less than rolls over at least"
 
 
-def test_late_use_takes_from_what_rolled_over_as_far_as_it_is_left(account: Account) -> None:
+def test_late_usage_reduces_unused_rollover(account: Account) -> None:
     account.plan("team", 100, 0, 40)
     account.join()
     account.use(70, T0 + DAY_MS)
@@ -242,7 +242,7 @@ def test_credit_reserved_by_runs_neither_expires_nor_reduces_rollover(account: A
     assert account.of_lot("rollover:acme:2026-02") == (50, 20, 0, 30)
 
 
-def test_of_several_plans_in_a_month_the_last_says_what_rolls_over(account: Account) -> None:
+def test_rollover_after_plan_change_uses_terms_of_last_plan(account: Account) -> None:
     account.plan("team", 100, 0, 1000)
     account.plan("pro", 50, 0, 60)
     account.join("team")
@@ -252,7 +252,7 @@ def test_of_several_plans_in_a_month_the_last_says_what_rolls_over(account: Acco
     assert [one[:2] for one in account.kept[2:]] == [("included:acme:pro:2026-02", 50), ("rollover:acme:2026-02", 60)]
 
 
-def test_what_is_taken_back_of_a_month_does_not_roll_over(account: Account) -> None:
+def test_credit_taken_back_does_not_roll_over(account: Account) -> None:
     account.plan("team", 100, 0, 100)
     account.join()
     account.sweep(month(2) + EXPIRY_WAIT_MS)
@@ -272,7 +272,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("situation", WRONG)
-def test_what_no_plan_can_give_is_refused(account: Account, situation: str) -> None:
+def test_invalid_plan_credit_terms_are_refused(account: Account, situation: str) -> None:
     gives, plan, said = WRONG[situation]
     with pytest.raises(UsageError, match=said):
         account.write(lambda c: credit.set_plan_limit(c, plan, 5, account.fleet.by, gives=vars(gives)))
@@ -281,7 +281,7 @@ def test_what_no_plan_can_give_is_refused(account: Account, situation: str) -> N
 
 
 @pytest.mark.both_databases
-def test_many_at_once_give_each_month_once(account: Account) -> None:
+def test_concurrent_workers_grant_each_month_once(account: Account) -> None:
     """Three workers sweep, reserve, change the plan and buy as two months have gone by."""
     account.plan("team", 100, 0, 50)
     account.plan("pro", 70, 0, 50)
@@ -310,7 +310,7 @@ def test_many_at_once_give_each_month_once(account: Account) -> None:
     assert account.balance == 1000 + 6 + 100 + 70 + 50 - 30
 
 
-def test_a_plan_may_include_credit_later(account: Account) -> None:
+def test_plan_credit_added_later_is_granted_next_month(account: Account) -> None:
     account.plan("team")
     account.join()
     by = By(T0 + DAY_MS, "test", "a test")
@@ -319,6 +319,6 @@ def test_a_plan_may_include_credit_later(account: Account) -> None:
     assert account.balance == 100
 
 
-def test_a_plan_that_is_not_there_is_refused(account: Account) -> None:
+def test_change_to_unknown_plan_is_refused(account: Account) -> None:
     with pytest.raises(Refused, match="unknown plan gone"):
         account.write(lambda c: wallet.change_plan(c, "acme", "gone", account.fleet.by))

@@ -53,7 +53,7 @@ def stands(fleet: Fleet, what: str) -> tuple[object, ...]:
     return fleet.rows(f"SELECT {what} FROM orgs WHERE org_id = '{ORG}'")[0]
 
 
-def test_who_is_far_from_the_end_is_read_once_an_hour(fleet: Fleet, provider: Prepaid) -> None:
+def test_org_with_ample_credit_is_read_once_per_hour(fleet: Fleet, provider: Prepaid) -> None:
     read_ms = int(str(fleet.one(f"SELECT projection_read_ms FROM orgs WHERE org_id = '{ORG}'")))
     turn = turn_ms(ORG, read_ms)
     asked_at = []
@@ -68,7 +68,7 @@ def test_who_is_far_from_the_end_is_read_once_an_hour(fleet: Fleet, provider: Pr
     assert turn + TURN_MS <= second <= turn + TURN_MS + WINDOW_MS + 3 * MINUTE_MS
 
 
-def test_who_uses_nothing_more_has_a_turn_all_the_same(fleet: Fleet, provider: Prepaid) -> None:
+def test_idle_org_is_read_once_at_refresh_deadline(fleet: Fleet, provider: Prepaid) -> None:
     used(fleet, 0)
     assert (provider.asked, stands(fleet, "refresh_deadline_ms IS NOT NULL")) == ([], (True,))
     fleet.tick(T0 + TURN_MS + MINUTE_MS)
@@ -77,7 +77,7 @@ def test_who_uses_nothing_more_has_a_turn_all_the_same(fleet: Fleet, provider: P
     assert provider.asked == [ORG], "until it is used again, there is nothing to ask"
 
 
-def test_who_is_near_the_end_is_read_in_each_tick_and_halted(fleet: Fleet, provider: Prepaid) -> None:
+def test_org_near_exhaustion_is_read_each_tick_and_halted(fleet: Fleet, provider: Prepaid) -> None:
     provider.credit[ORG] = AN_HOUR
     used(fleet, 0)
     used(fleet, 1)
@@ -87,7 +87,7 @@ def test_who_is_near_the_end_is_read_in_each_tick_and_halted(fleet: Fleet, provi
     assert (provider.asked, stands(fleet, "is_halted")) == ([ORG] * 3, (True,))
 
 
-def test_the_halted_are_asked_about_at_once_and_go_on(fleet: Fleet, provider: Prepaid) -> None:
+def test_halted_org_with_new_credit_is_read_after_push_and_resumed(fleet: Fleet, provider: Prepaid) -> None:
     provider.credit[ORG] = 60 * CREDIT
     used(fleet, 0)
     assert stands(fleet, "is_halted") == (True,)
@@ -96,14 +96,14 @@ def test_the_halted_are_asked_about_at_once_and_go_on(fleet: Fleet, provider: Pr
     assert stands(fleet, "is_halted, refresh_deadline_ms") == (False, None)
 
 
-def test_an_answer_that_tells_of_a_payment_has_it_read(fleet: Fleet, provider: Prepaid) -> None:
+def test_push_answer_showing_payment_triggers_read(fleet: Fleet, provider: Prepaid) -> None:
     provider.credit[ORG] = 200 * AN_HOUR
     used(fleet, 0)
     assert provider.asked == [ORG]
     assert stands(fleet, "balance_micro") == (200 * AN_HOUR - 60 * CREDIT,)
 
 
-def test_an_answer_older_than_a_read_overwrites_nothing(fleet: Fleet, provider: Prepaid) -> None:
+def test_push_answer_older_than_read_does_not_overwrite_balance(fleet: Fleet, provider: Prepaid) -> None:
     """Somebody paid, and was read, while a charge of before was on its way."""
 
     def read_by_another() -> None:
@@ -119,7 +119,7 @@ def test_an_answer_older_than_a_read_overwrites_nothing(fleet: Fleet, provider: 
     assert (provider.asked, stands(fleet, "balance_micro")) == ([ORG], (900,)), "it is asked about instead"
 
 
-def test_a_read_older_than_an_answer_overwrites_nothing(fleet: Fleet, provider: Prepaid) -> None:
+def test_read_older_than_push_answer_does_not_overwrite_balance(fleet: Fleet, provider: Prepaid) -> None:
     noted = f"UPDATE orgs SET balance_micro = 7, balance_read_ms = balance_read_ms + 1 WHERE org_id = '{ORG}'"
     fleet.write(f"UPDATE orgs SET projection_due_ms = 0 WHERE org_id = '{ORG}'")
     seen = []
@@ -148,7 +148,7 @@ def test_running_orgs_with_least_credit_are_read_first_and_turns_last(fleet: Fle
 
 
 @pytest.mark.parametrize("at_once", [1, 64])
-def test_a_read_that_was_overtaken_ends_the_round_for_nobody(engine: sa.Engine, at_once: int) -> None:
+def test_overtaken_read_does_not_end_projection_round(engine: sa.Engine, at_once: int) -> None:
     """The server reads the first in line for a webhook, while a tick does: all behind it are read in this round."""
     others = [f"org-{number:03}" for number in range(5)]
     provider = Prepaid(capabilities(in_flight=at_once), credit={ORG: AN_HOUR, **dict.fromkeys(others, 2 * AN_HOUR)})
@@ -170,7 +170,7 @@ def test_a_read_that_was_overtaken_ends_the_round_for_nobody(engine: sa.Engine, 
 
 
 @pytest.mark.parametrize(("at_once", "reads"), [(1, 1), (64, 2)])
-def test_two_who_read_in_step_do_not_ask_for_ever(engine: sa.Engine, at_once: int, reads: int) -> None:
+def test_two_ticks_overtaking_reads_do_not_repeat_endlessly(engine: sa.Engine, at_once: int, reads: int) -> None:
     """Each read of the tick is overtaken by another tick's, which answers what was asked; nobody asks once more."""
     provider = Prepaid(capabilities(in_flight=at_once), credit={ORG: AN_HOUR, "org-2": AN_HOUR})
     fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
@@ -203,9 +203,7 @@ ASKED = f"UPDATE orgs SET projection_due_ms = 0, refresh_requests = refresh_requ
 
 
 @pytest.mark.parametrize("meanwhile", [UNDER_WAY, ASKED], ids=["under way", "asked about"])
-def test_where_another_push_may_count_too_what_is_left_is_not_noted(
-    fleet: Fleet, provider: Prepaid, meanwhile: str
-) -> None:
+def test_ambiguous_push_answer_does_not_update_balance(fleet: Fleet, provider: Prepaid, meanwhile: str) -> None:
     """Noted, the moment of the balance would pass that push, which nobody would count until it is settled."""
 
     def under_its_lock(connection: sa.Connection) -> None:
@@ -221,7 +219,7 @@ def test_where_another_push_may_count_too_what_is_left_is_not_noted(
     assert stands(fleet, "balance_micro") == (100 * AN_HOUR,)
 
 
-def test_where_no_answer_tells_what_is_left_the_estimate_decides(fleet: Fleet, provider: Prepaid) -> None:
+def test_org_without_balance_in_answer_is_read_by_estimate(fleet: Fleet, provider: Prepaid) -> None:
     provider.tells = False
     price(fleet)
     used(fleet, 0)
@@ -246,7 +244,7 @@ def watched(fleet: Fleet, window: int, hours: int, late_ms: int = 0) -> None:
     fleet.write(looked, {"ends": at_ms - 3 * MINUTE_MS + hours * TURN_MS, "due": at_ms - late_ms})
 
 
-def test_an_answer_about_another_customer_says_nothing(fleet: Fleet, provider: Prepaid) -> None:
+def test_push_answer_for_other_customer_does_not_update_balance(fleet: Fleet, provider: Prepaid) -> None:
     """A late revision goes to whoever was billed then (P4)."""
     used(fleet, 0)
     flips = T0 + 2 * WINDOW_MS

@@ -109,12 +109,12 @@ def look(fleet: Fleet) -> tuple[Status, list[Call], list[Need]]:
     return found, list(calls(found.standing)), needs(found)
 
 
-def test_each_reason_there_is_was_planted() -> None:
+def test_each_reason_to_call_person_is_planted() -> None:
     assert set(PLANTED) == set(get_args(Why))
 
 
 @pytest.mark.parametrize("why", PLANTED)
-def test_a_person_is_never_called_over_an_empty_list(fleet: Fleet, why: Why) -> None:
+def test_each_reason_to_call_person_is_listed_in_overview(fleet: Fleet, why: Why) -> None:
     assert look(fleet)[1:] == ([], [])
     PLANTED[why](fleet)
     found, (call, *_), (need, *_) = look(fleet)
@@ -124,7 +124,7 @@ def test_a_person_is_never_called_over_an_empty_list(fleet: Fleet, why: Why) -> 
     assert "id=&" not in need.place and not need.place.endswith(("id=", "/console/org"))
 
 
-def test_all_reasons_at_once_stand_in_the_order_of_the_headline(fleet: Fleet) -> None:
+def test_all_reasons_together_are_listed_in_headline_order(fleet: Fleet) -> None:
     for why, plant in PLANTED.items():
         if why != "clock":  # its ticks are in the future, so that none is missed
             plant(fleet)
@@ -135,7 +135,7 @@ def test_all_reasons_at_once_stand_in_the_order_of_the_headline(fleet: Fleet) ->
     assert found.headline.reason == called[0].reason
 
 
-def test_a_list_of_many_ends_and_says_so(fleet: Fleet) -> None:
+def test_long_list_of_needs_is_cut_with_count(fleet: Fleet) -> None:
     found, _, _ = look(fleet)
     many = [StoppedOrg(f"org-{number}", 1, "broken") for number in range(MOST_CALLS + 5)]
     standing = replace(found.standing, stopped=many)
@@ -144,7 +144,7 @@ def test_a_list_of_many_ends_and_says_so(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_what_comes_within_a_day_and_what_is_asked_for_stands_behind_it(fleet: Fleet) -> None:
+def test_override_requests_and_credit_ends_are_listed_as_warnings(fleet: Fleet) -> None:
     now, out = fleet.clock.at_ms, 7
     for number in range(out):
         fleet.assign(f"org-{number}", from_ms=T0 + 900_000)
@@ -165,7 +165,7 @@ def test_what_comes_within_a_day_and_what_is_asked_for_stands_behind_it(fleet: F
     assert {one.tone for one in listed} == {"warn"} and listed[-1].place == "/console/orgs?within=24h"
 
 
-def test_several_reasons_are_named_the_one_of_most_first(fleet: Fleet) -> None:
+def test_push_errors_are_listed_most_frequent_first(fleet: Fleet) -> None:
     found, _, _ = look(fleet)
     fake = Waiting("fake", due=6, in_doubt=3, errors={"in_doubt": "503", "waiting": "a"})
     standing = replace(found.standing, providers=[fake])
@@ -177,7 +177,7 @@ def test_several_reasons_are_named_the_one_of_most_first(fleet: Fleet) -> None:
     assert due.what.endswith(": 3: c; 2: a; 2: b; 1 other reason") and due.place.endswith("provider=fake&state=due")
 
 
-def test_what_waits_for_a_person_stands_in_the_list_too(fleet: Fleet) -> None:
+def test_short_reconciliation_is_listed_as_warning(fleet: Fleet) -> None:
     """Whoever is asked for by a headline that is only behind, as well."""
     fleet.write(
         "INSERT INTO reconciliations (day_ms, org_id, provider, customer_id, feature, ours_qty, theirs_qty, verdict, "

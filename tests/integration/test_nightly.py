@@ -31,7 +31,9 @@ def headings(said: str) -> list[str]:
     return [line.removeprefix("drawdown ") for line in said.splitlines() if line.startswith("drawdown ")]
 
 
-def test_each_is_run_and_says_what_it_found(asked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nightly_runs_each_command_and_prints_result(
+    asked: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert asked() == 0
     said = capsys.readouterr().out
     assert headings(said) == [*nightly.LINES]
@@ -39,7 +41,7 @@ def test_each_is_run_and_says_what_it_found(asked: Callable[..., int], capsys: p
     assert said.splitlines()[-1] == f"all {len(nightly.LINES)}: all settled, or done"
 
 
-def test_where_one_needs_a_person_the_others_are_run_all_the_same(
+def test_nightly_failed_command_does_not_skip_rest(
     asked: Callable[..., int], engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with engine.begin() as connection:
@@ -52,7 +54,7 @@ def test_where_one_needs_a_person_the_others_are_run_all_the_same(
     assert last == [f"{needed} {one} (exit status 1)" for one in ("verify --since-last", "status")], "still stopped"
 
 
-def test_usage_that_nobody_bills_is_named(
+def test_nightly_reports_unbilled_usage(
     asked: Callable[..., int], engine: sa.Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A tick ends with 0 for that: who is new is billed by nobody until somebody looks."""
@@ -65,7 +67,7 @@ def test_usage_that_nobody_bills_is_named(
     assert said.splitlines()[-1].endswith(": drawdown status (exit status 75)")
 
 
-def test_one_that_cannot_be_run_is_told_and_stops_no_other(
+def test_nightly_command_that_cannot_run_does_not_stop_rest(
     asked: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(nightly, "LINES", ("org show nobody", *nightly.LINES[-1:]))
@@ -74,7 +76,7 @@ def test_one_that_cannot_be_run_is_told_and_stops_no_other(
     assert headings(said.out) == [*nightly.LINES] and "unknown organisation nobody" in said.err
 
 
-def test_totals_of_reachable_cells_are_compared_and_unread_ones_are_left(
+def test_nightly_with_unread_cell_runs_cell_comparison(
     asked: Callable[..., int], engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_CELL_ORIGINS", "http://127.0.0.1:9")
@@ -84,14 +86,14 @@ def test_totals_of_reachable_cells_are_compared_and_unread_ones_are_left(
     assert headings(capsys.readouterr().out)[-1] == nightly.WITH_CELLS
 
 
-def test_a_program_reads_one_object(asked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nightly_json_is_single_object(asked: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert asked("--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["command"] for one in told["nightly"]] == [*nightly.LINES] and told["exit_status"] == 0
     assert told["nightly"][1]["said"]["breaches"] == []
 
 
-def test_ctrl_c_ends_all_of_it(
+def test_nightly_interrupt_stops_remaining_commands(
     asked: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_given: object) -> None:

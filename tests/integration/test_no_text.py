@@ -12,7 +12,7 @@ from tests.sqlite_databases import migrated
 RAW = bytes(range(128, 256))
 
 
-def test_a_file_that_is_no_text_is_said_to_be_none(
+def test_binary_input_file_is_rejected_as_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

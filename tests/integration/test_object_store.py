@@ -81,7 +81,7 @@ def with_key(shell: Shell, endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["end", "drip"])
-def test_a_listing_without_end_and_one_that_drips_are_given_up(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_or_slow_object_listing_is_aborted(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "STORE_ANSWER_S", 0.2)
     sent = 0
 
@@ -102,7 +102,7 @@ def test_a_listing_without_end_and_one_that_drips_are_given_up(what: str, monkey
     assert sent < (200 if what == "drip" else 3 * objects.MAX_ANSWER_BYTES)
 
 
-def test_a_prefix_is_listed_before_it_is_watched(bucket: Any, shell: Shell) -> None:
+def test_object_prefix_is_listed_before_source_is_added(bucket: Any, shell: Shell) -> None:
     said = shell.run("source", "add", "wrong", "s3://usagge/exports", status=Exit.PERSON)
     assert "NoSuchBucket" in said and "the source was not added" in said and "--force" in said
     assert shell.json("source", "add", "exports", f"{PLACE}/")["source"]["folder"] == PLACE
@@ -125,7 +125,7 @@ def test_a_prefix_is_listed_before_it_is_watched(bucket: Any, shell: Shell) -> N
         assert "no such secret" in found[f"the prefix of exports, {PLACE}"]["fix"]
 
 
-def test_an_object_is_taken_by_hand_and_read_for_the_proof(bucket: Any, shell: Shell) -> None:
+def test_object_batch_is_taken_once_and_read_by_deep_verify(bucket: Any, shell: Shell) -> None:
     bucket.put_object(Bucket="usage", Key="exports/a.csv.gz", Body=gzip.compress(CSV))
     bucket.put_object(Bucket="usage", Key="exports/a.csv.gz2", Body=b"")
     taken = shell.json("batch", "take", f"{PLACE}/a.csv.gz")["files"][0]

@@ -43,7 +43,9 @@ def halted(fleet: Fleet) -> set[object]:
 
 
 @pytest.mark.parametrize("plan", ["\x00", "\ud800", "x" * 3_000_000], ids=["NUL", "half", "3 MB"])
-def test_plan_with_any_text_halts_its_own_org_and_no_other(fleet: Fleet, provider: FakeProvider, plan: str) -> None:
+def test_plan_with_invalid_text_is_stored_printable_and_org_halted(
+    fleet: Fleet, provider: FakeProvider, plan: str
+) -> None:
     provider.states[BAD] = CustomerState(0, plan, 3)
     report = fleet.tick(T0 + 1)
     assert halted(fleet) == set(ORGS) and report.failures == []
@@ -51,7 +53,7 @@ def test_plan_with_any_text_halts_its_own_org_and_no_other(fleet: Fleet, provide
     assert isinstance(stored, str) and stored.isprintable() and len(stored) <= 200
 
 
-def test_parts_that_come_and_go_have_an_end(fleet: Fleet, provider: FakeProvider) -> None:
+def test_balance_parts_per_customer_are_limited(fleet: Fleet, provider: FakeProvider) -> None:
     provider.capabilities = capabilities(reads_a_call=100, costs=True)
     text = sa.text(
         "INSERT INTO balance_parts (provider, customer_id, balance, part, granted, seen_ms) "
@@ -78,7 +80,7 @@ def raw_tick(fleet: Fleet, provider: Any) -> Report:
 @pytest.mark.parametrize(
     "state", [CustomerState(0, "secret \ud800", 3), CustomerState(-(10**30), "secret", 3)], ids=["text", "figure"]
 )
-def test_what_cannot_be_written_is_found_and_left_alone(
+def test_unwritable_verdict_is_reported_and_remaining_orgs_are_halted(
     fleet: Fleet, provider: FakeProvider, state: CustomerState
 ) -> None:
     provider.states[BAD] = state
@@ -96,7 +98,7 @@ def test_what_cannot_be_written_is_found_and_left_alone(
 
 
 @pytest.mark.parametrize("bucket", [999, 1], ids=["a check", "a key"])
-def test_an_error_of_the_database_holds_no_statement_and_no_values(fleet: Fleet, bucket: int) -> None:
+def test_database_error_omits_statement_and_values(fleet: Fleet, bucket: int) -> None:
     text = "INSERT INTO orgs (org_id, bucket) VALUES (:secret, :bucket)"
     fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('a-secret', 1)")
     with pytest.raises(sa.exc.DBAPIError) as caught:
@@ -106,7 +108,7 @@ def test_an_error_of_the_database_holds_no_statement_and_no_values(fleet: Fleet,
     assert "IntegrityError" in str(caught.value) or "Violation" in str(caught.value), "what went wrong is still said"
 
 
-def test_a_value_that_the_database_quotes_is_not_told(fleet: Fleet) -> None:
+def test_database_error_omits_value_quoted_by_postgresql(fleet: Fleet) -> None:
     if fleet.engine.dialect.name != "postgresql":
         pytest.skip("SQLite quotes no values")
     with pytest.raises(sa.exc.DBAPIError) as caught:

@@ -49,7 +49,7 @@ def flipped(fleet: Fleet, org: str, provider: str, **terms: Any) -> Flip:
 
 
 @pytest.mark.parametrize(("here", "there"), [("embedded", "fake"), ("fake", "embedded")])
-def test_two_organisations_may_not_draw_on_one_wallet(fleet: Fleet, here: str, there: str) -> None:
+def test_second_org_on_same_wallet_is_refused(fleet: Fleet, here: str, there: str) -> None:
     flipped(fleet, "xorg", here)
     says = SAYS.format(one="yorg", there=there, other="xorg", here=here)
     with pytest.raises(Refused, match=says):
@@ -60,7 +60,7 @@ def test_two_organisations_may_not_draw_on_one_wallet(fleet: Fleet, here: str, t
     assert flipped(fleet, "yorg", "apart").problem is None, "whose balance lies elsewhere has no wallet here"
 
 
-def test_one_organisation_takes_its_wallet_along(fleet: Fleet) -> None:
+def test_org_moved_between_providers_keeps_wallet(fleet: Fleet) -> None:
     for number, provider in enumerate(("embedded", "fake", "embedded")):
         assert flipped(fleet, "xorg", provider, from_ms=T0 + number * WINDOW_MS).problem is None
     fleet.tick_windows(2)
@@ -68,7 +68,7 @@ def test_one_organisation_takes_its_wallet_along(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_wallet_changes_hands_in_time(fleet: Fleet) -> None:
+def test_wallet_is_assigned_to_second_org_only_after_first_leaves(fleet: Fleet) -> None:
     fleet.tick(T0)
     flipped(fleet, "xorg", "embedded", from_ms=T0)
     flipped(fleet, "xorg", "apart", from_ms=T0 + WINDOW_MS)
@@ -80,7 +80,7 @@ def test_a_wallet_changes_hands_in_time(fleet: Fleet) -> None:
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_a_newcomer_whose_id_is_somebodys_customer_waits(fleet: Fleet) -> None:
+def test_new_org_with_id_of_existing_customer_is_not_assigned(fleet: Fleet) -> None:
     flipped(fleet, "xorg", "fake", from_ms=T0)
     fleet.sample("bob", T0 + 1)
     fleet.tick(T0 + 2 * WINDOW_MS, new_orgs=NewOrgs("embedded", T0))
@@ -88,7 +88,7 @@ def test_a_newcomer_whose_id_is_somebodys_customer_waits(fleet: Fleet) -> None:
     assert fleet.rows("SELECT org_id FROM pending_usage") == [("bob",)]
 
 
-def test_verify_names_both_where_it_is_so_already(fleet: Fleet) -> None:
+def test_shared_wallet_is_found_by_verify_for_both_orgs(fleet: Fleet) -> None:
     flipped(fleet, "xorg", "embedded", from_ms=T0)
     fleet.assign("yorg", provider="fake", from_ms=T0)
     fleet.tick_windows(1)
@@ -119,7 +119,7 @@ def balances(fleet: Fleet) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("org", ["course", "bob"])
-def test_nobody_spends_a_wallet_by_its_name(fleet: Fleet, org: str) -> None:
+def test_use_of_foreign_wallet_by_same_name_is_refused(fleet: Fleet, org: str) -> None:
     """Neither a pool's nor another organisation's customer's: by metering, an execution, the guard or an assignment."""
     owned(fleet)
     had = balances(fleet)
@@ -141,7 +141,7 @@ def test_nobody_spends_a_wallet_by_its_name(fleet: Fleet, org: str) -> None:
     assert (balances(fleet), breaches_of(fleet)) == (had, [])
 
 
-def test_whom_the_owner_allowed_spends_its_wallet(fleet: Fleet) -> None:
+def test_org_allowed_by_pool_draws_on_pool_wallet(fleet: Fleet) -> None:
     owned(fleet)
     write(fleet.engine, lambda c: pools.allow(c, "course", "xorg", fleet.by))
     write(fleet.engine, lambda c: executions.accept(c, "r", Request("xorg", 5, payer="course"), fleet.by))
@@ -150,14 +150,14 @@ def test_whom_the_owner_allowed_spends_its_wallet(fleet: Fleet) -> None:
     assert breaches_of(fleet) == []
 
 
-def test_no_pool_takes_the_name_of_an_organisation(fleet: Fleet) -> None:
+def test_pool_with_name_of_customer_is_refused(fleet: Fleet) -> None:
     owned(fleet)
     for name in ("xorg", "bob"):
         with pytest.raises(Denied, match="a customer's wallet has the name"):
             write(fleet.engine, lambda c, name=name: pools.make(c, name, fleet.by))  # type: ignore[misc]
 
 
-def test_wallet_spent_by_its_name_is_found(fleet: Fleet) -> None:
+def test_foreign_wallet_used_by_same_name_is_found_by_verify(fleet: Fleet) -> None:
     owned(fleet)
     fleet.clock.at_ms += 3 * DAY_MS
     write(fleet.engine, lambda c: executions.accept(c, "r", Request("xorg", 5), fleet.by))

@@ -33,7 +33,7 @@ def fleet(engine: sa.Engine, provider: FakeProvider) -> Fleet:
     return made
 
 
-def test_a_jump_of_the_clock_stops_and_asks(engine: sa.Engine) -> None:
+def test_clock_jump_beyond_limit_is_refused(engine: sa.Engine) -> None:
     if engine.dialect.name == "postgresql":
         pytest.skip("there the server's clock is asked first")
     fleet = Fleet(engine)
@@ -46,14 +46,14 @@ def test_a_jump_of_the_clock_stops_and_asks(engine: sa.Engine) -> None:
     assert fleet.tick(T0 + 5 * DAY_MS, accept_clock=True).exit_status == 0
 
 
-def test_a_clock_that_differs_from_the_servers_stops_and_asks(postgres: sa.Engine) -> None:
+def test_clock_different_from_database_server_is_refused(postgres: sa.Engine) -> None:
     fleet = Fleet(postgres)
     fleet.clock.trusted = False
     with pytest.raises(ClockDoubted, match="differ"):
         fleet.tick()
 
 
-def test_a_clock_set_back_loses_nothing(fleet: Fleet, provider: FakeProvider) -> None:
+def test_clock_set_back_bills_all_samples(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.tick(T0 + 6 * WINDOW_MS)
     fleet.sample("acme", T0 + 3 * WINDOW_MS)  # late for the watermark, early for the clock
@@ -63,7 +63,7 @@ def test_a_clock_set_back_loses_nothing(fleet: Fleet, provider: FakeProvider) ->
     assert sum(push.quantity for push in provider.charged.values()) == 180
 
 
-def test_a_cursor_from_before_a_restore_is_noticed_and_all_is_read_again(fleet: Fleet, provider: FakeProvider) -> None:
+def test_cursor_beyond_newest_arrival_is_reset_and_samples_billed(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.tick_windows(2)
     fleet.write("UPDATE buckets SET cursor = 900000000000")  # what another server's counter had reached
@@ -73,7 +73,7 @@ def test_a_cursor_from_before_a_restore_is_noticed_and_all_is_read_again(fleet: 
     assert fleet.rows("SELECT action FROM operator_actions WHERE action = 'cursor_restart'") != []
 
 
-def test_the_nightly_sweep_finds_what_the_cursor_missed(fleet: Fleet, provider: FakeProvider) -> None:
+def test_sweep_bills_sample_missed_by_cursor(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.tick_windows(3)
     fleet.sample("acme", T0 + 1)
     newest = "(SELECT MAX(arrival) + 1 FROM usage_samples)"
@@ -87,7 +87,7 @@ def test_the_nightly_sweep_finds_what_the_cursor_missed(fleet: Fleet, provider: 
     assert len(provider.charged) == 1
 
 
-def test_a_stopped_organisation_keeps_everything_for_its_release(fleet: Fleet, provider: FakeProvider) -> None:
+def test_stopped_org_usage_is_billed_after_release(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.tick_windows(3)
     now = fleet.clock.at_ms
     write(fleet.engine, lambda c: stops.stop_org(c, org_id="acme", reason="a breach", now_ms=now, actor="test"))
@@ -104,7 +104,7 @@ def test_a_stopped_organisation_keeps_everything_for_its_release(fleet: Fleet, p
         write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="again", now_ms=now, actor="test"))
 
 
-def test_organisations_are_assigned_as_they_appear(fleet: Fleet) -> None:
+def test_new_org_is_assigned_without_earlier_usage(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     fleet.sample("new", T0 + 1)  # before it was known: not billed, and not forgotten
     fleet.sample("new", fleet.clock.at_ms, 7)
@@ -114,7 +114,7 @@ def test_organisations_are_assigned_as_they_appear(fleet: Fleet) -> None:
     assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'new'") == "fake"
 
 
-def test_the_first_tick_does_not_bill_history_unless_told_to(fleet: Fleet) -> None:
+def test_first_tick_does_not_bill_history_unless_requested(fleet: Fleet) -> None:
     fleet.sample("old", T0 - DAY_MS)
     assert fleet.tick_windows(2).left.pending_s == {"unknown_org": 60}
     fleet.tick(fleet.clock.at_ms + WINDOW_MS, new_orgs=NewOrgs("fake", T0 - 2 * DAY_MS))
@@ -122,7 +122,7 @@ def test_the_first_tick_does_not_bill_history_unless_told_to(fleet: Fleet) -> No
     assert [row[0] for row in fleet.pushes()] == ["old"]
 
 
-def test_an_assignment_cannot_rewrite_sealed_windows_or_take_a_customer(fleet: Fleet) -> None:
+def test_assignment_of_sealed_window_or_taken_customer_is_refused(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.tick_windows(3)
     with pytest.raises(Refused, match="sealed"):
@@ -138,7 +138,7 @@ def test_an_assignment_cannot_rewrite_sealed_windows_or_take_a_customer(fleet: F
         fleet.assign("globex", from_ms=T0 + 1)
 
 
-def test_a_flip_begins_where_it_says_and_each_window_has_one_biller(fleet: Fleet, provider: FakeProvider) -> None:
+def test_assignment_change_bills_each_window_at_single_provider(fleet: Fleet, provider: FakeProvider) -> None:
     flip = T0 + 2 * WINDOW_MS
     fleet.assign("acme", provider="embedded", from_ms=flip)
     assert fleet.one("SELECT billing_provider FROM orgs WHERE org_id = 'acme'") == "fake"
@@ -159,14 +159,14 @@ def test_a_flip_begins_where_it_says_and_each_window_has_one_biller(fleet: Fleet
 
 
 @pytest.mark.parametrize("exempt", ["legacy", "none"])
-def test_exempt_organisations_are_billed_nothing_and_pend_nothing(fleet: Fleet, exempt: str) -> None:
+def test_exempt_org_is_not_billed_and_not_pending(fleet: Fleet, exempt: str) -> None:
     fleet.assign("else", provider=exempt, from_ms=T0)
     fleet.sample("else", T0 + 1)
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.pending_s, report.exit_status) == (0, {}, 0)
 
 
-def test_a_balance_that_cannot_be_read_is_not_zero(fleet: Fleet, provider: FakeProvider) -> None:
+def test_unreadable_balance_does_not_halt_org(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = ReadFailed("503")
     fleet.sample("acme", T0 + 1)
     report = fleet.tick_windows(2)
@@ -175,7 +175,7 @@ def test_a_balance_that_cannot_be_read_is_not_zero(fleet: Fleet, provider: FakeP
     assert fleet.tick(fleet.clock.at_ms + MINUTE_MS).halted == 1
 
 
-def test_halted_at_changes_only_when_the_verdict_does(fleet: Fleet, provider: FakeProvider) -> None:
+def test_halted_at_is_unchanged_while_verdict_is_unchanged(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     moments = []
     for window in range(3):
@@ -192,7 +192,7 @@ def test_halted_at_changes_only_when_the_verdict_does(fleet: Fleet, provider: Fa
 
 
 @pytest.mark.both_databases
-def test_the_operators_halt_and_override_win_until_they_end(fleet: Fleet, provider: FakeProvider) -> None:
+def test_operator_halt_and_override_apply_until_end(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     until = T0 + 3 * WINDOW_MS
     write(
@@ -213,7 +213,7 @@ def test_the_operators_halt_and_override_win_until_they_end(fleet: Fleet, provid
     assert fleet.rows(state) == [(False, 5, None)]
 
 
-def test_a_top_up_resumes_with_the_next_tick(engine: sa.Engine) -> None:
+def test_halted_org_with_granted_credit_is_resumed_at_next_tick(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme")
     fleet.sample("acme", T0 + 1)
@@ -223,7 +223,7 @@ def test_a_top_up_resumes_with_the_next_tick(engine: sa.Engine) -> None:
     assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 2
 
 
-def test_two_halves_make_the_whole(fleet: Fleet, provider: FakeProvider) -> None:
+def test_ticks_of_two_shards_bill_all_orgs(fleet: Fleet, provider: FakeProvider) -> None:
     names = [f"org-{n}" for n in range(40)]
     fleet.assign(*names, provider="fake", from_ms=T0)
     for name in names:
@@ -235,7 +235,7 @@ def test_two_halves_make_the_whole(fleet: Fleet, provider: FakeProvider) -> None
     assert len(provider.charged) == 40
 
 
-def test_one_providers_failure_delays_no_other(engine: sa.Engine, provider: FakeProvider) -> None:
+def test_failing_provider_does_not_delay_second_provider(engine: sa.Engine, provider: FakeProvider) -> None:
     provider.fails = RuntimeError("a broken plug-in")
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", provider="fake")
@@ -246,7 +246,7 @@ def test_one_providers_failure_delays_no_other(engine: sa.Engine, provider: Fake
     assert {row[0]: row[5] for row in fleet.pushes()} == {"acme": "due", "globex": "accepted"}
 
 
-def test_a_customer_that_is_given_up_later_is_still_taken_until_then(fleet: Fleet) -> None:
+def test_customer_released_in_future_is_refused_until_then(fleet: Fleet) -> None:
     later = T0 + 10 * WINDOW_MS
 
     def take(org: str, customer: str, start: int) -> None:
@@ -261,7 +261,7 @@ def test_a_customer_that_is_given_up_later_is_still_taken_until_then(fleet: Flee
     take("idle", "acme", later)
 
 
-def test_who_paid_is_not_halted_by_a_halt_that_was_due_before(engine: sa.Engine) -> None:
+def test_outdated_halt_is_not_sent_after_payment(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme")
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
@@ -276,7 +276,7 @@ def test_who_paid_is_not_halted_by_a_halt_that_was_due_before(engine: sa.Engine)
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_new_provider_is_asked_when_its_time_begins(
+def test_new_provider_is_read_when_assignment_begins(
     fleet: Fleet, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     """A halted organisation uses nothing, so nothing else would ever ask; without the asking it stays halted."""

@@ -39,7 +39,7 @@ def shop(engine: sa.Engine) -> str:
 
 
 @on_sqlite
-def test_an_option_that_would_be_passed_over_is_refused(
+def test_option_without_effect_is_refused(
     shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -53,9 +53,7 @@ def test_an_option_that_would_be_passed_over_is_refused(
 
 
 @on_sqlite
-def test_the_number_expected_holds_for_pushes_that_are_named_as_well(
-    shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_expect_option_counts_named_pushes(shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--database-url", shop, "push", "void", "a", "b", "--expect", "3", "--evidence", "seen"]) == 1
     assert "expected 3, found 2" in capsys.readouterr().err
 

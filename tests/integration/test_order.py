@@ -70,7 +70,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def test_late_answer_by_slow_clock_is_no_second_send_of_push_in_doubt(fleet: Fleet) -> None:
+def test_late_answer_by_slow_clock_is_not_reported_as_resend(fleet: Fleet) -> None:
     """The claim passes on, the second worker sends, and only then is the first one's answer written."""
     slow = FixedClock(fleet.clock.at_ms)
     first = Worker(fleet, slow, "slow")
@@ -87,7 +87,7 @@ def test_late_answer_by_slow_clock_is_no_second_send_of_push_in_doubt(fleet: Fle
     assert verified(fleet).breaches == []
 
 
-def test_resend_of_push_in_doubt_is_found_whatever_the_clocks_show(fleet: Fleet) -> None:
+def test_resend_of_push_in_doubt_with_clock_behind_is_found(fleet: Fleet) -> None:
     quick = FixedClock(fleet.clock.at_ms + APART_MS)
     first = Worker(fleet, quick, "quick")
     first.until_sent()
@@ -97,7 +97,7 @@ def test_resend_of_push_in_doubt_is_found_whatever_the_clocks_show(fleet: Fleet)
     assert dict(verified(fleet).by_invariant) == {6: 1}
 
 
-def test_a_void_by_a_slow_clock_is_no_send_of_what_is_void(fleet: Fleet) -> None:
+def test_void_by_slow_clock_is_not_reported_as_send_after_void(fleet: Fleet) -> None:
     quick = FixedClock(fleet.clock.at_ms + APART_MS)
     worker = Worker(fleet, quick, "quick")
     worker.until_sent()

@@ -66,7 +66,7 @@ def till(engine: sa.Engine) -> Till:
     return Till(engine)
 
 
-def test_nothing_new_is_reserved_of_a_lot_that_is_over(till: Till) -> None:
+def test_reservation_does_not_use_ended_lot(till: Till) -> None:
     till.give("bought", 1)
     till.at(END - 1)
     assert till.parts == (51, 0, 0, 51)
@@ -82,7 +82,7 @@ def test_nothing_new_is_reserved_of_a_lot_that_is_over(till: Till) -> None:
     assert till.parts == (0, 0, 0, 0)
 
 
-def test_a_run_that_began_in_time_draws_from_it(till: Till) -> None:
+def test_execution_started_before_lot_end_draws_from_lot(till: Till) -> None:
     till.give("bought", 1)
     till.at(END - MINUTE_MS)
     assert till.accept("going", 45) == 6
@@ -94,7 +94,7 @@ def test_a_run_that_began_in_time_draws_from_it(till: Till) -> None:
     assert till.parts == (1, 0, 0, 1)
 
 
-def test_what_is_reserved_is_not_taken_back_because_of_what_is_over(till: Till) -> None:
+def test_take_back_keeps_reserved_credit_beside_ended_lot(till: Till) -> None:
     till.give("bought", 50)
     till.at(END)
     assert till.accept("new", 50) == 0
@@ -104,7 +104,7 @@ def test_what_is_reserved_is_not_taken_back_because_of_what_is_over(till: Till) 
     assert (taken.taken_micro, till.parts) == (50, (0, 50, 0, 50))
 
 
-def test_an_organisation_is_halted_as_its_last_lot_ends(till: Till) -> None:
+def test_org_is_halted_when_last_lot_ends(till: Till) -> None:
     fleet = till.fleet
     till.at(END - MINUTE_MS)
     fleet.tick(END - MINUTE_MS)
@@ -119,7 +119,7 @@ def test_an_organisation_is_halted_as_its_last_lot_ends(till: Till) -> None:
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_what_was_used_in_time_and_is_not_billed_yet_halts_nobody(till: Till) -> None:
+def test_unbilled_usage_before_lot_end_does_not_halt_org(till: Till) -> None:
     """It is paid by the lot that is over; the next one has credit for what is new."""
     fleet = till.fleet
     till.give("month", 5_000, END)
@@ -136,7 +136,7 @@ def test_what_was_used_in_time_and_is_not_billed_yet_halts_nobody(till: Till) ->
     assert fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'") == [(True, "estimate")]
 
 
-def test_wallets_are_told_alike_in_python_and_in_sql(till: Till) -> None:
+def test_available_credit_in_sql_equals_python(till: Till) -> None:
     """All small wallets there can be."""
     text = reservations.SQL.text("available_micro", "sqlite")
     small = range(-3, 8)

@@ -13,17 +13,15 @@ from drawdown.cli.tree import walk
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = {
-    "--accept-clock": "tests/integration/test_operations.py::test_a_jump_of_the_clock_stops_and_asks",
-    "--allow-halt": "tests/acceptance/test_flips.py::test_nobody_is_halted_by_a_flip_unless_that_is_said",
-    "--any-source": "tests/integration/test_cli.py::test_doctor_names_keys_of_one_organisation_that_send_any_source",
-    "--final": "tests/integration/test_vendors.py::test_the_latest_file_of_a_day_holds_and_the_same_file_adds_nothing",
-    "--force": "tests/integration/test_object_store.py::test_a_prefix_is_listed_before_it_is_watched",
-    "--new": "tests/integration/test_cli_unknown_ids.py::test_refusal_of_an_id_names_new_where_new_takes_it",
-    "--restored": "tests/integration/test_what_is_said.py::"
-    "test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done",
-    "--unchecked": "tests/acceptance/test_flips.py::"
-    "test_where_the_provider_does_not_say_nothing_moves_unless_unchecked",
-    "--yes": "tests/integration/test_corrections.py::test_a_size_without_feature_is_sealed_once_it_has_one",
+    "--accept-clock": "tests/integration/test_operations.py::test_clock_jump_beyond_limit_is_refused",
+    "--allow-halt": "tests/acceptance/test_flips.py::test_assignment_that_would_halt_needs_allow_halt",
+    "--any-source": "tests/integration/test_cli.py::test_doctor_org_key_with_any_source_is_reported",
+    "--final": "tests/integration/test_vendors.py::test_vendor_latest_bill_file_of_day_applies_and_repeat_is_ignored",
+    "--force": "tests/integration/test_object_store.py::test_object_prefix_is_listed_before_source_is_added",
+    "--new": "tests/integration/test_cli_unknown_ids.py::test_cli_unknown_id_refusal_names_new_option_where_accepted",
+    "--restored": "tests/integration/test_what_is_said.py::test_recover_repeated_lists_required_actions",
+    "--unchecked": "tests/acceptance/test_flips.py::test_assignment_with_unreadable_provider_needs_unchecked",
+    "--yes": "tests/integration/test_corrections.py::test_usage_of_unmapped_size_is_sealed_after_mapping",
 }
 """The test that reads the option in the refusal."""
 PLAIN = """
@@ -44,14 +42,14 @@ def flags() -> dict[str, list[str]]:
     return found
 
 
-def test_of_each_flag_it_is_known_whether_it_overrides_a_refusal() -> None:
+def test_each_flag_is_listed_as_plain_or_override() -> None:
     """Whoever adds a flag says here what it is."""
     plain = {f"--{name}" for name in PLAIN.split()}
     assert set(flags()) == plain | set(OVERRIDES) and not plain & set(OVERRIDES)
 
 
 @pytest.mark.parametrize("option", OVERRIDES)
-def test_override_has_a_test_that_reads_it_in_the_refusal(option: str) -> None:
+def test_override_option_is_named_in_listed_refusal_test(option: str) -> None:
     file, _, name = OVERRIDES[option].partition("::")
     text = (ROOT / file).read_text()
     _, is_there, rest = text.partition(f"def {name}(")

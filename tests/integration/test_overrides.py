@@ -50,7 +50,7 @@ def later(fleet: Fleet) -> None:
     fleet.tick(fleet.clock.at_ms + WINDOW_MS, new_orgs=None, dormant={"fake": "FAKE_KEY is not set"})
 
 
-def test_override_holds_at_once_without_provider_and_ends_by_itself(fleet: Fleet, provider: FakeProvider) -> None:
+def test_org_override_applies_without_provider_and_expires(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     fleet.tick(T0)
     override(fleet, most=9, halted=False, until_ms=T0 + WINDOW_MS)
@@ -72,7 +72,7 @@ def test_cleared_override_does_not_restore_credit_that_is_gone(fleet: Fleet, pro
     assert stands(fleet) == (False, None, 5)
 
 
-def test_who_is_halted_by_a_word_stays_so_until_a_fresh_read(fleet: Fleet, provider: FakeProvider) -> None:
+def test_halt_by_org_override_ends_after_fresh_balance_read(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(100, None, 5)
     fleet.tick(T0)
     override(fleet, halted=True)
@@ -85,7 +85,7 @@ def test_who_is_halted_by_a_word_stays_so_until_a_fresh_read(fleet: Fleet, provi
 
 
 @pytest.mark.parametrize("provider_name", ["none", "legacy"])
-def test_whom_nobody_bills_an_operator_halts_and_limits(engine: sa.Engine, provider_name: str) -> None:
+def test_unbilled_org_is_halted_and_limited_by_org_override(engine: sa.Engine, provider_name: str) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme", provider=provider_name, from_ms=T0)
     override(fleet, most=0, halted=True, until_ms=T0 + 1)
@@ -96,7 +96,7 @@ def test_whom_nobody_bills_an_operator_halts_and_limits(engine: sa.Engine, provi
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_whoever_moves_to_where_nobody_bills_goes_on(fleet: Fleet, provider: FakeProvider, at_once: bool) -> None:
+def test_halted_org_moved_to_unbilled_is_resumed(fleet: Fleet, provider: FakeProvider, at_once: bool) -> None:
     reasons = {"acme": "credits_exhausted", "globex": "estimate", "initech": "unreadable"}
     provider.states |= dict.fromkeys(reasons, CustomerState(-1, None, 5))
     fleet.assign("globex", "initech", provider="fake", from_ms=T0)
@@ -116,7 +116,7 @@ def test_whoever_moves_to_where_nobody_bills_goes_on(fleet: Fleet, provider: Fak
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_whom_an_operator_halted_stays_so_where_nobody_bills(fleet: Fleet, provider: FakeProvider) -> None:
+def test_operator_halt_remains_after_move_to_unbilled(fleet: Fleet, provider: FakeProvider) -> None:
     provider.states["acme"] = CustomerState(-1, None, 5)
     fleet.tick(T0)
     write(fleet.engine, lambda c: orgs.halt(c, ["acme"], fleet.by))
@@ -127,7 +127,7 @@ def test_whom_an_operator_halted_stays_so_where_nobody_bills(fleet: Fleet, provi
     assert stands(fleet)[:2] == (False, None)
 
 
-def test_a_limit_says_nothing_of_credit_that_was_never_read(fleet: Fleet) -> None:
+def test_org_override_of_limit_before_first_read_keeps_verdict(fleet: Fleet) -> None:
     override(fleet, most=3)
     assert stands(fleet) == (False, None, 3)
     assert fleet.one("SELECT projection_read_ms FROM orgs WHERE org_id = 'acme'") is None

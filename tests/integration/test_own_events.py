@@ -67,7 +67,7 @@ def test_each_org_is_billed_for_its_own_events_only(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("first", ["own", "claimed"])
-def test_withdrawn_id_stays_refused_for_all_senders_and_blocks_no_other(fleet: Fleet, first: str) -> None:
+def test_withdrawn_event_id_is_refused_but_accepted_for_other_org(fleet: Fleet, first: str) -> None:
     assert (own(fleet, of("acme")) if first == "own" else statuses(told(fleet, of("acme")))) == [IN]
     fleet.tick(T0 + 2 * WINDOW_MS)
     write(fleet.engine, lambda c: withdraw_events(c, "app", ["a"], fleet.by))
@@ -96,7 +96,7 @@ def _closed(fleet: Fleet, name: str) -> dict[str, int]:
     return shown.counts
 
 
-def test_a_backfill_is_of_its_organisation_whatever_ids_others_have(fleet: Fleet) -> None:
+def test_backfill_with_ids_of_other_org_affects_own_org_only(fleet: Fleet) -> None:
     fleet.clock.at_ms = T0 + WINDOW_MS
     assert own(fleet, of("acme", "a"), of("acme", "b")) == [IN, IN]
     assert statuses(told(fleet, of("acme", "c"), of("globex", "d"))) == [IN, IN]
@@ -118,7 +118,7 @@ def test_a_backfill_is_of_its_organisation_whatever_ids_others_have(fleet: Fleet
     clean(fleet)
 
 
-def test_what_was_withdrawn_and_pruned_is_not_staged(fleet: Fleet) -> None:
+def test_withdrawn_and_pruned_event_is_not_staged(fleet: Fleet) -> None:
     told(fleet, of("acme"))
     fleet.tick(T0 + 2 * WINDOW_MS)
     write(fleet.engine, lambda c: withdraw_events(c, "app", ["a"], fleet.by))

@@ -95,7 +95,7 @@ def busy(engine: sa.Engine) -> Fleet:
 
 
 @pytest.mark.both_databases
-def test_what_is_the_same_is_compared_and_kept(busy: Fleet) -> None:
+def test_equal_cell_totals_are_compared_and_stored(busy: Fleet) -> None:
     register(busy, "cell-1")
     usage = [of("acme", 120, 1024), of("acme", 60, 4096), of("globex", 10_000)]
     found = asked(busy, {"cell-1": usage})
@@ -122,14 +122,14 @@ def test_what_is_the_same_is_compared_and_kept(busy: Fleet) -> None:
         (20_000, 499_999, "differs", 500_000),
     ],
 )
-def test_the_bound_is_exact(busy: Fleet, theirs: int, tolerance: int, verdict: str, ppm: int) -> None:
+def test_parity_tolerance_is_exact(busy: Fleet, theirs: int, tolerance: int, verdict: str, ppm: int) -> None:
     register(busy, "cell-1")
     found = asked(busy, {"cell-1": [of("acme", 180), of("globex", theirs)]}, tolerance=tolerance)
     assert busy.rows("SELECT verdict, ppm FROM parity_checks WHERE org_id = 'globex'") == [(verdict, ppm)]
     assert found.exit_status == (1 if verdict == "differs" else 0)
 
 
-def test_too_much_of_one_size_hides_no_lack_of_another(busy: Fleet) -> None:
+def test_parity_compares_each_memory_size_separately(busy: Fleet) -> None:
     register(busy, "cell-1")
     found = asked(busy, {"cell-1": [of("acme", 60, 1024), of("acme", 120, 4096), of("globex", 10_000)]})
     assert told(found) == [("cell-1", "acme", 180, 180, 500_000, "differs")]
@@ -138,14 +138,14 @@ def test_too_much_of_one_size_hides_no_lack_of_another(busy: Fleet) -> None:
     assert [(line.off, line.ppm) for line in found.cells] == [(120, 11_719)], "by the larger side of each size, too"
 
 
-def test_a_size_that_was_told_in_another_unit_is_named(busy: Fleet) -> None:
+def test_parity_total_in_other_unit_is_reported_by_size(busy: Fleet) -> None:
     found = compared(busy, {(T0 - T0 % DAY_MS, "cell-1"): {"globex": {4: 10_000}}})
     one = next(line for line in found.lines if line.org_id == "globex")
     assert (one.ppm, one.note) == (1_000_000, "4 MB: 0 here, 10,000 there; 1,024 MB: 10,000 here, 0 there")
     assert found.cells[0].ppm == 1_000_000 and found.cells[0].off == 20_180
 
 
-def test_an_organisation_that_one_side_alone_knows_is_not_zero(busy: Fleet) -> None:
+def test_org_known_to_single_side_is_reported_as_difference(busy: Fleet) -> None:
     register(busy, "cell-1")
     found = asked(busy, {"cell-1": [of("acme", 180), of("initech", 5)]})
     assert told(found) == [
@@ -156,14 +156,14 @@ def test_an_organisation_that_one_side_alone_knows_is_not_zero(busy: Fleet) -> N
     assert kept(busy)[0] == ("cell-1", "", 10_180, 185, 10_005, 982_327, "compared")
 
 
-def test_who_counted_nothing_and_wrote_nothing_agrees(busy: Fleet) -> None:
+def test_zero_totals_are_equal_to_missing_totals(busy: Fleet) -> None:
     register(busy, "cell-1")
     busy.sample("umbrella", T0 + 9, 0)
     found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000), of("initech", 0)]})
     assert (found.lines, found.exit_status) == ([], 0)
 
 
-def test_a_cell_that_cannot_be_read_is_unknown_and_never_zero(busy: Fleet) -> None:
+def test_unreadable_cell_is_reported_as_unread(busy: Fleet) -> None:
     register(busy, "cell-0", "cell-1", "cell-2")
     answers: dict[str, object] = {"cell-1": [of("acme", 180), of("globex", 10_000)], "cell-2": "the cell answered 500"}
     found = asked(busy, answers)
@@ -177,13 +177,13 @@ def test_a_cell_that_cannot_be_read_is_unknown_and_never_zero(busy: Fleet) -> No
     assert [row[6] for row in kept(busy) if not row[1]] == ["compared"] * 3
 
 
-def test_a_cell_that_nobody_registered_is_told(busy: Fleet) -> None:
+def test_unregistered_cell_is_reported_as_unread(busy: Fleet) -> None:
     found = asked(busy, {})
     assert told(found) == [("cell-1", "", None, None, None, "unread")]
     assert "drawdown cell set" in (found.lines[0].note or "")
 
 
-def test_what_a_sandbox_did_not_use_is_no_cells(busy: Fleet) -> None:
+def test_usage_of_executions_is_excluded_from_parity(busy: Fleet) -> None:
     register(busy, "cell-1")
     busy.write(
         "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at) "
@@ -194,7 +194,7 @@ def test_what_a_sandbox_did_not_use_is_no_cells(busy: Fleet) -> None:
     assert compared(busy, {(T0, ""): {"acme": {None: 180}, "globex": {None: 10_000}}}).exit_status == 0
 
 
-def test_quarantined_is_not_ours_and_is_told_as_a_difference(busy: Fleet) -> None:
+def test_quarantined_sample_is_reported_as_parity_difference(busy: Fleet) -> None:
     register(busy, "cell-1")
     busy.sample("globex", T0 + 8, -5)
     found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_060)]})
@@ -202,7 +202,7 @@ def test_quarantined_is_not_ours_and_is_told_as_a_difference(busy: Fleet) -> Non
     assert "1 quarantined sample of that day" in (found.lines[0].note or "")
 
 
-def test_what_was_withdrawn_explains_a_difference_and_hides_no_other(busy: Fleet) -> None:
+def test_withdrawn_usage_explains_only_equal_parity_difference(busy: Fleet) -> None:
     register(busy, "cell-1")
     wrong = busy.sample("globex", T0 + 8, 60)
     busy.assign("acme", "globex", from_ms=T0 - 300_000)
@@ -217,7 +217,7 @@ def test_what_was_withdrawn_explains_a_difference_and_hides_no_other(busy: Fleet
     assert asked(busy, {"cell-1": [*same, of("globex", 10_120, 1024)]}).exit_status == 1
 
 
-def test_a_day_that_is_pruned_here_proves_nothing(busy: Fleet) -> None:
+def test_pruned_day_is_reported_as_unknown(busy: Fleet) -> None:
     register(busy, "cell-1")
     busy.assign("acme", "globex", from_ms=T0 - 300_000)
     busy.tick()
@@ -228,7 +228,7 @@ def test_a_day_that_is_pruned_here_proves_nothing(busy: Fleet) -> None:
 
 
 @pytest.mark.parametrize("early_ms", [0, 1])
-def test_a_day_is_compared_once_it_is_over(busy: Fleet, early_ms: int) -> None:
+def test_day_is_compared_only_after_settling_time(busy: Fleet, early_ms: int) -> None:
     register(busy, "cell-1")
     busy.clock.at_ms = AFTER - early_ms
     for found in asked(busy, {}), compared(busy, {(T0, ""): {"acme": {None: 1}}}):
@@ -238,7 +238,7 @@ def test_a_day_is_compared_once_it_is_over(busy: Fleet, early_ms: int) -> None:
         assert (found.compared, found.exit_status) == (0, 75)
 
 
-def test_a_line_of_an_earlier_check_counts_no_more(busy: Fleet) -> None:
+def test_parity_lines_of_earlier_check_are_superseded(busy: Fleet) -> None:
     register(busy, "cell-1")
     asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000), of("initech", 5)]})
     busy.clock.at_ms += 1000
@@ -248,7 +248,7 @@ def test_a_line_of_an_earlier_check_counts_no_more(busy: Fleet) -> None:
     assert found == [("acme",), ("globex",)]
 
 
-def test_an_older_check_that_ends_late_overwrites_no_newer_one(busy: Fleet) -> None:
+def test_late_older_parity_check_does_not_overwrite_newer(busy: Fleet) -> None:
     register(busy, "cell-1")
     asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000)]})
     busy.clock.at_ms -= 1
@@ -261,7 +261,7 @@ MOST = 10
 """In place of `MAX_LINES`."""
 
 
-def test_what_is_left_out_is_counted(busy: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_lines_beyond_maximum_are_counted(busy: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "MAX_LINES", MOST)
     register(busy, "cell-1")
     found = asked(busy, {"cell-1": [of(f"org-{number}", 1) for number in range(MOST + 5)]})
@@ -282,7 +282,7 @@ class Log:
     warning = error
 
 
-def test_the_log_tells_no_more_than_the_report(busy: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_log_lines_are_limited_like_report(busy: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
     monkeypatch.setattr(parity, "log", log)
     monkeypatch.setattr(parity, "MAX_LINES", MOST)
@@ -293,7 +293,7 @@ def test_the_log_tells_no_more_than_the_report(busy: Fleet, monkeypatch: pytest.
     assert log.last == {"lines": MOST + 12}
 
 
-def test_cells_are_asked_a_few_at_a_time(engine: sa.Engine) -> None:
+def test_cells_are_read_in_small_groups(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.clock.at_ms = AFTER + DAY_MS
     names = [f"cell-{number:02}" for number in range(2 * CELLS_AT_ONCE + 1)]
@@ -313,7 +313,7 @@ def test_cells_are_asked_a_few_at_a_time(engine: sa.Engine) -> None:
     assert [name for batch in batches for name in batch] == names * 2
 
 
-def test_what_was_found_is_measured(busy: Fleet) -> None:
+def test_parity_figures_show_last_check(busy: Fleet) -> None:
     register(busy, "cell-1", "cell-2")
 
     def figures(later_ms: int = 0) -> tuple[object, ...]:
@@ -335,7 +335,9 @@ def totals_file(folder: Path, text: str) -> Path:
     return made
 
 
-def test_the_command_compares_a_file(database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_parity_check_command_compares_file(
+    database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     must(migrated(database_url), "init", at=DAY)
     samples = tmp_path / "samples.csv"
     samples.write_text(
@@ -367,7 +369,7 @@ class TestRealDay:
     pytestmark = gentd26.needed()
     REQUESTS = share(2_000, whole=gentd26.SAMPLES)
 
-    def test_real_days_agree_to_the_second(self, database_url: str, tmp_path: Path) -> None:
+    def test_real_trace_totals_equal_imported_samples(self, database_url: str, tmp_path: Path) -> None:
         url = database_url
         must(migrated(url), "init", at=gentd26.FROM)
         some = tmp_path / "requests.csv"
@@ -398,7 +400,7 @@ class TestDayOfACluster:
     """The trace's day with the most pods."""
     DAY = (openb.EPOCH_S + FROM_S) * SECOND_MS
 
-    def test_it_agrees_to_the_second_and_the_bound_is_met_exactly(self, engine: sa.Engine) -> None:
+    def test_cluster_day_totals_are_equal_and_tolerance_is_exact(self, engine: sa.Engine) -> None:
         ran = [pod.within(self.FROM_S, self.FROM_S + DAY_MS // SECOND_MS) for pod in openb.pods(whole=True)]
         ran = [pod for pod in ran if pod.seconds > 0]
         assert (len(ran), sum(pod.seconds for pod in ran)) == (643, 3_536_107)

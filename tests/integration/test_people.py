@@ -58,7 +58,7 @@ def flip(fleet: Fleet, *wishes: flips.Wish, **terms: Any) -> list[flips.Flip]:
     return runner.run(flips.flip(fleet.context(), list(wishes), flips.FlipOptions(**terms), fleet.by), world)
 
 
-def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> None:
+def test_assign_without_provider_and_customer_keeps_both(fleet: Fleet) -> None:
     do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="acme-inc", from_ms=T0))
     assert read(fleet.engine, lambda c: flips.kept_provider(c, ["acme"], new=False)) == "fake"
     (done,) = flip(fleet, flips.Wish("acme"), provider="fake")
@@ -69,7 +69,7 @@ def test_whoever_names_no_provider_and_no_customer_keeps_both(fleet: Fleet) -> N
     assert fleet.rows("SELECT provider, customer_id FROM assignments WHERE org_id = 'acme'") == [("fake", "acme-inc")]
 
 
-def test_a_second_override_keeps_what_it_does_not_name(fleet: Fleet) -> None:
+def test_second_org_override_keeps_unspecified_fields(fleet: Fleet) -> None:
     fleet.assign("acme", from_ms=T0)
     until = T0 + DAY_MS
     do(fleet, lambda c: orgs.override(c, "acme", fleet.by, halted=False, until_ms=until))
@@ -104,7 +104,7 @@ def test_many_orgs_are_halted_together_or_not_with_prior_state_reported(fleet: F
     assert fleet.rows("SELECT org_id FROM orgs WHERE operator_halt") == [("globex",)]
 
 
-def test_what_a_command_replaced_is_told(fleet: Fleet) -> None:
+def test_command_returns_replaced_value(fleet: Fleet) -> None:
     by = fleet.by
     assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 5, by)) is None
     assert do(fleet, lambda c: credit.set_plan_limit(c, "team", 9, by)) == 5
@@ -114,7 +114,7 @@ def test_what_a_command_replaced_is_told(fleet: Fleet) -> None:
     assert do(fleet, lambda c: providers.pause(c, "fake", by)) == (T0, "a test")
 
 
-def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
+def test_removal_of_cell_with_sandboxes_is_refused(fleet: Fleet) -> None:
     do(fleet, lambda c: cells.set_cell(c, "cell-1", "http://a:1", fleet.by, new=True))
     fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'hibernated')"
@@ -126,7 +126,7 @@ def test_a_cell_that_is_needed_is_not_removed(fleet: Fleet) -> None:
     assert read(fleet.engine, views_cells.list_cells) == []
 
 
-def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
+def test_audit_actions_are_listed_by_page_and_filter(fleet: Fleet) -> None:
     fleet.assign("acme", "globex", from_ms=T0)
     do(fleet, lambda c: orgs.halt(c, ["acme"], audit.By(T0 + 5, "alice", "abuse", "http")))
 
@@ -150,7 +150,7 @@ def test_what_people_did_is_listed_page_by_page(fleet: Fleet) -> None:
         listed(actor="alcie")
 
 
-def test_organisations_are_listed_page_by_page_in_each_order(fleet: Fleet) -> None:
+def test_orgs_are_listed_by_page_in_each_order(fleet: Fleet) -> None:
     fleet.assign(*(f"org-{n}" for n in range(7)), from_ms=T0)
     for n in range(0, 6, 2):
         fleet.write(
@@ -179,7 +179,7 @@ def test_organisations_are_listed_page_by_page_in_each_order(fleet: Fleet) -> No
 
 
 @pytest.mark.both_databases
-def test_organisations_are_listed_under_each_state_that_they_are_in(fleet: Fleet) -> None:
+def test_orgs_are_listed_under_each_own_state(fleet: Fleet) -> None:
     """By the same words in `status`, and once each in a whole list, by the gravest."""
     now = fleet.clock.at_ms
     fleet.assign("runs", "empty", "broken", "both", from_ms=T0)
@@ -218,7 +218,7 @@ def test_organisations_are_listed_under_each_state_that_they_are_in(fleet: Fleet
         listed("gone")
 
 
-def test_a_list_by_ends_goes_on_though_its_last_one_has_topped_up(fleet: Fleet) -> None:
+def test_org_list_by_end_continues_after_last_org_changed(fleet: Fleet) -> None:
     now = fleet.clock.at_ms
     fleet.assign(*(f"org-{n}" for n in range(5)), from_ms=T0)
     for n in range(5):
@@ -235,7 +235,7 @@ def test_a_list_by_ends_goes_on_though_its_last_one_has_topped_up(fleet: Fleet) 
     assert [one.org_id for one in (*first.orgs, *second.orgs)] == ["org-0", "org-1", "org-2", "org-3"]
 
 
-def test_a_part_of_an_id_is_text_and_no_pattern(fleet: Fleet) -> None:
+def test_org_search_treats_wildcards_as_text(fleet: Fleet) -> None:
     fleet.assign("a_b", "axb", "a%b", from_ms=T0)
     for text, names in (("a_b", ["a_b"]), ("%", ["a%b"]), ("b", ["a%b", "a_b", "axb"]), ("!", [])):
         page = read(fleet.engine, lambda c, text=text: list_orgs(c, OrgFilter(search=text), fleet.clock.at_ms))  # type: ignore[misc]
@@ -257,7 +257,7 @@ def use(fleet: Fleet) -> None:
     do(fleet, lambda c: withdrawals.withdraw(c, [wrong], fleet.by))
 
 
-def test_usage_adds_up_to_the_samples_in_force_and_to_what_was_sealed(fleet: Fleet) -> None:
+def test_usage_report_adds_up_to_samples_and_sealed_quantities(fleet: Fleet) -> None:
     use(fleet)
     for by in BY:
         _adds_up(fleet, by)
@@ -282,7 +282,7 @@ def _adds_up(fleet: Fleet, by: str) -> None:
         assert {one.group for one in found.rows} == {""}, "no sample of a sandbox says one"
 
 
-def test_usage_of_windows_whose_samples_were_pruned_is_what_was_sealed(fleet: Fleet) -> None:
+def test_usage_report_of_pruned_windows_shows_sealed_quantities(fleet: Fleet) -> None:
     def shown(by: str) -> UsageReport:
         return read(fleet.engine, lambda c: read_usage(c, "acme", T0, T0 + 2 * DAY_MS, by))
 
@@ -300,7 +300,7 @@ def test_usage_of_windows_whose_samples_were_pruned_is_what_was_sealed(fleet: Fl
             )
 
 
-def test_a_spreadsheet_takes_no_id_for_a_formula() -> None:
+def test_csv_export_escapes_spreadsheet_formulas() -> None:
     for text in ("=1+1", "+1", "-1", "@x", "'x", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20x"):
         out = io.StringIO()
         csv.writer(out).writerow([no_formula(text)])
@@ -324,7 +324,7 @@ def broken(fleet: Fleet) -> None:
         )
 
 
-def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> None:
+def test_quarantined_samples_are_listed_fixed_and_billed_once(fleet: Fleet) -> None:
     broken(fleet)
     fleet.tick(T0 + 2 * WINDOW_MS)
     now, chosen = fleet.clock.at_ms, QuarantineFilter(org="acme")
@@ -355,7 +355,7 @@ def test_quarantined_samples_are_listed_mended_and_billed_once(fleet: Fleet) -> 
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_what_somebody_entered_rightly_is_not_mended_again(fleet: Fleet) -> None:
+def test_quarantined_sample_with_existing_copy_is_not_fixed(fleet: Fleet) -> None:
     broken(fleet)
     fleet.sample("acme", T0, 60, sample_id="entered-by-hand")
     done = {one.sample_id: one for one in do(fleet, lambda c: samples.fix(c, QuarantineFilter(org="acme"), fleet.by))}

@@ -103,14 +103,14 @@ def _late_sample(engine: sa.Engine) -> None:
     write(engine, lambda connection: connection.execute(sa.text(text)))
 
 
-def test_the_scan_finds_fresh_windows_and_late_arrivals_by_their_own_index(plans: Plans) -> None:
+def test_seal_scan_uses_indexes_for_fresh_and_late_samples(plans: Plans) -> None:
     plan = plan_of(plans, "WITH moved", "INTO seal_work")
     assert "Bitmap Index Scan on usage_samples_by_ts" in plan
     assert "Bitmap Index Scan on usage_samples_by_arrival" in plan
     assert "usage_samples" not in sequential(plan)
 
 
-def test_a_dirty_window_is_read_by_its_organisation_and_time(plans: Plans) -> None:
+def test_dirty_window_query_uses_org_and_time_index(plans: Plans) -> None:
     plan = plan_of(plans, "INTO seal_work", "FROM dirty_windows", "usage_samples s")
     found = conditions(plan, "usage_samples_by_org_ts")
     assert found, plan
@@ -118,13 +118,13 @@ def test_a_dirty_window_is_read_by_its_organisation_and_time(plans: Plans) -> No
     assert "usage_samples" not in sequential(plan)
 
 
-def test_the_seal_looks_up_what_was_sealed_before_by_the_primary_key(plans: Plans) -> None:
+def test_seal_lookup_of_earlier_pushes_uses_primary_key(plans: Plans) -> None:
     plan = plan_of(plans, "INSERT INTO pushes")
     assert plan.count("pushes_pkey") >= 2, "the fresh window's, and the dirty windows'"
     assert "pushes" not in sequential(plan)
 
 
-def test_a_claim_finds_what_is_due_without_reading_what_is_settled(plans: Plans) -> None:
+def test_claim_of_due_pushes_uses_open_push_index(plans: Plans) -> None:
     for marks in (
         ("UPDATE pushes SET claim_owner", "attempts = ", "ORDER BY p.due_at_ms"),
         ("INSERT INTO attempts", "FROM pushes"),
@@ -135,20 +135,20 @@ def test_a_claim_finds_what_is_due_without_reading_what_is_settled(plans: Plans)
         assert "pushes" not in sequential(plan)
 
 
-def test_what_is_charged_in_place_reads_one_portion_of_a_backlog(plans: Plans) -> None:
+def test_charge_in_place_does_not_sort_whole_backlog(plans: Plans) -> None:
     keys = re.findall("Sort Key: (.*)", plan_of(plans, "INSERT INTO charges_work"))
     of_first_charges = [key for key in keys if key.startswith("e.at_ms, e.key")]  # those of one wallet and window
     assert keys == of_first_charges, "sorted, all that is due is read first"
 
 
-def test_a_settlement_finds_its_rows_by_the_primary_key(plans: Plans) -> None:
+def test_push_settlement_updates_use_primary_keys(plans: Plans) -> None:
     assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state = x.state")
     assert "pushes_pkey" in plan_of(plans, "UPDATE pushes SET state = 'accepted'", "charges_work")
     assert "ledger_accounts_pkey" in plan_of(plans, "UPDATE ledger_accounts", "charges_work")
     assert "attempts_pkey" in plan_of(plans, "UPDATE attempts SET finished_ms")
 
 
-def test_what_is_left_is_counted_without_reading_what_is_settled(plans: Plans) -> None:
+def test_backlog_counts_use_partial_indexes(plans: Plans) -> None:
     plan = plan_of(plans, "AS state, COUNT(*) AS pushes FROM pushes left_over")
     assert "pushes_open" in plan
     plan = plan_of(plans, "SELECT reason, COUNT(*)", "late_quarantine", "sample_conflicts")
@@ -156,7 +156,7 @@ def test_what_is_left_is_counted_without_reading_what_is_settled(plans: Plans) -
     assert "usage_samples" not in sequential(plan)
 
 
-def test_nothing_in_a_tick_reads_all_samples_or_all_pushes(plans: Plans) -> None:
+def test_tick_does_not_scan_samples_or_pushes(plans: Plans) -> None:
     whole = {
         text: sequential(plan) & {"usage_samples", "pushes", "attempts", "ledger_entries"}
         for text, plan in plans.items()

@@ -147,14 +147,14 @@ def _run(engine: sa.Engine, text: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_no_table_that_grows_is_read_from_end_to_end(seen: Seen) -> None:
+def test_growing_tables_are_not_scanned_between_ticks(seen: Seen) -> None:
     whole = {text: sequential(plan) & GROWING for text, plan in seen.plans.items()}
     assert {text: tables for text, tables in whole.items() if tables} == {}
     assert len(seen.plans) > 40
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_the_mapping_is_taken_apart_once_for_all_that_waits(engine: sa.Engine) -> None:
+def test_assignment_query_materializes_mapping_segments(engine: sa.Engine) -> None:
     """Of an assignment, under the seal's lock: as rows of a function it was read again for each sample."""
     values = {"segments": "[]", "unseen": "[]", "org_id": "acme", "start_ms": 0}
     text = assignments.SQL.text("waiting", "sqlite")
@@ -165,7 +165,7 @@ def test_the_mapping_is_taken_apart_once_for_all_that_waits(engine: sa.Engine) -
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("name", ["unsealed", "unseen_pushes"])
-def test_an_estimate_looks_up_whom_it_is_of_and_nobody_else(engine: sa.Engine, name: str) -> None:
+def test_estimate_query_looks_up_assignments_by_org(engine: sa.Engine, name: str) -> None:
     """It went through all whom the provider bills, once for each thousand that were asked about."""
     values = {"org_ids": [], "segments": [], "provider": "embedded", "since_ms": 0, "now_ms": 0, "lately_ms": 0}
     begun = {"begun_ms": 0, "ahead_ms": 0, "unsampled_s": 0, "changes": 1}
@@ -179,7 +179,7 @@ def test_an_estimate_looks_up_whom_it_is_of_and_nobody_else(engine: sa.Engine, n
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("name", ["running", "in_turn"])
-def test_whom_to_read_next_is_found_in_the_order_of_an_index(engine: sa.Engine, name: str) -> None:
+def test_next_org_to_read_is_found_in_index_order(engine: sa.Engine, name: str) -> None:
     """Sorted, all who were asked for would be read for each few that are: of 100,000, for 160 ms in place of 4."""
     values = {"now_ms": 1, "lo": 0, "hi": 255, "provider": "embedded", "at_most": 64, "org_id": "", "passed": []}
     statement, bound = project.SQL.reading("sqlite", project.SQL.part(name, values))
@@ -191,7 +191,7 @@ def test_whom_to_read_next_is_found_in_the_order_of_an_index(engine: sa.Engine, 
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_the_sandboxes_of_runs_are_looked_up_by_those_of_samples(engine: sa.Engine) -> None:
+def test_execution_sandboxes_are_looked_up_by_automatic_index(engine: sa.Engine) -> None:
     """What rows are taken out of decides whether SQLite makes an index on them: without one, each sample of an
     organisation went through the sandboxes of all its runs, 2,000 of them for 6 s in place of 80 ms."""
     values = {"orgs": [{"org_id": "acme", "from_ms": 0}], "runs": [{"reservation": "r"}]}

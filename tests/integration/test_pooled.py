@@ -20,7 +20,7 @@ def told(connection: sa.Connection) -> list[str]:
     return [str(connection.execute(sa.text(f"SHOW {name}")).scalar_one()) for name in names]
 
 
-def test_each_transaction_has_its_settings_whatever_its_connection_has(postgres: sa.Engine) -> None:
+def test_transaction_settings_override_database_settings(postgres: sa.Engine) -> None:
     with postgres.connect() as connection:
         for setting in WORSE:
             connection.execute(sa.text(f"ALTER DATABASE {postgres.url.database} SET {setting}"))
@@ -32,7 +32,7 @@ def test_each_transaction_has_its_settings_whatever_its_connection_has(postgres:
     engine.dispose()
 
 
-def test_a_connection_asks_for_nothing_as_it_starts(postgres: sa.Engine) -> None:
+def test_connection_does_not_send_startup_options(postgres: sa.Engine) -> None:
     """pgbouncer refuses `options`, unless it is told to drop them."""
     with postgres.connect() as connection:
         driver = connection.connection.dbapi_connection
@@ -52,7 +52,7 @@ def asked_twice(connection: sa.Connection) -> int:
     return int(connection.execute(PREPARED).scalar_one())
 
 
-def test_short_query_is_planned_once_if_no_pooler_is_between(postgres: sa.Engine) -> None:
+def test_short_query_is_prepared_once_without_pooler(postgres: sa.Engine) -> None:
     assert read(postgres, asked_twice) == 1
     with postgres.connect() as connection, connection.begin():
         connection.connection.info["is_direct"] = False  # as behind a pooler, whose backends have other numbers
@@ -61,7 +61,7 @@ def test_short_query_is_planned_once_if_no_pooler_is_between(postgres: sa.Engine
         assert asked_twice(connection) == 0
 
 
-def test_a_pooler_is_known_by_who_answers(postgres: sa.Engine) -> None:
+def test_pooler_is_detected_by_backend_pid(postgres: sa.Engine) -> None:
     with postgres.connect() as connection, prepared(connection):
         info = connection.connection.info
         assert info["is_direct"] is True
@@ -72,7 +72,7 @@ def test_a_pooler_is_known_by_who_answers(postgres: sa.Engine) -> None:
             assert connection.connection.info["is_direct"] is False and driver.prepare_threshold != 0
 
 
-def test_nothing_runs_where_no_transaction_was_begun(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_outside_transaction_is_refused(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a pooler of single statements: what follows would run on another connection, without its settings."""
     monkeypatch.setattr(database, "PG_SETTINGS", ("lock_timeout=1s'; COMMIT; SET lock_timeout = '1s",))
     engine = connect(postgres.url.render_as_string(hide_password=False))

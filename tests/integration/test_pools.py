@@ -45,7 +45,7 @@ def refused(work: Callable[[], object]) -> str:
 # Allotments
 
 
-def test_credit_is_moved_and_what_nobody_used_comes_back(course: Course) -> None:
+def test_unused_allotment_returns_to_pool_after_end(course: Course) -> None:
     course.give("acme", 5)
     done = course.allot(20)
     assert (done.repeated, course.balances) == (False, (80, 25, 0))
@@ -64,7 +64,7 @@ def test_credit_is_moved_and_what_nobody_used_comes_back(course: Course) -> None
     ]
 
 
-def test_the_same_again_moves_nothing_and_other_content_is_refused(course: Course) -> None:
+def test_repeated_allotment_is_ignored_and_other_content_refused(course: Course) -> None:
     course.allot(20)
     assert (course.allot(20).repeated, course.balances) == (True, (80, 20, 0))
     course.fleet.clock.at_ms = T0 + DAY_MS
@@ -75,7 +75,7 @@ def test_the_same_again_moves_nothing_and_other_content_is_refused(course: Cours
     assert course.balances == (80, 20, 0)
 
 
-def test_what_is_used_late_is_paid_by_the_allotment_after_all(course: Course) -> None:
+def test_late_usage_before_end_is_paid_by_returned_allotment(course: Course) -> None:
     course.allot(20)
     course.sweep(BACK)
     assert course.balances == (100, 0, 0)
@@ -90,7 +90,7 @@ def test_what_is_used_late_is_paid_by_the_allotment_after_all(course: Course) ->
     assert keys == [("expiry:allot:course:a:r0", 20), ("expiry:allot:course:a:r1", -7)]
 
 
-def test_a_late_use_takes_from_a_pool_that_has_nothing_left(course: Course) -> None:
+def test_late_usage_of_allotment_overdraws_empty_pool(course: Course) -> None:
     course.allot(20)
     course.sweep(BACK)
     course.allot(100, "wayne", BACK + DAY_MS, "all")
@@ -100,7 +100,7 @@ def test_a_late_use_takes_from_a_pool_that_has_nothing_left(course: Course) -> N
     assert refused(lambda: course.allot(1, ends=BACK + DAY_MS, key="more")) == "no_credit"
 
 
-def test_a_pool_allots_nothing_that_late_use_of_its_members_has_taken(course: Course) -> None:
+def test_allotment_of_credit_taken_by_late_usage_is_refused(course: Course) -> None:
     """Nobody sweeps, and the pool's own row tells of nothing."""
     course.allot(20)
     course.sweep(BACK)
@@ -110,7 +110,7 @@ def test_a_pool_allots_nothing_that_late_use_of_its_members_has_taken(course: Co
     assert course.balances == (0, 0, 93)
 
 
-def test_what_comes_back_expires_with_the_lot_that_it_was_taken_from(engine: sa.Engine) -> None:
+def test_returned_allotment_expires_with_pool_lot(engine: sa.Engine) -> None:
     course = Course(engine)
     course.take_back("course1")
     course.give("course", 50, expires_ms=T0 + DAY_MS)
@@ -129,7 +129,7 @@ def test_what_comes_back_expires_with_the_lot_that_it_was_taken_from(engine: sa.
     course.prove()
 
 
-def test_what_a_run_reserved_of_an_allotment_comes_back_once_it_ends(course: Course) -> None:
+def test_reserved_allotment_returns_after_execution_ends(course: Course) -> None:
     course.allot(20)
     course.fleet.clock.at_ms = END - 1
     course.accept("run", 15, for_ms=DAY_MS)
@@ -140,7 +140,7 @@ def test_what_a_run_reserved_of_an_allotment_comes_back_once_it_ends(course: Cou
     assert (course.balances, course.became()) == ((96, 0, 0), (0, 4, 16, 0))
 
 
-def test_taking_an_allotment_back_returns_it_to_the_pool(course: Course) -> None:
+def test_take_back_of_allotment_returns_credit_to_pool(course: Course) -> None:
     course.allot(20)
     course.use(5)
     assert course.take_back("allot:course:a") == 15
@@ -151,7 +151,7 @@ def test_taking_an_allotment_back_returns_it_to_the_pool(course: Course) -> None
     assert course.balances == (100, -5, 0)
 
 
-def test_a_pool_allots_what_it_may_pay_at_once(course: Course) -> None:
+def test_pool_allotment_beyond_available_credit_is_refused(course: Course) -> None:
     course.allow("course")
     course.accept("run", 30, payer="course")
     course.give("course", 50, expires_ms=T0 + DAY_MS)
@@ -162,7 +162,7 @@ def test_a_pool_allots_what_it_may_pay_at_once(course: Course) -> None:
     assert course.balances == (0, 100, 0)
 
 
-def test_what_is_due_to_a_pool_is_there_before_it_is_refused(course: Course) -> None:
+def test_due_allotment_is_returned_when_pool_needs_credit(course: Course) -> None:
     """No sweep has run: the member's allotment is returned by whoever needs the pool's credit."""
     course.allot(100)
     course.fleet.clock.at_ms = BACK
@@ -175,7 +175,7 @@ def test_what_is_due_to_a_pool_is_there_before_it_is_refused(course: Course) -> 
     assert wallet.available_micro == 0
 
 
-def test_a_pool_that_waits_for_its_members_is_no_hot_row(course: Course) -> None:
+def test_use_of_allotment_does_not_update_pool_row(course: Course) -> None:
     """Who only uses an allotment never moves the pool's wallet."""
     course.allot(20)
     row = "SELECT balance_micro, next_due_ms FROM ledger_accounts WHERE account_id = 'wallet:course'"
@@ -187,7 +187,7 @@ def test_a_pool_that_waits_for_its_members_is_no_hot_row(course: Course) -> None
     assert course.fleet.rows(row) == before == [(80, BACK)]
 
 
-def test_more_members_than_one_transaction_returns_from(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_due_allotments_are_returned_in_portions(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lots, "RETURNED_AT_ONCE", 2)
     for number in range(3):
         course.fleet.assign(f"m{number}")
@@ -197,7 +197,7 @@ def test_more_members_than_one_transaction_returns_from(course: Course, monkeypa
     assert (done.pool.balance_micro, done.member.balance_micro) == (0, 100), "two of them, the third, and then the pool"
 
 
-def test_two_at_once_never_allot_more_than_there_is(course: Course) -> None:
+def test_concurrent_allotments_do_not_exceed_pool_balance(course: Course) -> None:
     if course.fleet.engine.dialect.name == "sqlite":
         pytest.skip("one writer at a time")
 
@@ -215,7 +215,7 @@ def test_two_at_once_never_allot_more_than_there_is(course: Course) -> None:
     assert course.balance("course") == 10
 
 
-def test_what_makes_no_sense_is_refused(course: Course) -> None:
+def test_invalid_allotment_is_refused(course: Course) -> None:
     course.write(lambda c: pools.make(c, "other", course.fleet.by))
     codes = {"course": "pays_itself", "other": "is_pool", "acme": "no_credit"}
     for pool, customer, amount, ends, wrong in (
@@ -235,7 +235,7 @@ def test_what_makes_no_sense_is_refused(course: Course) -> None:
     assert course.balance("course") == 100
 
 
-def test_a_pool_is_made_once_and_takes_no_customers_name(course: Course) -> None:
+def test_pool_is_made_once_and_customer_name_is_refused(course: Course) -> None:
     assert not course.write(lambda c: pools.make(c, "course", course.fleet.by))
     assert refused(lambda: course.write(lambda c: pools.make(c, "acme", course.fleet.by))) == "taken"
     with pytest.raises(UsageError, match="colon"):
@@ -250,7 +250,7 @@ def test_a_pool_is_made_once_and_takes_no_customers_name(course: Course) -> None
 # Payers
 
 
-def test_a_payer_pays_for_a_run_whatever_becomes_of_it(course: Course) -> None:
+def test_payer_is_charged_for_execution_after_permission_ends(course: Course) -> None:
     course.give("wayne", 50)
     course.allow()
     made = course.accept("run", 20, payer="wayne")
@@ -265,7 +265,7 @@ def test_a_payer_pays_for_a_run_whatever_becomes_of_it(course: Course) -> None:
     assert paid == [("wallet:wayne",)]
 
 
-def test_who_did_not_allow_it_does_not_pay(course: Course) -> None:
+def test_payer_without_permission_is_refused(course: Course) -> None:
     course.give("acme", 50)
     course.give("wayne", 50)
     assert refused(lambda: course.accept("run", 5, payer="wayne")) == "payer_not_allowed"
@@ -282,7 +282,7 @@ def test_who_did_not_allow_it_does_not_pay(course: Course) -> None:
     assert course.balances == (100, 45, 50)
 
 
-def test_a_limit_counts_what_runs_hold_and_cost(course: Course) -> None:
+def test_payer_limit_counts_reserved_and_charged_credit(course: Course) -> None:
     course.give("wayne", 50)
     course.allow(limit=10)
     course.accept("one", 6, payer="wayne")
@@ -303,7 +303,7 @@ def test_a_limit_counts_what_runs_hold_and_cost(course: Course) -> None:
     assert refused(lambda: course.accept("four", 1, payer="wayne")) == "payer_limit", "it counts anew, from 0"
 
 
-def test_what_a_run_costs_above_its_hold_is_within_the_limit_too(course: Course) -> None:
+def test_payer_limit_covers_cost_above_reservation(course: Course) -> None:
     course.give("wayne", 50)
     course.allow(limit=10)
     course.accept("one", 6, payer="wayne")
@@ -319,7 +319,7 @@ def test_what_a_run_costs_above_its_hold_is_within_the_limit_too(course: Course)
     course.prove()
 
 
-def test_what_is_settled_late_is_within_the_limit_too(course: Course) -> None:
+def test_payer_limit_covers_late_settlement(course: Course) -> None:
     course.give("wayne", 50)
     course.allow(limit=10)
     course.accept("late", 6, payer="wayne", for_ms=MINUTE_MS)
@@ -335,7 +335,7 @@ def test_what_is_settled_late_is_within_the_limit_too(course: Course) -> None:
     course.prove()
 
 
-def test_a_payer_is_part_of_what_a_key_was_used_for(course: Course) -> None:
+def test_execution_key_covers_payer(course: Course) -> None:
     course.give("wayne", 50)
     course.give("acme", 50)
     course.allow()
@@ -344,7 +344,7 @@ def test_a_payer_is_part_of_what_a_key_was_used_for(course: Course) -> None:
     assert refused(lambda: course.accept("run", 5)) == "other_content"
 
 
-def test_what_another_payer_has_is_told_to_nobody(course: Course) -> None:
+def test_payer_balance_is_not_disclosed_in_refusal(course: Course) -> None:
     course.give("wayne", 50)
     course.allow()
     course.accept("own", 45, org="wayne")
@@ -357,7 +357,7 @@ def test_what_another_payer_has_is_told_to_nobody(course: Course) -> None:
     assert (told.allowed, told.code, told.reason, told.available_micro) == (False, "no_credit", str(found.value), None)
 
 
-def test_a_hold_counts_for_the_payer(course: Course) -> None:
+def test_reservation_is_counted_for_payer(course: Course) -> None:
     course.give("wayne", 50)
     course.give("acme", 50)
     course.allow()
@@ -366,7 +366,7 @@ def test_a_hold_counts_for_the_payer(course: Course) -> None:
     assert held == {"wayne": 20}
 
 
-def test_a_payer_that_never_had_credit_is_named(course: Course) -> None:
+def test_payer_without_credit_is_refused(course: Course) -> None:
     course.allow("wayne", "acme")
     assert refused(lambda: course.accept("run", 5, payer="wayne")) == "no_credit"
     with pytest.raises(UsageError, match="invalid limit"):
@@ -374,7 +374,7 @@ def test_a_payer_that_never_had_credit_is_named(course: Course) -> None:
     assert refused(lambda: course.allow("acme", "acme")) == "pays_itself"
 
 
-def test_who_pays_is_never_said_before_what_was_accepted(course: Course) -> None:
+def test_payer_permission_end_is_not_dated_before_execution(course: Course) -> None:
     """Another host's clock is behind: what was accepted is not made unallowed."""
     course.give("wayne", 50)
     course.allow()
@@ -387,7 +387,7 @@ def test_who_pays_is_never_said_before_what_was_accepted(course: Course) -> None
 
 
 @pytest.mark.both_databases
-def test_whose_wallet_a_pool_has_made_true_is_asked_about_again(engine: sa.Engine) -> None:
+def test_pool_member_is_resumed_after_pool_releases_reservation(engine: sa.Engine) -> None:
     """A run of a member is over as its allotment comes back. Whoever needs the pool ends both, and the next sweep tells
     of the member, who was halted for what the run had reserved."""
     fleet = Fleet(engine)

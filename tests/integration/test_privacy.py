@@ -53,7 +53,7 @@ def scanned(*words: str) -> int:
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"{}\n{", b"\xff"])
-def test_a_file_that_is_no_report_hides_no_finding_of_another(alone: None, capsys: Said, content: bytes) -> None:
+def test_invalid_report_does_not_hide_finding_in_second_file(alone: None, capsys: Said, content: bytes) -> None:
     good = written("a.json", {"note": "alice@example.com"})
     Path("b.json").write_bytes(content)
     for names in ((good, "b.json"), ("b.json", good)):
@@ -62,13 +62,13 @@ def test_a_file_that_is_no_report_hides_no_finding_of_another(alone: None, capsy
         assert "a.json: $.note: email" in said and "\nb.json: " in said
 
 
-def test_a_file_that_cannot_be_read_hides_no_finding_of_another(alone: None, capsys: Said) -> None:
+def test_unreadable_file_does_not_hide_finding_in_second_file(alone: None, capsys: Said) -> None:
     assert scanned(written("a.json", {"note": "alice@example.com"}), "nosuch.json") == 2
     out = capsys.readouterr().out
     assert "a.json: $.note: email\n" in out and "nosuch.json cannot be read: No such file" in out
 
 
-def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys: Said) -> None:
+def test_privacy_finding_shows_path_and_rule_with_status_1(alone: None, capsys: Said) -> None:
     assert scanned(written("a.json", {"rows": [{"note": "alice@example.com"}], "bob@example.com": 1})) == 1
     out = capsys.readouterr().out
     assert "a.json: $.rows[0].note: email\n" in out and "a.json: $.<key 2>: email\n" in out
@@ -80,7 +80,7 @@ def test_a_finding_is_a_place_and_a_rule_and_the_status_is_1(alone: None, capsys
     assert not Path("none-here.db").exists()
 
 
-def test_a_clean_file_is_0_and_one_that_cannot_be_read_2(alone: None, capsys: Said) -> None:
+def test_privacy_scan_status_is_0_for_clean_and_2_for_invalid_file(alone: None, capsys: Said) -> None:
     assert scanned(written("clean.json", {"plan": "free", "events": 12})) == 0
     assert "did not compare the reports with the ids of a database: " in capsys.readouterr().out
     for name, content in (("bad.json", "{"), ("empty.json", ""), ("text.json", "cus_9")):
@@ -91,7 +91,7 @@ def test_a_clean_file_is_0_and_one_that_cannot_be_read_2(alone: None, capsys: Sa
     assert scanned(".") == 2
 
 
-def test_for_programs_one_object(alone: None, capsys: Said) -> None:
+def test_privacy_scan_json_is_single_object(alone: None, capsys: Said) -> None:
     lines = written("a.jsonl", '{"plan": "free"}\n{"plan": "cus_9"}\n')
     assert scanned(lines, "--json") == 1
     assert json.loads(capsys.readouterr().out) == {
@@ -104,20 +104,20 @@ def test_for_programs_one_object(alone: None, capsys: Said) -> None:
     }  # fmt: skip
 
 
-def test_standard_input(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_privacy_scan_reads_standard_input(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"ip": "10.0.0.1"}')))
     assert scanned("-") == 1
     assert "-: $.ip: ip_address" in capsys.readouterr().out
 
 
-def test_what_is_too_large_is_read_no_further(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_too_large_report_is_rejected(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     monkeypatch.setattr("drawdown.cli.nouns.privacy.MAX_REPORT_BYTES", 100)
     monkeypatch.setattr(leaves, "MAX_REPORT_BYTES", 100)
     assert scanned(written("large.json", "[" + "1," * 100 + "1]")) == 2
     assert "at most" in capsys.readouterr().err
 
 
-def test_a_report_is_held_to_the_shape_it_is_to_be_published_in(alone: None, capsys: Said) -> None:
+def test_report_with_shape_option_rejects_unknown_field(alone: None, capsys: Said) -> None:
     name = written("a.json", {"report": "usage-summary", "acme": 1})
     assert scanned(name) == 0 and scanned(name, "--shape", "usage-summary") == 1
     assert "$.<key 2>: unknown_field" in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_a_report_is_held_to_the_shape_it_is_to_be_published_in(alone: None, cap
 
 
 @pytest.mark.both_databases
-def test_ids_of_the_database_are_found(fleet: Fleet, capsys: Said) -> None:
+def test_database_ids_in_report_are_found(fleet: Fleet, capsys: Said) -> None:
     fleet.assign("acme", "wayne enterprises", from_ms=T0)
     fleet.sample("globex", T0 + 1, sample_id="first-sample")
     fleet.write("INSERT INTO ledger_accounts (account_id) VALUES ('wallet:initech')")
@@ -162,7 +162,7 @@ OF_ITS_OWN_MAKING = (
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_an_id_of_each_kind_is_known(fleet: Fleet) -> None:
+def test_database_id_of_each_kind_is_found(fleet: Fleet) -> None:
     """A row with the id alone; what else the table asks for is filled in, and its rules are no matter here."""
     numbers, an_id, its_beginning = (sa.Integer, sa.Boolean), "k-0123-Of-Its-Kind", "k-0123"
 
@@ -185,7 +185,7 @@ def test_an_id_of_each_kind_is_known(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_words_are_looked_for_in_portions(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_ids_are_looked_up_in_portions(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.assign("acme", "zorg", from_ms=T0)
     monkeypatch.setattr(views, "WORDS_AT_ONCE", 2)
     words = frozenset(("acme", "b", "c", "d", "zorg", "bad\x00word"))
@@ -217,7 +217,7 @@ def of_many(fleet: Fleet, orgs: int, plan: str | None = "free", kind: str = "pag
     assert all(one.status != "invalid" for one in told(fleet, *events))
 
 
-def test_the_summary_counts_events_in_groups_of_five(fleet: Fleet, capsys: Said) -> None:
+def test_event_summary_omits_groups_below_five(fleet: Fleet, capsys: Said) -> None:
     of_many(fleet, 6)
     of_many(fleet, 5, "team", occurred_ms=T0 + DAY_MS)
     of_many(fleet, 2, "pro")
@@ -238,7 +238,7 @@ def test_the_summary_counts_events_in_groups_of_five(fleet: Fleet, capsys: Said)
     assert "some usage is left out" in capsys.readouterr().out
 
 
-def test_a_summary_with_a_private_label_is_refused(fleet: Fleet, capsys: Said) -> None:
+def test_event_summary_with_private_label_is_refused(fleet: Fleet, capsys: Said) -> None:
     of_many(fleet, 5, "alice@example.com")
     assert summary() == 1
     said = capsys.readouterr()
@@ -246,7 +246,9 @@ def test_a_summary_with_a_private_label_is_refused(fleet: Fleet, capsys: Said) -
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_the_summary_is_of_has_bounds(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_event_summary_with_invalid_range_is_refused(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
     of_many(fleet, 6)
     for words, says in (
         (("--to", "2026-01-01T12:00"), "whole days"),
@@ -261,7 +263,7 @@ def test_what_the_summary_is_of_has_bounds(fleet: Fleet, monkeypatch: pytest.Mon
     assert "Choose a shorter range" in capsys.readouterr().err
 
 
-def test_rules_of_others_are_looked_by_too(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_privacy_scan_applies_rules_file(alone: None, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     rules = written("rules.toml", "[[rules]]\nid = 'acme-key'\nregex = 'acme_[a-z]{8}'\n")
     report = written("a.json", {"note": "acme_qwertyui"})
     assert scanned(report) == 0 and scanned(report, "--rules", rules) == 1

@@ -24,7 +24,7 @@ def modes(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("open_umask")
-def test_database_and_state_are_private_and_doctor_says_when_they_are_not(
+def test_database_and_state_files_are_private_and_checked_by_doctor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_STATE_DIR", str(tmp_path / "state"))

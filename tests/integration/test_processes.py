@@ -99,7 +99,7 @@ def test_report_shows_work_of_each_part_and_next_tick_does_the_rest(
     assert (status, told["exit_status"]) == (0, 0)
 
 
-def test_a_part_that_fails_needs_whom_it_would_need_alone(
+def test_failed_process_of_tick_exits_with_person_status(
     fleet: Fleet, capfd: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails() -> None:
@@ -119,7 +119,7 @@ def test_a_part_that_fails_needs_whom_it_would_need_alone(
         (["--processes", "2"], "SQLite has one writer"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_processes_option_is_refused(
     given: list[str], says: str, migrated_sqlite: Path, tmp_path: Path, capfd: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "d.db"
@@ -135,7 +135,7 @@ def waits(_part: Shard, stopping: Stopping) -> str:
     return "ended" if stopping.is_set() else "waited in vain"
 
 
-def test_ctrl_c_ends_every_part_between_two_effects() -> None:
+def test_interrupt_stops_each_process() -> None:
     def one(part: Shard, stopping: Stopping) -> str:
         if part.lo == 0:
             os.kill(os.getppid(), signal.SIGINT)
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_every_part_between_two_effects() -> None:
     assert signal.getsignal(signal.SIGINT) is kept
 
 
-def test_killed_process_ends_the_others_if_they_run_for_days() -> None:
+def test_killed_process_stops_remaining_processes() -> None:
     def one(part: Shard, stopping: Stopping) -> str:
         if part.lo == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -156,7 +156,7 @@ def test_killed_process_ends_the_others_if_they_run_for_days() -> None:
     assert gone == Fault("its process was killed by SIGKILL", Exit.LEFT, "process_died") and other == "ended"
 
 
-def test_no_part_outlives_its_command(tmp_path: Path) -> None:
+def test_processes_stop_after_command_is_killed(tmp_path: Path) -> None:
     source = (
         "import os, signal\nfrom pathlib import Path\nfrom drawdown.cli.processes import in_processes, shards\n"
         "def one(part, stopping):\n"
@@ -171,7 +171,7 @@ def test_no_part_outlives_its_command(tmp_path: Path) -> None:
     assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"0": "True", "128": "True"}
 
 
-def test_run_ticks_in_every_part_until_it_is_told_to_end(fleet: Fleet) -> None:
+def test_run_ticks_in_each_process_until_sigterm(fleet: Fleet) -> None:
     command = [sys.executable, "-c", "from drawdown.cli.main import main; main()", "run", "--processes", "2"]
     environment = {**os.environ, "DRAWDOWN_LOG_LEVEL": "INFO"}
     with subprocess.Popen(

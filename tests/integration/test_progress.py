@@ -19,7 +19,7 @@ MOST = 64
 """In place of `MOST_UNSETTLED`: each lane has its part of it."""
 
 
-def test_what_a_kill_may_leave_unknown_has_an_end(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sent_but_unsettled_pushes_are_limited(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any moment, at each of two providers; the database takes its time, so that answers pile up."""
     fakes = {name: FakeProvider(capabilities(batch_size=1, in_flight=256), name=name) for name in ("fake", "other")}
     fleet = Fleet(engine, extra=fakes)

@@ -41,7 +41,7 @@ def held(fleet: Fleet) -> dict[int, Invariant]:
     return {one.invariant: one for one in read(fleet.engine, proofs.standing)}
 
 
-def test_an_invariant_holds_by_the_newest_run_that_says_so(fleet: Fleet) -> None:
+def test_invariant_holds_by_newest_whole_undoubted_run(fleet: Fleet) -> None:
     assert {one.holds for one in held(fleet).values()} == {None} and list(held(fleet)) == list(INVARIANTS)
 
     def kept(*broken: int, orgs: int | None = None, doubted: str | None = None) -> int:
@@ -65,7 +65,7 @@ def test_an_invariant_holds_by_the_newest_run_that_says_so(fleet: Fleet) -> None
     assert (rest.runs[0].by_invariant, rest.runs[0].open_items) == ({4: 2, 9: 1}, {"stopped_orgs": 1})
 
 
-def test_a_run_that_did_not_see_a_breach_holds_nothing_against_it(fleet: Fleet) -> None:
+def test_verify_run_begun_before_stored_breach_does_not_clear_breach(fleet: Fleet) -> None:
     """It began before the other one, and is kept after it: neither is the other's past by the clock of a machine."""
 
     def kept(*broken: int, seen: int) -> int:
@@ -87,7 +87,7 @@ def test_a_run_that_did_not_see_a_breach_holds_nothing_against_it(fleet: Fleet) 
     assert going_on is not None and going_on.run == last
 
 
-def test_the_command_keeps_what_it_found_and_tells_it(
+def test_verify_command_run_is_stored_and_listed_by_proof(
     fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     url = fleet.engine.url.render_as_string(hide_password=False)
@@ -114,7 +114,9 @@ def test_the_command_keeps_what_it_found_and_tells_it(
     assert {one["invariant"]: (one["held_by"], one["broken_by"]) for one in invariants}[1] == (1, 3)
 
 
-def test_what_cannot_be_kept_was_proven_all_the_same(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_verify_without_table_of_proofs_still_reports_invariants(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As where the login may read alone."""
     fleet.write("DROP TABLE invariants")
     url = fleet.engine.url.render_as_string(hide_password=False)

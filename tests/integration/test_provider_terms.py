@@ -21,7 +21,7 @@ from tests.integration.providing import ASKED, KEY, clean, fleet_of, states
 from tests.world import T0, Fleet
 
 
-def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) -> None:
+def test_paused_provider_receives_pushes_after_resume(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.by))
     report = fleet.tick_windows(2)
@@ -32,7 +32,7 @@ def test_a_paused_provider_is_sent_nothing_and_loses_nothing(engine: sa.Engine) 
         write(fleet.engine, lambda c: providers.resume(c, "fake", fleet.by))
 
 
-def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> None:
+def test_usage_before_provider_declares_terms_is_pending(engine: sa.Engine) -> None:
     """Without a key other settings may be missing too: whatever was sealed by then could be in the wrong unit."""
     fleet, provider = fleet_of(engine, unit=60)
     report = fleet.tick(T0 + 3 * WINDOW_MS, dormant={"fake": "FAKE_KEY is not set"})
@@ -47,7 +47,7 @@ def test_usage_waits_until_a_provider_declares_its_terms(engine: sa.Engine) -> N
     clean(fleet)
 
 
-def test_unusable_provider_needs_a_person_if_it_bills_an_org(engine: sa.Engine) -> None:
+def test_unusable_provider_that_bills_org_is_reported(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine)
     broken = {"fake": "UsageError: a setting", "nobody": "ImportError: x"}
     fleet.tick_windows(2)
@@ -57,7 +57,7 @@ def test_unusable_provider_needs_a_person_if_it_bills_an_org(engine: sa.Engine) 
     assert fleet.tick(fleet.clock.at_ms).problems == ["fake: its package is not installed on this machine"]
 
 
-def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> None:
+def test_changed_terms_before_accept_are_reported_and_pushes_wait(engine: sa.Engine) -> None:
     """A meter renamed, a unit changed, shadow mode switched: machines with different settings must not fight (S5)."""
     fleet, provider = fleet_of(engine, **ASKED)
     fleet.tick_windows(2)
@@ -78,7 +78,7 @@ def test_other_terms_wait_for_a_person_and_send_nothing(engine: sa.Engine) -> No
     assert fleet.tick_windows(1).exit_status == 1
 
 
-def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.Engine) -> None:
+def test_terms_accept_with_unsettled_push_is_refused(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
@@ -87,7 +87,7 @@ def test_terms_do_not_change_under_what_was_sent_and_is_not_settled(engine: sa.E
         providers.accept(partial(write, fleet.engine), "fake", can, fleet.by)
 
 
-def test_the_way_changes_there_and_back_by_a_person_alone(engine: sa.Engine) -> None:
+def test_changed_way_is_reported_until_accepted(engine: sa.Engine) -> None:
     """What was sent one way may be unknown on the other: the same bytes would be charged again."""
     fleet, provider = fleet_of(engine, **ASKED)
     fleet.tick_windows(2)
@@ -100,7 +100,7 @@ def test_the_way_changes_there_and_back_by_a_person_alone(engine: sa.Engine) -> 
     clean(fleet)
 
 
-def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engine) -> None:
+def test_terms_accept_voids_push_proven_unsent(engine: sa.Engine) -> None:
     """A wrong key and a wrong meter, fixed together: nothing of it ever arrived."""
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = RetryAt(0, "the key is refused")
@@ -113,7 +113,7 @@ def test_terms_may_change_under_what_was_tried_and_proven_unsent(engine: sa.Engi
     clean(fleet)
 
 
-def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
+def test_terms_accept_interrupted_keeps_old_terms_until_repeated(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever seals waits for one portion, and not for all; the old terms hold until the last of them."""
@@ -155,7 +155,7 @@ def test_many_are_voided_in_portions_and_what_ends_half_way_says_so(
     clean(fleet)
 
 
-def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> None:
+def test_provider_switched_to_live_is_sent_usage_from_next_window(engine: sa.Engine) -> None:
     """Late samples and withdrawals of windows that another system billed stay in shadow."""
     fleet, provider = fleet_of(engine, live_from_ms=2**52)
     wrong = fleet.sample("acme", T0 + 2, 7)
@@ -171,7 +171,7 @@ def test_who_goes_live_does_so_from_the_next_window_on(engine: sa.Engine) -> Non
     clean(fleet)
 
 
-def test_units_of_a_provider_outlive_its_plug_in(engine: sa.Engine) -> None:
+def test_unit_of_provider_applies_while_plugin_is_missing(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, unit=60)
     fleet.tick_windows(2)
     fleet.extra = {}
@@ -184,7 +184,7 @@ def test_units_of_a_provider_outlive_its_plug_in(engine: sa.Engine) -> None:
     clean(fleet)
 
 
-def test_features_have_units_of_their_own(engine: sa.Engine) -> None:
+def test_feature_with_own_unit_is_sent_in_that_unit(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, units={"compute_1gb": 50, "compute_4gb": 7})
     fleet.sample("acme", T0 + 2, 30, memory_mb=4096)
     fleet.sample("acme", T0 + 2, 30, memory_mb=8192)
@@ -195,7 +195,7 @@ def test_features_have_units_of_their_own(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("unit", [1, 7])
-def test_before_its_cut_over_usage_is_sealed_in_shadow_and_never_sent(engine: sa.Engine, unit: int) -> None:
+def test_usage_before_cut_over_is_sealed_in_shadow(engine: sa.Engine, unit: int) -> None:
     fleet, provider = fleet_of(engine, live_from_ms=T0 + WINDOW_MS, unit=unit, totals_lag_ms=0)
     fleet.sample("acme", T0 + WINDOW_MS, 70)
     report = fleet.tick_windows(3)
@@ -207,7 +207,7 @@ def test_before_its_cut_over_usage_is_sealed_in_shadow_and_never_sent(engine: sa
     clean(fleet)
 
 
-def test_without_a_customer_usage_waits_and_is_counted_until_there_is_one(engine: sa.Engine) -> None:
+def test_usage_without_customer_is_pending_until_assigned(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(own_customer_ids=True))
     fleet = Fleet(engine, extra={"fake": provider})
 

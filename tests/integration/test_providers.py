@@ -43,7 +43,7 @@ from tests.integration.test_drawn import is_asked_again
 from tests.world import T0, Fleet
 
 
-def test_an_answer_that_was_lost_is_looked_up_and_not_sent_again(engine: sa.Engine) -> None:
+def test_push_with_lost_answer_is_looked_up_and_not_resent(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Unknown("cut")
     provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
@@ -54,7 +54,7 @@ def test_an_answer_that_was_lost_is_looked_up_and_not_sent_again(engine: sa.Engi
     clean(fleet)
 
 
-def test_what_was_lost_on_the_way_is_sent_again_with_the_same_bytes(engine: sa.Engine) -> None:
+def test_push_lost_in_transit_is_resent_with_same_bytes(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
@@ -66,7 +66,7 @@ def test_what_was_lost_on_the_way_is_sent_again_with_the_same_bytes(engine: sa.E
 
 
 @pytest.mark.parametrize("claim", [Duplicate(), Queued(0)])
-def test_claimed_absent_push_waits_until_it_cannot_be_applied(engine: sa.Engine, claim: Duplicate | Queued) -> None:
+def test_claimed_absent_push_waits_until_key_expires(engine: sa.Engine, claim: Duplicate | Queued) -> None:
     """Seen at Autumn: killed between claim and deduction; queued and dropped. Its key would only meet the claim."""
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Unknown("cut")
@@ -83,7 +83,7 @@ def test_claimed_absent_push_waits_until_it_cannot_be_applied(engine: sa.Engine,
     clean(fleet)
 
 
-def test_past_its_keys_life_a_push_is_looked_up_and_never_sent_blind(engine: sa.Engine) -> None:
+def test_push_past_key_lifetime_is_looked_up_and_not_resent(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
     provider.answers[KEY] = Unknown("cut")
     provider.lookups[KEY] = ReadFailed("503")
@@ -100,7 +100,7 @@ def test_past_its_keys_life_a_push_is_looked_up_and_never_sent_blind(engine: sa.
     clean(fleet)
 
 
-def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) -> None:
+def test_lookup_that_cannot_tell_leaves_push_in_doubt(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Unknown("cut")
     provider.lookups[KEY] = CannotTell("the minute holds 90, not 60 or nothing")
@@ -125,7 +125,7 @@ def test_what_the_provider_will_not_say_waits_for_a_person(engine: sa.Engine) ->
         (ReadFailed("503"), "not_read", True),
     ],
 )
-def test_a_lookup_leaves_a_trace_that_push_show_tells(
+def test_push_show_after_lookup_shows_time_and_answer(
     engine: sa.Engine, answer: LookupResult, said: str, again: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """N6: when it was looked up, what was answered, and when it is looked up again."""
@@ -149,7 +149,7 @@ def test_a_lookup_leaves_a_trace_that_push_show_tells(
     assert asked in told and ("; again from " in told) == again
 
 
-def test_history_that_was_lost_is_adopted_and_the_difference_sent(engine: sa.Engine) -> None:
+def test_lookup_with_other_quantity_is_adopted_and_difference_sent(engine: sa.Engine) -> None:
     """R1: the provider knows this key at another quantity, from before a restore."""
     fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
     provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 50, T0, 1)
@@ -162,7 +162,7 @@ def test_history_that_was_lost_is_adopted_and_the_difference_sent(engine: sa.Eng
     clean(fleet)
 
 
-def test_success_that_charged_nothing_awaits_credit_when_it_is_looked_up(engine: sa.Engine) -> None:
+def test_queued_push_found_with_zero_quantity_awaits_credit(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, **ASKED)
     provider.answers[KEY] = Queued(0)
     provider.lookups[KEY] = FoundPush(0)
@@ -170,7 +170,7 @@ def test_success_that_charged_nothing_awaits_credit_when_it_is_looked_up(engine:
     assert fleet.tick(fleet.clock.at_ms + LAG).left.awaiting_credit == 1
 
 
-def test_what_is_too_old_for_the_provider_is_kept_and_said(engine: sa.Engine) -> None:
+def test_push_too_old_for_provider_is_rejected_with_reason(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, oldest_ms=35 * DAY_MS)
     report = fleet.tick(T0 + 36 * DAY_MS)
     assert (report.sealed, report.left.rejected, report.exit_status, provider.seen) == (1, 1, 1, [])
@@ -180,14 +180,14 @@ def test_what_is_too_old_for_the_provider_is_kept_and_said(engine: sa.Engine) ->
     clean(fleet)
 
 
-def test_what_is_too_large_for_the_provider_is_kept_and_said(engine: sa.Engine) -> None:
+def test_push_above_max_quantity_is_rejected_with_reason(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, max_quantity=59)
     assert fleet.tick_windows(2).left.rejected == 1
     assert provider.seen == [] and "above 59" in str(fleet.one("SELECT last_error FROM pushes"))
     clean(fleet)
 
 
-def test_a_long_key_is_sent_as_a_hash_and_found_by_it(engine: sa.Engine) -> None:
+def test_push_with_long_key_is_sent_as_hash_and_found_by_notice(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(max_key_chars=100))
     fleet = Fleet(engine, extra={"fake": provider})
     org = "o" * 150
@@ -201,7 +201,7 @@ def test_a_long_key_is_sent_as_a_hash_and_found_by_it(engine: sa.Engine) -> None
     clean(fleet)
 
 
-def test_what_is_refused_later_is_rejected_visibly_and_can_be_sent_anew(engine: sa.Engine) -> None:
+def test_push_refused_by_later_notice_is_rejected_and_can_be_retried(engine: sa.Engine) -> None:
     fleet, _provider = fleet_of(engine)
     fleet.tick_windows(2)
     notices = [PushRefused(KEY, "archived_meter"), PushRefused(KEY, "archived_meter")]
@@ -214,7 +214,7 @@ def test_what_is_refused_later_is_rejected_visibly_and_can_be_sent_anew(engine: 
     clean(fleet)
 
 
-def test_a_notice_of_a_push_of_another_provider_changes_nothing(engine: sa.Engine) -> None:
+def test_notice_for_push_of_other_provider_is_ignored(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine)
     fleet.tick_windows(2)
     write(fleet.engine, lambda c: apply_notices(c, "stripe", [PushRefused(KEY, "no_meter")], T0))
@@ -223,7 +223,7 @@ def test_a_notice_of_a_push_of_another_provider_changes_nothing(engine: sa.Engin
     assert told == ["unknown push usage:nobody:0:x: this database does not have it"]
 
 
-def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
+def test_customer_changed_notice_refreshes_projection(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine)
     fleet.tick_windows(2)
     assert fleet.one("SELECT projection_due_ms FROM orgs") is None
@@ -234,7 +234,7 @@ def test_a_customer_that_changed_is_read_again(engine: sa.Engine) -> None:
     assert "it is not a customer here" in said[1] and fleet.tick_windows(1).projected == 1
 
 
-def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engine: sa.Engine) -> None:
+def test_notice_refusing_push_with_two_attempts_puts_push_in_doubt(engine: sa.Engine) -> None:
     """The first was charged, and its answer never came; the second was accepted, and is refused later."""
     fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True, "balance_in_ledger": True})
     write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="g", plan=None))
@@ -253,7 +253,7 @@ def test_a_refusal_of_one_of_two_attempts_leaves_the_other_to_be_looked_up(engin
     clean(fleet)
 
 
-def test_attempt_in_flight_while_another_is_refused_accepts_nothing(engine: sa.Engine) -> None:
+def test_attempt_in_flight_during_refusal_leaves_push_in_doubt(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, **{**ASKED, "duplicate_proves_delivery": True})
     provider.answers[KEY], provider.lookups[KEY] = Unknown("cut"), Absent()
     fleet.tick_windows(2)
@@ -266,7 +266,7 @@ def test_attempt_in_flight_while_another_is_refused_accepts_nothing(engine: sa.E
 
 
 @pytest.mark.both_databases
-def test_answer_after_lookup_of_refusal_accepts_nothing(engine: sa.Engine) -> None:
+def test_answer_after_lookup_of_refusal_leaves_push_in_doubt(engine: sa.Engine) -> None:
     """More than an hour late: the look-up has claimed the push meanwhile, and could not read."""
     fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
     provider.answers[KEY] = Unknown("cut")
@@ -319,7 +319,7 @@ def refusing(engine: sa.Engine, **changes: object) -> tuple[Fleet, RefusesLater]
     return fleet, provider
 
 
-def test_an_answer_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.Engine) -> None:
+def test_refusal_during_send_overrides_accepted_answer(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, balance_in_ledger=True)
     write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="g", plan=None))
     report = fleet.tick_windows(2)
@@ -329,7 +329,7 @@ def test_an_answer_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.E
     clean(fleet)
 
 
-def test_a_lookup_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.Engine) -> None:
+def test_refusal_during_lookup_overrides_found_answer(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, **ASKED)
     provider.answers[KEY], provider.lookups[KEY] = Unknown("cut"), FoundPush(60)
     provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
@@ -339,7 +339,7 @@ def test_a_lookup_that_was_on_its_way_leaves_a_later_refusal_alone(engine: sa.En
     clean(fleet)
 
 
-def test_one_call_that_breaks_its_contract_says_nothing_of_the_others(engine: sa.Engine) -> None:
+def test_provider_call_that_raises_does_not_affect_other_pushes(engine: sa.Engine) -> None:
     class Odd(FakeProvider):
         async def push(self, batch: Any) -> Any:
             if batch[0].customer_id == "bolt":
@@ -356,7 +356,7 @@ def test_one_call_that_breaks_its_contract_says_nothing_of_the_others(engine: sa
     assert fleet.one("SELECT last_error FROM pushes WHERE org_id = 'bolt'") == "RuntimeError: a bug of theirs"
 
 
-def test_an_outage_costs_a_few_calls_and_not_one_a_push(engine: sa.Engine) -> None:
+def test_provider_outage_stops_sending_after_few_calls(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(batch_size=1, in_flight=4))
     fleet = Fleet(engine, extra={"fake": provider})
     orgs = [f"org-{number}" for number in range(100)]
@@ -374,7 +374,7 @@ def test_an_outage_costs_a_few_calls_and_not_one_a_push(engine: sa.Engine) -> No
     assert len(provider.charged) == 100
 
 
-def test_pushes_of_one_customer_and_feature_are_sequential_if_declared(engine: sa.Engine) -> None:
+def test_pushes_of_same_customer_and_feature_are_sequential_if_declared(engine: sa.Engine) -> None:
     import asyncio
 
     class Watched(FakeProvider):
@@ -401,7 +401,7 @@ def test_pushes_of_one_customer_and_feature_are_sequential_if_declared(engine: s
     assert (report.accepted, provider.most) == (40, 2)
 
 
-def test_outcomes_of_a_provider_are_believed_for_their_own_push_alone(engine: sa.Engine) -> None:
+def test_outcome_by_key_applies_only_to_its_push(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(batch_size=1, in_flight=3))
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", "bolt", "core", provider="fake")
@@ -419,7 +419,7 @@ def test_outcomes_of_a_provider_are_believed_for_their_own_push_alone(engine: sa
     ]
 
 
-def test_org_with_new_credit_or_limit_is_read_again_at_any_provider(
+def test_org_with_new_credit_or_plan_limit_is_refreshed(
     engine: sa.Engine,
 ) -> None:
     """Where no watch goes round, nobody else would: a customer who paid would stay halted."""
@@ -434,14 +434,14 @@ def test_org_with_new_credit_or_limit_is_read_again_at_any_provider(
     assert is_asked_again(fleet)
 
 
-def test_who_is_billed_elsewhere_is_not_asked_about_for_a_wallet(engine: sa.Engine) -> None:
+def test_org_billed_elsewhere_is_not_refreshed_after_wallet_grant(engine: sa.Engine) -> None:
     fleet, _ = fleet_of(engine)
     fleet.tick_windows(2)
     write(engine, lambda c: credit.grant(c, "acme", 10_000, fleet.by, key="paid", plan="free"))
     assert not is_asked_again(fleet)
 
 
-def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Engine) -> None:
+def test_carry_after_unit_becomes_smaller_is_sent(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, unit=3600)
     fleet.tick_windows(2)
     assert fleet.rows("SELECT carry_qty FROM carries") == [(60,)]
@@ -454,7 +454,7 @@ def test_what_larger_units_left_over_is_sent_once_units_are_small(engine: sa.Eng
     clean(fleet)
 
 
-def test_what_was_not_given_back_is_once_negatives_are_taken(engine: sa.Engine) -> None:
+def test_negative_carry_after_negatives_are_allowed_is_sent(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine, negatives=False)
     fleet.tick_windows(2)
     write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))

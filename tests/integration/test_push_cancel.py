@@ -91,7 +91,7 @@ def billed(engine: sa.Engine) -> Billed:
     return made
 
 
-def test_a_wrong_push_is_undone_there_and_its_usage_is_owed_again(billed: Billed) -> None:
+def test_push_cancel_undoes_charge_and_usage_is_billed_by_next_tick(billed: Billed) -> None:
     assert billed.cancel() == CancelReport([KEY], [], {})
     assert billed.charged() == 0
     ((evidence, kind, reason),) = billed.fleet.rows("SELECT evidence, evidence_kind, reason FROM voids")
@@ -106,7 +106,7 @@ def test_a_wrong_push_is_undone_there_and_its_usage_is_owed_again(billed: Billed
 
 
 @pytest.mark.parametrize("given_back", [False, True])
-def test_nothing_is_owed_where_its_samples_were_withdrawn(billed: Billed, given_back: bool) -> None:
+def test_push_cancel_with_withdrawn_samples_bills_zero(billed: Billed, given_back: bool) -> None:
     """Also where the next tick gave back what was charged, before the push was cancelled: it takes that back."""
     write(billed.fleet.engine, lambda c: withdrawals.withdraw(c, ["s1"], billed.by))
     if given_back:
@@ -117,9 +117,7 @@ def test_nothing_is_owed_where_its_samples_were_withdrawn(billed: Billed, given_
 
 
 @pytest.mark.parametrize("twice_is_refused", [False, True])
-def test_a_command_that_died_after_the_call_is_ended_by_running_it_again(
-    billed: Billed, twice_is_refused: bool
-) -> None:
+def test_push_cancel_that_died_after_call_is_completed_by_rerun(billed: Billed, twice_is_refused: bool) -> None:
     billed.stripe.events.twice_is_refused = twice_is_refused
     billed.ask(billed.intend())
     assert billed.charged() == 0 and billed.states() == [(0, 60, "in_doubt")]
@@ -129,7 +127,7 @@ def test_a_command_that_died_after_the_call_is_ended_by_running_it_again(
     billed.ends(60)
 
 
-def test_a_command_that_died_after_the_call_is_ended_by_look_ups(billed: Billed) -> None:
+def test_push_cancel_that_died_after_call_is_completed_by_lookups(billed: Billed) -> None:
     billed.ask(billed.intend())
     billed.fleet.tick(T0 + 3 * HOUR_MS)
     assert billed.states() == [(0, 60, "in_doubt")]
@@ -139,7 +137,7 @@ def test_a_command_that_died_after_the_call_is_ended_by_look_ups(billed: Billed)
     billed.ends(60)
 
 
-def test_a_command_that_died_before_the_call_changes_nothing_in_the_end(billed: Billed) -> None:
+def test_push_cancel_that_died_before_call_leaves_push_accepted(billed: Billed) -> None:
     billed.intend()
     assert billed.states() == [(0, 60, "in_doubt")]
     billed.ends(60)
@@ -150,7 +148,7 @@ def test_a_command_that_died_before_the_call_changes_nothing_in_the_end(billed: 
 @pytest.mark.parametrize(
     "kinds", [("request_lost", "error_500_before", "nonsense", "answer_lost"), ("error_500_after",)]
 )
-def test_an_answer_that_confirms_nothing_voids_nothing(billed: Billed, kinds: tuple[str, ...]) -> None:
+def test_push_cancel_with_unconfirmed_answer_does_not_void(billed: Billed, kinds: tuple[str, ...]) -> None:
     """Asked again and again: the last of each was done over there, and its answer did not come."""
     for kind in kinds:
         billed.stripe.faults.rates = {kind: 1.0}
@@ -162,7 +160,7 @@ def test_an_answer_that_confirms_nothing_voids_nothing(billed: Billed, kinds: tu
     billed.ends(60)
 
 
-def test_two_who_cancel_the_same_push_void_it_once(billed: Billed) -> None:
+def test_concurrent_push_cancel_voids_once(billed: Billed) -> None:
     first, second = billed.intend(), billed.intend()
     one, two = billed.ask(first), billed.ask(second)
     engine = billed.fleet.engine
@@ -171,7 +169,7 @@ def test_two_who_cancel_the_same_push_void_it_once(billed: Billed) -> None:
     billed.ends(60)
 
 
-def test_a_push_that_was_looked_up_too_early_is_voided_all_the_same(billed: Billed) -> None:
+def test_push_cancel_voids_push_that_early_lookup_accepted(billed: Billed) -> None:
     """The process sleeps after the call, and a tick accepts the push by a sum that still held it."""
     intents = billed.intend()
     billed.fleet.tick(billed.fleet.clock.now_ms() + HOUR_MS + MINUTE_MS)
@@ -181,7 +179,7 @@ def test_a_push_that_was_looked_up_too_early_is_voided_all_the_same(billed: Bill
     billed.ends(60)
 
 
-def test_cancelled_push_refunds_wallet_until_it_is_sealed_again(billed: Billed) -> None:
+def test_cancelled_push_refunds_wallet_until_usage_is_resealed(billed: Billed) -> None:
     """Stripe has no hard stop: the wallet here halts."""
     engine, by = billed.fleet.engine, billed.by
     write(engine, lambda c: credit.grant(c, "cus_1", 1_000_000, by, key="paid", plan=None))
@@ -199,7 +197,7 @@ def test_cancelled_push_refunds_wallet_until_it_is_sealed_again(billed: Billed) 
     assert balance() == drawn
 
 
-def test_reconcile_shows_cancellation_confirmed_but_not_done_by_stripe(billed: Billed) -> None:
+def test_reconcile_reports_confirmed_cancellation_stripe_did_not_apply(billed: Billed) -> None:
     intents = billed.intend()
     write(billed.fleet.engine, lambda c: conclude(c, intents, [Cancelled("it said so")], billed.by))
     for _ in range(3):
@@ -208,7 +206,7 @@ def test_reconcile_shows_cancellation_confirmed_but_not_done_by_stripe(billed: B
     assert [line[:3] for line in told(compare(billed.fleet, provider="stripe"))] == [("over", 60, 120)]
 
 
-def test_reconcile_shows_a_push_that_was_cancelled_by_somebody_else(billed: Billed) -> None:
+def test_reconcile_reports_push_cancelled_outside_drawdown(billed: Billed) -> None:
     billed.ask([Intent(KEY, "stripe", intent.request) for intent in _dry(billed)])
     billed.fleet.clock.at_ms += 3 * HOUR_MS
     assert [line[:3] for line in told(compare(billed.fleet, provider="stripe"))] == [("short", 60, 0)]
@@ -226,7 +224,7 @@ def _refused(billed: Billed, error: type[DrawdownError], words: str, *keys: str)
     assert billed.states() == before
 
 
-def test_what_cannot_be_cancelled_is_refused_before_anybody_is_asked(billed: Billed) -> None:
+def test_push_cancel_invalid_request_is_refused_before_call(billed: Billed) -> None:
     _refused(billed, UnknownId, "unknown push", KEY, "usage:acme:1:compute_1gb")
     _refused(billed, UsageError, f"exceed {MAX_KEYS}", *(f"{KEY}:r{n}" for n in range(1, MAX_KEYS + 2)))
     with pytest.raises(UsageError, match="missing reason"):
@@ -239,7 +237,7 @@ def test_what_cannot_be_cancelled_is_refused_before_anybody_is_asked(billed: Bil
     _refused(billed, Refused, "cancels a push only within 24 hours. Run `drawdown sample withdraw ID`")
 
 
-def test_a_push_that_is_not_accepted_is_not_cancelled(billed: Billed) -> None:
+def test_push_cancel_of_unaccepted_push_is_refused(billed: Billed) -> None:
     billed.stripe.faults.rates = {"lock_timeout": 1.0}
     billed.fleet.sample("acme", T0 + 3 * WINDOW_MS + 1)
     billed.fleet.tick(T0 + 6 * WINDOW_MS)
@@ -255,12 +253,12 @@ def test_a_push_that_is_not_accepted_is_not_cancelled(billed: Billed) -> None:
     )
 
 
-def test_a_push_below_the_floor_is_not_cancelled(billed: Billed) -> None:
+def test_push_cancel_below_floor_is_refused(billed: Billed) -> None:
     write(billed.fleet.engine, lambda c: prune.raise_floors(c, before=T0 + WINDOW_MS, by=billed.by))
     _refused(billed, Refused, "falls below the floor of acme")
 
 
-def test_a_provider_that_cannot_cancel_is_not_asked(engine: sa.Engine) -> None:
+def test_push_cancel_at_provider_without_cancellation_is_refused(engine: sa.Engine) -> None:
     fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities())})
     fleet.assign("acme", provider="fake")
     fleet.sample("acme", T0 + 1)
@@ -271,7 +269,7 @@ def test_a_provider_that_cannot_cancel_is_not_asked(engine: sa.Engine) -> None:
         write(engine, lambda c: intend(c, [KEY], by, can))
 
 
-def test_the_command_cancels_says_so_and_is_refused(engine: sa.Engine, database_url: str) -> None:
+def test_push_cancel_command_voids_push_and_refuses_second_cancel(engine: sa.Engine, database_url: str) -> None:
     """As a person runs it, over a real socket."""
     clock = FixedClock(T0)
     fleet = Fleet(engine, clock)

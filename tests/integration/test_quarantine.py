@@ -41,7 +41,7 @@ def quarantine(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_prune_keeps_what_is_quarantined_until_somebody_dealt_with_it(fleet: Fleet) -> None:
+def test_prune_keeps_quarantined_samples_until_fixed_or_dismissed(fleet: Fleet) -> None:
     """A time in seconds lies below every floor: deleted with the old ones, it could never be fixed."""
     quarantine(fleet)
     for dry_run in (True, False):
@@ -58,7 +58,7 @@ def test_a_prune_keeps_what_is_quarantined_until_somebody_dealt_with_it(fleet: F
     assert fleet.rows("SELECT id FROM usage_samples") == [(fixed.new_id,)]
 
 
-def test_what_the_quarantine_keeps_has_no_prune_walk_through_empty_windows(fleet: Fleet) -> None:
+def test_prune_with_old_quarantined_sample_skips_empty_windows(fleet: Fleet) -> None:
     quarantine(fleet)
     pruned(fleet)
     work: list[str] = []
@@ -83,7 +83,7 @@ SELECT id, NULL, 0, 'test', 'a test' FROM usage_samples WHERE problem IS NOT NUL
 """
 
 
-def test_prune_of_many_reads_windows_by_index_and_quarantine_apart(fleet: Fleet) -> None:
+def test_prune_of_many_samples_uses_index(fleet: Fleet) -> None:
     for text in (SEED, CLOSE, "ANALYZE"):
         fleet.write(text)
     fleet.tick(T0 + 60 * DAY_MS, accept_clock=True)
@@ -96,7 +96,7 @@ def test_prune_of_many_reads_windows_by_index_and_quarantine_apart(fleet: Fleet)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_one_command_mends_as_one_for_each_sample_does(fleet: Fleet, at_once: bool) -> None:
+def test_sample_fix_in_single_command_equals_fix_of_each_sample(fleet: Fleet, at_once: bool) -> None:
     """Three of one sandbox and moment: the first goes in, whether or not it is stored when the next is judged."""
     fleet.clock.at_ms = T0 + DAY_MS
     for name, memory_mb in (("m1", 1024), ("m2", 1024), ("m3", 4096)):

@@ -34,7 +34,7 @@ def without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
 
 
-def test_the_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
+def test_tutorial_shell_blocks_succeed_and_print_shown_output(tmp_path: Path) -> None:
     done = shell.run("set -e\n" + "\n".join(blocks()), cwd=tmp_path, env=without_settings())
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "all invariants hold" in done.stdout
@@ -43,7 +43,7 @@ def test_the_shell_blocks_work_one_after_the_other(tmp_path: Path) -> None:
     assert [line for line in "".join(shown).splitlines() if " ".join(line.split()) not in said] == []
 
 
-def test_every_command_that_is_named_exists() -> None:
+def test_docs_named_commands_exist() -> None:
     tree = {path for path, _ in walk(get_command(app))}
     nouns = {path[0] for path in tree if len(path) > 1}
     named = {tuple(words.split()) for words in re.findall(r"`drawdown ([a-z]+(?: [a-z-]+)?)", TEXT)}
@@ -53,19 +53,19 @@ def test_every_command_that_is_named_exists() -> None:
     assert sorted(named - tree) == []
 
 
-def test_the_readme_says_what_each_exit_status_means() -> None:
+def test_docs_table_of_exit_statuses_equals_meanings() -> None:
     rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", TEXT, flags=re.MULTILINE))
     assert rows == {str(int(status)): meaning for status, meaning in MEANINGS.items()}
 
 
-def test_every_make_target_that_is_named_exists() -> None:
+def test_docs_named_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"(?:`|^ +)make ([a-z]+)", TEXT, flags=re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
-def test_no_option_of_a_target_is_one_that_make_itself_gives() -> None:
+def test_makefile_options_differ_from_built_in_make_variables() -> None:
     """AS is the assembler: whoever asked for nothing would be asked for by it."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     given = subprocess.run(
@@ -75,11 +75,11 @@ def test_no_option_of_a_target_is_one_that_make_itself_gives() -> None:
     assert ours and "CC" in its and ours.isdisjoint(its)
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_has_at_most_110_lines() -> None:
     assert len(README.splitlines()) <= 110
 
 
-def test_each_link_leads_somewhere() -> None:
+def test_docs_relative_links_exist() -> None:
     pages = [ROOT / page for page in ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS))]
     links = re.compile(r"\]\((?!https?:|#)([^)#]+)")
     dead = [
@@ -91,7 +91,7 @@ def test_each_link_leads_somewhere() -> None:
     assert dead == []
 
 
-def test_the_demo_ends_in_a_proof(tmp_path: Path) -> None:
+def test_demo_output_shows_proof_and_copied_database_verifies(tmp_path: Path) -> None:
     done = in_process.run(["demo"], cwd=tmp_path, env=without_settings(), timeout_s=300)
     assert done.returncode == 0, done.stderr
     for said in (

@@ -56,7 +56,7 @@ from tests.interleave.walk import Walk
 from tests.world import T0, Fleet
 
 
-def test_equal_says_nothing_and_is_kept(engine: sa.Engine) -> None:
+def test_reconcile_equal_totals_stores_equal_verdict(engine: sa.Engine) -> None:
     fleet, _ = billed(engine, 30)
     before = everything(fleet)
     found = compare(fleet, correct=True)
@@ -66,7 +66,7 @@ def test_equal_says_nothing_and_is_kept(engine: sa.Engine) -> None:
     assert kept == [(T0, "acme", "fake", FEATURE, 90, 90, "equal")]
 
 
-def test_comparing_alone_changes_nothing_and_asks_for_a_person(engine: sa.Engine) -> None:
+def test_reconcile_without_correct_reports_shortfall_and_leaves_pushes(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     del provider.charged[KEY]
     before = everything(fleet)
@@ -76,7 +76,7 @@ def test_comparing_alone_changes_nothing_and_asks_for_a_person(engine: sa.Engine
     assert everything(fleet) == before
 
 
-def test_what_is_missing_is_voided_and_sealed_anew(engine: sa.Engine) -> None:
+def test_reconcile_missing_push_is_voided_and_resealed(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, 30)
     del provider.charged[KEY]
     found = compare(fleet, correct=True)
@@ -93,7 +93,7 @@ def test_what_is_missing_is_voided_and_sealed_anew(engine: sa.Engine) -> None:
     clean(fleet)
 
 
-def test_what_is_there_at_another_quantity_is_adopted(engine: sa.Engine) -> None:
+def test_reconcile_push_at_other_quantity_is_adopted(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.charged[KEY] = replace(provider.charged[KEY], quantity=50)
     found = compare(fleet, correct=True)
@@ -105,7 +105,7 @@ def test_what_is_there_at_another_quantity_is_adopted(engine: sa.Engine) -> None
     clean(fleet)
 
 
-def test_what_is_on_record_there_and_charged_nothing_is_voided(engine: sa.Engine) -> None:
+def test_reconcile_push_with_zero_charge_is_voided(engine: sa.Engine) -> None:
     """Seen with Autumn emulated: a killed worker's send had left an event that charged nothing, under the same key."""
     fleet, provider = billed(engine)
     provider.charged[KEY] = replace(provider.charged[KEY], quantity=0)
@@ -139,7 +139,7 @@ def on_record_as_nothing(engine: sa.Engine, *, back: bool) -> tuple[Fleet, FakeP
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_what_only_the_balance_can_tell_is_left_to_a_person(engine: sa.Engine, back: bool) -> None:
+def test_reconcile_difference_only_balance_can_explain_is_reported(engine: sa.Engine, back: bool) -> None:
     """Voided, and sealed anew, it would be billed twice; given back, it would be given back twice."""
     fleet, _, key = on_record_as_nothing(engine, back=back)
     before = everything(fleet)
@@ -151,7 +151,7 @@ def test_what_only_the_balance_can_tell_is_left_to_a_person(engine: sa.Engine, b
 
 
 @pytest.mark.parametrize("event", [False, True])
-def test_push_billed_by_hand_is_left_alone_although_it_was_sent(engine: sa.Engine, event: bool) -> None:
+def test_reconcile_push_sent_and_then_billed_by_hand_is_unchanged(engine: sa.Engine, event: bool) -> None:
     """An item of an invoice beside the meters, or an event over there: both are right, and neither is voided."""
     provider = FakeProvider(capabilities(**TOTALS))
     provider.answers[KEY] = Rejected("dated more than 35 days back")
@@ -166,7 +166,7 @@ def test_push_billed_by_hand_is_left_alone_although_it_was_sent(engine: sa.Engin
     assert fleet.rows("SELECT state, by_hand FROM pushes") == [("accepted", True)]
 
 
-def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) -> None:
+def test_reconcile_excess_in_window_billed_by_hand_is_not_refunded(engine: sa.Engine) -> None:
     """Too old to be sent, put into an invoice by hand, and resolved so: what is over in its window may be that."""
     provider = FakeProvider(capabilities(**TOTALS, max_quantity=59))
     fleet, _ = billed(engine, provider=provider)
@@ -182,7 +182,7 @@ def test_what_a_person_charged_by_hand_is_never_given_back(engine: sa.Engine) ->
 
 
 @pytest.mark.parametrize("said", [FoundPush(60), CannotTell("shared minute"), ReadFailed("503")])
-def test_a_shortfall_that_no_push_explains_is_a_note(
+def test_reconcile_shortfall_without_absent_push_is_reported(
     engine: sa.Engine, said: FoundPush | CannotTell | ReadFailed
 ) -> None:
     fleet, provider = billed(engine)
@@ -198,7 +198,7 @@ def test_a_shortfall_that_no_push_explains_is_a_note(
     clean(fleet)
 
 
-def test_a_correction_that_counted_twice_is_said_with_what_a_person_does(engine: sa.Engine) -> None:
+def test_reconcile_correction_that_counted_twice_is_reported(engine: sa.Engine) -> None:
     """Where a minute's sum is all there is, another figure than was sent tells of no push."""
     fleet, provider = billed(engine, 30)
     write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
@@ -215,7 +215,7 @@ def test_a_correction_that_counted_twice_is_said_with_what_a_person_does(engine:
     assert everything(fleet) == before
 
 
-def test_a_shortfall_where_nothing_can_be_looked_up_is_a_note(engine: sa.Engine) -> None:
+def test_reconcile_shortfall_without_lookups_is_reported(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, lookup_lag_ms=None)
     del provider.charged[KEY]
     before = everything(fleet)
@@ -226,7 +226,7 @@ def test_a_shortfall_where_nothing_can_be_looked_up_is_a_note(engine: sa.Engine)
     assert everything(fleet) == before
 
 
-def test_what_is_too_much_in_one_window_is_adopted_and_given_back(engine: sa.Engine) -> None:
+def test_reconcile_excess_in_billed_window_is_adopted_and_refunded(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, 30)
     provider.over["acme", FEATURE, T0 + WINDOW_MS - 1] = 40
     found = compare(fleet, correct=True)
@@ -243,7 +243,7 @@ def test_what_is_too_much_in_one_window_is_adopted_and_given_back(engine: sa.Eng
     clean(fleet)
 
 
-def test_where_negatives_are_not_taken_what_was_too_much_is_carried(engine: sa.Engine) -> None:
+def test_reconcile_excess_without_negatives_is_carried(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, negatives=False)
     provider.over["acme", FEATURE, T0] = 40
     assert compare(fleet, correct=True).exit_status == 75
@@ -258,7 +258,7 @@ def test_where_negatives_are_not_taken_what_was_too_much_is_carried(engine: sa.E
     clean(fleet)
 
 
-def test_what_is_too_much_outside_our_windows_is_somebody_elses(engine: sa.Engine) -> None:
+def test_reconcile_excess_outside_sealed_windows_is_reported(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.over["acme", FEATURE, T0 + 7 * WINDOW_MS] = 40
     before = everything(fleet)
@@ -272,7 +272,7 @@ def test_what_is_too_much_outside_our_windows_is_somebody_elses(engine: sa.Engin
 
 
 @pytest.mark.parametrize("beside", [30, 0])
-def test_late_event_of_voided_and_withdrawn_push_is_given_back(engine: sa.Engine, beside: int) -> None:
+def test_reconcile_late_event_of_voided_and_withdrawn_push_is_refunded(engine: sa.Engine, beside: int) -> None:
     """The window has no other push: its usage was withdrawn before a seal took it again. So has the day, `beside` 0."""
     fleet, provider = billed(engine, beside)
     late = provider.charged.pop(KEY)
@@ -289,7 +289,7 @@ def test_late_event_of_voided_and_withdrawn_push_is_given_back(engine: sa.Engine
     clean(fleet)
 
 
-def test_partly_in_our_windows_only_that_part_is_adopted(engine: sa.Engine) -> None:
+def test_reconcile_excess_partly_in_sealed_windows_adopts_only_that_part(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.over["acme", FEATURE, T0 + 2] = 25
     provider.over["acme", FEATURE, T0 + 7 * WINDOW_MS] = 40
@@ -303,7 +303,7 @@ def test_partly_in_our_windows_only_that_part_is_adopted(engine: sa.Engine) -> N
     clean(fleet)
 
 
-def test_before_the_providers_lag_is_over_nothing_is_compared(engine: sa.Engine) -> None:
+def test_reconcile_before_totals_lag_waits(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.charged.clear()
     fleet.clock.at_ms -= 1
@@ -314,7 +314,7 @@ def test_before_the_providers_lag_is_over_nothing_is_compared(engine: sa.Engine)
 
 
 @pytest.mark.parametrize("answer", [Unknown("cut"), RetryAt(T0 + DAY_MS, "later")])
-def test_a_day_with_something_unsettled_waits(engine: sa.Engine, answer: Unknown | RetryAt) -> None:
+def test_reconcile_day_with_unsettled_push_waits(engine: sa.Engine, answer: Unknown | RetryAt) -> None:
     provider = FakeProvider(capabilities(**{**TOTALS, "duplicate_proves_delivery": False}))
     provider.answers[KEY] = answer
     fleet, _ = billed(engine, 30, provider=provider)
@@ -324,7 +324,7 @@ def test_a_day_with_something_unsettled_waits(engine: sa.Engine, answer: Unknown
     assert states(fleet)[0][3] != "voided"
 
 
-def test_of_a_day_that_goes_on_what_is_old_enough_is_compared(engine: sa.Engine) -> None:
+def test_reconcile_current_day_compares_windows_that_are_old_enough(engine: sa.Engine) -> None:
     """Whoever uses something at every moment would else never be compared before midnight."""
     provider = FakeProvider(capabilities(**{**TOTALS, "duplicate_proves_delivery": False}))
     fresh = f"usage:acme:{T0 + WINDOW_MS}:{FEATURE}"
@@ -336,7 +336,7 @@ def test_of_a_day_that_goes_on_what_is_old_enough_is_compared(engine: sa.Engine)
     assert fleet.rows("SELECT key, state FROM pushes ORDER BY key") == [(KEY, "voided"), (fresh, "queued")]
 
 
-def test_what_is_rejected_is_not_ours_and_holds_nothing_up(engine: sa.Engine) -> None:
+def test_reconcile_rejected_push_is_not_counted(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(**TOTALS))
     provider.answers[f"usage:acme:{T0 + WINDOW_MS}:{FEATURE}"] = Rejected("no")
     fleet, _ = billed(engine, 30, provider=provider)
@@ -344,7 +344,7 @@ def test_what_is_rejected_is_not_ours_and_holds_nothing_up(engine: sa.Engine) ->
     assert (found.compared, found.waiting, found.exit_status) == (1, 0, 0)
 
 
-def test_totals_that_cannot_be_read_are_left_for_the_next_run(engine: sa.Engine) -> None:
+def test_reconcile_with_unreadable_totals_leaves_pushes_unchanged(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.totals_fail = True
     before = everything(fleet)
@@ -372,7 +372,7 @@ class Raises(FakeProvider):
         raise RuntimeError("a bug of theirs")
 
 
-def test_windows_that_cannot_be_read_are_a_note_and_change_nothing(engine: sa.Engine) -> None:
+def test_reconcile_with_unreadable_windows_reports_difference(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, provider=FailsByWindow(capabilities(**TOTALS)))
     provider.over["acme", FEATURE, T0] = 40
     before = everything(fleet)
@@ -382,20 +382,20 @@ def test_windows_that_cannot_be_read_are_a_note_and_change_nothing(engine: sa.En
     assert everything(fleet) == before
 
 
-def test_balances_that_cannot_be_read_are_left_for_the_next_run(engine: sa.Engine) -> None:
+def test_reconcile_with_unreadable_balances_is_counted_as_unread(engine: sa.Engine) -> None:
     fleet, _ = billed(engine, provider=DrawnFails(capabilities(**TOTALS, drawn=True)))
     found = compare(fleet, correct=True)
     assert (found.compared, found.unread, found.exit_status) == (1, 1, 75)
 
 
-def test_a_provider_that_breaks_its_contract_has_told_nothing(engine: sa.Engine) -> None:
+def test_reconcile_provider_that_raises_is_counted_as_unread(engine: sa.Engine) -> None:
     fleet, _ = billed(engine, provider=Raises(capabilities(**TOTALS)))
     found = compare(fleet, correct=True)
     assert (found.compared, found.unread, found.exit_status) == (0, 1, 75)
 
 
 @pytest.mark.parametrize(("theirs", "threshold", "is_told"), [(57, 0.05, False), (57, 0.049, True), (60, 0.0, False)])
-def test_below_the_threshold_a_difference_is_kept_and_not_told(
+def test_reconcile_difference_below_threshold_is_stored_and_not_reported(
     engine: sa.Engine, theirs: int, threshold: float, is_told: bool
 ) -> None:
     fleet, provider = billed(engine)
@@ -407,7 +407,7 @@ def test_below_the_threshold_a_difference_is_kept_and_not_told(
 
 
 @pytest.mark.parametrize(("theirs", "is_told"), [(69, False), (70, True), (51, False), (50, True)])
-def test_in_shadow_both_are_compared_and_nothing_is_ever_corrected(
+def test_reconcile_shadow_difference_is_reported_and_not_corrected(
     engine: sa.Engine, theirs: int, is_told: bool
 ) -> None:
     """Another system bills there meanwhile: its figures may differ by a share, and are its own."""
@@ -422,7 +422,7 @@ def test_in_shadow_both_are_compared_and_nothing_is_ever_corrected(
     assert fleet.one("SELECT verdict FROM reconciliations") == "shadow"
 
 
-def test_only_what_is_asked_for_is_compared(engine: sa.Engine) -> None:
+def test_reconcile_scope_limits_days_organisations_and_provider(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(**TOTALS))
     fleet = Fleet(engine, extra={"fake": provider})
     fleet.assign("acme", "bolt", provider="fake")
@@ -443,7 +443,7 @@ def test_only_what_is_asked_for_is_compared(engine: sa.Engine) -> None:
     assert compare(fleet, recent=True).compared == 1, "a late revision makes its old day recent"
 
 
-def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
+def test_reconcile_provider_without_totals_or_key_is_skipped(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, totals_lag_ms=None)
     assert compare(fleet).skipped == {"fake": "it does not return totals"}
     provider.capabilities = capabilities(**TOTALS)
@@ -452,7 +452,7 @@ def test_who_cannot_be_compared_is_named(engine: sa.Engine) -> None:
     assert runner.run(reconcile(context, ReconcileScope(), fleet.by), world).skipped["fake"] == "its API key is missing"
 
 
-def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.Engine) -> None:
+def test_reconcile_several_days_and_organisations_each_are_corrected(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(**TOTALS))
     fleet = Fleet(engine, extra={"fake": provider})
     orgs = [f"org-{number}" for number in range(12)]
@@ -478,7 +478,7 @@ def test_of_several_days_and_organisations_each_is_mended_by_itself(engine: sa.E
 
 
 @pytest.mark.parametrize("wrong", ["lost", "another quantity", "twice"])
-def test_below_the_floor_nothing_is_voided_or_adopted(engine: sa.Engine, wrong: str) -> None:
+def test_reconcile_below_floor_does_not_void_or_adopt(engine: sa.Engine, wrong: str) -> None:
     """Nothing would be sealed in its place: a loss would stay one, and a double would look like ours."""
     fleet, provider = billed(engine)
     fleet.tick(T0 + 37 * DAY_MS, accept_clock=True)
@@ -498,7 +498,7 @@ def test_below_the_floor_nothing_is_voided_or_adopted(engine: sa.Engine, wrong: 
         void_lost(fleet, "seen")
 
 
-def test_what_was_accepted_and_lost_a_person_may_void(engine: sa.Engine) -> None:
+def test_accepted_push_declared_lost_is_voided_and_resealed(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, lookup_lag_ms=None)
     provider.charged.clear()
     with pytest.raises(Refused, match="is accepted"):
@@ -509,7 +509,7 @@ def test_what_was_accepted_and_lost_a_person_may_void(engine: sa.Engine) -> None
     clean(fleet)
 
 
-def test_what_was_told_of_a_balance_is_acknowledged_on_record(engine: sa.Engine) -> None:
+def test_balance_acknowledge_is_recorded_as_action(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 10)
     compare(fleet, correct=True)
@@ -520,7 +520,7 @@ def test_what_was_told_of_a_balance_is_acknowledged_on_record(engine: sa.Engine)
     assert compare(fleet, correct=True).exit_status == 0
 
 
-def test_push_billed_by_hand_during_lookup_is_not_voided(engine: sa.Engine) -> None:
+def test_reconcile_push_billed_by_hand_during_lookup_is_not_voided(engine: sa.Engine) -> None:
     """Refused late and put on an invoice meanwhile, it is accepted as it was; billed again it would be paid twice."""
     fleet, provider = billed(engine)
     provider.charged.clear()
@@ -536,7 +536,7 @@ def test_push_billed_by_hand_during_lookup_is_not_voided(engine: sa.Engine) -> N
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_late_refusal_waits_for_the_answer_that_is_written_down(engine: sa.Engine) -> None:
+def test_late_refusal_during_acceptance_waits_and_rejects_push(engine: sa.Engine) -> None:
     """What it then finds accepted has drawn on the wallet, which gets it back."""
     provider = FakeProvider(capabilities(balance_in_ledger=True))
     provider.answers[KEY] = Queued(T0 + DAY_MS)
@@ -560,7 +560,7 @@ def test_a_late_refusal_waits_for_the_answer_that_is_written_down(engine: sa.Eng
     assert '"accepted"' in str(fleet.one(was)), "what was drawn is given back for what it is, not for what it was"
 
 
-def test_what_was_credited_by_hand_hides_nothing_that_was_lost(engine: sa.Engine) -> None:
+def test_reconcile_loss_beside_credit_by_hand_is_reported(engine: sa.Engine) -> None:
     """Accepted and lost over there, then withdrawn; too old to be given back, it was credited on an invoice."""
     fleet, provider = billed(engine)
     credit_by_hand(fleet, provider, "dated more than 35 days back")

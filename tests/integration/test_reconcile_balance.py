@@ -56,7 +56,7 @@ def sent_twice(engine: sa.Engine) -> Any:
     return fleet, provider
 
 
-def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
+def test_balance_drawn_twice_is_refunded_once(engine: sa.Engine) -> None:
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 + 60)
     before = everything(fleet)
@@ -79,7 +79,7 @@ def test_what_was_drawn_twice_is_given_back_once(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_balance_beyond_all_bounds_stops_no_other(engine: sa.Engine, before: bool) -> None:
+def test_balance_beyond_64_bits_is_reported_and_other_customer_compared(engine: sa.Engine, before: bool) -> None:
     """In parts of a credit it does not fit into 64 bits."""
     fleet, provider = billed(engine, drawn=True)
     fleet.assign("globex", provider="fake")
@@ -103,7 +103,7 @@ def test_a_balance_beyond_all_bounds_stops_no_other(engine: sa.Engine, before: b
 
 
 @pytest.mark.parametrize("more", [0, 500])
-def test_what_left_no_event_and_was_drawn_stands(engine: sa.Engine, more: int) -> None:
+def test_push_without_event_but_drawn_is_not_voided(engine: sa.Engine, more: int) -> None:
     """It died before the event was stored: to void it would charge it again. Others may have drawn besides."""
     fleet, provider = billed(engine, drawn=True)
     provider.charged.clear()
@@ -119,7 +119,7 @@ def test_what_left_no_event_and_was_drawn_stands(engine: sa.Engine, more: int) -
     clean(fleet)
 
 
-def test_what_left_no_event_and_was_not_drawn_is_voided(engine: sa.Engine) -> None:
+def test_push_without_event_and_not_drawn_is_voided(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, drawn=True)
     provider.charged.clear()
     drawn(provider, 0)
@@ -142,7 +142,7 @@ def given_back_unseen(engine: sa.Engine) -> Any:
     return fleet, provider
 
 
-def test_what_was_given_back_without_an_event_is_not_given_back_again(engine: sa.Engine) -> None:
+def test_refund_without_event_shown_by_balance_is_not_repeated(engine: sa.Engine) -> None:
     """Events show more than is accepted, and the balance shows that it is none."""
     fleet, provider = given_back_unseen(engine)
     drawn(provider, 30)
@@ -158,7 +158,7 @@ def test_what_was_given_back_without_an_event_is_not_given_back_again(engine: sa
     clean(fleet)
 
 
-def test_what_was_never_given_back_is_given_back_anew(engine: sa.Engine) -> None:
+def test_refund_without_event_missing_in_balance_is_repeated(engine: sa.Engine) -> None:
     fleet, provider = given_back_unseen(engine)
     drawn(provider, 90)
     found = compare(fleet, correct=True)
@@ -170,7 +170,7 @@ def test_what_was_never_given_back_is_given_back_anew(engine: sa.Engine) -> None
     clean(fleet)
 
 
-def test_person_decides_refund_that_balance_does_not_show(engine: sa.Engine) -> None:
+def test_refund_that_balance_does_not_show_is_reported(engine: sa.Engine) -> None:
     fleet, provider = given_back_unseen(engine)
     drawn(provider, 55)
     before = everything(fleet)
@@ -180,7 +180,7 @@ def test_person_decides_refund_that_balance_does_not_show(engine: sa.Engine) -> 
     assert (everything(fleet), fleet.rows("SELECT * FROM balance_marks")) == (before, [])
 
 
-def test_of_several_without_an_event_those_stand_that_were_drawn(engine: sa.Engine) -> None:
+def test_pushes_without_event_that_balance_shows_as_drawn_are_not_voided(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, 30, 7, drawn=True)
     provider.charged.clear()
     drawn(provider, 67)
@@ -192,7 +192,7 @@ def test_of_several_without_an_event_those_stand_that_were_drawn(engine: sa.Engi
 
 
 @pytest.mark.parametrize("quantity", [59, 20, -40])
-def test_where_the_balance_does_not_tell_nothing_is_voided(engine: sa.Engine, quantity: int) -> None:
+def test_push_without_event_at_unclear_balance_is_not_voided(engine: sa.Engine, quantity: int) -> None:
     """Somebody topped it up by `add_to_balance`, which looks like giving back."""
     fleet, provider = billed(engine, drawn=True)
     provider.charged.clear()
@@ -205,7 +205,7 @@ def test_where_the_balance_does_not_tell_nothing_is_voided(engine: sa.Engine, qu
 
 
 @pytest.mark.parametrize("gone", ["unread", "no such balance", "parts of other cycles"])
-def test_without_a_balance_to_ask_nothing_is_voided(engine: sa.Engine, gone: str) -> None:
+def test_push_without_event_at_unreadable_balance_is_not_voided(engine: sa.Engine, gone: str) -> None:
     provider = (DrawnFails if gone == "unread" else FakeProvider)(capabilities(**TOTALS, drawn=True))
     fleet, _ = billed(engine, provider=provider)
     provider.charged.clear()
@@ -217,7 +217,7 @@ def test_without_a_balance_to_ask_nothing_is_voided(engine: sa.Engine, gone: str
     assert everything(fleet) == before
 
 
-def test_a_top_up_is_told_once_and_the_next_loss_is_seen_all_the_same(engine: sa.Engine) -> None:
+def test_balance_topup_is_reported_once_and_later_loss_is_found(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, 30, drawn=True)
     drawn(provider, 90 - 50)
     found = compare(fleet, correct=True)
@@ -236,7 +236,7 @@ def test_a_top_up_is_told_once_and_the_next_loss_is_seen_all_the_same(engine: sa
     clean(fleet)
 
 
-def test_what_a_person_says_was_lost_and_is_drawn_anew_is_not_given_back(engine: sa.Engine) -> None:
+def test_push_voided_as_lost_and_resealed_is_not_refunded(engine: sa.Engine) -> None:
     """No event shows it, and the balance, which was topped up as well, does not tell; a person finds it lost."""
     fleet, provider = billed(engine, 30, drawn=True)
     del provider.charged[KEY]
@@ -258,7 +258,7 @@ def test_what_a_person_says_was_lost_and_is_drawn_anew_is_not_given_back(engine:
     clean(fleet)
 
 
-def test_push_declared_lost_that_balance_does_not_lack_is_refunded(engine: sa.Engine) -> None:
+def test_push_declared_lost_but_shown_in_balance_is_refunded(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 60 - 59)
     assert told(compare(fleet, correct=True)) == [("short", 60, 1, 0)]
@@ -270,7 +270,7 @@ def test_push_declared_lost_that_balance_does_not_lack_is_refunded(engine: sa.En
     assert told(compare(fleet, correct=True)) == [("over", 60, 120, 60)]
 
 
-def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine: sa.Engine) -> None:
+def test_balance_drawn_twice_beside_reported_topup_is_refunded(engine: sa.Engine) -> None:
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 - 500)
     assert compare(fleet, correct=True).exit_status == 1
@@ -283,7 +283,7 @@ def test_what_is_drawn_twice_is_given_back_beside_a_top_up_that_was_told(engine:
 
 
 @pytest.mark.parametrize("credited", [0, 60])
-def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engine, credited: int) -> None:
+def test_credit_by_hand_is_not_taken_for_push_drawn_twice(engine: sa.Engine, credited: int) -> None:
     """On an invoice, beside the balance, or on it; and from the next comparison on a second drawing shows again. As
     much as was credited beside it may be drawn twice, too: the person is told once by how much it may differ."""
     fleet, provider = sent_twice(engine)
@@ -308,7 +308,7 @@ def test_what_was_credited_by_hand_is_not_taken_for_drawn_twice(engine: sa.Engin
     assert told(compare(fleet, correct=True)) == [("over", 7, 67, 60)]
 
 
-def test_parts_of_other_cycles_are_compared_from_the_first_look_on(engine: sa.Engine) -> None:
+def test_balance_with_parts_of_other_cycles_is_compared_from_first_reading(engine: sa.Engine) -> None:
     """A one-off top-up beside a monthly plan: what had been drawn from it before the month cannot be told."""
     fleet, provider = sent_twice(engine)
     first_ms = int(str(fleet.one("SELECT MIN(first_attempt_ms) FROM pushes")))
@@ -319,7 +319,7 @@ def test_parts_of_other_cycles_are_compared_from_the_first_look_on(engine: sa.En
 
 
 @pytest.mark.parametrize(("shown", "apart"), [(20, -47), (1_000, 933), (67, 0)])
-def test_what_was_pushed_in_its_first_cycle_only_is_compared_at_once(engine: sa.Engine, shown: int, apart: int) -> None:
+def test_balance_of_customer_in_first_cycle_is_compared_at_once(engine: sa.Engine, shown: int, apart: int) -> None:
     """A new customer's plan and top-up: what is missing at the first look was lost."""
     fleet, provider = sent_twice(engine)
     provider.drawn_says = {"acme": {FEATURE: Drawn(shown, T0 - DAY_MS, whole=False)}}
@@ -330,7 +330,7 @@ def test_what_was_pushed_in_its_first_cycle_only_is_compared_at_once(engine: sa.
     assert compare(fleet, correct=True).exit_status == 0
 
 
-def test_a_new_cycle_forgets_what_was_told_of_the_one_before(engine: sa.Engine) -> None:
+def test_balance_new_cycle_clears_earlier_mark(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 10)
     assert compare(fleet, correct=True).exit_status == 1
@@ -338,7 +338,7 @@ def test_a_new_cycle_forgets_what_was_told_of_the_one_before(engine: sa.Engine) 
     assert compare(fleet, correct=True).exit_status == 0
 
 
-def test_what_was_sent_as_a_cycle_began_is_of_either(engine: sa.Engine) -> None:
+def test_push_sent_at_cycle_start_matches_either_cycle(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, drawn=True)
     begun = int(str(fleet.one("SELECT first_attempt_ms FROM pushes")))
     for quantity in (0, 60):
@@ -347,7 +347,7 @@ def test_what_was_sent_as_a_cycle_began_is_of_either(engine: sa.Engine) -> None:
         fleet.write("DELETE FROM balance_marks")
 
 
-def test_what_was_drawn_in_a_cycle_before_is_not_asked_for_again(engine: sa.Engine) -> None:
+def test_balance_of_earlier_cycle_is_not_compared_in_new_cycle(engine: sa.Engine) -> None:
     fleet, provider = sent_twice(engine)
     drawn(provider, 0, since_ms=fleet.clock.at_ms)
     assert compare(fleet, correct=True).exit_status == 0
@@ -356,7 +356,7 @@ def test_what_was_drawn_in_a_cycle_before_is_not_asked_for_again(engine: sa.Engi
 
 
 @pytest.mark.parametrize("quantity", [67 + 59, 67 + 61, 10**6])
-def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) -> None:
+def test_balance_drawn_by_other_system_is_reported(engine: sa.Engine, quantity: int) -> None:
     fleet, provider = sent_twice(engine)
     drawn(provider, quantity)
     before = everything(fleet)
@@ -366,7 +366,7 @@ def test_what_was_drawn_by_others_is_a_note(engine: sa.Engine, quantity: int) ->
     assert everything(fleet) == before
 
 
-def test_less_drawn_than_pushed_is_told_a_person_once_with_the_amount(engine: sa.Engine) -> None:
+def test_balance_drawn_less_than_pushed_is_reported_once(engine: sa.Engine) -> None:
     """Their store was lost before it was written: what was drawn is given back, and the events stay."""
     fleet, provider = sent_twice(engine)
     drawn(provider, 5)
@@ -376,14 +376,14 @@ def test_less_drawn_than_pushed_is_told_a_person_once_with_the_amount(engine: sa
     assert (compare(fleet).exit_status, compare(fleet, correct=True).exit_status) == (0, 0)
 
 
-def test_sent_once_a_push_is_not_taken_for_one_that_was_drawn_twice(engine: sa.Engine) -> None:
+def test_push_sent_once_is_not_taken_for_drawn_twice(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 120)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
 
 
-def test_attempts_that_never_arrived_draw_on_nothing(engine: sa.Engine) -> None:
+def test_attempts_that_never_arrived_are_not_taken_for_drawn_twice(engine: sa.Engine) -> None:
     provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True}))
     provider.answers[KEY] = RetryAt(0, "refused")
     fleet, _ = billed(engine, provider=provider)
@@ -396,7 +396,7 @@ def test_attempts_that_never_arrived_draw_on_nothing(engine: sa.Engine) -> None:
     assert (told(found), found.exit_status) == ([("over", 60, 120, 0)], 1)
 
 
-def test_a_balance_is_believed_only_once_all_events_were_read(engine: sa.Engine) -> None:
+def test_balance_is_compared_only_after_all_events_are_read(engine: sa.Engine) -> None:
     """An event that was charged twice shows in both: corrected from both it would be given back twice."""
     fleet, provider = sent_twice(engine)
     provider.over[("acme", FEATURE, T0 + WINDOW_MS)] = 7
@@ -414,7 +414,7 @@ def test_a_balance_is_believed_only_once_all_events_were_read(engine: sa.Engine)
 
 
 @pytest.mark.parametrize("was_drawn", [True, False])
-def test_push_of_earlier_cycle_without_event_is_reported_to_a_person(engine: sa.Engine, was_drawn: bool) -> None:
+def test_push_of_earlier_cycle_without_event_is_reported(engine: sa.Engine, was_drawn: bool) -> None:
     """The balance of the new cycle is the same, whether it was drawn or not."""
     fleet, provider = billed(engine, 7, drawn=True)
     del provider.charged[KEY]
@@ -430,7 +430,7 @@ def test_push_of_earlier_cycle_without_event_is_reported_to_a_person(engine: sa.
     clean(fleet)
 
 
-def test_an_excess_that_its_balance_told_before_its_event_is_told_again(engine: sa.Engine) -> None:
+def test_excess_reported_by_balance_before_event_is_reported_by_event(engine: sa.Engine) -> None:
     """A person may have taken it for somebody else's, and settled nothing with the customer."""
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 120)
@@ -447,9 +447,7 @@ def test_an_excess_that_its_balance_told_before_its_event_is_told_again(engine: 
 
 
 @pytest.mark.parametrize("with_balance", [True, False])
-def test_what_a_person_billed_by_hand_does_not_hide_as_much_that_was_lost(
-    engine: sa.Engine, with_balance: bool
-) -> None:
+def test_push_billed_by_hand_does_not_hide_equal_loss(engine: sa.Engine, with_balance: bool) -> None:
     """The person's own event, and a push that the service lost on that day, come to the same total."""
     by_hand = KEY.replace(str(T0), str(T0 + WINDOW_MS))
     provider = FakeProvider(capabilities(**TOTALS, drawn=with_balance))
@@ -472,7 +470,7 @@ def test_what_a_person_billed_by_hand_does_not_hide_as_much_that_was_lost(
 
 
 @pytest.mark.parametrize(("shown", "voided"), [(60, 0), (30, 1), (70, 1)])
-def test_uncertain_amount_between_its_bounds_voids_no_push(engine: sa.Engine, shown: int, voided: int) -> None:
+def test_uncertain_amount_between_bounds_does_not_void_push(engine: sa.Engine, shown: int, voided: int) -> None:
     """A push of 60 has no event, one of 30 has, and 40 billed by hand may be in the balance.
 
     If the balance shows 60, its distance from the push of 30 has the bounds -10 and 30, which include 0. But no choice
@@ -493,9 +491,7 @@ def test_uncertain_amount_between_its_bounds_voids_no_push(engine: sa.Engine, sh
 
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("credited", [0, 60])
-def test_what_was_credited_by_hand_does_not_hide_what_the_balance_lacks(
-    engine: sa.Engine, credited: int, marked: bool
-) -> None:
+def test_credit_by_hand_does_not_hide_balance_shortfall(engine: sa.Engine, credited: int, marked: bool) -> None:
     """The credit is in the balance or beside it, all of it: neither explains a difference of another amount."""
     fleet, provider = sent_twice(engine)
     drawn(provider, 67 - 500 * marked)
@@ -510,7 +506,7 @@ def test_what_was_credited_by_hand_does_not_hide_what_the_balance_lacks(
     clean(fleet)
 
 
-def test_a_day_that_is_short_beside_what_was_billed_by_hand_is_told_once(engine: sa.Engine) -> None:
+def test_short_day_beside_invoice_by_hand_is_corrected(engine: sa.Engine) -> None:
     """The person billed on an invoice, so no event shows that; the provider lost what it had."""
     by_hand = KEY.replace(str(T0), str(T0 + WINDOW_MS))
     provider = FakeProvider(capabilities(**TOTALS))
@@ -524,7 +520,7 @@ def test_a_day_that_is_short_beside_what_was_billed_by_hand_is_told_once(engine:
     clean(fleet)
 
 
-def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine) -> None:
+def test_balance_after_push_voided_by_hand_is_reported_and_not_corrected(engine: sa.Engine) -> None:
     """Autumn gives back no more than was drawn, here with no event. The balance is not taken for exact after that."""
     fleet, provider = billed(engine, 40, 100, drawn=True, key_retention_ms=DAY_MS, duplicate_proves_delivery=False)
     short, back = (f"usage:acme:{T0 + n * WINDOW_MS}:{FEATURE}" for n in (1, 2))
@@ -548,7 +544,7 @@ def test_what_a_person_voided_may_have_been_given_back_in_part(engine: sa.Engine
     clean(fleet)
 
 
-def test_lack_of_credit_system_is_reported_beside_days_left_open(engine: sa.Engine) -> None:
+def test_credit_system_shortfall_beside_open_days_is_reported(engine: sa.Engine) -> None:
     """No event shows 60 s, and the balance lacks less than they cost."""
     fleet, provider = billed(engine, 30, drawn=True)
     tell_cost(fleet, "fake", FEATURE, 7)
@@ -567,7 +563,7 @@ def test_lack_of_credit_system_is_reported_beside_days_left_open(engine: sa.Engi
     clean(fleet)
 
 
-def test_what_was_adopted_was_sent_as_the_push_that_it_stands_for(engine: sa.Engine) -> None:
+def test_adopted_push_counts_from_first_attempt_of_original(engine: sa.Engine) -> None:
     """A cycle began after its window, and before it was sent: the balance tells of it for sure, at the first look."""
     provider = FakeProvider(capabilities(**{**TOTALS, "drawn": True, "duplicate_proves_delivery": False}))
     provider.answers[KEY] = Unknown("a limit over there left 15 of it")
@@ -586,7 +582,7 @@ def test_what_was_adopted_was_sent_as_the_push_that_it_stands_for(engine: sa.Eng
     assert told(compare(fleet, correct=True)) == [("short", 60, 10, 0)]
 
 
-def test_what_many_decided_pushes_could_explain_is_told_all_the_same(engine: sa.Engine) -> None:
+def test_shortfall_with_many_decided_pushes_is_reported(engine: sa.Engine) -> None:
     """More pushes than can be tried one by one, each charged as the person found it: some of them come to any loss."""
     fleet, provider = billed(engine, drawn=True)
     drawn(provider, 60)

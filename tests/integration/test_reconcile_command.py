@@ -34,7 +34,7 @@ def _served(tmp_path: Path) -> Any:
     return url, emulator
 
 
-def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
+def test_reconcile_command_waits_for_lag_and_corrects_lost_push(tmp_path: Path) -> None:
     url, emulator = _served(tmp_path)
     clock = FixedClock(T0 + 3 * WINDOW_MS)
     with serving_in_thread(emulator, clock) as address:
@@ -76,7 +76,7 @@ def test_the_command_compares_corrects_and_says_so(tmp_path: Path) -> None:
         assert (unread.status, unread.json["reconcile"]["unread"]) == (75, 1), "events; a balance waits for them"
 
 
-def test_a_tick_that_looks_up_goes_on_to_push_and_project(tmp_path: Path) -> None:
+def test_tick_command_after_lookup_pushes_and_projects(tmp_path: Path) -> None:
     """As a command, with its progress counted."""
     url, emulator = _served(tmp_path)
     clock = FixedClock(T0 + 3 * WINDOW_MS)
@@ -103,7 +103,7 @@ def test_a_tick_that_looks_up_goes_on_to_push_and_project(tmp_path: Path) -> Non
         (["--provider", "nobody"], 2, "unknown provider nobody"),
     ],
 )
-def test_a_range_that_cannot_be_meant_is_refused(
+def test_reconcile_invalid_range_threshold_or_provider_is_refused(
     tmp_path: Path, arguments: Sequence[str], status: int, says: str
 ) -> None:
     url = f"sqlite:///{tmp_path}/drawdown.db"
@@ -111,12 +111,12 @@ def test_a_range_that_cannot_be_meant_is_refused(
     assert says in one_clear_line(drawdown(url, "reconcile", *arguments, at=str(T0)), status)
 
 
-def test_without_a_database_it_says_what_to_do(tmp_path: Path) -> None:
+def test_reconcile_without_database_suggests_init(tmp_path: Path) -> None:
     said = one_clear_line(drawdown(f"sqlite:///{tmp_path}/none.db", "reconcile", at=str(T0)), 1, 2)
     assert "drawdown init" in said
 
 
-def test_a_correction_is_ordered(tmp_path: Path) -> None:
+def test_reconcile_correct_is_queued_once_and_invalid_options_are_refused(tmp_path: Path) -> None:
     url, _ = _served(tmp_path)
     day = ("--from", "2026-01-01", "--to", "2026-01-02")
 

@@ -49,7 +49,7 @@ def mistaken(engine: sa.Engine, later: int, extra: int) -> Any:
     return fleet, provider
 
 
-def test_what_was_mistaken_for_another_is_put_right_in_both_windows(engine: sa.Engine) -> None:
+def test_push_accepted_for_other_is_corrected_in_both_windows(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 120)
     found = compare(fleet, correct=True)
@@ -61,7 +61,7 @@ def test_what_was_mistaken_for_another_is_put_right_in_both_windows(engine: sa.E
     clean(fleet)
 
 
-def test_push_drawn_for_another_is_voided_only_if_that_can_be_refunded(engine: sa.Engine) -> None:
+def test_push_drawn_for_other_is_voided_only_if_excess_can_be_refunded(engine: sa.Engine) -> None:
     """Else both would stand until the next run: the customer would pay twice."""
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 120)
@@ -81,7 +81,7 @@ def test_push_drawn_for_another_is_voided_only_if_that_can_be_refunded(engine: s
 
 @LATER
 @pytest.mark.parametrize("extra", [45, 75])
-def test_what_the_balance_agrees_with_is_not_given_back(engine: sa.Engine, later: int, extra: int) -> None:
+def test_excess_of_events_that_balance_agrees_with_is_not_refunded(engine: sa.Engine, later: int, extra: int) -> None:
     """Something else was lost or drawn besides, and nothing tells what: the customer pays what was used."""
     fleet, provider = mistaken(engine, later, extra)
     drawn(provider, 120)
@@ -93,7 +93,7 @@ def test_what_the_balance_agrees_with_is_not_given_back(engine: sa.Engine, later
     clean(fleet)
 
 
-def test_what_the_balance_cannot_tell_from_it_is_not_given_back(engine: sa.Engine) -> None:
+def test_excess_of_events_at_unclear_balance_is_not_refunded(engine: sa.Engine) -> None:
     """It was drawn on by some of them, and somebody topped it up or the service lost something."""
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 120 - 17)
@@ -104,7 +104,7 @@ def test_what_the_balance_cannot_tell_from_it_is_not_given_back(engine: sa.Engin
     assert everything(fleet) == before
 
 
-def test_what_was_drawn_too_much_does_not_hide_what_was_not_drawn(engine: sa.Engine) -> None:
+def test_excess_in_window_does_not_hide_push_not_drawn(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, DAY_MS, 45)
     drawn(provider, 60 + 45)
     found = compare(fleet, correct=True)
@@ -117,7 +117,7 @@ def test_what_was_drawn_too_much_does_not_hide_what_was_not_drawn(engine: sa.Eng
     clean(fleet)
 
 
-def test_what_was_drawn_in_both_is_given_back_in_one(engine: sa.Engine) -> None:
+def test_excess_drawn_in_both_windows_is_refunded_once(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, DAY_MS, 45)
     drawn(provider, 120 + 45)
     found = compare(fleet, correct=True)
@@ -126,7 +126,7 @@ def test_what_was_drawn_in_both_is_given_back_in_one(engine: sa.Engine) -> None:
 
 
 @LATER
-def test_what_others_drew_besides_does_not_show_that_it_was_drawn_in_both(engine: sa.Engine, later: int) -> None:
+def test_excess_at_balance_used_by_other_system_is_not_refunded(engine: sa.Engine, later: int) -> None:
     """A balance that somebody else draws on, too, covers the first, and cannot tell that nothing stands for it."""
     fleet, provider = mistaken(engine, later, 45)
     drawn(provider, 120 + 45 + 1_000)
@@ -137,7 +137,7 @@ def test_what_others_drew_besides_does_not_show_that_it_was_drawn_in_both(engine
     assert everything(fleet) == before
 
 
-def test_double_draw_is_refunded_on_a_day_that_is_short(engine: sa.Engine) -> None:
+def test_double_draw_is_refunded_on_day_that_is_short(engine: sa.Engine) -> None:
     """Events show nothing of the first push, and too much beside the second: less in all than was accepted."""
     fleet, provider = mistaken(engine, WINDOW_MS, 45)
     drawn(provider, 120 + 45)
@@ -151,7 +151,7 @@ def test_double_draw_is_refunded_on_a_day_that_is_short(engine: sa.Engine) -> No
     clean(fleet)
 
 
-def test_a_balance_tells_nothing_of_what_was_drawn_before_its_cycle(engine: sa.Engine) -> None:
+def test_balance_of_new_cycle_does_not_correct_earlier_windows(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 0, since_ms=fleet.clock.at_ms)
     before = everything(fleet)
@@ -194,7 +194,7 @@ def test_draw_for_push_of_uncompared_day_is_not_refunded(engine: sa.Engine, how:
 @pytest.mark.parametrize(
     ("quantity", "corrected"), [(180, 60), (180 - 17, 0), (180 + 1_000, 0)], ids=["drawn", "not whole", "and by others"]
 )
-def test_what_events_show_too_much_of_is_given_back_where_it_was_drawn(
+def test_excess_of_events_is_refunded_only_if_balance_shows_draw(
     engine: sa.Engine, quantity: int, corrected: int
 ) -> None:
     """Else something was lost or topped up besides, and only their console tells what."""
@@ -206,7 +206,7 @@ def test_what_events_show_too_much_of_is_given_back_where_it_was_drawn(
     assert ("compare" in str(found.differing[0].note)) is not corrected
 
 
-def test_while_a_push_is_on_its_way_the_balance_tells_of_nothing_yet(engine: sa.Engine) -> None:
+def test_excess_during_unsettled_push_waits_for_next_run(engine: sa.Engine) -> None:
     """And a person is not sent to their console for what the next run tells."""
     fleet, provider = mistaken(engine, DAY_MS, 60)
     drawn(provider, 180)
@@ -219,7 +219,7 @@ def test_while_a_push_is_on_its_way_the_balance_tells_of_nothing_yet(engine: sa.
     )
 
 
-def test_where_a_balance_has_nothing_to_compare_with_a_person_does(engine: sa.Engine) -> None:
+def test_excess_at_balance_with_parts_of_other_cycles_is_reported(engine: sa.Engine) -> None:
     """It is made of parts of other cycles, and was never looked at before: no next run has more."""
     fleet, provider = mistaken(engine, DAY_MS, 60)
     provider.drawn_says = {"acme": {FEATURE: Drawn(180, None, whole=False)}}
@@ -228,7 +228,7 @@ def test_where_a_balance_has_nothing_to_compare_with_a_person_does(engine: sa.En
     assert "compare" in str(found.differing[0].note)
 
 
-def test_push_below_floor_needs_a_person_whatever_was_refunded_beside_it(engine: sa.Engine) -> None:
+def test_push_below_floor_beside_refund_is_reported(engine: sa.Engine) -> None:
     fleet, provider = mistaken(engine, WINDOW_MS, 45)
     fleet.write("UPDATE orgs SET floor_ms = :floor WHERE org_id = 'acme'", {"floor": T0 + WINDOW_MS})
     drawn(provider, 60)

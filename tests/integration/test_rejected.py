@@ -50,7 +50,7 @@ def standing(fleet: Fleet) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "ticks alone"])
 @pytest.mark.parametrize("rate", RATES)
-def test_who_used_more_than_a_wallet_takes_is_halted_until_it_is_corrected(
+def test_org_with_usage_above_wallet_is_halted_until_usage_is_withdrawn(
     engine: sa.Engine, rate: str, watched: bool
 ) -> None:
     micro = RATES[rate]
@@ -73,7 +73,7 @@ def test_who_used_more_than_a_wallet_takes_is_halted_until_it_is_corrected(
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["rejected", "not sealed yet"])
-def test_usage_that_a_person_took_back_was_no_wrong_estimate(engine: sa.Engine, sealed: bool) -> None:
+def test_usage_withdrawn_by_operator_is_not_recorded_as_wrong_estimate(engine: sa.Engine, sealed: bool) -> None:
     fleet = paid(engine, 10 * MICRO)
     told(fleet, event("meant", 3), event("slip", HUGE))
     if sealed:
@@ -88,7 +88,7 @@ def test_usage_that_a_person_took_back_was_no_wrong_estimate(engine: sa.Engine, 
     clean(fleet)
 
 
-def test_a_run_that_held_what_is_left_and_ended_was_no_wrong_estimate(engine: sa.Engine) -> None:
+def test_execution_released_after_halt_is_not_recorded_as_wrong_estimate(engine: sa.Engine) -> None:
     fleet = paid(engine, 10 * MICRO)
     write(engine, lambda c: executions.accept(c, "run", Request("acme", 8 * MICRO), fleet.by))
     told(fleet, event("meant", 3))
@@ -101,7 +101,7 @@ def test_a_run_that_held_what_is_left_and_ended_was_no_wrong_estimate(engine: sa
     clean(fleet)
 
 
-def test_correction_of_all_rejected_usage_leaves_no_push_and_no_halt(engine: sa.Engine) -> None:
+def test_withdrawal_of_all_rejected_usage_voids_push_and_resumes_org(engine: sa.Engine) -> None:
     fleet = paid(engine, MICRO)
     told(fleet, event("slip", HUGE))
     fleet.tick(T0 + 2 * WINDOW_MS)
@@ -125,7 +125,7 @@ def refusing(engine: sa.Engine, **more: object) -> tuple[Fleet, FakeProvider]:
     return fleet, provider
 
 
-def test_what_a_provider_will_not_take_halts_whom_it_would_have_spent(engine: sa.Engine) -> None:
+def test_push_above_max_quantity_halts_org_until_usage_is_withdrawn(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, max_quantity=100)
     assert fleet.tick(T0 + 2 * WINDOW_MS).left.rejected == 1
     assert halted(fleet) and provider.seen == []
@@ -135,14 +135,14 @@ def test_what_a_provider_will_not_take_halts_whom_it_would_have_spent(engine: sa
     clean(fleet)
 
 
-def test_who_has_more_than_was_rejected_goes_on(engine: sa.Engine) -> None:
+def test_org_with_more_balance_than_rejected_usage_is_not_halted(engine: sa.Engine) -> None:
     fleet, provider = refusing(engine, max_quantity=100)
     provider.states["acme"] = CustomerState(121 * MICRO, "free", 2)
     assert fleet.tick(T0 + 2 * WINDOW_MS).left.rejected == 1
     assert not halted(fleet)
 
 
-def test_org_halted_by_rejected_usage_resumes_once_a_person_settles_it(engine: sa.Engine) -> None:
+def test_org_halted_by_rejected_usage_resumes_after_manual_resolve(engine: sa.Engine) -> None:
     fleet, _provider = refusing(engine, max_quantity=100)
     fleet.tick(T0 + 2 * WINDOW_MS)
     assert halted(fleet)
@@ -152,7 +152,7 @@ def test_org_halted_by_rejected_usage_resumes_once_a_person_settles_it(engine: s
     clean(fleet)
 
 
-def test_what_was_rejected_and_may_still_arrive_stays_as_it_is(engine: sa.Engine) -> None:
+def test_rejected_push_that_may_still_arrive_is_not_voided(engine: sa.Engine) -> None:
     """An earlier attempt had no answer: voided now, and charged after all, it would be billed twice."""
     fleet, provider = refusing(engine)
     key = f"usage:acme:{T0}:compute_1gb"
@@ -174,7 +174,7 @@ def test_what_was_rejected_and_may_still_arrive_stays_as_it_is(engine: sa.Engine
     clean(fleet)
 
 
-def test_a_batch_that_was_rejected_is_taken_back_whole(engine: sa.Engine, tmp_path: Path) -> None:
+def test_rejected_batch_withdrawn_is_voided_and_other_usage_billed(engine: sa.Engine, tmp_path: Path) -> None:
     fleet, _provider = refusing(engine, max_quantity=200)
     fleet.clock.at_ms = T0 + 3 * WINDOW_MS
     done = taken(fleet, written(tmp_path / "u.jsonl", ROWS))

@@ -45,13 +45,13 @@ def held(far: Far) -> int:
 
 
 @pytest.mark.parametrize("seconds", [60, TOO_MUCH])
-def test_no_run_is_held_at_a_balance_that_is_forgotten_as_it_asks(far: Far, seconds: int) -> None:
+def test_execution_at_balance_cleared_by_concurrent_assign_is_denied(far: Far, seconds: int) -> None:
     _, said = beside(far.fleet.engine, moves(far), asks(far, seconds))
     assert isinstance(said, Denied) and said.code == "balance_unknown", said
     assert held(far) == 0
 
 
-def test_no_run_is_held_at_a_biller_that_becomes_another_as_it_asks(far: Far) -> None:
+def test_execution_during_concurrent_provider_change_is_busy_or_reserved(far: Far) -> None:
     """It was permitted by the rates and the balance of the first one."""
     _, said = beside(far.fleet.engine, moves(far, "metered"), asks(far))
     if far.fleet.engine.dialect.name == "postgresql":
@@ -59,7 +59,7 @@ def test_no_run_is_held_at_a_biller_that_becomes_another_as_it_asks(far: Far) ->
     assert held(far) == (0 if isinstance(said, DatabaseBusy) else TOO_MUCH * MICRO)
 
 
-def test_run_without_end_is_not_held_at_an_unread_balance(engine: sa.Engine) -> None:
+def test_execution_at_unread_balance_without_end_is_denied(engine: sa.Engine) -> None:
     far = Far(engine, None)
     _, said = beside(engine, moves(far), asks(far))
     assert isinstance(said, Denied) and said.code == "balance_unknown", said
@@ -67,7 +67,7 @@ def test_run_without_end_is_not_held_at_an_unread_balance(engine: sa.Engine) -> 
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_run_does_not_grow_at_a_balance_that_nobody_read(far: Far, at_once: bool) -> None:
+def test_execution_extend_at_unread_balance_is_denied(far: Far, at_once: bool) -> None:
     far.accept("e-1", 10)
     if at_once:
         _, said = beside(far.fleet.engine, moves(far), grows(far, 20))
@@ -83,7 +83,7 @@ def test_a_run_does_not_grow_at_a_balance_that_nobody_read(far: Far, at_once: bo
     assert held(far) == 20 * MICRO
 
 
-def test_a_run_grows_where_no_balance_is_kept_by_now(far: Far) -> None:
+def test_execution_extend_after_org_becomes_exempt_succeeds(far: Far) -> None:
     far.accept("e-1", 10)
     far.write(moves(far, "none", ""))
     far.write(grows(far, 20))

@@ -63,7 +63,7 @@ def purse(far: Far, customer: str) -> tuple[int, int]:
 # Who pays.
 
 
-def test_other_payer_pays_from_its_wallet_and_provider_bills_nothing(far: Far) -> None:
+def test_other_payer_pays_from_wallet_and_provider_bills_zero(far: Far) -> None:
     course(far)
     found = far.preview(Request("acme", 6 * MICRO, payer="course"))
     assert (found.allowed, found.hold, found.available_micro) == (True, "wallet", None)
@@ -77,7 +77,7 @@ def test_other_payer_pays_from_its_wallet_and_provider_bills_nothing(far: Far) -
     far.clean()
 
 
-def test_what_a_payer_pays_for_may_name_a_supplier_sandboxes_and_be_capped(far: Far) -> None:
+def test_execution_of_other_payer_with_supplier_and_cap_is_settled(far: Far) -> None:
     course(far)
     far.write(lambda c: settlements.set_supplier(c, "pixel", settlements.Change(500_000), far.fleet.by, new=True))
     accept(far, "e-1", 6, payer="course", supplier="pixel", overage="cap", settled_by="receipt", sandboxes=("sb-1",))
@@ -87,13 +87,13 @@ def test_what_a_payer_pays_for_may_name_a_supplier_sandboxes_and_be_capped(far: 
     far.clean()
 
 
-def test_who_names_itself_is_billed_over_there(far: Far) -> None:
+def test_execution_with_own_org_as_payer_is_billed_at_provider(far: Far) -> None:
     give(far, "acme", 5)
     assert far.accept("e-1", 60, payer="acme").reservation.hold == "local"
     assert (purse(far, "acme"), far.available) == ((5, 0), 40)
 
 
-def test_a_payer_whose_balance_lies_elsewhere_pays_from_its_wallet_here(far: Far) -> None:
+def test_payer_with_remote_balance_pays_from_local_wallet(far: Far) -> None:
     far.fleet.assign("here")
     allow = partial(pools.allow, payer="acme", org_id="here", by=far.fleet.by)
     assert far.denied(lambda: far.write(allow)) == "no_wallet"
@@ -108,7 +108,7 @@ def test_a_payer_whose_balance_lies_elsewhere_pays_from_its_wallet_here(far: Far
     far.clean()
 
 
-def test_who_is_billed_afterwards_is_not_halted_for_paying_for_nobody(far: Far) -> None:
+def test_postpaid_org_without_wallet_is_not_halted_as_payer(far: Far) -> None:
     """An empty wallet halts; having none does not."""
     far.fleet.assign("post", provider="metered")
     far.fleet.assign("here")
@@ -119,7 +119,7 @@ def test_who_is_billed_afterwards_is_not_halted_for_paying_for_nobody(far: Far) 
     assert far.fleet.rows("SELECT * FROM ledger_accounts") == []
 
 
-def test_an_allotment_lies_in_the_wallet_and_comes_back(far: Far) -> None:
+def test_allotment_to_remote_org_is_in_wallet_and_returns_at_end(far: Far) -> None:
     course(far)
     far.write(lambda c: pools.allot(c, "course", "acme", 30 * MICRO, END, far.fleet.by, key="a"))
     assert (purse(far, "acme"), far.available) == ((30, 0), 100)
@@ -145,7 +145,7 @@ def metering(far: Far) -> None:
     far.fleet.tick_windows(1)
 
 
-def test_a_run_that_expired_frees_nothing_of_a_wallet_of_the_same_name(far: Far) -> None:
+def test_expired_remote_execution_does_not_free_wallet_of_same_name(far: Far) -> None:
     metering(far)
     far.accept("e-1", 15, for_ms=MINUTE_MS)
     far.fleet.clock.at_ms += MINUTE_MS
@@ -154,7 +154,7 @@ def test_a_run_that_expired_frees_nothing_of_a_wallet_of_the_same_name(far: Far)
     far.clean()
 
 
-def test_runs_in_the_wallet_and_over_there_end_apart(far: Far) -> None:
+def test_wallet_and_remote_executions_expire_independently(far: Far) -> None:
     metering(far)
     far.accept("e-1", 15, for_ms=20 * MINUTE_MS)
     far.fleet.sample("acme", far.fleet.clock.at_ms, 5, 4096, sandbox="sb-1")
@@ -171,7 +171,7 @@ def test_runs_in_the_wallet_and_over_there_end_apart(far: Far) -> None:
     far.clean()
 
 
-def test_a_run_grows_beside_a_wallet_of_the_same_name(far: Far) -> None:
+def test_remote_execution_extend_does_not_use_wallet_of_same_name(far: Far) -> None:
     metering(far)
     far.accept("e-1", 15)
     grown = far.write(lambda c: executions.extend(c, "e-1", 90 * MICRO, None, far.fleet.by))
@@ -182,7 +182,7 @@ def test_a_run_grows_beside_a_wallet_of_the_same_name(far: Far) -> None:
     )
 
 
-def test_account_and_statement_are_of_the_wallet_alone(far: Far) -> None:
+def test_account_and_statement_exclude_remote_reservations(far: Far) -> None:
     give(far, "acme", 5)
     far.accept("e-1", 60)
     far.accept("e-2", 20)
@@ -194,7 +194,7 @@ def test_account_and_statement_are_of_the_wallet_alone(far: Far) -> None:
     assert (found.closing_micro, found.reserved_micro, found.held, found.problems) == (5 * MICRO, 0, [], [])
 
 
-def test_who_holds_is_said_of_the_balance_that_halts(far: Far) -> None:
+def test_credit_status_lists_reservations_of_halting_balance(far: Far) -> None:
     give(far, "acme", 50)
     far.fleet.assign("here")
     far.write(lambda c: pools.allow(c, "acme", "here", far.fleet.by))
@@ -206,7 +206,7 @@ def test_who_holds_is_said_of_the_balance_that_halts(far: Far) -> None:
     assert [(one.reservation, one.left_micro) for one in found.holders] == [("e-1", 60 * MICRO)]
 
 
-def test_no_tier_counts_over_there(far: Far) -> None:
+def test_tier_purchase_with_remote_balance_is_denied(far: Far) -> None:
     give(far, "acme", 50)
     far.write(lambda c: credit.set_plan_limit(c, "team", 5, far.fleet.by))
     far.write(lambda c: credit.grant(c, "acme", 1, far.fleet.by, key="onto", plan="team"))
@@ -221,7 +221,7 @@ def test_no_tier_counts_over_there(far: Far) -> None:
 # What is decided and told beside it.
 
 
-def test_runs_over_there_are_decided_alone(far: Far) -> None:
+def test_remote_executions_in_batch_are_refused(far: Far) -> None:
     asked = [
         RequestedExecution(f"e-{number}", Request("acme", quantities={SECONDS: 1}), "test", "a test")
         for number in range(2)
@@ -231,7 +231,7 @@ def test_runs_over_there_are_decided_alone(far: Far) -> None:
     assert far.fleet.rows("SELECT * FROM reservations") == []
 
 
-def test_the_account_is_asked_about_before_its_state(far: Far) -> None:
+def test_execution_preview_checks_account_before_halt(far: Far) -> None:
     """In the one order of permission: what no such organisation may ask for is named before its halt."""
     far.write(lambda c: orgs.halt(c, ["acme"], far.fleet.by))
     steps = (
@@ -243,7 +243,7 @@ def test_the_account_is_asked_about_before_its_state(far: Far) -> None:
         assert far.preview(request).code == code
 
 
-def test_a_hold_over_there_that_expires_is_told_once(far: Far) -> None:
+def test_expired_remote_reservation_is_reported_once_by_webhook(far: Far) -> None:
     make = partial(hooks.set_endpoint, name="app", url="https://app.example/in", events=(), new=True)
     far.write(lambda c: make(c, by=far.fleet.by))
     far.accept("e-1", 60, for_ms=MINUTE_MS)

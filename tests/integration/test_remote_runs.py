@@ -43,7 +43,7 @@ def far(engine: sa.Engine) -> Far:
     return Far(engine)
 
 
-def test_a_run_is_held_here_and_billed_there_once(far: Far) -> None:
+def test_remote_execution_reserves_locally_and_is_billed_once(far: Far) -> None:
     accepted = far.accept("e-1")
     assert (accepted.reservation.hold, accepted.reservation.customer_id) == ("local", "acme")
     assert accepted.wallet is not None
@@ -61,7 +61,7 @@ def test_a_run_is_held_here_and_billed_there_once(far: Far) -> None:
     far.clean()
 
 
-def test_the_same_again_gets_the_first_answer(far: Far) -> None:
+def test_remote_execution_repeated_calls_return_first_result(far: Far) -> None:
     for repeated in (False, True):
         assert far.accept("e-1").repeated is repeated
         assert far.draw("e-1", 1, 10).drawn.repeated is repeated
@@ -94,7 +94,7 @@ OTHER: dict[str, tuple[str, Act]] = {
 }
 
 
-def test_another_content_is_refused_and_changes_nothing(far: Far) -> None:
+def test_remote_execution_repeat_with_other_content_is_denied(far: Far) -> None:
     far.accept("held", 4)
     far.draw("held", 1, 3)
     far.accept("settled", 4)
@@ -113,7 +113,7 @@ def test_another_content_is_refused_and_changes_nothing(far: Far) -> None:
 
 
 @pytest.mark.both_databases
-def test_what_is_used_and_held_is_not_promised_again(far: Far) -> None:
+def test_remote_available_excludes_used_and_reserved_credit(far: Far) -> None:
     """Available: the balance by its last read, less what is sealed and not in it, not sealed yet, and held."""
     far.fleet.sample("acme", far.fleet.clock.at_ms, 20, 4096)
     assert far.available == 80
@@ -132,7 +132,7 @@ def test_what_is_used_and_held_is_not_promised_again(far: Far) -> None:
     assert far.available == 70, "sealed, sent, and in the balance that was read"
 
 
-def test_what_a_balance_that_trails_does_not_show_yet_is_not_available(far: Far) -> None:
+def test_remote_available_excludes_usage_missing_in_lagging_balance(far: Far) -> None:
     """Also where nothing is held, and nothing was used since: a preview says what an acceptance goes by."""
     far.fleet.write("UPDATE orgs SET unconfirmed_micro = :unseen WHERE org_id = 'acme'", {"unseen": 45 * MICRO})
     assert far.available == 55
@@ -141,7 +141,7 @@ def test_what_a_balance_that_trails_does_not_show_yet_is_not_available(far: Far)
     assert far.denied(lambda: far.accept("e-1", 60)) == "no_credit"
 
 
-def test_a_hold_that_is_over_counts_nowhere_and_is_ended(far: Far) -> None:
+def test_expired_remote_reservation_is_not_counted_and_is_ended(far: Far) -> None:
     far.accept("e-1", 60, for_ms=MINUTE_MS)
     far.accept("e-2", 10)
     far.fleet.clock.at_ms += MINUTE_MS
@@ -157,7 +157,7 @@ def test_a_hold_that_is_over_counts_nowhere_and_is_ended(far: Far) -> None:
     far.clean()
 
 
-def test_holds_are_ended_in_parts(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_remote_reservations_are_ended_in_portions(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(5):
         far.accept(f"e-{at}", 1, for_ms=MINUTE_MS)
     far.fleet.clock.at_ms += MINUTE_MS
@@ -169,7 +169,7 @@ def test_holds_are_ended_in_parts(far: Far, monkeypatch: pytest.MonkeyPatch) -> 
     assert far.fleet.one("SELECT COUNT(*) FROM reservations WHERE state = 'expired'") == 5
 
 
-def test_a_run_grows_within_what_is_there(far: Far) -> None:
+def test_remote_execution_extend_beyond_available_is_denied(far: Far) -> None:
     far.accept("e-1", 60)
 
     def extend(to: int) -> executions.Accepted:
@@ -182,14 +182,14 @@ def test_a_run_grows_within_what_is_there(far: Far) -> None:
     assert far.available == 0
 
 
-def test_above_the_hold_all_of_it_is_billed(far: Far) -> None:
+def test_remote_settlement_above_reservation_is_billed_in_full(far: Far) -> None:
     far.accept("e-1", 10)
     assert far.settle("e-1", 130).drawn.charged_micro == 130 * MICRO
     far.fleet.tick_windows(2)
     assert far.billed == 130
 
 
-def test_holds_halt(far: Far) -> None:
+def test_remote_reservation_of_whole_balance_halts_until_released(far: Far) -> None:
     far.accept("e-1", 100)
     far.fleet.tick_windows(1)
     assert far.fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'") == [(True, "reserved")]
@@ -199,7 +199,7 @@ def test_holds_halt(far: Far) -> None:
     assert far.fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'") == 0
 
 
-def test_the_watch_takes_holds_off(far: Far) -> None:
+def test_watch_deducts_remote_reservations_and_halts(far: Far) -> None:
     far.accept("e-1", 60)
     far.fleet.sample("acme", far.fleet.clock.at_ms, 45, 4096)
     world = runner.World(far.fleet.engine, far.fleet.providers, far.fleet.cells, far.fleet.clock)
@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[str, str, Request]] = {
 }
 
 
-def test_what_is_refused_is_named(far: Far) -> None:
+def test_remote_execution_refusals_name_step_and_code(far: Far) -> None:
     far.fleet.assign("new", provider="far")
     for name, (step, code, request) in REFUSED.items():
         found = far.preview(request)
@@ -242,12 +242,12 @@ def test_what_is_refused_is_named(far: Far) -> None:
     assert far.fleet.rows("SELECT COUNT(*) FROM reservations") == [(0,)]
 
 
-def test_an_estimate_of_nothing_is_refused(far: Far) -> None:
+def test_remote_execution_with_zero_estimate_is_refused(far: Far) -> None:
     with pytest.raises(UsageError, match="expected more than 0"):
         far.accept("e-1", 0)
 
 
-def test_what_a_run_used_is_said_in_quantities_of_metered_features(far: Far) -> None:
+def test_remote_settlement_without_metered_quantities_is_denied(far: Far) -> None:
     far.accept("e-1")
     cost = Cost(6 * MICRO)
     assert (
@@ -261,7 +261,7 @@ def test_what_a_run_used_is_said_in_quantities_of_metered_features(far: Far) -> 
 
 
 @pytest.mark.parametrize("unlimited", [True, False])
-def test_where_nothing_bounds_it_a_hold_is_declared(engine: sa.Engine, unlimited: bool) -> None:
+def test_remote_execution_without_balance_limit_is_declared(engine: sa.Engine, unlimited: bool) -> None:
     """A balance without an end; or a provider that bills afterwards, and a customer who was never given credit."""
     far = Far(engine, None)
     org = "acme" if unlimited else "post"
@@ -279,7 +279,7 @@ def test_where_nothing_bounds_it_a_hold_is_declared(engine: sa.Engine, unlimited
     far.clean()
 
 
-def test_two_clients_never_hold_more_than_there_is(database_url: str) -> None:
+def test_concurrent_remote_executions_do_not_exceed_balance(database_url: str) -> None:
     far = Far(upgraded(database_url))
 
     def ask(number: int) -> bool:
@@ -300,7 +300,7 @@ def test_two_clients_never_hold_more_than_there_is(database_url: str) -> None:
     assert far.available == 10
 
 
-def test_one_run_that_many_settle_is_billed_once(database_url: str) -> None:
+def test_concurrent_remote_settlements_are_billed_once(database_url: str) -> None:
     far = Far(upgraded(database_url))
     far.accept("e-1")
 
@@ -319,7 +319,7 @@ def test_one_run_that_many_settle_is_billed_once(database_url: str) -> None:
     far.clean()
 
 
-def test_the_biller_of_the_window_bills_a_run_that_outlived_a_flip(far: Far) -> None:
+def test_remote_execution_after_reassignment_is_billed_by_window_provider(far: Far) -> None:
     far.accept("e-1")
     far.write(lambda c: assign(c, ["acme"], "embedded", far.fleet.by))
     far.write(lambda c: credit.grant(c, "acme", 500 * MICRO, far.fleet.by, key="first", plan=None))
@@ -332,7 +332,7 @@ def test_the_biller_of_the_window_bills_a_run_that_outlived_a_flip(far: Far) -> 
     far.clean()
 
 
-def test_a_wallet_of_the_same_name_knows_nothing_of_it(far: Far) -> None:
+def test_remote_execution_does_not_change_wallet_of_same_name(far: Far) -> None:
     """It was billed here before, and its wallet is still there."""
     far.accept("e-1", 60, for_ms=MINUTE_MS)
     far.write(lambda c: credit.grant(c, "acme", 5 * MICRO, far.fleet.by, key="first", plan=None))
@@ -344,14 +344,14 @@ def test_a_wallet_of_the_same_name_knows_nothing_of_it(far: Far) -> None:
     far.clean()
 
 
-def test_a_key_belongs_to_one_run_wherever_its_hold_lies(far: Far) -> None:
+def test_execution_key_of_remote_reservation_is_denied_for_wallet(far: Far) -> None:
     far.accept("e-1")
     far.fleet.assign("here")
     far.write(lambda c: credit.grant(c, "here", 100 * MICRO, far.fleet.by, key="first", plan=None))
     assert far.denied(lambda: far.accept("e-1", org="here")) == "other_content"
 
 
-def test_a_sample_that_stands_in_the_way_stops_the_settlement_alone(far: Far) -> None:
+def test_sample_with_id_of_settlement_denies_that_settlement(far: Far) -> None:
     far.accept("e-1")
     far.fleet.sample("acme", far.fleet.clock.at_ms, 7, 4096, sample_id="run:e-1:final:compute_4gb:0", cell="runs")
     assert far.denied(lambda: far.settle("e-1", 45)) == "other_content"
@@ -360,7 +360,7 @@ def test_a_sample_that_stands_in_the_way_stops_the_settlement_alone(far: Far) ->
     far.clean()
 
 
-def test_long_keys(far: Far) -> None:
+def test_remote_execution_with_key_of_200_characters_is_billed(far: Far) -> None:
     far.says(300_000)
     far.fleet.tick_windows(1)
     for length in (1, 190, 200):
@@ -373,7 +373,7 @@ def test_long_keys(far: Far) -> None:
     far.clean()
 
 
-def test_what_a_run_used_never_changes(far: Far) -> None:
+def test_run_usage_rows_are_append_only(far: Far) -> None:
     far.accept("e-1")
     far.settle("e-1", 45)
     for statement in ("UPDATE run_usage SET quantity = 1", "DELETE FROM run_usage", "DELETE FROM run_samples",
@@ -382,7 +382,7 @@ def test_what_a_run_used_never_changes(far: Far) -> None:
             far.fleet.write(statement)
 
 
-def test_the_command_line_says_what_it_rests_on(far: Far, capsys: pytest.CaptureFixture[str]) -> None:
+def test_execution_commands_show_balance_and_time_of_reading(far: Far, capsys: pytest.CaptureFixture[str]) -> None:
     url = far.fleet.engine.url.render_as_string(hide_password=False)
     at = ["--database-url", url, "--at", "2026-01-01T00:06:00Z", "--json"]
     outcomes = []

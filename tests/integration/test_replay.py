@@ -86,7 +86,7 @@ BILLED = [("acme", 49, 481), ("globex", 48, 480)]
 """The first window of acme is billed in two revisions."""
 
 
-def test_what_was_missed_is_sealed_and_sent_once(fleet: Fleet, provider: FakeProvider) -> None:
+def test_replay_of_missed_usage_seals_and_sends_once(fleet: Fleet, provider: FakeProvider) -> None:
     found = run(fleet, planned(fleet))
     assert (found.pushes, found.quantity, found.exit_status) == (96, 960, 0)
     assert sealed(fleet) == BILLED
@@ -95,7 +95,7 @@ def test_what_was_missed_is_sealed_and_sent_once(fleet: Fleet, provider: FakePro
     assert sealed(fleet) == BILLED
 
 
-def test_a_dry_run_shows_it_with_prices_and_leaves_nothing_behind(fleet: Fleet) -> None:
+def test_replay_dry_run_shows_prices_and_leaves_tables_unchanged(fleet: Fleet) -> None:
     tables = ("pushes", "seals", "replays", "attempts", "ledger_entries", "operator_actions", "dirty_windows")
 
     def figures() -> list[object]:
@@ -110,7 +110,7 @@ def test_a_dry_run_shows_it_with_prices_and_leaves_nothing_behind(fleet: Fleet) 
     assert RateCard([]).price("compute_1gb", T0, 10) is None
 
 
-def test_a_replay_that_died_goes_on_where_it_was(fleet: Fleet) -> None:
+def test_replay_that_died_is_resumed_from_last_chunk(fleet: Fleet) -> None:
     made = planned(fleet)
     die_after(fleet, made, 2)
     so_far = int(str(fleet.one("SELECT next_ms FROM replays")))
@@ -124,7 +124,7 @@ def test_a_replay_that_died_goes_on_where_it_was(fleet: Fleet) -> None:
     assert fleet.tick_windows(1).sealed == 0
 
 
-def test_one_that_died_more_than_a_day_ago_begins_anew(fleet: Fleet) -> None:
+def test_replay_that_died_over_24_hours_ago_restarts(fleet: Fleet) -> None:
     die_after(fleet, planned(fleet), 2)
     fleet.clock.at_ms += DAY_MS + 3 * MINUTE_MS
     assert run(fleet, planned(fleet)).resumed_from_ms is None
@@ -136,7 +136,7 @@ def test_one_that_died_more_than_a_day_ago_begins_anew(fleet: Fleet) -> None:
     [ReplayScope(), ReplayScope(("acme", "globex")), ReplayScope(provider="fake")],
     ids=["all", "orgs", "provider"],
 )
-def test_a_second_replay_of_the_same_windows_is_told_of_the_first(fleet: Fleet, second: ReplayScope) -> None:
+def test_second_replay_of_same_windows_is_refused_and_names_first(fleet: Fleet, second: ReplayScope) -> None:
     die_after(fleet, planned(fleet, ReplayScope(("acme",))), 1, worker="the-first")
     with pytest.raises(Refused, match=r"test \(the-first\) started it at .* for acme, .*has reached"):
         run(fleet, planned(fleet, second, T0 + DAY_MS, END), worker="w2")
@@ -145,13 +145,13 @@ def test_a_second_replay_of_the_same_windows_is_told_of_the_first(fleet: Fleet, 
     assert sealed(fleet)[0] == BILLED[0]
 
 
-def test_replays_of_other_windows_stand_in_nobodys_way(fleet: Fleet) -> None:
+def test_concurrent_replays_of_different_windows_succeed(fleet: Fleet) -> None:
     die_after(fleet, planned(fleet, ReplayScope(("acme",)), T0, T0 + DAY_MS), 1)
     assert run(fleet, planned(fleet, ReplayScope(("globex",)))).pushes == 48
     assert run(fleet, planned(fleet, ReplayScope(("acme",)), T0 + DAY_MS, END), worker="w2").pushes == 24
 
 
-def test_who_was_overtaken_stops(fleet: Fleet) -> None:
+def test_replay_taken_over_by_other_worker_is_refused(fleet: Fleet) -> None:
     made = planned(fleet)
     steps = replay(fleet.context("slow"), made, fleet.by, dry_run=False)
     effect, answer = steps.send(None), None
@@ -165,7 +165,7 @@ def test_who_was_overtaken_stops(fleet: Fleet) -> None:
     assert sealed(fleet) == BILLED
 
 
-def test_a_tick_between_two_chunks_takes_nothing_twice(fleet: Fleet) -> None:
+def test_tick_between_replay_chunks_does_not_seal_twice(fleet: Fleet) -> None:
     die_after(fleet, planned(fleet), 2)
     fleet.write("UPDATE buckets SET cursor = 0, epoch = epoch + 1")  # the tick finds all of it, too
     fleet.tick_windows(1)
@@ -174,7 +174,7 @@ def test_a_tick_between_two_chunks_takes_nothing_twice(fleet: Fleet) -> None:
     assert (found.pushes, sealed(fleet)) == (0, BILLED)
 
 
-def test_a_replay_and_ticks_at_the_same_time_bill_once(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_concurrent_with_ticks_bills_once(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     provider = FakeProvider(capabilities())
     fleet = missed(Fleet(postgres, extra={"fake": provider}))
     monkeypatch.setattr(replaying, "FIRST_CHUNK", WINDOW_MS)
@@ -210,12 +210,12 @@ def test_a_replay_and_ticks_at_the_same_time_bill_once(postgres: sa.Engine, monk
     assert sum(push.quantity for push in provider.charged.values()) == 481
 
 
-def test_a_providers_replay_covers_what_it_bills(fleet: Fleet, provider: FakeProvider) -> None:
+def test_replay_of_provider_seals_only_its_usage(fleet: Fleet, provider: FakeProvider) -> None:
     assert run(fleet, planned(fleet, ReplayScope(provider="fake"))).pushes == 48
     assert sealed(fleet) == BILLED[:1]
 
 
-def test_across_a_flip_each_window_goes_to_its_biller(fleet: Fleet) -> None:
+def test_replay_across_reassignment_bills_each_window_at_its_provider(fleet: Fleet) -> None:
     flip = fleet.clock.at_ms + 25 * WINDOW_MS - fleet.clock.at_ms % WINDOW_MS
     fleet.assign("acme", provider="embedded", from_ms=flip)
     fleet.tick_windows(60)
@@ -230,7 +230,7 @@ def test_across_a_flip_each_window_goes_to_its_biller(fleet: Fleet) -> None:
     assert {(one.provider, one.quantity) for one in found.totals} == {("fake", 7), ("embedded", 5)}
 
 
-def test_what_is_left_out_is_counted_with_its_reason(fleet: Fleet) -> None:
+def test_replay_left_out_usage_is_counted_by_reason(fleet: Fleet) -> None:
     fleet.assign("free", provider="none", from_ms=T0)
     fleet.sample("free", T0 + 5, 30)
     fleet.sample("free", T0 + 6, -1)
@@ -244,7 +244,7 @@ def test_what_is_left_out_is_counted_with_its_reason(fleet: Fleet) -> None:
     assert [unit for why, (unit, _) in made.items() if why.startswith("quarantined")] == ["samples"]
 
 
-def test_the_floor_is_a_refusal_for_one_and_a_cut_for_all(fleet: Fleet) -> None:
+def test_replay_below_floor_is_refused_for_org_and_cut_for_all(fleet: Fleet) -> None:
     fleet.write(f"UPDATE orgs SET floor_ms = {T0 + DAY_MS} WHERE org_id = 'acme'")
     with pytest.raises(UsageError, match=r"closed for good.*--from 2026-01-02T00:00:00Z"):
         planned(fleet, ReplayScope(("acme",)))
@@ -253,7 +253,7 @@ def test_the_floor_is_a_refusal_for_one_and_a_cut_for_all(fleet: Fleet) -> None:
     assert run(fleet, made).pushes == 24 + 48
 
 
-def test_a_stopped_organisation_is_left_out_and_named(fleet: Fleet) -> None:
+def test_replay_of_stopped_org_is_left_out_and_named(fleet: Fleet) -> None:
     fleet.write("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'")
     made = planned(fleet)
     assert made.stopped == ("acme",)
@@ -261,14 +261,14 @@ def test_a_stopped_organisation_is_left_out_and_named(fleet: Fleet) -> None:
     assert run(fleet, planned(fleet, ReplayScope(("acme",)))).pushes == 0
 
 
-def test_a_range_is_cut_at_the_horizon_and_at_the_first_use(fleet: Fleet) -> None:
+def test_replay_range_is_cut_at_horizon_and_first_use(fleet: Fleet) -> None:
     made = planned(fleet, ReplayScope(), T0 - 400 * DAY_MS, END + DAY_MS)
     assert (made.from_ms, made.to_ms) == (T0, END)
     assert made.cut_at_horizon
     assert made.cut_at_first_use
 
 
-def test_what_cannot_be_meant_is_refused(fleet: Fleet) -> None:
+def test_replay_invalid_range_or_scope_is_refused(fleet: Fleet) -> None:
     for scope, span, error, text in (
         (ReplayScope(), (T0 + 5, T0), UsageError, "ends before it begins"),
         (ReplayScope(), (END + DAY_MS, END + 2 * DAY_MS), UsageError, "not closed yet"),
@@ -289,7 +289,7 @@ def test_what_cannot_be_meant_is_refused(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("into", [0, WINDOW_MS])
-def test_replay_of_usage_in_open_windows_only_is_not_begun(engine: sa.Engine, into: int) -> None:
+def test_replay_of_usage_in_open_windows_only_is_refused(engine: sa.Engine, into: int) -> None:
     """Begun, it would be at work for ever: there is no window by which it could end."""
     fleet = Fleet(engine)
     fleet.clock.at_ms = T0 + WINDOW_MS
@@ -299,7 +299,7 @@ def test_replay_of_usage_in_open_windows_only_is_not_begun(engine: sa.Engine, in
         planned(fleet, ReplayScope(), T0 - DAY_MS, T0 + DAY_MS)
 
 
-def test_what_is_not_taken_is_left_to_the_next_tick(fleet: Fleet, provider: FakeProvider) -> None:
+def test_replay_push_to_retry_is_sent_by_next_tick(fleet: Fleet, provider: FakeProvider) -> None:
     key = f"usage:acme:{T0}:compute_1gb:r1"
     provider.answers[key] = RetryAt(fleet.clock.at_ms + MINUTE_MS, "busy")
     found = run(fleet, planned(fleet))
@@ -308,7 +308,7 @@ def test_what_is_not_taken_is_left_to_the_next_tick(fleet: Fleet, provider: Fake
     assert fleet.tick_windows(1).exit_status == 0
 
 
-def test_what_is_sealed_and_not_settled_is_told_apart_from_what_is_owed(fleet: Fleet, provider: FakeProvider) -> None:
+def test_replay_output_shows_unsettled_pushes_apart_from_owed(fleet: Fleet, provider: FakeProvider) -> None:
     provider.answers[f"usage:acme:{T0}:compute_1gb:r1"] = RetryAt(fleet.clock.at_ms + MINUTE_MS, "busy")
     assert run(fleet, planned(fleet)).open_pushes == 1
     again = run(fleet, planned(fleet), dry_run=True)
@@ -337,5 +337,5 @@ def test_what_is_sealed_and_not_settled_is_told_apart_from_what_is_owed(fleet: F
         (WINDOW_MS, replaying.CHUNK_LOAD * 9, WINDOW_MS),
     ],
 )
-def test_chunks_grow_to_a_day_and_shrink_where_there_is_much(size: int, load: int, following: int) -> None:
+def test_replay_chunk_grows_to_a_day_and_shrinks_under_load(size: int, load: int, following: int) -> None:
     assert next_size(size, load) == following

@@ -48,7 +48,7 @@ def healthy(fleet: Fleet) -> list[tuple[object, ...]]:
     )
 
 
-def test_a_bad_organisation_is_left_out_and_named_and_the_rest_is_billed(fleet: Fleet) -> None:
+def test_replay_with_bad_organisation_stops_that_org_and_bills_other_orgs(fleet: Fleet) -> None:
     break_org(fleet, "bad")
     break_org(fleet, "worse", BAD_HOUR + DAY_MS)
     dry = run(fleet, planned(fleet), dry_run=True)
@@ -67,13 +67,13 @@ def test_a_bad_organisation_is_left_out_and_named_and_the_rest_is_billed(fleet: 
 @pytest.mark.parametrize(
     "scope", [ReplayScope(("acme", "bad")), ReplayScope(provider="embedded")], ids=["orgs", "provider"]
 )
-def test_the_same_among_those_that_were_named(fleet: Fleet, scope: ReplayScope) -> None:
+def test_replay_of_named_scope_with_failing_org_stops_only_that_org(fleet: Fleet, scope: ReplayScope) -> None:
     break_org(fleet, "bad")
     found = run(fleet, planned(fleet, scope))
     assert ([one.org_id for one in found.stopped], found.pushes) == (["bad"], 48)
 
 
-def test_what_fails_without_anybody_stops_nobody(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_failure_in_every_org_does_not_stop_any_org(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(connection: sa.Connection, *_: object, **__: object) -> None:
         connection.execute(sa.text("INSERT INTO buckets (id, watermark_ms, cursor) VALUES (0, 0, 0)"))
 
@@ -91,7 +91,7 @@ def told(fleet: Fleet, made: ReplayPlan) -> tuple[list[tuple[str, int]], Replaye
     return said, runner.run(replay(context, made, fleet.by, dry_run=False), world)
 
 
-def test_progress_comes_to_all_windows_and_what_was_pushed(fleet: Fleet) -> None:
+def test_replay_progress_adds_up_to_windows_and_pushes(fleet: Fleet) -> None:
     said, found = told(fleet, planned(fleet))
     assert said[0] == ("range", 576)
     parts = [count for what, count in said if what == "replayed"]
@@ -100,7 +100,7 @@ def test_progress_comes_to_all_windows_and_what_was_pushed(fleet: Fleet) -> None
     assert sum(count for what, count in said if what == "pushed") == found.pushes == 96
 
 
-def test_one_that_goes_on_tells_of_the_rest(fleet: Fleet) -> None:
+def test_replay_progress_after_resume_counts_remaining_windows(fleet: Fleet) -> None:
     die_after(fleet, planned(fleet), 2)
     so_far = int(str(fleet.one("SELECT next_ms FROM replays")))
     fleet.clock.at_ms += 3 * MINUTE_MS
@@ -117,7 +117,7 @@ def command(fleet: Fleet, *arguments: str, status: int = 0) -> None:
     assert drawdown(["--database-url", url, "--at", str(fleet.clock.at_ms), *arguments]) == status
 
 
-def test_one_push_is_one_push(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_command_of_single_push_uses_singular(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.write(f"UPDATE orgs SET floor_ms = {T0 + DAY_MS} WHERE org_id = 'globex'")
     given = ("replay", "--all", "--from", str(T0), "--to", str(T0 + WINDOW_MS))
     command(fleet, *given, "--dry-run")

@@ -111,7 +111,7 @@ class Life:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_retention_of_years_breaks_no_proof(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_of_years_leaves_verify_clean(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "HOUR_MS", PORTION_MS)
     life = Life(seed, tmp_path)
     acts = [life.use, life.use, life.prune, life.prune, life.fold, life.replay]
@@ -123,7 +123,7 @@ def test_retention_of_years_breaks_no_proof(seed: int, tmp_path: Path, monkeypat
     assert {"use", "prune", "fold", "replay"} <= set(life.done)
 
 
-def test_a_hold_is_claimed_as_long_as_all_samples_of_its_run_are_there(tmp_path: Path) -> None:
+def test_execution_claim_holds_until_its_samples_are_pruned(tmp_path: Path) -> None:
     life = Life(0, tmp_path)
     life.use()
     life.later(200 * DAY_MS)

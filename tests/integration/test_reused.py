@@ -36,7 +36,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reused, "_free", [])
 
 
-def test_the_next_test_gets_the_connection_and_none_of_the_content() -> None:
+def test_reused_connection_is_emptied_with_new_database_id() -> None:
     first = Lent()
     name = first.run("SELECT database_id FROM incarnation")
     first.run("INSERT INTO orgs (org_id) VALUES ('acme')")
@@ -53,7 +53,7 @@ def test_the_next_test_gets_the_connection_and_none_of_the_content() -> None:
     second.end()
 
 
-def test_the_next_test_gets_a_file_of_its_own_length() -> None:
+def test_reused_file_is_truncated_to_initial_length() -> None:
     first = Lent()
     pages = first.run("PRAGMA page_count")
     first.run(
@@ -74,7 +74,7 @@ def test_the_next_test_gets_a_file_of_its_own_length() -> None:
 
 
 @pytest.mark.parametrize("change", ["a guard is gone", "the file is another", "a connection is in use"])
-def test_what_a_test_left_otherwise_is_given_up(change: str) -> None:
+def test_reused_file_changed_by_test_is_discarded(change: str) -> None:
     first = Lent()
     first.run("SELECT 1")
     if change == "a guard is gone":
@@ -94,7 +94,7 @@ def test_what_a_test_left_otherwise_is_given_up(change: str) -> None:
 
 
 @pytest.mark.parametrize("pragma", ["query_only = ON", "max_page_count = 9999", "ignore_check_constraints = ON"])
-def test_a_connection_with_another_setting_is_not_reused(pragma: str) -> None:
+def test_reused_connection_with_changed_pragma_is_discarded(pragma: str) -> None:
     first = Lent()
     first.run("SELECT 1")
     with first.engine.connect() as connection:
@@ -106,7 +106,7 @@ def test_a_connection_with_another_setting_is_not_reused(pragma: str) -> None:
     second.end()
 
 
-def test_the_file_is_whole_once_the_last_connection_is_closed(tmp_path: Path) -> None:
+def test_reused_file_after_close_of_last_connection_is_complete(tmp_path: Path) -> None:
     first = Lent()
     first.run("INSERT INTO orgs (org_id) VALUES ('acme')")
     first.engine.dispose()

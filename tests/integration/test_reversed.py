@@ -54,7 +54,7 @@ def taken_back(fleet: Fleet, *samples: str) -> None:
     fleet.tick_windows(1)
 
 
-def test_withdrawn_sample_is_given_back_at_its_price(fleet: Fleet) -> None:
+def test_withdrawn_sample_is_refunded_at_charged_rate(fleet: Fleet) -> None:
     first = fleet.sample("acme", T0 + 1, 600)
     fleet.tick_windows(2)
     assert balance(fleet) == GIVEN - 60_000
@@ -69,7 +69,7 @@ def test_withdrawn_sample_is_given_back_at_its_price(fleet: Fleet) -> None:
     assert (balance(fleet), breaches(fleet)) == (GIVEN, [])
 
 
-def test_withdrawn_event_is_given_back_at_its_price(fleet: Fleet) -> None:
+def test_withdrawn_event_is_refunded_at_charged_rate(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: map_event(c, "page.render", "render", fleet.by, from_ms=T0))
     fleet.rate("render", 2)
     told(fleet, event("a", 30), event("b", 5))
@@ -82,7 +82,7 @@ def test_withdrawn_event_is_given_back_at_its_price(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("seed", share((1,), whole=tuple(range(60))))
-def test_nothing_is_left_of_what_is_withdrawn_whatever_was_set(fleet: Fleet, seed: int) -> None:
+def test_withdrawal_of_all_samples_restores_balance_after_rate_changes(fleet: Fleet, seed: int) -> None:
     """A search: use, late use, rates for times that are over and withdrawals, in any order."""
     chance, there = random.Random(seed), list[str]()
     for _ in range(12):
@@ -106,7 +106,7 @@ def test_nothing_is_left_of_what_is_withdrawn_whatever_was_set(fleet: Fleet, see
 
 
 @pytest.mark.parametrize("ticks", [(3,), (1, 1, 1)], ids=["at once", "in three revisions"])
-def test_lot_that_ends_inside_a_window_pays_for_all_of_it(fleet: Fleet, ticks: Sequence[int]) -> None:
+def test_lot_that_ends_inside_window_pays_for_whole_window(fleet: Fleet, ticks: Sequence[int]) -> None:
     """However late the use is, and whatever its revision: so does its withdrawal give it back."""
     write(fleet.engine, lambda c: pools.make(c, "pool", fleet.by))
     write(fleet.engine, lambda c: credit.grant(c, "pool", 10**6, fleet.by, key="p", plan=None))
@@ -139,7 +139,7 @@ def test_lot_that_ends_inside_a_window_pays_for_all_of_it(fleet: Fleet, ticks: S
         ),
     ],
 )
-def test_use_at_another_time_or_price_is_found(fleet: Fleet, broken: str, says: str) -> None:
+def test_ledger_entry_at_other_time_or_rate_is_found_by_verify(fleet: Fleet, broken: str, says: str) -> None:
     fleet.sample("acme", T0 + 2, 600)
     wrong = fleet.sample("acme", T0 + 1, 60)
     fleet.tick_windows(2)
@@ -151,7 +151,7 @@ def test_use_at_another_time_or_price_is_found(fleet: Fleet, broken: str, says: 
     assert any(says in one for one in breaches(fleet)), breaches(fleet)
 
 
-def test_charge_of_an_older_version_is_given_back_by_the_rate_known_then(fleet: Fleet) -> None:
+def test_charge_without_rate_is_refunded_at_rate_known_then(fleet: Fleet) -> None:
     """It said no rate, and was dated inside its window."""
     wrong = fleet.sample("acme", T0 + 1, 60)
     fleet.tick_windows(2)
@@ -162,7 +162,7 @@ def test_charge_of_an_older_version_is_given_back_by_the_rate_known_then(fleet: 
     assert (balance(fleet), breaches(fleet)) == (GIVEN, [])
 
 
-def test_one_batch_of_uses_has_one_rate_for_a_window(engine: sa.Engine) -> None:
+def test_usages_in_batch_share_rate_of_window(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     use = partial(Usage, customer_id="c", feature=ONE, ts=T0)
     charged = [use(key="a", quantity=10), use(key="b", quantity=-10)]

@@ -185,7 +185,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-def test_allowed(shared: sa.Engine) -> None:
+def test_role_permitted_statements_succeed(shared: sa.Engine) -> None:
     wrong = []
     for login in LOGINS:
         engine = as_login(shared, login)
@@ -211,7 +211,7 @@ def state_of(engine: sa.Engine, statement: str) -> str | None:
     return None
 
 
-def test_refused(shared: sa.Engine) -> None:
+def test_role_forbidden_statements_are_refused(shared: sa.Engine) -> None:
     wrong = []
     for login in LOGINS:
         engine = as_login(shared, login)
@@ -222,7 +222,7 @@ def test_refused(shared: sa.Engine) -> None:
     assert wrong == []
 
 
-def test_a_hosts_sandbox_has_its_organisation_halted_there(postgres: sa.Engine, login: As) -> None:
+def test_sandbox_of_halted_org_inserted_by_host_adds_halt(postgres: sa.Engine, login: As) -> None:
     """By triggers that read organisations and write halts, neither of which a host may."""
     do(postgres, "DELETE FROM halts")
     do(login("host"), f"{SANDBOX} ('three', 'acme', 'cell-1', 'running')")
@@ -231,7 +231,7 @@ def test_a_hosts_sandbox_has_its_organisation_halted_there(postgres: sa.Engine, 
     assert [tuple(row) for row in found] == [("acme", "cell-1"), ("acme", "cell-2")]
 
 
-def test_a_host_counts_no_units_of_a_meter(fleet: Fleet, login: As) -> None:
+def test_host_sample_with_meter_size_is_quarantined(fleet: Fleet, login: As) -> None:
     """Neither of one that there is, whose units would be billed, nor of one that an event type will be given."""
     told = UsageEvent("app", "e", "idea", "acme", 5, T0)
     write(fleet.engine, lambda c: take(c, [told], T0 + 1))
@@ -254,7 +254,7 @@ def test_a_host_counts_no_units_of_a_meter(fleet: Fleet, login: As) -> None:
     assert read(login("reader"), verify).breaches == []
 
 
-def test_reserved_id_of_host_is_refused(fleet: Fleet, login: As) -> None:
+def test_host_sample_with_reserved_id_is_refused(fleet: Fleet, login: As) -> None:
     """Also at the cell that stands for events: an event whose id a host had guessed was in conflict for good."""
     told, host = UsageEvent("app", "e", "idea", "acme", 5, T0), login("host")
     before = fleet.one("SELECT COUNT(*) FROM usage_samples")
@@ -271,7 +271,7 @@ def test_reserved_id_of_host_is_refused(fleet: Fleet, login: As) -> None:
     assert do(host, f"{SAMPLE}) VALUES {values}") == len(names), "ids that are only like a reserved one go in"
 
 
-def test_a_hosts_search_path_changes_no_halt(postgres: sa.Engine, login: As) -> None:
+def test_host_search_path_does_not_divert_halt_trigger(postgres: sa.Engine, login: As) -> None:
     """A table of its own by the name of `halts`, or `orgs`, comes before no other."""
     do(postgres, "DELETE FROM halts")
     host = login("host")
@@ -284,7 +284,7 @@ def test_a_hosts_search_path_changes_no_halt(postgres: sa.Engine, login: As) -> 
     assert read(postgres, lambda c: c.scalar(sa.text("SELECT COUNT(*) FROM halts"))) == 1
 
 
-def test_each_function_looks_at_temporary_tables_last(shared: sa.Engine) -> None:
+def test_database_functions_search_temporary_tables_last(shared: sa.Engine) -> None:
     own = (
         "SELECT p.proname, p.proconfig FROM pg_proc p WHERE p.pronamespace = current_schema()\\:\\:regnamespace "
         "AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')"
@@ -294,7 +294,7 @@ def test_each_function_looks_at_temporary_tables_last(shared: sa.Engine) -> None
     assert [row.proname for row in found if not [one for one in row.proconfig or () if one.endswith("pg_temp")]] == []
 
 
-def test_init_pins_the_functions_of_a_database_that_is_up_to_date(postgres: sa.Engine) -> None:
+def test_init_restores_search_path_of_functions(postgres: sa.Engine) -> None:
     do(postgres, "ALTER FUNCTION never_truncated() RESET search_path")
     upgrade(postgres)
     found = read(
@@ -303,7 +303,7 @@ def test_init_pins_the_functions_of_a_database_that_is_up_to_date(postgres: sa.E
     assert found == ["search_path=pg_catalog, public, pg_temp"]
 
 
-def test_a_workers_temporary_tables_open_no_guard(fleet: Fleet, login: As) -> None:
+def test_worker_temporary_tables_do_not_bypass_delete_guards(fleet: Fleet, login: As) -> None:
     """Tables that a guard asks are shadowed: floors far ahead, and sums for what is deleted."""
     fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
     worker = login("worker")
@@ -324,13 +324,13 @@ def test_a_workers_temporary_tables_open_no_guard(fleet: Fleet, login: As) -> No
                 connection.exec_driver_sql(f"DELETE FROM public.{deleted}")
 
 
-def test_a_sandbox_moves_between_cells(login: As) -> None:
+def test_sandbox_deleted_by_host_can_be_inserted_at_other_cell(login: As) -> None:
     do(login("host"), "DELETE FROM sandboxes WHERE sandbox_id = 'one'")
     assert do(login("other host"), f"{SANDBOX} ('one', 'acme', 'cell-2', 'running')") == 1
     assert do(login("other host"), "SELECT * FROM sandboxes") == 2
 
 
-def test_an_id_that_another_host_took_first_is_refused_or_passed_over(login: As) -> None:
+def test_id_taken_by_other_host_is_refused_or_skipped(login: As) -> None:
     """Ids are one name space for all cells, as docs/threat-model.md says: use ids that cannot be guessed."""
     host, other = login("host"), login("other host")
     do(host, f"{SANDBOX} ('taken', 'acme', 'cell-1', 'stopped')")
@@ -342,7 +342,7 @@ def test_an_id_that_another_host_took_first_is_refused_or_passed_over(login: As)
     assert do(other, theirs) == 0
 
 
-def test_a_worker_ticks_prunes_and_folds_and_a_reader_proves_it(fleet: Fleet, login: As) -> None:
+def test_worker_role_ticks_prunes_and_folds_and_reader_verifies(fleet: Fleet, login: As) -> None:
     fleet.write("UPDATE orgs SET is_halted = false, halted_at = NULL")
     fleet.engine = worker = login("worker")
     seen = UsageEvent("app", "e-1", "page.render", "acme", 0, T0)
@@ -362,7 +362,7 @@ def test_a_worker_ticks_prunes_and_folds_and_a_reader_proves_it(fleet: Fleet, lo
     assert found.breaches == [] and found.checked["pushes"] == 0
 
 
-def test_the_worker_may_count_up_each_key(postgres: sa.Engine, login: As) -> None:
+def test_worker_role_can_use_every_sequence(postgres: sa.Engine, login: As) -> None:
     worker = login("worker")
     sequences = read(
         worker,
@@ -376,7 +376,7 @@ def test_the_worker_may_count_up_each_key(postgres: sa.Engine, login: As) -> Non
     assert len(sequences) > 5 and [name for name, may in sequences if not may] == []
 
 
-def test_a_worker_may_delete_where_the_code_does_and_nowhere_else() -> None:
+def test_worker_role_deletes_exactly_from_tables_that_code_deletes_from() -> None:
     code = (PROJECT / layer for layer in ("ledger", "providers", "worker", "server", "cli"))
     files = (path for folder in code for kind in ("*.py", "*.sql") for path in folder.rglob(kind))
     texts = (path.read_text(encoding="utf-8") for path in files)
@@ -385,7 +385,7 @@ def test_a_worker_may_delete_where_the_code_does_and_nowhere_else() -> None:
     assert found - of_transactions - in_duckdb == set(roles.DELETED_FROM)
 
 
-def test_it_is_safe_to_repeat_and_takes_back_what_is_not_granted(postgres: sa.Engine, login: As) -> None:
+def test_roles_apply_repeated_revokes_additional_grants(postgres: sa.Engine, login: As) -> None:
     write(
         postgres, lambda c: c.exec_driver_sql(f"GRANT SELECT, INSERT ON ledger_entries, usage_samples TO {roles.HOST}")
     )
@@ -395,7 +395,7 @@ def test_it_is_safe_to_repeat_and_takes_back_what_is_not_granted(postgres: sa.En
     assert do(login("host"), ALLOWED["a host inserts a sample"][1]) == 1
 
 
-def test_what_is_printed_is_what_is_made(postgres: sa.Engine) -> None:
+def test_init_roles_printed_script_equals_applied_roles(postgres: sa.Engine) -> None:
     url = postgres.url.render_as_string(hide_password=False)
     printed = drawdown(url, "init", "--roles")
     assert (printed.status, printed.out) == (0, roles.script() + "\n")
@@ -409,7 +409,7 @@ def test_what_is_printed_is_what_is_made(postgres: sa.Engine) -> None:
     assert (made.status, made.json["roles"]) == (0, ["drawdown_host", "drawdown_read", "drawdown_worker"])
 
 
-def test_who_may_not_make_them_is_told_who_may(login: As) -> None:
+def test_roles_apply_without_ownership_is_refused(login: As) -> None:
     worker = login("worker")
     with pytest.raises(Refused, match="owner of the tables"):
         roles.apply(worker)
@@ -418,7 +418,7 @@ def test_who_may_not_make_them_is_told_who_may(login: As) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"), [(["--roles"], "0600"), (["--roles", "--apply"], "0600"), (["--apply"], "--roles")]
 )
-def test_sqlite_has_no_roles(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_init_roles_on_sqlite_is_refused(arguments: list[str], said: str, tmp_path: Path) -> None:
     done = drawdown(f"sqlite:///{tmp_path}/some.db", "init", *arguments)
     assert done.status == 2 and said in done.err
     assert not (tmp_path / "some.db").exists()

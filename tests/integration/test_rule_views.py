@@ -59,7 +59,7 @@ def guarded(engine: sa.Engine) -> Guarded:
     return made
 
 
-def test_block_rates_are_those_of_the_whole_where_all_are_counted(
+def test_guard_block_rates_equal_report_if_all_rows_are_counted(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, now = guarded.fleet.engine, guarded.fleet.clock.at_ms
@@ -94,7 +94,7 @@ def test_block_rates_are_those_of_the_whole_where_all_are_counted(
     assert rest.next_after is None
 
 
-def test_an_organisations_limits_are_those_it_is_decided_by(guarded: Guarded) -> None:
+def test_org_limits_shown_equal_limits_that_decide(guarded: Guarded) -> None:
     engine, now = guarded.fleet.engine, guarded.fleet.clock.at_ms
     ends = now + 2 * DAY_MS
     for target, amount in (("acme", 20), ("globex*", 15)):
@@ -132,9 +132,7 @@ def ruled(engine: sa.Engine) -> Fleet:
 
 
 @pytest.mark.both_databases
-def test_events_are_found_by_when_they_came_in_and_none_is_left_out(
-    ruled: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_by_arrival_are_paged_completely(ruled: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     events(ruled, "acme", "globex")
     engine, now = ruled.engine, ruled.clock.now_ms()
     many = [UsageEvent("bulk", f"b-{n}", "order", "acme", 1, now) for n in range(7)]
@@ -172,7 +170,7 @@ def test_events_are_found_by_when_they_came_in_and_none_is_left_out(
             look(engine, event_intake.sources, now, chosen)
 
 
-def test_an_audits_page_looks_through_so_many_and_goes_on(ruled: Fleet) -> None:
+def test_audit_page_lists_all_matching_actions_and_reports_tampering(ruled: Fleet) -> None:
     keys(ruled, "acme", "globex")
     exact = look(ruled.engine, list_audit, AuditFilter(action="key_create"), most=99).actions
     names, before = [], 0
@@ -192,7 +190,7 @@ def test_an_audits_page_looks_through_so_many_and_goes_on(ruled: Fleet) -> None:
     assert look(ruled.engine, audit.unchained, deeds) == [deeds[5].action_id, deeds[3].action_id]
 
 
-def test_keys_and_people_are_paged_by_name(ruled: Fleet) -> None:
+def test_keys_and_console_users_are_paged_by_name(ruled: Fleet) -> None:
     keys(ruled, "acme", "globex")
     engine, now, names, after = ruled.engine, ruled.clock.now_ms(), [], ""
     while True:
@@ -220,7 +218,7 @@ def test_keys_and_people_are_paged_by_name(ruled: Fleet) -> None:
     assert people == ["b", "d", "a", "c", "tom"], "who may come in, and then who was ended"
 
 
-def test_raw_rows_come_by_an_index_and_hold_no_secret(ruled: Fleet) -> None:
+def test_raw_rows_use_index_and_exclude_secrets(ruled: Fleet) -> None:
     assert not set(tables.TABLES) & set(UNREAD) and {"orgs", "guard_uses", "usage_samples"} <= set(tables.TABLES)
     columns = {f"{t}.{c.name}": c.name for t in tables.TABLES for c in metadata.tables[t].columns}
     hidden = {place for place, name in columns.items() if tables.HIDDEN.fullmatch(name)}

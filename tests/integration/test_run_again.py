@@ -69,7 +69,9 @@ def story(engine: sa.Engine) -> list[dict[str, Any]]:
     return told
 
 
-def test_what_is_run_again_is_counted_once(engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transaction_rerun_after_deadlock_is_counted_once(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     undisturbed = connect(f"sqlite:///{tmp_path}/undisturbed.db")
     upgrade(undisturbed)
     wanted = story(undisturbed)

@@ -42,7 +42,7 @@ def is_halted(fleet: Fleet) -> bool:
     return bool(fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'"))
 
 
-def test_a_stale_first_read_is_healed_seconds_later(fleet: Fleet, provider: Prepaid) -> None:
+def test_second_read_after_stale_first_read_halts(fleet: Fleet, provider: Prepaid) -> None:
     hook(fleet)  # it is out of credit, and the first answer does not show that yet
     look(fleet, 0)
     assert (provider.asked, is_halted(fleet)) == (["acme"], False)
@@ -53,7 +53,7 @@ def test_a_stale_first_read_is_healed_seconds_later(fleet: Fleet, provider: Prep
     assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
 
 
-def test_slow_first_read_does_not_put_off_the_second(fleet: Fleet, provider: Prepaid) -> None:
+def test_slow_first_read_does_not_delay_second_read(fleet: Fleet, provider: Prepaid) -> None:
     def slow() -> None:
         fleet.clock.at_ms += 2 * SECOND_READ_MS
 
@@ -65,7 +65,7 @@ def test_slow_first_read_does_not_put_off_the_second(fleet: Fleet, provider: Pre
     assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
 
 
-def test_the_second_read_is_the_last(fleet: Fleet, provider: Prepaid) -> None:
+def test_third_read_after_webhook_is_not_made(fleet: Fleet, provider: Prepaid) -> None:
     hook(fleet)
     for _ in range(20):
         look(fleet)
@@ -73,7 +73,7 @@ def test_the_second_read_is_the_last(fleet: Fleet, provider: Prepaid) -> None:
     assert fleet.rows("SELECT projection_due_ms, refresh_deadline_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
 
 
-def test_a_tick_makes_it_where_nobody_watches(fleet: Fleet, provider: Prepaid) -> None:
+def test_second_read_without_watch_is_made_by_tick(fleet: Fleet, provider: Prepaid) -> None:
     hook(fleet)
     fleet.tick(T0 + 2 * SECOND_MS)
     provider.credit["acme"] = 0
@@ -81,7 +81,7 @@ def test_a_tick_makes_it_where_nobody_watches(fleet: Fleet, provider: Prepaid) -
     assert (provider.asked, is_halted(fleet)) == (["acme"] * 2, True)
 
 
-def test_a_first_read_that_failed_is_none(fleet: Fleet, provider: Prepaid) -> None:
+def test_failed_first_read_is_followed_by_two_reads(fleet: Fleet, provider: Prepaid) -> None:
     hook(fleet)
     provider.down = "503"
     look(fleet, 0)
@@ -92,7 +92,7 @@ def test_a_first_read_that_failed_is_none(fleet: Fleet, provider: Prepaid) -> No
     assert provider.asked == ["acme"] * 3
 
 
-def test_a_webhook_during_the_first_read_has_two_reads_after_it(fleet: Fleet, provider: Prepaid) -> None:
+def test_webhook_during_first_read_is_followed_by_two_reads(fleet: Fleet, provider: Prepaid) -> None:
     hook(fleet)
     provider.meanwhile = lambda: hook(fleet)
     look(fleet, 0)
@@ -102,14 +102,14 @@ def test_a_webhook_during_the_first_read_has_two_reads_after_it(fleet: Fleet, pr
     assert provider.asked == ["acme"] * 3
 
 
-def test_a_webhook_of_who_does_not_bill_asks_nobody(fleet: Fleet, provider: Prepaid) -> None:
+def test_webhook_of_provider_that_does_not_bill_org_is_ignored(fleet: Fleet, provider: Prepaid) -> None:
     hook(fleet, "embedded")
     for _ in range(4):
         look(fleet)
     assert provider.asked == []
 
 
-def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepaid) -> None:
+def test_older_read_does_not_replace_second_read(fleet: Fleet, provider: Prepaid) -> None:
     """The first read is slow: while its answer is on its way, another one is written."""
     hook(fleet)
 
@@ -130,6 +130,6 @@ def test_an_older_read_does_not_replace_the_second(fleet: Fleet, provider: Prepa
     assert is_halted(fleet)
 
 
-def test_what_waits_for_a_first_read_is_shown_without_a_time(fleet: Fleet) -> None:
+def test_org_status_before_first_read_has_empty_refresh_deadline(fleet: Fleet) -> None:
     hook(fleet)
     assert read(fleet.engine, lambda c: org_status(c, "acme", T0)).refresh_deadline_ms is None

@@ -32,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("LOG_LEVEL", "x", "DRAWDOWN_LOG_LEVEL: invalid level 'x': expected DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     ],
 )
-def test_an_error_names_its_variable(
+def test_setting_error_names_its_variable(
     variable: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     monkeypatch.setenv(f"DRAWDOWN_{variable}", text)
@@ -51,7 +51,7 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: Said, *names: str) -> str:
     return said
 
 
-def test_a_name_that_nothing_reads_is_told_with_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_setting_unknown_name_is_reported_with_nearest(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     meant = {
         "DRAWDOWN_GATE_UNKNOWN_ORGS": "DRAWDOWN_GATE_UNKNOWN_ORG",
         "DRAWDOWN_ADMIN_SECRET": "DRAWDOWN_ADMIN_SECRETS",
@@ -64,13 +64,15 @@ def test_a_name_that_nothing_reads_is_told_with_the_nearest(monkeypatch: pytest.
         assert f"{name} is set, but no program on this machine reads it" in said and f"did you mean {nearest}?" in said
 
 
-def test_a_misspelt_file_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_setting_unknown_file_variable_is_reported_with_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
     (tmp_path / "secret").write_text("x" * 40)
     monkeypatch.setenv("DRAWDOWN_CRON_SECRETS_FILE", str(tmp_path / "secret"))
     assert "did you mean DRAWDOWN_CRON_SECRET?" in told(monkeypatch, capsys)
 
 
-def test_what_something_reads_is_not_told(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+def test_setting_known_names_are_not_reported(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     """Those of a provider, of a query's database, and each that there is."""
     names = ["DRAWDOWN_STRIPE_SECRET_KEY", "DRAWDOWN_STRIPE_PAYMENTS_KEY", "DRAWDOWN_AUTUMN_SECRET_KEY"]
     assert "no program on this machine reads it" not in told(

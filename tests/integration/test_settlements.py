@@ -145,7 +145,7 @@ def shop(engine: sa.Engine, request: pytest.FixtureRequest) -> Iterator[Shop]:
         assert read(engine, verify).breaches == []
 
 
-def test_a_run_is_settled_held_and_released_and_no_wallet_moves_again(shop: Shop) -> None:
+def test_settlement_of_execution_is_held_then_released_in_payout(shop: Shop) -> None:
     shop.ran("e-1", credits=200)
     found, purse = shop.found("e-1"), shop.purse()
     assert purse == [(9_800 * MICRO, 0)]
@@ -167,7 +167,7 @@ def test_a_run_is_settled_held_and_released_and_no_wallet_moves_again(shop: Shop
     assert shop.purse() == purse
 
 
-def test_a_share_is_rounded_down(shop: Shop) -> None:
+def test_settlement_share_is_rounded_down(shop: Shop) -> None:
     shares = [
      (0, 700_000, 0), (1, 999_999, 0), (3, 333_333, 0), (10, 333_333, 3), (7, 1_000_000, 7), (7, 0, 0),
      (10**15, 999_999, 999_999_000_000_000), (10**15 - 1, 333_333, 333_332_999_999_999),
@@ -181,7 +181,7 @@ def test_a_share_is_rounded_down(shop: Shop) -> None:
         assert shop.found(f"e-{number}").net_micro == net
 
 
-def test_all_that_a_run_was_charged_counts_once(shop: Shop) -> None:
+def test_settlement_counts_all_charges_of_execution_once(shop: Shop) -> None:
     shop.accept("e-1")
     for number in (1, 2, 2):
         shop.draw("e-1", number, 30)
@@ -191,14 +191,14 @@ def test_all_that_a_run_was_charged_counts_once(shop: Shop) -> None:
     assert shop.fleet.rows("SELECT reservation, gross_micro FROM settlements") == [("e-1", 100 * MICRO)]
 
 
-def test_what_is_capped_is_no_part_of_it(shop: Shop) -> None:
+def test_settlement_excludes_capped_cost(shop: Shop) -> None:
     request = Request("acme", 100 * MICRO, supplier="pixel", overage="cap")
     shop.write(lambda c: executions.accept(c, "e-1", request, shop.by))
     shop.settle("e-1", 150 * MICRO)
     assert shop.found("e-1").gross_micro == 100 * MICRO
 
 
-def test_of_what_was_given_up_its_cost_counts_and_nothing_of_what_was_free(shop: Shop) -> None:
+def test_settlement_of_released_execution_counts_incurred_cost(shop: Shop) -> None:
     for key, incurred in (("free", None), ("incurred", Cost(20 * MICRO)), ("drawn", None), ("none", Cost(0))):
         shop.accept(key)
         if key == "drawn":
@@ -208,7 +208,7 @@ def test_of_what_was_given_up_its_cost_counts_and_nothing_of_what_was_free(shop:
     assert rows == [("drawn", 10 * MICRO), ("incurred", 20 * MICRO)]
 
 
-def test_a_run_that_expired_owes_once_it_is_settled(shop: Shop) -> None:
+def test_settlement_of_expired_execution_is_added_after_settle(shop: Shop) -> None:
     shop.accept("e-1")
     shop.draw("e-1", 1, 10)
     shop.later(60 * MINUTE_MS)
@@ -220,12 +220,12 @@ def test_a_run_that_expired_owes_once_it_is_settled(shop: Shop) -> None:
     assert shop.sums().unsettled_micro == 0
 
 
-def test_a_run_without_a_supplier_owes_nobody(shop: Shop) -> None:
+def test_execution_without_supplier_does_not_add_settlement(shop: Shop) -> None:
     shop.ran("e-1", None)
     assert shop.fleet.rows("SELECT * FROM settlements") == []
 
 
-def test_terms_are_those_of_its_end_and_stay(shop: Shop) -> None:
+def test_settlement_terms_are_those_at_end_of_execution(shop: Shop) -> None:
     shop.accept("e-1")
     shop.ran("before")
     shop.set("pixel", Change(share_ppm=100_000, hold_ms=40 * DAY_MS, threshold_micro=7, takes_clawbacks=True))
@@ -236,7 +236,7 @@ def test_terms_are_those_of_its_end_and_stay(shop: Shop) -> None:
     assert found.hold_until_ms == shop.now + 40 * DAY_MS
 
 
-def test_the_supplier_is_a_part_of_what_was_accepted(shop: Shop) -> None:
+def test_execution_repeat_with_other_supplier_is_denied(shop: Shop) -> None:
     shop.accept("e-1", "pixel")
     shop.accept("e-1", "pixel")
     for other in ("loop", None):
@@ -247,7 +247,7 @@ def test_the_supplier_is_a_part_of_what_was_accepted(shop: Shop) -> None:
         shop.accept("e-2", "pixle")
 
 
-def test_a_batch_is_of_more_than_the_threshold(shop: Shop) -> None:
+def test_payout_requires_more_than_threshold(shop: Shop) -> None:
     shop.set("exact", Change(share_ppm=1_000_000), new=True)
     shop.ran("e-1", "exact", 100)
     shop.later(HOLD_MS)
@@ -262,7 +262,7 @@ def test_a_batch_is_of_more_than_the_threshold(shop: Shop) -> None:
     assert shop.payout("exact", "2026-03")[0].total_micro == 100 * MICRO + 1
 
 
-def test_a_batch_says_what_of_it_nobody_has_paid_for(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_payout_dry_run_shows_credits_of_wallets_that_owe(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     shop.ran("paid", credits=200)
     shop.later(HOLD_MS)
     url = shop.fleet.engine.url.render_as_string(hide_password=False)
@@ -278,7 +278,7 @@ def test_a_batch_says_what_of_it_nobody_has_paid_for(shop: Shop, capsys: pytest.
     assert "7,070.00 credits of it are for executions of wallets that owe now" in " ".join(dry_run().split())
 
 
-def test_nobody_waits_for_a_threshold_that_was_raised_later(shop: Shop) -> None:
+def test_payout_after_raised_threshold_uses_threshold_at_settlement(shop: Shop) -> None:
     shop.ran("e-1", credits=200)
     shop.set("pixel", Change(threshold_micro=1_000 * MICRO))
     shop.ran("e-2", credits=1)
@@ -286,7 +286,7 @@ def test_nobody_waits_for_a_threshold_that_was_raised_later(shop: Shop) -> None:
     assert shop.payout()[0].total_micro == 140_700_000
 
 
-def test_one_batch_a_month_and_the_same_again_is_the_first_answer(shop: Shop) -> None:
+def test_payout_repeated_in_same_period_returns_first_result(shop: Shop) -> None:
     shop.ran("e-1")
     shop.later(HOLD_MS)
     first = shop.payout(expect=140)
@@ -312,7 +312,7 @@ WRONG_PERIODS = {
 }
 
 
-def test_a_period_that_is_none_is_refused(shop: Shop) -> None:
+def test_payout_of_invalid_period_is_refused(shop: Shop) -> None:
     shop.ran("e-1")
     shop.later(HOLD_MS)
     for period, error, said in WRONG_PERIODS.values():
@@ -320,7 +320,7 @@ def test_a_period_that_is_none_is_refused(shop: Shop) -> None:
             shop.payout(period=period)
 
 
-def test_periods_go_forward(shop: Shop) -> None:
+def test_payout_of_earlier_period_is_denied(shop: Shop) -> None:
     shop.ran("e-1")
     shop.later(HOLD_MS)
     shop.payout()
@@ -331,7 +331,7 @@ def test_periods_go_forward(shop: Shop) -> None:
     assert denied.value.code == "earlier_period"
 
 
-def test_a_freeze_holds_one_settlement_and_its_end_lets_it_go(shop: Shop) -> None:
+def test_frozen_settlement_is_excluded_from_payout_until_unfrozen(shop: Shop) -> None:
     shop.ran("e-1")
     shop.ran("e-2", credits=300)
     assert [shop.freeze("e-1"), shop.freeze("e-1")] == [True, False]
@@ -349,7 +349,7 @@ def test_a_freeze_holds_one_settlement_and_its_end_lets_it_go(shop: Shop) -> Non
     assert shop.payout(period="2026-03")[0].total_micro == 140 * MICRO
 
 
-def test_a_frozen_supplier_gets_no_batch_and_its_runs_go_on(shop: Shop) -> None:
+def test_frozen_supplier_payout_is_denied_and_executions_continue(shop: Shop) -> None:
     shop.ran("e-1")
     shop.later(HOLD_MS)
     assert [shop.freeze_all("pixel"), shop.freeze_all("pixel")] == [True, False]
@@ -365,7 +365,7 @@ def test_a_frozen_supplier_gets_no_batch_and_its_runs_go_on(shop: Shop) -> None:
     assert shop.payout()[0].lines == 1
 
 
-def test_freezes_and_batches_are_dated_in_their_order(shop: Shop) -> None:
+def test_payout_or_freeze_with_clock_behind_is_denied(shop: Shop) -> None:
     shop.ran("e-1")
     shop.later(HOLD_MS + 5)
     shop.freeze("e-1")
@@ -379,7 +379,7 @@ def test_freezes_and_batches_are_dated_in_their_order(shop: Shop) -> None:
     shop.payout()
 
 
-def test_before_its_release_a_reversal_lessens_what_is_owed(shop: Shop) -> None:
+def test_reversal_before_payout_reduces_owed_amount(shop: Shop) -> None:
     shop.ran("e-1")
     for repeated in (False, True):
         done = shop.reverse("e-1", 30)
@@ -390,7 +390,7 @@ def test_before_its_release_a_reversal_lessens_what_is_owed(shop: Shop) -> None:
     assert shop.sums().reversed_micro == 30 * MICRO
 
 
-def test_what_is_reversed_in_whole_is_released_by_nobody(shop: Shop) -> None:
+def test_settlement_reversed_in_full_is_not_paid_out(shop: Shop) -> None:
     shop.ran("e-1")
     shop.reverse("e-1", 40, "part")
     shop.freeze("e-1")
@@ -415,7 +415,7 @@ REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
 }
 
 
-def test_it_is_denied_and_nothing_changes(shop: Shop) -> None:
+def test_reversal_denied_leaves_reversals_unchanged(shop: Shop) -> None:
     shop.ran("paid")
     shop.later(HOLD_MS)
     shop.payout()
@@ -431,7 +431,7 @@ def test_it_is_denied_and_nothing_changes(shop: Shop) -> None:
     assert shop.fleet.rows("SELECT * FROM settlement_reversals ORDER BY 1") == before
 
 
-def test_a_claw_back_is_taken_off_the_next_batch(shop: Shop) -> None:
+def test_clawback_is_deducted_from_next_payout_once(shop: Shop) -> None:
     shop.ran("e-1", "loop", 100)
     shop.later(DAY_MS)
     assert shop.payout("loop", "2026-01")[0].total_micro == 50 * MICRO
@@ -457,7 +457,7 @@ def test_a_claw_back_is_taken_off_the_next_batch(shop: Shop) -> None:
     assert shop.payout("loop", "2026-03")[0].carried_micro == 0, "once for good"
 
 
-def test_nothing_but_claw_backs_is_no_batch(shop: Shop) -> None:
+def test_payout_of_clawbacks_only_is_denied(shop: Shop) -> None:
     shop.set("loop", Change(threshold_micro=0))
     shop.ran("e-1", "loop", 100)
     shop.later(DAY_MS)
@@ -483,7 +483,7 @@ WRONG_TERMS = {
 }
 
 
-def test_terms_that_make_no_sense_are_refused(shop: Shop) -> None:
+def test_supplier_invalid_terms_are_refused(shop: Shop) -> None:
     before = shop.fleet.rows("SELECT * FROM supplier_terms ORDER BY 1, 2")
     for name, change, new, said in WRONG_TERMS.values():
         with pytest.raises(UsageError, match=said):
@@ -491,7 +491,7 @@ def test_terms_that_make_no_sense_are_refused(shop: Shop) -> None:
     assert shop.fleet.rows("SELECT * FROM supplier_terms ORDER BY 1, 2") == before
 
 
-def test_the_longest_hold_is_taken(shop: Shop) -> None:
+def test_supplier_longest_hold_is_accepted(shop: Shop) -> None:
     shop.set("pixel", Change(hold_ms=MAX_HOLD_MS))
     shop.ran("e-1")
     assert shop.found("e-1").hold_until_ms == shop.now + MAX_HOLD_MS
@@ -510,7 +510,7 @@ UNKNOWN: dict[str, tuple[str, Callable[[Shop], object]]] = {
 }
 
 
-def test_what_is_mistyped_is_not_there(shop: Shop) -> None:
+def test_unknown_supplier_or_settlement_suggests_nearest_name(shop: Shop) -> None:
     shop.ran("deploy-1")
     shop.later(HOLD_MS)
     shop.payout()
@@ -519,7 +519,7 @@ def test_what_is_mistyped_is_not_there(shop: Shop) -> None:
             act(shop)
 
 
-def test_amounts_of_a_reversal_are_more_than_nothing(shop: Shop) -> None:
+def test_reversal_amount_of_zero_or_less_is_refused(shop: Shop) -> None:
     shop.ran("e-1")
     for credits in (0, -1, 10**9 + 1):
         with pytest.raises(UsageError, match="expected more than 0"):
@@ -528,7 +528,7 @@ def test_amounts_of_a_reversal_are_more_than_nothing(shop: Shop) -> None:
         shop.reverse("e-1", 1, "")
 
 
-def test_people_are_on_record_once(shop: Shop) -> None:
+def test_settlement_actions_repeated_are_recorded_once(shop: Shop) -> None:
     shop.ran("e-1")
     for _ in range(2):
         shop.set("pixel", Change(share_ppm=700_000))
@@ -548,7 +548,7 @@ def test_people_are_on_record_once(shop: Shop) -> None:
     ]  # fmt: skip
 
 
-def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_payout_file_adds_up_and_escapes_spreadsheet_formulas(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "LINES_AT_ONCE", 2)
     shop.set("=cmd", Change(share_ppm=500_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True), new=True)
     for key in ("=1+1", "+2", "-3", "@4", "'5"):
@@ -575,7 +575,7 @@ def test_a_batch_has_a_file_that_adds_up_and_no_spreadsheet_obeys(shop: Shop, mo
 
 
 @pytest.mark.both_databases
-def test_many_at_once_release_each_settlement_once(shop: Shop) -> None:
+def test_concurrent_payouts_reversals_and_freezes_pay_settlement_once(shop: Shop) -> None:
     """Payouts, reversals, freezes and runs that end, of one supplier, all together: no deadlock, nothing twice."""
     shop.set("loop", Change(hold_ms=0, threshold_micro=0))
     for number in range(12):
@@ -632,7 +632,7 @@ GUARDED = {
 }
 
 
-def test_the_database_refuses_itself(shop: Shop) -> None:
+def test_settlement_rows_forbidden_changes_are_refused_by_database(shop: Shop) -> None:
     """What is refused changes nothing, so one database meets many."""
     shop.ran("e-1")
     shop.later(HOLD_MS)
@@ -648,7 +648,7 @@ def test_the_database_refuses_itself(shop: Shop) -> None:
             pytest.fail(f"{situation} was taken")
 
 
-def test_a_settlement_released_twice_in_a_broken_database_is_found(shop: Shop) -> None:
+def test_settlement_released_twice_is_found_by_verify(shop: Shop) -> None:
     """The constraints refuse it; where somebody took them away, `verify` says so."""
     shop.ran("e-1")
     shop.later(HOLD_MS)
@@ -673,7 +673,7 @@ def test_a_settlement_released_twice_in_a_broken_database_is_found(shop: Shop) -
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_the_commands_say_what_to_do(
+def test_supplier_and_settlement_commands_show_terms_payouts_and_freezes(
     shop: Shop, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)

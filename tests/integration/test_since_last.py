@@ -68,7 +68,7 @@ def whats(found: Verification) -> list[tuple[int, str]]:
     return sorted((breach.invariant, breach.text) for breach in found.breaches)
 
 
-def test_break_above_point_is_found_and_below_it_only_by_whole_run(fleet: Fleet) -> None:
+def test_verify_since_last_finds_breach_only_above_its_point(fleet: Fleet) -> None:
     held = proven(fleet)
     begins = read(fleet.engine, lambda c: point(c, held))
     assert begins is not None and T0 + WINDOW_MS < begins.window_ms <= LATER - DAY_MS + 4 * WINDOW_MS
@@ -85,7 +85,7 @@ def test_break_above_point_is_found_and_below_it_only_by_whole_run(fleet: Fleet)
     assert read(fleet.engine, verify).by_invariant[1] == 2
 
 
-def test_a_late_sample_that_a_seal_would_lose_is_found_below_the_point(fleet: Fleet) -> None:
+def test_verify_since_last_finds_lost_late_sample_below_its_point(fleet: Fleet) -> None:
     held = proven(fleet)
     fleet.sample("acme", T0 + 2, 7)
     assert since(fleet, held).clean, "it is open, and no breach"
@@ -98,7 +98,7 @@ def test_a_late_sample_that_a_seal_would_lose_is_found_below_the_point(fleet: Fl
     assert found.breaches[0].window_ms == T0
 
 
-def test_what_was_dirty_is_not_proven_by_a_run_that_held(fleet: Fleet) -> None:
+def test_verify_mark_with_dirty_window_starts_at_that_window(fleet: Fleet) -> None:
     """Its sample came before that run, and what lost it after."""
     fleet.sample("acme", T0 + 2, 7)
     fleet.write(f"INSERT INTO dirty_windows (org_id, window_ms) VALUES ('acme', {T0})")
@@ -144,7 +144,7 @@ TOUCHED = {
 }
 
 
-def test_whatever_reaches_back_moves_the_point_and_is_named(fleet: Fleet) -> None:
+def test_verify_since_last_point_moves_back_per_change_and_names_cause(fleet: Fleet) -> None:
     held = proven(fleet)
     for what, statement in TOUCHED.items():
         begins = touched(fleet, held, statement)
@@ -172,7 +172,7 @@ def _unguarded(connection: sa.Connection) -> Iterator[str]:
             yield f"DROP TRIGGER {name}"
 
 
-def test_what_was_written_long_before_the_run_moves_no_point(fleet: Fleet) -> None:
+def test_verify_since_last_point_ignores_changes_long_before_run(fleet: Fleet) -> None:
     """Each of the above, but for what is not settled, was there when the run looked."""
     held = replace(proven(fleet), at_ms=LATER + 3 * APART_MS)
     states = ("a late sample", "a push that is open", "a window", "usage that", "an organisation")
@@ -182,7 +182,7 @@ def test_what_was_written_long_before_the_run_moves_no_point(fleet: Fleet) -> No
             assert (begins.why, begins.window_ms > T0) == ("", True), what
 
 
-def test_arrivals_that_are_counted_anew_leave_nothing_to_continue(fleet: Fleet) -> None:
+def test_verify_since_last_with_restarted_arrivals_verifies_everything(fleet: Fleet) -> None:
     held = proven(fleet)
     gone = replace(held, mark=replace(held.mark, arrival=held.mark.arrival + 1_000_000))
     found = since(fleet, gone)
@@ -194,7 +194,7 @@ def broken_in_all_ways(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return copy(lived(), tmp_path_factory.mktemp("since"))
 
 
-def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways: Fleet) -> None:
+def test_verify_since_last_finds_each_breach_that_whole_run_finds(broken_in_all_ways: Fleet) -> None:
     """That a whole one finds each of these is tested in test_verify.py."""
     fleet, now_ms = broken_in_all_ways, broken_in_all_ways.clock.at_ms
     held = read(fleet.engine, lambda c: ProvenRun(1, now_ms, mark(c)))
@@ -208,7 +208,7 @@ def test_from_its_point_on_a_run_finds_what_a_whole_one_does(broken_in_all_ways:
         assert found.point is not None and any(way.text in breach.text for breach in found.breaches), name
 
 
-def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fleet) -> None:
+def test_verify_since_last_continues_newest_clean_whole_run(fleet: Fleet) -> None:
     engine, at = fleet.engine, fleet.clock.at_ms
 
     def now(day: float = 0) -> ProvenRun | None:
@@ -262,7 +262,9 @@ def test_a_run_is_continued_that_held_while_nothing_speaks_against_it(fleet: Fle
     assert now(3) is None, "after a loss of history, all of it"
 
 
-def test_the_command_says_what_it_passed_over(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+def test_verify_since_last_command_shows_point_and_days_since_full_run(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
     url = fleet.engine.url.render_as_string(hide_password=False)
 
     def asked(*words: str, at_ms: int = fleet.clock.at_ms) -> tuple[int, str]:
@@ -312,7 +314,7 @@ IN_PUSHES = {
 }
 
 
-def test_a_way_to_reach_back_that_nobody_looks_for_is_seen(fleet: Fleet) -> None:
+def test_verify_since_last_without_query_for_cause_misses_change(fleet: Fleet) -> None:
     held, patches = proven(fleet), Patches()
     for what, statement in TOUCHED.items():
         with patches.kept():
@@ -332,58 +334,58 @@ PLANTED: dict[str, tuple[Callable[[Patches], None], Sees]] = {
         lambda p: p.query(
             SimpleNamespace(SQL=questions.USAGE), "samples_since", ">= :since_ms", "> :since_ms + 864000000"
         ),
-        test_break_above_point_is_found_and_below_it_only_by_whole_run,
+        test_verify_since_last_finds_breach_only_above_its_point,
     ),
     "a run begins where the last one ended": (
         lambda p: p.put(since_sql, "APART_MS", 0),
-        test_break_above_point_is_found_and_below_it_only_by_whole_run,
+        test_verify_since_last_finds_breach_only_above_its_point,
     ),
     "a late sample that was sealed is one that was proven": (
         lambda p: p.query(since_sql, "point", "arrival >= :arrival", "arrival > :arrival + 1000000"),
-        test_a_late_sample_that_a_seal_would_lose_is_found_below_the_point,
+        test_verify_since_last_finds_lost_late_sample_below_its_point,
     ),
     "what was dirty counts as proven": (
         lambda p: p.query(since_sql, "mark", "UNION ALL SELECT MIN(window_ms) FROM dirty_windows", ""),
-        test_what_was_dirty_is_not_proven_by_a_run_that_held,
+        test_verify_mark_with_dirty_window_starts_at_that_window,
     ),
     "arrivals that are counted anew go on": (
         lambda p: p.query(since_sql, "newest", "SELECT ", "SELECT 1000000000 + "),
-        test_arrivals_that_are_counted_anew_leave_nothing_to_continue,
+        test_verify_since_last_with_restarted_arrivals_verifies_everything,
     ),
     "a part stands for the whole": (
         lambda p: p.query(kept_runs, "held", "p.orgs IS NULL AND", ""),
-        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+        test_verify_since_last_continues_newest_clean_whole_run,
     ),
     "a past that is in doubt is continued": (
         lambda p: p.query(kept_runs, "held", "p.doubted IS NULL AND", ""),
-        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+        test_verify_since_last_continues_newest_clean_whole_run,
     ),
     "a week is for ever": (
         lambda p: p.query(kept_runs, "to_continue", "w.at_ms > :whole_after_ms AND", ""),
-        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+        test_verify_since_last_continues_newest_clean_whole_run,
     ),
     "a run that continued is a whole one": (
         lambda p: p.query(kept_runs, "to_continue", "AND w.follows IS NULL", ""),
-        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+        test_verify_since_last_continues_newest_clean_whole_run,
     ),
     "a breach before is forgotten": (
         lambda p: p.query(kept_runs, "to_continue", "i.broken_by > COALESCE(i.held_by, 0)", "1 = 0"),
-        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+        test_verify_since_last_continues_newest_clean_whole_run,
     ),
     "a loss of history is continued": (
         lambda p: p.query(kept_runs, "to_continue", "SELECT MAX(l.at_ms)", "SELECT MIN(l.at_ms - 864000000000)"),
-        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+        test_verify_since_last_continues_newest_clean_whole_run,
     ),
     "a run of the future is continued": (
         lambda p: p.query(kept_runs, "to_continue", "AND p.at_ms <= :now_ms", ""),
-        test_a_run_is_continued_that_held_while_nothing_speaks_against_it,
+        test_verify_since_last_continues_newest_clean_whole_run,
     ),
 }
 """How each is planted, and the test that it turns red."""
 
 
 @pytest.mark.parametrize("name", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(fleet: Fleet, name: str) -> None:
+def test_planted_bug_in_verify_since_last_is_found(fleet: Fleet, name: str) -> None:
     plant, sees = PLANTED[name]
     patches = Patches()
     with patches.kept():

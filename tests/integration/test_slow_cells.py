@@ -66,7 +66,7 @@ def world_of(fleet: Fleet) -> runner.World:
 
 
 @pytest.mark.parametrize(("biller", "told"), [("none", 1), ("fake", 2)])  # by its lane, and with the rest
-def test_a_round_leaves_a_cell_that_takes_its_time(
+def test_watch_round_with_slow_cell_leaves_other_halts_due(
     engine: sa.Engine, biller: str, told: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hanging, "answer", None)
@@ -77,7 +77,7 @@ def test_a_round_leaves_a_cell_that_takes_its_time(
     assert fleet.one("SELECT COUNT(*) FROM halts WHERE due_at_ms IS NOT NULL") == 4 - told
 
 
-def test_a_watch_remembers_a_dead_cell_from_round_to_round(engine: sa.Engine) -> None:
+def test_watch_keeps_circuit_of_dead_cell_open_between_rounds(engine: sa.Engine) -> None:
     fleet = made(engine, "none")
     halt(fleet, "org-0", "org-1", "org-2", "org-3")
     state: Any = SimpleNamespace(
@@ -98,7 +98,7 @@ def crew_of(fleet: Fleet) -> StepThreads:
     return StepThreads(services, threads=1)
 
 
-def test_a_thread_of_the_server_remembers_a_dead_cell_from_read_to_read(engine: sa.Engine) -> None:
+def test_server_reads_keep_circuit_of_dead_cell_open(engine: sa.Engine) -> None:
     fleet = made(engine, "fake")
     crew = crew_of(fleet)
     for number in range(4):
@@ -110,7 +110,7 @@ def test_a_thread_of_the_server_remembers_a_dead_cell_from_read_to_read(engine: 
 
 
 @pytest.mark.both_databases
-def test_a_read_of_the_server_tells_cells_for_a_while_only(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_read_with_slow_cell_leaves_other_halts_due(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hanging, "answer", None)
     fleet = made(engine, "fake")
     halt(fleet, "org-1", "org-2", "org-3")

@@ -39,9 +39,7 @@ main()
 
 
 @pytest.mark.parametrize("command", ["status", "tick"])
-def test_a_command_imports_and_reads_nothing_of_what_others_need(
-    command: str, engine: sa.Engine, database_url: str
-) -> None:
+def test_command_does_not_import_modules_of_other_commands(command: str, engine: sa.Engine, database_url: str) -> None:
     given = {"DRAWDOWN_DATABASE_URL": database_url, "DRAWDOWN_LOG_LEVEL": "ERROR"}
     done = subprocess.run(
         [sys.executable, "-c", LOOK, command], env={**os.environ, **given}, capture_output=True, text=True

@@ -68,7 +68,7 @@ def adds_up(found: Statement) -> None:
 
 
 @pytest.mark.parametrize("seed", share((4,), whole=(1, 4, 12)))
-def test_any_month_is_what_its_raw_entries_come_to(engine: sa.Engine, seed: int) -> None:
+def test_statement_of_any_month_equals_sum_of_raw_entries(engine: sa.Engine, seed: int) -> None:
     books = Books(engine, seed)
     books.live(130)
     books.pass_time(max(MARCH - books.now, 0) + 2 * HOUR_MS)
@@ -89,7 +89,7 @@ def test_any_month_is_what_its_raw_entries_come_to(engine: sa.Engine, seed: int)
     assert [one.text for one in verified(books.fleet).breaches if one.invariant == 10] == []
 
 
-def test_what_is_booked_as_a_month_begins_is_in_that_month(books: Books) -> None:
+def test_statement_entry_at_start_of_month_is_in_that_month(books: Books) -> None:
     books.fleet.clock.at_ms = FEBRUARY - 1
     books.use(10, feature="y")
     books.fleet.clock.at_ms = FEBRUARY
@@ -100,7 +100,7 @@ def test_what_is_booked_as_a_month_begins_is_in_that_month(books: Books) -> None
     assert [line.quantity for line in (*before.usage, *after.usage)] == [10, 20]
 
 
-def test_late_use_is_in_the_month_of_its_booking_and_shows_its_own(books: Books) -> None:
+def test_statement_late_usage_is_in_month_of_entry_with_own_month(books: Books) -> None:
     books.fleet.clock.at_ms = FEBRUARY + 2 * HOUR_MS
     before = books.statement(JAN)
     assert before.is_final
@@ -112,7 +112,7 @@ def test_late_use_is_in_the_month_of_its_booking_and_shows_its_own(books: Books)
     assert lines == [("2026-01", 10, 250, 2_500), ("2026-02", 5, 250, 1_250)]
 
 
-def test_it_is_final_an_hour_after_its_end(books: Books) -> None:
+def test_statement_is_final_an_hour_after_its_end(books: Books) -> None:
     for at_ms, is_final in ((FEBRUARY - 1, False), (FEBRUARY + FINAL_AFTER_MS - 1, False)):
         books.fleet.clock.at_ms = at_ms
         assert books.statement(JAN).is_final is is_final
@@ -120,7 +120,7 @@ def test_it_is_final_an_hour_after_its_end(books: Books) -> None:
     assert books.statement(JAN).is_final
 
 
-def test_two_rates_in_a_month_are_two_lines_and_backdated_one_changes_none(books: Books) -> None:
+def test_statement_shows_line_for_each_rate_and_ignores_backdated_rate(books: Books) -> None:
     books.fleet.clock.at_ms = MIDDLE - 1
     books.use(100, feature="x")
     books.use(3, feature="x")
@@ -135,7 +135,7 @@ def test_two_rates_in_a_month_are_two_lines_and_backdated_one_changes_none(books
     assert (after.usage, after.changes, after.problems) == (before.usage, before.changes, [])
 
 
-def test_rounding_is_said_where_each_charge_was_rounded_by_itself(books: Books) -> None:
+def test_statement_shows_rounding_of_charges(books: Books) -> None:
     for _ in range(5):
         books.use(1, feature="x")  # three sevenths of a micro-credit
     (line,) = books.statement(JAN).usage
@@ -143,7 +143,7 @@ def test_rounding_is_said_where_each_charge_was_rounded_by_itself(books: Books) 
     adds_up(books.statement(JAN))
 
 
-def test_a_correction_is_a_line_of_its_own_month(books: Books) -> None:
+def test_statement_correction_is_a_line_of_its_own_month(books: Books) -> None:
     books.use(10, feature="y")
     books.fleet.clock.at_ms = FEBRUARY + DAY_MS
     (key,) = books.charged
@@ -159,7 +159,7 @@ def test_a_correction_is_a_line_of_its_own_month(books: Books) -> None:
 
 
 @pytest.mark.both_databases
-def test_lots_begin_expire_and_are_taken_back_by_kind(books: Books) -> None:
+def test_statement_shows_lots_that_begin_expire_or_are_taken_back_by_kind(books: Books) -> None:
     books.grant(1_000, kind="included", expires_ms=FEBRUARY + DAY_MS)
     books.grant(500, kind="bonus", begins_ms=FEBRUARY + HOUR_MS)
     bought = books.grant(300, kind="purchased")
@@ -184,7 +184,7 @@ def test_lots_begin_expire_and_are_taken_back_by_kind(books: Books) -> None:
     adds_up(found)
 
 
-def test_runs_are_summed_up_by_project_drawn_settled_late_and_written_off(books: Books) -> None:
+def test_statement_sums_executions_by_project(books: Books) -> None:
     books.grant(10_000, kind="purchased")
     done = books.accept(100, project="site", overage="cap")
     books.write(lambda c: executions.draw(c, done, 1, Cost(60), books.fleet.by))
@@ -203,7 +203,7 @@ def test_runs_are_summed_up_by_project_drawn_settled_late_and_written_off(books:
     adds_up(found)
 
 
-def test_what_is_reserved_at_the_end_is_said_with_who_holds_it_until_when(books: Books) -> None:
+def test_statement_shows_reservations_at_end_with_expiry(books: Books) -> None:
     books.grant(10_000, kind="purchased")
     books.fleet.clock.at_ms = FEBRUARY - HOUR_MS
     key = books.accept(500, project="site", for_ms=3 * HOUR_MS)
@@ -223,7 +223,7 @@ def test_what_is_reserved_at_the_end_is_said_with_who_holds_it_until_when(books:
     assert books.statement(FEB).held == []
 
 
-def test_a_topup_says_what_was_paid_for_it(engine: sa.Engine) -> None:
+def test_statement_of_topup_shows_amount_paid(engine: sa.Engine) -> None:
     purses = Purses(engine)
     purses.set()
     purses.grant(3)
@@ -246,7 +246,7 @@ def test_a_topup_says_what_was_paid_for_it(engine: sa.Engine) -> None:
     ],
     ids=["amount", "gone", "balance", "time"],
 )
-def test_rows_that_were_tampered_with_are_said(books: Books, change: str, says: str | None) -> None:
+def test_statement_with_tampered_rows_reports_problem(books: Books, change: str, says: str | None) -> None:
     books.grant(10_000, kind="purchased")
     books.use(10, feature="y")
     books.use(13, feature="y")
@@ -259,7 +259,7 @@ def test_rows_that_were_tampered_with_are_said(books: Books, change: str, says: 
         assert any(says in problem for problem in found.problems), found.problems
 
 
-def test_a_span_is_a_month_or_has_two_ends() -> None:
+def test_statement_span_requires_month_or_both_ends() -> None:
     assert span_of("2026-02", None, None) == FEB
     assert span_of("2025-12", None, None).to_ms == JANUARY
     assert span_of(None, 5, 6) == Span(5, 6)
@@ -272,7 +272,7 @@ def test_a_span_is_a_month_or_has_two_ends() -> None:
             span_of(*given)
 
 
-def test_the_file_adds_up_in_a_spreadsheet_which_obeys_nothing_in_it(books: Books) -> None:
+def test_statement_csv_adds_up_and_escapes_spreadsheet_formulas(books: Books) -> None:
     books.grant(10_000_000, kind="purchased")
     books.use(1_000, feature="y")
     books.settle(books.accept(500, project="=1+1"), 70)
@@ -294,7 +294,7 @@ def test_the_file_adds_up_in_a_spreadsheet_which_obeys_nothing_in_it(books: Book
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_the_command_says_it_as_tables_json_and_csv(
+def test_statement_command_prints_table_json_and_csv(
     books: Books, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     books.grant(10_000_000, kind="included")

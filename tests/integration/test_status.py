@@ -66,7 +66,7 @@ def busy(provider: FakeProvider, fleet: Fleet, some: int) -> None:
         provider.answers[key] = RetryAt(fleet.clock.now_ms() + 3 * WINDOW_MS, "HTTP 503 from their load balancer")
 
 
-def test_settled_is_three_lines(fleet: Fleet) -> None:
+def test_status_settled_prints_three_lines(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     found = look(fleet)
     assert (found["verdict"], found["providers"]) == ("settled", [])
@@ -74,7 +74,7 @@ def test_settled_is_three_lines(fleet: Fleet) -> None:
     assert len(text(fleet).splitlines()) == 3
 
 
-def test_a_customer_that_was_deleted_over_there_is_said(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_customer_deleted_at_provider_is_behind(fleet: Fleet, provider: FakeProvider) -> None:
     """Its organisation goes on until what was read last is used up, so somebody has to know."""
     org = ORGS[0]
     provider.states[org] = CustomerState(10**9, None, None)
@@ -96,7 +96,7 @@ def test_a_customer_that_was_deleted_over_there_is_said(fleet: Fleet, provider: 
     assert (look(fleet)["verdict"], "no such customer" in look(fleet)["reason"]) == ("person_needed", True)
 
 
-def test_what_waits_is_named_with_cause_age_money_and_end(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_waiting_pushes_shows_cause_age_price_and_end(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 4)
     fleet.tick_windows(2)
     fleet.clock.at_ms += 2 * MINUTE_MS
@@ -110,7 +110,7 @@ def test_what_waits_is_named_with_cause_age_money_and_end(fleet: Fleet, provider
         assert part in " ".join(said.split()), said
 
 
-def test_other_reasons_are_counted(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_counts_other_push_errors(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 4)
     fleet.tick_windows(2)
     fleet.write(f"UPDATE pushes SET last_error = 'no answer in 10 s' WHERE org_id = '{ORGS[0]}'")
@@ -120,14 +120,14 @@ def test_other_reasons_are_counted(fleet: Fleet, provider: FakeProvider) -> None
     assert need.what.endswith("503 from their load balancer; 1 other reason")
 
 
-def test_what_a_dead_worker_sent_is_not_called_untried(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_push_sent_by_dead_worker_shows_sent(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 8)
     fleet.tick_windows(2)
     fleet.write("UPDATE pushes SET last_error = NULL")
     assert text(fleet).startswith("BEHIND: 8 pushes wait at fake: sent, but no answer is on record")
 
 
-def test_nothing_settled_is_not_draining(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_without_settled_pushes_shows_not_draining(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 8)
     fleet.tick_windows(2)
     (one,) = look(fleet)["providers"]
@@ -135,7 +135,7 @@ def test_nothing_settled_is_not_draining(fleet: Fleet, provider: FakeProvider) -
     assert "not draining" in text(fleet)
 
 
-def test_what_was_settled_before_an_outage_predicts_no_end_of_it(
+def test_status_during_outage_shows_not_draining(
     fleet: Fleet, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """N6: nobody knows when a provider comes back."""
@@ -152,7 +152,7 @@ def test_what_was_settled_before_an_outage_predicts_no_end_of_it(
     assert (told["other"], told["why"]) == (4, {"unknown: ConnectionError: down": 4})
 
 
-def test_a_provider_that_may_not_be_used_is_predicted_no_end(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_unusable_provider_does_not_predict_end(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 4)
     fleet.tick_windows(2)
     provider.capabilities = capabilities(unit=60)
@@ -160,7 +160,7 @@ def test_a_provider_that_may_not_be_used_is_predicted_no_end(fleet: Fleet, provi
     assert look(fleet)["providers"][0]["drained_ms"] is None
 
 
-def test_anothers_rate_is_not_taken_for_this_ones(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_prediction_ignores_rate_of_other_provider(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 8)
     fleet.assign("globex", provider="embedded", from_ms=T0)
     fleet.sample("globex", T0 + 1)
@@ -174,7 +174,7 @@ def ends(fleet: Fleet, *arguments: str) -> int:
     return run(["--database-url", url, "--at", str(fleet.clock.at_ms), "status", *arguments])
 
 
-def test_the_exit_status_is_the_verdicts(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_exit_status_follows_verdict(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 1)
     fleet.tick_windows(2)
     assert (ends(fleet), ends(fleet, ORGS[0]), ends(fleet, ORGS[1])) == (75, 75, 0)
@@ -184,7 +184,7 @@ def test_the_exit_status_is_the_verdicts(fleet: Fleet, provider: FakeProvider) -
     assert (ends(fleet), ends(fleet, ORGS[0])) == (0, 0)
 
 
-def test_whoever_is_halted_is_named_the_latest_first_and_is_no_fault(fleet: Fleet) -> None:
+def test_status_lists_latest_halted_orgs_and_remains_settled(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     for number, org in enumerate(ORGS[:4]):
         at = fleet.clock.at_ms - (number + 1) * MINUTE_MS
@@ -194,7 +194,7 @@ def test_whoever_is_halted_is_named_the_latest_first_and_is_no_fault(fleet: Flee
     assert "`drawdown org list --state halted`" in said and said.startswith("ALL SETTLED")
 
 
-def test_a_paused_provider_says_by_whom_and_why(fleet: Fleet) -> None:
+def test_status_of_paused_provider_shows_actor_and_undo_command(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: providers.pause(c, "fake", fleet.by))
     fleet.tick_windows(2)
     found = look(fleet)
@@ -203,7 +203,7 @@ def test_a_paused_provider_says_by_whom_and_why(fleet: Fleet) -> None:
     assert "not draining: paused" in text(fleet)
 
 
-def test_a_push_in_doubt_and_a_stopped_organisation_need_a_person(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_push_in_doubt_or_stopped_org_needs_a_person(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 1)
     fleet.tick_windows(2)
     fleet.write(f"UPDATE pushes SET state = 'in_doubt', last_error = 'lost' WHERE org_id = '{ORGS[0]}'")
@@ -218,7 +218,7 @@ def test_a_push_in_doubt_and_a_stopped_organisation_need_a_person(fleet: Fleet, 
     assert text(fleet).startswith("A PERSON IS NEEDED")
 
 
-def test_a_rejection_is_told_by_its_own_error_and_not_by_the_commonest(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_rejected_push_shows_its_own_error(fleet: Fleet, provider: FakeProvider) -> None:
     busy(provider, fleet, 4)
     fleet.tick_windows(2)
     fleet.write(
@@ -227,7 +227,7 @@ def test_a_rejection_is_told_by_its_own_error_and_not_by_the_commonest(fleet: Fl
     assert look(fleet)["reason"] == "1 push rejected at fake: too old"
 
 
-def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_provider_with_changed_settings_needs_a_person(fleet: Fleet, provider: FakeProvider) -> None:
     """Its ticks end with 1, and send it nothing until somebody fixes its settings."""
     fleet.tick_windows(2)
     provider.capabilities = capabilities(unit=60)
@@ -240,7 +240,7 @@ def test_a_provider_that_may_not_be_used_needs_a_person(fleet: Fleet, provider: 
     assert "fake: its settings changed on this machine" in found["reason"]
 
 
-def test_a_cell_without_a_url_is_mended_at_the_cells(fleet: Fleet) -> None:
+def test_status_of_cell_without_url_suggests_cell_list(fleet: Fleet) -> None:
     fleet.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'running')")
     fleet.assign("acme")
     assert fleet.tick_windows(2).exit_status == 1
@@ -249,7 +249,7 @@ def test_a_cell_without_a_url_is_mended_at_the_cells(fleet: Fleet) -> None:
     assert found["next"] == "drawdown cell list; the next tick checks it again"
 
 
-def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:
+def test_status_of_reconcile_difference_suggests_reconcile_from_its_day(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     day = T0 - T0 % DAY_MS - 9 * DAY_MS
     fleet.write(
@@ -260,7 +260,7 @@ def test_what_differs_is_compared_again_from_its_own_day(fleet: Fleet) -> None:
     assert look(fleet)["next"] == "drawdown reconcile --provider fake --from 2025-12-23"
 
 
-def test_a_cron_that_stands_still_is_noticed(fleet: Fleet) -> None:
+def test_status_without_recent_tick_suggests_cron(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     fleet.clock.at_ms += 23 * MINUTE_MS
     assert look(fleet)["reason"] == "no tick for 23 min. Check that cron runs"
@@ -268,7 +268,7 @@ def test_a_cron_that_stands_still_is_noticed(fleet: Fleet) -> None:
     assert look(fleet)["verdict"] == "settled"
 
 
-def test_usage_that_nobody_bills_is_shown_and_no_failure(fleet: Fleet) -> None:
+def test_status_of_usage_of_unknown_org_is_behind(fleet: Fleet) -> None:
     fleet.sample("stranger", T0 + 1, 60)
     fleet.tick_windows(2)
     found = look(fleet)
@@ -280,7 +280,7 @@ def test_usage_that_nobody_bills_is_shown_and_no_failure(fleet: Fleet) -> None:
     assert "unknown_org: 60 s of 1" in text(fleet)
 
 
-def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_queries_use_indexes_of_open_rows(fleet: Fleet, provider: FakeProvider) -> None:
     """On tables of which little is: each question goes by the index of what is."""
     provider.answers[keys()[0]] = Unknown("cut")
     fleet.tick_windows(2)
@@ -300,7 +300,7 @@ def test_only_what_is_open_or_differs_is_read(fleet: Fleet, provider: FakeProvid
         assert index in plan, plan
 
 
-def test_a_thousand_rejected_pushes_are_retried_in_one_transaction(engine: sa.Engine) -> None:
+def test_retry_of_a_thousand_rejected_pushes_voids_them_together(engine: sa.Engine) -> None:
     """All in one transaction: all of them, or none where one cannot be."""
     fleet = Fleet(engine)
     many(fleet, 1_000)
@@ -336,11 +336,11 @@ def many(fleet: Fleet, count: int) -> None:
         (100 * 3_600_000, "4 d 4 h"),
     ],
 )
-def test_lengths_of_time_in_words(length: int, words: str) -> None:
+def test_duration_in_words_is_shown_in_largest_units(length: int, words: str) -> None:
     assert lasting(length) == words
 
 
-def test_quarantine_alone_is_not_settled(fleet: Fleet) -> None:
+def test_status_with_quarantined_sample_is_behind(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     assert look(fleet)["verdict"] == "settled"
     fleet.sample("org-1", (T0 + 1) * 1000)  # microseconds
@@ -353,7 +353,7 @@ def test_quarantine_alone_is_not_settled(fleet: Fleet) -> None:
     assert "sample quarantined" in found["next"]
 
 
-def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:
+def test_status_counts_samples_dated_in_the_future(fleet: Fleet) -> None:
     """By a host whose clock is years ahead in all that it writes, or that says nothing of when it wrote."""
     for number, ingested in enumerate((T0 + 1000 * DAY_MS, None)):
         fleet.write(
@@ -370,9 +370,7 @@ def test_samples_dated_later_than_now_are_counted(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_tick_that_was_given_an_earlier_time_is_not_the_last_one(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_ignores_tick_with_earlier_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cron's tick of a minute ago still is: nobody stopped calling it."""
     at = T0 + DAY_MS
     fleet.tick(at)

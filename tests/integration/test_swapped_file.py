@@ -15,7 +15,7 @@ from drawdown.worker.push.webhooks import apply_notices
 from tests.world import T0, Fleet
 
 
-def test_a_process_that_goes_on_sees_the_backup_that_was_put_in_its_place(tmp_path: Path) -> None:
+def test_sqlite_file_replaced_by_backup_is_reopened(tmp_path: Path) -> None:
     file = tmp_path / "drawdown.db"
     engine = connect(f"sqlite:///{file}")
     upgrade(engine)
@@ -35,7 +35,7 @@ def test_a_process_that_goes_on_sees_the_backup_that_was_put_in_its_place(tmp_pa
 
 
 @pytest.mark.both_databases
-def test_a_notice_in_text_that_no_database_can_hold_is_no_error(engine: sa.Engine) -> None:
+def test_notice_with_text_invalid_for_database_is_reported_as_unknown(engine: sa.Engine) -> None:
     Fleet(engine)
     notices: list[CustomerChanged | PushRefused] = [
         CustomerChanged("a\x00b"),

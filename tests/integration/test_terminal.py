@@ -47,7 +47,7 @@ def url(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> str:
     return found
 
 
-def test_no_command_hands_on_what_others_wrote(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_escape_control_characters_of_stored_text(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     for command in ("doctor", "status", "status acme", "org show acme", "provider list", "tick"):
         run(["--database-url", url, *command.split()])
         said = capfd.readouterr()
@@ -57,7 +57,9 @@ def test_no_command_hands_on_what_others_wrote(url: str, capfd: pytest.CaptureFi
             assert "owned" in said.out and "\\x1b" in said.out, "it is there to be read"
 
 
-def test_a_file_and_a_row_of_any_name(url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_import_escapes_control_characters_of_file_name_and_row(
+    url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "\x1b[2J\u202e.csv"
     file.write_text(f"id,org_id,sandbox_id,cell_id,memory_mb,interval_s,ts\n\x1b[2J,{HOSTILE!r},b,c,1,1,x\n")
     run(["--database-url", url, "import", str(file)])
@@ -65,7 +67,7 @@ def test_a_file_and_a_row_of_any_name(url: str, tmp_path: Path, capfd: pytest.Ca
     assert obeyed(said.out + said.err) == [] and "\\x1b" in said.out + said.err
 
 
-def test_logs_that_a_person_watches_are_text(
+def test_console_logs_escape_control_characters(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)

@@ -19,7 +19,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def test_a_window_is_billed_once_after_its_grace(fleet: Fleet) -> None:
+def test_tick_bills_window_once_after_grace(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.sample("acme", T0 + WINDOW_MS - 1, 30)
     assert fleet.tick(T0 + WINDOW_MS + 119_999).sealed == 0
@@ -30,7 +30,7 @@ def test_a_window_is_billed_once_after_its_grace(fleet: Fleet) -> None:
     assert fleet.one("SELECT balance_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == -9000
 
 
-def test_a_late_sample_becomes_a_revision(fleet: Fleet) -> None:
+def test_late_sample_is_billed_as_revision(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)
     fleet.tick_windows(2)
     fleet.sample("acme", T0 + 2, 7)
@@ -44,7 +44,7 @@ def test_a_late_sample_becomes_a_revision(fleet: Fleet) -> None:
     assert keys == [(f"usage:acme:{T0}:compute_1gb",), (f"usage:acme:{T0}:compute_1gb:r1",)]
 
 
-def test_usage_without_org_assignment_or_feature_waits_with_its_reason(fleet: Fleet) -> None:
+def test_usage_without_org_assignment_or_feature_is_pending_with_reason(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1, memory_mb=3000)
     fleet.sample("nobody", T0 + 1)
     fleet.write("INSERT INTO orgs (org_id) VALUES ('idle')")
@@ -57,7 +57,7 @@ def test_usage_without_org_assignment_or_feature_waits_with_its_reason(fleet: Fl
     assert {row[0] for row in fleet.pushes()} == {"nobody", "idle"}
 
 
-def test_a_halt_reaches_the_cells(fleet: Fleet) -> None:
+def test_halt_is_sent_to_cell_until_its_sandboxes_stop(fleet: Fleet) -> None:
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     fleet.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'running')")
     fleet.sample("acme", T0 + 1)
@@ -70,7 +70,7 @@ def test_a_halt_reaches_the_cells(fleet: Fleet) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_bad_organisation_stops_only_itself(fleet: Fleet) -> None:
+def test_tick_with_bad_organisation_stops_only_that_org(fleet: Fleet) -> None:
     fleet.assign("bad")
     fleet.tick_windows(1)
     start = fleet.clock.at_ms
@@ -90,7 +90,7 @@ def test_a_bad_organisation_stops_only_itself(fleet: Fleet) -> None:
     assert ("acme", start, "compute_1gb", 0, 60, "accepted") in fleet.pushes()
 
 
-def test_made_up_organisations_are_registered_by_few_statements(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_orgs_are_registered_in_portions(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that named 200,000 of them had one tick take 23 s: each was a statement of its own."""
     monkeypatch.setattr(seal, "AT_ONCE", 10)
     for number in range(25):

@@ -28,7 +28,7 @@ def account(engine: sa.Engine) -> Iterator[Account]:
 
 
 @pytest.mark.both_databases
-def test_tier_is_paid_monthly_and_larger_of_plan_and_tier_applies(account: Account) -> None:
+def test_tier_is_charged_monthly_and_larger_of_plan_and_tier_applies(account: Account) -> None:
     fleet = account.fleet
     account.plan("team", 40, most=5)
     account.tier("pro", 100, 30)
@@ -56,7 +56,7 @@ def test_tier_is_paid_monthly_and_larger_of_plan_and_tier_applies(account: Accou
     assert fleet.one("SELECT max_concurrent_sandboxes FROM orgs WHERE org_id = 'acme'") == 500
 
 
-def test_a_tier_ends_where_there_is_no_credit_for_another_month(account: Account) -> None:
+def test_tier_without_credit_for_next_month_ends(account: Account) -> None:
     fleet = account.fleet
     account.plan("team", 10)
     account.join()
@@ -74,7 +74,7 @@ def test_a_tier_ends_where_there_is_no_credit_for_another_month(account: Account
     assert account.buy().charged_micro == 30
 
 
-def test_a_tier_that_is_ended_lasts_until_the_month_is_over(account: Account) -> None:
+def test_tier_undone_lasts_until_end_of_month(account: Account) -> None:
     account.plan("team")
     account.join()
     account.give("bought", 100, "purchased")
@@ -91,7 +91,7 @@ def test_a_tier_that_is_ended_lasts_until_the_month_is_over(account: Account) ->
     assert (held.ended_ms, held.ended_reason, account.balance) == (month(2), None, 70)
 
 
-def test_of_two_tiers_the_larger_is_paid_for_first(account: Account) -> None:
+def test_tier_with_more_sandboxes_is_charged_first(account: Account) -> None:
     account.plan("team")
     account.join()
     account.give("bought", 100, "purchased")
@@ -104,7 +104,7 @@ def test_of_two_tiers_the_larger_is_paid_for_first(account: Account) -> None:
     assert account.balance == 0
 
 
-def test_a_month_that_everybody_slept_through_costs_no_tier(account: Account) -> None:
+def test_tier_of_months_without_tick_is_charged_for_current_month_only(account: Account) -> None:
     account.plan("team")
     account.join()
     account.give("bought", 100, "purchased")
@@ -118,7 +118,7 @@ def test_a_month_that_everybody_slept_through_costs_no_tier(account: Account) ->
     ]
 
 
-def test_a_tier_that_ends_while_a_run_is_accepted_is_projected(account: Account) -> None:
+def test_tier_that_ends_during_execution_accept_refreshes_projection(account: Account) -> None:
     """Whoever makes it true has its organisation asked about."""
     fleet = account.fleet
     account.plan("team")
@@ -133,7 +133,7 @@ def test_a_tier_that_ends_while_a_run_is_accepted_is_projected(account: Account)
     assert fleet.one("SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'") is not None
 
 
-def test_a_tier_does_not_use_what_is_over(account: Account) -> None:
+def test_tier_purchase_with_expired_credit_only_is_denied(account: Account) -> None:
     account.plan("team", 30)
     account.join()
     account.tier()
@@ -146,14 +146,14 @@ def test_a_tier_does_not_use_what_is_over(account: Account) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "A", "x" * 65])
-def test_a_tiers_name_reads_like_no_other(account: Account, name: str) -> None:
+def test_tier_invalid_name_or_missing_options_are_refused(account: Account, name: str) -> None:
     with pytest.raises(UsageError, match="invalid tier name"):
         account.tier(name)
     with pytest.raises(UsageError, match="--at-once and --price"):
         account.write(lambda c: tiers.set_tier(c, "new", tiers.Change(price_micro=1), account.fleet.by))
 
 
-def test_commands_on_plans_and_tiers(tmp_path: Path) -> None:
+def test_plan_and_tier_commands_show_terms_and_changes(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/plans.db"
     run(migrated(url), "init")
     assert "--max-concurrent" in run(url, "plan", "set", "team", "--included", "20", "--new", status=2)

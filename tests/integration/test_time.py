@@ -52,7 +52,7 @@ def compared(fleet: Fleet, from_ms: int, to_ms: int) -> Reconciled:
     return runner.run(reconcile(fleet.context(), scope, By(fleet.clock.at_ms, "test", "a test")), world)
 
 
-def test_a_change_of_the_calendar_bills_each_second_once(engine: sa.Engine) -> None:
+def test_calendar_change_bills_each_second_once(engine: sa.Engine) -> None:
     """Samples from ten minutes before each change to ten after, with a tick every five minutes."""
     changes = sorted(map(at, CHANGES.values()))
     fake = FakeProvider(Capabilities(None, True, lookup_lag_ms=0, totals_lag_ms=0, reads_a_call=10))
@@ -78,7 +78,7 @@ def test_a_change_of_the_calendar_bills_each_second_once(engine: sa.Engine) -> N
     assert read(engine, verify).breaches == []
 
 
-def test_edges_of_a_window_to_the_millisecond(engine: sa.Engine) -> None:
+def test_window_edges_assign_sample_to_window_by_millisecond(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     start = T0 + WINDOW_MS
     fleet.assign("acme", from_ms=T0)
@@ -99,7 +99,7 @@ def test_edges_of_a_window_to_the_millisecond(engine: sa.Engine) -> None:
     ]
 
 
-def test_days_of_reconcile_end_at_midnight_utc(engine: sa.Engine) -> None:
+def test_reconcile_day_ends_at_midnight_utc(engine: sa.Engine) -> None:
     fake = FakeProvider(Capabilities(None, True, lookup_lag_ms=0, totals_lag_ms=0, reads_a_call=10))
     fleet = Fleet(engine, extra={"fake": fake})
     midnight = T0 + DAY_MS
@@ -126,7 +126,7 @@ LOCAL_DAYS = (
 )
 
 
-def test_a_local_day_is_as_long_as_it_is(engine: sa.Engine) -> None:
+def test_replay_of_local_day_covers_exactly_its_windows(engine: sa.Engine) -> None:
     """Replayed, it finds the windows of that local day, no more and no fewer."""
     fleet = Fleet(engine)
     fleet.clock.at_ms = at("2024-03-01")
@@ -171,7 +171,7 @@ HOURS = (
 and the units used in it."""
 
 
-def test_an_hour_that_is_there_twice_or_never_is_said_with_the_one_taken(engine: sa.Engine) -> None:
+def test_replay_of_ambiguous_or_skipped_hour_shows_range_taken(engine: sa.Engine) -> None:
     """A person who writes such an hour sees which one is meant, or writes the offset; just that one is replayed."""
     url = engine.url.render_as_string(hide_password=False)
     fleet = Fleet(engine)

@@ -42,7 +42,7 @@ def micro(fleet: Fleet, feature: str, at_ms: int = T0) -> int | None:
     return None if found is None else found.micro_credits
 
 
-def test_no_rate_is_set_where_the_provider_tells_its_costs(fleet: Fleet) -> None:
+def test_rate_for_provider_that_reports_costs_is_refused(fleet: Fleet) -> None:
     told(fleet, "compute_4gb", 7)
     with pytest.raises(Refused, match=r"reports its own costs.*`drawdown provider rates fake`"):
         rate(fleet, "compute_8gb", 1)
@@ -50,7 +50,7 @@ def test_no_rate_is_set_where_the_provider_tells_its_costs(fleet: Fleet) -> None
     assert (micro(fleet, "compute_4gb"), micro(fleet, "compute_8gb")) == (7, 1)
 
 
-def test_an_operators_rate_holds_where_the_provider_tells_none(fleet: Fleet) -> None:
+def test_operator_rate_applies_until_provider_reports_cost(fleet: Fleet) -> None:
     rate(fleet, "compute_1gb", 5)
     rate(fleet, "compute_4gb", 5)
     rate(fleet, "compute_4gb", 9, from_ms=T0 + WINDOW_MS)
@@ -68,7 +68,7 @@ def test_an_operators_rate_holds_where_the_provider_tells_none(fleet: Fleet) -> 
     ]
 
 
-def test_costs_in_two_units_are_not_added_up(fleet: Fleet) -> None:
+def test_costs_in_two_balances_are_not_estimated(fleet: Fleet) -> None:
     """One of them would be taken off a balance that is told in the other."""
     rate(fleet, "compute_1gb", 5)
     told(fleet, "compute_4gb", 7)
@@ -79,7 +79,7 @@ def test_costs_in_two_units_are_not_added_up(fleet: Fleet) -> None:
     assert micro(fleet, "compute_4gb") == 6
 
 
-def test_features_whose_cost_is_told_are_not_named(fleet: Fleet) -> None:
+def test_feature_with_reported_cost_is_not_listed_as_unestimated(fleet: Fleet) -> None:
     told(fleet, "compute_4gb", 7)
     unrated = read(fleet.engine, unestimated_features)["fake"]
     assert "compute_4gb" not in unrated
@@ -115,14 +115,14 @@ def sealed(fleet: Fleet) -> None:
     fleet.tick(T0 + 4 * WINDOW_MS)
 
 
-def test_many_costs_are_learned_in_parts_and_hold_once_all_are(fleet: Fleet) -> None:
+def test_costs_above_portion_size_are_all_stored(fleet: Fleet) -> None:
     sealed(fleet)
     learn(fleet, *(Cost(f"feature-{number}", "credits", Decimal(1)) for number in range(AT_ONCE + 1)))
     assert rows(fleet) == AT_ONCE + 1
     assert fleet.one("SELECT costs_read_ms FROM provider_states WHERE provider = 'fake'") is not None
 
 
-def test_a_cost_that_cannot_be_kept_ends_nothing_and_nothing_holds(fleet: Fleet) -> None:
+def test_cost_too_large_to_store_leaves_rates_unchanged(fleet: Fleet) -> None:
     """As of a provider whose answers nobody looked at."""
     sealed(fleet)
     learn(fleet, Cost("compute_1gb", "credits", Decimal(10) ** 18))
@@ -130,7 +130,7 @@ def test_a_cost_that_cannot_be_kept_ends_nothing_and_nothing_holds(fleet: Fleet)
     assert fleet.one("SELECT costs_read_ms FROM provider_states WHERE provider = 'fake'") is None
 
 
-def test_a_cost_that_changes_all_the_time_is_learned_so_often(fleet: Fleet) -> None:
+def test_cost_that_keeps_changing_is_stored_at_most_most_changes_times(fleet: Fleet) -> None:
     sealed(fleet)
     text = sa.text(
         "INSERT INTO provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance) "

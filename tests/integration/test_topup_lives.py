@@ -27,7 +27,7 @@ FEW = 250
 
 
 @pytest.mark.parametrize("seed", range(LIVES))
-def test_nobody_is_charged_twice_and_what_was_paid_is_credited_once(seed: int) -> None:
+def test_topup_under_faults_and_kills_charges_and_credits_once(seed: int) -> None:
     life = lived(EPISODES, seed)
     assert life.breaches == []
     assert life.episodes >= EPISODES and life.hand.deaths > EPISODES / 10
@@ -37,7 +37,7 @@ def test_nobody_is_charged_twice_and_what_was_paid_is_credited_once(seed: int) -
     assert len(life.purses.pay.taken) > EPISODES / 2
 
 
-def test_the_look_up_alone_holds_where_the_service_forgets_ids_at_once() -> None:
+def test_topup_with_forgotten_ids_is_settled_by_lookup() -> None:
     """But for calls that are worked on late, which nobody could tell from lost ones."""
     assert (
         lived(FEW, 100, keeps_ms=0, faults=("not_sent", "request_lost", "answer_lost", "seen_late", "raised")).breaches
@@ -178,7 +178,7 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, dict[str, An
 
 
 @pytest.mark.parametrize("name", share(["a_doubt_that_is_charged_again_blind"], whole=PLANTED))
-def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_in_topups_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, text, more = PLANTED[name]
     plant(monkeypatch)
     seen: list[str] = []

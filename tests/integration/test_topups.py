@@ -36,7 +36,7 @@ def purses(engine: sa.Engine) -> Purses:
     return made
 
 
-def test_a_wallet_that_runs_low_is_filled_once(purses: Purses) -> None:
+def test_topup_of_low_wallet_is_charged_once(purses: Purses) -> None:
     purses.grant(6)
     assert purses.fill().begun == 0, "above the threshold"
     purses.use(2 * MICRO)
@@ -51,9 +51,7 @@ def test_a_wallet_that_runs_low_is_filled_once(purses: Purses) -> None:
 
 
 @pytest.mark.parametrize(("left", "reserved", "is_refilled"), [(6, 0, False), (5, 0, True), (7, 3, True)])
-def test_take_back_says_whether_the_next_top_up_charges_again(
-    purses: Purses, left: int, reserved: int, is_refilled: bool
-) -> None:
+def test_take_back_reports_if_next_topup_charges(purses: Purses, left: int, reserved: int, is_refilled: bool) -> None:
     """A payment that is taken back because its card was stolen: the next fill would charge the same card."""
     purses.grant(left)
     if reserved:
@@ -64,7 +62,7 @@ def test_take_back_says_whether_the_next_top_up_charges_again(
     assert purses.fill().begun == is_refilled
 
 
-def test_one_charge_is_for_the_whole_gap(purses: Purses) -> None:
+def test_topup_single_charge_covers_whole_gap(purses: Purses) -> None:
     purses.use(50 * MICRO)
     purses.fill()
     assert purses.credits() == 10, "three times 20, to be above 5"
@@ -89,7 +87,7 @@ def test_unanswered_charge_is_looked_up_and_credited_once(purses: Purses) -> Non
     assert judged(purses) == []
 
 
-def test_charge_that_never_arrived_is_repeated_under_its_id_after_the_lag(purses: Purses) -> None:
+def test_charge_that_never_arrived_is_repeated_with_same_id_after_lag(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     purses.fill(MINUTE_MS)
@@ -114,7 +112,7 @@ def test_charge_in_flight_when_process_dies_is_looked_up(purses: Purses) -> None
     assert (purses.credits(), purses.pay.charges) == (20, ["topup:acme:1"])
 
 
-def test_charge_that_cannot_be_applied_is_given_up_and_replaced(purses: Purses) -> None:
+def test_charge_without_answer_for_a_day_is_given_up_and_replaced(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     purses.pay.rate = 1.0  # nobody answers for a day
@@ -129,7 +127,7 @@ def test_charge_that_cannot_be_applied_is_given_up_and_replaced(purses: Purses) 
 
 
 @pytest.mark.both_databases
-def test_declines_wait_and_the_third_in_a_row_stops_the_wallet(purses: Purses) -> None:
+def test_topup_third_decline_in_a_row_blocks_wallet_until_resume(purses: Purses) -> None:
     purses.pay.cards["cus_acme"] = "declined"
     for after_ms, charged in (
         (5_000, 1),
@@ -150,7 +148,7 @@ def test_declines_wait_and_the_third_in_a_row_stops_the_wallet(purses: Purses) -
 
 
 @pytest.mark.parametrize("manner", ["stolen", "none"])
-def test_a_card_that_must_not_be_tried_again_is_not(purses: Purses, manner: str) -> None:
+def test_topup_of_stolen_card_is_not_retried_until_grant(purses: Purses, manner: str) -> None:
     purses.pay.cards["cus_acme"] = manner
     assert purses.fill().charged == 1
     for _ in range(5):
@@ -160,7 +158,7 @@ def test_a_card_that_must_not_be_tried_again_is_not(purses: Purses, manner: str)
     assert purses.fill().credited == 1, "a paid invoice has it go on"
 
 
-def test_the_same_grant_again_lets_nothing_go_on(purses: Purses) -> None:
+def test_topup_blocked_wallet_is_not_resumed_by_repeated_grant(purses: Purses) -> None:
     purses.grant(1, key="invoice-1")
     purses.pay.cards["cus_acme"] = "stolen"
     assert purses.fill().charged == 1
@@ -168,7 +166,7 @@ def test_the_same_grant_again_lets_nothing_go_on(purses: Purses) -> None:
     assert purses.fill().charged == 0
 
 
-def test_an_outage_is_no_decline_and_counts_towards_no_cap(purses: Purses) -> None:
+def test_topup_outage_is_not_counted_as_decline_or_towards_cap(purses: Purses) -> None:
     purses.set(max_day=1, max_month=1)
     purses.pay.script.extend(["not_sent"] * 20)
     for _ in range(21):
@@ -178,7 +176,7 @@ def test_an_outage_is_no_decline_and_counts_towards_no_cap(purses: Purses) -> No
     assert purses.topups() == [("topup:acme:1", "credited")]
 
 
-def test_caps_count_what_was_begun_whatever_became_of_it(purses: Purses) -> None:
+def test_topup_caps_per_day_and_month_limit_charges(purses: Purses) -> None:
     purses.set(max_day=2, max_month=3)
     for _ in range(4):
         purses.fill()
@@ -192,7 +190,7 @@ def test_caps_count_what_was_begun_whatever_became_of_it(purses: Purses) -> None
     assert len(purses.pay.taken) == 4
 
 
-def test_a_shadow_writes_what_would_be_charged_and_charges_nothing(purses: Purses) -> None:
+def test_topup_shadow_records_without_charging(purses: Purses) -> None:
     purses.set(mode="shadow")
     for _ in range(3):
         assert purses.fill().charged == 0
@@ -206,7 +204,7 @@ def test_a_shadow_writes_what_would_be_charged_and_charges_nothing(purses: Purse
     assert purses.topups()[-1] == ("topup:acme:3", "credited")
 
 
-def test_the_kill_switch_stops_all_and_what_is_in_doubt_is_looked_up(purses: Purses) -> None:
+def test_topup_kill_switch_stops_charges_and_still_looks_up_doubts(purses: Purses) -> None:
     purses.pay.script.extend(["answer_lost"])
     purses.fill()
     purses.set("other")
@@ -217,7 +215,7 @@ def test_the_kill_switch_stops_all_and_what_is_in_doubt_is_looked_up(purses: Pur
     assert purses.fill().credited == 1
 
 
-def test_what_was_begun_and_is_wanted_no_more_is_not_charged(purses: Purses) -> None:
+def test_topup_due_when_stopped_is_given_up(purses: Purses) -> None:
     purses.pay.script.extend(["not_sent"])
     purses.fill()
     purses.write(lambda c: said.set_mode(c, "acme", "stopped", purses.by))
@@ -226,7 +224,7 @@ def test_what_was_begun_and_is_wanted_no_more_is_not_charged(purses: Purses) -> 
     assert len(purses.pay.charges) == 1
 
 
-def test_unwanted_charge_that_may_have_arrived_is_watched_to_its_end(purses: Purses) -> None:
+def test_topup_in_doubt_when_stopped_is_looked_up_until_given_up(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     purses.write(lambda c: said.set_mode(c, "acme", "stopped", purses.by))
@@ -238,13 +236,13 @@ def test_unwanted_charge_that_may_have_arrived_is_watched_to_its_end(purses: Pur
     assert len(purses.pay.charges) == 1
 
 
-def test_a_service_that_has_no_key_yet_is_not_called(purses: Purses) -> None:
+def test_topup_service_without_key_is_not_called(purses: Purses) -> None:
     purses.pay.dormant = "no key"
     assert purses.fill().begun == 0
     assert purses.pay.charges == []
 
 
-def test_one_hanging_call_costs_its_service_the_time_and_no_more(purses: Purses) -> None:
+def test_topup_call_that_hangs_puts_charge_in_doubt(purses: Purses) -> None:
     async def never(_request: object) -> InDoubt:
         await asyncio.sleep(60)
         raise AssertionError
@@ -256,7 +254,7 @@ def test_one_hanging_call_costs_its_service_the_time_and_no_more(purses: Purses)
     assert purses.topups() == [("topup:acme:1", "in_doubt")]
 
 
-def test_what_stands_for_something_else_over_there_is_a_persons(purses: Purses) -> None:
+def test_topup_found_with_other_amount_stays_in_doubt_until_resolved(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     other = replace(_request(purses), amount=1)
@@ -275,21 +273,21 @@ def test_what_stands_for_something_else_over_there_is_a_persons(purses: Purses) 
         purses.write(lambda c: said.resolve(c, "topup:acme:2", None, "x", purses.by))
 
 
-def test_what_a_person_says_was_paid_is_credited(purses: Purses) -> None:
+def test_topup_resolved_as_paid_is_credited(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
     purses.write(lambda c: said.resolve(c, "topup:acme:1", "pay_9", "their dashboard", purses.by))
     assert (purses.topups(), purses.credits()) == ([("topup:acme:1", "credited")], 20)
 
 
-def test_arming_runs_the_first_recharge_once(purses: Purses) -> None:
+def test_topup_resume_repeated_charges_once(purses: Purses) -> None:
     for _ in range(3):
         purses.write(lambda c: said.resume(c, "acme", purses.by))
         purses.fill(only="acme")
     assert len(purses.pay.taken) == 1
 
 
-def test_what_a_run_reserves_counts_at_once(purses: Purses) -> None:
+def test_topup_counts_reserved_credit_as_used(purses: Purses) -> None:
     """By the level of what is available: a hold calls for a top-up as a charge does, and its end calls for none."""
     purses.grant(30)
     assert purses.fill().begun == 0
@@ -303,7 +301,7 @@ def test_what_a_run_reserves_counts_at_once(purses: Purses) -> None:
     assert judged(purses) == []
 
 
-def test_arming_while_a_charge_is_under_way_charges_nothing_more(purses: Purses) -> None:
+def test_topup_resume_during_charge_in_doubt_does_not_charge(purses: Purses) -> None:
     purses.pay.script.extend(["answer_lost"])
     purses.fill()
     for _ in range(2):
@@ -312,7 +310,7 @@ def test_arming_while_a_charge_is_under_way_charges_nothing_more(purses: Purses)
     assert (len(purses.pay.taken), purses.credits()) == (1, 20)
 
 
-def test_one_wallet_may_be_filled_alone(purses: Purses) -> None:
+def test_topup_of_named_wallet_leaves_other_wallet(purses: Purses) -> None:
     purses.set("other")
     assert purses.fill(only="acme").credited == 1
     assert [one.customer_id for one in purses.pay.taken] == ["cus_acme"]
@@ -335,13 +333,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_terms_that_make_no_sense_are_refused(purses: Purses, what: str) -> None:
+def test_topup_invalid_terms_are_refused(purses: Purses, what: str) -> None:
     terms = replace(TERMS, **BAD[what])  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         purses.write(lambda c: said.set_terms(c, "acme", terms, CAN, purses.by))
 
 
-def test_top_up_is_refused_for_wallet_with_balance_at_its_provider(purses: Purses) -> None:
+def test_topup_of_wallet_with_remote_balance_is_refused(purses: Purses) -> None:
     purses.write(
         lambda c: c.execute(
             sa.text(
@@ -361,7 +359,7 @@ def _request(purses: Purses) -> Charge:
     return Charge(name, customer, money, "usd", "20 credits", begun)
 
 
-def test_so_many_charges_are_under_way_together(purses: Purses) -> None:
+def test_topup_concurrent_charges_are_limited(purses: Purses) -> None:
     for number in range(20):
         purses.set(f"w{number}")
     under_way, most, real = [0], [0], purses.pay.charge
@@ -404,7 +402,7 @@ def _restored(purses: Purses, lost: Purses, after_ms: int) -> None:
 
 
 @pytest.mark.parametrize("after_ms", [HOUR_MS, 3 * DAY_MS])
-def test_what_was_paid_in_a_lost_history_is_credited_and_not_charged_again(purses: Purses, after_ms: int) -> None:
+def test_topup_paid_before_restore_is_credited_and_not_charged(purses: Purses, after_ms: int) -> None:
     """Also where the service has forgotten the id: it is looked up before it is first charged."""
     _restored(purses, Purses(fresh()), after_ms)
     done = purses.fill()
@@ -419,7 +417,7 @@ def test_what_was_paid_in_a_lost_history_is_credited_and_not_charged_again(purse
     assert judged(purses) == []
 
 
-def test_a_lost_charge_of_another_amount_is_a_persons(purses: Purses) -> None:
+def test_topup_lost_charge_of_other_amount_stays_in_doubt(purses: Purses) -> None:
     lost = Purses(fresh())
     lost.use(100 * MICRO)
     _restored(purses, lost, 3 * DAY_MS)
@@ -429,7 +427,7 @@ def test_a_lost_charge_of_another_amount_is_a_persons(purses: Purses) -> None:
     assert len(purses.pay.taken) == 1
 
 
-def test_charge_begun_before_backup_and_made_after_it_is_not_repeated(purses: Purses) -> None:
+def test_topup_begun_before_backup_and_charged_after_is_not_repeated(purses: Purses) -> None:
     purses.pay.script.append("not_sent")
     purses.fill()
     assert purses.topups() == [("topup:acme:1", "due")]
@@ -438,14 +436,14 @@ def test_charge_begun_before_backup_and_made_after_it_is_not_repeated(purses: Pu
     assert len(purses.pay.taken) == 1
 
 
-def test_where_history_is_in_doubt_nobody_is_charged(purses: Purses) -> None:
+def test_topup_with_doubted_history_does_not_charge(purses: Purses) -> None:
     purses.write(lambda c: c.execute(sa.text("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")))
     with pytest.raises(HistoryDoubted):
         purses.fill()
     assert purses.pay.charges == []
 
 
-def test_restore_during_charge_is_noticed_before_it_is_settled(purses: Purses) -> None:
+def test_topup_restore_during_charge_is_noticed_before_settling(purses: Purses) -> None:
     steps = flat(fill(purses.context()))
     effect: object = next(steps)
     while isinstance(effect, Transaction):
@@ -477,7 +475,7 @@ def fleet(engine: sa.Engine) -> Fleet:
     return made
 
 
-def test_tick_fills_wallet_and_resumes_its_halted_customer(fleet: Fleet) -> None:
+def test_tick_tops_up_wallet_and_resumes_halted_customer(fleet: Fleet) -> None:
     pay = FakePayments(fleet.clock)
     fleet.clock.at_ms += MINUTE_MS
     context = fleet.context(payments={"fake": CAN})
@@ -487,7 +485,7 @@ def test_tick_fills_wallet_and_resumes_its_halted_customer(fleet: Fleet) -> None
     assert not fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
 
 
-def test_two_rounds_of_the_watch_fill_a_wallet_and_let_its_customer_go_on(fleet: Fleet) -> None:
+def test_watch_tops_up_wallet_and_resumes_halted_customer(fleet: Fleet) -> None:
     pay = FakePayments(fleet.clock)
     resumed = topped_up = 0
     for _ in range(2):
@@ -499,7 +497,7 @@ def test_two_rounds_of_the_watch_fill_a_wallet_and_let_its_customer_go_on(fleet:
     assert (resumed, topped_up, len(pay.taken)) == (1, 1, 1)
 
 
-def test_a_tick_that_finds_a_restored_database_charges_nobody(fleet: Fleet) -> None:
+def test_tick_on_restored_database_does_not_charge(fleet: Fleet) -> None:
     pay = FakePayments(fleet.clock)
     fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'a test'")
     fleet.clock.at_ms += MINUTE_MS

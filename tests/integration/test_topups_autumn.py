@@ -54,7 +54,7 @@ def made(autumn: AutumnEmulator, clock: FixedClock, engine: sa.Engine) -> Autumn
     return build(Setup("autumn", settings, clock, Direct(autumn, clock), engine))
 
 
-def test_a_wallet_is_filled_once(engine: sa.Engine) -> None:
+def test_autumn_topup_is_charged_once(engine: sa.Engine) -> None:
     account = Account(engine)
     for _ in range(3):
         account.fill(MINUTE_MS)
@@ -63,7 +63,7 @@ def test_a_wallet_is_filled_once(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("fault", ["answer_lost", "unnoted", "request_lost"])
-def test_charge_in_doubt_waits_for_a_person_and_attaches_nothing(engine: sa.Engine, fault: str) -> None:
+def test_autumn_topup_in_doubt_waits_for_resolve(engine: sa.Engine, fault: str) -> None:
     account = Account(engine)
     account.autumn.faults.rates = {fault: 1.0}
     account.fill()
@@ -81,7 +81,7 @@ def test_charge_in_doubt_waits_for_a_person_and_attaches_nothing(engine: sa.Engi
 
 
 @pytest.mark.both_databases
-def test_who_is_topped_up_by_autumn_itself_is_charged_by_nobody_else(engine: sa.Engine) -> None:
+def test_autumn_customer_with_own_topup_is_blocked_and_not_charged(engine: sa.Engine) -> None:
     account = Account(engine)
     account.books.fills_itself["cus_acme"] = True
     for _ in range(3):
@@ -93,7 +93,7 @@ def test_who_is_topped_up_by_autumn_itself_is_charged_by_nobody_else(engine: sa.
 
 
 @pytest.mark.parametrize("seed", share((0,), whole=(0, 1, 2, 3)))
-def test_nobody_is_charged_twice_whatever_strikes(engine: sa.Engine, seed: int) -> None:
+def test_autumn_topup_under_faults_is_not_charged_twice(engine: sa.Engine, seed: int) -> None:
     account = Account(engine, seed, share=0.4)
     purses, rng = account.purses, random.Random(seed)
     for _ in range(120):
@@ -113,7 +113,7 @@ def test_nobody_is_charged_twice_whatever_strikes(engine: sa.Engine, seed: int) 
     assert len(credited) > 5
 
 
-def test_arming_is_refused_where_autumn_fills_the_wallet(
+def test_topup_start_or_resume_is_refused_if_autumn_tops_up(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = URL.format(tmp_path)
@@ -144,7 +144,7 @@ def test_arming_is_refused_where_autumn_fills_the_wallet(
     assert (len(account.books.taken), account.books.doubles()) == (1, [])
 
 
-def test_a_start_is_ordered_where_it_may_be(
+def test_topup_start_and_resume_queue_only_if_allowed(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = URL.format(tmp_path)

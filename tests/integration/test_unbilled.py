@@ -53,7 +53,7 @@ def run(guarded: Guarded, key: str, credits_: int, org: str = "beta") -> Any:
     return guarded.write(lambda c: executions.accept(c, key, request, guarded.fleet.by))
 
 
-def test_use_is_refused_once_unsealed_usage_has_used_the_credit(guarded: Guarded) -> None:
+def test_use_is_blocked_after_unsealed_usage_exhausts_credit(guarded: Guarded) -> None:
     assert guarded.consume("idea", org="beta", key="before").decision == "allow"
     render(guarded, 100)
     assert (guarded.check("idea", org="beta").decision, guarded.check("idea", org="beta").reason) == (
@@ -66,7 +66,7 @@ def test_use_is_refused_once_unsealed_usage_has_used_the_credit(guarded: Guarded
     assert guarded.consume("idea", org="acme").decision == "allow", "another customer's usage is its own"
 
 
-def test_what_is_left_after_it_may_be_used_to_the_last_unit(guarded: Guarded) -> None:
+def test_use_beside_unbilled_usage_is_allowed_up_to_last_unit(guarded: Guarded) -> None:
     render(guarded, 3)
     assert available(guarded) == (2 * MICRO, 3 * MICRO, 5 * MICRO)
     assert [guarded.consume("idea", org="beta").decision for _ in range(3)] == ["allow", "allow", "block"]
@@ -76,7 +76,7 @@ def test_what_is_left_after_it_may_be_used_to_the_last_unit(guarded: Guarded) ->
     guarded.prove()
 
 
-def test_execution_is_previewed_accepted_and_extended_within_the_balance(guarded: Guarded) -> None:
+def test_execution_beside_unbilled_usage_is_limited_by_balance(guarded: Guarded) -> None:
     render(guarded, 3)
     found = guarded.read(lambda c: executions.preview(c, Request("beta", 3 * MICRO), guarded.now))
     assert (found.allowed, found.code, found.available_micro) == (False, "no_credit", 2 * MICRO)
@@ -90,7 +90,7 @@ def test_execution_is_previewed_accepted_and_extended_within_the_balance(guarded
     guarded.write(lambda c: executions.extend(c, "r2", 2 * MICRO, None, guarded.fleet.by))
 
 
-def test_executions_that_are_accepted_together_go_by_it_too(guarded: Guarded) -> None:
+def test_executions_accepted_together_are_limited_by_unbilled_usage(guarded: Guarded) -> None:
     render(guarded, 3)
 
     def asked(*keys: str) -> list[RequestedExecution]:
@@ -101,7 +101,7 @@ def test_executions_that_are_accepted_together_go_by_it_too(guarded: Guarded) ->
     guarded.write(lambda c: executions.accept_together(c, asked("a", "b"), guarded.now))
 
 
-def test_it_counts_while_its_push_waits_and_until_it_is_charged(guarded: Guarded) -> None:
+def test_unbilled_usage_is_deducted_until_its_push_is_charged(guarded: Guarded) -> None:
     render(guarded, 3)
     fleet = guarded.fleet
     fleet.clock.at_ms = T0 + 2 * WINDOW_MS
@@ -114,7 +114,7 @@ def test_it_counts_while_its_push_waits_and_until_it_is_charged(guarded: Guarded
     assert available(guarded) == (2 * MICRO, 0, 2 * MICRO)
 
 
-def test_usage_that_is_taken_back_makes_no_room_before_it_is_settled(guarded: Guarded) -> None:
+def test_withdrawn_usage_is_available_only_after_settlement(guarded: Guarded) -> None:
     render(guarded, 5)
     fleet = guarded.fleet
     fleet.tick(T0 + 2 * WINDOW_MS)
@@ -126,9 +126,7 @@ def test_usage_that_is_taken_back_makes_no_room_before_it_is_settled(guarded: Gu
     guarded.prove()
 
 
-def test_many_samples_are_summed_once_in_five_seconds_and_after_a_seal(
-    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unbilled_sum_of_many_samples_is_cached_until_seal(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effective_balance, "MOST_SAMPLES", 2)
     render(guarded, 1)
     render(guarded, 1, "b")
@@ -144,7 +142,7 @@ def test_many_samples_are_summed_once_in_five_seconds_and_after_a_seal(
     assert available(guarded) == (-2 * MICRO, 4 * MICRO, 2 * MICRO)
 
 
-def test_sums_of_many_customers_are_kept_within_a_bound(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unbilled_sums_cache_is_bounded(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effective_balance, "MOST_SAMPLES", 0)
     monkeypatch.setattr(effective_balance, "MOST_KEPT", 2)
     for number in range(5):
@@ -152,7 +150,7 @@ def test_sums_of_many_customers_are_kept_within_a_bound(guarded: Guarded, monkey
     assert list(effective_balance._FOUND[guarded.fleet.engine]) == ["c-3", "c-4"]
 
 
-def test_many_uses_of_one_transaction_ask_for_it_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unbilled_usage_is_read_once_per_transaction(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     render(guarded, 2)
     times: list[str] = []
     kept = effective_balance._read

@@ -37,7 +37,7 @@ def tick(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("nights", share([2, 34], whole=[2, 3, 9, 34]))
-def test_a_loss_is_found_however_many_nights_were_skipped(engine: sa.Engine, nights: int) -> None:
+def test_reconcile_after_skipped_nights_finds_loss(engine: sa.Engine, nights: int) -> None:
     fleet, provider = billed(engine)
     del provider.charged[KEY]
     fleet.clock.at_ms += nights * DAY_MS
@@ -46,7 +46,7 @@ def test_a_loss_is_found_however_many_nights_were_skipped(engine: sa.Engine, nig
     assert charged(provider) == 60
 
 
-def test_a_loss_is_found_though_nights_were_skipped_after_a_first_one(engine: sa.Engine) -> None:
+def test_reconcile_after_nights_skipped_since_first_run_finds_loss(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     compare(fleet, recent=True, correct=True)
     fleet.sample("acme", T0 + WINDOW_MS, 5)
@@ -59,7 +59,7 @@ def test_a_loss_is_found_though_nights_were_skipped_after_a_first_one(engine: sa
     assert charged(provider) == 65
 
 
-def test_totals_that_cannot_be_read_stay_open_until_they_are_compared(engine: sa.Engine) -> None:
+def test_reconcile_unreadable_totals_stay_open_until_compared(engine: sa.Engine) -> None:
     fleet, provider = billed(engine)
     provider.totals_fail = True
     for _ in range(4):
@@ -81,7 +81,7 @@ def test_totals_that_cannot_be_read_stay_open_until_they_are_compared(engine: sa
     assert headline(fleet)[0] == "settled"
 
 
-def test_day_of_which_the_provider_refused_each_push_is_never_open(engine: sa.Engine) -> None:
+def test_reconcile_day_with_only_refused_pushes_is_not_open(engine: sa.Engine) -> None:
     """Its totals cannot be read, as of a customer that does not exist there: nothing of it can have been charged."""
     provider = FakeProvider(capabilities(**TOTALS))
     provider.answers[KEY] = Rejected("no such customer")
@@ -97,7 +97,7 @@ def test_day_of_which_the_provider_refused_each_push_is_never_open(engine: sa.En
 
 
 @pytest.mark.parametrize("answer", [Rejected("no such meter"), None])
-def test_terms_of_a_voided_push_leave_its_day_compared(engine: sa.Engine, answer: Rejected | None) -> None:
+def test_reconcile_after_void_under_old_terms_finds_later_loss(engine: sa.Engine, answer: Rejected | None) -> None:
     """Its usage was sent again under the terms in force: a loss of that is found."""
     provider = FakeProvider(capabilities(**TOTALS))
     if answer is not None:
@@ -117,7 +117,7 @@ def test_terms_of_a_voided_push_leave_its_day_compared(engine: sa.Engine, answer
     assert (found.other_terms, told(found)) == (0, [("short", 60, 0, 60)])
 
 
-def test_a_provider_that_no_run_compares_is_late(engine: sa.Engine) -> None:
+def test_reconcile_overdue_for_provider_is_shown_as_behind(engine: sa.Engine) -> None:
     fleet, _ = billed(engine)
     compare(fleet, recent=True)
     tick(fleet)
@@ -130,19 +130,19 @@ def test_a_provider_that_no_run_compares_is_late(engine: sa.Engine) -> None:
     assert headline(fleet)[0] == "settled"
 
 
-def test_customer_never_compared_is_compared_back_to_the_first_look(engine: sa.Engine) -> None:
+def test_reconcile_first_run_ignores_days_before_first_look(engine: sa.Engine) -> None:
     fleet, _ = billed(engine)
     fleet.clock.at_ms += FIRST_LOOK_MS + DAY_MS
     assert compare(fleet, recent=True).compared == 0
 
 
-def test_an_organisation_alone_moves_no_mark(engine: sa.Engine) -> None:
+def test_reconcile_of_single_org_does_not_move_mark(engine: sa.Engine) -> None:
     fleet, _ = billed(engine)
     compare(fleet, recent=True, org_id="acme")
     assert fleet.rows("SELECT * FROM compared_marks") == []
 
 
-def test_balance_that_is_left_out_is_shown_until_a_run_compares_it(engine: sa.Engine) -> None:
+def test_balance_left_out_of_reconcile_is_shown_until_compared(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 0, "globex": 50})
     house.autumn.account.grant("acme", "credits", 1_000, T0, interval="month")
     grant = house.autumn.account.customers["acme"].grants["credits"][0]
@@ -168,7 +168,7 @@ def test_balance_that_is_left_out_is_shown_until_a_run_compares_it(engine: sa.En
 
 
 @pytest.mark.both_databases
-def test_balance_stays_left_out_while_no_run_comes_to_it(engine: sa.Engine) -> None:
+def test_balance_left_out_of_reconcile_remains_open_after_unfinished_run(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 0})
     house.autumn.account.grant("acme", "credits", 1_000, T0, interval="month")
     grant = house.autumn.account.customers["acme"].grants["credits"][0]
@@ -183,7 +183,9 @@ def test_balance_stays_left_out_while_no_run_comes_to_it(engine: sa.Engine) -> N
 
 
 @pytest.mark.both_databases
-def test_balance_is_left_out_when_time_is_up_after_the_days(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_balance_left_out_of_reconcile_when_time_is_up_is_shown(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house = House(engine, {"acme": 1_000})
     house.use("acme", 500, size=64)
     house.bill()
@@ -221,7 +223,7 @@ class Deleting(FakeProvider):
         return ReadFailed(f"{NEEDS_YOU}this customer was deleted over there")
 
 
-def test_deleted_customer_is_reported_to_a_person_and_nothing_is_resent(engine: sa.Engine) -> None:
+def test_customer_deleted_at_provider_is_reported_and_push_is_not_resent(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, provider=Deleting(capabilities(**TOTALS)))
     sent = len(provider.seen)
     for _ in range(4):

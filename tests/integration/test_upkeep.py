@@ -15,7 +15,7 @@ def _findings(engine: sa.Engine) -> list[Finding]:
     return list(_upkeep(_State(engine)))  # type: ignore[arg-type]
 
 
-def test_a_database_that_lost_the_settings_of_its_tables_is_named(postgres: sa.Engine) -> None:
+def test_doctor_reports_tables_without_autovacuum_settings(postgres: sa.Engine) -> None:
     assert [one.ok for one in _findings(postgres)] == [True]
     for table in ("usage_samples", "pushes"):
         _run(
@@ -35,7 +35,7 @@ def test_a_database_that_lost_the_settings_of_its_tables_is_named(postgres: sa.E
         "SET (autovacuum_enabled = off)",
     ],
 )
-def test_what_is_gone_is_told_with_the_statement_that_mends_it(postgres: sa.Engine, change: str) -> None:
+def test_doctor_fix_restores_autovacuum_settings(postgres: sa.Engine, change: str) -> None:
     _run(postgres, f"ALTER TABLE pushes {change}")
     _, found = _findings(postgres)
     assert not found.ok
@@ -43,7 +43,7 @@ def test_what_is_gone_is_told_with_the_statement_that_mends_it(postgres: sa.Engi
     assert [one.ok for one in _findings(postgres)] == [True]
 
 
-def test_values_that_a_person_chose_are_left(postgres: sa.Engine) -> None:
+def test_doctor_accepts_custom_autovacuum_settings(postgres: sa.Engine) -> None:
     _run(postgres, "ALTER TABLE pushes SET (autovacuum_vacuum_scale_factor = 0.5, autovacuum_enabled = yes)")
     assert [one.ok for one in _findings(postgres)] == [True]
 
@@ -63,9 +63,7 @@ CHILD = "CREATE TABLE by_hand () INHERITS (usage_samples)"
     ],
     ids=["a child", "of another schema", "one of ours"],
 )
-def test_a_table_that_was_attached_by_hand_is_told_with_what_ends_it(
-    postgres: sa.Engine, made: tuple[str, ...]
-) -> None:
+def test_doctor_reports_attached_partition_and_fix_detaches(postgres: sa.Engine, made: tuple[str, ...]) -> None:
     for statement in made:
         _run(postgres, statement)
     _, found = _findings(postgres)
@@ -74,7 +72,7 @@ def test_a_table_that_was_attached_by_hand_is_told_with_what_ends_it(
     assert [one.ok for one in _findings(postgres)] == [True]
 
 
-def test_a_server_without_autovacuum_is_told(postgres: sa.Engine) -> None:
+def test_upkeep_without_autovacuum_is_reported(postgres: sa.Engine) -> None:
     with postgres.connect() as connection:
         connection.execute(sa.text("SET track_counts = off"))  # of this session, as of the server
         found = upkeep(connection)
@@ -82,7 +80,7 @@ def test_a_server_without_autovacuum_is_told(postgres: sa.Engine) -> None:
     assert not found.works
 
 
-def test_on_sqlite_there_is_nothing_to_keep_up() -> None:
+def test_doctor_on_sqlite_skips_autovacuum() -> None:
     assert _findings(sa.create_engine("sqlite://")) == []
 
 

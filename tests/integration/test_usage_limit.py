@@ -52,7 +52,7 @@ def runs(fleet: Fleet, memory_mb: int | None, state: str = "running") -> None:
 
 
 @BALANCES
-def test_a_refused_feature_that_runs_halts(fleet: Fleet, provider: Prepaid, balance: int | None) -> None:
+def test_usage_limit_on_running_feature_halts(fleet: Fleet, provider: Prepaid, balance: int | None) -> None:
     runs(fleet, 4096)
     assert says(provider, fleet, "compute_1gb", balance=balance) == (False, None), "another feature is refused"
     assert says(provider, fleet, "compute_4gb", balance=balance) == (True, "usage_limit")
@@ -60,21 +60,21 @@ def test_a_refused_feature_that_runs_halts(fleet: Fleet, provider: Prepaid, bala
 
 
 @pytest.mark.parametrize(("ago_ms", "halted"), [(MINUTE_MS, True), (11 * MINUTE_MS, False)])
-def test_samples_of_late_are_use_too(fleet: Fleet, provider: Prepaid, ago_ms: int, halted: bool) -> None:
+def test_usage_limit_counts_recent_samples_as_use(fleet: Fleet, provider: Prepaid, ago_ms: int, halted: bool) -> None:
     fleet.clock.at_ms += 20 * MINUTE_MS
     fleet.sample("acme", fleet.clock.at_ms - ago_ms, interval_s=1)
     assert says(provider, fleet, "compute_1gb") == (halted, "usage_limit" if halted else None)
 
 
 @pytest.mark.parametrize(("memory_mb", "state"), [(4096, "stopped"), (None, "running")])
-def test_what_does_not_run_or_has_no_size_is_no_use(
+def test_usage_limit_ignores_stopped_or_unsized_sandboxes(
     fleet: Fleet, provider: Prepaid, memory_mb: int | None, state: str
 ) -> None:
     runs(fleet, memory_mb, state)
     assert says(provider, fleet, "compute_4gb") == (False, None)
 
 
-def test_it_stays_halted_until_nothing_is_refused(fleet: Fleet, provider: Prepaid) -> None:
+def test_usage_limit_halt_lasts_until_refusal_ends(fleet: Fleet, provider: Prepaid) -> None:
     runs(fleet, 4096)
     says(provider, fleet, "compute_4gb")
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
@@ -85,7 +85,7 @@ def test_it_stays_halted_until_nothing_is_refused(fleet: Fleet, provider: Prepai
 
 
 @pytest.mark.both_databases
-def test_the_operators_product_is_told_why(fleet: Fleet, provider: Prepaid) -> None:
+def test_usage_limit_halt_and_resume_webhooks_show_reason(fleet: Fleet, provider: Prepaid) -> None:
     events = ("organisation.halted", "organisation.resumed")
     endpoint = {"name": "app", "url": "https://app.example/in", "events": events, "new": True}
     write(fleet.engine, lambda c: hooks.set_endpoint(c, by=fleet.by, **endpoint))  # type: ignore[arg-type]
@@ -97,26 +97,26 @@ def test_the_operators_product_is_told_why(fleet: Fleet, provider: Prepaid) -> N
     assert told == [("organisation.halted", "usage_limit"), ("organisation.resumed", None)]
 
 
-def test_no_credit_is_said_first(fleet: Fleet, provider: Prepaid) -> None:
+def test_usage_limit_with_zero_balance_shows_credits_exhausted(fleet: Fleet, provider: Prepaid) -> None:
     runs(fleet, 4096)
     assert says(provider, fleet, "compute_4gb", balance=0) == (True, "credits_exhausted")
 
 
-def test_a_read_that_fails_ends_nothing(fleet: Fleet, provider: Prepaid) -> None:
+def test_usage_limit_halt_remains_during_failed_read(fleet: Fleet, provider: Prepaid) -> None:
     runs(fleet, 4096)
     says(provider, fleet, "compute_4gb")
     provider.down = "503"
     assert says(provider, fleet) == (True, "usage_limit")
 
 
-def test_an_operators_word_wins(fleet: Fleet, provider: Prepaid) -> None:
+def test_usage_limit_does_not_halt_org_with_override(fleet: Fleet, provider: Prepaid) -> None:
     runs(fleet, 4096)
     word = {"max_concurrent": None, "until_ms": T0 + 60 * MINUTE_MS}
     write(fleet.engine, lambda c: orgs.override(c, "acme", fleet.by, halted=False, **word))
     assert says(provider, fleet, "compute_4gb") == (False, None)
 
 
-def test_whom_nobody_bills_any_more_goes_on(fleet: Fleet, provider: Prepaid) -> None:
+def test_usage_limit_halt_ends_after_org_becomes_exempt(fleet: Fleet, provider: Prepaid) -> None:
     runs(fleet, 4096)
     says(provider, fleet, "compute_4gb")
     write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "none", fleet.by))

@@ -52,7 +52,7 @@ def meter(guarded: Guarded, feature: str) -> None:
     guarded.write(lambda c: map_event(c, "look", feature, guarded.fleet.by, from_ms=T0, confirmed=True))
 
 
-def test_what_is_free_for_customers_is_not_free_at_vendors(guarded: Guarded) -> None:
+def test_vendor_cost_of_free_metric_is_estimated(guarded: Guarded) -> None:
     """Nothing bills it; a bill as high as the use is no drift, two days running."""
     costing(guarded, "look")
     guarded.fleet.clock.at_ms = T0 + DAY_MS
@@ -64,7 +64,7 @@ def test_what_is_free_for_customers_is_not_free_at_vendors(guarded: Guarded) -> 
 
 
 @pytest.mark.parametrize("feature", ["look", "looks"])
-def test_what_the_seal_bills_as_well_is_estimated_once(guarded: Guarded, feature: str) -> None:
+def test_vendor_cost_of_metric_billed_by_seal_is_estimated_once(guarded: Guarded, feature: str) -> None:
     """By what was sealed, whatever the feature is called, where the service has that feature."""
     meter(guarded, feature)
     sealed(guarded)
@@ -77,7 +77,7 @@ def test_what_the_seal_bills_as_well_is_estimated_once(guarded: Guarded, feature
     assert estimated(guarded) == {"api": 5, "tokens": 5}, "each use costs something at both"
 
 
-def test_another_currency_is_another_line(guarded: Guarded) -> None:
+def test_vendor_cost_in_other_currency_is_separate(guarded: Guarded) -> None:
     meter(guarded, "looks")
     sealed(guarded)
     costing(guarded, "look", "eur", "EUR")
@@ -86,7 +86,7 @@ def test_another_currency_is_another_line(guarded: Guarded) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_metric_that_counts_a_feature_of_sizes_is_estimated_once(guarded: Guarded) -> None:
+def test_vendor_cost_of_metric_counting_size_feature_is_estimated_once(guarded: Guarded) -> None:
     """Until the feature ends: what is used later the seal bills no more."""
     fleet = guarded.fleet
     guarded.metric("look", counts="gpu")
@@ -105,7 +105,7 @@ def test_a_metric_that_counts_a_feature_of_sizes_is_estimated_once(guarded: Guar
     assert estimated(guarded) == {"api": 5 + 3 + 4}, "the 3 that were sealed, and what nothing sealed"
 
 
-def test_a_metric_is_known_and_no_new_name(guarded: Guarded) -> None:
+def test_vendor_set_accepts_known_metric_and_suggests_for_unknown(guarded: Guarded) -> None:
     """Where no feature is called so; a slip is told the nearest, of both."""
     units = Units("cloud", "api", "u", 1, 1_000_000, 1, "USD")
     fleet = guarded.fleet
@@ -115,7 +115,7 @@ def test_a_metric_is_known_and_no_new_name(guarded: Guarded) -> None:
     assert estimated(guarded) == {"api": 5}
 
 
-def test_what_is_reserved_or_given_up_is_no_use(guarded: Guarded) -> None:
+def test_vendor_cost_excludes_reserved_and_released_uses(guarded: Guarded) -> None:
     costing(guarded, "look")
     guarded.reserve("look", 7)
     guarded.reserve("look", 9, key="gone")

@@ -77,7 +77,7 @@ def alerts(fleet: Fleet, now: int = LATER) -> list[int]:
     return [(line.day_ms - T0) // DAY_MS for line in told(fleet, now) if line.alerts]
 
 
-def test_a_bill_as_estimated_is_no_drift(fleet: Fleet) -> None:
+def test_vendor_bill_equal_to_estimate_is_not_drift(fleet: Fleet) -> None:
     mapped(fleet)
     bill(fleet, 20, 20, 20, 20, 20)
     found = told(fleet)
@@ -97,7 +97,7 @@ def test_a_bill_as_estimated_is_no_drift(fleet: Fleet) -> None:
         ((30, 30, 30, 20, 30), [1, 2]),
     ],
 )
-def test_above_fifteen_per_cent_two_days_running_alerts(
+def test_vendor_drift_above_15_percent_for_two_days_alerts(
     fleet: Fleet, dollars: tuple[float, ...], days: list[int]
 ) -> None:
     mapped(fleet)
@@ -105,14 +105,14 @@ def test_above_fifteen_per_cent_two_days_running_alerts(
     assert alerts(fleet) == days
 
 
-def test_the_first_day_that_is_asked_for_knows_the_day_before(fleet: Fleet) -> None:
+def test_vendor_drift_on_first_day_of_range_uses_day_before(fleet: Fleet) -> None:
     mapped(fleet)
     bill(fleet, 30, 30)
     found = read(fleet.engine, lambda c: drift(c, T0 + DAY_MS, T0 + 2 * DAY_MS, LATER, TOLERANCE_PPM, LEAST_MICRO))
     assert [line.alerts for line in found] == [True]
 
 
-def test_the_last_two_days_alert_nobody(fleet: Fleet) -> None:
+def test_vendor_drift_of_last_two_days_does_not_alert(fleet: Fleet) -> None:
     mapped(fleet)
     bill(fleet, 30, 30, 30, 30, 30)
     assert alerts(fleet) == [1, 2, 3, 4]
@@ -120,7 +120,7 @@ def test_the_last_two_days_alert_nobody(fleet: Fleet) -> None:
     assert alerts(fleet, T0 + 6 * DAY_MS) == [1, 2, 3]
 
 
-def test_little_money_alerts_nobody_however_many_per_cent_it_is(fleet: Fleet) -> None:
+def test_vendor_drift_of_small_amount_does_not_alert(fleet: Fleet) -> None:
     mapped(fleet, Units("cloud", "vm", "s", 1, 10, 1, "USD"))
     bill(fleet, 1.199999, 1.199999)
     assert not any(line.is_off for line in told(fleet))
@@ -128,13 +128,13 @@ def test_little_money_alerts_nobody_however_many_per_cent_it_is(fleet: Fleet) ->
     assert alerts(fleet) == [1]
 
 
-def test_a_day_without_a_bill_is_unknown_and_no_bill_of_zero(fleet: Fleet) -> None:
+def test_vendor_day_without_bill_is_unbilled(fleet: Fleet) -> None:
     mapped(fleet)
     bill(fleet, 20, 20)
     assert [(line.billed_micro, line.state, line.is_off) for line in told(fleet)][2:] == [(None, "unbilled", False)] * 3
 
 
-def test_what_nothing_is_mapped_to_is_a_line_of_its_own(fleet: Fleet) -> None:
+def test_vendor_service_without_mapping_is_shown_as_unmapped(fleet: Fleet) -> None:
     mapped(fleet)
     bill(fleet, 20)
     bill(fleet, 20)
@@ -154,7 +154,7 @@ def test_what_nothing_is_mapped_to_is_a_line_of_its_own(fleet: Fleet) -> None:
     assert not first.is_off and not first.alerts
 
 
-def test_days_before_anything_was_mapped_are_unmapped(fleet: Fleet) -> None:
+def test_vendor_days_before_mapping_are_unmapped(fleet: Fleet) -> None:
     mapped(fleet, from_ms=T0 + 3 * DAY_MS)
     bill(fleet, 50, 50, 50, 50, 50)
     assert [(line.estimated_micro, line.state, line.is_off, line.alerts) for line in told(fleet)] == [
@@ -164,7 +164,7 @@ def test_days_before_anything_was_mapped_are_unmapped(fleet: Fleet) -> None:
     ]
 
 
-def test_two_currencies_are_never_added(fleet: Fleet) -> None:
+def test_vendor_currencies_are_not_added(fleet: Fleet) -> None:
     mapped(fleet)
     bill(fleet, 20, 20, currency="EUR")
     found = [(line.currency, line.estimated_micro, line.billed_micro, line.state) for line in told(fleet)]
@@ -172,7 +172,7 @@ def test_two_currencies_are_never_added(fleet: Fleet) -> None:
     assert found[2:] == [("USD", 20_000_000, None, "unbilled")] * 5
 
 
-def test_vendor_with_changed_currency_is_estimated_in_the_new_one(fleet: Fleet) -> None:
+def test_vendor_with_changed_currency_is_estimated_in_new_currency(fleet: Fleet) -> None:
     mapped(fleet)
     mapped(fleet, replace(VM, currency="EUR"), from_ms=T0 + 3 * DAY_MS)
     bill(fleet, 20, 20, 20, 20, 20)
@@ -182,7 +182,7 @@ def test_vendor_with_changed_currency_is_estimated_in_the_new_one(fleet: Fleet) 
     assert found[5:] == [("USD", None, "unmapped", False)] * 2, "dollars that nothing was said to cost by then"
 
 
-def test_use_that_ended_and_a_bill_that_goes_on_drift(fleet: Fleet) -> None:
+def test_vendor_bill_after_use_ended_is_drift(fleet: Fleet) -> None:
     mapped(fleet, from_ms=T0)
     lines = [BillLine("cloud", "vm", T0 + day * DAY_MS, "USD", 9_000_000, True) for day in (5, 6)]
     write(fleet.engine, lambda c: import_bills(c, BillFile("on", lines), fleet.by))
@@ -190,7 +190,7 @@ def test_use_that_ended_and_a_bill_that_goes_on_drift(fleet: Fleet) -> None:
     assert [(line.estimated_micro, line.is_off, line.alerts) for line in found] == [(0, True, False), (0, True, True)]
 
 
-def test_the_latest_file_of_a_day_holds_and_the_same_file_adds_nothing(fleet: Fleet) -> None:
+def test_vendor_latest_bill_file_of_day_applies_and_repeat_is_ignored(fleet: Fleet) -> None:
     mapped(fleet)
     assert bill(fleet, 10, 10, final=False) and not bill(fleet, 10, 10, final=False)
     assert bill(fleet, 11, final=False)
@@ -206,7 +206,9 @@ def test_the_latest_file_of_a_day_holds_and_the_same_file_adds_nothing(fleet: Fl
     assert bill(fleet, 21) and told(fleet)[0].billed_micro == 21_000_000, "a corrected invoice"
 
 
-def test_two_files_at_once_are_told_apart(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_bill_imports_with_same_number_are_refused_as_busy(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bill(fleet, 1)
     original = vendors.SQL.pieces["insert_import", ""]
     monkeypatch.setitem(vendors.SQL.pieces, ("insert_import", ""), original.replace("+ 1", "+ 0"))
@@ -218,7 +220,7 @@ def test_two_files_at_once_are_told_apart(fleet: Fleet, monkeypatch: pytest.Monk
     assert bill(fleet, 2)
 
 
-def test_what_it_costs_changes_with_a_day_and_is_append_only(fleet: Fleet) -> None:
+def test_vendor_cost_changes_by_day_and_is_append_only(fleet: Fleet) -> None:
     mapped(fleet)
     mapped(fleet)
     mapped(fleet, Units("cloud", "vm", "vcpu-hour", 1, 7_200_000, 3600, "USD"), T0 + 2 * DAY_MS)
@@ -236,7 +238,7 @@ def test_what_it_costs_changes_with_a_day_and_is_append_only(fleet: Fleet) -> No
             fleet.write(text)
 
 
-def test_several_features_of_a_line_are_added_before_they_are_rounded(fleet: Fleet) -> None:
+def test_vendor_features_of_line_are_added_before_rounding(fleet: Fleet) -> None:
     third = Units("cloud", "vm", "u", 1, 1, 3 * 20_000, "USD")
     mapped(fleet, third)
     fleet.sample("acme", T0 + 9, 20_000, memory_mb=4096)
@@ -246,7 +248,7 @@ def test_several_features_of_a_line_are_added_before_they_are_rounded(fleet: Fle
 
 
 @pytest.mark.both_databases
-def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
+def test_vendor_estimate_includes_executions_and_guard_uses(engine: sa.Engine) -> None:
     """Receipts of runs, by their quantities, and uses, whoever paid, or where nobody did; what was reserved alone is
     none."""
     guarded = Guarded(engine)
@@ -273,7 +275,7 @@ def test_what_was_charged_at_once_is_estimated_too(engine: sa.Engine) -> None:
     assert found == {"ideas": 15_000_000, "gpus": 700_000_000}
 
 
-def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:
+def test_vendor_costs_show_credits_and_money_of_feature(fleet: Fleet) -> None:
     mapped(fleet)
     fleet.write(
         "INSERT INTO ledger_rates (feature, start_ms, micro_credits, per_quantity, at_ms, actor, reason) "
@@ -285,13 +287,13 @@ def test_each_action_costs_credits_and_money(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(("units", "money_micro", "per"), [(-1, 0, 1), (0, -1, 1), (0, 0, 0)])
-def test_cost_below_zero_is_refused(fleet: Fleet, units: int, money_micro: int, per: int) -> None:
+def test_vendor_cost_below_zero_is_refused(fleet: Fleet, units: int, money_micro: int, per: int) -> None:
     cost = Units("cloud", "net", "gb", units, money_micro, per, "USD")
     with pytest.raises(UsageError, match="expected 0 to"):
         write(fleet.engine, lambda c: set_units(c, "compute_1gb", cost, T0, fleet.by, new=True))
 
 
-def test_what_the_guard_charges_for_costs_the_price_of_its_metric(fleet: Fleet) -> None:
+def test_vendor_costs_of_guarded_metric_show_its_price(fleet: Fleet) -> None:
     for price in (1_000_000, 2_000_000):
         change = Change(price_micro=price, per_units=25, phase=3)
         write(fleet.engine, lambda c, to=change: guard_terms.set_metric(c, "bandwidth", to, fleet.by, new=True))  # type: ignore[misc]
@@ -317,7 +319,7 @@ def file_of(folder: Path, text: str) -> str:
     return str(made)
 
 
-def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
+def test_bill_file_in_focus_or_simple_format_is_read(tmp_path: Path) -> None:
     small = file_of(tmp_path, HEAD + "2026-01-01,cloud,vm,0.1,USD,\n2026-01-01,cloud,vm,0.2,USD,true\n")
     (line,) = read_bills(small, is_final=False).lines
     assert line == BillLine("cloud", "vm", T0, "USD", 300_000, False)
@@ -336,7 +338,7 @@ def test_focus_and_the_small_form_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["Correction", " correction"])
-def test_a_correction_replaces_no_day(fleet: Fleet, tmp_path: Path, word: str) -> None:
+def test_bill_file_with_correction_line_is_refused(fleet: Fleet, tmp_path: Path, word: str) -> None:
     """It says by how much a day was wrong, and of a day the latest file holds, whole: 20.00 would become -1.00."""
     head = "BilledCost,BillingCurrency,ChargeClass,ChargePeriodStart,InvoiceId,ProviderName,ServiceName\n"
     first = file_of(tmp_path, head + "20,USD,,2026-01-01T00:00:00Z,i-1,cloud,vm\n")
@@ -375,12 +377,12 @@ def test_a_correction_replaces_no_day(fleet: Fleet, tmp_path: Path, word: str) -
         (HEAD + '2026-01-01,cloud,"vm,1,USD,\n', "line 2"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_not_as_asked_for_is_refused_by_its_place(tmp_path: Path, text: str, says: str) -> None:
+def test_bill_file_with_invalid_line_is_refused_with_line_number(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         read_bills(file_of(tmp_path, text), is_final=False)
 
 
-def test_a_bill_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bill_file_too_large_or_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="larger than 64 MiB"):
         read_bills("/dev/zero", is_final=False)
     with pytest.raises(UsageError, match="No such file"):
@@ -396,13 +398,13 @@ def test_a_bill_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("text", ["1e999999", "1e-999999", "9" * 5_000, "NaN", "-1", "\u0661", "101", "0.00001"])
-def test_a_tolerance_is_a_share(text: str) -> None:
+def test_vendor_drift_invalid_tolerance_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="invalid percentage"):
         parse_percent(text)
 
 
 @given(st.lists(st.integers(-(10**15), 10**15), min_size=1, max_size=20))
-def test_sums_are_exact(amounts: list[int]) -> None:
+def test_bill_amounts_are_summed_exactly(amounts: list[int]) -> None:
     row = {"vendor": "v", "service": "s", "day": "2026-01-01", "currency": "USD", "final": ""}
     total = Decimal(0)
     for micro in amounts:
@@ -410,7 +412,9 @@ def test_sums_are_exact(amounts: list[int]) -> None:
     assert vendors._micro(total) == sum(amounts)
 
 
-def test_the_commands(engine: sa.Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_vendor_commands_import_once_and_report_drift(
+    engine: sa.Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     fleet = Fleet(engine)
     url = engine.url.render_as_string(hide_password=False)
     line = ["--database-url", url, "--at", "2026-01-10", "--json", "vendor"]
@@ -431,7 +435,7 @@ def test_the_commands(engine: sa.Engine, tmp_path: Path, capfd: pytest.CaptureFi
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action LIKE 'vendor%'") == 2
 
 
-def test_a_range_is_of_whole_days_and_ends(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vendor_drift_range_outside_limits_is_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped(fleet)
 
     def asked(from_ms: int, to_ms: int) -> int:

@@ -88,7 +88,7 @@ def _until_the_end(fleet: Fleet) -> Iterator[Fleet]:
 
 
 @ON_BOTH
-def test_a_busy_database_is_clean(fleet: Fleet) -> None:
+def test_verify_of_busy_database_is_clean(fleet: Fleet) -> None:
     found = verified(fleet)
     assert found.breaches == []
     assert found.clean
@@ -111,7 +111,7 @@ def test_a_busy_database_is_clean(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(("lookups", "breaches"), [(0, 1), (1, 0)])
-def test_what_was_looked_up_may_be_in_doubt_without_an_attempt(fleet: Fleet, lookups: int, breaches: int) -> None:
+def test_verify_push_in_doubt_without_attempt_requires_lookup(fleet: Fleet, lookups: int, breaches: int) -> None:
     """After a loss of history what may have been sent is asked for first; its provider may refuse to say."""
     key = fleet.one("SELECT MIN(key) FROM pushes WHERE state = 'accepted' AND key LIKE 'usage:acme:%'")
     before = len([one for one in verified(fleet).breaches if one.invariant == 5])
@@ -128,7 +128,7 @@ def test_what_was_looked_up_may_be_in_doubt_without_an_attempt(fleet: Fleet, loo
     assert len(found) == before + breaches
 
 
-def test_what_is_not_settled_yet_is_open_and_no_breach(fleet: Fleet) -> None:
+def test_verify_unsettled_usage_is_open_and_clean(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + 1)  # late, and not looked at yet
     fleet.sample("stranger", T0 + 1)
     fleet.write("INSERT INTO dirty_windows (org_id, window_ms) VALUES ('other', :w)", {"w": NEXT})
@@ -138,7 +138,7 @@ def test_what_is_not_settled_yet_is_open_and_no_breach(fleet: Fleet) -> None:
     assert found.open == {"samples_after_cursor": 3, "dirty_windows": 1, "stopped_orgs": 1}
 
 
-def test_what_an_action_of_an_earlier_version_did_not_say_is_not_claimed(fleet: Fleet) -> None:
+def test_verify_ignores_details_missing_in_older_actions(fleet: Fleet) -> None:
     """From when on a payer pays, and a plan's terms count, was not on record; all else of them was."""
 
     def work(connection: sa.Connection) -> None:
@@ -156,7 +156,7 @@ def test_what_an_action_of_an_earlier_version_did_not_say_is_not_claimed(fleet: 
     assert [text.split(" is ")[0] for text in told] == ["payer acme of pupil, number 1", "terms club, number 2"]
 
 
-def test_rates_of_an_init_that_recorded_none_are_not_claimed(engine: sa.Engine) -> None:
+def test_verify_rates_of_init_without_actions_are_accepted(engine: sa.Engine) -> None:
     """It recorded the mapping of the same moment; whatever else has a rate was given it by an act."""
     fleet = Fleet(engine)
     fleet.rate("tokens", 2)
@@ -173,12 +173,12 @@ def _sample_of(fleet: Fleet, org: str, ts: int) -> list[str]:
     return [str(fleet.one("SELECT id FROM usage_samples WHERE org_id = :org AND ts = :ts", org=org, ts=ts))]
 
 
-def test_an_empty_database_is_clean_and_says_that_it_is_empty(engine: sa.Engine) -> None:
+def test_verify_of_empty_database_is_clean(engine: sa.Engine) -> None:
     found = verified(Fleet(engine))
     assert (found.clean, found.checked["samples"], found.checked["pushes"]) == (True, 0, 0)
 
 
-def test_each_of_them_is_broken_somewhere_here() -> None:
+def test_broken_cases_cover_all_invariants() -> None:
     assert {broken.invariant for broken in BROKEN.values()} == set(range(1, 16))
 
 
@@ -199,7 +199,7 @@ def _line(kind: str, server: str = "", migrated: str = "") -> tuple[sa.Connectio
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_a_broken_database_is_found_out(kind: str, name: str, request: pytest.FixtureRequest) -> None:
+def test_verify_broken_database_reports_invariant_and_org(kind: str, name: str, request: pytest.FixtureRequest) -> None:
     servers = ("postgres_server", "migrated_postgres") if kind == "postgresql" else ()
     connection, now_ms = _line(kind, *map(request.getfixturevalue, servers))
     broken = BROKEN[name]
@@ -216,7 +216,7 @@ def test_a_broken_database_is_found_out(kind: str, name: str, request: pytest.Fi
         connection.rollback()
 
 
-def test_postgresql_finds_one_breach_of_each_invariant(postgres_server: str, migrated_postgres: str) -> None:
+def test_verify_of_postgresql_finds_a_breach_of_each_invariant(postgres_server: str, migrated_postgres: str) -> None:
     """All at once: PostgreSQL plans the questions of one run for a second. `make test-whole` asks it for each."""
     connection, now_ms = _line("postgresql", postgres_server, migrated_postgres)
     chosen = {name: BROKEN[name] for name in ONE_OF_EACH.values()}
@@ -240,7 +240,7 @@ def _names(found: Verification, broken: Broken) -> bool:
 
 
 @pytest.mark.parametrize("sealed", ["before", "after"])
-def test_clock_set_back_between_charge_and_settlement_is_no_breach(fleet: Fleet, sealed: str) -> None:
+def test_clock_set_back_between_charge_and_settlement_is_not_reported(fleet: Fleet, sealed: str) -> None:
     """The sender's clock is set back by two days after the charge: before, or only after the push was sealed by it."""
     days = 3 * DAY_MS if sealed == "before" else DAY_MS + 1
     key = f"usage:acme:{NEXT}:{ONE}"
@@ -253,7 +253,7 @@ def test_clock_set_back_between_charge_and_settlement_is_no_breach(fleet: Fleet,
     assert [breach.text for breach in verified(fleet).breaches if " was sealed at " in breach.text] == []
 
 
-def test_two_orgs_with_one_customer_are_both_named(fleet: Fleet) -> None:
+def test_verify_two_orgs_with_same_customer_are_both_reported(fleet: Fleet) -> None:
     tamper(
         fleet,
         "DROP INDEX assignments_one_org_a_customer",
@@ -264,13 +264,13 @@ def test_two_orgs_with_one_customer_are_both_named(fleet: Fleet) -> None:
     assert {(breach.invariant, breach.org_id) for breach in found.breaches} == {(3, "acme"), (3, "idle")}
 
 
-def test_a_void_taken_back_shows_twice(fleet: Fleet) -> None:
+def test_verify_deleted_void_breaks_two_invariants(fleet: Fleet) -> None:
     """What was voided counts as sealed again, beside the revision that took its place."""
     tamper(fleet, "DELETE FROM voids")
     assert set(verified(fleet).by_invariant) == {1, 6}
 
 
-def test_a_breach_stops_its_org_and_no_other(fleet: Fleet) -> None:
+def test_breach_stops_only_its_org(fleet: Fleet) -> None:
     tamper(fleet, sample("acme", NEXT + 9, 20, 1024))
     found = verified(fleet)
     now = fleet.clock.at_ms
@@ -282,7 +282,7 @@ def test_a_breach_stops_its_org_and_no_other(fleet: Fleet) -> None:
     assert write(fleet.engine, lambda c: stop_breached(c, found, now, "test")) == []
 
 
-def test_org_released_since_is_not_halted_by_an_earlier_finding(fleet: Fleet) -> None:
+def test_org_released_since_breach_is_not_stopped_by_earlier_finding(fleet: Fleet) -> None:
     tamper(fleet, sample("acme", NEXT + 9, 20, 1024))
     found, now = verified(fleet), fleet.clock.at_ms
     write(fleet.engine, lambda c: stop_breached(c, found, now, "first"))

@@ -42,7 +42,7 @@ def fill(fleet: Fleet, count: int) -> None:
 
 
 @pytest.mark.both_databases
-def test_many_samples_are_proven_without_coming_into_python(engine: sa.Engine) -> None:
+def test_verify_of_many_samples_uses_bounded_time_and_memory(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fill(fleet, SAMPLES)
     fleet.tick_windows(WINDOWS + 2)
@@ -59,7 +59,7 @@ def test_many_samples_are_proven_without_coming_into_python(engine: sa.Engine) -
     assert peak < 100 * SAMPLES  # a sample in Python takes hundreds of bytes; the questions take some, too
 
 
-def test_all_breaches_are_counted_and_the_first_thousand_listed(
+def test_verify_counts_all_breaches_and_lists_first_thousand(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert proving.LISTED == 1_000
@@ -76,7 +76,7 @@ def test_all_breaches_are_counted_and_the_first_thousand_listed(
 
 
 @pytest.mark.parametrize("seed", range(share(3, whole=8)))
-def test_any_mapping_is_read_as_the_seal_read_it(engine: sa.Engine, seed: int) -> None:
+def test_verify_of_random_mapping_agrees_with_seal(engine: sa.Engine, seed: int) -> None:
     rng = random.Random(seed)
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=T0)
@@ -110,7 +110,7 @@ def test_any_mapping_is_read_as_the_seal_read_it(engine: sa.Engine, seed: int) -
     assert verified(fleet).breaches == []
 
 
-def test_one_org_whose_sums_overflow_hides_no_other(engine: sa.Engine) -> None:
+def test_verify_with_overflow_in_org_does_not_hide_other_orgs(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme", "bad", from_ms=T0)
     fleet.sample("acme", T0)

@@ -48,7 +48,7 @@ def breaches(fleet: Fleet) -> list[tuple[int, str | None, str]]:
     return [(one.invariant, one.org_id, one.text) for one in read(fleet.engine, verify).breaches]
 
 
-def test_names_that_read_like_what_was_given_back_are_only_names(fleet: Fleet) -> None:
+def test_verify_of_wallet_keys_that_resemble_refunds_is_clean(fleet: Fleet) -> None:
     """Drawn, given back, drawn anew and given back again: each wallet key is taken for its own push."""
     keys = list(KEYS.values())
     drawn = "SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'"
@@ -113,7 +113,7 @@ WRONG = {
 }
 
 
-def test_what_was_drawn_is_the_pushs_own(fleet: Fleet) -> None:
+def test_verify_wrong_wallet_entry_of_push_is_reported(fleet: Fleet) -> None:
     with fleet.engine.connect() as connection:
         for name, (statements, text) in WRONG.items():
             tamper_by(connection, *statements)
@@ -123,14 +123,14 @@ def test_what_was_drawn_is_the_pushs_own(fleet: Fleet) -> None:
             connection.rollback()
 
 
-def test_clock_set_back_between_seal_and_settlement_is_no_wrong_draw(fleet: Fleet) -> None:
+def test_clock_set_back_between_seal_and_settlement_is_not_reported(fleet: Fleet) -> None:
     """A person had the push sent before it was due by the clock of its seal."""
     key = KEYS["compute_1gb"]
     tamper(fleet, f"UPDATE pushes SET sealed_at_ms = sealed_at_ms + {3 * DAY_MS} WHERE key = '{key}'")
     assert [text for _, _, text in breaches(fleet) if "the wallet entries for it differ" in text] == []
 
 
-def test_use_that_is_sealed_and_drawn_days_before_its_window_is_a_breach(fleet: Fleet) -> None:
+def test_verify_usage_charged_days_before_its_window_is_reported(fleet: Fleet) -> None:
     early = 2 * DAY_MS
     tamper(
         fleet,
@@ -143,7 +143,7 @@ def test_use_that_is_sealed_and_drawn_days_before_its_window_is_a_breach(fleet: 
     assert any("before its usage at" in text for text in texts), texts
 
 
-def test_what_was_given_back_is_what_was_drawn(fleet: Fleet) -> None:
+def test_verify_refund_that_differs_from_charge_is_reported(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: apply_notices(c, "fake", [PushRefused(KEYS["compute_1gb"], "no")], T0))
     write(fleet.engine, lambda c: credit.set_rate(c, "compute_1gb", 50, 1, fleet.by, from_ms=T0))
     assert breaches(fleet) == []
@@ -160,7 +160,7 @@ def test_what_was_given_back_is_what_was_drawn(fleet: Fleet) -> None:
     )
 
 
-def test_who_has_had_a_wallet_for_a_day_was_drawn_on(fleet: Fleet) -> None:
+def test_verify_push_missing_in_day_old_wallet_is_reported(fleet: Fleet) -> None:
     """Not before, for the clocks of two hosts may differ; and not without a rate."""
     assert breaches(fleet) == []
     fleet.sample(ORG, fleet.clock.at_ms + DAY_MS + 1)

@@ -77,7 +77,7 @@ class Silent(FakeProvider):
         return []
 
 
-def test_a_provider_that_is_slow_to_tell_costs_holds_up_no_other(fleet: Fleet, provider: Prepaid) -> None:
+def test_watch_with_provider_slow_to_report_costs_halts_at_other(fleet: Fleet, provider: Prepaid) -> None:
     silent = Silent(capabilities(costs=True))
     fleet.extra = {"fake": provider, "silent": silent}
     use(fleet, 200)
@@ -87,7 +87,7 @@ def test_a_provider_that_is_slow_to_tell_costs_holds_up_no_other(fleet: Fleet, p
     assert (silent.waited, done.halted, done.failures) == (False, 1, [])
 
 
-def test_credit_used_up_by_unsealed_usage_halts_at_once_and_is_billed_once(fleet: Fleet, provider: Prepaid) -> None:
+def test_unsealed_usage_above_balance_halts_at_once_and_is_billed_once(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet)
     assert look(fleet).halted == 0
     use(fleet)
@@ -104,7 +104,7 @@ def test_credit_used_up_by_unsealed_usage_halts_at_once_and_is_billed_once(fleet
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_the_word_of_a_biller_that_bills_no_more_is_no_verdict(
+def test_balance_of_provider_replaced_during_read_is_ignored(
     fleet: Fleet, provider: Prepaid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked before a flip, it answers after it."""
@@ -121,7 +121,7 @@ def test_the_word_of_a_biller_that_bills_no_more_is_no_verdict(
     assert (stands(fleet), history(fleet)) == ((False, None), [])
 
 
-def test_a_top_up_that_nobody_told_of_is_seen_before_an_estimate_halts(fleet: Fleet, provider: Prepaid) -> None:
+def test_watch_reads_unreported_topup_before_estimate_halts(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet, 60)
     use(fleet, 60)
     provider.credit["acme"] = 1000 * CREDIT
@@ -130,7 +130,7 @@ def test_a_top_up_that_nobody_told_of_is_seen_before_an_estimate_halts(fleet: Fl
     assert history(fleet) == []
 
 
-def test_who_pays_goes_on_within_a_round_though_nobody_tells(fleet: Fleet, provider: Prepaid) -> None:
+def test_watch_resumes_org_after_unreported_payment(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet, 60)
     use(fleet, 60)
     look(fleet)
@@ -142,7 +142,7 @@ def test_who_pays_goes_on_within_a_round_though_nobody_tells(fleet: Fleet, provi
     assert look(fleet).halted == 0
 
 
-def test_credit_for_a_minute_resumes_nobody_right_after_halt_but_later(fleet: Fleet, provider: Prepaid) -> None:
+def test_credit_for_less_than_a_minute_resumes_org_only_later(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet, 60)
     use(fleet, 60)
     look(fleet)
@@ -153,7 +153,7 @@ def test_credit_for_a_minute_resumes_nobody_right_after_halt_but_later(fleet: Fl
     assert look(fleet, 6 * MINUTE_MS).resumed == 1
 
 
-def test_no_resumption_without_a_fresh_read(fleet: Fleet, provider: Prepaid) -> None:
+def test_watch_does_not_resume_without_fresh_read(fleet: Fleet, provider: Prepaid) -> None:
     use(fleet, 60)
     use(fleet, 60)
     look(fleet)
@@ -165,7 +165,9 @@ def test_no_resumption_without_a_fresh_read(fleet: Fleet, provider: Prepaid) -> 
 
 
 @pytest.mark.parametrize("told", [None, "nothing", "text", "no_customer"])
-def test_a_balance_that_cannot_be_read_is_not_zero(fleet: Fleet, provider: Prepaid, told: str | None) -> None:
+def test_unreadable_balance_does_not_halt_and_keeps_last_balance(
+    fleet: Fleet, provider: Prepaid, told: str | None
+) -> None:
     use(fleet, 30)
     if told == "text":
         provider.states["acme"] = CustomerState("none", None, None)  # type: ignore[arg-type]
@@ -182,7 +184,7 @@ def test_a_balance_that_cannot_be_read_is_not_zero(fleet: Fleet, provider: Prepa
 @pytest.mark.parametrize(
     ("policy", "reason"), [(None, "estimate"), ("estimate", "estimate"), ("go_on", None), ("stop", None)]
 )
-def test_estimate_halts_while_provider_is_down_unless_plan_forbids(
+def test_estimate_halts_while_provider_is_down_unless_policy_forbids(
     fleet: Fleet, provider: Prepaid, policy: str | None, reason: str | None
 ) -> None:
     if policy is not None:
@@ -212,9 +214,7 @@ def test_plan_with_stop_policy_halts_after_a_while_until_next_read(fleet: Fleet,
     assert stands(fleet) == (False, None)
 
 
-def test_an_estimate_that_was_wrong_is_reported_and_undone_by_a_fresh_read(
-    engine: sa.Engine, provider: Prepaid
-) -> None:
+def test_wrong_estimate_is_reported_and_resumed_by_fresh_read(engine: sa.Engine, provider: Prepaid) -> None:
     fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
     fleet.assign("acme", provider="fake", from_ms=T0)
     price(fleet, 2 * CREDIT)  # twice what it costs over there
@@ -230,7 +230,7 @@ def test_an_estimate_that_was_wrong_is_reported_and_undone_by_a_fresh_read(
     assert [look(fleet).halted for _ in range(3)] == [0, 0, 0]
 
 
-def test_balance_behind_accepted_pushes_neither_resumes_nor_counts_twice(engine: sa.Engine, provider: Prepaid) -> None:
+def test_balance_that_lags_accepted_pushes_does_not_resume_or_count_twice(engine: sa.Engine, provider: Prepaid) -> None:
     provider.capabilities = capabilities(in_flight=4, reads_a_call=10, balance_lag_ms=MINUTE_MS)
     fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
     fleet.assign("acme", provider="fake", from_ms=T0)
@@ -250,7 +250,7 @@ def test_balance_behind_accepted_pushes_neither_resumes_nor_counts_twice(engine:
     assert history(fleet)[-1] == (False, None)
 
 
-def test_a_push_on_its_way_is_not_taken_off_a_balance_that_shows_it(fleet: Fleet, provider: Prepaid) -> None:
+def test_push_shown_in_balance_is_not_deducted_twice(fleet: Fleet, provider: Prepaid) -> None:
     look(fleet, 0)
     use(fleet, 60)
     provider.fails = RuntimeError("cut")
@@ -270,7 +270,7 @@ def test_a_push_on_its_way_is_not_taken_off_a_balance_that_shows_it(fleet: Fleet
 
 
 @pytest.mark.parametrize("seals", [1, 10])
-def test_what_is_sealed_while_it_is_read_counts_once(postgres: sa.Engine, provider: Prepaid, seals: int) -> None:
+def test_usage_sealed_during_read_is_counted_once(postgres: sa.Engine, provider: Prepaid, seals: int) -> None:
     """100 are there, and 60 were used: taken off as unsealed and as a push, nothing would be left."""
     fleet = Fleet(postgres, Moving(T0), extra={"fake": provider})
     fleet.assign("acme", provider="fake", from_ms=T0)
@@ -297,7 +297,7 @@ def test_what_is_sealed_while_it_is_read_counts_once(postgres: sa.Engine, provid
     assert found.unsealed + found.unsent == 60 * CREDIT
 
 
-def test_the_operators_words_win_over_estimates_and_end_in_a_round(fleet: Fleet, provider: Prepaid) -> None:
+def test_org_override_wins_over_estimate_until_its_end(fleet: Fleet, provider: Prepaid) -> None:
     until = T0 + 3 * MINUTE_MS
     write(
         fleet.engine,
@@ -318,7 +318,7 @@ def test_the_operators_words_win_over_estimates_and_end_in_a_round(fleet: Fleet,
     assert look(fleet).resumed == 1
 
 
-def test_while_history_is_in_doubt_nothing_is_estimated(fleet: Fleet, provider: Prepaid) -> None:
+def test_watch_with_doubted_history_does_not_estimate(fleet: Fleet, provider: Prepaid) -> None:
     fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'restored'")
     use(fleet, 120)
     assert look(fleet).halted == 0
@@ -330,7 +330,7 @@ def test_while_history_is_in_doubt_nothing_is_estimated(fleet: Fleet, provider: 
     assert stands(fleet) == (True, "credits_exhausted")  # what the provider says itself holds
 
 
-def test_a_feature_without_a_rate_is_in_no_estimate(engine: sa.Engine, provider: Prepaid) -> None:
+def test_watch_estimate_excludes_feature_without_rate(engine: sa.Engine, provider: Prepaid) -> None:
     fleet = Fleet(engine, Moving(T0), extra={"fake": provider})
     fleet.assign("acme", provider="fake", from_ms=T0)
     fleet.tick(T0 + SECOND_MS)
@@ -338,7 +338,7 @@ def test_a_feature_without_a_rate_is_in_no_estimate(engine: sa.Engine, provider:
     assert look(fleet).halted == 0
 
 
-def test_idle_org_is_not_watched_and_is_found_within_a_round_of_use(fleet: Fleet) -> None:
+def test_idle_org_is_watched_only_after_use(fleet: Fleet) -> None:
     watcher = Watcher()
     assert [look(fleet, watcher=watcher).looked for _ in range(3)] == [0, 0, 0]
     use(fleet, 10)
@@ -350,7 +350,7 @@ def test_idle_org_is_not_watched_and_is_found_within_a_round_of_use(fleet: Fleet
     assert fleet.rows("SELECT watch_due_ms, runs_out_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
 
 
-def test_when_credit_ends_follows_from_what_its_row_says(fleet: Fleet) -> None:
+def test_org_list_runs_out_time_follows_from_shown_figures(fleet: Fleet) -> None:
     """Also in a list that the watch's last estimate chose."""
     use(fleet, 10)
     look(fleet)
@@ -364,7 +364,7 @@ def test_when_credit_ends_follows_from_what_its_row_says(fleet: Fleet) -> None:
         assert line.runs_out_ms == now + line.left_now_micro * MINUTE_MS // line.used_a_minute_micro != kept[0]
 
 
-def test_an_organisation_that_appears_while_it_runs_is_halted_too(fleet: Fleet, provider: Prepaid) -> None:
+def test_watch_halts_org_assigned_after_its_start(fleet: Fleet, provider: Prepaid) -> None:
     watcher = Watcher()
     look(fleet, watcher=watcher)
     provider.credit["globex"] = 50 * CREDIT
@@ -376,7 +376,7 @@ def test_an_organisation_that_appears_while_it_runs_is_halted_too(fleet: Fleet, 
     assert stands(fleet, "globex") == (True, "estimate")
 
 
-def test_what_runs_is_taken_to_go_on_until_its_next_sample(fleet: Fleet) -> None:
+def test_watch_extends_usage_of_running_sandbox_to_now(fleet: Fleet) -> None:
     fleet.write("UPDATE sandboxes SET sandbox_id = 'box'")
     fleet.clock.at_ms += MINUTE_MS
     use(fleet, 60)
@@ -384,14 +384,14 @@ def test_what_runs_is_taken_to_go_on_until_its_next_sample(fleet: Fleet) -> None
     assert look(fleet, 25 * SECOND_MS).halted == 1
 
 
-def test_a_sandbox_that_has_stopped_uses_no_more(fleet: Fleet) -> None:
+def test_watch_does_not_extend_usage_of_stopped_sandbox(fleet: Fleet) -> None:
     fleet.write("UPDATE sandboxes SET sandbox_id = 'box', state = 'stopped'")
     fleet.clock.at_ms += MINUTE_MS
     use(fleet, 60)
     assert look(fleet, 45 * SECOND_MS).halted == 0
 
 
-def test_dirty_windows_count_for_what_they_still_owe(fleet: Fleet) -> None:
+def test_watch_counts_unbilled_usage_of_dirty_windows(fleet: Fleet) -> None:
     fleet.sample("acme", T0 + MINUTE_MS, interval_s=40)
     fleet.tick(T0 + 7 * MINUTE_MS)
     fleet.sample("acme", T0 + 2 * MINUTE_MS, interval_s=50)
@@ -402,14 +402,14 @@ def test_dirty_windows_count_for_what_they_still_owe(fleet: Fleet) -> None:
     assert look(fleet, 15 * SECOND_MS).halted == 1
 
 
-def test_a_flip_forgets_the_balance_of_who_billed_before(fleet: Fleet) -> None:
+def test_reassignment_clears_balance_of_previous_provider(fleet: Fleet) -> None:
     look(fleet)
     fleet.assign("acme", provider="embedded", from_ms=T0 + WINDOW_MS)
     fleet.tick(T0 + WINDOW_MS)
     assert fleet.one("SELECT balance_micro FROM orgs WHERE org_id = 'acme'") == 0
 
 
-def test_two_watches_at_once_make_one_transition(fleet: Fleet) -> None:
+def test_concurrent_watches_halt_once(fleet: Fleet) -> None:
     first, second = Watcher(), Watcher()
     use(fleet, 120)
     look(fleet, watcher=first)
@@ -419,7 +419,7 @@ def test_two_watches_at_once_make_one_transition(fleet: Fleet) -> None:
     assert len(fleet.cells.received) == 1
 
 
-def test_rates_and_policies_are_checked_and_recorded(fleet: Fleet) -> None:
+def test_provider_rates_and_policies_are_validated_and_recorded(fleet: Fleet) -> None:
     by = fleet.by
     with pytest.raises(Refused, match="append-only"):
         write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (1, 1), by, from_ms=0))

@@ -33,7 +33,7 @@ def fleet(engine: sa.Engine, provider: Prepaid) -> Fleet:
     return made
 
 
-def test_unreadable_customer_does_not_stop_reads_of_others(fleet: Fleet, provider: Prepaid) -> None:
+def test_unreadable_customer_does_not_stop_reads_of_other_customers(fleet: Fleet, provider: Prepaid) -> None:
     breakers: dict[str, Breaker] = {}
 
     def round_of_it() -> Watched:
@@ -53,7 +53,7 @@ def test_unreadable_customer_does_not_stop_reads_of_others(fleet: Fleet, provide
     assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'") in (False, 0)
 
 
-def test_a_provider_that_is_down_for_all_is_left_alone_for_a_while() -> None:
+def test_breaker_opens_after_failures_of_different_customers() -> None:
     breaker = Breaker()
     for number in range(OPEN_AFTER):
         assert breaker.allows(T0)
@@ -67,14 +67,14 @@ def test_a_provider_that_is_down_for_all_is_left_alone_for_a_while() -> None:
     assert breaker.allows(later)
 
 
-def test_a_call_that_fails_as_a_whole_counts_each_time() -> None:
+def test_breaker_opens_after_repeated_failed_calls() -> None:
     breaker = Breaker()
     for _ in range(OPEN_AFTER):
         breaker.note(failed=True, now_ms=T0)
     assert not breaker.allows(T0)
 
 
-def test_who_is_never_to_be_halted_is_read_now_and_then_only(fleet: Fleet, provider: Prepaid) -> None:
+def test_org_that_is_never_halted_is_read_once_a_minute(fleet: Fleet, provider: Prepaid) -> None:
     write(
         fleet.engine,
         lambda c: orgs.override(c, "acme", fleet.by, max_concurrent=None, halted=False, until_ms=None),
@@ -90,7 +90,7 @@ def test_who_is_never_to_be_halted_is_read_now_and_then_only(fleet: Fleet, provi
     assert provider.asked == ["acme"]
 
 
-def test_sharded_watches_wait_for_each_other_at_the_end_only(fleet: Fleet) -> None:
+def test_watch_marks_refreshes_before_update_of_shared_state(fleet: Fleet) -> None:
     texts: list[str] = []
 
     def note(_connection: object, _cursor: object, text: str, *_more: object) -> None:

@@ -32,7 +32,7 @@ def credit(shell: Shell, at: str) -> dict[str, Any]:
     return {**found["credit"], "verdicts": [(bool(one["is_halted"]), one["reason"]) for one in found["verdicts"]]}
 
 
-def test_a_round_halts_and_org_show_says_why(shell: Shell) -> None:
+def test_watch_command_halts_and_org_show_shows_estimate(shell: Shell) -> None:
     first = shell.json("watch", "--once", "--at", "2026-01-01T00:01:05Z")["watch"]
     second = shell.json("watch", "--once", "--at", "2026-01-01T00:01:15Z")["watch"]
     assert first["halted"] + second["halted"] == 1
@@ -48,7 +48,7 @@ def test_a_round_halts_and_org_show_says_why(shell: Shell) -> None:
     assert shell.json("watch", "--once", "--at", "2026-01-01T00:01:25Z")["watch"]["resumed"] == 1
 
 
-def test_what_is_wrong_is_said(shell: Shell) -> None:
+def test_watch_and_provider_commands_with_invalid_options_are_refused(shell: Shell) -> None:
     assert "--once" in shell.run("watch", "--at", "2026-01-01", status=2)
     assert "expected go_on" in shell.run("provider", "when-down", "embedded", "--policy", "panic", status=2)
     assert "ledger rate" in shell.run("provider", "rate", "embedded", "compute_1gb", "--micro", "1", status=1)
@@ -58,7 +58,7 @@ def test_what_is_wrong_is_said(shell: Shell) -> None:
     assert "unknown provider" in shell.run("provider", "when-down", "nobody", "--policy", "stop", status=2)
 
 
-def test_rates_and_policies_are_kept(shell: Shell) -> None:
+def test_provider_rate_repeated_is_unchanged_and_earlier_rate_is_refused(shell: Shell) -> None:
     rate = shell.json("provider", "rate", "autumn", "compute_4gb", "--micro", "1000000", "--per", "3")
     assert (rate["micro"], rate["per_quantity"], rate["start_ms"]) == (1_000_000, 3, 0)
     assert shell.json("provider", "rate", "autumn", "compute_4gb", "--micro", "1000000", "--per", "3") == rate  # again
@@ -70,7 +70,7 @@ def test_rates_and_policies_are_kept(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("command", [("watch", "--every", "1"), ("run", "--every", "3600")])
-def test_it_goes_round_until_it_is_told_to_end(shell: Shell, command: tuple[str, ...]) -> None:
+def test_watch_and_run_commands_loop_until_sigterm(shell: Shell, command: tuple[str, ...]) -> None:
     with Path(os.devnull).open("wb") as nothing:
         process = fork_server.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
     try:

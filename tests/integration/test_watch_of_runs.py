@@ -38,7 +38,7 @@ def left(fleet: Fleet) -> int | None:
     return read(fleet.engine, lambda c: list_orgs(c, OrgFilter(), fleet.clock.at_ms)).orgs[0].left_now_micro
 
 
-def test_credit_that_a_run_has_charged_is_not_there_for_usage(fleet: Fleet) -> None:
+def test_credit_charged_by_execution_is_not_available_for_usage(fleet: Fleet) -> None:
     """More is left than the run had held, so that nobody is asked about its wallet at once."""
     write(fleet.engine, lambda c: executions.accept(c, "r", Request("acme", 40 * SECOND), fleet.by))
     assert left(fleet) == 60 * SECOND
@@ -55,7 +55,7 @@ def test_credit_that_a_run_has_charged_is_not_there_for_usage(fleet: Fleet) -> N
     assert fleet.one("SELECT balance_micro FROM orgs") == 60 * SECOND
 
 
-def test_what_is_sealed_and_charged_is_taken_off_once(fleet: Fleet) -> None:
+def test_usage_sealed_and_charged_is_deducted_once(fleet: Fleet) -> None:
     fleet.sample("acme", fleet.clock.at_ms, interval_s=30)
     assert left(fleet) == 70 * SECOND
     write(fleet.engine, lambda c: executions.accept(c, "r", Request("acme", 40 * SECOND), fleet.by))
@@ -74,7 +74,7 @@ class Mirrored(FakeProvider):
         return read(self.engine, lambda c: _wallets(c, customer_ids=customer_ids, now_ms=T0))
 
 
-def test_what_runs_charge_is_no_sign_that_what_was_sent_arrived(engine: sa.Engine) -> None:
+def test_execution_charge_does_not_confirm_unanswered_push(engine: sa.Engine) -> None:
     """While the provider answers nothing, what was sent is in no read of the wallet, however much that fell."""
     provider = Mirrored(capabilities(balance_in_ledger=True))
     provider.engine, provider.fails = engine, ConnectionError("away")

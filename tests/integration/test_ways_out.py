@@ -254,7 +254,7 @@ def set_up(cell: sockets.Seen) -> dict[str, str]:
     }  # fmt: skip
 
 
-def test_all_are_reached_behind_a_private_authority_and_a_proxy(
+def test_outgoing_calls_use_private_authority_and_proxy(
     company: Company, given: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(proxy: Proxy, cell: sockets.Seen) -> None:
@@ -279,7 +279,9 @@ def test_all_are_reached_behind_a_private_authority_and_a_proxy(
     run(company, work)
 
 
-def test_what_is_not_set_is_named_and_nothing_is_sent(company: Company, given: Callable[..., Settings]) -> None:
+def test_outgoing_call_without_ca_or_proxy_names_setting_and_is_not_sent(
+    company: Company, given: Callable[..., Settings]
+) -> None:
     async def work(proxy: Proxy, cell: sockets.Seen) -> None:
         bare = given(**set_up(cell))
         assert NO_ADDRESS in str(await autumn_of(bare)) and "HTTPS_PROXY" in NO_ADDRESS
@@ -295,7 +297,7 @@ def test_what_is_not_set_is_named_and_nothing_is_sent(company: Company, given: C
     run(company, work)
 
 
-def test_proxy_that_does_not_connect_is_named_and_nothing_is_sent(
+def test_proxy_that_refuses_connection_is_named_and_call_is_not_sent(
     company: Company, given: Callable[..., Settings]
 ) -> None:
     async def work(proxy: Proxy, cell: sockets.Seen) -> None:
@@ -329,7 +331,7 @@ BROKEN: Final[dict[str, tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize(("setting", "why"), BROKEN.values(), ids=BROKEN)
-def test_nonsense_is_one_line_with_the_settings_name(
+def test_outgoing_invalid_setting_is_refused_with_its_name(
     setting: str, why: str, company: Company, given: Callable[..., Settings], request: pytest.FixtureRequest
 ) -> None:
     nothing = company.folder / "nothing.pem"
@@ -352,7 +354,7 @@ def test_nonsense_is_one_line_with_the_settings_name(
     assert text.startswith(f"{setting}: ") and why in text and "\n" not in text and CANARY not in text
 
 
-def test_doctor_shows_each_way_out(company: Company, given: Callable[..., Settings]) -> None:
+def test_doctor_shows_authorities_proxy_and_certificates(company: Company, given: Callable[..., Settings]) -> None:
     def said() -> list[tuple[bool, str]]:
         app = App(settings=all_settings.load("sqlite://"), clock=SystemClock())
         return [(one.ok, one.what) for one in doctor._ways_out(app)]
@@ -395,7 +397,7 @@ def answering(answer: bytes) -> Iterator[int]:
     ("answer", "why"),
     [(b"HTTP/1.1 407 No\r\n\r\n", "refuses this user (407)"), (b"SSH-2.0\r\n", "not HTTP"), (b"", "not HTTP")],
 )
-def test_doctor_names_a_proxy_that_refuses(answer: bytes, why: str, given: Callable[..., Settings]) -> None:
+def test_doctor_reports_proxy_that_refuses(answer: bytes, why: str, given: Callable[..., Settings]) -> None:
     with answering(answer) as port:
         given(HTTPS_PROXY=f"http://user:{CANARY}@127.0.0.1:{port}")
         found = list(doctor._ways_out(App(settings=all_settings.load("sqlite://"), clock=SystemClock())))
@@ -403,7 +405,7 @@ def test_doctor_names_a_proxy_that_refuses(answer: bytes, why: str, given: Calla
     assert "HTTPS_PROXY" in wrong.what and why in wrong.what and CANARY not in wrong.what
 
 
-def test_doctor_names_a_system_store_without_certificates(company: Company, given: Callable[..., Settings]) -> None:
+def test_doctor_reports_system_store_without_certificates(company: Company, given: Callable[..., Settings]) -> None:
     """The first call would refuse it, and nothing is read of it before."""
     nothing = company.folder / "no-store.pem"
     nothing.write_text("no certificate")
@@ -412,7 +414,7 @@ def test_doctor_names_a_system_store_without_certificates(company: Company, give
     assert not wrong.ok and wrong.what.startswith(f"SSL_CERT_FILE: {nothing} does not contain a certificate")
 
 
-def test_exceptions_are_names_addresses_and_networks() -> None:
+def test_proxy_exceptions_match_names_addresses_and_networks() -> None:
     out = Outgoing(
         proxy=proxy_url("proxy:3128"), exceptions=exceptions("corp.test, .inner.test,10.0.0.0/8,::1,a.test:8443")
     )
@@ -426,7 +428,7 @@ def test_exceptions_are_names_addresses_and_networks() -> None:
     assert Outgoing(proxy=proxy_url("proxy:3128"), exceptions=exceptions("*")).proxy_for("a", 1) is None
 
 
-def test_idle_connections_have_a_bound() -> None:
+def test_idle_connections_are_limited() -> None:
     """30 origins had 30 of them open, with a limit of 4."""
 
     async def kept(peer: sockets.Peer) -> None:
@@ -462,7 +464,7 @@ def test_idle_connections_have_a_bound() -> None:
     asyncio.run(whole())
 
 
-def test_dialer_without_settings_trusts_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dialer_without_settings_trusts_system_authorities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By SSL_CERT_FILE, as other programs do."""
 
     async def whole() -> tuple[object, object]:

@@ -18,7 +18,7 @@ def shell(engine: sa.Engine, database_url: str, capsys: pytest.CaptureFixture[st
     return begun(engine, database_url, capsys)
 
 
-def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
+def test_limit_override_output_lists_limits_that_stay_in_force(shell: Shell) -> None:
     shell("guard set draw --credits 0 --phase 3 --new")
     shell("limit set draw 2 --per day")
     for make in (
@@ -40,7 +40,7 @@ def test_an_override_says_which_limits_count_on_beside_it(shell: Shell) -> None:
     assert "this limit does not exist; its limit per day remains" in shell("limit end draw")
 
 
-def test_what_is_yet_to_come_is_not_looked_at(shell: Shell) -> None:
+def test_command_range_in_the_future_is_refused(shell: Shell) -> None:
     """Nothing found there would pass for nothing wrong, and clear an alert."""
     shell("guard set draw --credits 0 --new")
     for words in (
@@ -52,7 +52,7 @@ def test_what_is_yet_to_come_is_not_looked_at(shell: Shell) -> None:
         assert "in the future" in shell(words, 2), words
 
 
-def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
+def test_guard_reservation_output_shows_state_and_end(shell: Shell) -> None:
     shell("guard set bw --credits 0 --new")
     shell("limit set bw none")
     assert "reserved until 2026-01-01T00:10:00.010Z" in shell("guard reserve r1 bw 10 --org acme --for 10m")
@@ -65,19 +65,19 @@ def test_what_became_of_a_hold_and_until_when_it_stands(shell: Shell) -> None:
     assert shell("guard release r2").startswith("released: bw 0")
 
 
-def test_a_range_says_what_is_wrong_with_it(shell: Shell) -> None:
+def test_usage_invalid_range_is_refused_with_reason(shell: Shell) -> None:
     assert "its end must be later than its start" in shell("usage acme --from +1d", 2)
     assert "longer than 400 days" in shell("usage acme --from 2020-01-10", 2)
 
 
-def test_a_withdrawn_event_says_so_first(shell: Shell) -> None:
+def test_event_show_of_withdrawn_event_shows_withdrawal(shell: Shell) -> None:
     told(shell.fleet, event("a", 3))
     shell("event withdraw app a")
     shown = [line.split() for line in shell("event show app a").splitlines()]
     assert ["withdrawn", "yes"] in shown and ["withdrawn_reason", "not", "given"] in shown
 
 
-def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell: Shell) -> None:
+def test_org_halt_undo_repeated_is_unchanged(shell: Shell) -> None:
     assert "`drawdown org halt acme --undo` ends the halt" in shell("org halt acme")
     assert "halted by an operator. Run `drawdown org halt acme --undo` to resume it" in shell("org release acme", 1)
     first = shell("org halt acme --undo").splitlines()[0]
@@ -87,7 +87,7 @@ def test_the_end_of_an_operators_halt_says_the_same_when_it_is_given_again(shell
     assert "(credits_exhausted); before: halted; it had no operator's halt" in shell("org halt acme --undo")
 
 
-def test_action_with_given_time_differs_from_action_of_that_time(
+def test_audit_list_separates_actions_with_given_time(
     shell: Shell, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The audit has it at that time, before what was done earlier."""
@@ -103,7 +103,7 @@ def test_action_with_given_time_differs_from_action_of_that_time(
         assert f'"grant:{key}"' in said and f'"grant:{other}"' not in said
 
 
-def test_a_list_by_ends_and_one_of_pushes_go_on_and_begin_where_they_say(shell: Shell) -> None:
+def test_org_and_push_lists_continue_and_start_at_given_place(shell: Shell) -> None:
     """By the place that a page names, whoever topped up since; and at no window that began before."""
     fleet = shell.fleet
     fleet.assign("globex", "initech", from_ms=T0)
@@ -125,7 +125,7 @@ def test_a_list_by_ends_and_one_of_pushes_go_on_and_begin_where_they_say(shell: 
     assert later == [] and shell.json(f"push list --state any --org acme --from {max(windows)}")["pushes"]
 
 
-def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:
+def test_org_override_never_halt_is_listed_until_end(shell: Shell) -> None:
     """Meant for an afternoon and forgotten, it is unpaid usage without an end."""
     shell.fleet.assign("globex", "initech")
     assert "override" not in shell("org list") and shell.json("org list --overridden")["orgs"] == []
@@ -154,7 +154,7 @@ def test_whoever_is_never_halted_is_told_until_that_ends(shell: Shell) -> None:
     )
 
 
-def test_a_range_that_ends_before_it_begins_is_refused(shell: Shell) -> None:
+def test_command_range_that_ends_before_start_is_refused(shell: Shell) -> None:
     """An empty list would say that there is nothing."""
     for words in (
               "event list --org acme", "push list", "sample list --org acme", "sample quarantined", "audit list",
@@ -164,7 +164,7 @@ def test_a_range_that_ends_before_it_begins_is_refused(shell: Shell) -> None:
         assert "range" in shell(f"{words} --from 2025-12-31 --to 2025-12-31", 2), words
 
 
-def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Shell) -> None:
+def test_recover_repeated_lists_required_actions(shell: Shell) -> None:
     """Whoever lost the terminal has nothing else that says it."""
     never = shell("recover")
     assert "no history was lost: this is the database of the last tick (incarnation 1)" in never
@@ -180,7 +180,7 @@ def test_a_recovery_that_is_given_again_tells_again_what_is_to_be_done(shell: Sh
     assert "Before the next payout, repeat them" in first[-1] and "batch" not in first[-1], "a batch is a file of usage"
 
 
-def test_what_a_use_was_charged_is_said_again_when_it_is_given_again(shell: Shell) -> None:
+def test_guard_use_repeated_shows_earlier_charge(shell: Shell) -> None:
     shell("ledger grant acme 10")
     shell("guard set draw --credits 1 --phase 3 --new")
     shell("limit set draw none")

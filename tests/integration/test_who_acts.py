@@ -53,7 +53,7 @@ def halted(fleet: Fleet, error: str | None, org: str = "acme", cell: str = "cell
     )
 
 
-def test_halt_that_no_retry_delivers_needs_a_person_at_once(fleet: Fleet) -> None:
+def test_halt_that_retry_cannot_deliver_needs_a_person(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     halted(fleet, None)
     for error in (
@@ -69,7 +69,7 @@ def test_halt_that_no_retry_delivers_needs_a_person_at_once(fleet: Fleet) -> Non
     assert report.exit_status == 1 or report.halts_acknowledged, "the tick asks for a person, too"
 
 
-def test_halt_of_a_cell_that_is_away_says_until_when_it_is_retried(fleet: Fleet) -> None:
+def test_halt_to_unavailable_cell_is_retried_until_shown_time(fleet: Fleet) -> None:
     fleet.tick_windows(2)
     halted(fleet, "the cell answered 503")
     fleet.clock.at_ms += MINUTE_MS
@@ -80,7 +80,7 @@ def test_halt_of_a_cell_that_is_away_says_until_when_it_is_retried(fleet: Fleet)
     assert headline(fleet).next.startswith("drawdown cell list, then stop the sandboxes")
 
 
-def test_halt_comes_before_a_backlog_however_large(fleet: Fleet, provider: FakeProvider) -> None:
+def test_undelivered_halt_is_reported_before_backlog(fleet: Fleet, provider: FakeProvider) -> None:
     for org in ("acme", "globex"):
         provider.answers[f"usage:{org}:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
     fleet.tick_windows(2)
@@ -88,7 +88,7 @@ def test_halt_comes_before_a_backlog_however_large(fleet: Fleet, provider: FakeP
     assert "cell-1" in headline(fleet).reason
 
 
-def test_key_that_is_refused_needs_a_person_although_others_settle(fleet: Fleet, provider: FakeProvider) -> None:
+def test_refused_key_needs_a_person_although_other_pushes_settle(fleet: Fleet, provider: FakeProvider) -> None:
     refused = RetryAt(T0 + 9 * WINDOW_MS, "the key is refused (HTTP 401)", by_person=True)
     provider.answers[f"usage:acme:{T0}:compute_1gb"] = refused
     report = fleet.tick_windows(2)
@@ -102,7 +102,7 @@ def test_key_that_is_refused_needs_a_person_although_others_settle(fleet: Fleet,
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])
-def test_provider_without_a_key_needs_a_person_once_usage_waits(
+def test_provider_without_key_needs_a_person_if_usage_is_pending(
     fleet: Fleet, provider: FakeProvider, is_sealed: bool
 ) -> None:
     lost = {"fake": "FAKE_KEY is not set"}
@@ -117,7 +117,7 @@ def test_provider_without_a_key_needs_a_person_once_usage_waits(
     assert found.verdict == "person_needed" and "FAKE_KEY is not set" in found.reason
 
 
-def test_wait_says_until_when(fleet: Fleet, provider: FakeProvider) -> None:
+def test_status_of_queued_pushes_shows_drain_or_retry_time(fleet: Fleet, provider: FakeProvider) -> None:
     provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")
     fleet.tick_windows(2)
     assert headline(fleet).next.startswith("wait: the queue drains by about 2026-01-01T00:1")
@@ -129,7 +129,7 @@ def test_wait_says_until_when(fleet: Fleet, provider: FakeProvider) -> None:
     )
 
 
-def test_pushes_that_fail_for_an_hour_while_others_settle_do_not_drain(fleet: Fleet, provider: FakeProvider) -> None:
+def test_pushes_that_fail_for_an_hour_are_not_reported_as_draining(fleet: Fleet, provider: FakeProvider) -> None:
     provider.answers[f"usage:acme:{T0}:compute_1gb"] = RetryAt(T0 + 30 * WINDOW_MS, "HTTP 500")
     fleet.tick_windows(2)
     fleet.clock.at_ms += 61 * MINUTE_MS
@@ -138,7 +138,7 @@ def test_pushes_that_fail_for_an_hour_while_others_settle_do_not_drain(fleet: Fl
     assert headline(fleet).next.startswith("drawdown push list --state due --provider fake: these fail while others")
 
 
-def test_one_round_makes_no_house_with_a_watch(
+def test_watch_once_is_not_recorded_as_running_watch(
     fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database_url)

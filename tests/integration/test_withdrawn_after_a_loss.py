@@ -74,7 +74,9 @@ def withdrawn(fleet: Fleet) -> int:
     return int(str(fleet.one("SELECT COUNT(*) FROM withdrawals")))
 
 
-def test_a_backfill_is_reverted_by_one_command(fleet: Fleet, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backfill_revert_after_loss_withdraws_all_events_after_tick(
+    fleet: Fleet, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A portion makes its window due for a seal, which is no reason to refuse the next one."""
     monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)
     closed_backfill(fleet, 5)
@@ -90,7 +92,7 @@ def test_a_backfill_is_reverted_by_one_command(fleet: Fleet, said: Said, monkeyp
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_a_batch_is_withdrawn_by_one_command(
+def test_batch_withdraw_after_loss_withdraws_all_samples_after_tick(
     fleet: Fleet, said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_actions, "withdraw_some", partial(withdrawing.withdraw_some, at_most=2))
@@ -106,7 +108,7 @@ def test_a_batch_is_withdrawn_by_one_command(
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_a_backfill_below_a_floor_is_refused_before_its_first_portion(
+def test_backfill_revert_below_floor_is_refused_before_first_portion(
     fleet: Fleet, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)

@@ -37,18 +37,18 @@ def lost(explorer: Explorer) -> Iterator[Lost]:
 
 
 @pytest.mark.parametrize("name", share(SHARE[:1], whole=SHARE))
-def test_what_is_said_is_true_and_the_same_again_is_safe(lost: Lost, name: str) -> None:
+def test_command_with_lost_commit_answer_reports_truth_and_repeats_safely(lost: Lost, name: str) -> None:
     assert [told for told in lost.party(name, commit_only=True) if told.wrong] == []
 
 
-def test_a_statement_without_an_answer_has_kept_nothing(lost: Lost) -> None:
+def test_command_with_lost_statement_answer_is_not_stored(lost: Lost) -> None:
     seen = list(lost.party(share("cli.declared:run ledger rate", whole="cli.declared:run sample withdraw")))
     assert len([one for one in seen if one.at != COMMIT and "Try again" in one.said]) > share(2, whole=10)
     assert [one for one in seen if one.wrong] == []
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_a_grant_without_a_key_says_under_which_it_counts_once(
+def test_grant_with_lost_commit_answer_reports_key_to_repeat(
     lost: Lost, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = lost.explorer.stage()
@@ -69,7 +69,7 @@ def test_a_grant_without_a_key_says_under_which_it_counts_once(
 
 @pytest.mark.parametrize("where", ["before", "after"])
 @pytest.mark.parametrize("word", ["make", "ask"])
-def test_an_override_says_by_which_end_it_is_one(
+def test_limit_override_with_lost_commit_answer_reports_expiry_to_repeat(
     lost: Lost, where: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`+7d` is another moment each time."""
@@ -90,7 +90,7 @@ def test_an_override_says_by_which_end_it_is_one(
     assert stage.rows("SELECT COUNT(*) FROM guard_overrides WHERE target = 'free' AND amount = 7") == [(1,)]
 
 
-def test_two_grants_in_one_moment_are_two(lost: Lost) -> None:
+def test_two_grants_at_same_time_without_key_are_both_recorded(lost: Lost) -> None:
     stage = lost.explorer.stage()
     url = lost.explorer.postgres.url
     for _ in range(2):

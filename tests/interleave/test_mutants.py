@@ -238,7 +238,7 @@ THE_DAYS = "a seal takes no lock"
 
 
 @pytest.mark.parametrize("name", share([THE_DAYS], whole=list(MUTANTS)))
-def test_a_planted_bug_is_seen(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_planted_bug_is_found(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     plant, first, second = MUTANTS[name]
     plant(monkeypatch)
     explorer.forget()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("interleave")
 CASE = Case("seal", "cli.declared:run org release", 1)
 
 
-def test_what_left_the_same_is_judged_once(explorer: Explorer) -> None:
+def test_outcome_of_identical_runs_is_judged_once(explorer: Explorer) -> None:
     explorer.forget()
     runs = [explorer.run(CASE) for _ in range(2)]
     assert {(one.reached, *one.wrong) for one in runs} == {(True,)}
@@ -43,7 +43,7 @@ def test_what_left_the_same_is_judged_once(explorer: Explorer) -> None:
         "UPDATE buckets SET in_flight = in_flight || 1::bigint WHERE id = 1",
     ],
 )
-def test_a_row_that_differs_is_another_outcome(explorer: Explorer, change: str) -> None:
+def test_outcome_with_changed_row_differs(explorer: Explorer, change: str) -> None:
     stage = explorer.stage()
     before = left_behind(stage)
     assert left_behind(explorer.stage()) == before
@@ -51,7 +51,7 @@ def test_a_row_that_differs_is_another_outcome(explorer: Explorer, change: str) 
     assert left_behind(stage) != before
 
 
-def test_order_of_two_people_is_same_outcome_and_broken_chain_is_not(explorer: Explorer) -> None:
+def test_outcome_ignores_action_order_and_detects_broken_chain(explorer: Explorer) -> None:
     def after(*said: str, spoil: str = "") -> str:
         stage = explorer.stage()
         for by in (replace(stage.by, reason=reason) for reason in said):
@@ -67,14 +67,14 @@ def test_order_of_two_people_is_same_outcome_and_broken_chain_is_not(explorer: E
     assert after("a", "b") != after("a", "b", spoil=newest.format("actor = 'another'"))
 
 
-def test_what_the_provider_knows_is_in_it(explorer: Explorer) -> None:
+def test_outcome_includes_charges_at_provider(explorer: Explorer) -> None:
     stage = explorer.stage()
     before = left_behind(stage)
     stage.fake.charged["more"] = PushRequest("more", "acme", "compute_1gb", 1, T0, 1)
     assert left_behind(stage) != before
 
 
-def test_every_table_is_in_it(explorer: Explorer) -> None:
+def test_outcome_tables_match_database_tables(explorer: Explorer) -> None:
     tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
     found = read(explorer.engine, lambda c: set(c.execute(sa.text(tables)).scalars()))
     assert found - {"alembic_version"} == set(metadata.tables)

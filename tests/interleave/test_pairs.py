@@ -29,7 +29,7 @@ REACHED = share(tuple(PARTIES)[::4], whole=tuple(PARTIES))
 """Each party has a stage of its own, for 0.1 CPU s. `make interleave` brings all of them about."""
 
 
-def test_each_transaction_is_reached_on_the_stage(explorer: Explorer) -> None:
+def test_stage_reaches_each_listed_transaction(explorer: Explorer) -> None:
     """What the stage no longer brings about would be explored by nobody, and not be missed."""
     unreached = {}
     for name in REACHED:
@@ -41,7 +41,7 @@ def test_each_transaction_is_reached_on_the_stage(explorer: Explorer) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), share(DAILY, whole=PAIRS))
-def test_whatever_the_first_has_done_when_the_second_comes(explorer: Explorer, first: str, second: str) -> None:
+def test_transaction_pair_in_any_interleaving_is_correct(explorer: Explorer, first: str, second: str) -> None:
     seen = list(explorer.pair(first, second))
     assert seen, "they have nothing in common: this pair shows nothing"
     assert [f"{one.case}: {one.wrong}" for one in seen if one.wrong] == []

@@ -13,12 +13,12 @@ from tests.interleave.registry import APART, PARTIES
 REGISTERED = {one.site for one in PARTIES.values()} - {"host"}
 
 
-def test_every_transaction_is_explored_or_named_with_a_reason() -> None:
+def test_transactions_are_explored_or_excluded_with_reason() -> None:
     missing = {site: where for site, where in sites.sites().items() if site not in REGISTERED | APART.keys()}
     assert not missing, f"add them to tests/interleave/registry.py (five lines each): {missing}"
 
 
-def test_the_deed_of_each_declared_action_is_explored() -> None:
+def test_declared_actions_are_each_explored() -> None:
     """HTTP and forms do the same one, in one transaction, as the command does it."""
     explored = {name: BY_HAND.get(name, f"cli.declared:run {name}") for name in ACTIONS}
     parties = tuple(PARTIES)
@@ -29,12 +29,12 @@ def test_the_deed_of_each_declared_action_is_explored() -> None:
     assert BY_HAND.keys() <= ACTIONS.keys()
 
 
-def test_nothing_is_named_that_is_not_there() -> None:
+def test_registry_names_only_existing_transactions() -> None:
     assert (REGISTERED | APART.keys()) - sites.sites().keys() == set()
     assert not REGISTERED & APART.keys()
 
 
-def test_a_transaction_that_is_added_is_noticed() -> None:
+def test_transaction_scan_finds_added_transaction() -> None:
     added = """
 def begin_anew(engine, app, threads):
     write(engine, work)
@@ -54,14 +54,14 @@ def of(reads: str = "", writes: str = "", shares: str = "") -> Footprint:
     return Footprint(frozenset(reads), frozenset(writes), frozenset(), frozenset(shares))
 
 
-def test_points_differ_where_first_reads_or_locks_rows_second_writes() -> None:
+def test_interleaving_points_are_where_first_reads_or_locks_written_rows() -> None:
     first = [of("a"), of("b"), of("a"), of("c", "c"), of("b")]
     assert points(first, of("c", "b")) == [1, 2, 5]
     assert points(first, of("", "c")) == [1, 4]
     assert points(first, of("abc")) == [], "who only reads is the same to the first wherever it stands"
 
 
-def test_a_second_that_waits_waits_at_the_same_place_unless_locks_cross() -> None:
+def test_interleaving_wait_is_settled_unless_locks_cross() -> None:
     assert is_settled([of("", "a")], [of("a")]), "what is not committed is seen by nobody"
     assert not is_settled([of("", "a")], [of("", "a")])
     assert not is_settled([of("b", "b", "b")], [of("", "b")])

@@ -122,7 +122,7 @@ REFUSED = {
 }
 
 
-def test_the_database_refuses(fleet: Fleet) -> None:
+def test_database_forbidden_statement_is_refused(fleet: Fleet) -> None:
     """Whatever is refused changes nothing, so one database meets them all."""
     said = {situation: refusal(fleet, statement) for situation, (statement, _) in REFUSED.items()}
     assert {name: said[name] for name, (_, rule) in REFUSED.items() if not re.search(rule, said[name])} == {}
@@ -137,14 +137,14 @@ def refusal(fleet: Fleet, statement: str) -> str:
     return "it was taken"
 
 
-def test_the_same_key_cannot_be_sealed_twice(fleet: Fleet) -> None:
+def test_database_duplicate_push_is_refused(fleet: Fleet) -> None:
     columns = "window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, sealed_at_ms, "
     columns += "seal_id, state, due_at_ms"
     with pytest.raises(DBAPIError, match=r"(?i)unique"):
         fleet.write(f"INSERT INTO pushes ({columns}) SELECT {columns} FROM pushes")
 
 
-def test_one_customer_belongs_to_one_organisation(fleet: Fleet) -> None:
+def test_database_customer_of_another_org_is_refused(fleet: Fleet) -> None:
     with pytest.raises(DBAPIError, match="P4"):
         fleet.write(
             "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
@@ -152,13 +152,13 @@ def test_one_customer_belongs_to_one_organisation(fleet: Fleet) -> None:
         )
 
 
-def test_a_sandbox_that_moves_to_another_cell_takes_its_halt_along(fleet: Fleet) -> None:
+def test_database_sandbox_moved_to_another_cell_gets_halt(fleet: Fleet) -> None:
     assert fleet.one("SELECT COUNT(*) FROM halts") == 1
     fleet.write("UPDATE sandboxes SET cell_id = 'cell-2'")
     assert fleet.rows("SELECT cell_id, acked_at_ms IS NULL FROM halts ORDER BY cell_id")[1][0] == "cell-2"
 
 
-def test_whoever_halts_an_organisation_has_its_cells_told(fleet: Fleet) -> None:
+def test_database_halted_org_gets_halt_for_its_cells(fleet: Fleet) -> None:
     """Also one that comes halted, such as out of a backup, to sandboxes that are there."""
     fleet.write("UPDATE orgs SET is_halted = true, halted_at = 77 WHERE org_id = 'acme'")
     fleet.write("INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('c', 'late', 'cell-1', 'running')")
@@ -171,7 +171,7 @@ def test_whoever_halts_an_organisation_has_its_cells_told(fleet: Fleet) -> None:
     assert fleet.one("SELECT COUNT(*) FROM halts WHERE halted_at IS NULL") == 0, "who goes on is no halt"
 
 
-def test_samples_are_deleted_below_their_organisations_floor_alone(engine: sa.Engine) -> None:
+def test_database_sample_above_floor_cannot_be_deleted(engine: sa.Engine) -> None:
     """PostgreSQL asks once a statement: one sample that may not go keeps all of it there."""
     fleet = Fleet(engine)
     fleet.assign("acme")
@@ -188,7 +188,7 @@ def test_samples_are_deleted_below_their_organisations_floor_alone(engine: sa.En
     assert fleet.one("SELECT COUNT(*) FROM usage_samples") == 3
 
 
-def test_no_table_of_what_was_billed_is_truncated(postgres: sa.Engine) -> None:
+def test_database_truncate_of_billing_tables_is_refused(postgres: sa.Engine) -> None:
     with postgres.connect() as connection:
         tables = sa.inspect(connection).get_table_names()
     refused = set()
@@ -210,7 +210,9 @@ NOT_MILLISECONDS = {"us": 1_000, "ns": 1_000_000}
 
 @pytest.mark.parametrize("unit", NOT_MILLISECONDS)
 @pytest.mark.parametrize("came_in", ["alike", "NULL"])
-def test_micro_and_nanoseconds_are_quarantined(engine: sa.Engine, unit: str, came_in: str) -> None:
+def test_database_sample_time_in_micro_or_nanoseconds_is_quarantined(
+    engine: sa.Engine, unit: str, came_in: str
+) -> None:
     """Whenever they say that they came in: they would be samples of the far future, never billed and never shown."""
     fleet = Fleet(engine)
     ts = T0 * NOT_MILLISECONDS[unit]
@@ -227,7 +229,7 @@ INSERTS |= {"update": ("INSERT", "ON CONFLICT (id) DO UPDATE SET interval_s = ex
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("how", INSERTS)
-def test_a_second_sample_with_the_same_id_changes_nothing_on_sqlite(engine: sa.Engine, how: str) -> None:
+def test_database_second_sample_with_same_id_is_ignored_on_sqlite(engine: sa.Engine, how: str) -> None:
     """S7, whichever INSERT a host writes: the first one stays as it is, with its arrival; the other rows go in."""
     fleet, (verb, ending) = Fleet(engine), INSERTS[how]
     insert = f"{SAMPLE}) VALUES".replace("INSERT", verb, 1)
@@ -245,7 +247,7 @@ def test_a_second_sample_with_the_same_id_changes_nothing_on_sqlite(engine: sa.E
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_replaced_sample_of_another_window_overbills_nobody(engine: sa.Engine) -> None:
+def test_database_replaced_sample_of_another_window_is_not_billed_twice(engine: sa.Engine) -> None:
     """SQLite asks no DELETE guard for OR REPLACE: the window that had the sample stayed billed, unseen."""
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=T0)

@@ -47,7 +47,9 @@ def objects(engine: sa.Engine) -> set[tuple[str, str]]:
 
 
 @pytest.mark.both_databases
-def test_a_migration_adds_to_what_is_there(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_migration_adds_column_and_preserves_data(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fleet, before = lived_in(engine), objects(engine)
     pushes = fleet.rows("SELECT * FROM pushes")
     example.bring(monkeypatch, tmp_path)
@@ -65,7 +67,7 @@ def test_a_migration_adds_to_what_is_there(engine: sa.Engine, monkeypatch: pytes
 
 
 @pytest.mark.both_databases
-def test_a_migration_that_fails_changes_nothing(
+def test_migration_that_fails_is_rolled_back(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = objects(engine)
@@ -76,7 +78,7 @@ def test_a_migration_that_fails_changes_nothing(
     assert read(engine, version).current == REVISIONS[0]
 
 
-def test_a_migration_does_not_wait_long_for_a_table(
+def test_migration_waiting_for_table_lock_times_out(
     postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Who waits for a table lets no one else at it: a report that reads for minutes would stop every tick."""
@@ -88,7 +90,7 @@ def test_a_migration_does_not_wait_long_for_a_table(
             upgrade(postgres)
 
 
-def test_programs_that_create_a_database_at_once_create_it_once(postgres_url: str) -> None:
+def test_migration_by_concurrent_programs_creates_database_once(postgres_url: str) -> None:
     start, found = threading.Barrier(TOGETHER), list[Version | Exception]()
 
     def create() -> None:
@@ -112,7 +114,7 @@ def test_programs_that_create_a_database_at_once_create_it_once(postgres_url: st
     engine.dispose()
 
 
-def test_a_database_of_before_the_first_release_is_left_alone(engine: sa.Engine) -> None:
+def test_migration_of_database_before_first_release_is_refused(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0085'"))
     before = objects(engine)

@@ -14,7 +14,7 @@ from drawdown.schema.migrate import MIGRATIONS, REVISIONS, Version, require_read
 from drawdown.schema.tables.whole import metadata
 
 
-def test_the_migrated_database_has_the_tables_that_the_program_knows(engine: sa.Engine) -> None:
+def test_migrated_schema_equals_table_definitions(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": False})
         differences = compare_metadata(context, metadata)
@@ -34,7 +34,7 @@ def _is_arrival(difference: object) -> bool:
     return "usage_samples" in str(difference)
 
 
-def test_ids_compare_by_their_bytes_on_postgresql(postgres: sa.Engine) -> None:
+def test_schema_id_columns_compare_by_bytes_on_postgresql(postgres: sa.Engine) -> None:
     text = (
         "SELECT table_name, column_name, collation_name FROM information_schema.columns WHERE table_schema = 'public' "
         "AND data_type = 'text' AND (column_name LIKE '%\\_id' OR column_name IN ('id', 'key', 'feature', 'provider'))"
@@ -46,20 +46,20 @@ def test_ids_compare_by_their_bytes_on_postgresql(postgres: sa.Engine) -> None:
     assert wrong == []
 
 
-def test_upgrading_twice_changes_nothing(database_url: str) -> None:
+def test_upgrade_repeated_is_ready(database_url: str) -> None:
     engine = connect(database_url)
     assert upgrade(engine).current is None
     assert upgrade(engine).ready
     read(engine, require_ready)
 
 
-def test_the_revisions_are_those_of_the_migrations(engine: sa.Engine) -> None:
+def test_migration_revisions_equal_declared_revisions(engine: sa.Engine) -> None:
     scripts = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
     assert sorted(scripts) == REVISIONS
     assert read(engine, version) == Version(scripts[0], scripts[0], True)
 
 
-def test_a_database_newer_than_the_program_is_refused(engine: sa.Engine) -> None:
+def test_upgrade_of_newer_database_is_refused(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     for work in (lambda: upgrade(engine), lambda: read(engine, require_ready)):
@@ -67,7 +67,7 @@ def test_a_database_newer_than_the_program_is_refused(engine: sa.Engine) -> None
             work()
 
 
-def test_a_database_without_tables_says_what_to_do(database_url: str) -> None:
+def test_database_without_tables_names_init_command(database_url: str) -> None:
     engine = connect(database_url)
     if engine.dialect.name == "sqlite":
         with pytest.raises(DatabaseNotReady, match="drawdown init"):

@@ -224,7 +224,7 @@ class Caller:
 
 def described(server: Server) -> Mapping[str, Any]:
     """What /openapi.json says. It is the program's, whatever a server's settings are
-    (`test_the_description_is_the_same_of_any_server`), so it is made once: to make it takes as long as ten tests."""
+    (`test_openapi_description_is_independent_of_settings`), so it is made once: to make it takes as long as ten tests."""
     if not _described:
         _described.update(server.routes.openapi())
     return _described

@@ -48,7 +48,7 @@ async def render(program: Program, key: str, org: str = "acme") -> None:
 
 
 @pytest.mark.both_databases
-def test_a_wallet_and_its_lots_read_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wallet_endpoints_equal_command_output(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         await render(program, "e-1")
@@ -75,7 +75,7 @@ MONTH = "/accounts/{}/statement?month=2026-01"
 
 
 @pytest.mark.parametrize("provider", ["autumn", "stripe"])
-def test_balance_of_org_that_a_provider_bills_names_it_and_the_call(shop: House, provider: str) -> None:
+def test_wallet_endpoints_of_org_billed_by_provider_name_provider_and_call(shop: House, provider: str) -> None:
     for org in ("wayne", "moved"):
         shop.fleet.assign(org, provider=provider, from_ms=T0)
     shop.fleet.write("INSERT INTO provider_states (provider, terms) VALUES ('stripe', '{\"balance_in_ledger\": true}')")
@@ -102,7 +102,7 @@ def test_balance_of_org_that_a_provider_bills_names_it_and_the_call(shop: House,
     served(shop, work)
 
 
-def test_a_wallet_holds_what_suppliers_wait_for_until_a_batch_releases_it(shop: House) -> None:
+def test_wallet_settlement_hold_lasts_until_payout(shop: House) -> None:
     """On hold, eligible and frozen: the wallets' figures are the metric's."""
     engine, by = shop.fleet.engine, shop.fleet.by
 
@@ -126,7 +126,7 @@ def test_a_wallet_holds_what_suppliers_wait_for_until_a_batch_releases_it(shop: 
     assert waits() == (4_200_000, 4_200_000), "what is frozen is in no batch"
 
 
-def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settlement_endpoints_equal_command_output(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     by = shop.fleet.by
 
     async def work(caller: Caller) -> None:
@@ -166,7 +166,7 @@ def test_what_suppliers_are_owed_reads_as_the_commands_say(shop: House, capsys: 
     served(shop, work)
 
 
-def test_a_bound_key_sees_the_settlements_of_its_organisation_alone(shop: House) -> None:
+def test_settlement_endpoints_bound_key_reads_own_org_only(shop: House) -> None:
     async def work(caller: Caller) -> None:
         program, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         for key, org in (("ours", "acme"), ("theirs", "globex")):

@@ -26,7 +26,7 @@ PATH = "/admin/orgs/acme/override"
 
 
 @pytest.mark.parametrize("secret", ADMIN)
-def test_an_organisation_is_assigned_with_actor_and_reason(house: House, secret: str) -> None:
+def test_admin_assignment_records_actor_and_reason(house: House, secret: str) -> None:
     async def work(caller: Caller) -> None:
         dry = await caller.admin("acme", "provider", {**MOVE, "dry_run": True}, secret=secret)
         assert (dry.status_code, dry.json()["dry_run"]) == (200, True)
@@ -48,7 +48,7 @@ def test_an_organisation_is_assigned_with_actor_and_reason(house: House, secret:
     assert house.fleet.rows("SELECT 1 FROM assignments") == []
 
 
-def test_the_checks_are_those_of_the_command_line(house: House) -> None:
+def test_admin_assignment_applies_command_line_checks(house: House) -> None:
     house.customer("running", 100)
     house.fleet.tick(T0 + 3 * WINDOW_MS)
     house.autumn.account.add_customer("taken", house.clock.at_ms)
@@ -77,7 +77,7 @@ def test_the_checks_are_those_of_the_command_line(house: House) -> None:
     assert house.fleet.rows("SELECT org_id, provider FROM assignments") == [("running", "autumn")]
 
 
-def test_an_override_takes_effect_at_once_and_is_on_record(house: House) -> None:
+def test_admin_override_takes_effect_at_once_and_is_audited(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)
     assert house.halted("acme")
@@ -119,7 +119,7 @@ NO_JSON: Final[tuple[tuple[bytes, int], ...]] = (
 )  # fmt: skip
 
 
-def test_an_order_that_is_not_one_is_refused(lone: House) -> None:
+def test_admin_override_invalid_body_is_refused(lone: House) -> None:
     lone.customer("acme", 1)
     before = {**lone.counts(), "used_signatures": None}
     wrong: list[tuple[Mapping[str, object] | bytes, int]] = [*WRONG_ORDERS, *NO_JSON]
@@ -135,7 +135,7 @@ def test_an_order_that_is_not_one_is_refused(lone: House) -> None:
     assert {**lone.counts(), "used_signatures": None} == before
 
 
-def test_unknown_organisations_are_not_found(lone: House) -> None:
+def test_admin_endpoints_unknown_org_is_not_found(lone: House) -> None:
     async def work(caller: Caller) -> None:
         for org in ("nobody", "%00", "x" * 300):
             assert (await caller.admin(org, "override", {**SAID, "undo": True})).status_code == 404, org
@@ -167,7 +167,7 @@ def badly_signed(house: House) -> Iterator[tuple[str, bytes, dict[str, str]]]:
     yield PATH, ORDER, {**signed, "x-signature": version_1}
 
 
-def test_what_is_not_signed_as_it_must_be_is_refused(lone: House) -> None:
+def test_admin_request_badly_signed_is_refused(lone: House) -> None:
     lone.customer("acme", 1)
     before = lone.counts()
 
@@ -180,7 +180,7 @@ def test_what_is_not_signed_as_it_must_be_is_refused(lone: House) -> None:
     served(lone, work)
 
 
-def test_what_was_signed_for_another_deployment_is_refused_here(lone: House) -> None:
+def test_admin_request_signed_for_another_host_is_refused(lone: House) -> None:
     """Whoever took it down on its way there sends it here, Host and all; both have the same secret."""
     lone.customer("acme", 1)
     lone.settings = replace(lone.settings, admin_hosts=("other.test:8443", "drawdown.test"))
@@ -202,7 +202,7 @@ def test_what_was_signed_for_another_deployment_is_refused_here(lone: House) -> 
     served(lone, work)
 
 
-def test_a_query_is_taken_by_nobody_even_signed(lone: House) -> None:
+def test_admin_request_signed_with_query_is_refused(lone: House) -> None:
     async def work(caller: Caller) -> None:
         headers = lone.signed(PATH, ORDER, query=b"a=b")
         assert (await caller.send("POST", f"{PATH}?a=b", ORDER, headers)).status_code == 400
@@ -211,7 +211,7 @@ def test_a_query_is_taken_by_nobody_even_signed(lone: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_signature_counts_once_for_as_long_as_it_is_fresh(house: House) -> None:
+def test_admin_signature_repeated_is_refused(house: House) -> None:
     house.customer("acme", 1)
     headers = house.signed(PATH, ORDER)
 
@@ -230,7 +230,7 @@ def test_a_signature_counts_once_for_as_long_as_it_is_fresh(house: House) -> Non
     assert house.fleet.one("SELECT COUNT(*) FROM used_signatures") == 1, "what can no longer be fresh is forgotten"
 
 
-def test_what_was_not_done_may_be_sent_again_as_it_is(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_admin_signature_after_failed_request_can_be_resent(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that was busy, or a process that ended, uses no signature up."""
     lone.customer("acme", 1)
     assign, move = "/admin/orgs/other/provider", {**MOVE, "from_ms": T0 + DAY_MS}
@@ -255,7 +255,7 @@ def test_what_was_not_done_may_be_sent_again_as_it_is(lone: House, monkeypatch: 
     served(lone, work)
 
 
-def test_without_a_secret_nothing_is_taken(lone: House) -> None:
+def test_admin_endpoints_without_secret_are_unavailable(lone: House) -> None:
     lone.settings = ServerSettings()
     lone.server = lone.another()
 

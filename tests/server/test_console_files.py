@@ -74,7 +74,7 @@ def files(home: Home, *paths: str) -> list[httpx.Response]:
     return home.ask(work)
 
 
-def test_customers_who_take_all_of_their_own_take_nothing_of_the_consoles(engine: sa.Engine) -> None:
+def test_console_and_customer_pages_do_not_share_threads_or_file_slots(engine: sa.Engine) -> None:
     """And the other way round: each has threads and files of its own."""
     home, free = Home(engine, my=MySettings(("s" * 32,))), threading.Event()
 
@@ -106,9 +106,7 @@ def test_customers_who_take_all_of_their_own_take_nothing_of_the_consoles(engine
     assert home.ask(work) == [200, 200, 401], "nobody is in, which is read first"
 
 
-def test_a_file_that_nobody_reads_on_gives_its_place_to_another(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_download_abandoned_by_reader_frees_its_slot(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two customers who read nothing hold both places, for a while."""
     monkeypatch.setattr(console_files, "GONE_EVERY_S", 0.01)
     monkeypatch.setattr(console_files, "TAKEN_WITHIN_S", 0.03)
@@ -134,7 +132,7 @@ def test_a_file_that_nobody_reads_on_gives_its_place_to_another(
     home.ask(work)
 
 
-def test_a_file_that_is_read_slowly_gives_its_place_to_another(
+def test_file_download_read_too_slowly_is_cancelled_and_frees_its_slot(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody who takes a piece now and then holds a place for a while, not for good."""
@@ -157,7 +155,7 @@ def test_a_file_that_is_read_slowly_gives_its_place_to_another(
     home.ask(work)
 
 
-def test_orgs_running_out_within_a_time_are_listed_by_page_first_first(home: Home) -> None:
+def test_orgs_list_running_out_is_paged_by_earliest_end(home: Home) -> None:
     path, seen, pages = "/console/orgs?within=1h", [], 0
     while path:
         (answer,) = home.get(path)
@@ -219,7 +217,7 @@ def test_file_for_programs_equals_spreadsheet_with_texts_unescaped(home: Home) -
 
 
 @pytest.mark.both_databases
-def test_every_page_with_lines_hands_out_both(home: Home) -> None:
+def test_every_exportable_page_serves_csv_and_jsonl(home: Home) -> None:
     paths = [page.file_path(form) + page.example for page in PAGES if page.lines for form in ("csv", "jsonl")]
     answers = []
     for number in range(0, len(paths), 2):  # as many at once as may be
@@ -229,14 +227,14 @@ def test_every_page_with_lines_hands_out_both(home: Home) -> None:
         assert all(isinstance(json.loads(line), dict) for line in answer.text.splitlines())
 
 
-def test_lines_of_json_pass_through_and_none_are_made_of_names_alone() -> None:
+def test_json_conversion_header_only_is_empty_and_json_is_unchanged() -> None:
     assert list(as_json(iter([csv_line(("a", "b"))]))) == []
     assert list(as_json(iter(['{"x": 1}\n']))) == ['{"x": 1}\n']
     made = list(as_json(iter([csv_line(("a", "b", "n")), csv_line(("=x", None), (7,))])))
     assert made == ['{"a": "=x", "b": null, "n": 7}\n']
 
 
-def test_a_cell_that_is_plain_is_as_every_other_one_would_be() -> None:
+def test_csv_plain_cell_shortcut_equals_full_escaping() -> None:
     """The short way of most texts: each character of ASCII, first, last and alone, beside the way of those that are
     not."""
     texts = [before + chr(code) + after for code in range(128) for before in ("", "a") for after in ("", "b", "=b")]

@@ -123,13 +123,13 @@ def _require_it_stays(title: str, name: str, said: str) -> None:
     assert not re.search(r'<tbody>|class="figure"|href="/console/act/|>CSV<', said.partition("<main")[2]), (title, name)
 
 
-def test_a_wrong_date_of_an_organisations_ledger_keeps_its_page(home: Home) -> None:
+def test_org_ledger_invalid_date_is_refused_with_form(home: Home) -> None:
     said = text_of(home, "/console/org?id=acme&tab=ledger&from=24.11.2026&to=2026-12-01", 400)
     assert "<bdi>acme</bdi></h1>" in said and 'value="24.11.2026"' in said and 'value="2026-12-01"' in said
     assert "Invalid time '24.11.2026': expected" in said and 'id="wrong-from"' in said and 'id="wrong-to"' not in said
 
 
-def test_what_leads_nowhere_is_a_page_and_what_is_not_there_leads_back(home: Home) -> None:
+def test_console_unknown_path_is_not_found_page_with_links(home: Home) -> None:
     for path in ("/console/nowhere", "/console/act/nowhere", "/console/org/x?id=acme"):
         said = text_of(home, path, 404)
         assert "This page does not exist." in said and 'aria-label="Pages"' in said, path
@@ -150,7 +150,7 @@ def test_what_leads_nowhere_is_a_page_and_what_is_not_there_leads_back(home: Hom
     assert '<a href="/console/pushes">Back to Pushes</a>' in said and 'aria-label="Pages"' in said
 
 
-def test_an_empty_late_page_is_no_empty_list(home: Home) -> None:
+def test_list_page_past_its_end_links_to_first_page(home: Home) -> None:
     """What it says is true, and leads back."""
     first = str(home.fleet.one("SELECT key FROM ledger_entries WHERE to_account = 'wallet:acme' ORDER BY ts, key"))
     last = str(home.fleet.one("SELECT MAX(key) FROM pushes WHERE state = 'in_doubt'"))

@@ -103,7 +103,7 @@ def tile(text: str, name: str) -> str:
 
 
 @pytest.mark.both_databases
-def test_tiles_command_line_and_files_are_the_same_sums_by_the_time_of_use(
+def test_ledger_sums_by_use_time_are_equal_on_page_command_and_files(
     home: Home, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tomorrow = T0 + 10 * DAY_MS
@@ -135,7 +135,7 @@ def from_page(text: str) -> int:
     return int(Decimal(text.replace(figures.MINUS, "-").replace("+", "").replace(",", "")) * MICRO)
 
 
-def test_each_ledger_says_when_an_entry_was_booked(home: Home) -> None:
+def test_ledger_entries_show_use_time_and_booking_time(home: Home) -> None:
     late = [one for one in entries(home) if one.at_ms == LATE][-1]
     assert figures.day(late.ts) == "2026-01-02"
     both = f"{figures.time(late.ts)} {figures.time(LATE)} compute_1gb"
@@ -157,7 +157,7 @@ def test_each_ledger_says_when_an_entry_was_booked(home: Home) -> None:
         assert left[-1] == Decimal(rows[-1]["amount"]) and len(rows) == 15
 
 
-def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ledger_filter_by_booking_time_finds_whole_minutes(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
     """The minute that a page shows, and that somebody types, is meant whole."""
     minute = figures.time(LATE)
     then = Chosen(booked_from_ms=LATE - LATE % MINUTE_MS, booked_to_ms=LATE - LATE % MINUTE_MS + MINUTE_MS)
@@ -195,7 +195,7 @@ def test_an_entry_is_found_by_the_time_that_it_was_booked(home: Home, capfd: pyt
     assert '<a href="/console/wallet?id=acme">Clear</a>' in wide
 
 
-def test_an_entry_is_found_by_its_amount_as_a_page_shows_it(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ledger_filter_by_amount_matches_shown_precision(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
     """What is typed to the cent is all that is shown so, up or down; with more decimals it is itself alone."""
     for key, micro_credits in (("odd", 4_803_125), ("back", -4_795_000), ("near", 4_805_000), ("below", 4_794_999),
                                ("much", 1_234_500_000), ("dust", -1)):  # fmt: skip
@@ -229,7 +229,7 @@ def test_an_entry_is_found_by_its_amount_as_a_page_shows_it(home: Home, capfd: p
     assert "grant:odd" in page_of(home, "/console/wallet?id=acme&amount=%20"), "blanks ask for nothing"
 
 
-def test_a_page_looks_through_so_many_and_the_next_one_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ledger_filter_search_is_bounded_per_page_and_continues(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wallet_entries, "MOST_LOOKED_AT", 3)
     then = Chosen(booked_from_ms=LATE - MINUTE_MS)
     path, seen, pages = f"/console/wallet?{urlencode({'id': 'acme', 'from': figures.time(LATE)})}", list[str](), 0
@@ -243,7 +243,7 @@ def test_a_page_looks_through_so_many_and_the_next_one_goes_on(home: Home, monke
     assert len(entries(home, then)) == 3, "a file goes on by itself"
 
 
-def test_credit_taken_back_before_its_begin_is_found_by_its_booking(home: Home) -> None:
+def test_ledger_filter_by_booking_finds_revoked_future_credit(home: Home) -> None:
     """The one entry that is booked before the time that it is of."""
     by = home.fleet.by
     begins = Terms(begins_ms=home.now + 3 * DAY_MS)
@@ -254,7 +254,7 @@ def test_credit_taken_back_before_its_begin_is_found_by_its_booking(home: Home) 
     assert max(one.ts for one in found) == home.now + 3 * DAY_MS
 
 
-def test_what_is_owed_has_a_sign_a_word_and_a_colour(home: Home) -> None:
+def test_ledger_negative_balance_is_shown_with_sign_word_and_colour(home: Home) -> None:
     write(home.engine, lambda c: credit.grant(c, "acme", -100 * MICRO, home.fleet.by, key="gone", plan=None))
     for path in ("/console/org?id=acme&day=2026-01-10", "/console/org?id=acme&tab=ledger", "/console/wallet?id=acme"):
         page = page_of(home, path)

@@ -75,12 +75,12 @@ def home(engine: sa.Engine) -> Home:
     return lived(engine, traded)
 
 
-def test_a_gift_is_no_purchase_by_default(home: Home) -> None:
+def test_grant_form_kind_is_not_preselected(home: Home) -> None:
     form = home.get("/console/act/grant?id=acme", session=ANN)[0].text
     assert '<option value="" selected>choose one</option>' in form
 
 
-def test_a_balance_that_is_kept_elsewhere_is_named(home: Home) -> None:
+def test_org_page_balance_at_provider_names_provider(home: Home) -> None:
     home.fleet.write("INSERT INTO orgs (org_id, bucket) VALUES ('elsewhere', 0)")
     home.fleet.write(
         "UPDATE orgs SET billing_provider = 'autumn', balance_micro = 14860000, balance_read_ms = :now, "
@@ -117,7 +117,7 @@ def rows_of(home: Home, path: str, session: int = ANN) -> list[str]:
     return answer.text.splitlines()[1:]
 
 
-def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
+def test_billing_page_equals_command_line_figures(home: Home) -> None:
     account = read(home.engine, lambda c: account_of(c, "acme", home.now))
     said = text_of(home, "/console/billing?id=acme", KIM)
     for name, micro in (
@@ -139,7 +139,7 @@ def test_billing_has_the_figures_of_the_command_line(home: Home) -> None:
     assert not [one for one in hrefs(home, "/console/billing?id=acme", VIC) if "/act/" in one], "a viewer may nothing"
 
 
-def test_billing_of_all_shows_who_needs_somebody(home: Home) -> None:
+def test_billing_overview_lists_wallets_that_need_attention(home: Home) -> None:
     said = text_of(home, "/console/billing")
     (spender,) = read(home.engine, wallets.spenders_kept)
     assert f"1 acme Give credit {figures.credits(spender.used_micro)}" in said
@@ -155,7 +155,7 @@ def test_billing_of_all_shows_who_needs_somebody(home: Home) -> None:
     assert "out of date" in text_of(home, "/console/billing", AGAIN)
 
 
-def test_an_opened_day_says_what_was_left_and_leads_to_its_runs(home: Home) -> None:
+def test_usage_day_shows_running_balance_and_links_to_executions(home: Home) -> None:
     entries = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries
     run = next(one for one in entries if one.kind == "execution")
     path = f"/console/org?id=acme&tab=usage&day={figures.day(run.ts)}"
@@ -167,7 +167,7 @@ def test_an_opened_day_says_what_was_left_and_leads_to_its_runs(home: Home) -> N
         balance -= one.moved_micro
 
 
-def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
+def test_ledger_entry_links_to_its_push_or_execution(home: Home) -> None:
     entries = read(home.engine, lambda c: wallet_entries.page(c, "acme")).entries
     usage = next(one.key for one in entries if one.kind == "usage")
     run = next(one.reservation for one in entries if one.kind == "execution")
@@ -184,7 +184,7 @@ def test_each_entry_leads_to_what_it_is_of(home: Home) -> None:
     assert len(file) == len(entries)
 
 
-def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) -> None:
+def test_settlements_are_listed_by_supplier_state_and_execution(home: Home) -> None:
     (account,) = read(home.engine, lambda c: settlements.list_suppliers(c, home.now, 10))
     assert account.sums.eligible_micro == 2 * MICRO
     said = text_of(home, "/console/settlements")
@@ -201,7 +201,7 @@ def test_settlements_are_told_by_supplier_by_state_and_one_by_one(home: Home) ->
 @pytest.mark.parametrize(
     "chosen", ["state=eligible", "state=hold", "org=acme", "org=globex", "org=acme&state=eligible"]
 )
-def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen: str) -> None:
+def test_settlements_sums_equal_filtered_rows(home: Home, chosen: str) -> None:
     home.register(["globex"])
     said = text_of(home, f"/console/settlements?{chosen}")
     (file,) = home.get(f"/console/settlements.csv?{chosen}")
@@ -215,7 +215,7 @@ def test_the_sums_of_settlements_are_of_those_that_are_chosen(home: Home, chosen
     assert "Clawbacks due" not in said, "it is a supplier's"
 
 
-def test_what_differs_stands_first(home: Home) -> None:
+def test_reconcile_page_lists_differences_first(home: Home) -> None:
     said = text_of(home, "/console/reconcile")
     first, _, rest = said.partition("Last comparisons")
     assert f"f1 5 3 {figures.MINUS}2 short" in first and "f0" not in first
@@ -233,7 +233,7 @@ def test_what_differs_stands_first(home: Home) -> None:
     assert len(rows_of(home, "/console/reconcile.csv?verdict=short")) == 1
 
 
-def test_where_nothing_was_compared_it_is_said_once(home: Home) -> None:
+def test_reconcile_page_without_comparisons_is_empty_message_once(home: Home) -> None:
     write(home.engine, lambda c: c.exec_driver_sql("DELETE FROM reconciliations"))
     said = text_of(home, "/console/reconcile?verdict=short")
     assert said.count("No comparison exists yet") == 1 and "drawdown reconcile" in said
@@ -256,12 +256,12 @@ def test_where_nothing_was_compared_it_is_said_once(home: Home) -> None:
         (5, None, figures.UNKNOWN),
     ],
 )
-def test_percentages_of_drift_are_rounded_to_the_nearest(estimated: int | None, billed: int | None, said: str) -> None:
+def test_drift_percentage_is_rounded_to_nearest(estimated: int | None, billed: int | None, said: str) -> None:
     line = DriftLine(0, "aws", "vm", "USD", estimated, billed, "final", False, False)
     assert drift.apart(line) == said
 
 
-def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) -> None:
+def test_drift_beyond_tolerance_is_off_and_unknown_is_not_zero(home: Home) -> None:
     day, by = T0 - T0 % DAY_MS, home.fleet.by
     units = Units("aws", "vm", "hour", 1, MICRO, 60, "USD")
     write(home.engine, lambda c: set_units(c, "compute_1gb", units, day - 9 * DAY_MS, by, new=False))
@@ -277,7 +277,7 @@ def test_drift_beyond_the_tolerance_is_red_and_unknown_is_no_zero(home: Home) ->
     assert "by more than 15 %, and by 1.00 or more" in said, "neither alone is off"
 
 
-def test_each_verdict_has_one_word_on_the_page_and_in_the_files() -> None:
+def test_drift_verdict_is_alert_off_within_or_unknown() -> None:
     """What is not known is neither within the bounds nor off."""
     days: list[tuple[int | None, int | None, bool, bool]] = [
         (1, 9, True, True), (1, 9, True, False), (1, 1, False, False), (1, None, False, False), (None, 1, False, False),
@@ -286,9 +286,7 @@ def test_each_verdict_has_one_word_on_the_page_and_in_the_files() -> None:
     assert [drift.verdict(one) for one in lines] == ["alert", "off", "within", "unknown", "unknown"]
 
 
-def test_the_command_for_drift_that_is_shown_has_the_lines_of_the_page(
-    home: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_drift_page_command_lists_same_rows_as_page(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """At any time of day: a range of bills is of whole days."""
     units = Units("aws", "vm", "hour", 1, MICRO, 60, "USD")
     write(home.engine, lambda c: set_units(c, "compute_1gb", units, T0 - 9 * DAY_MS, home.fleet.by, new=False))
@@ -332,13 +330,13 @@ NONSENSE: Final = [
 ]
 
 
-def test_nonsense_is_refused_in_words(home: Home) -> None:
+def test_money_pages_invalid_parameters_are_refused_with_message(home: Home) -> None:
     answers = home.get(*(place for place, _, _ in NONSENSE))
     for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
         assert answer.status_code == status and says(answer.text, said), (place, answer.text[-300:])
 
 
-def test_a_top_up_that_stopped_itself_is_told_in_the_file_too(home: Home) -> None:
+def test_blocked_topup_reason_is_shown_on_page_and_in_file(home: Home) -> None:
     """In its mode alone it would look like one that fills the wallet."""
     terms = "SELECT customer_id FROM topup_terms ORDER BY 1"
     (customer, *_) = [str(name) for (name,) in home.fleet.rows(terms)]
@@ -351,7 +349,7 @@ def test_a_top_up_that_stopped_itself_is_told_in_the_file_too(home: Home) -> Non
     assert says(home.get("/console/ledger")[0].text, "stopped itself")
 
 
-def test_a_hostile_customer_is_text_everywhere(home: Home) -> None:
+def test_money_pages_hostile_customer_id_is_escaped(home: Home) -> None:
     asked = {"id": HOSTILE}
     paths = [f"{path}?{urlencode(asked)}" for path in ("/console/billing", "/console/wallet")]
     for answer in home.get("/console/ledger", *paths):
@@ -385,7 +383,7 @@ def fill_up(home: Home, many: int) -> None:
     write(home.engine, work)
 
 
-def test_a_page_asks_as_much_of_many_as_of_few_and_twelve_at_most(home: Home) -> None:
+def test_money_page_statement_count_is_independent_of_row_count(home: Home) -> None:
     few = statements(home, PATHS)
     fill_up(home, 60)
     many = statements(home, PATHS)
@@ -393,7 +391,7 @@ def test_a_page_asks_as_much_of_many_as_of_few_and_twelve_at_most(home: Home) ->
 
 
 @pytest.mark.both_databases
-def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
+def test_money_lists_pages_contain_each_row_once(home: Home) -> None:
     fill_up(home, 2 * wallets.MOST_ON_PAGE + 5)
     pages = {
         "/console/ledger?search=w": (r'<a href="/console/billing\?id=(w\d+)"', 105),
@@ -423,12 +421,12 @@ def test_lists_of_money_go_on_behind_their_last_row_and_end(home: Home) -> None:
     assert after == found[0].reservation
 
 
-def test_the_form_names_each_kind_of_lot_there_is() -> None:
+def test_grant_form_describes_every_lot_kind() -> None:
     """A kind that is added is given a meaning, too."""
     assert set(MEANING) == set(KINDS)
 
 
-def test_a_correction_shows_the_lines_of_its_days_alone(home: Home) -> None:
+def test_reconcile_correction_preview_lists_chosen_days_only(home: Home) -> None:
     money.compared(home)
     form = {"org": "acme", "provider": "embedded", "reason": "lost", "step": "look"}
     for start, end, is_shown in (("2026-01-01", "2026-01-02", True), ("2025-12-01", "2025-12-02", False)):

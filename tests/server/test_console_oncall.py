@@ -126,7 +126,7 @@ def keys_on(page: str) -> list[str]:
     return [parse_qs(unescape(query))["key"][0] for query in re.findall(r'href="/console/push\?([^"]+)"', page)]
 
 
-def test_pushes_are_those_of_the_command_line(night: Night) -> None:
+def test_pushes_page_equals_command_line_figures(night: Night) -> None:
     page = night.page("/console/pushes")
     found = told(night, "push list")
     assert keys_on(page) == [one["key"] for one in found["pushes"]]
@@ -193,7 +193,7 @@ def test_command_line_and_console_list_same_pushes_in_same_order(night: Night) -
     assert len(seen) > 8, "filters that find the same prove little"
 
 
-def test_the_command_line_and_the_console_count_the_same_at_providers(night: Night) -> None:
+def test_providers_page_counts_equal_command_line(night: Night) -> None:
     wait_variously(night)
     night.fleet.assign("later", from_ms=T0 + DAY_MS)
     write(night.engine, lambda c: assign(c, ["bare"], "embedded", night.fleet.by, customer_id="", from_ms=T0))
@@ -208,7 +208,7 @@ def test_the_command_line_and_the_console_count_the_same_at_providers(night: Nig
     assert {name for name, one in found.items() if one["orgs"] or one["open_pushes"]} == {"embedded"}
 
 
-def test_pushes_in_doubt_come_first_and_each_reason_links_to_its_own(night: Night) -> None:
+def test_pushes_page_lists_in_doubt_first_and_links_each_reason(night: Night) -> None:
     wait_variously(night)
     page = night.page("/console/pushes")
     listed = tables(page)[-1]
@@ -234,7 +234,7 @@ def test_pushes_in_doubt_come_first_and_each_reason_links_to_its_own(night: Nigh
         assert found == [row[0] for row in listed]
 
 
-def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night) -> None:
+def test_push_page_shows_samples_attempts_entries_and_notified_cells(night: Night) -> None:
     (key,) = [one.key for one in read(night.engine, lambda c: list_pushes(c, PushFilter("accepted"), night.now).lines)]
     page = night.page("/console/push", key=key)
     attempts, entries, samples, verdicts, told = tables(page)
@@ -252,7 +252,7 @@ def test_a_push_leads_from_its_samples_to_the_cells_that_were_told(night: Night)
     assert [row[1] for row in tables(odd)[-1]] == ["cell-2"], "it was not settled yet: the verdict after its seal"
 
 
-def test_sends_that_ended_alike_are_one_row(night: Night) -> None:
+def test_push_page_consecutive_equal_attempts_are_merged(night: Night) -> None:
     key = f"usage:acme:{T0 + 3 * WINDOW_MS}:compute_1gb"
     said = [(1, "unknown", "no answer in 10 s"), (2, "unknown", "no answer in 9 s"), (3, "retry", "503")]
     for attempt, outcome, detail in said:
@@ -275,7 +275,7 @@ def test_sends_that_ended_alike_are_one_row(night: Night) -> None:
     assert tiles(page)["Price"] == figures.UNKNOWN, "it is not charged yet"
 
 
-def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
+def test_pending_page_shows_reason_and_fix_command(night: Night) -> None:
     page = night.page("/console/pending")
     by_reason, by_org, unmapped, quarantined = tables(page)
     assert [row[0] for row in by_reason] == [
@@ -291,7 +291,7 @@ def test_what_waits_says_why_and_what_mends_it(night: Night) -> None:
     assert [row[0] for row in night.rows("/console/pending", 1, reason="unknown_org")] == ["nobody"]
 
 
-def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
+def test_executions_page_shows_reserved_credit_and_expiry(night: Night) -> None:
     listed, drawing, one = night.get(
         "/console/executions", "/console/executions?phase=drawing", "/console/execution?key=run-1"
     )
@@ -310,7 +310,7 @@ def test_runs_say_who_holds_how_much_until_when(night: Night) -> None:
     assert named["settled_by"] == "receipt", "what metering draws is no entry of the run"
 
 
-def test_what_is_held_is_told_of_the_runs_that_are_chosen(night: Night) -> None:
+def test_executions_page_reserved_sum_equals_filtered_rows(night: Night) -> None:
     """Tiles come to what the file of the same filter comes to."""
     night.fleet.write("UPDATE orgs SET is_halted = FALSE, halted_at = NULL, halt_reason = NULL WHERE org_id = 'acme'")
     more = Request("acme", 3 * MICRO, project="shop", for_ms=DAY_MS)
@@ -340,7 +340,7 @@ OVER: Final = (
 )
 
 
-def test_halts_and_cells_say_who_was_told_and_what_they_answered(night: Night) -> None:
+def test_halts_page_shows_cell_notifications_and_acknowledgements(night: Night) -> None:
     page = night.page("/console/halts")
     due = night.rows("/console/halts", -1, state="due")
     assert [row[1:4] for row in due] == [["acme", "cell-1", "due"]] and tiles(page)["Due"] == "1"
@@ -360,7 +360,7 @@ def test_halts_and_cells_say_who_was_told_and_what_they_answered(night: Night) -
     assert "act/lift?id=acme" not in night.page("/console/halts"), "it is not halted by an operator"
 
 
-def test_providers_and_ticks_say_how_they_stand(night: Night) -> None:
+def test_providers_and_ticks_pages_show_states(night: Night) -> None:
     page = night.page("/console/providers")
     states, calls, circuits, terms = tables(page)
     assert states[0][:5] == ["embedded", "paused", "2", "2", "0"] and states[0][8] == "a test"
@@ -376,7 +376,7 @@ def test_providers_and_ticks_say_how_they_stand(night: Night) -> None:
     assert night.page("/console/ticks", before=number).count("<tr>") == 2
 
 
-def test_a_provider_says_why_most_of_what_is_open_there_waits(night: Night) -> None:
+def test_providers_page_shows_most_frequent_reason_of_open_pushes(night: Night) -> None:
     night.fleet.sample("acme", T0 + 9, 60)
     night.fleet.tick_windows(1)
     night.fleet.write("UPDATE provider_states SET paused_ms = NULL, paused_reason = NULL")
@@ -390,7 +390,7 @@ def test_a_provider_says_why_most_of_what_is_open_there_waits(night: Night) -> N
     assert tables(night.page("/console/providers"))[0][0][8] == "3: 503", "one reason, whatever the state"
 
 
-def test_what_is_on_record_of_circuits_is_said_and_no_more(night: Night) -> None:
+def test_providers_page_circuit_state_follows_recorded_attempts(night: Night) -> None:
     """A batch that fails counts once in a circuit, so that fewer sends than that open none; one that was answered after
     them closes it; half a minute later it is tried again."""
     sends = (
@@ -417,7 +417,7 @@ def test_what_is_on_record_of_circuits_is_said_and_no_more(night: Night) -> None
     assert circuit() == ["embedded", "answers", "0"], "a refusal is an answer"
 
 
-def test_each_list_goes_on_behind_its_last_row_and_ends(night: Night) -> None:
+def test_push_list_pages_contain_each_push_once(night: Night) -> None:
     """A page at a time, two rows each: every row once."""
     for n in range(5):
         night.fleet.sample("acme", T0 + n * WINDOW_MS + 9, 60)
@@ -454,7 +454,7 @@ def look_at(rows: int) -> None:
     pushes.MOST_LOOKED_AT = rows  # type: ignore[misc]
 
 
-def test_runs_and_halts_go_on_behind_their_last_row(night: Night) -> None:
+def test_execution_and_halt_list_pages_contain_each_row_once(night: Night) -> None:
     night.fleet.write("UPDATE halts SET halted_at = halted_at + 1 WHERE org_id = 'acme'")
     for state, count in (("due", 1), ("any", 2)):
         wanted = halt_list.Chosen(state)
@@ -523,7 +523,7 @@ NONSENSE: Final = [
 ]
 
 
-def test_nonsense_is_refused_in_words(night: Night) -> None:
+def test_oncall_pages_invalid_parameters_are_refused_with_message(night: Night) -> None:
     answers = night.get(*(place for place, _, _ in NONSENSE))
     for (place, status, said), answer in zip(NONSENSE, answers, strict=True):
         assert answer.status_code == status and says(answer.text, said), (place, answer.text[-600:])
@@ -537,7 +537,7 @@ FILTERED: Final = (
 )  # fmt: skip
 
 
-def test_a_filtered_page_asks_as_much_of_many_as_of_few(night: Night) -> None:
+def test_oncall_page_statement_count_is_independent_of_row_count(night: Night) -> None:
     few = statements(night, FILTERED)
     for n in range(60):
         night.fleet.sample(f"other-{n:02}", night.fleet.clock.at_ms, 60)

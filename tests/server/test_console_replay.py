@@ -66,7 +66,7 @@ def home(engine: sa.Engine) -> Lost:
     return lived(engine, Lost)
 
 
-def test_the_dry_run_is_that_of_the_command_and_leaves_nothing_behind(engine: sa.Engine) -> None:
+def test_replay_dry_run_equals_command_and_does_not_change_database(engine: sa.Engine) -> None:
     fleet = missed(Fleet(engine))
     made = planned(fleet)
     before = dump(engine)
@@ -75,7 +75,7 @@ def test_the_dry_run_is_that_of_the_command_and_leaves_nothing_behind(engine: sa
     assert found == run(fleet, made, dry_run=True) and found.pushes == 48
 
 
-def test_from_the_dry_run_to_the_result(home: Lost) -> None:
+def test_replay_form_queued_job_is_completed_by_tick(home: Lost) -> None:
     before = dump(home.engine)
     page = home.look()
     assert page.status_code == 200 and dump(home.engine) == before
@@ -93,7 +93,7 @@ def test_from_the_dry_run_to_the_result(home: Lost) -> None:
 
 
 @pytest.mark.both_databases
-def test_two_people_at_once_place_one_order(home: Lost) -> None:
+def test_replay_form_second_person_cannot_queue_same_job(home: Lost) -> None:
     first, second = hidden(home.look()), hidden(home.look(KIM))
     assert home.send(PATH, first).status_code == 303
     refused = home.send(PATH, second, KIM)
@@ -101,7 +101,7 @@ def test_two_people_at_once_place_one_order(home: Lost) -> None:
     assert home.fleet.one("SELECT COUNT(*) FROM jobs") == 1
 
 
-def test_what_is_taken_up_meanwhile_is_not_cancelled(home: Lost) -> None:
+def test_replay_job_cancel_after_start_is_refused(home: Lost) -> None:
     home.send(PATH, hidden(home.look()))
     ((number,),) = home.fleet.rows("SELECT job_id FROM jobs")  # PostgreSQL's dry runs use numbers up
     order = {"job": str(number), "reason": "no", "step": "look"}
@@ -112,13 +112,13 @@ def test_what_is_taken_up_meanwhile_is_not_cancelled(home: Lost) -> None:
     assert "under way" in home.page()
 
 
-def test_a_viewer_sees_the_orders_and_places_none(home: Lost) -> None:
+def test_replay_form_viewer_sees_jobs_and_cannot_queue(home: Lost) -> None:
     assert home.look(VIC).status_code == 403
     (page,) = home.get("/console/jobs", session=VIC)
     assert page.status_code == 200 and "/console/act/" not in page.text
 
 
-def test_what_is_too_much_to_try_says_so_and_may_be_ordered(home: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_form_too_large_for_dry_run_can_be_queued(home: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doing, "TRIED_MS", 0)
     page = home.look()
     assert "The replay is too large for a page" in page.text and "--dry-run" in page.text
@@ -134,12 +134,12 @@ def test_what_is_too_much_to_try_says_so_and_may_be_ordered(home: Lost, monkeypa
 
 
 @pytest.mark.parametrize("more", [{"id": "acme"}, {"all": "no"}, {"provider": "embedded"}])
-def test_whose_windows_is_said_in_one_way(home: Lost, more: dict[str, str]) -> None:
+def test_replay_form_ambiguous_scope_is_refused(home: Lost, more: dict[str, str]) -> None:
     answer = home.send(PATH, ASKED | more)
     assert answer.status_code == 400 and 'id="wrong-id"' in answer.text
 
 
-def test_hostile_texts_stand_as_text(home: Lost) -> None:
+def test_jobs_page_hostile_text_is_escaped(home: Lost) -> None:
     home.fleet.assign(ODD, from_ms=T0)
     home.fleet.sample(ODD, T0 + 7)
     by = By(home.now, "console:ann", ODD, "console")
@@ -150,7 +150,7 @@ def test_hostile_texts_stand_as_text(home: Lost) -> None:
     assert read(home.engine, lambda c: c.execute(sa.text("SELECT COUNT(*) FROM jobs")).scalar()) == 1
 
 
-def test_what_is_sealed_and_not_settled_is_not_called_settled() -> None:
+def test_replay_preview_of_unsettled_pushes_reports_them_open() -> None:
     found = Replayed(T0, END, dry_run=True, open_pushes=2, open_quantity=1_200)
     shown = doing._pushes_table(found, "").none
     assert shown == "No more usage to seal. Of earlier seals, 2 pushes (1,200 units) are still to be settled."

@@ -21,7 +21,7 @@ from tests.world import T0
 SECRET = {"authorization": f"Bearer {CRON}"}
 
 
-def test_a_tick_is_run_and_reported(house: House) -> None:
+def test_cron_tick_runs_and_returns_report(house: House) -> None:
     house.customer("acme", 100)
     house.fleet.sample("acme", T0)
     house.clock.at_ms = T0 + 2 * WINDOW_MS
@@ -35,7 +35,7 @@ def test_a_tick_is_run_and_reported(house: House) -> None:
     served(house, work)
 
 
-def test_who_has_not_the_secret_is_refused(house: House) -> None:
+def test_cron_tick_without_secret_is_refused(house: House) -> None:
     async def work(caller: Caller) -> None:
         for given in (
             "",
@@ -56,7 +56,7 @@ def test_who_has_not_the_secret_is_refused(house: House) -> None:
     assert house.counts()["ticks"] == 0
 
 
-def test_each_of_them_takes_the_secret_and_is_described(house: House) -> None:
+def test_cron_endpoints_require_secret_and_are_in_openapi(house: House) -> None:
     async def work(caller: Caller) -> None:
         paths = (await caller.get("/openapi.json")).json()["paths"]
         for kind in ("tick", "parity", "vendors", "guard", "backfills"):
@@ -72,7 +72,7 @@ def test_each_of_them_takes_the_secret_and_is_described(house: House) -> None:
     served(house, work)
 
 
-def test_a_house_without_a_secret_lets_nobody_in(engine: sa.Engine) -> None:
+def test_cron_endpoint_without_configured_secret_is_unavailable(engine: sa.Engine) -> None:
     house = House(engine, cron_secret="")
 
     async def work(caller: Caller) -> None:
@@ -82,7 +82,7 @@ def test_a_house_without_a_secret_lets_nobody_in(engine: sa.Engine) -> None:
     served(house, work)
 
 
-def test_counters_are_put_right_by_who_has_the_secret(house: House) -> None:
+def test_cron_guard_check_corrects_drifted_counter(house: House) -> None:
     guarded = Guarded(house.fleet.engine, house.fleet)
     guarded.limit("look", 10)
     guarded.consume("look", 3)
@@ -101,7 +101,7 @@ def test_counters_are_put_right_by_who_has_the_secret(house: House) -> None:
     served(house, work)
 
 
-def test_backfills_that_nobody_closes_are_told(house: House) -> None:
+def test_cron_backfill_check_reports_overdue_backfill(house: House) -> None:
     house.fleet.assign("acme", from_ms=T0 - DAY_MS)
     opened = partial(open_backfill, name="june", org_id="acme", from_ms=T0 - DAY_MS, to_ms=T0, by=house.fleet.by)
     write(house.fleet.engine, opened)
@@ -116,7 +116,7 @@ def test_backfills_that_nobody_closes_are_told(house: House) -> None:
     served(house, work)
 
 
-def test_parity_is_checked_for_yesterday_by_who_has_the_secret(house: House) -> None:
+def test_cron_parity_check_records_yesterday(house: House) -> None:
     house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell-1')")
     house.clock.at_ms = T0 + DAY_MS + 1_000_000
 
@@ -133,7 +133,7 @@ def test_parity_is_checked_for_yesterday_by_who_has_the_secret(house: House) -> 
     served(house, work)
 
 
-def test_vendors_bills_are_compared_for_who_has_the_secret(house: House) -> None:
+def test_cron_vendor_check_reports_drift_alert(house: House) -> None:
     units = vendors.Units("cloud", "vm", "hour", 1, 1_000_000, 3600, "USD")
     write(house.fleet.engine, lambda c: vendors.set_units(c, "compute_1gb", units, T0, house.fleet.by, new=False))
     lines = [BillLine("cloud", "vm", T0 + day * DAY_MS, "USD", 9_000_000, True) for day in range(2)]
@@ -160,7 +160,7 @@ async def under_way(house: House, caller: Caller) -> asyncio.Task[httpx.Response
 
 
 @pytest.mark.both_databases
-def test_two_at_once_are_one(house: House) -> None:
+def test_cron_tick_while_another_runs_is_conflict(house: House) -> None:
     house.customer("acme", 100)
 
     async def work(caller: Caller) -> None:
@@ -175,7 +175,7 @@ def test_two_at_once_are_one(house: House) -> None:
     assert house.counts()["ticks"] == 2
 
 
-def test_a_caller_that_goes_away_leaves_the_tick_running(house: House) -> None:
+def test_cron_tick_continues_after_caller_disconnects(house: House) -> None:
     house.customer("acme", 100)
 
     async def work(caller: Caller) -> None:
@@ -189,7 +189,7 @@ def test_a_caller_that_goes_away_leaves_the_tick_running(house: House) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # whose clock it is compared with
-def test_a_clock_that_is_doubted_is_told(house: House) -> None:
+def test_cron_tick_with_doubtful_clock_fails_with_message(house: House) -> None:
     house.clock.trusted = False
 
     async def work(caller: Caller) -> None:

@@ -95,7 +95,7 @@ def uses(house: House) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.both_databases
-def test_use_allowed_by_fail_open_is_counted_once_database_returns(house: House) -> None:
+def test_fail_open_use_is_counted_once_when_database_returns(house: House) -> None:
     outcomes = house.server._dark.uses
 
     async def work(send: Send) -> None:
@@ -130,7 +130,7 @@ def test_use_allowed_by_fail_open_is_counted_once_database_returns(house: House)
     assert outcomes == {"let_through": 2, "recorded": 2, "lost": 0}
 
 
-def test_its_end_waits_for_it_here_and_elsewhere_asks_for_it_again(house: House) -> None:
+def test_fail_open_use_settle_elsewhere_requires_repeated_use(house: House) -> None:
     """No server says of it that there is none, as long as the one that let it through has it to write down."""
 
     async def work(send: Send) -> None:
@@ -163,7 +163,7 @@ def _busy(_connection: object) -> Answer:
     raise DatabaseBusy("another writes")
 
 
-def test_a_limit_that_is_reached_this_moment_is_no_darkness(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_contention_on_limit_is_not_fail_open(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the database was away a moment ago."""
 
     async def work(send: Send) -> None:
@@ -186,7 +186,7 @@ def test_a_limit_that_is_reached_this_moment_is_no_darkness(house: House, monkey
     with_dark(house, work)
 
 
-def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> None:
+def test_fail_open_use_beyond_limit_is_counted_and_marked(house: House) -> None:
     async def work(send: Send) -> None:
         dark_ = house.server._dark
         with away(house.fleet.engine):
@@ -204,7 +204,7 @@ def test_beyond_a_limit_it_is_counted_all_the_same_and_said(house: House) -> Non
     assert house.fleet.rows(denied) == [(3, 27)], "what would have been blocked is counted as that"
 
 
-def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fail_open_is_bounded_by_time_count_and_known_terms(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fail_open, "KEPT_AT_MOST", 1)
 
     async def work(send: Send) -> None:
@@ -228,7 +228,7 @@ def test_the_dark_is_bounded_in_time_number_and_in_whom_it_knows(house: House, m
     assert ("d-1", 1) in [one[:2] for one in uses(house)]
 
 
-def test_what_cannot_be_written_down_is_lost_loudly(house: House, lost: list[dict[str, object]]) -> None:
+def test_fail_open_use_that_cannot_be_recorded_is_logged_as_lost(house: House, lost: list[dict[str, object]]) -> None:
     """The metric fails closed by now, or the process ends before the database is back."""
     outcomes = house.server._dark.uses
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_written_down_is_lost_loudly(house: House, lost: list[dic
     assert uses(house) == []
 
 
-def test_a_process_that_ends_writes_down_what_it_can_and_says_the_rest(
+def test_fail_open_unrecorded_use_at_shutdown_is_logged_as_lost(
     house: House, lost: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fail_open, "CLOSING_S", 0.3)
@@ -263,7 +263,7 @@ def test_a_process_that_ends_writes_down_what_it_can_and_says_the_rest(
     assert outcomes["lost"] == 1
 
 
-def test_who_let_something_through_without_an_answer_says_so_later(house: House) -> None:
+def test_client_reported_fail_open_use_is_recorded(house: House) -> None:
     async def work(send: Send) -> None:
         told: dict[str, Any] = {"key": "c-1", "quantity": 9, "let_through": True}
         found = (await send("consume", **told)).json()
@@ -275,7 +275,7 @@ def test_who_let_something_through_without_an_answer_says_so_later(house: House)
     assert [one[:5] for one in uses(house)] == [("c-1", 9, "used", "block", True)]
 
 
-def test_an_ended_key_decides_nothing_if_its_look_up_is_slow(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_ended_key_with_slow_lookup_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database answers uses, and readings of keys take too long: what is remembered of a key is not enough."""
 
     async def work(send: Send) -> None:
@@ -300,7 +300,7 @@ def test_an_ended_key_decides_nothing_if_its_look_up_is_slow(house: House, monke
     assert [one[:3] for one in uses(house)] == [("h-1", 1, "held")]
 
 
-def test_a_key_whose_time_is_over_lets_nothing_through_in_the_dark(house: House) -> None:
+def test_guard_expired_key_during_database_outage_is_refused(house: House) -> None:
     async def work(send: Send) -> None:
         house.fleet.write("UPDATE api_keys SET expires_ms = :at", {"at": house.clock.at_ms + 5_000})
         assert (await send("consume", key="in-time", quantity=1)).json()["decision"] == "allow"

@@ -90,7 +90,7 @@ def ways_of(param: Param) -> list[tuple[str, object]]:
 TERMS: Final = settlements.Change(share_ppm=700_000, hold_ms=0, threshold_micro=0, takes_clawbacks=True)
 
 
-def test_each_declaration_says_all_that_its_faces_show() -> None:
+def test_declarations_are_complete_and_unique() -> None:
     names = [one.name for one in DECLARED]
     ways = [(isinstance(one, Action), one.path) for one in DECLARED]
     assert len(set(names)) == len(names) and len(set(ways)) == len(ways)
@@ -135,14 +135,14 @@ def _text(param: Param) -> str:
     return {"percent": "70", "length": "1d", "time": "+1d", "window": "2026-01-01"}.get(param.kind.name, str(example))
 
 
-def test_a_process_makes_the_model_of_an_answer_once() -> None:
+def test_answer_model_is_built_once_per_process() -> None:
     """To make all of them takes most of a server's start."""
     for one in ACTIONS.values():
         assert answer_model(one.result, one.name) is answer_model(one.result, one.name)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_command_refuses_each_wrong_value_by_its_option(
+def test_command_invalid_value_is_refused_by_option(
     database_url: str, house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for one in DECLARED:
@@ -156,7 +156,7 @@ def test_a_command_refuses_each_wrong_value_by_its_option(
             assert json.loads(out)["code"] == "bad_value", (words, out)
 
 
-def test_a_form_refuses_each_wrong_value_by_its_field() -> None:
+def test_form_invalid_value_is_refused_by_field() -> None:
     doing = Doing(Person("ann", "admin"), By(T0, "console:ann", "a test", "console"), {}, "key")
     for action in ACTIONS.values():
         form, given = form_of(action), {param.word: _text(param) for param in action.params}
@@ -166,7 +166,7 @@ def test_a_form_refuses_each_wrong_value_by_its_field() -> None:
             assert (refusal.value.field, refusal.value.code) == (param.word, "bad_value"), (action.name, text)
 
 
-def test_a_program_is_refused_each_wrong_value_by_its_field(lone: House) -> None:
+def test_http_invalid_or_missing_or_unknown_field_is_refused_by_name(lone: House) -> None:
     """With the code of the other faces, and so is what is needed and not there, and what is not known."""
     make_key(lone, "app", *WRITERS)
 
@@ -239,9 +239,7 @@ def _probe(
 PROBE: Final = Listing("probe list", "Probe", "List a probe.", _probe, ["values"], "rows", "/v1/probes", "orgs:read")
 
 
-def test_query_takes_what_a_command_takes_and_refuses_the_rest(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_http_query_value_is_parsed_as_command_option(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.server.app.DECLARED", [PROBE])
     house = House(engine)
     make_key(house, "app", *WRITERS)
@@ -294,7 +292,7 @@ async def render(program: Program) -> None:
     assert (await program.post("/e-1/settle", {"actual": 6})).status_code == 200
 
 
-def test_a_dry_run_shows_what_would_be_and_changes_nothing(shop: House) -> None:
+def test_http_dry_run_shows_effect_and_does_not_change_database(shop: House) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         before = shop.fleet.rows("SELECT COUNT(*) FROM operator_actions")
@@ -309,7 +307,7 @@ def test_a_dry_run_shows_what_would_be_and_changes_nothing(shop: House) -> None:
     served(shop, work)
 
 
-def test_a_call_with_a_key_is_done_once_however_often_it_comes(shop: House) -> None:
+def test_http_action_with_repeated_idempotency_key_runs_once(shop: House) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         await render(program)
@@ -375,7 +373,7 @@ def _paint_later(
     return Painted(wall + colour)
 
 
-def test_call_repeated_after_a_parameter_was_added_is_a_repetition(shop: House) -> None:
+def test_http_call_repeated_after_parameter_was_added_is_repeated(shop: House) -> None:
     before, after = (
         Action("wall paint", "Paint", "Paint.", do, str, path="/v1/walls/{wall}", scope="hooks:write")
         for do in (_paint, _paint_later)
@@ -393,7 +391,7 @@ def test_call_repeated_after_a_parameter_was_added_is_a_repetition(shop: House) 
     write(shop.fleet.engine, work)
 
 
-def test_form_and_call_at_once_pay_a_supplier_once(shop: House) -> None:
+def test_payout_by_concurrent_form_and_calls_is_made_once(shop: House) -> None:
     """They have no key in common: the deed itself is what happens once."""
     make_key(shop, "payer", "settlements:write", gives_micro=100 * MICRO)
     form, by = form_of(ACTIONS["settlement payout"]), By(shop.clock.at_ms, "console:ann", "a test", "console")
@@ -419,7 +417,7 @@ def test_form_and_call_at_once_pay_a_supplier_once(shop: House) -> None:
     served(shop, work)
 
 
-def test_a_key_gives_no_more_than_it_may(shop: House) -> None:
+def test_payout_above_grant_limit_of_key_is_refused(shop: House) -> None:
     make_key(shop, "payer", "settlements:write", gives_micro=4 * MICRO)
 
     async def work(caller: Caller) -> None:
@@ -434,7 +432,7 @@ def test_a_key_gives_no_more_than_it_may(shop: House) -> None:
     served(shop, work)
 
 
-def test_a_bound_key_does_nothing_that_names_no_organisation(shop: House) -> None:
+def test_bound_key_on_operations_without_org_is_refused(shop: House) -> None:
     async def work(caller: Caller) -> None:
         bound = Program(caller, key_of("bound"))
         for one in DECLARED:
@@ -453,7 +451,7 @@ def test_a_bound_key_does_nothing_that_names_no_organisation(shop: House) -> Non
     served(shop, work)
 
 
-def test_an_action_is_the_same_by_each_face(shop: House) -> None:
+def test_supplier_set_over_http_is_audited_and_read_by_command(shop: House) -> None:
     """The function is one: what HTTP did is on record as the command would have it."""
 
     async def work(caller: Caller) -> None:
@@ -470,7 +468,7 @@ def test_an_action_is_the_same_by_each_face(shop: House) -> None:
     assert facts[0].value == "60 %"
 
 
-def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
+def test_error_message_over_http_names_endpoints_instead_of_commands(shop: House) -> None:
     assert for_programs("there is none; `drawdown supplier list` shows those; --new takes it") == (
         "there is none; `GET /v1/suppliers` shows those; `new` takes it"
     )
@@ -497,7 +495,7 @@ def test_an_error_tells_a_program_what_a_program_can_do(shop: House) -> None:
     served(shop, work)
 
 
-def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
+def test_error_message_of_refused_call_names_fault(shop: House) -> None:
     refusals: list[tuple[str, object, int, str]] = [
         (
             "/v1/hooks/app", {"url": "https://a.example/", "event": []}, 422,
@@ -524,7 +522,7 @@ def test_message_of_a_refused_call_names_the_fault(shop: House) -> None:
     served(shop, work)
 
 
-def test_unknown_scope_is_refused_before_the_rights_of_the_key(shop: House) -> None:
+def test_unknown_scope_is_reported_before_missing_permission(shop: House) -> None:
     async def work(caller: Caller) -> None:
         answer = await send(Program(caller, key_of("app")), "/v1/keys", {"name": "k", "scopes": ["events:writ"]})
         assert refused(answer) == (422, "unknown_scope")
@@ -533,7 +531,7 @@ def test_unknown_scope_is_refused_before_the_rights_of_the_key(shop: House) -> N
     served(shop, work)
 
 
-def test_nothing_is_dated_by_a_clock_that_ticks_doubt(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_action_with_doubtful_clock_is_refused(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a command refuses it (S9): the last tick began an hour ahead of this server's clock."""
     columns = "worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status"
     ahead = shop.clock.at_ms + 60 * MINUTE_MS
@@ -551,7 +549,7 @@ def test_nothing_is_dated_by_a_clock_that_ticks_doubt(shop: House, monkeypatch: 
     served(shop, work)
 
 
-def test_a_secret_is_in_the_first_answer_alone(shop: House) -> None:
+def test_created_api_key_secret_is_in_first_answer_only(shop: House) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         path, gone = "/v1/hooks/shop", {"url": "https://shop.example/in", "new": True, "dry_run": True}
@@ -569,7 +567,7 @@ def test_a_secret_is_in_the_first_answer_alone(shop: House) -> None:
     served(shop, work)
 
 
-def test_two_programs_with_one_idempotency_key_do_two_deeds(shop: House) -> None:
+def test_idempotency_key_used_by_two_api_keys_is_independent(shop: House) -> None:
     """A grant that another program made under the same words is no repetition of this one."""
     assert Call("key:a", "b:c", "", "").own != Call("key:a:b", "c", "", "").own
     for name in ("one", "two"):
@@ -586,7 +584,7 @@ def test_two_programs_with_one_idempotency_key_do_two_deeds(shop: House) -> None
     served(shop, work)
 
 
-def test_what_nothing_bounds_is_not_for_a_key_with_a_limit(shop: House) -> None:
+def test_unbounded_action_by_key_with_grant_limit_is_refused(shop: House) -> None:
     """Nor in a roundabout way: a halt that stays off for longer, a move to a biller that is taken back, a lower price,
     another one's wallet, a limit without an end."""
     scopes = ("orgs:write", "guard:write")

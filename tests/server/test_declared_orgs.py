@@ -31,7 +31,7 @@ async def made(program: Program, org: str, **more: object) -> Any:
     return await send(program, f"/v1/orgs/{org}/assign", {"new": True, **more})
 
 
-def test_an_organisation_is_made_and_billed_here(office: House) -> None:
+def test_org_assign_over_http_is_listed_and_can_be_undone(office: House) -> None:
     async def work(caller: Caller) -> None:
         app = Program(caller, key_of("app"))
         assert refused(await send(app, "/v1/orgs/newco/assign", {})) == (404, "unknown_org")
@@ -52,7 +52,7 @@ def test_an_organisation_is_made_and_billed_here(office: House) -> None:
     served(office, work)
 
 
-def test_who_is_billed_elsewhere_is_asked_for_by_an_order(office: House) -> None:
+def test_org_assign_to_external_provider_queues_job(office: House) -> None:
     """A provider that no tick met is not taken; nobody is halted, or let go free, by a key."""
 
     async def work(caller: Caller) -> None:
@@ -70,7 +70,7 @@ def test_who_is_billed_elsewhere_is_asked_for_by_an_order(office: House) -> None
     served(office, work)
 
 
-def test_whoever_moves_here_without_credit_is_not_halted_by_the_way(office: House) -> None:
+def test_org_assign_without_credit_requires_allow_halt(office: House) -> None:
     office.fleet.assign("globex", provider="autumn", from_ms=T0)
 
     async def work(caller: Caller) -> None:
@@ -82,7 +82,7 @@ def test_whoever_moves_here_without_credit_is_not_halted_by_the_way(office: Hous
     served(office, work)
 
 
-def test_a_word_of_an_operators_is_said_and_ended(office: House) -> None:
+def test_org_override_over_http_is_set_and_cleared(office: House) -> None:
     office.fleet.assign("acme", from_ms=T0)
 
     async def work(caller: Caller) -> None:
@@ -100,7 +100,7 @@ def test_a_word_of_an_operators_is_said_and_ended(office: House) -> None:
     served(office, work)
 
 
-def test_a_bound_key_halts_its_own_organisation_alone(office: House) -> None:
+def test_org_halt_by_bound_key_is_limited_to_own_org(office: House) -> None:
     """Also where it names none, which would be a choice among all."""
     for org in ("acme", "globex"):
         office.fleet.assign(org, from_ms=T0)
@@ -124,7 +124,7 @@ def test_a_bound_key_halts_its_own_organisation_alone(office: House) -> None:
     served(office, work)
 
 
-def test_a_list_goes_on_behind_the_last_organisation(office: House) -> None:
+def test_org_list_over_http_is_paged_and_filters_are_validated(office: House) -> None:
     for org in ("acme", "globex", "hooli"):
         office.fleet.assign(org, from_ms=T0)
     write(office.fleet.engine, lambda c: credit.grant(c, "hooli", 5, office.fleet.by, key="k", plan=None))

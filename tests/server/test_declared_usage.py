@@ -50,7 +50,7 @@ def staged(house: House, units: int) -> None:
     write(house.fleet.engine, lambda c: backfills.stage(c, "june", [event], house.clock.at_ms))
 
 
-def test_a_backfill_is_opened_closed_and_reverted_over_http(office: House) -> None:
+def test_backfill_over_http_is_opened_closed_and_reverted(office: House) -> None:
     async def work(caller: Caller) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         path, order = "/v1/backfills/june", {"org_id": "acme", "from_ms": T0, "to_ms": T0 + WINDOW_MS}
@@ -83,7 +83,7 @@ def test_a_backfill_is_opened_closed_and_reverted_over_http(office: House) -> No
     served(office, work)
 
 
-def test_action_in_portions_is_refused_to_a_call_that_would_delay_seals(office: House) -> None:
+def test_batched_action_too_large_for_http_is_refused(office: House) -> None:
     by, engine = office.fleet.by, office.fleet.engine
     write(engine, lambda c: backfills.open_backfill(c, "june", "acme", T0, T0 + WINDOW_MS, by))
     staged(office, 3)
@@ -96,7 +96,7 @@ def test_action_in_portions_is_refused_to_a_call_that_would_delay_seals(office: 
     assert read(engine, lambda c: backfills.show_backfill(c, "june")).state == "closed"
 
 
-def test_all_portions_of_a_deed_are_one_transaction_for_a_call() -> None:
+def test_batched_action_over_http_runs_all_steps_in_single_call() -> None:
     taken: list[object] = []
 
     def do(_connection: sa.Connection, asked: Invocation, **_values: object) -> object:
@@ -126,7 +126,7 @@ def with_rejected(office: House, *orgs: str) -> House:
 NAMED: Final = "SELECT 'usage:' || org_id || ':' || window_ms || ':' || feature FROM pushes"
 
 
-def test_pushes_are_voided_over_http_after_a_look(rejected: House) -> None:
+def test_push_void_over_http_needs_evidence_and_runs_once(rejected: House) -> None:
     keys = [str(row[0]) for row in rejected.fleet.rows(NAMED)]
 
     async def work(caller: Caller) -> None:
@@ -156,7 +156,7 @@ PUSH_ACTS: Final[dict[str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("act", PUSH_ACTS)
-def test_bound_key_names_its_own_pushes_and_no_others(office: House, act: str) -> None:
+def test_push_action_by_bound_key_on_another_org_is_unknown_push(office: House, act: str) -> None:
     rejected = with_rejected(office, "acme", "globex")
     make_key(office, "mine", *WRITERS, org="acme", gives_micro=MAX_AMOUNT_MICRO)
     own = str(rejected.fleet.one(f"{NAMED} WHERE org_id = 'acme'"))
@@ -185,7 +185,7 @@ def test_bound_key_names_its_own_pushes_and_no_others(office: House, act: str) -
 
 
 @pytest.mark.both_databases
-def test_bound_key_names_its_own_samples_and_no_others(office: House) -> None:
+def test_sample_action_by_bound_key_on_another_org_is_unknown_sample(office: House) -> None:
     for org in ("acme", "globex"):
         office.fleet.sample(org, T0 // 1000, interval_s=60, sample_id=f"{org}-1")
         office.fleet.sample(org, T0 // 1000 + 60, interval_s=60, sample_id=f"{org}-2")
@@ -220,7 +220,7 @@ def test_bound_key_names_its_own_samples_and_no_others(office: House) -> None:
     assert [str(row[0]) for row in rows] == ["acme-1", "globex-2"]
 
 
-def test_a_provider_is_paused_over_http_and_what_waits_is_shown_first(office: House) -> None:
+def test_provider_pause_over_http_previews_effect_and_can_be_undone(office: House) -> None:
     async def work(caller: Caller) -> None:
         app, path = Program(caller, key_of("app")), "/v1/providers/embedded/pause"
         tried = facts_of(await send(app, path, {"dry_run": True, "reason": "their incident"}))
@@ -239,7 +239,7 @@ def test_a_provider_is_paused_over_http_and_what_waits_is_shown_first(office: Ho
     served(office, work)
 
 
-def test_samples_are_withdrawn_and_runs_blocked_over_http(rejected: House) -> None:
+def test_sample_withdraw_and_project_block_over_http_take_effect(rejected: House) -> None:
     ((sample,),) = rejected.fleet.rows("SELECT id FROM usage_samples")
 
     async def work(caller: Caller) -> None:

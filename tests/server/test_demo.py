@@ -127,7 +127,7 @@ def lived_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple
     return rows_of(stage.app.engine)
 
 
-def test_a_served_month_is_whole_the_same_as_another_and_gone_when_told(
+def test_demo_serve_month_is_reproducible_and_removed_on_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = {"DRAWDOWN_STRIPE_SECRET_KEY": "sk_live_1", "DRAWDOWN_STRIPE_URL": "http://127.0.0.1:9"}
@@ -171,7 +171,7 @@ def test_a_served_month_is_whole_the_same_as_another_and_gone_when_told(
     assert not (tmp_path / "not-the-demo.db").exists()
 
 
-def test_told_to_end_while_the_month_is_made_it_leaves_nothing(tmp_path: Path) -> None:
+def test_demo_serve_sigterm_during_setup_removes_files(tmp_path: Path) -> None:
     process = started(tmp_path)
     try:
         until = time.monotonic() + 60
@@ -187,7 +187,7 @@ def test_told_to_end_while_the_month_is_made_it_leaves_nothing(tmp_path: Path) -
     assert left(tmp_path) == []
 
 
-def test_told_to_end_as_soon_as_it_said_its_url_it_clears_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_serve_sigterm_after_url_is_printed_cleans_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody tells it to end the moment its line is there."""
     cleared: list[str] = []
     for name, instead in (
@@ -202,7 +202,7 @@ def test_told_to_end_as_soon_as_it_said_its_url_it_clears_away(monkeypatch: pyte
     assert cleared == ["away"]
 
 
-def test_of_any_moment_the_ticks_and_acts_of_a_month_are_bounded(tmp_path: Path) -> None:
+def test_demo_calendar_tick_and_action_counts_are_bounded(tmp_path: Path) -> None:
     """So is the time it takes, on a machine that is known: nothing here is timed."""
     chance, folder = random.Random(5), tmp_path
     for _ in range(200):
@@ -230,7 +230,7 @@ def test_of_any_moment_the_ticks_and_acts_of_a_month_are_bounded(tmp_path: Path)
         (["--serve", "--no-open", "--port", "70000"], "65535"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_made(
+def test_demo_invalid_options_are_refused_before_files_are_created(
     options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

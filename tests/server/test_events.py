@@ -64,7 +64,7 @@ def sealed(house: House) -> list[tuple[object, ...]]:
     return house.fleet.rows("SELECT window_ms, feature, sealed_qty FROM pushes ORDER BY 1, 2")
 
 
-def test_an_event_is_taken_once_and_billed_with_its_window(shop: House) -> None:
+def test_event_sent_twice_is_billed_once_with_its_window(shop: House) -> None:
     async def work(caller: Caller) -> None:
         send = Sender(caller)
         assert await send.told(EVENTS, event(), EVENT) == [("accepted",)]
@@ -84,9 +84,7 @@ OLD: Final = T0 - 60 * DAY_MS
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
-    shop: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_event_floor_raised_during_intake_is_rejected_as_too_late(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """On SQLite nobody else writes meanwhile."""
     shop.fleet.tick(T0 + WINDOW_MS)
     taken: list[object] = []
@@ -111,7 +109,7 @@ def test_an_event_whose_floor_is_raised_while_it_is_taken_is_told_so(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_nobody_raises_a_floor_past_an_event_that_is_taken(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_floor_during_event_intake_is_not_raised_past_event(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fleet.tick(T0 + WINDOW_MS)
 
     async def work(caller: Caller) -> None:
@@ -121,7 +119,7 @@ def test_nobody_raises_a_floor_past_an_event_that_is_taken(shop: House, monkeypa
         served(shop, work)
 
 
-def test_each_shape_says_the_same_event(shop: House) -> None:
+def test_event_in_any_supported_format_is_same_event(shop: House) -> None:
     binary = {f"ce-{name}": value for name, value in event().items() if name != "data"}
 
     async def work(caller: Caller) -> None:
@@ -166,7 +164,7 @@ BAD: Final[list[tuple[Any, str, str, str]]] = [
 
 
 @pytest.mark.both_databases
-def test_what_is_wrong_with_one_item_stops_no_other(shop: House) -> None:
+def test_invalid_event_does_not_reject_other_items_of_batch(shop: House) -> None:
     """Every bad item there is, each between two good ones, in one batch; as lines, too."""
     close(shop, T0 - DAY_MS)
 
@@ -196,7 +194,7 @@ def test_what_is_wrong_with_one_item_stops_no_other(shop: House) -> None:
     clean(shop)
 
 
-def test_a_key_that_is_bound_names_no_other_organisation(shop: House) -> None:
+def test_event_by_bound_key_naming_another_org_is_rejected(shop: House) -> None:
     sender(shop, "bound", org="acme")
 
     async def work(caller: Caller) -> None:
@@ -213,7 +211,7 @@ def test_a_key_that_is_bound_names_no_other_organisation(shop: House) -> None:
     assert rows == [("acme", "globex"), ("acme", None)], "the subject is a label"
 
 
-def test_product_key_sends_events_of_own_source_only_also_once_rotated(shop: House) -> None:
+def test_event_of_other_source_than_key_is_rejected_also_after_rotation(shop: House) -> None:
     sender(shop, "product", source="app")
     engine, by = shop.fleet.engine, shop.fleet.by
     write(engine, lambda c: api_keys.rotate(c, key_of("product 2"), "product", by))
@@ -238,7 +236,7 @@ def _without_source(event_id: str, *, own: bool) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "source"}
 
 
-def test_key_with_source_sends_single_event_without_it(shop: House) -> None:
+def test_single_event_without_source_takes_source_of_key(shop: House) -> None:
     sender(shop, "product", source="app")
 
     async def work(caller: Caller) -> None:
@@ -254,7 +252,7 @@ def test_key_with_source_sends_single_event_without_it(shop: House) -> None:
     assert rows == [("app", "cloud"), ("app", "null"), ("app", "own")]
 
 
-def test_key_with_source_sends_batch_without_it(shop: House) -> None:
+def test_batch_event_without_source_takes_source_of_key(shop: House) -> None:
     sender(shop, "product", source="app")
 
     async def work(caller: Caller) -> None:
@@ -268,7 +266,7 @@ def test_key_with_source_sends_batch_without_it(shop: House) -> None:
     assert shop.fleet.rows("SELECT source, COUNT(*) FROM usage_events GROUP BY 1") == [("app", 4)]
 
 
-def test_key_without_source_sends_no_event_without_it(shop: House) -> None:
+def test_event_without_source_by_key_without_source_is_rejected(shop: House) -> None:
     async def work(caller: Caller) -> None:
         answer = await Sender(caller).send(EVENTS, _without_source("own", own=True))
         assert said(answer) == [("invalid", "missing")] and answer.json()["results"][0]["at"] == "source"
@@ -276,7 +274,7 @@ def test_key_without_source_sends_no_event_without_it(shop: House) -> None:
     served(shop, work)
 
 
-def test_an_event_without_a_time_is_the_same_event_whenever_it_comes_again(shop: House) -> None:
+def test_event_without_time_repeated_later_is_duplicate(shop: House) -> None:
     timeless = event(time=...)
 
     async def work(caller: Caller) -> None:
@@ -297,7 +295,7 @@ def test_an_event_without_a_time_is_the_same_event_whenever_it_comes_again(shop:
     clean(shop)
 
 
-def test_a_conflict_takes_nothing_from_events_without_a_time(shop: House) -> None:
+def test_event_conflict_does_not_reject_events_without_time(shop: House) -> None:
     """One of the batch is in conflict with what was there, one with another item: all others are in, and stay in."""
 
     async def work(caller: Caller) -> None:
@@ -316,7 +314,9 @@ def test_a_conflict_takes_nothing_from_events_without_a_time(shop: House) -> Non
     clean(shop)
 
 
-def test_a_conflict_has_events_without_a_time_taken_once(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_conflict_in_batch_without_times_retries_intake_once(
+    shop: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many they are: else one small batch would keep a thread, and the database, for a minute."""
     turns = 0
 
@@ -336,7 +336,9 @@ def test_a_conflict_has_events_without_a_time_taken_once(shop: House, monkeypatc
     assert turns == 2
 
 
-def test_events_that_others_always_date_first_are_not_taken(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_repeatedly_dated_by_concurrent_sender_are_refused_as_busy(
+    shop: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After so many turns the sender is told so, and nothing is half taken."""
     names = [f"e{number}" for number in range(way_in.MOST_TURNS)]
     left = list(names)
@@ -357,9 +359,7 @@ def test_events_that_others_always_date_first_are_not_taken(shop: House, monkeyp
 
 
 @pytest.mark.both_databases
-def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
-    shop: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_event_without_time_sent_concurrently_is_duplicate(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one dates and commits it between our look for its time and our insert."""
     looks = 0
 
@@ -390,7 +390,7 @@ def test_two_that_send_an_event_without_a_time_at_once_say_the_same(
 
 
 @pytest.mark.both_databases
-def test_what_many_send_at_once_is_taken_once(shop: House) -> None:
+def test_events_sent_concurrently_by_eight_clients_are_billed_once(shop: House) -> None:
     """Eight send the same events at once, in different orders, each with one that is its own."""
     names = [f"e{number}" for number in range(60)]
 
@@ -411,7 +411,7 @@ def test_what_many_send_at_once_is_taken_once(shop: House) -> None:
     clean(shop)
 
 
-def test_an_event_of_openmeter_is_billed_by_its_value(shop: House) -> None:
+def test_openmeter_event_is_billed_by_its_mapped_value(shop: House) -> None:
     """OpenMeter's own quick start: its data have the value, and no quantity."""
     request = {"method": "GET", "route": "/hello"}
     quick = event("o1", type="request", data={**request, "duration_ms": "40"})
@@ -440,7 +440,7 @@ def test_an_event_of_openmeter_is_billed_by_its_value(shop: House) -> None:
     assert [one.text for one in read(shop.fleet.engine, verify).breaches if "value of events of ping" in one.text]
 
 
-def test_a_value_is_declared_before_the_first_event_and_once(shop: House) -> None:
+def test_event_value_after_first_event_or_changed_is_refused(shop: House) -> None:
     async def work(caller: Caller) -> None:
         assert await Sender(caller).told(EVENTS, event("a", type="x"), EVENT) == [("pending", "unmapped")]
 
@@ -459,7 +459,7 @@ def test_a_value_is_declared_before_the_first_event_and_once(shop: House) -> Non
     clean(shop)
 
 
-def test_openmeters_way_answers_with_nothing_or_with_one_error(shop: House) -> None:
+def test_openmeter_endpoint_answers_empty_or_with_item_errors(shop: House) -> None:
     async def work(caller: Caller) -> None:
         send = Sender(caller)
         for items, kind in ((event(), EVENT), ([event(), event("e2")], BATCH), ([event("e3", type="x")], JSON)):
@@ -480,7 +480,7 @@ def test_openmeters_way_answers_with_nothing_or_with_one_error(shop: House) -> N
 
 
 @pytest.mark.parametrize("path", [EVENTS, "/v1/samples"])
-def test_body_with_a_query_is_refused(shop: House, path: str) -> None:
+def test_intake_request_with_query_parameter_is_refused(shop: House, path: str) -> None:
     async def work(caller: Caller) -> None:
         answer = await Sender(caller).send(f"{path}?backfill=june", event(), EVENT)
         assert refused(answer) == (400, "bad_request") and "unknown parameter 'backfill'" in answer.text
@@ -489,7 +489,7 @@ def test_body_with_a_query_is_refused(shop: House, path: str) -> None:
     assert shop.fleet.rows("SELECT id FROM usage_samples") == []
 
 
-def test_a_key_needs_the_scope(lone: House) -> None:
+def test_intake_without_events_scope_is_refused(lone: House) -> None:
     make_key(lone, "reader", "usage:read", "executions:write")
 
     async def work(caller: Caller) -> None:

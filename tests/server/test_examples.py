@@ -58,7 +58,7 @@ BEFORE: Final = ("preview", "executions", "reserve", "overrides", "draws", "exte
 """What comes first, in this order, by the ends of paths: what others end."""
 
 
-def test_each_request_that_is_shown_is_taken(lone: House) -> None:
+def test_openapi_request_examples_are_accepted(lone: House) -> None:
     """So that who copies one is not refused: month and moments go not together, a cursor is one of this route, and no
     end lies in the past."""
     shop(lone)

@@ -44,7 +44,7 @@ def with_program(house: House, work: Work, **more: Any) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_run_from_its_preview_to_its_end(house: House) -> None:
+def test_execution_preview_reserve_draw_extend_and_settle_update_wallet(house: House) -> None:
     async def work(program: Program) -> None:
         found = (await program.post("/preview", {"org_id": "acme", "estimate": 6})).json()
         assert (found["allowed"], found["amount"], found["available_micro"]) == (True, 6, 100 * MICRO)
@@ -68,7 +68,7 @@ def test_a_run_from_its_preview_to_its_end(house: House) -> None:
     with_program(house, work)
 
 
-def test_whose_a_run_is_need_not_be_said_by_a_key_that_is_bound(house: House) -> None:
+def test_execution_by_bound_key_without_org_takes_org_of_key(house: House) -> None:
     give(house, "acme")
     make_key(house, "bound", *RUNS, org="acme")
     make_key(house, "any", *RUNS)
@@ -83,7 +83,7 @@ def test_whose_a_run_is_need_not_be_said_by_a_key_that_is_bound(house: House) ->
     served(house, work)
 
 
-def test_a_run_that_another_one_pays_for(house: House) -> None:
+def test_execution_with_other_payer_needs_allowance_and_charges_payer(house: House) -> None:
     async def work(program: Program) -> None:
         give(house, "wayne")
         give(house, "globex")
@@ -112,7 +112,7 @@ def test_a_run_that_another_one_pays_for(house: House) -> None:
     with_program(house, work)
 
 
-def test_each_act_again_changes_nothing(house: House) -> None:
+def test_execution_operations_repeated_do_not_change_wallet(house: House) -> None:
     async def work(program: Program) -> None:
         for repeated in (False, True):
             assert (await program.accept("e-1")).json()["repeated"] is repeated
@@ -128,7 +128,7 @@ def test_each_act_again_changes_nothing(house: House) -> None:
     with_program(house, work)
 
 
-def test_a_wallet_is_paged_to_its_first_entry(house: House) -> None:
+def test_ledger_entries_are_paged_to_first_entry(house: House) -> None:
     async def work(program: Program) -> None:
         await program.accept("e-1", 20)
         for number in range(7):
@@ -152,7 +152,7 @@ def test_a_wallet_is_paged_to_its_first_entry(house: House) -> None:
     with_program(house, work)
 
 
-def test_what_is_over_counts_as_free_before_anybody_sweeps(lone: House) -> None:
+def test_expired_reservation_before_sweep_counts_as_available(lone: House) -> None:
     async def work(program: Program) -> None:
         await program.accept("e-1", 60)
         lone.clock.at_ms += HOUR_MS
@@ -164,7 +164,7 @@ def test_what_is_over_counts_as_free_before_anybody_sweeps(lone: House) -> None:
     with_program(lone, work)
 
 
-def test_lists_are_narrowed_by_labels_and_states(lone: House) -> None:
+def test_execution_list_is_filtered_by_label_and_state(lone: House) -> None:
     async def work(program: Program) -> None:
         for number, project in enumerate(("site", "site", "shop")):
             lone.clock.at_ms += 1
@@ -188,7 +188,7 @@ def test_lists_are_narrowed_by_labels_and_states(lone: House) -> None:
     with_program(lone, work)
 
 
-def test_a_key_of_a_run_is_any_text_percent_encoded(house: House) -> None:
+def test_execution_key_with_special_characters_is_accepted_encoded(house: House) -> None:
     """Slashes, dots, what a shell or a browser would take for its own: it names a run, and no place."""
     keys = (
         "a/b",
@@ -214,7 +214,7 @@ def test_a_key_of_a_run_is_any_text_percent_encoded(house: House) -> None:
     assert house.fleet.one("SELECT COUNT(*) FROM reservations") == len(keys)
 
 
-def test_the_idempotency_key_is_the_runs_key(house: House) -> None:
+def test_execution_idempotency_key_header_is_execution_key(house: House) -> None:
     order = {"org_id": "acme", "estimate": 1}
 
     async def work(program: Program) -> None:
@@ -261,7 +261,7 @@ REFUSED: Final[list[Case]] = [
 ]
 
 
-def test_what_is_refused_has_its_code_and_moves_nothing(house: House) -> None:
+def test_refused_execution_call_returns_code_and_does_not_change_wallet(house: House) -> None:
     by, engine = house.fleet.by, house.fleet.engine
     house.fleet.assign("still", "poor")
     house.fleet.tick(house.clock.at_ms)
@@ -304,7 +304,7 @@ NO_AMOUNTS: Final = (
 )  # fmt: skip
 
 
-def test_an_amount_is_taken_exactly_or_not_at_all(lone: House) -> None:
+def test_execution_amount_is_exact_or_refused(lone: House) -> None:
     async def work(program: Program) -> None:
         async def send(number: int, text: str) -> httpx.Response:
             return await program.post(
@@ -361,7 +361,7 @@ HOSTILE: Final[dict[str, tuple[bytes, int]]] = {
 }
 
 
-def test_what_is_no_order_is_refused_and_nothing_is_held(lone: House) -> None:
+def test_execution_malformed_body_is_refused_without_reservation(lone: House) -> None:
     async def work(program: Program) -> None:
         for what, (body, status) in HOSTILE.items():
             for path in ("", "/preview"):
@@ -375,7 +375,7 @@ def test_what_is_no_order_is_refused_and_nothing_is_held(lone: House) -> None:
     assert lone.fleet.rows("SELECT 1 FROM reservations") == []
 
 
-def test_a_direction_mark_in_a_label_stays_a_label(house: House) -> None:
+def test_execution_labels_with_unicode_marks_are_unchanged(house: House) -> None:
     """Printable or not for a terminal: JSON carries it, and it is compared by its bytes."""
 
     async def work(program: Program) -> None:
@@ -393,7 +393,7 @@ QUERIES: Final = (
 )  # fmt: skip
 
 
-def test_a_query_that_is_none_is_refused(lone: House) -> None:
+def test_execution_list_invalid_query_is_refused(lone: House) -> None:
     async def work(program: Program) -> None:
         for query in QUERIES:
             assert refused(await program.get(f"/executions?{query}")) == (422, "bad_value"), query
@@ -408,7 +408,7 @@ PATHS: Final = (
 )  # fmt: skip
 
 
-def test_paths_that_name_nothing(house: House) -> None:
+def test_api_unknown_paths_and_methods_are_not_found(house: House) -> None:
     async def work(program: Program) -> None:
         for path, status in PATHS:
             answer = await program.get(path)
@@ -422,9 +422,7 @@ def test_paths_that_name_nothing(house: House) -> None:
     with_program(house, work)
 
 
-def test_where_the_database_is_away_it_is_said_and_when_to_come_again(
-    lone: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_api_during_database_outage_returns_503_with_retry_after(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_given: object, **_more: object) -> None:
         raise AnswerLost("a secret of the driver's")
 
@@ -448,7 +446,7 @@ def test_where_the_database_is_away_it_is_said_and_when_to_come_again(
     with_program(lone, work)
 
 
-def test_a_database_that_does_not_answer_is_not_waited_for(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_hanging_database_times_out_and_gate_still_answers(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     give(lone, "acme")
     make_key(lone, "app")
     monkeypatch.setattr(programs, "WITHIN_S", 0.3)
@@ -471,7 +469,9 @@ def test_a_database_that_does_not_answer_is_not_waited_for(lone: House, monkeypa
     assert lone.fleet.one("SELECT held_micro FROM ledger_accounts WHERE account_id = 'wallet:acme'") == 6 * MICRO
 
 
-def test_a_key_asks_so_often_and_others_are_answered(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_above_request_rate_is_limited_without_affecting_other_key(
+    lone: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(programs, "REQUESTS_PER_S", 3)
     lone.server.close()
     lone.server = lone.another()
@@ -489,7 +489,7 @@ def test_a_key_asks_so_often_and_others_are_answered(lone: House, monkeypatch: p
     with_program(lone, work)
 
 
-def test_what_is_refused_is_counted_by_its_code(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_api_calls_are_counted_by_code_in_metrics(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(program: Program) -> None:
         await program.accept("e-1", 1000)
         await program.accept("e-1", "no number")
@@ -502,7 +502,7 @@ def test_what_is_refused_is_counted_by_its_code(lone: House, monkeypatch: pytest
     with_program(lone, work)
 
 
-def test_the_examples_of_the_description_do_what_they_say(lone: House) -> None:
+def test_openapi_execution_examples_run_in_sequence(lone: House) -> None:
     """In the order in which a run goes."""
 
     async def work(program: Program) -> None:
@@ -526,7 +526,7 @@ def test_the_examples_of_the_description_do_what_they_say(lone: House) -> None:
     with_program(lone, work)
 
 
-def test_each_route_says_which_scope_it_takes(lone: House) -> None:
+def test_openapi_operations_declare_required_scope(lone: House) -> None:
     paths = lone.server.routes.openapi()["paths"]
     wanted = {
         (path, method): one["security"][0]["key"]

@@ -24,7 +24,7 @@ def calls(house: House) -> int:
     return sum(ASKED in url for url in house.autumn_line.calls)
 
 
-def test_an_open_gate_asks_nobody(house: House) -> None:
+def test_gate_of_allowed_org_does_not_call_provider_or_write(house: House) -> None:
     house.customer("acme", 100)
     house.fleet.tick(T0 + WINDOW_MS)
     before, asked = house.counts(), calls(house)
@@ -48,7 +48,7 @@ def test_an_open_gate_asks_nobody(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_halted_org_is_read_once_in_ten_seconds_however_many_ask(house: House) -> None:
+def test_gate_of_halted_org_calls_provider_once_in_ten_seconds(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)
     other = house.another()
@@ -74,7 +74,7 @@ def test_halted_org_is_read_once_in_ten_seconds_however_many_ask(house: House) -
     other.close()
 
 
-def test_a_slow_provider_delays_no_answer_and_is_asked_once_at_a_time(
+def test_gate_with_slow_provider_answers_with_single_call_in_flight(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "FRESH_WITHIN_S", 0.5)
@@ -98,7 +98,7 @@ def test_a_slow_provider_delays_no_answer_and_is_asked_once_at_a_time(
     other.close()
 
 
-def test_a_provider_that_is_down_changes_nothing(house: House) -> None:
+def test_gate_with_unreachable_provider_answers_stored_verdict(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)
     house.autumn_line.cut = NotSent("no connection")
@@ -112,7 +112,7 @@ def test_a_provider_that_is_down_changes_nothing(house: House) -> None:
     assert house.halted("acme")
 
 
-def test_an_operators_halt_is_not_asked_about(house: House) -> None:
+def test_gate_of_org_halted_by_operator_does_not_call_provider(house: House) -> None:
     house.customer("acme", 100)
     house.fleet.tick(T0 + WINDOW_MS)
     with house.fleet.engine.begin() as connection:
@@ -127,7 +127,7 @@ def test_an_operators_halt_is_not_asked_about(house: House) -> None:
     assert calls(house) == asked
 
 
-def test_one_that_was_never_projected_is_asked_about_and_else_closed(house: House) -> None:
+def test_gate_of_org_never_projected_calls_provider_or_is_closed(house: House) -> None:
     house.customer("acme", 100)
     house.customer("globex", 100)
     house.fleet.assign("free", provider="none", from_ms=T0)
@@ -142,7 +142,7 @@ def test_one_that_was_never_projected_is_asked_about_and_else_closed(house: Hous
     served(house, work)
 
 
-def test_a_limit_of_zero_is_no_leave_to_make_one(house: House) -> None:
+def test_gate_of_org_with_zero_sandbox_limit_is_closed(house: House) -> None:
     house.customer("acme", 100)
     with house.fleet.engine.begin() as connection:
         override(connection, "acme", house.fleet.by, max_concurrent=0, halted=None, until_ms=None)
@@ -156,7 +156,7 @@ def test_a_limit_of_zero_is_no_leave_to_make_one(house: House) -> None:
     served(house, work)
 
 
-def test_unknown_organisations_are_answered_as_configured(house: House) -> None:
+def test_gate_of_unknown_org_answers_as_configured(house: House) -> None:
     house.fleet.assign("a/b c%", provider="none", from_ms=T0)
 
     async def unknown(caller: Caller) -> None:
@@ -178,7 +178,7 @@ def test_unknown_organisations_are_answered_as_configured(house: House) -> None:
         served(house, configured)
 
 
-def test_gate_is_closed_if_database_is_unreadable_unless_set_otherwise(lone: House) -> None:
+def test_gate_with_unreadable_database_is_closed_unless_configured(lone: House) -> None:
     for open_in_doubt in (False, True):
         lone.settings = ServerSettings(gate_open_when_in_doubt=open_in_doubt)
         lone.server = lone.another(connect("sqlite:////nowhere/at/all.db"))
@@ -194,7 +194,7 @@ def test_gate_is_closed_if_database_is_unreadable_unless_set_otherwise(lone: Hou
         served(lone, work)
 
 
-def test_caller_waits_a_bounded_time_for_a_hanging_database(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gate_with_hanging_database_answers_within_timeout(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on = threading.Event()
 
     def hangs(*_given: object) -> None:

@@ -27,7 +27,7 @@ FUZZER: Final = shutil.which(os.environ.get("SCHEMATHESIS", "schemathesis"))
 MOST_S: Final = 600
 
 
-def test_each_model_has_a_name_of_its_own(lone: House) -> None:
+def test_openapi_model_and_operation_names_are_unique(lone: House) -> None:
     """Two of one name get the names of their modules, and a generator leaves one of them out."""
     schemas = described(lone.server)["components"]["schemas"]
     assert [name for name in schemas if "__" in name] == []
@@ -38,7 +38,7 @@ def test_each_model_has_a_name_of_its_own(lone: House) -> None:
 
 
 @pytest.mark.skipif(GENERATOR is None, reason="openapi-python-client is not on this machine")
-def test_python_client_that_is_generated_imports_whole(lone: House, tmp_path: Path) -> None:
+def test_generated_python_client_imports_all_modules(lone: House, tmp_path: Path) -> None:
     """Lines of JSON are the one body that the generator does not know; it says so, and leaves nothing else out."""
     assert GENERATOR is not None
     place = tmp_path / "openapi.json"
@@ -62,7 +62,7 @@ def test_python_client_that_is_generated_imports_whole(lone: House, tmp_path: Pa
 
 
 @pytest.mark.skipif(FUZZER is None, reason="schemathesis is not on this machine")
-def test_no_request_that_the_description_allows_is_a_fault_of_the_server(tmp_path: Path) -> None:
+def test_openapi_fuzzed_requests_do_not_cause_server_error(tmp_path: Path) -> None:
     """503 is an answer of its own: without a secret, /admin and /cron give it."""
     assert FUZZER is not None
     database = f"sqlite:///{tmp_path}/drawdown.db"

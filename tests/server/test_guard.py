@@ -48,7 +48,7 @@ async def _post(program: Program, act: str, order: dict[str, object]) -> httpx.R
 
 
 @pytest.mark.both_databases
-def test_a_use_from_its_check_to_its_limit(house: House) -> None:
+def test_guard_check_consume_reserve_and_settle_follow_limit_and_wallet(house: House) -> None:
     async def work(send: Send) -> None:
         found = (await send("check", org_id="acme", metric="idea")).json()
         assert (found["decision"], found["limit"], found["used"], found["remaining"]) == ("allow", 5, 0, 4)
@@ -83,7 +83,7 @@ def test_a_use_from_its_check_to_its_limit(house: House) -> None:
     with_guard(house, work)
 
 
-def test_what_is_none_is_refused_by_its_code(house: House) -> None:
+def test_guard_invalid_request_is_refused_with_code(house: House) -> None:
     async def work(send: Send) -> None:
         assert refused(await send("check", org_id="acme", metric="ideas")) == (404, "unknown_metric")
         assert refused(await send("check", org_id="acmee", metric="idea")) == (404, "unknown_org")
@@ -108,7 +108,7 @@ def test_what_is_none_is_refused_by_its_code(house: House) -> None:
     with_guard(house, work)
 
 
-def test_a_key_needs_the_scope_and_one_that_is_bound_sees_its_own_alone(house: House) -> None:
+def test_guard_bound_key_sees_only_uses_of_its_org(house: House) -> None:
     async def work(send: Send) -> None:
         by = house.fleet.by
         write(house.fleet.engine, lambda c: guard_holds.reserve(c, "theirs", Wish("wayne", "idea", 1), by))
@@ -126,7 +126,7 @@ def test_a_key_needs_the_scope_and_one_that_is_bound_sees_its_own_alone(house: H
     with_guard(house, work, org="acme")
 
 
-def test_a_key_without_the_scope_may_not(house: House) -> None:
+def test_guard_check_without_scope_is_refused(house: House) -> None:
     give(house, "acme")
     make_key(house, "app", "usage:read")
 

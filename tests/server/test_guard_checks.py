@@ -80,7 +80,7 @@ def stated(house: House) -> Iterator[list[str]]:
 
 
 @pytest.mark.both_databases
-def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> None:
+def test_guard_concurrent_checks_share_statements(house: House) -> None:
     async def work(check: Check) -> None:
         with stated(house) as alone:
             assert (await check()).json()["decision"] == "allow"
@@ -94,7 +94,7 @@ def test_a_check_is_one_statement_and_many_at_once_are_as_few(house: House) -> N
     with_checks(house, work)
 
 
-def test_each_of_many_is_answered_as_it_would_be_alone(house: House) -> None:
+def test_guard_concurrent_checks_are_answered_as_if_separate(house: House) -> None:
     """Whatever they ask for, and with whosever key."""
     orders: list[tuple[str, dict[str, object]]] = [
         ("app", {}), ("app", {"metric": "ideas"}), ("acme", {"metric": "ideas"}), ("app", {"org_id": "acmee"}),
@@ -118,7 +118,7 @@ def _moment(answer: httpx.Response) -> dict[str, object]:
     return {name: value for name, value in answer.json().items() if name == "as_of"}
 
 
-def test_a_key_that_is_over_is_answered_no_more(house: House) -> None:
+def test_guard_check_with_ended_key_is_unauthorized(house: House) -> None:
     """It was recalled; the transaction that would answer finds it again, and so does whoever is refused before."""
     wrong: tuple[dict[str, object], ...] = ({"metric": ""}, {"org_id": "wayne"})
 
@@ -139,7 +139,7 @@ def test_a_key_that_is_over_is_answered_no_more(house: House) -> None:
     with_checks(house, work)
 
 
-def test_check_with_ended_key_and_no_org_reports_that_it_ended(house: House) -> None:
+def test_guard_check_with_ended_key_and_missing_org_is_unauthorized(house: House) -> None:
     async def work(check: Check) -> None:
         said = vars(house.server._dark)["_keys"]._said
         assert refused(await check("app", org_id=None)) == (422, "bad_value")
@@ -152,7 +152,7 @@ def test_check_with_ended_key_and_no_org_reports_that_it_ended(house: House) -> 
 
 
 @pytest.mark.both_databases
-def test_a_check_waits_for_no_writer(house: House) -> None:
+def test_guard_check_does_not_wait_for_writers(house: House) -> None:
     """Neither for the file or row that another writes, nor for the threads of programs that wait for it."""
 
     async def work(check: Check) -> None:
@@ -174,7 +174,7 @@ def test_a_check_waits_for_no_writer(house: House) -> None:
     with_checks(house, work)
 
 
-def test_a_reading_that_hangs_keeps_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_check_is_not_blocked_by_hanging_check(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_batching, "STUCK_S", 0.05)
     hangs, real = [threading.Event()], guard.check_by_keys
 
@@ -197,7 +197,7 @@ def test_a_reading_that_hangs_keeps_no_other(house: House, monkeypatch: pytest.M
     with_checks(house, work)
 
 
-def test_whom_another_pays_for_costs_a_few_statements_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_check_with_other_payer_adds_few_statements(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nobody else: then each check would be as dear."""
     seen: list[str] = []
     real = executions.preview

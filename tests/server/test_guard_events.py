@@ -48,7 +48,7 @@ def with_exports(house: House, work: Callable[[Send], Awaitable[None]], *scopes:
 
 
 @pytest.mark.both_databases
-def test_use_emits_its_event_once(house: House) -> None:
+def test_guard_use_with_event_repeated_emits_event_once(house: House) -> None:
     async def work(send: Send) -> None:
         found = (await send("guard/consume", **ORDER, quantity=2, subject="ann", project="site")).json()
         assert (found["decision"], found["event"]) == (
@@ -75,7 +75,7 @@ def test_use_emits_its_event_once(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_blocked_use_emits_nothing(house: House) -> None:
+def test_guard_blocked_use_does_not_emit_event(house: House) -> None:
     async def work(send: Send) -> None:
         found = (await send("guard/consume", **ORDER, quantity=6)).json()
         assert (found["decision"], found["event"]) == ("block", None)
@@ -91,7 +91,7 @@ def test_blocked_use_emits_nothing(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_refused_event_uses_nothing(house: House) -> None:
+def test_guard_use_with_refused_event_is_not_counted(house: House) -> None:
     async def work(send: Send) -> None:
         taken = {"source": "/guard", "event_id": "x-1", "event_type": "page.export", "org_id": "acme", "quantity": 9}
         assert (await send("events", **taken)).status_code == 200
@@ -124,7 +124,7 @@ def test_refused_event_uses_nothing(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_use_with_mistyped_event_type_names_the_nearest_and_uses_nothing(house: House) -> None:
+def test_guard_use_with_mistyped_event_type_is_refused_with_suggestion(house: House) -> None:
     async def work(send: Send) -> None:
         answer = await send("guard/consume", **{**ORDER, "event": {"event_type": "page.exprt"}})
         assert refused(answer) == (409, "bad_event")
@@ -142,7 +142,7 @@ def test_use_with_mistyped_event_type_names_the_nearest_and_uses_nothing(house: 
     assert house.fleet.rows("SELECT 1 FROM event_types WHERE event_type = 'page.exprt'") == []
 
 
-def test_event_of_a_use_takes_the_scope_and_the_source_of_the_key(house: House) -> None:
+def test_guard_use_with_event_needs_events_scope(house: House) -> None:
     async def work(send: Send) -> None:
         assert refused(await send("guard/consume", **ORDER)) == (403, "no_scope")
         assert (await send("guard/consume", key="x-1", org_id="acme", metric="export")).status_code == 200
@@ -150,7 +150,7 @@ def test_event_of_a_use_takes_the_scope_and_the_source_of_the_key(house: House) 
     with_exports(house, work, "guard")
 
 
-def test_bound_key_emits_events_of_its_own(house: House) -> None:
+def test_guard_use_with_event_by_bound_key_takes_source_of_key(house: House) -> None:
     async def work(send: Send) -> None:
         found = (await send("guard/consume", key="x-1", metric="export", event={"event_type": "page.export"})).json()
         assert found["event"]["source"] == "/acme"
@@ -163,7 +163,7 @@ def test_bound_key_emits_events_of_its_own(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_many_at_once_are_counted_and_billed_together(house: House) -> None:
+def test_guard_concurrent_uses_emit_same_number_of_events_up_to_limit(house: House) -> None:
     """32 calls at once, each key twice, of five that the limit allows: as many events as uses, of the same keys."""
 
     async def work(send: Send) -> None:

@@ -26,7 +26,7 @@ def guarded(engine: sa.Engine) -> Guarded:
     return Guarded(engine)
 
 
-def test_what_the_guard_decided_here_is_counted_with_how_long_it_took(house: House) -> None:
+def test_guard_decisions_and_latency_are_reported_in_metrics(house: House) -> None:
     give(house, "acme")
     guarded = Guarded(house.fleet.engine, house.fleet)
     guarded.limit("look", 2)
@@ -57,7 +57,7 @@ def test_what_the_guard_decided_here_is_counted_with_how_long_it_took(house: Hou
     served(house, work)
 
 
-def test_however_many_metrics_are_asked_for_their_labels_are_few() -> None:
+def test_guard_metrics_label_count_is_bounded() -> None:
     calls = GuardCalls()
     for number in range(3 * MOST_NAMES):
         calls.answered("consume", {"metric": f"m{number}", "decision": "allow", "enforced": False, "repeated": False})
@@ -72,7 +72,7 @@ def test_however_many_metrics_are_asked_for_their_labels_are_few() -> None:
     assert (found["0.001"], found["0.0025"], found["1.0"], found["+Inf"]) == (0, 1, 1, 2)
 
 
-def test_what_went_through_in_the_dark_and_what_waits_for_a_person(guarded: Guarded) -> None:
+def test_guard_metrics_report_degraded_uses_and_pending_overrides(guarded: Guarded) -> None:
     fleet = guarded.fleet
     fleet.assign("far", provider="autumn", from_ms=fleet.clock.at_ms)
     guarded.metric("idea", price_micro=5, fails_open=True)
@@ -101,7 +101,7 @@ def test_what_went_through_in_the_dark_and_what_waits_for_a_person(guarded: Guar
 
 
 @pytest.mark.both_databases
-def test_what_is_rare_is_found_by_its_index(guarded: Guarded) -> None:
+def test_guard_degraded_uses_query_uses_index(guarded: Guarded) -> None:
     guarded.limit("look", 1)
     plan = "EXPLAIN QUERY PLAN " if guarded.fleet.engine.dialect.name == "sqlite" else "EXPLAIN "
     asked = "SELECT COUNT(*) FROM guard_uses u WHERE u.metric = 'look' AND u.at_ms >= 5 AND u.degraded"
@@ -115,7 +115,7 @@ def test_what_is_rare_is_found_by_its_index(guarded: Guarded) -> None:
     assert "guard_uses_dark" in read(guarded.fleet.engine, explained)
 
 
-def test_so_many_metrics_have_figures_of_their_own(guarded: Guarded) -> None:
+def test_guard_figures_beyond_named_metrics_are_grouped_as_other(guarded: Guarded) -> None:
     for number in range(MOST_NAMES):
         guarded.metric(f"a{number:03}")
         guarded.limit(f"a{number:03}", 1)
@@ -127,7 +127,7 @@ def test_so_many_metrics_have_figures_of_their_own(guarded: Guarded) -> None:
     assert (found.denied["a001", True], found.denied["other", True]) == (1, 2)
 
 
-def test_event_types_without_feature_are_named_while_they_are_few(engine: sa.Engine) -> None:
+def test_unmapped_event_type_metrics_are_bounded_and_grouped_as_other(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=fleet.clock.at_ms)
     many = [event(f"e{number}", number, event_type=f"type.{number:02}") for number in range(1, MOST_TYPES + 4)]
@@ -141,7 +141,7 @@ def test_event_types_without_feature_are_named_while_they_are_few(engine: sa.Eng
     assert value(text, 'pending_units{reason="no_mapping"}') == 1000 + sum(range(1, MOST_TYPES + 4))
 
 
-def test_checks_and_backfills_have_an_age(engine: sa.Engine) -> None:
+def test_check_and_backfill_metrics_report_age(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     fleet.assign("acme", from_ms=fleet.clock.at_ms - DAY_MS)
     now = fleet.clock.at_ms

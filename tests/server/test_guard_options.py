@@ -62,7 +62,7 @@ def closed(found: Any) -> dict[str, str]:
     return {name: found[name]["code"] for name in ALL if not found[name]["open"]}
 
 
-def test_where_nothing_is_blocked_none_is_open_and_it_is_said(house: House) -> None:
+def test_guard_options_without_block_are_not_blocked(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         found = await options()
         assert (found["decision"], closed(found)) == ("allow", dict.fromkeys(ALL, "not_blocked"))
@@ -71,7 +71,7 @@ def test_where_nothing_is_blocked_none_is_open_and_it_is_said(house: House) -> N
 
 
 @pytest.mark.both_databases
-def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: House) -> None:
+def test_guard_options_sponsor_call_is_charged_to_sponsor(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
         assert (await send(program, {"method": "POST", "path": "/v1/guard/consume", "body": {}},
                            key="k0", org_id="acme", metric="idea")).json()["decision"] == "allow"  # fmt: skip
@@ -97,7 +97,7 @@ def test_where_credit_is_short_a_sponsor_pays_by_the_call_that_is_said(house: Ho
     with_options(house, work)
 
 
-def test_top_up_is_closed_for_a_payer_that_does_not_pay(house: House) -> None:
+def test_guard_options_top_up_for_payer_not_allowed_is_closed(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         found = await options("metric=idea&payer=wayne")
         assert (found["decision"], found["rule"], found["reason"]) == ("block", "credits", "payer_not_allowed")
@@ -106,7 +106,7 @@ def test_top_up_is_closed_for_a_payer_that_does_not_pay(house: House) -> None:
     with_options(house, work)
 
 
-def test_after_what_is_said_to_be_missing_is_given_it_is_allowed(house: House) -> None:
+def test_guard_options_missing_amount_when_granted_allows_use(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         found = await options("metric=idea&quantity=2")
         missing = found["top_up"]["missing_micro"]
@@ -120,7 +120,7 @@ def test_after_what_is_said_to_be_missing_is_given_it_is_allowed(house: House) -
     with_options(house, work)
 
 
-def test_the_override_that_is_said_lifts_the_block_once_it_is_approved(house: House) -> None:
+def test_guard_options_requested_override_once_approved_allows_use(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
         found = await options("metric=idea&quantity=5")
         assert closed(found) == {"top_up": "not_credit", "sponsor": "not_credit"}
@@ -139,7 +139,7 @@ def test_the_override_that_is_said_lifts_the_block_once_it_is_approved(house: Ho
     with_options(house, work, price=0)
 
 
-def test_whoever_asked_as_often_as_they_may_is_told_so(house: House) -> None:
+def test_guard_options_after_most_override_requests_is_closed(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
         found = (await options("metric=idea&quantity=5"))["request_override"]["call"]
         for amount in range(guard_overrides.MOST_ASKED):
@@ -150,7 +150,7 @@ def test_whoever_asked_as_often_as_they_may_is_told_so(house: House) -> None:
     with_options(house, work)
 
 
-def test_against_an_operators_word_there_is_no_way_out(house: House) -> None:
+def test_guard_options_of_org_halted_by_operator_are_closed(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         write(house.fleet.engine, lambda c: orgs.halt(c, ["acme"], house.fleet.by))
         found = await options()
@@ -159,7 +159,7 @@ def test_against_an_operators_word_there_is_no_way_out(house: House) -> None:
     with_options(house, work)
 
 
-def test_in_a_silent_phase_the_ways_are_those_of_what_would_be_blocked(house: House) -> None:
+def test_guard_options_in_silent_phase_show_options_of_would_be_block(house: House) -> None:
     async def work(options: Options, _: Program) -> None:
         found = await options("metric=idea&quantity=3")
         assert (found["decision"], found["would"], found["request_override"]["open"]) == ("allow", "block", True)
@@ -167,7 +167,7 @@ def test_in_a_silent_phase_the_ways_are_those_of_what_would_be_blocked(house: Ho
     with_options(house, work, phase=0)
 
 
-def test_a_link_to_their_own_page_is_said_where_there_is_one(house: House) -> None:
+def test_guard_options_top_up_link_is_customer_page(house: House) -> None:
     house.settings = type(house.settings)(
         **{**vars(house.settings), "console_url": "https://d.test", "my": MySettings(secrets=("x" * 32,))}
     )
@@ -179,7 +179,7 @@ def test_a_link_to_their_own_page_is_said_where_there_is_one(house: House) -> No
     with_options(house, work)
 
 
-def test_a_key_that_is_bound_asks_of_its_own_alone_and_learns_no_names(house: House) -> None:
+def test_guard_options_bound_key_is_limited_to_own_org_without_suggestions(house: House) -> None:
     async def work(_: Options, program: Program) -> None:
         async def ask(org: str, query: str) -> Any:
             return await program.caller.send("GET", f"/v1/guard/{org}/options?{query}", headers=program.headers())
@@ -193,7 +193,7 @@ def test_a_key_that_is_bound_asks_of_its_own_alone_and_learns_no_names(house: Ho
     with_options(house, work, org="acme")
 
 
-def test_so_many_sponsors_are_asked_and_no_more(house: House) -> None:
+def test_guard_options_sponsor_list_is_bounded(house: House) -> None:
     names = [f"s-{number}" for number in range(guard_options.MOST_SPONSORS + 2)]
 
     async def work(options: Options, _: Program) -> None:

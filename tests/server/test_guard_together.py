@@ -77,7 +77,7 @@ def uses(metric: str, count: int) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("metric", "most"), [("look", 20), ("idea", 10)])
 @pytest.mark.both_databases
-def test_many_at_once_share_transactions_and_stop_at_the_last_unit(
+def test_guard_concurrent_uses_share_transactions_and_stop_at_limit(
     house: House, shared: list[int], metric: str, most: int
 ) -> None:
     first, again = asked(house, uses(metric, 30), uses(metric, 30))
@@ -88,7 +88,7 @@ def test_many_at_once_share_transactions_and_stop_at_the_last_unit(
 
 
 @pytest.mark.both_databases
-def test_what_is_wrong_with_one_is_no_matter_to_the_others(house: House, shared: list[int]) -> None:
+def test_guard_invalid_use_does_not_reject_batch(house: House, shared: list[int]) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("consume", {"key": "idea-1", "metric": "idea", "quantity": 2}),
         ("consume", {"key": "k" * 195, "metric": "idea"}),
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_one_is_no_matter_to_the_others(house: House, shared:
     assert found[4].json()["repeated"] and max(shared) > 3
 
 
-def test_so_many_wait_and_whoever_comes_then_is_to_come_again(
+def test_guard_uses_beyond_queue_are_refused_as_busy_and_can_be_retried(
     house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_batching, "MOST_WAITING", 4)
@@ -120,7 +120,7 @@ def test_so_many_wait_and_whoever_comes_then_is_to_come_again(
 
 
 @pytest.mark.both_databases
-def test_a_lost_answer_is_told_to_each_and_again_is_safe(
+def test_guard_batch_with_lost_answer_is_reported_and_retry_is_idempotent(
     house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit was done, and its answer lost, once."""
@@ -141,7 +141,7 @@ def test_a_lost_answer_is_told_to_each_and_again_is_safe(
     assert house.fleet.one("SELECT SUM(charged_micro) FROM guard_uses") == 4 * MICRO, "two of six are held"
 
 
-def test_a_limit_holds_while_the_server_is_killed(tmp_path: Path) -> None:
+def test_guard_limit_is_not_exceeded_while_server_is_killed(tmp_path: Path) -> None:
     """The smallest share of `python -m tests.integration.guard_rush --http`."""
     fresh(tmp_path / "rush.db").dispose()
     wrong, said, _ = rush_over_http(f"sqlite:///{tmp_path}/rush.db", tmp_path / "log", 4, 40, 1, 20, 2, 1)

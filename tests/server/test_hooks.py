@@ -37,7 +37,7 @@ async def send(program: Program, path: str, body: object, **headers: str) -> Any
     return await program.caller.send("POST", path, json.dumps(body).encode(), program.headers(**headers))
 
 
-def test_test_message_is_due_once_for_each_idempotency_key(shop: House) -> None:
+def test_hook_test_message_with_repeated_idempotency_key_is_due_once(shop: House) -> None:
     async def work(caller: Caller) -> None:
         program = Program(caller, key_of("app"))
         answer = await send(program, TEST, {"dry_run": True})
@@ -54,7 +54,7 @@ def test_test_message_is_due_once_for_each_idempotency_key(shop: House) -> None:
     assert shop.fleet.rows("SELECT COUNT(*) FROM hook_deliveries") == [(1,)]
 
 
-def test_endpoint_that_cannot_be_called_gets_no_test_message(shop: House) -> None:
+def test_hook_test_message_to_ended_or_unknown_endpoint_is_refused(shop: House) -> None:
     listens(shop, "old", "https://app.example/in")
     write(shop.fleet.engine, lambda c: hooks.end(c, "old", shop.fleet.by))
     refusals = {"other": (422, "bad_value"), "old": (409, "refused"), "apq": (422, "unknown_endpoint")}

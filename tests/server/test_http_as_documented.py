@@ -48,7 +48,7 @@ def path_of(folder: Path) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
-def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
+def test_documented_http_api_calls_work(tmp_path: Path) -> None:
     told = answered(PAGE, tmp_path)
     for said in ('"allowed":true', '"key":"builds/7"', '"drawn":1e-06', '"available":95.999999', '"next":"',
                  '"status":"pending"', '"group":"site"'):  # fmt: skip
@@ -56,7 +56,7 @@ def test_the_calls_that_the_page_shows_are_answered(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
-def test_a_customer_signs_up_as_the_page_shows(tmp_path: Path) -> None:
+def test_documented_sign_up_calls_work(tmp_path: Path) -> None:
     page = (DOCS / "sign-up.md").read_text(encoding="utf-8")
     whole = "\n".join(blocks(page, "bash"))
     hooks = {"DRAWDOWN_HOOK_SECRET": "s" * 40, "DRAWDOWN_HOOK_ORIGINS": "https://product.example"}
@@ -72,7 +72,7 @@ def test_a_customer_signs_up_as_the_page_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page shows curl")
-def test_the_first_event_is_billed_as_the_page_shows(tmp_path: Path) -> None:
+def test_documented_event_calls_bill_first_event(tmp_path: Path) -> None:
     told = answered(EVENTS, tmp_path)
     for said in (
         '"status":"accepted"',
@@ -83,7 +83,7 @@ def test_the_first_event_is_billed_as_the_page_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the pages show curl")
-def test_the_pages_go_on_from_one_another(tmp_path: Path) -> None:
+def test_documented_pages_work_in_sequence_on_same_database(tmp_path: Path) -> None:
     """The first commands of the README, then events, the guard, HTTP and the Python client: as they are pasted, on one
     database. No page takes a key, a name or the credit that another one needs."""
     readme, guard, client = (
@@ -128,7 +128,7 @@ def as_program(usage: str, guard: str, loops: str) -> str:
     return f"{usage}\n{calls}\n{sleeps}\nasyncio.run(main())\n"
 
 
-def test_each_code_of_a_sample_stands_on_the_page() -> None:
+def test_documented_sample_codes_are_complete() -> None:
     """Those of events beside it, as far as both have them."""
     rows = re.findall(r"^\| invalid \| `([a-z_0-9]+)` \| (both|events|samples) \|", CODES, re.MULTILINE)
     of_samples = {code for code, whose in rows if whose != "events"}
@@ -137,6 +137,6 @@ def test_each_code_of_a_sample_stands_on_the_page() -> None:
     assert len(rows) == len(set(rows))
 
 
-def test_status_of_a_refusal_is_listed_with_its_code() -> None:
+def test_declared_refusal_statuses_are_documented() -> None:
     assert len(programs.STATUSES) > 5
     assert {code for code, status in programs.STATUSES.items() if status not in CALLS[code].statuses} == set()

@@ -44,7 +44,7 @@ def kept(house: House) -> object:
     return house.fleet.one("SELECT COUNT(*) FROM usage_samples")
 
 
-def test_a_body_has_a_size_packed_and_unpacked(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_body_beyond_packed_or_unpacked_size_is_refused(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     blank, bomb = b" " * (intake.MAX_BYTES - 2), gzip.compress(b"[" * 100_000_000, 9)
     assert len(bomb) < intake.MAX_BYTES < intake.MAX_UNPACKED_BYTES < 100_000_000
 
@@ -84,7 +84,7 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def test_no_more_is_unpacked_than_is_taken(unpacked: Counter[str]) -> None:
+def test_gzip_body_beyond_size_is_not_unpacked_further(unpacked: Counter[str]) -> None:
     """Counted where it is unpacked: of bombs of one member and of many, one behind the other."""
     for bomb in (gzip.compress(b"0" * 50_000_000), gzip.compress(b"0" * 9_000) * 10_000):
         unpacked.clear()
@@ -95,7 +95,7 @@ def test_no_more_is_unpacked_than_is_taken(unpacked: Counter[str]) -> None:
     assert bodies.unpack(many, 4) == b"[{}]" and bodies.unpack(b"", 4) == b""
 
 
-def test_many_members_cost_no_square_of_their_number(unpacked: Counter[str]) -> None:
+def test_gzip_body_of_many_members_is_unpacked_in_linear_time(unpacked: Counter[str]) -> None:
     """Of 4 MB of them, each was once unpacked out of all that followed it: for minutes."""
     small = gzip.compress(b" ", mtime=0)
     assert bodies.unpack(small * bodies.MOST_MEMBERS, 4_000) == b" " * bodies.MOST_MEMBERS
@@ -107,7 +107,7 @@ def test_many_members_cost_no_square_of_their_number(unpacked: Counter[str]) -> 
     assert len(bodies.unpack(large + small + large, 700_000)) == 600_001, "in several pieces"
 
 
-def test_what_is_packed_in_another_way_is_refused(shop: House) -> None:
+def test_intake_body_with_unsupported_encoding_is_refused(shop: House) -> None:
     packed = gzip.compress(b"[]", mtime=0)
     wrong = (
         (b"[]", "gzip", 400), (packed[:-3], "gzip", 400), (packed + b"x", "gzip", 400),
@@ -123,7 +123,7 @@ def test_what_is_packed_in_another_way_is_refused(shop: House) -> None:
     served(shop, work)
 
 
-def test_a_header_that_could_be_read_in_two_ways_is_refused(shop: House) -> None:
+def test_intake_request_with_duplicate_header_is_refused(shop: House) -> None:
     binary = {f"ce-{name}": value for name, value in event().items() if name != "data"}
     head = {"authorization": f"Bearer {key_of('app')}", "content-type": JSON, "content-encoding": "identity", **binary}
 
@@ -144,7 +144,7 @@ def test_a_header_that_could_be_read_in_two_ways_is_refused(shop: House) -> None
     assert kept(shop) == 0
 
 
-def test_a_body_that_cannot_be_read_is_refused_whole(shop: House) -> None:
+def test_intake_unreadable_body_is_refused_whole(shop: House) -> None:
     async def work(caller: Caller) -> None:
         for body in (b"", b"  ", b"nonsense", b"[{}", b"[{}]x", b"\xff", b"[" * 100_000):
             for path, good in ((EVENTS, event()), (SAMPLES, sample())):
@@ -155,7 +155,7 @@ def test_a_body_that_cannot_be_read_is_refused_whole(shop: House) -> None:
     assert kept(shop) == 0, "also of what stood before the place where it broke off"
 
 
-def test_items_have_a_number(shop: House) -> None:
+def test_intake_batch_beyond_item_count_is_refused(shop: House) -> None:
     async def work(caller: Caller) -> None:
         send = Sender(caller)
         for path, make in ((EVENTS, event), (SAMPLES, sample)):
@@ -201,7 +201,9 @@ async def waiting(caller: Caller, send: Sender, count: int) -> list[asyncio.Task
     return made
 
 
-def test_batches_that_wait_have_an_end(shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_batches_beyond_queue_are_refused_as_busy(
+    shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(intake, "MOST_BATCHES", 3)
     for name in ("second", "third"):
         sender(shop, name)
@@ -220,7 +222,7 @@ def test_batches_that_wait_have_an_end(shop: House, free: threading.Event, monke
     served(shop, work)
 
 
-def test_one_event_waits_for_no_large_batch(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_small_batch_is_not_delayed_by_large_batches(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the same key sent more of them than are stored at once, which do not end."""
     free, begun = threading.Event(), list[str]()
     write: Callable[..., Any] = database.write
@@ -252,7 +254,7 @@ def test_one_event_waits_for_no_large_batch(shop: House, monkeypatch: pytest.Mon
     served(shop, work)
 
 
-def test_large_batches_of_keys_take_turns(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_large_batches_are_scheduled_fairly_across_keys(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another key's waits for those under way, and for no other that was there before it."""
     sender(shop, "other")
     steps, begun = threading.Semaphore(0), []
@@ -296,7 +298,7 @@ def test_large_batches_of_keys_take_turns(shop: House, monkeypatch: pytest.Monke
     served(shop, work)
 
 
-def test_a_large_batch_whose_turn_does_not_come_is_told_so(
+def test_intake_large_batch_without_turn_in_time_is_refused_as_busy(
     shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of it was begun: that is no answer that was lost."""
@@ -318,7 +320,9 @@ def test_a_large_batch_whose_turn_does_not_come_is_told_so(
     served(shop, work)
 
 
-def test_no_key_keeps_the_others_out(shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_key_beyond_its_batches_does_not_block_another_key(
+    shop: House, free: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(intake, "MOST_BATCHES", 3)
     monkeypatch.setattr(intake, "MOST_BATCHES_OF_A_KEY", 2)
     sender(shop, "greedy")
@@ -334,7 +338,7 @@ def test_no_key_keeps_the_others_out(shop: House, free: threading.Event, monkeyp
     served(shop, work)
 
 
-def test_two_greedy_keys_leave_room_for_a_third(shop: House, free: threading.Event) -> None:
+def test_intake_two_keys_at_their_share_leave_room_for_third(shop: House, free: threading.Event) -> None:
     for name in ("first", "second"):
         sender(shop, name)
 
@@ -352,7 +356,7 @@ def test_two_greedy_keys_leave_room_for_a_third(shop: House, free: threading.Eve
     served(shop, work)
 
 
-def test_whoever_sends_slowly_keeps_no_place(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_slow_sender_does_not_occupy_batch_slot(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MOST_BATCHES", 1)
     sent, end = asyncio.Event(), asyncio.Event()
 
@@ -373,7 +377,7 @@ def test_whoever_sends_slowly_keeps_no_place(shop: House, monkeypatch: pytest.Mo
     served(shop, work)
 
 
-def test_a_key_and_an_organisation_send_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_quotas_limit_items_per_second_by_key_and_org(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "KEY_ITEMS_PER_S", 100)
     monkeypatch.setattr(intake, "ORG_ITEMS_PER_S", 50)
     refused = Counter[str]()
@@ -397,7 +401,7 @@ def test_a_key_and_an_organisation_send_so_many_a_second(monkeypatch: pytest.Mon
     assert refused == {"items": 5}
 
 
-def test_a_batch_beyond_its_rate_is_kept_by_its_sender(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_batch_beyond_org_rate_is_refused_whole(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(caller: Caller) -> None:
         monkeypatch.setattr(intake, "ORG_ITEMS_PER_S", 5)
         caller.server._intake._quotas = Quotas(caller.server.refused)
@@ -412,7 +416,7 @@ def test_a_batch_beyond_its_rate_is_kept_by_its_sender(shop: House, monkeypatch:
     served(shop, work)
 
 
-def test_a_database_that_is_away_leaves_it_with_the_sender(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_during_database_outage_is_refused_and_not_stored(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     write: Callable[..., Any] = database.write
 
     async def work(caller: Caller) -> None:
@@ -434,7 +438,7 @@ def test_a_database_that_is_away_leaves_it_with_the_sender(shop: House, monkeypa
     served(shop, work)
 
 
-def test_what_is_answered_is_committed(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intake_failed_commit_is_refused_and_not_stored(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the commit itself is no answer of 200, and leaves nothing."""
     commit: Callable[..., None] = database._commit
 

@@ -40,7 +40,7 @@ async def kept(caller: Caller) -> None:
 
 
 @pytest.mark.both_databases
-def test_what_is_invalid_is_counted_by_key_and_reason_with_the_name_of_one(
+def test_invalid_items_are_counted_by_key_and_code_with_example_id(
     shop: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def work(caller: Caller) -> None:
@@ -79,7 +79,7 @@ def listed_of(house: House) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in house.fleet.rows(ALL)]
 
 
-def test_a_hostile_client_grows_nothing(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_items_from_hostile_client_use_bounded_rows(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that sends ever other ids and fields has a row an hour for each code; a day has so many of all."""
     monkeypatch.setattr(invalid_items, "MOST_ROWS_A_DAY", 2)
     monkeypatch.setattr(intake, "MOST_NOTED", 3)
@@ -98,7 +98,9 @@ def test_a_hostile_client_grows_nothing(shop: House, monkeypatch: pytest.MonkeyP
     assert len(found) == 2 and {row[3] for row in found} == {900}
 
 
-def test_nobody_waits_for_it_nor_is_refused_for_it(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_items_failed_write_does_not_delay_or_refuse_intake(
+    shop: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(*_given: object, **_more: object) -> None:
         raise DatabaseBusy("away")
 
@@ -116,7 +118,7 @@ def test_nobody_waits_for_it_nor_is_refused_for_it(shop: House, monkeypatch: pyt
     assert listed_of(shop) == []
 
 
-def test_the_latest_example_is_shown_and_old_hours_go_with_pruned_samples(shop: House) -> None:
+def test_invalid_items_show_latest_example_and_old_rows_are_pruned(shop: House) -> None:
     now, engine = shop.clock.at_ms, shop.fleet.engine
     for at, item_id in ((now - 90 * DAY_MS, "first"), (now, "last"), (now + DAY_MS, None)):
         one = InvalidItems("app", "events", "missing", 2, at, at, None, item_id)
@@ -141,5 +143,7 @@ def test_the_latest_example_is_shown_and_old_hours_go_with_pruned_samples(shop: 
         ((None, "order 7, " * 20), (None, ("order 7, " * 20)[: example.MAX_TOLD_CHARS - 1] + "…")),
     ],
 )
-def test_an_example_says_no_secret(named: tuple[str | None, str | None], told: tuple[str | None, str | None]) -> None:
+def test_invalid_item_example_omits_secrets(
+    named: tuple[str | None, str | None], told: tuple[str | None, str | None]
+) -> None:
     assert example.example_of(named) == told

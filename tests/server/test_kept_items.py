@@ -15,7 +15,7 @@ __all__ = ["shop"]
     (EVENTS, event("good"), event("bad", quantity=-1)),
     (SAMPLES, sample("good"), sample("bad", interval_s=-1)),
 ])  # fmt: skip
-def test_a_body_is_200_207_or_422_by_what_was_kept(shop: House, path: str, good: object, bad: object) -> None:
+def test_intake_status_is_200_207_or_422_by_accepted_items(shop: House, path: str, good: object, bad: object) -> None:
     async def work(caller: Caller) -> None:
         send = Sender(caller)
         for items, status, ids in ((good, 200, ["good"]), (bad, 422, ["bad"]), ([good, bad], 207, ["good", "bad"])):
@@ -33,7 +33,7 @@ def test_a_body_is_200_207_or_422_by_what_was_kept(shop: House, path: str, good:
     served(shop, work)
 
 
-def test_each_line_has_a_result(shop: House) -> None:
+def test_intake_empty_line_has_own_result(shop: House) -> None:
     async def work(caller: Caller) -> None:
         lines = b'\n{"a": 1}\n \r\nnothing\n'
         answer = await Sender(caller).send(EVENTS, lines, "application/x-ndjson")
@@ -44,7 +44,7 @@ def test_each_line_has_a_result(shop: House) -> None:
     served(shop, work)
 
 
-def test_an_event_recorded_twice_is_a_duplicate_of_its_first_moment(shop: House) -> None:
+def test_event_recorded_twice_is_duplicate_and_first_time_applies(shop: House) -> None:
     """As the Python client says an event with an id and without a time."""
     own = {"source": "/web", "event_id": "r1", "event_type": "page.render", "org_id": "acme", "quantity": 3}
 

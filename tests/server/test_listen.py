@@ -64,7 +64,7 @@ async def ended(connection: Connection, drips: bool) -> None:
 
 
 @pytest.mark.parametrize("drips", [False, True])
-def test_who_was_answered_and_never_ends_its_body_is_cut_off(drips: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_with_unfinished_body_after_answer_is_closed(drips: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "PATIENCE_S", 0.2)
     monkeypatch.setattr(connection, "SWEEP_S", 0.05)
 
@@ -77,7 +77,7 @@ def test_who_was_answered_and_never_ends_its_body_is_cut_off(drips: bool, monkey
     asyncio.run(run())
 
 
-def test_who_ends_its_body_late_is_answered_again() -> None:
+def test_connection_with_late_body_after_answer_is_reused() -> None:
     async def run() -> None:
         async with connected() as connection:
             await answered(connection, POST % 100)
@@ -113,7 +113,7 @@ HEADS = [
 
 
 @pytest.mark.parametrize(("name", "first", "pieces"), HEADS, ids=lambda one: str(one)[:9])
-def test_a_head_has_a_size_however_it_comes(name: str, first: bytes, pieces: int) -> None:
+def test_connection_request_head_beyond_size_is_refused(name: str, first: bytes, pieces: int) -> None:
     large = LARGE[name]
 
     async def run() -> None:
@@ -135,7 +135,7 @@ def test_a_head_has_a_size_however_it_comes(name: str, first: bytes, pieces: int
     asyncio.run(asyncio.wait_for(run(), 10))
 
 
-def test_what_is_within_its_size_is_taken_with_whatever_follows() -> None:
+def test_connection_request_head_within_size_is_accepted() -> None:
     async def run() -> None:
         async with connected() as connection:
             await answered(connection, GET % FULL)
@@ -151,7 +151,7 @@ def test_what_is_within_its_size_is_taken_with_whatever_follows() -> None:
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
-def test_what_is_loaded_is_looked_at_by_no_search_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_freezes_loaded_objects_before_listening(monkeypatch: pytest.MonkeyPatch) -> None:
     done = Mock()
     monkeypatch.setattr(listen, "gc", done)
     monkeypatch.setattr(listen._Ending, "run", done.run)

@@ -51,7 +51,7 @@ def ends(key: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.both_databases
-def test_bound_key_ends_only_the_run_that_it_began(shop: House) -> None:
+def test_bound_key_cannot_end_execution_of_another_key(shop: House) -> None:
     async def work(caller: Caller) -> None:
         product, tenant, other = (Program(caller, key_of(name)) for name in ("product", "tenant", "other"))
         assert (await product.accept("job")).status_code == 200
@@ -72,7 +72,7 @@ def test_bound_key_ends_only_the_run_that_it_began(shop: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_run_of_a_bound_key_is_not_taken_for_the_products(shop: House) -> None:
+def test_execution_of_bound_key_does_not_collide_with_product_key(shop: House) -> None:
     """The tenant guesses the product's key, and would end the run at nothing while the product works on it."""
 
     async def work(caller: Caller) -> None:
@@ -100,7 +100,7 @@ class Asker:
         return await self.ask("reserve", key, org_id="acme", metric="idea", quantity=amount)
 
 
-def test_bound_key_ends_only_the_use_that_it_began(shop: House) -> None:
+def test_bound_key_cannot_end_guard_use_of_another_key(shop: House) -> None:
     acts: list[tuple[str, dict[str, int]]] = [("settle", {"actual": 0}), ("release", {}), ("extend", {"to": 2})]
 
     async def work(caller: Caller) -> None:
@@ -117,7 +117,7 @@ def test_bound_key_ends_only_the_use_that_it_began(shop: House) -> None:
     assert read(shop.fleet.engine, verify).breaches == []
 
 
-def test_use_of_a_bound_key_is_not_taken_for_the_products(shop: House) -> None:
+def test_guard_use_of_bound_key_does_not_collide_with_product_key(shop: House) -> None:
     async def work(caller: Caller) -> None:
         product, tenant = Asker(caller, "product"), Asker(caller, "tenant")
         assert (await tenant.hold("job")).json()["repeated"] is False
@@ -130,7 +130,7 @@ def test_use_of_a_bound_key_is_not_taken_for_the_products(shop: House) -> None:
     assert read(shop.fleet.engine, verify).breaches == []
 
 
-def test_bound_key_passes_no_limit_by_letting_itself_through(shop: House) -> None:
+def test_bound_key_with_let_through_cannot_exceed_limit(shop: House) -> None:
     async def work(caller: Caller) -> None:
         product, tenant = Asker(caller, "product"), Asker(caller, "tenant")
         wish = {"org_id": "acme", "metric": "idea", "let_through": True}
@@ -143,7 +143,7 @@ def test_bound_key_passes_no_limit_by_letting_itself_through(shop: House) -> Non
     assert read(shop.fleet.engine, verify).breaches == []
 
 
-def test_key_of_one_organisation_sends_events_of_a_named_source(house: House) -> None:
+def test_bound_key_cannot_send_events_of_product_source(house: House) -> None:
     def make(**more: Any) -> int | None:
         scopes, by = ["events:write"], house.fleet.by
         return write(

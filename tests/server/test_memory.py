@@ -119,7 +119,7 @@ def packed(port: int, key: str) -> None:
     assert set(found) <= {200, 400, 413, 422, 429, 503} and {200, 413} <= set(found), found
 
 
-def test_memory_stays_under_its_limit_and_health_is_answered(database: str, tmp_path: Path) -> None:
+def test_server_memory_under_attack_stays_below_limit(database: str, tmp_path: Path) -> None:
     """One process bears them one after the other: what it ever held is what is measured."""
     key = drawdown(database, "key", "create", "app", "--scope", "events:write", "--quiet").out.strip()
     env = {**SECRETS, "DRAWDOWN_LOG_LEVEL": "WARNING"}

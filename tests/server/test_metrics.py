@@ -37,7 +37,7 @@ def ended(house: House, lo: int, hi: int, finished_ms: int, status: int) -> None
     )
 
 
-def test_a_shard_that_fails_or_is_missing_is_not_hidden_by_another(lone: House) -> None:
+def test_tick_metrics_of_failed_or_missing_shard_are_reported(lone: House) -> None:
     now = T0 + DAY_MS
     ended(lone, 0, 127, now - 60 * MINUTE_MS, 0)
     ended(lone, 0, 127, now - 50 * MINUTE_MS, 1)
@@ -54,7 +54,7 @@ def test_a_shard_that_fails_or_is_missing_is_not_hidden_by_another(lone: House) 
     assert found(lone, later, "unticked_buckets") == {"": 128}, "its series has ended, and it is still told"
 
 
-def test_a_shard_that_others_have_replaced_alarms_nobody(lone: House) -> None:
+def test_tick_metrics_of_replaced_shard_are_removed(lone: House) -> None:
     """Also a tick by hand of all of it, between those of shards."""
     now = T0 + DAY_MS
     ended(lone, 0, 255, now - 60 * MINUTE_MS, 1)
@@ -64,12 +64,12 @@ def test_a_shard_that_others_have_replaced_alarms_nobody(lone: House) -> None:
     assert found(lone, now, "tick_last_exit_status") == {'shard="0-127"': 0, 'shard="128-255"': 0}
 
 
-def test_where_nobody_ever_ticked_no_tick_is_missing(lone: House) -> None:
+def test_unticked_buckets_metric_before_first_tick_is_absent(lone: House) -> None:
     assert found(lone, T0, "unticked_buckets") == {}
 
 
 @pytest.mark.parametrize(("provider", "customer"), [("legacy", "c"), ("none", "c"), ("autumn", "")])
-def test_an_ask_that_nobody_can_answer_does_not_age(lone: House, provider: str, customer: str) -> None:
+def test_projection_request_that_cannot_be_answered_does_not_age(lone: House, provider: str, customer: str) -> None:
     lone.fleet.write(f"INSERT INTO orgs (org_id, projection_due_ms) VALUES ('acme', {T0})")
     lone.fleet.write(
         "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
@@ -80,14 +80,14 @@ def test_an_ask_that_nobody_can_answer_does_not_age(lone: House, provider: str, 
     assert found(lone, T0 + DAY_MS, "projections_oldest_age_seconds") == {"": 0}
 
 
-def test_an_ask_that_waits_ages(lone: House) -> None:
+def test_projection_request_age_is_reported(lone: House) -> None:
     lone.customer("acme")
     lone.fleet.write(f"UPDATE orgs SET projection_due_ms = {T0}")
     assert found(lone, T0 + WINDOW_MS, "projections_due") == {"": 1}
     assert found(lone, T0 + WINDOW_MS, "projections_oldest_age_seconds") == {"": 300}
 
 
-def test_each_problem_of_a_sample_is_told_before_there_is_one(lone: House) -> None:
+def test_quarantined_samples_metric_has_all_problems_at_zero(lone: House) -> None:
     """An alert on a change does not see a series begin."""
     before = found(lone, T0, "quarantined_samples")
     assert set(before.values()) == {0}
@@ -97,14 +97,14 @@ def test_each_problem_of_a_sample_is_told_before_there_is_one(lone: House) -> No
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
-def test_the_problems_are_those_of_the_table(dialect: str) -> None:
+def test_quarantine_problems_include_those_of_table(dialect: str) -> None:
     script = Path(migrate.__file__).with_name(f"by_hand.{dialect}.sql").read_text(encoding="utf-8")
     (table,) = re.findall(r"CREATE TABLE usage_samples \(.*?\n\)", script, re.DOTALL)
     assert set(re.findall(r"THEN '(\w+)'", table)) <= set(PROBLEMS)
 
 
 @pytest.mark.both_databases
-def test_holds_that_leak_and_what_suppliers_wait_for_are_told(house: House) -> None:
+def test_reservation_and_settlement_metrics_follow_expiry_and_payout(house: House) -> None:
     """Runs that are over and nobody let go, or that expired; settlements, less what was reversed and released."""
     engine, by = house.fleet.engine, house.fleet.by
     terms = Change(share_ppm=500_000, hold_ms=DAY_MS, threshold_micro=0, takes_clawbacks=True)

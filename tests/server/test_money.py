@@ -47,7 +47,7 @@ async def seen(program: Program, path: str) -> Any:
     return answer.json()
 
 
-def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
+def test_customer_setup_over_http_sums_are_consistent(shop: House) -> None:
     """Rate, plan, tier, trial credit: what the lists then show adds up."""
 
     async def work(caller: Caller) -> None:
@@ -90,7 +90,7 @@ def test_a_customer_is_taken_on_over_http_alone(shop: House) -> None:
     served(shop, work)
 
 
-def test_pages_of_entries_and_wallets_go_on_where_one_ended(shop: House) -> None:
+def test_wallet_and_entry_lists_over_http_are_paged_without_gaps(shop: House) -> None:
     async def work(caller: Caller) -> None:
         app = Program(caller, key_of("app"))
         for number in range(3):
@@ -110,7 +110,7 @@ def test_pages_of_entries_and_wallets_go_on_where_one_ended(shop: House) -> None
     served(shop, work)
 
 
-def test_whatever_gives_credit_is_bounded_by_the_key(shop: House) -> None:
+def test_credit_giving_calls_above_grant_limit_of_key_are_refused(shop: House) -> None:
     async def work(caller: Caller) -> None:
         app = Program(caller, key_of("app"))
         await done(app, "/pools/course", {})
@@ -142,7 +142,7 @@ def test_whatever_gives_credit_is_bounded_by_the_key(shop: House) -> None:
     served(shop, work)
 
 
-def test_a_bound_key_fills_its_own_wallet_and_takes_from_no_other(shop: House) -> None:
+def test_bound_key_grants_to_own_wallet_only(shop: House) -> None:
     give(shop, "wayne")
 
     async def work(caller: Caller) -> None:
@@ -168,7 +168,7 @@ def test_a_bound_key_fills_its_own_wallet_and_takes_from_no_other(shop: House) -
     served(shop, work)
 
 
-def test_credit_goes_to_a_wallet_that_is_drawn_on(shop: House) -> None:
+def test_grant_over_http_to_wallet_not_in_use_is_refused(shop: House) -> None:
     """An operator's command fills one before a move; a program that does is mistaken."""
     shop.fleet.assign("tyrell", provider="autumn")
 
@@ -180,7 +180,7 @@ def test_credit_goes_to_a_wallet_that_is_drawn_on(shop: House) -> None:
     served(shop, work)
 
 
-def test_top_ups_are_stopped_and_listed(shop: House) -> None:
+def test_topups_over_http_are_stopped_and_listed(shop: House) -> None:
     terms = Terms(MICRO, 20 * MICRO, None, 100, "usd", "fake", "cus_1", 10_000)
     write(shop.fleet.engine, lambda c: topups.set_terms(c, "acme", terms, CAN, shop.fleet.by))
 
@@ -201,7 +201,7 @@ def test_top_ups_are_stopped_and_listed(shop: House) -> None:
     served(shop, work)
 
 
-def test_what_became_of_a_charge_in_doubt_is_said_with_evidence(shop: House) -> None:
+def test_topup_in_doubt_is_resolved_over_http_with_evidence(shop: House) -> None:
     engine, by, now = shop.fleet.engine, shop.fleet.by, shop.clock.at_ms
     terms = Terms(100 * MICRO, 20 * MICRO, None, 100, "usd", "fake", "cus_1", 10_000)
     write(engine, lambda c: topups.set_terms(c, "acme", terms, CAN, by))

@@ -175,7 +175,7 @@ def home(engine: sa.Engine) -> Home:
     return Home(engine)
 
 
-def test_there_is_none_until_links_are_set_up(engine: sa.Engine) -> None:
+def test_customer_pages_without_link_settings_are_not_found(engine: sa.Engine) -> None:
     home = Home(engine, MySettings())
 
     async def work(client: httpx.AsyncClient, _: Server) -> set[int]:
@@ -186,7 +186,7 @@ def test_there_is_none_until_links_are_set_up(engine: sa.Engine) -> None:
     assert home.ask(work) == {404}
 
 
-def test_somebody_comes_in_by_a_link_sees_their_own_and_goes(home: Home) -> None:
+def test_customer_link_opens_session_of_own_org_until_sign_out(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         answer = await client.get("/my/enter", params={"token": home.link()})
         cookie = answer.headers["set-cookie"]
@@ -219,7 +219,7 @@ def test_somebody_comes_in_by_a_link_sees_their_own_and_goes(home: Home) -> None
 
 
 @pytest.mark.both_databases
-def test_a_link_lets_in_once_also_after_whoever_came_by_it_has_left(home: Home) -> None:
+def test_customer_link_is_accepted_once(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
         token = home.link()
 
@@ -235,7 +235,7 @@ def test_a_link_lets_in_once_also_after_whoever_came_by_it_has_left(home: Home) 
     assert home.fleet.one("SELECT COUNT(*) FROM my_sessions") == 1
 
 
-def test_a_link_is_remembered_for_longer_than_it_counts() -> None:
+def test_customer_link_is_remembered_longer_than_valid() -> None:
     assert my_sessions.LIFE_MS > my_sessions.LINK_MS + 2 * jwts.SLACK_S * 1000
 
 
@@ -260,7 +260,7 @@ LINKS: Final[list[tuple[dict[str, Any], str]]] = [
 ]
 
 
-def test_a_link_that_is_not_as_it_must_be_opens_nothing(home: Home) -> None:
+def test_customer_link_with_invalid_token_is_refused(home: Home) -> None:
     others: list[tuple[str, str]] = [
         (signed(home.claims(), "x" * 32), "signature does not match a known key"),
         (unsigned(home.claims()), "an unsupported algorithm"),
@@ -280,7 +280,7 @@ def test_a_link_that_is_not_as_it_must_be_opens_nothing(home: Home) -> None:
     assert home.fleet.one("SELECT COUNT(*) FROM my_sessions") == 0
 
 
-def test_clocks_may_differ_by_a_minute_and_either_secret_signs(home: Home) -> None:
+def test_customer_link_accepts_clock_skew_and_previous_secret(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
         edge = home.now // 1000 + my_sessions.LINK_MS // 1000 + jwts.SLACK_S
         links = [home.link(exp=edge), home.link(exp=edge + 1), home.link(exp=home.now // 1000 - jwts.SLACK_S + 1)]
@@ -290,7 +290,7 @@ def test_clocks_may_differ_by_a_minute_and_either_secret_signs(home: Home) -> No
     assert home.ask(work) == [303, 403, 303, 303, 303]
 
 
-def test_keys_of_the_product_sign_where_they_are_published(engine: sa.Engine) -> None:
+def test_customer_link_signed_with_published_key_is_accepted(engine: sa.Engine) -> None:
     home = Home(engine, MySettings(jwks_url=KEYS))
 
     async def work(client: httpx.AsyncClient, _: Server) -> list[int]:
@@ -319,12 +319,12 @@ def test_keys_of_the_product_sign_where_they_are_published(engine: sa.Engine) ->
         (replace(OWN, jwks_url="http://app.example/jwks"), "MY_JWKS_URL"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_as_it_starts(own: MySettings, words: str) -> None:
+def test_customer_page_settings_invalid_are_refused_at_start(own: MySettings, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         my.require_sane(own)
 
 
-def test_a_secret_that_can_be_guessed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_customer_link_secret_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("x" * (jwts.LEAST_SECRET_BYTES - 1), f"{SECRET},short", f"{SECRET},,"):
         monkeypatch.setenv("DRAWDOWN_MY_SECRET", text)
         with pytest.raises(UsageError, match="DRAWDOWN_MY_SECRET"):
@@ -333,7 +333,7 @@ def test_a_secret_that_can_be_guessed_is_refused(monkeypatch: pytest.MonkeyPatch
     assert Settings().server().my.secrets == (SECRET, OLD)
 
 
-def test_a_session_is_of_one_organisation_whatever_the_address_says(home: Home) -> None:
+def test_customer_page_org_parameter_is_ignored(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         async def fetch(path: str) -> httpx.Response:
             """A customer has one file at a time: the one before may still be ending."""
@@ -354,7 +354,7 @@ def test_a_session_is_of_one_organisation_whatever_the_address_says(home: Home) 
     home.inside(work)
 
 
-def test_page_of_an_org_never_shows_figures_of_another(home: Home) -> None:
+def test_customer_page_of_previous_session_org_is_refused(home: Home) -> None:
     """Two tabs of one browser, each by a link of another organisation: it has one cookie."""
 
     async def work(client: httpx.AsyncClient, _: Server) -> None:
@@ -377,12 +377,12 @@ def test_page_of_an_org_never_shows_figures_of_another(home: Home) -> None:
     assert home.fleet.one("SELECT COUNT(*) FROM guard_overrides") == 0
 
 
-def test_no_link_says_a_name_of_the_consoles_own_people(home: Home) -> None:
+def test_customer_link_with_console_actor_name_is_refused(home: Home) -> None:
     answer = home.ask(lambda client, _: client.get("/my/enter", params={"token": home.link(sub="console:ann")}))
     assert answer.status_code == 403 and "begins with console:" in answer.text
 
 
-def test_whoever_is_halted_is_told_since_when_and_why_in_words_of_ours(home: Home) -> None:
+def test_customer_page_shows_halt_start_reason_and_run_out_time(home: Home) -> None:
     halt = "UPDATE orgs SET is_halted = TRUE, halted_at = :at, halt_reason = :why WHERE org_id = 'acme'"
     said = {
         "credits_exhausted": "no credit is left",
@@ -403,7 +403,7 @@ def test_whoever_is_halted_is_told_since_when_and_why_in_words_of_ours(home: Hom
     assert "Runs out 2026-01-02 00:15 UTC" in page and "In 1 d, at the pace of the last 7 days" in page
 
 
-def test_whose_balance_is_kept_elsewhere_is_told_no_zero(home: Home) -> None:
+def test_customer_page_with_balance_at_provider_does_not_show_zero(home: Home) -> None:
     home.fleet.write("INSERT INTO provider_states (provider, terms) VALUES ('stripe', '{\"balance_in_ledger\": true}')")
     for org, provider in (("stark", "stripe"), ("tyrell", "autumn")):
         home.fleet.assign(org, provider=provider, from_ms=home.now - WINDOW_MS)
@@ -415,7 +415,7 @@ def test_whose_balance_is_kept_elsewhere_is_told_no_zero(home: Home) -> None:
         assert "0.00" not in page and "no credit is left" not in page and "Ledger by day" not in page
 
 
-def test_it_ends_after_an_hour(home: Home) -> None:
+def test_customer_session_ends_after_hour(home: Home) -> None:
     async def work(client: httpx.AsyncClient, server: Server) -> list[tuple[int, bool]]:
         async def ask() -> tuple[int, bool]:
             answer = await client.get("/my/usage")
@@ -430,7 +430,7 @@ def test_it_ends_after_an_hour(home: Home) -> None:
     assert home.inside(work) == [(200, True), (401, False)], "and a known one waits for no flood"
 
 
-def test_one_organisation_has_so_many_sessions_and_the_oldest_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_customer_sessions_beyond_limit_end_oldest(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(my_sessions, "MOST_SESSIONS", 2)
     who, other = my_sessions.visitor("acme", None), my_sessions.visitor("wayne", "bob")
     for number, one in enumerate((who, who, other, who)):
@@ -444,12 +444,12 @@ def test_one_organisation_has_so_many_sessions_and_the_oldest_ends(home: Home, m
     assert found == [None, who, other, who] and who.actor == "my:acme"
 
 
-def test_whoever_is_not_known_yet_is_told_what_will_fill_the_page(home: Home) -> None:
+def test_customer_page_of_unknown_org_shows_empty_message(home: Home) -> None:
     answer = home.get("/my/usage", org="stark")
     assert answer.status_code == 200 and "<bdi>stark</bdi> does not have usage or credit yet" in answer.text
 
 
-def test_of_a_wallet_that_another_drew_on_nothing_is_shown(home: Home) -> None:
+def test_customer_page_with_shared_wallet_does_not_show_wallet(home: Home) -> None:
     """stark was billed as wayne's customer once: what it used then is in wayne's ledger."""
     row = "('stark', 0, 300000, 'embedded', 'wayne', 0, 'a', 'r')"
     columns = "org_id, start_ms, end_ms, provider, customer_id, at_ms, actor, reason"
@@ -472,7 +472,7 @@ def test_of_a_wallet_that_another_drew_on_nothing_is_shown(home: Home) -> None:
     assert "10.00" not in home.get("/my/usage", org="stark").text, "nobody bills it now: its own wallet is empty"
 
 
-def test_the_file_holds_what_the_page_shows_and_no_word_of_an_operator(home: Home) -> None:
+def test_customer_file_sums_equal_balance_and_omit_operator_text(home: Home) -> None:
     async def work(client: httpx.AsyncClient, server: Server) -> tuple[str, str]:
         day = await client.get("/my/usage?day=2026-01-01")
         file = await client.get("/my/usage.csv")
@@ -492,9 +492,7 @@ def test_the_file_holds_what_the_page_shows_and_no_word_of_an_operator(home: Hom
     assert actor == "my:ann" and json.loads(str(details)) == {"rows": len(rows), "query": {"id": "acme"}}
 
 
-def test_of_one_customer_one_file_is_under_way_and_another_has_theirs(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_customer_file_concurrency_is_limited_per_org(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
 
     def slow(*values: Any) -> str:
@@ -563,7 +561,7 @@ FIELDS: Final = [
 ]  # fmt: skip
 
 
-def test_each_field_that_is_wrong_is_refused_in_words(home: Home) -> None:
+def test_customer_form_invalid_or_cross_site_is_refused(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         for changed, status, words in FIELDS:
             answer = await client.post("/my/override", data=form(**changed), headers=OURS)
@@ -582,7 +580,7 @@ def test_each_field_that_is_wrong_is_refused_in_words(home: Home) -> None:
     assert home.fleet.one("SELECT COUNT(*) FROM guard_overrides") == guard_overrides.MOST_ASKED
 
 
-def test_whoever_is_out_half_way_keeps_what_they_wrote(home: Home) -> None:
+def test_customer_form_after_session_ended_shows_reason_text(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> httpx.Response:
         home.fleet.clock.at_ms += my_sessions.LIFE_MS
         return await client.post("/my/override", data=form(reason="<b>long thought</b>"), headers=OURS)
@@ -592,7 +590,7 @@ def test_whoever_is_out_half_way_keeps_what_they_wrote(home: Home) -> None:
     assert home.fleet.one("SELECT COUNT(*) FROM guard_overrides") == 0
 
 
-def test_where_a_card_is_charged_there_is_a_way_to_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_customer_page_with_topup_terms_links_to_card_page(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     terms = (
         "INSERT INTO topup_terms (customer_id, mode, threshold_micro, amount_micro, price_minor, currency, service, "
         "service_customer, most_minor, max_day, max_month, declines, at_ms, actor, reason) VALUES "
@@ -623,7 +621,7 @@ def test_where_a_card_is_charged_there_is_a_way_to_it(home: Home, monkeypatch: p
     home.inside(work)
 
 
-def test_a_page_asks_as_much_of_much_as_of_little(home: Home) -> None:
+def test_customer_page_statement_count_is_independent_of_row_count(home: Home) -> None:
     seen: list[str] = []
 
     def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
@@ -656,7 +654,7 @@ def test_a_page_asks_as_much_of_much_as_of_little(home: Home) -> None:
     assert max(few) <= 15 and max(few[:1] + few[2:]) <= 13, f"{few}: of credit, thirteen are the guard's own question"
 
 
-def test_what_is_listed_has_an_end() -> None:
+def test_customer_page_list_limits_cover_most_override_requests() -> None:
     assert own_wallet.MOST_BLOCKED == 20 and own_wallet.MOST_OVERRIDES >= guard_overrides.MOST_ASKED
 
 
@@ -664,5 +662,5 @@ def every_place() -> Iterator[str]:
     yield from (page.path for page in PAGES)
 
 
-def test_each_page_stands_in_the_list_once() -> None:
+def test_customer_page_list_is_complete_and_unique() -> None:
     assert len(set(every_place())) == len(PAGES) and all(path.startswith("/my/") for path in every_place())

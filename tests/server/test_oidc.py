@@ -142,7 +142,7 @@ def agreed(url: str, sub: str) -> str:
     return str(answer.headers["location"])
 
 
-def test_repeated_callback_is_logged_once_a_minute(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oidc_repeated_callback_error_is_logged_once_per_minute(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         for words in ({"state": "1.x"}, {"state": "2.x"}, {"error": "denied"}, {"error": "denied"}):
             await home.return_(client, "/console/", **words)
@@ -156,7 +156,7 @@ def test_repeated_callback_is_logged_once_a_minute(home: Home, monkeypatch: pyte
     assert found == [("another ", 0), ("https://", 0), ("another ", 1)]
 
 
-def test_somebody_signs_in_at_a_real_server(engine: sa.Engine, real: str) -> None:
+def test_oidc_sign_in_at_real_server_opens_session_of_known_user(engine: sa.Engine, real: str) -> None:
     home = Home(engine, registered(real), HttpClient())
 
     async def work(client: httpx.AsyncClient, server: Server) -> None:
@@ -195,7 +195,7 @@ def _now() -> int:
     return SystemClock().now_ms()
 
 
-def test_a_real_server_refuses_a_wrong_secret_and_that_is_said(tmp_path: Path, real: str) -> None:
+def test_oidc_real_server_rejecting_client_secret_is_reported(tmp_path: Path, real: str) -> None:
     engine = fresh(tmp_path / "drawdown.db")
     own = registered(real)
     home = Home(engine, OidcSettings(real, own.client_id, "another"), HttpClient())
@@ -210,7 +210,7 @@ def test_a_real_server_refuses_a_wrong_secret_and_that_is_said(tmp_path: Path, r
     engine.dispose()
 
 
-def test_without_it_there_is_no_button_and_no_way(tmp_path: Path) -> None:
+def test_oidc_when_not_configured_shows_only_password_form(tmp_path: Path) -> None:
     engine = fresh(tmp_path / "drawdown.db")
 
     async def work(client: httpx.AsyncClient, _: Server) -> tuple[str, list[int]]:
@@ -232,18 +232,18 @@ def test_without_it_there_is_no_button_and_no_way(tmp_path: Path) -> None:
         (OidcSettings(ISSUER, ""), "CLIENT_ID"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_as_it_starts(own: OidcSettings, words: str) -> None:
+def test_oidc_settings_invalid_are_refused_at_start(own: OidcSettings, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         oidc.require_sane(own)
 
 
-def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oidc_without_library_names_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "joserfc", None)
     with pytest.raises(UsageError, match=r"pip install 'drawdown\[oidc\]'"):
         oidc.require_sane(OWN)
 
 
-def test_an_issuer_that_keeps_to_the_rules_is_believed(home: Home) -> None:
+def test_oidc_valid_token_opens_session(home: Home) -> None:
     answer = home.come_back()
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/orgs?state=halted")
     assert len(home.fleet.rows("SELECT 1 FROM console_sessions")) == 1
@@ -252,13 +252,13 @@ def test_an_issuer_that_keeps_to_the_rules_is_believed(home: Home) -> None:
     assert SECRET not in repr(exchange)
 
 
-def test_keys_of_either_kind_and_a_client_that_says_its_secret_in_the_form(home: Home) -> None:
+def test_oidc_ec_key_and_client_secret_post_are_accepted(home: Home) -> None:
     home.issuer.sign = partial(signed, key=EC, algorithm="ES256")
     home.issuer.metadata["token_endpoint_auth_methods_supported"] = ["client_secret_post"]
     assert home.come_back().status_code == 303
 
 
-def test_whoever_goes_on_elsewhere_goes_on_at_the_overview(home: Home) -> None:
+def test_oidc_next_outside_console_redirects_to_overview(home: Home) -> None:
     for place in (
         "https://evil.example/",
         "//evil.example",
@@ -293,7 +293,7 @@ LIES: Final[list[tuple[dict[str, Any], str]]] = [
 ]
 
 
-def test_each_claim_that_lies_is_found_out(home: Home) -> None:
+def test_oidc_token_with_invalid_claim_is_refused(home: Home) -> None:
     home.all_refused([(partial(setattr, home.issuer, "claims", lie), words, 400, {}) for lie, words in LIES])
 
 
@@ -315,7 +315,7 @@ SIGNATURES: Final[list[tuple[Callable[[dict[str, Any]], str], str]]] = [
 ]
 
 
-def test_each_signature_that_lies_is_found_out(home: Home) -> None:
+def test_oidc_token_with_invalid_signature_is_refused(home: Home) -> None:
     home.all_refused([(partial(setattr, home.issuer, "sign", lie), words, 400, {}) for lie, words in SIGNATURES])
 
 
@@ -349,14 +349,14 @@ METADATA: Final[list[tuple[dict[str, Any], str]]] = [
 ]
 
 
-def test_an_issuer_that_answers_nonsense_is_told_of_in_words(home: Home) -> None:
+def test_oidc_invalid_issuer_answers_are_reported(home: Home) -> None:
     spoil = partial(setattr, home.issuer, "answers")
     home.all_refused([(partial(spoil, {where: answer}), words, 502, {}) for where, answer, words in ANSWERS])
     home.issuer.answers = {}
     home.all_refused([(partial(setattr, home.issuer, "metadata", one), words, 502, {}) for one, words in METADATA])
 
 
-def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> None:
+def test_oidc_missing_email_is_read_from_userinfo_of_same_subject(home: Home) -> None:
     home.issuer.claims = {"email": None, "email_verified": None}
     home.issuer.more = {"email": "ann@example.com", "sub": "s-2"}
     home.refused("did not return the details of the person", 502)
@@ -372,7 +372,7 @@ def test_what_a_token_does_not_say_is_asked_for_of_the_same_one(home: Home) -> N
     assert home.come_back().status_code == 303
 
 
-def test_a_setting_takes_emails_of_an_issuer_that_says_nothing_of_them(engine: sa.Engine) -> None:
+def test_oidc_unverified_email_setting_accepts_missing_claim_only(engine: sa.Engine) -> None:
     home = Home(engine, replace(OWN, unverified_email=True))
     home.issuer.claims = {"email_verified": False}
     home.refused("has not verified the email ann@example.com")
@@ -380,12 +380,12 @@ def test_a_setting_takes_emails_of_an_issuer_that_says_nothing_of_them(engine: s
     assert home.come_back().status_code == 303
 
 
-def test_whoever_was_ended_is_nobody(home: Home) -> None:
+def test_oidc_ended_user_is_refused(home: Home) -> None:
     write(home.engine, lambda c: console_users.end(c, "ann@example.com", home.fleet.by))
     home.refused("ann@example.com signed in at https://login.example.com, but has no access here", 403)
 
 
-def test_whoever_comes_back_is_who_went(home: Home) -> None:
+def test_oidc_callback_with_foreign_state_issuer_or_code_is_refused(home: Home) -> None:
     cases: list[tuple[str, dict[str, str | None]]] = [
         ("another sign-in has begun in this browser since", {"state": "1.forged"}),
         ("another sign-in has begun in this browser since", {"state": None}),
@@ -400,7 +400,7 @@ def test_whoever_comes_back_is_who_went(home: Home) -> None:
     home.refused("did not return a token: invalid_grant", 502, code="another's")
 
 
-def test_the_way_back_is_used_once_within_ten_minutes_and_by_the_last_tab(home: Home) -> None:
+def test_oidc_callback_is_accepted_once_within_ten_minutes(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> list[str]:
         async def back(query: dict[str, str]) -> str:
             answer = await client.get("/console/oidc/back", params=query)
@@ -424,7 +424,7 @@ def test_the_way_back_is_used_once_within_ten_minutes_and_by_the_last_tab(home: 
     assert "began in another browser" in elsewhere_
 
 
-def test_what_leaves_is_a_hash_of_what_stays(home: Home) -> None:
+def test_oidc_redirect_contains_only_hashes_of_cookie_secret(home: Home) -> None:
     async def work(client: httpx.AsyncClient, _: Server) -> httpx.Response:
         return await client.get("/console/oidc?next=/console/orgs")
 
@@ -466,7 +466,7 @@ def test_issuer_metadata_is_cached_and_read_again_for_a_new_key(home: Home) -> N
     assert home.ask(work) == [502, 502, 303, 303, 303]
 
 
-def test_only_so_much_is_asked_at_once_and_kept(home: Home) -> None:
+def test_oidc_issuer_requests_and_cache_are_bounded(home: Home) -> None:
     async def work(_: httpx.AsyncClient, server: Server) -> None:
         asks = jwks.DocumentCache(server.services)
         home.issuer.answers = {"": said(200, {"keys": [FOREIGN.as_dict(private=False)] * 60})}
@@ -488,9 +488,7 @@ def test_only_so_much_is_asked_at_once_and_kept(home: Home) -> None:
     home.ask(work)
 
 
-def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oidc_slow_or_endless_issuer_answer_is_aborted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over real sockets."""
     monkeypatch.setattr(jwks, "WITHIN_S", 0.3)
     engine = fresh(tmp_path / "drawdown.db")
@@ -522,7 +520,7 @@ def test_a_slow_issuer_and_one_that_talks_without_end_are_given_up(
     engine.dispose()
 
 
-def test_a_key_that_is_too_weak_is_none() -> None:
+def test_oidc_weak_or_invalid_key_is_rejected() -> None:
     from joserfc.jwk import RSAKey
 
     from drawdown.server.jwts import Unproven, key_of

@@ -52,7 +52,7 @@ def hanging(house: House) -> Iterator[None]:
         house.autumn_line.hangs = False
 
 
-def test_asks_at_a_provider_that_hangs_keep_no_tick_and_no_order_waiting(lone: House) -> None:
+def test_hanging_provider_reads_do_not_delay_tick_or_assignment(lone: House) -> None:
     names = halted(lone, 12)
     lone.fleet.assign("acme", provider="embedded", from_ms=T0)
     ticks = lone.counts()["ticks"]
@@ -73,7 +73,7 @@ def test_asks_at_a_provider_that_hangs_keep_no_tick_and_no_order_waiting(lone: H
     served(lone, work)
 
 
-def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(lone: House) -> None:
+def test_unresponsive_provider_is_not_called_while_circuit_is_open(lone: House) -> None:
     names = halted(lone, 2 * (OPEN_AFTER + step_threads.THREADS))
     lone.autumn_line.cut = NoAnswer("hung up")
 
@@ -94,7 +94,7 @@ def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(lone: House) 
     served(lone, work)
 
 
-def test_all_who_ask_together_make_so_many_calls_and_no_more(lone: House) -> None:
+def test_gate_provider_calls_per_second_are_bounded(lone: House) -> None:
     names = halted(lone, 3 * gate.ASKS_PER_S + 5)
 
     async def work(caller: Caller) -> None:
@@ -108,7 +108,7 @@ def test_all_who_ask_together_make_so_many_calls_and_no_more(lone: House) -> Non
     served(lone, work)
 
 
-def test_orders_that_wait_have_an_end(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assignment_jobs_beyond_queue_are_refused_as_busy(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_threads, "MAX_ORDERS", 3)
     halted(lone, 3)
     lone.fleet.assign("acme", provider="embedded", from_ms=T0)
@@ -171,7 +171,7 @@ class Raw:
     ("provider", "headers", "status"),
     [("nosuch", {}, 404), ("broken", {}, 503), ("stripe", {}, 400), ("autumn", {"stripe-signature": "t=1,v1=a"}, 400)],
 )
-def test_what_can_be_refused_by_its_head_is_not_read(
+def test_webhook_refused_by_headers_does_not_read_body(
     lone: House, provider: str, headers: dict[str, str], status: int
 ) -> None:
     async def work(_caller: Caller) -> None:
@@ -183,7 +183,7 @@ def test_what_can_be_refused_by_its_head_is_not_read(
     served(lone, work)
 
 
-def test_bodies_under_way_have_a_budget_and_a_caller_a_share_of_it(lone: House) -> None:
+def test_request_bodies_beyond_share_of_address_are_refused_as_busy(lone: House) -> None:
     part = webhooks.MAX_BYTES // 2
     counted = part - bodies.SMALL_BODY_BYTES
     share = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES // counted
@@ -214,7 +214,7 @@ def test_bodies_under_way_have_a_budget_and_a_caller_a_share_of_it(lone: House) 
     served(lone, work)
 
 
-def test_the_budget_holds_for_all_together() -> None:
+def test_request_body_budget_is_shared_by_all_addresses() -> None:
     budget = Budget(Counter())
     part = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES
     whole = bodies.MAX_HELD_BYTES // part
@@ -227,7 +227,7 @@ def test_the_budget_holds_for_all_together() -> None:
     assert budget.bytes == bodies.MAX_HELD_BYTES
 
 
-def test_large_batches_of_one_key_block_no_other_from_any_address(lone: House) -> None:
+def test_large_batches_of_key_from_many_addresses_do_not_block_another_key(lone: House) -> None:
     for name in ("hostile", "app"):
         make_key(lone, name, "events:write", "guard")
     part = bodies.MAX_HELD_OF_AN_ADDRESS_BYTES

@@ -72,7 +72,7 @@ def told(house: House) -> list[dict[str, Any]]:
     ]
 
 
-def test_an_override_from_its_asking_to_its_end(house: House) -> None:
+def test_override_request_is_approved_ended_and_refused_with_webhooks(house: House) -> None:
     async def work(desk: Desk) -> None:
         blocked = await desk.check()
         assert (blocked["options"], blocked["links"]) == (
@@ -108,7 +108,7 @@ def test_an_override_from_its_asking_to_its_end(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_what_is_asked_for_again_is_the_first_one(house: House) -> None:
+def test_override_request_repeated_returns_first(house: House) -> None:
     async def work(desk: Desk) -> None:
         answers = await asyncio.gather(*(desk.ask() for _ in range(6)))
         assert {one.json()["number"] for one in answers} == {1}
@@ -123,7 +123,7 @@ def test_what_is_asked_for_again_is_the_first_one(house: House) -> None:
     assert len(told(house)) == 5
 
 
-def test_a_program_that_asks_in_a_loop_fills_no_disk(house: House) -> None:
+def test_override_requests_beyond_limit_are_refused(house: House) -> None:
     async def work(desk: Desk) -> None:
         for amount in range(guard_overrides.MOST_ASKED):
             assert (await desk.ask(amount)).status_code == 200
@@ -134,7 +134,7 @@ def test_a_program_that_asks_in_a_loop_fills_no_disk(house: House) -> None:
     with_desk(house, work)
 
 
-def test_a_list_is_of_the_organisation_itself(house: House) -> None:
+def test_override_list_is_filtered_by_org(house: House) -> None:
     async def work(desk: Desk) -> None:
         await desk.ask(5)
         await desk.ask(6, org_id="wayne")
@@ -151,7 +151,7 @@ def test_a_list_is_of_the_organisation_itself(house: House) -> None:
     with_desk(house, work)
 
 
-def test_a_bound_key_asks_for_its_own_and_sees_no_other(house: House) -> None:
+def test_override_by_bound_key_for_another_org_is_refused(house: House) -> None:
     async def work(desk: Desk) -> None:
         assert (await desk.ask()).status_code == 200
         assert refused(await desk.ask(org_id="wayne")) == (403, "foreign_org")
@@ -160,7 +160,7 @@ def test_a_bound_key_asks_for_its_own_and_sees_no_other(house: House) -> None:
     with_desk(house, work, org="acme")
 
 
-def test_what_makes_no_sense_is_refused_with_its_code(house: House) -> None:
+def test_override_invalid_request_or_decision_is_refused_with_code(house: House) -> None:
     async def work(desk: Desk) -> None:
         now = house.clock.at_ms
         for order, wrong in (

@@ -43,7 +43,7 @@ def of(org: str, event_id: str = "req-1", quantity: int = 3, **more: Any) -> dic
 
 
 @pytest.mark.both_databases
-def test_events_of_two_organisations_have_their_ids_each(street: House) -> None:
+def test_event_ids_of_two_orgs_do_not_collide(street: House) -> None:
     async def work(caller: Caller) -> None:
         acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
         assert await acme.told(EVENTS, [of("acme")]) == [OK]
@@ -59,7 +59,7 @@ def test_events_of_two_organisations_have_their_ids_each(street: House) -> None:
     assert read(street.fleet.engine, verify).breaches == []
 
 
-def test_operator_producer_id_is_one_event_and_binds_no_org(street: House) -> None:
+def test_event_id_from_unbound_key_does_not_collide_with_org_keys(street: House) -> None:
     async def work(caller: Caller) -> None:
         acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
         assert await operator.told(EVENTS, [of("acme"), of("acme"), of("globex")]) == [OK, AGAIN, OTHER]
@@ -73,7 +73,7 @@ def test_operator_producer_id_is_one_event_and_binds_no_org(street: House) -> No
     assert read(street.fleet.engine, verify).breaches == []
 
 
-def test_no_host_takes_the_id_of_another_ones_event_or_run(street: House) -> None:
+def test_host_sample_with_reserved_event_or_execution_id_is_rejected(street: House) -> None:
     """It can work them out: keys are no secret, and an id that is taken is not billed under it again."""
     make_key(street, "host", "samples:write", org="globex")
     ours = (sample_id_of("/web", "req-1", "acme"), sample_id_of("/web", "req-1"), made.id_of("r-1", "final", "cpu", 0))
@@ -90,7 +90,7 @@ def test_no_host_takes_the_id_of_another_ones_event_or_run(street: House) -> Non
     assert read(street.fleet.engine, verify).breaches == []
 
 
-def test_an_event_that_says_no_time_is_one_event_whoever_sends_it(street: House) -> None:
+def test_event_without_time_from_another_key_of_same_org_is_duplicate(street: House) -> None:
     async def work(caller: Caller) -> None:
         acme, globex, operator = (Sender(caller, name) for name in ("acme", "globex", "operator"))
         for sender, org, wanted in ((acme, "acme", OK), (operator, "acme", AGAIN), (globex, "globex", OK)):
@@ -104,7 +104,7 @@ def test_an_event_that_says_no_time_is_one_event_whoever_sends_it(street: House)
     assert [org for org, _ in times] == ["acme", "globex"] and int(str(times[1][1])) == int(str(times[0][1])) + 2_000
 
 
-def test_keys_of_an_org_bring_bounded_types_and_use_no_share_of_others(
+def test_org_keys_create_bounded_event_types_separately_for_each_org(
     street: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(types, "MAX_ORG_TYPES", 2)
@@ -129,7 +129,7 @@ def test_keys_of_an_org_bring_bounded_types_and_use_no_share_of_others(
     assert brought == [(None, 4), ("acme", 2), ("globex", 1)]
 
 
-def test_key_of_no_organisation_leaves_types_to_others(street: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unbound_key_and_source_create_bounded_event_types(street: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One key used up all event types for good, by quantity 0 of an organisation that does not exist."""
     monkeypatch.setattr(types, "MAX_KEY_TYPES", 4)
     monkeypatch.setattr(types, "MAX_SOURCE_TYPES", 3)
@@ -180,7 +180,7 @@ def metered(house: House) -> None:
     write(house.fleet.engine, work)
 
 
-def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
+def test_guard_use_keys_of_two_orgs_do_not_collide(street: House) -> None:
     metered(street)
     conflict = (409, "other_content")
 
@@ -202,7 +202,7 @@ def test_uses_of_two_organisations_have_their_keys_each(street: House) -> None:
     assert read(street.fleet.engine, verify).breaches == []
 
 
-def test_what_is_held_is_ended_by_its_own_key_or_by_its_name(street: House) -> None:
+def test_guard_use_of_bound_key_is_ended_by_own_key_or_full_name(street: House) -> None:
     metered(street)
 
     async def work(caller: Caller) -> None:
@@ -224,7 +224,7 @@ def test_what_is_held_is_ended_by_its_own_key_or_by_its_name(street: House) -> N
     assert read(street.fleet.engine, verify).breaches == []
 
 
-def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street: House) -> None:
+def test_execution_keys_of_two_orgs_do_not_collide(street: House) -> None:
     async def work(caller: Caller) -> None:
         acme, globex = (Program(caller, key_of(name)) for name in ("acme", "globex"))
         operator = Program(caller, key_of("operator"))
@@ -270,7 +270,7 @@ def test_runs_of_two_organisations_have_one_key_and_none_meets_the_others(street
     assert read(street.fleet.engine, verify).breaches == []
 
 
-def test_no_run_of_a_program_takes_the_key_of_the_guards_run(street: House) -> None:
+def test_execution_key_with_guard_prefix_is_refused(street: House) -> None:
     metered(street)
 
     async def work(caller: Caller) -> None:

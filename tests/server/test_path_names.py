@@ -46,7 +46,7 @@ IN: Final = {
 feature; the accounts of an organisation are those of its payer."""
 
 
-def test_parameter_of_a_path_names_one_kind_of_thing(lone: House) -> None:
+def test_openapi_path_parameter_names_are_unambiguous(lone: House) -> None:
     found: dict[str, set[str]] = {}
     names_at: dict[str, set[str]] = {}
     for path in described(lone.server)["paths"]:
@@ -60,7 +60,7 @@ def test_parameter_of_a_path_names_one_kind_of_thing(lone: House) -> None:
     assert {place: names for place, names in names_at.items() if len(names) > 1} == {}
 
 
-def test_meaning_of_each_code_names_operations_and_no_command(lone: House) -> None:
+def test_code_meanings_name_existing_operations_and_omit_commands(lone: House) -> None:
     """An HTTP caller has no shell. The same holds for operations that errors name in place of commands."""
     meanings = {code: one.meaning for code, one in CALLS.items()} | {one.code: one.meaning for one in ITEMS}
     assert [code for code, meaning in meanings.items() if "drawdown " in meaning or "--" in meaning] == []

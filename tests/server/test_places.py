@@ -127,7 +127,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_an_address_has_its_share_and_no_more() -> None:
+def test_connections_beyond_share_of_address_are_refused() -> None:
     async def work(here: Listening) -> None:
         held = await here.hold(5)
         status, body = await here.get("/a")
@@ -142,7 +142,7 @@ def test_an_address_has_its_share_and_no_more() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_where_all_places_are_taken_health_is_answered_and_nothing_else() -> None:
+def test_health_with_all_slots_taken_is_answered() -> None:
     async def work(here: Listening) -> None:
         await here.hold(8, NEVER)
         await asyncio.sleep(0.1)
@@ -159,7 +159,7 @@ def test_where_all_places_are_taken_health_is_answered_and_nothing_else() -> Non
 
 
 @pytest.mark.usefixtures("few")
-def test_connections_that_ask_nothing_keep_nobody_out() -> None:
+def test_idle_connections_do_not_block_quiet_address() -> None:
     """512 half-sent heads of four addresses had every gate answered by 503."""
 
     async def work(here: Listening) -> None:
@@ -184,7 +184,7 @@ def test_connections_that_ask_nothing_keep_nobody_out() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_slow_bodies_keep_nobody_out_and_read_ones_keep_their_slot() -> None:
+def test_slow_bodies_do_not_block_quiet_address() -> None:
     """512 bodies of four addresses, of which a few bytes came, had a quarter of the gate's calls answered by 503."""
 
     async def work(here: Listening) -> None:
@@ -207,7 +207,7 @@ def test_slow_bodies_keep_nobody_out_and_read_ones_keep_their_slot() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_connection_that_had_its_turn_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_in_use_is_not_closed_for_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Strangers, "may_ask", lambda *_: False)
     monkeypatch.setattr(Strangers, "turn", lambda *_: 0.0)
 
@@ -219,7 +219,7 @@ def test_connection_that_had_its_turn_is_not_closed(monkeypatch: pytest.MonkeyPa
     run(work)
 
 
-def test_heads_without_end_leave_the_places_of_health_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_heads_in_health_slots_are_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 0)
     monkeypatch.setattr(connection, "HEALTH_PATIENCE_S", 0.05)
     monkeypatch.setattr(connection, "SWEEP_S", 0.02)
@@ -232,7 +232,7 @@ def test_heads_without_end_leave_the_places_of_health_soon(monkeypatch: pytest.M
     run(work)
 
 
-def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_of_client_that_does_not_read_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "WRITE_PATIENCE_S", 0.05)
     monkeypatch.setattr(connection, "SWEEP_S", 0.02)
 
@@ -251,7 +251,7 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     run(work)
 
 
-def test_what_is_no_http_is_refused_and_closed() -> None:
+def test_connection_with_invalid_http_is_refused_and_closed() -> None:
     async def work(here: Listening) -> None:
         for sent in (b"\x16\x03\x01 no http\r\n\r\n", b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * 70_000),
                      b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"):  # fmt: skip
@@ -263,7 +263,7 @@ def test_what_is_no_http_is_refused_and_closed() -> None:
     run(work)
 
 
-def test_two_ends_of_one_request_are_refused_and_nothing_after_it_is_read() -> None:
+def test_request_with_two_lengths_is_refused_and_smuggled_request_ignored() -> None:
     async def work(here: Listening) -> None:
         head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
         reader, writer = await here.open(head + b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -274,14 +274,14 @@ def test_two_ends_of_one_request_are_refused_and_nothing_after_it_is_read() -> N
     run(work)
 
 
-def test_an_ipv6_customer_is_one_caller() -> None:
+def test_rate_limit_caller_of_ipv6_is_its_64_bit_prefix() -> None:
     assert caller_of("2001:db8::1") == caller_of("2001:db8::ffff:1:2:3") != caller_of("2001:db8:0:1::1")
     assert caller_of("::ffff:192.0.2.1") == caller_of("192.0.2.1") != caller_of("192.0.2.2")
     assert caller_of("fe80::1%eth0") == caller_of("fe80::2")
     assert caller_of(None) == caller_of("") == "-" and caller_of("testclient") == "testclient"
 
 
-def test_trusted_proxies_are_addresses_and_networks() -> None:
+def test_trusted_proxies_match_addresses_and_networks() -> None:
     trusted = proxies("10.0.0.7, 10.1.0.0/16,fd00::/8")
     assert [trusted(one) for one in ("10.0.0.7", "10.1.2.3", "::ffff:10.0.0.7", "fd00::1")] == [True] * 4
     assert [trusted(one) for one in ("10.0.0.8", "fe00::1", "", None, "unix")] == [False] * 5

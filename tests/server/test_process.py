@@ -91,13 +91,13 @@ listen._keep_what_is_loaded = lambda: os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
-def test_told_to_end_before_it_hears_signals_itself_it_ends_all_the_same(database: str, tmp_path: Path) -> None:
+def test_serve_sigterm_before_listening_exits_cleanly(database: str, tmp_path: Path) -> None:
     with serving(database, {"DRAWDOWN_LOG_LEVEL": "CRITICAL"}, tmp_path / "log", before=BEFORE_IT_LISTENS) as (_, told):
         assert told.wait(60) == 0
     assert (tmp_path / "log").read_text() == ""
 
 
-def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) -> None:
+def test_serve_answers_all_endpoints_and_exits_cleanly_on_sigterm(database: str, tmp_path: Path) -> None:
     autumn, stripe = AutumnEmulator(), StripeEmulator(secret_key=SECRETS["DRAWDOWN_STRIPE_SECRET_KEY"])
     stripe.webhook_secret = SECRETS["DRAWDOWN_STRIPE_WEBHOOK_SECRETS"]
     said: list[str] = []
@@ -136,7 +136,7 @@ def test_it_answers_and_ends_cleanly_when_told(database: str, tmp_path: Path) ->
     assert "tick_finished" in log and '"stopped"' in log and "Traceback" not in log
 
 
-def test_endless_head_and_invalid_http_are_cut_off_and_others_answered(database: str, tmp_path: Path) -> None:
+def test_serve_endless_head_and_invalid_http_are_closed(database: str, tmp_path: Path) -> None:
     with serving(database, {}, tmp_path / "log", before=share(HURRIED, whole="")) as (url, _process):
         address = ("127.0.0.1", httpx.URL(url).port or 0)
         with socket.create_connection(address) as slow, socket.create_connection(address) as odd:
@@ -148,13 +148,13 @@ def test_endless_head_and_invalid_http_are_cut_off_and_others_answered(database:
             assert slow.recv(1000) == b"", "it is given up"
 
 
-def test_an_address_that_is_taken_is_one_clear_line(database: str) -> None:
+def test_serve_on_port_in_use_reports_single_line(database: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = drawdown(database, "serve", "--port", str(taken.getsockname()[1]))
     assert done.status == 2 and "cannot listen" in done.err and len(done.err.splitlines()) == 1
 
 
-def test_a_tick_leaves_metrics_in_a_file_also_when_it_fails(database: str, tmp_path: Path) -> None:
+def test_tick_metrics_file_is_written_also_after_failure(database: str, tmp_path: Path) -> None:
     file = tmp_path / "drawdown.prom"
     assert drawdown(database, "tick", "--metrics-file", str(file)).status == 0
     assert 'drawdown_tick_last_exit_status{shard="0-255"} 0.0' in file.read_text()
@@ -164,7 +164,7 @@ def test_a_tick_leaves_metrics_in_a_file_also_when_it_fails(database: str, tmp_p
     assert drawdown(database, "tick", "--metrics-file", str(tmp_path / "no" / "folder.prom")).status == 0
 
 
-def test_metrics_that_cannot_be_written_leave_nothing_beside_their_file(database: str, tmp_path: Path) -> None:
+def test_tick_metrics_file_failed_write_does_not_leave_temporary_file(database: str, tmp_path: Path) -> None:
     """A file would be left there each five minutes."""
     place = tmp_path / "metrics"
     folder, full = place / "folder.prom", place / "full.prom"
@@ -182,7 +182,7 @@ def test_metrics_that_cannot_be_written_leave_nothing_beside_their_file(database
     assert list(place.iterdir()) == [folder]
 
 
-def test_a_heartbeat_follows_a_tick_that_ended_well_and_never_fails_one(database: str) -> None:
+def test_tick_heartbeat_is_sent_after_success_and_does_not_fail_tick(database: str) -> None:
     stripe = StripeEmulator()
     with serving_in_thread(stripe) as url:
         done = drawdown(

@@ -56,7 +56,7 @@ def at_once(house: House, path: str, requests: Requests) -> list[Any]:
 
 
 @pytest.mark.both_databases
-def test_grant_counts_once_for_each_idempotency_key(house: House) -> None:
+def test_concurrent_grants_count_once_per_idempotency_key(house: House) -> None:
     give(house, "acme", FIRST)
     make_key(house, "app", "ledger:write", gives_micro=100 * MICRO)
     for number in range(ROUNDS):
@@ -72,7 +72,7 @@ def test_grant_counts_once_for_each_idempotency_key(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_consume_counts_once_for_each_key_and_stops_at_the_limit(house: House) -> None:
+def test_concurrent_consumes_count_once_per_key_and_stop_at_limit(house: House) -> None:
     """Three units each, a credit a unit: the limit has room for 13 of the 17 keys."""
     give(house, "acme", FIRST)
     make_key(house, "app", "guard", org="acme")

@@ -53,7 +53,7 @@ FORM = {"supplier": "pixel", "expect": "2", "reason": "as they asked", "step": "
 
 
 @pytest.mark.parametrize("step", ["look", "do"])
-def test_a_batch_of_a_restored_database_is_refused_before_any_tick(home_engine: sa.Engine, step: str) -> None:
+def test_payout_on_restored_database_is_refused_before_any_tick(home_engine: sa.Engine, step: str) -> None:
     home = Home(home_engine, copied=True)
     owes(home)
     home.witness = remembered = Remembered(home_engine)
@@ -80,7 +80,7 @@ def doubted(house: House) -> list[tuple[object, ...]]:
     return house.fleet.rows("SELECT number FROM incarnation WHERE doubted_ms IS NOT NULL")
 
 
-def test_readiness_and_the_metric_say_so_before_anybody_wrote(watched: tuple[House, Remembered]) -> None:
+def test_readiness_and_metric_report_restored_database(watched: tuple[House, Remembered]) -> None:
     house, remembered = watched
 
     async def work(caller: Caller) -> None:
@@ -96,7 +96,7 @@ def test_readiness_and_the_metric_say_so_before_anybody_wrote(watched: tuple[Hou
     served(house, work)
 
 
-def test_writes_look_once_a_second_and_reads_never(watched: tuple[House, Remembered]) -> None:
+def test_restore_check_runs_once_per_second_on_writes_only(watched: tuple[House, Remembered]) -> None:
     house, remembered = watched
 
     async def work(caller: Caller) -> None:
@@ -122,7 +122,9 @@ def test_writes_look_once_a_second_and_reads_never(watched: tuple[House, Remembe
 
 
 @pytest.mark.parametrize("what", ["another", "recovered elsewhere", "unreadable"])
-def test_what_says_nothing_of_this_database_casts_no_doubt(watched: tuple[House, Remembered], what: str) -> None:
+def test_restore_check_of_other_database_or_unreadable_does_not_doubt(
+    watched: tuple[House, Remembered], what: str
+) -> None:
     house, remembered = watched
     remembered.restore()
     if what == "another":
@@ -140,7 +142,7 @@ def test_what_says_nothing_of_this_database_casts_no_doubt(watched: tuple[House,
     assert remembered.asked == 2 and doubted(house) == []
 
 
-def test_a_process_goes_by_what_its_state_folder_knows(tmp_path: Path) -> None:
+def test_serve_with_newer_checkpoint_in_state_folder_reports_doubt(tmp_path: Path) -> None:
     url, state = f"sqlite:///{tmp_path}/served.db", tmp_path / "state"
     assert drawdown(migrated(url), "init").status == 0
     engine = connect(url)

@@ -77,7 +77,7 @@ def webhook(url: str, generation: str) -> int:
     return httpx.post(f"{url}/webhooks/autumn", content=raw, headers=headers).status_code
 
 
-def test_a_serving_process_takes_what_its_files_hold_by_now(tmp_path: Path) -> None:
+def test_serve_reloads_rotated_secret_files_and_ignores_empty_files(tmp_path: Path) -> None:
     database, log = f"sqlite:///{tmp_path}/served.db", tmp_path / "log"
     assert drawdown(migrated(database), "init").status == 0
     autumn = Noting(home_autumn(SystemClock().now_ms()))
@@ -111,7 +111,7 @@ def test_a_serving_process_takes_what_its_files_hold_by_now(tmp_path: Path) -> N
     assert "Traceback" not in said and "am_sk" not in said and "whsec" not in said
 
 
-def test_a_watching_process_takes_the_secret_of_a_cell(tmp_path: Path) -> None:
+def test_watch_and_run_reload_changed_cell_secret_file(tmp_path: Path) -> None:
     """With its next round; and `run` by the same way."""
     database, log, file = f"sqlite:///{tmp_path}/watched.db", tmp_path / "log", tmp_path / "secret"
     assert drawdown(migrated(database), "init").status == 0
@@ -130,7 +130,7 @@ def test_a_watching_process_takes_the_secret_of_a_cell(tmp_path: Path) -> None:
                 process.wait(HANGS_S)
 
 
-def test_a_new_connection_logs_in_as_the_file_says(postgres_url: str) -> None:
+def test_new_database_connection_uses_rotated_login(postgres_url: str) -> None:
     first = connect(postgres_url)
     with first.begin() as connection:
         connection.execute(sa.text("DROP ROLE IF EXISTS rotated_login"))

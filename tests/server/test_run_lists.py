@@ -131,7 +131,7 @@ def by_file(street: Street, query: Query) -> list[str]:
     return street.ask(work)
 
 
-def test_runs_are_listed_alike_by_everybody(
+def test_execution_lists_of_command_http_console_and_file_are_equal(
     street: Street, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for query, wanted in WANTED:

@@ -42,7 +42,7 @@ def fleet(house: House) -> House:
 
 
 @pytest.mark.both_databases
-def test_a_sample_is_taken_once_and_billed_with_its_window(fleet: House) -> None:
+def test_sample_sent_twice_is_billed_once_with_its_window(fleet: House) -> None:
     fleet.clock.at_ms = T0 + WINDOW_MS + 10_000
 
     async def work(caller: Caller) -> None:
@@ -71,7 +71,7 @@ def test_a_sample_is_taken_once_and_billed_with_its_window(fleet: House) -> None
     clean(fleet)
 
 
-def test_a_sample_says_the_same_however_it_is_written(fleet: House) -> None:
+def test_sample_in_equivalent_notation_is_duplicate(fleet: House) -> None:
     async def work(caller: Caller) -> None:
         send = Sender(caller)
         assert (await send.told(SAMPLES, sample()))[0][0] in ("accepted", "pending")
@@ -117,7 +117,7 @@ BAD: Final[list[tuple[Any, str, str]]] = [
 
 
 @pytest.mark.both_databases
-def test_what_is_wrong_with_one_sample_stops_no_other(fleet: House) -> None:
+def test_invalid_sample_does_not_reject_other_items_of_batch(fleet: House) -> None:
     close(fleet, T0 - DAY_MS)
     items = [sample("0")]
     for at, (bad, *_) in enumerate(BAD):
@@ -139,7 +139,7 @@ def test_what_is_wrong_with_one_sample_stops_no_other(fleet: House) -> None:
     clean(fleet)
 
 
-def test_samples_that_nothing_bills_yet_wait_and_say_why(fleet: House) -> None:
+def test_unmapped_or_unassigned_sample_is_pending_with_reason(fleet: House) -> None:
     fleet.clock.at_ms = T0 + WINDOW_MS + 10_000
 
     async def work(caller: Caller) -> None:
@@ -152,7 +152,7 @@ def test_samples_that_nothing_bills_yet_wait_and_say_why(fleet: House) -> None:
     served(fleet, work)
 
 
-def test_a_host_sends_samples_of_its_own_cell_alone(fleet: House) -> None:
+def test_sample_of_foreign_cell_or_org_is_rejected(fleet: House) -> None:
     sender(fleet, "host", cell_id="cell-1")
     sender(fleet, "tenant", org="acme", cell_id="cell-2")
 
@@ -170,7 +170,7 @@ def test_a_host_sends_samples_of_its_own_cell_alone(fleet: House) -> None:
     assert found == [("1", "acme", "cell-1"), ("3", "acme", "cell-1"), ("5", "acme", "cell-2")]
 
 
-def test_a_key_of_one_organisation_takes_no_id_of_a_host(fleet: House) -> None:
+def test_sample_id_outside_source_of_bound_key_is_rejected(fleet: House) -> None:
     """Who knows the ids of a host's samples could send them first, with nothing used."""
     sender(fleet, "host")
     sender(fleet, "tenant", org="acme", source="/acme/web")
@@ -192,7 +192,7 @@ def test_a_key_of_one_organisation_takes_no_id_of_a_host(fleet: House) -> None:
     assert write(engine, lambda c: api_keys.create(c, key_of("z"), "z", ["samples:write"], by)) is None
 
 
-def test_a_key_goes_on_with_its_cell_and_for_good(fleet: House) -> None:
+def test_api_key_cell_is_preserved_by_rotation_and_cannot_be_changed(fleet: House) -> None:
     sender(fleet, "host", cell_id="cell-1")
     engine, by = fleet.fleet.engine, fleet.fleet.by
     write(engine, lambda c: api_keys.rotate(c, key_of("host 2"), "host", by))
@@ -204,7 +204,7 @@ def test_a_key_goes_on_with_its_cell_and_for_good(fleet: House) -> None:
         write(engine, lambda c: api_keys.create(c, key_of("x"), "x", ["guard"], by, cell_id="cell-11"))
 
 
-def test_samples_come_as_json_alone(lone: House) -> None:
+def test_samples_with_other_content_type_are_refused(lone: House) -> None:
     sender(lone)
 
     async def work(caller: Caller) -> None:
@@ -218,7 +218,7 @@ OLD: Final = T0 - 60 * DAY_MS
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_sample_whose_floor_is_raised_while_it_is_taken_is_told_so(
+def test_sample_floor_raised_during_intake_is_rejected_as_too_late(
     fleet: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On SQLite nobody else writes meanwhile."""
@@ -245,7 +245,7 @@ def test_a_sample_whose_floor_is_raised_while_it_is_taken_is_told_so(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_nobody_raises_a_floor_past_a_sample_that_is_taken(fleet: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_floor_during_sample_intake_is_not_raised_past_sample(fleet: House, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.fleet.tick(T0 + WINDOW_MS)
 
     async def work(caller: Caller) -> None:

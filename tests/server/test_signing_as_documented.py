@@ -12,7 +12,7 @@ from tests.server.house import ADMIN, HOST, Caller, House, served
 README = Path(__file__).resolve().parents[2] / "docs" / "http-api.md"
 
 
-def test_a_request_signed_as_documented_is_taken(lone: House) -> None:
+def test_admin_request_signed_as_documented_is_accepted(lone: House) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     (code,) = [one for one in blocks if "def signed" in one]
     found: dict[str, Any] = {"hmac": hmac}

@@ -39,7 +39,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.both_databases
-def test_thousand_single_events_of_one_key_are_served(
+def test_thousand_concurrent_single_events_share_transactions(
     house: House, writes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In far fewer transactions, each once; however slow the machine is."""
@@ -59,7 +59,7 @@ def test_thousand_single_events_of_one_key_are_served(
 
 
 @pytest.mark.both_databases
-def test_each_is_answered_as_if_it_had_come_alone(house: House) -> None:
+def test_concurrent_single_requests_are_answered_as_if_separate(house: House) -> None:
     """Repeated, contradicted, invalid, mistyped and unreadable, among those that are right: 20 times over."""
     sender(house)
     bodies: list[Any] = []
@@ -87,7 +87,7 @@ def test_each_is_answered_as_if_it_had_come_alone(house: House) -> None:
     assert kept == {"right", "twice", "other", "wrong", "a"} and len(house.fleet.rows(KEPT)) == 5 * 20
 
 
-def test_commit_that_fails_is_told_to_each_and_keeps_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_single_events_with_failed_commit_are_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for all of them: nobody waits for a dead database once for each."""
     sender(house)
     tries: list[int] = []
@@ -107,7 +107,7 @@ def test_commit_that_fails_is_told_to_each_and_keeps_nothing(house: House, monke
     assert len(tries) < 50 and house.fleet.rows(KEPT) == []
 
 
-def test_small_requests_that_wait_have_an_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_requests_beyond_queue_are_refused_as_busy(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one key, so that another is served; and of all."""
     monkeypatch.setattr(singles, "MOST_SINGLES_OF_A_KEY", 3)
     monkeypatch.setattr(singles, "MOST_SINGLES", 6)
@@ -140,11 +140,11 @@ def test_small_requests_that_wait_have_an_end(house: House, monkeypatch: pytest.
     served(house, work)
 
 
-def test_body_of_one_event_has_room_in_a_single(house: House) -> None:
+def test_single_event_of_longest_id_fits_single_request_size(house: House) -> None:
     assert len(json.dumps(event("e" * 200))) < singles.SINGLE_BYTES
 
 
-def test_subject_changes_no_payer_without_a_word_of_it(house: House) -> None:
+def test_event_subject_by_bound_key_is_label_and_reported(house: House) -> None:
     """The same body by a key that is bound: its organisation pays, and the answer says so. A label of the envelope is
     meant as one."""
     sender(house, "bound", org="acme")
@@ -170,7 +170,7 @@ def test_subject_changes_no_payer_without_a_word_of_it(house: House) -> None:
     assert {row[0] for row in house.fleet.rows("SELECT org_id FROM usage_events")} == {"acme"}
 
 
-def test_key_that_is_over_is_told_so_whatever_it_sends(house: House) -> None:
+def test_intake_with_ended_key_is_unauthorized_for_any_body(house: House) -> None:
     """Also one that was found a moment ago."""
     sender(house)
 

@@ -16,7 +16,7 @@ MONTH: Final = "/accounts/acme/statement?month=2026-01"
 
 
 @pytest.mark.both_databases
-def test_a_program_is_told_what_a_month_comes_to(house: House) -> None:
+def test_statement_of_month_over_http_sums_changes(house: House) -> None:
     give(house, "acme")
     make_key(house, "app")
 
@@ -43,7 +43,7 @@ def test_a_program_is_told_what_a_month_comes_to(house: House) -> None:
     served(house, work)
 
 
-def test_what_is_no_span_or_no_account_is_refused(lone: House) -> None:
+def test_statement_with_invalid_range_or_foreign_org_is_refused(lone: House) -> None:
     give(lone, "acme")
     make_key(lone, "app")
     make_key(lone, "theirs", org="globex")

@@ -80,7 +80,7 @@ OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/nothing", "/consol
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_flood_of_open_paths_delays_nobody_else(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flood_of_open_paths_does_not_delay_another_address(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """500 connections of health had the gate answer after 11.9 s."""
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
@@ -104,7 +104,9 @@ def test_flood_of_open_paths_delays_nobody_else(path: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("path", ["/console/sign-in", "/my/usage"])
-def test_flood_of_pages_delays_no_quiet_or_known_person(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flood_of_pages_does_not_delay_quiet_address_or_known_session(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
 
     async def work() -> None:
@@ -120,7 +122,7 @@ def test_flood_of_pages_delays_no_quiet_or_known_person(path: str, monkeypatch: 
     asyncio.run(work())
 
 
-def test_wrong_proofs_wait_and_known_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_keys_are_delayed_and_known_key_of_same_address_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
     monkeypatch.setattr(limits, "LONGEST_TURN_S", 0.2)
 
@@ -140,7 +142,7 @@ def test_wrong_proofs_wait_and_known_ones_do_not(monkeypatch: pytest.MonkeyPatch
     asyncio.run(work())
 
 
-def test_wrong_proofs_of_many_addresses_have_one_budget() -> None:
+def test_wrong_keys_of_many_addresses_share_budget() -> None:
     found, now = Strangers(), T0
     for number in range(2 * ALL_FAILED_PER_S):
         assert not found.is_suspect("192.0.2.9", now)
@@ -148,7 +150,7 @@ def test_wrong_proofs_of_many_addresses_have_one_budget() -> None:
     assert found.is_suspect("192.0.2.9", now) and not found.is_suspect("192.0.2.9", now + 1_000)
 
 
-def test_made_up_keys_share_look_ups_of_their_own(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_check_with_made_up_keys_shares_separate_lookups(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 of them a second had each check of the guard wait for theirs."""
     monkeypatch.setattr(limits, "_has_own_limits", lambda _path: True)  # all of them are looked up here
     give(house, "acme")
@@ -184,7 +186,7 @@ def test_made_up_keys_share_look_ups_of_their_own(house: House, monkeypatch: pyt
     served(house, work)
 
 
-def test_mistyped_ids_are_searched_for_within_a_budget(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistyped_id_suggestions_are_bounded_per_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One key of 16 connections had all others wait while 100,000 wallets were searched."""
     give(house, "acme")
     make_key(house, "app")
@@ -210,7 +212,7 @@ def test_mistyped_ids_are_searched_for_within_a_budget(house: House, monkeypatch
     served(house, work)
 
 
-def test_misses_of_one_key_wait_longer_the_more_of_them_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_found_answers_of_key_are_delayed_progressively(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     ended = asyncio.Event()
 
@@ -237,7 +239,9 @@ def test_misses_of_one_key_wait_longer_the_more_of_them_there_are(monkeypatch: p
     asyncio.run(work())
 
 
-def test_mistyped_ids_wait_and_known_ones_of_the_same_key_do_not(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistyped_ids_are_delayed_and_known_ids_of_same_key_are_not(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """16 connections of one key had the guard of all others answer six times as late."""
     give(house, "acme")
     make_key(house, "app")
@@ -272,7 +276,7 @@ async def _status(answer: Awaitable[httpx.Response]) -> int:
     return (await answer).status_code
 
 
-def test_preview_waits_for_no_writer_and_mistyped_one_runs_few_statements(house: House) -> None:
+def test_preview_does_not_wait_for_writers_and_mistyped_is_cheap(house: House) -> None:
     give(house, "acme")
     make_key(house, "app")
     ran: list[str] = []
@@ -299,7 +303,7 @@ def test_preview_waits_for_no_writer_and_mistyped_one_runs_few_statements(house:
     assert len(asked) <= 8, "\n\n".join(one[:300] for one in asked)
 
 
-def test_gate_is_answered_while_all_other_threads_wait(house: House) -> None:
+def test_gate_with_all_other_threads_busy_is_answered(house: House) -> None:
     give(house, "acme")
     house.fleet.tick(house.clock.at_ms)
 
@@ -324,7 +328,7 @@ def test_gate_is_answered_while_all_other_threads_wait(house: House) -> None:
     served(house, work)
 
 
-def test_readiness_is_looked_at_once_for_all_who_ask(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_concurrent_requests_share_check(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[None] = []
     real = require_ready
 

@@ -37,7 +37,7 @@ def metered(key: str, org: str, *names: str, **more: object) -> dict[str, object
     return {"key": key, "org_id": org, "estimate": 1, "settled_by": "metering", "sandboxes": names, **more}
 
 
-def test_who_may_see_one_organisation_is_told_no_name_and_costs_no_search(
+def test_bound_key_mistyped_names_get_neither_suggestions_nor_search(
     shared: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
@@ -68,7 +68,7 @@ def test_who_may_see_one_organisation_is_told_no_name_and_costs_no_search(
     served(shared, work)
 
 
-def test_a_payer_that_is_unknown_reads_as_one_that_does_not_pay(shared: House) -> None:
+def test_bound_key_unknown_payer_looks_like_payer_not_allowed(shared: House) -> None:
     async def work(caller: Caller) -> None:
         acme, anybody = Program(caller, key_of("a")), Program(caller, key_of("any"))
         there, nowhere = [await acme.accept("x", payer=payer) for payer in ("wayne", "wayme")]
@@ -82,7 +82,7 @@ def test_a_payer_that_is_unknown_reads_as_one_that_does_not_pay(shared: House) -
     served(shared, work)
 
 
-def test_another_organisations_sandbox_reads_as_one_that_no_host_told_of(shared: House) -> None:
+def test_bound_key_foreign_sandbox_looks_like_unknown_sandbox(shared: House) -> None:
     shared.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     shared.fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'globex', 'cell-1', 'running')"
@@ -98,7 +98,7 @@ def test_another_organisations_sandbox_reads_as_one_that_no_host_told_of(shared:
 
 
 @pytest.mark.both_databases
-def test_org_can_neither_take_sandboxes_nor_samples_of_another(shared: House) -> None:
+def test_execution_cannot_reserve_sandbox_or_draw_samples_of_another_org(shared: House) -> None:
     """Whatever ids another one names: each pays for its own samples, and its holds shrink by them alone."""
 
     async def work(caller: Caller) -> None:
@@ -122,9 +122,7 @@ def test_org_can_neither_take_sandboxes_nor_samples_of_another(shared: House) ->
     assert read(fleet.engine, verify).breaches == []
 
 
-def test_a_wallet_has_a_bounded_number_of_runs_that_metering_settles(
-    shared: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_metered_executions_of_wallet_are_bounded(shared: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reservations, "MOST_METERED", 3)
 
     async def work(caller: Caller) -> None:
@@ -150,7 +148,7 @@ def test_a_wallet_has_a_bounded_number_of_runs_that_metering_settles(
     assert read(shared.fleet.engine, verify).breaches == []
 
 
-def test_a_query_has_a_bounded_number_of_parameters(shared: House) -> None:
+def test_query_parameter_count_is_bounded(shared: House) -> None:
     async def work(caller: Caller) -> None:
         acme = Program(caller, key_of("a"))
         assert (await acme.get("/executions?" + "&".join(["state=held"] * MOST_PARAMETERS))).status_code == 200
@@ -171,7 +169,7 @@ TAKEN_AS_TEXT = (
 )  # fmt: skip
 
 
-def test_no_value_of_a_query_has_what_no_database_holds(shared: House) -> None:
+def test_query_value_with_control_character_is_refused(shared: House) -> None:
     async def work(caller: Caller) -> None:
         acme = Program(caller, key_of("a"))
         assert (await acme.accept("ours", 1)).status_code == 200
@@ -182,7 +180,7 @@ def test_no_value_of_a_query_has_what_no_database_holds(shared: House) -> None:
     served(shared, work)
 
 
-def test_what_is_percent_encoded_in_a_path_is_a_part_of_an_id(shared: House) -> None:
+def test_path_id_with_encoded_slash_is_part_of_id(shared: House) -> None:
     give(shared, "acme/ledger", 7)
     make_key(shared, "slash", *RUNS, org="acme/ledger")
 

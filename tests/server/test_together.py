@@ -72,7 +72,7 @@ def held(house: House, org: str = "acme") -> object:
 
 
 @pytest.mark.both_databases
-def test_many_at_once_are_held_in_few_transactions(house: House, shared: list[int]) -> None:
+def test_concurrent_executions_are_reserved_in_few_transactions(house: House, shared: list[int]) -> None:
     give(house, "acme")
     write(house.fleet.engine, lambda c: set_rate(c, "tokens", 1_000, 1, house.fleet.by, from_ms=None))
     orders: list[tuple[str, object, dict[str, Any]]] = [
@@ -93,7 +93,7 @@ def test_many_at_once_are_held_in_few_transactions(house: House, shared: list[in
     assert ("e-4", "p-1", "key:app", 60 * MINUTE_MS) in rows
 
 
-def test_where_there_is_no_room_for_all_as_many_are_held_as_alone(house: House, shared: list[int]) -> None:
+def test_concurrent_executions_beyond_credit_are_reserved_up_to_balance(house: House, shared: list[int]) -> None:
     give(house, "acme", 10)
     answers = accepted(house, [(f"e-{number}", 3, {}) for number in range(12)])
     assert sorted(one.status_code for one in answers) == [200] * 3 + [402] * 9
@@ -102,7 +102,7 @@ def test_where_there_is_no_room_for_all_as_many_are_held_as_alone(house: House, 
 
 
 @pytest.mark.both_databases
-def test_each_is_told_what_it_would_be_told_alone(house: House, shared: list[int]) -> None:
+def test_concurrent_execution_with_invalid_estimate_does_not_reject_batch(house: House, shared: list[int]) -> None:
     """One bad request among good ones harms none of them; the same key twice is one run."""
     give(house, "acme")
     orders: list[tuple[str, object, dict[str, Any]]] = [
@@ -120,7 +120,7 @@ def test_each_is_told_what_it_would_be_told_alone(house: House, shared: list[int
     assert held(house) == 7 * MICRO and shared
 
 
-def test_another_content_is_refused_and_the_rest_is_held(house: House, shared: list[int]) -> None:
+def test_concurrent_execution_with_other_content_is_refused_alone(house: House, shared: list[int]) -> None:
     give(house, "acme")
     answers = accepted(house, [("first", 1, {}), ("k", 1, {}), ("k", 2, {}), ("l", 1, {})])
     codes = [one.status_code for one in answers]
@@ -128,7 +128,7 @@ def test_another_content_is_refused_and_the_rest_is_held(house: House, shared: l
     assert shared
 
 
-def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list[int]) -> None:
+def test_concurrent_executions_respect_plan_reservation_limit(house: House, shared: list[int]) -> None:
     give(house, "acme")
     terms = HoldTerms(most_held_micro=5 * MICRO)
     write(house.fleet.engine, lambda c: set_plan_limit(c, "small", 5, house.fleet.by, holds=vars(terms)))
@@ -138,7 +138,7 @@ def test_a_plans_most_for_all_runs_holds_together_too(house: House, shared: list
     assert held(house) == 5 * MICRO and shared
 
 
-def test_what_is_over_is_free_before_several_are_decided(house: House, shared: list[int]) -> None:
+def test_concurrent_executions_release_expired_reservation_first(house: House, shared: list[int]) -> None:
     give(house, "acme", 10)
     make_key(house, "app")
 
@@ -154,7 +154,7 @@ def test_what_is_over_is_free_before_several_are_decided(house: House, shared: l
     assert read(house.fleet.engine, verify).breaches == []
 
 
-def test_a_balance_that_a_provider_keeps_is_held_by_each_alone(house: House, shared: list[int]) -> None:
+def test_concurrent_executions_on_provider_balance_are_reserved_separately(house: House, shared: list[int]) -> None:
     house.autumn.account.add_customer("acme", house.clock.at_ms)
     house.autumn.account.grant("acme", "compute_1gb", 10, house.clock.at_ms)
     house.fleet.assign("acme", provider="autumn")
@@ -173,7 +173,7 @@ def test_a_balance_that_a_provider_keeps_is_held_by_each_alone(house: House, sha
     assert (last, house.fleet.rows("SELECT * FROM ledger_accounts")) == (1, [])
 
 
-def test_an_organisation_that_is_halted_is_refused_and_another_goes_on(house: House) -> None:
+def test_concurrent_executions_of_halted_org_are_refused_alone(house: House) -> None:
     for org in ("acme", "still"):
         give(house, org)
     house.fleet.tick(house.clock.at_ms)
@@ -186,7 +186,7 @@ def test_an_organisation_that_is_halted_is_refused_and_another_goes_on(house: Ho
     assert (held(house), held(house, "still")) == (5 * MICRO, 0)
 
 
-def test_no_more_are_decided_together_than_the_bound(
+def test_concurrent_executions_per_transaction_are_bounded(
     house: House, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_batching, "MOST_TOGETHER", 4)
@@ -196,7 +196,9 @@ def test_no_more_are_decided_together_than_the_bound(
 
 
 @pytest.mark.both_databases
-def test_a_lost_answer_is_told_to_each_and_again_is_safe(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_executions_with_lost_answer_retry_is_idempotent(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The commit was done, and its answer lost."""
     give(house, "acme")
     make_key(house, "app")
@@ -220,7 +222,7 @@ def test_a_lost_answer_is_told_to_each_and_again_is_safe(house: House, monkeypat
     assert held(house) == 6 * MICRO
 
 
-def test_all_are_held_or_none_is(engine: sa.Engine) -> None:
+def test_executions_accept_together_reserves_all_or_fails(engine: sa.Engine) -> None:
     """The ledger's part, without a server."""
     house = House(engine)
     give(house, "acme", 10)

@@ -75,7 +75,7 @@ def parts(process: fork_server.Started) -> list[int]:
     return [int(one) for one in children.read_text().split()]
 
 
-def test_one_command_ticks_watches_serves_and_does_the_nightly(database: str, tmp_path: Path) -> None:
+def test_up_command_runs_tick_watch_server_and_nightly(database: str, tmp_path: Path) -> None:
     engine, log = connect(database), tmp_path / "log"
     fleet = Fleet(engine)
     now_ms = SystemClock().now_ms()
@@ -103,7 +103,7 @@ def test_one_command_ticks_watches_serves_and_does_the_nightly(database: str, tm
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["its ticks", "its server"])
-def test_where_one_part_is_gone_the_command_ends_with_the_other(which: int, database: str, tmp_path: Path) -> None:
+def test_up_command_exits_when_any_part_dies(which: int, database: str, tmp_path: Path) -> None:
     """What keeps it running then starts both: none of them is missing for hours while the other one looks well."""
     with up(database, tmp_path / "log") as (url, process):
         assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
@@ -113,7 +113,7 @@ def test_where_one_part_is_gone_the_command_ends_with_the_other(which: int, data
         httpx.get(f"{url}/healthz")
 
 
-def test_no_part_outlives_the_command(database: str, tmp_path: Path) -> None:
+def test_up_command_parts_exit_when_command_is_killed(database: str, tmp_path: Path) -> None:
     with up(database, tmp_path / "log") as (url, process):
         assert httpx.get(f"{url}/healthz", timeout=PATIENT_S).status_code == 200
         made = parts(process)
@@ -125,7 +125,7 @@ def test_no_part_outlives_the_command(database: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["24:00", "2:17", "noon", ""])
-def test_a_night_that_is_no_time_is_refused(
+def test_nightly_time_invalid_is_refused(
     given: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", database)
@@ -134,7 +134,7 @@ def test_a_night_that_is_no_time_is_refused(
         assert f"--nightly-at '{given}': expected an hour and minute in UTC" in capsys.readouterr().err
 
 
-def test_a_night_begins_at_its_hour_of_utc() -> None:
+def test_nightly_time_is_in_utc() -> None:
     at = scheduler.at_night(dt.time(2, 17))
     now = dt.datetime(2026, 3, 29, 1, 0, tzinfo=dt.UTC)
     assert at.get_next_fire_time(None, now) == now.replace(hour=2, minute=17)

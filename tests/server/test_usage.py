@@ -66,9 +66,7 @@ def command(house: House, line: str, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.mark.both_databases
-def test_usage_reads_as_the_command_says_by_whatever_it_is_asked(
-    shop: House, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_usage_over_http_equals_command_for_every_grouping(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     expected = {
         "feature": {("", "render"): 12, ("", "compute_1gb"): 60, ("", ""): 7},
         "day": {("2026-01-01", "render"): 12, ("2026-01-01", "compute_1gb"): 60, ("2026-01-01", ""): 7},
@@ -91,7 +89,7 @@ def test_usage_reads_as_the_command_says_by_whatever_it_is_asked(
     served(shop, work)
 
 
-def test_pages_of_usage_are_the_whole_of_it(shop: House) -> None:
+def test_usage_pages_equal_whole_list(shop: House) -> None:
     for day in range(1, 4):
         shop.fleet.sample("acme", T0 + day * DAY_MS, 60 + day, sandbox=f"a:{day}")
 
@@ -121,7 +119,7 @@ def _page(connection: sa.Connection, span: Span, after: usage.Place | None) -> t
     return usage.usage_page(connection, *span, most=1, after=after)
 
 
-def test_days_are_in_their_order_however_many_digits_their_times_have(shop: House) -> None:
+def test_usage_days_with_fewer_digits_are_in_time_order(shop: House) -> None:
     """Milliseconds since 1970 have thirteen digits from 2001-09-09 on."""
     begin = 999_820_800_000  # 2001-09-07
     for day in range(4):
@@ -137,7 +135,7 @@ def test_days_are_in_their_order_however_many_digits_their_times_have(shop: Hous
     assert rows == whole and not is_more
 
 
-def test_a_page_of_usage_brings_its_own_rows_alone(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_page_reads_only_its_own_rows(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """However far it lies behind the first, and also where the row that it follows has gone since."""
     for number in range(40):
         shop.fleet.sample("acme", T0 + number, 60, sandbox=f"box-{number:02}")
@@ -167,7 +165,7 @@ def test_a_page_of_usage_brings_its_own_rows_alone(shop: House, monkeypatch: pyt
     assert asked[-2][1]["from_ms"] == T0, "days before the page's are not added up again"
 
 
-def test_range_of_usage_is_in_milliseconds_and_of_whole_windows(shop: House) -> None:
+def test_usage_range_invalid_is_refused(shop: House) -> None:
     async def work(caller: Caller) -> None:
         send = Sender(caller)
         answer = (await send.get(f"/v1/usage/acme?{DAY}")).json()
@@ -188,7 +186,7 @@ def test_range_of_usage_is_in_milliseconds_and_of_whole_windows(shop: House) -> 
     served(shop, work)
 
 
-def test_usage_is_for_keys_that_may_read_it(shop: House) -> None:
+def test_usage_without_scope_or_for_foreign_org_is_refused(shop: House) -> None:
     make_key(shop, "other", "ledger:read")
 
     async def work(caller: Caller) -> None:
@@ -200,7 +198,7 @@ def test_usage_is_for_keys_that_may_read_it(shop: House) -> None:
     served(shop, work)
 
 
-def test_what_no_tick_has_met_yet_is_usage_too(shop: House) -> None:
+def test_usage_of_org_before_first_tick_is_shown(shop: House) -> None:
     """A program that has just sent its first event asks what came of it."""
     shop.fleet.sample("newcomer", T0, 60)
 
@@ -212,7 +210,7 @@ def test_what_no_tick_has_met_yet_is_usage_too(shop: House) -> None:
     served(shop, work)
 
 
-def test_a_range_without_an_end_holds_the_window_that_goes_on(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_range_without_end_includes_current_window(shop: House, capsys: pytest.CaptureFixture[str]) -> None:
     """Over HTTP, in the command, and on the pages that name it."""
     shop.clock.at_ms = T0 + 7 * DAY_MS + WINDOW_MS + 70_000
     shop.fleet.sample("acme", shop.clock.at_ms - 60_000, 30)
@@ -230,7 +228,7 @@ def test_a_range_without_an_end_holds_the_window_that_goes_on(shop: House, capsy
     assert [(one.group, one.used) for one in shown["sandbox"]] == [("box", 30)]
 
 
-def test_a_wallet_has_short_names(shop: House) -> None:
+def test_wallet_short_paths_equal_account_paths(shop: House) -> None:
     make_key(shop, "reader", "ledger:read")
 
     async def work(caller: Caller) -> None:
@@ -257,7 +255,7 @@ class Seen(HTMLParser):
         self.ids.add(dict(attrs).get("id"))
 
 
-def test_docs_shows_each_route_and_loads_and_runs_nothing(lone: House) -> None:
+def test_docs_page_lists_each_operation_without_scripts(lone: House) -> None:
     async def work(caller: Caller) -> None:
         answer = await caller.client.get("/docs")
         assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -283,7 +281,7 @@ def test_docs_shows_each_route_and_loads_and_runs_nothing(lone: House) -> None:
     served(lone, work)
 
 
-def test_no_text_of_the_description_is_taken_for_a_tag() -> None:
+def test_docs_page_hostile_text_is_escaped() -> None:
     bad = "<script>alert(1)</script>\"'&"
     schema = {"description": bad, "examples": [{bad: bad}]}
     operation = {
@@ -306,7 +304,7 @@ UNSHOWN: Final = {
 """Operations of which no answer is shown: the house of the examples refuses them (`test_examples.RULED`)."""
 
 
-def test_each_route_is_described_with_examples_that_its_own_schemas_allow(lone: House) -> None:
+def test_openapi_examples_match_their_schemas(lone: House) -> None:
     """Of its answer, which has the fields of its schema and no other, its bodies and its parameters; and none of a
     route that there is no longer."""
     found = lone.server.routes.openapi()
@@ -341,7 +339,7 @@ def _require_fitting(found: dict[str, Any], content: dict[str, Any], schema: dic
         Draft202012Validator({**schema, "components": found["components"]}).validate(example)
 
 
-def test_what_programs_send_is_described(lone: House) -> None:
+def test_openapi_intake_statuses_and_usage_parameters_are_complete(lone: House) -> None:
     paths = lone.server.routes.openapi()["paths"]
     for path in (EVENTS, "/v1/samples", "/api/v1/events"):
         assert {"400", "401", "403", "413", "415", "429", "503"} <= set(paths[path]["post"]["responses"])
@@ -351,7 +349,7 @@ def test_what_programs_send_is_described(lone: House) -> None:
     assert names == dict.fromkeys(("from_ms", "to_ms", "by", "most", "after"), False)
 
 
-def test_usage_of_one_org_begins_like_that_of_all(shop: House) -> None:
+def test_usage_without_start_begins_at_month_for_single_and_all_orgs(shop: House) -> None:
     """A caller who names no begin gets this month, by each of the two paths."""
     make_key(shop, "all", "usage:read")
 

@@ -74,7 +74,7 @@ def rows(answer: Any, *names: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.both_databases
-def test_groups_filters_and_pages_have_the_same_sums(fleet: House) -> None:
+def test_usage_totals_groups_filters_and_pages_have_equal_sums(fleet: House) -> None:
     async def work(get: Get) -> None:
         plain = rows(await get(**RANGE), "org_id", "feature", "unit", "used", "period", "project")
         assert plain == [
@@ -103,7 +103,7 @@ def test_groups_filters_and_pages_have_the_same_sums(fleet: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_totals_are_right_for_each_org_also_after_a_prune(fleet: House) -> None:
+def test_usage_totals_after_prune_equal_usage_of_each_org(fleet: House) -> None:
     fleet.fleet.tick(T0 + DAY_MS)
     later = T0 + 60 * DAY_MS
     fleet.clock.at_ms = fleet.fleet.clock.at_ms = later
@@ -124,7 +124,7 @@ def test_totals_are_right_for_each_org_also_after_a_prune(fleet: House) -> None:
     asked(fleet, work)
 
 
-def test_bound_key_sees_its_own_alone(fleet: House) -> None:
+def test_usage_totals_bound_key_sees_own_org_only(fleet: House) -> None:
     async def work(get: Get) -> None:
         assert {row[0] for row in rows(await get(**RANGE), "org_id")} == {"globex"}
         assert refused(await get(**RANGE, org_id="acme")) == (403, "foreign_org")
@@ -132,7 +132,7 @@ def test_bound_key_sees_its_own_alone(fleet: House) -> None:
     asked(fleet, work, "own")
 
 
-def test_what_makes_no_sense_is_refused_by_its_name(fleet: House) -> None:
+def test_usage_totals_invalid_parameter_is_refused_by_name(fleet: House) -> None:
     async def work(get: Get) -> None:
         for more, at in (
             ({"time_zone": "Mars/Olympus"}, "time_zone"), ({"time_zone": "../etc/passwd"}, "time_zone"),
@@ -148,7 +148,7 @@ def test_what_makes_no_sense_is_refused_by_its_name(fleet: House) -> None:
     asked(fleet, work)
 
 
-def test_hours_of_days_that_were_folded_are_refused(fleet: House) -> None:
+def test_usage_totals_by_hour_of_folded_days_are_refused(fleet: House) -> None:
     """Of those there are sums alone, of days in UTC."""
     text = (
         "INSERT INTO folded_pushes (day_ms, org_id, provider, customer_id, feature, state, pushes, attempts, "
@@ -166,7 +166,7 @@ def test_hours_of_days_that_were_folded_are_refused(fleet: House) -> None:
     asked(fleet, work)
 
 
-def test_command_shows_what_http_answers(fleet: House, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_org_usage_command_equals_http(fleet: House, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--database-url", database_url, "--json", "org", "usage", "--from", "2026-01-01", "--to", "2026-01-02"]
     assert run([*words, "--by", "feature", "--by", "day", "--feature", "render"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["usage"]
@@ -175,7 +175,7 @@ def test_command_shows_what_http_answers(fleet: House, database_url: str, capsys
     assert "globex" in capsys.readouterr().out
 
 
-def test_zone_keeps_each_offset_for_its_time() -> None:
+def test_time_zone_offset_changes_at_daylight_saving() -> None:
     """Berlin's clocks go forward on 29 March 2026 at 01:00 UTC."""
     begin = 1_774_656_000_000  # 28 March, 00:00 UTC
     turn = begin + DAY_MS + HOUR_MS

@@ -30,7 +30,7 @@ def value(text: str, name: str) -> float | None:
 
 
 @pytest.mark.both_databases
-def test_what_is_measured_is_what_the_tables_hold(house: House) -> None:
+def test_metrics_equal_table_contents(house: House) -> None:
     fleet = house.fleet
     house.customer("acme", 100)
     house.customer("spent")
@@ -72,7 +72,7 @@ def test_what_is_measured_is_what_the_tables_hold(house: House) -> None:
     assert value(render(fleet.engine, T0).decode(), "history_doubted") == 1
 
 
-def test_what_waits_is_counted_with_its_age(lone: House) -> None:
+def test_metrics_of_due_push_report_count_age_and_quantity(lone: House) -> None:
     lone.customer("acme", 100)
     lone.fleet.sample("acme", T0)
     lone.autumn.faults.rates = {"rate_limited": 1.0, "connection_refused": 1.0}
@@ -84,7 +84,7 @@ def test_what_waits_is_counted_with_its_age(lone: House) -> None:
     assert quantity and value(text, f'open_quantity{{feature="{feature}",provider="autumn"}}') == quantity, text
 
 
-def test_how_long_calls_took_is_told_as_a_distribution(lone: House) -> None:
+def test_metrics_of_provider_attempt_duration_are_histogram(lone: House) -> None:
     """Of nine pushes, one was never answered, and two of those that were took longer than a second."""
     engine, now = lone.fleet.engine, T0 + WINDOW_MS
     took = [20, 50, 51, 900, 1_000, 1_001, 99_000, 30_000, None]
@@ -112,7 +112,7 @@ def test_how_long_calls_took_is_told_as_a_distribution(lone: House) -> None:
     assert value(later, f"provider_attempts{{{of}}}") is None, "of the last five minutes"
 
 
-def test_what_the_watch_did_is_counted(house: House) -> None:
+def test_metrics_of_watch_rounds_and_provider_reads_are_counted(house: House) -> None:
     """A round; a provider that cannot be read, and one that knows no such customer; a figure that proved wrong."""
     fleet = house.fleet
     house.customer("acme", 100)
@@ -141,7 +141,7 @@ def test_what_the_watch_did_is_counted(house: House) -> None:
         assert value(text, name) == expected, f"{name}\n{text}"
 
 
-def test_readiness_says_no_where_the_database_is_not_what_it_must_be(house: House) -> None:
+def test_readiness_with_doubted_history_or_wrong_schema_is_unavailable(house: House) -> None:
     async def work(caller: Caller) -> None:
         assert (await caller.get("/readyz")).json() == {"status": "ok"}
         house.fleet.write("UPDATE incarnation SET doubted_ms = 1, doubted_reason = 'x'")
@@ -155,7 +155,7 @@ def test_readiness_says_no_where_the_database_is_not_what_it_must_be(house: Hous
     served(house, work)
 
 
-def test_the_routes_are_described_as_openapi_wants_and_as_they_answer(lone: House) -> None:
+def test_openapi_description_is_valid_and_matches_routes(lone: House) -> None:
     async def work(caller: Caller) -> None:
         found = (await caller.client.get("/openapi.json")).json()
         validate(found)
@@ -181,7 +181,7 @@ def undated(found: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def test_the_description_is_the_same_of_any_server(lone: House) -> None:
+def test_openapi_description_is_independent_of_settings(lone: House) -> None:
     bare = Server(
         replace(
             lone.server.services,
@@ -194,7 +194,7 @@ def test_the_description_is_the_same_of_any_server(lone: House) -> None:
     bare.close()
 
 
-def test_a_caller_that_asks_too_much_is_told_so_and_no_other_is(lone: House) -> None:
+def test_caller_above_request_rate_is_limited_without_affecting_another(lone: House) -> None:
     lone.settings = ServerSettings(requests_per_s=5)
     lone.server = lone.another()
 
@@ -209,7 +209,7 @@ def test_a_caller_that_asks_too_much_is_told_so_and_no_other_is(lone: House) -> 
     served(lone, work)
 
 
-def test_callers_are_remembered_within_bounds() -> None:
+def test_rate_limit_callers_are_bounded() -> None:
     buckets = TokenBuckets(1, most_callers=100)
     for number in range(10_000):
         assert buckets.take(f"10.0.{number // 256}.{number % 256}", 0)
@@ -217,7 +217,7 @@ def test_callers_are_remembered_within_bounds() -> None:
     assert [buckets.take("a", 1_000), buckets.take("a", 0), buckets.take("a", 0)] == [True, True, False]
 
 
-def test_what_fails_here_says_nothing_of_itself(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_answer_omits_exception_text(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(caller: Caller) -> None:
         def broken(*_given: object) -> None:
             raise RuntimeError("a secret of somebody's")
@@ -233,7 +233,7 @@ def test_what_fails_here_says_nothing_of_itself(lone: House, monkeypatch: pytest
     served(lone, work)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_body_that_stalls_times_out(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.server.http.bodies.BODY_TIMEOUT_S", 0.05)
 
     async def slow() -> AsyncIterator[bytes]:
@@ -248,7 +248,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(lone: House, monkeypatch: p
     served(lone, work)
 
 
-def test_what_samples_call_their_cell_is_no_label_unless_it_is_registered(house: House) -> None:
+def test_metrics_of_unregistered_cells_are_grouped_as_other(house: House) -> None:
     house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
     for number in range(50):
         name = f"cell-x{number}" + "\x1b" * (10_000 if number == 7 else 0)

@@ -29,7 +29,7 @@ def halt(house: House, org: str = "acme") -> None:
     assert house.halted(org)
 
 
-def test_a_top_up_resumes_within_one_webhook_also_by_the_secret_before(house: House) -> None:
+def test_webhook_after_topup_resumes_org_also_with_previous_secret(house: House) -> None:
     halt(house)
     house.clock.at_ms += 7_000
     house.grant("acme", 100)
@@ -48,7 +48,7 @@ def test_a_top_up_resumes_within_one_webhook_also_by_the_secret_before(house: Ho
     ]
 
 
-def test_a_halt_that_a_webhook_brings_is_told_to_the_cells_at_once(house: House) -> None:
+def test_webhook_that_halts_org_notifies_cells_at_once(house: House) -> None:
     house.customer("acme", 100)
     house.fleet.tick(T0 + WINDOW_MS)
     house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://cell')")
@@ -68,7 +68,7 @@ def test_a_halt_that_a_webhook_brings_is_told_to_the_cells_at_once(house: House)
     assert [one.org_id for one in house.fleet.cells.received] == ["acme"]
 
 
-def test_a_stale_first_read_is_healed_by_a_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_stale_first_read_is_corrected_by_second_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody watches, and no tick runs: this process makes the second read as well."""
     monkeypatch.setattr(webhooks, "SECOND_READ_MS", 50)
     house.customer("acme", 100)
@@ -98,7 +98,7 @@ def test_a_stale_first_read_is_healed_by_a_second(house: House, monkeypatch: pyt
     assert (house.halted("acme"), reads() - before) == (True, 2)
 
 
-def test_a_repeat_is_known_by_its_id_and_changes_nothing(house: House) -> None:
+def test_webhook_repeated_delivery_does_not_change_state(house: House) -> None:
     halt(house)
 
     async def work(caller: Caller) -> None:
@@ -115,7 +115,7 @@ def test_a_repeat_is_known_by_its_id_and_changes_nothing(house: House) -> None:
     served(house, work)
 
 
-def test_an_event_that_failed_longer_ago_than_any_is_kept_counts_once() -> None:
+def test_webhook_failed_and_retried_after_retention_counts_once() -> None:
     """It is kept from when it came last: taken, it was forgotten in the same moment, and counted again."""
     engine, event = fresh(), WebhookEvent("stripe", "evt_1", "0" * 64)
     write(engine, lambda c: store_failed(c, event, "not fetched", T0))
@@ -127,7 +127,7 @@ def test_an_event_that_failed_longer_ago_than_any_is_kept_counts_once() -> None:
 
 
 @pytest.mark.both_databases
-def test_of_one_event_delivered_many_times_at_once_one_counts(house: House) -> None:
+def test_webhook_concurrent_deliveries_count_once(house: House) -> None:
     house.customer("acme")
 
     async def work(caller: Caller) -> None:
@@ -141,7 +141,7 @@ def test_of_one_event_delivered_many_times_at_once_one_counts(house: House) -> N
     served(house, work)
 
 
-def test_unknown_events_and_customers_are_acknowledged(house: House) -> None:
+def test_webhook_of_unknown_event_or_customer_is_acknowledged(house: House) -> None:
     async def work(caller: Caller) -> None:
         body, headers = house.autumn_hook("acme", kind="vercel.resources.deleted")
         assert (await caller.hook("autumn", body, headers)).json() == {"status": "ignored"}
@@ -153,7 +153,7 @@ def test_unknown_events_and_customers_are_acknowledged(house: House) -> None:
     served(house, work)
 
 
-def test_stripes_events_are_known_by_the_id_in_their_body(house: House) -> None:
+def test_webhook_of_stripe_is_identified_by_id_in_body(house: House) -> None:
     async def work(caller: Caller) -> None:
         headers, body = house.stripe.customer_webhook("invoice.paid", "cus_1", house.clock.at_ms)
         assert (await caller.hook("stripe", body, headers)).json() == {"status": "done"}
@@ -168,7 +168,7 @@ def test_stripes_events_are_known_by_the_id_in_their_body(house: House) -> None:
 UNSIGNED = [{"stripe-signature": "t=1,v1=x"}, {"webhook-id": "msg_2"}, {"svix-id": "msg_2"}]
 
 
-def test_a_header_that_nobody_signed_makes_no_other_event(lone: House) -> None:
+def test_webhook_unsigned_header_does_not_make_new_event(lone: House) -> None:
     """Of neither provider: what its signature covers names the event."""
     lone.customer("acme", 100)
     headers, body = lone.stripe.customer_webhook("customer.updated", "cus_1", lone.clock.at_ms)
@@ -208,7 +208,7 @@ def thin(house: House) -> tuple[bytes, dict[str, str]]:
     return body, headers
 
 
-def test_what_cannot_be_fetched_is_sent_again(house: House) -> None:
+def test_webhook_event_that_cannot_be_fetched_is_retried(house: House) -> None:
     async def work(caller: Caller) -> None:
         house.stripe_line.cut = NotSent("no connection")
         for attempts in (1, 2):
@@ -227,7 +227,7 @@ def test_what_cannot_be_fetched_is_sent_again(house: House) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_database_that_is_away_answers_so_that_it_is_sent_again(house: House) -> None:
+def test_webhook_during_database_outage_is_unavailable_and_retried(house: House) -> None:
     halt(house)
 
     async def work(caller: Caller) -> None:
@@ -247,7 +247,7 @@ REFUSED: Final[tuple[dict[str, Any], ...]] = (
 )  # fmt: skip
 
 
-def test_what_is_forged_stale_or_malformed_is_refused(lone: House) -> None:
+def test_webhook_forged_stale_or_malformed_is_refused(lone: House) -> None:
     before = lone.counts()
 
     async def work(caller: Caller) -> None:
@@ -259,7 +259,7 @@ def test_what_is_forged_stale_or_malformed_is_refused(lone: House) -> None:
     assert lone.counts() == before
 
 
-def test_whoever_has_no_key_has_one_line_a_minute_of_the_log(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_refusals_are_logged_once_per_minute_and_provider(lone: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(caller: Caller) -> None:
         body, headers = lone.autumn_hook("acme")
         for _ in range(5):
@@ -276,7 +276,7 @@ def test_whoever_has_no_key_has_one_line_a_minute_of_the_log(lone: House, monkey
     assert found == [("autumn", 0), ("autumn", 0), ("stripe", 0), ("autumn", 4)]
 
 
-def test_an_altered_body_or_id_is_refused(lone: House) -> None:
+def test_webhook_altered_body_or_id_is_refused(lone: House) -> None:
     async def work(caller: Caller) -> None:
         body, headers = lone.autumn_hook("acme")
         assert (await caller.hook("autumn", body.replace(b"acme", b"evil"), headers)).status_code == 400
@@ -290,7 +290,7 @@ def test_an_altered_body_or_id_is_refused(lone: House) -> None:
     assert lone.counts()["webhooks"] == 0
 
 
-def test_who_sends_no_webhooks_is_not_found(lone: House) -> None:
+def test_webhook_of_provider_without_webhooks_is_not_found(lone: House) -> None:
     async def work(caller: Caller) -> None:
         body, headers = lone.autumn_hook("acme")
         for name, status in (("nobody", 404), ("legacy", 404), ("embedded", 400), ("broken", 503)):
@@ -299,7 +299,7 @@ def test_who_sends_no_webhooks_is_not_found(lone: House) -> None:
     served(lone, work)
 
 
-def test_what_is_too_large_is_not_read(lone: House) -> None:
+def test_webhook_body_too_large_is_not_read(lone: House) -> None:
     read: list[int] = []
 
     async def endless() -> AsyncIterator[bytes]:

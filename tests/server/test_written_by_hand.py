@@ -180,15 +180,15 @@ def operations(house: House) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["command", "form"])
-def test_list_of_commands_and_forms_by_hand_is_that_of_the_code(kind: str) -> None:
+def test_handwritten_command_and_form_list_equals_code(kind: str) -> None:
     names = listed(kind)
     assert sorted(names) == sorted({"command": commands, "form": forms}[kind]())
 
 
-def test_list_of_operations_by_hand_is_that_of_the_code(lone: House) -> None:
+def test_handwritten_operation_list_equals_code(lone: House) -> None:
     assert sorted(listed("operation")) == sorted(operations(lone))
 
 
-def test_action_that_is_declared_by_hand_has_a_command_by_hand() -> None:
+def test_declared_action_has_command() -> None:
     """Else `by_hand` would leave a declaration without a command."""
     assert sorted(set(BY_NAME) - {" ".join(path) for path, _ in walk(get_command(app))}) == []

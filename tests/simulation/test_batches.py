@@ -18,7 +18,7 @@ SEEDS = share((2,), whole=tuple(range(40)))
 TICKS = 12
 
 
-def test_each_file_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_files_are_each_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
     for seed in lives(SEEDS, lambda: missing(HAPPENED, seen)):
         folder = tmp_path / str(seed)
@@ -30,7 +30,7 @@ def test_each_file_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert missing(HAPPENED, seen) == set()
 
 
-def test_a_planted_bug_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sum is a second too long."""
     right = taking._sample
 

@@ -21,7 +21,7 @@ TICKS = 20
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_was_paid_and_nothing_else_is_credited_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_topup_payments_are_each_credited_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, world, filled = simulated(seed, TICKS, monkeypatch)
     assert outcome.breaches == []
     settle(world)
@@ -34,9 +34,7 @@ def test_what_was_paid_and_nothing_else_is_credited_once(seed: int, monkeypatch:
 
 
 @pytest.mark.parametrize("seed", share((WITH_JOBS,), whole=tuple(range(100))))
-def test_another_card_and_a_start_that_are_ordered_charge_nobody_twice(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_topup_jobs_for_new_card_and_start_do_not_charge_twice(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, world, filled = simulated(seed, TICKS, monkeypatch, orders=True)
     assert outcome.breaches == []
     done = world.rows("SELECT COUNT(*) FROM jobs WHERE kind = 'topup' AND state = 'done'")
@@ -64,7 +62,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("text", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.topup.fill.end_of_charge", PLANTED[text])
     seen: list[str] = []
     for seed in range(4):

@@ -22,7 +22,7 @@ TICKS = 20
 HAPPENED: Final = frozenset({"accepted", "pending", "duplicate", "conflict"})
 
 
-def test_each_event_is_billed_once_and_no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_events_are_each_billed_once_by_their_feature(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
     for seed in lives(SEEDS, lambda: missing(HAPPENED, seen)):
         outcome, world, told = simulated(seed, TICKS, monkeypatch)
@@ -84,7 +84,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("text", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str] = []
     for seed in range(6):
         PLANTED[text](monkeypatch)

@@ -18,7 +18,7 @@ TICKS = 30
 HAPPENED: Final = frozenset({"push_folded", "fold_cut_off", "replay", "void", "year_passed"})
 
 
-def test_what_was_billed_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folding_old_months_does_not_change_billed_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     faults_in(simulated, SEEDS, TICKS, monkeypatch, HAPPENED)
 
 
@@ -52,7 +52,7 @@ PLANTED: Final = {
 
 
 @pytest.mark.parametrize("name", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     *_, text, seed = PLANTED[name]
     found: list[str] = []
     for one in lives([seed], lambda: not any(text in line for line in found)):

@@ -65,7 +65,7 @@ def tell_the_rest(world: World) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_each_halt_and_its_end_is_told_at_least_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halt_webhooks_are_each_sent_at_least_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     all_is_told(seed, monkeypatch)
 
 
@@ -109,7 +109,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
 
 
 @pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*PLANTED[bug])
     with pytest.raises(AssertionError):
         for seed in range(6):

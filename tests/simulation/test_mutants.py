@@ -20,13 +20,13 @@ MUTANT_OF_THE_DAY = next(iter(MUTANTS))
 
 
 @pytest.mark.parametrize("name", share([MUTANT_OF_THE_DAY], whole=list(MUTANTS)))
-def test_the_bug_is_caught(name: str) -> None:
+def test_mutant_is_caught_within_few_seeds(name: str) -> None:
     caught = hunt(name, first=SEEN_AT.get(name))
     assert caught.by is not None, f"{name!r} survived {caught.seeds} seeds"
     assert caught.unclean == [], "a seed breaches without any bug: the product is wrong there, or the oracle"
 
 
-def test_a_mutant_is_put_back() -> None:
+def test_mutant_code_is_restored_after_use() -> None:
     before = text()
     with planted(PLANTED):
         assert MARK in text()
@@ -37,7 +37,7 @@ def text() -> str:
     return seal.SQL.pieces["owed", ""]
 
 
-def test_a_seed_that_breaches_without_the_bug_shows_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_hunt_ignores_seed_that_breaches_without_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     def life(seed: int, ticks: int, **world: Any) -> Any:
         breaches = {0: True, 1: False, 2: MARK in text()}[seed]
         return SimpleNamespace(breaches=[f"seed {seed} is wrong"] if breaches else [])
@@ -49,13 +49,13 @@ def test_a_seed_that_breaches_without_the_bug_shows_nothing_of_it(monkeypatch: p
     assert (survived.by, survived.unclean) == (None, [0])
 
 
-def test_a_bug_that_does_not_fit_the_code_is_not_taken_for_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_that_does_not_fit_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     breaches = ["S8: a lane failed: AttributeError: 'NoneType' object has no attribute 'read'"]
     monkeypatch.setattr(mutants, "simulate", lambda seed, ticks, **world: SimpleNamespace(breaches=breaches))
     with pytest.raises(AssertionError, match="does not fit the code"):
         hunt(PLANTED)
 
 
-def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
+def test_known_bug_seeds_refer_to_existing_bugs() -> None:
     tables = (SEEN_AT, mutants_worlds.LONGER, mutants_worlds.BILLED_BY, mutants_worlds.IN_SECONDS)
     assert {*SLOW, *(name for table in tables for name in table)} <= MUTANTS.keys()

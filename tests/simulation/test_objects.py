@@ -25,7 +25,7 @@ HAPPENED: Final = frozenset(
 )
 
 
-def test_each_object_is_billed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_objects_are_each_billed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
     for seed in lives(SEEDS, lambda: missing(HAPPENED, seen)):
         wrong, stored, faults = simulated(seed, TICKS, monkeypatch)
@@ -69,7 +69,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str, int]]] = {
 
 
 @pytest.mark.parametrize("name", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, text, seed = PLANTED[name]
     found: list[str] = []
     for one in lives([seed], lambda: not any(text in line for line in found)):

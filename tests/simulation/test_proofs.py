@@ -19,7 +19,7 @@ TICKS = 20
 HAPPENED: Final = frozenset({"proof_continued", "proof_passed_over", "reached_back_by a late sample"})
 
 
-def test_what_is_passed_over_is_what_was_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_since_last_skips_only_proven_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     faults_in(simulated, SEEDS, TICKS, monkeypatch, HAPPENED)
 
 
@@ -37,7 +37,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], int]]] = {
 
 
 @pytest.mark.parametrize("name", share(list(PLANTED)[1:], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, seed = PLANTED[name]
     found: list[str] = []
     for one in lives([seed], lambda: not any(line.startswith("proof: ") for line in found)):

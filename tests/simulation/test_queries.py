@@ -22,7 +22,7 @@ TICKS = 12
 HAPPENED: Final = frozenset({"taken", "repeated", "conflict", "warehouse_withdrawn", "warehouse_asked_again"})
 
 
-def test_each_unit_is_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_units_are_each_billed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
     for seed in lives(SEEDS, lambda: missing(HAPPENED, seen)):
         wrong, asked = lived(seed, tmp_path, monkeypatch)
@@ -95,7 +95,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("plant", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(plant: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found(plant: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, seed = PLANTED[plant]
     found: list[str] = []
     for one in lives([seed], lambda: not any(text in line for line in found)):

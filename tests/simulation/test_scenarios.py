@@ -81,7 +81,7 @@ def states(world: World) -> list[str]:
     return [state for (state,) in world.rows("SELECT state FROM pushes ORDER BY revision")]
 
 
-def test_a_request_that_is_delivered_after_its_lease_is_charged_once(world: World) -> None:
+def test_request_delivered_after_lease_is_charged_once(world: World) -> None:
     slow = drive(world, start(world, "slow", pushing), until=sends)
     world.time.advance(LEASE_MS)
     drive(world, start(world, "other", pushing))
@@ -91,7 +91,7 @@ def test_a_request_that_is_delivered_after_its_lease_is_charged_once(world: Worl
     assert (states(world), world.breaches, settled(world)) == (["accepted"], [], [])
 
 
-def test_an_answer_that_comes_after_the_claim_passed_on_still_counts(world: World) -> None:
+def test_answer_after_claim_expired_is_recorded(world: World) -> None:
     slow = drive(world, start(world, "slow", pushing), until=sends)
     world.time.advance(LEASE_MS)
     other = drive(world, start(world, "other", pushing), until=sends)
@@ -102,7 +102,7 @@ def test_an_answer_that_comes_after_the_claim_passed_on_still_counts(world: Worl
     assert (states(world), world.breaches, settled(world)) == (["accepted"], [], [])
 
 
-def test_a_push_is_not_voided_while_an_earlier_attempt_may_still_arrive(world: World) -> None:
+def test_push_is_not_voided_while_earlier_attempt_may_arrive(world: World) -> None:
     world.memory[MEMORY].refused_features.add(FEATURE)
     slow = drive(world, start(world, "slow", pushing), until=sends)  # its request is held up on the way
     world.time.advance(LEASE_MS)

@@ -123,7 +123,7 @@ def one_lost_one_drawn() -> Sequence[tuple[str, int, str]]:
     return states(world)
 
 
-def test_the_balance_tells_in_credits_which_of_two_pushes_was_drawn() -> None:
+def test_balance_in_credits_shows_which_of_two_pushes_was_drawn() -> None:
     """A minute of the one was charged and has no event, one of the other was dropped: by units nobody could tell."""
     assert one_lost_one_drawn() == [
         ("compute_1gb", 60, "voided"),
@@ -132,13 +132,13 @@ def test_the_balance_tells_in_credits_which_of_two_pushes_was_drawn() -> None:
     ]
 
 
-def test_a_balance_that_weighs_all_features_alike_tells_nothing() -> None:
+def test_balance_with_equal_cost_per_feature_does_not_resolve_pushes() -> None:
     """The bug `each feature costs one` leaves them to a person."""
     with planted_here("each feature costs one"):
         assert [state for _, _, state in one_lost_one_drawn()] != ["voided", "accepted", "accepted"]
 
 
-def test_loss_before_the_first_comparison_is_told_with_its_amount() -> None:
+def test_loss_before_first_comparison_is_reported_with_amount() -> None:
     """A part that no read showed, and that was used up, would look the same: it is not sent again by itself."""
     world, autumn = in_credits(HUGE)
     sent(world, autumn)
@@ -156,7 +156,7 @@ def test_loss_before_the_first_comparison_is_told_with_its_amount() -> None:
 
 
 @pytest.mark.parametrize("planted", [False, True])
-def test_loss_after_the_first_comparison_of_a_cycle_is_judged(planted: bool) -> None:
+def test_loss_after_first_comparison_of_cycle_is_resent(planted: bool) -> None:
     """Of credits that begin anew no sum of all parts tells, but the difference to the first comparison does."""
     world, autumn = in_credits(HUGE)
     autumn.emulator.account.grant("acme", CREDITS, MONTHLY, START, interval="month")
@@ -182,7 +182,7 @@ def test_loss_after_the_first_comparison_of_a_cycle_is_judged(planted: bool) -> 
 
 
 @pytest.mark.parametrize("planted", [False, True])
-def test_own_units_that_are_used_up_exactly_are_no_loss(planted: bool) -> None:
+def test_own_units_used_up_exactly_are_not_resent(planted: bool) -> None:
     """They vanish, and the credits agree without them: to send their push again would charge it twice."""
     world, autumn = in_credits(HUGE)
     sent(world, autumn)
@@ -205,7 +205,7 @@ def test_own_units_that_are_used_up_exactly_are_no_loss(planted: bool) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_what_was_used_up_to_the_last_digit_was_drawn(known: bool) -> None:
+def test_balance_part_used_up_exactly_counts_as_drawn(known: bool) -> None:
     """Autumn shows such a part no more, and it is the sum of the pushes that used it up, as a loss would be. `known`:
     whether a read showed the part before."""
     amount = Decimal(BOTH) / 10_000
@@ -224,7 +224,7 @@ def test_what_was_used_up_to_the_last_digit_was_drawn(known: bool) -> None:
     assert (world.breaches, world.by_hand, settled(world)) == ([], {}, [])
 
 
-def test_a_charge_about_when_its_cost_changed_is_not_weighed_for_sure() -> None:
+def test_charge_near_cost_change_leaves_pushes_unchanged() -> None:
     """The clock of the process that sent it was ahead of the one that learned the cost: by their moments it came after
     the change, and it drew the cost before. Nothing was lost, though just what two other pushes drew seems so."""
     world, autumn = in_credits(HUGE)
@@ -246,7 +246,7 @@ def test_a_charge_about_when_its_cost_changed_is_not_weighed_for_sure() -> None:
     assert (states(world), settle_told(world), world.breaches, wrong) == (before, None, [], [])
 
 
-def test_half_of_a_balance_difference_reported_as_whole_is_a_breach() -> None:
+def test_balance_difference_reported_by_half_is_breach() -> None:
     world, autumn = in_credits(HUGE)
     sent(world, autumn)
     autumn.emulator.account.add_to_balance("acme", CREDITS, Decimal("61.000003"))

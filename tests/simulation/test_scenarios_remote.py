@@ -110,7 +110,7 @@ def left_unanswered(world: World, provider: str, kind: str) -> None:
     emulator.faults.rates = {}
 
 
-def test_a_process_that_slept_past_the_keys_life_sends_nothing_again() -> None:
+def test_push_past_key_life_is_not_resent_by_slow_process() -> None:
     world = a_world(STRIPE)
     left_unanswered(world, STRIPE, "answer_lost")
     world.time.advance(MINUTE_MS)
@@ -124,7 +124,7 @@ def test_a_process_that_slept_past_the_keys_life_sends_nothing_again() -> None:
     assert (states(world), world.breaches, settled(world)) == (["accepted"], [], [])
 
 
-def test_what_a_lookup_proves_it_proves_of_its_own_time() -> None:
+def test_lookup_absence_from_earlier_time_does_not_void_push() -> None:
     world = a_world(AUTUMN)
     left_unanswered(world, AUTUMN, "request_lost")
     world.time.advance(2 * MINUTE_MS)
@@ -140,7 +140,7 @@ def test_what_a_lookup_proves_it_proves_of_its_own_time() -> None:
     assert "voided" not in states(world)
 
 
-def test_reconcile_does_not_give_back_what_is_pushed_while_it_compares() -> None:
+def test_reconcile_during_push_does_not_refund_push() -> None:
     world = a_world(AUTUMN)
     drive(world, start(world, "w", tick))
     insert(world, [Sample("s2", "acme", START + 2, 4096, 40, good=True)])
@@ -155,7 +155,7 @@ def test_reconcile_does_not_give_back_what_is_pushed_while_it_compares() -> None
     assert (states(world), world.breaches, settled(world)) == (["accepted", "accepted"], [], [])
 
 
-def test_two_reconciles_adopt_once() -> None:
+def test_two_concurrent_reconciles_adopt_charge_once() -> None:
     world = a_world(STRIPE)
     drive(world, start(world, "w", tick))
     stripe = world.remote[STRIPE]
@@ -177,7 +177,7 @@ def test_two_reconciles_adopt_once() -> None:
     assert sum(stripe.billed(world.time.now).values()) == 60
 
 
-def test_a_push_settled_while_reconcile_compares_is_not_called_missing() -> None:
+def test_push_settled_during_reconcile_is_not_voided() -> None:
     world = a_world(STRIPE)
     left_unanswered(world, STRIPE, "accepted_then_lost")  # this one is missing indeed
     insert(world, [Sample("s2", "acme", START + 2, 4096, 40, good=True)])
@@ -189,7 +189,7 @@ def test_a_push_settled_while_reconcile_compares_is_not_called_missing() -> None
     assert states(world) == ["voided", "accepted"]
 
 
-def test_two_organisations_that_wait_for_their_customer_share_none() -> None:
+def test_two_orgs_with_empty_customer_id_pass_verify() -> None:
     world = a_world(STRIPE)
     drive(world, start(world, "w", tick))
     for org in ("one", "two"):
@@ -197,7 +197,7 @@ def test_two_organisations_that_wait_for_their_customer_share_none() -> None:
     assert not world.read(verify).breaches
 
 
-def test_what_was_adopted_is_found_again_under_its_first_key() -> None:
+def test_adopted_refund_stays_accepted_after_reconcile() -> None:
     world = a_world(AUTUMN)
     drive(world, start(world, "w", tick))
     autumn = world.remote[AUTUMN]
@@ -238,7 +238,7 @@ def test_refund_lost_at_provider_is_reported_and_credited_by_hand() -> None:
     assert (world.by_hand[(AUTUMN, "acme", FEATURE, 0)], settled(world)) == (-60, [])
 
 
-def test_whoever_is_asked_to_compare_a_balance_makes_up_for_all_it_lacks() -> None:
+def test_balance_difference_reported_twice_is_settled_once() -> None:
     """Something was given back without an event, and a person changed the balance: it tells of nothing, and what was
     lost of it for another push shows in no events."""
     world = a_world(AUTUMN)
@@ -263,7 +263,7 @@ def test_whoever_is_asked_to_compare_a_balance_makes_up_for_all_it_lacks() -> No
     assert (sum(world.by_hand.values()), world.breaches, settled(world)) == (60, [], [])
 
 
-def test_what_was_given_back_twice_is_drawn_again() -> None:
+def test_refund_doubled_by_key_store_is_charged_back() -> None:
     """A process died after it had sent, and the key store failed open as the same key was sent again.
     The balance lacks just what pushes drew within minutes, as after a loss over there: they are sent again."""
     world = a_world(AUTUMN)
@@ -293,7 +293,7 @@ def test_what_was_given_back_twice_is_drawn_again() -> None:
     assert (settle_told(world), world.by_hand, world.breaches, settled(world)) == (None, {}, [], [])
 
 
-def test_what_was_given_back_and_lost_stands_for_a_push_that_never_drew() -> None:
+def test_lost_refund_offsets_push_that_was_not_drawn() -> None:
     """No event shows either of them, and the balance only what they come to: the customer pays what was used."""
     world = a_world(AUTUMN)
     drive(world, start(world, "w", tick))
@@ -315,7 +315,7 @@ def test_what_was_given_back_and_lost_stands_for_a_push_that_never_drew() -> Non
     assert (settle_told(world), world.breaches, settled(world)) == (None, [], [])
 
 
-def test_more_than_was_given_back_and_lost_stands_for_no_push() -> None:
+def test_lost_refund_below_amount_does_not_offset_uncharged_push() -> None:
     world = a_world(AUTUMN)
     drive(world, start(world, "w", tick))
     autumn = world.remote[AUTUMN]
@@ -332,7 +332,7 @@ def test_more_than_was_given_back_and_lost_stands_for_no_push() -> None:
     assert [breach[:2] for breach in check(world)] == ["2:"], "what an answer accepted was charged"
 
 
-def test_balance_lowered_by_hand_is_not_refunded_for_a_resent_push() -> None:
+def test_balance_lowered_by_hand_is_not_refunded_for_resent_push() -> None:
     world = a_world(AUTUMN)
     left_unanswered(world, AUTUMN, "answer_lost")
     world.time.advance(2 * MINUTE_MS)
@@ -347,7 +347,7 @@ def test_balance_lowered_by_hand_is_not_refunded_for_a_resent_push() -> None:
     assert (states(world), autumn.drawn("acme", FEATURE), settled(world)) == (["accepted"], 60, [])
 
 
-def test_what_a_person_charged_by_hand_is_not_adopted() -> None:
+def test_push_resolved_by_hand_is_not_adopted() -> None:
     world = a_world(STRIPE)
     drive(world, start(world, "w", tick))
     world.time.advance(36 * DAY_MS)
@@ -361,7 +361,7 @@ def test_what_a_person_charged_by_hand_is_not_adopted() -> None:
     assert states(world) == ["accepted", "accepted"]
 
 
-def test_a_lookup_accepts_what_a_dead_process_sent_and_verify_agrees() -> None:
+def test_lookup_of_push_sent_by_dead_process_is_accepted() -> None:
     world = a_world(AUTUMN)
     slow = drive(world, start(world, "dies", lambda c: push(c, AUTUMN)), until=lambda e: isinstance(e, Push))
     leaf = next(slow.leaves())
@@ -374,7 +374,7 @@ def test_a_lookup_accepts_what_a_dead_process_sent_and_verify_agrees() -> None:
     assert (states(world), world.breaches, settled(world)) == (["accepted"], [], [])
 
 
-def test_a_flip_that_a_fast_clock_has_sealed_for_is_not_cancelled() -> None:
+def test_assignment_sealed_by_fast_clock_is_not_cancelled() -> None:
     world = a_world(STRIPE)
     start_ms = world.time.now - world.time.now % WINDOW_MS + WINDOW_MS
     world.write(lambda c: assign(c, ["acme"], EMBEDDED, said(world), from_ms=start_ms))

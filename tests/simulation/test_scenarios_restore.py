@@ -34,7 +34,7 @@ def ticked(world: World, minutes: int = 0) -> None:
     drive(world, start(world, "w", tick))
 
 
-def test_a_tick_that_lives_through_a_restore_seals_and_sends_nothing() -> None:
+def test_tick_during_restore_does_not_seal_or_send() -> None:
     world = a_world(STRIPE)
     image = serialised(world)
     slow = drive(world, start(world, "slow", tick), until=is_transaction("seal"))
@@ -54,7 +54,7 @@ def test_a_tick_that_lives_through_a_restore_seals_and_sends_nothing() -> None:
     assert states(world) == ["due"]
 
 
-def test_what_a_lookup_found_is_no_charge_by_hand() -> None:
+def test_push_found_by_lookup_after_recover_has_its_wire_key() -> None:
     world = a_world(STRIPE)
     image = serialised(world)
     ticked(world)
@@ -64,14 +64,14 @@ def test_what_a_lookup_found_is_no_charge_by_hand() -> None:
     assert world.rows("SELECT state, attempts, wire_key FROM pushes") == [("accepted", 0, KEY)]
 
 
-def test_a_late_refusal_of_a_push_that_is_unknown_is_no_error() -> None:
+def test_late_refusal_of_unknown_push_is_reported() -> None:
     world = a_world(STRIPE)
     key = wire_key(f"usage:acme:{START + DAY_MS}:{FEATURE}", world.capabilities[STRIPE])
     told = world.write(lambda c: apply_notices(c, STRIPE, [PushRefused(key, "no such customer")], world.time.now))
     assert told == [f"unknown push {key}: this database does not have it"]
 
 
-def test_what_was_never_sent_and_is_too_old_by_now_is_a_persons() -> None:
+def test_unsent_push_too_old_after_recover_is_rejected() -> None:
     world = a_world(STRIPE)
     drive(world, start(world, "w", recovering))
     # Absent while its key was remembered: due, as if first sent when history ended; then nobody ticked for long.
@@ -84,14 +84,14 @@ def test_what_was_never_sent_and_is_too_old_by_now_is_a_persons() -> None:
     assert states(world) == ["accepted"]
 
 
-def test_a_database_without_a_single_tick_is_recovered_once() -> None:
+def test_database_without_tick_is_trusted_after_recover() -> None:
     world = a_world(STRIPE)
     drive(world, start(world, "w", recovering))
     ticked(world)
     assert world.rows("SELECT doubted_reason FROM incarnation") == [(None,)]
 
 
-def test_push_decided_by_a_person_is_not_asked_for_again_after_the_next() -> None:
+def test_push_after_second_operator_void_is_sent_without_lookup() -> None:
     world = a_world(STRIPE)
     drive(world, start(world, "w", recovering))
     for key, then in ((KEY, "queued"), (f"{KEY}:r1", "accepted")):
@@ -102,7 +102,7 @@ def test_push_decided_by_a_person_is_not_asked_for_again_after_the_next() -> Non
         assert states(world)[-1] == then
 
 
-def test_several_samples_of_one_lost_window_are_withdrawn_at_once() -> None:
+def test_samples_of_lost_window_are_withdrawn_together() -> None:
     world = a_world(STRIPE)
     insert(world, [Sample("s2", "acme", START + 2, 4096, 7, good=True)])
     ticked(world)
@@ -113,7 +113,7 @@ def test_several_samples_of_one_lost_window_are_withdrawn_at_once() -> None:
 
 
 @pytest.mark.parametrize(("answer", "breaches"), [(RetryAt(0, "429"), 0), (Unknown("cut"), 1)])
-def test_send_of_lost_history_does_not_count_once_looked_up_late(answer: Outcome, breaches: int) -> None:
+def test_key_life_after_recover_counts_from_first_send_that_may_arrive(answer: Outcome, breaches: int) -> None:
     """P2 is judged from the first attempt that may have arrived since."""
     world = a_world(AUTUMN)
     wire, hour = world.wire, 60 * MINUTE_MS

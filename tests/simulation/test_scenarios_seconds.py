@@ -60,7 +60,7 @@ def asks(world: World) -> int:
     return int(world.rows("SELECT refresh_requests FROM orgs")[0][0])
 
 
-def test_request_that_waited_for_its_thread_is_not_of_another_clock(world: World) -> None:
+def test_gate_request_delayed_in_thread_asks_provider_once(world: World) -> None:
     slow, other = world.servers
     before = asks(world)
     ask(world, slow, "acme")
@@ -72,7 +72,7 @@ def test_request_that_waited_for_its_thread_is_not_of_another_clock(world: World
     assert (asks(world) - before, world.breaches) == (1, [])
 
 
-def test_two_hosts_whose_clocks_are_a_second_apart_ask_once(world: World) -> None:
+def test_gate_requests_of_hosts_with_clock_skew_ask_provider_once(world: World) -> None:
     ahead, other = world.servers
     before = asks(world)
     ahead.clock.offset_ms = SECOND_MS
@@ -83,7 +83,7 @@ def test_two_hosts_whose_clocks_are_a_second_apart_ask_once(world: World) -> Non
     assert (asks(world) - before, world.breaches) == (1, [])
 
 
-def test_an_ask_of_a_clock_that_was_put_right_holds_nobody_back(world: World) -> None:
+def test_gate_ask_of_corrected_clock_does_not_block_next_ask(world: World) -> None:
     ahead, other = world.servers
     before = asks(world)
     ahead.clock.offset_ms = 3600 * SECOND_MS
@@ -94,14 +94,14 @@ def test_an_ask_of_a_clock_that_was_put_right_holds_nobody_back(world: World) ->
     assert asks(world) - before == 2
 
 
-def test_who_paid_gets_through_in_the_same_answer(world: World) -> None:
+def test_gate_after_payment_allows_in_same_answer(world: World) -> None:
     world.memory[MEMORY].granted["acme"] = 10**9
     question: Question = ask(world, world.servers[0], "acme")
     serve(world, world.servers[0])
     assert (question.answer["allowed"], world.breaches) == (True, [])
 
 
-def test_override_that_ended_during_a_read_decides_nothing(world: World) -> None:
+def test_org_override_ended_during_read_is_ignored(world: World) -> None:
     until = world.time.now + 60 * SECOND_MS
     world.write(lambda c: override(c, "acme", said(world), halted=False, max_concurrent=None, until_ms=until))
     world.execute("UPDATE orgs SET projection_read_ms = NULL")  # as if never read, so that the gate asks
@@ -112,7 +112,7 @@ def test_override_that_ended_during_a_read_decides_nothing(world: World) -> None
     assert (world.rows("SELECT is_halted, halt_reason FROM orgs"), world.breaches) == ([(1, "credits_exhausted")], [])
 
 
-def test_the_gate_asks_who_bills_by_now(world: World) -> None:
+def test_gate_after_assignment_asks_new_provider(world: World) -> None:
     """No tick has run since the flip: `orgs` still names the biller before it."""
     flips_ms = START + WINDOW_MS
     world.write(lambda c: assign(c, ["acme"], "embedded", said(world), from_ms=flips_ms))

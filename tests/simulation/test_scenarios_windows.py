@@ -21,7 +21,7 @@ def autumn_of(world: World) -> Autumn:
     return autumn
 
 
-def test_wrong_one_of_two_equal_hidden_pushes_is_accepted_then_corrected() -> None:
+def test_equal_hidden_pushes_matched_wrongly_are_corrected_later() -> None:
     """The first never arrived, the second was drawn; the balance shows one of them, and the list neither."""
     world = a_world(AUTUMN)
     autumn = autumn_of(world)
@@ -51,7 +51,7 @@ def test_wrong_one_of_two_equal_hidden_pushes_is_accepted_then_corrected() -> No
     assert (world.breaches, list(billed(world, world.oracle.expected()))) == ([], [])
 
 
-def test_once_it_heals_a_backlog_needs_no_tick_for_each_three_pushes() -> None:
+def test_backlog_after_provider_recovers_is_sent_in_single_push_step() -> None:
     world = a_world(AUTUMN)
     autumn = autumn_of(world)
     autumn.emulator.track_per_s = 3

@@ -164,13 +164,13 @@ IN_ONE_PROCESS = pytest.mark.xdist_group("short seeds")
 
 @IN_ONE_PROCESS
 @pytest.mark.parametrize("batch", BATCHES, ids=lambda batch: f"from {batch[0]}")
-def test_everything_is_billed_once_whatever_fails(batch: Sequence[int]) -> None:
+def test_simulated_usage_under_faults_is_billed_once(batch: Sequence[int]) -> None:
     for seed in batch:
         faults_of(seed)
 
 
 @IN_ONE_PROCESS
-def test_every_kind_of_fault_happened() -> None:
+def test_simulation_lives_show_each_fault_kind() -> None:
     counted: Counter[str] = Counter()
     expected = KINDS.keys() - RARE
     for seed in lives([seed for batch in BATCHES for seed in batch], lambda: missing(expected, +counted)):
@@ -179,7 +179,7 @@ def test_every_kind_of_fault_happened() -> None:
     assert set(counted) <= set(KINDS), "all that is counted has a name"
 
 
-def test_lives_go_on_for_as_long_as_something_is_missing_and_no_longer() -> None:
+def test_simulation_lives_run_until_expected_events_appear() -> None:
     missing = ["a"]
     lived = []
     for seed in lives([3, 0], lambda: missing):
@@ -191,14 +191,14 @@ def test_lives_go_on_for_as_long_as_something_is_missing_and_no_longer() -> None
 
 
 @pytest.mark.parametrize(("whole", "there", "left"), [(False, "ab", ""), (False, "a", "bcdef"), (True, "ab", "cdef")])
-def test_few_lives_show_a_third_of_what_happens_and_all_of_them_all_of_it(
+def test_simulation_short_run_expects_third_and_whole_run_all(
     whole: bool, there: str, left: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.simulation.lives.WHOLE", whole)
     assert missing(set("abcdef"), there) == set(left)
 
 
-def test_every_fault_has_a_name() -> None:
+def test_simulation_faults_are_each_named() -> None:
     assert unnamed() == []
 
 
@@ -208,7 +208,7 @@ LIVED = share(SHORT[1:2], whole=REGRESSIONS)
 
 
 @pytest.mark.parametrize(("seed", "ticks", "restores", "what"), LIVED)
-def test_a_seed_that_once_failed(seed: int, ticks: int, restores: bool | None, what: str) -> None:
+def test_seed_that_once_failed_passes(seed: int, ticks: int, restores: bool | None, what: str) -> None:
     """In the circumstances it failed in. As the world's actions change, a seed need not come to its old bug any more:
     each bug has a scenario or a mutant of its own besides."""
     outcome = simulate(seed, ticks, restores=restores)
@@ -216,7 +216,7 @@ def test_a_seed_that_once_failed(seed: int, ticks: int, restores: bool | None, w
 
 
 @pytest.mark.parametrize(("seed", "ticks", "what"), share(AT_AUTUMN[1:2], whole=AT_AUTUMN))
-def test_a_seed_that_once_failed_at_autumn(seed: int, ticks: int, what: str) -> None:
+def test_seed_that_once_failed_at_autumn_passes(seed: int, ticks: int, what: str) -> None:
     outcome = simulate(seed, ticks, intensity=1.0, billing=(EMBEDDED, AUTUMN), restores=False)
     assert not outcome.breaches, f"again: {what}\n{failure(outcome, ticks)}"
 
@@ -234,7 +234,7 @@ def _traces(seed: int, hash_seed: str, *worlds: dict[str, object]) -> list[str]:
     return done.stdout.split()
 
 
-def test_the_same_seed_gives_the_same_trace_in_any_process() -> None:
+def test_simulation_of_same_seed_has_same_trace_in_each_process() -> None:
     here = simulate(3, 5).digest
     assert simulate(4, 5).digest != here
     at_autumn = {"intensity": 1.0, "billing": (EMBEDDED, AUTUMN), "restores": False}  # where balances are weighed
@@ -242,13 +242,13 @@ def test_the_same_seed_gives_the_same_trace_in_any_process() -> None:
     assert _traces(3, "1", {}, at_autumn) == [here, there] and here != there
 
 
-def test_the_short_cut_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulation_shortcut_does_not_change_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     short = simulate(6, 6).digest
     monkeypatch.setattr(database, "shorten", lambda engine: None)
     assert simulate(6, 6).digest == short
 
 
-def test_a_failing_seed_prints_what_led_there_and_the_line_that_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_seed_report_ends_with_command_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "check", lambda world: ["1: org0 is wrong"])
     outcome = simulate(5, 3)
     text = failure(outcome, 3).splitlines()
@@ -257,7 +257,7 @@ def test_a_failing_seed_prints_what_led_there_and_the_line_that_repeats_it(monke
     assert ENDING < len(outcome.story) <= MOST
 
 
-def test_a_story_keeps_to_the_organisation_and_window_of_a_breach() -> None:
+def test_failing_seed_story_shows_only_org_and_window_of_breach() -> None:
     key = f"usage:org1:{START}:compute"
     lines = [
         f"{'1.000':>12} world  inserts s1:org1@7s=60 s2:org2@7s=60 s3:org1@700s=60",
@@ -282,7 +282,7 @@ def _oracle() -> Oracle:
     return oracle
 
 
-def test_the_oracle_by_hand() -> None:
+def test_oracle_computes_owed_and_pending_usage() -> None:
     oracle = _oracle()
     for name, ts, size in (("1", 0, 1024), ("2", 299_999, 1024), ("3", 300_000, 2000), ("4", 299_999, 2000)):
         oracle.took(Sample(name, "acme", ts, size, 10, good=True))
@@ -294,7 +294,7 @@ def test_the_oracle_by_hand() -> None:
     assert expected.pending == {(0, "acme", 2000): ("no_mapping", 10, 1), (0, "other", 1024): ("no_biller", 10, 1)}
 
 
-def test_the_oracle_knows_who_bills_when() -> None:
+def test_oracle_assignment_follows_window() -> None:
     oracle = _oracle()
     billers = [oracle.assigned("acme", window) for window in (0, 300_000, 600_000)]
     assert [one.provider for one in billers if one is not None] == ["embedded", "embedded", "memory"]

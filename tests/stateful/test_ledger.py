@@ -25,11 +25,11 @@ from tests.whole import share
 from tests.world import T0, Fleet
 
 
-def test_any_order_of_grants_charges_and_rates_keeps_the_books() -> None:
+def test_ledger_operations_in_any_order_balance() -> None:
     run_state_machine_as_test(Ledger, settings=scale(share(5, whole=100), 30))
 
 
-def test_many_at_once_charge_each_key_once(postgres: sa.Engine) -> None:
+def test_concurrent_ledger_charges_count_each_key_once(postgres: sa.Engine) -> None:
     """Eight workers send the same keys of the same accounts, each in another order. SQLite has them take turns."""
     engine, fleet = postgres, Fleet(postgres)
     uses = [Usage(f"k{number}", f"c{number % 3}", "compute_1gb", number, T0) for number in range(60)]
@@ -88,19 +88,19 @@ PLANTED: dict[str, tuple[object, str, Any, str]] = {
 
 
 @pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+def test_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong, said = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises(AssertionError, match=said):
         run_state_machine_as_test(Ledger, settings=until_red(200, 30))
 
 
-def test_the_planted_rounding_is_another_one() -> None:
+def test_planted_rounding_differs_from_rate_price() -> None:
     half = Rate("f", 0, 1, 2)
     assert (_halves_down(half, 1), half.price(1)) == (0, 1)
 
 
-def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) -> None:
+def test_refund_after_rate_change_returns_original_price(engine: sa.Engine) -> None:
     """A rate that is set after a window was drawn, and begins with it, does not change what it cost."""
     fleet = Fleet(engine)
     write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.by, key="given", plan=None))
@@ -113,7 +113,7 @@ def test_what_was_drawn_is_given_back_at_the_price_of_then(engine: sa.Engine) ->
     assert fleet.one("SELECT SUM(quantity) FROM ledger_entries WHERE kind = 'usage'") == 0
 
 
-def test_what_was_given_back_is_drawn_again_where_it_is_billed_after_all(engine: sa.Engine) -> None:
+def test_ledger_draw_and_refund_repeated_each_count_once(engine: sa.Engine) -> None:
     fleet = Fleet(engine)
     write(engine, lambda c: credit.grant(c, "c", 1_000, fleet.by, key="given", plan=None))
     push = SimpleNamespace(key="p", org_id="o", customer_id="c", feature="compute_1gb", sent_qty=3, window_ms=T0)

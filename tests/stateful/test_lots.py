@@ -17,12 +17,12 @@ from tests.stateful.scale import scale, until_red
 from tests.whole import share
 
 
-def test_any_order_of_giving_using_and_waiting_keeps_each_lot() -> None:
+def test_lot_operations_in_any_order_match_model() -> None:
     run_state_machine_as_test(Lots, settings=scale(share(3, whole=100), 30))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_a_search_seldom_meets(script: str) -> None:
+def test_lot_scripts_of_rare_cases_match_model(script: str) -> None:
     act_out(SCRIPTS[script])
 
 
@@ -114,7 +114,7 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
 
 
 @pytest.mark.parametrize("bug", share(list(CODE)[:1], whole=[*CODE, *TEXTS]))
-def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+def test_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     if bug in CODE:
         monkeypatch.setattr(*CODE[bug])
     else:

@@ -15,12 +15,12 @@ from tests.whole import share
 
 
 @pytest.mark.parametrize("machine", [Metering, Shrunk])
-def test_any_order_of_acts_and_usage_pays_for_nothing_twice(machine: Any) -> None:
+def test_metered_executions_in_any_order_are_not_paid_twice(machine: Any) -> None:
     run_state_machine_as_test(machine, settings=scale(share(2, whole=200), 20))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_what_a_search_seldom_meets(name: str) -> None:
+def test_metering_scripts_of_rare_cases_match_model(name: str) -> None:
     act_out(SCRIPTS[name])
 
 
@@ -68,7 +68,7 @@ PLANTED: dict[str, tuple[object, str, Any]] = {
 
 
 @pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+def test_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises(Exception) as seen:

@@ -14,7 +14,7 @@ from tests.stateful.scale import scale, until_red
 from tests.whole import share
 
 
-def test_any_order_of_allotting_and_using_keeps_each_credit() -> None:
+def test_pool_operations_in_any_order_match_model() -> None:
     run_state_machine_as_test(Pools, settings=scale(share(3, whole=100), 25))
 
 
@@ -54,7 +54,7 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
 
 
 @pytest.mark.parametrize("bug", share(list(CODE)[:1], whole=[*CODE, *TEXTS]))
-def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+def test_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     if bug in CODE:
         monkeypatch.setattr(*CODE[bug])
     else:

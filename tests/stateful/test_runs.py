@@ -16,7 +16,7 @@ from tests.stateful.scale import scale, until_red
 from tests.whole import share
 
 
-def test_any_order_of_acts_keeps_wallets_and_runs() -> None:
+def test_execution_operations_in_any_order_match_model() -> None:
     run_state_machine_as_test(Runs, settings=scale(share(3, whole=400), 30))
 
 
@@ -77,7 +77,7 @@ OF_THE_DAY = "a wallet that does not know when a hold ends"
 
 
 @pytest.mark.parametrize("bug", share([OF_THE_DAY], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+def test_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong = PLANTED[bug]
     monkeypatch.setattr(module, name, wrong)
     with pytest.raises(Exception) as seen:

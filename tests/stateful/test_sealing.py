@@ -43,18 +43,18 @@ RARE = {
 """Seen only after many examples."""
 
 
-def test_any_order_of_usage_seals_and_corrections_settles_what_is_owed() -> None:
+def test_sealing_in_any_order_matches_owed_usage() -> None:
     run_state_machine_as_test(Sealing, settings=scale(share(3, whole=25), 25))
 
 
 @pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(bug: str) -> None:
+def test_planted_bug_is_found(bug: str) -> None:
     is_seen(*PLANTED[bug], examples=60)
 
 
 @pytest.mark.skipif(not asked_for_more(), reason="minutes: set STATEFUL_EXAMPLES")
 @pytest.mark.parametrize("bug", RARE)
-def test_a_rare_planted_bug_is_seen(bug: str) -> None:
+def test_rare_planted_bug_is_found(bug: str) -> None:
     is_seen(*RARE[bug], examples=1500)
 
 

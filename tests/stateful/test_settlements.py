@@ -22,7 +22,7 @@ from tests.stateful.settlements import Settling
 from tests.whole import share
 
 
-def test_any_order_of_runs_freezes_reversals_and_batches_adds_up() -> None:
+def test_settlements_in_any_order_add_up() -> None:
     run_state_machine_as_test(Settling, settings=scale(share(3, whole=100), 30))
 
 
@@ -79,7 +79,7 @@ of it."""
 
 
 @pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+def test_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     module, name, wrong, said = PLANTED[bug]
     if name == "SQL":
         sql: Queries = module.SQL  # type: ignore[attr-defined]

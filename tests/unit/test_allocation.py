@@ -16,7 +16,7 @@ def lot(name: str, amount: int, begins: int = 0, ends: int | None = None, **more
     )  # fmt: skip
 
 
-def test_time_is_cut_where_lots_begin_and_end() -> None:
+def test_lot_starts_and_ends_split_time() -> None:
     assert parts([]) == [(None, None)]
     assert parts([lot("a", 1, 10, 20), lot("b", 1, 20)]) == [(None, 10), (10, 20), (20, None)]
 
@@ -34,7 +34,7 @@ IN_TURN = [
 
 
 @cases("shift", range(len(IN_TURN)))
-def test_the_order_of_use(shift: int) -> None:
+def test_lots_are_used_in_order_of_turn(shift: int) -> None:
     mixed = IN_TURN[shift:] + IN_TURN[:shift]
     assert [one.lot for one in sorted(mixed, key=lambda one: one.turn)] == [one.lot for one in IN_TURN]
 
@@ -72,7 +72,7 @@ CASES: dict[str, tuple[list[Lot], Uses, dict[str, int], dict[str | None, int], i
 
 
 @cases("name", CASES)
-def test_it_is_allocated(name: str) -> None:
+def test_allocation_is_independent_of_lot_order(name: str) -> None:
     lots, uses, used, owed, back = CASES[name]
     for order in (lots, lots[::-1]):
         found = allocate(order, uses, NOW)
@@ -81,7 +81,7 @@ def test_it_is_allocated(name: str) -> None:
         assert sum(found.used.values()) == total - sum(found.unpaid.values()) + found.back
 
 
-def test_what_lots_paid_of_what_was_taken_back_is_told_apart() -> None:
+def test_allocation_reports_credit_taken_back_separately() -> None:
     """It comes after what has no feature, and before what has one; what no lot paid of it is owed."""
     found = allocate([lot("f", 10, priority=1), lot("g", 5)], {1: {"x": 9, TAKEN: 7, None: 2}}, NOW)
     assert (found.used, dict(found.taken_back), found.unpaid) == ({"f": 10, "g": 5}, {"f": 7, "g": 0}, {"x": 3})
@@ -90,14 +90,14 @@ def test_what_lots_paid_of_what_was_taken_back_is_told_apart() -> None:
 
 
 @cases(("now", "used", "owed"), [(49, 0, 4), (50, 4, 0)])
-def test_lot_that_has_not_begun_pays_nothing(now: int, used: int, owed: int) -> None:
+def test_lot_is_used_only_after_its_start(now: int, used: int, owed: int) -> None:
     lots = [lot("a", 10, 0, 10), B]
     found = allocate(lots, {0: {None: 10}, 2: {"x": 4}}, now)
     assert parts(lots) == [(None, 0), (0, 10), (10, 50), (50, None)]
     assert (found.used, sum(found.unpaid.values())) == ({"a": 10, "b": used}, owed)
 
 
-def test_ten_thousand_lots_are_allocated_in_a_moment() -> None:
+def test_allocation_of_ten_thousand_lots_is_fast() -> None:
     lots = [lot(f"{number:05}", 10, number, number + 40 if number % 2 else None) for number in range(10_000)]
     uses: Uses = {number: {None: 7, "x": 3} for number in range(len(parts(lots)))}
     began = time.monotonic()

@@ -38,31 +38,27 @@ orgs = st.builds(
 
 
 @given(st.text(max_size=12), moments)
-def test_each_has_its_turn_once_an_hour(org: str, after: int) -> None:
+def test_balance_read_turn_of_org_recurs_hourly(org: str, after: int) -> None:
     first = turn_ms(org, after)
     assert after < first <= after + TURN_MS
     assert turn_ms(org, first) == first + TURN_MS
     assert turn_ms(org, first - 1) == first
 
 
-def test_turns_are_spread_evenly() -> None:
+def test_balance_read_turns_are_spread_evenly() -> None:
     a_tick = Counter(turn_ms(f"org-{number}", NOW) * WINDOWS_A_TURN // TURN_MS for number in range(12_000))
     assert max(a_tick.values()) < 1_200  # of 1,000 on average
 
 
 @given(orgs, remainings)
-def test_nobody_is_left_alone_for_longer_than_an_hour_after_a_read(
-    known: KnownState, remaining: Remaining | None
-) -> None:
+def test_balance_read_is_due_within_an_hour(known: KnownState, remaining: Remaining | None) -> None:
     at_ms = ask_at_ms(known, remaining, NOW)
     assert NOW <= at_ms <= NOW + TURN_MS
     assert at_ms == NOW or (known.read_ms is not None and at_ms <= known.read_ms + TURN_MS)
 
 
 @given(orgs, remainings)
-def test_who_is_halted_unread_or_without_credit_is_asked_about_at_once(
-    known: KnownState, remaining: Remaining | None
-) -> None:
+def test_halted_unread_or_spent_org_is_read_at_once(known: KnownState, remaining: Remaining | None) -> None:
     spent = remaining is not None and remaining.left_micro is not None and remaining.left_micro <= known.held_micro
     assume(known.is_halted or known.unread or known.read_ms is None or spent)
     assert ask_at_ms(known, remaining, NOW) == NOW
@@ -75,9 +71,7 @@ def test_org_with_credit_ending_before_next_turn_is_read_at_once(known: KnownSta
 
 
 @given(orgs, micro, amounts, amounts)
-def test_less_credit_never_has_an_organisation_asked_about_later(
-    known: KnownState, left: int, charged: int, less: int
-) -> None:
+def test_balance_read_with_less_credit_is_not_later(known: KnownState, left: int, charged: int, less: int) -> None:
     there = Remaining(left, charged, whole=False)
     assert ask_at_ms(known, replace(there, left_micro=left - less), NOW) <= ask_at_ms(known, there, NOW)
 
@@ -102,7 +96,9 @@ def test_less_credit_never_has_an_organisation_asked_about_later(
         (replace(READ, runs_out_ms=NOW + TURN_MS + 1), None, False),
     ],
 )
-def test_what_calls_for_a_read(known: KnownState, remaining: Remaining | None, at_once: bool) -> None:
+def test_balance_read_conditions_decide_if_due_at_once(
+    known: KnownState, remaining: Remaining | None, at_once: bool
+) -> None:
     assert (ask_at_ms(known, remaining, NOW) == NOW) is at_once
 
 
@@ -117,7 +113,7 @@ def answered(*outcomes: Outcome) -> Remaining | None:
     return found.remaining()
 
 
-def test_answers_of_one_claim_are_weighed_together() -> None:
+def test_shown_credit_of_accepted_pushes_is_combined_in_any_order() -> None:
     """In whichever order they come: a charge only takes."""
     assert answered(Accepted(ShownCredit(7, 1)), Accepted(ShownCredit(5, 2))) == Remaining(5, 3, whole=True)
     assert answered(
@@ -128,7 +124,7 @@ def test_answers_of_one_claim_are_weighed_together() -> None:
     assert answered(Accepted(ShownCredit(7, 1)), Unknown("timed out")) is None
 
 
-def test_the_last_answer_of_a_claim_judges() -> None:
+def test_claim_answers_are_complete_after_last_answer() -> None:
     batch = [claimed("acme", 0), claimed("globex", 0), claimed("acme", 1)]
     answers = ClaimAnswers(batch)
     acme, globex = answers.take(batch[:2], [Accepted(ShownCredit(7, 1)), Rejected("no")])
@@ -138,6 +134,6 @@ def test_the_last_answer_of_a_claim_judges() -> None:
 
 
 @cases("left", [ShownCredit(10**19, 1), ShownCredit(1, 10**19), ShownCredit(1.5, 1), ShownCredit(1, 1, 7)])  # type: ignore[arg-type]
-def test_what_is_left_has_to_be_a_figure(left: ShownCredit) -> None:
+def test_shown_credit_out_of_range_is_dropped(left: ShownCredit) -> None:
     found = outcome(Accepted(left))
     assert isinstance(found, Accepted) and found.shown_credit is None

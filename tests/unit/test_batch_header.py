@@ -33,7 +33,7 @@ class Recorded:
 
 
 @cases("name", ROWS)
-def test_header_is_read_by_one_thread_where_rows_are_read_by_more(name: str, tmp_path: Path) -> None:
+def test_header_of_batch_is_read_without_parallelism(name: str, tmp_path: Path) -> None:
     """Without an order, `LIMIT 1` gives the line of whichever thread comes first. At 100 MB that was another line
     in 2 of 40 reads, which no test can wait for. So the test compares how the header is read."""
     (tmp_path / name).write_text(ROWS[name].format(ts=T0))

@@ -88,7 +88,7 @@ class OneHangs(Slow):
         return one.customer_id == "hangs"
 
 
-def test_answers_are_handed_out_while_one_call_hangs() -> None:
+def test_push_calls_return_answers_while_another_call_hangs() -> None:
     async def work() -> None:
         provider = OneHangs()
         calls = Calls(provider, FixedClock(T0))
@@ -106,7 +106,7 @@ def test_answers_are_handed_out_while_one_call_hangs() -> None:
 
 
 @cases("at_once", [8, 512])
-def test_of_all_that_is_sent_and_not_written_down_there_is_an_end(at_once: int) -> None:
+def test_push_calls_unsettled_answers_are_bounded(at_once: int) -> None:
     """Nobody asks for the next answers as long as those fetched are being written down, however long that takes."""
 
     async def work() -> None:
@@ -127,7 +127,7 @@ def test_of_all_that_is_sent_and_not_written_down_there_is_an_end(at_once: int) 
     done(work)
 
 
-def test_once_time_is_up_nothing_is_begun_and_what_hangs_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_calls_after_time_limit_are_not_begun_and_hanging_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.05)
 
     async def work() -> None:
@@ -147,7 +147,7 @@ def test_once_time_is_up_nothing_is_begun_and_what_hangs_is_unknown(monkeypatch:
     done(work)
 
 
-def test_customer_has_few_pushes_in_flight_and_others_are_sent_beside() -> None:
+def test_customer_has_few_pushes_in_flight_and_other_customers_are_sent() -> None:
     async def work() -> None:
         provider = OneHangs()
         calls = Calls(provider, FixedClock(T0))
@@ -182,7 +182,7 @@ class Limited(Slow):
         return await FakeProvider.push(self, batch)
 
 
-def test_throttled_customer_waits_with_its_pushes_and_others_are_sent() -> None:
+def test_throttled_customer_waits_and_other_customers_are_sent() -> None:
     async def work() -> None:
         clock = FixedClock(T0)
         provider = Limited(clock, allowed=10, wait_ms=PACED_MS + SECOND_MS)
@@ -213,7 +213,7 @@ class TurnsAway(Slow):
         return await super().push(batch)
 
 
-def test_however_many_customers_wait_they_stop_no_other() -> None:
+def test_many_throttled_customers_do_not_stop_other_customers() -> None:
     """As many as would have all the streams there are. Where others are due they are left."""
 
     async def work() -> None:
@@ -231,7 +231,7 @@ def test_however_many_customers_wait_they_stop_no_other() -> None:
     done(work)
 
 
-def test_whoever_waits_is_taken_once_it_waited_or_nobody_else_is_left() -> None:
+def test_stream_queue_takes_postponed_stream_after_its_wait() -> None:
     turns = StreamQueue(iter([[[0]], [[1]], [[2]]]))
     turns.set_aside([[8]], 200)
     turns.set_aside([[9]], 100)
@@ -239,7 +239,7 @@ def test_whoever_waits_is_taken_once_it_waited_or_nobody_else_is_left() -> None:
     assert taken == [([[0]], 0), ([[1]], 0), ([[9]], 100), ([[2]], 0), ([[8]], 200), None]
 
 
-def test_no_call_begins_after_a_spell_and_calls_in_flight_are_awaited(
+def test_calls_after_spell_are_not_begun_and_calls_in_flight_are_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("drawdown.worker.engine.calls.LAST_ANSWERS_S", 0.0)
@@ -264,7 +264,7 @@ def test_no_call_begins_after_a_spell_and_calls_in_flight_are_awaited(
     done(work)
 
 
-def test_a_short_wait_is_waited_for() -> None:
+def test_short_wait_of_throttled_customer_is_waited_for() -> None:
     async def work() -> None:
         clock = FixedClock(T0)
         provider = Limited(clock, allowed=1, wait_ms=10)
@@ -293,7 +293,7 @@ class Lists(FakeProvider):
         return [FoundPush(int(one.key.split("-")[1])) for one in requests]
 
 
-def test_one_list_of_a_customer_and_day_answers_all_its_pushes() -> None:
+def test_lookups_of_customer_and_day_share_a_single_list() -> None:
     async def work() -> None:
         provider = Lists()
         calls = Calls(provider, FixedClock(T0))
@@ -308,19 +308,19 @@ def test_one_list_of_a_customer_and_day_answers_all_its_pushes() -> None:
     done(work)
 
 
-def test_lookups_are_grouped_by_customer_and_span_and_customers_take_turns() -> None:
+def test_lookups_are_grouped_by_customer_and_span_in_turns() -> None:
     asked = [push(0, "a", T0 + DAY_MS), push(1, "a", T0), push(2, "a", T0 + DAY_MS - 1), push(3, "b", T0)]
     assert list(by_customer(asked, DAY_MS)) == [[1, 2], [3], [0]]
     assert list(by_customer(asked, 0)) == [[1], [3], [2], [0]]
 
 
-def test_customers_take_turns_within_a_claim_however_much_one_of_them_has() -> None:
+def test_push_streams_of_customers_take_turns_within_claim() -> None:
     batch = [*(push(number, "a") for number in range(3 * AT_ONCE)), push(0, "b"), push(0, "c")]
     firsts = [batch[stream[0][0]].customer_id for stream in CustomerLines(capabilities(batch_size=1)).streams(batch)]
     assert firsts == ["a", "b", "c"] + ["a"] * (AT_ONCE - 1)
 
 
-def test_spell_over_before_it_begins_leaves_no_unawaited_call() -> None:
+def test_spell_over_before_begin_leaves_calls_awaited() -> None:
     async def work() -> None:
         calls = Calls(Slow(), FixedClock(T0))
         asked = [push(0), push(1)]
@@ -336,7 +336,7 @@ def test_spell_over_before_it_begins_leaves_no_unawaited_call() -> None:
     assert [str(one.message) for one in said] == []
 
 
-def test_calls_drop_while_customers_are_throttled_and_rise_after() -> None:
+def test_calls_in_flight_drop_while_throttled_and_rise_after() -> None:
     """A provider that takes ten at once, of 64 that it declares, and later all of them."""
     allowance, seen = Allowance(64), list[int]()
     for asked in range(600):
@@ -349,7 +349,7 @@ def test_calls_drop_while_customers_are_throttled_and_rise_after() -> None:
     assert (seen[-1], allowance.least) == (64, min(seen))
 
 
-def test_one_customer_that_is_turned_away_slows_no_other() -> None:
+def test_throttled_customer_does_not_reduce_calls_of_other_customers() -> None:
     allowance = Allowance(64)
     for number in range(1_000):
         assert not allowance.note(allowance.begin(), f"org-{number % 2}", turned_away=number % 2 == 0)
@@ -388,7 +388,7 @@ class Narrow(Slow):
             self.under_way["all"] -= 1
 
 
-def test_reads_fall_to_what_provider_accepts_if_it_declares_more() -> None:
+def test_reads_in_flight_fall_to_limit_of_provider() -> None:
     """By 64 reads at once 44 of each round would fail; look-ups and totals are reads, too."""
     provider, told, names = Narrow(released=True), list[int](), [f"org-{number}" for number in range(3_000)]
 
@@ -401,7 +401,7 @@ def test_reads_fall_to_what_provider_accepts_if_it_declares_more() -> None:
     assert min(told) <= provider.takes
 
 
-def test_pushes_fall_to_what_provider_accepts_if_it_declares_more() -> None:
+def test_pushes_in_flight_fall_to_limit_of_provider() -> None:
     """Nothing is lost, and nothing is sent twice."""
     provider, told = Narrow(released=True), list[int]()
     provider.capabilities = capabilities(batch_size=1, in_flight=128)  # one lane's half of 256

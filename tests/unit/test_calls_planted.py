@@ -106,58 +106,58 @@ def _lookups_take_no_turns(patches: Patches) -> None:
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Callable[[], None]]]] = {
     "no calls are cut": (
         _never_fewer,
-        sound.test_calls_drop_while_customers_are_throttled_and_rise_after,
+        sound.test_calls_in_flight_drop_while_throttled_and_rise_after,
     ),
     "fewer calls are fewer for ever": (
         _never_more,
-        sound.test_calls_drop_while_customers_are_throttled_and_rise_after,
+        sound.test_calls_in_flight_drop_while_throttled_and_rise_after,
     ),
     "what held before a cut makes another": (
         _what_held_before_counts,
-        sound.test_calls_drop_while_customers_are_throttled_and_rise_after,
+        sound.test_calls_in_flight_drop_while_throttled_and_rise_after,
     ),
     "one customer makes all have fewer": (
         _one_is_enough,
-        sound.test_one_customer_that_is_turned_away_slows_no_other,
+        sound.test_throttled_customer_does_not_reduce_calls_of_other_customers,
     ),
     "what is allowed is not heeded by pushes": (
         _not_heeded,
-        sound.test_pushes_fall_to_what_provider_accepts_if_it_declares_more,
+        sound.test_pushes_in_flight_fall_to_limit_of_provider,
     ),
     "what is allowed is not heeded by reads": (
         _not_heeded,
-        sound.test_reads_fall_to_what_provider_accepts_if_it_declares_more,
+        sound.test_reads_in_flight_fall_to_limit_of_provider,
     ),
     "whoever is turned away is out of order": (
         _turned_away_is_failed,
-        sound.test_pushes_fall_to_what_provider_accepts_if_it_declares_more,
+        sound.test_pushes_in_flight_fall_to_limit_of_provider,
     ),
     "whoever waits is waited for": (
         _waits_come_first,
-        sound.test_whoever_waits_is_taken_once_it_waited_or_nobody_else_is_left,
+        sound.test_stream_queue_takes_postponed_stream_after_its_wait,
     ),
     "customers take no turns": (
         _one_after_the_other,
-        sound.test_customers_take_turns_within_a_claim_however_much_one_of_them_has,
+        sound.test_push_streams_of_customers_take_turns_within_claim,
     ),
     "look-ups take no turns": (
         _lookups_take_no_turns,
-        sound.test_lookups_are_grouped_by_customer_and_span_and_customers_take_turns,
+        sound.test_lookups_are_grouped_by_customer_and_span_in_turns,
     ),
     "a customer has as many on their way as there are": (
         lambda p: p.put(CustomerLines, "_width", 64),
-        sound.test_customer_has_few_pushes_in_flight_and_others_are_sent_beside,
+        sound.test_customer_has_few_pushes_in_flight_and_other_customers_are_sent,
     ),
     "whoever is told to wait goes on": (
         lambda p: p.put(CustomerLine, "note", lambda self, answers, now_ms: None),
-        sound.test_throttled_customer_waits_with_its_pushes_and_others_are_sent,
+        sound.test_throttled_customer_waits_and_other_customers_are_sent,
     ),
 }
 """How each is planted, and the test that it turns red."""
 
 
 @cases("name", PLANTED)
-def test_each_is_seen(name: str) -> None:
+def test_injected_bug_in_calls_is_found(name: str) -> None:
     plant, sees = PLANTED[name]
     patches = Patches()
     with patches.kept():

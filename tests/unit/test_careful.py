@@ -48,7 +48,7 @@ def fits(text: str, most: int) -> bool:
 
 
 @cases("text", HOSTILE)
-def test_text_of_any_kind_is_clean_and_bounded(text: str) -> None:
+def test_provider_text_is_cleaned_and_bounded(text: str) -> None:
     state = validated_provider.sound(CustomerState(5, text, None))
     assert isinstance(state, CustomerState) and state.plan is not None
     assert state.balance_micro == 5 and fits(state.plan, validated_provider.MAX_NAME_CHARS), (
@@ -71,7 +71,7 @@ def test_text_of_any_kind_is_clean_and_bounded(text: str) -> None:
 
 
 @cases("figure", HUGE)
-def test_a_figure_that_is_none_has_told_nothing(figure: Any) -> None:
+def test_provider_figure_out_of_range_is_rejected(figure: Any) -> None:
     assert isinstance(validated_provider.looked_up(FoundPush(figure)), ReadFailed)
     assert isinstance(validated_provider.totals({"compute": 1, "other": figure}), ReadFailed)
     assert isinstance(validated_provider.drawn({"compute": Drawn(figure, None)}), ReadFailed)
@@ -85,7 +85,7 @@ def test_a_figure_that_is_none_has_told_nothing(figure: Any) -> None:
         assert isinstance(validated_provider.sound(CustomerState(1, None, figure)), ReadFailed)
 
 
-def test_lists_have_an_end() -> None:
+def test_provider_lists_are_bounded() -> None:
     assert isinstance(
         validated_provider.totals({str(n): 1 for n in range(validated_provider.MAX_FEATURES + 1)}), ReadFailed
     )
@@ -120,7 +120,7 @@ def test_lists_have_an_end() -> None:
     asyncio.run(ask())
 
 
-def test_what_is_sound_comes_through_as_it_was() -> None:
+def test_provider_valid_answers_are_unchanged() -> None:
     outcomes: list[Outcome] = [Accepted(), Queued(7), RetryAt(-5, "past"), Rejected("no"), Unknown("gone")]
     assert [validated_provider.outcome(one) for one in outcomes] == outcomes
     found: list[LookupResult] = [FoundPush(60), FoundPush(-60), Absent(), CannotTell("why", 3), ReadFailed("503")]
@@ -142,25 +142,25 @@ def test_what_is_sound_comes_through_as_it_was() -> None:
 
 
 @cases("credits", ["1e-1999999", "1e-400", "1e18", "100000000.1", "1e400", "NaN", "sNaN", "-1", "0"])
-def test_a_cost_that_no_column_holds_is_left_out(credits: str) -> None:
+def test_provider_cost_too_small_or_large_is_dropped(credits: str) -> None:
     good = Cost("good", "credits", Decimal("0.0000000001"))
     assert validated_provider.costs([Cost("bad", "credits", Decimal(credits)), good]) == [good]
 
 
-def test_a_feature_told_at_two_costs_has_none() -> None:
+def test_provider_feature_with_two_costs_is_dropped() -> None:
     """Each of them would be learned anew at every read, for the other was learned last."""
     told = [Cost(name, "credits", Decimal(cost)) for cost, name in enumerate(("a\x00", "a\\x00", "b"), 1)]
     assert validated_provider.costs(told) == [told[2]]
 
 
-def test_parts_of_one_name_are_one() -> None:
+def test_provider_parts_with_same_name_are_merged() -> None:
     long = [Part("credits", "x" * 300 + end, Decimal(5)) for end in "ab"]
     state = validated_provider.sound(CustomerState(5, None, None, parts=tuple(long)))
     assert isinstance(state, CustomerState) and len(state.parts) == 1
 
 
 @cases("granted", ["1e-999999", "1e-999999999999", "0e-999999999999"])
-def test_an_amount_of_a_million_digits_is_none(granted: str) -> None:
+def test_provider_part_with_million_digits_is_dropped(granted: str) -> None:
     state = validated_provider.sound(CustomerState(5, None, None, parts=(Part("credits", "p", Decimal(granted)),)))
     assert isinstance(state, CustomerState) and state.parts == ()
 
@@ -173,6 +173,6 @@ def test_an_amount_of_a_million_digits_is_none(granted: str) -> None:
         [Part("credits", "part", Decimal("1e30"))],
     ],
 )
-def test_a_part_that_cannot_be_told_makes_a_balance_unread(parts: list[Part]) -> None:
+def test_provider_invalid_part_makes_balance_unread(parts: list[Part]) -> None:
     """Left out of what a balance shows, it would be taken for used up."""
     assert isinstance(validated_provider.drawn({"credits": Drawn(1, None, parts=tuple(parts))}), ReadFailed)

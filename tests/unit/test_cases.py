@@ -9,7 +9,7 @@ import pytest
 from tests.cases import cases
 
 
-def test_each_case_runs_and_each_failure_names_its_case() -> None:
+def test_cases_run_all_and_failures_name_their_case() -> None:
     seen = []
 
     @cases("number, word", [(1, "one"), (2, "two"), (3, "three")])
@@ -24,7 +24,7 @@ def test_each_case_runs_and_each_failure_names_its_case() -> None:
     assert notes == ["case 0: (1, 'one')", "case 2: (3, 'three')"]
 
 
-def test_a_case_has_patches_and_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cases_have_separate_patches_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class House:
         door = "shut"
 

@@ -27,14 +27,14 @@ from tests.cases import cases
         ([60, -7], 60, 60, 0, {0}),
     ],
 )
-def test_the_balance_says_which(
+def test_balance_shows_which_absent_pushes_were_charged(
     quantities: Sequence[int], least: int, most: int, unsure: int, charged: set[int] | None
 ) -> None:
     """`unsure`: an amount that is in the balance or not."""
     assert charged_among(quantities, least, most, lambda found: 0 in (found, found + unsure)) == charged
 
 
-def test_pushes_that_cancel_out_are_absent_as_events_say() -> None:
+def test_pushes_that_cancel_out_are_absent() -> None:
     assert charged_among([-1, 1], 0, 0, lambda _: False) == frozenset()
 
 
@@ -47,7 +47,7 @@ def test_pushes_that_cancel_out_are_absent_as_events_say() -> None:
         Accounted(is_range=True),
     ],
 )
-def test_amount_that_may_be_any_between_its_bounds_proves_no_absence(now: Accounted) -> None:
+def test_amount_between_bounds_does_not_prove_absence(now: Accounted) -> None:
     with sa.create_engine("sqlite://").connect() as connection:
         assert not can_be_zero(connection, "fake", ("acme", "credits"), Level(0, None), now, 0)
 
@@ -66,7 +66,7 @@ def test_amount_that_may_be_any_between_its_bounds_proves_no_absence(now: Accoun
         ([2**place for place in range(30)], set(), True),
     ],
 )
-def test_where_other_sets_come_to_the_same_it_is_not_told_which(
+def test_choice_of_charged_pushes_is_unique_only_without_equal_sums(
     quantities: Sequence[int], chosen: set[int], only: bool
 ) -> None:
     assert is_only_choice(quantities, chosen) == only

@@ -69,7 +69,7 @@ def _is_way_in(node: ast.expr) -> bool:
     return False
 
 
-def test_functions_that_open_transactions_check_the_clock_or_say_why_not() -> None:
+def test_cli_functions_that_open_transactions_check_clock_or_are_exempt() -> None:
     found = {
         one for path in sorted(CLI.rglob("*.py")) if not {*path.relative_to(CLI).parts} & {*WAYS, *OWN_CLOCK}
         for one in unchecked(path.read_text(), path.name)
@@ -89,5 +89,5 @@ def test_functions_that_open_transactions_check_the_clock_or_say_why_not() -> No
         ("app.read(work)", False),
     ],
 )
-def test_function_without_the_check_is_found(body: str, is_found: bool) -> None:
+def test_cli_function_without_clock_check_is_found(body: str, is_found: bool) -> None:
     assert list(unchecked(f"def act(app):\n    {body}\n", "m.py")) == (["m.py:act"] if is_found else [])

@@ -48,7 +48,7 @@ def stated(found: ReceivedEvent | Unfit) -> ReceivedEvent | Unfit:
 EXPECTED: Final = UsageEvent("/web", "e1", "page.render", "acme", 3, NOW, None, "site", "pro", {"model": "small"})
 
 
-def test_each_shape_is_the_same_event() -> None:
+def test_cloudevent_in_each_format_is_same_event() -> None:
     binary = {f"ce-{name}": str(value) for name, value in event().items() if name != "data"}
     for found in (
         read(event()),
@@ -66,7 +66,7 @@ def test_each_shape_is_the_same_event() -> None:
         assert found == ReceivedEvent(EXPECTED, has_time=True)
 
 
-def test_headers_are_percent_encoded() -> None:
+def test_cloudevent_headers_are_percent_decoded() -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "a%20%22b%22", "ce-source": "/%E2%82%AC", "ce-type": "t",
                "ce-subject": "acme", "ce-traceparent": "x"}  # fmt: skip
     found = read({"quantity": 1}, JSON, **headers)
@@ -75,21 +75,21 @@ def test_headers_are_percent_encoded() -> None:
     assert read(b'{"quantity": 1, "quantity": 1}', JSON, **headers).code == "duplicate_keys"  # type: ignore[union-attr]
 
 
-def test_an_attribute_stands_in_one_header() -> None:
+def test_cloudevent_repeated_header_is_rejected() -> None:
     sent = {"ce-specversion": "1.0", "ce-id": "a", "ce-source": "/s", "ce-type": "t", "ce-subject": "acme"}
     double = Headers(raw=[(name.encode(), text.encode()) for name, text in (*sent.items(), ("ce-id", "b"))])
     (found,) = cloudevents.parse_events(b'{"quantity": 1}', JSON, double, None, NOW)
     assert isinstance(found, Unfit) and found.code == "duplicate_keys"
 
 
-def test_headers_may_be_written_as_plain_utf_8() -> None:
+def test_cloudevent_headers_in_plain_utf_8_are_decoded() -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "é".encode().decode("latin-1"), "ce-source": "/\xe9", "ce-type": "t",
                "ce-subject": "acme"}  # fmt: skip
     found = read({"quantity": 1}, JSON, **headers)
     assert isinstance(found, ReceivedEvent) and (found.event.event_id, found.event.source) == ("é", "/é")
 
 
-def test_the_organisation_is_the_subject_unless_the_key_is_bound_to_one() -> None:
+def test_cloudevent_org_is_subject_unless_key_is_bound() -> None:
     free, bound = read(event()), read(event(subject="page/7"), org="globex")
     assert isinstance(free, ReceivedEvent) and (free.event.org_id, free.event.subject) == ("acme", None)
     assert isinstance(bound, ReceivedEvent) and (bound.event.org_id, bound.event.subject) == ("globex", "page/7")
@@ -101,12 +101,12 @@ def test_the_organisation_is_the_subject_unless_the_key_is_bound_to_one() -> Non
     assert isinstance(foreign, Unfit) and foreign.code == "foreign_org" and "acme" not in str(foreign)
 
 
-def test_what_a_tracing_library_adds_makes_no_other_event() -> None:
+def test_cloudevent_tracing_attributes_are_ignored() -> None:
     assert read(event(traceparent="00-1", tracestate={"a": 1}, dataschema="x")) == read(event(traceparent="00-2"))
 
 
 @cases("quantity", [3, 3.0, "3", "3.00", "0003", b"3e0", b"30E-1", b"3.000000000000000000000"])
-def test_a_whole_quantity_is_taken_however_it_is_written(quantity: Any) -> None:
+def test_event_whole_quantity_in_any_notation_is_accepted(quantity: Any) -> None:
     text = quantity.decode() if isinstance(quantity, bytes) else json.dumps(quantity)
     assert read(json.dumps(event()).replace('"quantity": 3', f'"quantity": {text}').encode()) == read(event())
 
@@ -123,7 +123,7 @@ NO_QUANTITY: Final[list[tuple[str, str]]] = [
 
 
 @cases(("text", "code"), NO_QUANTITY)
-def test_what_is_no_whole_quantity_is_refused_exactly(text: str, code: str) -> None:
+def test_event_invalid_quantity_is_rejected_with_code(text: str, code: str) -> None:
     item = json.dumps(event()).replace('"quantity": 3', f'"quantity": {text}').encode()
     found = stated(*cloudevents.parse_events(b"[" + item + b"]", JSON, {}, None, NOW))
     assert isinstance(found, Unfit) and found.code == code, found
@@ -162,7 +162,9 @@ WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
 
 
 @cases(("changes", "code", "at"), WRONG)
-def test_what_is_wrong_with_an_event_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
+def test_cloudevent_invalid_attribute_is_rejected_with_code_and_place(
+    changes: dict[str, Any], code: str, at: str
+) -> None:
     found = read(event(**changes))
     assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
 
@@ -177,18 +179,18 @@ OWN_WRONG: Final[list[tuple[dict[str, Any], str, str]]] = [
 
 
 @cases(("changes", "code", "at"), OWN_WRONG)
-def test_what_is_wrong_with_our_envelope_has_a_code_and_a_place(changes: dict[str, Any], code: str, at: str) -> None:
+def test_envelope_invalid_field_is_rejected_with_code_and_place(changes: dict[str, Any], code: str, at: str) -> None:
     found = read(own(**changes))
     assert isinstance(found, Unfit) and (found.code, found.at) == (code, at), found
 
 
-def test_a_batch_of_cloudevents_holds_nothing_else() -> None:
+def test_cloudevents_body_with_other_envelope_is_rejected() -> None:
     for kind in (EVENT, BATCH):
         found = read([own()] if kind == BATCH else own(), kind)
         assert isinstance(found, Unfit) and (found.code, found.at) == ("missing", "specversion")
 
 
-def test_properties_go_so_deep_and_no_deeper() -> None:
+def test_event_properties_too_deep_are_rejected() -> None:
     def nested(levels: int) -> dict[str, Any]:
         found: Any = 1
         for _ in range(levels):
@@ -200,7 +202,7 @@ def test_properties_go_so_deep_and_no_deeper() -> None:
     assert isinstance(found, Unfit) and found.code == "too_deep"
 
 
-def test_properties_are_kept_as_json_says_them() -> None:
+def test_event_properties_are_stored_as_sent() -> None:
     text = b'{"quantity": 1, "a": 0.1, "b": 2.0, "c": [1, null, true], "d": {"e": "x"}, "f": 123456789012345678901}'
     item = json.dumps(event()).encode().replace(json.dumps(event()["data"]).encode(), text)
     found = read(item)
@@ -220,21 +222,21 @@ def test_properties_are_kept_as_json_says_them() -> None:
         ("2026-02-03T04:05:06.789999999Z", 789), ("2026-02-03T04:05:06,001Z", 1),
     ],
 )  # fmt: skip
-def test_a_moment_is_exact_to_the_millisecond(text: str, ms: int) -> None:
+def test_event_time_is_exact_to_millisecond(text: str, ms: int) -> None:
     assert moment_of(text, "time") == 1_770_091_506_000 + ms
 
 
-def test_a_leap_second_is_the_end_of_its_minute() -> None:
+def test_event_leap_second_is_end_of_its_minute() -> None:
     assert moment_of("2016-12-31T23:59:60Z", "time") == moment_of("2016-12-31T23:59:59.999Z", "time")
 
 
-def test_a_place_that_a_sender_chose_does_no_harm() -> None:
+def test_event_hostile_field_name_is_rejected() -> None:
     for kind, item in ((JSON, own(**{"\ud800" * 5000: 1})), (JSON, own(**{"a\x1b[2J": 1}))):
         found = read(item, kind)
         assert isinstance(found, Unfit) and found.code in ("unknown_field", "too_large")
 
 
-def test_each_of_many_is_answered_in_its_place() -> None:
+def test_events_in_array_are_answered_in_order() -> None:
     wrong: list[Callable[[], Any]] = [lambda: event(id=7), lambda: 3, lambda: event(data={"quantity": 1.5})]
     items = [event(id=f"e{n}") if n % 2 else wrong[n % 3]() for n in range(1_000)]
     found = [stated(one) for one in cloudevents.parse_events(json.dumps(items).encode(), JSON, {}, None, NOW)]
@@ -261,7 +263,7 @@ version 1, which `tests/contract/test_senders.py` sends with, cannot be installe
 
 
 @pytest.mark.parametrize("way", RECORDED)
-def test_event_of_official_package_version_2_is_taken(way: str) -> None:
+def test_event_of_official_package_version_2_is_accepted(way: str) -> None:
     headers, body = RECORDED[way]
     found = stated(*cloudevents.parse_events(body, headers["content-type"], headers, None, NOW))
     assert isinstance(found, ReceivedEvent)

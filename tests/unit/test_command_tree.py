@@ -29,11 +29,11 @@ HEAVY = ("sqlalchemy", "aiohappyeyeballs", "alembic", "apscheduler", "fastapi", 
          "drawdown.worker", "drawdown.server", "drawdown.providers", "drawdown.ledger")  # fmt: skip
 
 
-def test_there_are_commands_to_look_at() -> None:
+def test_command_tree_contains_org_assign_and_more_than_30_commands() -> None:
     assert ("org", "assign") in LEAVES and len(LEAVES) > 30
 
 
-def test_each_command_has_examples_of_its_own_that_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_examples_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("body.json").touch()  # of a webhook: it is opened when it is parsed
     within = ROOT.make_context("drawdown", [], resilient_parsing=True)
@@ -47,11 +47,11 @@ def test_each_command_has_examples_of_its_own_that_parse(tmp_path: Path, monkeyp
             TREE[path].make_context(path[-1], moved[moved.index(path[0]) + len(path) :], parent=within)
 
 
-def test_no_example_is_of_a_command_that_there_is_not() -> None:
+def test_command_examples_cover_exactly_existing_commands() -> None:
     assert {tuple(name.split()) for name in EXAMPLES} - {()} == set(LEAVES)
 
 
-def test_each_help_says_what_for_and_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_help_shows_usage_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
     for path in TREE:
         assert run([*path, "--help"]) == 0
         said = capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_each_help_says_what_for_and_shows_examples(capsys: pytest.CaptureFixtur
         assert run([*path, "-h"]) == 0, path
 
 
-def test_a_group_alone_says_its_help_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_group_without_command_prints_help_and_error(capsys: pytest.CaptureFixture[str]) -> None:
     for path in TREE.keys() - set(LEAVES):
         assert run(list(path)) == 2
         said = capsys.readouterr()
@@ -71,19 +71,19 @@ def test_a_group_alone_says_its_help_as_it_is(capsys: pytest.CaptureFixture[str]
         assert "\\n" not in said.err and "Examples:" in said.err and said.out == "", path
 
 
-def test_each_line_of_the_list_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_list_lines_are_not_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     run(["--help"])
     said = capsys.readouterr().out
     wrong = [one for one, of in MODULES.items() if not re.search(rf"^  {one} +{re.escape(of.says)}$", said, re.M)]
     assert wrong == []
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert re.fullmatch(r"drawdown \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
-def test_the_help_tells_each_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_each_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     run(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     for status, meaning in MEANINGS.items():
@@ -97,7 +97,7 @@ COMPLETE = {"_DRAWDOWN_COMPLETE": "complete_bash", "COMP_WORDS": "drawdown pu", 
     ("arguments", "environment", "says", "typers_own"),
     [(["--help"], {}, "Usage", set()), (["--version"], {}, "drawdown ", set()), ([], COMPLETE, "push", {"pydantic"})],
 )
-def test_nothing_heavy_is_imported_for_a_help(
+def test_help_and_version_do_not_import_heavy_modules(
     arguments: list[str], environment: dict[str, str], says: str, typers_own: set[str]
 ) -> None:
     look = (
@@ -110,7 +110,9 @@ def test_nothing_heavy_is_imported_for_a_help(
     assert set(json.loads(done.stderr)) <= typers_own
 
 
-def test_completion_goes_below_a_noun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_of_subcommand_is_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, value in (COMPLETE | {"COMP_WORDS": "drawdown org ha", "COMP_CWORD": "2"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
@@ -157,7 +159,7 @@ def _refusal(param: Any, context: Any, typed: str) -> str:
     return ""
 
 
-def test_a_number_is_typed_in_plain_digits() -> None:
+def test_number_option_not_in_plain_digits_is_refused() -> None:
     """Typer takes the first five for whole numbers: `--price 1.00` was one cent."""
     wrong = []
     for name, (command, param) in NUMBERS.items():
@@ -168,13 +170,13 @@ def test_a_number_is_typed_in_plain_digits() -> None:
     assert wrong == [] and len(NUMBERS) > 50
 
 
-def test_a_number_that_is_refused_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_option_error_names_option_and_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["org", "list", "--most", "1_0"]) == 2
     said = "Invalid value for '--most': '1_0' is not a whole number in digits (`--help` shows how)"
     assert capsys.readouterr().err == f"drawdown: {said}\n"
 
 
-def test_a_number_keeps_its_bounds() -> None:
+def test_number_option_below_minimum_is_refused() -> None:
     for name, (command, param) in NUMBERS.items():
         least = param.type_descriptor.parameter_info.min
         with command.make_context("it", [], resilient_parsing=True) as context:
@@ -184,7 +186,9 @@ def test_a_number_keeps_its_bounds() -> None:
             assert param.process_value(context, "+2") == 2, name
 
 
-def test_a_number_within_a_text_is_typed_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_inside_argument_not_in_plain_digits_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     elsewhere = ["--database-url", f"sqlite:///{tmp_path}/none.db"]
     for words in ("limit set sandboxes {}", "execution preview --org acme --use tokens={}"):
         for typed in ("1_0", "1.0", "\u0663", "9" * 19, "9" * 5_000):

@@ -43,14 +43,14 @@ ADAPTERS: Final = {**PRODUCTS, "lago_events": LAGO_EVENTS, "stripe_meter_events"
 """Of products, and of the shapes of others' doors."""
 
 
-def test_it_names_its_target_and_its_stages() -> None:
+def test_core_fixture_names_target_and_stages() -> None:
     assert FIXTURE["fixture"] == "usage-event-ledger"
     assert FIXTURE["target"] == "cloudflare-saas-core/packages/usage-ledger"
     assert FIXTURE["stages"] == ["event", "replay", "ops_summary", "privacy_boundary"]
     assert all(FIXTURE[stage] for stage in FIXTURE["stages"])
 
 
-def test_adapters_are_kept_apart_from_the_validators_of_the_core() -> None:
+def test_core_fixture_separates_validators_from_adapters() -> None:
     assert set(FIXTURE["core"]["validators"]) == set(FIXTURE["stages"])
     assert set(FIXTURE["core"]["owns"]) & set(FIXTURE["adapters"]["own"]) == set()
     assert "validators" not in FIXTURE["adapters"] and "adapters" not in FIXTURE["core"]
@@ -58,7 +58,7 @@ def test_adapters_are_kept_apart_from_the_validators_of_the_core() -> None:
         assert "examples" not in path.read_text(encoding="utf-8"), "the core knows no adapter"
 
 
-def test_it_holds_no_products_name() -> None:
+def test_core_fixture_does_not_contain_product_names() -> None:
     """Neither those of the adapters nor what they call things."""
     names = {"image", "pixel", "conver", "workflow", "upscale", "sandbox", "drawdown", "autumn", "stripe", "studio"}
     for name in PRODUCTS:
@@ -69,7 +69,7 @@ def test_it_holds_no_products_name() -> None:
     assert [name for name in names if name.lower() in text] == []
 
 
-def test_it_holds_no_storage_key_token_or_actor_id() -> None:
+def test_core_fixture_does_not_contain_keys_tokens_or_actor_ids() -> None:
     ((_, report),) = read_reports(FIXTURE_FILE.read_bytes())
     assert scan(report).findings == ()
     markers = {needle for one in RULES for needle in one.needles if needle.endswith("_") and len(needle) > 3}
@@ -77,7 +77,7 @@ def test_it_holds_no_storage_key_token_or_actor_id() -> None:
     assert "://" not in TEXT and "actor:" not in TEXT and "user_" not in TEXT
 
 
-def test_the_scanner_would_see_a_private_one_in_it() -> None:
+def test_scanner_private_field_in_core_fixture_is_found() -> None:
     """Else the test before could not fail."""
     for private in ("org_id", "event_id"):
         changed = json.loads(json.dumps(FIXTURE))
@@ -85,7 +85,7 @@ def test_the_scanner_would_see_a_private_one_in_it() -> None:
         assert scan(changed).count == 1
 
 
-def test_the_schema_is_the_envelopes() -> None:
+def test_envelope_schema_equals_core_fixture_schema() -> None:
     assert envelope_schema() == SCHEMA
     Draft202012Validator.check_schema(SCHEMA)
     fields = {"occurred_at" if name == "occurred_ms" else name for name in UsageEvent.__dataclass_fields__}
@@ -93,7 +93,7 @@ def test_the_schema_is_the_envelopes() -> None:
 
 
 @cases("event", ACCEPTS)
-def test_an_event_that_is_accepted_is_one_of_the_envelope(event: dict[str, Any]) -> None:
+def test_core_fixture_accepted_event_fits_envelope(event: dict[str, Any]) -> None:
     assert Draft202012Validator(SCHEMA).is_valid(event)
     said = {"occurred_ms": 1_769_860_800_000, **{name: v for name, v in event.items() if name != "occurred_at"}}
     made = UsageEvent(**said)
@@ -101,12 +101,12 @@ def test_an_event_that_is_accepted_is_one_of_the_envelope(event: dict[str, Any])
 
 
 @cases("case", REFUSES)
-def test_an_event_that_is_refused_is_refused_for_one_reason(case: dict[str, Any]) -> None:
+def test_core_fixture_refused_event_has_a_single_schema_error(case: dict[str, Any]) -> None:
     assert len(list(Draft202012Validator(SCHEMA).iter_errors(case["event"]))) == 1
     assert any(Draft202012Validator(SCHEMA).is_valid(one) for one in ACCEPTS)
 
 
-def test_where_both_say_it_the_envelope_refuses_what_the_schema_does() -> None:
+def test_envelope_refuses_events_that_schema_refuses() -> None:
     for case in REFUSES:
         said = {"occurred_ms": 1_769_860_800_000, **{n: v for n, v in case["event"].items() if n != "occurred_at"}}
         texts = [name for name in ("source", "event_type") if not 1 <= len(str(said.get(name, "ok"))) <= 200]
@@ -141,21 +141,21 @@ def ajv(events: list[dict[str, Any]]) -> list[bool]:
 
 
 @pytest.mark.xdist_group("ajv")
-def test_ajv_accepts_and_refuses_the_same() -> None:
+def test_ajv_accepts_and_refuses_as_schema_does() -> None:
     adapted = [as_json(made) for name, sent in ADAPTERS.items() for one in sent if (made := mapped_by(name)(one))]
     fit, unfit = [*ACCEPTS, *adapted], [case["event"] for case in REFUSES]
     assert ajv([*fit, *unfit]) == [True] * len(fit) + [False] * len(unfit)
 
 
 @cases("name", ADAPTERS)
-def test_an_adapter_is_short_and_knows_the_envelope_alone(name: str) -> None:
+def test_adapter_is_short_and_imports_only_envelope(name: str) -> None:
     text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     assert text.count("\n") < 100
     imported = {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
     assert {one for one in imported if one and one.startswith("drawdown")} == {"drawdown.events.envelope"}
 
 
-def test_two_products_come_into_one_envelope() -> None:
+def test_adapters_of_two_products_map_to_envelope() -> None:
     made = {name: [mapped_by(name)(one) for one in sent] for name, sent in PRODUCTS.items()}
     images, steps = made["image_conversion"], made["workflow"]
     assert images[2] is None and steps[2] is None
@@ -176,7 +176,7 @@ def test_two_products_come_into_one_envelope() -> None:
             mapped_by("image_conversion" if "megapixels" in wrong else "workflow")(wrong)
 
 
-def test_lagos_and_stripes_shapes_come_in_exactly() -> None:
+def test_adapters_of_lago_and_stripe_map_events_exactly() -> None:
     lago, stripe = ([mapped_by(name)(one) for one in ADAPTERS[name]] for name in ("lago_events", "stripe_meter_events"))
     told = [asdict(one) for one in (*lago, *stripe) if one is not None]
     assert all(Draft202012Validator(SCHEMA).is_valid(as_json(UsageEvent(**one))) for one in told)
@@ -234,13 +234,15 @@ LAGO, STRIPE = LAGO_EVENTS[0], STRIPE_EVENTS[0]
         ),
     ],
 )
-def test_what_their_shapes_cannot_say_is_named(name: str, sent: dict[str, object], code: str, at: str) -> None:
+def test_adapter_invalid_event_is_refused_with_code_and_place(
+    name: str, sent: dict[str, object], code: str, at: str
+) -> None:
     with pytest.raises(Unfit) as refused:
         mapped_by(name)(sent)
     assert (refused.value.code, refused.value.at) == (code, at)
 
 
-def test_the_ops_summary_is_of_groups_of_five() -> None:
+def test_core_fixture_ops_summary_equals_grouped_summary() -> None:
     uses = [
         OrgUse(one["org_id"], one.get("plan_key"), one["event_type"], one["occurred_at"][:10], 1, one["quantity"])
         for one in FIXTURE["replay"]["deliveries"]
@@ -252,7 +254,7 @@ def test_the_ops_summary_is_of_groups_of_five() -> None:
     ] == LEAST
 
 
-def test_the_privacy_boundary_is_the_scanners() -> None:
+def test_core_fixture_privacy_boundary_equals_scanner() -> None:
     boundary = FIXTURE["privacy_boundary"]
     for field in boundary["refuses_fields"]:
         assert scan({field: "a value"}).count == 1, field

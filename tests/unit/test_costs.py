@@ -36,12 +36,12 @@ def told(feature: str, credits: str, at_ms: int = 0, confirmed_ms: int | None = 
         ("0.0000000001", (1, 10_000)),
     ],
 )
-def test_cost_becomes_exact_rate(credits: str, rate: tuple[int, int]) -> None:
+def test_provider_cost_becomes_exact_rate(credits: str, rate: tuple[int, int]) -> None:
     assert as_rate(Decimal(credits)) == rate
     assert told("a", credits).credits == Decimal(credits)
 
 
-def test_pool_weighs_each_feature_in_whole_quantities() -> None:
+def test_credit_system_weighs_each_feature_in_whole_quantities() -> None:
     pools = Pools([told("small", "0.00000025"), told("large", "0.0064")])
     assert (pools.of("small"), pools.of("large"), pools.of("other")) == ("credits", "credits", "other")
     assert pools.scale("credits") == 10**8
@@ -53,7 +53,7 @@ def test_pool_weighs_each_feature_in_whole_quantities() -> None:
     assert other == (1, (1, 1), ["other"])
 
 
-def test_charge_during_cost_change_has_least_and_most() -> None:
+def test_charge_during_cost_change_has_lower_and_upper_weight() -> None:
     pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
     begins, holds = 5 * HOUR - MAX_SKEW_MS, 9 * HOUR + MAX_SKEW_MS
     assert pools.weight_between("credits", "a", 2 * HOUR, begins - 1) == (400, 400)
@@ -63,7 +63,7 @@ def test_charge_during_cost_change_has_least_and_most() -> None:
     assert pools.changes(["a"]) == [{"feature": "a", "confirmed_ms": begins, "at_ms": holds}]
 
 
-def test_charge_of_told_cost_is_exact_during_cost_change() -> None:
+def test_charge_with_known_cost_has_exact_weight_during_cost_change() -> None:
     pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
     between = [
         [*map(int, pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, cost))]
@@ -73,7 +73,7 @@ def test_charge_of_told_cost_is_exact_during_cost_change() -> None:
     assert as_text(Decimal("0.00060")) == "0.0006" and as_text(Decimal("1E+2")) == "100" and as_text(None) is None
 
 
-def test_charge_that_ended_inside_a_unit_weighs_the_credits_that_it_took() -> None:
+def test_charge_of_partial_unit_has_weight_of_credits_taken() -> None:
     """2.5 units of 0.0004 credits: three units count, of a third of 0.001 credits each."""
     pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
     cost = as_text(Fraction(1, 3_000))
@@ -85,7 +85,7 @@ def test_charge_that_ended_inside_a_unit_weighs_the_credits_that_it_took() -> No
     assert weighed == (Fraction(0), Fraction(1_000, 3)), "it may have drawn on the feature's own balance"
 
 
-def test_feature_that_leaves_the_credits_weighs_nothing_there_since() -> None:
+def test_feature_that_leaves_credit_system_stops_weighing() -> None:
     pools = Pools([told("a", "0.0004"), told("b", "0.0001"), own_cost("a", 5 * HOUR, 6 * HOUR)])
     assert (pools.of("a"), pools.of("b"), list(pools.features("credits"))) == ("a", "credits", ["credits", "a", "b"])
     weighed = [
@@ -95,18 +95,18 @@ def test_feature_that_leaves_the_credits_weighs_nothing_there_since() -> None:
     assert [cost.feature for cost in pools.reported_costs()] == ["a", "b"]
 
 
-def test_use_from_before_a_credit_system_is_in_the_credits_or_not() -> None:
+def test_use_before_credit_system_has_lower_and_upper_weight() -> None:
     pools = Pools([told("a", "0.0004", 6 * HOUR, confirmed_ms=5 * HOUR)])
     weighed = [pools.weight_between("credits", "a", at, at) for at in (HOUR, 5 * HOUR, 7 * HOUR)]
     assert weighed == [(0, 400), (0, 400), (400, 400)]
 
 
-def test_charge_settled_by_a_clock_that_is_behind_has_least_and_most() -> None:
+def test_charge_settled_by_slow_clock_has_lower_and_upper_weight() -> None:
     pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=9 * HOUR)])
     assert pools.weight_between("credits", "a", 9 * HOUR + 5 * MINUTE, 9 * HOUR - 5 * MINUTE) == (400, 600)
 
 
-def test_part_that_vanished_counts_as_drawn() -> None:
+def test_balance_part_that_vanished_counts_as_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "topup-1", Decimal(50)), Part("credits", "topup-2", Decimal(25))]
     shown = {"credits": Drawn(Decimal("1205"), None, parts=(known[1],))}
@@ -115,7 +115,7 @@ def test_part_that_vanished_counts_as_drawn() -> None:
     assert levels(monthly, pools, known, HOUR) == {"credits": Level(1_255 * 10**6, 5, whole=False)}
 
 
-def test_part_that_expired_may_have_been_drawn() -> None:
+def test_balance_part_that_expired_has_bounds() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
     (level,) = levels({"credits": Drawn(Decimal(3), None)}, pools, known, 8 * HOUR).values()
@@ -127,13 +127,13 @@ def test_part_that_expired_may_have_been_drawn() -> None:
     assert marked.beyond(level) == (-10, 640_000)
 
 
-def test_part_that_is_gone_before_it_ends_was_used_up() -> None:
+def test_balance_part_gone_before_its_end_counts_as_drawn() -> None:
     pools = Pools([told("a", "0.0001")])
     known = [Part("credits", "promo", Decimal(40), ends_ms=7 * HOUR)]
     assert levels({"credits": Drawn(Decimal(3), None)}, pools, known, 6 * HOUR) == {"credits": Level(43 * 10**6, None)}
 
 
-def test_fraction_of_plain_balance_tells_nothing() -> None:
+def test_fraction_of_plain_balance_is_ignored() -> None:
     assert levels({"a": Drawn(Decimal("1.5"), None)}, Pools([]), [], HOUR) == {}
     assert levels({"a": Drawn(3, None)}, Pools([]), [], HOUR) == {"a": Level(3, None)}
 
@@ -151,13 +151,11 @@ def test_fraction_of_plain_balance_tells_nothing() -> None:
         ([], [], 9, None),
     ],
 )
-def test_lost_charges_follow_one_another(
-    drew: list[int], settled: list[int], amount: int, lost: list[int] | None
-) -> None:
+def test_lost_charges_are_consecutive(drew: list[int], settled: list[int], amount: int, lost: list[int] | None) -> None:
     assert lost_among([one * UNROUND for one in drew], settled, amount * UNROUND) == lost
 
 
-def test_lost_charges_beside_others_are_bounded() -> None:
+def test_lost_charges_beside_concurrent_charges_are_bounded() -> None:
     drew = [UNROUND, *(UNROUND * 2 ** (place + 1) for place in range(MOST_BESIDE + 1))]
     settled = [MINUTE, *([0] * (MOST_BESIDE + 1))]
     assert lost_among(drew, settled, UNROUND + drew[MOST_BESIDE]) == [0, MOST_BESIDE]
@@ -173,17 +171,17 @@ def _day_of_seven_sizes() -> tuple[list[int], list[int]]:
 
 
 @cases("credits", [1, 2, 5])
-def test_round_top_up_of_a_busy_customer_is_no_loss(credits: int) -> None:
+def test_round_topup_of_busy_customer_is_not_taken_for_loss(credits: int) -> None:
     drew, settled = _day_of_seven_sizes()
     assert lost_among(drew, settled, credits * 10**6) is None, "among so many sums any figure is found"
 
 
-def test_loss_of_a_busy_customer_is_found_among_the_newest() -> None:
+def test_loss_of_busy_customer_is_found_among_newest_charges() -> None:
     drew, settled = _day_of_seven_sizes()
     assert lost_among(drew, settled, sum(drew[:9])) == list(range(9))
 
 
-def test_sums_of_one_large_batch_are_tried_only_so_far() -> None:
+def test_loss_search_in_large_batch_is_bounded() -> None:
     rng = random.Random(7)
     tried = list[int]()
 
@@ -201,6 +199,6 @@ def test_sums_of_one_large_batch_are_tried_only_so_far() -> None:
     ("quantity", "scale", "text"),
     [(65_690_000, 10**6, "65.69"), (-1, 10**6, "-0.000001"), (1_234, 1, "1,234"), (10**10, 10**6, "10,000")],
 )
-def test_quantity_is_shown_in_its_unit(quantity: int, scale: int, text: str) -> None:
+def test_quantity_is_shown_in_unit_of_scale(quantity: int, scale: int, text: str) -> None:
     assert show_quantity(quantity, scale) == text
     assert show_quantity(5, 1, sign=True) == "+5"

@@ -18,5 +18,5 @@ from tests.cases import cases
         (0, "usd", "0.00 usd"),
     ],
 )
-def test_money_has_the_decimals_of_its_currency(minor: int, currency: str, shown: str) -> None:
+def test_money_is_shown_with_decimals_of_its_currency(minor: int, currency: str, shown: str) -> None:
     assert show_money(minor, currency) == shown

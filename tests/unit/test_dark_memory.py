@@ -5,7 +5,7 @@ from __future__ import annotations
 from drawdown.server.api.fail_open import MOST_REMEMBERED, REMEMBERED_MS, Memory
 
 
-def test_the_oldest_goes_first_and_nothing_is_believed_for_long() -> None:
+def test_dark_memory_evicts_oldest_and_expires() -> None:
     memory: Memory[int] = Memory()
     for number in range(MOST_REMEMBERED + 1):
         memory.put(str(number), number, 5)

@@ -22,22 +22,22 @@ def databases(*marks: pytest.MarkDecorator, fixture: str = "database_url") -> li
     return chosen
 
 
-def test_unmarked_test_runs_on_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_of_unmarked_test_are_sqlite_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conftest, "WHOLE", False)
     assert databases() == ["sqlite"]
     assert databases(pytest.mark.data) == ["sqlite"]
 
 
-def test_marked_test_runs_on_both_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_of_marked_test_are_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conftest, "WHOLE", False)
     assert databases(pytest.mark.both_databases) == ["sqlite", "postgresql"]
 
 
-def test_whole_suite_runs_each_test_on_both_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_of_whole_suite_are_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conftest, "WHOLE", True)
     assert databases() == ["sqlite", "postgresql"]
 
 
-def test_explicit_choice_and_test_without_database_stay_as_they_are() -> None:
+def test_databases_of_parametrized_or_unrelated_test_are_unchanged() -> None:
     assert databases(pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)) == []
     assert databases(fixture="tmp_path") == []

@@ -60,11 +60,11 @@ BLIND = Capabilities(batch_size=1, key_retention_ms=24 * HOUR_MS, duplicate_prov
         (Unknown("cut"), 1, BLIND, "due"),
     ],
 )
-def test_each_outcome_has_one_meaning(outcome: Outcome, attempt: int, capabilities: Capabilities, state: str) -> None:
+def test_push_outcome_maps_to_state(outcome: Outcome, attempt: int, capabilities: Capabilities, state: str) -> None:
     assert settle(outcome, attempt, NOW, capabilities).state == state
 
 
-def test_cost_of_a_repeated_attempt_is_not_that_of_the_push() -> None:
+def test_cost_of_repeated_attempt_is_dropped() -> None:
     """An earlier attempt may have been charged at another cost."""
     told = Accepted(cost=Decimal("0.0004"))
     assert settle(told, 1, NOW, CLAIMS).cost == settle(told, 2, NOW, CLAIMS, sent_before=False).cost == told.cost
@@ -76,24 +76,24 @@ def test_cost_of_a_repeated_attempt_is_not_that_of_the_push() -> None:
     assert part == Adopt(50, None)
 
 
-def test_what_waits_is_due_later_and_never_at_once() -> None:
+def test_retried_push_is_due_later() -> None:
     assert settle(RetryAt(NOW - 50, "later"), 1, NOW, LEDGER).due_at_ms > NOW
     assert settle(Unknown("cut"), 3, NOW, LEDGER).due_at_ms == NOW + backoff_ms(3)
 
 
 @cases("outcome", [RetryAt(NOW + 400 * DAY_MS, "later"), Queued(NOW + 400 * DAY_MS)])
-def test_no_push_waits_longer_than_a_day_because_its_provider_says_so(outcome: Outcome) -> None:
+def test_provider_retry_time_is_limited_to_a_day(outcome: Outcome) -> None:
     assert settle(outcome, 1, NOW, CLAIMS).due_at_ms == NOW + MOST_RETRY_MS == NOW + DAY_MS
 
 
-def test_waiting_times_double_up_to_a_bound() -> None:
+def test_backoff_doubles_up_to_limit() -> None:
     waits = [backoff_ms(attempt) for attempt in range(1, 40)]
     assert waits[:3] == [5_000, 10_000, 20_000]
     assert max(waits) == waits[-1] == 900_000
     assert waits == sorted(waits)
 
 
-def test_key_is_trusted_an_hour_less_than_kept_or_half_if_short() -> None:
+def test_key_retention_is_shortened_by_an_hour_or_half() -> None:
     def kept(ms: int | None) -> int | None:
         return safe_retention_ms(Capabilities(ms, duplicate_proves_delivery=True, lookup_lag_ms=30_000))
 
@@ -103,7 +103,7 @@ def test_key_is_trusted_an_hour_less_than_kept_or_half_if_short() -> None:
     assert kept(2 * HOUR_MS) == HOUR_MS
 
 
-def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_call_try() -> None:
+def test_breaker_opens_after_consecutive_failures_and_retries_once() -> None:
     breaker = Breaker()
     for _ in range(OPEN_AFTER - 1):
         breaker.note(failed=True, now_ms=NOW)
@@ -129,12 +129,14 @@ def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_call_try() -> No
         (-5, Overrides(halted=False, until_ms=NOW), True, "credits_exhausted"),
     ],
 )
-def test_the_verdict(balance: int | None, overrides: Overrides, halted: bool, reason: str | None) -> None:
+def test_verdict_follows_balance_and_overrides(
+    balance: int | None, overrides: Overrides, halted: bool, reason: str | None
+) -> None:
     found = verdict(balance, 3, overrides, NOW)
     assert (found.is_halted, found.reason, found.max_concurrent) == (halted, reason, 3)
 
 
-def test_an_override_of_the_limit_wins_while_it_lasts() -> None:
+def test_override_of_sandbox_limit_applies_until_its_end() -> None:
     overrides = Overrides(max_concurrent=9, until_ms=NOW + 1)
     assert verdict(1, 3, overrides, NOW).max_concurrent == 9
     assert verdict(1, 3, overrides, NOW + 1).max_concurrent == 3
@@ -162,7 +164,9 @@ ASKED = LookedUpPush("queued", sent_qty=60, lookups=1, last_sent_ms=NOW, first_s
         (ReadFailed("503"), replace(ASKED, state="in_doubt"), 60_000, "in_doubt"),
     ],
 )
-def test_each_lookup_has_one_meaning(found: LookupResult, asked: LookedUpPush, later_ms: int, meaning: object) -> None:
+def test_lookup_result_maps_to_state_or_action(
+    found: LookupResult, asked: LookedUpPush, later_ms: int, meaning: object
+) -> None:
     end = after_lookup(found, asked, NOW + later_ms, CLAIMS)
     if isinstance(meaning, str):
         assert isinstance(end, Settlement) and end.state == meaning
@@ -171,7 +175,7 @@ def test_each_lookup_has_one_meaning(found: LookupResult, asked: LookedUpPush, l
         assert end == meaning or type(end) is meaning
 
 
-def test_absent_push_is_looked_up_until_it_cannot_be_applied() -> None:
+def test_absent_push_is_looked_up_until_void() -> None:
     now, asked, count = NOW + 30_000, replace(ASKED, claimed=True), 0
     while isinstance(end := after_lookup(Absent(), asked, now, CLAIMS), Settlement):
         assert end.due_at_ms > now

@@ -27,21 +27,21 @@ def cited() -> set[str]:
     return {rule for path in files for rule in CITED.findall(path.read_text(encoding="utf-8"))}
 
 
-def test_cited_rules_are_exactly_the_rules_of_the_page() -> None:
+def test_rules_page_equals_rules_cited_in_code() -> None:
     assert set(re.findall(r"^### (\w+)$", RULES, re.M)) == cited()
 
 
-def test_what_holds_a_rule_is_there() -> None:
+def test_rules_page_names_existing_tests() -> None:
     texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in dict(TESTS)}
     assert [one for one in TESTS if f"def {one[1]}(" not in texts[one[0]]] == []
 
 
-def test_each_rule_says_what_it_prevents_and_what_holds_it() -> None:
+def test_rules_page_names_prevention_and_tests_of_each_rule() -> None:
     for part in re.split(r"^### ", RULES, flags=re.M)[1:]:
         assert "- Prevents: " in part and "- Held by: `tests/" in part, part.splitlines()[0]
 
 
-def test_the_findings_of_each_invariant_are_those_of_verify() -> None:
+def test_invariants_page_findings_equal_findings_of_verify() -> None:
     parts = re.split(r"^## ([0-9]+)\. ", INVARIANTS, flags=re.M)[1:]
     said = {
         int(number): set(re.findall(r"`([a-z_]+)`", text.split("Findings:")[1]))
@@ -51,23 +51,23 @@ def test_the_findings_of_each_invariant_are_those_of_verify() -> None:
     assert said == {number: {name for name, (of, _) in FINDINGS.items() if of == number} for number in numbers}
 
 
-def test_the_names_of_the_invariants_are_those_of_the_document() -> None:
+def test_invariants_page_names_equal_names_in_code() -> None:
     """The console and `drawdown proof` tell them."""
     said = dict(re.findall(r"^## ([0-9]+)\. (.+)$", INVARIANTS, flags=re.M))
     assert {str(number): name for number, (name, _) in NAMED.items()} == said
 
 
-def test_each_finding_is_one_that_a_statement_which_is_asked_may_answer() -> None:
+def test_verify_findings_each_occur_in_a_statement() -> None:
     texts = "\n".join(sql.text(name, "sqlite") for sql, names in STATEMENTS for name in names)
     assert {name for name in FINDINGS if f"'{name}'" not in texts} == set()
 
 
-def test_packages_page_lists_each_room_with_tests_that_exist() -> None:
+def test_packages_page_equals_allowed_imports_and_existing_tests() -> None:
     rows = re.findall(r"^\| `worker/([a-z]+)(?:\.py)?` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", PACKAGES, re.M)
     said = {room: set() if below == "no room" else set(below.split(", ")) for room, below, _ in rows}
     assert said == MAY_IMPORT
     assert [one for *_, tests in rows for one in re.findall(r"`([^`]+)`", tests) if not (ROOT / one).exists()] == []
 
 
-def test_what_is_pointed_to_is_there() -> None:
+def test_contributing_page_paths_exist() -> None:
     assert [one for one in re.findall(r"`([a-z]+/[\w/.-]+)`", CONTRIBUTING) if not (ROOT / one).exists()] == []

@@ -37,7 +37,7 @@ for _ in range(100_000):
         ("properties", DEEP, "bad_properties"),
     ],
 )
-def test_what_no_event_can_say_is_refused_with_its_place(field: str, value: object, code: str) -> None:
+def test_envelope_invalid_value_is_refused_with_code_and_field(field: str, value: object, code: str) -> None:
     UsageEvent(**GOOD)
     UsageEvent(**{**GOOD, "quantity": MAX_QUANTITY, "properties": {"a": "x" * (MAX_PROPERTIES_BYTES - 8)}})
     with pytest.raises(Unfit) as caught:
@@ -45,7 +45,7 @@ def test_what_no_event_can_say_is_refused_with_its_place(field: str, value: obje
     assert (caught.value.code, caught.value.at) == (code, field)
 
 
-def test_the_bounds_of_time_are_inclusive() -> None:
+def test_envelope_time_bounds_are_inclusive() -> None:
     event = UsageEvent(**GOOD)
     event.require_time(EARLIEST_TS - FUTURE_SLACK_MS)
     for other, now, code in (
@@ -57,10 +57,10 @@ def test_the_bounds_of_time_are_inclusive() -> None:
         assert caught.value.code == code
 
 
-def test_equal_content_is_kept_as_equal_text() -> None:
+def test_envelope_equal_properties_have_equal_json() -> None:
     one, other = (UsageEvent(**{**GOOD, "properties": said}) for said in ({"a": 1, "b": [2]}, {"b": [2], "a": 1}))
     assert one.properties_json == other.properties_json == '{"a":1,"b":[2]}'
 
 
-def test_meters_are_above_every_size() -> None:
+def test_meters_are_above_memory_sizes() -> None:
     assert MAX_METER - MAX_MEMORY_MB == MAX_METERS >= MAX_EVENT_TYPES

@@ -40,7 +40,7 @@ def codes(found: Any) -> list[object]:
 
 @settings(max_examples=share(30, whole=200))
 @given(st.lists(OBJECTS, max_size=6), st.booleans(), st.sampled_from(["", " ", "\n\t "]))
-def test_an_array_reads_as_any_reader_of_json_reads_it(items: list[object], plain: bool, blank: str) -> None:
+def test_json_array_body_is_read_as_by_json_loads(items: list[object], plain: bool, blank: str) -> None:
     body = f"{blank}{json.dumps(items, ensure_ascii=plain, indent=blank or None)}{blank}"
     sent = body.encode(errors="surrogatepass")
     expected = json.loads(body)
@@ -58,7 +58,7 @@ def _is_broken(item: object, plain: bool) -> bool:
 
 @settings(max_examples=share(100, whole=300))
 @given(st.binary(max_size=60) | st.text('[]{},:"\\ a1e.-\n', max_size=60).map(str.encode))
-def test_no_bytes_escape_and_none_is_read_that_json_has_not(body: bytes) -> None:
+def test_random_bytes_body_is_rejected_or_read_as_json(body: bytes) -> None:
     for read in (array, read_lines, lambda b: iter([one(b)])):
         try:
             found = list(read(body))
@@ -94,7 +94,7 @@ BAD: Final[dict[str, tuple[bytes, str]]] = {
 
 
 @cases("name", BAD)
-def test_what_is_wrong_with_one_item_is_said_of_it_alone(name: str) -> None:
+def test_invalid_item_in_body_does_not_reject_other_items(name: str) -> None:
     item, code = BAD[name]
     if name not in ("cut", "brackets that do not match"):  # in an array, their ends cannot be told
         assert codes(array(b'[{"n": 1}, ' + item + b' , {"n": 2}]')) == [{"n": 1}, code, {"n": 2}]
@@ -112,19 +112,19 @@ def test_what_is_wrong_with_one_item_is_said_of_it_alone(name: str) -> None:
     "body",
     [b"", b" ", b"{}", b"[", b"[{}", b"[{},", b"[{}]x", b"[{}]]", b'[{"a": "]', b"[{}}", b'[{"a": "\\', b"[,", b"3"],
 )
-def test_an_array_that_does_not_end_or_is_none_is_no_array(body: bytes) -> None:
+def test_incomplete_or_missing_array_is_rejected(body: bytes) -> None:
     with pytest.raises(Unreadable) as found:
         list(array(body))
     assert found.value.code == "not_json"
 
 
-def test_a_comma_too_many_is_an_item_that_is_none() -> None:
+def test_extra_comma_in_array_is_an_invalid_item() -> None:
     assert codes(array(b"[{},]")) == [{}, "not_json"]
     assert codes(array(b"[,{}]")) == ["not_json", {}]
     assert codes(array(b" [ ] ")) == []
 
 
-def test_numbers_are_exact() -> None:
+def test_body_numbers_are_exact() -> None:
     assert list(array(b'[{"a": 0.1, "b": 3.0, "c": 1e400, "d": 123456789012345678901}]')) == [
         {"a": Decimal("0.1"), "b": Decimal("3.0"), "c": Decimal("1e400"), "d": 123456789012345678901}
     ]
@@ -132,7 +132,7 @@ def test_numbers_are_exact() -> None:
 
 @cases("sign", [b"", b"-"])
 @cases(("field", "code"), [("quantity", "bad_quantity"), ("occurred_at", "bad_time"), ("p", "bad_number")])
-def test_a_number_of_very_many_digits_is_json(sign: bytes, field: str, code: str) -> None:
+def test_number_with_5000_digits_is_rejected_with_code(sign: bytes, field: str, code: str) -> None:
     said = {"source": "/w", "event_id": "x", "event_type": "t", "quantity": 1, "occurred_at": 1_767_225_600_000}
     fields = {name: json.dumps(value).encode() for name, value in said.items()}
     long = sign + b"9" * 5_000
@@ -143,7 +143,7 @@ def test_a_number_of_very_many_digits_is_json(sign: bytes, field: str, code: str
         assert isinstance(found, Unfit) and found.code == code
 
 
-def test_items_and_their_size_have_a_bound() -> None:
+def test_body_items_and_item_size_are_bounded() -> None:
     assert len(list(array(b"[" + b",".join([b"{}"] * MOST_ITEMS) + b"]"))) == MOST_ITEMS
     for body, read in (
         (b"[" + b",".join([b"{}"] * (MOST_ITEMS + 1)) + b"]", array),
@@ -162,7 +162,7 @@ def test_items_and_their_size_have_a_bound() -> None:
     assert body_items.MAX_DEPTH == MAX_DEPTH and is_array(b" \n[") and not is_array(b"{}") and not is_array(b"")
 
 
-def test_what_is_passed_over_of_one_body_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_tokens_of_body_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tokens in items that are too large: to look at each took a hundred times as long as to read them."""
     wrong, fit = b'{"a":[' + b"{}," * MAX_ITEM_BYTES + b"{}]}", b'{"n": 1}'
     tokens = len(list(body_items._TOKENS.finditer(wrong + b",")))
@@ -180,7 +180,7 @@ def test_what_is_passed_over_of_one_body_has_a_bound(monkeypatch: pytest.MonkeyP
     [b"[" * MIB, b"[" + b"[]" * MIB, b'[{"a":"' + b'\\"' * MIB, b"[[" + b'"\\' * MIB,
      b'[{"a":"' + b"\\" * (MIB + 1), b"[[" + b'" ' * MIB, b"\n" * MIB, b"[" + b"," * 2_000],
 )  # fmt: skip
-def test_a_body_costs_its_length_and_no_more(bomb: bytes) -> None:
+def test_hostile_body_is_read_in_linear_time(bomb: bytes) -> None:
     """Each would take an hour, were any byte of it looked at again for each of the others."""
     for read in (array, read_lines):
         try:
@@ -190,7 +190,7 @@ def test_a_body_costs_its_length_and_no_more(bomb: bytes) -> None:
 
 
 @cases("filler", ["a", "ü", "1"])
-def test_an_item_is_read_alike_wherever_its_first_kilobyte_ends(filler: str) -> None:
+def test_item_longer_than_first_kilobyte_is_read_in_full(filler: str) -> None:
     for length in range(500, 1_040):
         value: object = int(filler * length) if filler == "1" else filler * length
         items = [{"a": value}, value, {"b": filler, "c": [value]}]

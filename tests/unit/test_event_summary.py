@@ -18,12 +18,12 @@ def uses(plan: str | None, kind: str, orgs: range, day: str = DAY) -> list[OrgUs
     return [OrgUse(f"org-{number}", plan, kind, day, 2, 10) for number in orgs]
 
 
-def test_a_group_of_five_is_told() -> None:
+def test_event_summary_group_of_five_orgs_is_shown() -> None:
     assert grouped(uses("free", "render", range(5))) == ([SummaryRow("free", "render", DAY, 10, 50)], False)
     assert grouped(uses(None, "render", range(5)))[0][0].plan == "none"
 
 
-def test_what_is_of_fewer_is_told_with_the_other_plans() -> None:
+def test_event_summary_small_groups_are_merged_into_other_plan() -> None:
     rows, withheld = grouped(
         [*uses("free", "render", range(6)), *uses("team", "render", range(6, 9)), *uses("pro", "render", range(8, 12))]
     )
@@ -31,29 +31,29 @@ def test_what_is_of_fewer_is_told_with_the_other_plans() -> None:
     assert not withheld
 
 
-def test_one_organisation_on_two_plans_counts_once() -> None:
+def test_event_summary_org_on_two_plans_is_counted_once() -> None:
     rows, withheld = grouped([*uses("team", "render", range(4)), *uses("pro", "render", range(4))])
     assert (rows, withheld) == ([], True)
 
 
-def test_rare_kinds_are_grouped_without_quantity_and_then_by_days() -> None:
+def test_event_summary_rare_kinds_are_merged_without_quantity() -> None:
     rows, withheld = grouped([*uses("free", "render", range(3)), *uses("free", "export", range(3, 6))])
     assert (rows, withheld) == ([SummaryRow("other", "other", DAY, 12, None)], False)
     rows, withheld = grouped([*uses("free", "render", range(3)), *uses("free", "render", range(3, 6), "2026-02-01")])
     assert (rows, withheld) == ([SummaryRow("other", "other", "other", 12, None)], False)
 
 
-def test_what_is_of_too_few_even_so_is_left_out() -> None:
+def test_event_summary_of_fewer_than_five_orgs_is_withheld() -> None:
     assert grouped(uses("free", "render", range(4))) == ([], True)
     assert grouped([]) == ([], False)
 
 
-def test_a_plan_that_is_called_other_is_told_with_the_rest() -> None:
+def test_event_summary_plan_named_other_is_merged_with_other() -> None:
     rows, _ = grouped([*uses("other", "render", range(5)), *uses("team", "render", range(5, 7))])
     assert rows == [SummaryRow("other", "render", DAY, 14, 70)]
 
 
-def test_whatever_is_used_each_row_is_of_five_and_nothing_is_counted_twice() -> None:
+def test_event_summary_random_rows_have_at_least_five_orgs() -> None:
     stream = random.Random(5)
     for _ in range(300):
         given = [
@@ -75,7 +75,7 @@ def test_whatever_is_used_each_row_is_of_five_and_nothing_is_counted_twice() -> 
             assert len(behind) >= LEAST and row.events >= LEAST, (row, told)
 
 
-def test_groups_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_summary_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "MAX_GROUPS", 3)
     assert grouped(uses("a", "x", range(9)) + uses("b", "x", range(9)) + uses("c", "x", range(9)))[1] is False
     with pytest.raises(UsageError, match="at most 3"):

@@ -47,7 +47,7 @@ def cloud(data: object, **more: object) -> dict[str, Any]:
         ({"quantity": 7}, None, 7),
     ],
 )
-def test_a_value_counts_as_declared(data: object, value: EventValue | None, quantity: int) -> None:
+def test_event_value_is_counted_as_declared(data: object, value: EventValue | None, quantity: int) -> None:
     found = read(cloud(data), value)
     assert isinstance(found, ReceivedEvent) and found.event.quantity == quantity
 
@@ -67,21 +67,19 @@ def test_a_value_counts_as_declared(data: object, value: EventValue | None, quan
         ({"duration_ms": 40}, None, "missing", "data.quantity"),
     ],
 )
-def test_a_value_that_cannot_be_billed_names_its_place(
-    data: object, value: EventValue | None, code: str, at: str
-) -> None:
+def test_event_value_invalid_is_rejected_with_place(data: object, value: EventValue | None, code: str, at: str) -> None:
     found = read(cloud(data), value)
     assert isinstance(found, Unfit) and (found.code, found.at) == (code, at)
     assert found.named == ("/web", "e1")
 
 
-def test_an_event_without_a_value_names_the_way_out() -> None:
+def test_event_without_value_error_names_options() -> None:
     found = read(cloud({"duration_ms": 40}), None)
     assert "--sum PATH or --count" in str(found)
 
 
 @pytest.mark.parametrize("number", ["1e999999", "1e-999999", "1." + "0" * MAX_VALUE_DIGITS])
-def test_a_number_of_many_digits_is_not_multiplied(number: str) -> None:
+def test_event_value_with_many_digits_is_rejected(number: str) -> None:
     body = json.dumps(cloud({"s": 0})).replace('"s": 0', f'"s": {number}').encode()
     (found,) = parse_events(body, EVENT, {}, None, NOW)
     assert isinstance(found, ReceivedEvent)
@@ -89,13 +87,13 @@ def test_a_number_of_many_digits_is_not_multiplied(number: str) -> None:
     assert isinstance(counted, Unfit) and counted.code == "bad_quantity"
 
 
-def test_scale_is_exact() -> None:
+def test_event_value_scale_is_exact() -> None:
     value = EventValue(SUM, "$.s", MAX_VALUE_SCALE)
     digits = "123.456789012"
     assert value.quantity({"s": Decimal(digits)}, "data") == 123_456_789_012
 
 
-def test_data_are_kept_whole_and_labels_are_texts() -> None:
+def test_event_data_are_stored_whole_and_labels_are_texts() -> None:
     data = {"usage": {"tokens": 4}, "quantity": 2, "project": {"name": "site"}, "plan": "pro"}
     found = read(cloud(data), TOKENS)
     assert isinstance(found, ReceivedEvent)
@@ -104,7 +102,7 @@ def test_data_are_kept_whole_and_labels_are_texts() -> None:
     assert isinstance(read(cloud(data), None), Unfit)
 
 
-def test_an_envelope_may_leave_its_quantity_out() -> None:
+def test_envelope_without_quantity_uses_declared_value() -> None:
     own = {"source": "/web", "event_id": "e1", "event_type": "model.run", "org_id": "acme"}
     found = read({**own, "properties": {"usage": {"tokens": 4}}}, TOKENS, JSON)
     assert isinstance(found, ReceivedEvent) and found.event.quantity == 4
@@ -130,6 +128,6 @@ def test_an_envelope_may_leave_its_quantity_out() -> None:
         ("max", "$.a", 1),
     ],
 )
-def test_a_value_that_is_none_is_refused(aggregation: str, path: str | None, scale: int) -> None:
+def test_event_value_invalid_declaration_is_refused(aggregation: str, path: str | None, scale: int) -> None:
     with pytest.raises(UsageError):
         EventValue(aggregation, path, scale)

@@ -20,7 +20,7 @@ TIMES, MORE_BYTES = share((2, 200_000), whole=(3, 20_000_000))
 
 
 @cases("name", share(list(BLANK)[:2], whole=list(BLANK)))
-def test_blank_lines_without_an_end_end_too(name: str) -> None:
+def test_file_blank_lines_above_limit_are_refused(name: str) -> None:
     blank = BLANK[name]
     room = MAX_BLANK_BYTES // len(blank)
     packed = gzip.compress((b"x\n" + blank * room) * TIMES + blank * (room + MORE_BYTES // len(blank)), 1)
@@ -33,14 +33,14 @@ def test_blank_lines_without_an_end_end_too(name: str) -> None:
     assert [raw for _, raw in whole if raw == b"x\n"] == [b"x\n"] * TIMES
 
 
-def test_no_error_of_a_file_says_what_became_of_its_lines() -> None:
+def test_file_error_suggests_to_import_all_rows() -> None:
     """It may be of events that are staged."""
     for data in (b"\0" * (MAX_PASSED_OVER_BYTES + (2 << 20)), gzip.compress(b"x\n" * 99)[:-9]):
         with pytest.raises(DrawdownError, match="import all of it again, because each row counts once"):
             list(NumberedLines("-", io.BytesIO(data)))
 
 
-def test_file_of_organisations_without_an_id_names_its_line(tmp_path: Path) -> None:
+def test_org_file_with_missing_id_is_refused_with_line(tmp_path: Path) -> None:
     file = tmp_path / "orgs.csv"
     for text, fault in {
         "org_id,note\nacme,x\n ,y\n": "orgs.csv, line 3: missing org_id. Add it",

@@ -43,7 +43,7 @@ def wanted(row: Gated, *, open_in_doubt: bool) -> tuple[bool, str | None, str]:
 
 
 @cases("open_in_doubt", [False, True])
-def test_every_row_is_answered_by_the_first_rule_that_refuses(open_in_doubt: bool) -> None:
+def test_gate_answer_follows_first_refusing_rule(open_in_doubt: bool) -> None:
     assert len(ROWS) > 200
     for row in ROWS:
         found = answer(row, open_in_doubt=open_in_doubt)
@@ -52,7 +52,7 @@ def test_every_row_is_answered_by_the_first_rule_that_refuses(open_in_doubt: boo
         assert found["degraded"] == (found["reason"] == "never_projected")
 
 
-def test_what_else_can_be_done_is_said_where_anything_can() -> None:
+def test_gate_answer_lists_options_by_reason() -> None:
     def options(reason: str | None, most: int | None) -> object:
         return answer(Gated("embedded", reason is not None, reason, most, 7, None, False, False), open_in_doubt=False)[
             "options"
@@ -65,7 +65,7 @@ def test_what_else_can_be_done_is_said_where_anything_can() -> None:
 
 
 @cases("code", ["unknown_org", "database_unreadable"])
-def test_of_what_cannot_be_read_the_settings_decide(code: str) -> None:
+def test_gate_of_unknown_or_unreadable_org_follows_settings(code: str) -> None:
     for allowed in (False, True):
         found = decided("acme", in_doubt(code, allowed=allowed), None, None)
         assert (found["allowed"], found["reason"], found["degraded"], found["as_of"]) == (allowed, code, True, None)

@@ -36,7 +36,7 @@ def facts(
     return Facts(phase, 200_000, pays, limits, counted, **more)  # type: ignore[arg-type]
 
 
-def test_the_first_rule_that_refuses_is_named_in_one_order() -> None:
+def test_guard_first_refusing_rule_in_order_is_shown() -> None:
     """Each fact alone would refuse; the earlier one is said."""
     over = Override(7, "org", "month", 0)
     everything: dict[str, object] = {"halted": "stopped", "overrides": (over,), "no_credit": "no_credit"}
@@ -54,7 +54,7 @@ def test_the_first_rule_that_refuses_is_named_in_one_order() -> None:
 
 
 @cases("code", sorted(IN_DOUBT))
-def test_preview_shows_if_use_is_allowed_while_credit_is_in_doubt(code: str) -> None:
+def test_guard_with_credit_in_doubt_allows_only_if_failing_open(code: str) -> None:
     """What is known to be lacking is lacking, and a limit is one, however credit stands."""
     assert decide(facts(MONTH, no_credit=code), 1).rule == "credits"
     assert decide(facts(MONTH, no_credit=code, fails_open=True), 1).decision == "allow"
@@ -62,7 +62,7 @@ def test_preview_shows_if_use_is_allowed_while_credit_is_in_doubt(code: str) -> 
     assert decide(facts(MONTH, no_credit=code, fails_open=True), 11).rule == "limit:free:month"
 
 
-def test_what_a_plan_says_nothing_of_is_not_allowed_and_unlimited_is_said() -> None:
+def test_guard_without_limit_blocks_and_unlimited_is_allowed() -> None:
     none = decide(facts(), 1)
     assert (none.decision, none.rule, none.reason, none.bound) == ("block", "limit", "no_entitlement", None)
     endless = decide(facts(Limit("day", None, plan="pro")), 10**12)
@@ -71,13 +71,13 @@ def test_what_a_plan_says_nothing_of_is_not_allowed_and_unlimited_is_said() -> N
 
 
 @cases(("used", "wanted", "decision"), [(0, 10, "warn"), (9, 1, "warn"), (9, 2, "block"), (10, 1, "block")])
-def test_a_limit_is_used_up_to_the_last_unit_and_never_beyond(used: int, wanted: int, decision: Decision) -> None:
+def test_guard_limit_is_used_up_to_last_unit(used: int, wanted: int, decision: Decision) -> None:
     found = decide(facts(MONTH, used=used), wanted)
     assert (found.decision, found.used) == (decision, used)
     assert found.remaining == 10 - used - (wanted if decision == "warn" else 0)
 
 
-def test_of_several_limits_the_one_that_has_least_room_decides() -> None:
+def test_guard_limit_with_least_remaining_decides() -> None:
     counted = {"hour": Counted(4), "day": Counted(4), "month": Counted(9)}
     limits = (Limit("hour", 5, plan="a"), Limit("day", 50, plan="a"), Limit("month", 11, plan="a"))
     found = decide(Facts(3, 0, False, limits, counted), 2)  # type: ignore[arg-type]
@@ -86,20 +86,20 @@ def test_of_several_limits_the_one_that_has_least_room_decides() -> None:
     assert (found.decision, found.rule, found.remaining) == ("warn", "limit:a:hour", 0)
 
 
-def test_of_limits_that_are_passed_one_that_is_held_to_decides() -> None:
+def test_guard_enforced_limit_decides_before_unenforced() -> None:
     counted = {"hour": Counted(9), "day": Counted(5), "month": Counted(0)}
     limits = (Limit("hour", 5, 1, "a"), Limit("day", 5, 3, "a"))
     found = decide(Facts(0, 0, False, limits, counted), 1)  # type: ignore[arg-type]
     assert (found.decision, found.rule, found.enforced) == ("block", "limit:a:day", True)
 
 
-def test_an_override_stands_in_place_of_the_limit_of_its_period_alone() -> None:
+def test_guard_override_replaces_limit_of_its_period_only() -> None:
     limits = (Limit("hour", 1, plan="free"), MONTH)
     found = in_force(facts(*limits, overrides=(Override(3, "plan", "hour", 5),)))
     assert [(one.rule, one.amount) for one in found] == [("override:3", 5), ("limit:free:month", 10)]
 
 
-def test_exact_before_pattern_before_plan_then_the_newest() -> None:
+def test_guard_override_order_is_org_pattern_plan_then_newest() -> None:
     reaches: tuple[Reach, ...] = ("org", "pattern", "plan")
     every = [Override(number, reach, "month", number) for number, reach in enumerate(reaches * 2)]
     order = []
@@ -117,9 +117,7 @@ def test_exact_before_pattern_before_plan_then_the_newest() -> None:
         (2, False, "block", True), (2, True, "warn", False), (3, False, "block", True), (3, True, "block", True),
     ],
 )  # fmt: skip
-def test_the_phase_says_what_comes_of_what_would_be_decided(
-    phase: int, pays: bool, decision: Decision, enforced: bool
-) -> None:
+def test_guard_phase_decides_if_refusal_is_enforced(phase: int, pays: bool, decision: Decision, enforced: bool) -> None:
     for made in (
         facts(MONTH, used=10, phase=phase, pays=pays),
         facts(Limit("month", 10, phase, "free"), used=10, phase=3 - phase, pays=pays),
@@ -131,7 +129,7 @@ def test_the_phase_says_what_comes_of_what_would_be_decided(
     assert decide(facts(MONTH, phase=phase, halted="halted"), 1).decision == "block", "an operator's word is one"
 
 
-def test_low_credit_is_warned_once_an_episode_and_again_after_recovery() -> None:
+def test_guard_low_limit_warning_is_given_once_until_recovery() -> None:
     """A limit of 100: it is warned at 20 left, and anew only after 30 were left."""
     said, warned = [], False
     for used in (79, 80, 95, 85, 71, 80, 70, 79, 80):
@@ -151,7 +149,7 @@ def test_low_credit_is_warned_once_an_episode_and_again_after_recovery() -> None
     st.integers(0, 30), st.integers(1, 30), st.one_of(st.none(), st.integers(0, 30)), st.integers(0, 3), st.booleans(),
     st.integers(0, 1_000_000), st.booleans(),
 )  # fmt: skip
-def test_what_is_held_to_a_limit_never_passes_it(
+def test_guard_random_use_above_enforced_limit_is_blocked(
     used: int, amount: int, limit: int | None, phase: int, pays: bool, warn_ppm: int, warned: bool
 ) -> None:
     counted: dict[Span, Counted] = {period: Counted(used, warned) for period in PERIODS}
@@ -164,7 +162,7 @@ def test_what_is_held_to_a_limit_never_passes_it(
 
 
 @given(st.integers(946_684_800_000, 4_102_444_800_000))
-def test_periods_leave_no_moment_out_and_are_those_of_the_calendar(moment: int) -> None:
+def test_guard_periods_are_calendar_periods_without_gaps(moment: int) -> None:
     found = (
         datetime.fromtimestamp(moment / 1000, UTC)
         if moment % 1000 == 0
@@ -187,12 +185,12 @@ def test_periods_leave_no_moment_out_and_are_those_of_the_calendar(moment: int) 
 
 
 @given(st.integers(0, 10**15), st.integers(1, 10**12), st.integers(0, 10**12))
-def test_a_price_is_rounded_to_the_nearest_micro_credit_and_half_of_one_up(micro: int, per: int, amount: int) -> None:
+def test_price_is_rounded_half_up_to_micro_credit(micro: int, per: int, amount: int) -> None:
     exact = Fraction(amount * micro, per)
     assert -Fraction(1, 2) < Price(micro, per).of(amount) - exact <= Fraction(1, 2)
 
 
-def test_the_prices_of_an_example() -> None:
+def test_price_of_example_quantities_is_exact() -> None:
     assert Price(1_000_000, 25).of(30) == 1_200_000, "a credit for 25 MB"
     assert Price(100_000, 1).of(3) == 300_000
     assert Price(0, 1).of(10**12) == 0

@@ -22,7 +22,7 @@ ROOT = "root-secret-of-the-hooks"
 BODY = b'{"type":"topup.credited","data":{"org_id":"\\u00fc"}}'
 
 
-def test_the_example_of_the_specification() -> None:
+def test_webhook_signature_of_specification_example_is_reproduced() -> None:
     """Source: the libraries' own test of the scheme."""
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     found = signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}')
@@ -30,7 +30,7 @@ def test_the_example_of_the_specification() -> None:
 
 
 @given(st.text(min_size=1, max_size=80), st.integers(0, 4_102_444_800), st.text())
-def test_signature_is_the_one_that_the_scheme_defines(message_id: str, timestamp_s: int, text: str) -> None:
+def test_webhook_signature_equals_hmac_of_scheme(message_id: str, timestamp_s: int, text: str) -> None:
     """Byte for byte what was signed by hand before: an endpoint notices no change."""
     secret, body = endpoint_secret(ROOT, "app", 1), text.encode("utf-8", "ignore")
     key = base64.b64decode(secret.removeprefix("whsec_"))
@@ -39,7 +39,7 @@ def test_signature_is_the_one_that_the_scheme_defines(message_id: str, timestamp
     assert signature(secret, message_id, timestamp_s, body) == wanted
 
 
-def test_what_is_signed_here_is_genuine_to_others() -> None:
+def test_webhook_signature_is_accepted_by_other_implementations() -> None:
     secret, now_s = endpoint_secret(ROOT, "app", 1), int(time.time())
     headers = headers_of([secret], "msg_1", now_s, BODY)
     assert Webhook(secret).verify(BODY, headers)["type"] == "topup.credited"
@@ -49,7 +49,7 @@ def test_what_is_signed_here_is_genuine_to_others() -> None:
     assert (product.taken, product.refused) == ({"msg_1": BODY}, {401: 2})
 
 
-def test_while_a_secret_is_rotated_whoever_has_either_verifies() -> None:
+def test_webhook_signature_during_rotation_is_valid_for_both_secrets() -> None:
     now_s = int(time.time())
     new, old, other = (endpoint_secret(ROOT, "app", number) for number in (3, 2, 1))
     headers = headers_of([new, old], "msg_1", now_s, BODY)
@@ -62,14 +62,14 @@ def test_while_a_secret_is_rotated_whoever_has_either_verifies() -> None:
         Webhook(new).verify(BODY + b" ", headers)
 
 
-def test_each_endpoint_and_each_rotation_has_a_secret_of_its_own() -> None:
+def test_webhook_secret_differs_per_endpoint_and_rotation() -> None:
     made = [endpoint_secret(root, name, number)
             for root in (ROOT, f"{ROOT}2") for name in ("app", "app:1", "ap") for number in (1, 11)]  # fmt: skip
     assert len(set(made)) == len(made)
     assert all(len(base64.b64decode(one.removeprefix("whsec_"))) == 32 for one in made)
 
 
-def test_secrets_print_nowhere() -> None:
+def test_webhook_secrets_are_hidden_in_repr() -> None:
     settings = HookSettings(frozenset({"https://app.example:443"}), (ROOT,))
     assert ROOT not in repr(settings) and ROOT not in str(settings)
     assert settings.origins == settings.allowed
@@ -80,13 +80,13 @@ def test_secrets_print_nowhere() -> None:
     )
 
 
-def test_the_schedule_is_the_one_that_is_promised() -> None:
+def test_webhook_retry_schedule_is_as_documented() -> None:
     assert [wait // 1000 for wait in WAITS] == [5, 300, 1_800, 7_200, 18_000, 36_000, 36_000]
     assert [next_wait_ms(failures) for failures in range(1, 10)] == [*WAITS, None, None]
     assert sum(WAITS) < DAY_MS + 4 * 60 * MINUTE_MS
 
 
-def test_a_message_is_named_by_its_fact_alone() -> None:
+def test_webhook_message_id_depends_only_on_fact() -> None:
     one = Message("balance.low", "balance.low:ümlaut.org:1", 0, {}, "ümlaut.org")
     other = Message("balance.low", "balance.low:ümlaut.org:1", 5, {"balance": 1}, "ümlaut.org")
     assert one.message_id == other.message_id and one.message_id.isascii() and "." not in one.message_id

@@ -33,11 +33,11 @@ WORST_S = 0.5
         ("wyane-deb-3", "wayne-dev-3"),
     ],
 )
-def test_a_slip_or_two_are_seen_among_many(given: str, meant: str) -> None:
+def test_nearest_id_with_up_to_two_typos_is_found(given: str, meant: str) -> None:
     assert nearest(given, MANY) == meant
 
 
-def test_long_ids_that_differ_at_the_end_are_told_apart() -> None:
+def test_nearest_id_of_long_ids_differing_at_end_is_found() -> None:
     arn = "arn:cloud:region:0123456789:" + "/".join("department" for _ in range(10))
     there = [f"{arn}/{number:03}" for number in range(300)]
     assert nearest(f"{arn}/21x7", there) == f"{arn}/217"
@@ -45,18 +45,18 @@ def test_long_ids_that_differ_at_the_end_are_told_apart() -> None:
 
 
 @cases("there", [["app", "APP"], ["APP", "app"]])
-def test_of_two_that_differ_in_case_alone_it_is_the_one_of_the_same(there: list[str]) -> None:
+def test_nearest_id_prefers_same_case(there: list[str]) -> None:
     assert [nearest(given, there) for given in ("appp", "APPP")] == ["app", "APP"]
 
 
-def test_what_is_like_none_has_no_nearest() -> None:
+def test_nearest_id_without_similar_id_is_empty() -> None:
     assert nearest("zzzzzz", MANY) is None
     assert nearest("", MANY) is None
     assert nearest("acme", []) is None
     assert nearest("a" * 5_000, ["a" * 200]) == "a" * 200
 
 
-def test_few_are_compared_and_no_more_of_each_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_id_comparisons_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
 
     def counting(junk: Any, one: str, other: str) -> SequenceMatcher[str]:
@@ -69,7 +69,7 @@ def test_few_are_compared_and_no_more_of_each_than_so_much(monkeypatch: pytest.M
 
 
 @cases("letters", ["ab", "abc", "abcdefgh"])
-def test_ids_made_to_be_alike_cost_little(letters: str) -> None:
+def test_nearest_id_of_similar_hostile_ids_is_fast(letters: str) -> None:
     rng = random.Random(5)
     ids_of_a_foe = ["".join(rng.choices(letters, k=199)) for _ in range(1_500)]
     begun = time.thread_time()
@@ -77,7 +77,7 @@ def test_ids_made_to_be_alike_cost_little(letters: str) -> None:
     assert time.thread_time() - begun < WORST_S
 
 
-def test_what_is_clean() -> None:
+def test_id_with_control_characters_is_not_clean() -> None:
     assert is_clean("") and is_clean("a\u202eb \u00a0") and not is_clean_id("")
     assert [char for char in "\x00\x1f\x7f\x9f\ud800\ufffd\ufffe\uffff" if is_clean(f"a{char}")] == []
     assert is_clean_id("x" * 200) and not is_clean_id("x" * 201) and is_clean("x" * 201)

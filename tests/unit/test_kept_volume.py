@@ -33,11 +33,11 @@ SPACED = f"2 1 254:1 /volumes/{HASH}/_data /var/lib/draw\\040down rw - ext4 /dev
         ("/var/lib/drawdown", ["", "not a mount"], False),
     ],
 )
-def test_unnamed_volume_is_found(folder: str, mounts: list[str], unnamed: bool) -> None:
+def test_unnamed_docker_volume_is_found(folder: str, mounts: list[str], unnamed: bool) -> None:
     assert is_on_unnamed_volume(folder, "\n".join(mounts)) is unnamed
 
 
-def test_doctor_names_a_volume_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_unnamed_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
     monkeypatch.setattr(doctor, "MOUNTS", str(mounts))
     folder = Path("/var/lib/drawdown")

@@ -46,19 +46,19 @@ def imported(nodes: list[ast.AST]) -> set[str]:
     return found
 
 
-def test_a_module_imports_only_its_own_layer_and_those_below(modules: list[Module]) -> None:
+def test_module_imports_only_its_layer_and_lower_layers(modules: list[Module]) -> None:
     above = {one.place: imported(one.nodes) - set(LAYERS[LAYERS.index(one.layer) :]) for one in modules}
     assert {place: layers for place, layers in above.items() if layers} == {}
 
 
-def test_only_the_edges_read_the_clock_or_the_environment(modules: list[Module]) -> None:
+def test_clock_and_environment_are_read_only_in_edge_modules(modules: list[Module]) -> None:
     edges = {"schema/clock.py", "cli/settings.py", "cli/app.py"}
     words = ("time.time", "datetime.now", "os.environ", "os.getenv", "utcnow")
     reads = [(one.place, word) for one in modules for word in words if word in one.text and one.place not in edges]
     assert reads == []
 
 
-def test_a_module_begins_by_saying_what_it_is_for(modules: list[Module]) -> None:
+def test_modules_have_docstrings(modules: list[Module]) -> None:
     assert [one.place for one in modules if not ast.get_docstring(one.tree)] == []
 
 
@@ -69,7 +69,7 @@ ASKS_OTHERS = {"worker/batches/query_source.py"}
 SQL_TEXT = re.compile(r"\b(SELECT\s.+\sFROM\s|INSERT INTO\s|UPDATE \w+ SET\s|DELETE FROM\s)", re.DOTALL)
 
 
-def test_statements_stand_in_sql_files(modules: list[Module]) -> None:
+def test_sql_statements_are_in_sql_files(modules: list[Module]) -> None:
     """One way for SQL: named, described, put together and bound by one loader."""
     found: list[tuple[str, str]] = []
     for one in modules:
@@ -81,13 +81,13 @@ def test_statements_stand_in_sql_files(modules: list[Module]) -> None:
     assert found == []
 
 
-def test_cli_and_server_ask_the_database_nothing_themselves(modules: list[Module]) -> None:
+def test_cli_and_server_do_not_query_database_directly(modules: list[Module]) -> None:
     """Everybody's list and everybody's action is one function in views and commands."""
     assert [one.place for one in modules if one.layer in ("cli", "server") and "schema.sql" in one.text] == []
 
 
 @pytest.mark.xdist_group("held together")
-def test_groups_of_tests_are_held_together(request: pytest.FixtureRequest) -> None:
+def test_tests_of_xdist_group_are_run_together(request: pytest.FixtureRequest) -> None:
     """What is made once for a group is else made again in each process."""
     if getattr(request.config.option, "loadgroup", False):
         assert request.node.nodeid.endswith("@held together")

@@ -20,7 +20,7 @@ except ZeroDivisionError:
 """
 
 
-def test_library_lines_have_the_format_of_all_others_once_each() -> None:
+def test_library_log_lines_have_the_format_of_all_log_lines() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
     ours, missed, failed = map(json.loads, done.stderr.splitlines())
     assert (ours["event"], ours["level"], ours["org"]) == ("ours", "info", "acme")

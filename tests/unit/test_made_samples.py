@@ -14,7 +14,7 @@ from tests.cases import cases
 @given(
     st.integers(1, 2**60), st.sampled_from(["s", "mb_s"]), st.integers(0, MAX_MEMORY_MB), st.integers(0, MAX_MEMORY_MB)
 )
-def test_they_come_to_it_within_their_bounds(quantity: int, unit: str, one: int, other: int) -> None:
+def test_synthesized_samples_sum_to_quantity_within_bounds(quantity: int, unit: str, one: int, other: int) -> None:
     lo, hi = sorted((one, other))
     try:
         made = list(sizes_of(quantity, unit, lo, max(hi, 1)))
@@ -36,12 +36,14 @@ def test_they_come_to_it_within_their_bounds(quantity: int, unit: str, one: int,
         (2**40, "mb_s", 0, MAX_MEMORY_MB, [(MAX_MEMORY_MB, 65_536)]),
     ],
 )
-def test_of_which_sizes(quantity: int, unit: str, lo: int, hi: int, made: list[tuple[int, int]]) -> None:
+def test_synthesized_samples_have_expected_sizes(
+    quantity: int, unit: str, lo: int, hi: int, made: list[tuple[int, int]]
+) -> None:
     assert list(sizes_of(quantity, unit, lo, hi)) == made
 
 
 @given(st.integers(1, 2**50))
-def test_units_come_to_their_quantity_and_fit_in_64_bits(quantity: int) -> None:
+def test_synthesized_units_sum_to_quantity_and_fit_64_bits(quantity: int) -> None:
     try:
         made = list(sizes_of(quantity, "units", MAX_METER, MAX_METER))
     except NotMade:
@@ -56,13 +58,13 @@ def test_units_come_to_their_quantity_and_fit_in_64_bits(quantity: int) -> None:
     ("quantity", "unit", "lo", "hi"),
     [(MAX_INTERVAL_S * MOST_SAMPLES + 1, "s", 1, 1), (7, "mb_s", 4, 4), (3, "mb_s", 4, 8), (9, "mb_s", 4, 8)],
 )
-def test_what_no_samples_come_to_is_refused(quantity: int, unit: str, lo: int, hi: int) -> None:
+def test_synthesized_samples_of_impossible_quantity_are_refused(quantity: int, unit: str, lo: int, hi: int) -> None:
     with pytest.raises(NotMade):
         list(sizes_of(quantity, unit, lo, hi))
     assert len(list(sizes_of(MAX_INTERVAL_S * MOST_SAMPLES, "s", 1, 1))) == MOST_SAMPLES
 
 
-def test_ids_are_told_apart_and_fit() -> None:
+def test_synthesized_sample_ids_are_distinct_and_fit() -> None:
     assert id_of("e-1", "final", "compute", 0) == "run:e-1:final:compute:0"
     long = [id_of("k" * 200, number, "compute", at) for number in ("d1", "final") for at in range(3)]
     assert len(set(long)) == 6

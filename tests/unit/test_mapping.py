@@ -43,24 +43,24 @@ def feature(found: MappingRow | None) -> str | None:
     return None if found is None else found.feature
 
 
-def test_exact_size_wins_over_tier_and_smaller_tier_over_larger() -> None:
+def test_mapping_exact_size_wins_over_tier_and_smaller_tier_over_larger() -> None:
     known = [row("up_to", None, "top"), row("up_to", 8, "mid"), row("up_to", 4, "low"), row("exact", 3, "three")]
     wanted = {0: "low", 3: "three", 4: "low", 5: "mid", 8: "mid", 9: "top"}
     assert {size: feature(resolve(known, size, 0)) for size in wanted} == wanted
 
 
-def test_a_selector_ends_and_begins_again() -> None:
+def test_mapping_selector_can_end_and_restart() -> None:
     known = [row("exact", 4, "a"), row("exact", 4, None, start=2), row("exact", 4, "b", start=5)]
     assert [feature(resolve(known, 4, window)) for window in range(7)] == ["a", "a", None, None, None, "b", "b"]
 
 
-def test_where_an_exact_size_ends_the_tier_takes_over() -> None:
+def test_mapping_tier_applies_after_exact_size_ends() -> None:
     known = [row("up_to", 8, "tier"), row("exact", 4, "a"), row("exact", 4, None, start=2)]
     assert [feature(resolve(known, 4, window)) for window in (1, 2)] == ["a", "tier"]
 
 
 @given(st.lists(all_rows, max_size=7), SIZES | METERS, st.integers(0, 8))
-def test_segments_say_the_same_as_looking_a_size_up(known: list[MappingRow], size: int, window: int) -> None:
+def test_mapping_segments_agree_with_lookup(known: list[MappingRow], size: int, window: int) -> None:
     found = [s for s in segments(known) if s.lo <= size <= s.hi and s.start_ms <= window < s.end_ms]
     looked_up = resolve(known, size, window)
     assert len(found) <= 1
@@ -68,7 +68,9 @@ def test_segments_say_the_same_as_looking_a_size_up(known: list[MappingRow], siz
 
 
 @given(st.lists(all_rows, max_size=6), all_rows, st.integers(0, 8))
-def test_rewrites_finds_every_change_of_a_sealed_meaning(known: list[MappingRow], new: MappingRow, sealed: int) -> None:
+def test_mapping_rewrites_detects_every_change_of_sealed_window(
+    known: list[MappingRow], new: MappingRow, sealed: int
+) -> None:
     changed = []
     for size in (*range(14), *range(MAX_MEMORY_MB, MAX_MEMORY_MB + 5)):
         for window in range(sealed):
@@ -78,7 +80,7 @@ def test_rewrites_finds_every_change_of_a_sealed_meaning(known: list[MappingRow]
     assert bool(changed) == (rewrites(known, new, sealed) is not None)
 
 
-def test_reaching_back_may_fill_a_hole_and_nothing_else() -> None:
+def test_mapping_backdated_row_may_only_fill_a_gap() -> None:
     known = [row("exact", 4, "a"), row("up_to", 8, "tier", start=4)]
     assert rewrites(known, row("exact", 5, "b"), 4) is None  # 5 had nothing before window 4
     assert rewrites(known, row("exact", 5, "b"), 6) == (5, 4, "tier")
@@ -87,7 +89,7 @@ def test_reaching_back_may_fill_a_hole_and_nothing_else() -> None:
     assert rewrites(known, row("exact", 4, "z", start=4), 4) is None
 
 
-def test_a_meter_is_taken_by_no_tier_and_a_size_by_no_meter() -> None:
+def test_mapping_tier_excludes_meters() -> None:
     known = [
         row("up_to", None, "top"),
         row("up_to", MAX_MEMORY_MB, "mid"),
@@ -98,7 +100,7 @@ def test_a_meter_is_taken_by_no_tier_and_a_size_by_no_meter() -> None:
     assert [(one.lo, one.hi) for one in segments(known)] == [(0, MAX_MEMORY_MB), (MAX_MEMORY_MB + 2, MAX_MEMORY_MB + 2)]
 
 
-def test_as_many_types_as_there_may_be_are_mapped_one_by_one() -> None:
+def test_mapping_of_maximum_event_types_is_segmented_quickly() -> None:
     """Each from a window of its own: beside as many sizes that would take hours."""
     meters = range(MAX_MEMORY_MB + 1, MAX_MEMORY_MB + 1 + MAX_EVENT_TYPES)
     known = [row("exact", meter, f"f{meter}", start=meter, unit=UNITS) for meter in meters]
@@ -109,7 +111,7 @@ def test_as_many_types_as_there_may_be_are_mapped_one_by_one() -> None:
 
 
 @given(st.lists(all_rows, max_size=6), st.sampled_from(["a", "c", "e"]), st.integers(0, 6))
-def test_a_feature_ends_alone_and_wholly(known: list[MappingRow], name: str, start: int) -> None:
+def test_mapping_feature_end_leaves_other_features(known: list[MappingRow], name: str, start: int) -> None:
     """Ended from a window on, by the rows that make it from there: nothing makes it there, all others stay."""
     ends = [
         MappingRow(one.kind, one.memory_mb, None, one.unit, max(start, one.start_ms))

@@ -25,7 +25,7 @@ FEBRUARY, MARCH = T0 + 31 * DAY_MS, T0 + 59 * DAY_MS
         (0, "1970-01", 0, 31 * DAY_MS),
     ],
 )
-def test_months_follow_one_another(moment: int, name: str, start: int, after: int) -> None:
+def test_months_are_contiguous(moment: int, name: str, start: int, after: int) -> None:
     assert (period_of(moment), start_of(moment), next_start(moment)) == (name, start, after)
     assert start_of(next_start(moment)) == next_start(moment)
 
@@ -37,11 +37,11 @@ INCLUDED = lot(
 
 
 @cases(("expired", "rolled"), [(0, 0), (9, 0), (10, 10), (50, 50), (51, 50), (-3, 0)])
-def test_what_rolls_over_lies_between_two_amounts(expired: int, rolled: int) -> None:
+def test_rollover_is_limited_by_minimum_and_maximum(expired: int, rolled: int) -> None:
     assert rolls(expired, INCLUDED) == rolled
 
 
-def test_time_is_cut_finer_for_what_may_come_and_put_together_again() -> None:
+def test_time_parts_are_split_for_rollover_and_merged() -> None:
     cut = cut_for([INCLUDED])
     assert cut == [(None, T0), (T0, FEBRUARY), (FEBRUARY, MARCH), (MARCH, None)]
     uses: Uses = {0: {None: 1}, 1: {"x": 2}, 2: {"x": 3, None: 4}, 3: {"x": -5}}
@@ -50,7 +50,7 @@ def test_time_is_cut_finer_for_what_may_come_and_put_together_again() -> None:
     assert parts([INCLUDED]) == [(None, T0), (T0, FEBRUARY), (FEBRUARY, None)]
 
 
-def test_what_was_booked_before_is_not_booked_again() -> None:
+def test_month_closed_twice_gives_same_result() -> None:
     """Closed twice, it comes to the same."""
     uses: Uses = {1: {None: 40}}
     first = close([INCLUDED], uses, Room(60, 0), FEBRUARY, FEBRUARY)

@@ -79,7 +79,7 @@ def fault(words: list[str]) -> str | None:
     return f"{' '.join(path)} takes no {', '.join(sorted(typed - there))}" if typed - there else None
 
 
-def test_each_command_that_a_text_names_is_there() -> None:
+def test_named_commands_in_texts_exist() -> None:
     found = [(path, words) for path, text in texts() for words in named(text)]
     assert [f"{path}: `{' '.join(words)}`: {why}" for path, words in found if (why := fault(words))] == []
     assert len(found) > 300
@@ -100,7 +100,7 @@ def options_named(text: str) -> set[str]:
     return set() if "--" not in text else set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w=-]*\*)", text))
 
 
-def test_each_option_that_a_text_names_is_one_of_some_command() -> None:
+def test_named_options_in_texts_exist() -> None:
     """Beside the command there may be none: a reason that a row is refused names the option alone."""
     wrong = {
         f"{path}: {option}"
@@ -121,12 +121,12 @@ def test_each_option_that_a_text_names_is_one_of_some_command() -> None:
         ("`drawdown --json hook list`", None),
     ],
 )
-def test_what_is_wrong_is_told(text: str, expected: str | None) -> None:
+def test_named_command_with_fault_is_reported(text: str, expected: str | None) -> None:
     assert [fault(words) for words in named(text)] == [expected]
 
 
 @cases("name", KINDS)
-def test_what_shows_those_there_are_can_be_given_as_it_is_said(name: str) -> None:
+def test_unknown_id_suggestion_is_a_valid_command(name: str) -> None:
     """But for words in capitals, which stand for what a person knows."""
     program, *words = shlex.split(KINDS[name].shown_by.replace("TIME", "2h"))
     assert program == "drawdown" and fault(list(words)) is None
@@ -148,14 +148,14 @@ def test_what_shows_those_there_are_can_be_given_as_it_is_said(name: str) -> Non
         (("org", "list", "--overridden"), "org list --overridden"),
     ],
 )
-def test_a_name_that_begins_with_a_dash_is_typed_behind_the_options(words: tuple[str, ...], line: str) -> None:
+def test_typed_command_puts_names_with_dash_after_options(words: tuple[str, ...], line: str) -> None:
     assert typed(*words) == line
     within = COMMAND.make_context("drawdown", [], resilient_parsing=True)
     found = TREE[words[:2]].make_context(words[1], shlex.split(line)[2:], parent=within)
     assert {str(value) for value in found.params.values()} >= {word for word in words[2:] if word[:2] != "--"}
 
 
-def test_no_argument_is_printed_that_would_be_taken_for_an_option() -> None:
+def test_printed_commands_do_not_quote_arguments_with_shlex_quote() -> None:
     """`shlex.quote` is for the value of an option alone."""
     wrong = []
     for path in sorted({path for path, _ in texts()}):

@@ -64,13 +64,13 @@ def of_file(folder: Path, column: str, texts: list[str]) -> list[int | None]:
         return [row[0] for row in connection.execute(f"SELECT {column} FROM understood").fetchall()]
 
 
-def test_times_are_read_alike_by_events_import_and_files(tmp_path: Path) -> None:
+def test_times_are_parsed_alike_by_events_import_and_files(tmp_path: Path) -> None:
     assert {text: of_event(text) for text in TIMES} == TIMES
     assert {text: of_import(text) for text in TIMES} == TIMES
     assert dict(zip(TIMES, of_file(tmp_path, "ts", [*TIMES]), strict=True)) == TIMES
 
 
-def test_numbers_are_read_alike_by_events_import_and_files(tmp_path: Path) -> None:
+def test_numbers_are_parsed_alike_by_events_import_and_files(tmp_path: Path) -> None:
     def event(text: str) -> int | None:
         try:
             return quantity_of(text, "quantity")
@@ -107,7 +107,7 @@ HEADER: Final = "org_id,ts,memory_mb,interval_s\nacme,1767268800000,1024,60\n"
         ("a.jsonl", '{"org_id": "acme"}\n'.encode("utf-16"), "a.jsonl: the file is UTF-16. Save it as UTF-8"),
     ],
 )  # fmt: skip
-def test_file_of_another_form_is_refused_with_what_to_change(
+def test_file_with_other_separator_or_encoding_is_refused_with_fix(
     name: str, content: bytes, said: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)

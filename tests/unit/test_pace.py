@@ -67,7 +67,7 @@ def most_in_a_second(made: list[float]) -> int:
 
 
 @pytest.mark.parametrize("late", [0.0, 0.003, 0.019])
-def test_no_second_holds_more_calls_than_allowed(late: float) -> None:
+def test_pace_calls_per_second_do_not_exceed_allowed(late: float) -> None:
     above = {
         allowed: most
         for allowed in ALLOWED
@@ -76,14 +76,14 @@ def test_no_second_holds_more_calls_than_allowed(late: float) -> None:
     assert above == {}
 
 
-def test_calls_are_made_at_almost_the_allowed_rate_by_one_timer_a_slice() -> None:
+def test_pace_calls_reach_allowed_rate_with_few_timers() -> None:
     made, timers = times_of(1900, 5700, late=0.003)
     assert made[-1] - made[0] < 3.3
     assert timers < 170
     assert times_of(10, 31)[0][-1] - 1000.0 < 3.3
 
 
-def test_a_caller_that_gives_up_holds_up_no_other() -> None:
+def test_pace_cancelled_caller_does_not_delay_other_callers() -> None:
     async def whole() -> list[int]:
         pace, made = Pace(100), list[int]()
 

@@ -28,7 +28,7 @@ def read(text: str | bytes) -> Days:
     return read_file("-", io.BytesIO(text if isinstance(text, bytes) else text.encode()))
 
 
-def test_csv_and_json_lines_say_the_same() -> None:
+def test_parity_totals_in_csv_and_json_lines_are_equal() -> None:
     rows = [
         {"day": DAY, "org_id": "acme", "memory_mb": 1024, "seconds": 60},
         {"day": DAY, "org_id": 'a "b", c', "seconds": 0},
@@ -85,12 +85,12 @@ def test_csv_and_json_lines_say_the_same() -> None:
         (b"day,org_id,seconds\n\xff", "is not UTF-8 at byte 19"),
     ],
 )  # fmt: skip
-def test_what_is_not_exactly_as_asked_for_is_refused_by_its_place(text: str | bytes, says: str) -> None:
+def test_parity_totals_invalid_file_is_refused_with_line(text: str | bytes, says: str) -> None:
     with pytest.raises(UsageError, match=says.replace("(", r"\(")):
         read(text)
 
 
-def test_a_file_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_totals_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_file(str(tmp_path / "none.csv"))
     with pytest.raises(UsageError, match="larger than 64 MiB"):
@@ -109,7 +109,7 @@ def answer(**said: object) -> bytes:
     return json.dumps({"cell_id": "cell-1", "day": DAY, "usage": [], **said}).encode()
 
 
-def test_an_answer_is_read_exactly() -> None:
+def test_parity_answer_of_cell_is_read_exactly() -> None:
     usage = [{"org_id": "acme", "memory_mb": 1024, "seconds": 60}, {"org_id": "acme", "memory_mb": 2048, "seconds": 1}]
     assert of_answer(answer(usage=usage), "cell-1", DAY_AT) == {"acme": {1024: 60, 2048: 1}}
     assert of_answer(answer(), "cell-1", DAY_AT) == {}
@@ -146,12 +146,12 @@ ROW = {"org_id": "acme", "seconds": 1}
         answer(usage=[{"org_id": "a\u001bb", "seconds": 1}]),
     ],
 )
-def test_an_answer_that_is_not_whole_or_another_ones_is_none(body: bytes) -> None:
+def test_parity_answer_incomplete_or_of_other_cell_is_rejected(body: bytes) -> None:
     with pytest.raises(BadTotal):
         of_answer(body, "cell-1", DAY_AT)
 
 
-def test_an_answer_has_so_many_totals_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_answer_above_most_totals_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 1)
     assert of_answer(answer(usage=[ROW]), "cell-1", DAY_AT) == {"acme": {None: 1}}
     with pytest.raises(BadTotal, match="more than 1 totals"):
@@ -170,7 +170,9 @@ def test_an_answer_has_so_many_totals_at_most(monkeypatch: pytest.MonkeyPatch) -
         b'{"a":' * 99,
     ],
 )
-def test_what_has_more_in_it_than_the_most_totals_is_not_parsed(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_answer_with_too_many_values_is_rejected_before_parsing(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 10)
     monkeypatch.setattr(totals, "json", None)
     with pytest.raises(BadTotal, match="more than 10 totals"):
@@ -178,7 +180,7 @@ def test_what_has_more_in_it_than_the_most_totals_is_not_parsed(body: bytes, mon
 
 
 @cases("rest", [b'"' * 4_000_000, b'"' + b'\\"' * 2_000_000, b"x" * 4_000_000])
-def test_counting_costs_its_length_and_no_more(rest: bytes) -> None:
+def test_parity_answer_counting_is_linear(rest: bytes) -> None:
     began = time.process_time()
     with pytest.raises(BadTotal, match="not JSON"):
         of_answer(b'"' + b"," * 1_000_000 + b'"' + rest, "cell-1", DAY_AT)
@@ -186,14 +188,14 @@ def test_counting_costs_its_length_and_no_more(rest: bytes) -> None:
 
 
 @cases("org", ["urn:org:a:b:c:d:e:f,g,h[{i", 'a","b":{"c', '\\"' * 9])
-def test_what_an_id_has_in_it_is_not_counted(org: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_answer_separators_in_org_id_are_not_counted(org: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "MAX_ANSWER_TOTALS", 10)
     rows = [{"org_id": f"{org}{number}", "memory_mb": 1024, "seconds": 1} for number in range(10)]
     assert len(of_answer(answer(usage=rows), "cell-1", DAY_AT)) == 10
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_no_bytes_are_more_than_refused(body: bytes) -> None:
+def test_parity_random_bytes_are_rejected_or_read(body: bytes) -> None:
     for work in (lambda: of_answer(body, "cell-1", DAY_AT), lambda: read(body)):
         try:
             work()
@@ -209,7 +211,7 @@ SIZES = st.dictionaries(st.sampled_from([0, 512, 1024, 4096]), st.integers(0, 10
     st.dictionaries(st.sampled_from("abc"), SIZES),
     st.integers(0, 10**6),
 )
-def test_differences_are_exact_and_nobody_is_lost(
+def test_parity_differences_are_exact_for_every_org(
     theirs: dict[str, dict[int | None, int]], ours: dict[str, dict[int | None, int]], tolerance: int
 ) -> None:
     mine: Mapping[str, Ours] = {org: Ours(used, {}) for org, used in ours.items()}
@@ -229,5 +231,5 @@ def test_differences_are_exact_and_nobody_is_lost(
             assert (line.verdict == "equal") is (off == 0 <= tolerance)
 
 
-def test_days_are_written_as_they_are_read() -> None:
+def test_parity_day_text_equals_day_read() -> None:
     assert day_text(DAY_AT) == DAY and day_text(DAY_AT + DAY_MS - 1) == DAY

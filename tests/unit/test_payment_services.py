@@ -20,7 +20,7 @@ def loaded(settings: dict[str, str], *found: EntryPoint) -> PaymentServices:
     return registry.load(settings, FixedClock(0), stub, sa.create_engine("sqlite://"), found or None)
 
 
-def test_those_of_ours_are_there_and_dormant_until_they_have_a_key() -> None:
+def test_payment_services_without_key_are_dormant() -> None:
     assert loaded({}).dormant == ["autumn", "stripe"]
     assert loaded({"stripe_secret_key": "sk_test_1"}).dormant == ["autumn"]
     assert loaded({"stripe_payments_key": "rk_test_1"}).dormant == ["autumn"]
@@ -29,7 +29,7 @@ def test_those_of_ours_are_there_and_dormant_until_they_have_a_key() -> None:
     assert loaded({**bought, "autumn_topup_feature": "cents"}).dormant == ["stripe"]
 
 
-def test_charges_may_have_a_key_of_their_own() -> None:
+def test_payment_service_own_key_wins_over_billing_key() -> None:
     found = loaded({"stripe_secret_key": "sk_test_1", "stripe_payments_key": "rk_test_2"}).services["stripe"]
     assert found._settings.secret_key == "rk_test_2"  # type: ignore[attr-defined]
 
@@ -45,7 +45,7 @@ def test_charges_may_have_a_key_of_their_own() -> None:
         (EntryPoint("Not a name", "drawdown.providers.stripe.payments:build", GROUP), {}),
     ],
 )
-def test_one_that_cannot_be_used_disables_itself_alone(entry: EntryPoint, settings: dict[str, str]) -> None:
+def test_payment_service_that_is_unusable_disables_only_itself(entry: EntryPoint, settings: dict[str, str]) -> None:
     found = loaded(settings, entry)
     assert list(found.broken) == [entry.name] and not found.services
     assert "12345678" not in str(found.broken)

@@ -41,14 +41,14 @@ def require_cheap(one: Rule) -> None:
             Counter(one.pattern.pattern, text, MOST_STEPS).match(place)
 
 
-def test_what_a_rule_costs_at_one_place_has_a_bound() -> None:
+def test_privacy_rule_cost_per_position_is_bounded() -> None:
     """So twice the text costs twice as much."""
     for one in RULES:
         assert width_of(one.pattern.pattern) <= MOST_WIDTH, one.name
         require_cheap(one)
 
 
-def test_what_counts_matches_as_python_does() -> None:
+def test_privacy_match_counter_agrees_with_python() -> None:
     """Else it would count something else."""
     for one in RULES:
         for text in MUST[one.name]:
@@ -59,13 +59,13 @@ def test_what_counts_matches_as_python_does() -> None:
             assert met == [False] * found.start() + [True], (one.name, text)
 
 
-def test_a_rule_that_costs_too_much_is_noticed() -> None:
+def test_privacy_rule_that_is_too_costly_is_detected() -> None:
     with pytest.raises(TooDearError):
         require_cheap(rule("email", "planted", r"(?:[a-z0-9]{1,60}){1,10}@(?:[a-z]{1,60}\.){1,4}!"))
     assert width_of(rule("x", "planted", r"a+b").pattern.pattern) > MOST_WIDTH
 
 
-def test_other_patterns_never_try_again() -> None:
+def test_privacy_patterns_have_a_single_unbounded_repetition_at_most() -> None:
     """A repetition without an end stands in them once, and nothing after it that may take back what it took."""
     found = [one for module in (leaves, scan, shapes) for one in vars(module).values()]
     for one in found:

@@ -36,7 +36,7 @@ path = '''\.p12$'''
 """
 
 
-def test_a_rule_finds_what_is_mixed_enough() -> None:
+def test_foreign_rule_requires_entropy_of_match() -> None:
     others = rules_of(RULES)
     assert [one.name for one in others] == ["acme-key", "second-group"]
     report = [
@@ -56,7 +56,7 @@ def test_a_rule_finds_what_is_mixed_enough() -> None:
     assert scan({"acme_qwertyui": 1}, others=others).findings == (Finding("$.<key 1>", "acme-key"),)
 
 
-def test_entropy_is_counted_in_bits_a_character() -> None:
+def test_entropy_is_counted_in_bits_per_character() -> None:
     assert entropy_of("") == 0 and 0 < entropy_of("aaaa") < 0.001
     assert entropy_of("abcd") == 2 and entropy_of("aabb") == 1
 
@@ -81,19 +81,19 @@ def test_entropy_is_counted_in_bits_a_character() -> None:
         (b"[[rules]]\nid = 'a'\nregex = 1", "invalid rule 1"),
     ],
 )  # fmt: skip
-def test_what_is_no_such_file_is_refused(content: bytes, says: str) -> None:
+def test_foreign_rules_invalid_file_is_refused(content: bytes, says: str) -> None:
     with pytest.raises(UsageError) as refused:
         rules_of(content)
     assert says in str(refused.value) and refused.value.code == "bad_rules"
 
 
-def test_rules_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_rules_count_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "MAX_RULES", 2)
     with pytest.raises(UsageError, match="at most 2"):
         rules_of(RULES)
 
 
-def test_a_pattern_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_rule_above_memory_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     large = b"[[rules]]\nid = 'a'\nregex = '((a{100}){100}){10}'"
     assert rules.RE2_MEMORY_BYTES > 10**6
     monkeypatch.setattr(rules, "RE2_MEMORY_BYTES", 10_000)
@@ -101,7 +101,7 @@ def test_a_pattern_that_takes_too_much_memory_is_refused(monkeypatch: pytest.Mon
         rules_of(large)
 
 
-def test_without_re2_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_rules_without_re2_error_names_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *given: Any, **named: Any) -> Any:

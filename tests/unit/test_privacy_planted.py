@@ -16,7 +16,7 @@ CLEAN: Final = share(300, whole=10_000)
 CLASS_NAMES: Final = sorted(CLASSES)
 
 
-def test_each_planted_one_is_found_and_never_said() -> None:
+def test_scanner_planted_secret_is_found_and_not_shown() -> None:
     stream, missed, said = random.Random(13), [], []
     seen: set[tuple[str, str]] = set()
     for number in range(PLANTED):
@@ -36,7 +36,7 @@ def test_each_planted_one_is_found_and_never_said() -> None:
     assert {name for name, _ in seen} == set(CLASSES) and {hiding for _, hiding in seen} == set(HIDINGS)
 
 
-def test_clean_reports_have_no_finding() -> None:
+def test_scanner_clean_reports_have_empty_findings() -> None:
     stream = random.Random(31)
     wrong = [
         (report, found) for report in (clean_report(stream) for _ in range(CLEAN)) if (found := scan(report)).count

@@ -277,7 +277,7 @@ OPEN_FIELDS: Final = (
 )
 
 
-def test_a_rule_finds_what_it_is_for() -> None:
+def test_privacy_rule_finds_its_examples_within_words() -> None:
     """Also between other words."""
     missed = []
     for rule in RULES:
@@ -288,33 +288,33 @@ def test_a_rule_finds_what_it_is_for() -> None:
     assert missed == []
 
 
-def test_what_is_public_is_found_by_no_rule() -> None:
+def test_privacy_rules_ignore_public_texts() -> None:
     found = {text: [*found_in(text, ""), *scan({"note": text, "rows": [text]}).findings] for text in MUST_NOT}
     assert {text: rules for text, rules in found.items() if rules} == {}
 
 
-def test_the_page_says_how_many_rules_there_are_and_shows_what_is_so() -> None:
+def test_privacy_page_rule_counts_and_example_are_correct() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
     assert [int(number) for number in re.findall(r"(\d+) rules of", page)] == list(map(len, (SECRETS, IDS, PLACES)))
     shown = re.search(r"^(scan\(.*\)\.findings)  # (.+)$", page, re.MULTILINE)
     assert shown is not None and str(eval(shown[1], {"scan": scan})) == shown[2]
 
 
-def test_each_rule_has_texts_of_its_own() -> None:
+def test_privacy_rules_each_have_examples() -> None:
     assert {one.name for one in RULES} == set(MUST) and len(RULES) == len(MUST) >= 35
     assert set(FIELDS) == {*leaves.BY_FIELD.values(), "secret_field"}
 
 
-def test_the_name_of_a_field_tells_that_its_value_is_private() -> None:
+def test_private_field_name_makes_its_value_a_finding() -> None:
     reports = [(rule, report) for rule, those in FIELDS.items() for report in those]
     assert [one for one in reports if one[0] not in {found.rule for found in scan(one[1]).findings}] == []
 
 
-def test_counts_labels_and_references_may_stand_in_any_field() -> None:
+def test_counts_labels_and_references_are_allowed_in_any_field() -> None:
     assert [report for report in OPEN_FIELDS if scan(report).findings] == []
 
 
-def test_each_name_that_a_finding_may_have_is_explained() -> None:
+def test_privacy_finding_names_are_explained() -> None:
     """Those of the form and the shape too, as they stand in the source."""
     folder = Path(leaves.__file__).parent
     source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
@@ -327,7 +327,7 @@ def test_each_name_that_a_finding_may_have_is_explained() -> None:
     assert all(meanings().values())
 
 
-def test_what_the_page_shows_of_the_library_works_as_it_is_shown() -> None:
+def test_privacy_page_python_example_works() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names: dict[str, object] = {}

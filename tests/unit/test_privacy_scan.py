@@ -51,12 +51,12 @@ def found(text: str | bytes) -> list[tuple[str, str]]:
     return [(one.path, one.rule) for _, report in leaves.read_reports(content) for one in scan.scan(report).findings]
 
 
-def test_a_finding_names_the_place_and_the_rule() -> None:
+def test_scan_finding_names_place_and_rule() -> None:
     report = {"rows": [{"plan": "free"}, {"plan": "alice@example.com"}], "note": "cus_9"}
     assert scan.scan(report).findings == (Finding("$.rows[1].plan", "email"), Finding("$.note", "customer_id"))
 
 
-def test_a_key_that_is_private_is_masked_wherever_it_is_part_of_a_place() -> None:
+def test_scan_private_key_is_masked_in_places() -> None:
     report = {"plans": {"alice@example.com": {"note": "cus_9"}, "free plan": {"note": "cus_8"}}}
     assert scan.scan(report).findings == (
         Finding("$.plans.<key 1>", "email"),
@@ -66,7 +66,7 @@ def test_a_key_that_is_private_is_masked_wherever_it_is_part_of_a_place() -> Non
     assert scan.scan({"by_owner": {"acme": 1}}).findings == (Finding("$.by_owner.<key 1>", "raw_owner_id"),)
 
 
-def test_both_values_of_a_key_that_stands_twice_are_looked_at() -> None:
+def test_scan_duplicate_key_checks_both_values() -> None:
     assert found('{"plan": "cus_9", "plan": "free"}') == [("$.plan", "duplicate_key"), ("$.plan", "customer_id")]
     assert found('{"plan": "free", "pl\\u0061n": "free"}') == [("$.plan", "duplicate_key")]
 
@@ -88,22 +88,22 @@ def test_both_values_of_a_key_that_stands_twice_are_looked_at() -> None:
         '{"note": "Y3VzdG9tZXIgd2FzIGN1c185"}',
     ],
 )
-def test_what_is_hidden_is_read(text: str) -> None:
+def test_scan_hidden_text_is_decoded_and_found(text: str) -> None:
     assert "customer_id" in {rule for _, rule in found(text)}
 
 
-def test_a_field_is_private_in_json_that_stands_in_a_text() -> None:
+def test_scan_private_field_in_json_text_is_found() -> None:
     assert found(json.dumps({"note": json.dumps({"actor": {"id": 7}})})) == [("$.note<json>.actor.id", "raw_actor_id")]
 
 
-def test_a_number_as_text_and_a_number_as_number_are_one() -> None:
+def test_scan_number_equals_same_number_as_text() -> None:
     ids = {"1234567"}
     for value in ("1234567", "1234567.0", "1.234567e6", '"1234567"', '"no. 1234567."'):
         ((_, report),) = leaves.read_reports(f'{{"count": {value}}}'.encode())
         assert scan.scan(report, known_ids=lambda _: ids).findings == (Finding("$.count", "known_id"),), value
 
 
-def test_a_card_is_one_as_a_number_too() -> None:
+def test_scan_card_number_as_number_is_found() -> None:
     card = "4111111111111111"
     for value in (card, f"-{card}", f"{card}.0", "4.111111111111111e15", "378282246310005"):
         assert found(f'{{"n": [{value}]}}') == [("$.n[0]", "card_number")], value
@@ -114,13 +114,13 @@ def test_a_card_is_one_as_a_number_too() -> None:
     assert scan.scan({"n": int(card)}, shape={"n": NUMBER}).findings == ()
 
 
-def test_a_number_is_no_longer_than_a_text_may_be() -> None:
+def test_scan_number_longer_than_text_limit_is_found() -> None:
     for value in ("9" * leaves.MAX_TEXT_CHARS + "9", "1." + "9" * leaves.MAX_TEXT_CHARS):
         assert found(f'{{"n": {value}}}') == [("$.n", "long_text")]
     assert found(f'{{"n": {"9" * leaves.MAX_TEXT_CHARS}}}') == []
 
 
-def test_many_marks_in_a_row_are_not_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scan_many_combining_marks_are_not_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
     normalised: list[str] = []
     real = unicodedata.normalize
 
@@ -138,19 +138,19 @@ def test_many_marks_in_a_row_are_not_put_in_order(monkeypatch: pytest.MonkeyPatc
     assert scan.scan(["a" + "\u0300" * leaves.MAX_MARKS + "b\u0300", "\ud55c\uae00"]).findings == ()
 
 
-def test_a_long_name_of_a_field_is_cut_before_it_is_normalised() -> None:
+def test_scan_long_field_name_is_cut_before_normalising() -> None:
     leaves.bare.cache_clear()
     assert len(leaves.bare("a" * (2 * leaves.MAX_TEXT_CHARS))) == leaves.MAX_TEXT_CHARS
 
 
-def test_what_is_made_of_marks_alone_is_known() -> None:
+def test_scan_marks_table_covers_characters_that_decompose_to_marks() -> None:
     """Of this Unicode: by its own tables."""
     others = (one for one in map(chr, range(0x110000)) if not unicodedata.combining(one))
     begins = {one for one in others if unicodedata.combining(unicodedata.normalize("NFKD", one)[:1] or "a")}
     assert begins == leaves._MARKS
 
 
-def test_known_ids_are_words_as_wholes_whatever_their_case() -> None:
+def test_scan_known_id_is_found_as_whole_word_in_any_case() -> None:
     def known_ids(words: frozenset[str]) -> set[str]:
         return {"acme", "Globex Inc", "1200", "ab"} & words
 
@@ -161,13 +161,13 @@ def test_known_ids_are_words_as_wholes_whatever_their_case() -> None:
     assert scan.scan({"acme": 1}, known_ids=known_ids).findings == (Finding("$.<key 1>", "known_id"),)
 
 
-def test_a_configured_secret_is_found_anywhere() -> None:
+def test_scan_configured_secret_is_found_anywhere() -> None:
     secrets = ("correct horse", "abc")
     found_ = scan.scan({"a": "xxCORRECT horsexx", "b": "correct%20horse", "c": "abc"}, secrets=secrets).findings
     assert found_ == (Finding("$.a", "configured_secret"), Finding("$.b", "configured_secret"))
 
 
-def test_objects_of_python_are_scanned_as_their_json() -> None:
+def test_scan_python_objects_are_scanned_as_json() -> None:
     @dataclass(frozen=True)
     class Row:
         plan: str
@@ -179,7 +179,7 @@ def test_objects_of_python_are_scanned_as_their_json() -> None:
             scan.scan(wrong)
 
 
-def test_json_lines_are_reports_of_their_own() -> None:
+def test_scan_json_lines_are_separate_reports() -> None:
     content = b'{"plan": "free"}\n\n{"plan": "cus_9"}\r\n'
     assert [number for number, _ in leaves.read_reports(content)] == [1, 3]
     assert [number for number, _ in leaves.read_reports(b'{\n"plan":\n"free"\n}')] == [None]
@@ -199,13 +199,13 @@ def test_json_lines_are_reports_of_their_own() -> None:
         (b" " * (leaves.MAX_REPORT_BYTES + 1), "report_too_large"),
     ],
 )
-def test_what_cannot_be_read_is_refused_and_not_repeated(content: bytes, code: str) -> None:
+def test_scan_unreadable_report_is_refused_without_its_content(content: bytes, code: str) -> None:
     with pytest.raises(UsageError) as refused:
         leaves.read_reports(content)
     assert refused.value.code == code and "plain" not in str(refused.value)
 
 
-def test_what_is_too_deep_too_long_or_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scan_report_too_deep_long_or_large_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaves, "MAX_LEAVES", 1_000)  # of 200,000 each look takes a second
     deep: object = "cus_9"
     for _ in range(leaves.MAX_DEPTH + 1):
@@ -219,12 +219,12 @@ def test_what_is_too_deep_too_long_or_too_much_is_told(monkeypatch: pytest.Monke
     assert found.rule == "too_deep" and found.path.startswith("$.a"), "how deep a parser goes differs with Python"
 
 
-def test_findings_are_all_counted_and_the_first_told() -> None:
+def test_scan_counts_all_findings_and_lists_first() -> None:
     result = scan.scan(["cus_9"] * (scan.MAX_FINDINGS + 5))
     assert (len(result.findings), result.count) == (scan.MAX_FINDINGS, scan.MAX_FINDINGS + 5)
 
 
-def test_readings_of_one_text_have_a_bound() -> None:
+def test_scan_readings_of_text_are_bounded() -> None:
     hostile = "&amp;" * 30 + "%25" * 30 + "\\\\u0041" * 30 + "QUJDREVGR0hJSktMTU5PUA== " * 100 + "ﷺ" * 9_000
     found_ = leaves.readings(hostile)
     assert len(found_) == leaves.MAX_READINGS and max(map(len, found_)) == leaves.MAX_TEXT_CHARS
@@ -241,11 +241,11 @@ def test_readings_of_one_text_have_a_bound() -> None:
         ["%" + "25" * leaves.MAX_READINGS + "41"],
     ],
 )
-def test_what_was_not_looked_through_is_not_public(report: object) -> None:
+def test_scan_text_beyond_limits_is_found(report: object) -> None:
     assert {one.rule for one in scan.scan(report).findings} & {"long_text", "many_readings"}
 
 
-def test_a_small_report_that_is_read_in_ever_more_ways_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scan_of_report_with_many_readings_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way to read a text of JSON has its own ways to read what stands in it: twelve, and twelve of each."""
     monkeypatch.setattr(leaves, "MAX_DECODED_CHARS", 40_000)
     text = "%" + "25" * 60 + "41"
@@ -266,11 +266,11 @@ def test_a_small_report_that_is_read_in_ever_more_ways_has_an_end(monkeypatch: p
         "\u0661\u0669\u0662.\u0661\u0666\u0668.\u0661.\u0661", '"ann miller"@example.com',
     ],
 )  # fmt: skip
-def test_what_hides_in_signs_that_nobody_sees_is_found(text: str) -> None:
+def test_scan_id_with_invisible_characters_is_found(text: str) -> None:
     assert scan.scan([text]).count == 1, text
 
 
-def test_a_report_of_its_shape_is_public() -> None:
+def test_report_with_its_shape_is_public() -> None:
     require_public(GOOD, SHAPE)
     ((_, read),) = leaves.read_reports(json.dumps(GOOD).encode())
     require_public(read, SHAPE)
@@ -296,19 +296,19 @@ def test_a_report_of_its_shape_is_public() -> None:
         ({"rows": [GOOD["rows"][0] | {"events": True}]}, "$.rows[0].events", "not_of_its_class"),  # type: ignore[index]
     ],
 )
-def test_the_gate_refuses_what_its_shape_does_not_allow(change: dict[str, object], path: str, rule: str) -> None:
+def test_report_outside_its_shape_is_refused(change: dict[str, object], path: str, rule: str) -> None:
     with pytest.raises(NotPublic) as refused:
         require_public(GOOD | change, SHAPE)
     assert Finding(path, rule) in refused.value.scan.findings
     assert f"{path}: {rule}" in str(refused.value) and refused.value.code == "not_public"
 
 
-def test_the_gate_knows_this_databases_ids() -> None:
+def test_report_with_id_of_database_is_refused() -> None:
     with pytest.raises(NotPublic, match=r"\$\.rows\[0\]\.plan: known_id"):
         require_public(GOOD, SHAPE, known_ids=lambda words: {"pro-100"} & words)
 
 
-def test_shapes_end_where_reports_are_too_deep() -> None:
+def test_report_deeper_than_limit_is_refused() -> None:
     shape: object = NUMBER
     report: object = 1
     for _ in range(leaves.MAX_DEPTH + 10):
@@ -318,7 +318,7 @@ def test_shapes_end_where_reports_are_too_deep() -> None:
         require_public(report, shape)  # type: ignore[arg-type]
 
 
-def test_a_reference_is_the_same_for_the_same_thing_under_the_same_key() -> None:
+def test_reference_of_same_value_and_key_is_equal() -> None:
     key, other = b"k" * LEAST_KEY_BYTES, b"l" * LEAST_KEY_BYTES
     made = {reference(key, "org", "acme"), reference(key, "org", "acme")}
     assert len(made) == 1 and REFERENCE.fullmatch(made.pop())

@@ -9,7 +9,7 @@ from drawdown.schema.push_states import OPEN, STATES, Open, OpenPushes, Settled
 from drawdown.worker.push import lists
 
 
-def test_names_of_push_states_agree() -> None:
+def test_push_state_names_are_consistent() -> None:
     assert tuple(OPEN) == get_args(Open) == tuple(one.name for one in fields(OpenPushes))
     assert tuple(name for name in STATES if name not in OPEN) == get_args(Settled)
     assert set(lists.STATES) == {"open", *STATES, "any"}

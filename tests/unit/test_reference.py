@@ -13,7 +13,7 @@ DEPLOY: Final = reference.DOCS.parent / "ops" / "deploy"
 
 
 @pytest.mark.parametrize("page", reference.PAGES)
-def test_generated_page_equals_the_text_of_the_code(page: str) -> None:
+def test_reference_page_equals_generated_text(page: str) -> None:
     made = reference.PAGES[page]()
     assert (reference.DOCS / page).read_text(encoding="utf-8") == made, "run `make docs`"
 

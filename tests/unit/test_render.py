@@ -32,7 +32,7 @@ def printed(width: int, *, terminal: bool, rows: object = ROWS) -> str:
 
 
 @cases("width", [20, 80, 400])
-def test_piped_it_is_a_line_a_row_whatever_the_width(width: int) -> None:
+def test_table_piped_prints_line_per_row_at_any_width(width: int) -> None:
     assert printed(width, terminal=False).splitlines() == [
         "Pushes",
         f"{'key':62}  {'at':24}    quantity  late  why",
@@ -43,21 +43,21 @@ def test_piped_it_is_a_line_a_row_whatever_the_width(width: int) -> None:
 
 
 @cases("width", [20, 80, 100, 400])
-def test_in_a_terminal_only_words_wrap(width: int) -> None:
+def test_table_in_terminal_wraps_only_words(width: int) -> None:
     said = printed(width, terminal=True)
     assert KEY in said and TIME in said and "12,345,678" in said and "k[bold]2" in said
     assert all(word in said for word in WHY.split())
 
 
-def test_a_terminal_that_is_wide_enough_is_kept_to() -> None:
+def test_table_in_wide_terminal_fits_its_width() -> None:
     assert max(map(len, printed(160, terminal=True).splitlines())) <= 160
 
 
-def test_a_table_without_rows_shows_its_columns() -> None:
+def test_table_without_rows_shows_columns() -> None:
     assert printed(80, terminal=False, rows=[]).splitlines() == ["Pushes", "key  at  quantity  late  why", ""]
 
 
-def test_a_cell_of_a_spreadsheet_is_clean_and_no_formula() -> None:
+def test_spreadsheet_cell_is_escaped_against_formulas() -> None:
     for text, shown in {
         "=1+1": "'=1+1", "-1": "'-1", "'5": "''5", "a=b": "a=b", "\t=x": "\\t=x", "\u202efdp.exe": "\\u202efdp.exe",
         "\x1b[2J": "\\x1b[2J", "": "",
@@ -65,32 +65,32 @@ def test_a_cell_of_a_spreadsheet_is_clean_and_no_formula() -> None:
         assert no_formula(text) == shown
 
 
-def test_quoted_value_is_short_and_has_no_unprintable_character() -> None:
+def test_quoted_value_is_shortened_and_escaped() -> None:
     values = {"a'b": '"a\'b"', "": "''", 7: "'7'", "\x1b[2J\u202e": "'\\x1b[2J\\u202e'"}
     assert {value: quote_value(value) for value in values} == values
     full, longer = "x" * MAX_VALUE_CHARS, "x" * (MAX_VALUE_CHARS + 1)
     assert quote_value(full) == f"'{full}'" and quote_value(longer) == f"'{full[:-1]}…'"
 
 
-def test_value_nested_too_deeply_is_named_by_its_type() -> None:
+def test_quoted_value_nested_too_deeply_is_named_by_type() -> None:
     nested: list[object] = []
     for _ in range(sys.getrecursionlimit()):
         nested = [nested]
     assert quote_value(nested) == "'a nested list'"
 
 
-def test_counted_noun_is_singular_for_one_alone() -> None:
+def test_counted_noun_is_singular_only_for_count_of_1() -> None:
     assert [counted(number, "push", "pushes") for number in (0, 1, 2_000)] == ["0 pushes", "1 push", "2,000 pushes"]
     assert [counted(number, "sample") for number in (1, 2)] == ["1 sample", "2 samples"]
 
 
-def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+def test_name_between_colons_is_not_shown_as_emoji(capsys: pytest.CaptureFixture[str]) -> None:
     show(App(Settings(), FixedClock(0)), {}, ["org a:smile:b"])
     assert capsys.readouterr().out == "org a:smile:b\n"
 
 
 @cases("terminal", [True, False])
-def test_names_that_differ_in_blanks_look_different(terminal: bool) -> None:
+def test_names_that_differ_in_blanks_are_shown_differently(terminal: bool) -> None:
     names = ("prod", "prod ", " prod", "a b", "a  b", "a   b")
     said = printed(100, terminal=terminal, rows=[(name, "-", 1, True, "") for name in names])
     shown = [line[: line.index("-")].strip() for line in said.splitlines() if "  - " in line]

@@ -125,7 +125,7 @@ def arrows(path: Path, imported: dict[Path, set[str]]) -> set[str]:
     return {name.split(".")[1] for name in imported[path] if name.startswith("worker.")} - {room_of(path)}
 
 
-def test_the_table_names_each_room_once_and_the_lower_ones_first() -> None:
+def test_package_table_lists_each_package_in_order() -> None:
     assert set(MAY_IMPORT) == {*ROOMS, "tick", "watch"}
     above: set[str] = set()
     for room, below in MAY_IMPORT.items():
@@ -133,20 +133,20 @@ def test_the_table_names_each_room_once_and_the_lower_ones_first() -> None:
         above.add(room)
 
 
-def test_a_file_imports_its_own_room_and_those_the_table_allows(imported: dict[Path, set[str]]) -> None:
+def test_file_imports_only_packages_the_table_allows(imported: dict[Path, set[str]]) -> None:
     above = {str(path.relative_to(ROOT)): arrows(path, imported) - MAY_IMPORT[room_of(path)] for path in FILES}
     assert {place: rooms for place, rooms in above.items() if rooms} == {}
     of_ledger = [path for path in FILES if any(name.startswith("ledger.") for name in imported[path])]
     assert [str(path.relative_to(ROOT)) for path in of_ledger if room_of(path) not in LEDGER] == []
 
 
-def test_the_table_allows_no_more_than_is_used(imported: dict[Path, set[str]]) -> None:
+def test_package_table_allows_only_used_imports(imported: dict[Path, set[str]]) -> None:
     used: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
     for path in FILES:
         used[room_of(path)] |= arrows(path, imported)
     assert {room: below - used[room] for room, below in MAY_IMPORT.items() if below - used[room]} == {}
 
 
-def test_verify_shares_nothing_but_schema(imported: dict[Path, set[str]]) -> None:
+def test_verify_package_imports_only_schema_and_worker(imported: dict[Path, set[str]]) -> None:
     used = {name.split(".")[0] for path in FILES if room_of(path) == "verify" for name in imported[path]}
     assert used <= {"schema", "worker"}

@@ -27,21 +27,21 @@ from tests.cases import cases
 from tests.unit.reading import HEADER, NOW, changed, outcomes, records, row
 
 
-def test_csv_lines_have_their_own_numbers() -> None:
+def test_csv_rows_have_line_numbers_of_file() -> None:
     data = HEADER + row(2) + "\n" + "\r\n" + row(5) + row(6).rstrip("\n")
     assert outcomes(data) == {2: "s2", 5: "s5", 6: "s6"}
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_content() -> None:
+def test_csv_byte_order_mark_and_crlf_are_ignored() -> None:
     data = "\ufeff" + (HEADER + row(2) + row(3)).replace("\n", "\r\n")
     assert outcomes(data) == {2: "s2", 3: "s3"}
 
 
-def test_other_line_separators_of_unicode_end_no_line() -> None:
+def test_csv_unicode_line_separators_do_not_end_line() -> None:
     assert outcomes(HEADER + row(2, prompt="a\u2028b\x0bc\x0cd\u0085e") + row(3)) == {2: "s2", 3: "s3"}
 
 
-def test_quoted_fields_may_hold_commas_quotes_and_line_breaks() -> None:
+def test_csv_quoted_field_may_contain_commas_quotes_and_line_breaks() -> None:
     data = HEADER + row(2, '"a,""b"""') + row(3, prompt='"one\ntwo, ""three""\r\n\nfour"') + row(7)
     found = records(data)
     assert [(line, outcome[0]) for line, _, outcome in found if not isinstance(outcome, BadRow)] == [
@@ -52,7 +52,7 @@ def test_quoted_fields_may_hold_commas_quotes_and_line_breaks() -> None:
     assert found[0][2][1] == 'a,"b"'  # type: ignore[index]
 
 
-def test_a_row_that_is_not_utf8_is_refused_alone() -> None:
+def test_csv_row_not_in_utf8_is_rejected_alone() -> None:
     data = (HEADER + row(2)).encode() + row(3, "caf\xe9").encode("latin-1") + row(4, "café").encode()
     assert outcomes(data) == {2: "s2", 3: "not_utf8", 4: "s4"}
 
@@ -69,14 +69,14 @@ def test_a_row_that_is_not_utf8_is_refused_alone() -> None:
     ],
 )
 @cases("later", ["hi", '"quoted"', '"two\nlines"'])
-def test_a_broken_row_swallows_no_neighbour(broken: str, reason: str, later: str) -> None:
+def test_csv_broken_row_does_not_reject_neighbours(broken: str, reason: str, later: str) -> None:
     data = HEADER + row(2) + broken + row(4) + row(5, prompt=later) + row(6)
     found = outcomes(data)
     last = 7 if "\n" in later else 6
     assert found == {2: "s2", 3: reason, 4: "s4", 5: "s5", last: "s6"}
 
 
-def test_the_inside_of_a_refused_field_never_becomes_a_sample() -> None:
+def test_csv_text_inside_rejected_field_is_not_read_as_sample() -> None:
     """Whoever writes a prompt must not be able to bill another organisation."""
     evil = row(9, "victim").rstrip("\n")
     for prompt in (
@@ -93,7 +93,7 @@ def test_the_inside_of_a_refused_field_never_becomes_a_sample() -> None:
     assert outcomes(spoiled) == {2: "not_utf8", 5: "s6"}
 
 
-def test_a_quote_left_open_refuses_what_follows_line_by_line() -> None:
+def test_csv_open_quote_rejects_each_following_line() -> None:
     data = HEADER + row(2, '"acme') + "".join(row(n) for n in range(3, 600)) + row(600, 'acme"') + row(601)
     found = outcomes(data)
     assert found[601] == "s601"
@@ -101,7 +101,7 @@ def test_a_quote_left_open_refuses_what_follows_line_by_line() -> None:
     assert found[600] == "csv_syntax"
 
 
-def test_a_line_without_an_end_takes_no_memory() -> None:
+def test_line_above_limit_is_rejected_with_bounded_memory() -> None:
     huge = b"x" * (3 * MAX_LINE_BYTES + 17)
     data = HEADER.encode() + row(2).encode() + huge + b"\n" + row(4).encode() + huge
     assert outcomes(data) == {2: "s2", 3: "line_too_long", 4: "s4", 5: "line_too_long"}
@@ -109,14 +109,14 @@ def test_a_line_without_an_end_takes_no_memory() -> None:
 
 
 @cases("extra", [-1, 0, 1])
-def test_lines_at_the_limit(extra: int) -> None:
+def test_line_at_limit_is_accepted(extra: int) -> None:
     start = row(2, prompt="")[:-1]
     line = start + "p" * (MAX_LINE_BYTES - len(start) - 1 + extra) + "\n"
     assert outcomes(HEADER + line + row(3)) == {2: "line_too_long" if extra > 0 else "s2", 3: "s3"}
 
 
 @cases("packed", [gzip.compress, lambda data: gzip.compress(data[:99]) + gzip.compress(data[99:])])
-def test_gzip_is_known_by_its_bytes(tmp_path: Path, packed: object) -> None:
+def test_gzip_file_is_detected_by_content(tmp_path: Path, packed: object) -> None:
     file = tmp_path / "u.csv"  # the name says nothing of it
     file.write_bytes(packed((HEADER + row(2) + row(3)).encode()))  # type: ignore[operator]
     with open_lines(str(file)) as lines:
@@ -125,7 +125,7 @@ def test_gzip_is_known_by_its_bytes(tmp_path: Path, packed: object) -> None:
 
 
 @cases("damage", [lambda data: data[:-20], lambda data: data[:40] + b"\xff" * 40 + data[80:]])
-def test_a_damaged_gzip_is_an_error_that_says_where(tmp_path: Path, damage: object) -> None:
+def test_gzip_damaged_file_error_names_line(tmp_path: Path, damage: object) -> None:
     file = tmp_path / "u.csv.gz"
     whole = gzip.compress((HEADER + "".join(row(n, f"org{n * 7919}") for n in range(2, 9000))).encode())
     file.write_bytes(damage(whole))  # type: ignore[operator]
@@ -146,7 +146,7 @@ def test_a_damaged_gzip_is_an_error_that_says_where(tmp_path: Path, damage: obje
         (b"\x1f\x8b" + b"\0" * 30, "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_a_usage_error(data: bytes | str, said: str) -> None:
+def test_file_without_usable_header_is_refused(data: bytes | str, said: str) -> None:
     with pytest.raises(DrawdownError) as wrong:
         records(data)
     assert said in str(wrong.value)
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_understood_is_a_usage_error(data: bytes | str, sa
 
 
 @cases("name", ["nothing.csv", ".", "a\0b.csv"])
-def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path, name: str) -> None:
+def test_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="Name a file that Drawdown can read"), open_lines(f"{tmp_path}/{name}"):
         pass
 
@@ -168,13 +168,13 @@ def test_a_file_that_cannot_be_opened_is_a_usage_error(tmp_path: Path, name: str
         ("x.ndjson.gz", "jsonl", "x"),
     ],
 )
-def test_format_and_prefix_come_from_the_name(name: str, kind: str, prefix: str) -> None:
+def test_file_format_and_id_prefix_follow_from_name(name: str, kind: str, prefix: str) -> None:
     assert format_of(name, ImportOptions()) == kind
     assert prefix_of(name, ImportOptions(id_from_line=True)) == prefix
     assert prefix_of(name, ImportOptions()) is None
 
 
-def test_what_a_name_does_not_say_must_be_given() -> None:
+def test_file_name_without_format_or_prefix_requires_option() -> None:
     for name in ("usage.txt", "-", "usage"):
         with pytest.raises(UsageError, match="--format"):
             format_of(name, ImportOptions())
@@ -187,7 +187,7 @@ def test_what_a_name_does_not_say_must_be_given() -> None:
 
 
 @cases("name", ["event.csv", "run.csv.gz", "batch.jsonl"])
-def test_prefix_of_reserved_ids_is_refused(name: str) -> None:
+def test_import_id_prefix_that_is_reserved_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="Choose another"):
         prefix_of(name, ImportOptions(id_from_line=True))
     assert prefix_of(name, ImportOptions(id_from_line=True, id_prefix="events")) == "events"
@@ -208,7 +208,7 @@ class _Slow(io.RawIOBase):
         return len(byte)
 
 
-def test_gzip_is_known_from_a_slow_pipe_too() -> None:
+def test_gzip_from_slow_pipe_is_detected() -> None:
     pipe = io.BufferedReader(_Slow(gzip.compress((HEADER + row(2)).encode())))
     with open_lines("-", pipe) as lines:
         assert [line for line, _, _ in read_records(lines, ImportOptions(format="csv"), NOW)] == [2]
@@ -244,7 +244,7 @@ PIECES = st.sampled_from(
 )
 @example(b'"\n' * 50, "csv")
 @example(b'x","y\n' * 50, "csv")
-def test_whatever_the_bytes_every_line_is_in_one_record(garbage: bytes, kind: str) -> None:
+def test_random_bytes_lines_are_each_in_a_single_record(garbage: bytes, kind: str) -> None:
     data = (HEADER.encode() if kind == "csv" else changed().encode() + b"\n") + garbage
     found = records(data, f"u.{kind}")
     lines = re.findall(rb"[^\n]*\n|[^\n]+", data)
@@ -258,7 +258,7 @@ def test_whatever_the_bytes_every_line_is_in_one_record(garbage: bytes, kind: st
     assert not any(lines[n - 1].strip(b"\r\n") for n in missing), "only blank lines are left out"
 
 
-def test_lines_put_back_come_again_in_order() -> None:
+def test_lines_put_back_are_read_in_order() -> None:
     lines = NumberedLines("-", io.BytesIO(b"a\nb\nc\n"))
     first, second = next(lines), next(lines)
     lines.put_back([first, second])
@@ -282,14 +282,14 @@ class Endless(io.RawIOBase):
         return size
 
 
-def test_a_line_without_an_end_ends_the_import() -> None:
+def test_line_without_end_stops_import() -> None:
     endless = Endless(b"\0" * 65_536)
     with pytest.raises(DrawdownError, match="line 1 does not end"):
         list(NumberedLines("/dev/zero", cast(BinaryIO, endless)))
     assert endless.given < 2 * MAX_PASSED_OVER_BYTES
 
 
-def test_a_file_without_an_end_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_above_line_limit_stops_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drawdown.worker.sources.samples.importer.MAX_FILE_LINES", 1_000)
     with pytest.raises(DrawdownError, match="more than 1,000 lines"):
         list(NumberedLines("-", cast(BinaryIO, Endless(b"y\n" * 100))))

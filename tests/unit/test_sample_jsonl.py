@@ -47,23 +47,23 @@ from tests.unit.reading import changed, outcomes, records
         (changed().replace("60,", "9" * 100_000 + ","), "interval_not_a_number"),
     ],
 )
-def test_json_lines(line: str, found: str) -> None:
+def test_json_line_is_read_or_rejected_with_reason(line: str, found: str) -> None:
     assert outcomes(f"{line}\n{changed(id='s2')}\n", "u.jsonl") == {1: found, 2: "s2"}
 
 
-def test_a_json_row_that_is_not_utf8_is_refused_alone() -> None:
+def test_json_row_not_in_utf8_is_rejected_alone() -> None:
     data = (
         changed().encode() + b"\n" + changed(id="caf_").encode().replace(b"_", b"\xe9") + b"\n\n" + changed().encode()
     )
     assert outcomes(data, "u.ndjson") == {1: "s1", 2: "not_utf8", 4: "s1"}
 
 
-def test_a_refused_json_field_is_named_as_ours() -> None:
+def test_json_rejected_field_is_named_by_our_column() -> None:
     ((_, _, bad),) = records('{"who": true, "id": "x"}\n', "u.jsonl", columns={"org_id": "who", "sandbox_id": "who"})
     assert isinstance(bad, BadRow)
     assert (bad.column, bad.reason, bad.text) == ("org_id", "bad_org_id", "true")
 
 
-def test_json_ids_from_lines() -> None:
+def test_json_ids_from_line_numbers_are_used() -> None:
     data = "\n" + changed() + "\n"
     assert outcomes(data, "u.jsonl", id_from_line=True) == {2: "u:2"}

@@ -39,11 +39,11 @@ def with_field(name: str, text: str) -> list[str]:
     return row
 
 
-def test_fields_have_the_order_of_the_columns() -> None:
+def test_sample_fields_have_order_of_columns() -> None:
     assert tuple(SAMPLE_FIELDS) == FIELDS
 
 
-def test_a_good_row_is_a_sample() -> None:
+def test_sample_row_valid_is_read() -> None:
     assert reader()(GOOD, 2) == ("s1", "acme", "sb1", "c1", 1024, "2", 60, GOOD_TS, NOW)
 
 
@@ -94,7 +94,7 @@ def test_a_good_row_is_a_sample() -> None:
         ("cell_id", "c\x1b[31m", "bad_cell_id"),
     ],
 )
-def test_a_bad_field_is_refused_with_its_reason(name: str, text: str, reason: str) -> None:
+def test_sample_row_invalid_field_is_rejected_with_reason(name: str, text: str, reason: str) -> None:
     began = time.monotonic()
     with pytest.raises(BadRow) as refused:
         reader()(with_field(name, text), 2)
@@ -104,13 +104,13 @@ def test_a_bad_field_is_refused_with_its_reason(name: str, text: str, reason: st
 
 
 @cases(("count", "reason"), [(7, "too_few_columns"), (9, "too_many_columns"), (1, "too_few_columns")])
-def test_another_number_of_fields_is_refused(count: int, reason: str) -> None:
+def test_sample_row_with_other_number_of_fields_is_rejected(count: int, reason: str) -> None:
     with pytest.raises(BadRow) as refused:
         reader()([*GOOD, "x"][:count], 2)
     assert refused.value.reason == reason
 
 
-def test_of_several_faults_the_one_the_database_would_name_is_named() -> None:
+def test_sample_row_with_several_faults_names_first_by_database_order() -> None:
     with pytest.raises(BadRow) as refused:
         reader()(["s1", "", "sb", "c", "x", "x", "-1", ""], 2)
     assert refused.value.reason == "bad_org_id"
@@ -134,12 +134,12 @@ def test_of_several_faults_the_one_the_database_would_name_is_named() -> None:
         ("320e-1", 32),
     ],
 )
-def test_whole_seconds_may_be_written_in_many_ways(text: str, seconds: int) -> None:
+def test_interval_in_any_notation_of_whole_seconds_is_read(text: str, seconds: int) -> None:
     assert reader()(with_field("interval_s", text), 2)[6] == seconds
 
 
 @cases("text", ["x", "x" * 200, "ü", "名前", "😀" * 200, "a b", "a\u00a0b", "'; DROP TABLE orgs; --", "a,b", 'a"b'])
-def test_ids_may_be_anything_that_can_be_shown(text: str) -> None:
+def test_sample_ids_of_printable_characters_are_accepted(text: str) -> None:
     row = [text, text, text, text, *GOOD[4:]]
     assert reader()(row, 2)[:4] == (text,) * 4
 
@@ -158,16 +158,16 @@ def test_ids_may_be_anything_that_can_be_shown(text: str) -> None:
         ("100000", "100000"),
     ],
 )
-def test_cpus_have_one_spelling(text: str, kept: str | None) -> None:
+def test_cpu_count_is_normalised(text: str, kept: str | None) -> None:
     assert reader()(with_field("cpu_count", text), 2)[5] == kept
 
 
 @given(st.decimals(0, 100_000, places=9))
-def test_cpus_survive_a_float_of_the_database(number: Decimal) -> None:
+def test_cpu_count_survives_conversion_to_float(number: Decimal) -> None:
     assert plain(Decimal(str(float(plain(number))))) == plain(number)
 
 
-def test_the_bounds_of_time_are_inclusive() -> None:
+def test_sample_time_bounds_are_inclusive() -> None:
     read = reader(time_format="ms")
     for ts in (EARLIEST_TS, NOW + FUTURE_SLACK_MS):
         assert read(with_field("ts", str(ts)), 2)[7] == ts
@@ -191,26 +191,26 @@ def test_the_bounds_of_time_are_inclusive() -> None:
         ({"chunk_rows": 0}, "expected 1 or more rows"),
     ],
 )
-def test_wrong_options_are_said_at_once(options: dict[str, object], said: str) -> None:
+def test_import_invalid_options_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError) as wrong:
         ImportOptions(**options)  # type: ignore[arg-type]
     assert said in str(wrong.value)
 
 
 @cases(("name", "text"), [("cell_id", ""), ("memory_mb", "4G"), ("ts", "1999-01-01")])
-def test_a_constant_that_is_no_value_is_said_at_once(name: str, text: str) -> None:
+def test_import_invalid_constant_is_refused(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"--set {name}="):
         reader(constants={name: text})
 
 
-def test_a_missing_column_is_named_with_what_to_do() -> None:
+def test_import_missing_column_error_suggests_map() -> None:
     with pytest.raises(UsageError) as wrong:
         RowReader("u.csv", ["id", "groupId"], ImportOptions(), None, NOW)
     assert str(wrong.value).startswith("u.csv: missing column 'org_id' for org_id: the file has id, groupId.")
     assert "--map org_id=COLUMN" in str(wrong.value)
 
 
-def test_renamed_columns_constants_and_ids_from_lines() -> None:
+def test_import_maps_columns_constants_and_line_ids() -> None:
     options = ImportOptions(
         columns={"org_id": "who", "sandbox_id": "who", "interval_s": "took", "ts": "when"},
         constants={"cell_id": "c1", "memory_mb": "4096"},
@@ -226,7 +226,7 @@ def sample(**changes: object) -> Sample:
     return (*base.values(), NOW)  # type: ignore[return-value]
 
 
-def test_content_is_canonical_and_leaves_out_id_and_arrival() -> None:
+def test_sample_content_is_canonical_without_id_and_arrival() -> None:
     expected = (
         f'{{"cell_id":"c","cpu_count":null,"interval_s":1,"memory_mb":1,"org_id":"o","sandbox_id":"b","ts":{GOOD_TS}}}'
     )
@@ -234,11 +234,11 @@ def test_content_is_canonical_and_leaves_out_id_and_arrival() -> None:
 
 
 @cases("name", FIELDS[1:])
-def test_every_field_is_content(name: str) -> None:
+def test_sample_content_contains_every_field(name: str) -> None:
     assert content(sample(**{name: "7"})) != content(sample())
 
 
-def test_content_can_be_indexed_and_still_tells_long_ids_apart() -> None:
+def test_sample_content_is_bounded_and_distinguishes_long_ids() -> None:
     long = "😀" * 199
     one, other = (content(sample(org_id=long + end, sandbox_id=long, cell_id=long)) for end in "ab")
     assert one != other

@@ -32,7 +32,7 @@ GOOD_TS = 1_731_689_870_000
         ("%d/%b/%Y:%H:%M:%S %z", "15/Nov/2024:11:57:50 -0500", GOOD_TS),
     ],
 )
-def test_times(style: str, text: str, ms: int) -> None:
+def test_sample_time_in_each_style_is_exact(style: str, text: str, ms: int) -> None:
     assert time_reader(style, "UTC")(text) == ms
 
 
@@ -50,7 +50,7 @@ def test_times(style: str, text: str, ms: int) -> None:
         ("%d.%m.%Y", "", "ts_missing"),
     ],
 )
-def test_times_that_cannot_be_read(style: str, text: str, reason: str) -> None:
+def test_sample_time_unreadable_is_rejected_with_reason(style: str, text: str, reason: str) -> None:
     with pytest.raises(BadRow) as refused:
         time_reader(style, "UTC")(text)
     assert (refused.value.column, refused.value.reason) == ("ts", reason)
@@ -73,14 +73,14 @@ def at(text: str) -> int:
         ("Europe/Berlin", "2024-07-01 12:00:00+00:00", "2024-07-01 12:00:00"),  # an offset of its own
     ],
 )
-def test_local_times(zone: str, local: str, utc: str) -> None:
+def test_local_time_is_converted_to_utc(zone: str, local: str, utc: str) -> None:
     assert time_reader("iso", zone)(local) == at(utc)
     if "+" not in local:
         assert time_reader("%Y-%m-%d %H:%M:%S", zone)(local) == at(utc)
 
 
 @cases("local", ["2024-03-31 02:00:00", "2024-03-31 02:30:00", "2024-03-31 02:59:59.999"])
-def test_a_local_time_that_was_skipped_is_refused(local: str) -> None:
+def test_local_time_skipped_by_clock_change_is_rejected(local: str) -> None:
     with pytest.raises(BadRow) as refused:
         time_reader("iso", "Europe/Berlin")(local)
     assert refused.value.reason == "ts_not_in_zone"

@@ -74,20 +74,18 @@ def said_of(file: Path) -> str:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_cannot_be_used_is_named_and_never_quoted(file: Path, what: str) -> None:
+def test_secret_file_unusable_is_named_and_not_quoted(file: Path, what: str) -> None:
     put(file, BAD[what])
     said = said_of(file)
     assert NAME in said and str(file) in said and what.strip() in said
 
 
-def test_so_many_bytes_are_still_taken_and_one_line_end_is_none_of_them(file: Path) -> None:
+def test_secret_file_at_limit_is_read_without_line_end(file: Path) -> None:
     put(file, b"x" * (MAX_BYTES - 2) + b"\r\n")
     assert settings.load().server().cron_secret == "x" * (MAX_BYTES - 2)
 
 
-def test_a_folder_a_pipe_and_a_socket_are_no_files_and_not_waited_for(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_secret_file_folder_pipe_or_socket_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.unlink()
     file.mkdir()
     assert "not a regular file" in said_of(file)
@@ -102,12 +100,12 @@ def test_a_folder_a_pipe_and_a_socket_are_no_files_and_not_waited_for(
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="whoever is root reads everything")
-def test_a_file_that_others_keep_closed_cannot_be_read(file: Path) -> None:
+def test_secret_file_without_permission_is_refused(file: Path) -> None:
     file.chmod(0)
     assert "Permission denied" in said_of(file)
 
 
-def test_both_ways_at_once_and_what_is_no_secret_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_in_both_variable_and_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRAWDOWN_CRON_SECRET", CANARY)
     said = said_of(file)
     assert "DRAWDOWN_CRON_SECRET and DRAWDOWN_CRON_SECRET_FILE" in said
@@ -117,7 +115,7 @@ def test_both_ways_at_once_and_what_is_no_secret_are_refused(file: Path, monkeyp
     assert "DRAWDOWN_LOG_LEVEL_FILE: only secrets may come from a file" in said_of(file)
 
 
-def test_each_secret_there_is_may_be_in_a_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_settings_may_each_come_from_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*(one for one in settings.Settings.model_fields if "secret" in one), "tally_key"):
         monkeypatch.setenv(f"DRAWDOWN_{name.upper()}_FILE", str(file))
     secret = "a=" + "b" * 40  # as long as any has to be
@@ -129,7 +127,7 @@ def test_each_secret_there_is_may_be_in_a_file(file: Path, monkeypatch: pytest.M
     assert secret not in repr(found)
 
 
-def test_a_typed_url_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_url_option_wins_over_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NAME)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL_FILE", str(file))
     put(file, b"postgresql://a:b@c/d")
@@ -143,7 +141,7 @@ def state(file: Path) -> App:
     return App(settings.load("sqlite://"), FixedClock(0))
 
 
-def test_a_changed_file_is_taken_and_a_bad_one_is_told_once_and_not_used(file: Path, logs: Logs) -> None:
+def test_secret_file_change_is_applied_and_bad_file_is_logged_once(file: Path, logs: Logs) -> None:
     here = state(file)
     there = App(here.settings, here.clock)  # another thread's
     for number, content in enumerate([b"second", *BAD.values(), *BAD.values(), b"third"]):
@@ -160,7 +158,7 @@ def test_a_changed_file_is_taken_and_a_bad_one_is_told_once_and_not_used(file: P
     assert CANARY not in repr(logs)
 
 
-def test_what_makes_no_sense_is_kept_out_as_well(file: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
+def test_secret_file_invalid_content_is_not_applied(file: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
     monkeypatch.delenv(NAME)
     monkeypatch.setenv("DRAWDOWN_CELL_SECRETS_FILE", str(file))
     assert "CELL=SECRET" in said_of(file)
@@ -172,7 +170,7 @@ def test_what_makes_no_sense_is_kept_out_as_well(file: Path, monkeypatch: pytest
     assert "CELL=SECRET" in logs[0]["reason"] and CANARY not in repr(logs)
 
 
-def test_of_a_database_only_the_login_may_change(file: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
+def test_database_url_file_change_applies_only_login(file: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
     monkeypatch.delenv(NAME)
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL_FILE", str(file))
     assert "not contain a URL" in said_of(file)
@@ -190,9 +188,7 @@ def test_of_a_database_only_the_login_may_change(file: Path, monkeypatch: pytest
         assert CANARY not in repr(logs)
 
 
-def test_a_provider_that_a_bad_key_would_break_stays_as_it_was(
-    file: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs
-) -> None:
+def test_provider_with_invalid_new_key_keeps_old_key(file: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
     monkeypatch.delenv(NAME)
     monkeypatch.setenv("DRAWDOWN_AUTUMN_SECRET_KEY_FILE", str(file))
     put(file, b"am_sk_test_first_key")

@@ -7,7 +7,7 @@ from drawdown.server.http.log_throttle import EVERY_MS, MOST_KINDS, LogThrottle
 NOW_MS = 1_767_225_600_000
 
 
-def test_a_line_a_minute_of_each_kind_says_how_many_were_passed_over() -> None:
+def test_log_throttle_allows_line_per_minute_and_counts_skipped() -> None:
     seldom = LogThrottle()
     assert [seldom.passed_over(NOW_MS + n, "refused", "autumn") for n in range(4)] == [0, None, None, None]
     assert seldom.passed_over(NOW_MS, "refused", "stripe") == 0
@@ -16,13 +16,13 @@ def test_a_line_a_minute_of_each_kind_says_how_many_were_passed_over() -> None:
     assert seldom.passed_over(NOW_MS + 2 * EVERY_MS, "refused", "autumn") == 0
 
 
-def test_a_clock_that_was_put_back_holds_up_no_line() -> None:
+def test_log_throttle_after_clock_set_back_allows_line() -> None:
     seldom = LogThrottle()
     assert seldom.passed_over(NOW_MS, "refused") == 0
     assert seldom.passed_over(NOW_MS - 1, "refused") == 0
 
 
-def test_chosen_words_add_neither_log_lines_nor_memory() -> None:
+def test_log_throttle_with_many_words_bounds_lines_and_memory() -> None:
     seldom, lines, calls = LogThrottle(), 0, 10 * MOST_KINDS
     counted = 0
     for minute in range(3):

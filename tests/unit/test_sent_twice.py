@@ -22,13 +22,13 @@ from tests.cases import cases
         ([(250, 1), (150, 1), (150, 1)], 300, {1: 1, 2: 1}),
     ],
 )
-def test_whole_pushes_make_up_the_amount_or_a_person_is_asked(
+def test_pushes_sent_twice_are_identified_by_exact_amount(
     pushes: list[tuple[int, int]], amount: int, found: dict[int, int] | None
 ) -> None:
     assert sent_twice(pushes, amount) == found
 
 
-def test_so_many_sums_are_tried_and_no_more() -> None:
+def test_pushes_sent_twice_search_is_bounded() -> None:
     rng = random.Random(1)
     pushes = [(rng.randrange(10**6, 10**9), 3) for _ in range(500)]
     assert sent_twice(pushes, 10**11 + 1) is None

@@ -76,14 +76,14 @@ def table(engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def test_values_are_bound_and_words_in_strings_and_comments_are_none(sql: Queries, table: sa.Engine) -> None:
+def test_query_values_are_bound_outside_strings_and_comments(sql: Queries, table: sa.Engine) -> None:
     with table.connect() as connection:
         assert tuple(sql.run(connection, "all", {"least": 1}).one()) == (2, ":no_value")
         place = sql.run(connection, "here").one()
     assert place == (table.dialect.name, "-- it's :text")
 
 
-def test_a_slot_takes_a_piece_of_the_same_file_and_nothing_else(sql: Queries, table: sa.Engine) -> None:
+def test_query_slot_accepts_only_fragment_of_same_file(sql: Queries, table: sa.Engine) -> None:
     with table.connect() as connection:
         assert sql.run(connection, "all", {}, only="none").all() == []
         with pytest.raises(SqlError, match=r"\{1 = 1\} does not exist for .* > all|used by all"):
@@ -92,7 +92,7 @@ def test_a_slot_takes_a_piece_of_the_same_file_and_nothing_else(sql: Queries, ta
             sql.run(connection, "all", {"least": 1}, where="none")
 
 
-def test_lists_and_rows_are_values_too(sql: Queries, table: sa.Engine) -> None:
+def test_query_lists_and_rows_are_bound_as_values(sql: Queries, table: sa.Engine) -> None:
     more = [{"id": 2, "name": "again"}, {"id": 3, "name": "'; DROP TABLE t; --"}]
     with table.begin() as connection:
         assert sql.run(connection, "add", {"more": more}).scalar() == 3
@@ -102,7 +102,7 @@ def test_lists_and_rows_are_values_too(sql: Queries, table: sa.Engine) -> None:
         assert len(sql.run(connection, "not_named", {"names": []}).all()) == 5
 
 
-def test_arrays_come_to_postgresql_as_they_are(sql: Queries, postgres: sa.Engine) -> None:
+def test_query_arrays_on_server_are_unchanged(sql: Queries, postgres: sa.Engine) -> None:
     plain = ["", "a,b", "{x}", 'say "x"', "\\n", "\\\\u0041\\", "null", "NULL", " ü\u202e\x7f ", "\U0001f9ea", None]
     numbers = [0, -(2**63), 2**63 - 1, None]
     with postgres.connect() as connection:
@@ -112,7 +112,7 @@ def test_arrays_come_to_postgresql_as_they_are(sql: Queries, postgres: sa.Engine
             assert tuple(found) == (texts, numbers, [Decimal("1.50"), None])
 
 
-def test_several_reads_are_one_statement_with_the_rows_of_each(sql: Queries, table: sa.Engine) -> None:
+def test_queries_read_together_are_a_single_statement(sql: Queries, table: sa.Engine) -> None:
     with table.begin() as connection:
         names = ('"\\\n\u202e', None, "'; --", "\U0001f9ea")
         sql.run(connection, "put", [{"id": 10 + n, "name": name} for n, name in enumerate(names)])
@@ -141,7 +141,7 @@ def test_several_reads_are_one_statement_with_the_rows_of_each(sql: Queries, tab
             read_together(connection, odd=sql.part("odd"))
 
 
-def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:
+def test_query_missing_value_or_fragment_is_named(sql: Queries, table: sa.Engine) -> None:
     with table.connect() as connection:
         with pytest.raises(SqlError, match=r"queries\.sql: all: missing value for :least"):
             sql.run(connection, "all", {"most": 1})
@@ -153,13 +153,13 @@ def test_what_is_missing_is_named(sql: Queries, table: sa.Engine) -> None:
             sql.run(connection, "absent")
 
 
-def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_query_name_defined_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT 1\n-- name: a\nSELECT 2\n")
     with pytest.raises(SqlError, match="a occurs twice"):
         queries(str(tmp_path / "module.py")).text("a", "sqlite")
 
 
-def test_what_many_say_is_a_word_of_all_and_no_file_says_it_again(tmp_path: Path) -> None:
+def test_query_shared_fragment_redefined_in_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT {unbilled}\n")
     assert queries(str(tmp_path / "module.py")).text("a", "sqlite") == "SELECT ('legacy', 'none')"
     (tmp_path / "own.sql").write_text("-- name: unbilled\n('none')\n")
@@ -167,13 +167,13 @@ def test_what_many_say_is_a_word_of_all_and_no_file_says_it_again(tmp_path: Path
         queries(str(tmp_path / "own.py")).text("unbilled", "sqlite")
 
 
-def test_lists_that_python_declares_are_fragments(tmp_path: Path) -> None:
+def test_query_fragments_include_lists_declared_in_python(tmp_path: Path) -> None:
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT {open_states}, {mapping_reasons}\n")
     said = "SELECT ('due', 'queued', 'in_doubt', 'rejected'), ('no_mapping')"
     assert queries(str(tmp_path / "module.py")).text("a", "sqlite") == said
 
 
-def test_every_file_of_the_program_can_be_read() -> None:
+def test_sql_files_are_all_readable() -> None:
     """They are read late: what is wrong with one would else be said by the first command that needs it."""
     rooms = ("server", "worker", "providers", "guard", "ledger", "events", "schema")
     files = [file for room in rooms for file in (Path(__file__).parents[2] / room).rglob("*.sql")]
@@ -181,7 +181,7 @@ def test_every_file_of_the_program_can_be_read() -> None:
     assert all(Queries(file).pieces for file in files if file.name != "words.sql" and "by_hand" not in file.name)
 
 
-def test_a_module_has_its_own_file_or_its_rooms(tmp_path: Path) -> None:
+def test_query_source_is_own_file_or_file_of_package(tmp_path: Path) -> None:
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT 1\n")
     (tmp_path / "own.sql").write_text("-- name: b\nSELECT 1\n")
     assert list(queries(str(tmp_path / "own.py")).pieces) == [("b", "")]

@@ -24,41 +24,41 @@ MOST_FIELDS = 69
 
 
 @pytest.mark.parametrize("surface", style.SURFACES)
-def test_avoided_words_do_not_become_more(surface: str) -> None:
+def test_style_avoided_words_do_not_increase(surface: str) -> None:
     counts = style.avoided(style.SURFACES[surface]())
     assert sum(counts.values()) <= MOST_AVOIDED[surface], counts
 
 
 @pytest.mark.parametrize("surface", sorted(set(style.SURFACES) - INTERNAL))
-def test_no_text_for_users_negates_a_noun(surface: str) -> None:
+def test_style_negated_nouns_in_user_texts_are_absent(surface: str) -> None:
     assert style.negated(style.SURFACES[surface]()) == []
 
 
-def test_negated_noun_is_found_and_negated_verb_is_not() -> None:
+def test_style_negated_noun_is_found_and_negated_verb_is_not() -> None:
     texts = ["x is no y", "all were none", "x is not a y", "x is no longer y", "if there is no y", "x is None"]
     assert [text for text in texts if style.negated(iter([("a", text)]))] == texts[:2]
 
 
-def test_words_of_pages_by_hand_do_not_become_more() -> None:
+def test_style_word_count_of_pages_does_not_increase() -> None:
     assert style.words(style.documents()) <= MOST_WORDS
 
 
-def test_long_sentences_do_not_become_more() -> None:
+def test_style_long_sentences_do_not_increase() -> None:
     found = style.long_sentences(style.documents())
     assert len(found) <= MOST_LONG_SENTENCES, found
 
 
-def test_long_sentence_ends_with_its_cell_item_or_paragraph() -> None:
+def test_style_long_sentence_ends_with_its_cell_item_or_paragraph() -> None:
     words = "word " * style.LONGEST
     assert style.long_sentences(iter([("a", f"{words}. {words}\n\n{words}| {words}\n- {words}")])) == []
     assert [name for name, _ in style.long_sentences(iter([("a", f"{words}\nmore. {words}"), ("b", words)]))] == ["a"]
 
 
-def test_help_has_short_summaries_and_plain_beginnings() -> None:
+def test_style_help_summaries_are_short_and_plain() -> None:
     assert style.help_faults(style.helps()) == []
 
 
-def test_help_fault_is_found_in_summary_option_and_sentence() -> None:
+def test_style_help_fault_is_found_in_summary_option_and_sentence() -> None:
     long = "x" * (style.MOST_SUMMARY + 1)
     texts = [
         ("a", f"{long}\n{long}"),
@@ -69,41 +69,41 @@ def test_help_fault_is_found_in_summary_option_and_sentence() -> None:
     assert [place for place, _ in style.help_faults(iter(texts))] == ["a", "b", "c"]
 
 
-def test_section_has_the_summary_of_its_command() -> None:
+def test_command_section_summary_equals_help() -> None:
     tree = dict(walk(get_command(app)))
     wrong = [name for name, entry in MODULES.items() if (tree[(name,)].help or "").split("\n")[0] != f"{entry.says}."]
     assert wrong == []
 
 
-def test_no_function_method_or_class_has_a_name_to_avoid() -> None:
+def test_style_avoided_names_are_absent_from_code() -> None:
     assert [name for module in style.modules() for name in module.names] == []
 
 
-def test_name_to_avoid_is_found_wherever_it_is_defined() -> None:
+def test_style_avoided_name_is_found_in_any_scope() -> None:
     text = "def told(): ...\nclass _Left:\n async def said(self):\n  def Found(): ...\n  told_by = left = tell()\n"
     names = style.read_module("a.py", text).names
     assert sorted(names) == ["a.py: Found", "a.py: _Left", "a.py: said", "a.py: told"]
 
 
-def test_fields_named_by_a_participle_do_not_become_more() -> None:
+def test_style_participle_fields_do_not_increase() -> None:
     found = [name for module in style.modules() for name in module.fields]
     assert len(found) <= MOST_FIELDS, found
 
 
-def test_field_to_avoid_is_found_in_classes_alone() -> None:
+def test_style_participle_field_is_found_only_in_classes() -> None:
     text = "left: int\nclass Rest:\n left: int = 0\n lines: int\n left_micro: int\n def cut(self):\n  said: int = 1\n"
     assert style.read_module("a.py", text).fields == ["a.py: Rest.left"]
 
 
-def test_no_test_name_is_too_long() -> None:
+def test_style_test_names_fit_length_limit() -> None:
     assert [(place, name) for place, name in style.tests() if len(name) > style.MOST_TEST_NAME] == []
 
 
-def test_every_surface_has_text() -> None:
+def test_style_surfaces_each_have_text() -> None:
     assert {name for name, texts in style.SURFACES.items() if not any(text.strip() for _, text in texts())} == set()
 
 
-def test_avoided_words_are_counted_wherever_they_stand() -> None:
+def test_style_avoided_words_are_counted_in_any_case_and_position() -> None:
     assert style.avoided(iter([("a", "Whose is it? It goes\non. WHOSE."), ("b", "whosever")])) == {"whose": 2}
 
 
@@ -119,7 +119,7 @@ def test_avoided_words_are_counted_wherever_they_stand() -> None:
         ("", 1),
     ],
 )
-def test_commit_message_is_refused_for_each_fault(
+def test_style_commit_message_with_fault_is_refused(
     message: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "message"

@@ -35,7 +35,7 @@ MIB = 1 << 20
 
 
 @given(st.text(alphabet='a, "\r\n\u2028\u00e9', max_size=60))
-def test_rows_are_what_they_are_in_python(text: str) -> None:
+def test_csv_table_rows_equal_rows_of_python_csv(text: str) -> None:
     wanted, found = csv.reader(io.StringIO(text, newline=""), strict=True), Table(text)
     while True:
         try:
@@ -64,7 +64,7 @@ def test_rows_are_what_they_are_in_python(text: str) -> None:
     ],
     ids=["commas", "a-quote", "quotes", "a-line", "columns"],
 )
-def test_a_row_has_an_end(
+def test_csv_table_endless_row_is_refused_with_bounded_memory(
     tmp_path: Path, head: str, read: Callable[[str], object], text: str, says: str, is_first: bool
 ) -> None:
     file = tmp_path / "it.csv"
@@ -82,7 +82,7 @@ def test_a_row_has_an_end(
         assert f"line {1 if is_first else 3}: " in str(told.value)
 
 
-def test_a_row_may_be_as_long_and_as_wide_as_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv_table_row_at_limit_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "MAX_ROW_CHARS", 8)
     monkeypatch.setattr(table, "MOST_COLUMNS", 3)
     assert list(Table('1,2,345\n1,"\n\n",\n\n123456\r\n')) == [["1", "2", "345"], ["1", "\n\n", ""], [], ["123456"]]

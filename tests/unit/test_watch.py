@@ -51,12 +51,14 @@ class Org:
         (Estimate(-1, halted=True, may_halt=False), 100, "estimate"),  # a resumption always needs more than nothing
     ],
 )
-def test_a_fresh_read_with_an_estimate(estimate: Estimate, balance: int | None, reason: str | None) -> None:
+def test_verdict_after_fresh_read_with_estimate_follows_effective_balance(
+    estimate: Estimate, balance: int | None, reason: str | None
+) -> None:
     found = verdict(balance, 3, Overrides(), NOW, estimate)
     assert (found.is_halted, found.reason) == (reason is not None, reason)
 
 
-def test_the_operator_wins_over_an_estimate_until_the_override_ends() -> None:
+def test_operator_wins_over_estimate_until_override_ends() -> None:
     gone = Estimate(-5)
     never = Overrides(halted=False, until_ms=NOW + 1)
     assert not verdict(100, 3, never, NOW, gone).is_halted
@@ -76,21 +78,21 @@ def test_the_operator_wins_over_an_estimate_until_the_override_ends() -> None:
         ("stop", UNREAD_STOP_MS, 1, "unreadable"),
     ],
 )
-def test_while_a_provider_cannot_be_read_the_plans_policy_holds(
+def test_verdict_during_unreadable_provider_follows_policy_of_plan(
     policy: str, unread_ms: int, effective: int | None, reason: str | None
 ) -> None:
     found = unread_verdict(RUNS, Overrides(), NOW, policy=policy, unread_ms=unread_ms, effective_micro=effective)
     assert (found.is_halted, found.reason, found.max_concurrent) == (reason is not None, reason, 3)
 
 
-def test_without_a_read_nobody_goes_on_but_by_the_operators_word() -> None:
+def test_unread_halted_org_is_resumed_only_by_operator() -> None:
     told: dict[str, Any] = {"policy": "go_on", "unread_ms": 0, "effective_micro": 10**9}
     assert unread_verdict(HALTED, Overrides(), NOW, **told) == HALTED
     assert not unread_verdict(HALTED, Overrides(halted=False), NOW, **told).is_halted
     assert unread_verdict(RUNS, Overrides(operator_halt=True), NOW, **told).reason == "operator"
 
 
-def test_a_push_counts_until_the_balance_fell_by_it_and_never_twice() -> None:
+def test_unconfirmed_push_is_deducted_until_balance_shows_charge() -> None:
     on_its_way = Used(sent_since=10, maybe=10)
     assert unseen(100, 0, 100, on_its_way) == 10
     assert unseen(100, 0, 90, on_its_way) == 0
@@ -101,12 +103,12 @@ def test_a_push_counts_until_the_balance_fell_by_it_and_never_twice() -> None:
     assert unseen(100, None, 100, Used(sent_since=10, maybe=10)) == 10
 
 
-def test_a_top_up_meanwhile_hides_no_more_than_what_is_on_its_way() -> None:
+def test_topup_hides_at_most_pushes_in_flight() -> None:
     assert unseen(100, 0, 1_090, Used(sent_since=10, maybe=10)) == 10
     assert unseen(100, 0, 1_090, Used(sent_since=10, maybe=0)) == 0
 
 
-def test_what_is_not_in_a_balance_is_taken_off() -> None:
+def test_effective_balance_excludes_usage_missing_in_balance() -> None:
     used = Used(unsealed=5, unsampled=2, unsent=20, sent_since=10, maybe=10)
     found, hidden = effective_after(Org(100, 0), 100, used)
     assert (found.value, found.unaccepted, found.unsealed, hidden) == (63, 30, 7, 10)
@@ -116,7 +118,7 @@ def test_what_is_not_in_a_balance_is_taken_off() -> None:
     assert effective_after(Org(100, 0, is_halted=True), 100, used)[0].unsealed == 5  # nothing of it runs any more
 
 
-def test_balance_rise_explained_by_pushes_resumes_and_halts_nobody() -> None:
+def test_balance_rise_explained_by_pushes_does_not_resume_org() -> None:
     """A read may be older than the one before it, or somebody paid: both show a balance that rose by 10."""
     used = Used(maybe=10)
     assert effective_after(Org(0, 0, is_halted=True), 10, used)[0].value == 0
@@ -127,7 +129,7 @@ def test_balance_rise_explained_by_pushes_resumes_and_halts_nobody() -> None:
     assert effective_after(Org(1, 4), 11, used)[0].value == 7, "what was hidden before stays hidden"
 
 
-def test_what_runs_charged_of_a_wallet_hides_no_push_that_is_on_its_way() -> None:
+def test_execution_charges_do_not_hide_push_in_flight() -> None:
     """The wallet fell from 100 to 60 by runs: that is no sign that the push of 40 arrived."""
     sent = Used(unsealed=5, sent_since=40, maybe=40, in_flight=40, wallet=60, held_micro=3)
     found = since_read(Org(100, 0), sent)
@@ -138,12 +140,12 @@ def test_what_runs_charged_of_a_wallet_hides_no_push_that_is_on_its_way() -> Non
     assert (found.value, hidden) == (60 - 40 - 5 - 3, 40)
 
 
-def test_what_was_never_read_or_has_no_end_has_no_estimate() -> None:
+def test_estimate_of_unread_or_unlimited_balance_is_empty() -> None:
     assert since_read(Org(None, None), Used(unsealed=5)) is None
     assert since_read(Org(100, 0, balance_read_ms=None), Used(unsealed=5)) is None
 
 
-def test_org_near_its_end_is_watched_often_and_idle_org_not_at_all() -> None:
+def test_org_near_end_of_credit_is_watched_often_and_idle_org_is_not() -> None:
     def look(effective: int | None, burn: int) -> int | None:
         found = next_look_ms(effective, burn, NOW)
         return None if found is None else found - NOW
@@ -157,7 +159,7 @@ def test_org_near_its_end_is_watched_often_and_idle_org_not_at_all() -> None:
 
 
 @cases("lasts_ms", [1, 4_999, 5_001, 15_625, 21_000, 59_000, 300_000, 7_200_000])
-def test_last_look_before_the_end_is_at_most_five_seconds_before_it(lasts_ms: int) -> None:
+def test_last_watch_before_end_is_at_most_five_seconds_earlier(lasts_ms: int) -> None:
     burn, now = 60_000, NOW
     ends = now + lasts_ms
     while True:
@@ -181,7 +183,9 @@ def test_last_look_before_the_end_is_at_most_five_seconds_before_it(lasts_ms: in
         (Refused(frozenset("ab"), frozenset("b")), 0, "credits_exhausted"),
     ],
 )
-def test_refused_features_halt_who_uses_them(refused: Refused, balance: int | None, reason: str | None) -> None:
+def test_refused_feature_in_use_halts_with_usage_limit(
+    refused: Refused, balance: int | None, reason: str | None
+) -> None:
     found = verdict(balance, 3, Overrides(), NOW, refused=refused)
     assert (found.is_halted, found.reason) == (reason is not None, reason)
     assert not verdict(balance, 3, Overrides(halted=False), NOW, refused=refused).is_halted
@@ -200,10 +204,10 @@ def test_refused_features_halt_who_uses_them(refused: Refused, balance: int | No
         CustomerState(1, 7, 3),  # type: ignore[arg-type]
     ],
 )
-def test_an_answer_that_is_none_has_told_nothing(state: CustomerState) -> None:
+def test_invalid_customer_state_is_read_failed(state: CustomerState) -> None:
     assert isinstance(sound(state), ReadFailed)
 
 
 @cases("state", [CustomerState(None, None, None), CustomerState(-5, "free", 0)])
-def test_unlimited_and_negative_balances_are_answers(state: CustomerState) -> None:
+def test_unlimited_and_negative_balances_are_valid(state: CustomerState) -> None:
     assert sound(state) == state

@@ -16,7 +16,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text(
 NOW_S = 1_767_225_600
 
 
-def test_the_code_of_the_page_takes_what_is_genuine_and_fresh_alone() -> None:
+def test_webhooks_page_code_accepts_only_genuine_and_fresh_messages() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     found: dict[str, Any] = {"base64": base64, "hmac": hmac}
     exec(code, found)
@@ -30,9 +30,9 @@ def test_the_code_of_the_page_takes_what_is_genuine_and_fresh_alone() -> None:
     assert not verify(new, {**headers, "webhook-id": "msg_2"}, b"{}", NOW_S)
 
 
-def test_each_event_has_its_row() -> None:
+def test_webhooks_page_lists_each_event() -> None:
     assert sorted(re.findall(r"^\| `([a-z]+\.[a-z]+)` \|", PAGE, flags=re.MULTILINE)) == sorted((*EVENTS, TEST))
 
 
-def test_the_page_says_how_long_an_answer_may_take() -> None:
+def test_webhooks_page_names_answer_timeout() -> None:
     assert f"within {CALL_MS // 1000} s" in PAGE

@@ -29,7 +29,7 @@ CHANGED_BY = {
 
 
 @pytest.mark.parametrize("seed", share([SEED], whole=[SEED, 1, 2, 3, 4, 5, 6, 9, 10, 11]))
-def test_kills_at_counted_steps_leave_no_silent_difference(seed: int, tmp_path: Path) -> None:
+def test_kills_at_counted_steps_at_autumn_do_not_differ_silently(seed: int, tmp_path: Path) -> None:
     found = alone(tmp_path, pushes=PUSHES, kills=KILLS, seed=seed)
     assert found.pushes >= PUSHES and found.kills >= KILLS // 2
     came_about = found.autumn.came_about
@@ -39,7 +39,7 @@ def test_kills_at_counted_steps_leave_no_silent_difference(seed: int, tmp_path: 
 
 
 @pytest.mark.parametrize("planted", list(CHANGED_BY)[: share(3, whole=4)])
-def test_a_planted_bug_is_silent_and_found(planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_in_autumn_credits_is_found(planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody compares balances; what was asked counts as what was charged; a part that was used up counts as lost,
     or one of a feature's own units does."""
     for module, name in CHANGED_BY[planted]:
@@ -50,7 +50,7 @@ def test_a_planted_bug_is_silent_and_found(planted: str, tmp_path: Path, monkeyp
 
 
 @at_length("make autumn")
-def test_killed_processes_leave_no_silent_difference(tmp_path: Path) -> None:
+def test_killed_processes_at_autumn_do_not_differ_silently(tmp_path: Path) -> None:
     kills = 8
     found = in_credits(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", pushes=ENOUGH, kills=kills, seed=3)
     assert short_of(found, ENOUGH, kills) is None

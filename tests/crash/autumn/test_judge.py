@@ -38,21 +38,21 @@ NEWER_LOST = (Fraction(-17, 200), Fraction(-100))
 """100 units of the changed feature at its new cost."""
 
 
-def test_only_sums_of_mishaps_are_explained() -> None:
+def test_judge_accepts_difference_only_as_sum_of_mishaps() -> None:
     weighing = Weighing([LOST, DOUBLED])
     explained = [weighing.explains(Fraction(tenths, 10), ZERO) for tenths in (0, -3, 5, 2, 3, -5, 8)]
     assert explained == [True, True, True, True, False, False, False]
     assert not weighing.explains(Fraction(1, 3), ZERO)
 
 
-def test_units_of_the_changed_feature_count_at_the_cost_of_their_charge() -> None:
+def test_judge_counts_lost_units_at_cost_of_their_charge() -> None:
     weighing = Weighing([LOST, NEWER_LOST])
     assert weighing.explains(NEWER_LOST[0], 100 * NEWER)
     assert not weighing.explains(NEWER_LOST[0], ZERO), "told at the new cost, and lost at the old one"
     assert not weighing.explains(LOST[0], 100 * NEWER)
 
 
-def test_too_many_mishaps_explain_whole_units_up_to_all_of_them() -> None:
+def test_judge_with_too_many_mishaps_accepts_whole_units_up_to_total() -> None:
     many = [(Fraction(-(2**place), 10**6), Fraction(-1)) for place in range(MOST_SUMS.bit_length() + 1)]
     weighing = Weighing(many)
     assert weighing.sums is None
@@ -66,7 +66,7 @@ def _account() -> Struck:
 
 
 @pytest.mark.parametrize(("unsure", "silent"), [(None, -10_000), (4_000, -10_000), (10_000, None), (20_000, None)])
-def test_difference_is_told_only_by_a_range_that_holds_it(
+def test_judge_difference_outside_reported_range_is_silent(
     tmp_path: Path, unsure: int | None, silent: int | None
 ) -> None:
     """A hundredth of a credit was used, and nothing drawn. A person was told that the balance may lack so much."""
@@ -93,7 +93,7 @@ def _given_back(name: str, feature: str, units: int, cost: Decimal) -> Charge:
         (64, 0, 0, True), (48, 0, 0, False), (48, 0, 24, True), (24, 24, 24, True), (25, 0, 24, False),
     ],
 )  # fmt: skip
-def test_units_given_back_for_another_push_explain_only_their_new_cost(
+def test_judge_units_refunded_for_another_push_count_at_new_cost(
     beyond: int, doubled: int, lost: int, is_explained: bool
 ) -> None:
     autumn = _account()
@@ -110,7 +110,7 @@ def test_units_given_back_for_another_push_explain_only_their_new_cost(
     assert _is_other_push(autumn, "c0", beyond * NEWER) is is_explained
 
 
-def test_a_lost_charge_that_a_limit_cut_counts_the_unit_whole() -> None:
+def test_judge_lost_charge_cut_by_limit_counts_unit_whole() -> None:
     autumn = _account()
     cut = Charge("acme", "compute_16gb", T0, Fraction(1011, 16), "key", (("credits", Decimal("0.1011")),))
     autumn.account.undrawn.append(cut)
@@ -119,7 +119,7 @@ def test_a_lost_charge_that_a_limit_cut_counts_the_unit_whole() -> None:
 
 
 @pytest.mark.parametrize(("drawn", "is_explained"), [("0", True), ("0.0001", False), ("-0.0001", False)])
-def test_rest_of_a_lost_charges_last_unit_is_charged_to_nobody(tmp_path: Path, drawn: str, is_explained: bool) -> None:
+def test_judge_rest_of_lost_charge_unit_is_explained_if_exact(tmp_path: Path, drawn: str, is_explained: bool) -> None:
     """A charge of 51.375 of 52 units was lost. A person was told exactly that, and charged it by hand."""
     engine = fresh(tmp_path / "d.db")
     feature = "compute_64gb"
@@ -151,7 +151,7 @@ def test_rest_of_a_double_that_a_limit_cut_is_charged_to_nobody(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("is_second", [False, True])
-def test_rest_of_a_unit_is_allowed_for_first_charges_only(is_second: bool) -> None:
+def test_judge_allows_rest_of_unit_for_first_charge_only(is_second: bool) -> None:
     """A limit ended the charge after 7.75 of 8 units. A second charge of a push is a mishap with its exact credits."""
     autumn = _account()
     cut = Charge("acme", "compute_4gb", T0, Fraction(31, 4), "key", (("credits", Decimal("0.0031")),))
@@ -162,14 +162,14 @@ def test_rest_of_a_unit_is_allowed_for_first_charges_only(is_second: bool) -> No
     assert _beyond(autumn, "acme", units) == (Fraction("-0.0001") if is_second else ZERO)
 
 
-def test_a_charge_without_an_event_is_a_double_once_its_push_is_voided() -> None:
+def test_judge_charge_without_event_is_double_if_push_is_voided() -> None:
     autumn = _account()
     autumn.account.eventless.append(Charge("acme", "compute_1gb", T0, 146, "key", (("credits", Decimal("0.0146")),)))
     assert _mishaps(autumn, "acme", {"another"}) == []
     assert _mishaps(autumn, "acme", {"key"}) == [(Fraction("0.0146"), ZERO)]
 
 
-def test_a_window_gives_back_later_while_a_push_of_it_is_rejected(tmp_path: Path) -> None:
+def test_judge_expects_later_refund_while_push_is_rejected(tmp_path: Path) -> None:
     provider = FakeProvider(capabilities())
     engine = fresh(tmp_path / "d.db")
     fleet = Fleet(engine, extra={"fake": provider})

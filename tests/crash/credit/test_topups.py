@@ -17,7 +17,7 @@ SEEDS = (3, 5, 7, 11)
 
 
 @at_length("make crash")
-def test_nobody_is_charged_twice_though_workers_and_the_server_are_killed(tmp_path: Path) -> None:
+def test_topups_with_killed_workers_and_server_are_charged_once(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
         found = till(tmp_path, server.url, kills=KILLS, seed=3, server=server, strikes=2)
         assert server.recoveries() == found.toll.strikes.total() == 2, "by its own log"
@@ -25,7 +25,7 @@ def test_nobody_is_charged_twice_though_workers_and_the_server_are_killed(tmp_pa
 
 
 @at_length("make crash")
-def test_nobody_is_charged_twice_on_sqlite(tmp_path: Path) -> None:
+def test_topups_with_killed_workers_on_sqlite_are_charged_once(tmp_path: Path) -> None:
     found = till(tmp_path, f"sqlite:///{tmp_path}/drawdown.db", kills=KILLS, seed=4)
     assert found.toll.short_of(KILLS, 0) is None
     assert found.states["credited"] == found.payments
@@ -35,7 +35,7 @@ def test_nobody_is_charged_twice_on_sqlite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("planted", "text"), [("fresh charge", "is no top-up"), ("paid by doubt", "credited and not paid")]
 )
-def test_a_planted_bug_is_found(planted: str, text: str, tmp_path: Path) -> None:
+def test_planted_bug_is_found(planted: str, text: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=text):
         for seed in SEEDS:
             folder = tmp_path / str(seed)

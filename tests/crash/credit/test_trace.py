@@ -11,7 +11,7 @@ from tests.whole import at_length
 
 
 @at_length("make trace")
-def test_runs_of_killed_clients_are_charged_once_beside_the_metering(database_url: str, tmp_path: Path) -> None:
+def test_executions_of_killed_clients_are_charged_once_beside_metering(database_url: str, tmp_path: Path) -> None:
     found = trace(tmp_path, database_url, seed=2, every_s=0.2, most=300, most_s=240, strikes=12)
     assert found.toll.inside, "no kill landed inside a step"
     assert set(found.books.ends) == {"settled", "left", "given up", "given up at a cost", "refused"}
@@ -29,7 +29,7 @@ LIVES = 4
         ("draws without numbers", ("end draw",), "to be|draws"),
     ],
 )
-def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], text: str, tmp_path: Path) -> None:
+def test_planted_bug_is_found(planted: str, at: tuple[str, ...], text: str, tmp_path: Path) -> None:
     def live(seed: int) -> None:
         folder = tmp_path / str(seed)
         folder.mkdir()

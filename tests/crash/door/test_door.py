@@ -31,7 +31,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 @pytest.mark.parametrize(
     ("database_url", "sent_as"), [("sqlite", "events"), ("postgresql", "samples")], indirect=["database_url"]
 )
-def test_all_that_killed_clients_send_over_cut_connections_is_billed_once(
+def test_usage_of_killed_http_clients_is_billed_once(
     sent_as: As, database_url: str, engine: sa.Engine, tmp_path: Path, nursery: Nursery
 ) -> None:
     found = siege(nursery, tmp_path, database_url, replace(SHARE, sent_as=sent_as))
@@ -50,7 +50,7 @@ def test_all_that_killed_clients_send_over_cut_connections_is_billed_once(
         ("what was left stays", (("client", "begin send"),), "are lost"),
     ],
 )
-def test_a_planted_bug_is_found(
+def test_planted_bug_is_found(
     planted: str,
     at: Sequence[tuple[str, str]],
     text: str,
@@ -66,7 +66,7 @@ def test_a_planted_bug_is_found(
 
 @at_length("make door")
 @pytest.mark.skipif(not openb.FILE.exists(), reason="needs the real usage data beside the project (../shared/data)")
-def test_what_is_sent_is_what_the_files_say() -> None:
+def test_trace_usage_has_expected_samples_and_seconds() -> None:
     whole = usage("gentd26", 1)
     assert (len(whole.all), whole.seconds, len(whole.by_window)) == (gentd26.SAMPLES, gentd26.SECONDS, gentd26.PUSHES)
     assert sum(one.seconds for one in whole.all) == gentd26.SECONDS

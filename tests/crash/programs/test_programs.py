@@ -25,7 +25,7 @@ PLANTED: Final = [
 
 
 @at_length("make crash")
-def test_all_is_exact_though_everybody_is_killed(tmp_path: Path) -> None:
+def test_usage_with_all_programs_killed_is_billed_exactly(tmp_path: Path) -> None:
     with closing(Server(durable=True)) as server:
         found = besieged(tmp_path, server.url, seed=1, size=SMALL, kills=8, every_s=0.05, strikes=1, server=server)
     assert found.toll.inside, "no kill landed inside a step"
@@ -34,7 +34,7 @@ def test_all_is_exact_though_everybody_is_killed(tmp_path: Path) -> None:
 
 @at_length("make mutants")
 @pytest.mark.parametrize(("planted", "at", "text"), PLANTED)
-def test_a_planted_bug_is_found(planted: str, at: tuple[str, ...], text: str, tmp_path: Path) -> None:
+def test_planted_bug_is_found(planted: str, at: tuple[str, ...], text: str, tmp_path: Path) -> None:
     def live(seed: int) -> None:
         folder = tmp_path / str(seed)
         folder.mkdir()

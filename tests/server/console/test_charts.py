@@ -21,7 +21,7 @@ from tests.server.console.test_elsewhere import shown
 from tests.server.console_home import Home
 
 
-def test_a_run_that_names_no_feature_and_the_feature_runs_are_two(home_engine: sa.Engine) -> None:
+def test_usage_chart_execution_without_feature_is_separate_series(home_engine: sa.Engine) -> None:
     """The page of the organisation; its customers' own page has the same chart."""
     home = Home(home_engine, copied=True)
     home.fleet.assign("soylent")
@@ -35,7 +35,7 @@ def test_a_run_that_names_no_feature_and_the_feature_runs_are_two(home_engine: s
     assert "2026-01-01 3.00" in page, "as the table beside it says"
 
 
-def test_all_that_was_used_is_in_the_series_whatever_features_are_called() -> None:
+def test_usage_chart_any_feature_names_series_sum_equals_usage() -> None:
     names = ("", "runs", "others", "a", "b", "c")
     found = usage.chart([Use(0, name, (10 - at) * MICRO) for at, name in enumerate(names)], 5, 0)
     called = [name for name, _, _ in found.series]
@@ -44,7 +44,7 @@ def test_all_that_was_used_is_in_the_series_whatever_features_are_called() -> No
     assert not [name for name in (usage.OTHER, charts.OTHERS) if FEATURE_NAME.fullmatch(name)]
 
 
-def test_what_was_written_off_is_drawn_as_used_by_nobody(home_engine: sa.Engine) -> None:
+def test_usage_chart_written_off_usage_is_excluded(home_engine: sa.Engine) -> None:
     """Bars, series and the day of the table are what the ledger moved; its customers' own page has the same chart."""
     home = Home(home_engine, copied=True)
     home.fleet.assign("soylent")
@@ -69,7 +69,9 @@ def test_what_was_written_off_is_drawn_as_used_by_nobody(home_engine: sa.Engine)
         ([{"a": 4}, {"a": -4}], {"a": 0}, "80.000%"),
     ],
 )
-def test_what_is_given_back_comes_off_the_day(days: list[dict[str, int]], series: dict[str, int], high: str) -> None:
+def test_usage_chart_refund_is_subtracted_from_its_day(
+    days: list[dict[str, int]], series: dict[str, int], high: str
+) -> None:
     """As a whole: series add up to all days, and no bar is higher than its day."""
     uses = [Use(at * DAY_MS, name, amount * MICRO) for at, day in enumerate(days) for name, amount in day.items()]
     found = usage.chart(uses, len(days) * DAY_MS - 1, 0)

@@ -59,14 +59,14 @@ def look(home: Home, customer: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_balance_that_is_not_here_is_no_zero_and_no_credit_is_offered(home: Home, path: str) -> None:
+def test_page_of_org_billed_elsewhere_shows_neither_zero_nor_grant(home: Home, path: str) -> None:
     page = shown(home, path).partition("Plans")[0]
     assert "illed at stripe, which keeps the balance" in page
     for wrong in ("0.00", "no credit is left", "/act/grant", "ledger grant"):
         assert wrong not in page, wrong
 
 
-def test_credit_goes_to_the_wallet_that_pays(home: Home) -> None:
+def test_org_page_pooled_org_grant_link_names_paying_wallet(home: Home) -> None:
     for page in ("/console/org?id=stark", "/console/org?id=tyrell"):
         assert "The provider keeps the balance, so give credit there" in shown(home, page)
     write(home.engine, lambda c: credit.grant(c, CUSTOMER, 5 * MICRO, home.fleet.by, key="first", plan=None))
@@ -76,7 +76,7 @@ def test_credit_goes_to_the_wallet_that_pays(home: Home) -> None:
     assert 'href="/console/act/grant?id=acme"' in shown(home, "/console/org?id=acme")
 
 
-def test_a_filter_denies_no_entry_of_a_wallet_that_has_no_lot(home: Home) -> None:
+def test_wallet_filter_without_lots_lists_matching_entries(home: Home) -> None:
     """A correction downwards makes none, of whoever is billed."""
     write(home.engine, lambda c: credit.grant(c, "tyrell", -5 * MICRO, home.fleet.by, key="down", plan=None))
     for asked, there in (("", True), ("&amount=5", True), ("&amount=9.99", False)):
@@ -85,7 +85,7 @@ def test_a_filter_denies_no_entry_of_a_wallet_that_has_no_lot(home: Home) -> Non
     assert "No entry matches the filter" in page and "Clear" in page
 
 
-def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home: Home) -> None:
+def test_grant_for_org_billed_elsewhere_is_refused_and_names_wallet(home: Home) -> None:
     assert look(home, "stark")[0] == 400
     assert f"the wallet of {CUSTOMER} pays for stark. Grant the credit to {CUSTOMER}" in look(home, "stark")[1]
     assert look(home, "tyrell")[0] == 400
@@ -106,14 +106,14 @@ def test_credit_for_org_paid_elsewhere_is_refused_and_dry_run_names_wallet(home:
     assert home.fleet.one("SELECT COUNT(*) FROM ledger_accounts WHERE account_id = 'wallet:stark'") == 0
 
 
-def test_who_is_billed_by_nobody_has_no_zero_either(home: Home) -> None:
+def test_org_page_unassigned_org_shows_unknown_balance_and_grant_link(home: Home) -> None:
     home.register(["soylent"])
     page = shown(home, "/console/org?id=soylent")
     assert f"Available {figures.UNKNOWN} no provider bills it yet" in page and "0.00" not in page
     assert "/console/act/grant?id=soylent" in page
 
 
-def test_what_its_biller_said_is_told_with_when_it_ends(home: Home) -> None:
+def test_org_page_provider_balance_is_shown_with_run_out_time(home: Home) -> None:
     home.fleet.write(
         "UPDATE orgs SET balance_micro = 13860000, balance_read_ms = :now, runs_out_ms = :end WHERE org_id = 'tyrell'",
         {"now": home.now - 60_000, "end": home.now + 2 * DAY_MS},
@@ -128,7 +128,7 @@ def test_what_its_biller_said_is_told_with_when_it_ends(home: Home) -> None:
     assert "Left at autumn 13.86" in page and "In a wallet here 3.00 from an earlier assignment, not used now" in page
 
 
-def test_a_chart_has_no_day_that_was_not_read() -> None:
+def test_usage_chart_unread_days_are_not_drawn() -> None:
     now, begin = 20 * DAY_MS + 5, 14 * DAY_MS
     found = usage.chart([Use(begin + DAY_MS, "compute", MICRO)], now, begin)
     assert found.first == "1970-01-15" and found.picture.count("1970-01-15 to 1970-01-21") == 1
@@ -137,7 +137,7 @@ def test_a_chart_has_no_day_that_was_not_read() -> None:
     assert early.first == "1970-01-10", "where more was read, one bar is not as wide as the picture"
 
 
-def test_plans_that_other_providers_told_of_may_be_chosen(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_filter_lists_plans_of_other_providers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.fleet.write("UPDATE orgs SET plan = 'scale' WHERE org_id = 'tyrell'")
     assert read(home.engine, orgs.providers_and_plans)[1] == ["free", "scale"]
     assert '<option value="scale">' in home.get("/console/orgs")[0].text
@@ -146,7 +146,7 @@ def test_plans_that_other_providers_told_of_may_be_chosen(home: Home, monkeypatc
     assert '<option value="scale" selected>' in home.get("/console/orgs?plan=scale")[0].text, "what is chosen is shown"
 
 
-def test_where_money_hangs_on_an_answer_none_is_chosen_beforehand(home: Home) -> None:
+def test_resolve_forms_outcome_is_not_preselected(home: Home) -> None:
     asked = {"push-resolve": "outcome", "topup-resolve": "became"}
     for (name, field), session in zip(asked.items(), (7, 6), strict=True):
         (form,) = home.get(f"/console/act/{name}", session=session)

@@ -62,7 +62,7 @@ def of_things() -> list[str]:
     return [*orgs, *others, "/console/tick?id=%E2%80%AE1", "/console/acted?key=%E2%80%AE1"]
 
 
-def test_they_are_text_on_every_page(home: Home) -> None:
+def test_hostile_text_on_console_pages_is_escaped(home: Home) -> None:
     places = [*SHOWN, *of_things()]
     answers = home.get(*places, session=KIM)
     assert [one.status_code for one in answers if one.status_code not in (200, 400, 404)] == []
@@ -71,7 +71,7 @@ def test_they_are_text_on_every_page(home: Home) -> None:
     assert min(seen.values()) >= 8, seen
 
 
-def test_they_are_text_on_every_form(home: Home) -> None:
+def test_hostile_text_in_console_forms_is_escaped(home: Home) -> None:
     """What is filled in comes back as it was, and is shown as text."""
     places = [
         f"/console/act/{one.name}?" + "&".join(f"{field.name}={quote(TURNED)}" for field in one.fields)
@@ -87,7 +87,7 @@ def test_they_are_text_on_every_form(home: Home) -> None:
         assert f'value="{html.escape(TURNED)}"' in looked.text, "the deed is of the very same one"
 
 
-def test_they_are_text_for_an_organisations_own_people(home: Home) -> None:
+def test_hostile_text_on_customer_pages_is_escaped(home: Home) -> None:
     who = my_sessions.visitor(TURNED, TURNED)
     write(home.engine, lambda c: my_sessions.enter(c, secret(33), who, secret(33), "192.0.2.1", home.now))
     places = [f"{page.path}{page.example}" for page in MY_PAGES] + [f"/my/blocked?metric={quote(TURNED)}"]
@@ -96,7 +96,7 @@ def test_they_are_text_for_an_organisations_own_people(home: Home) -> None:
     assert [said for place, one in zip(places, answers, strict=True) for said in wrong(place, one.text)] == []
 
 
-def test_they_are_text_in_every_file(home: Home) -> None:
+def test_hostile_text_in_files_is_escaped_for_csv_only(home: Home) -> None:
     own = {"/console/audit": f"?to={figures.iso(home.now)}"}  # where each file that is taken is in the next one
     places = [(page, own.get(page.path, page.example)) for page in PAGES if page.lines]
     places += [(page, f"?id={quote(name)}") for page in PAGES if page.lines and page.example for name in IDS]

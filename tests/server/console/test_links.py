@@ -58,7 +58,7 @@ def linked(home: Home, paths: Iterable[str], role: str) -> set[str]:
     return found
 
 
-def test_pages_lead_each_role_to_all_that_it_may_do(filled: Home) -> None:
+def test_console_pages_link_each_role_to_its_permitted_actions(filled: Home) -> None:
     """What no page of this life leads to, one of another does."""
     everything = {one.name for one in ACTIONS} - set(ELSEWHERE)
     assert everything - linked(filled, SHOWN, "admin") == set()
@@ -69,7 +69,7 @@ def test_pages_lead_each_role_to_all_that_it_may_do(filled: Home) -> None:
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_a_page_leads_to_what_may_be_done_once_it_may(home: Home, name: str) -> None:
+def test_action_once_possible_is_linked_for_its_role_only(home: Home, name: str) -> None:
     action = next(one for one in ACTIONS if one.name == name)
     EXAMPLES[name].prepare(home)
     assert name in linked(home, [ELSEWHERE[name]], action.role)

@@ -25,7 +25,7 @@ def home(home_engine: sa.Engine) -> Home:
     return made
 
 
-def test_who_looks_in_is_on_record_by_their_own_name_and_finds_back(home: Home) -> None:
+def test_demo_customer_view_audits_console_actor_and_links_back(home: Home) -> None:
     (page,) = home.get("/console/org?id=acme", session=VIC)
     assert BUTTON in page.text and f'action="{OWN}"' in page.text and "/my/enter" not in page.text
 
@@ -41,7 +41,7 @@ def test_who_looks_in_is_on_record_by_their_own_name_and_finds_back(home: Home) 
     assert told == [("console:vic", "acme", "my", "opened from the console")]
 
 
-def test_nobody_else_does(home: Home) -> None:
+def test_demo_customer_view_invalid_request_is_refused(home: Home) -> None:
     tried: tuple[tuple[str, int | None, dict[str, str], int], ...] = (
         ("acme", None, OURS, 401),
         ("acme", VIC, {"sec-fetch-site": "cross-site"}, 403),
@@ -55,7 +55,7 @@ def test_nobody_else_does(home: Home) -> None:
     assert home.fleet.one("SELECT COUNT(*) FROM my_sessions") == 0
 
 
-def test_in_real_life_there_is_no_such_way(home: Home) -> None:
+def test_demo_customer_view_outside_demo_is_not_found(home: Home) -> None:
     home.fleet.write("DELETE FROM console_marks")
     assert BUTTON not in home.get("/console/org?id=acme")[0].text
     assert home.send(OWN, {"org": "acme"}).status_code == 404

@@ -128,18 +128,18 @@ def wrong(home: Home, paths: list[str]) -> tuple[list[tuple[str, int]], int]:
     return [one for one in found if one[1] not in FINE], len(found)
 
 
-def test_no_address_of_a_page_makes_it_fail(home: Home) -> None:
+def test_console_pages_invalid_parameters_do_not_cause_server_error(home: Home) -> None:
     paths = [path for page in PAGES for path in paths_of(page)]
     found, asked = wrong(home, paths)
     assert found == [] and asked > 4 * len(paths)
 
 
-def test_no_address_of_the_small_face_makes_it_fail(home: Home) -> None:
+def test_customer_pages_invalid_parameters_do_not_cause_server_error(home: Home) -> None:
     found, asked = wrong(home, [page.path + page.example for page in MY_PAGES])
     assert found == [] and asked > 4 * len(MY_PAGES)
 
 
-def test_no_address_of_a_form_or_of_the_way_in_makes_it_fail(home: Home) -> None:
+def test_forms_and_sign_in_invalid_parameters_do_not_cause_server_error(home: Home) -> None:
     """Forms are filled in with whatever it says; links and sign-ins take it, too."""
     taken = {f"/console/act/{one.name}": [field.name for field in one.fields] for one in ACTIONS}
     others = {"/console/acted": ["key"], "/console/link": ["token"], "/console/enter": ["token", "next"],
@@ -153,7 +153,7 @@ def test_no_address_of_a_form_or_of_the_way_in_makes_it_fail(home: Home) -> None
     assert [one for one in got if one[1] not in FINE] == []
 
 
-def test_no_form_makes_it_fail(home: Home) -> None:
+def test_form_post_invalid_hidden_fields_do_not_cause_server_error(home: Home) -> None:
     """What a form of ours carries, and does not show, is no more to be believed than an address."""
     fields = {
         "/console/act/halt": ("id", "reason", "key", "seen", "typed"),

@@ -62,7 +62,7 @@ def page(home: Home, path: str, session: int = ANN) -> str:
 
 
 @pytest.mark.both_databases
-def test_each_page_says_what_the_command_line_says(home: Home) -> None:
+def test_rules_pages_show_figures_of_command_line(home: Home) -> None:
     limits = page(home, "/console/limits", KIM)
     assert (
         "|Requested limit overrides|1|" in limits
@@ -92,7 +92,7 @@ def test_each_page_says_what_the_command_line_says(home: Home) -> None:
     assert "|look-0|acme|look|" in raw and "fingerprint" not in raw
 
 
-def test_from_an_event_to_its_push_and_its_entry(home: Home) -> None:
+def test_event_page_links_to_its_push_and_ledger_entry(home: Home) -> None:
     (answer,) = home.get(EVENT)
     (push,) = home.fleet.rows("SELECT key FROM pushes WHERE feature = 'orders' AND revision = 0")
     (moved,) = home.fleet.rows(f"SELECT amount_micro FROM ledger_entries WHERE key = '{push[0]}'")
@@ -105,7 +105,7 @@ def test_from_an_event_to_its_push_and_its_entry(home: Home) -> None:
     assert "Withdrawn: a test" in page(home, "/console/event?source=shop&id=order-2&org=acme")
 
 
-def test_a_chain_that_was_tampered_with_shows_on_the_very_page(home: Home) -> None:
+def test_audit_page_tampered_chain_is_shown_broken(home: Home) -> None:
     whole = page(home, "/console/audit")
     assert "|Actions shown|whole|" in whole and "differs from the record" not in whole
     tamper(home.fleet, "UPDATE operator_actions SET actor = 'Bob' WHERE action = 'key_end'")
@@ -116,7 +116,7 @@ def test_a_chain_that_was_tampered_with_shows_on_the_very_page(home: Home) -> No
     assert "|Actions shown|broken|" in page(home, "/console/audit"), "the last one was taken out"
 
 
-def test_files_are_exactly_the_filter(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit_and_event_files_contain_exactly_filtered_rows(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_page, "FILE_ACTIONS", 3)
     monkeypatch.setattr(events_page, "FILE_EVENTS", 2)
     deeds = read(home.engine, lambda c: list_audit(c, AuditFilter(action="key_create"), most=99)).actions
@@ -129,7 +129,7 @@ def test_files_are_exactly_the_filter(home: Home, monkeypatch: pytest.MonkeyPatc
     }  # fmt: skip
 
 
-def test_lists_of_overrides_go_on_where_they_ended(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_page_next_page_continues_after_last_override(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         terms = Terms("look", "pattern", f"p{number}*", "day", number, None)
         write(home.engine, lambda c, t=terms: guard_overrides.add(c, t, home.fleet.by, asked=False, permanent=True))  # type: ignore[misc]
@@ -173,12 +173,12 @@ NONSENSE: Final = [
 ]
 
 
-def test_nonsense_is_refused_in_words(home: Home) -> None:
+def test_rules_pages_invalid_parameters_are_refused_with_message(home: Home) -> None:
     for (place, status, words), answer in zip(NONSENSE, home.get(*(one for one, _, _ in NONSENSE)), strict=True):
         assert answer.status_code == status and says(answer.text, words), (place, answer.text[-400:])
 
 
-def test_people_are_for_admins_and_hostile_texts_are_texts(home: Home) -> None:
+def test_rules_pages_enforce_roles_and_escape_hostile_text(home: Home) -> None:
     assert [one.status_code for one in home.get("/console/people", session=ANN)] == [403]
     people = page(home, "/console/people", KIM)
     assert (
@@ -195,7 +195,7 @@ def test_people_are_for_admins_and_hostile_texts_are_texts(home: Home) -> None:
         assert seen.status_code == 200 and "/console/act/" not in seen.text, "who may not act is shown no way to"
 
 
-def test_a_page_asks_twelve_times_at_most_however_much_there_is(home: Home) -> None:
+def test_rules_page_statement_count_is_bounded_at_twelve(home: Home) -> None:
     few = statements(home, PATHS)
     for number in range(6):
         write(home.engine, lambda c, n=number: guard_terms.set_metric(c, f"m{n}", Change(phase=2), home.fleet.by))  # type: ignore[misc]
@@ -203,7 +203,7 @@ def test_a_page_asks_twelve_times_at_most_however_much_there_is(home: Home) -> N
     assert max(many.values()) <= 12 and all(count <= few[path] for path, count in many.items()), many
 
 
-def test_details_of_the_audit_are_times_and_credits() -> None:
+def test_audit_details_times_and_credits_are_formatted() -> None:
     details = {"ends_ms": 1796380200000, "grant_limit_micro": 100_000_000, "was": {"halted": None, "until_ms": None},
                "lease_ms": 60_000, "count": 1234, "provider": "stripe", "new": True, "gone": None}  # fmt: skip
     deed = AuditEntry(1, T0, "x", "y", details, "ann", "why", "cli")

@@ -78,7 +78,7 @@ def test_settlement_step_shows_own_runs_and_amount_still_due(home: Owing) -> Non
     assert home.step() == "2 0.00 owed to suppliers; 0.00 not released yet"
 
 
-def test_both_figures_of_the_step_are_of_the_days_that_are_shown(home: Owing) -> None:
+def test_settlement_step_older_settlements_are_excluded(home: Owing) -> None:
     home.set("held", share_ppm=500_000)
     home.fleet.clock.at_ms -= 31 * DAY_MS
     home.ran("old", "held", 4, org="acme", payer=None)
@@ -87,7 +87,7 @@ def test_both_figures_of_the_step_are_of_the_days_that_are_shown(home: Owing) ->
     assert home.step("acme") == "1 1.00 owed to suppliers; 1.00 not released yet"
 
 
-def test_a_batch_is_offered_where_its_command_makes_one(home: Owing) -> None:
+def test_payout_action_is_offered_only_if_command_would_succeed(home: Owing) -> None:
     """By the lowest threshold that was agreed on for what is eligible, not by the newest one; once a month."""
     loose: dict[str, Any] = {"share_ppm": 1_000_000, "hold_ms": 0, "takes_clawbacks": True}
     for name, then, since in (("raised", 1, 100), ("lowered", 100, 1), ("exact", 5, 5)):
@@ -110,7 +110,7 @@ def test_a_batch_is_offered_where_its_command_makes_one(home: Owing) -> None:
     assert "act/settlement-payout?" not in shown(home, "/console/settlements"), "this month's was made"
 
 
-def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owing) -> None:
+def test_settlement_reversal_without_clawback_after_payout_is_not_offered(home: Owing) -> None:
     home.set("strict", share_ppm=500_000, threshold_micro=0)
     home.set("loose", share_ppm=500_000, threshold_micro=0, hold_ms=0, takes_clawbacks=True)
     home.ran("a", "strict", 4)
@@ -130,7 +130,7 @@ def test_what_is_given_back_by_nobody_is_not_offered_to_be_taken_back(home: Owin
     assert link in shown(home, "/console/settlement?key=b"), "a claw-back"
 
 
-def test_sums_by_supplier_say_that_they_are_of_everybody(home: Owing) -> None:
+def test_settlements_page_unfiltered_supplier_sums_are_labelled(home: Owing) -> None:
     home.set("held", share_ppm=500_000)
     home.ran("a", "held", 4)
     said = "The filter does not narrow this table: a payout covers all that a supplier is owed."

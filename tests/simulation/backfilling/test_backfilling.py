@@ -24,7 +24,7 @@ HAPPENED: Final = frozenset((
 ))  # fmt: skip
 
 
-def test_what_was_shown_is_billed_once() -> None:
+def test_backfilled_usage_is_billed_once_as_shown() -> None:
     there = Counter[str]()
     for seed in lives(range(SEEDS), lambda: missing(HAPPENED, +there)):
         life, wrong = lived(seed, TICKS)
@@ -37,11 +37,11 @@ def test_what_was_shown_is_billed_once() -> None:
 
 
 @pytest.mark.parametrize("name", share(list(KIND.planted)[:1], whole=list(KIND.planted)))
-def test_a_planted_bug_is_seen(name: str) -> None:
+def test_planted_bug_is_found(name: str) -> None:
     seen = hunt(KIND, name)
     assert seen.seed is not None, f"{name!r} was not seen"
     assert seen.unclean == [], "a seed breaches without any bug"
 
 
-def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
+def test_known_bug_seeds_refer_to_existing_bugs() -> None:
     assert KIND.seen_at.keys() <= KIND.planted.keys()

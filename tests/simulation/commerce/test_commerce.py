@@ -57,7 +57,7 @@ def booked(life: Life) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("first", FIRST)
-def test_all_is_what_people_were_told_and_all_of_it_happens(first: int) -> None:
+def test_commerce_lives_match_answers_given_to_users(first: int) -> None:
     there = Counter[str]()
     for seed in lives(range(first, first + SEEDS), lambda: missing(EXPECTED, +there)):
         life, wrong = lived(seed, TICKS)
@@ -69,7 +69,7 @@ def test_all_is_what_people_were_told_and_all_of_it_happens(first: int) -> None:
 
 
 @pytest.mark.parametrize("bug", share(list(PLANTED)[:1], whole=list(PLANTED)))
-def test_a_planted_bug_is_seen(bug: str) -> None:
+def test_planted_bug_is_found(bug: str) -> None:
     plant, text = PLANTED[bug]
     seen: list[str] = []
     for seed in range(LOOKED):

@@ -28,7 +28,7 @@ SAID: Final = frozenset(
 )
 
 
-def test_each_item_is_answered_and_billed_once() -> None:
+def test_http_items_are_each_answered_and_billed_once() -> None:
     said, seen = Counter[str](), set[str]()
     for seed in lives(range(SEEDS), lambda: missing(SEEN | SAID, seen | {*+said})):
         life, wrong = lived(seed)
@@ -39,11 +39,11 @@ def test_each_item_is_answered_and_billed_once() -> None:
 
 
 @pytest.mark.parametrize("name", share(list(KIND.planted)[:1], whole=list(KIND.planted)))
-def test_a_planted_bug_is_seen(name: str) -> None:
+def test_planted_bug_is_found(name: str) -> None:
     seen = hunt(KIND, name)
     assert seen.seed is not None, f"{name!r} was not seen"
     assert seen.unclean == [], "a seed breaches without any bug"
 
 
-def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
+def test_known_bug_seeds_refer_to_existing_bugs() -> None:
     assert KIND.seen_at.keys() <= KIND.planted.keys()

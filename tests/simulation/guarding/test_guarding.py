@@ -28,7 +28,7 @@ STRUCK: Final = ("image", "crash_before_commit", "commit_answer_lost", "transact
 EXPECTED: Final = frozenset((*STRUCK, "restored", "topped up", *(f"guard_{kind}" for kind in HAPPENED)))
 
 
-def test_all_is_as_people_were_told() -> None:
+def test_guard_lives_match_answers_given_to_users() -> None:
     there = Counter[str]()
     for seed in lives(SEEDS, lambda: missing(EXPECTED, +there)):
         life, wrong = lived(seed, TICKS)
@@ -41,11 +41,11 @@ def test_all_is_as_people_were_told() -> None:
 
 
 @pytest.mark.parametrize("name", share(list(KIND.planted)[:1], whole=list(KIND.planted)))
-def test_a_planted_bug_is_seen(name: str) -> None:
+def test_planted_bug_is_found(name: str) -> None:
     seen = hunt(KIND, name)
     assert seen.seed is not None, f"{name!r} was not seen"
     assert seen.unclean == [], "a seed breaches without any bug"
 
 
-def test_what_is_known_of_a_bug_is_of_one_there_is() -> None:
+def test_known_bug_seeds_refer_to_existing_bugs() -> None:
     assert KIND.seen_at.keys() <= KIND.planted.keys()
