@@ -224,7 +224,8 @@ class Caller:
 
 def described(server: Server) -> Mapping[str, Any]:
     """What /openapi.json says. It is the program's, whatever a server's settings are
-    (`test_openapi_description_is_independent_of_settings`), so it is made once: to make it takes as long as ten tests."""
+    (`test_openapi_description_is_independent_of_settings`). It is made once, because that takes as long as ten
+    tests."""
     if not _described:
         _described.update(server.routes.openapi())
     return _described

@@ -1,7 +1,8 @@
 """Plain SQL straight to SQLite: more than half of a simulated tick was preparing statements that were seen before.
 
-Guarantee: what is executed, in which transaction, and what it answers is the same; `test_simulation_shortcut_does_not_change_trace`
-runs a seed with and without it. Whatever is not plain text with plain values goes the long way.
+Guarantee: what is executed, in which transaction, and what it answers is the same.
+`test_simulation_shortcut_does_not_change_trace` runs a seed with and without it. Whatever is not plain text with plain
+values goes the long way.
 """
 
 from __future__ import annotations
