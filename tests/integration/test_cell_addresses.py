@@ -257,6 +257,7 @@ def test_cell_settings_why_not_names_missing_setting(site: Site) -> None:
     url = "http://cell.example:81"
     open_ = CellSettings(frozenset({url}), (SECRET,), networks=(ip_network("127.0.0.0/8"),))
     assert open_.why_not(url, site.lookup) is None
+    assert open_.why_not(url, lambda host, port: []) == "the host name cell.example does not have an address"
     assert open_.why_not("http://cell.example:82", site.lookup) == "add its origin to DRAWDOWN_CELL_ORIGINS"
     said = CellSettings(frozenset({url}), (SECRET,)).why_not(url, site.lookup)
     assert said == "127.0.0.1 is a loopback address. Add it to DRAWDOWN_CELL_NETWORKS"

@@ -242,7 +242,9 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     refused = [judge.address_refused(found, host) for host in hosts]
     if None in refused:
         return None
-    return f"{refused[0] or 'it does not have an address'}. Add it to {settings}_NETWORKS"
+    if not refused:
+        return f"the host name {found.host} does not have an address"
+    return f"{refused[0]}. Add it to {settings}_NETWORKS"
 
 
 NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
