@@ -173,7 +173,7 @@ def test_bulk_void_with_unanswered_attempt_is_refused(engine: sa.Engine) -> None
     for how in ("void", "retry"):
         with pytest.raises(
             Refused,
-            match=rf"^cannot void {chosen[1]}: an unanswered attempt .* Void it in 55 minutes. This changed",
+            match=rf"^cannot void {chosen[1]}: an unanswered attempt .* Void it in 55 minutes. Drawdown did not change",
         ):
             write(engine, lambda c, how=how: SETTLED[how](c, chosen, fleet))  # type: ignore[misc]
     assert read(engine, tables) == before
