@@ -87,7 +87,7 @@ ANSWERS: list[tuple[str, HttpResult, type[Outcome], str]] = [
     ("charged from two balances", charged(4, 3), Accepted, ""),
     ("charged in binary fractions", charged(0.1, 6.9), Accepted, ""),
     ("credits of a credit system that pays for something else", charged(70, feature="credits"), Queued, ""),
-    ("no balance", charged(balance=None), Rejected, "no balance of compute"),
+    ("no balance", charged(balance=None), Rejected, "does not have a balance of compute"),
     ("a balance, and nothing charged", charged(), Rejected, "charged nothing"),
     ("capped", charged(5), Queued, ""),
     ("charged more", charged(8), Queued, ""),

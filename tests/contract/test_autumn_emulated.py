@@ -43,7 +43,7 @@ def test_charge_of_customer_without_balance_is_rejected_and_not_charged() -> Non
     world = World()
     world.emulator.account.add_customer("cus_2", NOW_MS)
     outcome = world.push(push(customer_id="cus_2"))
-    assert isinstance(outcome, Rejected) and "no balance" in outcome.reason
+    assert isinstance(outcome, Rejected) and "does not have a balance" in outcome.reason
     assert done(world.provider.lookup(push(customer_id="cus_2"))) == Absent()
     world.wait(2_000)
     assert done(world.provider.lookup(push(customer_id="cus_2"))) == FoundPush(0)

@@ -199,7 +199,7 @@ def test_expired_reservation_is_released_before_preview_and_accept(bank: Bank) -
 def test_expired_execution_is_settled_late_and_draw_is_refused(bank: Bank) -> None:
     bank.accept("e-1", 60)
     bank.later(HOUR_MS)
-    with pytest.raises(Denied, match="Settle it"):
+    with pytest.raises(Denied, match="Settle the execution"):
         bank.draw("e-1", 1, 1)
     assert available(bank.settle("e-1", 50)) == 50 * MICRO
     assert bank.purse == (50, 0)

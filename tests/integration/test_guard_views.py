@@ -119,7 +119,7 @@ def test_repeated_override_request_returns_first_after_approval(guarded: Guarded
 def test_approval_of_expired_limit_override_is_refused(guarded: Guarded) -> None:
     made = guarded.override("look", 5, asked=True, ends_ms=T0 + MINUTE_MS)
     guarded.later(MINUTE_MS)
-    with pytest.raises(Denied, match="limit override 1 has reached its end"):
+    with pytest.raises(Denied, match="limit override 1: its end has passed"):
         guarded.decide(made.number, "approve")
 
 

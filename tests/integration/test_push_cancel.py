@@ -247,7 +247,7 @@ def test_push_cancel_of_unaccepted_push_is_refused(billed: Billed) -> None:
     _refused(
         billed,
         Refused,
-        "it is in_doubt, and you can cancel only an accepted push. See `drawdown push resolve",
+        "it is in_doubt, and you can cancel only an accepted push. Run `drawdown push resolve",
         key,
         KEY,
     )

@@ -245,7 +245,7 @@ def test_status_of_cell_without_url_suggests_cell_list(fleet: Fleet) -> None:
     fleet.assign("acme")
     assert fleet.tick_windows(2).exit_status == 1
     found = look(fleet)
-    assert found["verdict"] == "person_needed" and "cell-1 has no URL" in found["reason"]
+    assert found["verdict"] == "person_needed" and "cell-1 does not have a URL" in found["reason"]
     assert found["next"] == "drawdown cell list; the next tick checks it again"
 
 

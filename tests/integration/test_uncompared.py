@@ -235,7 +235,7 @@ def test_customer_deleted_at_provider_is_reported_and_push_is_not_resent(engine:
         "person_needed",
         "no provider bills 1 day of usage of 1 customer at fake: acme: this customer was deleted over there "
         f"({fleet.one('SELECT SUM(sealed_qty) FROM pushes')} compute_1gb without a rate)",
-        "drawdown provider check fake, then drawdown org assign",
+        "drawdown provider check fake, then drawdown org assign ORG --provider PROVIDER",
     )
     write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (10_000, 1), fleet.by, from_ms=None, tells=False))
     fleet.clock.at_ms += DAY_MS

@@ -113,8 +113,8 @@ def untold(connection: sa.Connection, shard: Shard) -> list[str]:
     """
     rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
     return [
-        f"cell {row.cell_id} does not have a URL, so Drawdown cannot deliver {row.halts:,} halts. Run `drawdown cell "
-        f"set {typed(row.cell_id, 'URL')}`"
+        f"cell {row.cell_id} does not have a URL, so Drawdown cannot deliver {counted(row.halts, 'halt')}. "
+        f"Run `drawdown cell set {typed(row.cell_id, 'URL')}`"
         for row in rows
     ]
 
