@@ -251,7 +251,7 @@ def packages() -> str:
             [
                 f"`{name}`",
                 _cell(parts["Guarantee"]).removesuffix("."),
-                ", ".join(sorted(MAY_IMPORT[room])) or "no room",
+                ", ".join(sorted(MAY_IMPORT[room])) or "no other package",
                 tests,
             ]
         )
