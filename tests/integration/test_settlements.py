@@ -648,7 +648,7 @@ def test_settlement_rows_forbidden_changes_are_refused_by_database(shop: Shop) -
             pytest.fail(f"{situation} was taken")
 
 
-def test_settlement_released_twice_is_found_by_verify(shop: Shop) -> None:
+def test_settlement_released_twice_in_broken_database_is_found(shop: Shop) -> None:
     """The constraints refuse it; where somebody took them away, `verify` says so."""
     shop.ran("e-1")
     shop.later(HOLD_MS)
