@@ -39,6 +39,8 @@ class Books(Truth):
     def take_back(self, made: Charge, value: Units, parts: list[tuple[str, Number]]) -> None:
         super().take_back(made, value, parts)
         self._count(made, value, parts, -1)
+        if made in self.broken:
+            self.broken.remove(made)
 
     def _count(self, made: Charge, value: Units, parts: Sequence[tuple[str, Number]], sign: int) -> None:
         own, credits = drawn_of(made.feature, parts)

@@ -150,6 +150,15 @@ def test_rest_of_a_double_that_a_limit_cut_is_charged_to_nobody(tmp_path: Path, 
     engine.dispose()
 
 
+def test_rest_of_a_cut_charge_that_the_store_lost_does_not_count() -> None:
+    """A limit ended the charge after 25.125 of 26 units, and the store lost it: nothing of it was drawn."""
+    autumn = _account()
+    cut = Charge("acme", "compute_32gb", T0, Fraction("25.125"), "key", (("credits", Decimal("0.0804")),))
+    _books(autumn).add(cut)
+    _books(autumn).take_back(cut, cut.value, list(cut.parts))
+    assert _beyond(autumn, "acme", {}) == ZERO
+
+
 @pytest.mark.parametrize("is_second", [False, True])
 def test_judge_allows_rest_of_unit_for_first_charge_only(is_second: bool) -> None:
     """A limit ended the charge after 7.75 of 8 units. A second charge of a push is a mishap with its exact credits."""
