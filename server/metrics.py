@@ -626,9 +626,9 @@ def _word(enforced: bool) -> str:
 
 
 PARITY_RECENT_MS: Final = 8 * DAY_MS
-"""Age of the oldest day that the metrics of parity count.
+"""Age of the start of the oldest day in the parity metrics, in milliseconds.
 
-The age covers the days that began in the last week.
+Eight days include each day that ended in the last week.
 """
 
 

@@ -159,7 +159,7 @@ def verify_(
     context: typer.Context,
     org: Annotated[list[str] | None, typer.Option(help="Organisation to verify")] = None,
     stop: Annotated[bool, typer.Option(help="Stop of the pushes of organisations with a breach")] = True,
-    deep: Annotated[bool, typer.Option("--deep", help="Second read of the files of batches")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Comparison of each batch with its file, which is read again")] = False,
     since_last: Annotated[
         bool,
         typer.Option("--since-last", help="Windows that changed since the last run; run without this option weekly"),

@@ -188,7 +188,7 @@ def billing_(context: typer.Context, customer: Customer) -> None:
 def spenders_(
     context: typer.Context,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Storage of the result for the console, as `drawdown nightly` does")
+        bool, typer.Option("--keep", help="Result stored for the console, as by `drawdown nightly`")
     ] = False,
 ) -> None:
     """Show the wallets with the most charges in 30 days.

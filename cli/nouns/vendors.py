@@ -59,7 +59,7 @@ def drift(
     tolerance: Annotated[str, typer.Option(help="Tolerated difference in per cent of the estimate")] = "15",
     least: Annotated[str, typer.Option(help="Tolerated difference in money, whatever the per cent")] = "1",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Storage of the result for metrics and the alert, as `drawdown nightly` does")
+        bool, typer.Option("--keep", help="Result stored for metrics and the alert, as by `drawdown nightly`")
     ] = False,
 ) -> None:
     """Compare vendors' bills with the expected cost of usage.

@@ -100,7 +100,7 @@ def test_backfill_revert_refunds_and_its_ids_stay_withdrawn(fleet: Fleet, monkey
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
     assert billed(fleet) == 5 * PRICE
     assert statuses(told(fleet, event("e-1", 1))) == [("duplicate", "withdrawn")]
-    with pytest.raises(Refused, match="june is reverted"):
+    with pytest.raises(Refused, match="'june' is reverted, not open"):
         opened(fleet)
     opened(fleet, "again")
     staged(fleet, event("e-2", 2), name="again")

@@ -56,7 +56,7 @@ MOST_CHOSEN: Final = 1_000
 MOST_FACTS: Final = 20
 """Pushes that a dry run of a call names."""
 
-Keys = Annotated[list[str], KEY, "Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]; or use the filters"]
+Keys = Annotated[list[str], KEY, "Keys of pushes (usage:ORG:WINDOW:FEATURE[:rN]), instead of filters"]
 State = Literal["due", "rejected", "in_doubt", "awaiting_credit"]
 OfState = Annotated[list[State] | None, "State of the pushes"]
 OfOrg = Annotated[str | None, ORG, "Organisation of the pushes"]

@@ -366,7 +366,7 @@ def _hold(connection: sa.Connection, name: str) -> Backfill:
 
 def _require_open(found: Backfill) -> Backfill:
     if found.state != "open":
-        raise Refused(f"the backfill {found.backfill} is {found.state}. Open another one with a new name")
+        raise Refused(f"the backfill {found.backfill!r} is {found.state}, not open. Open a backfill with a new name")
     return found
 
 
