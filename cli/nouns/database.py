@@ -159,10 +159,12 @@ def verify_(
     context: typer.Context,
     org: Annotated[list[str] | None, typer.Option(help="Organisation to verify")] = None,
     stop: Annotated[bool, typer.Option(help="Stop of the pushes of organisations with a breach")] = True,
-    deep: Annotated[bool, typer.Option("--deep", help="Comparison of each batch with its file, which is read again")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Comparison of each batch with its file, which is read again")
+    ] = False,
     since_last: Annotated[
         bool,
-        typer.Option("--since-last", help="Windows that changed since the last run; run without this option weekly"),
+        typer.Option("--since-last", help="Windows and records since the last run only; all of them once a week"),
     ] = False,
     actor: Actor = None,
 ) -> None:

@@ -57,8 +57,8 @@ def reconcile_(
 ) -> None:
     """Compare accepted pushes with the providers' charges.
 
-    The comparison is by organisation, feature and day. The exit status is 1 if a difference needs a person. It is 75 if
-    Drawdown corrected all differences, which the next tick settles.
+    The comparison is by organisation, feature and day. The exit status is 1 if a difference needs a person. Otherwise
+    it is 75 if Drawdown corrected a difference, could not read a provider, or ran out of time.
     """
     app: App = context.obj
     if acknowledge or kept:

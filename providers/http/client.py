@@ -53,7 +53,7 @@ URLS_KEPT: Final = 256
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
 """Headers that only the client sets, because they decide where a request ends.
 
-A wrong one garbles the next request.
+A wrong header garbles the next request.
 """
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

@@ -289,7 +289,7 @@ _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
 OPEN_PER_S: Final = 20
 """Average requests a second of one caller for open paths.
 
-They are health, metrics, descriptions, and pages without a known session.
+Open paths are health, metrics, descriptions, and pages without a known session.
 """
 FAILED_PER_S: Final = 10
 """Average failed authentications a second of one caller. Above the limit, the caller's requests without a known key or

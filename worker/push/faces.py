@@ -351,8 +351,8 @@ ACTIONS: Final = (
     Action(
         "push retry",
         "Send pushes again",
-        "Send pushes again with the next tick. Drawdown voids a rejected push, and seals its usage under the next "
-        "revision.",
+        "Send pushes again with the next tick. Drawdown voids a rejected push. Then the next tick seals its usage "
+        "under the next revision.",
         _retry,
         _says("the next tick sends them again", "the next tick sends it again"),
         path="/v1/pushes/retry",

@@ -81,7 +81,7 @@ MOST_NAMED: Final = 3
 MAX_RATE: Final = 10**12
 """Highest number in a rate: a million credits, or as many base units.
 
-A higher one is probably a typing error.
+A higher number is probably a typing error.
 """
 UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
