@@ -302,7 +302,7 @@ def release(
     key: Made,
     incurred: Annotated[
         str | None,
-        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="the credits drawn"),
+        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="the drawn credits"),
     ] = None,
     use: Uses = None,
     actor: Actor = None,

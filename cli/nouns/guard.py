@@ -157,7 +157,7 @@ def extend(
     context: typer.Context,
     key: Key,
     to: Annotated[
-        int | None, typer.Option(help="Total quantity to reserve, in base units", show_default="as it is")
+        int | None, typer.Option(help="Total quantity to reserve, in base units", show_default="unchanged")
     ] = None,
     for_: HoldFor = None,
     actor: Actor = None,

@@ -25,7 +25,9 @@ from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
-FromDay = Annotated[str | None, typer.Option("--from", help="First day, in UTC", show_default="days settled lately")]
+FromDay = Annotated[
+    str | None, typer.Option("--from", help="First day, in UTC", show_default="days of recently settled pushes")
+]
 ShadowThreshold = Annotated[
     float, typer.Option(min=0, max=100, help="Largest difference to ignore in shadow mode, in per cent")
 ]

@@ -366,8 +366,8 @@ ACTIONS: Final = (
     Action(
         "push resolve",
         "Resolve pushes",
-        "Record the outcome of pushes in doubt or rejected. If a rule rejects a push, Drawdown does not change any "
-        "push.",
+        "Record the outcome of pushes in doubt or rejected. With --outcome accepted, you can also name queued pushes. "
+        "If Drawdown refuses one of the pushes, it does not change any push.",
         _resolve,
         _resolved,
         path="/v1/pushes/resolve",
@@ -381,8 +381,8 @@ ACTIONS: Final = (
     Action(
         "push void",
         "Void pushes",
-        "Void pushes that their provider did not charge. The pushes must be rejected or in doubt. Drawdown seals and "
-        "sends their usage again.",
+        "Void pushes that their provider did not charge. The pushes must be rejected or in doubt. The next tick seals "
+        "their usage again.",
         _void,
         _says(f"voided; {SEALED_AGAIN}"),
         path="/v1/pushes/void",
