@@ -298,7 +298,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS
-"""Age of the ticks in the reported minimum of concurrent calls."""
+"""Age of the oldest tick in the reported minimum of concurrent calls."""
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

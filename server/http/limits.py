@@ -285,7 +285,7 @@ HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
 PAGES: Final = ("/console", "/my")
 """Prefixes of the pages for people, who may be signed in."""
 _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
-"""Prefixes of paths that need a key or a signature, or have their own limits."""
+"""Prefixes of paths with requests that need a key or a signature, or have their own limits."""
 OPEN_PER_S: Final = 20
 """Average requests a second of one caller for open paths.
 
