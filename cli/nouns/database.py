@@ -146,7 +146,10 @@ def _roles(app: App, apply: bool) -> None:
 
 
 def doctor_(context: typer.Context) -> None:
-    """Check the set-up and show how to fix each fault."""
+    """Check the set-up and show how to fix each fault.
+
+    The exit status is 1 if a check finds a fault.
+    """
     app: App = context.obj
     findings = doctor.examine(app)
     rows = [(f.mark, f.what, "" if f.ok else f.fix) for f in findings]
@@ -171,7 +174,8 @@ def verify_(
     """Prove the invariants from the raw tables.
 
     If an organisation breaches an invariant, Drawdown stops the pushes of this organisation only, unless you pass
-    --no-stop. If the database lost history, the command reports it and ends with 1, because it cannot prove lost rows.
+    --no-stop. The exit status is 1 if an invariant is breached. It is also 1 if the database lost history, because
+    Drawdown cannot prove lost rows.
     """
     app: App = context.obj
     if since_last and (deep or org):

@@ -53,7 +53,8 @@ def check(
 ) -> None:
     """Check a provider before you bill usage there.
 
-    The command checks the key, version, features and customers. It does not charge a customer.
+    The command checks the key, version, features and customers. It does not charge a customer. The exit status is 1 if
+    a check finds a problem.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
