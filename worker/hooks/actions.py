@@ -576,7 +576,7 @@ ACTIONS: Final = (
     Action(
         "hook replay",
         "Send messages again",
-        "Send a message again, or all messages that an endpoint missed. The bytes and the id are the same as before.",
+        "Resend a message, or all messages that an endpoint missed. The bytes and the id are the same as before.",
         _replay,
         _sentence,
         path="/v1/messages/replay",
