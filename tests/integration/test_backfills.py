@@ -170,11 +170,11 @@ def test_backfill_close_repeated_with_same_hash_is_ignored(fleet: Fleet) -> None
     said = closed(fleet).hash
     closed(fleet, hash_=said)
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'backfill_close'") == 1
-    with pytest.raises(Refused, match="the backfill june is closed"):
+    with pytest.raises(Refused, match="the backfill 'june' is closed"):
         closed(fleet, hash_="0" * 32)
-    with pytest.raises(Refused, match="the backfill june is closed"):
+    with pytest.raises(Refused, match="the backfill 'june' is closed"):
         staged(fleet, event("b", 3))
-    with pytest.raises(Refused, match="the backfill june is closed"):
+    with pytest.raises(Refused, match="the backfill 'june' is closed"):
         shown(fleet)
 
 
