@@ -60,7 +60,8 @@ def root(
     database_url: Annotated[
         str | None,
         typer.Option(
-            help="Database URL: sqlite:///FILE or postgresql://USER@HOST/NAME", show_default="drawdown.db here"
+            help="Database URL: sqlite:///FILE or postgresql://USER@HOST/NAME",
+            show_default="drawdown.db in the working directory",
         ),
     ] = None,
     at: Annotated[str | None, typer.Option(help="Time that the command takes as now, for historical data")] = None,

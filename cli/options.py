@@ -25,7 +25,7 @@ FileMap = Annotated[
 FileSet = Annotated[list[str] | None, typer.Option("--set", help="Value of a field in all rows, as FIELD=VALUE")]
 From = Annotated[
     str | None,
-    typer.Option("--from", help="Window boundary at which the assignment starts", show_default="the next one"),
+    typer.Option("--from", help="Window boundary at which the assignment starts", show_default="the next window"),
 ]
 Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of rows")]
 New = Annotated[bool, typer.Option("--new", help="Create it if it does not exist")]

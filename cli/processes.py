@@ -31,7 +31,7 @@ from drawdown.worker.engine.shard import Shard
 log = structlog.get_logger()
 
 LOOK_S: Final = 0.1
-"""Seconds between two checks of the flag."""
+"""Seconds between two checks of the flag that a signal sets."""
 
 
 class Stopping:

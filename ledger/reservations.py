@@ -44,9 +44,10 @@ Either its own draws and end charge it, or the samples of its sandboxes.
 """
 NO_SANDBOXES: Final = "[]"
 Hold: TypeAlias = Literal["wallet", "local", "declared"]
-"""The place of reserved credit.
+"""The balance that a reservation counts against.
 
-`wallet`: a wallet here. `local`: a provider's balance as it was last read. `declared`: outside of balances.
+`wallet`: a wallet of the embedded ledger. `local`: the provider's balance as last read. `declared`: no balance is
+reduced.
 """
 NO_END_MICRO: Final = 2**62
 """An amount larger than any wallet can have, in place of "no limit"."""

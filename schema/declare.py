@@ -66,7 +66,7 @@ MAX_AT_ONCE: Final = 2**31 - 1
 It is the largest value of the column.
 """
 MAX_TEXT_CHARS: Final = 1_000
-"""Length of a text or address that a parameter accepts."""
+"""Most characters of a text or address that a parameter accepts."""
 MAX_AMOUNT: Final = 10**12
 """Base units of a declared limit, or of a limit override."""
 MAX_LENGTH_MS: Final = 3_650 * DAY_MS

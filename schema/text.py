@@ -18,7 +18,7 @@ from typing import Final
 from drawdown.schema.units import MAX_ID_CHARS
 
 MAX_ERROR_CHARS: Final = 300
-"""Length of an error's first line in reports and logs."""
+"""Most characters of an error's first line in reports and logs."""
 NEEDS_YOU: Final = "needs you: "
 """Start of a reason that only a person can remove, by a setting.
 

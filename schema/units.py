@@ -20,7 +20,7 @@ Ms = NewType("Ms", int)
 WindowStart = NewType("WindowStart", int)
 """The start of a window, in milliseconds: a multiple of WINDOW_MS."""
 Quantity = NewType("Quantity", int)
-"""An amount of a feature in its base unit (seconds, MB-seconds)."""
+"""An amount of a feature in its base unit: seconds, MB-seconds, or units of an event type."""
 MicroCredits = NewType("MicroCredits", int)
 """Credit of the embedded ledger: a millionth of a credit."""
 
@@ -31,10 +31,9 @@ WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
 """Time after the end of a window before it can be sealed."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
-"""Revisions of a window that have a minute of their own.
+"""Revisions of a window that have a minute of their own: revisions 0 to 3.
 
-So a provider with sums by the minute can look each revision up. Revisions 0 to 3 of a window are dated into minutes of
-their own. Later revisions share the fifth minute.
+A provider with sums by the minute can look each of them up. Later revisions share the fifth minute.
 """
 LATE_HORIZON_MS: Final = 35 * DAY_MS
 """Age of the oldest windows that the nightly sweep reads (rule S2).
@@ -83,7 +82,7 @@ MAX_SOURCE_TYPES: Final = 1_000
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
 """Largest meter. Meters take the place of memory sizes, and are above all of them."""
 MAX_ID_CHARS: Final = 200
-"""Length of an id, such as that of an organisation, sandbox or sample."""
+"""Most characters of an id, such as that of an organisation, sandbox or sample."""
 
 EMBEDDED: Final = "embedded"
 """The provider name of the embedded ledger, for code that only compares names."""

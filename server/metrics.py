@@ -298,7 +298,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS
-"""Age of the ticks in the reported minimum of concurrent calls."""
+"""Age of the oldest tick in the reported minimum of concurrent calls."""
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -626,9 +626,9 @@ def _word(enforced: bool) -> str:
 
 
 PARITY_RECENT_MS: Final = 8 * DAY_MS
-"""Age of the oldest day that the metrics of parity count.
+"""Age of the start of the oldest day in the parity metrics, in milliseconds.
 
-The age covers the days that began in the last week.
+Eight days include each day that ended in the last week.
 """
 
 

@@ -57,7 +57,7 @@ Each tick reads them, too.
 HALTED_SHARE: Final = 4
 """One in this many reads of a round is for halted organisations.
 
-The others are for those with credit that may end.
+The other reads are for organisations with credit that may end.
 """
 
 

@@ -212,7 +212,7 @@ CREDIT: Final[Mapping[str, int]] = {
     "piedpiper": 6,
     HOSTILE: 70,
 }
-"""Credits that each organisation paid with its first invoice."""
+"""Credits that each organisation bought with its first invoice."""
 TOKENS, RENDERS = "tokens", "render_minutes"
 BILLED_MB: Final = 4096
 VM_HOUR_MICRO: Final = 310_000
@@ -295,7 +295,7 @@ BACKFILLS: Final = (
     ("forgotten-tokens", "acme", "llm.completion", 1_000, 24, "a product had forgotten them"),
     ("lost-renders", "globex", "render.finished", 3, 28, "a queue was found"),
 )
-"""The backfills. The first is closed and billed; the second is still open."""
+"""The backfills. The first is closed and billed. The second is still open."""
 
 
 def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:

@@ -24,7 +24,7 @@ commands.add_typer(users, name="user", cls=Group, help="Manage people: add, list
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person, and of the actor in the audit log")]
 Role = Annotated[str, typer.Option(metavar="ROLE", help=f"Role: {', '.join(console_users.ROLES)}")]
 Limit = Annotated[
-    str | None, typer.Option(metavar="CREDITS", help="Maximum credit of one grant", show_default="nothing")
+    str | None, typer.Option(metavar="CREDITS", help="Maximum credit of one grant", show_default="no grants")
 ]
 
 

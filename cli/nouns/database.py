@@ -146,7 +146,10 @@ def _roles(app: App, apply: bool) -> None:
 
 
 def doctor_(context: typer.Context) -> None:
-    """Check the set-up and show how to fix each fault."""
+    """Check the set-up and show how to fix each fault.
+
+    The exit status is 1 if a check finds a fault.
+    """
     app: App = context.obj
     findings = doctor.examine(app)
     rows = [(f.mark, f.what, "" if f.ok else f.fix) for f in findings]
@@ -159,17 +162,20 @@ def verify_(
     context: typer.Context,
     org: Annotated[list[str] | None, typer.Option(help="Organisation to verify")] = None,
     stop: Annotated[bool, typer.Option(help="Stop of the pushes of organisations with a breach")] = True,
-    deep: Annotated[bool, typer.Option("--deep", help="Second read of the files of batches")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Comparison of each batch with its file, which is read again")
+    ] = False,
     since_last: Annotated[
         bool,
-        typer.Option("--since-last", help="Windows that changed since the last run; run without this option weekly"),
+        typer.Option("--since-last", help="Windows and records since the last run only; all of them once a week"),
     ] = False,
     actor: Actor = None,
 ) -> None:
     """Prove the invariants from the raw tables.
 
     If an organisation breaches an invariant, Drawdown stops the pushes of this organisation only, unless you pass
-    --no-stop. If the database lost history, the command reports it and ends with 1, because it cannot prove lost rows.
+    --no-stop. The exit status is 1 if an invariant is breached. It is also 1 if the database lost history, because
+    Drawdown cannot prove lost rows.
     """
     app: App = context.obj
     if since_last and (deep or org):

@@ -107,7 +107,7 @@ def demo(
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Console with a month of data, until Ctrl-C")] = False,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Port of the console, for --serve", show_default="a free one")
+        int | None, typer.Option(min=0, max=65_535, help="Port of the console, for --serve", show_default="a free port")
     ] = None,
     browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Browser opened on the console, for --serve")

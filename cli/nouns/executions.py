@@ -186,7 +186,8 @@ def preview(
 ) -> None:
     """Check whether an execution would be accepted now.
 
-    The command shows the credit that the execution would reserve, without any change.
+    The command shows the credit that the execution would reserve, without any change. The exit status is 1 if Drawdown
+    would refuse the execution.
     """
     app: App = context.obj
     labels = {"project": project, "subject": subject, "action": action, "supplier": supplier, "payer": payer}
@@ -302,7 +303,7 @@ def release(
     key: Made,
     incurred: Annotated[
         str | None,
-        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="the credits drawn"),
+        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="the drawn credits"),
     ] = None,
     use: Uses = None,
     actor: Actor = None,

@@ -55,7 +55,10 @@ def _register(commands: typer.Typer) -> None:
 
 
 def check(context: typer.Context, metric: Metric, org: Org, quantity: Quantity = 1, payer: Payer = None) -> int:
-    """Check whether a use is allowed, without any change."""
+    """Check whether a use is allowed, without any change.
+
+    The exit status is 1 if the use is blocked.
+    """
     app: App = context.obj
     wish = Wish(org, metric, quantity, payer=payer)
     return _tell(app, app.read(lambda c: guard.check(c, wish, app.clock.now_ms())), wish=wish)
@@ -100,7 +103,7 @@ def consume(
     """Use a quantity at once, if it is allowed.
 
     Drawdown counts and charges the use. If you repeat the command with the same key, Drawdown does not count the use
-    again.
+    again. The exit status is 1 if the use is blocked.
     """
     app: App = context.obj
     by, wish = app.by(actor, reason), Wish(org, metric, quantity, None, project, subject, payer)
@@ -124,7 +127,7 @@ def reserve(
 ) -> int:
     """Reserve a quantity before the use, if it is allowed.
 
-    Use this command if you do not know the final quantity yet.
+    Use this command if you do not know the final quantity yet. The exit status is 1 if the use is blocked.
     """
     app: App = context.obj
     for_ms = None if for_ is None else parse_length(for_, "--for")
@@ -157,7 +160,7 @@ def extend(
     context: typer.Context,
     key: Key,
     to: Annotated[
-        int | None, typer.Option(help="Total quantity to reserve, in base units", show_default="as it is")
+        int | None, typer.Option(help="Total quantity to reserve, in base units", show_default="unchanged")
     ] = None,
     for_: HoldFor = None,
     actor: Actor = None,

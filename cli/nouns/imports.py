@@ -44,7 +44,7 @@ def import_(
     ] = "iso",
     zone: Annotated[str, typer.Option(help="Time zone of times without an offset")] = "UTC",
     format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the file: csv or jsonl", show_default="by the name")
+        str | None, typer.Option("--format", help="Format of the file: csv or jsonl", show_default="by the file's name")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Rollback if a row is rejected or conflicts")] = False,
     rejects: Annotated[Path | None, typer.Option(help="CSV file for the rejected rows")] = None,

@@ -48,7 +48,7 @@ def statement(
         str | None, typer.Option(metavar="MONTH", help="Month of the statement in UTC, such as 2026-02")
     ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="Start of the range, in place of --month")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="End of the time of booking")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End of the range, for --from")] = None,
     most: PageSize = LINES,
     as_csv: Annotated[bool, typer.Option("--csv", help="Output as CSV, safe to open in a spreadsheet")] = False,
 ) -> None:
@@ -56,7 +56,7 @@ def statement(
 
     The statement has the opening balance, all entries, and the closing balance, so that you can check the sum. The
     statement uses the time of booking. Late usage is in the month of its booking, with its own month beside it. If a
-    section has more rows than --most, its last line sums the others.
+    section has more rows than --most, its last line sums the others. The exit status is 1 if the figures do not add up.
     """
     app: App = context.obj
     if as_csv and app.json:
@@ -188,7 +188,7 @@ def billing_(context: typer.Context, customer: Customer) -> None:
 def spenders_(
     context: typer.Context,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Storage of the result for the console, as `drawdown nightly` does")
+        bool, typer.Option("--keep", help="Result stored for the console, as by `drawdown nightly`")
     ] = False,
 ) -> None:
     """Show the wallets with the most charges in 30 days.

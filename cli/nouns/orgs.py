@@ -51,12 +51,12 @@ ProviderOption = Annotated[
     str | None,
     typer.Option(
         help="Provider: embedded, autumn, stripe, …; none or legacy if Drawdown must not bill",
-        show_default="its provider; embedded if it has none",
+        show_default="the present provider, or embedded",
     ),
 ]
 CustomerOption = Annotated[
     str | None,
-    typer.Option(help="Customer's id at the provider", show_default="as it is; at first the organisation's id"),
+    typer.Option(help="Customer's id at the provider", show_default="the present customer, or the organisation's id"),
 ]
 Unassigned = Annotated[bool, typer.Option("--unassigned", help="All organisations without a provider")]
 FlipFile = Annotated[

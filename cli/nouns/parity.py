@@ -39,8 +39,9 @@ def check(
 ) -> None:
     """Compare samples with the usage that cells count.
 
-    The comparison is by organisation and day. The exit status is 1 if a count differs, or if only one side knows an
-    organisation. It is 75 if a cell could not be read, or if a day is not over.
+    The comparison is by organisation and day. The exit status is 1 if a count differs, if only one side knows an
+    organisation, or if samples of the day were deleted. Otherwise it is 75 if a cell could not be read, or until 15
+    minutes after the end of a day.
     """
     app: App = context.obj
     tolerance_ppm = parse_percent(tolerance)

@@ -43,16 +43,18 @@ def check(
     context: typer.Context,
     name: ProviderName,
     feature: Annotated[
-        list[str] | None, typer.Option(help="Features to check of each customer", show_default="what each uses")
+        list[str] | None,
+        typer.Option(help="Features to check of each customer", show_default="the features that each uses"),
     ] = None,
     customer: Annotated[
-        list[str] | None, typer.Option(help="Customers to check", show_default="the assigned ones")
+        list[str] | None, typer.Option(help="Customers to check", show_default="the assigned customers")
     ] = None,
     most: Annotated[int, typer.Option(min=0, max=100_000, help="Maximum number of assigned customers")] = 50,
 ) -> None:
     """Check a provider before you bill usage there.
 
-    The command checks the key, version, features and customers. It does not charge a customer.
+    The command checks the key, version, features and customers. It does not charge a customer. The exit status is 1 if
+    a check finds a problem.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:
@@ -181,8 +183,8 @@ def bill_shadow(
 ) -> None:
     """Bill usage that was sealed in shadow mode.
 
-    Use the command for usage before the provider went live. The next tick seals and sends the usage. First
-    make sure that another system did not bill this usage, because Drawdown cannot check that.
+    The usage is from the time before the provider went live. First make sure that another system did not bill this
+    usage, because Drawdown cannot check that. The next tick seals and sends the usage.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:

@@ -25,7 +25,9 @@ from drawdown.worker.reconcile import lists as reconciliations
 from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
-FromDay = Annotated[str | None, typer.Option("--from", help="First day, in UTC", show_default="days settled lately")]
+FromDay = Annotated[
+    str | None, typer.Option("--from", help="First day, in UTC", show_default="days of recently settled pushes")
+]
 ShadowThreshold = Annotated[
     float, typer.Option(min=0, max=100, help="Largest difference to ignore in shadow mode, in per cent")
 ]
@@ -57,8 +59,8 @@ def reconcile_(
 ) -> None:
     """Compare accepted pushes with the providers' charges.
 
-    The comparison is by organisation, feature and day. The exit status is 1 if a difference needs a person. It is 75 if
-    Drawdown corrected all differences, which the next tick settles.
+    The comparison is by organisation, feature and day. The exit status is 1 if a difference needs a person. Otherwise
+    it is 75 if Drawdown corrected a difference, could not read a provider, or ran out of time.
     """
     app: App = context.obj
     if acknowledge or kept:

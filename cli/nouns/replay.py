@@ -32,7 +32,7 @@ from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, Tally, replay
 
 LISTED = 20
-"""Rows of a table for people. --json has more, and with --dry-run all."""
+"""Rows of a table for people. --json has up to 1,000 pushes, and with --dry-run all pushes."""
 
 
 def register(commands: typer.Typer) -> None:
@@ -57,7 +57,8 @@ def replay_(
 
     Drawdown does not bill usage twice. If a replay was interrupted, the same command continues it. --dry-run shows the
     pushes that the command would seal and send, with prices. It also shows why other usage is missing. With --json, the
-    result lists each push.
+    dry run lists each push. The exit status is 0 if all work is settled, 75 if work is left, and 1 if a person must
+    act.
     """
     app: App = context.obj
     if bool(orgs) + (provider is not None) + all_ != 1:

@@ -20,15 +20,15 @@ commands = of_noun("sample", *LISTS, *ACTIONS)
 @commands.command("prune")
 def prune_(
     context: typer.Context,
-    before: Annotated[str, typer.Option(help="Time before which samples are deleted")],
+    before: Annotated[str, typer.Option(help="Time before which samples are deleted, at least 35 days ago")],
     dry_run: DryRun = False,
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
     """Close old windows for good and delete their samples.
 
-    If an organisation has pending or unsettled usage, its windows stay open. Quarantined samples stay until you
-    correct or dismiss them, because their time may be wrong.
+    If an organisation has pending or unsettled usage, its windows from the first such usage on stay open. Quarantined
+    samples stay until you correct or dismiss them, because their time may be wrong.
     """
     app: App = context.obj
     by, moment = app.by(actor, reason), app.moment(before, "--before")

@@ -47,7 +47,8 @@ Processes = Annotated[
     int, typer.Option(help="Number of processes that share the work; PostgreSQL only", min=1, max=MAX_PROCESSES)
 ]
 NewOrgFrom = Annotated[
-    str | None, typer.Option(help="First window that --new-org-provider bills", show_default="the first unsealed one")
+    str | None,
+    typer.Option(help="First window that --new-org-provider bills", show_default="the first unsealed window"),
 ]
 
 
@@ -130,7 +131,8 @@ def tick_(
 ) -> None:
     """Settle all due work once and exit, for cron.
 
-    Run the command every five minutes.
+    Run the command every five minutes. The exit status is 0 if all work is settled, 75 if work is left for the next
+    tick, and 1 if a person must act.
     """
     app: App = context.obj
     if quiet:
@@ -294,7 +296,7 @@ def run_(
     watch: Annotated[bool, typer.Option(help="Watch between ticks, which halts organisations within seconds")] = True,
     nightly_at: Annotated[
         str | None,
-        typer.Option(help="Time of day of `drawdown nightly`, in UTC, such as 02:17", show_default="not at all"),
+        typer.Option(help="Time of day of `drawdown nightly`, in UTC, such as 02:17", show_default="never"),
     ] = None,
 ) -> None:
     """Tick every five minutes, and watch between ticks.

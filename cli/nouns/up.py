@@ -29,7 +29,7 @@ log = structlog.get_logger()
 SERVER: Final = "server"
 WORKER: Final = "ticks, watch and nightly"
 NIGHTLY_AT: Final = "02:17"
-"""Time of day in UTC, because UTC never skips or repeats an hour."""
+"""Default time of day of `drawdown nightly`. It is in UTC, which never skips or repeats an hour."""
 
 
 def register(commands: typer.Typer) -> None:

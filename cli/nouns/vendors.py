@@ -57,15 +57,15 @@ def drift(
     from_: Annotated[str, typer.Option("--from", help="First day, in UTC")] = "",
     to: Annotated[str, typer.Option("--to", help="Day after the last day, in UTC")] = "today",
     tolerance: Annotated[str, typer.Option(help="Tolerated difference in per cent of the estimate")] = "15",
-    least: Annotated[str, typer.Option(help="Tolerated difference in money, whatever the per cent")] = "1",
+    least: Annotated[str, typer.Option(help="Smallest difference that counts, in money, whatever the per cent")] = "1",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Storage of the result for metrics and the alert, as `drawdown nightly` does")
+        bool, typer.Option("--keep", help="Result stored for metrics and the alert, as by `drawdown nightly`")
     ] = False,
 ) -> None:
     """Compare vendors' bills with the expected cost of usage.
 
     The comparison is by vendor, service and day. The exit status is 1 if a bill differs by more than the tolerance on
-    two successive days. The last two days do not count.
+    two successive days. Today and the two days before it do not cause status 1, because vendors may still add costs.
     """
     app: App = context.obj
     now_ms, bounds = app.clock.now_ms(), (parse_percent(tolerance), _micro_of(least, "--least"))

@@ -35,7 +35,8 @@ def watch_(
     """Halt and resume organisations within seconds.
 
     The watch halts organisations without credit, and resumes organisations that paid, until SIGTERM or Ctrl-C. Ticks
-    bill usage, and the watch does not. `drawdown run` watches, too.
+    bill usage, and the watch does not. `drawdown run` watches, too. With --once, the exit status is 75 if a halt or a
+    read failed.
     """
     from drawdown.cli.scheduler import WatchLoop  # it imports the scheduler of ticks
 

@@ -31,10 +31,13 @@ def worker_(
     context: typer.Context,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_SHARDS, help="Number of parts of a tick", show_default="as agreed, or 4"),
+        typer.Option(
+            min=1, max=MAX_SHARDS, help="Number of parts of a tick", show_default="as the first worker set, or 4"
+        ),
     ] = None,
     every: Annotated[
-        int | None, typer.Option(min=1, max=3_600, help="Seconds between ticks", show_default="as agreed, or 300")
+        int | None,
+        typer.Option(min=1, max=3_600, help="Seconds between ticks", show_default="as the first worker set, or 300"),
     ] = None,
     new_org_provider: NewOrgProvider = None,
 ) -> None:

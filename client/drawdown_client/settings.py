@@ -80,8 +80,6 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 < self.batch_items <= BATCH_ITEMS:
             raise ValueError(f"invalid batch_items {self.batch_items!r}: expected 1 to {BATCH_ITEMS:,}")
-        if min(self.queue_items, self.call_tries, self.spool_bytes) < 1 or min(self.batch_ms, self.block_s) < 0:
-            raise ValueError(
-                "invalid client settings: expected 1 or more for queue_items, call_tries and spool_bytes, and 0 or "
-                "more for batch_ms and block_s"
-            )
+        for name, least in (("queue_items", 1), ("call_tries", 1), ("spool_bytes", 1), ("batch_ms", 0), ("block_s", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"invalid {name} {value!r}: expected {least} or more")

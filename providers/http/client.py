@@ -53,7 +53,7 @@ URLS_KEPT: Final = 256
 _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"})
 """Headers that only the client sets, because they decide where a request ends.
 
-A wrong one garbles the next request.
+A wrong header garbles the next request.
 """
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -646,13 +646,17 @@ class Dialer:
             while not head.endswith(b"\r\n\r\n"):
                 piece = await loop.sock_recv(raw, 4096)
                 head += piece
-                if not piece or len(head) > MAX_PROXY_HEAD_BYTES:
+                if not piece:
                     raise NoConnection(
-                        f"{PROXY}: the proxy closed the connection before its whole answer, or answered with more than "
-                        f"{MAX_PROXY_HEAD_BYTES:,} bytes"
+                        f"{PROXY}: the proxy closed the connection before its answer was complete. Check the proxy"
+                    )
+                if len(head) > MAX_PROXY_HEAD_BYTES:
+                    raise NoConnection(
+                        f"{PROXY}: the proxy's answer has more than {MAX_PROXY_HEAD_BYTES:,} bytes before the tunnel. "
+                        "Check the address of the proxy"
                     )
             if (status := _status_of(head)) is None:
-                raise NoConnection(f"{PROXY}: the proxy's answer is not HTTP")
+                raise NoConnection(f"{PROXY}: the proxy's answer is not HTTP. Check the address of the proxy")
             if not 200 <= status < 300:
                 raise NoConnection(f"{PROXY}: the proxy refused to connect, with status {status}. Check its rules")
         except OSError as error:

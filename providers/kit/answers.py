@@ -30,7 +30,7 @@ MAX_RETRY_MS: Final = 15 * MINUTE_MS
 A service cannot request a longer wait by Retry-After.
 """
 KEY_WAIT_MS: Final = 5 * MINUTE_MS
-"""Milliseconds before a retry after a service refused a key. A person replaces it."""
+"""Milliseconds before a retry after a service refused a key. A person must replace the key."""
 PROBE: Final = "drawdown-check"
 """The customer that a check reads to test the key.
 

@@ -22,7 +22,7 @@ from drawdown.providers.protocol import WebhookRefused
 from drawdown.schema.units import MINUTE_MS
 
 TOLERANCE_MS: Final = 5 * MINUTE_MS
-"""Largest age of a Svix signature."""
+"""Largest difference between the timestamp of a Svix signature and the machine's clock, in milliseconds."""
 SIGNATURE_HEADERS: Final = ("svix-signature", "webhook-signature")
 VERSION: Final = "v1"
 MAX_SIGNATURES: Final = 20

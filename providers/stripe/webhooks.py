@@ -19,7 +19,7 @@ from drawdown.providers.stripe.wire import clean, get, json_object, key_of, path
 from drawdown.schema.units import SECOND_MS
 
 TOLERANCE_MS: Final = 300 * SECOND_MS
-"""Largest age of Stripe's signature."""
+"""Largest difference between the timestamp of Stripe's signature and the machine's clock, in milliseconds."""
 MAX_HEADER: Final = 8192
 """Characters of Stripe's signature header that are read."""
 ERROR_REPORTS: Final = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
@@ -47,7 +47,8 @@ async def notices(
 def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> None:
     """Check the signature header `t=…,v1=…[,v1=…]` of a webhook.
 
-    The signature is an HMAC-SHA256 over `{t}.{body}`, by any of the secrets, at most 300 s old. Errors: WebhookRefused.
+    The signature is an HMAC-SHA256 over `{t}.{body}`, by any of the secrets. Its time differs by at most 300 s from
+    the machine's clock. Errors: WebhookRefused.
     """
     if not secrets:
         raise WebhookRefused("DRAWDOWN_STRIPE_WEBHOOK_SECRETS is not set. Set it to accept webhooks")

@@ -332,8 +332,9 @@ MOST_FACTS: Final = 40
 All facts count for the check that the state did not change.
 """
 TYPED_ROWS: Final = 100
+"""Rows of an action above which a person must type their number to confirm."""
 TYPED_MICRO: Final = 1_000 * MICRO
-"""Rows, or micro-credits, above which a person must type the number to confirm."""
+"""Micro-credits of an action above which a person must type the credits to confirm."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
 """Matches the hash of a dry run's result, which the form carries."""
 CHANGED: Final = "the state changed since the dry run. Check the new dry run, and decide again"

@@ -25,7 +25,7 @@ WITHIN_S: Final = 5.0
 MOST_BYTES: Final = 64 * 1024
 """Bytes of a sign-in service's answer. Drawdown rejects a larger answer."""
 MOST_AT_ONCE: Final = 8
-"""Concurrent calls to sign-in services, and callers that wait for their answers."""
+"""Concurrent calls to sign-in services, and as many callers that wait for cached answers to be read again."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
 """Public keys at one address that Drawdown uses. Drawdown ignores further keys."""

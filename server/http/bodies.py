@@ -41,7 +41,7 @@ limit.
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Bytes of each body that the budget does not count.
 
-The number of connections limits their sum.
+The number of connections limits the sum of these bytes.
 """
 _LENGTH_DIGITS: Final = 15
 MOST_SAID_WRONG: Final = 20
@@ -171,7 +171,7 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
 
 
 MEANT: Final = {"amount": "quantity"}
-"""The right field in place of a wrong one.
+"""The right field for each wrong field.
 
 Credits are an `amount`, and base units a `quantity`.
 """

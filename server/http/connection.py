@@ -51,10 +51,10 @@ SWEEP_S: Final = 0.5
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Bytes of a request's first line and headers, up to the empty line.
 
-The limit holds for trailers, too. The server never refuses fewer bytes.
+The limit holds for trailers, too. The server never refuses a smaller head for its size.
 """
 PIECE_BYTES: Final = 4 * 1024
-"""Bytes of a head that are read before its length is checked again."""
+"""Bytes of a head that the server reads before it checks the length of the head again."""
 
 FULL: Final = ApiError(
     503, "too_many_connections", "too many connections. Try again later", headers={"Retry-After": "1"}

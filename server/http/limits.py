@@ -285,11 +285,11 @@ HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})
 PAGES: Final = ("/console", "/my")
 """Prefixes of the pages for people, who may be signed in."""
 _PROVEN: Final = ("/v1/", "/api/v1/", "/admin/", "/cron/", "/webhooks/")
-"""Prefixes of paths that need a key or a signature, or have their own limits."""
+"""Prefixes of paths with requests that need a key or a signature, or have their own limits."""
 OPEN_PER_S: Final = 20
 """Average requests a second of one caller for open paths.
 
-They are health, metrics, descriptions, and pages without a known session.
+Open paths are health, metrics, descriptions, and pages without a known session.
 """
 FAILED_PER_S: Final = 10
 """Average failed authentications a second of one caller. Above the limit, the caller's requests without a known key or

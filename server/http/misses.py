@@ -14,12 +14,11 @@ from typing import Final
 from drawdown.server.http.callers import TokenBuckets
 
 MISSES_PER_S: Final = 50
-"""Answers a second that found no object and are sent without delay.
-
+"""Answers a second about unknown objects that are sent without delay.
 The limit is for one key and process. A burst may have twice as many.
 """
 LONGEST_MISS_S: Final = 5.0
-"""Longest delay of a further answer that found no object."""
+"""Longest delay of a further answer about an unknown object, in seconds."""
 
 
 class Misses:

@@ -288,7 +288,7 @@ def test_event_below_answered_amount_is_resolved_by_balance(
     house.is_exact()
 
 
-def test_claim_without_charge_is_voided_and_billed(engine: sa.Engine) -> None:
+def test_uncharged_push_with_known_key_is_voided_and_billed(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.autumn.faults.rates = {"claimed_not_applied": 1.0}
     house.use("acme", 500, size=64)

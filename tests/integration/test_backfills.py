@@ -100,7 +100,7 @@ def test_backfill_revert_refunds_and_its_ids_stay_withdrawn(fleet: Fleet, monkey
     fleet.tick(T0 + DAY_MS + 2 * WINDOW_MS)
     assert billed(fleet) == 5 * PRICE
     assert statuses(told(fleet, event("e-1", 1))) == [("duplicate", "withdrawn")]
-    with pytest.raises(Refused, match="june is reverted"):
+    with pytest.raises(Refused, match="'june' is reverted, not open"):
         opened(fleet)
     opened(fleet, "again")
     staged(fleet, event("e-2", 2), name="again")
@@ -170,11 +170,11 @@ def test_backfill_close_repeated_with_same_hash_is_ignored(fleet: Fleet) -> None
     said = closed(fleet).hash
     closed(fleet, hash_=said)
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'backfill_close'") == 1
-    with pytest.raises(Refused, match="the backfill june is closed"):
+    with pytest.raises(Refused, match="the backfill 'june' is closed"):
         closed(fleet, hash_="0" * 32)
-    with pytest.raises(Refused, match="the backfill june is closed"):
+    with pytest.raises(Refused, match="the backfill 'june' is closed"):
         staged(fleet, event("b", 3))
-    with pytest.raises(Refused, match="the backfill june is closed"):
+    with pytest.raises(Refused, match="the backfill 'june' is closed"):
         shown(fleet)
 
 

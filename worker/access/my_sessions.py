@@ -29,7 +29,7 @@ LIFE_MS: Final = 60 * MINUTE_MS
 LINK_MS: Final = 15 * MINUTE_MS
 """Longest lifetime of a link, in milliseconds."""
 MOST_SESSIONS: Final = 200
-"""Sessions of one organisation at `/my`. A further one ends the oldest."""
+"""Sessions of one organisation at `/my`. A further session ends the oldest session."""
 VIA: Final = "my"
 STAFF: Final = "console:"
 """Prefix of the names of console users who view an organisation's pages.

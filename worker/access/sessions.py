@@ -42,7 +42,7 @@ This bounds their stored rows.
 Unknown names do not lock out a person at the same address, because MOST_FAILURES bounds a person's own tries.
 """
 MOST_SESSIONS: Final = 20
-"""Sessions of one person. A further one ends the oldest."""
+"""Sessions of one person. A further session ends the oldest session."""
 NOTHING: Final[Mapping[str, str]] = {}
 
 

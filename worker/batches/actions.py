@@ -222,7 +222,7 @@ ACTIONS: Final = (
     Action(
         "source pause",
         "Pause a source",
-        "Pause a source, so that ticks do not take its files. Usage that was taken stays. --undo resumes the source.",
+        "Pause a source, so that ticks do not read it. Usage that was taken stays. --undo resumes the source.",
         _pause,
         lambda done: f"{done.source}: {'paused' if done.paused else 'watched'}",
         path="/v1/sources/{source}/pause",
@@ -232,7 +232,7 @@ ACTIONS: Final = (
     Action(
         "source remove",
         "Remove a source",
-        "Remove a source that never took a file. If a source took usage, pause it.",
+        "Remove a source from which Drawdown never took a batch. Pause any other source.",
         _remove,
         lambda done: f"{done.source}: removed",
         path="/v1/sources/{source}/remove",

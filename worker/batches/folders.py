@@ -61,7 +61,7 @@ If this many are new, it does not look up more.
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
-"""Least remaining time of a tick in which it begins a file, in milliseconds."""
+"""Milliseconds that a tick must have left to begin reading a file or listing objects."""
 FULL_READING_S: Final = 60
 """Seconds after which an incomplete read counts for MAX_READINGS.
 

@@ -26,12 +26,9 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_KEPT: Final = 10_000
-"""Most parts of one customer.
-
-Above it, Drawdown does not store new parts, and logs a warning.
-"""
+"""Most parts of one customer. Above this number, Drawdown does not store new parts, and logs a warning."""
 STALE_MS: Final = MINUTE_MS
-"""Milliseconds after a recorded use in which an answer may be older than it.
+"""Milliseconds after a recorded use in which a read may still show an older use.
 
 After this time, the use of an unchanged part is recorded again.
 """

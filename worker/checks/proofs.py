@@ -26,9 +26,9 @@ from drawdown.worker.verify.verify import Breach, Verification
 SQL = queries(__file__)
 
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
-"""Milliseconds after a full run from which `verify --since-last` makes another.
+"""Age of the last full run, in milliseconds, from which `verify --since-last` makes a full run.
 
-If it runs each night, that is once a week.
+If it runs each night, every seventh run is a full run.
 """
 
 

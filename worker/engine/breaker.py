@@ -14,10 +14,7 @@ from drawdown.schema.units import SECOND_MS
 
 OPEN_AFTER: Final = 5
 OPEN_FOR_MS: Final = 30 * SECOND_MS
-"""Milliseconds for which Drawdown does not call a failing provider, cell or endpoint.
-
-It also applies to payment services.
-"""
+"""Milliseconds for which Drawdown does not call a failing provider, cell, endpoint or payment service."""
 
 
 @dataclass

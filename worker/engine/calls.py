@@ -82,7 +82,7 @@ MOST_UNSETTLED: Final = 512
 If a process dies, these have to be looked up or sent again.
 """
 LAST_ANSWERS_S: Final = 10.0
-"""Seconds of the wait for pushes under way once time is over.
+"""Seconds to wait for the answers to pushes under way after the time limit.
 
 Drawdown must look up each push that it gives up.
 """
@@ -346,9 +346,9 @@ PORTION: Final = 128
 A lost portion costs little, and so do commits.
 """
 PORTION_S: Final = 1.0
-"""Longest wait of an answer for others, to be written together."""
+"""Longest wait of an answer for other answers that are written in the same transaction."""
 POLL_S: Final = 0.1
-"""Seconds between two checks of `over` during a wait for an answer."""
+"""Seconds between two checks of the time limit (`over`) during a wait for an answer."""
 
 
 class Flight(Generic[A]):
@@ -487,7 +487,7 @@ class Flight(Generic[A]):
 PAYMENTS_AT_ONCE: Final = 8
 """Calls to a payment service at once."""
 LAST_CHARGES_S: Final = 5.0
-"""Seconds of the wait for charges under way once time is over.
+"""Seconds to wait for the answers to charges under way after the time limit.
 
 Drawdown must look up each charge that it gives up.
 """

@@ -25,7 +25,7 @@ R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # True once further work must not begin: time is over, or the process must end
 Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of calls at once
 NOT_SENT: Final = "not sent: no time was left"
-"""The answer to a request that was not begun before it was `over`."""
+"""The answer to a request that had not begun when the time limit (`over`) was reached."""
 LANES: Final = 2
 """Batches of pushes that are sent to one provider at once.
 

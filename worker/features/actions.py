@@ -483,7 +483,7 @@ def _end(
     asked: Invocation,
     feature: Annotated[str, ID, "Feature to end"],
     *,
-    from_ms: From = None,
+    from_ms: Annotated[int | None, WINDOW, "Window boundary at which the feature ends; the next if omitted"] = None,
     yes: Annotated[bool, FLAG, "Confirmation of an end that a restore lost"] = False,
 ) -> FeatureEnded:
     return FeatureEnded(feature, end_feature(connection, feature, asked.by, from_ms=from_ms, confirmed=yes))

@@ -73,10 +73,8 @@ def _end(
 
 
 def _ended(done: LimitEnded) -> str:
-    none = (
-        f"if {done.plan} does not have another limit of {done.metric}, {done.plan} no longer allows any use of "
-        f"{done.metric}"
-    )
+    lacks = "* does not have" if done.plan == ANY_PLAN else f"neither {done.plan} nor * has"
+    none = f"if {lacks} another limit of {done.metric}, {done.plan} no longer allows any use of {done.metric}"
     but = f"; its limit per {' and per '.join(done.periods)} remains" if done.periods else ""
     said = f"ended; {none}" if done.changed else f"this limit does not exist{but}"
     return f"{done.metric} of {done.plan}, per {done.period}: {said}"
@@ -126,7 +124,7 @@ ACTIONS: Final = (
     Action(
         "limit end",
         "End a limit",
-        "End a plan's limit for a metric and a period. If the plan then does not have another limit for the metric, "
+        "End a plan's limit for a metric and a period. If neither the plan nor `*` then has a limit for the metric, "
         "the plan does not allow any use of the metric.",
         _end,
         _ended,

@@ -35,9 +35,9 @@ from drawdown.worker.sources.events import types
 SQL = queries(__file__)
 
 ANY_PLAN: Final = "*"
-"""The plan name for every plan without a limit of its own.
+"""The plan name of limits for every plan without a limit of its own.
 
-It also applies to organisations without a plan.
+These limits also apply to organisations without a plan.
 """
 MAX_UNITS: Final = 10**12
 """Most base units of one use, of a limit, and of a price.

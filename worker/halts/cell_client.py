@@ -176,7 +176,7 @@ USAGE_TIMEOUT_S: Final = 30.0
 They count from the look-up of its name to the end of its response.
 """
 MAX_USAGE_BYTES: Final = 8 << 20
-"""Most bytes of a cell's response with its totals of a day.
+"""Most bytes of a cell's response with the totals of a day.
 
 They are enough for some 100,000 organisations and sizes.
 """

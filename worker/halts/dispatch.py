@@ -36,14 +36,14 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 STILL_RUNNING_MS = MINUTE_MS
-"""Milliseconds for a cell to stop its sandboxes after its acknowledgement.
+"""Milliseconds that a cell has after its acknowledgement to stop its sandboxes.
 
-Afterwards Drawdown notifies it again.
+Afterwards Drawdown notifies the cell again.
 """
 MOST_BACKOFF_MS: Final = MINUTE_MS
 """Longest wait before a halt is sent to its cell again, in milliseconds.
 
-While the cell is down, its circuit delays all others.
+While the cell is down, its open circuit delays all of its halts.
 """
 BATCH: Final = 50
 """Halts claimed at once for a cell that answers.

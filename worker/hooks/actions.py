@@ -565,7 +565,8 @@ ACTIONS: Final = (
     Action(
         "hook low",
         "Set when a balance is low",
-        "Set the low balance that sends `balance.low`. The level is for all organisations, or for that in --org.",
+        "Set the low balance that sends `balance.low`. It is for the organisation in --org, or for all organisations "
+        "without their own low balance.",
         _low,
         _is_low,
         path="/v1/levels",
@@ -575,7 +576,7 @@ ACTIONS: Final = (
     Action(
         "hook replay",
         "Send messages again",
-        "Send a message again, or all that an endpoint missed. The bytes and the id are the same as before.",
+        "Resend a message, or all messages that an endpoint missed. The bytes and the id are the same as before.",
         _replay,
         _sentence,
         path="/v1/messages/replay",

@@ -50,7 +50,7 @@ log = structlog.get_logger()
 MAX_A_TICK: Final = 4
 """Jobs that a tick does."""
 SAID: Final = 5
-"""Lines of each kind about the rest of a replay. The command shows all."""
+"""Lines of each kind about the rest of a replay in a job's result. `drawdown replay` shows all lines."""
 
 
 @dataclass
@@ -239,7 +239,7 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
 
 
 LINES_SAID: Final = 3
-"""Lines for a person in the result of a correction. The command shows all."""
+"""Lines in a job's result that a correction leaves to a person. `drawdown reconcile` shows all lines."""
 
 
 def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:

@@ -506,7 +506,12 @@ def _behind(after: str, sort: str) -> Place:
     return Place(after) if ends is None else Place(ends[2], int(ends[1]))
 
 
-def _scheduled(connection: sa.Connection, look: Look, *, provider: OfProvider = "") -> Page[ScheduledFlip]:
+def _scheduled(
+    connection: sa.Connection,
+    look: Look,
+    *,
+    provider: Annotated[str, ID, "Provider of the assignments that begin later"] = "",
+) -> Page[ScheduledFlip]:
     require_provider(connection, provider)
     return Page(scheduled_flips(connection, provider, look.now_ms, look.most))
 

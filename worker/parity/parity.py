@@ -46,12 +46,12 @@ It keeps as many responses in memory.
 MAX_STRANGERS: Final = 100
 """Unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000
-"""Organisations' days in the report and in the log of a comparison.
+"""Days of organisations that the report and the log of a comparison list.
 
 Drawdown records all days, and counts those above the limit.
 """
 KEPT_AT_ONCE: Final = 1_000
-"""Organisations' and cells' days of a check that one statement stores."""
+"""Days of organisations and cells in a check that one statement stores."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ WELL: Final = "read"
 """The outcome of a successful read of a customer, as the watch and ticks count it."""
 
 MOST_SENDS: Final = 5_000
-"""Latest sends that the page of providers counts in its calls, errors and times."""
+"""Latest sends from which the page of providers calculates calls, errors and times."""
 USED_MS: Final = 7 * DAY_MS
 """Milliseconds for which a push makes its customer count as a user of the feature.
 

@@ -13,7 +13,7 @@ from drawdown.schema.sql import Part, queries, read_together
 SQL = queries(__file__)
 
 FOR_GOOD_MS: Final = 250_000_000_000_000
-"""Go-live times from this one on mean shadow, in milliseconds.
+"""Earliest go-live time that means shadow, in milliseconds.
 
 The shadow lasts until a person accepts the cut-over.
 """

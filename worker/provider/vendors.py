@@ -302,12 +302,12 @@ def _micro(total: Decimal) -> int:
 
 TOLERANCE_PPM: Final = 150_000
 LEAST_MICRO: Final = 1_000_000
-"""Least difference that counts as drift, in millionths of the currency.
+"""Smallest difference that counts as drift, in millionths of the currency.
 
-A smaller one is ignored at any percentage.
+A smaller difference is ignored at any percentage.
 """
 FRESH_DAYS: Final = 2
-"""Last days for which vendors may still add costs, so they do not cause an alert."""
+"""Days before today for which vendors may still add costs. These days and today do not cause an alert."""
 SPAN_DAYS: Final = 14
 """Days of a comparison without a range, up to today."""
 MAX_DAYS: Final = 400
@@ -325,7 +325,7 @@ class DriftLine:
     `estimated_micro`: the cost of the usage (None: a cost is not set). `billed_micro`: the bill (None: unknown).
     `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (a cost is not set
     for the service on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded
-    them, and the day is not one of the last FRESH_DAYS.
+    them, and the day is neither today nor one of the FRESH_DAYS before it.
     """
 
     day_ms: int

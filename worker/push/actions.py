@@ -148,9 +148,10 @@ def _chosen(
 
 
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evidence: str) -> list[str]:
-    """Record that the provider has these pushes.
+    """Record that the provider has these pushes, and return their keys.
 
-    Errors: UsageError without evidence; Refused, for all of them, if a push is settled or was never sent;
+    Errors: UsageError without evidence. UnknownId for an unknown push. Refused, for all pushes, if one is settled, or
+    is unsent and neither rejected nor in doubt. Refused if the embedded ledger does not have a push's charge.
     HistoryDoubted while a recovery is needed.
     """
     if not evidence.strip():

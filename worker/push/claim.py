@@ -54,9 +54,10 @@ They are enough that customers can take turns.
 A look-up that has not begun when its lease ends is claimed again.
 """
 MOST_TOGETHER: Final = 1_000
-"""Look-ups that are added to a batch.
+"""Look-ups of the same customers that are added to a batch.
 
-One balance then covers all pushes of the batch. A person settles the others.
+One balance then covers all pushes of a customer in the batch. If a customer has as many absent pushes, those without
+proof are in doubt.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 """Look-ups of a batch, if history was lost. Each may take several calls."""

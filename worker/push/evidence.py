@@ -184,9 +184,9 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 CHUNK: Final = 200
 """Customers of one read of balances."""
 MOST_SUMS: Final = 2_000
-"""Different sums of some pushes.
+"""Different sums of a set of pushes that are tried.
 
-Beyond it, a choice of pushes counts as not the only one.
+Above this number, Drawdown assumes that other pushes of the set have the same sum.
 """
 
 MOST_UNSURE: Final = 12
@@ -1075,7 +1075,7 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known one that are looked up at once after a loss.
+"""Revisions after the newest known revision that are looked up at once after a loss.
 
 If the provider has the last of them, as many more are looked up. Later revisions are found step by step. After an
 adoption, the next seal makes a push for the difference. It is looked up together with the revisions after it.

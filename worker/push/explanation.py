@@ -222,7 +222,7 @@ def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
 
 
 MOST_VERDICTS: Final = 3
-"""Verdicts after a push, on its page."""
+"""Verdicts of the organisation after a push that the push's page shows."""
 MOST_TOLD: Final = 100
 """Notified cells on a push's page."""
 

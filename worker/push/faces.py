@@ -56,7 +56,7 @@ MOST_CHOSEN: Final = 1_000
 MOST_FACTS: Final = 20
 """Pushes that a dry run of a call names."""
 
-Keys = Annotated[list[str], KEY, "Keys of pushes, usage:ORG:WINDOW:FEATURE[:rN]; or use the filters"]
+Keys = Annotated[list[str], KEY, "Keys of pushes (usage:ORG:WINDOW:FEATURE[:rN]), instead of filters"]
 State = Literal["due", "rejected", "in_doubt", "awaiting_credit"]
 OfState = Annotated[list[State] | None, "State of the pushes"]
 OfOrg = Annotated[str | None, ORG, "Organisation of the pushes"]
@@ -351,8 +351,8 @@ ACTIONS: Final = (
     Action(
         "push retry",
         "Send pushes again",
-        "Send pushes again with the next tick. Drawdown voids a rejected push, and seals its usage under the next "
-        "revision.",
+        "Send pushes again with the next tick. Drawdown voids a rejected push. Then the next tick seals its usage "
+        "under the next revision.",
         _retry,
         _says("the next tick sends them again", "the next tick sends it again"),
         path="/v1/pushes/retry",
@@ -366,8 +366,8 @@ ACTIONS: Final = (
     Action(
         "push resolve",
         "Resolve pushes",
-        "Record the outcome of pushes in doubt or rejected. If a rule rejects a push, Drawdown does not change any "
-        "push.",
+        "Record the outcome of pushes in doubt or rejected. Queued pushes are allowed, too, with --outcome accepted. "
+        "If Drawdown refuses one of the pushes, it does not change any push.",
         _resolve,
         _resolved,
         path="/v1/pushes/resolve",
@@ -381,8 +381,8 @@ ACTIONS: Final = (
     Action(
         "push void",
         "Void pushes",
-        "Void pushes that their provider did not charge. The pushes must be rejected or in doubt. Drawdown seals and "
-        "sends their usage again.",
+        "Void pushes that their provider did not charge. The pushes must be rejected or in doubt. The next tick seals "
+        "their usage again.",
         _void,
         _says(f"voided; {SEALED_AGAIN}"),
         path="/v1/pushes/void",

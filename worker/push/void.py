@@ -285,9 +285,9 @@ MOST_AGAIN: Final = 1_000
 A tick repeats it until all are done.
 """
 MOST_GIVE_BACKS: Final = 9
-"""Revisions of a push that gives back, after which only a person decides about it.
+"""Revisions of a push that gives back credit, after which only a person decides about it.
 
-By then its waits have added up to two days in which its customer had credit.
+By then the push has waited two days in all while its customer had credit.
 """
 LONGEST_WAIT_MS: Final = DAY_MS
 """Longest wait between two tries of a window, in milliseconds."""

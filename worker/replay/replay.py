@@ -41,7 +41,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 SHOWN: Final = 1000
-"""Pushes of a replay that its report lists. It counts all."""
+"""Pushes of a replay that its report lists. The report counts all pushes."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
 """Range of the first chunk of a replay, in milliseconds."""
 CHUNK_LOAD: Final = 400_000

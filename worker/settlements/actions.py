@@ -258,7 +258,7 @@ def _set(
     hold_ms: Annotated[
         int | None, LENGTH, "Hold of a settlement before it is eligible: 45d; 35d for a new supplier"
     ] = None,
-    threshold_micro: Annotated[int | None, CREDITS, "Minimum payout in credits; 100 for a new supplier"] = None,
+    threshold_micro: Annotated[int | None, CREDITS, "Credits that a payout must exceed; 100 for a new supplier"] = None,
     clawbacks: Annotated[bool | None, FLAG, "Reversal of released settlements"] = None,
     new: New = False,
 ) -> SupplierSet:
@@ -506,8 +506,9 @@ ACTIONS: Final = (
     Action(
         "settlement reverse",
         "Reverse a settlement",
-        "Reverse a settlement, whole or in part. If the settlement was released, the next payout is lower by the "
-        "amount. Drawdown does not refund the customer. To refund, run `drawdown ledger grant CUSTOMER CREDITS`.",
+        "Reverse a settlement, whole or in part. If the settlement was released, its terms must allow clawbacks, and "
+        "the next payout is lower by the amount. Drawdown does not refund the customer. To refund, run `drawdown "
+        "ledger grant CUSTOMER CREDITS`.",
         _reverse,
         _taken_back,
         path="/v1/settlements/{execution}/reverse",
@@ -520,8 +521,8 @@ ACTIONS: Final = (
     Action(
         "settlement payout",
         "Release a payout",
-        "Release a supplier's eligible settlements as a payout. A supplier has at most one payout a month, and only "
-        "above its threshold. Drawdown does not pay the supplier. You do.",
+        "Release a supplier's eligible settlements as a payout. A supplier has at most one payout a month, which must "
+        "exceed the threshold. Drawdown does not pay the supplier. You do.",
         _payout,
         _payout_sentences,
         path="/v1/suppliers/{supplier}/payout",

@@ -91,7 +91,7 @@ def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: st
 
 
 GROWING: Final = ("usage_samples", "pushes")
-"""Tables that gain by these settings, as ops/scale.md measures."""
+"""Tables of which autovacuum should start after SHARE of the rows changed, as ops/scale.md measures."""
 SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_scale_factor")
 SHARE: Final = 0.02
 """Share of a table's rows after which vacuum runs.

@@ -409,7 +409,7 @@ def _resolve(
     topup: Annotated[str, KEY, "Top-up, as topup:WALLET:N", Label("Top-up")],
     *,
     evidence: Annotated[str, TEXT, "Evidence of the outcome, kept for good"],
-    paid: Annotated[str | None, ID, "Payment at the service; Drawdown credits it"] = None,
+    paid: Annotated[str | None, ID, "Id of the payment at the service; Drawdown credits the payment"] = None,
     absent: Annotated[bool, FLAG, "Confirmation that the service did not and will not charge the card"] = False,
 ) -> TopupResolved:
     if (paid is None) != absent:

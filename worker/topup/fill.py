@@ -305,7 +305,7 @@ def _topup(row: sa.Row[Any], loss: Loss | None, asks: Asks) -> Topup:
 MOST_DECLINES: Final = 3
 """Consecutive declines of one wallet's card after which its top-ups stop."""
 WAITS_MS: Final = (HOUR_MS, DAY_MS)
-"""Waits after the first and the second consecutive decline, in milliseconds."""
+"""Waits after the first and the second consecutive decline of a card, in milliseconds."""
 WHERE: Final = {
     "credited": "if_not_credited",
     "declined": "if_open",

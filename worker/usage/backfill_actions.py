@@ -52,10 +52,7 @@ MOST_REVERTED: Final = 5_000
 Seals wait for that transaction.
 """
 MOST_COMPARED: Final = 10_000
-"""Events of an open backfill up to which an API call compares them.
-
-The command line compares any number.
-"""
+"""Most events of an open backfill that an API call compares. The command line compares any number of events."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ MAX_RANGE_MS: Final = 31 * DAY_MS
 MOST_STAGED: Final = 100_000
 """Events of one backfill. To close it, one transaction adds all of them."""
 TAKEN_AT_ONCE: Final = 1_000
-"""Events that one step of that transaction adds."""
+"""Events that one step adds, in the transaction that closes a backfill."""
 REVERTED_AT_ONCE: Final = 500
 """Events that one transaction withdraws."""
 _REPEATED: Final = EventResult("duplicate")
@@ -366,7 +366,7 @@ def _hold(connection: sa.Connection, name: str) -> Backfill:
 
 def _require_open(found: Backfill) -> Backfill:
     if found.state != "open":
-        raise Refused(f"the backfill {found.backfill} is {found.state}. Open another one with a new name")
+        raise Refused(f"the backfill {found.backfill!r} is {found.state}, not open. Open a backfill with a new name")
     return found
 
 

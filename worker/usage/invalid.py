@@ -23,10 +23,7 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ROWS_A_DAY: Final = 5_000
-"""Rows a day that Drawdown stores about invalid items.
-
-Above it, only /metrics counts them.
-"""
+"""Rows a day that Drawdown stores about invalid items. Above this number, only /metrics counts them."""
 
 
 @dataclass(frozen=True)

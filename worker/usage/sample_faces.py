@@ -41,7 +41,7 @@ from drawdown.worker.usage.lists import list_samples
 from drawdown.worker.usage.quarantined import Mended
 from drawdown.worker.usage.withdrawals import Withdrawn
 
-Ids = Annotated[list[str], ANY_ID, "Ids of samples; or use the filters", Label("Samples")]
+Ids = Annotated[list[str], ANY_ID, "Ids of samples, instead of filters", Label("Samples")]
 OfOrg = Annotated[str | None, ORG, "Organisation of the samples"]
 OfReason = Annotated[str, TEXT, "Reason of the quarantine"]
 Since = Annotated[int | None, TIME, "Earliest time of arrival"]

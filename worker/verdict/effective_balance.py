@@ -382,14 +382,11 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 
 
 MOST_SAMPLES: Final = 1_000
-"""Samples of a customer from which their sum is cached."""
+"""Number of unsealed samples of a customer from which Drawdown caches their sum."""
 KEPT_MS: Final = 5 * SECOND_MS
 """Milliseconds for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
-"""Customers with many samples and a cached sum.
-
-Beyond it, the oldest entry is removed.
-"""
+"""Customers with many samples and a cached sum. Above this number, the oldest entry is removed."""
 _KEPT: Final = "unbilled_micro"
 
 

@@ -43,7 +43,7 @@ not send a webhook of a grant.
 """
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
-"""Milliseconds that these reads may take in a tick, at the declared rate."""
+"""Milliseconds that reads of halted organisations may take in a tick, at the declared rate."""
 
 READS_A_S: Final = 200
 """Reads a second, if a provider does not declare a rate."""

@@ -218,9 +218,10 @@ def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -
 
 
 TURN_MS: Final = 60 * MINUTE_MS
-"""Milliseconds after which a push causes a read of its customer.
+"""Interval between two turns of an organisation, in milliseconds.
 
-This applies even if the credit lasts much longer.
+After an answered push, Drawdown reads the customer again in the next turn at the latest. This applies even if the
+credit lasts much longer.
 """
 WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
 

@@ -48,7 +48,7 @@ from drawdown.worker.verify.incremental import BY_WINDOW, COUNTED, Before, Mark,
 from drawdown.worker.verify.questions import CHECKED, OPEN, STATE, STATEMENTS, USAGE
 
 LISTED: Final = 1_000
-"""Breaches that a run lists. It counts all."""
+"""Breaches that a run lists. The run counts all breaches."""
 
 
 @dataclass(frozen=True)

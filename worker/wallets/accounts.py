@@ -351,7 +351,7 @@ BLOCKED_DAYS: Final = 30
 MOST_OVERRIDES: Final = 20
 """Limit overrides of one metric that `/my` lists.
 
-All waiting ones fit (`overrides.MOST_ASKED`).
+All waiting requests fit (`overrides.MOST_ASKED`).
 """
 
 

@@ -81,7 +81,7 @@ MOST_NAMED: Final = 3
 MAX_RATE: Final = 10**12
 """Highest number in a rate: a million credits, or as many base units.
 
-A higher one is probably a typing error.
+A higher number is probably a typing error.
 """
 UNCHANGED: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -362,9 +362,10 @@ def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None)
 
 def require_sane_gives(plan: str, gives: Gives) -> None:
     """Refuse invalid credit of a plan. Errors: UsageError."""
-    if any(not 0 <= amount <= MAX_ENTRY_MICRO for amount in vars(gives).values()):
-        wrong = next(amount for amount in vars(gives).values() if not 0 <= amount <= MAX_ENTRY_MICRO)
-        raise UsageError(f"invalid credit of a plan {as_credits(wrong)}: expected 0 to 1,000,000,000 credits")
+    for name, amount in vars(gives).items():
+        if not 0 <= amount <= MAX_ENTRY_MICRO:
+            option = name.removesuffix("_micro").replace("_", "-")
+            raise UsageError(f"invalid --{option} {as_credits(amount)}: expected 0 to 1,000,000,000 credits")
     if gives.rollover_min_micro > gives.rollover_max_micro:
         raise UsageError(
             f"the minimum rollover {as_credits(gives.rollover_min_micro)} is above the maximum rollover "
@@ -378,17 +379,18 @@ def require_sane_gives(plan: str, gives: Gives) -> None:
 
 
 def _require_sane_terms(holds: HoldTerms) -> None:
-    amounts = (holds.unknown_hold_micro, holds.most_hold_micro, holds.most_held_micro)
-    if any(amount is not None and not 0 < amount <= MAX_ENTRY_MICRO for amount in amounts):
-        wrong = next(amount for amount in amounts if amount is not None and not 0 < amount <= MAX_ENTRY_MICRO)
-        raise UsageError(
-            f"invalid reservation of a plan {as_credits(wrong)}: expected more than 0, and at most 1,000,000,000 "
-            "credits"
-        )
+    amounts = {
+        "--unknown-hold": holds.unknown_hold_micro,
+        "--most-hold": holds.most_hold_micro,
+        "--most-held": holds.most_held_micro,
+    }
+    for option, amount in amounts.items():
+        if amount is not None and not 0 < amount <= MAX_ENTRY_MICRO:
+            raise UsageError(f"invalid {option} {as_credits(amount)}: expected 0 to 1,000,000,000 credits")
     if not 0 < holds.hold_factor_ppm <= MOST_FACTOR_PPM:
         raise UsageError(
-            f"invalid factor of reservations of a plan {as_credits(holds.hold_factor_ppm)}: expected more than 0, and "
-            f"at most {MOST_FACTOR_PPM // ONE_PPM:,}"
+            f"invalid --hold-factor {as_credits(holds.hold_factor_ppm)}: expected more than 0, and at most "
+            f"{MOST_FACTOR_PPM // ONE_PPM:,}"
         )
     most = holds.most_hold_micro
     if most is not None and (holds.unknown_hold_micro or 0) > most:
@@ -990,7 +992,7 @@ ACTIONS: Final = (
     Action(
         "plan put",
         "Put a customer on a plan",
-        "Put a customer on a plan. The plan's limits and credit are in force from now on.",
+        "Put a customer on a plan. The plan's limits apply at once, and Drawdown grants the plan's credit.",
         _put_on_plan,
         _on_plan,
         path="/v1/wallets/{customer_id}/plan",

@@ -470,7 +470,7 @@ def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) 
 NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
 """Milliseconds from which a new event or sample locks its organisation's floor.
 
-A floor cannot rise past newer ones, because `prune` refuses it.
+A floor cannot rise past newer events and samples, because `prune` refuses it.
 """
 
 

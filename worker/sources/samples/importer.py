@@ -52,7 +52,7 @@ MAX_SHOWN_CHARS: Final = 120
 """Characters of a refused row that the report shows."""
 
 OnProgress = Callable[[str, int, int], None]
-"""A function that gets the file's name, the bytes read of it so far, and the rows read so far in all files."""
+"""A function that gets a file's name, the bytes read of the file, and the rows read in all files so far."""
 
 
 @dataclass(frozen=True)

@@ -160,10 +160,7 @@ WORDS: Final[Mapping[Why, str]] = {
 }  # fmt: skip
 OF_ORGS: Final[tuple[Why, ...]] = ("stopped", "undelivered", "ignored", "balance")
 MOST_ENDING: Final = 5
-"""Organisations that run out of credit within a day and have their own row.
-
-The list of organisations has all of them.
-"""
+"""Organisations that run out of credit within a day and have their own row. The list of organisations shows all."""
 MOST_REASONS: Final = 3
 """Reasons of waiting pushes that one row names."""
 MOST_CALLS: Final = 50

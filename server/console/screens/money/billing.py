@@ -213,11 +213,11 @@ def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
 
 
 MOST_WALLETS: Final = 10
-"""Wallets with a negative balance on the page of billing, and as many low ones."""
+"""Wallets with a negative balance on the page of billing, and as many low wallets."""
 MOST_POOLS: Final = 20
 """Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS
-"""Age of a list of the biggest spenders from which it is out of date."""
+"""Age of a list of the biggest spenders from which the list is out of date."""
 
 
 def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

@@ -82,7 +82,7 @@ def _differing(connection: sa.Connection, chosen: ComparedFilter, kept: str) -> 
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Yield the lines of the filter."""
+    """Yield the comparisons of the filter as lines of CSV."""
     yield csv_line(COLUMNS)
     for one in reconciliations.every(connection, _chosen(ask)):
         texts = (figures.day(one.day_ms), one.org_id, one.provider, one.customer_id, one.feature, one.verdict)

@@ -535,7 +535,7 @@ def _choosing(states: Sequence[str]) -> tuple[Field, ...]:
     words = [("", "by key"), *((one, f"all {one.replace('_', ' ')}") for one in states)]
     seen = "The action fails if the count differs."
     return (
-        Field("keys", "Pushes", hint="Keys, one on each line; or use the filters below.", optional=True, many=True),
+        Field("keys", "Pushes", hint="Keys, one on each line, instead of the filters below.", optional=True, many=True),
         Field("state", "State", "choice", choices=words, optional=True, unless="keys"),
         Field("org", "Organisation", optional=True, unless="keys"),
         Field("provider", "Provider", optional=True, unless="keys"),

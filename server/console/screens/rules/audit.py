@@ -29,9 +29,9 @@ from drawdown.worker.checks import proofs
 PATH: Final = "/console/audit"
 PAGE_ACTIONS: Final = 100
 FILE_ACTIONS: Final = 1_000
-"""Actions that a file reads at a time."""
+"""Actions of a file that Drawdown reads into memory at a time."""
 MOST_LOOKED_THROUGH: Final = 50_000
-"""Actions that one page searches for those of a filter."""
+"""Actions that one page searches for those that match a filter."""
 MOST_DETAIL_CHARS: Final = 200
 """Characters of an action's details on a page."""
 YEAR_2000_MS: Final = 946_684_800_000

@@ -43,7 +43,7 @@ PAGE_CONFLICTS: Final = 20
 PAGE_INVALID: Final = 50
 PAGE_QUARANTINED: Final = 50
 FILE_EVENTS: Final = 1_000
-"""Events that a file reads at a time."""
+"""Events of a file that Drawdown reads into memory at a time."""
 COLUMNS: Final = ("source", "event", "type", "org_id", "used", "came_in", "state", "quantity")
 
 
