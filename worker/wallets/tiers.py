@@ -45,7 +45,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, counted_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -136,7 +136,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
         asks = f"a month of {tier} costs {as_credits(found.price_micro)}"
         raise Denied(
             "no_credit",
-            f"{customer_id} has {as_credits(has)} credits to pay with, but {asks}. Run `drawdown ledger grant "
+            f"{customer_id} has {counted_credits(has)} to pay with, but {asks}. Run `drawdown ledger grant "
             f"{typed(customer_id, 'CREDITS')}`",
             "credits",
         )
