@@ -181,7 +181,7 @@ class Outbox:
         may_wait = settings.when_full == "block" and threading.current_thread() is not self._thread
         if not has_room() and not (may_wait and self._changed.wait_for(has_room, settings.block_s)):
             raise QueueFull(
-                f"queue is full: {len(self._waiting):,} of at most {settings.queue_items:,} wait. Try again later, or "
+                f"queue is full (items: {len(self._waiting):,}, limit: {settings.queue_items:,}). Try again later, or "
                 "drop the item"
             )
 
