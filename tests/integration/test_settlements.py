@@ -469,7 +469,7 @@ def test_payout_of_clawbacks_only_is_denied(shop: Shop) -> None:
     shop.payout("loop", "2026-01")
     shop.later(HOLD_MS)
     for _ in range(2):
-        with pytest.raises(Denied, match="cannot release a payout of loop: 0 credits"):
+        with pytest.raises(Denied, match="cannot release a payout of loop: the releasable amount is 0 credits"):
             shop.payout("loop", "2026-02")
         shop.write(lambda c: settlements.reverse(c, "e-1", "claw", None, shop.by))
 
