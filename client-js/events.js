@@ -23,7 +23,7 @@ export class Unsent extends DrawdownError {
   constructor(count, rejected, first) {
     const texts = first ? [first.status === "refused" ? undefined : first.code, first.message] : [];
     const why = texts.filter((text) => text !== undefined).map((text) => `: ${shown(text)}`).join("");
-    super(`${count} events are not sent, and ${rejected} were not taken by the server${why}`);
+    super(`events not sent: ${count}, events that the server rejected: ${rejected}${why}`);
     Object.assign(this, { count, rejected, first });
   }
 }
@@ -80,7 +80,7 @@ export class Events {
     const event = eventOf(eventType, quantity, more, this.#settings.source, this.#world);
     if (this.#closed) throw new DrawdownError("the client is closed");
     if (this.#waiting.length >= this.#settings.queueItems)
-      throw new QueueFull(`${this.#waiting.length} events wait to be sent, and no more may`);
+      throw new QueueFull(`queue is full (events: ${this.#waiting.length}). Try again later, or drop the event`);
     this.#waiting.push(event);
     this.#sending ??= this.#send().finally(() => (this.#sending = undefined));
     return event.event_id;
@@ -166,6 +166,6 @@ export class Events {
 function results(answer, count) {
   const found = answer.results;
   if (!Array.isArray(found) || found.length !== count || found.some((one) => typeof one?.status !== "string"))
-    throw new Unreachable(`the answer does not say what became of ${count} events`);
+    throw new Unreachable(`invalid answer: expected a result for each event, ${count} in all. Check the server address`);
   return found;
 }

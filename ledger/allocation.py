@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import counted_credits
 
 Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
@@ -126,7 +126,7 @@ def other_content(before: Lot) -> Refused:
     ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
     pays = "" if before.features is None else f", for {', '.join(before.features)}"
     given = (
-        f"{as_credits(before.amount_micro)} credits to {before.customer_id} ({before.kind}, priority "
+        f"{counted_credits(before.amount_micro)} to {before.customer_id} ({before.kind}, priority "
         f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
     )
     return Refused(

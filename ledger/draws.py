@@ -26,7 +26,7 @@ from drawdown.ledger.settlements import owe
 from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, counted_credits
 
 SQL = queries(__file__)
 
@@ -138,7 +138,7 @@ def finish(
     if lines is None:
         raise Denied(
             "below_drawn",
-            f"{found.reservation} has drawn {as_credits(found.drawn_micro)} credits, so "
+            f"{found.reservation} has drawn {counted_credits(found.drawn_micro)}, so "
             "its cost cannot be lower. To return credit, run `drawdown ledger grant CUSTOMER CREDITS`",
         )
     charged, off = _charge(connection, found, FINAL, lines, by)
@@ -176,8 +176,8 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
     if cost is not None or last:
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
         if wanted is None or [line.content for line in wanted] != [line.content for line in last]:
-            drawn = f"{as_credits(found.drawn_micro)}"
-            text = f"{found.reservation} is {found.state} at {drawn} credits. To correct this cost, run "
+            drawn = counted_credits(found.drawn_micro)
+            text = f"{found.reservation} is {found.state} at {drawn}. To correct this cost, run "
             raise Denied("other_content", f"{text}`drawdown ledger grant CUSTOMER CREDITS`")
     return Drawn(found, 0, 0, repeated=True)
 
@@ -315,7 +315,7 @@ def _above(found: Reservation, total_micro: int) -> int:
 
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     """Return the refusal of a draw above the reserved credit."""
-    more = f"the draw exceeds the reservation of {found.reservation} by {as_credits(above_micro)} credits"
+    more = f"the draw exceeds the reservation of {found.reservation} by {counted_credits(above_micro)}"
     return Denied("beyond_hold", f"{more}. Extend the execution first, or draw less")
 
 

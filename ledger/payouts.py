@@ -22,7 +22,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, counted_credits
 
 SQL = queries(__file__)
 
@@ -129,8 +129,8 @@ def _gathered(connection: sa.Connection, payout: str, found: Supplier, period: s
         less = f", less {as_credits(-sums.carried_micro)} clawed back" if sums.carried_micro else ""
         raise Denied(
             "below_threshold",
-            f"cannot release a payout of {found.supplier}: {as_credits(sums.released_micro)} credits "
-            f"are releasable{less}. A payout must exceed {as_credits(threshold)} credits. "
+            f"cannot release a payout of {found.supplier}: the releasable amount is "
+            f"{counted_credits(sums.released_micro)}{less}. A payout must exceed {counted_credits(threshold)}. "
             "The amount stays for the next payout",
         )
     return Payout(
@@ -151,7 +151,7 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
     if expect_micro is not None and found.total_micro != expect_micro:
         raise Denied(
             "not_as_expected",
-            f"{found.payout} totals {as_credits(found.total_micro)} credits, not "
+            f"{found.payout} totals {counted_credits(found.total_micro)}, not "
             f"{as_credits(expect_micro)}. Repeat the command with --dry-run",
         )
 

@@ -26,7 +26,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, counted_credits
 
 SQL = queries(__file__)
 
@@ -91,7 +91,7 @@ def allot(
     if amount_micro > room:
         raise Denied(
             "no_credit",
-            f"pool {pool} has {as_credits(room)} credits left, fewer than "
+            f"pool {pool} has {counted_credits(room)} left, fewer than "
             f"{as_credits(amount_micro)}. Allot less, or run `drawdown ledger grant "
             f"{typed(pool, 'CREDITS')}`",
             "credits",
@@ -225,7 +225,7 @@ def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_m
     if total > found.limit_micro:
         text = (
             f"the limit of {found.payer} for executions of {found.org_id} is "
-            f"{as_credits(found.limit_micro)} credits. With this execution "
+            f"{counted_credits(found.limit_micro)}. With this execution "
         )
         text += (
             f"they total {as_credits(total)}. Request less, or raise the limit with "

@@ -31,7 +31,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, counted_credits
 
 SQL = queries(__file__)
 
@@ -178,7 +178,7 @@ def no_credit(
     available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
     used = f" (usage of {as_credits(unbilled_micro)} is not charged yet)" if unbilled_micro else ""
     held = [f"{row.reservation} reserves {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
-    text = f"{customer_id} has {as_credits(available)} credits available{used}, and the execution needs "
+    text = f"{customer_id} has {counted_credits(available)} available{used}, and the execution needs "
     text += (f"{as_credits(wanted_micro)}. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`") + (
         ", or end an execution" if held else ""
     )
@@ -189,7 +189,7 @@ def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_mic
     """Return the refusal of reserved credit above the plan's limit for a wallet."""
     return Denied(
         "too_much_held",
-        f"executions of {customer_id} reserve {as_credits(held_micro)} credits, and this "
+        f"executions of {customer_id} reserve {counted_credits(held_micro)}, and this "
         f"execution needs {as_credits(wanted_micro)}. The plan allows {as_credits(most_micro)} "
         "at once. Wait until an execution ends, or change the plan",
         "plan",
@@ -210,8 +210,7 @@ def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> De
         )
         return Denied("too_much_held", text, "plan")
     text = (
-        f"{customer_id} has less than {as_credits(wanted_micro)} credits to pay with. "
-        "Request less, or name another payer"
+        f"{customer_id} has less than {counted_credits(wanted_micro)} to pay with. Request less, or name another payer"
     )
     return Denied("no_credit", text, "credits")
 

@@ -24,7 +24,7 @@ from drawdown.ledger.reservations import Denied, Reservation
 from drawdown.schema.audit import By
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import LATE_HORIZON_MS, MICRO, as_credits
+from drawdown.schema.units import LATE_HORIZON_MS, MICRO, as_credits, counted_credits
 
 SQL = queries(__file__)
 
@@ -240,12 +240,12 @@ def reverse(
     if not found.left_micro:
         raise Denied(
             "nothing_left",
-            f"cannot reverse {found.reservation}: all of its {as_credits(found.net_micro)} credits are reversed. Run "
+            f"cannot reverse {found.reservation}: its amount, {counted_credits(found.net_micro)}, is reversed. Run "
             f"`drawdown settlement show {typed(found.reservation)}`",
         )
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:
-        left = f"only {as_credits(found.left_micro)} of {as_credits(found.net_micro)} credits are not reversed"
+        left = f"only {as_credits(found.left_micro)} of {counted_credits(found.net_micro)} can be reversed"
         raise Denied("above_left", f"cannot reverse {found.reservation}: {left}. Reverse that amount, or less")
     if found.is_final:
         raise Denied(

@@ -26,7 +26,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import as_credits, window_of
+from drawdown.schema.units import counted_credits, window_of
 
 SQL = queries(__file__)
 
@@ -192,7 +192,7 @@ def _used_before(connection: sa.Connection, key: str) -> Refused:
     given, shown = "a lot that begins later", "ledger lots CUSTOMER"
     if before is not None:
         customer = before.to_account.removeprefix(WALLET)
-        given, shown = f"{as_credits(before.amount_micro)} credits to {customer}", f"ledger show {typed(customer)}"
+        given, shown = f"{counted_credits(before.amount_micro)} to {customer}", f"ledger show {typed(customer)}"
     return Refused(f"key of {key} was used for {given}. Credit was not moved. Run `drawdown {shown}`")
 
 

@@ -163,8 +163,8 @@ def sound(state: CustomerRead) -> CustomerRead:
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
     if len(refused) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
         return ReadFailed(
-            f"too many values: {len(refused)} refused features, {len(state.parts)} parts of balances and "
-            f"{len(state.plans)} plans"
+            f"too many values (refused features: {len(refused)}, parts of balances: {len(state.parts)}, "
+            f"plans: {len(state.plans)})"
         )
     plan = None if plan is None else clean(plan, MAX_NAME_CHARS)
     return CustomerState(balance, plan, limit, refused, _parts(state.parts), _plans(state.plans))

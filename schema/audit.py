@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.errors import Refused, explain_race
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 
 SQL = queries(__file__)
 
@@ -145,7 +146,7 @@ def broken(connection: sa.Connection) -> Iterator[str]:
             )
         before, count = str(row["hash"]), count + 1
     if count != head.actions:
-        yield f"the audit log has {count} actions, and its chain counts {head.actions}"
+        yield f"the audit log has {counted(count, 'action')}, and its chain counts {head.actions}"
     elif before != head.hash:
         yield "the hash of the last action differs from the newest hash of the chain"
 

@@ -111,6 +111,11 @@ def as_credits(micro: int) -> str:
     return f"{Decimal(micro) / MICRO:f}"
 
 
+def counted_credits(micro: int) -> str:
+    """Return credits as exact text with their noun, such as `1 credit`."""
+    return f"{as_credits(micro)} {'credit' if micro == MICRO else 'credits'}"
+
+
 def show_quantity(quantity: int, scale: int = 1, *, sign: bool = False) -> str:
     """Return a quantity of a balance as exact text.
 

@@ -14,7 +14,7 @@ from drawdown.cli.declared import of_noun
 from drawdown.cli.rendering import show, table
 from drawdown.events.envelope import Unfit, UsageEvent
 from drawdown.schema.errors import Exit
-from drawdown.schema.text import clean
+from drawdown.schema.text import clean, counted
 from drawdown.schema.typed.parsing import parse_length, show_time
 from drawdown.worker.sources.events.types import values
 from drawdown.worker.sources.samples.importer import open_lines
@@ -96,6 +96,7 @@ def overdue(
     found = app.read(lambda c: backfills.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))
     rows = [(one.backfill, one.org_id, show_time(one.at_ms), one.actor, WHY[one.why]) for one in found]
     columns = ("backfill", "org", "open since", "by", "")
-    text, status = f"{len(found):,} backfills are overdue. Close or revert each", Exit.PERSON if found else Exit.SETTLED
+    text = f"{counted(len(found), 'backfill is', 'backfills are')} overdue. Close or revert each"
+    status = Exit.PERSON if found else Exit.SETTLED
     show(app, {"overdue": found, "exit_status": int(status)}, [table(text, columns, rows)])
     raise typer.Exit(status)

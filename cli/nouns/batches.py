@@ -13,7 +13,7 @@ from drawdown.cli.declared import of_noun
 from drawdown.cli.options import Actor, FileMap, FileSet, Reason
 from drawdown.cli.rendering import show
 from drawdown.schema.errors import DrawdownError, Exit
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.worker.batches.actions import ACTIONS, LISTS
 from drawdown.worker.batches.files import found_file
 from drawdown.worker.batches.objects import is_prefix, object_at
@@ -88,7 +88,7 @@ def _take(app: App, place: str, fields: FieldMap, actor: str | None, reason: str
 def _report(one: TakenFile) -> list[str]:
     if one.outcome != "taken":
         return [str(one)]
-    lines = [f"{one.name}: taken, {one.rows:,} rows, {one.refused:,} refused; batch {one.batch}"]
+    lines = [f"{one.name}: taken, {counted(one.rows, 'row')}, {one.refused:,} refused; batch {one.batch}"]
     if one.refused:
         lines.append(f"  to see the refused rows, run `{typed('drawdown', 'batch', 'show', one.batch)}`")
     return lines

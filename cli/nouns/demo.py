@@ -28,6 +28,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.migrate import upgrade
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import GRACE_MS, MICRO, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.engine import runner
@@ -253,7 +254,8 @@ def replay_everything(demo: Demo) -> None:
     steps = replay(demo.app.context(), planned, demo.app.by("demo", "the demo"), dry_run=False)
     found = runner.run(steps, demo.app.world())
     demo.app.out.print(
-        f"{found.pushes} pushes: a replay bills only usage that is still owed, and all is billed", highlight=False
+        f"{counted(found.pushes, 'push', 'pushes')}: a replay bills only usage that is still owed, and all is billed",
+        highlight=False,
     )
 
 

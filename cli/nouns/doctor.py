@@ -548,8 +548,8 @@ def _mapping(app: App) -> Iterator[Finding]:
     for provider, features in app.read(unestimated_features).items():
         some = ", ".join(features[:FEW]) + (f" and {len(features) - FEW:,} more" if len(features) > FEW else "")
         what = (
-            f"{some} have no rate at {provider}, so their use does not lead to a halt while Drawdown cannot read "
-            "the provider "
+            f"no rate at {provider} for {some}, so this usage does not lead to a halt while Drawdown cannot read the "
+            "provider "
         )
         told = app.read(lambda c, name=provider: tells_costs(c, name))  # type: ignore[misc]
         what += f"(`drawdown provider {f'check {provider}' if told else f'rate {provider} {features[0]} --micro N'}`)"

@@ -271,7 +271,7 @@ def report(
     found = app.read(lambda c: views.report(c, metric, phase, since_ms))
     part = show_percent(0 if not found.asked else found.blocked * 1_000_000 // found.asked)
     said = f"{metric} in phase {phase} since {show_time(since_ms)}: {found.blocked:,} of {found.asked:,} blocked "
-    said += f"({part}), {found.quantity:,} units of {counted(found.orgs, 'organisation')}, "
+    said += f"({part}), {counted(found.quantity, 'unit')} of {counted(found.orgs, 'organisation')}, "
     said += f"{found.paying:,} of which bought credit"
     show(app, vars(found), [said])
 
@@ -297,14 +297,15 @@ def reconcile(
     try:
         done = checks.judge_drift(drifts, ppm) if dry_run else app.write(lambda c: checks.put_right(c, drifts, ppm, by))
     except AnswerLost as error:
-        raise AnswerLost(error.why, f"{len(drifts):,} counters differed; {PUT_RIGHT}") from error
+        raise AnswerLost(error.why, f"{counted(len(drifts), 'counter')} differed; {PUT_RIGHT}") from error
     rows = [
         (one.org_id, one.metric, one.period, show_time(one.start_ms), one.counted,
          one.quantity if one.has_uses else None, _describe_drift(one, dry_run))
         for one in drifts
     ]  # fmt: skip
     columns = ("organisation", "metric", "a", "from", "#counted", "#used", "")
-    text = f"{len(drifts):,} counters differ, {done.above_tolerance:,} by more than the tolerance"
+    differ = counted(len(drifts), "counter differs", "counters differ")
+    text = f"{differ}, {done.above_tolerance:,} by more than the tolerance"
     show(app, {**vars(done), "exit_status": done.exit_status}, [table(text, columns, rows)])
     raise typer.Exit(done.exit_status)
 

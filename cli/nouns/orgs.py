@@ -33,7 +33,7 @@ from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import AnswerLost, Exit, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import counted, quote_value
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.engine.runner import run
@@ -206,7 +206,7 @@ def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str 
     already = sum(flip.already for flip in done)
     title = f"{'Would assign' if options.dry_run else 'Assigned'} {len(moved):,} to {options.provider}"
     if already:
-        title += f"; {already:,} were already assigned to it"
+        title += f"; {already:,} {'was' if already == 1 else 'were'} already assigned to it"
     columns = ("org", "billed before by", "as", "customer now", "from", "#pending, now billed", "#pending before")
     rows = [
         (
@@ -228,7 +228,7 @@ def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str 
 
 
 def _amount(seconds: int, units: int) -> str:
-    return f"{seconds:,} s, {units:,} units" if units else f"{seconds:,} s"
+    return f"{seconds:,} s, {counted(units, 'unit')}" if units else f"{seconds:,} s"
 
 
 def _problem_line(flip: flips.Flip) -> str:

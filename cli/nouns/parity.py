@@ -12,6 +12,7 @@ from drawdown.cli.app import App
 from drawdown.cli.options import only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import parse_percent, show_percent
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
@@ -92,7 +93,8 @@ def _days(app: App, from_: str, to: str) -> list[int]:
 
 
 def _report(found: Checked, tolerance_ppm: int) -> list[str | Table]:
-    text = f"days of organisations: {found.compared:,} compared, {found.differing:,} differ by more than "
+    differ = counted(found.differing, "differs", "differ")
+    text = f"days of organisations: {found.compared:,} compared, {differ} by more than "
     lines: list[str | Table] = [text + f"{show_percent(tolerance_ppm)}, {found.unknown:,} unknown"]
     lines += [f"{day}: not compared, because the day has not ended" for day in found.waiting]
     read = [line for line in found.cells if line.verdict != "unread"][:SHOWN]

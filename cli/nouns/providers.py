@@ -70,7 +70,7 @@ def check(
     features = feature or sorted({one for used in by_use for one in used}) or app.read(mapped_features)
     found = [provider.dormant] if provider.dormant else check_account(app, provider, features, by_use)
     done = {"provider": name, "problems": found, "features": features, "customers": len(customers)}
-    good = f"{name}: ready ({len(features)} features and {len(customers)} customers checked)"
+    good = f"{name}: ready ({counted(len(features), 'feature')} and {counted(len(customers), 'customer')} checked)"
     show(app, done, [f"{name}: {line}" for line in found] or [good])
     raise typer.Exit(Exit.PERSON if found else Exit.SETTLED)
 
@@ -196,10 +196,11 @@ def bill_shadow(
         return providers.bill_shadow(connection, name, start, by), effect
 
     done, (usage, worth) = app.write(work, rollback=dry_run)
-    would = "would be" if dry_run else "are"
+    would = "would be" if dry_run else "is" if done == 1 else "are"
+    pushes = counted(done, "push", "pushes")
     parts = ", ".join(f"{one.quantity:,} of {one.feature} ({counted(one.orgs, 'organisation')})" for one in usage)
     lines = [
-        f"{name}: {done:,} pushes in shadow since {show_time(start)} {would} sealed again and sent by the next tick",
+        f"{name}: {pushes} in shadow since {show_time(start)} {would} sealed again and sent by the next tick",
         f"{parts}: {worth}",
     ]
     result = {"provider": name, "from_ms": start, "pushes": done, "usage": usage, "worth": worth}

@@ -91,12 +91,12 @@ def _of_outcome(one: ResolvedAll) -> Iterator[str]:
     """Yield the totals of one outcome, then the pushes that stay in doubt, by reason."""
     would = "would be " if one.dry_run else ""
     orgs = counted(one.orgs, "organisation")
-    yield f"{one.pushes:,} of {one.found:,} pushes in doubt, of {orgs}: {would}{DONE[one.outcome]}"
+    yield f"{one.pushes:,} of {counted(one.found, 'push', 'pushes')} in doubt, of {orgs}: {would}{DONE[one.outcome]}"
     if one.pushes:
         yield f"  worth {one.worth}"
         yield f"  quantities: {named_quantities(one.worth.quantities, most=len(one.worth.quantities))}"
     for stays in one.stays:
-        yield f"  {stays.pushes:,} stay in doubt, {stays.words}"
+        yield f"  {stays.pushes:,} {'stays' if stays.pushes == 1 else 'stay'} in doubt, {stays.words}"
         yield f"    {stays.example}"
 
 
@@ -277,10 +277,11 @@ def fold_(
     by, moment = app.by(actor, reason), app.moment(f"{before}-01", "--before")
     done = prune.fold(app.write, moment, by, dry_run=dry_run)
     did = "would fold" if dry_run else "folded"
-    text = f"{did} {done.pushes:,} pushes of windows before {show_time(done.before_ms)} into sums of a day"
+    pushes = counted(done.pushes, "push", "pushes")
+    text = f"{did} {pushes} of windows before {show_time(done.before_ms)} into sums of a day"
     kept = (
-        f"; {done.kept:,} pushes of {done.held_back:,} organisations stay: they are above the floor, or share a day "
-        "with an open push"
+        f"; {counted(done.kept, 'push stays', 'pushes stay')}, of {counted(done.held_back, 'organisation')}: above the "
+        "floor, or on a day with an open push"
         if done.kept
         else ""
     )

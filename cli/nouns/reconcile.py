@@ -14,6 +14,7 @@ from drawdown.cli.options import Actor, Queued, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import DAY_MS, show_difference, show_quantity
 from drawdown.worker.engine.runner import run
@@ -143,7 +144,8 @@ def _acknowledge(app: App, org: str, by: By) -> None:
         f"{show_difference(int(one.told_qty), int(one.unsure_qty), int(one.scale))}"
         for one in seen
     ]
-    show(app, {"acknowledged": done}, [f"{len(done):,} reported balance differences are acknowledged", *done])
+    acknowledged = counted(len(done), "reported balance difference is", "reported balance differences are")
+    show(app, {"acknowledged": done}, [f"{acknowledged} acknowledged", *done])
 
 
 def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:
@@ -160,27 +162,25 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
 
 
 def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> list[str | Table]:
-    text = f"{found.compared:,} compared (organisation, feature, day), {len(found.differing):,} differ"
+    differ = counted(len(found.differing), "differs", "differ")
+    text = f"{found.compared:,} compared (organisation, feature, day), {differ}"
     if found.forgiven:
         allowed = f"{shadow_threshold:g} % in shadow" + (f", {threshold:g} % otherwise" if threshold else "")
         text += f" by more than {allowed}; {found.forgiven:,} by less (--shadow-threshold 0 lists them)"
     if found.waiting:
-        text += f"; {found.waiting:,} wait, because they are unsettled, or newer than the provider's lag"
+        text += f"; unsettled, or newer than the provider's lag, so not compared yet: {found.waiting:,}"
     if found.covered:
-        text += (
-            f"; {found.covered:,} show less in events, but are charged, because the customer's balance fell by the "
-            "amount"
-        )
+        text += f"; charged, but lower in events, because the customer's balance fell by the amount: {found.covered:,}"
     if found.left_out:
-        text += f"; {len(found.left_out):,} balances were not compared"
+        text += f"; {counted(len(found.left_out), 'balance was', 'balances were')} not compared"
     if found.unfinished:
         text += "; time ran out before the comparison was complete"
     if found.unread:
         text += f"; {found.unread:,} could not be read"
     if found.open_days:
-        text += f"; {found.open_days:,} stay open, although they were settled more than a day ago"
+        text += f"; settled more than a day ago, but still open: {found.open_days:,}"
     if found.other_terms:
-        text += f"; {found.other_terms:,} were sent on earlier terms, and cannot be compared"
+        text += f"; sent on earlier terms, so not compared: {found.other_terms:,}"
     lines: list[str | Table] = [text, *(f"{name}: not compared: {why}" for name, why in found.skipped.items())]
     lines += [f"not read: {reason}" for reason in found.reasons]
     lines += [f"{one.customer_id}, {one.feature}: balance not compared: {one.reason}" for one in found.left_out[:100]]

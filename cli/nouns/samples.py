@@ -10,6 +10,7 @@ from drawdown.cli.app import App
 from drawdown.cli.declared import of_noun
 from drawdown.cli.options import Actor, DryRun, Reason
 from drawdown.cli.rendering import show
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_time
 from drawdown.worker.usage import prune
 from drawdown.worker.usage.sample_faces import ACTIONS, LISTS
@@ -33,11 +34,13 @@ def prune_(
     app: App = context.obj
     by, moment = app.by(actor, reason), app.moment(before, "--before")
     done = prune.prune(app.write, moment, by, dry_run=dry_run)
-    text = f"{'would delete' if dry_run else 'deleted'} {done.samples:,} samples before {show_time(done.before_ms)}"
-    held = f"; {done.held_back:,} organisations have pending or unsettled usage before that" if done.held_back else ""
+    samples = counted(done.samples, "sample")
+    text = f"{'would delete' if dry_run else 'deleted'} {samples} before {show_time(done.before_ms)}"
+    orgs = counted(done.held_back, "organisation has", "organisations have")
+    held = f"; {orgs} pending or unsettled usage before that" if done.held_back else ""
     kept = [
-        f"{done.quarantined:,} quarantined samples {'would stay' if dry_run else 'stay'}. To list them, run `drawdown "
-        "sample quarantined`. Then correct them with `drawdown sample repair ID`, or dismiss them with `drawdown "
-        "sample dismiss ID`. A prune deletes dismissed samples"
+        f"quarantined samples that {'would stay' if dry_run else 'stay'}: {done.quarantined:,}. To list them, run "
+        "`drawdown sample quarantined`. Then correct them with `drawdown sample repair ID`, or dismiss them with "
+        "`drawdown sample dismiss ID`. A prune deletes dismissed samples"
     ]
     show(app, {"pruned": done, "dry_run": dry_run}, [text + held, *(kept if done.quarantined else [])])

@@ -31,5 +31,5 @@ def sealing(found: Standing) -> str:
     now, dirty, came = found.at_ms, found.left.dirty_windows, found.unread_samples
     watermark = max(found.watermark_ms, found.sealed_to_ms if found.sealed_to_ms > now else 0)
     text = sealed_to(watermark, now) if watermark else "nothing yet"
-    text += f"; {dirty:,} windows to seal again" if dirty else ""
+    text += f"; {counted(dirty, 'window')} to seal again" if dirty else ""
     return text + (f"; {counted(came, 'sample')} arrived since, for the next tick" if came else "")

@@ -136,7 +136,7 @@ def _looked_up(provider: Waiting, now: int) -> str:
 
 def _worth(provider: Waiting) -> str:
     units = [f"{quantity:,} {feature}" for feature, quantity in sorted(provider.units.items())]
-    some = ", ".join(units[:3]) + (f" and {len(units) - 3} more features" if len(units) > 3 else "")
+    some = ", ".join(units[:3]) + (f" and {counted(len(units) - 3, 'more feature')}" if len(units) > 3 else "")
     if len(provider.unpriced) == len(provider.units):
         return f"worth: unknown, because no price is set; {some}"
     without = f", without {', '.join(sorted(provider.unpriced))}, which has no price" if provider.unpriced else ""
@@ -275,7 +275,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     if (minutes := unwatched_minutes(found)) and found.watch_ms is not None:
         lines.append(("watch", f"no round for {minutes:,} min ({show_time(found.watch_ms)})"))
     lines += [
-        ("totals", f"{days.days:,} daily totals {days.verdict} at {days.provider}, at the last comparison")
+        ("totals", f"{counted(days.days, 'daily total')} {days.verdict} at {days.provider}, at the last comparison")
         for days in found.differing
     ]
     lines += [("shadow", str(one)) for one in found.shadow]
@@ -360,4 +360,6 @@ def _stands(found: OrgStatus, now: int) -> str:
         when = "" if found.halted_at is None else f" {since(found.halted_at, now)}"
         return f"billed by {biller}, halted{when}: {found.halt_reason}"
     most = found.max_concurrent_sandboxes
-    return f"billed by {biller}, running" + (f", {most:,} sandboxes at once" if most is not None else "")
+    return f"billed by {biller}, running" + (
+        f", {counted(most, 'sandbox', 'sandboxes')} at once" if most is not None else ""
+    )

@@ -28,7 +28,7 @@ from drawdown.cli.streams import Fault, as_error
 from drawdown.providers.http import Answer, Call
 from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.push_states import OPEN
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import BUCKETS, SECOND_MS
 from drawdown.worker.engine import runner
@@ -230,11 +230,13 @@ def report_lines(report: Report) -> list[str]:
     lines = [
         f"windows up to {show_time(report.horizon_ms)}: {report.sealed:,} sealed, {report.accepted:,} accepted, "
         f"{report.not_accepted:,} not accepted; {report.halted:,} halted, {report.resumed:,} resumed; "
-        f"{report.halts_acknowledged:,} halts acknowledged, {report.halts_failed:,} not accepted by their cells"
+        f"{counted(report.halts_acknowledged, 'halt')} acknowledged, "
+        f"{report.halts_failed:,} not accepted by their cells"
     ]
     if report.swept:
         lines.append(
-            f"the nightly sweep sealed {report.swept:,} pushes that the arrival cursor had missed. Report this as a bug"
+            f"the nightly sweep sealed {counted(report.swept, 'push', 'pushes')} that the arrival cursor had missed. "
+            "Report this as a bug"
         )
     if report.batches_taken:
         lines.append(f"files of watched folders taken: {report.batches_taken:,}. The next tick bills them")

@@ -14,6 +14,7 @@ from drawdown.cli.declared import of_noun
 from drawdown.cli.options import Actor, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
 from drawdown.schema.units import DAY_MS, micro_of
 from drawdown.worker.checks import checks
@@ -46,7 +47,8 @@ def import_(
     found, by = read_bills(file, is_final=final), app.by(actor, reason)
     is_new = app.write(lambda c: import_bills(c, found, by))
     days = {(line.vendor, line.day_ms) for line in found.lines}
-    text = f"{len(found.lines):,} lines (vendor, service, day, currency) of {len(days):,} vendors' days"
+    text = f"{counted(len(found.lines), 'line')} (vendor, service, day, currency) of "
+    text += counted(len(days), "day of a vendor", "days of vendors")
     text += "" if is_new else ". The same file was imported before, so this call added no lines"
     show(app, {"lines": len(found.lines), "is_new": is_new, "import_id": found.import_id}, [text])
 
@@ -82,7 +84,7 @@ def drift(
 
 
 def _report(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str | Table]:
-    text = f"{len(found):,} lines (vendor, service, day), {alerts:,} drifted by more than "
+    text = f"{counted(len(found), 'line')} (vendor, service, day), {alerts:,} drifted by more than "
     text += f"{show_percent(tolerance_ppm)} on two successive days"
     rows = [
         (show_time(line.day_ms)[:10], line.vendor, line.service, _format_credits(line.estimated_micro),
@@ -92,7 +94,9 @@ def _report(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str
     ]  # fmt: skip
     columns = ("day", "vendor", "service", "#estimated", "#billed", "currency", "", "")
     lines: list[str | Table] = [text, table("Estimates and bills", columns, rows)]
-    return [*lines, f"{len(found) - SHOWN:,} earlier lines. To see all, pass --json"] if len(found) > SHOWN else lines
+    if len(found) <= SHOWN:
+        return lines
+    return [*lines, f"{counted(len(found) - SHOWN, 'earlier line')}. To see all, pass --json"]
 
 
 def _micro_of(text: str, option: str) -> int:

@@ -18,6 +18,7 @@ from drawdown.cli.processes import Stopping
 from drawdown.cli.rendering import show
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.errors import DatabaseNotReady, UsageError
+from drawdown.schema.text import counted
 from drawdown.worker.cluster import install
 from drawdown.worker.cluster.membership import MAX_SHARDS, NOBODY, Member, Membership, RequestedTerms, take_part
 
@@ -66,8 +67,10 @@ def worker_(
     taken: Membership = app.write(lambda c: take_part(c, member, wanted))
     terms = taken.terms
     made = cluster.Jobs(app, terms, member, stopping)
-    others = f"{taken.living - 1:,} other workers are live" if taken.living > 1 else "no other worker is live"
-    told = f"{member.name}: {terms.shards:,} shards, a tick every {terms.every_s:,} s; {others}; SIGTERM or Ctrl-C ends"
+    living = counted(taken.living - 1, "other worker is", "other workers are")
+    others = f"{living} live" if taken.living > 1 else "no other worker is live"
+    shards_ = counted(terms.shards, "shard")
+    told = f"{member.name}: {shards_}, a tick every {terms.every_s:,} s; {others}; SIGTERM or Ctrl-C ends"
     found = {"worker": member.name, "shards": terms.shards, "tick_every_s": terms.every_s, "living": taken.living}
     show(app, found, [told])
     sys.stdout.flush()

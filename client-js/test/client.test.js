@@ -85,7 +85,7 @@ test("what the server does not take is raised with its count", async () => {
       client.record("a");
       client.record("b");
       await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.rejected === 1 && !error.count
-        && error.first.code === "foreign_source" && error.message.endsWith("by the server: foreign_source: name /a"));
+        && error.first.code === "foreign_source" && error.message.endsWith("rejected: 1: foreign_source: name /a"));
       await client.close();
     },
     { onResult: (event, result) => told.push([event.event_type, result.status]) },

@@ -236,7 +236,9 @@ def results(answer: Answer, count: int) -> list[Result]:
     """
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
-        raise Unreachable(f"invalid answer: expected a result for each of {count:,} items. Check the server address")
+        raise Unreachable(
+            f"invalid answer: expected a result for each item, {count:,} in all. Check the server address"
+        )
     return [_result(one) for one in found]
 
 

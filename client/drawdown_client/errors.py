@@ -36,10 +36,10 @@ class Unsent(ClientError):
         said: list[str] = []
         if count or not rejected:
             where = "the spool keeps them for the next start" if kept else "they were stored only in memory"
-            said.append(f"{count:,} items were not sent: {where}")
+            said.append(f"items not sent: {count:,} ({where})")
         if rejected:
             where = f"{dead_letter} keeps them" if dead_letter else "only the log has them"
-            said.append(f"the server refused {rejected:,} items: {where}")
+            said.append(f"items that the server refused: {rejected:,} ({where})")
         super().__init__("; ".join(said))
         self.count = count
         self.kept = kept

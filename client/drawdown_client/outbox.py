@@ -181,8 +181,8 @@ class Outbox:
         may_wait = settings.when_full == "block" and threading.current_thread() is not self._thread
         if not has_room() and not (may_wait and self._changed.wait_for(has_room, settings.block_s)):
             raise QueueFull(
-                f"queue is full: {len(self._waiting):,} items wait, at most {settings.queue_items:,} are allowed. Try "
-                "again later, or drop the item"
+                f"queue is full (items: {len(self._waiting):,}, limit: {settings.queue_items:,}). Try again later, or "
+                "drop the item"
             )
 
     def _require_sent(self, left: int) -> None:
@@ -207,7 +207,7 @@ class Outbox:
                 if not self._deliver(batch):
                     break
             except Exception:
-                log.exception("sending %d items failed; the client tries again", len(batch))
+                log.exception("sending items failed (%d); the client tries again", len(batch))
                 self._pause(CLOSING_PAUSE_S, may_hurry=False)
         with self._changed:
             self._end()
@@ -248,7 +248,7 @@ class Outbox:
             if error.status == _TOO_LARGE and len(batch) > 1:
                 middle = len(batch) // 2
                 return self._deliver(batch[:middle]) and self._deliver(batch[middle:])
-            log.error("the server refused %d items: %s", len(batch), error)
+            log.error("the server refused items (%d): %s", len(batch), error)
             found = [Result("refused", error.code, error.message)] * len(batch)
         self._answered(batch, found)
         return True

@@ -112,12 +112,14 @@ class Spool:
             if rejected:
                 self.bury([(item, one) for _, item, one in rejected])
         except (OSError, QueueFull) as error:
-            log.error("the dead-letter file cannot be written; the spool keeps %d items: %s", len(rejected), error)
+            log.error(
+                "the dead-letter file cannot be written, so the spool keeps its items (%d): %s", len(rejected), error
+            )
             numbers -= {number for number, _, _ in rejected}
         try:
             self.acknowledge(sorted(numbers))
         except OSError as error:
-            log.error("the spool cannot be written; the client will send %d items again: %s", len(numbers), error)
+            log.error("the spool cannot be written, so the client will send items again (%d): %s", len(numbers), error)
 
     def _append(self, lines: bytes, *, is_kept: bool) -> None:
         """Append all lines or none: lines after an incomplete line would be lost with it."""

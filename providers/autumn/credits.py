@@ -380,7 +380,7 @@ def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
 
 
 def _describe_deduction(taken: Deduction) -> str:
-    own = [f"{taken.own:f} units"] if taken.own else []
+    own = [f"{taken.own:f} {'unit' if taken.own == 1 else 'units'}"] if taken.own else []
     return " and ".join([*own, *(f"{value:f} of {system}" for system, value in sorted(taken.credits.items()))])
 
 

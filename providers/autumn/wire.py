@@ -26,6 +26,7 @@ from drawdown.providers.kit.answers import backoff_ms as backoff_ms
 from drawdown.providers.kit.answers import json_object
 from drawdown.providers.kit.answers import retry_after_ms as retry_after_ms
 from drawdown.providers.protocol import Accepted, Duplicate, Outcome, PushRequest, Queued, Rejected, RetryAt, Unknown
+from drawdown.schema.text import counted
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 VERSION: Final = "2.3.0"
@@ -216,8 +217,8 @@ def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
         return Rejected(
             f"Autumn did not refund: {why}. Drawdown refunds the usage once Autumn shows credit. To "
             "settle it sooner, "
-            f"run `drawdown push resolve KEY --outcome accepted --evidence TEXT`, then credit {-quantity:,} units "
-            "on an invoice",
+            f"run `drawdown push resolve KEY --outcome accepted --evidence TEXT`, then credit "
+            f"{counted(-quantity, 'unit')} on an invoice",
             until_credit=True,
         )
     why = f"customer {customer} has a balance of {feature}, but a limit at Autumn does not allow more use of it"

@@ -117,8 +117,8 @@ class ChargeTests(Tools):
             request = self.request(units * self.unit)
             if most is None or request.quantity <= most:
                 outcome = self.push(request)
-                assert not isinstance(outcome, Duplicate), f"{units} units: {outcome}"
-                assert self.bench.charged(request) in (None, 0, request.quantity), f"{units} units"
+                assert not isinstance(outcome, Duplicate), f"units: {units}; {outcome}"
+                assert self.bench.charged(request) in (None, 0, request.quantity), f"units: {units}"
 
     def test_a_negative_quantity_gives_back(self) -> None:
         if not self.bench.provider.capabilities.negatives:

@@ -93,7 +93,7 @@ class ReadTests(Tools):
             drawn = self.drawn(request.customer_id)
             assert not isinstance(drawn, ReadFailed)
             charged = self.bench.charged_total(request.customer_id, request.feature)
-            assert drawn[balance].quantity == charged * cost, f"after {number} charges: {drawn}"
+            assert drawn[balance].quantity == charged * cost, f"after charge {number}: {drawn}"
 
     def test_customers_are_read_and_the_unknown_is_no_failure(self) -> None:
         assert isinstance(self.read(self.bench.customer), CustomerState)

@@ -227,6 +227,6 @@ async def outcomes(provider: Provider, batch: Sequence[PushRequest]) -> Sequence
     Errors: AssertionError unless each push has one outcome of the closed type.
     """
     outcomes = await provider.push(batch)
-    assert len(outcomes) == len(batch), f"{len(outcomes)} outcomes for {len(batch)} pushes"
+    assert len(outcomes) == len(batch), f"outcomes: {len(outcomes)}, pushes: {len(batch)}"
     assert all(isinstance(answer, get_args(Outcome)) for answer in outcomes), outcomes
     return outcomes

@@ -223,7 +223,7 @@ def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResul
     Absent: the minute has no units. FoundPush: the units are the quantity that was sent. CannotTell: they differ, or
     several revisions may share the minute.
     """
-    figures = f"Stripe holds {units.normalize():f} units for that minute, but {request.quantity // unit} were sent"
+    figures = f"units of that minute: {units.normalize():f} at Stripe, {request.quantity // unit} sent"
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
         return CannotTell(f"several revisions may share the minute of the push: {figures}")
     if units == 0:

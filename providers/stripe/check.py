@@ -15,6 +15,7 @@ from drawdown.providers.protocol import ReadFailed
 from drawdown.providers.stripe.meters import CUSTOMER_KEY, VALUE_KEY, Meter, Meters
 from drawdown.providers.stripe.settings import StripeSettings
 from drawdown.providers.stripe.wire import clean, described, get, json_object, path_of
+from drawdown.schema.text import counted
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -150,4 +151,4 @@ async def _customers(settings: StripeSettings, http: Http, customer_ids: Sequenc
             unread[clean(answer.reason)] += 1
         elif answer.status != 200:
             unread[described(answer).split(" (req_")[0]] += 1
-    return lines + [f"{count} customers could not be read: {why}" for why, count in sorted(unread.items())]
+    return lines + [f"{counted(count, 'customer')} could not be read: {why}" for why, count in sorted(unread.items())]

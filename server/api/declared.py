@@ -54,7 +54,7 @@ from drawdown.schema.declare import (
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean
 from drawdown.schema.text import quote_value
-from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits
+from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits, counted_credits
 from drawdown.server.api.models import CREDITS_SCHEMA, MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, named_examples, operation
 from drawdown.server.api.programs import Answer, Caller, Programs, clean_id
@@ -318,11 +318,8 @@ def _require_size(
         said = f"{action.title}: this action can give any amount of credit. Use a key with `gives` 1000000000"
         raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
-        most, this = as_credits(key.gives_micro), as_credits(size.micro)
-        said = (
-            f"key {key.name} may give {most} credits at once, and the request gives {this}. Use a key with a higher "
-            "limit"
-        )
+        most, this = counted_credits(key.gives_micro), as_credits(size.micro)
+        said = f"key {key.name} may give {most} at once, and the request gives {this}. Use a key with a higher limit"
         raise ApiError(403, "grant_limit", said)
 
 

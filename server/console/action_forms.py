@@ -28,7 +28,7 @@ from drawdown.schema.database import Transact, write
 from drawdown.schema.declare import Fact, Size, WrongField
 from drawdown.schema.errors import AnswerLost, ClockDoubted, Refused, UnknownId, UsageError
 from drawdown.schema.text import clean, quote_value
-from drawdown.schema.units import MICRO, as_credits
+from drawdown.schema.units import MICRO, as_credits, counted_credits
 from drawdown.server.console import action as declared
 from drawdown.server.console import session_auth
 from drawdown.server.console.action import Action, ActionResult, Doing
@@ -449,7 +449,7 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
         why = f"{action.title}: this action can give any amount of credit"
         raise ApiError(403, "grant_limit", f"{why}, so {person.name} may not do it. Ask an admin to do it")
     if most is not None and size.micro > most:
-        why = f"{person.name} may give at most {as_credits(most)} credits at once, and this is {as_credits(size.micro)}"
+        why = f"{person.name} may give at most {counted_credits(most)} at once, and this is {as_credits(size.micro)}"
         raise ApiError(403, "grant_limit", f"{why}. Ask an admin to do it, or to raise the limit")
     return size
 

@@ -28,7 +28,7 @@ from drawdown.events.cloudevents import JSON, LINES, ReceivedEvent, items
 from drawdown.events.envelope import MAX_QUANTITY, Named, Unfit, UsageEvent, named_in
 from drawdown.events.fields import MOMENT_SCHEMA
 from drawdown.schema.ids import ID_SCHEMA
-from drawdown.schema.text import clean, quote_value
+from drawdown.schema.text import clean, counted, quote_value
 from drawdown.server.api.models import ErrorBody
 from drawdown.server.api.openapi import operation
 from drawdown.server.api.programs import for_programs
@@ -182,8 +182,8 @@ class Events:
         wrong = [{"item": at, **one.to_json()} for at, one in enumerate(found) if one.status not in KEPT]
         if wrong:
             message = (
-                f"{len(wrong)} of {len(found)} events were refused, and the others were stored. Fix the refused "
-                "events, and send them again"
+                f"Drawdown refused {len(wrong)} of {counted(len(found), 'event')}, and stored the others. Fix the "
+                "refused events, and send them again"
             )
             raise ApiError(422, "bad_items", message, details={"results": wrong[:MOST_SAID]})
         return Response(status_code=204)

@@ -113,7 +113,7 @@ def test_client_final_refusal_is_not_retried_and_is_reported(
     assert route.call_count == 1
     assert (found.value.count, found.value.kept) == (1, False)
     assert [(one.status, one.code) for one in told] == [("refused", code)]
-    assert f"refused 1 items: {status} {code}" in caplog.text and KEY not in caplog.text
+    assert f"refused items (1): {status} {code}" in caplog.text and KEY not in caplog.text
 
 
 def test_client_lost_answer_is_resent_as_duplicate(router: respx.MockRouter) -> None:
@@ -140,7 +140,7 @@ def test_client_results_are_reported_for_each_item(router: respx.MockRouter, cap
     said = [{"status": one, "code": None if one in ("accepted", "duplicate") else f"c_{one}"} for one in statuses]
     router.post("/v1/events").mock(httpx.Response(200, json={"results": said}))
     with (
-        pytest.raises(Unsent, match="the server refused 2 items: only the log has them"),
+        pytest.raises(Unsent, match=r"items that the server refused: 2 \(only the log has them\)"),
         client(on_result=lambda item, result: told.update({item.item_id: result})) as made,
     ):
         made.events.send(*(Event("page.render", 1, "acme", event_id=one) for one in statuses))
@@ -413,7 +413,7 @@ def test_client_close_with_unreachable_server_reports_unsent_count(
     router.post("/v1/events").mock(error(503, **{"retry-after": "5"}))
     made = client()
     made.events.send(*(Event("page.render", 1, "acme") for _ in range(3)))
-    with pytest.raises(Unsent, match="3 items were not sent: they were stored only in memory"):
+    with pytest.raises(Unsent, match=r"items not sent: 3 \(they were stored only in memory\)"):
         made.close(within_s)
     made.close()  # and again: nothing
 

@@ -48,7 +48,7 @@ def test_client_items_on_real_server_are_stored_once_and_read_back(tmp_path: Pat
         client.record("page.render", 1, event_id="e4", at=AT_MS)
         client.record("page.render", 1, org_id="acme", event_id="e5", at=AT_MS + 10**12)
         client.samples.send({**SAMPLE, "id": "s1", "interval_s": 60}, {**SAMPLE, "id": "s2", "interval_s": -1})
-        with pytest.raises(Unsent, match="the server refused 4 items"):
+        with pytest.raises(Unsent, match="items that the server refused: 4"):
             client.flush(60)
         rows = client.usage("acme", AT_MS, TO_MS)["rows"]
         assert ("render", 8) in [(row["feature"], row["used"]) for row in rows], rows

@@ -45,7 +45,7 @@ def test_client_rejected_items_move_from_spool_to_dead_letters(
         made.flush(20)
     dead = tmp_path / "app.spool.dead"
     assert (found.value.count, found.value.rejected, found.value.dead_letter) == (0, 2, str(dead))
-    assert str(found.value) == f"the server refused 2 items: {dead} keeps them"
+    assert str(found.value) == f"items that the server refused: 2 ({dead} keeps them)"
     lines = [json.loads(line) for line in dead.read_text().splitlines()]
     assert [(one["id"], one["status"], one["code"], one["item"]["quantity"]) for one in lines] == [
         ("i1", "invalid", "in_the_future", 7),
@@ -60,7 +60,7 @@ def test_client_rejected_items_move_from_spool_to_dead_letters(
 def test_client_close_without_spool_raises_rejected_items() -> None:
     made = box(None)
     made.put([item("i1")])
-    with pytest.raises(Unsent, match="the server refused 1 items: only the log has them"):
+    with pytest.raises(Unsent, match=r"items that the server refused: 1 \(only the log has them\)"):
         made.close(20)
 
 

@@ -259,10 +259,10 @@ def test_resolve_all_push_that_may_arrive_stays_in_doubt(lab: Lab) -> None:
     lab.fleet.write(f"UPDATE pushes SET attempts = 2 WHERE key = '{_keys()[0]}'".replace(":", "\\:"))
     said = lab.command(*ALL, "--outcome", "absent", *SHOWN, status=75)
     assert "11 of 12 pushes in doubt" in said
-    assert "1 stay in doubt, an attempt may still arrive. Run the same command in 30 minutes" in said
+    assert "1 stays in doubt, an attempt may still arrive. Run the same command in 30 minutes" in said
     assert lab.states == {"voided": 11, "in_doubt": 1}
     lab.fleet.clock.at_ms += 30 * MINUTE_MS
-    assert "1 of 1 pushes in doubt" in lab.command(*ALL, "--outcome", "absent", *SHOWN)
+    assert "1 of 1 push in doubt" in lab.command(*ALL, "--outcome", "absent", *SHOWN)
     assert lab.states == {"voided": 12}
 
 

@@ -80,7 +80,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "execution draw strict 1 --credits 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
     "execution settle strict --actual 7": (1, "beyond_hold", "Extend the execution first, or draw less"),
     "settlement payout pixel --expect 1": (1, "frozen_supplier", "--undo"),
-    "settlement reverse settled --amount 3": (1, "above_left", "credits are not reversed"),
+    "settlement reverse settled --amount 3": (1, "above_left", "credits can be reversed"),
     "key rotate ap": (2, "unknown_key", "did you mean app? `drawdown key list`"),
     "topup set acme --below 5 --amount 20 --price 100 --currency gold --customer c --most 10": (
         2, "bad_value", "invalid currency"),

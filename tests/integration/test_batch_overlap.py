@@ -101,7 +101,7 @@ def test_tick_takes_batch_sharing_rows_after_acceptance(
     for name, rows in (("a.csv", ROWS), ("b.csv", ROWS[:1])):
         os.utime(written(folder / name, rows), old)
         problems = fleet.tick().problems
-    assert any("1 of its 1 rows was taken before, in a.csv" in problem for problem in problems)
+    assert any("1 of its 1 row was taken before, in a.csv" in problem for problem in problems)
     assert fleet.tick().problems == []
     batch = str(fleet.one("SELECT batch FROM batch_files WHERE outcome = 'conflict'"))
     monkeypatch.setenv("DRAWDOWN_DATABASE_URL", fleet.engine.url.render_as_string(hide_password=False))

@@ -95,8 +95,7 @@ def test_guard_reconcile_after_lost_commit_names_audit_command(
     monkeypatch.setattr(database, "_commit", lost)
     assert drawdown(["--database-url", url, "--at", "2026-01-10", "guard", "reconcile"]) == 75
     assert (
-        "1 counters differed; repeat the command. `drawdown audit list --action guard_correct`"
-        in capfd.readouterr().err
+        "1 counter differed; repeat the command. `drawdown audit list --action guard_correct`" in capfd.readouterr().err
     )
 
 

@@ -46,7 +46,7 @@ def test_correct_job_voids_push_missing_at_provider(engine: sa.Engine, asked: Co
     assert turn(fleet, witness=witness(fleet)) == JobsDone(1, [])
     (found,) = listed(fleet)
     assert (found.kind, found.state) == ("correct", "done")
-    assert found.said.startswith("1 compared, 1 differ; 1 corrected, by 60 units")
+    assert found.said.startswith("1 compared, 1 differs; 1 corrected, by 60 units")
     assert fleet.rows("SELECT evidence_kind, actor, via FROM voids JOIN operator_actions USING (actor)")[:1] == [
         ("absent", "ann", "cli")
     ]

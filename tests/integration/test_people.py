@@ -119,7 +119,7 @@ def test_removal_of_cell_with_sandboxes_is_refused(fleet: Fleet) -> None:
     fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'hibernated')"
     )
-    with pytest.raises(Refused, match="1 sandboxes still run there"):
+    with pytest.raises(Refused, match="1 sandbox still runs there"):
         do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.by))
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
     assert do(fleet, lambda c: cells.remove_cell(c, "cell-1", fleet.by)) == "http://a:1"

@@ -191,7 +191,7 @@ def test_reconcile_shortfall_without_absent_push_is_reported(
     before = everything(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("short", 60, 0, 0)], 1)
-    why = "each push of that day was found" if isinstance(said, FoundPush) else "lookups of 1 pushes of that day failed"
+    why = "each push of that day was found" if isinstance(said, FoundPush) else "lookups of 1 push of that day failed"
     then = f" ({KEY}: shared minute): {BY_HAND}" if isinstance(said, CannotTell) else ""
     assert found.differing[0].note == f"60 more are missing: {why}{then}"
     assert everything(fleet) == before
@@ -265,8 +265,7 @@ def test_reconcile_excess_outside_sealed_windows_is_reported(engine: sa.Engine) 
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 60, 100, 0)], 1)
     assert (
-        found.differing[0].note
-        == "40 are outside all windows of Drawdown, because another system charges this customer"
+        found.differing[0].note == "40: outside all windows of Drawdown, because another system charges this customer"
     )
     assert everything(fleet) == before
 
@@ -295,7 +294,7 @@ def test_reconcile_excess_partly_in_sealed_windows_adopts_only_that_part(engine:
     provider.over["acme", FEATURE, T0 + 7 * WINDOW_MS] = 40
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 60, 125, 25)], 1)
-    assert "40 are outside all windows of Drawdown" in str(found.differing[0].note)
+    assert "40: outside all windows of Drawdown" in str(found.differing[0].note)
     settle(fleet)
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 60, 100, 0)], 1), "the foreign part stays and is said again"

@@ -215,7 +215,7 @@ def test_excess_during_unsettled_push_waits_for_next_run(engine: sa.Engine) -> N
     (line,) = (one for one in found.differing if one.verdict == "over")
     assert (line.corrected, line.note) == (
         0,
-        "60 are in windows that were still being settled. The next run compares them",
+        "60: in windows that were still being settled. The next run compares them",
     )
 
 

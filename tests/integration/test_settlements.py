@@ -252,7 +252,8 @@ def test_payout_requires_more_than_threshold(shop: Shop) -> None:
     shop.ran("e-1", "exact", 100)
     shop.later(HOLD_MS)
     with pytest.raises(
-        Denied, match=r"cannot release a payout of exact: 100 credits are releasable. A payout must exceed 100"
+        Denied,
+        match=r"cannot release a payout of exact: the releasable amount is 100 credits. A payout must exceed 100",
     ):
         shop.payout("exact")
     assert shop.fleet.rows("SELECT * FROM payout_lines") == []
@@ -399,14 +400,18 @@ def test_settlement_reversed_in_full_is_not_paid_out(shop: Shop) -> None:
         assert (done.reversal.amount_micro, done.repeated) == (100 * MICRO, repeated)
     assert shop.found("e-1").state == "reversed"
     shop.later(HOLD_MS)
-    with pytest.raises(Denied, match="cannot release a payout of pixel: 0 credits are releasable"):
+    with pytest.raises(Denied, match="cannot release a payout of pixel: the releasable amount is 0 credits"):
         shop.payout()
     assert shop.sums() == Sums(net_micro=140 * MICRO, reversed_micro=140 * MICRO)
 
 
 REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
-    "more than is left": ("above_left", "130 of 140 credits are not reversed", lambda s: s.reverse("e-1", 131, "k")),
-    "again what is gone": ("nothing_left", "its 140 credits are reversed", lambda s: s.reverse("gone", None, "k")),
+    "more than is left": ("above_left", "130 of 140 credits can be reversed", lambda s: s.reverse("e-1", 131, "k")),
+    "again what is gone": (
+        "nothing_left",
+        "its amount, 140 credits, is reversed",
+        lambda s: s.reverse("gone", None, "k"),
+    ),
     "its key at another amount": ("other_content", "key r was used", lambda s: s.reverse("e-1", 11)),
     "its key of another run": ("other_content", "key r was used", lambda s: s.reverse("e-2", 10)),
     "its key for the whole of it": ("other_content", "key r was used", lambda s: s.reverse("e-1")),
@@ -442,7 +447,7 @@ def test_clawback_is_deducted_from_next_payout_once(shop: Shop) -> None:
     shop.later(HOLD_MS)
     shop.ran("small", "loop", 50)
     shop.later(DAY_MS)
-    less = r"payout of loop: 25 credits are releasable, less 20 clawed back. A payout must exceed 10"
+    less = r"payout of loop: the releasable amount is 25 credits, less 20 clawed back. A payout must exceed 10"
     with pytest.raises(Denied, match=less):
         shop.payout("loop", "2026-02")
     shop.ran("e-2", "loop", 60)
@@ -464,7 +469,7 @@ def test_payout_of_clawbacks_only_is_denied(shop: Shop) -> None:
     shop.payout("loop", "2026-01")
     shop.later(HOLD_MS)
     for _ in range(2):
-        with pytest.raises(Denied, match="cannot release a payout of loop: 0 credits"):
+        with pytest.raises(Denied, match="cannot release a payout of loop: the releasable amount is 0 credits"):
             shop.payout("loop", "2026-02")
         shop.write(lambda c: settlements.reverse(c, "e-1", "claw", None, shop.by))
 
@@ -699,7 +704,7 @@ def test_supplier_and_settlement_commands_show_terms_payouts_and_freezes(
     assert "pass --expect CREDITS" in asked("settlement payout pixel", 2)
     assert "not 139" in asked("settlement payout pixel --expect 139", 1)
     assert "frozen; its state is frozen" in asked("settlement freeze e-1 --reason dispute")
-    assert "0 credits are releasable" in asked("settlement payout pixel --dry-run", 1)
+    assert "the releasable amount is 0 credits" in asked("settlement payout pixel --dry-run", 1)
     assert "not frozen; its state is eligible" in asked("settlement freeze e-1 --undo")
     assert "30.00 credits are no longer owed; 110.00 are left" in asked("settlement reverse e-1 --amount 30 --key t-7")
     assert "the same reversal was made before" in asked("settlement reverse e-1 --amount 30 --key t-7")

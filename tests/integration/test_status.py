@@ -348,7 +348,7 @@ def test_status_with_quarantined_sample_is_behind(fleet: Fleet) -> None:
     found = look(fleet)
     assert (found["verdict"], found["reason"]) == (
         "behind",
-        "1 samples or events are quarantined (ts_not_milliseconds) and not billed",
+        "samples or events are quarantined (ts_not_milliseconds) and not billed: 1",
     )
     assert "sample quarantined" in found["next"]
 
@@ -365,7 +365,7 @@ def test_status_counts_samples_dated_in_the_future(fleet: Fleet) -> None:
     found = look(fleet)
     assert (found["verdict"], found["reason"]) == (
         "behind",
-        "2 samples or events are dated in the future and not billed until then",
+        "samples or events are dated in the future and not billed until then: 2",
     )
 
 

@@ -117,4 +117,4 @@ def test_backfill_revert_below_floor_is_refused_before_first_portion(
     write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
     status, told = said("backfill", "revert", "june")
     assert (status, withdrawn(fleet)) == (1, 0), told
-    assert "0 of 5 events are withdrawn" in told
+    assert "0 of 5 events withdrawn" in told

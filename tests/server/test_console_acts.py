@@ -511,7 +511,7 @@ def test_halt_preview_lists_cells_to_notify_also_on_command_line(home: Home) -> 
     assert "the same" not in looked and '<a class="cancel" href="/console/org?id=acme&tab=halts">Cancel<' in looked
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
     halt = (str(home.engine.url), "org", "halt", "acme")
-    told = "cell-1 (1 run there), cell-2 (2 run there)"
+    told = "cell-1 (1 runs there), cell-2 (2 run there)"
     assert f"cells to notify: {told}" in drawdown(*halt, "--dry-run", at=at).out
     assert json.loads(drawdown(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
 

@@ -16,6 +16,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.cli.settings import Settings
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.text import MAX_VALUE_CHARS, counted, no_formula, quote_value
+from drawdown.schema.units import counted_credits
 from tests.cases import cases
 
 KEY = "usage:organisation-of-some-length:1767225600000:compute_4gb:r1"
@@ -82,6 +83,11 @@ def test_quoted_value_nested_too_deeply_is_named_by_type() -> None:
 def test_counted_noun_is_singular_only_for_count_of_1() -> None:
     assert [counted(number, "push", "pushes") for number in (0, 1, 2_000)] == ["0 pushes", "1 push", "2,000 pushes"]
     assert [counted(number, "sample") for number in (1, 2)] == ["1 sample", "2 samples"]
+
+
+def test_counted_credits_are_singular_only_for_exactly_1_credit() -> None:
+    amounts = [counted_credits(micro) for micro in (0, 1_000_000, 1_500_000, -1_000_000)]
+    assert amounts == ["0 credits", "1 credit", "1.5 credits", "-1 credits"]
 
 
 def test_name_between_colons_is_not_shown_as_emoji(capsys: pytest.CaptureFixture[str]) -> None:

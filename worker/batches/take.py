@@ -409,7 +409,7 @@ def _find_overlap(sums: Sums, found: Collection[Shared], names: dict[str, str], 
     about = "" if is_exact else "at least "
     where = names[first] + (f" and {counted(len(others), 'more batch', 'more batches')}" if others else "")
     taken = "was" if rows == 1 else "were"
-    said = f"{about}{rows:,} of its {sums.rows:,} rows {taken} taken before, in {where}: {', '.join(shown)}"
+    said = f"{about}{rows:,} of its {counted(sums.rows, 'row')} {taken} taken before, in {where}: {', '.join(shown)}"
     return Overlap(rows, said)
 
 
@@ -518,9 +518,9 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         # Without a push of this history, Drawdown would not ask the provider, which may have billed the usage (R1).
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
-            f"cannot withdraw batch {batch}: some of its usage from the lost history is not sealed again. {went:,} "
-            f"samples are withdrawn so far. Run `drawdown batch withdraw {typed(batch)}` again after the next tick, "
-            "or when the open pushes of its organisations are settled"
+            f"cannot withdraw batch {batch}: some of its usage from the lost history is not sealed again. "
+            f"{counted(went, 'sample is', 'samples are')} withdrawn so far. Run `drawdown batch withdraw "
+            f"{typed(batch)}` again after the next tick, or when the open pushes of its organisations are settled"
         )
 
 

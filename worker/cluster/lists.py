@@ -10,6 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.sql import queries, read_together
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.cluster.membership import LIVES_S
@@ -103,7 +104,7 @@ def worker_lines(found: Cluster) -> list[tuple[str, str]]:
     They name living and gone workers, waiting jobs, late ticks, and the last failure.
     """
     living, gone = found.of("lives"), found.of("gone")
-    text = f"{len(living):,} live{_named(living)}; {found.shards:,} shards, a tick every {found.every_s:,} s"
+    text = f"{len(living):,} live{_named(living)}; {counted(found.shards, 'shard')}, a tick every {found.every_s:,} s"
     if len({one.version for one in living}) > 1:
         text += f"; versions {', '.join(sorted({one.version for one in living}))}"
     lines = [("workers", text)]

@@ -219,7 +219,7 @@ class Calls:
     async def _answered(self, sent: Sequence[PushRequest]) -> Sequence[Outcome]:
         try:
             answers = await self._provider.push(sent)
-            assert len(answers) == len(sent), f"{len(answers)} outcomes for {len(sent)} pushes"
+            assert len(answers) == len(sent), f"outcomes: {len(answers)}, pushes: {len(sent)}"
         except Exception as error:  # a provider that breaks its contract does not show which pushes it charged
             log.exception("provider_failed", provider=self._provider.name, first_key=sent[0].key)
             return [Unknown(in_short(error))] * len(sent)
@@ -255,7 +255,7 @@ class Calls:
             if not self._provider.capabilities.lookup_span_ms:
                 return [await self._provider.lookup(push) for push in asked]
             answers = await cast(ManyLookups, self._provider).lookup_many(asked)
-            assert len(answers) == len(asked), f"{len(answers)} answers for {len(asked)} lookups"
+            assert len(answers) == len(asked), f"answers: {len(answers)}, lookups: {len(asked)}"
         except Exception as error:  # a push that cannot be read is not absent
             log.exception("provider_failed", provider=self._provider.name, first_key=asked[0].key)
             return [ReadFailed(in_short(error))] * len(asked)

@@ -24,7 +24,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value
-from drawdown.schema.units import DAY_MS, MINUTE_MS, as_credits
+from drawdown.schema.units import DAY_MS, MINUTE_MS, as_credits, counted_credits
 from drawdown.worker.catalog.wallets import orgs_of
 from drawdown.worker.executions import remote as remote_runs
 from drawdown.worker.executions import request as run_request
@@ -293,7 +293,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
-            f"{key} is already settled. To repeat the call, pass its cost of {as_credits(found.drawn_micro)} credits"
+            f"{key} is already settled. To repeat the call, pass its cost of {counted_credits(found.drawn_micro)}"
         )
     said = None if cost is None and found.settled_by == "metering" else run_request.sane_cost(cost or Cost())
     return _finish(connection, found, "settled", said, by)

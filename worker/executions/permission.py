@@ -26,7 +26,7 @@ from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
-from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits
+from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, counted_credits
 from drawdown.worker.catalog.wallets import Claim, Owner, mirrored_at, other_owner, wallets_at
 from drawdown.worker.executions import remote as remote_runs
 from drawdown.worker.executions.request import Request, bad_estimate
@@ -173,7 +173,8 @@ def make_room(
 
 def above_cap(wanted_micro: int, most_micro: int) -> Denied:
     """Return the refusal of an amount above the plan's limit for one execution."""
-    text = f"{as_credits(wanted_micro)} credits exceed the plan's limit for one execution, {as_credits(most_micro)}"
+    wanted = counted_credits(wanted_micro)
+    text = f"the request for {wanted} exceeds the plan's limit for one execution, {as_credits(most_micro)}"
     return Denied("above_cap", f"{text}. Request less, or change the plan", "plan")
 
 

@@ -31,7 +31,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, window_of
+from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, counted_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
 from drawdown.worker.sources.samples.rows import NotMade, Sample, id_of, own_sample, sizes_of
@@ -128,11 +128,11 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
     Errors: Denied `no_credit`.
     """
     if found.balance_micro is not None and wanted_micro > found.balance_micro - found.held_micro:
-        left = as_credits(found.balance_micro - found.held_micro)
+        left = counted_credits(found.balance_micro - found.held_micro)
         read = "" if found.read_ms is None else f" (read at {utc(found.read_ms)})"
         raise Denied(
             "no_credit",
-            f"{org_id} has {left} credits available at {found.provider}{read}, and the execution needs "
+            f"{org_id} has {left} available at {found.provider}{read}, and the execution needs "
             f"{as_credits(wanted_micro)}. Request less, or add credit at {found.provider}",
             "credits",
         )

@@ -18,7 +18,7 @@ from drawdown.guard.periods import PERIODS, Period, end_of
 from drawdown.schema.clock import utc
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, typed
-from drawdown.schema.units import as_credits, in_credits
+from drawdown.schema.units import counted_credits, in_credits
 from drawdown.worker.catalog.wallets import keeper_of
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.overrides import MOST_ASKED
@@ -212,7 +212,7 @@ def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *
     keeper = keeper_of(connection, payer, now_ms) if asks_keeper else None
     if keeper is not None:
         return Way("top_up", None, f"{keeper} keeps the balance. Buy credit at {keeper}", at=keeper)
-    short = "" if not missing else f"; {as_credits(missing)} credits are missing"
+    short = "" if not missing else f"; missing: {counted_credits(missing)}"
     return Way("top_up", None, f"credit for the wallet of {payer}{short}", missing_micro=missing)
 
 

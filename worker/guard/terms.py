@@ -23,9 +23,9 @@ from drawdown.schema.errors import DatabaseBusy, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import counted, quote_value
 from drawdown.schema.typed.parsing import show_credits
-from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits
+from drawdown.schema.units import EXEMPT_PROVIDERS, counted_credits
 from drawdown.worker.executions.permission import Asker, read_asker
 from drawdown.worker.executions.request import Request, require_life
 from drawdown.worker.guard.counters import Counters
@@ -227,8 +227,8 @@ def _charges_for(was: Metric | None, now: Metric) -> str | None:
 def _require_sane(metric: Metric) -> None:
     if not 0 <= metric.price_micro <= MAX_ENTRY_MICRO or not 0 < metric.per_units <= MAX_UNITS:
         raise UsageError(
-            f"invalid price of {as_credits(metric.price_micro)} credits for {metric.per_units:,} units: expected 0 to "
-            f"1,000,000,000 credits, for 1 to {MAX_UNITS:,} units"
+            f"invalid price of {counted_credits(metric.price_micro)} for {counted(metric.per_units, 'unit')}: "
+            f"expected 0 to 1,000,000,000 credits, for 1 to {MAX_UNITS:,} units"
         )
     if not 0 <= metric.warn_ppm <= ONE_PPM:
         raise UsageError(f"invalid share left to warn at, {metric.warn_ppm / ONE_PPM}: expected 0 to 1")

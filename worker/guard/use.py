@@ -47,7 +47,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import Part, prepared, read_together
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import counted, quote_value
 from drawdown.schema.units import EXEMPT_PROVIDERS, MAX_ID_CHARS, as_credits
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import ApiKey
@@ -697,8 +697,8 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     if use.state == state:
         if use.amount != amount:
             text = (
-                f"{strip_own_prefix(key)} is already {state}, with {use.amount:,} base units. To repeat the call, "
-                "send this quantity"
+                f"{strip_own_prefix(key)} is already {state}, with {counted(use.amount, 'base unit')}. To repeat the "
+                "call, send this quantity"
             )
             raise Denied("other_content", text)
         return of_use(use, 0, by.now_ms, repeated=True)

@@ -32,7 +32,7 @@ from drawdown.schema.declare import (
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import counted, quote_value
 from drawdown.worker.halts import lists
 from drawdown.worker.halts.addresses import origin
 
@@ -73,8 +73,8 @@ def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
     needed = SQL.run(connection, "needed", {"cell_id": cell_id}).one()
     if needed.sandboxes or needed.halts:
         raise Refused(
-            f"cannot remove cell {cell_id}: {needed.sandboxes:,} sandboxes still run there, and "
-            f"{needed.halts:,} halts are not acknowledged. Run `drawdown cell list`"
+            f"cannot remove cell {cell_id}: {counted(needed.sandboxes, 'sandbox still runs', 'sandboxes still run')} "
+            f"there, and {counted(needed.halts, 'halt is', 'halts are')} not acknowledged. Run `drawdown cell list`"
         )
     SQL.run(connection, "delete_cell", {"cell_id": cell_id})
     details = {"was": was}

@@ -51,7 +51,7 @@ class Ignored:
     def __str__(self) -> str:
         since = utc(self.since_ms)
         return (
-            f"cell {self.cell_id} has acknowledged the halt of {self.org_id} {self.times} times "
+            f"cell {self.cell_id} has acknowledged the halt of {self.org_id} {counted(self.times, 'time')} "
             f"since {since}, but its sandboxes still run"
         )
 
@@ -125,4 +125,4 @@ def problems(found: Sequence[Ignored]) -> list[str]:
     If there are more, add a line with their number.
     """
     rest = len(found) - NAMED
-    return [*map(str, found[:NAMED]), *([f"and {rest} more halts without effect"] if rest > 0 else [])]
+    return [*map(str, found[:NAMED]), *([f"and {counted(rest, 'more halt')} without effect"] if rest > 0 else [])]

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema import ids
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import counted, quote_value
 
 SQL = queries(__file__)
 
@@ -203,7 +203,9 @@ def told_in_words(running: Mapping[str, int]) -> str:
 
     `running`: the result of `running_of`.
     """
-    first = ", ".join(f"{cell} ({count:,} run there)" for cell, count in list(running.items())[:MOST_NAMED])
+    first = ", ".join(
+        f"{cell} ({counted(count, 'runs', 'run')} there)" for cell, count in list(running.items())[:MOST_NAMED]
+    )
     more = len(running) - MOST_NAMED
     return (f"{first} and {more:,} more" if more > 0 else first) or "none, because no sandbox runs"
 

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.worker.engine.witness import Witness
 
 SQL = queries(__file__)
@@ -132,7 +133,7 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
         )
     if witness.sends > found.sends:
         return (
-            f"the database has {found.sends:,} sends, but this machine saw {witness.sends:,}: it "
+            f"the database has {counted(found.sends, 'send')}, but this machine saw {witness.sends:,}: it "
             "was restored, or commits were lost"
         )
     worker = worker_of_tick(connection, witness.tick_id)

@@ -110,7 +110,7 @@ def _send(context: Context, claimed: Sequence[ClaimedMessage], lease_end_ms: int
     over = partial(_is_over, context, lease_end_ms)
     try:
         answers: Sequence[HookAnswer] = yield SendHooks([message.request for message in claimed], over)
-        assert len(answers) == len(claimed), f"{len(answers)} answers for {len(claimed)} messages"
+        assert len(answers) == len(claimed), f"answers: {len(answers)}, messages: {len(claimed)}"
     except Exception as error:  # it is unknown if the messages arrived
         log.exception("endpoint_call_failed", endpoint=claimed[0].request.endpoint)
         return [HookAnswer(error=in_short(error))] * len(claimed)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.declare import Column, Listing, Look, Page, whole
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.jobs.job_payloads import ReplayJob, read_job
 
@@ -48,7 +48,7 @@ class JobRow:
     @property
     def progress(self) -> str:
         """Return the progress, for people; '' if the job does not have windows."""
-        return f"{self.windows_done:,} of {self.windows:,} windows" if self.windows else ""
+        return f"{self.windows_done:,} of {counted(self.windows, 'window')}" if self.windows else ""
 
 
 def list_jobs(connection: sa.Connection, *, most: int, before: int | None = None) -> list[JobRow]:

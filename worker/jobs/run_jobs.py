@@ -234,7 +234,11 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
         return Turn("done", f"{flip.org_id} is already assigned to {provider}{customer}")
     said = [f"{flip.org_id} is billed by {provider}{customer} from {show_time(flip.start_ms)} on"]
     said += [f"the next tick seals {flip.resolved_s:,} s that waited"] if flip.resolved_s else []
-    said += [f"the next tick seals usage that waited ({flip.resolved_units:,} units)"] if flip.resolved_units else []
+    said += (
+        [f"the next tick seals usage that waited ({counted(flip.resolved_units, 'unit')})"]
+        if flip.resolved_units
+        else []
+    )
     return Turn("done", "; ".join([*said, *([flip.note] if flip.note else [])]))
 
 
@@ -273,13 +277,13 @@ def corrections_in_words(found: Reconciled) -> str:
     """Return a text about the result of a comparison."""
     corrected = [line for line in found.differing if line.corrected]
     rest = [line for line in found.differing if abs(line.theirs - line.ours) != line.corrected]
-    said = [f"{found.compared:,} compared, {len(found.differing):,} differ"]
+    said = [f"{found.compared:,} compared, {counted(len(found.differing), 'differs', 'differ')}"]
     if corrected:
         said += [f"{len(corrected):,} corrected{_by(corrected)}"]
     said += [f"left to a person: {_describe_line(line)}" for line in rest[:LINES_SAID]]
     said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
     said += (
-        [f"{found.waiting:,} wait, because they are unsettled, or newer than the provider's lag"]
+        [f"unsettled, or newer than the provider's lag, so not compared yet: {found.waiting:,}"]
         if found.waiting
         else []
     )
@@ -299,7 +303,7 @@ def _by(corrected: Sequence[Line]) -> str:
     if len(scales) > 1:
         return ""
     amount = show_quantity(sum(line.corrected for line in corrected), corrected[0].scale)
-    return f", by {amount} {corrected[0].feature if corrected[0].scale > 1 else 'units'}"
+    return f", by {amount} {corrected[0].feature if corrected[0].scale > 1 else 'unit' if amount == '1' else 'units'}"
 
 
 def _describe_line(line: Line) -> str:

@@ -23,6 +23,7 @@ from drawdown.schema import ids
 from drawdown.schema.declare import FLAG, ID, LENGTH, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, read_together
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.verdict.effective_balance import BalancedOrg, Used, read_used_now, since_read
@@ -448,7 +449,7 @@ def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms:
     if halted is not None:
         parts.append("halted whatever the balance" if halted else "not halted whatever the balance")
     if max_concurrent is not None:
-        parts.append(f"{max_concurrent:,} sandboxes at once whatever the plan")
+        parts.append(f"{counted(max_concurrent, 'sandbox', 'sandboxes')} at once whatever the plan")
     return f"{' and '.join(parts)}, {f'until {show_time(until_ms)}' if until_ms else 'until it is undone'}"
 
 

@@ -32,7 +32,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS
 from drawdown.worker.catalog import terms
@@ -190,7 +190,7 @@ def _capabilities(known: Providers | None) -> Mapping[str, Capabilities]:
 
 
 def _rated(done: ProviderRateSet) -> str:
-    each = f"{done.micro:,} millionths per {done.per_quantity:,}"
+    each = f"{counted(done.micro, 'millionth')} per {done.per_quantity:,}"
     return f"{done.feature} at {done.provider}: {each} from {show_time(done.start_ms)} on"
 
 
@@ -230,7 +230,7 @@ def _facts_of_policy(connection: sa.Connection, asked: Invocation, values: Value
     return [
         Fact(f"Plan {plan}" if plan else "Every other plan", rates.policy_for(found, plan)),
         _billed(connection, values["provider"], now_ms),
-        Fact(f"Not read for {UNREAD_STOP_MS // MINUTE_MS} min", f"{int(unread):,} organisations", fixed=False),
+        Fact(f"Not read for {UNREAD_STOP_MS // MINUTE_MS} min", counted(int(unread), "organisation"), fixed=False),
         Fact("Charges", "no credits change"),
         Fact("From", "now"),
     ]
@@ -245,7 +245,10 @@ def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values)
     begins = min((int(row.window_ms) for row in rows), default=None)
     newest = [row for row in rates.rate_rows(connection, name) if row.feature == feature][-1:]
     return [
-        Fact("Newest rate", "".join(f"{row.micro:,} millionths per {row.per_quantity:,}" for row in newest) or "none"),
+        Fact(
+            "Newest rate",
+            "".join(f"{counted(row.micro, 'millionth')} per {row.per_quantity:,}" for row in newest) or "none",
+        ),
         Fact("Estimate of sealed usage", str(worth), fixed=False),
         Fact("Organisations", f"{max((int(row.orgs) for row in rows), default=0):,} at most in a window", fixed=False),
         Fact("Used from", show_time(begins) or "-", fixed=False),

@@ -32,7 +32,7 @@ from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, Exit, Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import quote_value, why_unread
+from drawdown.schema.text import counted, quote_value, why_unread
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MICRO, as_credits
 from drawdown.worker.sources.table import Table, Unfit
@@ -83,7 +83,7 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
     bounded = all(0 <= amount <= MAX_UNITS for amount in (units.units, units.money_micro))
     if not (bounded and 0 < units.per_quantity <= MAX_UNITS):
         raise UsageError(
-            f"invalid cost of {units.units:,} units and {as_credits(units.money_micro)} {units.currency} per "
+            f"invalid cost of {counted(units.units, 'unit')} and {as_credits(units.money_micro)} {units.currency} per "
             f"{units.per_quantity:,}: expected 0 to {MAX_UNITS:,} units and 0 to {MAX_UNITS // MICRO:,} "
             f"{units.currency}, per 1 to {MAX_UNITS:,} base units"
         )

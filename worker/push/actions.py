@@ -389,8 +389,8 @@ def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: 
         since = "at an unknown time" if sent_ms is None else f"at {utc(sent_ms)}"
         hours = can.cancel_within_ms // (3_600 * SECOND_MS)
         raise Refused(
-            f"{failed}: it was sent {since}, and {push.provider} cancels a push only within {hours} hours. Run "
-            "`drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
+            f"{failed}: it was sent {since}, and {push.provider} cancels a push only within {counted(hours, 'hour')}. "
+            "Run `drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
         )
 
 
@@ -529,7 +529,7 @@ class Stays:
             "below_floor": "below the floor of their organisations. Settle them with the customers, then "
             "pass --outcome accepted",
             "charged": "charged by the embedded ledger. The next tick accepts them",
-            "may_arrive": f"an attempt may still arrive. Run the same command in {minutes:,} minutes",
+            "may_arrive": f"an attempt may still arrive. Run the same command in {counted(minutes, 'minute')}",
             "not_charged": "not charged by the embedded ledger. Pass --outcome absent",
         }[self.reason]
 

@@ -29,6 +29,7 @@ from drawdown.schema.declare import (
     whole,
 )
 from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.push import actions as pushes
@@ -314,7 +315,7 @@ def _sum(
     sums = sum_pushes(connection, PushFilter(state, provider, org_id or "", feature, from_ms, to_ms, why))
     if len(sums) > look.most:
         raise Refused(f"too many sums: {len(sums):,} exceed {look.most:,}. Narrow the filter, or raise `most`")
-    return Page(sums, notes=[f"{sum(one.pushes for one in sums):,} pushes in all"])
+    return Page(sums, notes=[f"{counted(sum(one.pushes for one in sums), 'push', 'pushes')} in all"])
 
 
 def _show(connection: sa.Connection, look: Look, push: Annotated[str, KEY, "Key of the push"]) -> ExplainedPush:
@@ -338,7 +339,7 @@ def _lookups(found: ExplainedPush) -> list[str]:
         return []
     answer = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no answer yet"
     again = f"; again from {show_time(push.due_at_ms)} on" if push.state in ("queued", "in_doubt") else ""
-    return [f"looked up {push.lookups:,} times, last answer: {answer.replace('_', ' ')}{again}"]
+    return [f"looked up {counted(push.lookups, 'time')}, last answer: {answer.replace('_', ' ')}{again}"]
 
 
 def _lost_hint(_values: Values) -> str:

@@ -27,6 +27,7 @@ from drawdown.schema.audit import By, record_many
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets, lock_charges, make_windows_dirty
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Steps, Transaction
@@ -258,7 +259,7 @@ def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: in
             wait_ms = MAY_ARRIVE_MS - now_ms + newest
             text = (
                 f"cannot void {push.key}: an unanswered attempt may still arrive at "
-                f"{push.provider}. Void it in {-(-wait_ms // 60000)} minutes"
+                f"{push.provider}. Void it in {counted(-(-wait_ms // 60000), 'minute')}"
             )
             yield Refusal(str(push.key), "may_arrive", text, wait_ms)
 

@@ -30,6 +30,7 @@ from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.schema.units import DAY_MS, MINUTE_MS, show_quantity
 from drawdown.worker.catalog.balance_parts import STALE_MS, known_parts, note_shown_parts
 from drawdown.worker.catalog.costs import Pools
@@ -144,8 +145,8 @@ MOVING: Final = "a push was in flight. The next run compares the balance"
 OUT_OF_TIME: Final = "the run ran out of time before this comparison. The next run compares it"
 OTHER_TERMS: Final = "a push was sent under another feature name, or in another unit"
 FIRST: Final = (
-    "the amount drawn before the cycle began is unknown. {} that were charged since are not "
-    "compared. The next run compares later charges"
+    "the amount drawn before the cycle began is unknown, so reconcile does not compare the charges since "
+    "then ({}). The next run compares later charges"
 )
 STALE: Final = "the read of the balance may predate the newest push. The next run compares it"
 MAY_SHOW: Final = "an event may still show the charge. A later run compares it"
@@ -284,7 +285,7 @@ def _of_pair(
         beyond = -ours.fresh[0], -ours.fresh[1]
     if beyond is None:
         is_charged = ours.ours or ours.least or ours.most
-        reason = FIRST.format(f"{show_quantity(ours.ours, scale)} {'credits' if scale > 1 else 'base units'}")
+        reason = FIRST.format(f"{'credits' if scale > 1 else 'base units'}: {show_quantity(ours.ours, scale)}")
         yield LeftOut(asked.provider, *pair, reason) if is_charged else None, None if pair in asked.standing else mark
         return
     least, most = beyond
@@ -528,7 +529,7 @@ def _of_lost(
     for row in lost:
         evidence = (
             "the provider keeps its event, but the balance lacks its charge and those of "
-            f"{len(lost) - 1:,} other pushes"
+            f"{counted(len(lost) - 1, 'other push', 'other pushes')}"
         )
         lost_qty = -int(row.sent_qty)
         adopt_excess(connection, row, lost_qty, by, evidence, drawn=True, credit_cost=row.credit_cost)
@@ -614,5 +615,5 @@ def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]]
     """Adopt extra draws for pushes that were sent twice."""
     for row, times in twice:
         part = row.sent_qty * times
-        evidence = f"may have arrived {row.arrived} times. The balance fell by {part:,} more than was pushed"
+        evidence = f"may have arrived {counted(row.arrived, 'time')}. The balance fell by {part:,} more than was pushed"
         adopt_excess(connection, row, part, by, evidence, drawn=True)

@@ -26,6 +26,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.engine.context import Context
@@ -61,7 +62,9 @@ def read_totals(
 ) -> Steps[Sequence[Totals | ReadFailed]]:
     """Return a provider's totals of each (customer, from, to), in their order."""
     found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted, over)
-    assert len(found) == len(wanted), f"invalid answer of {provider}: it returned {len(found)} of {len(wanted)} totals"
+    assert len(found) == len(wanted), (
+        f"invalid answer of {provider}: it returned {len(found)} of {counted(len(wanted), 'total')}"
+    )
     return found
 
 
@@ -122,7 +125,7 @@ UNTOLD: Final = (
     "no event shows them, and the customer's balance does not prove a charge. Compare them with "
     f"the provider's console{MEANWHILE}"
 )
-BELOW: Final = "fall below the floor, so that Drawdown cannot seal a replacement. Settle them with the customer"
+BELOW: Final = "below the floor, so that Drawdown cannot seal a replacement. Settle them with the customer"
 
 BY_HAND: Final = (
     "compare them with the provider's console. Run `drawdown push void-lost KEY` for lost pushes, and invoice the "
@@ -205,7 +208,7 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
     missing = line.ours - line.theirs - done
     notes = [f"{short.covered:,}: {COVERED}"] if short.covered else []
     if short.below:
-        notes.append(f"{short.below:,} {BELOW}")
+        notes.append(f"{short.below:,}: {BELOW}")
     if short.untold:
         notes.append(f"{short.untold:,}: {UNTOLD}")
     rest = missing - short.below - short.untold
@@ -214,10 +217,16 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
         asked = sum(isinstance(found, ReadFailed | CannotTell) for found in short.lookup_results)
         silent = [f"{row.key}: {found.reason}" for row, found in pairs if isinstance(found, CannotTell)]
         unclear = [row.key for row, found in pairs if is_unclear(row, found)]
-        why = f"lookups of {asked:,} pushes of that day failed" if asked else "each push of that day was found"
+        why = (
+            f"lookups of {counted(asked, 'push', 'pushes')} of that day failed"
+            if asked
+            else "each push of that day was found"
+        )
         why += f" ({silent[0]}): {BY_HAND}" if silent else ""
-        why = f"{len(unclear):,} pushes of that day are unclear ({unclear[0]}): {UNTRACED}" if unclear else why
-        notes.append(f"{rest:,} more are missing: {why}")
+        if unclear:
+            pushes = counted(len(unclear), "push of that day is", "pushes of that day are")
+            why = f"{pushes} unclear ({unclear[0]}): {UNTRACED}"
+        notes.append(f"{counted(rest, 'more is', 'more are')} missing: {why}")
     only_covered = (not missing or (missing < 0 and short.balanced)) and not short.corrected
     return replace(
         line, corrected=done, note="; ".join(notes) or None, verdict="equal" if only_covered else line.verdict
@@ -476,7 +485,7 @@ def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By, *,
 
 
 ONLY_THERE: Final = (
-    f"are in windows that only the provider's console or the customer's balance can show. Compare them{MEANWHILE}"
+    f"in windows that only the provider's console or the customer's balance can show. Compare them{MEANWHILE}"
 )
 
 
@@ -519,14 +528,14 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     note = (
         None
         if rest <= 0
-        else f"{rest:,} are outside all windows of Drawdown, because another system charges this customer"
+        else f"{rest:,}: outside all windows of Drawdown, because another system charges this customer"
     )
     if open_still:
-        note = f"{open_still:,} are in windows that were still being settled. The next run compares them"
+        note = f"{open_still:,}: in windows that were still being settled. The next run compares them"
     elif below:
-        note = f"{below:,} fall below the floor, where Drawdown cannot give them back. Settle them with the customer"
+        note = f"{below:,}: below the floor, where Drawdown cannot give usage back. Settle it with the customer"
     elif by_hand:
-        note = f"{by_hand:,} {ONLY_THERE}"
+        note = f"{by_hand:,}: {ONLY_THERE}"
     return replace(line, corrected=corrected, note=note)
 
 

@@ -94,7 +94,8 @@ class Replayed:
         if not self.open_pushes:
             return ""
         what = counted(self.open_pushes, "push", "pushes")
-        return f"{what} ({self.open_quantity:,} units) {'is' if self.open_pushes == 1 else 'are'} still to be settled"
+        units = counted(self.open_quantity, "unit")
+        return f"{what} ({units}) {'is' if self.open_pushes == 1 else 'are'} still to be settled"
 
     @property
     def exit_status(self) -> int:

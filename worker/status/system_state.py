@@ -50,7 +50,7 @@ class PendingUsage:
 def how_much(usage: PendingUsage) -> str:
     """Return the seconds and units of pending usage, for people."""
     parts = [f"{usage.seconds:,} s"] if usage.seconds or not usage.units else []
-    return " and ".join([*parts, *([f"{usage.units:,} units"] if usage.units else [])])
+    return " and ".join([*parts, *([counted(usage.units, "unit")] if usage.units else [])])
 
 
 @dataclass(frozen=True)
@@ -459,12 +459,11 @@ def _waits_at_provider(found: Standing) -> Headline | None:
     for provider in found.providers:
         name, waiting = provider.provider, provider.waiting
         if provider.paused_ms is not None:
-            reason = f"{name} is paused ({provider.paused_reason}); {waiting:,} pushes wait"
+            reason = f"{name} is paused ({provider.paused_reason}); {counted(waiting, 'push waits', 'pushes wait')}"
             return Headline("behind", reason, f"drawdown provider pause {name} --undo, when it may continue")
         if waiting:
-            reason = (
-                f"{waiting:,} pushes wait at {name}: {provider.errors.get('waiting') or UNANSWERED[provider.tried > 0]}"
-            )
+            pushes = counted(waiting, "push waits", "pushes wait")
+            reason = f"{pushes} at {name}: {provider.errors.get('waiting') or UNANSWERED[provider.tried > 0]}"
             return Headline("behind", reason, _fix(provider, found.at_ms))
     return None
 
@@ -496,7 +495,8 @@ def _unwatched(found: Standing) -> Headline | None:
 def _unsettled(found: Standing) -> Headline | None:
     if found.differing:
         first = found.differing[0]
-        reason = f"{first.days:,} daily totals were {first.verdict} at {first.provider} in the last comparison"
+        totals = counted(first.days, "daily total was", "daily totals were")
+        reason = f"{totals} {first.verdict} at {first.provider} in the last comparison"
         since = datetime.fromtimestamp(first.since_ms // 1000, UTC).date()
         return Headline("behind", reason, f"drawdown reconcile --provider {first.provider} --from {since}")
     for one in found.uncompared:
@@ -508,10 +508,10 @@ def _unsettled(found: Standing) -> Headline | None:
         reason = f"no provider bills {how_much(most)} of usage yet ({most.reason})"
         return Headline("behind", reason, REASONS[most.reason].fix)
     for why, samples in found.left.quarantined.items():
-        reason = f"{samples:,} samples or events are quarantined ({why}) and not billed"
+        reason = f"samples or events are quarantined ({why}) and not billed: {samples:,}"
         return Headline("behind", reason, f"drawdown sample quarantined --why {why}")
     if found.left.dated_ahead:
-        reason = f"{found.left.dated_ahead:,} samples or events are dated in the future and not billed until then"
+        reason = f"samples or events are dated in the future and not billed until then: {found.left.dated_ahead:,}"
         return Headline(
             "behind",
             reason,

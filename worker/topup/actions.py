@@ -26,9 +26,9 @@ from drawdown.schema.declare import FLAG, ID, KEY, ORG, TEXT, Action, Fact, Invo
 from drawdown.schema.errors import Refused, UsageError, explain_race
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
-from drawdown.schema.text import quote_value, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_credits
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, counted_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
@@ -300,16 +300,11 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
     Errors: UsageError.
     """
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
+    cost = f"the price of {counted_credits(least_micro)} is {counted(money, 'minor unit')}"
     if money < least:
-        raise UsageError(
-            f"{as_credits(least_micro)} credits cost {money} minor units, but {terms.service} takes at least {least}. "
-            "Pass a larger amount"
-        )
+        raise UsageError(f"{cost}, but {terms.service} takes at least {least}. Pass a larger amount")
     if money > terms.most_minor:
-        raise UsageError(
-            f"{as_credits(least_micro)} credits cost {money} minor units, but --most is {terms.most_minor}. Pass a "
-            "larger --most, or a smaller amount"
-        )
+        raise UsageError(f"{cost}, but --most is {terms.most_minor}. Pass a larger --most, or a smaller amount")
     if can.most is not None and terms.most_minor > can.most:
         raise UsageError(
             f"invalid --most {terms.most_minor}: {terms.service} takes at most {can.most} minor units in one charge"

@@ -179,7 +179,7 @@ def _is_outage(answer: ChargeResult) -> bool:
 def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Sequence[ChargeResult]]:
     try:
         answers: Sequence[ChargeResult] = yield asking
-        assert len(answers) == len(asking.charges), f"{len(answers)} answers for {len(asking.charges)} charges"
+        assert len(answers) == len(asking.charges), f"answers: {len(answers)}, charges: {len(asking.charges)}"
     except Exception as error:  # an answer against the contract does not prove an outcome
         log.exception("payment_service_failed", service=asking.service)
         answers = [InDoubt(in_short(error))] * len(asking.charges)

@@ -21,7 +21,7 @@ from drawdown.schema.declare import ID, ORG, Action, Fact, Invocation, Label, Si
 from drawdown.schema.errors import Refused, explain_race
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import window_of
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import Loss, loss_of, present, read_losses, require_same
@@ -87,7 +87,7 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     found = present(connection)
     until_ms = max((loss.until_ms for loss in read_losses(connection)), default=0)
     left = SQL.run(connection, "left_of_backfill", {"backfill": backfill, "until_ms": until_ms}).one()
-    went = f"{left.withdrawn:,} of {left.events:,} events are withdrawn"
+    went = f"{left.withdrawn:,} of {counted(left.events, 'event')} withdrawn"
     if left.unsealed:
         raise Refused(
             f"cannot withdraw all events of {backfill}: usage from the lost history is not sealed again yet ({went}). "
@@ -195,7 +195,7 @@ def _withdraw_events(
 def _sentence(done: EventsWithdrawn) -> str:
     new = sum(not one.already for one in done.withdrawn)
     before = len(done.withdrawn) - new
-    more = f", {before:,} were withdrawn before" if before else ""
+    more = f", {counted(before, 'was', 'were')} withdrawn before" if before else ""
     return f"{new:,} withdrawn{more}. The next tick refunds the charges. Drawdown never accepts their ids again"
 
 

@@ -24,6 +24,7 @@ from drawdown.ledger.rates import Rate, RateCard, rate_card, read_rate_card
 from drawdown.ledger.rates import rates_part as ledger_part
 from drawdown.schema.declare import Size
 from drawdown.schema.sql import Part, queries, read_together
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_credits
 from drawdown.schema.units import EVER_MS
 from drawdown.worker.catalog.wallets import terms_part, wallets_at, with_wallets
@@ -178,7 +179,7 @@ def named_quantities(quantities: Mapping[str, int], most: int = MOST_NAMED) -> s
     """Return the first quantities by feature, and the number of others, for people."""
     some = [f"{quantity:,} {feature}" for feature, quantity in sorted(quantities.items())]
     more = len(some) - most
-    return ", ".join(some[:most]) + (f" and {more} more features" if more > 0 else "")
+    return ", ".join(some[:most]) + (f" and {counted(more, 'more feature')}" if more > 0 else "")
 
 
 class Prices:

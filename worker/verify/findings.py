@@ -90,8 +90,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "folded_biller": (
         3,
-        "{pushes} pushes of the day, which `push fold` replaced with daily sums, bill {customer_id} at "
-        "{provider}, but that customer was not assigned then",
+        "the daily sums of `push fold` (pushes: {pushes}) bill {customer_id} at {provider}, but that customer was not "
+        "assigned then",
     ),
     "assigned_twice": (3, "the assignment from {start_ms} on ends at {end_ms}, but the next one starts at {next_ms}"),
     "assigned_never": (3, "the organisation does not have an assignment between {end_ms} and {next_ms}"),
@@ -114,8 +114,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "floored": (4, "the floor is {floor_ms}, but the highest prune in the audit log is {pruned_ms}"),
     "folded_above": (
         4,
-        "`push fold` replaced {pushes} pushes of the day, but the floor is {floor_ms}, and the audit log allows folds "
-        "only before {folded_ms}",
+        "`push fold` replaced pushes of the day ({pushes}), but the floor is {floor_ms}, and the audit log allows "
+        "folds only before {folded_ms}",
     ),
     "refloored": (4, "the sample {sample_id} arrived below the floor, but the floor is now lower, at {floor_ms}"),
     "watermark": (4, "bucket {bucket} was sealed up to {had}, but its watermark is now {has}"),
@@ -174,8 +174,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     "uncommitted": (5, "the ledger charged {quantity} for {key}, but that push does not exist"),
     "folded_otherwise": (
         2,
-        "{pushes} pushes of the day, which `push fold` replaced with daily sums, sent {sent}, but the ledger charged "
-        "{quantity} to {key} in entries without a push ({entries})",
+        "the daily sums of `push fold` (pushes: {pushes}) sent {sent}, but the ledger charged {quantity} to {key} in "
+        "entries without a push ({entries})",
     ),
     "resent": (6, "{key} was sent again at {started_ms}, after it went in doubt at {doubt_ms}"),
     "no_evidence": (6, "{key} is voided without evidence"),

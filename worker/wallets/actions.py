@@ -720,13 +720,13 @@ def _rate(
 
 def _rated(done: RateSet) -> list[str]:
     before = "no rate" if done.was is None else f"{done.was.micro_credits:,} per {done.was.per_quantity:,}"
-    now = f"{done.micro_credits:,} micro-credits per {done.per_quantity:,} from {show_time(done.start_ms)} on"
+    now = f"{counted(done.micro_credits, 'micro-credit')} per {done.per_quantity:,} from {show_time(done.start_ms)} on"
     used = done.effect
     orgs = counted(used.orgs, "organisation")
     lines = [
         f"{done.feature}: {now}; before: {before}",
-        f"the last day's usage, {used.quantity:,} base units of {orgs}, costs {show_credits(used.now_micro)} credits "
-        f"at this rate, and {show_credits(used.was_micro)} before",
+        f"the last day's usage, {counted(used.quantity, 'base unit')} of {orgs}, costs "
+        f"{show_credits(used.now_micro)} credits at this rate, and {show_credits(used.was_micro)} before",
     ]
     if done.is_past:
         lines.append(
@@ -739,7 +739,7 @@ def _rated(done: RateSet) -> list[str]:
 def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     start_ms = values["from_ms"]
     found = rate_at(connection, values["feature"], asked.by.now_ms if start_ms is None else start_ms)
-    said = "" if found is None else f"{found.micro_credits:,} micro-credits per {found.per_quantity:,}"
+    said = "" if found is None else f"{counted(found.micro_credits, 'micro-credit')} per {found.per_quantity:,}"
     ever = rate_at(connection, values["feature"], EVER_MS)
     last = "" if ever is None else f"{ever.micro_credits:,} per {ever.per_quantity:,}, {show_time(ever.start_ms)}"
     return [Fact("Rate at the start", said), Fact("Latest rate", last)]
@@ -904,9 +904,10 @@ def _put_on_plan(
 
 def _on_plan(done: OnPlan) -> str:
     before = f"before: {done.was or 'none'}" if done.changed else "nothing changes"
-    most = "any number of" if done.max_concurrent is None else f"{done.max_concurrent:,}"
+    at_once = done.max_concurrent
+    most = "any number of sandboxes" if at_once is None else counted(at_once, "sandbox", "sandboxes")
     balance = show_credits(done.balance_micro)
-    return f"{done.customer_id} is on the plan {done.plan}: {most} sandboxes at once, {balance} credits; {before}"
+    return f"{done.customer_id} is on the plan {done.plan}: {most} at once, {balance} credits; {before}"
 
 
 def _facts_of_customer(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:

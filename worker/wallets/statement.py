@@ -301,16 +301,16 @@ def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
     moved = sum(change.moved_micro for change in found.changes)
     if found.opening_micro + moved != found.closing_micro:
         problems.append(
-            f"opening {found.opening_micro} and all changes {moved} do not add up to closing {found.closing_micro} "
-            "micro-credits"
+            f"opening {found.opening_micro} and all changes {moved} do not add up to closing "
+            f"{found.closing_micro} (in micro-credits)"
         )
     if ever_micro != kept_micro:
         problems.append(
-            f"the wallet has a balance of {kept_micro} micro-credits, but its entries sum to {ever_micro}. "
+            f"the wallet has a balance of {kept_micro}, but its entries sum to {ever_micro} (in micro-credits). "
             "Run `drawdown verify`"
         )
     problems += [
-        f"charges of {line.feature} ({line.charges}, {line.charged_micro} micro-credits) do not match a rate of "
+        f"charges of {line.feature} ({line.charges}, {line.charged_micro} in micro-credits) do not match a rate of "
         f"{line.feature}. To list them, run `drawdown verify`"
         for line in found.usage
         if line.micro_credits is None and not line.more

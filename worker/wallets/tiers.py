@@ -43,9 +43,9 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import quote_value, typed
+from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
-from drawdown.schema.units import as_credits
+from drawdown.schema.units import as_credits, counted_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -136,7 +136,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
         asks = f"a month of {tier} costs {as_credits(found.price_micro)}"
         raise Denied(
             "no_credit",
-            f"{customer_id} has {as_credits(has)} credits to pay with, but {asks}. Run `drawdown ledger grant "
+            f"{customer_id} has {counted_credits(has)} to pay with, but {asks}. Run `drawdown ledger grant "
             f"{typed(customer_id, 'CREDITS')}`",
             "credits",
         )
@@ -308,9 +308,10 @@ def _bought(done: TierBought) -> str:
         how = f"it ended at {show_time(done.ended_ms)}"
     else:
         how += ", and renews then" if done.renews else ", and ends then"
-    most = "any number of" if done.max_concurrent is None else f"{done.max_concurrent:,}"
+    at_once = done.max_concurrent
+    most = "any number of sandboxes" if at_once is None else counted(at_once, "sandbox", "sandboxes")
     line = f"{done.customer_id}: {done.tier}, {how}; {show_credits(done.charged_micro)} credits charged, "
-    return f"{line}{most} sandboxes at once{'' if done.changed else '; nothing changes'}"
+    return f"{line}{most} at once{'' if done.changed else '; nothing changes'}"
 
 
 def _facts_of_holder(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:

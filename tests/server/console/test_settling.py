@@ -102,7 +102,7 @@ def test_payout_action_is_offered_only_if_command_would_succeed(home: Owing) -> 
         if made:
             home.batch(name)
             continue
-        with pytest.raises(Denied, match="5 credits are releasable"):
+        with pytest.raises(Denied, match="the releasable amount is 5 credits"):
             home.batch(name)
     home.ran("more", "raised", 5)
     home.set("raised", new=False, threshold_micro=0)

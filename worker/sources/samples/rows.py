@@ -34,7 +34,7 @@ from drawdown.events.fields import MOMENT_SCHEMA, from_iso, moment_of
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import ID_SCHEMA, is_clean_id
 from drawdown.schema.tables.columns import sample_columns
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import counted, quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS, MAX_INTERVAL_S, MAX_MEMORY_MB
 from drawdown.worker.sources.field_map import FieldMap
 
@@ -615,7 +615,7 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
             parts = [(least, seconds)]
             if rest:
                 raise NotMade(
-                    f"Drawdown cannot split {quantity:,} MB-seconds into sizes from {least} to {most} MB. "
+                    f"Drawdown cannot split {counted(quantity, 'MB-second')} into sizes from {least} to {most} MB. "
                     "Draw another quantity"
                 )
     if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:

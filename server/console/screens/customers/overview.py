@@ -232,7 +232,7 @@ def needs(found: Status, around: Around = NOTHING) -> list[Need]:
         for call in calls[:MOST_CALLS]
     ]
     if more := len(calls) - len(called):
-        called.append(Need("bad", "more", f"{more:,} more need a person", "drawdown status"))
+        called.append(Need("bad", "more", f"{counted(more, 'more needs', 'more need')} a person", "drawdown status"))
     headline = found.headline
     if headline.verdict == "behind" and not waits and not headline.next.startswith("nothing"):
         waits = [Need("warn", "behind", headline.reason, headline.next)]
@@ -263,7 +263,7 @@ def _soon(around: Around, at_ms: int) -> list[Need]:
         what = f"the watch estimates that its credit ends {when}"
         found.append(Need("warn", "runs out", what, f"drawdown org show {typed(org)}", org))
     if more := around.ending.orgs - len(around.ending.first):
-        what = f"{more:,} more run out within 24 h"
+        what = f"{counted(more, 'more runs', 'more run')} out within 24 h"
         found.append(Need("warn", "runs out", what, "drawdown org list --runs-out-within 24h", href=ENDING))
     return found
 
@@ -283,7 +283,8 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
         Need(
             "warn",
             "due" if one.due else "queued",
-            f"{one.waiting:,} wait at {one.provider}, oldest {figures.time(one.waiting_since_ms)}" + _why(one, reasons),
+            f"{counted(one.waiting, 'waits', 'wait')} at {one.provider}, oldest {figures.time(one.waiting_since_ms)}"
+            + _why(one, reasons),
             f"drawdown provider check {typed(one.provider)}",
             href=url(PUSHES, provider=one.provider, state="due" if one.due else "queued"),
         )

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import require_org
 from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, Size, WrongField
+from drawdown.schema.text import counted
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
@@ -56,7 +57,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Tile(
             "Cells without acknowledgement",
             figures.count(due.cells),
-            f"at most {due.most_tries or 0:,} attempts",
+            f"at most {counted(due.most_tries or 0, 'attempt')}",
             "warn" if due.cells else "",
         ),
         Tile(
@@ -166,7 +167,7 @@ def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Ta
     running = transact(lambda c: cells.running_of(c, _orgs(doing)))
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
-    note = f"and {len(most) - len(rows):,} more cells" if len(most) > len(rows) else ""
+    note = f"and {counted(len(most) - len(rows), 'more cell')}" if len(most) > len(rows) else ""
     none = "The organisations do not run sandboxes, so cells do not need a halt."
     return [Table("Notified cells", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
 

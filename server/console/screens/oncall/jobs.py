@@ -169,7 +169,7 @@ def _pushes_table(found: Replayed, command: str) -> Table:
     ]
     heads = ("Organisation", "Provider", "Feature", "#Pushes", "#Quantity", "#Estimated credits")
     pushes = counted(found.pushes, "push", "pushes")
-    all_ = f"In total {pushes}, {found.quantity:,} units" if found.pushes else ""
+    all_ = f"In total {pushes}, {counted(found.quantity, 'unit')}" if found.pushes else ""
     more = f". The first {MOST_LISTED} of {len(found.totals):,} sums" if len(found.totals) > MOST_LISTED else ""
     stopped = "".join(f" Drawdown left out {bad.org_id}: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
     still = f" Of earlier seals, {found.to_settle}." if found.to_settle else ""

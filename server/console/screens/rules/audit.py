@@ -16,6 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.schema.audit import head
+from drawdown.schema.text import counted
 from drawdown.server.console.csv_lines import csv_line
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table, Tile, to_context
@@ -93,7 +94,7 @@ def _tiles(
         Tile(
             "Actions shown",
             "broken" if broken else "whole" if actions else figures.UNKNOWN,
-            f"{len(actions):,} rows against the chain, now",
+            f"{counted(len(actions), 'row')} against the chain, now",
             "bad" if broken else "",
         ),
         Tile(

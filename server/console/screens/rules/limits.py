@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from drawdown.guard.decide import Reach
 from drawdown.guard.periods import PERIODS, Period
 from drawdown.schema.declare import Fact, Size, WrongField
-from drawdown.schema.text import typed
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
 from drawdown.server.console.frame import figures
@@ -92,7 +92,7 @@ def _tiles(waiting: int, since_ms: int | None, ending: int, blocks: BlocksPage, 
             "warn" if waiting else "",
         ),
         Tile("Limit overrides that end soon", figures.count(ending), "within 7 days", "warn" if ending else ""),
-        Tile("Blocked in 24 hours", figures.count(blocked), f"of {asked:,} checks{more}"),
+        Tile("Blocked in 24 hours", figures.count(blocked), f"of {counted(asked, 'check')}{more}"),
         Tile("Metrics", figures.count(len(blocks.metrics)), "on this page"),
     ]
 
@@ -432,7 +432,8 @@ def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     metric, phase = doing.text("metric"), doing.number("phase") or 0
     found = guard_terms.find(connection, metric)
     (blocks,) = guard_blocks.block_rates(connection, doing.by.now_ms, metric=metric).metrics
-    would = f"{blocks.would_in(phase):,} times; {blocks.paying:,} of {blocks.orgs:,} organisations bought credit"
+    orgs = counted(blocks.orgs, "organisation")
+    would = f"{counted(blocks.would_in(phase), 'time')}; {blocks.paying:,} of {orgs} bought credit"
     return [Fact("Phase", str(found.phase)), Fact("Blocks that it would have caused in 7 days", would, fixed=False)]
 
 
