@@ -311,7 +311,7 @@ def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
 
 
 def borrowers_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of `borrowers`, to read beside others in one statement."""
+    """Return the query of `borrowers`, to run with other queries in one statement."""
     values = {"customers": list(customer_ids), "over_ms": now_ms - EXPIRY_WAIT_MS, "at_most": RETURNED_AT_ONCE}
     return SQL.part("borrowers", values)
 

@@ -91,7 +91,7 @@ def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCa
 
 
 def rates_part() -> Part:
-    """Return the query of the whole rate card, to read beside others in one statement.
+    """Return the query of the whole rate card, to run with other queries in one statement.
 
     Pass its rows to `rate_card`.
     """

@@ -62,9 +62,9 @@ The other reads are for organisations with credit that may end.
 
 
 BEGUN_FOR_MS: Final = MINUTE_MS
-"""Age of a new sandbox up to which it wakes its organisation, in milliseconds.
+"""Maximum age of a new sandbox for which the watch estimates its organisation's balance at once, in milliseconds.
 
-Hosts may write its row late.
+Hosts may write the sandbox's row late.
 """
 
 Begun: TypeAlias = Mapping[str, tuple[int, int]]

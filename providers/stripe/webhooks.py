@@ -16,6 +16,7 @@ from drawdown.providers.http import Http
 from drawdown.providers.protocol import CustomerChanged, Notice, PushRefused, ReadFailed, WebhookRefused
 from drawdown.providers.stripe.settings import StripeSettings
 from drawdown.providers.stripe.wire import clean, get, json_object, key_of, path_of, read_object
+from drawdown.schema.text import quote_value
 from drawdown.schema.units import SECOND_MS
 
 TOLERANCE_MS: Final = 300 * SECOND_MS
@@ -80,7 +81,8 @@ def _check_account(account: str | None, event: Mapping[str, object]) -> None:
         said = event.get(name)
         if account is not None and isinstance(said, str) and said and account not in said.split("/"):
             raise WebhookRefused(
-                f"the webhook belongs to another account than {account}, the value of DRAWDOWN_STRIPE_ACCOUNT"
+                f"the webhook is for the account {quote_value(said)}, and not for {account}. Correct "
+                "DRAWDOWN_STRIPE_ACCOUNT, or send this endpoint only the events of that account"
             )
 
 

@@ -28,6 +28,10 @@ from drawdown.server.http.limits import connection_of, resting
 
 BODY_TIMEOUT_S: Final = 10.0
 """Longest wait for a request's body."""
+IN_MEMORY: Final = (
+    "cannot read the request body: too many bytes of request bodies are in memory. Wait for `Retry-After`, then send "
+    "the request again"
+)
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 """Bytes of large bodies of all callers in memory."""
 MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
@@ -77,7 +81,7 @@ class Budget:
         ):
             self._refused["bodies"] += 1
             headers = {"Connection": "close", "Retry-After": "1"}
-            raise ApiError(503, "busy", "too many bodies are in progress. Send the request again", headers=headers)
+            raise ApiError(503, "busy", IN_MEMORY, headers=headers)
         self._add(caller, size, key)
 
     def give_back(self, caller: str, size: int, key: str = "") -> None:

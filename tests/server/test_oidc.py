@@ -444,7 +444,7 @@ def test_oidc_redirect_contains_only_hashes_of_cookie_secret(home: Home) -> None
     assert trip_of("", trip.state) is None
 
 
-def test_issuer_metadata_is_cached_and_read_again_for_a_new_key(home: Home) -> None:
+def test_issuer_keys_are_cached_and_read_again_for_unknown_key(home: Home) -> None:
     home.issuer.keys = [EC]
 
     async def work(client: httpx.AsyncClient, _: Server) -> list[int]:

@@ -163,7 +163,7 @@ def _list(
 ) -> Page[AuditEntry]:
     if look.after and not (look.after.isascii() and look.after.isdigit() and len(look.after) <= 18):
         raise UsageError(
-            f"invalid after {quote_value(look.after)}: expected the `next` of a page. Start at the first page",
+            f"invalid `after` {quote_value(look.after)}: expected the `next` of a page. Start at the first page",
             at="after",
         )
     if from_ms is not None and from_ms > look.now_ms:

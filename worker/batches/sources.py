@@ -311,7 +311,7 @@ def list_batches(connection: sa.Connection, *, source: str | None = None, most: 
 
 
 MOST_FILES: Final = 100
-"""Latest files of one batch that a page shows."""
+"""Files with the content of one batch that a page shows, the latest first."""
 
 
 def files_of(connection: sa.Connection, batch: str) -> list[BatchRow]:

@@ -58,7 +58,7 @@ class MappingRow:
 
     @property
     def is_of_events(self) -> bool:
-        """Return True if the row is for an event type. Its `memory_mb` is a meter."""
+        """Return True if the row is for an event type, so that its `memory_mb` holds a meter."""
         return is_meter(self.memory_mb)
 
     @property

@@ -247,7 +247,7 @@ def _place(chosen: RunFilter, after: str) -> dict[str, object]:
         text, _, key = after.partition(":")
         if not (text.isascii() and text.isdigit() and len(text) < 17 and is_clean_id(key)):
             raise UsageError(
-                f"invalid after {quote_value(after)}: expected the `next` of a page. Start at the first page"
+                f"invalid `after` {quote_value(after)}: expected the `next` of a page. Start at the first page"
             )
         at_ms = int(text)
     if not chosen.ends_first:  # begin at the newest execution that was accepted in time

@@ -160,7 +160,9 @@ def _place(after: str, state: str) -> dict[str, object]:
         return {"at_ms": -1, "after_org_id": "", "after_cell_id": "", "after_halted_at": halted_at}
     found = PLACE.fullmatch(after)
     if found is None:
-        raise UsageError(f"invalid after {quote_value(after)}: expected the `next` of a page. Start at the first page")
+        raise UsageError(
+            f"invalid `after` {quote_value(after)}: expected the `next` of a page. Start at the first page"
+        )
     length = int(found[3])
     return {
         "at_ms": int(found[1]),

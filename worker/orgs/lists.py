@@ -414,7 +414,7 @@ class CreditForecast(NamedTuple):
 
 UNBILLED: Final = frozenset((None, *EXEMPT_PROVIDERS))
 NOTHING: Final = Used()
-"""The usage of an organisation with a balance that includes all its usage."""
+"""Zero usage outside the balance, for an organisation with a balance that includes all its usage."""
 
 
 def left_of(connection: sa.Connection, rows: Sequence[Billed], now_ms: int) -> list[CreditForecast]:

@@ -121,7 +121,7 @@ def _when_down(
     provider: Name,
     *,
     policy: Annotated[
-        Policy | None, "Policy: keep organisations running, run them by estimates (the default), or stop them"
+        Policy | None, "Policy: never halt, halt by estimates (if no policy is set), or halt after 15 minutes"
     ] = None,
     plan: Annotated[str, ID, "Plan of the customers; all other plans if omitted"] = "",
     undo: Undo = False,

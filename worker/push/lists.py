@@ -291,7 +291,9 @@ def _place(after: str, begin: int) -> dict[str, Any]:
     due, _, key = after.partition(":")
     push_id = parse_push_key(key)
     if push_id is None or not re.fullmatch("-?[0-9]{1,18}", due):
-        raise UsageError(f"invalid after {quote_value(after)}: expected the `next` of a page. Start at the first page")
+        raise UsageError(
+            f"invalid `after` {quote_value(after)}: expected the `next` of a page. Start at the first page"
+        )
     return {"due_at_ms": int(due), "feature_after": push_id.pop("feature"), **push_id}
 
 

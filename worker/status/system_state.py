@@ -57,8 +57,8 @@ def how_much(usage: PendingUsage) -> str:
 class HaltsDue:
     """The due halts.
 
-    `due`: their number. `since_ms`: the time of the oldest (None: a halt is not due). `error`: an error of one of them
-    (None: without an error).
+    `due`: their number. `since_ms`: the time of the oldest (None if `due` is 0). `error`: an error of one of them (None
+    if they have no error).
     """
 
     due: int

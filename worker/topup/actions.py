@@ -256,7 +256,7 @@ def _require_sane(terms: Terms, can: PaymentCapabilities) -> None:
         )
     if not is_clean_id(terms.service_customer):
         raise UsageError(
-            f"invalid id at the payment service {quote_value(terms.service_customer)}: expected 1 to "
+            f"invalid customer id {quote_value(terms.service_customer)} at the payment service: expected 1 to "
             "200 characters without control characters"
         )
     if not 0 < terms.price_minor <= MAX_MINOR or not 0 < terms.most_minor <= MAX_MINOR:

@@ -233,7 +233,7 @@ def _place(after: str) -> list[Any]:
     except (ValueError, binascii.Error, RecursionError):
         pass
     raise UsageError(
-        f"invalid after {quote_value(after)}: expected the `next` of a page. Start at the first page", at="after"
+        f"invalid `after` {quote_value(after)}: expected the `next` of a page. Start at the first page", at="after"
     )
 
 

@@ -338,8 +338,8 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
         raise UsageError(
-            f"invalid after {quote_value(after)}: this wallet does not have an entry with this key. Start at the first "
-            "page",
+            f"invalid `after` {quote_value(after)}: this wallet does not have an entry with this key. Start at the "
+            "first page",
             at="after",
         )
     return [EntryRow(**row._mapping) for row in SQL.run(connection, "entries", values)]

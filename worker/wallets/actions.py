@@ -267,9 +267,9 @@ def set_rate(
     from_ms: int | None,
     new: bool = True,
 ) -> int:
-    """Set the price of base units of a feature.
+    """Set the price of a feature from a window on.
 
-    It is for `per_quantity` base units, from a window on. Return that window.
+    The price is `micro_credits` for `per_quantity` base units. Return the start of that window, in milliseconds.
 
     Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on. If the
     same rate is already in force then, it does not change. So a caller that lost the answer can repeat the call, and

@@ -167,7 +167,7 @@ def page(
         moment = SQL.run(connection, "moment", values).scalar()
         if moment is None:
             raise UsageError(
-                f"invalid after {quote_value(after)}: this wallet does not have an entry with this key. Start at the "
+                f"invalid `after` {quote_value(after)}: this wallet does not have an entry with this key. Start at the "
                 "first page"
             )
         behind = min(behind, (int(moment), after))
