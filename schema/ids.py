@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from drawdown.schema.errors import UnknownId
+from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import nearest
+from drawdown.schema.text import nearest, quote_value
 from drawdown.schema.units import MAX_ID_CHARS
 
 SQL = queries(__file__)
@@ -340,3 +340,12 @@ FEATURE_NAME: Final = re.compile(r"(?!r?[0-9]+$)[a-z0-9_]{1,64}")
 
 The name is neither a number nor like a revision, so keys of two pushes are never equal (P6).
 """
+
+
+def require_feature_name(feature: str) -> None:
+    """Refuse an invalid name of a feature. Errors: UsageError."""
+    if not FEATURE_NAME.fullmatch(feature):
+        raise UsageError(
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
+            "digits, or r and digits, such as 12 or r1"
+        )

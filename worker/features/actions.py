@@ -20,7 +20,6 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
 from drawdown.schema.declare import FLAG, ID, KEY, WINDOW, Action, Fact, Invocation, Label, New, Values, whole
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value
@@ -94,7 +93,7 @@ def map_size(
     second unit, or bill usage that the guard charges (`double_billing`). An earlier start, or a start in lost history,
     needs `confirmed`. UnknownId for an unknown feature unless `new`.
     """
-    _require_name(feature)
+    ids.require_feature_name(feature)
     ids.require(connection, ids.FEATURE, feature, new=new)
     row = MappingRow(kind, memory_mb, feature, unit, 0)
     _check_size(row)
@@ -124,7 +123,7 @@ def map_event(
     Errors: as `map_size`. UnknownId, unless `new`, for an unknown feature or type that resembles a known one. Refused
     if the limit of event types is reached, or if `value` is given and the type already has events or another value.
     """
-    _require_name(feature)
+    ids.require_feature_name(feature)
     if not ids.is_clean_id(event_type):
         raise UsageError(
             f"invalid event type {quote_value(event_type)}: expected 1 to 200 characters without control characters"
@@ -142,14 +141,6 @@ def map_event(
     if meter is None:
         raise Refused(f"the limit of {MAX_EVENT_TYPES:,} event types is reached. Run `drawdown feature list`")
     return _add(connection, MappingRow("exact", meter, feature, unit, 0), by, from_ms, confirmed=confirmed)
-
-
-def _require_name(feature: str) -> None:
-    if not FEATURE_NAME.fullmatch(feature):
-        raise UsageError(
-            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
-            "digits, or r and digits, such as 12 or r1"
-        )
 
 
 def end_feature(

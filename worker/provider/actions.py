@@ -18,7 +18,6 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.clock import utc
 from drawdown.schema.database import Transact
 from drawdown.schema.errors import DrawdownError, Refused, UsageError
-from drawdown.schema.ids import FEATURE_NAME
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value
@@ -334,11 +333,7 @@ def set_rate(
     Errors: UsageError for an invalid feature name. Refused if the provider uses the ledger's rate card, if it reports
     costs, or for a second rate from the same window on. UnknownId for an unknown feature unless `new`.
     """
-    if not FEATURE_NAME.fullmatch(feature):
-        raise UsageError(
-            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
-            "digits, or r and digits, such as 12 or r1"
-        )
+    ids.require_feature_name(feature)
     if uses_ledger(connection, provider):
         raise Refused(
             f"{provider} uses the ledger's rate card. Set it with `drawdown ledger rate {feature} --micro-credits N`"

@@ -57,8 +57,8 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
 -- name: booked_otherwise
 -- An entry is written between the seal of its push and its settlement, with a day for clocks. If only one machine sent
 -- it, that machine waited by its own clock until the push was due, and only a minute is allowed.
-((e.at_ms < {booked_from} - 60000 OR ({booked_until} AND e.at_ms > p.settled_ms + 60000))
-    AND (e.at_ms < {booked_from} - 86400000 OR ({booked_until} AND e.at_ms > p.settled_ms + 86400000)
+((e.at_ms < {booked_from} - 60000 OR ({settled_in_order} AND e.at_ms > p.settled_ms + 60000))
+    AND (e.at_ms < {booked_from} - 86400000 OR ({settled_in_order} AND e.at_ms > p.settled_ms + 86400000)
         OR (p.attempts = 1 AND p.lookups = 0 AND NOT EXISTS (SELECT 1 FROM operator_actions x
             WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry')))))
 
@@ -66,7 +66,7 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
 -- If a machine's clock is set back by days while it works, a push is settled at an earlier time than it was sealed.
 CASE WHEN p.state = 'accepted' AND p.settled_ms < p.sealed_at_ms THEN p.settled_ms ELSE p.sealed_at_ms END
 
--- name: booked_until
+-- name: settled_in_order
 -- The settlement ends the range, unless a clock was set back between the first attempt and the settlement.
 p.state = 'accepted' AND p.settled_ms >= p.sealed_at_ms AND p.settled_ms >= COALESCE(p.first_attempt_ms, p.sealed_at_ms)
 
@@ -136,7 +136,7 @@ FROM (
 WHERE p.org_id IS NULL OR i.provider IS NULL OR {drawn_otherwise}
     OR q.least_qty <> ABS(p.sent_qty) OR q.most_qty <> ABS(p.sent_qty)
     OR q.first_ts <> p.window_ms OR q.last_ts <> p.window_ms
-    OR q.first_at < {booked_from} - 86400000 OR ({booked_until} AND q.first_at > p.settled_ms + 86400000)
+    OR q.first_at < {booked_from} - 86400000 OR ({settled_in_order} AND q.first_at > p.settled_ms + 86400000)
     OR q.wallet <> 'wallet:' || p.customer_id OR q.other_wallet <> q.wallet
     OR q.revenue <> 'revenue:' || p.feature OR q.other_revenue <> q.revenue
     OR q.feature <> p.feature OR q.other_feature <> q.feature

@@ -50,7 +50,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.declare import Kind as ValueKind
 from drawdown.schema.errors import Refused, UsageError
-from drawdown.schema.ids import FEATURE_NAME, is_clean_id
+from drawdown.schema.ids import is_clean_id
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
@@ -278,11 +278,7 @@ def set_rate(
     Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on; UnknownId for an
     unknown feature unless `new`.
     """
-    if not FEATURE_NAME.fullmatch(feature):
-        raise UsageError(
-            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
-            "digits, or r and digits, such as 12 or r1"
-        )
+    ids.require_feature_name(feature)
     ids.require(connection, ids.FEATURE, feature, new=new)
     card = read_rate_card(connection)
     known = any(rate.feature == feature for rate in card.rates)

@@ -6,13 +6,13 @@ some length. The service does what it is ordered to before its next call, and lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final
 
-from drawdown.providers.autumn import CHANGES
+from drawdown.providers.autumn import CHANGES, _customer_of
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.audit import By
 from drawdown.schema.clock import Clock
@@ -62,7 +62,7 @@ class Mischief:
         """
         sent = list(self.autumn.webhooks)
         new, self._delivered = sent[self._delivered :], len(sent)
-        changed = dict.fromkeys(_customer(one) for one in new if one["type"] in CHANGES)
+        changed = dict.fromkeys(_customer_of(one) for one in new if one["type"] in CHANGES)
         notices = [CustomerChanged(name) for name in changed]
         if notices:
             engine = connect(self.url)
@@ -98,7 +98,7 @@ class Mischief:
         """Plans begin after a quarter of the kills and end after most; the part ends a while after its end was set.
 
         `seen`: the customers with a plan that Drawdown has read. A plan that begins and ends between two reads is
-        beyond every comparison (P5), so a passing one ends only after a read.
+        beyond every comparison (limits in ops/proof.md), so a passing one ends only after a read.
         """
         begins, ends = self.kills // 4, self.kills * 5 // 8
         account, orders = self.autumn.account, self.autumn.orders
@@ -128,11 +128,6 @@ class Mischief:
                 autumn.balance_store = "down"
             case _:
                 autumn.list_stands_still = (now, now + 10 * MINUTE_MS)
-
-
-def _customer(webhook: Mapping[str, Any]) -> str:
-    data = webhook["data"]
-    return str(data.get("customer_id") or data["customer"]["id"])
 
 
 def _change_cost(autumn: Struck) -> Callable[[int], None]:
