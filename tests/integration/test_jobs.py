@@ -190,6 +190,25 @@ def test_replay_job_waits_for_manual_replay_of_same_windows(fleet: Fleet) -> Non
     assert sealed(fleet) == BILLED
 
 
+def test_job_taken_by_clock_behind_its_queueing_waits(fleet: Fleet) -> None:
+    job(fleet)
+    fleet.clock.at_ms -= 2 * DAY_MS  # by this clock, most of the range is not closed yet
+    assert turn(fleet).ended == 0
+    (found,) = listed(fleet)
+    assert found.state == "waiting" and "Check the clock of its machine" in found.said
+    fleet.clock.at_ms += 2 * DAY_MS
+    assert turn(fleet).ended == 1
+    assert sealed(fleet) == BILLED
+
+
+def test_job_taken_by_clock_behind_for_maximum_tries_fails(fleet: Fleet) -> None:
+    job(fleet)
+    fleet.clock.at_ms -= 2 * DAY_MS
+    for _ in range(queue.MAX_TRIES):
+        assert turn(fleet).ended == 0
+    assert "before 2026" in turn(fleet).failures[0] and listed(fleet)[0].state == "failed"
+
+
 def test_job_that_kills_ticks_fails_after_maximum_tries(fleet: Fleet) -> None:
     job(fleet)
     for _ in range(queue.MAX_TRIES):

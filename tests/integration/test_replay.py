@@ -124,6 +124,20 @@ def test_replay_that_died_is_resumed_from_last_chunk(fleet: Fleet) -> None:
     assert fleet.tick_windows(1).sealed == 0
 
 
+def test_replay_beyond_the_end_of_its_plan_is_refused(fleet: Fleet) -> None:
+    """The replay ended at once, and counted as done."""
+    behind_ms = 2 * DAY_MS - 12 * WINDOW_MS
+    fleet.clock.at_ms -= behind_ms
+    cut = planned(fleet)
+    fleet.clock.at_ms += behind_ms
+    die_after(fleet, planned(fleet), 2)
+    fleet.clock.at_ms += 3 * MINUTE_MS
+    with pytest.raises(Refused, match="Check the clock of this machine"):
+        run(fleet, cut)
+    run(fleet, planned(fleet))
+    assert sealed(fleet) == BILLED
+
+
 def test_replay_that_died_over_24_hours_ago_restarts(fleet: Fleet) -> None:
     die_after(fleet, planned(fleet), 2)
     fleet.clock.at_ms += DAY_MS + 3 * MINUTE_MS

@@ -65,12 +65,15 @@ State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 class ClaimedJob:
     """A job that this worker has claimed.
 
-    `plan`: the plan of a replay, else None. `failed`: why the job cannot be done and has ended; '' if it can.
+    `by.now_ms`: when it was claimed. `queued_ms`: when it was queued. `plan`: the plan of a replay; None for another
+    job, or if a clock that is behind claimed it before `queued_ms`. `failed`: why the job cannot be done and has
+    ended; '' if it can.
     """
 
     job_id: int
     payload: Asked
     by: By
+    queued_ms: int
     plan: ReplayPlan | None
     failed: str = ""
 
@@ -196,11 +199,12 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
         if row.tries > MAX_TRIES:
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
         _require_as_it_stood(connection, asked)
-        planned = _plan(connection, asked, now_ms)
+        # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
+        planned = _plan(connection, asked, now_ms) if now_ms >= row.at_ms else None
     except (Refused, UsageError) as error:
         end(connection, row.job_id, worker, "failed", str(error), now_ms)
-        return ClaimedJob(row.job_id, asked, by, None, str(error))
-    return ClaimedJob(row.job_id, asked, by, planned)
+        return ClaimedJob(row.job_id, asked, by, row.at_ms, None, str(error))
+    return ClaimedJob(row.job_id, asked, by, row.at_ms, planned)
 
 
 def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:

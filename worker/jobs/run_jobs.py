@@ -24,6 +24,7 @@ import structlog
 
 from drawdown.providers.protocol import Capabilities
 from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.text import counted
@@ -100,6 +101,9 @@ def _do(turn: Context, taken: ClaimedJob, done: JobsDone) -> Steps[bool]:
 
 
 def _come(turn: Context, taken: ClaimedJob) -> Steps[Turn]:
+    if taken.by.now_ms < taken.queued_ms:
+        shows = f"the clock of {turn.worker} shows {utc(taken.by.now_ms)}, before {utc(taken.queued_ms)}"
+        return Turn(None, f"{shows}, when the job was queued. Check the clock of its machine", in_vain=True)
     by = replace(taken.by, now_ms=turn.clock.now_ms())
     match taken.payload:
         case AcceptJob() as accepted:

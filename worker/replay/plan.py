@@ -28,9 +28,9 @@ FLIPS_SHOWN: Final = 200
 
 
 class ReplayAtWork(Refused):
-    """Another replay of some of these windows is running, or took this one over.
+    """Another replay of some of these windows is running, took this one over, or has passed the plan's end.
 
-    A retry can succeed once it has ended.
+    A retry can succeed later.
     """
 
 

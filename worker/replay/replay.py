@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.audit import By, record
+from drawdown.schema.clock import utc
 from drawdown.schema.database import Transact
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
@@ -138,8 +139,8 @@ def replay(
     """Seal the planned windows again, and send the resulting pushes.
 
     `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job that it belongs
-    to. Errors: ReplayAtWork while another replay of some of these windows is running; HistoryDoubted while a recovery
-    is needed.
+    to. Errors: ReplayAtWork while another replay of some of these windows is running, or if this replay has passed the
+    end of the plan; HistoryDoubted while a recovery is needed.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
@@ -281,6 +282,11 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
+        if row.next_ms > plan.to_ms:  # such a plan would end at once, and the rest of the range would count as done
+            raise ReplayAtWork(
+                f"this replay has reached {utc(row.next_ms)}, but its plan ends at {utc(plan.to_ms)}, because a clock "
+                "that was behind made the plan. Check the clock of this machine, then repeat the replay"
+            )
         taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS, "job_id": job_id}
         SQL.run(connection, "take_over", taken)
         return Begun(row.replay_id, row.next_ms, row.pushes, resumed=True)
