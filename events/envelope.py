@@ -39,7 +39,7 @@ Named: TypeAlias = tuple[str | None, str | None]
 
 
 class Unfit(UsageError):
-    """An error: an item is not a usage event.
+    """The error for an item that is not a usage event.
 
     `code`: the fault. `at`: its place in the item (a path; empty: the whole item). `named`: the source and id that the
     item states.

@@ -139,7 +139,7 @@ def finish(
         raise Denied(
             "below_drawn",
             f"{found.reservation} has drawn {counted_credits(found.drawn_micro)}, so "
-            "its cost cannot be lower. To return credit, run `drawdown ledger grant CUSTOMER CREDITS`",
+            "its cost cannot be lower. To return credit, run `drawdown ledger grant CUSTOMER AMOUNT --kind refund`",
         )
     charged, off = _charge(connection, found, FINAL, lines, by)
     after = replace(
@@ -178,7 +178,7 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
         if wanted is None or [line.content for line in wanted] != [line.content for line in last]:
             drawn = counted_credits(found.drawn_micro)
             text = f"{found.reservation} is {found.state} at {drawn}. To correct this cost, run "
-            raise Denied("other_content", f"{text}`drawdown ledger grant CUSTOMER CREDITS`")
+            raise Denied("other_content", f"{text}`drawdown ledger grant CUSTOMER AMOUNT`")
     return Drawn(found, 0, 0, repeated=True)
 
 
@@ -186,7 +186,7 @@ def instead(found: Reservation) -> str:
     """Return the next step for an execution that has ended."""
     if found.state == "expired":
         return "Settle the execution with its cost, even if it is late"
-    return "To correct its cost, run `drawdown ledger grant CUSTOMER CREDITS`"
+    return "To correct its cost, run `drawdown ledger grant CUSTOMER AMOUNT`"
 
 
 def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:

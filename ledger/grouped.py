@@ -33,8 +33,8 @@ _ANY: Final = -NO_END_MICRO
 class Standing:
     """A wallet as it was read, with its uncharged use and its pending changes.
 
-    `next_due_ms`: the time of the next due change (None: without a due change). `lots_over_ms`: the end of the last
-    ended lot (None: a lot never ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit
+    `next_due_ms`: the time of the next due change (None: all changes are applied). `lots_over_ms`: the end of the last
+    ended lot (None: no lot has ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit
     of ended lots that waits for the end of executions.
     """
 

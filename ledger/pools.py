@@ -93,7 +93,7 @@ def allot(
             "no_credit",
             f"pool {pool} has {counted_credits(room)} left, fewer than "
             f"{as_credits(amount_micro)}. Allot less, or run `drawdown ledger grant "
-            f"{typed(pool, 'CREDITS')}`",
+            f"{typed(pool, 'AMOUNT')}`",
             "credits",
         )
     lots.give(connection, lot)

@@ -179,7 +179,7 @@ def no_credit(
     used = f" (usage of {as_credits(unbilled_micro)} is not charged yet)" if unbilled_micro else ""
     held = [f"{row.reservation} reserves {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
     text = f"{customer_id} has {counted_credits(available)} available{used}, and the execution needs "
-    text += (f"{as_credits(wanted_micro)}. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`") + (
+    text += (f"{as_credits(wanted_micro)}. Run `drawdown ledger grant {typed(customer_id, 'AMOUNT')}`") + (
         ", or end an execution" if held else ""
     )
     return Denied("no_credit", "; ".join((text, *held)), "credits")

@@ -547,9 +547,9 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 
 
 class WebhookRefused(DrawdownError):
-    """An error: a webhook is not signed correctly, too old, or of another account.
+    """The error for a webhook that is not signed correctly, is too old, or belongs to another account.
 
-    Drawdown did not use it.
+    Drawdown does not use this webhook.
     """
 
 

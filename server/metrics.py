@@ -331,7 +331,7 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )  # fmt: skip
     yield gauge(
         "tick_last_success_timestamp_seconds",
-        "Unix time in seconds of the last tick in 24 hours that ended with status 0 or 75, by shard.",
+        "Unix time in seconds of the end of the last tick with exit status 0 or 75 in the last 24 hours, by shard.",
         [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
     )  # fmt: skip
 

@@ -443,7 +443,7 @@ def test_backfill_close_effect_on_balance_and_halt_is_shown_before(
     staged(fleet, event("a", units))
     shown_ = command(fleet, capfd, "backfill", "show", "june")
     assert f"{said.format('closing')}" in shown_ and ("This halts" in shown_) == ("This halts" in said)
-    assert ("drawdown ledger grant acme CREDITS" in shown_) == ("halts" in said)
+    assert ("drawdown ledger grant acme AMOUNT" in shown_) == ("halts" in said)
     told_ = command(fleet, capfd, "backfill", "close", "june", "--hash", shown(fleet).hash)
     assert said.format("the next tick") in told_
     fleet.tick(T0 + DAY_MS + WINDOW_MS)

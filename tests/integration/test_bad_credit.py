@@ -35,7 +35,7 @@ READY: Final = (
     "ledger grant rich 30 --key term --new",
     "topup set rich --below 5 --amount 20 --price 100 --currency usd --customer c --most 9000",
 )
-CORRECT: Final = " cost, run `drawdown ledger grant CUSTOMER CREDITS`"
+CORRECT: Final = " cost, run `drawdown ledger grant CUSTOMER AMOUNT`"
 # What is typed: the exit status, the code, and what it says to do.
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),
@@ -141,7 +141,7 @@ def test_execution_refusal_names_permission_step(ready: sa.Engine, capsys: pytes
         assert typed(capsys, f"execution accept more-{number} --org acme --estimate 10")[0] == 0
     told = typed(capsys, "execution accept new --org acme --estimate 10")[1]
     assert (told["code"], told["step"]) == ("no_credit", "credits")
-    assert "`drawdown ledger grant acme CREDITS`, or end" in told["error"]
+    assert "`drawdown ledger grant acme AMOUNT`, or end" in told["error"]
 
 
 def test_execution_command_repeated_returns_first_result_uncharged(

@@ -299,7 +299,7 @@ def test_blocked_command_line_use_lists_each_way_out(guarded: Guarded, capfd: py
     for words in (("check",), ("consume", "key-1")):
         lines = asked(*words, "huge", "--org", "acme")
         assert (
-            "top up: open: credit for the wallet of acme; missing: 900 credits: drawdown ledger grant acme CREDITS"
+            "top up: open: credit for the wallet of acme; missing: 900 credits: drawdown ledger grant acme AMOUNT"
             in lines
         )
         assert "sponsor: no_sponsor: acme does not have another payer: drawdown payer allow PAYER acme" in lines

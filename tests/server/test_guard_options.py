@@ -78,7 +78,7 @@ def test_guard_options_sponsor_call_is_charged_to_sponsor(house: House) -> None:
         found = await options()
         assert (found["decision"], found["rule"]) == ("block", "credits")
         assert closed(found) == {"sponsor": "no_sponsor", "request_override": "not_limit"}
-        assert (found["top_up"]["missing"], found["top_up"]["command"]) == (1, "drawdown ledger grant acme CREDITS")
+        assert (found["top_up"]["missing"], found["top_up"]["command"]) == (1, "drawdown ledger grant acme AMOUNT")
         assert found["top_up"]["link"] is None, "there is no page of theirs here"
         assert found["sponsor"]["command"] == "drawdown payer allow PAYER acme"
         by, engine = house.fleet.by, house.fleet.engine

@@ -51,7 +51,7 @@ SCOPES: Final = (
     "ledger:write", "orgs:read", "orgs:write", "samples:write", "settlements:read", "settlements:write", "usage:read",
     "usage:write",
 )  # fmt: skip
-"""All scopes. Each route requires one of them."""
+"""The scopes of API keys. A route that takes an API key requires one of them."""
 EVENTS: Final = "events:write"
 SAMPLES: Final = "samples:write"
 WITH_IDS: Final = frozenset({EVENTS, SAMPLES})

@@ -202,7 +202,7 @@ class HookRequest:
 class HookAnswer:
     """The outcome of a message.
 
-    `status`: the HTTP status (None: a response did not arrive). `error`: None if the endpoint has it. `is_sent`: False
+    `status`: the HTTP status (None: without a response). `error`: None if the endpoint has it. `is_sent`: False
     if the call was not begun.
     """
 

@@ -111,7 +111,7 @@ class WalletRow:
 
     `has_used`: the wallet may still have to pay for recorded usage. Amounts are in micro-credits. `held_micro`:
     reserved credit. `over_micro`: the rest of ended lots that is not booked yet. `lots_over_ms`: use dated earlier may
-    change this rest. `next_due_ms`: the time of the next due change (None: a change is not due).
+    change this rest. `next_due_ms`: the time of the next due change (None: all changes are applied).
     """
 
     customer_id: str

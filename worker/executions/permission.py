@@ -405,7 +405,7 @@ def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, othe
 
 
 def _no_wallet(customer_id: str) -> Denied:
-    text = f"customer {customer_id} does not have a wallet. Run `drawdown ledger grant {typed(customer_id, 'CREDITS')}`"
+    text = f"customer {customer_id} does not have a wallet. Run `drawdown ledger grant {typed(customer_id, 'AMOUNT')}`"
     return Denied("no_wallet", text, "account")
 
 

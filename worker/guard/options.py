@@ -114,7 +114,7 @@ def _call(way: Way, wish: Wish) -> Mapping[str, object] | None:
 
 def _command(way: Way, wish: Wish, payer: str) -> str | None:
     if way.option == "top_up" and way.is_open and way.at is None:
-        return typed("drawdown", "ledger", "grant", payer, "CREDITS")
+        return typed("drawdown", "ledger", "grant", payer, "AMOUNT")
     if way.option == "sponsor" and way.code == "no_sponsor":
         return typed("drawdown", "payer", "allow", "PAYER", wish.org_id)
     if way.option == "request_override" and way.asked:

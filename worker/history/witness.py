@@ -30,7 +30,7 @@ from drawdown.worker.history.incarnation import server_of, worker_of_tick
 SQL = queries(__file__)
 
 ELSEWHERE: Final = (
-    "set DRAWDOWN_STATE_DIR to a folder of this machine that outlives the process and is not restored with the database"
+    "Set DRAWDOWN_STATE_DIR to a folder of this machine that outlives the process and is not restored with the database"
 )
 
 
@@ -117,7 +117,7 @@ class WitnessFile:
         except OSError as error:
             if error.errno in FULL:
                 raise StorageFull(f"the disk of {self._folder} is full. Free some space. {UNSENT}") from error
-            raise UsageError(f"cannot write {file} ({error.strerror}): {ELSEWHERE}") from error
+            raise UsageError(f"cannot write {file}: {error.strerror}. {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
         """Check that the folder is writable by a test file, which is then deleted.
@@ -137,7 +137,7 @@ class WitnessFile:
         except OSError as error:
             if error.errno in FULL:
                 raise StorageFull(f"the disk of {self._folder} is full. Free some space. {UNSENT}") from error
-            raise UsageError(f"cannot write {self._folder} ({error.strerror}): {ELSEWHERE}") from error
+            raise UsageError(f"cannot write to {self._folder}: {error.strerror}. {ELSEWHERE}") from error
 
     def _file(self, database_id: str) -> Path:
         return self._folder / f"drawdown-{database_id}.json"
@@ -154,7 +154,7 @@ class WitnessFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise UsageError(f"cannot read {file} ({error.strerror}): {ELSEWHERE}") from error
+            raise UsageError(f"cannot read {file}: {error.strerror}. {ELSEWHERE}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(
                 f"invalid checkpoint {file}. Delete it. If the database may have been restored, "

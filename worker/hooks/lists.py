@@ -25,7 +25,7 @@ class EndpointRow:
     """An endpoint. Times are in milliseconds.
 
     `due`, `failed`: the numbers of its messages in these states. `oldest_due_ms`: the time of the oldest due event.
-    `old_until_ms`: the time until which the old secret also signs. `oldest_due_ms` None: a message is not due.
+    `old_until_ms`: the time until which the old secret also signs. `oldest_due_ms` None: `due` is 0.
     `old_until_ms` None: the secret was never rotated. `ended_ms` None: it is active.
     """
 
@@ -47,7 +47,7 @@ class DeliveryRow:
 
     `failures`: the number of consecutive failures. `at_ms`: the time of the event. `replays`: how often it was queued
     again. `due_at_ms`: the next call. `ended_ms`: the delivery, or the last failure (None: it is due). `last_status`:
-    the HTTP status of the last response (None: a response did not arrive).
+    the HTTP status of the last response (None: without a response).
     """
 
     message_id: str

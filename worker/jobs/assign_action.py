@@ -97,7 +97,7 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
     if provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt:
         raise Refused(
             f"{candidate.provider} bills {org} now. Without credit here, the new assignment halts it at once. Grant "
-            f"credit first (`drawdown ledger grant {typed(candidate.customer_id, 'CREDITS')}`), or pass --allow-halt"
+            f"credit first (`drawdown ledger grant {typed(candidate.customer_id, 'AMOUNT')}`), or pass --allow-halt"
         )
     (made,) = assignments.assign(
         connection, [org], provider, by, customer_id=candidate.customer_id, from_ms=options.from_ms

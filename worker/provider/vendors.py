@@ -322,9 +322,9 @@ Key = tuple[str, str, str, int]
 class DriftLine:
     """A vendor's service on one day, in millionths of the currency.
 
-    `estimated_micro`: the cost of the usage (None: a cost is not set). `billed_micro`: the bill (None: unknown).
-    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (a cost is not set
-    for the service on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded
+    `estimated_micro`: the cost of the usage (None: the service is unmapped). `billed_micro`: the bill (None: unknown).
+    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (the service
+    has no cost on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded
     them, and the day is neither today nor one of the FRESH_DAYS before it.
     """
 

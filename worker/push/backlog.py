@@ -61,7 +61,7 @@ class Waiting(OpenPushes, _OfProvider):
     refusal: str | None = None
     """The most frequent reason of those refusals; None: without a refusal."""
     retry_ms: int | None = None
-    """When the first due push is sent next; None: a push is not due."""
+    """The earliest time at which a due push is sent next; None: `due` is 0."""
     tried: int = 0
     """Open pushes with at least one attempt."""
     units: dict[str, int] = field(default_factory=dict)

@@ -508,7 +508,7 @@ ACTIONS: Final = (
         "Reverse a settlement",
         "Reverse a settlement, whole or in part. If the settlement was released, its terms must allow clawbacks, and "
         "the next payout is lower by the amount. Drawdown does not refund the customer. To refund, run `drawdown "
-        "ledger grant CUSTOMER CREDITS`.",
+        "ledger grant CUSTOMER AMOUNT --kind refund`.",
         _reverse,
         _taken_back,
         path="/v1/settlements/{execution}/reverse",

@@ -352,7 +352,9 @@ def _stop(
         return TopupStopped(None, not undo, switch(connection, asked.by, stopped=not undo), None)
     if undo:
         raise UsageError(
-            f"--undo needs --all. To resume one wallet, run `drawdown topup start {typed(customer_id)}`", at="undo"
+            "--undo needs --all. To start the top-ups of one wallet again, run "
+            f"`drawdown topup start {typed(customer_id)}`",
+            at="undo",
         )
     said = set_mode(connection, customer_id, "stopped", asked.by)
     assert said.was is not None
@@ -447,7 +449,7 @@ ACTIONS: Final = (
         "topup resolve",
         "Record outcome of a top-up",
         "Record the outcome of a top-up in doubt. Read the outcome in the payment service's own dashboard. If another "
-        "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant CUSTOMER CREDITS`.",
+        "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant CUSTOMER AMOUNT`.",
         _resolve,
         lambda done: f"{done.topup}: {done.state}",
         path="/v1/topups/{topup}/resolve",

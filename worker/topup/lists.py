@@ -52,8 +52,8 @@ class WalletTerms:
 class TopupRow:
     """A top-up, in micro-credits and minor units of money.
 
-    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open. `payment_id` None: a payment is not
-    known.
+    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open. `payment_id` None: the payment is
+    unknown.
     """
 
     topup: str

@@ -232,7 +232,7 @@ def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
     """Return lines about the rest of a wallet. `what`: the step that charges it, such as `closing`."""
     if left is None:
         return []
-    command = typed("drawdown", "ledger", "grant", left.customer_id, "CREDITS")
+    command = typed("drawdown", "ledger", "grant", left.customer_id, "AMOUNT")
     then = f". This halts {left.org_id}. To prevent it, run `{command}` first" if left.halts else ""
     has, rest = show_credits(left.has_micro), show_credits(left.left_micro)
     return [f"{left.customer_id} has {has} credits: {what} leaves {rest}{then}"]

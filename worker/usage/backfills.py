@@ -444,7 +444,7 @@ class Overdue:
 class OpenBackfills:
     """The number of open backfills, and the start of the oldest.
 
-    `since_ms`: the start (None: a backfill is not open).
+    `since_ms`: that start (None: `count` is 0).
     """
 
     count: int

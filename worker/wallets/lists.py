@@ -354,7 +354,7 @@ class RunFigures:
     """Numbers of executions.
 
     `held`: those that have credit reserved. `overdue`: those of them past their end. `overdue_since_ms`: the earliest
-    such end (None: an execution is not overdue). `expired`: executions that expired and were not settled.
+    such end (None: `overdue` is 0). `expired`: executions that expired and were not settled.
     """
 
     held: int

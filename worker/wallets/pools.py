@@ -128,7 +128,7 @@ def allow(
 
     The limit is in micro-credits (None: unlimited).
 
-    Returns the permission in force now, and the one before (None: a permission did not exist).
+    Returns the permission in force now, and the one before (None: this is the first).
 
     Errors: UnknownId; UsageError for an invalid limit; Denied `pays_itself`, `no_wallet`.
     """
@@ -142,7 +142,7 @@ def allow(
         )
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
         # An empty wallet would halt a customer who is billed afterwards.
-        text = f"{payer} does not have a wallet here. Run `drawdown ledger grant {typed(payer, 'CREDITS')}` first"
+        text = f"{payer} does not have a wallet here. Run `drawdown ledger grant {typed(payer, 'AMOUNT')}` first"
         raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])
     found, was = pools.say(connection, payer, org_id, by, allowed=True, limit_micro=limit_micro)
@@ -311,7 +311,7 @@ def _make(connection: sa.Connection, asked: Invocation, pool: PoolName, *, new: 
 
 def _sentence(done: PoolMade) -> str:
     said = (
-        f"created. To give it credit, run `drawdown ledger grant {typed(done.pool, 'CREDITS')}`"
+        f"created. To give it credit, run `drawdown ledger grant {typed(done.pool, 'AMOUNT')}`"
         if done.made
         else "exists already; nothing changes"
     )
@@ -506,7 +506,7 @@ ACTIONS: Final = (
     Action(
         "pool make",
         "Make a pool",
-        "Create a pool, a wallet that allots credit. Fill it with `ledger grant POOL CREDITS`. If its name "
+        "Create a pool, a wallet that allots credit. Fill it with `ledger grant POOL AMOUNT`. If its name "
         "resembles a pool's or customer's, you must pass --new.",
         _make,
         _sentence,

@@ -137,7 +137,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
         raise Denied(
             "no_credit",
             f"{customer_id} has {counted_credits(has)} to pay with, but {asks}. Run `drawdown ledger grant "
-            f"{typed(customer_id, 'CREDITS')}`",
+            f"{typed(customer_id, 'AMOUNT')}`",
             "credits",
         )
     charged = tiers.buy(connection, customer_id, found, by)
