@@ -345,7 +345,7 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)
     return gauge(
         "calls_cut_to",
-        "Lowest limit of concurrent calls in ticks of the last 15 minutes, by provider that refused calls as too many.",
+        "Lowest limit of concurrent calls in ticks of the last 15 minutes, by provider that rate-limited calls.",
         [((provider,), at_once) for provider, at_once in found.items()],
         ("provider",),
     )

@@ -166,8 +166,8 @@ def _end(world: World, *, key: str, amount: int, state: str) -> str:
     charged = run.costs(max(amount - run.off, 0)) if open_ else None
     act = executions.settle if state == "settled" else executions.release
     answer = _call(world, lambda c: act(c, key, Cost(run.drawn + amount), _by(world)))
-    if run.state == state == "settled" and not amount and not isinstance(answer, Denied):
-        charged = 0  # after a restore it was settled at this already: a repetition charges nothing
+    if run.state == state and not amount and not isinstance(answer, Denied):
+        charged = 0  # after a restore it had ended at this cost already: a repetition charges nothing
     _judge(world, f"{key} is to be {state}", answer, charged)
     if charged is not None:
         world.faults.note(f"run_{state}" if run.state == "held" else "run_settled_late")
