@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
-from drawdown.providers.protocol import HOUR_MS, CustomerState, Rejected, Unknown
+from drawdown.providers.protocol import HOUR_MS, CustomerState, Duplicate, Rejected, Unknown
 from drawdown.schema.database import write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import MICRO, WINDOW_MS
@@ -150,6 +150,18 @@ def test_org_halted_by_rejected_usage_resumes_after_manual_resolve(engine: sa.En
     write(engine, lambda c: pushes.resolve_accepted(c, [str(key)], fleet.by, "an invoice item by hand"))
     assert fleet.tick_windows(1).exit_status == 0 and not halted(fleet)
     clean(fleet)
+
+
+def test_org_of_manually_accepted_push_is_read_again(engine: sa.Engine) -> None:
+    """The person may have charged the customer by hand just now, and no read shows it."""
+    fleet, provider = refusing(engine)
+    key = f"usage:acme:{T0}:compute_1gb"
+    provider.answers[key] = Duplicate()
+    fleet.tick(T0 + 2 * WINDOW_MS)
+    fleet.write("UPDATE orgs SET projection_due_ms = NULL")
+    write(engine, lambda c: pushes.resolve_accepted(c, [key], fleet.by, "the provider's console shows it"))
+    assert fleet.one("SELECT state FROM pushes") == "accepted"
+    assert fleet.rows("SELECT projection_due_ms FROM orgs") == [(fleet.by.now_ms,)]
 
 
 def test_rejected_push_that_may_still_arrive_is_not_voided(engine: sa.Engine) -> None:

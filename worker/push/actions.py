@@ -49,9 +49,10 @@ from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, look_up_all
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.evidence import own_up_to_lost, taken_back
 from drawdown.worker.push.rows import PushRow, Row, change, find_pushes, request_of, require_push
-from drawdown.worker.push.void import REJECTED, Barrier, Refusal, ask_again, put_in_doubt, refusals, void_many
+from drawdown.worker.push.void import REJECTED, Barrier, Refusal, put_in_doubt, refusals, void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
 from drawdown.worker.verdict.rates import Prices, Quantity, Worth
+from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
 
@@ -175,10 +176,13 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
 
 
 def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence: str) -> None:
-    """Accept pushes that the caller has checked and locked, with their evidence."""
+    """Accept pushes that the caller has checked and locked, with their evidence.
+
+    The organisations are read again, because the person may just have charged them at the provider.
+    """
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
-    ask_again(connection, chosen, by.now_ms)
+    mark_for_projection(connection, [str(push.org_id) for push in chosen], by.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(str(push.key), {**about, "was": push.state}) for push in chosen]
     record_many(connection, "push_resolve", done, by)
