@@ -160,7 +160,7 @@ def test_runbook_provider_down_36_days_bills_old_usage_by_hand(home: Home) -> No
     home.clock.at_ms += WINDOW_MS
     home.env = env
     values = {"PROVIDER": "stripe", "INVOICE_ITEM": "ii_1", "ORG": "bob", "COUNT": "1"}
-    home.follow("provider-down-36-days", "Let it", values)
+    home.follow("provider-down-36-days", "Let the", values)
     assert rows(home.url, "SELECT window_ms FROM pushes WHERE state = 'rejected'") == [(T0,)]
     home.follow("provider-down-36-days", "Bill old usage by hand", values)
     assert home.stripe.charged("cus_bob", FEATURE) == 7, "the other 60 stand on the invoice"
@@ -416,7 +416,7 @@ def test_runbook_suppliers_dispute_refunds_and_releases_settlement(home: Home) -
         "RUN": "render-1", "SUPPLIER": "pixel", "CUSTOMER": "alice", "AMOUNT": "1.40", "TICKET": "ticket-7",
         "GIVEN_BACK": "2",
     }  # fmt: skip
-    assert "render-2" in home.follow("suppliers-dispute", "Stop its", values)
+    assert "render-2" in home.follow("suppliers-dispute", "Stop the release", values)
     home.clock.at_ms += 40 * DAY_MS
     home.run("settlement", "payout", "pixel", "--dry-run", status=1)
     home.follow("suppliers-dispute", "The customer is", values)
