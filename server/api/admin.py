@@ -59,7 +59,7 @@ async def order_of(services: Services, budget: bodies.Budget, request: Request, 
     """Verify a signed request, and return its content. Errors: ApiError."""
     if not services.settings.admin_secrets:
         raise ApiError(
-            503, "not_configured", "the admin secret is not set. Ask the operator to set DRAWDOWN_ADMIN_SECRET"
+            503, "not_configured", "the admin secret is not set. Ask the operator to set DRAWDOWN_ADMIN_SECRETS"
         )
     async with bodies.body_of(request, MAX_BYTES, budget) as body:
         return _order_in(services, request, body, model)

@@ -60,7 +60,7 @@ def verify(
     """
     if not secrets:
         raise ApiError(
-            503, "not_configured", "the admin secret is not set. Ask the operator to set DRAWDOWN_ADMIN_SECRET"
+            503, "not_configured", "the admin secret is not set. Ask the operator to set DRAWDOWN_ADMIN_SECRETS"
         )
     timestamp, offered = headers.get("x-timestamp", ""), headers.get("x-signature", "")
     if _VERSION_1.fullmatch(offered):
