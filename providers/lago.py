@@ -56,7 +56,7 @@ NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
 """Largest quantity of one event at Lago."""
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Milliseconds after a send from which a look-up finds an event.
+"""Milliseconds after a send from which a lookup finds an event.
 
 With the ClickHouse store, events pass through a queue.
 """

@@ -3,7 +3,7 @@
 A push is one CloudEvent, and the balance is that of an entitlement.
 
 Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204 proves only that the event is in
-OpenMeter's queue, so each push is Queued and settled by its look-up. Sources: openmeter.io/docs, its OpenAPI
+OpenMeter's queue, so each push is Queued and settled by its lookup. Sources: openmeter.io/docs, its OpenAPI
 description and the source of openmeterio/openmeter. This module was not tried against OpenMeter itself.
 
 OpenMeter's answers prove:
@@ -293,7 +293,7 @@ def _filter(request: PushRequest) -> Mapping[str, object]:
 
 
 def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> LookupResult:
-    """Return the result of a look-up, by the event of the push."""
+    """Return the result of a lookup, by the event of the push."""
     if not isinstance(item, Mapping) or not isinstance(event := item.get("event"), Mapping):
         return ReadFailed("OpenMeter returned an item that is not an event")
     if (event.get("id"), event.get("source")) != (request.key, SOURCE):

@@ -58,7 +58,7 @@ MAX_KEY_CHARS: Final = 500
 """Most characters of a key at Polar."""
 KEY: Final = "drawdown_key"
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Milliseconds after a send from which a look-up finds an event."""
+"""Milliseconds after a send from which a lookup finds an event."""
 BALANCE_LAG_MS: Final = MINUTE_MS
 """Milliseconds after a charge from which a balance shows it."""
 PAGE: Final = 100

@@ -42,7 +42,7 @@ class Capabilities:
     success_proves_charge: bool = True
     """True if an answer of success proves the charge.
 
-    If False, each push is Queued, and its look-up settles it.
+    If False, each push is Queued, and its lookup settles it.
     """
 
     batch_size: int = 1
@@ -54,10 +54,10 @@ class Capabilities:
     reads_per_s: float | None = None
     """The most reading calls a second of one worker; None: unlimited.
 
-    Reading calls are customers, look-ups, totals and checks.
+    Reading calls are customers, lookups, totals and checks.
     """
     lookups_per_s: float | None = None
-    """The most look-ups and totals of one customer a second of one worker.
+    """The most lookups and totals of one customer a second of one worker.
 
     None: unlimited.
     """
@@ -119,7 +119,7 @@ class Capabilities:
     """
 
     lookup_lag_ms: int | None = None
-    """The time after a send in which a look-up can still miss an applied push.
+    """The time after a send in which a lookup can still miss an applied push.
 
     None: a push cannot be looked up.
     """
@@ -400,7 +400,7 @@ CustomerRead: TypeAlias = CustomerState | NoCustomer | ReadFailed
 
 @dataclass(frozen=True)
 class FoundPush:
-    """The result of a look-up that found the push.
+    """The result of a lookup that found the push.
 
     `quantity`: the base units that the provider charged for it.
     """
@@ -412,7 +412,7 @@ class FoundPush:
 
 @dataclass(frozen=True)
 class Absent:
-    """The result of a look-up if the provider does not have this push.
+    """The result of a lookup if the provider does not have this push.
 
     The result is proof only after the declared lag.
     """
@@ -420,7 +420,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class CannotTell:
-    """The result of a look-up that the provider cannot answer, now or later.
+    """The result of a lookup that the provider cannot answer, now or later.
 
     It has the reason, and a person decides.
     """

@@ -230,7 +230,7 @@ def _is_left(left: ShownCredit) -> bool:
 
 
 def looked_up(found: LookupResult) -> LookupResult:
-    """Return the result of a look-up, validated."""
+    """Return the result of a lookup, validated."""
     match found:
         case FoundPush(quantity) if not _is_figure(quantity):
             return ReadFailed(f"invalid quantity {_format_value(quantity)}")

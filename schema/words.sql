@@ -129,7 +129,7 @@ OFFSET 0) w
 
 -- name: billed_now [postgresql]
 -- The organisations among :org_ids that :provider bills now, each with its customer. One scan of the key finds all
--- of them. A look-up of each takes three times as long.
+-- of them. A lookup of each takes three times as long.
 (SELECT a.org_id, a.customer_id FROM assignments a WHERE a.org_id IN :org_ids AND a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
 

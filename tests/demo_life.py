@@ -159,7 +159,7 @@ def _halts(month: Month) -> Iterator[str]:
 
 
 def _incidents(month: Month) -> Iterator[str]:
-    """Something waits at Stripe, is in doubt and rejected there; Autumn's outage is over, by look-ups."""
+    """Something waits at Stripe, is in doubt and rejected there; Autumn's outage is over, by lookups."""
     states = {(provider, state): n for provider, state, n in month.rows(
         "SELECT provider, state, COUNT(*) FROM pushes GROUP BY 1, 2")}  # fmt: skip
     for state in ("due", "in_doubt", "rejected"):

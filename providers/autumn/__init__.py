@@ -81,7 +81,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         # Autumn states it in a header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for
         # one customer's events (recorded). A read that Autumn refuses is retried once, and again later.
         reads_per_s=10_000,
-        # A look-up makes two calls if it does not find the key: four of the five allowed a second.
+        # A lookup makes two calls if it does not find the key: four of the five allowed a second.
         lookups_per_s=2,
         key_retention_ms=settings.key_retention_ms,
         # If Autumn is killed between claim and deduction, it answers 409 from then on and never charges (recorded).

@@ -4,7 +4,7 @@ Each charge attaches a plan of one prepaid feature once.
 
 Guarantee: a charge is attached at most once. Before it, Drawdown reads the amount from Autumn (`preview_attach`). If
 the amount differs, Drawdown does not attach. If an answer does not prove whether money was taken, the charge stays in
-doubt, and a person decides. A look-up never reports "paid" or "not found", because Autumn's facts cannot prove either.
+doubt, and a person decides. A lookup never reports "paid" or "not found", because Autumn's facts cannot prove either.
 
 Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`. 30
 calls a minute are allowed. The header's key is shared across customers and routes, lasts a day, and its store fails
@@ -50,7 +50,7 @@ METADATA: Final = "drawdown_charge"
 NEVER_MS: Final = 100 * 365 * DAY_MS
 """A lag that never ends, because absence is never proof."""
 MAX_NAMED: Final = 5
-"""Invoices that a look-up lists for the person who decides."""
+"""Invoices that a lookup lists for the person who decides."""
 MAX_CHARS: Final = 200
 """Most characters of Autumn's texts that Drawdown quotes in an outcome."""
 UNREAD_MS: Final = 5 * MINUTE_MS

@@ -224,7 +224,7 @@ class Bench(ABC):
     tells_duplicates: bool = True
     """True if the service reports that it received a key before.
 
-    Otherwise only look-ups find another quantity under a key that was sent before the history was lost (rule R1).
+    Otherwise only lookups find another quantity under a key that was sent before the history was lost (rule R1).
     """
 
     @abstractmethod

@@ -52,7 +52,7 @@ from drawdown.schema.units import DAY_MS, SECOND_MS, WINDOW_MS
 
 
 class ReadTests(Tools):
-    """Tests of look-ups, totals, balances and customers."""
+    """Tests of lookups, totals, balances and customers."""
 
     def test_what_was_charged_is_found(self) -> None:
         request, never = self.request(123_457 * self.unit), self.request()

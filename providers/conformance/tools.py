@@ -132,7 +132,7 @@ class Tools:
     def charge(self, request: PushRequest) -> bool:
         """Send a push, and return True if it was charged.
 
-        If the provider declares that its answer is not proof, the look-up decides.
+        If the provider declares that its answer is not proof, the lookup decides.
         """
         outcome = self.push(request)
         if self.bench.provider.capabilities.success_proves_charge:
@@ -192,7 +192,7 @@ class Tools:
         return told
 
     def lag(self) -> None:
-        """Advance the clock until a look-up and totals cannot miss a charge."""
+        """Advance the clock until a lookup and totals cannot miss a charge."""
         capabilities = self.bench.provider.capabilities
         self.bench.advance(max(capabilities.lookup_lag_ms or 0, capabilities.totals_lag_ms or 0) + SECOND_MS)
 

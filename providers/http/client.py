@@ -526,14 +526,14 @@ class Connection(asyncio.Protocol):
 
 
 NAMES_AT_ONCE: Final = 4
-"""Concurrent look-ups of host names, in threads of their own.
+"""Concurrent lookups of host names, in threads of their own.
 
 So a name server that hangs does not delay transactions.
 """
 NAMES_KEPT_S: Final = 10.0
 """Seconds for which a resolved address is cached.
 
-Many connections to one host at a time need only one look-up.
+Many connections to one host at a time need only one lookup.
 """
 NEXT_ADDRESS_S: Final = 0.25
 """Seconds before Drawdown also tries a host's next address."""
@@ -668,14 +668,14 @@ class Dialer:
         return raw
 
     def close(self) -> None:
-        """Stop the look-up of names, and clear the cache."""
+        """Stop the lookup of names, and clear the cache."""
         threads, self._threads = self._threads, None
         self._names.clear()
         if threads is not None:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> Sequence[tuple[Any, ...]]:
-        """Return the addresses of an origin, by one look-up for all connections.
+        """Return the addresses of an origin, by one lookup for all connections.
 
         Errors: OSError, UnicodeError.
         """
@@ -690,7 +690,7 @@ class Dialer:
         except (OSError, UnicodeError):
             self._names.pop(origin, None)
             raise
-        # Always the requested port: a look-up may return another.
+        # Always the requested port: a lookup may return another.
         return [(*kind, (where[0], origin.port, *where[2:])) for *kind, where in found]
 
 

@@ -1,6 +1,6 @@
 """The protocol of a payment service: its calls, and their possible outcomes.
 
-Guarantee: results are a closed type, and never guessed. A service does one charge or one look-up for each call, and
+Guarantee: results are a closed type, and never guessed. A service does one charge or one lookup for each call, and
 returns the outcome. The caller decides by the capabilities when to call again. `NotSent` is about one call alone. If an
 earlier call is in doubt, the charge stays in doubt.
 
@@ -32,7 +32,7 @@ class PaymentCapabilities:
     None: permanently.
     """
     lookup_lag_ms: int
-    """The time after a call in which a look-up can still miss its effect."""
+    """The time after a call in which a lookup can still miss its effect."""
     applied_within_ms: int
     """The time after a call in which the service can still apply it.
 
@@ -54,7 +54,7 @@ class Charge:
     charge_id: str
     """The id `topup:{wallet}:{episode}`.
 
-    The service deduplicates by this id, and a look-up finds the charge by it.
+    The service deduplicates by this id, and a lookup finds the charge by it.
     """
     customer_id: str
     """The customer's id at the payment service."""
@@ -70,7 +70,7 @@ class Charge:
     begun_ms: int
     """The moment of the decision to charge (milliseconds).
 
-    A look-up starts at this moment, less a margin for clocks.
+    A lookup starts at this moment, less a margin for clocks.
     """
 
 
@@ -122,7 +122,7 @@ class InDoubt:
 
 @dataclass(frozen=True)
 class NotFound:
-    """The result of a look-up without a charge: proof only after the declared lag."""
+    """The result of a lookup without a charge: proof only after the declared lag."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class OtherContent:
 
     A person decides. The other charge differs in amount, currency or customer.
 
-    From `charge` it can also mean that only the card changed since a failed attempt. Then a look-up returns `NotFound`,
+    From `charge` it can also mean that only the card changed since a failed attempt. Then a lookup returns `NotFound`,
     and the caller gives the charge up as one in doubt.
     """
 

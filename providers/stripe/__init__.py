@@ -218,7 +218,7 @@ class StripeProvider:
 
 
 def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResult:
-    """Return the result of a look-up, by the units of the minute.
+    """Return the result of a lookup, by the units of the minute.
 
     Absent: the minute has no units. FoundPush: the units are the quantity that was sent. CannotTell: they differ, or
     several revisions may share the minute.

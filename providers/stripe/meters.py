@@ -44,7 +44,7 @@ MAX_PAGES: Final = 50
 REMEMBERED_MS: Final = 10 * MINUTE_MS
 """Milliseconds for which the list of meters is cached.
 
-A look-up waits an hour. So a meter that is missing in the cached list is newer than the event that is looked up. A
+A lookup waits an hour. So a meter that is missing in the cached list is newer than the event that is looked up. A
 meter never changes its time window. Only a meter that was archived and made again within this time can be mistaken for
 the old meter.
 """

@@ -3,13 +3,13 @@
 Each charge is one PaymentIntent, confirmed at once while the customer is away.
 
 Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So several calls for a charge within
-24 hours charge once, and a look-up finds the charge by its id. "Paid" needs an intent with our id, amount, currency and
+24 hours charge once, and a lookup finds the charge by its id. "Paid" needs an intent with our id, amount, currency and
 customer that states that it received the whole amount. "Declined" needs Stripe's own statement that the card was
 refused. Every other call that may have charged is in doubt. The card is the customer's default, or else the card that
 they entered on a page of ours. This module does not retry, and was not tried against Stripe itself. A restricted key
 needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
 
-A look-up lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. The search
+A lookup lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. The search
 is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list is without
 these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the charge's
 id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
@@ -18,7 +18,7 @@ Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, erro
 api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):
 
 - Under an Idempotency-Key, Stripe repeats its first answer for at least 24 hours, a 402 or a 500 too. After a stored
-  500, only a look-up returns the outcome. Other parameters under the key are an `idempotency_error`. If the customer
+  500, only a lookup returns the outcome. Other parameters under the key are an `idempotency_error`. If the customer
   changes the card between two attempts, `charge` looks up the first. While the first call is in flight, a second is a
   409 `idempotency_key_in_use`.
 - With `off_session`, if the bank requires the customer, Stripe refuses the card with 402 `authentication_required`. A
@@ -77,12 +77,12 @@ PAGE: Final = 100
 MAX_PAGES: Final = 20
 """Pages of one customer's payments at Stripe.
 
-If there are more, a look-up stays in doubt.
+If there are more, a lookup stays in doubt.
 """
 CLOCKS_MS: Final = HOUR_MS
 """Largest difference by which our clock may be ahead of Stripe's.
 
-A look-up begins earlier by this time, so that it finds every intent.
+A lookup begins earlier by this time, so that it finds every intent.
 """
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
 """Milliseconds after a call before absence can be proof.

@@ -239,7 +239,7 @@ def _meters(text: str) -> dict[str, MeterName]:
             raise _refused("meters", f"valid: {found.group(1)} occurs twice. Name each feature once")
         meters[found.group(1)] = MeterName(found.group(2), unit)
     if len({meter.event_name for meter in meters.values()}) < len(meters):
-        # Two features in one meter cannot be distinguished, so look-ups and totals would fail.
+        # Two features in one meter cannot be distinguished, so lookups and totals would fail.
         raise _refused("meters", "valid: two features have the same event name. Use one event name for each feature")
     return meters
 

@@ -63,7 +63,7 @@ pushes = sa.Table(
     sa.Column("last_error", sa.Text, nullable=True),
     id_column("wire_key", null=True),
     sa.Column("lookups", sa.Integer, nullable=False, server_default=sa.text("0")),
-    # The time of the last look-up at its provider, and the result: found, absent, cannot_tell, not_read.
+    # The time of the last lookup at its provider, and the result: found, absent, cannot_tell, not_read.
     ms_column("looked_up_ms", null=True),
     sa.Column("lookup_answer", sa.Text, nullable=True),
     # True if it was rejected and a person billed it: as an event at the provider, or outside the provider.

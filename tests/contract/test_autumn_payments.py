@@ -246,7 +246,7 @@ def test_charge_429_is_retried_after_requested_wait() -> None:
     assert judged(said(429, "later", retry_after="7")) == NotSent("HTTP 429: too many calls", NOW_MS + 7_000)
 
 
-# A look-up names what a person has to look at, and proves nothing.
+# A lookup names what a person has to look at, and proves nothing.
 
 
 @cases("fault", ["answer_lost", "error_500_after", "unnoted", "request_lost", "error_500_before"])

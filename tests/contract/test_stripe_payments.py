@@ -605,7 +605,7 @@ def test_charge_without_answer_is_in_doubt_and_without_connection_unsent() -> No
     assert isinstance(result, NotSent) and result.retry_at_ms is not None and result.retry_at_ms > NOW_MS
 
 
-# The look-up, by hand.
+# The lookup, by hand.
 
 
 def test_lookup_reads_customer_payments_since_charge_was_decided() -> None:

@@ -1,6 +1,6 @@
 """Nobody is charged twice: thousands of charges, calls that fail in every way, and the emulator's books as the judge.
 
-Two nets hold, each alone: the look-up where Stripe forgets its keys, and the key where nobody looks up. Planted bugs
+Two nets hold, each alone: the lookup where Stripe forgets its keys, and the key where nobody looks up. Planted bugs
 show that the judge sees it when one of them is torn.
 """
 

@@ -1,4 +1,4 @@
-"""What is read of Stripe: customers by the ledger's wallets, look-ups, totals, and the check of a set-up."""
+"""What is read of Stripe: customers by the ledger's wallets, lookups, totals, and the check of a set-up."""
 
 from __future__ import annotations
 

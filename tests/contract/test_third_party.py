@@ -271,7 +271,7 @@ def failures() -> list[str]:
     return []
 
 
-# A service that answers a look-up with a list: an unknown key is an empty one.
+# A service that answers a lookup with a list: an unknown key is an empty one.
 
 
 class ListingService(Service):

@@ -185,7 +185,7 @@ def test_deploy_pages_links_resolve() -> None:
 
 
 def test_alert_for_pushes_waiting_for_lookup_is_ticket() -> None:
-    """A look-up waits for its provider's lag, a day at Stripe: nobody can do anything before."""
+    """A lookup waits for its provider's lag, a day at Stripe: nobody can do anything before."""
     rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"][0]["rules"]
     queued = [rule for rule in rules if re.search(r'state=~?"[^"]*queued', rule["expr"])]
     assert [(rule["alert"], rule["labels"]["severity"]) for rule in queued] == [("DrawdownLookupsWait", "ticket")]

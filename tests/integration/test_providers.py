@@ -267,7 +267,7 @@ def test_attempt_in_flight_during_refusal_leaves_push_in_doubt(engine: sa.Engine
 
 @pytest.mark.both_databases
 def test_answer_after_lookup_of_refusal_leaves_push_in_doubt(engine: sa.Engine) -> None:
-    """More than an hour late: the look-up has claimed the push meanwhile, and could not read."""
+    """More than an hour late: the lookup has claimed the push meanwhile, and could not read."""
     fleet, provider = fleet_of(engine, **{**ASKED, "duplicate_proves_delivery": True})
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)

@@ -84,7 +84,7 @@ def report(tally: Tally, took_s: float) -> bool:
     struck = tally.struck.total() / max(numbers["calls"] + numbers["look_ups"], 1)
     print(
         f"{numbers['episodes']:,} top-ups in {took_s:,.0f} s: {numbers['calls']:,} calls to charge and "
-        f"{numbers['look_ups']:,} look-ups, {struck:.0%} of them struck by a fault; {numbers['kills']:,} kills; "
+        f"{numbers['look_ups']:,} lookups, {struck:.0%} of them struck by a fault; {numbers['kills']:,} kills; "
         f"{numbers['taken']:,} payments taken by the service's own books"
     )
     for name, count in (*tally.states.most_common(), *tally.struck.most_common()):

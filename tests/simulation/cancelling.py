@@ -1,6 +1,6 @@
 """A person cancels wrong pushes at their provider, as `push cancel` does, and may die at any point of it.
 
-Guarantee: what they leave behind is ended by the product's own look-ups, by the command once more, or by reconcile.
+Guarantee: what they leave behind is ended by the product's own lookups, by the command once more, or by reconcile.
 """
 
 from __future__ import annotations

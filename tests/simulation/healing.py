@@ -199,7 +199,7 @@ def _reconciled(run: Run) -> bool:
     if found.unread:
         world.breaches.append(f"not healed: reconcile could not compare: {found}")
     if found.waiting:
-        return False  # a push may wait for the others of its customer for MOST_WAITS look-ups, until a person decides
+        return False  # a push may wait for the others of its customer for MOST_WAITS lookups, until a person decides
     if any(one.corrected for one in found.differing):
         return False
     settle_told(world)

@@ -246,7 +246,7 @@ def _delivered(world: World, tables: Tables) -> Iterator[str]:
 def _drawn_instead(world: World, push: Push, left: dict[tuple[str, str, str], int]) -> bool:
     """Whether a push was accepted by the balance alone, which was drawn on too far by what was given back before with a
     success, and lost (`left` of it, less with each such push): nothing tells the two apart, neither has an event, and
-    the customer, who gets as much less back, pays what was used. No push that an answer or a look-up accepted is meant,
+    the customer, who gets as much less back, pays what was used. No push that an answer or a lookup accepted is meant,
     and not a second more in all than was lost."""
     by_balance = push.state == "accepted" and (push.error or "").startswith("no event shows it, but the customer's")
     remote = world.remote.get(push.provider)

@@ -389,7 +389,7 @@ class Narrow(Slow):
 
 
 def test_reads_in_flight_fall_to_limit_of_provider() -> None:
-    """By 64 reads at once 44 of each round would fail; look-ups and totals are reads, too."""
+    """By 64 reads at once 44 of each round would fail; lookups and totals are reads, too."""
     provider, told, names = Narrow(released=True), list[int](), [f"org-{number}" for number in range(3_000)]
 
     async def whole() -> Mapping[str, CustomerRead]:

@@ -140,7 +140,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], Callable[[], None]]]] 
         _one_after_the_other,
         sound.test_push_streams_of_customers_take_turns_within_claim,
     ),
-    "look-ups take no turns": (
+    "lookups take no turns": (
         _lookups_take_no_turns,
         sound.test_lookups_are_grouped_by_customer_and_span_in_turns,
     ),

@@ -363,14 +363,14 @@ def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, Lo
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
 """First wait between two attempts of a push or a halt, in milliseconds.
 
-It also applies to look-ups of pushes and charges.
+It also applies to lookups of pushes and charges.
 """
 
 
 MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
 """Longest wait between two attempts of a push, in milliseconds.
 
-It also applies to look-ups of pushes and charges.
+It also applies to lookups of pushes and charges.
 """
 
 

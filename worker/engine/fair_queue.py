@@ -279,7 +279,7 @@ def turned_away(answer: object) -> bool:
 class Reads:
     """All reads of a provider, within its limits.
 
-    The limits are reads at once, reads a second, and look-ups a second of one customer. `heed`: adjusts the allowance
+    The limits are reads at once, reads a second, and lookups a second of one customer. `heed`: adjusts the allowance
     by each answer.
     """
 

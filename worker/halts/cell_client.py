@@ -31,7 +31,7 @@ HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
 """Time limit of one halt, in seconds.
 
-It counts from the look-up of the cell's name to its response.
+It counts from the lookup of the cell's name to its response.
 """
 AT_ONCE: Final = 256
 """Halts in flight to all cells."""
@@ -173,7 +173,7 @@ USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
 """Most seconds of a request for a cell's totals.
 
-They count from the look-up of its name to the end of its response.
+They count from the lookup of its name to the end of its response.
 """
 MAX_USAGE_BYTES: Final = 8 << 20
 """Most bytes of a cell's response with the totals of a day.

@@ -43,7 +43,7 @@ class Recovered:
     to_look_up: int = 0
     """The number of open pushes that are looked up before they are sent."""
     to_decide: int = 0
-    """The number of open pushes to providers that lack a look-up, or are not installed on this machine.
+    """The number of open pushes to providers that lack a lookup, or are not installed on this machine.
 
     A person decides them (`drawdown push resolve`), unless another machine can look them up.
     """

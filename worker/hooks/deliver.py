@@ -190,7 +190,7 @@ WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120,
 CALL_MS: Final = 4 * SECOND_MS
 """Most milliseconds of one call to an endpoint.
 
-They count from the look-up of its name to its response.
+They count from the lookup of its name to its response.
 
 The limit is shorter than a round of the watch, which makes these calls concurrently with halts.
 """

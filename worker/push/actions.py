@@ -4,7 +4,7 @@ The command names pushes by key or by a filter, or it takes all in doubt.
 
 Guarantee: many pushes are changed in portions, each in one transaction. The audit records each push as if the command
 named its key. A push that a rule protects is counted by its reason and stays as it is. If the command is cut off,
-repeat it. If a person reports a push as lost and its provider has a look-up, it is looked up first. It is voided only
+repeat it. If a person reports a push as lost and its provider has a lookup, it is looked up first. It is voided only
 if the provider does not have it.
 
 Cancelling undoes a wrong push at its provider, then voids it here. The provider is called only after the intent is
@@ -14,8 +14,8 @@ Until the command ends, the push counts as neither accepted nor absent, and its 
 lost, there are three ways to continue, and each keeps the bill correct:
 
 - The command runs again. The provider cancels by identifier, so it does no more than once, and the push is voided.
-- If the look-up finds the push, the cancellation did not happen. The push is accepted again at its quantity.
-- If the look-up does not find the push, a tick voids it once the provider can no longer apply it. Its usage is then
+- If the lookup finds the push, the cancellation did not happen. The push is accepted again at its quantity.
+- If the lookup does not find the push, a tick voids it once the provider can no longer apply it. Its usage is then
   owed again.
 
 If the provider confirms a cancellation and does not do it, its totals are higher than ours, and reconcile shows it
@@ -72,7 +72,7 @@ def void(
 
     The usage is sealed again under the next revision.
 
-    `lost`: the pushes as they were read before their look-up. `keys` may name those that were accepted then and have
+    `lost`: the pushes as they were read before their lookup. `keys` may name those that were accepted then and have
     not changed since.
 
     Errors: UsageError without evidence. Refused, for all of them, if a push is neither rejected nor in doubt, or is
@@ -99,7 +99,7 @@ def void(
 
 
 def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> None:
-    """Refuse pushes that were accepted after their look-up (P5).
+    """Refuse pushes that were accepted after their lookup (P5).
 
     Such a push may be at its provider. Errors: Refused.
     """
@@ -433,7 +433,7 @@ def conclude(
         if isinstance(answer, Cancelled)
     }
     found = find_pushes(connection, evidence, hold=True)
-    # If a look-up accepted a push meanwhile, it was made before the provider had processed the cancellation.
+    # If a lookup accepted a push meanwhile, it was made before the provider had processed the cancellation.
     chosen = [push for push in found.values() if push.state in ("in_doubt", "accepted")]
     why = [f"cancelled at {push.provider}: {evidence[str(push.key)]}" for push in chosen]
     void_many(connection, chosen, by, why, "operator", answered=False)

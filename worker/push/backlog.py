@@ -77,7 +77,7 @@ class Waiting(OpenPushes, _OfProvider):
     None: all due pushes are sent, the provider is paused, or its rate is zero.
     """
     looked_up_by_ms: int | None = None
-    """The time from which the provider can no longer apply queued pushes, so that a look-up decides each. None: the
+    """The time from which the provider can no longer apply queued pushes, so that a lookup decides each. None: the
     queue is empty, or ticks have not recorded how long the provider takes.
     """
 
@@ -207,7 +207,7 @@ def _in_all(
 def _predicted(provider: Waiting, per_minute: float, now_ms: int, looked_up_by_ms: int | None) -> Waiting:
     """Predict when all due pushes are sent at the present rate.
 
-    A queued push waits for a look-up at any rate.
+    A queued push waits for a lookup at any rate.
     """
     drains = provider.due and per_minute > 0 and provider.paused_ms is None
     drained_ms = now_ms + round(provider.due / per_minute * MINUTE_MS) if drains else None

@@ -1,4 +1,4 @@
-"""Claim due pushes, record their attempts (P1), and claim due look-ups.
+"""Claim due pushes, record their attempts (P1), and claim due lookups.
 
 Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage. A claim takes the newest
 windows first, in which organisations take turns. It also takes a few pushes that wait longest, so that each push is
@@ -47,20 +47,20 @@ a few at a time.
 """
 
 MOST_LOOKUPS: Final = 1_000
-"""Look-ups of a batch.
+"""Lookups of a batch.
 
 They are enough that customers can take turns.
 
-A look-up that has not begun when its lease ends is claimed again.
+A lookup that has not begun when its lease ends is claimed again.
 """
 MOST_TOGETHER: Final = 1_000
-"""Look-ups of the same customers that are added to a batch.
+"""Lookups of the same customers that are added to a batch.
 
 One balance then covers all pushes of a customer in the batch. If a customer has as many absent pushes, those without
 proof are in doubt.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Look-ups of a batch, if history was lost. Each may take several calls."""
+"""Lookups of a batch, if history was lost. Each may take several calls."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def claim_lookups(
     witness: Witness | None,
     together: bool,
 ) -> list[Sought]:
-    """Claim pushes that are due for a look-up.
+    """Claim pushes that are due for a lookup.
 
     `together`: claim the other due pushes of the same customers as well.
     """

@@ -1,10 +1,10 @@
 """Confirm: look up pushes with an unproven outcome at the provider.
 
 Guarantee: a push with an unproven outcome is neither accepted nor sent again blind (P2, P3). A push is voided only if a
-look-up shows that it is absent, after the provider could last have applied it (P5). If a provider may charge without an
+lookup shows that it is absent, after the provider could last have applied it (P5). If a provider may charge without an
 event, the customer's balance must agree as well. If the balance shows that a push drew on it, the push is accepted. If
-it proves neither, a person decides. A push that was never sent did not draw on a balance. A failed look-up changes only
-the time of the next look-up.
+it proves neither, a person decides. A push that was never sent did not draw on a balance. A failed lookup changes only
+the time of the next lookup.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ASKING: Final = 5
-"""Eighths of a tick's time after which further look-ups do not begin."""
+"""Eighths of a tick's time after which further lookups do not begin."""
 
 
 @dataclass
 class Confirmed:
-    """The number of look-ups, and of the pushes that they accepted, voided or adopted."""
+    """The number of lookups, and of the pushes that they accepted, voided or adopted."""
 
     lookups: int = 0
     accepted: int = 0
@@ -115,7 +115,7 @@ def _look_up_batch(
 ) -> Steps[bool]:
     """Look up a batch, and apply each answer as it arrives.
 
-    Return True if the provider answered at least one look-up.
+    Return True if the provider answered at least one lookup.
     """
     capabilities = context.capabilities[provider]
     looking = LookUp(
@@ -123,7 +123,7 @@ def _look_up_batch(
         [request_of(sought.row, capabilities) for sought in asked],
         lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
     )
-    # A look-up proves the state at the time it was made: this process may sleep before it stores the answer.
+    # A lookup proves the state at the time it was made: this process may sleep before it stores the answer.
     asked_ms = context.clock.now_ms()
     left, read = set(range(len(asked))), False
     told: dict[int, LookupResult] = {}
@@ -194,7 +194,7 @@ def _apply(
     weighed: Weighed,
 ) -> Confirmed:
     done = Confirmed(lookups=len(asked))
-    require_same(connection, witness)  # a look-up for a lost history is repeated (R1)
+    require_same(connection, witness)  # a lookup for a lost history is repeated (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     looked = [
@@ -244,7 +244,7 @@ def _charged_meanwhile(
 ) -> list[LookupResult]:
     """Read our own ledger again, in the transaction that applies the answers.
 
-    A suspended process may have charged since the look-up.
+    A suspended process may have charged since the lookup.
     """
     lock_charges(connection)
     absent = [str(it.row.key) for it, result in zip(asked, found, strict=True) if isinstance(result, Absent)]
@@ -297,7 +297,7 @@ def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str
 
 
 def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
-    """Store the answer of the look-up with the push, before it is voided."""
+    """Store the answer of the lookup with the push, before it is voided."""
     SQL.run(connection, "note_lookup", {**push_id_of(row), "looked_up_ms": asked_ms, "lookup_answer": answer})
 
 
@@ -307,7 +307,7 @@ def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
 
 DRAWN: Final = "no event shows it, but the customer's balance fell by its amount"
 MOST_WAITS: Final = 100
-"""Most look-ups for which a push waits for other pushes of its customer, at least a day in all.
+"""Most lookups for which a push waits for other pushes of its customer, at least a day in all.
 
 Then the push is in doubt and a person decides. The other pushes may never settle if their organisation is stopped.
 """
@@ -397,7 +397,7 @@ def ends_by_balance(
 
     Other ends stay as they were.
 
-    `is_mine`: returns True and locks the push, if it is still claimed for this look-up.
+    `is_mine`: returns True and locks the push, if it is still claimed for this lookup.
 
     If pushes are decided together, to be voided or sent for the first time, their sum is enough. Some pushes will be
     sent again, may still be applied, or belong to another worker. The balance must distinguish each of these from all

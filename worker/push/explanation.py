@@ -104,9 +104,9 @@ class ShownAttempt:
 
 @dataclass(frozen=True)
 class ShownVoid:
-    """The void of a push. A person or a look-up states that the push never arrived.
+    """The void of a push. A person or a lookup states that the push never arrived.
 
-    `evidence_kind`: rejected, absent (by a look-up), operator or adopted. `evidence`: the proof, in words.
+    `evidence_kind`: rejected, absent (by a lookup), operator or adopted. `evidence`: the proof, in words.
     """
 
     at_ms: int

@@ -107,7 +107,7 @@ class PushLine:
     """A push in a list.
 
     `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider that are sent, in base units.
-    `due_at_ms`: the next attempt or look-up, if ticks settle the push.
+    `due_at_ms`: the next attempt or lookup, if ticks settle the push.
     """
 
     key: str
@@ -256,7 +256,7 @@ def _of_org(
 ) -> PushPage:
     """Return pushes of one organisation, the latest first.
 
-    Each window takes one look-up of the index. A page covers at most MOST_ORG_MS.
+    Each window takes one lookup of the index. A page covers at most MOST_ORG_MS.
     """
     first = SQL.run(connection, "first_window").scalar()
     to_ms = min(values["to_ms"], now_ms + WINDOW_MS, values["window_ms"] + WINDOW_MS)

@@ -60,7 +60,7 @@ SELECT {place}, COUNT(*) OVER () AS looked FROM (SELECT {place} FROM pushes WHER
 ORDER BY window_ms, org_id, feature, revision LIMIT 1
 
 -- name: of_org
--- The primary key begins with window and organisation, so each window takes one look-up, for any number of
+-- The primary key begins with window and organisation, so each window takes one lookup, for any number of
 -- organisations.
 WITH RECURSIVE windows (at_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)

@@ -38,7 +38,7 @@ from drawdown.worker.engine.fair_queue import NotBegun
 class Settlement:
     """The new state of a push.
 
-    `due_at_ms`: the time of the next attempt or look-up. `outcome`: the attempt's outcome as a word. `error`: the
+    `due_at_ms`: the time of the next attempt or lookup. `outcome`: the attempt's outcome as a word. `error`: the
     reason of the outcome (None: without a reason).
     """
 
@@ -144,9 +144,9 @@ def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabi
 
 
 def applied_within(declared: Mapping[str, Capabilities]) -> dict[str, int]:
-    """Return the milliseconds after a send in which a look-up may miss it.
+    """Return the milliseconds after a send in which a lookup may miss it.
 
-    The keys are the providers that have a look-up.
+    The keys are the providers that have a lookup.
     """
     return {
         name: max(can.applied_within_ms, can.lookup_lag_ms)
@@ -200,7 +200,7 @@ class Adopt:
 class Void:
     """The decision to void a push that is proven not to have arrived (P5).
 
-    A look-up did not find it after the provider could last have applied it.
+    A lookup did not find it after the provider could last have applied it.
     """
 
     evidence: str
@@ -209,7 +209,7 @@ class Void:
 def after_lookup(
     found: LookupResult, asked: LookedUpPush, now_ms: int, capabilities: Capabilities
 ) -> Settlement | Adopt | Void:
-    """Return the decision about a push after its look-up.
+    """Return the decision about a push after its lookup.
 
     A push is sent again only if it was never in doubt and the provider still remembers its key.
     """

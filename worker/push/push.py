@@ -98,7 +98,7 @@ def push_in_spells(
 
 
 def expire(context: Context, provider: str) -> Steps[None]:
-    """Put pushes in doubt, or queue them for a look-up, if sending them is unsafe.
+    """Put pushes in doubt, or queue them for a lookup, if sending them is unsafe.
 
     Reject pushes that the provider cannot accept. A claim checks rule P2 again.
     """

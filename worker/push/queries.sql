@@ -169,7 +169,7 @@ UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 
 -- name: settle_lookup
 -- An answer that proves acceptance is written even if another worker has the claim. If the push was refused later, only
--- its claimer writes the answer, because an earlier look-up shows the state before.
+-- its claimer writes the answer, because an earlier lookup shows the state before.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
     looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer, credit_cost = CAST(:credit_cost AS TEXT),
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL

@@ -129,7 +129,7 @@ def void_many(
     """Void pushes, each with its evidence.
 
     Call this under S1's lock. The call takes a few statements for any number of pushes. `answered`: refuse a push with
-    an attempt that may still arrive. A look-up after that time passes False, because it has shown whether the attempt
+    an attempt that may still arrive. A lookup after that time passes False, because it has shown whether the attempt
     arrived.
 
     Errors: Refused, for all of them, if a rule protects a push.

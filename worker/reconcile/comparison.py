@@ -1,8 +1,8 @@
 """Compare a line with the provider's events and balance, and correct it.
 
-Guarantee: only a look-up or a balance decides about a push, and a failed read never counts as zero. While a push is on
+Guarantee: only a lookup or a balance decides about a push, and a failed read never counts as zero. While a push is on
 its way, a balance is not conclusive. A push counts as undrawn only if the figures agree exactly (P5). A push is voided
-only if its look-up shows that it was not charged. If the provider may charge without an event, the customer's balance
+only if its lookup shows that it was not charged. If the provider may charge without an event, the customer's balance
 must agree as well.
 
 An excess is given back once, and only if our pushes of the window do not explain it and the balance agrees. A quantity
@@ -135,7 +135,7 @@ BY_HAND: Final = (
 
 @dataclass
 class Short:
-    """A line with its pushes, their look-ups and the results.
+    """A line with its pushes, their lookups and the results.
 
     `corrected`: corrected now. `covered`: the balance shows the charge. `untold`: the outcome is not proven.
     """
@@ -191,7 +191,7 @@ class Short:
         self.balanced = self.explained = self.moving = False
 
     def still(self, connection: sa.Connection) -> list[tuple[PushRow, LookupResult]]:
-        """Return the pushes that have not changed since they were read, with look-ups."""
+        """Return the pushes that have not changed since they were read, with lookups."""
         pairs = zip(self.rows, self.lookup_results, strict=True)
         return [(row, found) for row, found in pairs if _is_still(connection, row)]
 
@@ -416,7 +416,7 @@ def _void_absent(
     by: By,
     witness: Witness | None,
 ) -> None:
-    """Correct the pushes of one balance by look-ups and draws.
+    """Correct the pushes of one balance by lookups and draws.
 
     `before`: the accepted pushes before the read of the balance; None: events are conclusive.
     """

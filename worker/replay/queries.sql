@@ -26,7 +26,7 @@ SELECT DISTINCT org_id FROM assignments WHERE provider = :provider AND start_ms 
 SELECT MIN(start_ms) FROM assignments WHERE provider = :provider
 
 -- name: first_sample
--- One look-up of an index for each organisation, because the time of samples does not have an index for its minimum.
+-- One lookup of an index for each organisation, because the time of samples does not have an index for its minimum.
 SELECT MIN(first_sample_ms) AS first_sample_ms FROM (
     SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL ORDER BY s.ts LIMIT 1)
         AS first_sample_ms FROM orgs o WHERE 1 = 1 {only}) firsts

@@ -412,7 +412,7 @@ SET LOCAL enable_hashagg TO DEFAULT
 
 -- name: lost_then
 -- In windows with a lost history (R1), the provider may know a push already. So it is looked up before its first send.
--- If its provider does not have a look-up, a person decides once. Carried quantities are looked up as well, because the
+-- If its provider does not have a lookup, a person decides once. Carried quantities are looked up as well, because the
 -- lost history may have sent a whole unit for their window.
 window_ms < :lost_until_ms AND shadow = 0 AND provider NOT IN :not_asked AND NOT {is_decided}
 

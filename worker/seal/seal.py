@@ -161,7 +161,7 @@ def go_by(run: Statements, request: SealRequest) -> None:
 
 
 def _ask_first_what_was_lost(run: Statements, providers: Mapping[str, Capabilities]) -> None:
-    """If a window's history was lost (R1), begin its pushes with a look-up."""
+    """If a window's history was lost (R1), begin its pushes with a lookup."""
     lost = run.run("last_loss", of=SQL).one()
     if lost.until_ms is None:
         return

@@ -10,7 +10,7 @@ charged. Each transaction checks that.
 A top-up begins because of the level, and not because of a fall to it, with one charge for the whole gap. A wallet has
 one open top-up at a time, which an index of the table enforces. Its id, `topup:{wallet}:{episode}`, is the payment's
 idempotency key. The id does not contain a quantity or an incarnation (P6). If a restored database counts an episode
-again, the service knows the id, and the look-up that comes first reports its outcome. A charge is claimed only if the
+again, the service knows the id, and the lookup that comes first reports its outcome. A charge is claimed only if the
 wallet is still low, its terms are live, and top-ups are not stopped. Earlier calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
@@ -57,7 +57,7 @@ FILLING = 7
 class Filled:
     """The numbers of top-ups that one round changed, by effect, and the failures.
 
-    `looked_up`: the number of look-ups. The other numbers are of top-ups. `failures`: texts about calls that failed.
+    `looked_up`: the number of lookups. The other numbers are of top-ups. `failures`: texts about calls that failed.
     """
 
     begun: int = 0
@@ -196,7 +196,7 @@ If the process dies, each of them must be looked up.
 LOOKUPS_AT_ONCE: Final = 16
 """Charges in doubt that one claim looks up."""
 PROVEN_MS: Final = 10 * MINUTE_MS
-"""Time for which a look-up that did not find a charge allows a charge, in milliseconds."""
+"""Time for which a lookup that did not find a charge allows a charge, in milliseconds."""
 UNWANTED_AT_ONCE: Final = 200
 """Unwanted top-ups that one claim handles."""
 
@@ -250,7 +250,7 @@ def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
 
 
 def claim_lookups(connection: sa.Connection, *, asks: Asks) -> Claim:
-    """Claim charges that a look-up must decide.
+    """Claim charges that a lookup must decide.
 
     They are in doubt, were never settled, or may have been sent by a lost history (R1).
     """
@@ -331,7 +331,7 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
     if isinstance(result, NotSent):
         return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
     if isinstance(result, NotFound):
-        result = InDoubt("the service answered a charge as if it were a look-up")  # against its contract
+        result = InDoubt("the service answered a charge as if it were a lookup")  # against its contract
     end = of_answer(result, found.charge.amount, found.charge.currency, found.lookups, now_ms)
     assert end is not None
     return end
@@ -340,9 +340,9 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
 def end_of_lookup(
     found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
 ) -> End:
-    """Return the end of a look-up, by its answer.
+    """Return the end of a lookup, by its answer.
 
-    An answer that the look-up was not sent does not prove an outcome.
+    An answer that the lookup was not sent does not prove an outcome.
     """
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
@@ -364,7 +364,7 @@ def settle(
 ) -> list[Settled]:
     """Record the ends of claimed top-ups.
 
-    `asked_ms`: the time of their look-up (None: they were charged).
+    `asked_ms`: the time of their lookup (None: they were charged).
     """
     require_same(connection, witness)
     customers = sorted({found.customer_id for found, _ in ends})
@@ -478,7 +478,7 @@ class Begun:
 class Topup:
     """A top-up that this worker may charge or look up until its lease ends.
 
-    `credits_micro`: the credit that it adds. `attempt`: the number of this call. `lookups`: the number of its look-ups.
+    `credits_micro`: the credit that it adds. `attempt`: the number of this call. `lookups`: the number of its lookups.
     """
 
     charge: Charge

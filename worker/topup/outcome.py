@@ -1,7 +1,7 @@
 """The consequence of a payment service's answer. Pure.
 
 Guarantee: a charge is sent again only if each earlier call provably had no effect. Either the call was not sent, or a
-look-up found no charge after the service's lag. That look-up must come while the service still knows the charge's id
+lookup found no charge after the service's lag. That lookup must come while the service still knows the charge's id
 (P2), or after the time in which it can apply an earlier call. Only the latter proof, or a person, gives a charge up.
 """
 
@@ -33,7 +33,7 @@ MOST_WAIT_MS: Final = 24 * HOUR_MS
 A longer wait that its service asks for is cut.
 """
 PERSON_WAIT_MS: Final = HOUR_MS
-"""Milliseconds between two look-ups of a charge that a person must decide.
+"""Milliseconds between two lookups of a charge that a person must decide.
 
 Its outcome may show later.
 """
@@ -129,7 +129,7 @@ def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) ->
 def of_not_found(
     calls: Calls, loss: Loss | None, asked_ms: int, now_ms: int, can: PaymentCapabilities, *, refused: bool
 ) -> End:
-    """Return the state after a look-up at `asked_ms` that did not find a charge.
+    """Return the state after a lookup at `asked_ms` that did not find a charge.
 
     A call begins within its lease, or never. `refused`: the service refused the last call because its id belongs to
     another payment, so it would refuse the next call, too.

@@ -117,7 +117,7 @@ WHERE topup = :topup AND state = 'due'
 UPDATE topups SET state = 'in_doubt', due_at_ms = :due_at_ms, claim_owner = NULL WHERE topup = :topup AND state = 'due'
 
 -- name: is_proven
--- The charge was never sent, by all records; or a look-up has just shown that it does not exist.
+-- The charge was never sent, by all records; or a lookup has just shown that it does not exist.
 ((:lost = 0 AND NOT {arrived}) OR COALESCE(p.asked_ms, 0) >= :proven_ms)
 
 -- name: claim

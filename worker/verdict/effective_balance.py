@@ -11,7 +11,7 @@ that ended lots still pay for is not subtracted, because these lots are no longe
 
 For a page, `read_used_now` computes the figures as of now. Its number of statements does not depend on the number of
 organisations. `unbilled_micro` computes the unbilled usage of a wallet, with or without a watch. Credit that is given
-back counts only once it is settled. A customer without such usage costs one look-up by the index. The result is cached
+back counts only once it is settled. A customer without such usage costs one lookup by the index. The result is cached
 until the transaction ends. For a customer with MOST_SAMPLES samples or more it is cached for KEPT_MS, unless a seal or
 a charge changed it.
 """

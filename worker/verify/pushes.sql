@@ -168,10 +168,10 @@ FROM {proven_attempts} t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs 
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
 
 -- name: attempts
--- The time of the first attempt is compared only if a look-up did not make the push due. A claim waits until its push
+-- The time of the first attempt is compared only if a lookup did not make the push due. A claim waits until its push
 -- is due by the clock of its seal, so a minute is allowed. Later attempts are not compared, because a clock may be set
--- back. If a push was queued or not answered, or its sender died, only a look-up accepts it, and its attempts do not
--- show that. If a lost history may have sent a push, it is looked up first. If its provider does not have a look-up, it
+-- back. If a push was queued or not answered, or its sender died, only a lookup accepts it, and its attempts do not
+-- show that. If a lost history may have sent a push, it is looked up first. If its provider does not have a lookup, it
 -- is in doubt without an attempt (R1).
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
         WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
@@ -207,7 +207,7 @@ FROM {proven_attempts} t JOIN pushes p ON {attempt_of_push}
 WHERE t.outcome = 'accepted' AND p.state NOT IN ('accepted', 'voided') AND t.attempt > COALESCE(p.refused_attempts, 0)
 
 -- name: push_waits
--- A due push waits at most two days. A push with an open outcome waits at most 40 days: 36, and the rest for look-ups.
+-- A due push waits at most two days. A push with an open outcome waits at most 40 days: 36, and the rest for lookups.
 SELECT 'push_waits' AS what, {push}, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM {proven_pushes} p WHERE p.state IN ('due', 'queued', 'in_doubt') AND p.due_at_ms > CAST(:now_ms AS BIGINT)
     + CASE WHEN p.state = 'due' THEN 2 ELSE 40 END * CAST(86400000 AS BIGINT)

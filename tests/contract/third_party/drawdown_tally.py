@@ -34,7 +34,7 @@ class Tally:
         told = _told(result.body)
         if result.status in (201, 409) and (told.get("key"), told.get("charged")) == (push.key, push.quantity):
             return p.Accepted() if result.status == 201 else p.Duplicate()
-        if result.status == 409 and told.get("key") == push.key:  # with other content: a look-up adopts what is there
+        if result.status == 409 and told.get("key") == push.key:  # with other content: a lookup adopts what is there
             return p.Queued(self._clock.now_ms())
         if (result.status in (400, 404) or told.get("charged") == 0) and isinstance(told.get("error"), str):
             return p.Rejected(f"Tally says {told['error']}"[:200])
