@@ -210,9 +210,9 @@ class App:
         return True
 
     def require_provider(self, name: str) -> str:
-        """Return the name of a usable provider, or of one that does not bill.
+        """Return the name of a usable or exempt provider.
 
-        Errors: UnknownId for any other, with the nearest name; Refused for one with wrong settings.
+        Errors: UnknownId, with the nearest name, if the provider is unknown. Refused if its settings are wrong.
         """
         if name in self.registry.broken:
             raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}. Fix its settings")

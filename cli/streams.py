@@ -24,8 +24,8 @@ from drawdown.schema.text import clean
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-LEFT: Final[tuple[int, ...]] = (errno.EPIPE, errno.EBADF)
-"""Errors of a stream without a reader. The output was not wanted."""
+READER_GONE: Final[tuple[int, ...]] = (errno.EPIPE, errno.EBADF)
+"""Errors of a stream that its reader closed. Drawdown does not report the lost output."""
 
 
 class Stdout(io.FileIO):
@@ -70,7 +70,7 @@ def say_what_was_lost() -> None:
     If the reader left, do not report the loss.
     """
     raw = _flushed()
-    if raw is not None and raw.lost is not None and raw.lost.errno not in LEFT and not raw.told:
+    if raw is not None and raw.lost is not None and raw.lost.errno not in READER_GONE and not raw.told:
         why = f"the output could not be written: {raw.lost.strerror}"
         Stderr().write(f"drawdown: {why}; the command's changes stay. The exit status shows the outcome\n")
 
@@ -93,7 +93,9 @@ def print_file(parts: Iterable[str]) -> None:
         sys.stdout.write(part)
         if raw is not None and raw.lost is not None:
             break
-    _require(_flushed(), "this file is incomplete, because the rest could not be written. Repeat the command", LEFT)
+    _require(
+        _flushed(), "this file is incomplete, because the rest could not be written. Repeat the command", READER_GONE
+    )
 
 
 def _raw() -> Stdout | None:

@@ -459,11 +459,9 @@ def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], n
 
 
 def payers_over(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> list[str]:
-    """Return the payers of executions past their end that name these sandboxes.
+    """Return the payers of overdue executions that name these sandboxes.
 
-    The executions are not marked as expired.
-
-    `take` matures their wallets.
+    An execution is overdue if it is past its end, and not marked as expired yet. `take` matures the payers' wallets.
     """
     if not names:
         return []

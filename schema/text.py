@@ -91,7 +91,7 @@ def quote_value(value: object) -> str:
 def in_short(error: BaseException) -> str:
     """Return an error's type and first line.
 
-    Later lines may contain a statement, or values of others.
+    Later lines may contain an SQL statement, or data of other customers.
     """
     first = str(error).partition("\n")[0]
     return clean(f"{type(error).__name__}: {first}", MAX_ERROR_CHARS)

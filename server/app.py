@@ -210,7 +210,7 @@ class Server:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self) -> JSONResponse:
-        """Check that the database is available, has this schema, and lost no history."""
+        """Check that the database is available, has this schema, and did not lose history."""
         await self._readiness.require()
         return JSONResponse({"status": "ok"})
 

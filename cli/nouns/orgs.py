@@ -130,7 +130,10 @@ def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_
     if dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
     if len(wishes) != 1 or asked.provider in ("", EMBEDDED, *EXEMPT_PROVIDERS):
-        raise UsageError("--queue needs exactly one organisation, and a --provider that Drawdown looks up first")
+        others = ", ".join((EMBEDDED, *EXEMPT_PROVIDERS))
+        raise UsageError(
+            f"--queue needs exactly one organisation, and a --provider other than {others}. To assign now, omit --queue"
+        )
     org = wishes[0].org_id
 
     def work(connection: sa.Connection) -> int:

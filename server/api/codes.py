@@ -194,8 +194,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "too_large": CallCode(
         (413,),
-        "The body has more than 64 KB. For events or samples, it has more than 4 MB, 8 MB unpacked, or 1,000 items. "
-        "Send several bodies",
+        "The body is too large. Events and samples may have 4 MB, 8 MB unpacked, 1,000 items and 1,000 gzip members. "
+        "A webhook may have 1 MB, and any other body 64 KB. Send a smaller body, or split the items",
     ),
     "bad_value": CallCode(
         (422,),

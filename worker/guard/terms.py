@@ -231,7 +231,9 @@ def _require_sane(metric: Metric) -> None:
             f"expected 0 to 1,000,000,000 credits, for 1 to {MAX_UNITS:,} units"
         )
     if not 0 <= metric.warn_ppm <= ONE_PPM:
-        raise UsageError(f"invalid share left to warn at, {metric.warn_ppm / ONE_PPM}: expected 0 to 1")
+        raise UsageError(
+            f"invalid remaining share for a warning, {metric.warn_ppm:,} ppm: expected 0 to {ONE_PPM:,} ppm"
+        )
     if metric.counts is not None and not is_clean_id(metric.counts):
         raise UsageError(
             f"invalid name of the counted usage {quote_value(metric.counts)}: expected 1 to 200 characters "

@@ -153,7 +153,10 @@ def _uses(connection: sa.Connection, from_ms: int, to_ms: int) -> Iterator[OrgUs
     values = {"from_ms": from_ms, "to_ms": to_ms, "at_most": MAX_USES + 1}
     for number, row in enumerate(SQL.run(connection, "uses", values)):
         if number == MAX_USES:
-            raise UsageError("the range has too many organisations, plans, kinds and days. Choose a shorter range")
+            raise UsageError(
+                f"the range has more than {MAX_USES:,} combinations of organisation, plan, kind and day. Choose a "
+                "shorter range"
+            )
         day, events, quantity = _day(int(row.day_ms)), int(row.events), int(row.quantity)
         yield OrgUse(str(row.org_id), row.plan_key, str(row.event_type), day, events, quantity)
 

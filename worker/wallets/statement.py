@@ -79,10 +79,10 @@ class CreditLine:
 class UsageLine:
     """Charges of one feature, by the month of use and the rate.
 
-    `charged = quantity * micro_credits / per_quantity`, rounded to a micro-credit (a half away from zero), plus
-    `rounding`, because each charge was rounded by itself. A line without a rate sums up charges that do not match a
-    rate. Its `micro_credits`, `per_quantity` and `rounding` are None. `feature` None: charges without a feature.
-    `more`: the number of lines that are not shown and are added up in this line. Their features can differ.
+    `charged_micro = quantity * micro_credits / per_quantity`, rounded to a micro-credit (a half away from zero), plus
+    `rounding_micro`, because each charge was rounded by itself. A line without a rate sums up charges that do not match
+    a rate. Its `micro_credits`, `per_quantity` and `rounding_micro` are None. `feature` None: charges without a
+    feature. `more`: the number of lines that are not shown and are added up in this line. Their features can differ.
     """
 
     feature: str | None

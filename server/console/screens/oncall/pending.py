@@ -214,9 +214,9 @@ def _meant(one: SampleRow) -> str:
 
 EMBEDDED: Final = "embedded"
 BILLERS: Final = ((EMBEDDED, "the embedded ledger"), ("none", "no provider"), ("legacy", "another system"))
-"""Billers to which Drawdown can assign a customer without a lookup.
+"""Billers to which Drawdown can assign an organisation without a lookup of its customer.
 
-For other billers, a tick looks up the customer (`jobs`).
+For another biller, a tick looks up the customer (`jobs`).
 """
 YES: Final = (("no", "no"), ("yes", "yes"))
 FROM: Final = Field("from", "From", "time", "Window boundary; the next if left empty.", optional=True)
