@@ -92,7 +92,7 @@ def _join_libraries(shared: list[structlog.typing.Processor], renderer: structlo
 def _first_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Return an event with only its first line.
 
-    The rest may contain a statement, or values of others.
+    The rest may contain an SQL statement, or data of other customers.
     """
     return {**event, "event": str(event["event"]).partition("\n")[0]}
 

@@ -274,7 +274,7 @@ def _is_ambiguous(scope: Scope) -> bool:
 def describe_error(error: BaseException) -> dict[str, str]:
     """Return the kind and place of an unexpected error, for the log.
 
-    Its message may contain values of others, or secrets.
+    Its message may contain data of other customers, or secrets.
     """
     frames = extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
