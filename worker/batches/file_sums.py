@@ -377,7 +377,9 @@ class Columns:
 
         `what`: the fault in words.
         """
-        why = "Use `drawdown import FILE`, which bills each id once, or omit that column"
+        of_events = name == "event_id" or self.of_events
+        by = "Send its rows to POST /v1/events" if of_events else "Use `drawdown import FILE`"
+        why = f"{by}, which bills each id once, or omit that column"
         return Refused(f"{self.file.name}: {what} ({name}). {why}")
 
     def _constants(self, quantity: str) -> dict[str, object]:

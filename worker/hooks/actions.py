@@ -514,8 +514,8 @@ ACTIONS: Final = (
     Action(
         "hook set",
         "Set an endpoint",
-        "Create or change an endpoint for webhooks. To create it, pass --new. The answer has its secret. Without "
-        "--event, a new endpoint gets all events, and an existing endpoint keeps its events. Drawdown calls an "
+        "Create or change an endpoint for webhooks. To create it, pass --new. Drawdown shows its secret only then. "
+        "Without --event, a new endpoint gets all events, and an existing endpoint keeps its events. Drawdown calls an "
         "endpoint only if DRAWDOWN_HOOK_ORIGINS allows its origin.",
         _set,
         _listens,
