@@ -112,7 +112,7 @@ class Lago:
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
-            return self._api.retry_later(ReadFailed(self.dormant), push.attempt, "Lago")
+            return self._api.not_sent(self.dormant)
         field = await self._field(push.feature)
         if isinstance(field, ReadFailed):
             return self._api.retry_later(field, push.attempt, f"the metric {push.feature}")

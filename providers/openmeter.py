@@ -120,7 +120,7 @@ class OpenMeter:
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
-            return self._api.retry_later(ReadFailed(self.dormant), push.attempt, "OpenMeter")
+            return self._api.not_sent(self.dormant)
         meter = await self._meter(push.feature)
         if isinstance(meter, ReadFailed):
             return self._api.retry_later(meter, push.attempt, f"the meter {push.feature}")

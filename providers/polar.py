@@ -109,7 +109,7 @@ class Polar:
 
     async def _push(self, push: PushRequest) -> Outcome:
         if self.dormant:
-            return self._api.retry_later(ReadFailed(self.dormant), push.attempt, "Polar")
+            return self._api.not_sent(self.dormant)
         if push.ts > self._clock.now_ms():
             return RetryAt(
                 min(push.ts + MINUTE_MS, self._clock.now_ms() + 15 * MINUTE_MS), "Polar rejects times in the future"

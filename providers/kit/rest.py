@@ -25,6 +25,7 @@ from drawdown.providers.kit.answers import (
 )
 from drawdown.providers.protocol import Absent, Outcome, ReadFailed, RetryAt
 from drawdown.schema.clock import Clock
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS
 
 KEPT_MS: Final = MINUTE_MS
@@ -32,8 +33,15 @@ KEPT_MS: Final = MINUTE_MS
 MAX_KEPT: Final = 10_000
 """Cached objects of a provider. Above the limit, the cache starts empty again."""
 
+REFUSED: Final = (401, 403)
+"""Statuses of a refused key."""
+
 ErrorOf: TypeAlias = Callable[[int, Mapping[str, object]], str | None]
 ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed
+
+
+class KeyRefused(ReadFailed):
+    """A read failed because the service refuses the key."""
 
 
 class Rest:
@@ -90,14 +98,20 @@ class Rest:
         )
         now_ms = self._clock.now_ms()
         answer = shared_outcome(await self._http.send(call), attempt, now_ms)
-        if isinstance(answer, Answer) and answer.status in (401, 403) and (said := self.read_error(answer)) is not None:
-            return RetryAt(now_ms + KEY_WAIT_MS, f"the key is refused: {said}")
+        if isinstance(answer, Answer) and answer.status in REFUSED and (said := self.read_error(answer)) is not None:
+            return RetryAt(now_ms + KEY_WAIT_MS, f"the key is refused: {said}", by_person=True)
         return answer
 
     def retry_later(self, failed: ReadFailed, attempt: int, what: str) -> RetryAt:
         """Return RetryAt for an unsent push, because a read that it needs failed."""
-        at_ms = self._clock.now_ms() + backoff_ms(attempt)
-        return RetryAt(at_ms, f"{what} cannot be read: {failed.reason}", too_many=failed.too_many)
+        by_person = isinstance(failed, KeyRefused) or failed.reason.startswith(NEEDS_YOU)
+        at_ms = self._clock.now_ms() + (KEY_WAIT_MS if by_person else backoff_ms(attempt))
+        reason = f"{what} cannot be read: {failed.reason.removeprefix(NEEDS_YOU)}"
+        return RetryAt(at_ms, reason, too_many=failed.too_many, by_person=by_person)
+
+    def not_sent(self, why: str) -> RetryAt:
+        """Return RetryAt for a push that is not sent until a person changes a setting."""
+        return RetryAt(self._clock.now_ms() + KEY_WAIT_MS, f"not sent: {why}", by_person=True)
 
     def read_error(self, answer: Answer) -> str | None:
         """Return an error in the service's own words, in one line without the key.
@@ -113,5 +127,7 @@ class Rest:
 
     def _read(self, result: HttpResult) -> ReadResult:
         if isinstance(result, Answer) and result.status >= 400 and (said := self.read_error(result)) is not None:
+            if result.status in REFUSED:
+                return KeyRefused(said)
             return Absent() if result.status == 404 else ReadFailed(said, too_many=result.status == 429)
         return read_object(result)

@@ -129,7 +129,7 @@ class Stream:
     def _unsent(self, push: PushRequest, session: NoSession) -> Outcome:
         now_ms = self._clock.now_ms()
         wait = KEY_WAIT_MS if session.refused else wait_ms(session.headers, push.attempt, now_ms)
-        return RetryAt(now_ms + wait, session.why)
+        return RetryAt(now_ms + wait, session.why, by_person=session.refused)
 
 
 def new_session(settings: StripeSettings) -> Call:

@@ -54,6 +54,23 @@ def totals(bench: KitBench, from_ms: int, to_ms: int) -> object:
     return asyncio.run(bench.provider.totals("c-1", from_ms, to_ms))
 
 
+@pytest.mark.parametrize("kind", [LagoBench, OpenMeterBench, PolarBench])
+def test_refused_or_missing_key_needs_a_person(kind: type[KitBench]) -> None:
+    for build in (KitBench.with_bad_key, KitBench.without_key):
+        bench = kind()
+        bench.provider = build(bench)
+        outcome = pushed(bench)
+        assert isinstance(outcome, RetryAt) and outcome.by_person, outcome
+
+
+def test_key_refused_between_read_and_push_needs_a_person() -> None:
+    bench = OpenMeterBench()
+    asyncio.run(bench.provider.push([PUSH]))  # the reads stay cached
+    bench.service.api_key = "another"
+    (outcome,) = asyncio.run(bench.provider.push([replace(PUSH, key="usage:acme:2:compute")]))
+    assert isinstance(outcome, RetryAt) and outcome.by_person and outcome.reason.startswith("the key is refused")
+
+
 # Lago.
 
 

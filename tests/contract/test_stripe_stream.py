@@ -143,6 +143,7 @@ def test_stream_without_session_does_not_send_event(session: HttpResult, wait_ms
     told = Told(said(200, {}, request_id="req_1"), session)
     outcome = one(told.provider, push())
     assert isinstance(outcome, RetryAt) and outcome.at_ms - NOW_MS == wait_ms and told.sizes() == []
+    assert outcome.by_person == (wait_ms == KEY_WAIT_MS), "no later try helps if the key is refused"
 
 
 # What an answer means.
