@@ -153,7 +153,7 @@ def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path |
 
     Return its path; None if it does not exist or changes.
 
-    Errors: NotNow, Unreadable; OSError.
+    Errors: UsageError for an invalid prefix or name, or a too large object. NotNow, Unreadable; OSError.
     """
     try:
         file = object_at(store, place)
