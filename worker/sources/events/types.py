@@ -118,7 +118,7 @@ def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> di
 
 
 def is_known(connection: sa.Connection, event_type: str) -> bool:
-    """Return True if an event, a mapping or a backfill has named the type before."""
+    """Return True if the type has a meter, such as from an event or a mapping."""
     return bool(find_meters(connection, [event_type]))
 
 
