@@ -152,7 +152,8 @@ def add(
 
     Return the end of the link, in milliseconds.
 
-    Errors: UsageError; UnknownId for an unknown role; Refused for a name that is used.
+    Errors: UsageError for an invalid name, grant limit or link. UnknownId for an unknown role. Refused for a name that
+    is used.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
@@ -183,7 +184,7 @@ def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_l
 
     Return True if it changed.
 
-    Errors: UsageError; UnknownId; Refused for an ended person.
+    Errors: UsageError for an invalid grant limit. UnknownId for an unknown person or role. Refused for an ended person.
     """
     was = _hold(connection, name)
     _require_role(role, grant_limit_micro)
@@ -202,7 +203,8 @@ def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
 
     They set another one with `link`.
 
-    Return the end of the link, in milliseconds. Errors: UnknownId; Refused for an ended person.
+    Return the end of the link, in milliseconds. Errors: UsageError for an invalid link. UnknownId. Refused for an ended
+    person.
     """
     _hold(connection, name)
     SQL.run(connection, "reset", {"name": name, **_link(link, by.now_ms)})

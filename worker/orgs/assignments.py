@@ -216,7 +216,10 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
 
 
 def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
-    """Return the start of an organisation's latest assignment if it is after `now_ms`, or None."""
+    """Return the start of an organisation's latest assignment, in milliseconds.
+
+    Returns None if that assignment does not exist, or starts at `now_ms` or earlier.
+    """
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
     return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 

@@ -123,7 +123,7 @@ def met_providers(connection: sa.Connection) -> set[str]:
 
 
 def halts_due(connection: sa.Connection) -> WaitingCount:
-    """Return the number of halts that are due at their cell, and the time of the oldest."""
+    """Return the number of halts that are due, and the time of the oldest."""
     return _waiting(SQL.run(connection, "halts_due"))
 
 

@@ -131,7 +131,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
 
     Errors: UsageError for an invalid name or range. UnknownId for the organisation. Refused if the name is used for
     another organisation or range, or for a backfill that is no longer open. Refused if the range is below the floor, or
-    the organisation has another open backfill.
+    the organisation has another open backfill, or is not registered by a tick yet.
     """
     if not is_clean_id(name):
         raise UsageError(

@@ -394,7 +394,10 @@ def short_of_types_part() -> Part:
 
 
 def short_of_types(connection: sa.Connection) -> list[ShortOfTypes]:
-    """Return the owners of reached limits of event types, and the database near its limit."""
+    """Return the owners of reached limits of event types.
+
+    The database is included when it is near its limit.
+    """
     return [ShortOfTypes(**vars(row)) for row in read_together(connection, found=short_of_types_part())["found"]]
 
 

@@ -72,7 +72,7 @@ class QuarantineFilter:
 class SampleRow:
     """A stored sample. `ts` is a text, because it may be invalid.
 
-    `reason`: the reason of its quarantine, or `withdrawn` (None: it is in neither state). `came_ms`: the time of arrival
+    `reason`: the reason of its quarantine, or `withdrawn` (None: neither applies). `came_ms`: the time of arrival
     (None: it is invalid). `meant_ms`: the probable time in milliseconds, from its text in the unit `meant_as`. Both are
     None if its time is not the reason, or its text is not a time in any unit.
     """

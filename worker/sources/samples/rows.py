@@ -141,7 +141,10 @@ class RowReader:
         self._check_constants(options.constants)
 
     def __call__(self, fields: list[str], line: int) -> Sample:
-        """Return the sample of a row. `line`: the number of its first line. Errors: BadRow."""
+        """Return the sample of a row. Errors: BadRow.
+
+        `line`: the number of its first line.
+        """
         if len(fields) != self.width:
             raise BadRow("", "too_few_columns" if len(fields) < self.width else "too_many_columns")
         id_, org, sandbox, cell, memory, cpu, interval, ts = self._pick(fields + self._given)
