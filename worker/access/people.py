@@ -257,7 +257,7 @@ def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
 
 
 def mark_demo(connection: sa.Connection, now_ms: int) -> None:
-    """Mark this database for good as one with only demo data.
+    """Mark this database for good as a database with only demo data.
 
     The console shows that on each page.
     """

@@ -42,7 +42,7 @@ This bounds their stored rows.
 Unknown names do not lock out a person at the same address, because MOST_FAILURES bounds a person's own tries.
 """
 MOST_SESSIONS: Final = 20
-"""Sessions of one person. A further session ends the oldest session."""
+"""Sessions of one person. A further session ends the session with the earliest last use."""
 NOTHING: Final[Mapping[str, str]] = {}
 
 

@@ -135,7 +135,7 @@ def require_listed(store: ObjectStore, place: str) -> None:
 def object_at(store: ObjectStore, place: str) -> FoundFile:
     """Return one object by its address, s3://BUCKET/PREFIX/NAME, as a tick finds it.
 
-    Errors: UsageError for an invalid name; NotNow; Unreadable; NoSuchObject.
+    Errors: UsageError for an invalid prefix or name. NotNow, Unreadable. NoSuchObject if it does not exist.
     """
     folder, _, name = place.rpartition("/")
     place = f"{prefix_of(folder)}/{name}"

@@ -37,7 +37,8 @@ Unseen: TypeAlias = Mapping[str, Sequence[int]]
 class Waited:
     """Usage that was pending for lack of an assignment.
 
-    `resolved`: from the assignment's start on. `before_start`: before that start.
+    `resolved_s`, `resolved_units`: from the assignment's start on. `before_start_s`, `before_start_units`: before that
+    start.
 
     Seconds of sandboxes and units of event types are never added up.
     """

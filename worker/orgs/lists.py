@@ -59,7 +59,7 @@ SORTS: Final = {
 
 @dataclass(frozen=True)
 class OrgFilter:
-    """A filter of organisations. Empty: any.
+    """A filter of organisations. An empty field matches any organisation.
 
     `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the credit ends by that time, by the watch's
     last estimate (None: any).

@@ -140,7 +140,7 @@ class LongOpen:
 def oldest_open(connection: sa.Connection) -> LongOpen | None:
     """Return the oldest transaction that writes, in any database of the server.
 
-    None: it does not exist, or the database is SQLite, where a transaction that writes blocks all others.
+    Returns None without such a transaction, and on SQLite, where a transaction that writes blocks all others.
     """
     if connection.dialect.name != "postgresql":
         return None

@@ -131,7 +131,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
 
     Errors: UsageError for an invalid name or range. UnknownId for the organisation. Refused if the name is used for
     another organisation or range, or for a backfill that is no longer open. Refused if the range is below the floor, or
-    the organisation has another open backfill, or is not registered by a tick yet.
+    the organisation has another open backfill, or only its samples are known.
     """
     if not is_clean_id(name):
         raise UsageError(
@@ -471,9 +471,9 @@ def open_backfills(connection: sa.Connection) -> OpenBackfills:
 
 
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:
-    """Return backfills, the latest first; of one organisation if it is given.
+    """Return backfills, the latest first.
 
-    Errors: UnknownId.
+    `org_id`: only backfills of this organisation ('': of all). Errors: UnknownId.
     """
     if org_id:
         ids.require(connection, ids.ORG, org_id)

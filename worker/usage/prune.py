@@ -68,10 +68,11 @@ class Next(Protocol):
 
 @dataclass(frozen=True)
 class Pruned:
-    """The result of a prune.
+    """The result of a prune, or of its dry run.
 
-    `orgs`: organisations with the new floor. `held_back`: organisations with a lower floor, because an earlier window
-    is still open. `quarantined`: samples below the floor that stay, because they were not fixed or dismissed.
+    `samples`: deleted samples, or those that a dry run would delete. `orgs`: organisations with the new floor.
+    `held_back`: organisations with a lower floor, because an earlier window is still open. `quarantined`: samples below
+    the floor that stay, because they were not fixed or dismissed.
     """
 
     before_ms: int
@@ -90,7 +91,8 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
     in its own transaction for which seals do not wait. If the command is interrupted, a repeated command deletes the
     rest. Records of invalid items from before the moment are deleted, too.
 
-    Errors: UsageError for a moment within the late horizon (35 days), in which samples may still arrive.
+    `dry_run`: count, and roll back. Errors: UsageError for a moment within the late horizon (35 days), in which samples
+    may still arrive.
     """
     before = window_of(before_ms)
     if before > by.now_ms - LATE_HORIZON_MS:
@@ -183,10 +185,10 @@ They are a year, and the month before it for comparison.
 
 @dataclass(frozen=True)
 class FoldedMonths:
-    """The result of `push fold`, which replaces pushes with daily sums.
+    """The result of `push fold`, which replaces pushes with daily sums, or of its dry run.
 
-    `pushes`: the number of replaced pushes. `kept`: pushes of the embedded ledger before `before_ms` that stay.
-    `held_back`: the organisations of these, which have a lower floor or an open push.
+    `pushes`: the number of pushes that are replaced, or would be. `kept`: pushes of the embedded ledger before
+    `before_ms` that stay. `held_back`: the organisations of these, which have a lower floor or an open push.
     """
 
     before_ms: int
@@ -203,7 +205,8 @@ def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -
     The pushes are replaced in portions of some windows, each in its own transaction. Seals do not wait for it, because
     windows below the floor are not sealed. If the command is interrupted, a repeated command replaces the rest.
 
-    Errors: UsageError if the moment is not the start of a month, or fewer than MONTHS_KEPT whole months would stay.
+    `dry_run`: count, and roll back. Errors: UsageError if the moment is not the start of a month, or fewer than
+    MONTHS_KEPT whole months would stay.
     """
     _require_month(before_ms, by.now_ms)
     values = {"from_ms": EVER_MS, "to_ms": before_ms, "before_ms": before_ms}

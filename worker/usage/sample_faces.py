@@ -60,8 +60,8 @@ def chosen_of(
 ) -> QuarantineFilter:
     """Return the filter of quarantined samples.
 
-    Errors: UnknownId for an unknown organisation, or a reason without quarantined samples. Refused for an
-    organisation that no tick has registered yet. UsageError for an invalid range of times.
+    Errors: UnknownId for an unknown organisation, or a reason without quarantined samples. Refused if
+    only samples of the organisation are known. UsageError for an invalid range of times.
     """
     require_range(from_ms, to_ms)
     if org_id:

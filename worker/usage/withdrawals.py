@@ -136,9 +136,9 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
 def withdraw_events(
     connection: sa.Connection, source: str, event_ids: Sequence[str], by: By, org_id: str | None = None
 ) -> list[Withdrawn]:
-    """Withdraw events of a source, of one organisation if it is given.
+    """Withdraw events of a source.
 
-    Errors: as `withdraw` and `samples_of`.
+    `org_id`: only events of this organisation. Errors: as `withdraw` and `samples_of`.
     """
     return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
 

@@ -136,7 +136,7 @@ def take(
     """Store events. Return an answer for each, in their order.
 
     `own`: the sender sends only for its own organisation, and does not claim ids among all organisations. `types_by`:
-    the sender, for the limits of event types. `unlike`: an event of an unknown type that resembles a known one gets
+    the sender, for the limits of event types. `unlike`: an event of an unknown type that resembles a known type gets
     `invalid`, `unknown_type`.
 
     An event below its organisation's floor gets `invalid`, `too_late`, and is not stored. Only above the floor, a key

@@ -362,7 +362,7 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
 
 
 def read_records(lines: NumberedLines, options: ImportOptions, now_ms: int) -> Iterator[Record]:
-    """Return an iterator over the records of a file, including refused ones.
+    """Return an iterator over the records of a file, including refused records.
 
     The header is read at once.
 
