@@ -302,8 +302,9 @@ class UserRow:
     """A user in a list. Times are in milliseconds.
 
     State `invited`: their link is valid until `link_expires_ms`. State `locked`: the link expired before use.
-    `sessions`: the number of browsers in which they are signed in. `grant_limit_micro` None: they cannot grant credit.
-    `link_expires_ms` None: they do not have a link. `signed_in_ms`, `ended_ms` None: that did not happen.
+    `sessions`: the number of their stored sessions. Expired sessions count until the next sign-in of any user.
+    `grant_limit_micro` None: they cannot grant credit. `link_expires_ms` None: they do not have a link.
+    `signed_in_ms`, `ended_ms` None: that did not happen.
     """
 
     name: str

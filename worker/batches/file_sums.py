@@ -522,7 +522,7 @@ def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 
     For gzip, DuckDB unpacks the content, and this function checks its size before.
 
-    Errors: Refused; Unreadable if zstd support is not installed; NotNow if its time is up or the disk fails.
+    Errors: Refused. Unreadable if zstd support is not installed. NotNow if its time is up or the disk fails.
     """
     if file.packed == "gzip":
         _measure_gzip(file, over)

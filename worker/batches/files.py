@@ -46,7 +46,7 @@ class TimeUp(NotNow):
 class Unreadable(UsageError):
     """This machine cannot access the file, or lacks a program to read it.
 
-    The error does not show the content.
+    The content may be valid.
     """
 
 

@@ -379,11 +379,9 @@ def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) 
 
 
 def left_open(connection: sa.Connection, source: str) -> list[str]:
-    """Return the names of a source's files that wait or are being read, sorted.
+    """Return the names of a source's open files, sorted.
 
-    They wait for a person or a retry.
-
-    It returns at most MAX_OPEN_LOOKED_AT.
+    They wait for a person or a retry, or a tick reads them now. The call returns at most MAX_OPEN_LOOKED_AT names.
     """
     names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
     return [str(name) for name in names]
