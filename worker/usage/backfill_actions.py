@@ -61,8 +61,8 @@ class ShownBackfill(BackfillRow):
 
     `counts`: events by outcome. `lines`: the usage that closing would add, by feature or event type. `price_micro`: the
     total in micro-credits (null: a feature lacks a price, or the effect is not shown). `left`: the forecast of the
-    wallet (null: there is not exactly one wallet to charge, or a feature lacks a price). `hash`: the hash that closes
-    it (null: it is not open, or has too many events to compare at once).
+    wallet (null: there is not exactly one wallet to charge, a feature lacks a price, or the effect is not shown).
+    `hash`: the hash that closes it (null: it is not open, or has too many events to compare at once).
     """
 
     counts: dict[str, int]
@@ -77,8 +77,8 @@ class BackfillClosed(BackfillRow):
     """A closed backfill. Its events are usage now.
 
     `price_micro`: the charge by the ledger's rate card, in micro-credits (null: a feature lacks a price, or the call
-    was repeated). `left`: the forecast of the wallet (null: there is not exactly one wallet to charge, or a feature
-    lacks a price).
+    was repeated). `left`: the forecast of the wallet (null: there is not exactly one wallet to charge, a feature
+    lacks a price, or the call was repeated).
     """
 
     price_micro: int | None

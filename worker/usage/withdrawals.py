@@ -56,7 +56,7 @@ def withdraw(
     Rejected pushes of their windows are sealed again without them. `judged`: the result of `judge_backfill`, which
     proves that the samples were sealed since history was lost.
 
-    Errors, for all samples: UnknownId if one of them is unknown. Refused if one of them is quarantined (it was never
+    Errors, without any change: UnknownId if one sample is unknown. Refused if one sample is quarantined (it was never
     billed), is below the floor, or was not sealed since history was lost. HistoryDoubted while the database is stopped,
     or if it is not the judged database.
     """
