@@ -86,8 +86,8 @@ def list_audit(
     `within`: the number of actions to read if the filter does not fit an index. A page may then be short or empty, and
     still have a next page.
 
-    Errors: UsageError for more rows than MAX_ROWS; UnknownId for an actor, action, target or channel that never
-    occurred.
+    Errors: UsageError for a page size outside 1 to MAX_ROWS. UnknownId for an actor, action or target that never
+    occurred, or an unknown channel.
     """
     if not 0 < most <= MAX_ROWS:
         raise UsageError(

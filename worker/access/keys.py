@@ -195,8 +195,8 @@ def create(
     `any_source`: a key of one organisation may send events of every source, and samples with every id. It could then
     use the ids of other producers' usage.
 
-    Errors: UsageError; UnknownId for an unknown scope, and unless `new`, for an unknown organisation or cell; Refused
-    for a name that is used.
+    Errors: UsageError for an invalid value, or if a key of one organisation lacks a source that it needs. UnknownId for
+    an unknown scope, and unless `new`, for an unknown organisation or cell. Refused for a name or secret that is used.
     """
     if not is_clean_id(name):
         raise UsageError(
@@ -243,11 +243,12 @@ def create(
 def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
     """Rotate an API key.
 
-    `key` is the new secret. The old key works for `overlap_ms` longer.
+    `key` is the new secret. The old key works for `overlap_ms` longer, but not beyond its own end.
 
     The new key has the lifetime that the old key had from its creation.
 
-    Errors: UsageError; UnknownId; Refused for an ended key, or if the name has MOST_OF_A_NAME keys.
+    Errors: UsageError for an invalid overlap or secret. UnknownId. Refused for an ended key, if the name has
+    MOST_OF_A_NAME keys, or for a secret that is used.
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
         raise UsageError(f"invalid overlap {lasting(overlap_ms)}: expected 0 to 30 days")
@@ -280,7 +281,7 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
 def end(connection: sa.Connection, name: str, by: By) -> bool:
     """End all API keys of a name.
 
-    Return True if a key was valid before. Errors: UnknownId.
+    Return True if at least one of them was not ended before. Errors: UnknownId.
     """
     _hold(connection, name)
     ended = SQL.run(connection, "end", {"name": name, "now_ms": by.now_ms}).all()
@@ -325,8 +326,8 @@ class KeyRow:
     """An API key in a list. Times are in milliseconds.
 
     `org_id`, `cell_id`, `source`: the organisation, cell or source to which it is bound (None: any). `used_ms`: its
-    last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended, and the key
-    still works. Only `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
+    last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended. Only
+    `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
     `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: that did not happen. `actor`, `reason`: of the
     key's creation.
     """
@@ -427,7 +428,7 @@ class KeyRotated(KeyMade):
 
 @dataclass(frozen=True)
 class KeyEnded:
-    """The end of a name's keys. `changed`: a key of this name was valid before."""
+    """The end of a name's keys. `changed`: at least one of them was not ended before."""
 
     name: str
     changed: bool

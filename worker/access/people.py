@@ -152,7 +152,8 @@ def add(
 
     Return the end of the link, in milliseconds.
 
-    Errors: UsageError; UnknownId for an unknown role; Refused for a name that is used.
+    Errors: UsageError for an invalid name, grant limit or link. UnknownId for an unknown role. Refused for a name that
+    is used.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
@@ -183,7 +184,7 @@ def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_l
 
     Return True if it changed.
 
-    Errors: UsageError; UnknownId; Refused for an ended person.
+    Errors: UsageError for an invalid grant limit. UnknownId for an unknown person or role. Refused for an ended person.
     """
     was = _hold(connection, name)
     _require_role(role, grant_limit_micro)
@@ -202,7 +203,8 @@ def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
 
     They set another one with `link`.
 
-    Return the end of the link, in milliseconds. Errors: UnknownId; Refused for an ended person.
+    Return the end of the link, in milliseconds. Errors: UsageError for an invalid link. UnknownId. Refused for an ended
+    person.
     """
     _hold(connection, name)
     SQL.run(connection, "reset", {"name": name, **_link(link, by.now_ms)})
@@ -255,7 +257,7 @@ def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
 
 
 def mark_demo(connection: sa.Connection, now_ms: int) -> None:
-    """Mark this database for good as one with only demo data.
+    """Mark this database for good as a database with only demo data.
 
     The console shows that on each page.
     """
@@ -300,8 +302,9 @@ class UserRow:
     """A user in a list. Times are in milliseconds.
 
     State `invited`: their link is valid until `link_expires_ms`. State `locked`: the link expired before use.
-    `sessions`: the number of browsers in which they are signed in. `grant_limit_micro` None: they cannot grant credit.
-    `link_expires_ms` None: they do not have a link. `signed_in_ms`, `ended_ms` None: that did not happen.
+    `sessions`: the number of their stored sessions. Expired sessions count until the next sign-in of any user.
+    `grant_limit_micro` None: they cannot grant credit. `link_expires_ms` None: they do not have a link.
+    `signed_in_ms`, `ended_ms` None: that did not happen.
     """
 
     name: str

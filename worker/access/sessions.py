@@ -42,7 +42,7 @@ This bounds their stored rows.
 Unknown names do not lock out a person at the same address, because MOST_FAILURES bounds a person's own tries.
 """
 MOST_SESSIONS: Final = 20
-"""Sessions of one person. A further session ends the oldest session."""
+"""Sessions of one person. A further session ends the session with the earliest last use."""
 NOTHING: Final[Mapping[str, str]] = {}
 
 
@@ -76,9 +76,9 @@ def begin(
 ) -> Person | None:
     """Begin a session of a person after the stored hash `password` was verified.
 
-    Return None if the hash has changed.
+    Return None if the hash has changed, or the person was ended.
 
-    The last parameter is a hash of the same password with the present cost. It replaces the stored hash ('': keep it).
+    `anew`: a hash of the same password with the present cost, which replaces the stored hash ('': keep it).
     """
     row = SQL.run(connection, "person", {"name": name, "password": password}).one_or_none()
     if row is None:
@@ -96,7 +96,7 @@ def enter(connection: sa.Connection, link: str, session: str, address: str, now_
 
     The link stays valid.
 
-    Returns None in any other database, or if the link does not exist.
+    Returns None in any other database, or if the link does not exist or has expired.
     """
     if not LINK.fullmatch(link):
         return None

@@ -1,6 +1,6 @@
 """Actions and lists of batches and their sources.
 
-Guarantee: a withdrawal takes back all of a batch, in portions of `take.withdraw_some`.
+Guarantee: a withdrawal takes back all of a batch above the floors, in portions of `take.withdraw_some`.
 """
 
 from __future__ import annotations

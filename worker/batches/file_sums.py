@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 MAX_UNCLEAN: Final = 1_000
-"""Organisation names of one file that may be invalid ids.
+"""Invalid organisation ids that one file may have.
 
-Their rows are refused. A file with more such names is refused as a whole.
+Their rows are refused. A file with more invalid ids is refused as a whole.
 """
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file. One transaction stores all of its sums."""
@@ -164,8 +164,9 @@ def add_up(
     The file must not change while it is read. `most`: the maximum number of samples. `fields`: the column of each
     field.
 
-    Errors: Unreadable if DuckDB is not installed. NotNow. UsageError for an unknown field. Refused if the file does not
-    have the format of its name, has other columns, is broken, or becomes too many samples.
+    Errors: Unreadable if a program to read it is not installed. NotNow. UsageError for an unknown field, or a field
+    with two sources. OSError of this machine's disk. Refused if the file does not have the format of its name, has
+    other columns, is broken, or becomes too many samples.
     """
     fields.require(FILE_FIELDS)
     with ExitStack() as opened:
@@ -521,7 +522,7 @@ def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 
     For gzip, DuckDB unpacks the content, and this function checks its size before.
 
-    Errors: Refused; Unreadable if zstd support is not installed; NotNow if its time is up or the disk fails.
+    Errors: Refused. Unreadable if zstd support is not installed. NotNow if its time is up or the disk fails.
     """
     if file.packed == "gzip":
         _measure_gzip(file, over)

@@ -46,7 +46,7 @@ class TimeUp(NotNow):
 class Unreadable(UsageError):
     """This machine cannot access the file, or lacks a program to read it.
 
-    The error does not show the content.
+    The content may be valid.
     """
 
 
@@ -63,7 +63,7 @@ class FoundFile:
 
     Its size and time of change are those when it was found.
 
-    `number`: the descriptor of the opened file (None: it is not open).
+    `packed`: the packing (None: not packed). `number`: the descriptor of the opened file (None: it is not open).
     """
 
     path: Path
@@ -104,7 +104,8 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
 
     `within`: the folder that must contain it after links are resolved.
 
-    Errors: Unreadable; UsageError if it is not a plain file, is too large, or its name lacks a format.
+    Errors: Unreadable. UsageError if it is outside of `within`, is not a plain file, is too large, or its name lacks a
+    format.
     """
     try:
         whole = path.resolve(strict=True)
@@ -143,7 +144,7 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 
     Formats are `parquet`, `csv` and `jsonl`. Packings are `gzip` and `zstd`.
 
-    Each is None if the name does not have it.
+    Each is None if the name does not have it. Both are None for a packed Parquet file.
     """
     endings = Path(name.lower()).suffixes
     packed = PACKED.get(endings.pop()) if endings and endings[-1] in PACKED else None

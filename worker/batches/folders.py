@@ -5,9 +5,9 @@ They are in watched folders, or are answers of queries about closed periods.
 Guarantee: a tick takes at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK bytes, and the next tick takes the rest. If
 a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person has to
 decide. A file's result is reported once. A file that cannot be read does not prevent others from being taken. A file is
-refused for good by its content, or by the ticks that it ended. If the machine lacks the space for it, that is a
-failure, and it is retried after all others. A file that was written in the last QUIET_MS is not read, because its
-writer may not have finished.
+refused for good because of its content, or after MAX_READINGS ticks that did not complete it. If the machine lacks the
+space for it, that is a failure, and it is retried after all others. A file that was written in the last QUIET_MS is not
+read, because its writer may not have finished.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ QUIET_MS: Final = MINUTE_MS
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """Milliseconds that a tick must have left to begin reading a file or listing objects."""
 FULL_READING_S: Final = 60
-"""Seconds after which an incomplete read counts for MAX_READINGS.
+"""Least time limit, in seconds, with which a read that runs out of time counts for MAX_READINGS.
 
 Later ticks do not have more time.
 """
 
 
 def take_watched(context: Context) -> Steps[BatchesDone]:
-    """Take the new files of each watched folder, the oldest first.
+    """Take the new files of each source that is not paused, the oldest first.
 
     Errors: those of the database.
     """

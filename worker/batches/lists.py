@@ -21,7 +21,7 @@ class FilesLeft:
     """Numbers of files that wait in watched folders for a person or a retry.
 
     `refused`, `conflicts`: by outcome. `failing`: files that each tick fails to read. `since_ms`: the time of the
-    oldest such outcome (None: all files are taken).
+    oldest such outcome (None: the three numbers are 0).
     """
 
     refused: int

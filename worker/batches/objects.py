@@ -135,7 +135,7 @@ def require_listed(store: ObjectStore, place: str) -> None:
 def object_at(store: ObjectStore, place: str) -> FoundFile:
     """Return one object by its address, s3://BUCKET/PREFIX/NAME, as a tick finds it.
 
-    Errors: UsageError for an invalid name; NotNow; Unreadable; NoSuchObject.
+    Errors: UsageError for an invalid prefix or name. NotNow, Unreadable. NoSuchObject if it does not exist.
     """
     folder, _, name = place.rpartition("/")
     place = f"{prefix_of(folder)}/{name}"
@@ -153,7 +153,7 @@ def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path |
 
     Return its path; None if it does not exist or changes.
 
-    Errors: NotNow, Unreadable; OSError.
+    Errors: UsageError for an invalid prefix or name, or a too large object. NotNow, Unreadable; OSError.
     """
     try:
         file = object_at(store, place)

@@ -139,7 +139,7 @@ def brought(databases: Databases, question: Question, start_ms: int, file: Found
 def reach(databases: Databases, question: Question) -> None:
     """Check that the database can be reached.
 
-    Errors: Unreadable if a setting does not name it; NotNow if it cannot be reached.
+    Errors: Unreadable if its setting is missing or invalid. NotNow if it cannot be reached.
     """
     with _explained(question.database, Event()), _connected(databases, question.database, Event()):
         pass

@@ -37,7 +37,7 @@ MAX_SOURCES: Final = 100
 MAX_LISTED_PERIODS: Final = 1_000
 """Periods of a query that one statement looks up."""
 MAX_DUE: Final = 24
-"""Due periods of a query that one tick finds."""
+"""Due periods of a query that one tick reads."""
 MAX_PERIODS_BACK: Final = 10_000
 """Most periods before now from which a query can start."""
 
@@ -49,7 +49,8 @@ class BatchSource:
     `batches`: the number of its batches in force. `asked_of`: the database of the query, by its name in the settings.
     `next_ms`: the start of the first period that Drawdown may still query. `paused_ms`: the start of its pause (None:
     it is not paused). `period_ms`, `closes_after_ms`: the length of a query's period, and the delay after it.
-    `field_map`: the map of columns to fields. For a folder, the fields of a query are None.
+    `field_map`: the map of columns to fields as JSON (None: the columns have the names of the fields). For a folder,
+    the fields of a query are None.
     """
 
     source: str
@@ -83,9 +84,9 @@ class BatchRow:
     """A file and its outcome.
 
     `rows`, `refused`: the numbers of its taken and refused rows. `samples`: the number of samples that the taken rows
-    became. `from_ms`, `to_ms`: its windows. These five are None if it was not taken. `withdrawn_ms`: the time of its
-    withdrawal (None: it is in force). `said`: the outcome in words. `seen_ms`: the time when Drawdown last read it, in
-    milliseconds.
+    became. `from_ms`, `to_ms`: its windows. These five are None if its content was not taken. `withdrawn_ms`: the time
+    of its withdrawal (None: it was not withdrawn). `said`: the outcome in words. `seen_ms`: the time when Drawdown last
+    read it, in milliseconds.
     """
 
     source: str
@@ -121,8 +122,8 @@ def add_source(
 
     You can repeat the call, because it has an effect once.
 
-    Errors: UsageError for an invalid name or folder, or an unknown field. Refused if the name or the folder belongs to
-    another source, if this source has other columns, or if MAX_SOURCES exist.
+    Errors: UsageError for an invalid name or folder, an unknown field, or a field with two sources. Refused if the name
+    or the folder belongs to another source, if this source has other columns, or if MAX_SOURCES exist.
     """
     fields.require(FILE_FIELDS)
     if not is_clean_id(source):
@@ -156,8 +157,8 @@ def add_query(
 
     A second call with a time starts again from that time. Drawdown then does not read earlier periods.
 
-    Errors: UsageError for an invalid name or query. Refused if the name belongs to another source, for a time too long
-    ago, or if MAX_SOURCES exist.
+    Errors: UsageError for an invalid name or query. Refused if the source has other terms, for a time in the future or
+    too long ago, or if MAX_SOURCES exist.
     """
     if not is_clean_id(source):
         raise UsageError(
@@ -194,7 +195,8 @@ def due_periods(
 ) -> list[tuple[bool, int, FoundFile]]:
     """Return the closed periods of a query that are due.
 
-    They do not have an outcome yet, or a second read is due.
+    They do not have an outcome yet, or a second read is due. The call also stores the first period that is not
+    completed.
 
     Each has True if the last read failed, its start, and its file. Completed periods are skipped. If the source was
     removed meanwhile, the list is empty.
@@ -299,7 +301,7 @@ def list_sources(connection: sa.Connection) -> list[BatchSource]:
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
     """Return files with their outcomes, the latest first.
 
-    `source` '': files that people named by hand.
+    `source`: None for all files, and '' for files that people named by hand.
 
     Errors: UnknownId for an unknown source.
     """
@@ -354,7 +356,7 @@ def end_reading(
 ) -> None:
     """Record why a file could not be read. (`take` and `note` record an outcome.)
 
-    `counts`: this read is one of the MAX_READINGS.
+    `counts` True: this read counts for MAX_READINGS. False: the count begins again.
     """
     SQL.run(connection, "end", {**_its(source, file), "said": said, "now_ms": now_ms, "counts": counts})
 
@@ -377,9 +379,9 @@ def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) 
 
 
 def left_open(connection: sa.Connection, source: str) -> list[str]:
-    """Return the names of a source's files that wait for a person or a retry, sorted.
+    """Return the names of a source's open files, sorted.
 
-    It returns at most MAX_OPEN_LOOKED_AT.
+    They wait for a person or a retry, or a tick reads them now. The call returns at most MAX_OPEN_LOOKED_AT names.
     """
     names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
     return [str(name) for name in names]

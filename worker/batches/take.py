@@ -125,8 +125,8 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
     Call `meet_types` first. `by.now_ms`: a time before the file was read.
 
     Errors: Refused if the guard charges one of its event types at once, or if another program used one of its sample
-    ids. NotNow if the limit of event types is reached, or a floor was raised past its usage meanwhile. NotNow if a file
-    that was read later has its name.
+    ids. NotNow if the limit of event types is reached, or a floor was raised past its usage meanwhile. NotNow if
+    another process took some of its rows, its content, or a batch with its name meanwhile.
     """
     seen: set[str] = set()
     taken = _claim(connection, sums, source, by, seen)
@@ -145,7 +145,10 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
 
 
 def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: int) -> None:
-    """Record the outcome of a file, in place of an earlier outcome."""
+    """Record the outcome of a file, in place of an earlier outcome.
+
+    An earlier outcome `taken` stays. If the new outcome is `taken` or `repeated`, earlier conflicts of the file end.
+    """
     its = {"source": taken.source, "name": taken.name, "batch": taken.batch, "path": file.place}
     stood = {"size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
     SQL.run(
@@ -356,7 +359,9 @@ class SameRows:
 
 
 def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
-    """Return the batch with other content and the same rows as a file.
+    """Return a batch with the same rows as a file, in any format of its file.
+
+    A batch in force comes before a withdrawn batch.
 
     Returns None if such a batch does not exist.
     """
@@ -374,7 +379,7 @@ def is_accepted(connection: sa.Connection, batch: str) -> bool:
 def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
     """Return the overlap of a file with batches in force.
 
-    It omits the batches in `seen`, and adds the found ones to `seen`.
+    It omits the batches in `seen`, and adds the compared batches to `seen`.
     """
     if sums.rows_hash is None:
         return None
@@ -470,7 +475,7 @@ def withdraw_some(
     `judge_batch` before the first portion.
 
     Errors: UnknownId. Refused if its windows were not sealed since history was lost. HistoryDoubted while the database
-    is halted, or if it is not the one that was judged.
+    is stopped, or if it is not the judged database.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -505,7 +510,7 @@ def judge_batch(connection: sa.Connection, batch: str) -> Witness:
 
     Each portion makes its windows dirty. After that, they look the same as windows that were not sealed.
 
-    Errors: Refused if some of it was not sealed; HistoryDoubted while a recovery is needed.
+    Errors: Refused if some of it was not sealed since then. HistoryDoubted while a recovery is needed.
     """
     found, its = present(connection), ids_of(batch)
     _require_sealed(connection, batch, {"after": its["first_id"], "last": its["beyond_id"]})

@@ -79,8 +79,8 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 
     After an undo, the provider's verdict counts again.
 
-    Errors: UnknownId if an organisation is unknown. The call then does not halt any of them. UsageError for more than
-    MAX_HALTED.
+    Errors: UnknownId if an organisation is unknown, Refused if only its samples are known. The call then does not halt
+    any of them. UsageError for more than MAX_HALTED.
     """
     if len(org_ids) > MAX_HALTED:
         raise UsageError(f"too many organisations: {len(org_ids):,}. You can halt at most {MAX_HALTED:,} at once")
@@ -145,7 +145,8 @@ def override(
 
     A value that is None keeps its former setting.
 
-    Errors: UnknownId; UsageError for an org override without a value, a limit below zero or an end in the past.
+    Errors: UnknownId; Refused if only its samples are known. UsageError for an org override without a value, a limit
+    below zero or an end in the past.
     """
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError(f"invalid --max-concurrent {max_concurrent}: expected 0 or more")
@@ -167,7 +168,7 @@ def override(
 def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
     """End an org override, so that the provider's verdict counts again.
 
-    Errors: UnknownId.
+    Errors: UnknownId; Refused if only its samples are known.
     """
     return _say(connection, org_id, _override_of(connection, org_id, by.now_ms), Override(), by)
 

@@ -37,7 +37,8 @@ Unseen: TypeAlias = Mapping[str, Sequence[int]]
 class Waited:
     """Usage that was pending for lack of an assignment.
 
-    `resolved`: from the assignment's start on. `before_start`: before that start.
+    `resolved_s`, `resolved_units`: from the assignment's start on. `before_start_s`, `before_start_units`: before that
+    start.
 
     Seconds of sandboxes and units of event types are never added up.
     """
@@ -81,7 +82,9 @@ def assign(
 
     `from_ms`: the time (None: the next window boundary).
 
-    Errors: Refused if that would change sealed windows, or use another organisation's customer or wallet; UsageError.
+    Errors: Refused if that would change sealed windows, or windows below a floor. Refused if another assignment starts
+    then, or starts later and is not its first. Refused if another organisation has the customer or its wallet.
+    UsageError for a time that is not a window boundary, or a customer of several organisations.
     """
     if customer_id is not None and len(org_ids) != 1:
         raise UsageError(f"--customer is for a single organisation, not for {len(org_ids):,}. Name exactly one")
@@ -137,6 +140,8 @@ def assign_one(
     in_ledger: Collection[str] = (),
 ) -> Assigned:
     """Assign one organisation, under S1's lock. Errors: as `assign`.
+
+    If the organisation has an assignment to the provider without a customer, the call adds the customer to it instead.
 
     `unseen`: the result of `unseen_windows`. `in_ledger`: providers that declare that the embedded ledger keeps their
     customers' balances, even if a tick has not recorded them yet.
@@ -212,7 +217,10 @@ def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: 
 
 
 def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:
-    """Return the start of an organisation's latest assignment if it is later, or None."""
+    """Return the start of an organisation's latest assignment, in milliseconds.
+
+    Returns None if that assignment does not exist, or starts at `now_ms` or earlier.
+    """
     found = SQL.run(connection, "latest_two", {"org_id": org_id}).first()
     return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 
@@ -220,9 +228,10 @@ def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | Non
 def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
     """Cancel an assignment that has not begun. The former provider continues to bill.
 
-    `start_ms`: the start of the assignment, so that a repeated call does not cancel another one.
+    `start_ms`: the start of the assignment, so that a repeated call does not cancel another assignment.
 
-    Errors: UnknownId; Refused if the latest assignment is already in force, or has another start.
+    Errors: UnknownId. Refused if the latest assignment does not exist, has begun, is sealed, or has another start.
+    Refused if another organisation or a pool has the customer of the former assignment, or its wallet.
     """
     lock_buckets(connection)
     require_org(connection, org_id)

@@ -111,9 +111,9 @@ def require_uncharged(
 
 
 def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
-    """Return True if a metric charges, or ever charged, for one of these usages.
+    """Return True if a metric has, or ever had, a price for one of these names.
 
-    They are event types or features.
+    They are names of event types or features.
     """
     return SQL.run(connection, "charging_for", {"names": sorted(names)}).first() is not None
 

@@ -52,7 +52,8 @@ def flip(
     Each chunk is one transaction, which begins with `first`.
 
     Errors: Refused for a problem with an organisation that a person named, without any change. UnknownId for an unknown
-    organisation, customer of the embedded ledger, or provider. UsageError.
+    organisation, customer of the embedded ledger, or provider. UsageError for an invalid start, or for more than CHUNK
+    organisations that a person named.
     """
     done: list[Flip] = []
     ids.require_among(ids.PROVIDER, options.provider, {*context.capabilities, *EXEMPT_PROVIDERS})
@@ -277,8 +278,9 @@ def _assign_one(
 class Wish:
     """One organisation to assign.
 
-    `customer_id` None: the organisation's own id, or if the provider has its own ids, no customer yet. `line`: the
-    number of its line in a file (None: a person named it).
+    `customer_id` None: the customer of its latest assignment to this provider. Otherwise the organisation's own id, or
+    if the provider has its own ids, no customer yet. `line`: the number of its line in a file (None: a person named
+    it).
     """
 
     org_id: str
@@ -300,7 +302,10 @@ class FlipOptions:
     allow_halt: bool = False
     unchecked: bool = False
     each_alone: bool = False
-    """True: a problem affects only its own organisation, and not all (for a file, and for all unassigned ones)."""
+    """True: a problem affects only its own organisation, and not all.
+
+    It is True for a file, and for all unassigned organisations.
+    """
     new: bool = False
     """True: accept unknown organisations, and unknown customers of the embedded ledger."""
 
@@ -310,9 +315,10 @@ class Flip:
     """A flip of one organisation, done or planned.
 
     `open_pushes` (by state) and `credit_behind_micro` stay at the former provider. `was`, `customer_was`: the former
-    provider and customer (None: not assigned). `credit_there_micro`: the credit at the new provider (None: unknown).
-    `resolved_s` to `before_start_units`: as in `Waited`. `already`: it is already assigned so. `problem`: the reason
-    against the flip. `note`: a warning about the flip. `line`: its line in the file. These three are None if absent.
+    provider and customer (None: never assigned). `credit_there_micro`: the credit at the new provider. Both credits are
+    in micro-credits (None: unknown). `start_ms`: the start of the assignment (None: it was not made). `resolved_s` to
+    `before_start_units`: as in `Waited`. `already`: it is already assigned so. `problem`: the reason against
+    the flip. `note`: a warning about the flip. `line`: its line in the file. These three are None if absent.
     """
 
     org_id: str
@@ -339,7 +345,8 @@ class Flip:
 class FlipCandidate:
     """The state of one organisation before the flip.
 
-    `customer_id`: the customer to assign. `provider`, `customer_before`: the present ones (None: not assigned).
+    `customer_id`: the customer to assign. `provider`, `customer_before`: those of its latest assignment (None: never
+    assigned).
     `open_pushes`: their number by state. `unknown`: the problem with an unknown id (None: the ids are known).
     """
 

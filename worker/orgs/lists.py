@@ -59,7 +59,7 @@ SORTS: Final = {
 
 @dataclass(frozen=True)
 class OrgFilter:
-    """A filter of organisations. Empty: any.
+    """A filter of organisations. An empty field matches any organisation.
 
     `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the credit ends by that time, by the watch's
     last estimate (None: any).
@@ -105,9 +105,10 @@ class OrgColumns(NamedTuple):
 class OrgRow:
     """An organisation in a list. Credit is in millionths of its provider's credits.
 
-    `balance_micro`: the last read balance. `left_now_micro` to `runs_out_ms`: as in `CreditForecast`. `since_ms`,
-    `why`: the time and the reason of a halt or stop. `running`: the number of its running sandboxes. `override_halted`
-    to `override_until_ms`: its org override (see `Override`). Any other None: unknown, or unlimited.
+    `billing_provider`: its provider (None: it has no assignment now). `plan`, `balance_micro`: as last read (None:
+    unknown). `left_now_micro` to `runs_out_ms`: as in `CreditForecast`. `since_ms`, `why`: the time and the reason of a
+    halt or stop (None: neither). `running`: the number of its running sandboxes. `max_concurrent_sandboxes` None:
+    unlimited. `override_halted` to `override_until_ms`: its org override (see `Override`).
     """
 
     org_id: str
@@ -154,7 +155,10 @@ class OrgPage:
 
 @dataclass(frozen=True)
 class ScheduledFlip:
-    """An assignment that begins later."""
+    """An assignment that begins later.
+
+    `billing_provider`: the present provider (None: the organisation has no assignment now).
+    """
 
     org_id: str
     billing_provider: str | None
@@ -179,8 +183,8 @@ def list_orgs(
 ) -> OrgPage:
     """Return a page of organisations after `after`.
 
-    Errors: UsageError for an unknown state or order, or more rows than MAX_ROWS; UnknownId for an unknown plan. An
-    unknown provider gives an empty page, because only this machine's settings may have it.
+    Errors: UsageError for an unknown state or order, or a page size outside 1 to MAX_ROWS. UnknownId for an
+    unknown plan. An unknown provider gives an empty page, because only this machine's settings may have it.
     """
     if sort not in SORTS:
         raise UsageError(f"invalid sort {sort!r}: expected {', '.join(SORTS)}")
@@ -196,7 +200,7 @@ def list_orgs(
 def every_org(connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: str) -> Iterator[OrgRow]:
     """Yield all chosen organisations, in the order of pages, with the same figures.
 
-    Errors: as `list_orgs`.
+    Errors: UsageError for an unknown state; UnknownId for an unknown plan.
     """
     _require(connection, chosen)
     after = START
@@ -257,7 +261,10 @@ def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut
 
 
 def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most: int) -> list[ScheduledFlip]:
-    """Return the assignments that begin later, the next one first."""
+    """Return the assignments that begin later, the next first.
+
+    `provider`: only assignments to this provider ('': to any).
+    """
     values = {"now_ms": now_ms, "provider": provider, "at_most": min(most, MAX_ROWS)}
     return [ScheduledFlip(**row._mapping) for row in SQL.run(connection, "scheduled_flips", values)]
 
@@ -463,7 +470,10 @@ WithText = Annotated[str, ID, "Text in the organisations' ids"]
 
 
 def require_provider(connection: sa.Connection, provider: str) -> None:
-    """Refuse a provider that never had an assignment. Errors: UnknownId."""
+    """Refuse a provider that never had an assignment. Errors: UnknownId.
+
+    The embedded ledger and exempt providers are always known.
+    """
     if provider and provider not in (EMBEDDED, *EXEMPT_PROVIDERS):
         ids.require(connection, ids.PROVIDER, provider)
 

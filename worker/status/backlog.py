@@ -59,7 +59,7 @@ class Backlog(OpenPushes):
 class JobsLeft:
     """The number of open jobs, and of jobs that failed within a day.
 
-    `since_ms`: when the oldest open job was queued, or None.
+    `since_ms`: when the oldest open job was queued (None: `open` is 0).
     """
 
     open: int
@@ -71,7 +71,7 @@ COUNTS: Final = ("refused", "dirty_windows", "halts_due", "projections_due", "st
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
-    """Return the number of quarantined samples by reason, without closed ones."""
+    """Return the number of quarantined samples by reason, without closed samples."""
     return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
 
 
@@ -90,7 +90,10 @@ def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
 
 
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
-    """Count a shard's backlog in one statement. The default is the whole database."""
+    """Count a shard's backlog in one statement.
+
+    `Shard()`: the whole database. `quarantined` and `dated_ahead` are always those of the whole database.
+    """
     values: dict[str, object] = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
     values["needs_you"] = f"{NEEDS_YOU}%"
     found = read_together(
@@ -137,7 +140,7 @@ class LongOpen:
 def oldest_open(connection: sa.Connection) -> LongOpen | None:
     """Return the oldest transaction that writes, in any database of the server.
 
-    None: it does not exist, or the database is SQLite, where a transaction that writes blocks all others.
+    Returns None without such a transaction, and on SQLite, where a transaction that writes blocks all others.
     """
     if connection.dialect.name != "postgresql":
         return None

@@ -25,7 +25,7 @@ SQL = queries(__file__)
 class Watermarks:
     """The oldest watermark of buckets, and of organisations behind their bucket.
 
-    None: such a bucket or organisation does not exist.
+    `oldest_ms` None: buckets were not sealed yet. `held_ms` None: each organisation has the watermark of its bucket.
     """
 
     oldest_ms: int | None
@@ -34,7 +34,10 @@ class Watermarks:
 
 @dataclass(frozen=True)
 class OpenPushes:
-    """The open pushes of a provider, state and feature. `owed`: base units."""
+    """The open pushes of a provider, state and feature.
+
+    `oldest_ms`: when the oldest was sealed, in milliseconds. `owed`: base units.
+    """
 
     provider: str
     state: str
@@ -48,7 +51,7 @@ class OpenPushes:
 class WaitingCount:
     """The number of waiting rows, and the time of the oldest.
 
-    `since_ms`: the time in milliseconds (None: a row does not wait).
+    `since_ms`: the time in milliseconds (None: `count` is 0).
     """
 
     count: int
@@ -120,12 +123,15 @@ def met_providers(connection: sa.Connection) -> set[str]:
 
 
 def halts_due(connection: sa.Connection) -> WaitingCount:
-    """Return the halts that are due at their cell."""
+    """Return the number of halts that are due, and the time of the oldest."""
     return _waiting(SQL.run(connection, "halts_due"))
 
 
 def projections_due(connection: sa.Connection, now_ms: int) -> WaitingCount:
-    """Return the organisations with a due read at their provider."""
+    """Return the number of organisations with a due read at their provider.
+
+    The result also has the time of the oldest due read.
+    """
     return _waiting(backlog.SQL.run(connection, "projections_overdue", {"now_ms": now_ms}))
 
 
@@ -164,7 +170,7 @@ def samples_by_cell(connection: sa.Connection, from_ms: int, to_ms: int) -> dict
 
 
 def webhooks_since(connection: sa.Connection, since_ms: int) -> dict[tuple[str, str], int]:
-    """Return the authenticated webhooks since then, by provider and state."""
+    """Return the number of authenticated webhooks since then, by provider and state."""
     found = SQL.run(connection, "webhooks", {"since_ms": since_ms})
     return {(row.provider, row.state): row.webhooks for row in found}
 
@@ -192,7 +198,7 @@ def provider_reads(connection: sa.Connection) -> list[Reads]:
 def ended_ticks(connection: sa.Connection, since_ms: int) -> list[EndedTick] | None:
     """Return the ticks that ended since then, the newest first.
 
-    None: a tick has never ended.
+    The call reads the last 4,096 ticks. None: a tick has never ended.
     """
     if SQL.run(connection, "any_tick").first() is None:
         return None
@@ -202,7 +208,7 @@ def ended_ticks(connection: sa.Connection, since_ms: int) -> list[EndedTick] | N
 def calls_cut(connection: sa.Connection, since_ms: int) -> dict[str, int]:
     """Return the fewest calls at once by provider, in ticks that ended since then.
 
-    It has only providers that refused calls as too many.
+    The call reads the last 256 ticks. The result has only providers that refused calls as too many.
     """
     reports = SQL.run(connection, "latest_reports", {"since_ms": since_ms}).scalars()
     return least_of([json.loads(report).get("calls_cut", {}) for report in reports if report])

@@ -258,7 +258,10 @@ class PendingOrg:
 
 @dataclass(frozen=True)
 class PendingPage:
-    """A page of pending usage. `next_after`: the next page (None: this is the last)."""
+    """A page of pending usage.
+
+    `next_after`: the id after which the next page begins (None: this is the last page).
+    """
 
     orgs: list[PendingOrg]
     next_after: str | None
@@ -268,8 +271,8 @@ class PendingPage:
 class Beside:
     """The counts besides pending usage.
 
-    `dirty_windows`: windows that the next tick seals again. `late`: samples below a floor. `dated_ahead`: samples dated
-    in the future.
+    `dirty_windows`: windows that the next tick seals again. `late`: quarantined samples below a floor. `dated_ahead`:
+    samples dated in the future.
     """
 
     dirty_windows: int
@@ -287,6 +290,8 @@ def reasons(connection: sa.Connection) -> list[PendingUsage]:
 
 def page(connection: sa.Connection, reason: str = "", after: str = "", most: int = PAGE_ROWS) -> PendingPage:
     """Return pending usage of organisations after `after`, by id.
+
+    `reason`: only usage with this reason ('': any).
 
     Errors: UsageError for an invalid reason.
     """

@@ -58,7 +58,7 @@ class HaltsDue:
     """The due halts.
 
     `due`: their number. `since_ms`: the time of the oldest (None if `due` is 0). `error`: an error of one of them (None
-    if they have no error).
+    if they do not have an error).
     """
 
     due: int
@@ -71,7 +71,7 @@ class UndeliveredHalts:
     """The undelivered halts of one cell and error.
 
     `error`: None if they were not tried yet. `needs_person`: True if a retry fails until a setting is changed. `said`:
-    the text for people.
+    the text for people. The other fields are those of `Undelivered`.
     """
 
     cell_id: str
@@ -87,7 +87,7 @@ class UndeliveredHalts:
 class IgnoredHalt:
     """A halt that a cell acknowledged and did not obey, `times` times.
 
-    `said`: the text for people.
+    `since_ms`: the time of the first acknowledgement. `said`: the text for people.
     """
 
     cell_id: str
@@ -149,7 +149,7 @@ class HaltedOrg:
 
 @dataclass(frozen=True)
 class Doubt:
-    """The reason for which this database may have lost history (R1)."""
+    """The reason for which this database may have lost history (R1), and the time when Drawdown found it."""
 
     doubted_ms: int
     doubted_reason: str
@@ -202,8 +202,9 @@ class Standing:
     """The state of the whole system.
 
     `orgs`, `halted`, `unassigned`: numbers of organisations. `left`: the unsettled work. `providers`: those with open
-    pushes, and paused ones. `paused`: pauses by provider. `unread`: organisations with a failed last read. `stopped`,
-    `halted_orgs`: the first and the last of them. `doubted` None: the history is complete.
+    pushes, and paused ones. `paused`: pauses by provider. `unread`: organisations with a failed last read. `stopped`:
+    the first stopped organisations by id. `halted_orgs`: the organisations that were halted last. `open_transaction`:
+    the oldest open transaction, if it is old enough to report. `doubted` None: the history is complete.
     """
 
     orgs: int
@@ -233,7 +234,7 @@ class Standing:
     uncompared: list[Uncompared]
     shadow: list[InShadow]
     short_of_types: list[ShortOfTypes]
-    """Keys, sources and organisations that have reached their limit of event types."""
+    """Owners of a reached limit of event types, and the database near its limit."""
     stopped: list[StoppedOrg]
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None

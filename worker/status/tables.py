@@ -96,7 +96,7 @@ SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_s
 SHARE: Final = 0.02
 """Share of a table's rows after which vacuum runs.
 
-A pruned day of 36 is more, so that the next day reuses its space.
+One of 36 stored days is more than this share. So vacuum runs after a day is pruned, and the next day reuses its space.
 """
 ENABLED: Final = "autovacuum_enabled"
 ON: Final = ("true", "on", "yes", "1")

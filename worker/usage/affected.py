@@ -61,7 +61,7 @@ class Affected:
 
 
 def of_batch(connection: sa.Connection, first_id: str, beyond_id: str) -> Affected:
-    """Return the samples in force between two ids."""
+    """Return the samples in force with ids between two ids, without those two."""
     return _affected(connection, "between_ids", {"first_id": first_id, "beyond_id": beyond_id})
 
 

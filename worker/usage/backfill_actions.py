@@ -59,9 +59,10 @@ MOST_COMPARED: Final = 10_000
 class ShownBackfill(BackfillRow):
     """A backfill, and while it is open, the effect of closing it.
 
-    `counts`: events by outcome. `lines`: the usage that would be billed, by feature. `price_micro`: the total in
-    micro-credits (null: a feature lacks a price, or the effect is not shown). `left`: the rest of the wallet. `hash`:
-    the hash that closes it (null: it is not open, or has too many events to compare at once).
+    `counts`: events by outcome. `lines`: the usage that closing would add, by feature or event type. `price_micro`: the
+    total in micro-credits (null: a feature lacks a price, or the effect is not shown). `left`: the forecast of the
+    wallet (null: there is not exactly one wallet to charge, a feature lacks a price, or the effect is not shown).
+    `hash`: the hash that closes it (null: it is not open, or has too many events to compare at once).
     """
 
     counts: dict[str, int]
@@ -75,7 +76,9 @@ class ShownBackfill(BackfillRow):
 class BackfillClosed(BackfillRow):
     """A closed backfill. Its events are usage now.
 
-    `price_micro`: the charge by the ledger's rate card (null: a feature lacks a price). `left`: the rest of the wallet.
+    `price_micro`: the charge by the ledger's rate card, in micro-credits (null: a feature lacks a price, or the call
+    was repeated). `left`: the forecast of the wallet (null: there is not exactly one wallet to charge, a feature
+    lacks a price, or the call was repeated).
     """
 
     price_micro: int | None

@@ -75,7 +75,7 @@ class Backfill:
     """A row of `backfills`, with events of one organisation in [from_ms, to_ms).
 
     `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the effect that a person confirmed
-    (None: it is not closed).
+    (None: it was never closed).
     """
 
     backfill: str
@@ -97,8 +97,8 @@ class DiffLine:
 
     `what`: a feature, or an event type without a feature. `quantity`: its base units. `provider`: the provider that
     would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: the reason why the
-    usage would be pending (None: it would be billed). `price_micro`: the charge by the ledger's rate card (None: it
-    lacks a price; 0: the usage would not be billed).
+    usage would be pending (None: it would be billed). `price_micro`: the charge by the ledger's rate card, in
+    micro-credits (None: the card lacks a price; 0: the usage would not be billed).
     """
 
     what: str
@@ -129,8 +129,9 @@ class Diff:
 def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: int, to_ms: int, by: By) -> Backfill:
     """Open a backfill. While it is open, a repeated call returns the same backfill.
 
-    Errors: UsageError for an invalid name or range. UnknownId. Refused if the name belongs to another or a closed
-    backfill, or the range is below the floor. Refused if the organisation has another open backfill.
+    Errors: UsageError for an invalid name or range. UnknownId for the organisation. Refused if the name is used for
+    another organisation or range, or for a backfill that is no longer open. Refused if the range is below the floor, or
+    the organisation has another open backfill, or only its samples are known.
     """
     if not is_clean_id(name):
         raise UsageError(
@@ -238,10 +239,11 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 
     `shown`: the hash of the shown effect.
 
-    You can repeat the call, because it has its effect once.
+    You can repeat the call, because it has its effect once. A repeated call returns an effect without counts, lines and
+    price.
 
-    Errors: UnknownId; Refused for another hash, if the backfill was reverted, or if some of its windows were closed for
-    good.
+    Errors: UnknownId. Refused for another hash, if the backfill was reverted, or if some of its windows were closed for
+    good. Refused if another call sent an event of the backfill in the meantime.
     """
     found = _hold(connection, name)
     if found.state == "closed" and found.diff_hash == shown:
@@ -271,7 +273,7 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 def revert(connection: sa.Connection, name: str, by: By, judged: Witness | None = None) -> tuple[int, bool]:
     """Withdraw a portion of a backfill.
 
-    Return the number of events, and True after the last portion.
+    Return the number of withdrawn events, and True after the last portion.
 
     Call it until it returns True. The events of an open backfill are deleted at once. `judged`: the result of
     `judge_backfill` before the first portion.
@@ -385,7 +387,7 @@ class BackfillRow:
 
     `events`: the number of staged events, or of added events once it is closed. `withdrawn`: how many of the added
     events were withdrawn. `closed_ms`, `reverted_ms` None: that did not happen. `diff_hash`: the hash of the effect
-    that a person confirmed (None: it is not closed).
+    that a person confirmed (None: it was never closed).
     """
 
     backfill: str
@@ -469,9 +471,9 @@ def open_backfills(connection: sa.Connection) -> OpenBackfills:
 
 
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:
-    """Return backfills, the latest first; of one organisation if it is given.
+    """Return backfills, the latest first.
 
-    Errors: UnknownId.
+    `org_id`: only backfills of this organisation ('': of all). Errors: UnknownId.
     """
     if org_id:
         ids.require(connection, ids.ORG, org_id)
@@ -492,7 +494,7 @@ def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, 
 
     `price_micro`: the further charge in micro-credits.
 
-    None: a wallet of the embedded ledger does not pay for it, or several do.
+    Returns None unless exactly one wallet of the embedded ledger pays for it.
     """
     span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
     rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
@@ -518,7 +520,7 @@ def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> l
 def read_events(
     lines: NumberedLines, org_id: str, now_ms: int, values: Mapping[str, EventValue]
 ) -> Iterator[tuple[int, UsageEvent | Unfit]]:
-    """Yield the events of one organisation, or the reasons against them.
+    """Yield the events of one organisation, or the reasons why lines are invalid.
 
     Each has the number of its line.
 

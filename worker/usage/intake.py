@@ -1,11 +1,11 @@
 """Received usage events, and the pushes of an event.
 
-Events are shown by source and type, one by one, in conflict, and quarantined.
+It returns events by source and type, by arrival, and by time of use. It also returns conflicts, numbers of quarantined
+samples, and limits of event types that are nearly reached. Reads only.
 
-It also lists limits of event types that are nearly reached. Reads only.
-
-Guarantee: a page reads a bounded number of the newest events, by the index of their arrival, and states the time since
-which it counts. The next page begins where the last page ended, and omits no event.
+Guarantee: a page by arrival reads a bounded number of the newest events, by the index of their arrival. The numbers by
+source and type state the time since which they count. The next page begins where the last page ended, and omits no
+event.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SQL = queries(__file__)
 MOST_SEEN: Final = 20_000
 """Usage events that one page reads.
 
-It counts at most as many quarantined samples of each kind.
+Also the largest number of quarantined samples of each kind that Drawdown counts.
 """
 MOST_KINDS: Final = 200
 """Pairs of a source and a type that one page lists."""
@@ -45,7 +45,7 @@ _LAST: Final = 2**62
 
 @dataclass(frozen=True)
 class EventFilter:
-    """A filter of events by source, type and organisation. Empty: any."""
+    """A filter of events by source, type and organisation. An empty field matches all events."""
 
     source: str = ""
     event_type: str = ""
@@ -70,8 +70,8 @@ _BEGIN: Final = Place(_LAST, "")
 class EventLine:
     """A received event.
 
-    `quantity`: units of its type. `ts`: the time of use. `ingested_ms`: the time of arrival. `withdrawn`: it no longer
-    counts.
+    `quantity`: units of its type. `ts`: the time of use, in milliseconds. `ingested_ms`: the time of arrival.
+    `withdrawn`: the event was withdrawn, so it no longer counts.
     """
 
     source: str
@@ -89,7 +89,8 @@ class EventLine:
 class SourceRow:
     """The number of events of a source and a type, among those that were read.
 
-    `of_day`: those that arrived in the last 24 hours. `first_ms`, `last_ms`: the first and the last arrival.
+    `orgs`: the number of their organisations. `of_day`: events that arrived in the last 24 hours. `first_ms`,
+    `last_ms`: the first and the last arrival.
     """
 
     source: str
@@ -124,10 +125,10 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class ConflictRow:
-    """An item with other content than the stored one with its id.
+    """An item whose content differs from the stored item with its id.
 
-    `event_source`, `event_id`, `org_id`: those of the stored event (None: it is not an event). `closed`: a person
-    dismissed the conflict or fixed it.
+    `event_source`, `event_id`, `org_id`: those of the stored event (None: the stored item is not an event). `closed`: a
+    person dismissed the conflict or fixed it. Texts are cut to MOST_SAID_CHARS.
     """
 
     conflict_id: int
@@ -143,7 +144,7 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """Conflicts, the latest first. `next_before`: the next page (None: the last page)."""
+    """Conflicts, the latest first. `next_before`: the `before` of the next page (None: this is the last page)."""
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -151,7 +152,7 @@ class ConflictsPage:
 
 @dataclass(frozen=True)
 class PushLine:
-    """A push of an event's window and feature."""
+    """A push of an event's window and feature. `sealed_qty`: base units."""
 
     key: str
     window_ms: int
@@ -166,7 +167,8 @@ class PushLine:
 class EntryLine:
     """The entry of a push in a wallet.
 
-    `moved_micro`: micro-credits, positive if the wallet gained.
+    `moved_micro`: micro-credits, positive if the wallet gained. `ts`: the time of use. `at_ms`: the time of booking.
+    Both times are in milliseconds.
     """
 
     key: str
@@ -282,9 +284,9 @@ MOST_LISTED: Final = 10_000
 class EventRow:
     """One event.
 
-    `quantity`: units of its type, as sent. `ts`: the time of use, as sent. `feature` None: the type lacked a feature at
-    that time. `withdrawn`: the reason of the withdrawal (None: it is in force). `properties`: JSON. `subject`,
-    `project`, `plan_key` None: the event does not have one.
+    `quantity`: units of its type, as sent. `ts`: the time of use in milliseconds, as sent. `feature` None: the type
+    lacked a feature at that time. `withdrawn`: the reason of the withdrawal (None: it was not withdrawn). `properties`:
+    JSON. `subject`, `project`, `plan_key` None: the event does not have one.
     """
 
     source: str
@@ -321,11 +323,11 @@ def list_events(
 ) -> EventPage:
     """Return an organisation's events dated in [from, to), the oldest first.
 
-    They include withdrawn ones.
+    Withdrawn events are included.
 
-    `after`: only those after this sample id.
+    `after`: only events after this sample id.
 
-    Errors: UsageError for a page of more than MOST_LISTED, and if `after` is not a sample of the organisation's events.
+    Errors: UsageError for a page size outside 1 to MOST_LISTED, and if `after` is not a sample of the organisation.
     """
     if not 0 < most <= MOST_LISTED:
         raise UsageError(
@@ -346,28 +348,28 @@ def list_events(
 
 
 def show_event(connection: sa.Connection, source: str, event_id: str, org_id: str | None = None) -> EventRow:
-    """Return one event by its key, of an organisation if it is named.
+    """Return one event by its source and id.
 
-    Errors: those of `samples_of`.
+    `org_id`: only an event of this organisation. Errors: those of `samples_of`.
     """
     sample_id = samples_of(connection, source, [event_id], org_id)[event_id]
     return EventRow(**SQL.run(connection, "show", {"sample_id": sample_id}).one()._mapping)
 
 
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
-"""Event types in use from which Drawdown notifies a person of the limit."""
+"""Number of event types in use from which Drawdown notifies a person of the limit."""
 MOST_NAMED: Final = 20
-"""Listed keys, sources and organisations that reached their limit of event types."""
+"""Most owners of a limit of event types that one query returns."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
-"""The next step of a person."""
+"""Advice for a person if a limit of event types is nearly reached."""
 
 
 @dataclass(frozen=True)
 class ShortOfTypes:
-    """The owner of a limit of event types that is nearly or fully reached.
+    """The owner of a reached limit of event types, or the database near its limit.
 
-    The first field is the kind of owner: `database`, `organisation`, `key` or `source`. `name`: the owner's name.
-    `types`: the number of types that it added, or has.
+    `whose`: the kind of owner, which is `database`, `organisation`, `key` or `source`. `name`: the owner's name (empty:
+    the database). `types`: the number of types in use that it added; for the database, of all types in use.
     """
 
     whose: str
@@ -383,7 +385,7 @@ class ShortOfTypes:
 
 
 def short_of_types_part() -> Part:
-    """Return the query of limits of event types that are nearly reached.
+    """Return the query of `short_of_types`.
 
     It runs with other queries in one statement.
     """
@@ -392,7 +394,10 @@ def short_of_types_part() -> Part:
 
 
 def short_of_types(connection: sa.Connection) -> list[ShortOfTypes]:
-    """Return the limits of event types that are nearly reached."""
+    """Return the owners of reached limits of event types.
+
+    The database is included when it is near its limit.
+    """
     return [ShortOfTypes(**vars(row)) for row in read_together(connection, found=short_of_types_part())["found"]]
 
 
@@ -404,8 +409,8 @@ class ListedEvent:
     """A usage event.
 
     `quantity`: units of its type, as sent. `at_ms`: the time of use, as sent. `feature`: null if its type lacked a
-    feature at that time. `withdrawn`: it no longer counts, for `withdrawn_reason`. `subject`, `project`, `plan`: null
-    if the event does not have one.
+    feature at that time. `withdrawn`: it no longer counts. `withdrawn_reason`: the reason (null: it was not withdrawn).
+    `subject`, `project`, `plan`: null if the event does not have one.
     """
 
     source: str
@@ -467,7 +472,8 @@ def _event(
 class ListedSource:
     """Recent events of one source and type.
 
-    `of_day`: events of the last 24 hours. `events`: events among the newest that were read, of `orgs` organisations.
+    `of_day`: events that arrived in the last 24 hours. `events`: events among the newest that were read, of `orgs`
+    organisations. `first_ms`, `last_ms`: the first and the last arrival.
     """
 
     source: str

@@ -30,7 +30,7 @@ MOST_ROWS_A_DAY: Final = 5_000
 class InvalidItems:
     """Items of one API key that were invalid for one reason.
 
-    `source`, `item_id`: those of one of the items (None: they look private).
+    `source`, `item_id`: those of one of the items (None: the items lack it, or it looks private).
     """
 
     key_name: str
@@ -46,7 +46,7 @@ class InvalidItems:
 def keep(connection: sa.Connection, found: Sequence[InvalidItems], now_ms: int) -> None:
     """Add invalid items to the counts of the present hour.
 
-    Rows are written in their order, to avoid deadlocks.
+    Rows are written in their order, to avoid deadlocks. A new row above MOST_ROWS_A_DAY is not written.
     """
     hour, day = now_ms - now_ms % HOUR_MS, now_ms - now_ms % DAY_MS
     known = {tuple(row) for row in SQL.run(connection, "of_hour", {"hour_ms": hour})}
@@ -70,7 +70,7 @@ def forget(connection: sa.Connection, before_ms: int) -> int:
 class InvalidRow:
     """Items of an API key that were invalid for one reason.
 
-    `source`, `item_id`: those of one of the items, shortened (None: they look private).
+    `source`, `item_id`: those of one of the items, shortened (None: the items lack it, or it looks private).
     """
 
     key_name: str
@@ -84,7 +84,9 @@ class InvalidRow:
 
 
 def invalid_items(connection: sa.Connection, since_ms: int, most: int, *, key: str = "") -> list[InvalidRow]:
-    """Return rows of hours that began at `since_ms` or later.
+    """Return invalid items by API key, kind and code.
+
+    They are of hours that began at `since_ms` or later.
 
     The highest number of items comes first.
 

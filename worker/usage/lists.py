@@ -47,8 +47,8 @@ class UsageRow:
     """One row of a report, in base units of a feature.
 
     `used`: by samples. `sealed`: by pushes. `feature` '': usage without a feature, in seconds or units of event types.
-    `group`: the day (UTC), sandbox, project or subject ('': the events lack such a label, or the samples were pruned).
-    `sealed` None: pushes do not have this grouping.
+    `group`: the day (UTC), sandbox, project or subject. It is '' by feature, if the events lack such a label, or if
+    the samples were pruned. `sealed` None: pushes do not have this grouping.
     """
 
     group: str
@@ -114,8 +114,8 @@ def last_days(now_ms: int, days: int) -> tuple[int, int]:
 def read_usage(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, by: str) -> UsageReport:
     """Return the usage of windows in [from_ms, to_ms), both on window boundaries.
 
-    Errors: UnknownId for the organisation. UsageError for a range that is empty, longer than MAX_DAYS or off the
-    windows' boundaries, an unknown grouping, or more than MAX_ROWS rows.
+    Errors: UnknownId for the organisation. UsageError for a range that is empty, longer than MAX_DAYS, off the windows'
+    boundaries, or that splits a folded day. UsageError for an unknown grouping, or more than MAX_ROWS rows.
     """
     found, is_more = usage_page(connection, org_id, from_ms, to_ms, by, most=MAX_ROWS)
     if is_more:
@@ -130,7 +130,8 @@ def usage_page(
 
     The call also returns True if more rows follow.
 
-    `after` is valid even if its row no longer exists. Errors: as `read_usage`; UsageError for an invalid `after`.
+    `after` is valid even if its row no longer exists. Errors: as `read_usage`, but not for many rows. UsageError for an
+    invalid `after`.
     """
     if by not in BY:
         raise UsageError(f"invalid --by {quote_value(by)}: expected one of {', '.join(BY)}")
@@ -236,7 +237,7 @@ def read_shares(
 
     The figures equal those of `read_usage` for windows that are not pruned. `floor_ms`: the organisation's floor.
 
-    Errors: UsageError for more than MAX_ROWS pairs of sandbox and project.
+    Errors: UsageError for more than MAX_ROWS combinations of sandbox, project and feature.
     """
     rules = mapping_rows(connection)
     values = {
@@ -301,6 +302,10 @@ def _day(start_ms: int) -> str:
 
 
 def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
-    """Return an organisation's samples in [from, to), withdrawn too, oldest first."""
+    """Return an organisation's samples in [from, to), the oldest first.
+
+    Withdrawn samples are included, but quarantined samples are not. The number of rows is at most `most` and
+    MAX_SAMPLES.
+    """
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_most": min(most, MAX_SAMPLES)}
     return [row_of(row) for row in SQL.run(connection, "list", values)]

@@ -51,7 +51,8 @@ class ScannedFile:
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
     """Return the words that are ids in this database.
 
-    They are of customers, payers, suppliers, users, and their records.
+    They are ids of organisations, customers, suppliers, users and records, such as samples and events. A word that is
+    also the name of a feature, an event type or a tier is not returned.
 
     Tables without a suitable index are read as a whole, once for WORDS_AT_ONCE words.
     """
@@ -120,7 +121,8 @@ def summarise(
 
     It has the shape `events.summary.SHAPE`.
 
-    Errors: UsageError for a range that is empty, too long, or not of whole days; NotPublic if a label is private.
+    Errors: UsageError for a range that is empty, too long, or not of whole days, or has more than MAX_USES rows.
+    NotPublic if a text of the summary is private.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS:
         raise UsageError(

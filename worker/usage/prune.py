@@ -4,16 +4,16 @@ Prune samples below the floor (S4), and fold settled pushes into sums of a day (
 
 Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
 unread. So a deleted sample cannot look like a refund, and cannot stay unbilled. Samples are deleted afterwards, and
-other steps do not wait for it. A quarantined sample is deleted only after it was fixed or dismissed, because its time
-may be the wrong field. The database's trigger checks only the floor. Hosts cannot delete rows, and the worker's login
+other steps do not wait for the deletion. A quarantined sample is deleted only after it was fixed or dismissed, because
+its time may be wrong. The database's trigger checks only the floor. Hosts cannot delete rows, and the worker's login
 deletes samples only in this module.
 
 A push is folded only below its organisation's floor, where windows are no longer sealed. The same transaction adds it
 to the sum of its day, customer, feature and state. So the sums and the remaining pushes always equal all pushes, and
 `verify` proves them against the ledger. Only pushes of the embedded ledger are folded, because its entries record each
 charge, and stay. Pushes to other providers stay, because Drawdown looks up, compares and refunds them push by push.
-Voids and adoptions stay, too. They are few and are evidence, and they prevent a delayed sender from charging a voided
-push.
+The records of voids and adoptions stay, too. They are few and are evidence, and they prevent a delayed sender from
+charging a voided push.
 """
 
 from __future__ import annotations
@@ -68,10 +68,11 @@ class Next(Protocol):
 
 @dataclass(frozen=True)
 class Pruned:
-    """The result of a prune.
+    """The result of a prune, or of its dry run.
 
-    `orgs`: organisations with the new floor. `held_back`: organisations with a lower floor, because an earlier window
-    is still open. `quarantined`: samples below the floor that stay, because they were not fixed or dismissed.
+    `samples`: deleted samples, or those that a dry run would delete. `orgs`: organisations with the new floor.
+    `held_back`: organisations with a lower floor, because an earlier window is still open. `quarantined`: samples below
+    the floor that stay, because they were not fixed or dismissed.
     """
 
     before_ms: int
@@ -88,9 +89,10 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
 
     One short transaction raises the floors under the lock. Then samples are deleted in portions of some windows, each
     in its own transaction for which seals do not wait. If the command is interrupted, a repeated command deletes the
-    rest. Records of invalid items of that time are deleted, too.
+    rest. Records of invalid items from before the moment are deleted, too.
 
-    Errors: UsageError for a moment within the late horizon (35 days), in which samples may still arrive.
+    `dry_run`: count, and roll back. Errors: UsageError for a moment within the late horizon (35 days), in which samples
+    may still arrive.
     """
     before = window_of(before_ms)
     if before > by.now_ms - LATE_HORIZON_MS:
@@ -110,10 +112,12 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
 
 
 def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[str, int]:
-    """Close windows before a moment for good. Return each organisation's floor.
+    """Close windows before a moment for good. Return the floor of each organisation.
 
-    The floor is lower than the moment if the organisation has an open window before it. Organisations are written in
-    their order, so that two writers never deadlock.
+    Floors are in milliseconds.
+
+    A floor is lower than the moment if the organisation has an open window before it. Organisations are written in
+    the order of their ids, so that two writers never deadlock.
     """
     lock_buckets(connection)
     values = {"before_ms": before}
@@ -173,7 +177,7 @@ def _rows(floors: Mapping[str, int]) -> list[dict[str, object]]:
 
 
 MONTHS_KEPT: Final = 13
-"""Latest months of pushes that `push fold` must keep.
+"""Whole months before the present month whose pushes `push fold` must keep.
 
 They are a year, and the month before it for comparison.
 """
@@ -181,10 +185,10 @@ They are a year, and the month before it for comparison.
 
 @dataclass(frozen=True)
 class FoldedMonths:
-    """The result of `push fold`, which replaces pushes with daily sums.
+    """The result of `push fold`, which replaces pushes with daily sums, or of its dry run.
 
-    `pushes`: the number of replaced pushes. `kept`: pushes of the embedded ledger before `before_ms` that stay.
-    `held_back`: the organisations of these, which have a lower floor or an open push.
+    `pushes`: the number of pushes that are replaced, or would be. `kept`: pushes of the embedded ledger before
+    `before_ms` that stay. `held_back`: the organisations of these, which have a lower floor or an open push.
     """
 
     before_ms: int
@@ -201,7 +205,8 @@ def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -
     The pushes are replaced in portions of some windows, each in its own transaction. Seals do not wait for it, because
     windows below the floor are not sealed. If the command is interrupted, a repeated command replaces the rest.
 
-    Errors: UsageError if the moment is not the start of a month, or less than MONTHS_KEPT months ago.
+    `dry_run`: count, and roll back. Errors: UsageError if the moment is not the start of a month, or fewer than
+    MONTHS_KEPT whole months would stay.
     """
     _require_month(before_ms, by.now_ms)
     values = {"from_ms": EVER_MS, "to_ms": before_ms, "before_ms": before_ms}

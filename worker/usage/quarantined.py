@@ -55,7 +55,8 @@ class Mended:
     """The outcome for one sample.
 
     `new_id`, `ts_ms`, `unit`: the new sample, its time, and the unit in which the text was read (None: not inserted).
-    `why_not`: the reason why not (None: it was inserted). `ts`: its original time as text.
+    `why_not`: the reason why not (None: it was inserted). `ts`: its original time as text. `interval_s`: its seconds
+    (0: not inserted).
     """
 
     sample_id: str
@@ -76,7 +77,8 @@ def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: st
     `unit` `auto`: the unit in which the text is a time between 2000 and now. If several samples mean one sandbox and
     moment, the first by id is inserted.
 
-    Errors: UsageError for an unknown unit, or more than MAX_MENDED samples; UnknownId for an unknown id.
+    Errors: UsageError for an unknown unit, or more than MAX_MENDED samples. UnknownId for an unknown id. Refused for an
+    id whose sample is not quarantined.
     """
     if unit not in AS:
         raise UsageError(f"invalid --as {quote_value(unit)}: expected one of {', '.join(AS)}")
@@ -108,11 +110,10 @@ def _details(fixed: Mended) -> dict[str, object]:
 def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[str]:
     """Dismiss quarantined samples.
 
-    They are then not billed or counted.
+    They are then not billed or counted. Return their ids. An id that is too long is returned cut, once for each sample.
 
-    Return their ids.
-
-    Errors: as `fix`.
+    Errors: UsageError for more than MAX_MENDED samples. UnknownId for an unknown id. Refused for an id whose sample is
+    not quarantined.
     """
     lock_buckets(connection)  # a sample that was fixed meanwhile is billed, and must not be dismissed
     rows = _chosen(connection, chosen, by)
@@ -132,7 +133,8 @@ def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, o
 
     `only`: the organisation that the samples must belong to.
 
-    Errors: Refused, for all samples, if one of them was not dismissed; UnknownId if a sample does not belong to `only`.
+    Errors: UnknownId if one of them is unknown, or does not belong to `only`. Refused, for all samples, if one of them
+    was not dismissed.
     """
     for name in sample_ids:
         its_id = "cut_id" if is_cut(name) else "whole_id"

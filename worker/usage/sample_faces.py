@@ -60,7 +60,8 @@ def chosen_of(
 ) -> QuarantineFilter:
     """Return the filter of quarantined samples.
 
-    Errors: UnknownId for an unknown organisation or reason; UsageError.
+    Errors: UnknownId for an unknown organisation, or a reason without quarantined samples. Refused if
+    only samples of the organisation are known. UsageError for an invalid range of times.
     """
     require_range(from_ms, to_ms)
     if org_id:
@@ -73,7 +74,7 @@ def chosen_of(
 def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
     """Refuse a choice with neither ids nor filters, or with both. Errors: UsageError.
 
-    `only`: the organisation of a bound API key. It restricts the ids, and does not count as a filter.
+    `only`: the organisation of a bound API key. Beside ids, it does not count as a filter.
     """
     named = QuarantineFilter(chosen.ids, chosen.org if chosen.org == only else "")
     if chosen == QuarantineFilter() or (chosen.ids and chosen != named):

@@ -56,9 +56,9 @@ def withdraw(
     Rejected pushes of their windows are sealed again without them. `judged`: the result of `judge_backfill`, which
     proves that the samples were sealed since history was lost.
 
-    Errors: Refused, for all samples, if one of them is unknown, quarantined (it was never billed) or below the floor.
-    Refused if its window was not sealed since history was lost. HistoryDoubted while the database is stopped, or if it
-    is not the judged database.
+    Errors, without any change: UnknownId if one sample is unknown. Refused if one sample is quarantined (it was never
+    billed), is below the floor, or was not sealed since history was lost. HistoryDoubted while the database is stopped,
+    or if it is not the judged database.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -80,9 +80,10 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     """Check that all events of a backfill can be withdrawn, before the first portion.
 
     Each portion makes its windows dirty. After that, they look the same as windows that were not sealed since history
-    was lost. Returns None for an open backfill, because its events are not usage.
+    was lost. Returns None if the backfill is not closed, because then its events are not usage.
 
-    Errors: Refused if an event was not sealed, or is below the floor; HistoryDoubted while a recovery is needed.
+    Errors: Refused if an event was not sealed since history was lost, or is below the floor. HistoryDoubted while a
+    recovery is needed.
     """
     found = present(connection)
     until_ms = max((loss.until_ms for loss in read_losses(connection)), default=0)
@@ -135,9 +136,9 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
 def withdraw_events(
     connection: sa.Connection, source: str, event_ids: Sequence[str], by: By, org_id: str | None = None
 ) -> list[Withdrawn]:
-    """Withdraw events of a source, of one organisation if it is given.
+    """Withdraw events of a source.
 
-    Errors: as `withdraw` and `samples_of`.
+    `org_id`: only events of this organisation. Errors: as `withdraw` and `samples_of`.
     """
     return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
 
@@ -151,7 +152,7 @@ def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
 
 
 def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None) -> Worth:
-    """Return the worth of those of the events that are in force.
+    """Return the worth of those of the events that were not withdrawn.
 
     Errors: as `samples_of`.
     """

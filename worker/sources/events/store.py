@@ -67,7 +67,7 @@ class EventResult:
     """The answer to one event.
 
     Status `pending`: it is stored, and billed once its reason (`code`) is fixed. `code`, `message`: the reason (None:
-    it is accepted, or a duplicate).
+    it is accepted, or a duplicate that was not withdrawn).
     """
 
     status: Status
@@ -136,14 +136,14 @@ def take(
     """Store events. Return an answer for each, in their order.
 
     `own`: the sender sends only for its own organisation, and does not claim ids among all organisations. `types_by`:
-    the sender, for the limits of event types. `unlike`: an event of an unknown type that resembles a known one gets
+    the sender, for the limits of event types. `unlike`: an event of an unknown type that resembles a known type gets
     `invalid`, `unknown_type`.
 
     An event below its organisation's floor gets `invalid`, `too_late`, and is not stored. Only above the floor, a key
     is unique for good. If the floor rises before the commit, the event is quarantined, as a host's insert would be
     (S4), unless `keep_above_floor` or `hold` follows.
 
-    Errors: DatabaseBusy if a concurrent sample used an event's id.
+    Errors: DatabaseBusy if a concurrent sample used an event's id, or another call set a price for an event type.
     """
     with prepared(connection) if len(events) <= FEW else nullcontext():
         return _take(connection, events, now_ms, own=own, types_by=types_by, unlike=unlike)
@@ -468,7 +468,7 @@ def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) 
 
 
 NOT_YET_MS: Final = LATE_HORIZON_MS - DAY_MS
-"""Milliseconds from which a new event or sample locks its organisation's floor.
+"""Age in milliseconds from which a new event or sample locks its organisation's floor.
 
 A floor cannot rise past newer events and samples, because `prune` refuses it.
 """
@@ -533,7 +533,7 @@ def require_source(connection: sa.Connection, source: str) -> None:
 def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
     """Return the error for a key without an event.
 
-    It names the nearest source, or the nearest event of that source.
+    It names the nearest source, or the nearest event of that source, if the caller may see names.
 
     At most `ids.SCANNED` events are compared.
     """

@@ -102,7 +102,7 @@ MAP_FIRST: Final = "to use a new event type, first map it with `drawdown feature
 
 
 def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> dict[str, str]:
-    """Return an error text for each unknown type that resembles a known one.
+    """Return an error text for each unknown type that resembles a known type.
 
     A transaction that several calls share must not show names. There each unknown type has an error, and its call is
     retried alone.
@@ -118,7 +118,7 @@ def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> di
 
 
 def is_known(connection: sa.Connection, event_type: str) -> bool:
-    """Return True if an event, a mapping or a backfill has named the type before."""
+    """Return True if the type has a meter, such as from an event or a mapping."""
     return bool(find_meters(connection, [event_type]))
 
 
@@ -152,7 +152,7 @@ def _bounds(by: Bringer) -> dict[str, object]:
 
 
 def find_meters(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
-    """Return the meters of the known ones among these types."""
+    """Return the meters of those of these types that are known."""
     rows = SQL.run(connection, "known", {"event_types": wanted})
     return {str(row.event_type): int(row.meter) for row in rows}
 

@@ -108,8 +108,9 @@ def import_samples(
 
     With `options.strict`, one transaction imports all rows, or is rolled back. It begins after pipes are read.
 
-    Errors: UsageError for files and options, before any change; DatabaseBusy; DatabaseNotReady; DrawdownError if a file
-    cannot be read to its end. Committed rows stay, and a repeated import completes them.
+    Errors: UsageError for files and options, before any change, and for a pipe when it is read. DatabaseBusy;
+    DatabaseNotReady. DrawdownError if a file cannot be read to its end. Committed rows stay, and a repeated import
+    completes them.
     """
     _check(sources, options, now_ms)
     run = _ImportRun(sources, options, now_ms, on_progress, stdin)
@@ -361,7 +362,7 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
 
 
 def read_records(lines: NumberedLines, options: ImportOptions, now_ms: int) -> Iterator[Record]:
-    """Return an iterator over the records of a file, including refused ones.
+    """Return an iterator over the records of a file, including refused records.
 
     The header is read at once.
 
@@ -529,7 +530,7 @@ A longer line, such as that of /dev/zero, ends the import.
 MAX_BLANK_BYTES: Final = 1 << 20
 """Unpacked bytes of successive blank lines in a file of samples.
 
-A small packed file may contain hours of them.
+A small packed file may unpack to so many that they take hours to read.
 """
 
 

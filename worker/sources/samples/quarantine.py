@@ -2,9 +2,9 @@
 
 Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows, and continues after the last id of the former page. The list has every
-sample that the quarantine's counts include. A host may write ids of megabytes, so the database cuts too long texts.
-Samples with equal cut texts are one row with their number.
+Guarantee: a page has at most MAX_ROWS rows, and the other rows of its last id. The next page continues after that id.
+The list has every sample that the quarantine's counts include. A host may write ids of megabytes, so the database cuts
+too long texts. Samples with equal cut texts are one row with their number.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ class QuarantineFilter:
 class SampleRow:
     """A stored sample. `ts` is a text, because it may be invalid.
 
-    `reason`: the reason of its quarantine, or `withdrawn`. `came_ms`: the time of arrival. `meant_ms`: the probable
-    time in milliseconds, from its text in the unit `meant_as`. Both are None if its text is not a time in any unit.
+    `reason`: the reason of its quarantine, or `withdrawn` (None: neither applies). `came_ms`: the time of arrival
+    (None: it is invalid). `meant_ms`: the probable time in milliseconds, from its text in the unit `meant_as`. Both are
+    None if its time is not the reason, or its text is not a time in any unit.
     """
 
     sample_id: str
@@ -87,11 +88,14 @@ class SampleRow:
     meant_ms: int | None = None
     meant_as: str | None = None
     id_bytes: int | None = None
-    """The size of an id that was cut."""
+    """The size of an id that was cut, in bytes (None: the id is whole)."""
     samples: int = 1
     """The number of samples with ids that begin like this one, if it was cut."""
     event_type: str | None = None
-    """The type of a sample that counts units: `memory_mb` is its meter. None for a quarantined sample."""
+    """The type of a sample that counts units: `memory_mb` is its meter.
+
+    None for a sample of a sandbox, and for a quarantined sample.
+    """
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ def list_quarantined(
 ) -> SamplePage:
     """Return a page of quarantined samples, sorted by id, each with its probable time.
 
-    Errors: UsageError for more than MAX_ROWS rows.
+    All rows of its last id are on the page, even above `most`. Errors: UsageError for a page size outside 1 to
+    MAX_ROWS.
     """
     if not 0 < most <= MAX_ROWS:
         raise UsageError(

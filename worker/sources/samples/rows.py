@@ -5,11 +5,11 @@ If it is refused, the result is the reason.
 Guarantee: pure and exact (integers and Decimals, never a float). A row always gives the same sample or the same reason,
 and the database never quarantines such a sample. The cost of a text is at most proportional to its length, for any
 number in it. The reasons are the codes of the column `usage_samples.problem`, where the database has one. If a sender
-is bound to a value, it fills a missing field of the object, and any other value is refused. An id cannot be that of a
-sample of an event, an execution or a batch.
+is bound to a value, the value fills a missing field of the object, and any other value is refused. An id cannot be that
+of a sample of an event, an execution or a batch.
 
-This module also splits a quantity of a feature into samples. They add up to it exactly, or it is refused. The same call
-makes the same ids.
+This module also splits a quantity of a feature into samples. The samples add up to the quantity exactly, or the
+quantity is refused. The same call makes the same ids.
 """
 
 from __future__ import annotations
@@ -141,7 +141,10 @@ class RowReader:
         self._check_constants(options.constants)
 
     def __call__(self, fields: list[str], line: int) -> Sample:
-        """Return the sample of a row. `line`: the number of its first line. Errors: BadRow."""
+        """Return the sample of a row. Errors: BadRow.
+
+        `line`: the number of its first line.
+        """
         if len(fields) != self.width:
             raise BadRow("", "too_few_columns" if len(fields) < self.width else "too_many_columns")
         id_, org, sandbox, cell, memory, cpu, interval, ts = self._pick(fields + self._given)
@@ -490,7 +493,8 @@ def sample_of(item: Item, org_id: str | None, cell_id: str | None, now_ms: int) 
 
     `org_id`, `cell_id`: the values to which the sender is bound, or None.
 
-    Errors: Unfit `unknown_field`, `…_missing` of an id, `foreign_org`, `foreign_cell`, or a reason of `REASONS`.
+    Errors: Unfit `unknown_field`, `foreign_org`, `foreign_cell`, `…_missing` or `bad_…` of an id, or a reason of
+    `REASONS`.
     """
     for name in item:
         if name not in FIELDS:
@@ -570,12 +574,12 @@ MOST_SAMPLES: Final = 1_000
 They allow 86,400,000 seconds, also at the largest memory size.
 """
 MAX_UNITS: Final = 10**11
-"""Most units of one sample of an execution.
+"""Most units of one sample of an execution or a batch.
 
 Multiplied by its meter, they still fit in 64 bits.
 """
 CELL: Final = "runs"
-"""The cell of samples that belong to executions."""
+"""The cell of samples that belong to executions and batches."""
 
 
 def own_sample(
