@@ -236,7 +236,8 @@ class Relation:
 
     `limit_micro`: the limit of a payer, or the credit of lots from a pool or sponsor, or for a member (None: unlimited,
     or without such an amount). `spent_micro`: the used part of it (None: unknown). `other`: for a biller, its customer;
-    for a sponsor, its lot. `since_ms`: its start (None: unknown). `said`: the reason of the person who made it.
+    for a sponsor, its lot; for an organisation that shares the wallet, the biller. `since_ms`: its start (None:
+    unknown). `said`: the reason of the person who made it.
     """
 
     part: Part
@@ -252,10 +253,10 @@ class Relation:
 class Offer:
     """A plan or a tier, in micro-credits.
 
-    `at_once`: its sandboxes at once. `included_micro`: the monthly credit of a plan. `rollover_max_micro`: the highest
-    credit that rolls over. `first_micro`: the first credit of a new customer. `hold_factor_ppm`, `most_hold_micro`: as in
-    `HoldTerms`. All of these are None for a tier. `price_micro`: the price of a tier for a month (None: a plan).
-    `paid_to_ms`: the time up to which this customer has paid (None: a plan, or the customer never had this tier).
+    `at_once`: its sandboxes at once. `price_micro`: the price of a tier for a month (None: a plan). `included_micro`,
+    `rollover_max_micro`, `first_micro`: the credit of a plan, as in `Gives`. `hold_factor_ppm`, `most_hold_micro`: the
+    terms of its reservations, as in `HoldTerms`. All five are None for a tier. `paid_to_ms`: the time up to which this
+    customer has paid (None: a plan, or the customer never had this tier).
     """
 
     part: Literal["plan", "tier"]
@@ -284,8 +285,8 @@ class Happened:
     """An event of a wallet: a day's charges, a grant, a top-up, a new plan, an ended tier.
 
     `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, it can be a change that is
-    not made yet. `minor`: money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`: those
-    of the entry, top-up, plan or tier.
+    not made yet. `minor`: money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`:
+    those of the entry, top-up, plan or tier.
     """
 
     part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]
