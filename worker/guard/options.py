@@ -148,8 +148,8 @@ class Way:
 
     `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that could
     pay. `override`: the limit override to request (None: another way, or this way is closed). `asked`: the number of
-    requests for a limit override that wait for a decision. `at`: the provider that keeps and sells the credit (None: the
-    embedded ledger). `missing_micro`: the missing credit in micro-credits (None: unknown).
+    requests for a limit override that wait for a decision. `at`: the provider that keeps and sells the credit (None:
+    the embedded ledger). `missing_micro`: the missing credit in micro-credits (None: unknown).
     """
 
     option: Option
