@@ -89,9 +89,9 @@ ALL: Final = ""
 
 
 def fill(context: Context, only: str = ALL) -> Steps[Filled]:
-    """Begin top-ups, charge and look up, of all wallets or one.
+    """Begin, charge and look up the top-ups of all wallets, or of one wallet.
 
-    Without a payment service, it does not have an effect.
+    `only`: that wallet. Without a payment service, the function does not have an effect.
     """
     done = Filled()
     if not context.payments or context.out_of_time(FILLING):
@@ -311,7 +311,7 @@ WHERE: Final = {
     "declined": "if_open",
     "needs_customer": "if_open",
 }
-"""The conditions under which an answer proves an outcome, by state.
+"""The conditions under which an answer that proves an outcome is recorded, by state.
 
 Such an answer is recorded even without the claim.
 """
@@ -319,7 +319,7 @@ Such an answer is recorded even without the claim.
 
 @dataclass(frozen=True)
 class Settled:
-    """A top-up and its end. `changed`: it was not settled before."""
+    """A top-up and its end. `changed`: the end was recorded."""
 
     topup: Topup
     end: End
@@ -494,14 +494,14 @@ class Topup:
 
 
 def money_of(credits_micro: int, price_minor: int) -> int:
-    """Return the price of credits in minor units, rounded up to a whole one."""
+    """Return the price of credits in minor units, rounded up to a whole unit."""
     return -(-credits_micro * price_minor // MICRO)
 
 
 def is_wanted(connection: sa.Connection, customer_id: str) -> bool:
-    """Return True if a wallet has live terms and is low.
+    """Return True if a wallet is low, and its live top-ups are not stopped.
 
-    It is then charged once caps and waits allow it.
+    Drawdown then charges the card once the caps and waits allow it.
     """
     return SQL.run(connection, "wants", {"customer_id": customer_id}).first() is not None
 
@@ -533,7 +533,7 @@ def description(credits_micro: int) -> str:
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """Return the span of this database's lost history (R1); None if it is complete."""
+    """Return the span of the database's lost history (R1); None if history is complete."""
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 
@@ -543,7 +543,8 @@ def begin(
 ) -> Begun:
     """Insert a top-up for each low wallet without an open top-up.
 
-    Due changes of a wallet are booked before its balance is read.
+    It does so for at most BEGUN_AT_ONCE wallets, if their caps and waits allow it. Due changes of a wallet are booked
+    before its balance is read.
     """
     if SQL.run(connection, "any_terms").first() is None:
         return Begun()
