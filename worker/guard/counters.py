@@ -6,9 +6,8 @@ Guarantee: a counter is locked before it is read for a decision, and moves in th
 The counters of an organisation's metric at one moment are locked in the order in which their periods begin. If two
 periods begin together, the longer one is locked first. Then uses are locked, then executions, then wallets. An expired
 reservation of a use does not count, even before a transaction marks it as expired. That transaction locks counters of
-earlier hours
-after those of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a deadlock. The
-caller then retries it.
+earlier hours after those of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a
+deadlock. The caller then retries it.
 
 A correction is a difference that is computed under the counter's lock, and recorded with the counter before and after.
 A counter without uses is not corrected, because its right amount is unknown.
@@ -224,7 +223,7 @@ def write(
 ) -> None:  # fmt: skip
     """Move locked counters from `found` to `then`.
 
-    The statement checks the limits again. Only in the periods that `passes` names may the counters exceed them.
+    The SQL statement checks the limits again. The counters may exceed a limit only in the periods of `passes`.
 
     Errors: LimitReached if another limit would be exceeded. Then the whole transaction is rolled back.
     """

@@ -35,7 +35,7 @@ OVERRIDES: Final = "/v1/guard/overrides"
 class WayTold:
     """One way out of a block, as the HTTP API returns it.
 
-    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a program
+    `code`: the reason why it is closed (null: it is open). `said`: the way in words. `call`: the request that a program
     sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the operator's
     command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`,
     `missing_micro`: the missing credit in credits and micro-credits (null: unknown). `asked`: the number of requests

@@ -4,9 +4,9 @@ The calls are `check`, `consume`, `reserve` and `settle`.
 
 Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key. A repeated call gets the
 first answer. Another content under the same key is refused. If a limit blocks a use, the use does not count. The use's
-own execution, `guard:KEY`, charges it, and is accepted and settled in that transaction. `verify`, statements
-and lots treat it as any execution. One transaction may decide several uses of a counter, one after another. Each gets
-the answer that it would have got alone, and an error in one does not affect the others.
+own execution, `guard:KEY`, charges it, and is accepted and settled in that transaction. `verify`, statements and lots
+treat it as any execution. One transaction may decide several uses of a counter, one after another. Each gets the answer
+that it would have got alone, and an error in one does not affect the others.
 
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
 that arrive together. It suffices for a check if the organisation's own wallet pays, and that wallet does not have a

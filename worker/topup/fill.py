@@ -7,11 +7,12 @@ is charged again. If a step dies, it leaves a row from which the next step conti
 unreachable delays only its own wallets, and does not count as a decline. While history is in doubt (R1), cards are not
 charged. Each transaction checks that.
 
-A top-up begins because of the level, and not because of a fall to it, with one charge for the whole gap. A wallet has
-one open top-up at a time, which an index of the table enforces. Its id, `topup:{wallet}:{episode}`, is the payment's
-idempotency key. The id does not contain a quantity or an incarnation (P6). If a restored database counts an episode
-again, the service knows the id, and the lookup that comes first reports its outcome. A charge is claimed only if the
-wallet is still low, its terms are live, and top-ups are not stopped. Earlier calls must not have charged it.
+A top-up begins whenever the credit is at or below the threshold, not only when the credit falls to it. It is one charge
+for the whole gap. A wallet has one open top-up at a time, which an index of the table enforces. Its id,
+`topup:{wallet}:{episode}`, is the payment's idempotency key. The id does not contain a quantity or an incarnation (P6).
+If a restored database counts an episode again, the service knows the id, and the lookup that comes first reports its
+outcome. A charge is claimed only if the wallet is still low, its terms are live, and top-ups are not stopped. Earlier
+calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
@@ -364,7 +365,7 @@ def settle(
 ) -> list[Settled]:
     """Record the ends of claimed top-ups.
 
-    `asked_ms`: the time of their lookup (None: they were charged).
+    `asked_ms`: the time of their lookup (None: the ends are of charges).
     """
     require_same(connection, witness)
     customers = sorted({found.customer_id for found, _ in ends})

@@ -1,7 +1,8 @@
 """An account: a wallet in its parts, its entries and the rate card. Reads only.
 
-Guarantee: due changes of the wallet count as done, as they do for a reservation. For example, an expired reservation is
-available again, and the credit of a month that began is granted. Use that is not charged yet is not available.
+Guarantee: in an account and its lots, due changes of the wallet count as done, as they do for a reservation. For
+example, an expired reservation is available again, and the credit of a month that began is granted. Use that is not
+charged yet is not available.
 
 The balance is the rest of the lots minus `owed_micro`. Until the end of a lot is booked, the balance includes its rest,
 but the lots do not. The balance is also the sum of `available_micro`, `reserved_micro`, `unbilled_micro` and
@@ -74,7 +75,7 @@ class Account:
 
 
 def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Account:
-    """Return a customer's account; it is empty if the wallet was never used."""
+    """Return a customer's account, even if the wallet was never used."""
     hold = SQL.part("hold", {"customer_id": customer_id, "now_ms": now_ms}, of_settlements="of_customer")
     look = due_changes.look_part(customer_id, now_ms)
     read = read_together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
@@ -205,8 +206,8 @@ class EntryRow:
     """One entry of a wallet.
 
     `feature`, `quantity`: the charged base units (None: the entry is not for usage). `amount_micro`: the amount of the
-    charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use. `at_ms`: the time of
-    booking, by which statements select entries.
+    charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use, in milliseconds.
+    `at_ms`: the time of booking, by which statements select entries.
     """
 
     key: str
@@ -362,7 +363,7 @@ All waiting requests fit (`overrides.MOST_ASKED`).
 class Blocked:
     """A metric with blocked uses.
 
-    `times`: their number. `amount`: their base units. `last_ms`: the time of the last one.
+    `times`: the number of these uses. `amount`: their base units. `last_ms`: the time of the last use.
     """
 
     metric: str

@@ -108,10 +108,10 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
 class EntryLine:
     """An entry of a wallet.
 
-    `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use. `at_ms`: the time of
-    booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (None: the entry is
-    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back. Each is
-    None for another kind of entry.
+    `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use, in milliseconds.
+    `at_ms`: the time of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units.
+    `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back. The last four are None
+    for another kind of entry.
     """
 
     key: str
@@ -235,8 +235,8 @@ class LedgerDay:
 class DayEntry:
     """One entry of a day. `moved_micro`: the change of the wallet, in micro-credits.
 
-    `feature`, `quantity`: the charged base units. `reservation`: the execution that it charges. `lot`: the lot that it
-    expires or takes back. Each is None for another kind of entry.
+    `ts`: the time of use, in milliseconds. `feature`, `quantity`: the charged base units. `reservation`: the execution
+    that it charges. `lot`: the lot that it expires or takes back. The last four are None for another kind of entry.
     """
 
     key: str

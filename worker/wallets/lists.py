@@ -234,10 +234,10 @@ class BillingTerms:
 class Relation:
     """A relation of a wallet to `who`.
 
-    `limit_micro`: the limit of a payer, or the credit of lots from a pool or sponsor, or for a member (None: unlimited,
-    or without such an amount). `spent_micro`: the used part of it (None: unknown). `other`: for a biller, its customer;
-    for a sponsor, its lot; for an organisation that shares the wallet, the biller. `since_ms`: its start (None:
-    unknown). `said`: the reason of the person who made it.
+    `limit_micro`: the limit of a payer, or the credit of a pool's or sponsor's lots (None: unlimited, or without such
+    an amount). `spent_micro`: the used part of it (None: unknown). `other`: for a biller, its customer; for a sponsor,
+    its lot; for an organisation that shares the wallet, the biller. `since_ms`: its start (None: unknown). `said`: the
+    reason of the person who made it.
     """
 
     part: Part
