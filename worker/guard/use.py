@@ -9,8 +9,7 @@ treat it as any execution. One transaction may decide several uses of a counter,
 that it would have got alone, and an error in one does not affect the others.
 
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
-that arrive together. It suffices for a check if the organisation's own wallet pays, and that wallet does not have a
-step due. For other checks, Drawdown reads more.
+that arrive together. If another wallet pays, or the wallet has a step due, Drawdown reads more for that check.
 
 A reserved amount counts as used until the use ends or its reservation expires. Then its final amount counts. The
 counters of the hour, day and month in which it was reserved move by the difference, in the transaction of the end.

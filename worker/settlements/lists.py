@@ -45,7 +45,7 @@ MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
 class SettlementFilter:
     """A filter of settlements by state, supplier, organisation and project.
 
-    `states`: all states that match. An empty `supplier`, `org` or `project` matches any.
+    `states`: the states that match. An empty `supplier`, `org` or `project` matches any.
     """
 
     states: tuple[str, ...]

@@ -117,7 +117,7 @@ class PaidFrom:
     def is_here(self) -> bool:
         """Return True if this database keeps the balance.
 
-        If another provider than the embedded ledger bills, the wallet must have been used.
+        Unless the embedded ledger bills the organisation, the wallet must have been used.
         """
         return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
 
@@ -145,7 +145,7 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
 
     `past`: also return a used wallet if another provider bills the organisation now.
 
-    Errors: UnknownId; Denied `billed_elsewhere` if a provider keeps the balance, or if the wallet was never used.
+    Errors: UnknownId; Denied `billed_elsewhere` if a provider keeps the balance, or bills without a used wallet here.
     """
     paid = paid_from(connection, org_id, now_ms)
     if paid.is_here or paid.provider in (None, *EXEMPT_PROVIDERS) or (past and paid.has_wallet):

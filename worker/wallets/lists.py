@@ -419,8 +419,9 @@ class WalletEntry:
     """An entry of a wallet.
 
     `moved_micro`: the change of its credit, up or down, in micro-credits. `ts_ms`: the time of use. `at_ms`: the time
-    of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (null: the entry is
-    not for usage). `execution`: the execution that it charges. `lot`: the lot that it expires or takes back.
+    of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units. `execution`: the
+    execution that it charges. `lot`: the lot that it expires or takes back. The last four are null for another kind of
+    entry.
     """
 
     key: str
