@@ -60,7 +60,7 @@ MAX_HOLD_MS: Final = 3_650 * DAY_MS
 class Change:
     """The changes of a supplier's terms (see `ledger.settlements.Terms`).
 
-    A field that is None does not change. For a new supplier, it gets its default.
+    A field that is None does not change. A new supplier needs `share_ppm`, and gets the defaults of the other fields.
     """
 
     share_ppm: int | None = None

@@ -212,7 +212,7 @@ def terms_of(row: sa.RowMapping) -> Terms:
 def rearm_paid(connection: sa.Connection, customer_id: str, key: str) -> None:
     """Resume a wallet's top-ups that stopped themselves, or wait after a decline.
 
-    Call it if a person grants credit. If a grant under `key` exists already, nothing changes.
+    Call it if a person grants credit. If a grant under `key` exists already, the call does not change the terms.
 
     Call it before the wallet changes, because terms are locked before wallets.
     """

@@ -320,7 +320,7 @@ Such an answer is recorded even without the claim.
 
 @dataclass(frozen=True)
 class Settled:
-    """A top-up and its end. `changed`: the end was recorded."""
+    """A top-up and its end. `changed`: this call recorded the end."""
 
     topup: Topup
     end: End

@@ -403,7 +403,7 @@ class Forecast:
     `state` is `ends` (at `ends_ms`), `spent` (the available credit is 0 or less), `lasts` or `unknown`. The forecast
     uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking. `lasts`: the use in
     these days is 0 or less, or the end is beyond FURTHEST_MS. `unknown`: fewer than MIN_DAYS full days since the first
-    use. Then, `from_ms` and `used_micro` are None.
+    use. With fewer days, `from_ms` and `used_micro` are None.
     """
 
     state: ForecastState
