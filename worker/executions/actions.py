@@ -69,7 +69,9 @@ QUEUED_LIFE_MS: Final = DAY_MS
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
     """Return the answer that `accept` would give now, without a write.
 
-    `asker`: the caller, if it was just read.
+    `asker`: the requesting organisation, if it was just read. If a step refuses, the answer contains the refusal.
+
+    Errors: UnknownId; UsageError.
     """
     found: Permit | None = None
     wallet: accounts.Wallet | None = None
@@ -121,7 +123,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
 
     `of_use`, here and below: the guard is the caller. Other callers cannot accept or end its executions.
 
-    Errors: Denied with the step that refuses, or `other_content` for a key of another execution. UsageError.
+    Errors: Denied with the step that refuses, or `other_content` for a key of another execution; UnknownId; UsageError.
     DatabaseBusy if the organisation's provider or its kind of balance just changed.
     """
     run_request.require_key(key)
@@ -159,7 +161,7 @@ def _require_no_use(key: str) -> None:
 def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:
     """Accept an execution for a program.
 
-    The key is of its organisation, or of an unbound API key.
+    The key belongs to the organisation, or to unbound API keys.
 
     If an execution does not exist under the organisation's key, the call finds the organisation's execution under the
     same unbound key. An unbound API key does not find executions under keys of an organisation. Errors: as `accept`.
@@ -234,7 +236,7 @@ def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
     """Charge a part of an execution, under a number that the caller chooses.
 
-    Errors: as `draws.draw`; UnknownId.
+    Errors: as `ledger.draws.draw` or `remote.draw`; Denied `of_a_use` for an execution of the guard; UnknownId.
     """
     run_request.require_number(number)
     found, cost = _hold_execution(connection, key, by.now_ms, of_use=False), run_request.sane_cost(cost)
@@ -250,11 +252,12 @@ def extend(
 ) -> Accepted:
     """Extend an execution to `to_micro` reserved micro-credits in all.
 
-    It then ends `for_ms` from now (None: LIFE_MS).
+    It then ends `for_ms` from now (None: LIFE_MS). `to_micro` None: the reserved credit does not change.
 
-    Neither shrinks. The call shows that the execution continues.
+    The call does not reduce the credit or the time. It shows that the execution continues.
 
-    Errors: Denied `ended`, `balance_unknown`, `above_cap`, `no_credit`; UnknownId; UsageError.
+    Errors: Denied `ended`, `of_a_use`, `balance_unknown`, `above_cap`, `no_credit`, `too_much_held`,
+    `payer_not_allowed`, `payer_limit`; UnknownId; UsageError.
     """
     require_life(for_ms)
     if to_micro is not None and not 0 < to_micro <= MAX_ENTRY_MICRO:
@@ -288,7 +291,8 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 
     Omit the cost if metering charges for it.
 
-    The rest of its reservation is released. Errors: as `ledger.draws.finish`; UnknownId; UsageError.
+    The rest of its reservation is released. Errors: as `ledger.draws.finish` or `remote.finish`; UnknownId; UsageError.
+    Denied `of_a_use` for an execution of the guard.
     """
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
@@ -302,7 +306,7 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """Charge the incurred cost of an execution, and release its other credit.
 
-    `incurred` None: earlier charges stay, without a further charge. Errors: as `ledger.draws.finish`; UnknownId.
+    `incurred` None: earlier charges stay, without a further charge. Errors: as `settle`.
     """
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)

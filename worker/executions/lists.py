@@ -100,8 +100,8 @@ class HeldFigures:
 
     `runs`: the number of those before their end. `over`: the number of those past their end. `waiting`: the number of
     those that were not charged yet. `held_micro`: the reserved credit of all those before their end, in micro-credits.
-    `oldest_ms`: the time when the oldest of them was accepted (None: all are past their end). `is_cut`: more may exist,
-    because only the MOST_LOOKED_AT that end first were read.
+    `oldest_ms`: the time when the oldest of them was accepted (None: `runs` is 0). `is_cut`: more may exist, because
+    only the MOST_LOOKED_AT that end first were read.
     """
 
     is_cut: bool
@@ -116,8 +116,8 @@ class HeldFigures:
 class Holder:
     """A wallet and its reserved credit.
 
-    `runs`: the number of executions with this credit. `held_micro`: the credit in micro-credits. `until_ms`: the end of
-    the last execution.
+    `runs`: the number of executions with this credit. `held_micro`: the credit in micro-credits. `until_ms`: the latest
+    end of these reservations.
     """
 
     customer_id: str
@@ -134,8 +134,9 @@ def list_runs(
     Executions in the state `held` are sorted by their ends. Other lists, and the list of one organisation, have the
     newest first. `most`: at most MOST_LOOKED_AT.
 
-    Errors: UsageError; UnknownId for an organisation, a payer or a label without executions. If the caller may not
-    learn names, the page is empty instead, so that it does not learn if another organisation has the label.
+    Errors: UsageError for an invalid `after`, or for a phase without the state `held`. UnknownId for an organisation, a
+    payer or a label without executions. If the caller may not learn names, the page is empty instead. The caller then
+    does not learn whether another organisation has the label.
     """
     if chosen.phase and not chosen.is_of_held:
         raise UsageError(
@@ -196,7 +197,10 @@ def held_figures(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> H
 
 
 def holders(connection: sa.Connection, now_ms: int) -> list[Holder]:
-    """Return the wallets with the most reserved credit."""
+    """Return the wallets with the most reserved credit.
+
+    It counts the MOST_LOOKED_AT executions that end first.
+    """
     values = {"now_ms": now_ms, "at_most": MOST_LOOKED_AT, "named": MOST_HOLDERS}
     return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
 

@@ -61,7 +61,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
 
     The reservation itself checks the credits.
 
-    `asker`: the requesting organisation, if it was read already. Errors: Denied with its step; UnknownId.
+    `asker`: the requesting organisation, if it was read already. Errors: Denied with its step; UnknownId; UsageError.
     """
     if asker is None or asker.org_id != request.org_id:
         asker = read_asker(connection, request.org_id, now_ms)
@@ -87,7 +87,7 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
     Common facts are read once.
 
-    Errors: Denied or UnknownId of any of them; NotTogether if a wallet in this database does not pay.
+    Errors: Denied, UnknownId or UsageError for any request; NotTogether if a wallet in this database does not pay.
     """
     (org_id,) = {request.org_id for request in requests}
     asker = read_asker(connection, org_id, now_ms)
@@ -105,7 +105,7 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 
 
 def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
-    """Check the last step, credits, for a preview by the paying wallet.
+    """Check the last step, credits, against the paying wallet, for a preview.
 
     Errors: Denied.
 
@@ -320,8 +320,8 @@ class Asker:
 class Paying:
     """The wallet that pays, with the terms of its plan.
 
-    If the reservation is not in a wallet, it is the customer, and the provider that bills it. `payer`: the permission
-    of another payer (None: the organisation's own wallet or customer pays).
+    If `hold` is not `wallet`, a wallet does not pay, and `provider` bills the customer. `payer`: the permission of
+    another payer (None: the organisation's own wallet or customer pays).
     """
 
     customer_id: str
@@ -421,9 +421,10 @@ def block(
 ) -> bool:
     """Block new executions of an organisation's project or action.
 
-    `undo` unblocks them. Return True if it changed.
+    `undo` unblocks them. Return True if the call changed this.
 
-    Accepted executions continue. Errors: UsageError; UnknownId, unless `new` also for a name without executions.
+    Accepted executions continue. Errors: UsageError for an invalid name; UnknownId for an unknown organisation. Unless
+    `new`, UnknownId also for a name without executions.
     """
     ids.require(connection, ids.CUSTOMER, org_id)
     if not is_clean_id(name):

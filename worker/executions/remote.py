@@ -141,7 +141,7 @@ def require_room(found: Standing, org_id: str, wanted_micro: int) -> None:
 def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple[Reservation, bool]:
     """Reserve the cost of an execution that was permitted at `provider`.
 
-    Return it, and True if it existed before.
+    Return the reservation, and True if it existed before.
 
     Errors: Denied `other_content`, `balance_unknown`, `no_credit`; DatabaseBusy if the provider or its kind of balance
     changed meanwhile.

@@ -126,7 +126,7 @@ def require_life(for_ms: int | None) -> None:
 def require_sane(request: Request) -> None:
     """Refuse an invalid request.
 
-    Errors: UsageError; Denied if sandboxes and `settled_by` do not fit together.
+    Errors: UsageError; Denied for too many sandboxes, or if `settled_by` does not fit the other fields.
     """
     _require_said(request)
     for label in (request.project, request.subject, request.action):
@@ -199,7 +199,7 @@ def require_quantities(quantities: Mapping[str, int] | None) -> None:
 def sane_cost(cost: Cost) -> Cost:
     """Return a cost that has either credits or quantities.
 
-    Errors: UsageError for any other cost.
+    Errors: UsageError if it has both or neither, or for invalid quantities.
     """
     if (cost.amount_micro is None) == (cost.quantities is None):
         raise UsageError("specify the cost either in credits or in quantities of features, not both")
@@ -211,9 +211,10 @@ def sane_cost(cost: Cost) -> Cost:
 class Preview:
     """The answer to a preview of an execution, in micro-credits.
 
-    `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `customer_id`: the customer
-    that would pay. `customer_id`, `amount_micro` and `hold` are None if an earlier step refuses. `amount_micro`: the
-    amount that would be reserved. `available_micro`: the available credit (None: unknown, unlimited, or of another
+    `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `step` is also None if a rule
+    outside the order of the steps refuses. `customer_id`: the customer that would pay. `amount_micro`: the amount that
+    would be reserved. `hold`: the kind of the reservation, `wallet`, `local` or `declared`. These three are None if a
+    step before credits refuses. `available_micro`: the available credit (None: unknown, unlimited, or of another
     payer).
     """
 
@@ -228,7 +229,7 @@ class Preview:
     balance_read_ms: int | None = None
     """The time when the last read of the provider's balance began.
 
-    `hold`: the kind of the reservation, `wallet`, `local` or `declared`.
+    None: a wallet pays, the balance was never read, or a step before credits refuses.
     """
 
 
@@ -264,8 +265,9 @@ class RequestedExecution:
 class Accepted:
     """The result of an acceptance. `repeated`: the reservation existed before.
 
-    `wallet`: the wallet now, or the rest of the balance that a provider keeps (None: it is unlimited).
-    `balance_read_ms`: the time when the read of that balance began (None: a wallet pays, or it was never read).
+    `wallet`: the wallet now, or the rest of the balance that a provider keeps (None: that balance is unlimited, or does
+    not exist). `balance_read_ms`: the time when the read of that balance began (None: a wallet pays, or it was never
+    read).
     """
 
     reservation: Reservation

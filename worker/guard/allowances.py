@@ -33,10 +33,10 @@ ANY_PLAN: Final = "*"
 class StandingRow:
     """A limit of an organisation, and its use of the metric in the limit's period.
 
-    `amount`: base units in the period (None: unlimited). `rule`: the rule that gives the limit. `resets_ms`: the time
-    when the period begins again. `until_ms`: the end of the limit override (None: it does not end, or is not used).
-    `phase`: the effect of reaching the limit. `low`: the remaining share is at or below the warning share. `period`
-    None: the plan does not allow the metric.
+    `amount`: base units in the period (None: unlimited). `used`: base units. `rule`: the rule that gives the limit.
+    `resets_ms`: the time when the next period begins. `until_ms`: the end of the limit override (None: it does not end,
+    or the limit is not from a limit override). `phase`: the effect of reaching the limit. `low`: the remaining share is
+    at or below the warning share. `period` None: the plan does not allow the metric.
     """
 
     metric: str
@@ -59,9 +59,10 @@ class StandingRow:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Uses of one metric that were blocked in a day for one reason.
+    """Refused uses of one metric in the last 24 hours, for one reason.
 
-    Not `enforced`: phase 3 would block them. `quantity` is in base units.
+    `enforced`: they were blocked. Otherwise they were allowed, and phase 3 would have blocked them. `quantity`: their
+    base units.
     """
 
     metric: str
@@ -78,8 +79,8 @@ class Standing:
 
     `customer_id`: the payer. `plan`: the plan with the limits (None: without a plan). `pays`: the payer ever bought
     credit. `halted`: the code of the operator's halt (None: not halted by an operator). `rows`: the limits by metric.
-    `refusals`: the refusals of a day. `next_after`: the metric after which the next page begins (None: this is the last
-    page).
+    `refusals`: those of the last 24 hours. `next_after`: the metric after which the next page begins (None: this is the
+    last page).
     """
 
     org_id: str
@@ -93,9 +94,9 @@ class Standing:
 
 
 def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: str = "") -> Standing:
-    """Return a page of an organisation's allowances, sorted by metric, after a name.
+    """Return a page of an organisation's allowances, sorted by metric.
 
-    Errors: UnknownId for an unknown organisation.
+    `after`: the metric after which the page begins. Errors: UnknownId for an unknown organisation.
     """
     ids.require(connection, ids.CUSTOMER, org_id)
     asker = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).one()
@@ -128,7 +129,10 @@ def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: s
 
 
 def plans_of(connection: sa.Connection, org_id: str, now_ms: int) -> list[str]:
-    """Return the plans with limits for an organisation: its own plan, and "any plan"."""
+    """Return the plans with limits for an organisation: its own plan, and `*`.
+
+    If it does not have a plan, both are `*`.
+    """
     asker = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).one()
     return _plans(asker)
 

@@ -3,11 +3,11 @@
 A use moves them, and a check compares them with all uses.
 
 Guarantee: a counter is locked before it is read for a decision, and moves in the transaction of the use that it counts.
-The counters of an organisation's metric at one moment are locked by the start of their period. If two periods begin
-together, the longer one is locked first. Then uses are locked, then executions, then wallets. An expired reservation of
-a use does not count, even before a transaction marks it as expired. That transaction locks counters of earlier hours
-after those of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a deadlock. The
-caller then retries it.
+The counters of an organisation's metric at one moment are locked in the order in which their periods begin. If two
+periods begin together, the longer one is locked first. Then uses are locked, then executions, then wallets. An expired
+reservation of a use does not count, even before a transaction marks it as expired. That transaction locks counters of
+earlier hours after those of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a
+deadlock. The caller then retries it.
 
 A correction is a difference that is computed under the counter's lock, and recorded with the counter before and after.
 A counter without uses is not corrected, because its right amount is unknown.
@@ -127,7 +127,10 @@ class Counters:
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Return the counters of a metric without expired uses. Only read."""
+    """Return the counters of a metric, less the amounts of expired uses.
+
+    The function only reads.
+    """
     found = _read(connection, org_id, metric, now_ms, held="")
     if not found.overs:
         return found
@@ -141,9 +144,9 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 
 
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Lock the counters of a metric until this transaction is over.
+    """Lock and return the counters of a metric.
 
-    The amounts of expired uses are returned first.
+    The lock lasts until this transaction is over. The function first subtracts the amounts of expired uses.
     """
     found = _locked(connection, org_id, metric, now_ms)
     for _ in range(MOST_OVER_PARTS):
@@ -220,7 +223,7 @@ def write(
 ) -> None:  # fmt: skip
     """Move locked counters from `found` to `then`.
 
-    The statement checks the limits again. Only in the periods that `passes` names may the counters exceed them.
+    The SQL statement checks the limits again. The counters may exceed a limit only in the periods of `passes`.
 
     Errors: LimitReached if another limit would be exceeded. Then the whole transaction is rolled back.
     """
@@ -261,7 +264,7 @@ def uses_of(rows: Iterable[Any]) -> dict[str, Use]:
 def hold_use(connection: sa.Connection, name: str) -> Use | None:
     """Lock and return a use; None if it does not exist.
 
-    Another transaction cannot end it until this one is over.
+    Until this transaction is over, another transaction cannot end the use.
     """
     row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
     return None if row is None else _use(row)
@@ -285,7 +288,7 @@ def change_uses(connection: sa.Connection, uses: Sequence[Use]) -> None:
 class Denials:
     """Refusals of one metric in one minute, enforced or not, by code.
 
-    Each has the number of refusals, their base units, and the key of the first one.
+    Each code has the number of refusals, their base units, and the key of the first refusal.
     """
 
     def __init__(self) -> None:
@@ -365,7 +368,7 @@ class Correction:
 
 
 def correct(connection: sa.Connection, counters: list[Counter], by: By) -> list[Correction]:
-    """Set counters to the sums of their uses.
+    """Set counters to the sums of their uses, except counters without uses.
 
     Return the corrections, in the order of the locks.
 

@@ -1,6 +1,6 @@
 """Calls that arrive together and are decided in one transaction.
 
-They are uses, their ends, and changes of executions.
+They are uses, ends of uses, executions, and changes of executions.
 
 The calls may be of any organisations.
 

@@ -113,7 +113,7 @@ class PhaseReport:
     Both count from `since_ms` on.
 
     `asked`: requested uses. `blocked`: uses that the phase would have blocked. `quantity`: their base units. `orgs`:
-    their organisations. `paying`: the organisations among these that ever bought credit.
+    the number of their organisations. `paying`: the number of these organisations that ever bought credit.
     """
 
     metric: str
@@ -130,9 +130,8 @@ class PhaseReport:
 class Drift:
     """A counter that differs from the sum of its uses.
 
-    `counted` and `quantity` are in base units.
-
-    Without `has_uses` the right amount is unknown, so the counter is not assumed to be zero.
+    `counted`: the counter, in base units. `quantity`: the sum of its uses, in base units. `uses`: their number. If it
+    is 0, the right amount is unknown, so the counter is not assumed to be zero.
     """
 
     org_id: str
@@ -183,7 +182,7 @@ def list_limits(connection: sa.Connection, metric: str, most: int, *, known: boo
 def limit_periods(connection: sa.Connection, metric: str, plans: Collection[str] = ()) -> list[Period]:
     """Return the periods in which these plans limit a metric, shortest first.
 
-    Without names, any plan counts.
+    If `plans` is empty, any plan counts.
     """
     values = {"metric": metric, "plans": list(plans) or [""], "every": int(not plans)}
     found = set(SQL.run(connection, "limit_periods", values).scalars())
@@ -198,9 +197,9 @@ def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
 def list_uses(
     connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, dark: bool = False
 ) -> list[UseRow]:
-    """Return the uses of a metric, the latest first.
+    """Return the uses of a metric by an organisation, the latest first.
 
-    `dark`: only those allowed while the credit was unknown.
+    `metric`, `org_id`: empty for all. `dark`: return only uses that were allowed while the credit was unknown.
 
     A reserved use past its end is shown as `expired` with the quantity 0, as the guard counts it. Errors: UnknownId.
     """
@@ -211,7 +210,7 @@ def list_uses(
 
 
 def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) -> PhaseReport:
-    """Return the uses that a phase would have blocked since a moment.
+    """Return the number of uses that a phase would have blocked since a moment.
 
     Errors: UnknownId.
     """
@@ -263,7 +262,7 @@ MOST_COUNTED: Final = 5_000
 """Newest uses of one metric that a page counts, and as many minutes of refusals."""
 PAGE_METRICS: Final = 20
 MOST_BLOCKED: Final = 20
-"""Organisations with the most blocked requests, by metric."""
+"""Pairs of an organisation and a metric that a page names as most blocked."""
 _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 
 
@@ -296,8 +295,8 @@ class BlockRate:
 class MetricBlocks:
     """A metric's terms (see `terms.Metric`), and its rates in 24 hours, 7 and 30 days.
 
-    `free_would`: the uses that phase 2 would have blocked in 7 days. `orgs`: the organisations with uses that phase 3
-    would have blocked in 7 days. `paying`: the organisations among these that ever bought credit.
+    `free_would`: the number of uses that phase 2 would have blocked in 7 days. `orgs`: the number of organisations with
+    uses that phase 3 would have blocked in 7 days. `paying`: the number of these organisations that ever bought credit.
     """
 
     metric: str
@@ -350,7 +349,7 @@ def block_rates(
 ) -> BlocksPage:
     """Return a page of metrics, or one metric.
 
-    Each has the organisations that it blocked most in a span.
+    The page also has the organisations that these metrics blocked most in `span`, a key of `SPANS`.
 
     Errors: UnknownId.
     """
@@ -380,7 +379,7 @@ def block_rates(
 def metrics_from(connection: sa.Connection, after: str, most: int, metric: str = "") -> Sequence[sa.RowMapping]:
     """Return the newest terms of the metrics after a name, sorted by name.
 
-    With `metric`, return only that one.
+    With `metric`, return only that metric.
     """
     values = {"metric": metric, "after": after, "at_most": most}
     return SQL.run(connection, "blocked_metrics", values).mappings().all()
@@ -425,7 +424,7 @@ class GuardFigures:
 
     `denied`: refusals by metric and whether they were enforced. `dark`: uses allowed while the credit was unknown, as
     their number and base units, by metric. `waiting`: limit overrides that wait for a decision, since
-    `waiting_since_ms` (None: a limit override does not wait). `ending`: limit overrides that end soon.
+    `waiting_since_ms` (None: `waiting` is 0). `ending`: limit overrides that end soon.
     """
 
     denied: dict[tuple[str, bool], int]
@@ -462,7 +461,7 @@ def open_overrides(
 
     They are the number that wait, the time of the oldest request, and the number that end soon.
 
-    The time is in milliseconds (None: a request does not wait). The last figure is the number of limit overrides that
+    The time is in milliseconds (None: the first number is 0). The last figure is the number of limit overrides that
     end by `ending_by_ms`. With `metric`, only the limit overrides of that metric count.
     """
     values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}

@@ -1,9 +1,9 @@
 """The ways out of a block: top up, sponsor, request a limit override, run locally.
 
-Shows which is open, and how to use it.
+The module shows which ways are open, and how to use them.
 
 Guarantee: this module does not write. One check of the guard (`options` of its answer) determines the possible ways.
-The same check with the sponsor as payer shows if a sponsor could pay.
+The same check with the sponsor as payer shows whether the sponsor could pay.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OVERRIDES: Final = "/v1/guard/overrides"
 class WayTold:
     """One way out of a block, as the HTTP API returns it.
 
-    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `call`: the request that a program
+    `code`: the reason why it is closed (null: it is open). `said`: the way in words. `call`: the request that a program
     sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the operator's
     command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`,
     `missing_micro`: the missing credit in credits and micro-credits (null: unknown). `asked`: the number of requests
@@ -134,7 +134,7 @@ MOST_SPONSORS: Final = 5
 class Override:
     """The limit override of the nearest limit that a program may request.
 
-    It is enough for this use, until the period ends.
+    It is enough for this use, until the period ends. `amount` is in base units.
     """
 
     period: Period
@@ -147,9 +147,9 @@ class Way:
     """One way out of a block.
 
     `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that could
-    pay. `override`: the limit override to request (None: another way, or a closed one). `asked`: the number of requests
-    for a limit override that wait for a decision. `at`: the provider that keeps and sells the credit (None: the
-    embedded ledger). `missing_micro`: the missing credit in micro-credits (None: unknown).
+    pay. `override`: the limit override to request (None: another way, or this way is closed). `asked`: the number of
+    requests for a limit override that wait for a decision. `at`: the provider that keeps and sells the credit (None:
+    the embedded ledger). `missing_micro`: the missing credit in micro-credits (None: unknown).
     """
 
     option: Option
@@ -177,7 +177,7 @@ class Ways:
 def ways_out(connection: sa.Connection, wish: Wish, now_ms: int, most_sponsors: int = MOST_SPONSORS) -> Ways:
     """Return the ways out for a wish that is blocked, or would be in phase 3.
 
-    `most_sponsors`: the number of sponsors to check. If it is 0, the answer shows only if a sponsor exists, and does
+    `most_sponsors`: the number of sponsors to check. If it is 0, the answer shows whether a sponsor exists, and does
     not name the provider that keeps the balance. Errors: as `guard.check`.
     """
     found = guard.check(connection, wish, now_ms)

@@ -2,8 +2,8 @@
 
 They are requested and decided, or made by hand.
 
-Guarantee: each has an end, unless it is marked as permanent. A read decides if it has ended, so it does not need a job
-for that. Its amount never changes. Each change is recorded with actor and reason.
+Guarantee: each has an end, unless it is marked as permanent. Each read checks whether that end has passed, so it does
+not need a job. Its amount never changes. Each change is recorded with actor and reason.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Terms:
 class OverrideRow:
     """A limit override: terms, requester, reason, and the actor who decided.
 
-    `metric` to `ends_ms` are as in `Terms`. `at_ms`: the time of the request. `decided_ms`: the time of the decision
-    (None: not decided, as `decided_by` and `decided_reason`).
+    `metric` to `ends_ms` are as in `Terms`. `at_ms`, `actor`, `reason`: those of the call that requested or made it.
+    `decided_ms`, `decided_by`, `decided_reason`: those of the decision (None: not decided).
     """
 
     number: int
@@ -130,9 +130,9 @@ def add(
 
     A limit override counts from now on, and a requested one from its approval on. Return it as it is now, and True if
     the call created it. If the same actor repeats the call with the same terms, it returns the first limit override.
-    This applies while that one is in force or waits for a decision.
+    This applies while the first limit override is in force, or waits for a decision.
 
-    Errors: UnknownId; UsageError for an invalid end or amount; Denied `too_many_asked`.
+    Errors: UnknownId; UsageError for an invalid target, end or amount; Denied `too_many_asked`.
     """
     guard_terms.find(connection, terms.metric)
     _require_target(connection, terms)
@@ -161,7 +161,7 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
 
     Return it as it is now, and True if the call changed it.
 
-    Errors: UnknownId; Denied `ended` if another decision was made, or it has reached its end.
+    Errors: UnknownId; Denied `ended` if its state does not allow the decision, or for an approval after its end.
     """
     found = show(connection, number)
     state = _AFTER[word]
@@ -230,11 +230,11 @@ def list_overrides(
 ) -> list[OverrideRow]:  # fmt: skip
     """Return limit overrides.
 
-    Requested ones come first, then those in force, by their ends.
+    Limit overrides that wait for a decision come first. The others follow, sorted by their ends.
 
-    `everything`: include past ones. `soon`: only those that end within 7 days. `org_id`: only those with this
-    organisation as target. `after`: with `state`, only those after the limit override of that number. `known`: the
-    caller has checked the metric.
+    `metric`: empty for all. `everything`: include refused and ended limit overrides. `soon`: only those that end within
+    7 days. `org_id`: only those with this organisation as target. `after`: with `state`, only those after the limit
+    override of that number. `known`: the caller has checked the metric.
 
     Errors: UnknownId for an unknown metric, organisation or limit override.
     """

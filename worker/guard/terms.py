@@ -55,10 +55,11 @@ A metric can set another value.
 class Metric:
     """A metric: its price, its payer and its phase.
 
-    `price_micro`: micro-credits for `per_units` base units. `payer`: the organisation that pays (None: that which uses
-    it). `phase`: the effect of a decision. `warn_ppm`: the remaining part of a limit at which a warning begins.
-    `fails_open`: use is allowed if the credit is unknown. `counts`: the event type or feature of the mapping that it
-    counts (None: that with the metric's name).
+    `number`: the number of these terms, from 1. `price_micro`: micro-credits for `per_units` base units. `payer`: the
+    organisation that pays (None: the organisation that uses the metric). `phase`: the effect of a decision. `warn_ppm`:
+    the remaining part of a limit at which a warning begins, in parts per million. `fails_open`: use is allowed if the
+    credit is unknown. `counts`: the event type or feature of the mapping that it counts (None: that with the metric's
+    name).
     """
 
     metric: str
@@ -109,8 +110,8 @@ class PlanLimit:
 def hold(connection: sa.Connection, metric: str) -> bool:
     """Lock a metric. Return True if it exists.
 
-    Until this transaction is over, another one cannot change the metric or its limits, or make or request a limit
-    override.
+    Until this transaction is over, another transaction cannot change the metric or its limits. Nor can it make or
+    request a limit override.
     """
     return SQL.run(connection, "hold", {"metric": metric}).first() is not None
 
@@ -118,7 +119,7 @@ def hold(connection: sa.Connection, metric: str) -> bool:
 def find(connection: sa.Connection, metric: str, number: int | None = None) -> Metric:
     """Return a metric with its newest terms, or with those of a number.
 
-    Errors: UnknownId.
+    Errors: UnknownId; UsageError for an unknown number, or if the metric was created just now.
     """
     found = _latest(connection, metric, number)
     if found is None:
@@ -338,7 +339,7 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
 def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
     """Return the limits that count.
 
-    In each period, they are the plan's own, or else that of any plan.
+    In each period, the plan's own limit counts, or else the limit of any plan.
     """
     limits: dict[str, Limit] = {}
     for one in sorted(found, key=lambda limit: limit.plan == ANY_PLAN):
@@ -359,7 +360,7 @@ def halted_by(asker: Asker) -> str | None:
 def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
     """Return the request of the execution that charges a use.
 
-    It is for the organisation, or for the metric's payer.
+    It is for the organisation. If the metric has a payer, and the wish does not, it is for the metric's payer.
 
     The payer's execution has the organisation as its subject.
     """

@@ -3,13 +3,13 @@
 The calls are `check`, `consume`, `reserve` and `settle`.
 
 Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key. A repeated call gets the
-first answer. Another content under the same key is refused. If a use exceeds any limit of its metric, it does not
-count. Its own execution, `guard:KEY`, charges it, and is accepted and settled in that transaction. `verify`, statements
-and lots treat it as any execution. One transaction may decide several uses of a counter, one after another. Each gets
-the answer that it would have got alone, and an error in one does not affect the others.
+first answer. Another content under the same key is refused. If a limit blocks a use, the use does not count. The use's
+own execution, `guard:KEY`, charges it, and is accepted and settled in that transaction. `verify`, statements and lots
+treat it as any execution. One transaction may decide several uses of a counter, one after another. Each gets the answer
+that it would have got alone, and an error in one does not affect the others.
 
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
-that arrive together. Their own wallets must pay, and these wallets must not have a step due.
+that arrive together. If another wallet pays, or the wallet has a step due, Drawdown reads more for that check.
 
 A reserved amount counts as used until the use ends or its reservation expires. Then its final amount counts. The
 counters of the hour, day and month in which it was reserved move by the difference, in the transaction of the end.
@@ -303,7 +303,7 @@ def refuse(
     verdict: Verdict,
     now_ms: int,
 ) -> None:
-    """Count a refusal, enforced or not, of more of an existing use."""
+    """Count a refused extension of an existing use, enforced or not."""
     denials = Denials()
     denials.add(verdict.reason, amount, name, enforced=verdict.decision == "block")
     guard_counts.deny(connection, counters, denials, now_ms, pays=known.pays)
@@ -399,8 +399,8 @@ class Costs:
     """The cost of a use and its payer.
 
     `price_micro`: the cost. `charged_micro`: the part that was charged now. `balance_micro`: the payer's available
-    credit (None: it was not read). All are in micro-credits. `payer` None: it is free, or the payer is not charged.
-    `degraded`: the credit was unknown.
+    credit (None: it was not read, or the organisation does not pay with its own credit). All are in micro-credits.
+    `payer` None: the use is free. `degraded`: the credit was unknown.
     """
 
     price_micro: int = 0
@@ -419,9 +419,10 @@ NOTHING: Final[Paying] = None, Costs()
 class AskerRows:
     """The facts about a caller, as one statement reads them.
 
-    `provider`, `billed_as`: the provider, and the customer there (None: not assigned). `pays`: the payer ever bought
-    credit. `is_blocked`: the operator blocked the project. `has_overs`: expired uses still count. Lists are rows of
-    values. If a wallet or its plan's terms do not exist, the values of `wallet` or `terms` are None.
+    `provider`, `billed_as`: the provider, and the customer there (None: not assigned). `pays`: the customer
+    `customer_id` ever bought credit. `is_blocked`: the operator blocked the project, or the metric as an action.
+    `has_overs`: expired uses still count. Lists are rows of values. If a wallet or its plan's terms do not exist, the
+    values of `wallet` or `terms` are None.
     """
 
     provider: str | None
@@ -632,10 +633,10 @@ def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answe
 def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | None, by: By) -> Answer:
     """Extend a reservation to `to` base units in all, and to `for_ms` from now.
 
-    `for_ms` None: an hour.
+    `to` None: the quantity does not change. `for_ms` None: an hour.
 
-    Neither shrinks. The call shows that the use continues. If the quantity is not allowed, the reservation does not
-    change.
+    The call does not reduce the quantity or the time. It shows that the use continues. If the quantity is not allowed,
+    the reservation does not change.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -805,7 +806,10 @@ def require_key(key: str) -> None:
 
 
 def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> dict[str, Use]:
-    """Return the existing uses of keys by name. Each key has its organisation."""
+    """Return the existing uses of keys by name.
+
+    `keys`: pairs of an organisation and a use key.
+    """
     names = {name for org_id, key in keys for name in (key, own_name(org_id, key))}
     return guard_counts.read_uses(connection, sorted(names))
 
@@ -837,13 +841,14 @@ Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locall
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer about a use.
+    """The answer about a use. Quantities are in base units.
 
     - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
       `reason`.
-    - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before. `remaining`: the rest
-      after. `resets_ms`: the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a
-      reservation (None: it was not reserved).
+    - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before this use (None: all are
+      unlimited, or an earlier call decided it). `remaining`: the rest after this use (None: as `used`). `resets_ms`:
+      the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a reservation (None:
+      it was not reserved).
     - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
       if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit

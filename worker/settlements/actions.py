@@ -60,7 +60,7 @@ MAX_HOLD_MS: Final = 3_650 * DAY_MS
 class Change:
     """The changes of a supplier's terms (see `ledger.settlements.Terms`).
 
-    A field that is None does not change, or has its default.
+    A field that is None does not change. A new supplier needs `share_ppm`, and gets the defaults of the other fields.
     """
 
     share_ppm: int | None = None
@@ -85,7 +85,8 @@ def set_supplier(
 
     Return it as it is now, and as it was (None: it is new).
 
-    Errors: UsageError for invalid terms; UnknownId unless `new`.
+    Errors: UsageError for invalid terms, or for a new supplier without a share. Unless `new`, UnknownId for an unknown
+    supplier.
     """
     if not is_clean_id(supplier):
         raise UsageError(
@@ -109,9 +110,9 @@ def set_supplier(
 
 
 def freeze_supplier(connection: sa.Connection, supplier: str, by: By, *, undo: bool = False) -> bool:
-    """Freeze a supplier, so that its settlements are not released, or end the freeze.
+    """Freeze a supplier, or end its freeze (`undo`).
 
-    Return True if it changed.
+    Return True if the call changed this. The settlements of a frozen supplier are not released.
 
     Executions that name the supplier continue. Errors: UnknownId; Denied `clock_behind`.
     """
@@ -120,7 +121,7 @@ def freeze_supplier(connection: sa.Connection, supplier: str, by: By, *, undo: b
 
 
 def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = False) -> tuple[Settlement, bool]:
-    """Freeze one settlement, or end its freeze.
+    """Freeze one settlement, or end its freeze (`undo`).
 
     Return it as it is now, and True if the freeze changed.
 
@@ -140,7 +141,7 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
 def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro: int | None, by: By) -> Reversed:
     """Reverse a settlement under the caller's key.
 
-    Without an amount, the whole settlement is reversed.
+    Without an amount, all that is left of the settlement is reversed.
 
     It does not refund the customer, who needs a grant for that.
 
@@ -169,7 +170,7 @@ def make_payout(
 
     Return it, and True if it was made before.
 
-    `expect_micro`: the amount of the dry run, in micro-credits.
+    `expect_micro`: the amount of the dry run, in micro-credits (None: any amount).
 
     Errors: as `ledger.payouts.release`. UnknownId. HistoryDoubted while the database is stopped, because a payout in
     lost history may have been paid, and would be paid twice (R1).
@@ -299,7 +300,10 @@ def _freeze_supplier(
 
 @dataclass(frozen=True)
 class SettlementFrozen(SettlementRow):
-    """A settlement as it is now. `changed`: the call began or ended its freeze."""
+    """A settlement as it is now.
+
+    `is_frozen`: it has a freeze of its own. `changed`: the call began or ended that freeze.
+    """
 
     is_frozen: bool
     changed: bool
@@ -320,7 +324,8 @@ def _frozen(what: str, is_frozen: bool, changed: bool) -> str:
 class SettlementReversed(SettlementRow):
     """A settlement after a part of it was reversed under a key.
 
-    `left`: the part that is not reversed. `repeated`: the key was used before for the same reversal.
+    `amount_micro`: the reversed part, in micro-credits. `is_clawback`: the settlement was released before the reversal.
+    `left_micro`: the part that is not reversed. `repeated`: the key was used before for the same reversal.
     """
 
     reversal: str

@@ -45,7 +45,7 @@ MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
 class SettlementFilter:
     """A filter of settlements by state, supplier, organisation and project.
 
-    Empty: any.
+    `states`: the states that match. An empty `supplier`, `org` or `project` matches any.
     """
 
     states: tuple[str, ...]
@@ -214,7 +214,7 @@ def unpaid(connection: sa.Connection, payout: str) -> int:
 def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Sums:
     """Return the sums of the chosen settlements.
 
-    Sums that belong to suppliers (`carried`, `paid`, `unsettled`) stay 0.
+    Sums that belong to suppliers (`carried_micro`, `paid_micro`, `unsettled_micro`) stay 0.
     """
     found = Sums()
     of_settlements = "of_chosen_org" if chosen.org else "of_chosen"
@@ -374,7 +374,7 @@ class SettlementRow:
 
 @dataclass(frozen=True)
 class ReversalRow:
-    """A reversed part of a settlement. `is_clawback`: it had been released before."""
+    """A reversed part of a settlement. `is_clawback`: the settlement was released before."""
 
     reversal: str
     amount_micro: int

@@ -1,11 +1,11 @@
 """Changes of automatic top-ups by a person.
 
-They set terms, stop or start top-ups, name a new card, or settle a charge in doubt.
+They set terms, stop or start top-ups, resume them after a change of the card, or resolve a charge in doubt.
 
 Guarantee: this module does not charge a card. If the payment service would refuse the terms, or their charges could not
-fill a wallet, the terms are refused at once. Drawdown first asks a service that can fill its customers' balances
-itself, because only one of both may fill a wallet. A person must give evidence for the outcome of a charge. If the
-outcome is paid, the same transaction credits it.
+fill a wallet, the terms are refused at once. If a payment service can fill its customers' balances itself, Drawdown
+first asks it, because only the service or Drawdown may fill a wallet. A person must give evidence for the outcome of a
+charge. If the outcome is paid, the same transaction credits it.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked
 class Terms:
     """The terms of a wallet's top-ups.
 
-    A top-up begins at or below `threshold_micro`. It adds a multiple of `amount_micro`, or fills up to `fill_to_micro`;
-    the other one is None. It is one charge of at most `most_minor`. `price_minor`: minor units of `currency` for a
-    credit. `max_day`, `max_month`: the most top-ups in 24 hours and in 30 days, with any outcome. `service_customer`:
-    the customer's id at `service`.
+    A top-up begins if the available credit is at or below `threshold_micro`. It adds a multiple of `amount_micro`, or
+    fills up to `fill_to_micro`. The other of these two fields is None. A top-up is one charge of at most `most_minor`
+    minor units. `price_minor`: minor units of `currency` for a credit. `max_day`, `max_month`: the most top-ups in 24
+    hours and in 30 days, with any outcome. `service_customer`: the customer's id at `service`.
     """
 
     threshold_micro: int
@@ -92,9 +92,9 @@ def set_terms(
 
     If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card.
 
-    Errors: UsageError for invalid terms. Unless `new`, UsageError also for another currency than before, or one that
-    the service is not known to take. Refused for a wallet with a balance that a provider keeps. UnknownId for an
-    unknown customer, unless `new`.
+    Errors: UsageError for invalid terms. Refused for a wallet with a balance that a provider keeps. Unless `new`,
+    UsageError also for another currency than before, or for a currency that the service is not known to take. Unless
+    `new`, UnknownId for an unknown customer.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -153,7 +153,7 @@ def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
 def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
     """Set or end the kill switch for all charges.
 
-    Return the actor and reason of the former stop; None without one.
+    Return the actor and reason of the former stop; None if the charges were not stopped.
     """
     row = SQL.run(connection, "switched").one_or_none()
     values = {"stopped_ms": by.now_ms if stopped else None, "actor": by.actor, "reason": by.reason}
@@ -169,7 +169,8 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
 
     Returns the new state. If a charge later proves to be paid, it is credited even then.
 
-    Errors: UsageError without evidence; UnknownId; Refused for a charge that is not in doubt.
+    Errors: UsageError for invalid evidence or an invalid payment id; UnknownId. Refused for a charge that is not in
+    doubt, unless it was given up and was paid as `payment_id`.
     """
     if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
         raise UsageError(f"invalid --evidence: expected 1 to {MAX_EVIDENCE_CHARS:,} characters that show the outcome")
@@ -209,9 +210,9 @@ def terms_of(row: sa.RowMapping) -> Terms:
 
 
 def rearm_paid(connection: sa.Connection, customer_id: str, key: str) -> None:
-    """Let top-ups that declines had stopped continue.
+    """Resume a wallet's top-ups that stopped themselves, or wait after a decline.
 
-    Call it if a person grants credit under a new key.
+    Call it if a person grants credit. If a grant under `key` exists already, the call does not change the terms.
 
     Call it before the wallet changes, because terms are locked before wallets.
     """
@@ -314,7 +315,8 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
     """Refuse a customer if the payment service fills the customer's balance itself.
 
-    Return InDoubt if the service does not answer. Errors: Refused.
+    Return InDoubt if the service does not answer. Return None if Drawdown may top up the customer, or if the service is
+    dormant. Errors: Refused.
     """
     if service in context.dormant_payments:
         return None
@@ -328,8 +330,9 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
 class TopupStopped:
     """The stop of a wallet's top-ups, or of all top-ups (`customer_id` null).
 
-    `is_stopped`: they are stopped now. `was`: the wallet's mode before, or the person who had stopped all top-ups
-    (null: they were not stopped). `blocked`: the reason why the wallet's top-ups had stopped themselves.
+    `is_stopped`: they are stopped now. `was`: the wallet's mode before, or the actor and reason of the former stop of
+    all top-ups (null: they were not stopped). `blocked`: the reason why the wallet's top-ups had stopped themselves
+    (null: they had not, or the stop is of all top-ups).
     """
 
     customer_id: str | None

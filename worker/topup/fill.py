@@ -7,11 +7,12 @@ is charged again. If a step dies, it leaves a row from which the next step conti
 unreachable delays only its own wallets, and does not count as a decline. While history is in doubt (R1), cards are not
 charged. Each transaction checks that.
 
-A top-up begins because of the level, and not because of a fall to it, with one charge for the whole gap. A wallet has
-one open top-up at a time, which an index of the table enforces. Its id, `topup:{wallet}:{episode}`, is the payment's
-idempotency key. The id does not contain a quantity or an incarnation (P6). If a restored database counts an episode
-again, the service knows the id, and the lookup that comes first reports its outcome. A charge is claimed only if the
-wallet is still low, its terms are live, and top-ups are not stopped. Earlier calls must not have charged it.
+A top-up begins whenever the credit is at or below the threshold, not only when the credit falls to it. It is one charge
+for the whole gap. A wallet has one open top-up at a time, which an index of the table enforces. Its id,
+`topup:{wallet}:{episode}`, is the payment's idempotency key. The id does not contain a quantity or an incarnation (P6).
+If a restored database counts an episode again, the service knows the id, and the lookup that comes first reports its
+outcome. A charge is claimed only if the wallet is still low, its terms are live, and top-ups are not stopped. Earlier
+calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
@@ -89,9 +90,9 @@ ALL: Final = ""
 
 
 def fill(context: Context, only: str = ALL) -> Steps[Filled]:
-    """Begin top-ups, charge and look up, of all wallets or one.
+    """Begin, charge and look up the top-ups of all wallets, or of one wallet.
 
-    Without a payment service, it does not have an effect.
+    `only`: that wallet. Without a payment service, the function does not have an effect.
     """
     done = Filled()
     if not context.payments or context.out_of_time(FILLING):
@@ -311,7 +312,7 @@ WHERE: Final = {
     "declined": "if_open",
     "needs_customer": "if_open",
 }
-"""The conditions under which an answer proves an outcome, by state.
+"""The conditions under which an answer that proves an outcome is recorded, by state.
 
 Such an answer is recorded even without the claim.
 """
@@ -319,7 +320,7 @@ Such an answer is recorded even without the claim.
 
 @dataclass(frozen=True)
 class Settled:
-    """A top-up and its end. `changed`: it was not settled before."""
+    """A top-up and its end. `changed`: this call recorded the end."""
 
     topup: Topup
     end: End
@@ -364,7 +365,7 @@ def settle(
 ) -> list[Settled]:
     """Record the ends of claimed top-ups.
 
-    `asked_ms`: the time of their lookup (None: they were charged).
+    `asked_ms`: the time of their lookup (None: the ends are of charges).
     """
     require_same(connection, witness)
     customers = sorted({found.customer_id for found, _ in ends})
@@ -494,14 +495,14 @@ class Topup:
 
 
 def money_of(credits_micro: int, price_minor: int) -> int:
-    """Return the price of credits in minor units, rounded up to a whole one."""
+    """Return the price of credits in minor units, rounded up to a whole unit."""
     return -(-credits_micro * price_minor // MICRO)
 
 
 def is_wanted(connection: sa.Connection, customer_id: str) -> bool:
-    """Return True if a wallet has live terms and is low.
+    """Return True if a wallet is low, and its live top-ups are not stopped.
 
-    It is then charged once caps and waits allow it.
+    Drawdown then charges the card once the caps and waits allow it.
     """
     return SQL.run(connection, "wants", {"customer_id": customer_id}).first() is not None
 
@@ -533,7 +534,7 @@ def description(credits_micro: int) -> str:
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """Return the span of this database's lost history (R1); None if it is complete."""
+    """Return the span of the database's lost history (R1); None if history is complete."""
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 
@@ -543,7 +544,8 @@ def begin(
 ) -> Begun:
     """Insert a top-up for each low wallet without an open top-up.
 
-    Due changes of a wallet are booked before its balance is read.
+    It does so for at most BEGUN_AT_ONCE wallets, if their caps and waits allow it. Due changes of a wallet are booked
+    before its balance is read.
     """
     if SQL.run(connection, "any_terms").first() is None:
         return Begun()

@@ -52,8 +52,8 @@ class WalletTerms:
 class TopupRow:
     """A top-up, in micro-credits and minor units of money.
 
-    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open. `payment_id` None: the payment is
-    unknown.
+    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open, or a shadow. `payment_id` None: the
+    payment is unknown.
     """
 
     topup: str
@@ -101,9 +101,9 @@ class Switched:
 class TopupFigures:
     """Figures of top-ups.
 
-    `open`: the number of open top-ups and the time of the oldest, by state. `ended`: the number of ended ones, by
-    state. `blocked`: the number of wallets with top-ups that stopped themselves. `manual_review`: the number of top-ups
-    that a person must decide. `stopped`: all top-ups are stopped.
+    `open`: the number of open top-ups and the time of the oldest in milliseconds, by state. `ended`: the number of
+    ended top-ups, by state. `blocked`: the number of wallets with top-ups that stopped themselves. `manual_review`: the
+    number of top-ups that a person must decide. `stopped`: all top-ups are stopped.
     """
 
     open: dict[str, tuple[int, int]]
@@ -116,7 +116,7 @@ class TopupFigures:
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
     """Return the terms of wallets.
 
-    Wallets with top-ups that stopped themselves come first.
+    Wallets with top-ups that stopped themselves come first. `wallet`: return only its terms (empty: those of all).
 
     Errors: UnknownId for a wallet without terms.
     """

@@ -1,11 +1,12 @@
 """An account: a wallet in its parts, its entries and the rate card. Reads only.
 
-Guarantee: due changes of the wallet count as done, as they do for a reservation. For example, an expired reservation is
-available again, and the credit of a month that began is granted. Use that is not charged yet is not available.
+Guarantee: in an account and its lots, due changes of the wallet count as done, as they do for a reservation. For
+example, an expired reservation is available again, and the credit of a month that began is granted. Use that is not
+charged yet is not available.
 
-The balance equals the rest of the lots minus use that a lot has not paid for. It also equals `available` plus
-`reserved`, `unbilled` and `over`. The rest of ended lots that is not booked yet is in the balance, but not in the lots.
-A due charge of a tier changes the balance before the lots.
+The balance is the rest of the lots minus `owed_micro`. Until the end of a lot is booked, the balance includes its rest,
+but the lots do not. The balance is also the sum of `available_micro`, `reserved_micro`, `unbilled_micro` and
+`over_micro`. A due charge of a tier changes the balance before the lots.
 
 An organisation's users see the wallet that pays for it, without an operator's name or reason. If a wallet pays, or ever
 paid, for the metered usage of several organisations, their users cannot see it. Its credit and its entries would reveal
@@ -43,10 +44,11 @@ SQL = queries(__file__)
 class Account:
     """A customer's wallet, in micro-credits.
 
-    `unbilled`: used, and not charged yet. `over`: the rest of ended lots that is not reserved. A later booking takes it
-    out of the balance. `plan` None: the customer does not have a plan. `included` to `refund`: the rest of the lots of
-    each kind. `owed`: used, and not paid by a lot. `hold`: the part of its executions' cost that suppliers wait for. It
-    is charged already, and other fields do not include it.
+    `unbilled_micro`: used, and not charged yet. `over_micro`: the rest of ended lots that is not reserved. A later
+    booking takes it out of the balance. `plan` None: the customer does not have a plan. `included_micro` to
+    `refund_micro`: the rest of the lots in use, by kind. `owed_micro`: use that lots have not paid for, less refunds
+    beyond the use. `hold_micro`: the part of its executions' cost that suppliers wait for. It is charged already, and
+    other fields do not include it.
     """
 
     customer_id: str
@@ -73,7 +75,7 @@ class Account:
 
 
 def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Account:
-    """Return a customer's account; it is empty if the wallet was never used."""
+    """Return a customer's account, even if the wallet was never used."""
     hold = SQL.part("hold", {"customer_id": customer_id, "now_ms": now_ms}, of_settlements="of_customer")
     look = due_changes.look_part(customer_id, now_ms)
     read = read_together(connection, look=look, lots=lots.wallets_part([customer_id]), hold=hold)
@@ -100,9 +102,9 @@ def account_of(connection: sa.Connection, customer_id: str, now_ms: int) -> Acco
 class PaidFrom:
     """The wallet that pays for an organisation's executions.
 
-    `provider`: the provider that bills the organisation now (None: it is not assigned). `keeper`: the same provider, if
-    it keeps the balance itself, so a wallet in this database does not pay (None: it does not). `has_wallet`: the wallet
-    was ever used. `begins_ms`: the start of the organisation's first assignment (None: it was never assigned).
+    `provider`: the provider that bills the organisation now (None: it is not assigned). `keeper`: that provider, if it
+    keeps the balance outside this database (None: `provider` does not do so). `has_wallet`: the wallet was ever used.
+    `begins_ms`: the start of the organisation's first assignment (None: it was never assigned).
     """
 
     customer_id: str
@@ -115,7 +117,7 @@ class PaidFrom:
     def is_here(self) -> bool:
         """Return True if this database keeps the balance.
 
-        With another provider, the wallet must have been used.
+        Unless the embedded ledger bills the organisation, the wallet must have been used.
         """
         return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
 
@@ -123,8 +125,8 @@ class PaidFrom:
     def takes_credit(self) -> bool:
         """Return True if you can grant credit to this wallet.
 
-        Returns False for a customer that is billed afterwards, because at the end of the credit Drawdown would halt the
-        customer.
+        Returns False if a provider keeps the balance outside this database. Also returns False for an unused wallet of
+        a customer that is billed afterwards, because Drawdown would halt the customer at the end of the credit.
         """
         return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
 
@@ -141,9 +143,9 @@ def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
 def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past: bool) -> str:
     """Return the id of the wallet that pays for an organisation.
 
-    `past`: a wallet that paid before another provider bills counts, too.
+    `past`: also return a used wallet if another provider bills the organisation now.
 
-    Errors: UnknownId; Denied `billed_elsewhere` if a provider bills the organisation without a wallet here.
+    Errors: UnknownId; Denied `billed_elsewhere` if a provider keeps the balance, or bills without a used wallet here.
     """
     paid = paid_from(connection, org_id, now_ms)
     if paid.is_here or paid.provider in (None, *EXEMPT_PROVIDERS) or (past and paid.has_wallet):
@@ -204,8 +206,8 @@ class EntryRow:
     """One entry of a wallet.
 
     `feature`, `quantity`: the charged base units (None: the entry is not for usage). `amount_micro`: the amount of the
-    charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use. `at_ms`: the time of
-    booking, by which statements select entries.
+    charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use, in milliseconds.
+    `at_ms`: the time of booking, by which statements select entries.
     """
 
     key: str
@@ -225,11 +227,12 @@ LotState: TypeAlias = Literal["in use", "to come", "over"]
 
 @dataclass(frozen=True)
 class LotRow:
-    """A lot, in micro-credits: `amount = left + waits + used + expired + taken`.
+    """A lot, in micro-credits.
 
-    `expires_ms` None: it does not end. `features` None: it pays for all. A lower `priority` is used first. `place`: its
-    place in the order of use among the lots in use. `waits`: the rest of an ended lot that is not booked yet. `taken`:
-    the credit that was taken back from this lot, and its share of credit taken back without a lot.
+    `amount_micro = left_micro + waits_micro + used_micro + expired_micro + taken_micro`. `waits_micro`: the rest of an
+    ended lot that is not booked yet. `taken_micro`: the credit that was taken back from this lot, and its share of
+    credit that was taken back without naming a lot. `expires_ms` None: it does not end. `features` None: it pays for
+    all features. A lower `priority` is used first. `place`: its place in the order of use (None: it is not in use).
     """
 
     lot: str
@@ -254,9 +257,10 @@ class LotRow:
 class LotsView:
     """A wallet's lots.
 
-    Lots in use come first in their order, then later ones, then ended ones, the latest first.
+    Lots in use come first in their order of use, then lots to come, then ended lots, the latest end first.
 
-    `owed_micro`: use that a lot has not paid for. `back_micro`: refunds beyond the use, which pay for later use.
+    `order`: the order of use, in words. `owed_micro`: use that lots have not paid for. `back_micro`: refunds beyond the
+    use, which pay for later use.
     """
 
     order: str
@@ -286,7 +290,7 @@ def view_lots(
 ) -> LotsView:
     """Return a view of a wallet's lots.
 
-    `kept`: lots that were read. `given`: lots that a plan grants now.
+    `kept`: the stored lots. `given`: due lots of plans that are not stored yet.
     """
     found = {customer_id: sorted((*kept, *given), key=lambda lot: lot.turn)}
     allocation = lots.allocations(connection, found, now_ms)[customer_id]
@@ -333,7 +337,7 @@ def list_entries(connection: sa.Connection, customer_id: str, most: int, after: 
 
     With `after`, return those that follow the entry with that key.
 
-    Errors: UsageError if an entry with that key does not exist.
+    Errors: UsageError if the wallet does not have an entry with that key.
     """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
@@ -359,7 +363,7 @@ All waiting requests fit (`overrides.MOST_ASKED`).
 class Blocked:
     """A metric with blocked uses.
 
-    `times`: their number. `amount`: their base units. `last_ms`: the time of the last one.
+    `times`: the number of these uses. `amount`: their base units. `last_ms`: the time of the last use.
     """
 
     metric: str
@@ -369,7 +373,10 @@ class Blocked:
 
 
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
-    """Return an organisation's blocked uses of the last BLOCKED_DAYS, newest first."""
+    """Return the metrics with blocked uses of the last BLOCKED_DAYS days.
+
+    The metric with the latest blocked use comes first. Uses that the phase did not block do not count.
+    """
     values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
     rows = SQL.run(connection, "blocked", values)
     return [Blocked(row.metric, int(row.times), int(row.amount), int(row.last_ms)) for row in rows]
@@ -381,8 +388,8 @@ class Card:
 
     It charges a card of `service_customer` at a payment service.
 
-    A top-up begins at or below `threshold_micro`, and adds `amount_micro` (None: it fills up to a sum). `stopped`:
-    charges failed, so top-ups are stopped until the customer adds another card.
+    A top-up begins if the credit is at or below `threshold_micro`. It adds `amount_micro` (None: it fills up to a sum).
+    `stopped`: charges failed, so top-ups are stopped until the customer adds another card.
     """
 
     service: str
@@ -477,6 +484,9 @@ def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standi
 
 
 def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[OrgOverride]:
-    """Return an organisation's limit overrides of a metric: waiting, then the newest."""
+    """Return an organisation's limit overrides of a metric that have not ended.
+
+    Those that wait for a decision come first, then the newest.
+    """
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
     return [OrgOverride(**row._mapping) for row in SQL.run(connection, "overrides", values)]

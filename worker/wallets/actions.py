@@ -77,9 +77,9 @@ MOST_FEATURES: Final = 100
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
 """Highest factor by which a plan multiplies an estimate, in parts per million."""
 MOST_NAMED: Final = 3
-"""Organisations of a wallet that a dry run names."""
+"""Organisations of a wallet that a message names."""
 MAX_RATE: Final = 10**12
-"""Highest number in a rate: a million credits, or as many base units.
+"""Highest number in a rate: 10**12 micro-credits (a million credits), or 10**12 base units.
 
 A higher number is probably a typing error.
 """
@@ -99,12 +99,14 @@ def grant(
 ) -> wallet.Granted:
     """Grant credit, in micro-credits, as a lot on these terms.
 
+    A negative amount takes credit back without naming a lot. `plan`: also put the customer on this plan.
+
     A repeated grant under the same key does not add credit, so a caller without an answer can repeat it. The audit log
     records the grant once, and a repetition only if it changes the plan.
 
-    Errors: Refused for a key that was used before with other content; UsageError for invalid terms; UnknownId for an
-    unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with an id like an
-    existing one.
+    Errors: Refused for a key that was used before with other content; UsageError for an invalid id or terms; UnknownId
+    for an unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with an id
+    like an existing id.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -248,7 +250,8 @@ def rate_effect(
 ) -> RateEffect:
     """Return the effect of a rate on the pushes of the last day.
 
-    It counts the providers that keep wallets in this database.
+    It counts the pushes of providers that keep wallets in this database. `was`: the former rate (None: the feature did
+    not have a rate). `micro`, `per`: the new rate, in micro-credits for base units.
     """
     values = {"feature": feature, "from_ms": now_ms - DAY_MS, "providers": sorted(wallets_at(connection))}
     row = SQL.run(connection, "used_since", values).one()
@@ -313,7 +316,8 @@ def set_plan_limit(
     `max_concurrent`: sandboxes at once (None: unchanged). `holds`: changed fields of `HoldTerms`, for the reservations
     of executions. `gives`: changed fields of `Gives`, for grants from now on.
 
-    Errors: UsageError for an invalid name or terms, or a new plan without `max_concurrent`; UnknownId unless `new`.
+    Errors: UsageError for an invalid name or terms, or a new plan without `max_concurrent`. Unless `new`, UnknownId for
+    an unknown plan.
     """
     if not is_clean_id(plan):
         raise UsageError(
@@ -401,8 +405,8 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 
     Return the former plan; None if the customer did not have a plan.
 
-    You can repeat the call, because it has an effect once. Errors: UsageError for an invalid id; UnknownId for an
-    unknown plan, and unless `new`, for an unknown customer with an id like an existing one.
+    You can repeat the call, because it has its effect once. Errors: UsageError for an invalid id; UnknownId for an
+    unknown plan. Unless `new`, UnknownId also for an unknown customer with an id like an existing id.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -520,9 +524,10 @@ HTTP: Final = "http"
 
 
 def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
-    """Refuse a wallet that does not pay for an organisation.
+    """Refuse a wallet if a grant to it would not have an effect.
 
-    Its credit would not have an effect. Errors: WrongField.
+    This is so if a provider keeps the balance, or if another wallet pays for the organisation. An unknown customer is
+    not refused. Errors: WrongField.
 
     An operator can fill such a wallet on the command line, before a move to it.
     """
@@ -561,7 +566,7 @@ def _grant_sentence(done: CreditGiven) -> str:
 def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> Sequence[Fact]:
     """Return the facts of a wallet for a dry run.
 
-    Those that change by themselves, as a balance, are not `fixed`.
+    Facts that change by themselves, such as a balance, are not `fixed`.
     """
     account = account_of(connection, customer_id, now_ms)
     given = list_lots(connection, customer_id, now_ms).lots
@@ -676,8 +681,9 @@ def _size_of_lot(connection: sa.Connection, _asked: Invocation, values: Values) 
 class RateSet:
     """The rate of a feature from `start_ms` on.
 
-    `was`: the former rate at that time (null: it lacked a rate). `is_past`: the start is in the past, and usage that is
-    charged already keeps its price. `effect`: the effect on the usage of the last day.
+    `micro_credits` is the price of `per_quantity` base units. `was`: the former rate at that time (null: the feature
+    did not have a rate). `is_past`: the caller set a start in the past, and usage that is charged already keeps its
+    price. `effect`: the effect on the usage of the last day.
     """
 
     feature: str
@@ -873,7 +879,8 @@ def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values)
 class OnPlan:
     """A customer's plan, limit of sandboxes and balance.
 
-    `was`: the former plan (null: the customer did not have a plan). `changed`: they differ.
+    `was`: the former plan (null: the customer did not have a plan). `max_concurrent`: sandboxes at once.
+    `balance_micro`: micro-credits. `changed`: `plan` and `was` differ.
     """
 
     customer_id: str

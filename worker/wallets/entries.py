@@ -4,9 +4,10 @@ The latest use comes first. Reads only.
 
 Guarantee: the cost of a page does not depend on the number of entries. A page begins after the last entry of the former
 page, and if it omits entries, it reads at most MOST_LOOKED_AT. The entries of all pages add up to the balance. Days are
-in UTC, by the time of use, and have the entries of `list_entries`. Each statement uses an index of this wallet, so
-other wallets are not read. A forecast needs MIN_DAYS full days of use, and counts at most DAYS. With fewer days the
-state is `unknown`, and without any use `lasts`.
+in UTC, by the time of use, and have the same entries as the pages. Each SQL statement uses an index of this wallet, so
+other wallets are not read. A forecast needs MIN_DAYS full days since the first use, and counts at most DAYS. With fewer
+days, the state is `unknown`. If the use of these days is 0, the state is `lasts`. If credit is not available, it is
+`spent`.
 """
 
 from __future__ import annotations
@@ -107,10 +108,10 @@ def sizes_of(text: str, option: str) -> tuple[int, int]:
 class EntryLine:
     """An entry of a wallet.
 
-    `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use. `at_ms`: the time of
-    booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (None: the entry is
-    not for usage). `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back. Each is
-    None for another kind of entry.
+    `moved_micro`: the change of the wallet, up or down, in micro-credits. `ts`: the time of use, in milliseconds.
+    `at_ms`: the time of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units.
+    `reservation`: the execution that it charges. `lot`: the lot that it expires or takes back. The last four are None
+    for another kind of entry.
     """
 
     key: str
@@ -131,8 +132,8 @@ class Entries:
     """A page of entries.
 
     `after`: the key after which the next page begins (None: this is the last page). `booked_micro`: the wallet's
-    balance after the first entry of the page (None: that entry is not the wallet's latest). `is_cut`: the page ended
-    because it had read MOST_LOOKED_AT entries.
+    balance after the first entry of the page (None: it is not the first page of all entries, or the wallet does not
+    exist). `is_cut`: the page ended because it had read MOST_LOOKED_AT entries.
     """
 
     entries: list[EntryLine]
@@ -232,10 +233,10 @@ class LedgerDay:
 
 @dataclass(frozen=True)
 class DayEntry:
-    """One entry of a day, with its feature, or with the actor and reason.
+    """One entry of a day. `moved_micro`: the change of the wallet, in micro-credits.
 
-    `feature`, `quantity`: the charged base units. `reservation`: the execution that it charges. `lot`: the lot that it
-    expires or takes back. Each is None for another kind of entry.
+    `ts`: the time of use, in milliseconds. `feature`, `quantity`: the charged base units. `reservation`: the execution
+    that it charges. `lot`: the lot that it expires or takes back. The last four are None for another kind of entry.
     """
 
     key: str
@@ -257,9 +258,10 @@ class RunSteps:
 
     Amounts are in micro-credits.
 
-    `going`: executions that continue. `waiting`: those of them that were not charged yet. `held_micro`: their reserved
-    credit. `complete`: executions that have ended. `drawn_micro`: their charges. `settling`: executions that a supplier
-    has a share of. `left_micro`: the shares that were not reversed. `unreleased_micro`: the part of the shares that
+    `accepted_micro`: the amounts of their reservations. `going`: executions that continue. `waiting`: continuing
+    executions that were not charged yet. `held_micro`: the credit that continuing executions reserve now. `complete`:
+    executions that have ended. `drawn_micro`: the charges of ended executions. `settling`: executions that a supplier
+    has a share of. `left_micro`: the shares, less their reversals. `unreleased_micro`: the part of the shares that
     suppliers wait for.
     """
 
@@ -398,10 +400,10 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 class Forecast:
     """A forecast of the end of the credit that is available now.
 
-    `state` is `ends` (at `ends_ms`), `spent` (the available credit is 0 or less), `lasts` or `unknown`. `lasts`:
-    without use on those days, or the end is beyond FURTHEST_MS. `unknown`: fewer than MIN_DAYS full days of use. The
-    forecast uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking. Both are
-    None with fewer than MIN_DAYS days.
+    `state` is `ends` (at `ends_ms`), `spent` (the available credit is 0 or less), `lasts` or `unknown`. The forecast
+    uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking. `lasts`: the use in
+    these days is 0 or less, or the end is beyond FURTHEST_MS. `unknown`: fewer than MIN_DAYS full days since the first
+    use. With fewer days, `from_ms` and `used_micro` are None.
     """
 
     state: ForecastState

@@ -60,9 +60,9 @@ Other people or programs wrote some of them, so CSV escapes formulas.
 class Span:
     """A span to export, of one organisation ('': all).
 
-    It is from `from_ms` to before `to_ms`.
+    It is from `from_ms` to before `to_ms`, in milliseconds.
 
-    `by`: the ledger's entries are selected by time of booking or by time of use. Usage is selected by window.
+    `by`: whether the time of booking or the time of use selects the ledger's entries. The window selects usage.
     """
 
     org_id: str

@@ -43,7 +43,8 @@ WHICH: Final = ("", "owed", "low")
 """The filters of a list; '': all wallets.
 
 `owed`: wallets with a negative balance. `low`: other wallets with available credit at or below a limit. The limit is
-the top-up threshold or the low balance of the organisation or of all, the higher of both. Without them, it is 0.
+the higher of two amounts: the wallet's top-up threshold, and its low balance. Without a low balance of its own, the
+general low balance counts. An amount that is not set counts as 0.
 """
 
 
@@ -65,7 +66,8 @@ class WalletLine:
 
     Changes that are due by time are not included until they are booked.
 
-    `mode` to `blocked_reason`: the terms of its automatic top-up (None: it does not have one).
+    `mode`, `threshold_micro`: the terms of its automatic top-up (None: it does not have one). `blocked_reason`: the
+    reason why its top-ups stopped (None: they have not stopped).
     """
 
     customer_id: str
@@ -134,9 +136,7 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
 def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDERS) -> list[Spender]:
     """Return the customers who spent most in the last SPENT_DAYS days.
 
-    Spent are charges of usage and executions, less refunds.
-
-    Tiers do not count.
+    Spending is the sum of the charges of usage and executions, less refunds. It does not include tiers.
     """
     from_ms = now_ms - SPENT_DAYS * DAY_MS
     rows = SQL.run(connection, "spenders_now", {"from_ms": from_ms, "to_ms": now_ms, "at_most": most})
@@ -234,9 +234,10 @@ class BillingTerms:
 class Relation:
     """A relation of a wallet to `who`.
 
-    `limit_micro`: the limit of credit (None: unlimited, or a limit does not apply). `spent_micro`: the used part of the
-    limit (None: unknown). `other`: for a biller, its customer; for an organisation that shares the wallet, the biller;
-    for a sponsor, its lot. `since_ms`: its start (None: unknown). `said`: the reason of the person who made it.
+    `limit_micro`: the limit of a payer, or the credit of a pool's or sponsor's lots (None: unlimited, or without such
+    an amount). `spent_micro`: the used part of it (None: unknown). `other`: for a biller, its customer; for a sponsor,
+    its lot; for an organisation that shares the wallet, the biller. `since_ms`: its start (None: unknown). `said`: the
+    reason of the person who made it.
     """
 
     part: Part
@@ -252,9 +253,10 @@ class Relation:
 class Offer:
     """A plan or a tier, in micro-credits.
 
-    `at_once`: its sandboxes at once. A field that the other kind has is None. For a plan: the monthly credit, the
-    maximum that rolls over, and the first credit of a new customer. For a tier: the price of a month, and the time up
-    to which this customer has paid.
+    `at_once`: its sandboxes at once. `price_micro`: the price of a tier for a month (None: a plan). `included_micro`,
+    `rollover_max_micro`, `first_micro`: the credit of a plan, as in `Gives`. `hold_factor_ppm`, `most_hold_micro`: the
+    terms of its reservations, as in `HoldTerms`. All five are None for a tier. `paid_to_ms`: the time up to which this
+    customer has paid (None: a plan, or the customer never had this tier).
     """
 
     part: Literal["plan", "tier"]
@@ -280,10 +282,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Happened:
-    """An event of a wallet: a day's charges, a grant, a top-up, a new plan.
+    """An event of a wallet: a day's charges, a grant, a top-up, a new plan, an ended tier.
 
-    `micro`: the change of the wallet in micro-credits; for a top-up, also a change that is not made yet. `kind`, `key`,
-    `state`, `said`: of the entry or top-up. `minor`: money in minor units of the currency.
+    `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, it can be a change that is
+    not made yet. `minor`: money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`:
+    those of the entry, top-up, plan or tier.
     """
 
     part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]
@@ -327,9 +330,8 @@ def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], li
 def happened(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[list[Happened], list[Happened]]:
     """Return the events of a wallet, and its last top-ups.
 
-    The events are of the last HAPPENED_DAYS days, the top-ups of any time.
-
-    Both come with the latest first.
+    The events are of the last HAPPENED_DAYS days, and charges of the last CHARGED_DAYS days. The top-ups are of any
+    time. Both lists have the latest first.
     """
     values = {
         "customer_id": customer_id,
@@ -368,7 +370,7 @@ class OwedFigures:
     """Credit that suppliers are owed, and open freezes.
 
     `waiting_micro`: the credit before a payout releases it, in micro-credits. `frozen_since_ms`: the time of the oldest
-    open freeze (None: without a freeze).
+    open freeze (None: `freezes` is 0).
     """
 
     waiting_micro: int
@@ -417,8 +419,9 @@ class WalletEntry:
     """An entry of a wallet.
 
     `moved_micro`: the change of its credit, up or down, in micro-credits. `ts_ms`: the time of use. `at_ms`: the time
-    of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units (null: the entry is
-    not for usage). `execution`: the execution that it charges. `lot`: the lot that it expires or takes back.
+    of booking. `key`: for usage, the key of the push. `feature`, `quantity`: the charged base units. `execution`: the
+    execution that it charges. `lot`: the lot that it expires or takes back. The last four are null for another kind of
+    entry.
     """
 
     key: str
@@ -442,7 +445,7 @@ def _amount(text: str, name: str, _now_ms: int) -> str:
 SHOWN_AMOUNT: Final = Kind("text", "CREDITS", _amount, str, example="4.80")
 """The kind of an amount as a page shows it, such as `4.80`.
 
-It includes the sizes that `sizes_of` reads.
+`entries.sizes_of` returns the sizes that it may mean.
 """
 
 
@@ -481,8 +484,8 @@ def _entries(
 class WalletLots:
     """A wallet's lots in their order of use.
 
-    `more`: the number of lots that are not shown. `owed_micro`: use that a lot has not paid for. `back_micro`: refunds
-    beyond the use, which pay for later use.
+    `order`: the order of use, in words. `more`: the number of lots that are not shown. `owed_micro`: use that lots have
+    not paid for. `back_micro`: refunds beyond the use, which pay for later use.
     """
 
     customer_id: str

@@ -188,8 +188,9 @@ class PoolRow:
 class AllotmentRow:
     """An allotment, with its parts in micro-credits.
 
-    `amount = left + waits + used + returned + taken`. `waits`: the rest of an ended allotment that has not returned
-    yet. `used`: the credit that the member used. `taken`: the credit that the pool took back.
+    `amount_micro = left_micro + waits_micro + used_micro + returned_micro + taken_micro`. `waits_micro`: the rest of an
+    ended allotment that has not returned yet. `used_micro`: the credit that the member used. `taken_micro`: the credit
+    that the pool took back.
     """
 
     lot: str
@@ -209,9 +210,9 @@ class AllotmentRow:
 
 @dataclass(frozen=True)
 class PoolView:
-    """A pool's wallet and its allotments, those that end last first.
+    """A pool's wallet and its allotments, sorted by end, the latest first.
 
-    `more`: others are not shown.
+    `more`: the pool has more allotments than these.
     """
 
     pool: str
@@ -277,9 +278,9 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
 
 
 def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int) -> list[PayerRow]:
-    """Return the decisions in force, of a payer or an organisation if they are given.
+    """Return the last decision on each pair of payer and organisation.
 
-    Errors: UnknownId.
+    `payer`, `org_id`: return only theirs (empty: of all). Errors: UnknownId.
     """
     if payer:
         ids.require(connection, ids.PAYER, payer)
@@ -464,9 +465,9 @@ def _pools(connection: sa.Connection, look: Look) -> Page[PoolRow]:
 
 @dataclass(frozen=True)
 class ShownPool:
-    """A pool's credit in micro-credits, and its allotments, those that end last first.
+    """A pool's credit in micro-credits, and its allotments by end, the latest first.
 
-    `more`: others are not shown.
+    `more`: the pool has more allotments than these.
     """
 
     pool: str

@@ -44,7 +44,7 @@ FINAL_AFTER_MS: Final = 60 * MINUTE_MS
 A transaction that began before the end may commit.
 """
 LINES: Final = 100
-"""Default number of lines of one section."""
+"""Default for the highest number of lines of one section."""
 
 Section: TypeAlias = Literal["given", "began", "topped_up", "expired", "taken_back", "usage", "executions", "other"]
 SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
@@ -53,7 +53,7 @@ SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 
 @dataclass(frozen=True)
 class Span:
-    """The entries that were booked at or after `from_ms`, and before `to_ms`."""
+    """The entries that were booked at or after `from_ms`, and before `to_ms` (milliseconds)."""
 
     from_ms: int
     to_ms: int
@@ -61,10 +61,11 @@ class Span:
 
 @dataclass(frozen=True)
 class CreditLine:
-    """Credit that came in, or left without use, of one kind of lot (`what`).
+    """Credit that came in, or left without use, of one kind (`what`).
 
-    `entries`: the number of entries. `moved_micro`: the change of the wallet. `money_minor`: for top-ups, the paid
-    money, in minor units of `currency` (None: other credit).
+    `what`: the kind of the lot or of the entry, `allotted`, `returned`, or `of no lot`. `entries`: the number of
+    entries. `moved_micro`: the change of the wallet, in micro-credits. `money_minor`: for top-ups, the paid money, in
+    minor units of `currency` (None: other credit).
     """
 
     section: Section
@@ -100,9 +101,9 @@ class UsageLine:
 class ExecutionsLine:
     """The charges of executions of one project, less the amounts written off.
 
-    `project` None: executions without a project. `drawn_micro`: charged while they continued. `settled_micro`: charged
-    at their end. `late_micro`: charged after their reservation expired. `more`: the number of lines that are added up
-    in this line.
+    `project` None: executions without a project, or a line that adds up others. Amounts are in micro-credits.
+    `drawn_micro`: charged while the executions continued. `settled_micro`: charged at their end. `late_micro`: charged
+    after their reservation expired. `more`: the number of lines that are added up in this line.
     """
 
     project: str | None
@@ -119,9 +120,9 @@ class ExecutionsLine:
 class HeldLine:
     """An execution with credit reserved at the end of the span.
 
-    `execution` None: the line adds up others, and `org_id`, `project` and `expires_ms` are None. `project` None
-    otherwise: without a project. `expires_ms`: the end of its reservation. `held_micro`: the credit in micro-credits.
-    `more`: the number of lines that are added up in this line.
+    `expires_ms`: the end of its reservation. `held_micro`: the credit in micro-credits. `project` None: the execution
+    does not have a project. `more`: the number of executions that this line adds up. If it is not 0, `execution`,
+    `org_id`, `project` and `expires_ms` are None.
     """
 
     execution: str | None
@@ -142,7 +143,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement in micro-credits: `opening + all changes = closing`.
+    """A statement in micro-credits: `opening_micro`, plus all changes, is `closing_micro`.
 
     Reserved credit is a part of the closing balance, not a change. `held`: the executions with reserved credit.
     `problems`: figures that do not add up. `is_final`: the entries of this span can no longer change.

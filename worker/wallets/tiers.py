@@ -70,7 +70,7 @@ class Change:
 class Bought:
     """A customer's tier and wallet after a call.
 
-    `charged_micro`: micro-credits that this call charged. `changed`: the call changed the tier.
+    `charged_micro`: micro-credits that this call charged. `changed`: the call changed the customer's tier.
     """
 
     holder: Holder
@@ -88,7 +88,8 @@ def set_tier(
 
     The new number of sandboxes counts for its holders from now on, and the new price from the next month on.
 
-    Errors: UsageError for invalid values, or for a new tier without all values; UnknownId unless `new`.
+    Errors: UsageError for invalid values, or for a new tier without all values. Unless `new`, UnknownId for an unknown
+    tier.
     """
     if NAME.fullmatch(tier) is None:
         raise UsageError(f"invalid tier name {quote_value(tier)}: expected 1 to 64 characters of a-z, 0-9 and _+.-")
@@ -114,8 +115,8 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
 
     Charge this month at once, and each later month as it begins.
 
-    Errors: UnknownId; Denied `no_plan` for a customer without a plan of the embedded ledger, and `no_credit`;
-    DatabaseBusy.
+    Errors: UnknownId; DatabaseBusy. Denied `no_plan` for a customer without a plan of the embedded ledger, and
+    `no_credit` if the available credit is below the price.
     """
     found = _require_tier(connection, customer_id, tier)
     keeper = keeper_of(connection, customer_id, by.now_ms)
@@ -275,7 +276,8 @@ class TierBought(Holder):
 
     It includes the customer's balance and limit of sandboxes.
 
-    `charged_micro`: the amount that this call charged. `changed`: the call changed the tier.
+    `charged_micro`: the micro-credits that this call charged. `max_concurrent`: null if the number is not limited.
+    `changed`: the call changed the customer's tier.
     """
 
     charged_micro: int
