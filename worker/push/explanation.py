@@ -31,8 +31,10 @@ class PushColumns:
     """A push as it is stored.
 
     `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider, in base units. `seal_id`: the seal
-    that wrote it. `claim_owner`: the claim that sends it now. `wire_key`: its key at the provider. `by_hand`: a person
-    billed it. `lookup_answer`: found, absent, cannot_tell or not_read. A time is None if that did not happen.
+    that wrote it. `claim_owner`: the last claim to send it or look it up. `wire_key`: its key at the provider, if that
+    differs from `key` or a lookup found it. `by_hand`: a person billed it. `lookup_answer`: the last lookup's answer:
+    found, `found N` for another quantity, absent, drawn, cannot_tell or not_read. A time is None if that did not
+    happen.
     """
 
     window_ms: int
@@ -89,7 +91,7 @@ class ShownSample:
 
 @dataclass(frozen=True)
 class ShownAttempt:
-    """An attempt to send a push. `owner`: the worker.
+    """An attempt to send a push. `owner`: the claim, `WORKER/NUMBER`.
 
     `outcome` None: an answer was not recorded. `finished_ms` None: it did not end. `detail`: the provider's reason.
     """
@@ -104,9 +106,10 @@ class ShownAttempt:
 
 @dataclass(frozen=True)
 class ShownVoid:
-    """The void of a push. A person or a lookup states that the push never arrived.
+    """The void of a push, with the evidence that its provider did not charge it.
 
-    `evidence_kind`: rejected, absent (by a lookup), operator or adopted. `evidence`: the proof, in words.
+    `evidence_kind`: rejected (by the provider), absent (by a lookup), operator (by a person), or adopted (the provider
+    charged another quantity). `evidence`: the proof, in words.
     """
 
     at_ms: int
@@ -120,7 +123,8 @@ class ShownVoid:
 class Adoption:
     """The adoption of a push.
 
-    Only the provider had the push, or it had another quantity.
+    `kind`: other (only the provider had the push, or it had another quantity), excess (the provider's totals show more
+    than the window's pushes), or drawn (only the customer's balance shows the charge).
     """
 
     at_ms: int
@@ -260,7 +264,7 @@ class VerdictAfter:
 class PushChain:
     """The rows from a push to its effects.
 
-    `told`: the cells that were notified of a halt by `verdicts`.
+    `told`: the halts that `verdicts` caused, a row for each cell.
     """
 
     entries: list[PushEntry]
