@@ -119,8 +119,8 @@ class ClaimedAt:
 class Noted:
     """The effects of answers on organisations.
 
-    `refresh_now`: those to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the credit
-    left.
+    `refresh_now`: organisations to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the
+    credit left, in micro-credits.
     """
 
     refresh_now: set[str]

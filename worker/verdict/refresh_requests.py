@@ -197,7 +197,7 @@ class Gated:
 class LeaveToAsk:
     """Permission to read an organisation at its biller.
 
-    `orgs` may name this biller only from the next tick on.
+    `provider`: its biller now. Its row of `orgs` may name another biller until the next tick.
     """
 
     at_ms: int
