@@ -41,13 +41,13 @@ class Waiting(OpenPushes, _OfProvider):
 
     They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
     only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`.
-    `oldest_window_ms`: the start of the oldest window (0: no push is open). `error_pushes`: the number of pushes with
+    `oldest_window_ms`: the start of the oldest window (0: without open pushes). `error_pushes`: the number of pushes with
     `error`. `units`: base units by feature. `settled_per_min`: the pushes accepted a minute in recent ticks.
     `paused_ms` to `paused_reason`: its pause (None: it is not paused).
     """
 
     oldest_ms: int = 0
-    """When the oldest open push was sealed; 0: no push is open."""
+    """When the oldest open push was sealed; 0: without open pushes."""
     waiting_since_ms: int | None = None
     """When the oldest due or queued push was sealed; None: `due` and `queued` are 0."""
     oldest_window_ms: int = 0

@@ -153,9 +153,9 @@ def list_pushes(
     ticks send follow, by provider, in the order of their due time. Other lists, and lists of one organisation, have the
     latest window first.
 
-    Errors: UsageError for an unknown state, an invalid range or `after`, or a `why` that no open push has. UnknownId
-    for an unknown feature or organisation, or if the push of `after` does not exist. A provider without pushes is
-    valid, because only this machine may know it.
+    Errors: UsageError for an unknown state, an invalid range or `after`, or a `why` that open pushes do not have.
+    UnknownId for an unknown feature or organisation, or if the push of `after` does not exist. A provider without
+    pushes is valid, because only this machine may know it.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")

@@ -149,7 +149,7 @@ def replay(
     to (None: it was not queued).
 
     Errors: ReplayAtWork while another process replays some of these windows, or if the stored progress is beyond the
-    end of the plan. HistoryDoubted while a recovery is needed. Errors of the database, if no organisation is at fault.
+    end of the plan. HistoryDoubted while a recovery is needed. Errors of the database that are not of an organisation.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
