@@ -106,12 +106,13 @@ def adopt_excess(
     drawn: bool = False,
     credit_cost: str | None = None,
 ) -> None:
-    """Add a push for the quantity that the provider charged beyond a window's pushes.
+    """Add a push for the difference between a window's charges and its pushes.
 
     Call this under S1's lock. Drawdown then reads the customer's balance again, because a read since the charge may not
     show it.
 
-    `quantity`: base units. `drawn`: the customer's balance shows the charge, and its events do not. `credit_cost`: the
+    `quantity`: the charges minus the pushes, in base units; negative for a lost charge. `drawn`: only the customer's
+    balance shows the difference, and its events do not. `credit_cost`: the
     credits for one base unit, as a text of `as_text` (None: unknown).
     """
     mark_for_projection(connection, [str(push.org_id)], by.now_ms)

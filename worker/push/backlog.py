@@ -41,8 +41,8 @@ class Waiting(OpenPushes, _OfProvider):
 
     They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
     only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`.
-    `oldest_window_ms`: the start of the oldest window (0: without open pushes). `error_pushes`: the number of pushes with
-    `error`. `units`: base units by feature. `settled_per_min`: the pushes accepted a minute in recent ticks.
+    `oldest_window_ms`: the start of the oldest window (0: without open pushes). `error_pushes`: the number of pushes
+    with `error`. `units`: base units by feature. `settled_per_min`: the pushes accepted a minute in recent ticks.
     `paused_ms` to `paused_reason`: its pause (None: it is not paused).
     """
 
@@ -60,7 +60,7 @@ class Waiting(OpenPushes, _OfProvider):
     refused: int = 0
     """Due pushes that are refused until a person changes a setting."""
     refusal: str | None = None
-    """The most frequent reason of those refusals; None: without a refusal."""
+    """The most frequent reason of those refusals; None: `refused` is 0."""
     retry_ms: int | None = None
     """The earliest time at which a due push is sent next; None: `due` is 0."""
     tried: int = 0

@@ -331,7 +331,8 @@ End = Settlement | Adopt | Void
 class Weighed:
     """The balances of a batch, and the figures to compare them with.
 
-    `before`: the accepted pushes, read before the balances. `shown_events`: the events of spans that were lost.
+    `before`: the accepted pushes, read before the balances. `shown_events`: the provider's events in spans of lost
+    history.
     """
 
     pools: Pools = field(default_factory=lambda: Pools(()))

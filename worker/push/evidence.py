@@ -219,11 +219,12 @@ class Accounted:
     hand_above: int = 0
     hand_below: int = 0
     """The sums billed and credited by hand since the last comparison, which the balance may include or not. If a person
-    voided a push that gives back, it counts as credited, because a part of it may have been. If a charge was made while
-    its cost changed, the balance may have it at the lower cost, so the difference counts here too.
+    voided a push that gives back, it counts as credited, because the provider may have credited a part of it. If a
+    charge was made while its cost changed, the balance may have it at the lower cost, so the difference counts here
+    too.
     """
     other_balance: int = 0
-    """The amount by which a balance shows less if all pushes that may have drawn on another balance did."""
+    """The sum of the pushes that may have drawn on another balance, so that this balance may lack them."""
     in_cycle: bool = False
     """True if all accepted pushes are of this cycle, so that they did not draw on earlier parts."""
     newest_ms: int = 0

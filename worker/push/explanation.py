@@ -123,8 +123,9 @@ class ShownVoid:
 class Adoption:
     """The adoption of a push.
 
-    `kind`: other (only the provider had the push, or it had another quantity), excess (the provider's totals show more
-    than the window's pushes), or drawn (only the customer's balance shows the charge).
+    `kind`: `other`, `excess` or `drawn`. At `other`, only the provider had the push, or it had another quantity. At
+    `excess`, the provider's totals differ from the window's pushes. At `drawn`, only the customer's balance shows the
+    charge, or that a charge was lost.
     """
 
     at_ms: int
@@ -228,7 +229,7 @@ def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
 MOST_VERDICTS: Final = 3
 """Verdicts of the organisation after a push that the push's page shows."""
 MOST_TOLD: Final = 100
-"""Notified cells on a push's page."""
+"""Most halts of cells on a push's page."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class PushEntry:
 
 @dataclass(frozen=True)
 class VerdictAfter:
-    """A verdict in force when the push was settled, or a later verdict.
+    """A verdict in force when the push was settled (or sealed, if it is open), or a later verdict.
 
     `balance_micro`: the balance by the read (None: unlimited or unknown).
     """

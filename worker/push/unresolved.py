@@ -67,7 +67,10 @@ def resolve_all(provider: str) -> str:
 
 
 def unresolved_parts() -> dict[str, Part]:
-    """Return the two queries, to read together with others in one statement."""
+    """Return the queries of the rows for `unresolved_of`.
+
+    They can be read together with others in one statement.
+    """
     return {"unresolved": SQL.part("sums"), "unresolved_orgs": SQL.part("orgs")}
 
 

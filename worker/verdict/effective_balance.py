@@ -275,8 +275,9 @@ def parts_of(
 class BalanceRows:
     """The rows from which the use of a provider's organisations is computed.
 
-    `unsealed` and `pushes`: rows of `unsealed` and `unseen_pushes`. By organisation: `held_micro`, the reserved credit;
-    `lapsed`, the rest of ended lots; `wallets`, the credit of wallets. `card`: the rates.
+    `unsealed` and `pushes`: rows of `unsealed` and `unseen_pushes`. `held_micro`: the reserved credit by organisation.
+    `lapsed`: the rest of ended lots by organisation. `wallets`: the credit of wallets by organisation, in
+    micro-credits. `card`: the rates.
     """
 
     unsealed: Sequence[Any]
