@@ -2,7 +2,7 @@
 
 Guarantee: an adopted push is one more row of the outbox, accepted with evidence. Its window becomes dirty, so that the
 next seal makes a push of the difference. That push sends a missing quantity, or gives back a quantity that was charged
-twice.
+twice. A charge that the provider lost is adopted as a negative quantity.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def adopt_excess(
     show it.
 
     `quantity`: the charges minus the pushes, in base units; negative for a lost charge. `drawn`: only the customer's
-    balance shows the difference, and its events do not. `credit_cost`: the
-    credits for one base unit, as a text of `as_text` (None: unknown).
+    balance shows the difference, and its events do not. `credit_cost`: the credits for one base unit, as a text of
+    `as_text` (None: unknown).
     """
     mark_for_projection(connection, [str(push.org_id)], by.now_ms)
     kind = "drawn" if drawn else "excess"

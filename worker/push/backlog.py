@@ -58,13 +58,13 @@ class Waiting(OpenPushes, _OfProvider):
     """The number of other errors by state, without states that have only one error."""
     error_pushes: int = 0
     refused: int = 0
-    """Due pushes that are refused until a person changes a setting."""
+    """The number of due pushes that the provider refuses until a person changes a setting."""
     refusal: str | None = None
     """The most frequent reason of those refusals; None: `refused` is 0."""
     retry_ms: int | None = None
     """The earliest time at which a due push is sent next; None: `due` is 0."""
     tried: int = 0
-    """Open pushes with at least one attempt."""
+    """The number of open pushes with at least one attempt."""
     units: dict[str, int] = field(default_factory=dict)
     price_micro: int = 0
     unpriced: dict[str, int] = field(default_factory=dict)

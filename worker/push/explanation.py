@@ -31,10 +31,11 @@ class PushColumns:
     """A push as it is stored.
 
     `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider, in base units. `seal_id`: the seal
-    that wrote it. `claim_owner`: the last claim to send it or look it up. `wire_key`: its key at the provider, if that
-    differs from `key` or a lookup found it. `by_hand`: a person billed it. `lookup_answer`: the last lookup's answer:
-    found, `found N` for another quantity, absent, drawn, cannot_tell or not_read. A time is None if that did not
-    happen.
+    that wrote it. `claim_owner`: the last claim to send it or look it up. `wire_key`: its key at the provider (None:
+    `key`, or it was never sent). `by_hand`: a person billed it. A time is None if that did not happen.
+
+    `lookup_answer`: `found`, `found N` for another quantity, `absent`, `drawn` (only the balance shows it),
+    `cannot_tell` or `not_read`. None: it was never looked up.
     """
 
     window_ms: int
