@@ -100,7 +100,7 @@ def _billers(connection: sa.Connection, customer_id: str, now_ms: int) -> list[s
 
 
 def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[tuple[str, str]]:
-    """Return the organisations that are billed as a customer now, with providers."""
+    """Return the organisations billed as a customer now, each with its provider."""
     values = {"customer_id": customer_id, "at_ms": now_ms}
     return [(str(row.org_id), str(row.provider)) for row in SQL.run(connection, "billers", values)]
 

@@ -3,10 +3,10 @@
 The command names pushes by key or by a filter, or it takes all in doubt.
 
 Guarantee: the audit records each push as if the command named its key. `void`, `resolve_accepted` and `retry` change
-all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It
-counts the pushes that a rule protects by their reason, and does not change them. If it is cut off, repeat it. If a
-person reports a push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the
-provider does not have it.
+all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It does
+not change pushes that a rule protects, and counts them by reason. If it is cut off, repeat it. If a person reports a
+push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the provider does not
+have it.
 
 Cancelling undoes a wrong push at its provider, then voids it here. The provider is called only after the intent is
 committed (rule P1). A push is voided only once the provider has confirmed (rule P5). `intend` puts the push in doubt.
@@ -415,8 +415,8 @@ def _next_step(push: PushRow) -> str:
 class CancelReport:
     """The result of a cancellation, by key.
 
-    `voided`: pushes that are voided now. `before`: pushes with a confirmed cancellation that another process had
-    settled before, such as by a void. `unconfirmed`: the provider's reason by key, if it did not confirm.
+    `voided`: pushes that are voided now. `before`: the provider confirmed the cancellation, but another process had
+    already settled the push. `unconfirmed`: the provider's reason by key, if it did not confirm.
     """
 
     voided: list[str]

@@ -191,7 +191,7 @@ Above this number, Drawdown assumes that other pushes of the set have the same s
 """
 
 MOST_UNSURE: Final = 12
-"""Most pushes of which Drawdown tries whether a balance includes them.
+"""Most uncertain pushes of which Drawdown tries all combinations that a balance may include.
 
 With more uncertain pushes, only the bounds are compared.
 """
@@ -295,7 +295,8 @@ class Accounted:
         - If a feature joined or left a credit system, all its charges may have drawn on the other balance.
         - The balance may show any of the pushes that were sent as the cycle began, because events and answers prove
           them.
-        - Own units that were drawn while a cost changed may have any amount between the two costs. Then return False.
+        - Own units that were drawn while a cost changed may have any amount between the two costs. Then the result is
+          False.
         """
         if self.is_repriced and not self.joined:
             return False

@@ -37,7 +37,10 @@ These pushes then come first.
 MOST_AT_ONCE: Final = 1_000
 """Rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 5_000
-"""Most pushes that a page reads, except those of one organisation or that need a person."""
+"""Most pushes that a page reads.
+
+Pages of one organisation, and of pushes that need a person, do not have this limit.
+"""
 MOST_ORG_MS: Final = 31 * DAY_MS
 """Longest range in which a list of one organisation's pushes searches each window."""
 OpenState: TypeAlias = Literal["open", Open]

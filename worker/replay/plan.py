@@ -107,7 +107,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
 
     Errors: UsageError for a range that is empty, not closed yet or before the first sample. UsageError if samples do
     not exist, or the range begins below the floor of a named organisation. UnknownId for an unknown organisation.
-    Refused for a provider without an assignment in the range, or that Drawdown does not bill by.
+    Refused for a provider without an assignment in the range, and for the names in EXEMPT_PROVIDERS.
     """
     require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)

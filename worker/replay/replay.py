@@ -149,7 +149,8 @@ def replay(
     to (None: it was not queued).
 
     Errors: ReplayAtWork while another process replays some of these windows, or if the stored progress is beyond the
-    end of the plan. HistoryDoubted while a recovery is needed. Errors of the database that are not of an organisation.
+    end of the plan. HistoryDoubted while a recovery is needed. An error of the database, unless an organisation is at
+    fault.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None

@@ -371,7 +371,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
 
 
 def narrow_if_needed(run: Statements, request: SealRequest) -> bool:
-    """Limit the scan to the requested organisations, or exclude stopped ones.
+    """Limit the scan to requested organisations, or exclude stopped organisations.
 
     Return True if it excludes stopped organisations. Their samples and pushes are not added up, because they would
     break the seal again (S8).

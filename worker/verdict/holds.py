@@ -154,7 +154,8 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     """Apply changes that are due by time; return the number of changed wallets.
 
     They are ends of reservations, in wallets or not, and lots that begin or expire. A wallet counts as changed if its
-    balance moved, or if it can pay another amount. `sweeps`: the most transactions, in wallets and elsewhere each.
+    balance moved, or if it can pay another amount. `sweeps`: the most transactions for wallets, and as many for other
+    reservations.
     """
     yield from shrink_holds(context)
     over = 0 if context.out_of_time() else (yield from _end_elsewhere(context, sweeps))
@@ -272,8 +273,8 @@ def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | Non
 def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, own: str = "") -> None:
     """Shrink the reservations in some customers' wallets before the caller uses them.
 
-    Only executions that metering settles have such reservations. If there are any, the call locks all rows that the
-    caller needs to apply due changes in these wallets, and to change its `own` execution. Otherwise it does nothing.
+    Only reservations that metering settles shrink. Without such reservations, the call does nothing. Otherwise it locks
+    all rows that the caller needs to apply due changes in these wallets, and to change its `own` execution.
     """
     if SQL.run(connection, "runs_of", {"customers": list(customers)}).first() is None:
         return

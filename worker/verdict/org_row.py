@@ -2,9 +2,9 @@
 
 Guarantee: `halted_at` changes only when the verdict does. Each change of the verdict is stored with its reason and
 figures. The operator's product is notified once of a halt, and once of its end. A low or exhausted balance is reported
-once, and again only after a read above the level. Levels are compared with the balance minus usage that it does not
-include yet. Reserved credit is not subtracted. Unless an endpoint subscribes to these events, their rows are not read
-or written.
+once, and again only after a read above the level. Drawdown compares the level with the balance minus usage that the
+balance does not include yet, without subtracting reserved credit. Unless an endpoint subscribes to these events, their
+rows are not read or written.
 """
 
 from __future__ import annotations
