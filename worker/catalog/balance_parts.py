@@ -26,7 +26,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_KEPT: Final = 10_000
-"""Most parts of one customer. Above this number, Drawdown does not store new parts, and logs a warning."""
+"""Most parts of one customer. At this number, Drawdown does not store new parts, and logs a warning."""
 STALE_MS: Final = MINUTE_MS
 """Milliseconds after a recorded use in which a read may still show an older use.
 
@@ -47,7 +47,7 @@ Each customer has its own reads.
 def last_look_ms(ends_ms: Iterable[int | None], now_ms: int) -> int | None:
     """Return the time of the next read of a customer if a part ends soon.
 
-    Otherwise returns None.
+    None: a part does not end within ENDS_SOON_MS.
 
     After the end of a part, reads cannot show that the provider lost a charge on it.
     """

@@ -131,12 +131,11 @@ class Pools:
     def weight_told(
         self, pool: str, feature: str, first: int, last: int, cost: str | None
     ) -> tuple[Fraction, Fraction]:
-        """Return the minimum and maximum cost of a charge as `weight` does.
+        """Return the minimum and maximum cost of one base unit, as `weight` does.
 
-        The provider reported the `cost` of this charge.
-
-        `cost`: a text of `as_text`. If a limit ended the charge inside a unit, the cost of a unit is a fraction. The
-        cost of the whole charge is a whole number.
+        `cost`: the cost that the provider reported for this charge, as a text of `as_text` (None: not reported). If a
+        limit ended the charge inside a unit, the cost of a unit is a fraction. The cost of the whole charge is a whole
+        number.
         """
         costs = self._of.get(feature)
         if not costs:
@@ -184,7 +183,7 @@ class Pools:
         ]
 
     def count(self, feature: str) -> int:
-        """Return the number of costs of a feature that were reported."""
+        """Return the number of known costs of a feature, reported or assumed before."""
         return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:
@@ -223,7 +222,7 @@ def pools_of(rows: Iterable[Any]) -> Pools:
 
 
 def as_text(cost: UnitCost | None) -> str | None:
-    """Return a cost as it is stored with a push.
+    """Return a cost as it is stored with a push; None if it is unknown.
 
     It is a decimal, or a fraction if the charge ended inside a unit.
     """

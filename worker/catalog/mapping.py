@@ -119,7 +119,7 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
 def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[MappingRow]:
     """Return the rows with a feature that are in force at `from_ms` or later.
 
-    They are grouped by selector, and sorted by begin.
+    They are grouped by selector, and sorted by start.
 
     A row that another row replaced before that time is not included.
     """
@@ -195,18 +195,21 @@ def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
 
 
 def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
-    """Return the rows that can affect a new row's sizes: its meter's, or all sizes'."""
+    """Return the rows that can affect the usage of a new row.
+
+    For a meter, they are its rows. For a memory size, they are the rows of all sizes.
+    """
     if new.is_of_events:
         return [row for row in rows if row.memory_mb == new.memory_mb]
     return [row for row in rows if not row.is_of_events]
 
 
 def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> tuple[int, int, str] | None:
-    """Return the first sealed window in which a new row would change the feature.
+    """Return a sealed window in which a new row would change the feature or its unit.
 
-    The result is (size, window, feature). Sealed windows are below `sealed_to_ms`.
+    The result is (size, window, present feature). Sealed windows are below `sealed_to_ms`.
 
-    Returns None if it does not change an existing feature there. It may add a feature to usage without one.
+    None: the row does not change an existing feature in these windows. It may still add a missing feature.
     """
     rows = akin(rows, new)
     after = [*rows, new]
@@ -225,9 +228,8 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None:
     """Return a row that has the new row's feature in another unit, at any time.
 
-    Returns None if such a row does not exist.
-
-    A row that the new row replaces before it began is ignored, and so are rows that were replaced this way.
+    None: such a row does not exist. A row is ignored if a later row has the same selector and start, because that row
+    replaces it.
     """
     if new.feature is None:
         return None

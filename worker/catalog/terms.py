@@ -37,7 +37,7 @@ UNSAID: Final = {"way": "v1"}
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
     """Store the terms of new providers.
 
-    It also stores new terms of providers without sealed usage.
+    It also stores new terms of providers without sealed usage, and the mode of a key if it is not stored yet.
 
     Windows with usage that waited for these terms become dirty. Terms affect seals, so they are stored under the
     seal's lock.

@@ -29,7 +29,10 @@ def wallets_at(connection: sa.Connection) -> Collection[str]:
 
 
 def terms_part() -> Part:
-    """Return the query of the terms in force, with others: rows for `with_wallets`."""
+    """Return the query of the terms in force: rows for `with_wallets`.
+
+    It can be read together with others in one statement.
+    """
     return SQL.part("terms_in_force")
 
 
@@ -85,7 +88,10 @@ def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str |
 
 
 def billed_elsewhere(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
-    """Return True if a provider bills a customer, so that it does not need a wallet."""
+    """Return True if a provider other than the embedded ledger bills a customer.
+
+    Such a customer does not need a wallet.
+    """
     return not {EMBEDDED, *EXEMPT_PROVIDERS}.issuperset(_billers(connection, customer_id, now_ms))
 
 
@@ -94,7 +100,7 @@ def _billers(connection: sa.Connection, customer_id: str, now_ms: int) -> list[s
 
 
 def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[tuple[str, str]]:
-    """Return the organisations that are billed as a customer now, by provider."""
+    """Return the organisations billed as a customer now, each with its provider."""
     values = {"customer_id": customer_id, "at_ms": now_ms}
     return [(str(row.org_id), str(row.provider)) for row in SQL.run(connection, "billers", values)]
 
@@ -151,12 +157,12 @@ def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: 
 
 
 def other_owner(connection: sa.Connection, claim: Claim, providers: Collection[str]) -> Owner | None:
-    """Return the other owner of a claim's credit; None if it has only one owner."""
+    """Return the other owner of a claim's credit; None: it does not have another."""
     return other_owners(connection, [claim], providers).get(claim)
 
 
 def rate_card(connection: sa.Connection) -> RateCard:
-    """Return the present rate card."""
+    """Return the embedded ledger's present rate card."""
     return read_rate_card(connection)
 
 

@@ -2,10 +2,11 @@
 
 The command names pushes by key or by a filter, or it takes all in doubt.
 
-Guarantee: many pushes are changed in portions, each in one transaction. The audit records each push as if the command
-named its key. A push that a rule protects is counted by its reason and stays as it is. If the command is cut off,
-repeat it. If a person reports a push as lost and its provider has a lookup, it is looked up first. It is voided only
-if the provider does not have it.
+Guarantee: the audit records each push as if the command named its key. `void`, `resolve_accepted` and `retry` change
+all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It does
+not change pushes that a rule protects, and counts them by reason. If it is cut off, repeat it. If a person reports a
+push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the provider does not
+have it.
 
 Cancelling undoes a wrong push at its provider, then voids it here. The provider is called only after the intent is
 committed (rule P1). A push is voided only once the provider has confirmed (rule P5). `intend` puts the push in doubt.
@@ -72,12 +73,13 @@ def void(
 
     The usage is sealed again under the next revision.
 
-    `lost`: the pushes as they were read before their lookup. `keys` may name those that were accepted then and have
-    not changed since.
+    `kind`: the kind of evidence that the void stores. `lost`: the pushes as they were read before their lookup. `keys`
+    may also name pushes of `lost` that were accepted then and have not changed since.
 
-    Errors: UsageError without evidence. Refused, for all of them, if a push is neither rejected nor in doubt, or is
-    below the floor. Refused if it was accepted since `lost` was read, or is taken back as lost already. HistoryDoubted
-    while a recovery is needed, because a push that is unsent here may have been sent (R1).
+    Errors: UsageError without evidence. UnknownId for an unknown push. Refused, for all of them, if a push is neither
+    rejected nor in doubt, or a rule protects it (`refusals`). Refused if a push was accepted since `lost` was read, or
+    is taken back as lost already. HistoryDoubted while a recovery is needed, because a push that is unsent here may
+    have been sent (R1).
     """
     if not evidence.strip():
         raise UsageError("missing evidence that the provider does not have this push. Pass `--evidence`")
@@ -151,9 +153,9 @@ def _chosen(
 def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evidence: str) -> list[str]:
     """Record that the provider has these pushes, and return their keys.
 
-    Errors: UsageError without evidence. UnknownId for an unknown push. Refused, for all pushes, if one is settled, or
-    is unsent and neither rejected nor in doubt. Refused if the embedded ledger does not have a push's charge.
-    HistoryDoubted while a recovery is needed.
+    Errors: UsageError without evidence. UnknownId for an unknown push. Refused, for all pushes, if a push is neither
+    rejected, in doubt nor queued, or is queued without an attempt. Refused if the embedded ledger does not have a
+    push's charge. HistoryDoubted while a recovery is needed.
     """
     if not evidence.strip():
         raise UsageError("missing evidence that the provider has this push. Pass `--evidence`")
@@ -178,7 +180,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
 def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence: str) -> None:
     """Accept pushes that the caller has checked and locked, with their evidence.
 
-    The organisations are read again, because the person may just have charged them at the provider.
+    Drawdown then reads the organisations' balances again, because the person may just have charged them.
     """
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
@@ -189,12 +191,13 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
 
 
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
-    """Send due pushes at once, and void rejected pushes.
+    """Let the next tick send due pushes, and void rejected pushes.
 
     A due push keeps its key. A rejected push is voided with the provider's rejection as evidence, so that the next tick
     seals its usage again.
 
-    Errors: Refused, for all of them, if a push is neither due nor rejected; HistoryDoubted while a recovery is needed.
+    Errors: UnknownId for an unknown push. Refused, for all of them, if a push is neither due nor rejected, or a rule
+    protects it from a void (`refusals`). HistoryDoubted while a recovery is needed.
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -215,7 +218,7 @@ def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
 def find_unacknowledged(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> Sequence[Row]:
     """Return unacknowledged reports on balances: rows of `balance_marks`.
 
-    `hold`: lock them until the transaction ends.
+    `org_id`: empty for all organisations. `hold`: lock the rows until the transaction ends.
     """
     return SQL.run(connection, "told", {"org_id": org_id}, held="for_update" if hold else "").all()
 
@@ -225,7 +228,7 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
 
     If `org_id` is empty, acknowledge the reports of all organisations.
 
-    A report of a reconciliation that runs meanwhile is written after this, and stays.
+    A reconciliation that runs meanwhile writes its reports later, and they stay unacknowledged.
     """
     rows = find_unacknowledged(connection, org_id, hold=True)
     for row in rows:
@@ -241,9 +244,10 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
 def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], now_ms: int) -> Steps[None]:
     """Look up the accepted pushes among these; refuse if a provider has a push.
 
-    `known`: the capabilities of providers, by name.
+    `known`: the capabilities of providers, by name. Pushes of other providers, and of providers without a lookup, are
+    not looked up.
 
-    Errors: Refused if a provider has a push, cannot be read now, or may not show the push yet.
+    Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
@@ -284,7 +288,8 @@ class Chosen:
     """The pushes that a command names by their keys, or by a filter.
 
     `keys` None: the filter counts. `states` None: all states that the command accepts. `error`: a part of the last
-    error. `expect`: the expected number of pushes; another number is refused (None: any).
+    error. An empty `org`, `provider` or `error` matches all. `expect`: the expected number of pushes; another number is
+    refused (None: any).
     """
 
     keys: list[str] | None
@@ -295,11 +300,13 @@ class Chosen:
     expect: int | None = None
 
     def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
-        """Return the keys, for a filter in the order of windows.
+        """Return the keys of the pushes. A filter finds them in the order of their windows.
 
-        `possible`: the states that the command accepts. A filter finds only these.
+        `possible`: the states that the command accepts. A filter can name these, and AWAITING_CREDIT if `rejected` is
+        possible.
 
-        Errors: UsageError for neither keys nor a filter, or for a state that is not possible.
+        Errors: UsageError for neither or both of keys and a filter, or for another state. UnknownId for an unknown
+        organisation or provider of a filter. Refused if the number of pushes is not `expect`.
         """
         filtered = bool(self.states or self.org or self.provider or self.error)
         if bool(self.keys) == filtered:
@@ -348,8 +355,8 @@ def intend(
 
     `capabilities`: those of the providers that can be called now.
 
-    Errors: UsageError without a reason or for too many keys. Refused, for all of them, if a push cannot be cancelled.
-    HistoryDoubted while a recovery is needed.
+    Errors: UsageError without a reason or for too many keys. UnknownId for an unknown push. Refused, for all of them,
+    if a push cannot be cancelled. HistoryDoubted while a recovery is needed.
     """
     if not by.reason.strip() or by.reason == "not given":
         raise UsageError("missing reason. Pass --reason 'why these pushes are wrong' to push cancel")
@@ -408,7 +415,8 @@ def _next_step(push: PushRow) -> str:
 class CancelReport:
     """The result of a cancellation, by key.
 
-    `voided`: voided now. `before`: confirmed, but voided already by another process. `unconfirmed`: the reason by key.
+    `voided`: pushes that are voided now. `before`: the provider confirmed the cancellation, but another process had
+    already settled the push. `unconfirmed`: the provider's reason by key, if it did not confirm.
     """
 
     voided: list[str]
@@ -423,7 +431,7 @@ def conclude(
 
     All others stay in doubt, and ticks look them up.
 
-    Errors: HistoryDoubted while a recovery is needed.
+    Errors: Refused, for all of them, if a rule protects a push (`refusals`). HistoryDoubted while a recovery is needed.
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -447,7 +455,7 @@ def conclude(
 
 
 AT_ONCE: Final = 1_000
-"""Most pushes that one transaction resolves, because seals wait for it."""
+"""Most pushes that one transaction resolves. Seals wait for the transaction."""
 FIRST_MS: Final = -1
 """A time before every window."""
 LAST_MS: Final = 2**62
@@ -456,7 +464,7 @@ LAST_MS: Final = 2**62
 Outcome = Literal["accepted", "absent"]
 Judge = Callable[[sa.Connection, Sequence[PushRow], int], Iterator[Refusal]]
 PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
-"""Reasons that pass, so that a later command can resolve these pushes."""
+"""Barriers that end without a person. Ticks or a later command can then resolve the pushes."""
 
 
 @dataclass(frozen=True)
@@ -492,8 +500,8 @@ class DoubtFilter:
     def require(self, connection: sa.Connection) -> int:
         """Return the number of pushes that the filter finds, and check the filter.
 
-        Errors: UsageError for an empty range. UnknownId for a mistyped organisation, customer or feature. Refused for a
-        provider that never billed a customer, or for more pushes than `at_most`.
+        Errors: UsageError for an empty range. UnknownId for an unknown organisation, customer, feature or provider.
+        Refused for more pushes than `at_most`.
         """
         if self.from_ms is not None and self.to_ms is not None and self.from_ms >= self.to_ms:
             raise UsageError("invalid range: --to must be later than --from")
@@ -527,7 +535,7 @@ class Stays:
 
     @property
     def words(self) -> str:
-        """Return the reason for people, and the next step."""
+        """Return the reason in words, and the next step."""
         minutes = -(-self.wait_ms // MINUTE_MS)
         return {
             "below_floor": "below the floor of their organisations. Settle them with the customers, then "
@@ -632,8 +640,7 @@ def resolve_all(
 
     Each transaction changes at most AT_ONCE pushes. A dry run does not need evidence.
 
-    Errors: UsageError or UnknownId for an invalid filter, UsageError without evidence; Refused for more than `at_most`;
-    HistoryDoubted while a recovery is needed.
+    Errors: those of `DoubtFilter.require`. UsageError without evidence. HistoryDoubted while a recovery is needed.
     """
     if not (dry_run or evidence.strip()):
         raise UsageError("missing evidence of the outcome. Pass --evidence")

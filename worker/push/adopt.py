@@ -1,7 +1,8 @@
 """Adopt charges that only the provider has, at its quantities (R1, R2).
 
 Guarantee: an adopted push is one more row of the outbox, accepted with evidence. Its window becomes dirty, so that the
-next seal computes the difference. It sends a missing quantity, and gives back a quantity that was charged twice.
+next seal makes a push of the difference. That push sends a missing quantity, or gives back a quantity that was charged
+twice. A charge that the provider lost is adopted as a negative quantity.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class Other:
 
 
 def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By, cost: UnitCost | None = None) -> None:
-    """Void our push and adopt the provider's, which has its key at another quantity.
+    """Void our push, and adopt the provider's push with the same key.
 
     Call this under S1's lock.
 
-    `cost`: the credits for one base unit, if the provider gave them.
+    `quantity`: that of the provider's push, in base units. `cost`: the credits for one base unit; None: unknown.
+
+    Errors: Refused if the push is below the floor.
     """
     evidence = f"the provider has {quantity:,} under this key, but Drawdown sent {push.sent_qty:,}"
     void_one(connection, push, by, evidence, "adopted", answered=False)
@@ -48,7 +51,8 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
     """Adopt a later revision of this push's window that only the provider has (R1).
 
     Call this under S1's lock. The adopted push has the same revision in our outbox as at the provider. If an earlier
-    revision is missing here, it was voided or never sent, and a void is recorded for it.
+    revision is missing here, it was voided or never sent, and a void is recorded for it. If our outbox has the revision
+    already, it does not change.
     """
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
@@ -102,10 +106,14 @@ def adopt_excess(
     drawn: bool = False,
     credit_cost: str | None = None,
 ) -> None:
-    """Add a push for the quantity that the provider charged beyond a window's pushes.
+    """Add a push for the difference between a window's charges and its pushes.
 
-    Call this under S1's lock. `drawn`: the customer's balance shows the charge, and its events do not. The customer's
-    balance is read again, because a read since the charge may not show it.
+    Call this under S1's lock. Drawdown then reads the customer's balance again, because a read since the charge may not
+    show it.
+
+    `quantity`: the charges minus the pushes, in base units; negative for a lost charge. `drawn`: only the customer's
+    balance shows the difference, and its events do not. `credit_cost`: the credits for one base unit, as a text of
+    `as_text` (None: unknown).
     """
     mark_for_projection(connection, [str(push.org_id)], by.now_ms)
     kind = "drawn" if drawn else "excess"

@@ -23,7 +23,7 @@ from drawdown.worker.verdict.rates import Prices, Quantity
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds over which the rate of a backlog is measured."""
 TICKS_LOOKED_AT: Final = 1_000
-"""Newest ticks of all shards that are read, more than end within RATE_SPAN_MS."""
+"""Most ticks that are read, the newest of all shards. Fewer ticks end within RATE_SPAN_MS."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}
 SQL = queries(__file__)
 
@@ -41,14 +41,15 @@ class Waiting(OpenPushes, _OfProvider):
 
     They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
     only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`.
-    `oldest_window_ms`: the start of the oldest window. `error_pushes`: the pushes with `error`. `units`: base units by
-    feature. `settled_per_min`: the present rate. `paused_ms` to `paused_reason`: its pause (None: it is not paused).
+    `oldest_window_ms`: the start of the oldest window (0: without open pushes). `error_pushes`: the number of pushes
+    with `error`. `units`: base units by feature. `settled_per_min`: the pushes accepted a minute in recent ticks.
+    `paused_ms` to `paused_reason`: its pause (None: it is not paused).
     """
 
     oldest_ms: int = 0
-    """When the oldest open push was sealed."""
+    """When the oldest open push was sealed; 0: without open pushes."""
     waiting_since_ms: int | None = None
-    """When the oldest due or queued push was sealed. None: all pushes of the provider are settled or need a person."""
+    """When the oldest due or queued push was sealed; None: `due` and `queued` are 0."""
     oldest_window_ms: int = 0
     error: str | None = None
     errors: dict[str, str] = field(default_factory=dict)
@@ -57,13 +58,13 @@ class Waiting(OpenPushes, _OfProvider):
     """The number of other errors by state, without states that have only one error."""
     error_pushes: int = 0
     refused: int = 0
-    """Due pushes that are refused until a person changes a setting."""
+    """The number of due pushes that the provider refuses until a person changes a setting."""
     refusal: str | None = None
-    """The most frequent reason of those refusals; None: without a refusal."""
+    """The most frequent reason of those refusals; None: `refused` is 0."""
     retry_ms: int | None = None
     """The earliest time at which a due push is sent next; None: `due` is 0."""
     tried: int = 0
-    """Open pushes with at least one attempt."""
+    """The number of open pushes with at least one attempt."""
     units: dict[str, int] = field(default_factory=dict)
     price_micro: int = 0
     unpriced: dict[str, int] = field(default_factory=dict)
@@ -74,16 +75,17 @@ class Waiting(OpenPushes, _OfProvider):
     drained_ms: int | None = None
     """When all due pushes are sent, at the present rate.
 
-    None: all due pushes are sent, the provider is paused, or its rate is zero.
+    None: `due` is 0, the provider is paused, or its rate is zero.
     """
     looked_up_by_ms: int | None = None
-    """The time from which the provider can no longer apply queued pushes, so that a lookup decides each. None: the
-    queue is empty, or ticks have not recorded how long the provider takes.
+    """The time from which the provider can no longer apply queued pushes, so that a lookup decides each.
+
+    None: `queued` is 0, or ticks have not recorded how long the provider may still apply a push.
     """
 
     @property
     def waiting(self) -> int:
-        """Return the number of pushes that ticks settle without a person."""
+        """Return the number of due and queued pushes, which ticks settle."""
         return self.due + self.queued
 
     @property
@@ -111,9 +113,9 @@ class _Open:
 
 
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
-    """Return the providers with open pushes, and paused ones, sorted by `order`.
+    """Return the paused providers and those with open pushes, sorted by `order`.
 
-    This takes one statement, and one more for the rates of providers that have some.
+    This takes one statement, and another if a provider with open pushes has rates of its own.
     """
     read = read_together(
         connection,

@@ -27,14 +27,15 @@ from drawdown.worker.push.rows import plan, request_of
 SQL = queries(__file__)
 
 MAX_CLAIM: Final = 2_048
-"""Most pushes of a claim, if one call does not have more.
+"""Most pushes of a claim, unless one call of the provider takes more.
 
-A provider has two claims at a time. If a process is killed, its unsent pushes wait for the end of the lease.
+A worker has at most two claims of a provider at a time. If it is killed, its unsent pushes wait for the end of the
+lease.
 """
 CALLS_A_CLAIM: Final = 2
 """Calls of a claim for each call that may be in flight.
 
-All calls are then kept busy.
+When a call ends, the next call of the claim can then begin at once.
 
 If a process dies, its claimed and unsent pushes wait for the claim's lease to end.
 """
@@ -47,20 +48,20 @@ a few at a time.
 """
 
 MOST_LOOKUPS: Final = 1_000
-"""Lookups of a batch.
+"""Most lookups of a batch.
 
 They are enough that customers can take turns.
 
 A lookup that has not begun when its lease ends is claimed again.
 """
 MOST_TOGETHER: Final = 1_000
-"""Lookups of the same customers that are added to a batch.
+"""Most lookups of the same customers that are added to a batch.
 
 One balance then covers all pushes of a customer in the batch. If a customer has as many absent pushes, those without
 proof are in doubt.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Lookups of a batch, if history was lost. Each may take several calls."""
+"""Most lookups of a batch, if history was lost. Each may take several calls."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Claimed:
 class Claim:
     """The pushes of a claim, and the local checkpoint to save before they are sent.
 
-    `witness` None: this machine does not have a checkpoint.
+    `witness` None: the claim is empty, or this machine does not have a checkpoint.
     """
 
     pushes: Sequence[Claimed]
@@ -110,7 +111,10 @@ def claim_due(
     shard: Shard,
     witness: Witness | None,
 ) -> Claim:
-    """Claim at most `claim_size` due pushes, and count them as sends (R1)."""
+    """Claim at most `claim_size` due pushes, and count them as sends (R1).
+
+    Errors: HistoryDoubted if the history changed, or a recovery is needed.
+    """
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)
     limits = {"now_ms": now, "at_most": claim_size(capabilities), "lo": shard.lo, "hi": shard.hi}
@@ -214,6 +218,8 @@ def claim_lookups(
     """Claim pushes that are due for a lookup.
 
     `together`: claim the other due pushes of the same customers as well.
+
+    Errors: HistoryDoubted if the history changed, or a recovery is needed.
     """
     require_same(connection, witness)
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}

@@ -3,8 +3,8 @@
 Guarantee: a push with an unproven outcome is neither accepted nor sent again blind (P2, P3). A push is voided only if a
 lookup shows that it is absent, after the provider could last have applied it (P5). If a provider may charge without an
 event, the customer's balance must agree as well. If the balance shows that a push drew on it, the push is accepted. If
-it proves neither, a person decides. A push that was never sent did not draw on a balance. A failed lookup changes only
-the time of the next lookup.
+it proves neither, a person decides. A push that was never sent did not draw on a balance. After a failed lookup, a push
+keeps its state, and Drawdown looks it up again later.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ class Confirmed:
 
 
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
-    """Look up all pushes of a provider that are due for it."""
+    """Look up all pushes of a provider that are due for a lookup.
+
+    It ends early if the tick's time is over, or if the provider did not answer any lookup of a batch.
+    """
     done = Confirmed()
     capabilities = context.capabilities[provider]
     while capabilities.lookup and not context.out_of_time(ASKING):
@@ -328,7 +331,8 @@ End = Settlement | Adopt | Void
 class Weighed:
     """The balances of a batch, and the figures to compare them with.
 
-    `before`: the accepted pushes, read before the balances. `shown_events`: the events of spans that were lost.
+    `before`: the accepted pushes, read before the balances. `shown_events`: the provider's events in spans of lost
+    history.
     """
 
     pools: Pools = field(default_factory=lambda: Pools(()))
@@ -401,8 +405,8 @@ def ends_by_balance(
 
     If pushes are decided together, to be voided or sent for the first time, their sum is enough. Some pushes will be
     sent again, may still be applied, or belong to another worker. The balance must distinguish each of these from all
-    other pushes. If a push may have been drawn in a lost history, it is not sent for the first time either before the
-    balance is conclusive.
+    other pushes. If a lost history may have drawn a push, the push is not sent for the first time before the balance is
+    conclusive.
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools

@@ -94,7 +94,8 @@ class Outlasting:
 
         `charged`: the charges until then.
 
-        Parts granted meanwhile may have taken more than the known ones could. None: unknown.
+        Parts granted meanwhile may have taken more than the known parts could. None: unknown, because `charged` is
+        negative.
         """
         if charged < 0:
             return None
@@ -190,9 +191,9 @@ Above this number, Drawdown assumes that other pushes of the set have the same s
 """
 
 MOST_UNSURE: Final = 12
-"""Pushes that a balance may or may not include.
+"""Most uncertain pushes of which Drawdown tries all combinations that a balance may include.
 
-Beyond it, only the bounds are compared.
+With more uncertain pushes, only the bounds are compared.
 """
 
 
@@ -218,11 +219,12 @@ class Accounted:
     hand_above: int = 0
     hand_below: int = 0
     """The sums billed and credited by hand since the last comparison, which the balance may include or not. If a person
-    voided a push that gives back, it counts as credited, because a part of it may have been. If a charge was made while
-    its cost changed, the balance may have it at the lower cost, so the difference counts here too.
+    voided a push that gives back, it counts as credited, because the provider may have credited a part of it. If a
+    charge was made while its cost changed, the balance may have it at the lower cost, so the difference counts here
+    too.
     """
     other_balance: int = 0
-    """The amount by which a balance shows less if all pushes that may have drawn on another balance did."""
+    """The sum of the pushes that may have drawn on another balance, so that this balance may lack them."""
     in_cycle: bool = False
     """True if all accepted pushes are of this cycle, so that they did not draw on earlier parts."""
     newest_ms: int = 0
@@ -232,7 +234,10 @@ class Accounted:
     open_below: int = 0
     """The sum of open pushes that give back; `open_above` is the sum of those that draw."""
     apart: int | None = None
-    """The difference of the balance from `ours` at the last comparison in this cycle, or None."""
+    """The difference of the balance from `ours` at the last comparison in this cycle.
+
+    None: the balance was not compared in this cycle.
+    """
     marked_ms: int = 0
     """The time of that comparison, or of the last comparison in the cycle before."""
     earlier: tuple[int, int] | None = None
@@ -290,7 +295,8 @@ class Accounted:
         - If a feature joined or left a credit system, all its charges may have drawn on the other balance.
         - The balance may show any of the pushes that were sent as the cycle began, because events and answers prove
           them.
-        - Own units that were drawn while a cost changed may have any amount between.
+        - Own units that were drawn while a cost changed may have any amount between the two costs. Then the result is
+          False.
         """
         if self.is_repriced and not self.joined:
             return False
@@ -312,7 +318,8 @@ def read_accounted(
 ) -> dict[CustomerPool, Accounted]:
     """Return the accepted pushes of each balance.
 
-    Before balances are read, compare the result only with a later one.
+    `balances`: the draws that were read. If they are not read yet, pass an empty mapping, and compare the result only
+    with that of a later call.
     """
     pools = read_pools(connection, provider)
     since = {pair: _since(balances.get(pair[0]), pair[1]) for pair in sorted(pairs)}
@@ -649,8 +656,8 @@ class Unsure:
 def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted) -> Unsure:
     """Read the quantities that may be in a balance or not.
 
-    They are pushes that people billed and credited, and pushes that were sent as the balance's cycle began. The
-    possible reduction by a change of cost is another.
+    They are pushes that people billed or credited by hand, and pushes that were sent as the balance's cycle began. A
+    charge during a change of its cost adds its possible reduction.
     """
     pools = read_pools(connection, provider)
     features = list(pools.features(pair[1]))
@@ -674,11 +681,11 @@ def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, dr
 
 
 def nearest(least: int, unsure: Unsure) -> int:
-    """Return the smallest possible difference of a balance from our pushes.
+    """Return the possible difference of a balance from our pushes nearest to zero.
 
-    Each uncertain push is in the balance or not. `least` counts each at the value that makes the difference smallest.
-    If people decided more than MOST_UNSURE pushes, some of these would explain any amount. In that case each counts as
-    it was decided, because otherwise a loss would never be reported.
+    Each uncertain push is in the balance or not. `least`: the lowest possible difference. If more than MOST_UNSURE
+    pushes are uncertain, return 0, because some of these would explain any amount. If people decided more than
+    MOST_UNSURE of them, return `least`, because otherwise a loss would never be reported.
     """
     if unsure.is_decided:
         return least
@@ -831,7 +838,7 @@ def drawn_of(balances: Balances, pair: CustomerPool) -> Level | None:
 
 
 def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
-    """Return True if a push first sent then must draw in the present cycle.
+    """Return True if a push first sent at `sent_ms` must draw in this cycle.
 
     A balance does not prove any other push.
     """
@@ -843,13 +850,13 @@ def charged_among(
 ) -> frozenset[int] | None:
     """Return the indexes of the pushes that drew `least` to `most` on a balance.
 
-    `can_be_zero`: returns True if the draw is 0 for some choice of the uncertain amounts that make it at least `least`.
-    If no choice explains the balance exactly, another charge was lost or drawn twice. So the balance does not prove
+    `can_be_zero`: a function that gets `least`, and returns True if some choice of the uncertain amounts makes the draw
+    0. If no choice explains the balance exactly, another charge was lost or drawn twice. So the balance does not prove
     that these pushes were not charged (P5).
 
-    None: the balance does not show it. If all pushes are settled together, any set with the same sum costs the customer
-    the same. Otherwise the caller must check `is_only_choice`. If events show another set later, reconcile compares the
-    windows together.
+    None: the balance does not show which pushes drew on it. If all pushes are settled together, any set with the same
+    sum costs the customer the same. Otherwise the caller must check `is_only_choice`. If events show another set later,
+    reconcile compares the windows together.
     """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities) and can_be_zero(least)):
@@ -947,7 +954,7 @@ def _figures_of_next_cycle(mark: Mark) -> dict[str, int | None]:
 def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, str]:
     """Return pushes that were taken back as lost by a comparison of balances.
 
-    The values are the keys of the adoptions, by the keys of the pushes.
+    The values are the keys of the adopted pushes that took them back, by the keys of the pushes.
     """
     keys = [{"key": push.key} for push in accepted]
     return {str(row.key): str(row.adopted) for row in SQL.run(connection, "taken_back", {"keys": keys})} if keys else {}
@@ -1009,7 +1016,10 @@ def read_shown(
     capabilities: Capabilities,
     over: Over,
 ) -> Steps[Mapping[CustomerPool, ShownEvents]]:
-    """Read the provider's totals of losses since the last comparison of a balance."""
+    """Read the provider's totals in spans of lost history, by customer and balance.
+
+    A span counts if the balance was not compared after the loss. The result is empty if totals cannot be read.
+    """
     if capabilities.totals_lag_ms is None:
         return {}
     losses: Mapping[CustomerPool, Loss] = yield Transaction(
@@ -1057,7 +1067,8 @@ def unknown_of(
     """Return the quantity that events show beyond accepted and `found` pushes.
 
     It is in quantities of the balance, and at least 0, because charges without an event can make the difference
-    negative. None: the totals could not be read, or a cost changed since.
+    negative. If `shown` is None, history was not lost, and the result is 0. None: the totals could not be read, or a
+    cost changed since.
     """
     if shown is None:
         return 0
@@ -1175,7 +1186,11 @@ class Sought:
 def look_further(
     provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """After a loss of history, look up later revisions of the pushes' windows too."""
+    """After a loss of history, look up later revisions of the pushes' windows too.
+
+    Return the pushes with their `others`, and the results. If a later revision cannot be read, the result of its push
+    is that failure.
+    """
     asked = list(asked)
     found = [find_lost_push(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
     places = [

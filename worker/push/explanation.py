@@ -31,8 +31,11 @@ class PushColumns:
     """A push as it is stored.
 
     `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider, in base units. `seal_id`: the seal
-    that wrote it. `claim_owner`: the claim that sends it now. `wire_key`: its key at the provider. `by_hand`: a person
-    billed it. `lookup_answer`: found, absent, cannot_tell or not_read. A time is None if that did not happen.
+    that wrote it. `claim_owner`: the last claim to send it or look it up. `wire_key`: its key at the provider (None:
+    `key`, or it was never sent). `by_hand`: a person billed it. A time is None if that did not happen.
+
+    `lookup_answer`: `found`, `found N` for another quantity, `absent`, `drawn` (only the balance shows it),
+    `cannot_tell` or `not_read`. None: it was never looked up.
     """
 
     window_ms: int
@@ -89,7 +92,7 @@ class ShownSample:
 
 @dataclass(frozen=True)
 class ShownAttempt:
-    """An attempt to send a push. `owner`: the worker.
+    """An attempt to send a push. `owner`: the claim, `WORKER/NUMBER`.
 
     `outcome` None: an answer was not recorded. `finished_ms` None: it did not end. `detail`: the provider's reason.
     """
@@ -104,9 +107,10 @@ class ShownAttempt:
 
 @dataclass(frozen=True)
 class ShownVoid:
-    """The void of a push. A person or a lookup states that the push never arrived.
+    """The void of a push, with the evidence that its provider did not charge it.
 
-    `evidence_kind`: rejected, absent (by a lookup), operator or adopted. `evidence`: the proof, in words.
+    `evidence_kind`: rejected (by the provider), absent (by a lookup), operator (by a person), or adopted (the provider
+    charged another quantity). `evidence`: the proof, in words.
     """
 
     at_ms: int
@@ -120,7 +124,9 @@ class ShownVoid:
 class Adoption:
     """The adoption of a push.
 
-    Only the provider had the push, or it had another quantity.
+    `kind`: `other`, `excess` or `drawn`. At `other`, only the provider had the push, or it had another quantity. At
+    `excess`, the provider's totals differ from the window's pushes. At `drawn`, only the customer's balance shows the
+    charge, or that a charge was lost.
     """
 
     at_ms: int
@@ -224,7 +230,7 @@ def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
 MOST_VERDICTS: Final = 3
 """Verdicts of the organisation after a push that the push's page shows."""
 MOST_TOLD: Final = 100
-"""Notified cells on a push's page."""
+"""Most halts of cells on a push's page."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +251,7 @@ class PushEntry:
 
 @dataclass(frozen=True)
 class VerdictAfter:
-    """A verdict in force when the push was settled, or a later verdict.
+    """A verdict in force when the push was settled (or sealed, if it is open), or a later verdict.
 
     `balance_micro`: the balance by the read (None: unlimited or unknown).
     """
@@ -260,7 +266,7 @@ class VerdictAfter:
 class PushChain:
     """The rows from a push to its effects.
 
-    `told`: the cells that were notified of a halt by `verdicts`.
+    `told`: the halts that `verdicts` caused, a row for each cell.
     """
 
     entries: list[PushEntry]

@@ -53,9 +53,9 @@ SEALED_AGAIN: Final = "the next tick seals their usage again"
 RETRIED: Final = ("due", "rejected")
 PROVEN: Final = ("in_doubt", "rejected")
 MOST_CHOSEN: Final = 1_000
-"""Pushes that one call or form changes. The command changes any number."""
+"""Most pushes that one call or form changes. The command changes any number."""
 MOST_FACTS: Final = 20
-"""Pushes that a dry run of a call names."""
+"""Most pushes that a dry run or a result names."""
 
 Keys = Annotated[list[str], KEY, "Keys of pushes (usage:ORG:WINDOW:FEATURE[:rN]), instead of filters"]
 State = Literal["due", "rejected", "in_doubt", "awaiting_credit"]

@@ -1,9 +1,9 @@
 """List pushes page by page, and sum open pushes. This module only reads.
 
-Guarantee: the cost of a page does not depend on the number of pushes. Each list uses an index in its order, and reads
-at most MOST_LOOKED_AT rows. If the page is not full after these rows, it names the place to continue. Sums read only
-open pushes, by their own index. Amounts are in credits by the provider's rates; quantities of different features are
-never added up.
+Guarantee: the cost of a page does not depend on the number of settled pushes. Each list uses an index in its order. A
+list of one organisation reads the windows of at most MOST_ORG_MS. A list of pushes that need a person reads only such
+pushes. Any other list reads at most MOST_LOOKED_AT rows. If a page is not full at such a limit, it names the place to
+continue. Sums read only open pushes, by their own index. Quantities of different features are never added up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ These pushes then come first.
 MOST_AT_ONCE: Final = 1_000
 """Rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 5_000
-"""Pushes that a page reads at most."""
+"""Most pushes that a page reads.
+
+Pages of one organisation, and of pushes that need a person, do not have this limit.
+"""
 MOST_ORG_MS: Final = 31 * DAY_MS
 """Longest range in which a list of one organisation's pushes searches each window."""
 OpenState: TypeAlias = Literal["open", Open]
@@ -77,7 +80,7 @@ class PushFilter:
 
     @property
     def is_open(self) -> bool:
-        """Return True if the filter selects some of the open pushes."""
+        """Return True if the filter selects only open pushes."""
         return self.state in ("open", *OPEN)
 
     @property
@@ -136,7 +139,7 @@ class PushPage:
     """A page of pushes.
 
     `next_after`: the start of the next page; None: this is the last. `is_cut`: the page ended after MOST_LOOKED_AT
-    rows.
+    rows, or after MOST_ORG_MS for one organisation, before it was full.
     """
 
     lines: list[PushLine]
@@ -153,9 +156,9 @@ def list_pushes(
     ticks send follow, by provider, in the order of their due time. Other lists, and lists of one organisation, have the
     latest window first.
 
-    Errors: UsageError for an unknown state, an invalid range or `after`, or an error `why` without open pushes;
-    UnknownId for an unknown feature or organisation. A provider without pushes is valid, because only this machine may
-    know it.
+    Errors: UsageError for an unknown state, an invalid range or `after`, or a `why` that open pushes do not have.
+    UnknownId for an unknown feature or organisation, or if the push of `after` does not exist. A provider without
+    pushes is valid, because only this machine may know it.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")
@@ -183,7 +186,10 @@ def list_pushes(
 
 
 def every_push(connection: sa.Connection, chosen: PushFilter, now_ms: int) -> Iterator[PushLine]:
-    """Yield all pushes that a filter finds, in the order of pages."""
+    """Yield all pushes that a filter finds, in the order of pages.
+
+    Errors: those of `list_pushes`.
+    """
     after: str | None = ""
     while after is not None:
         found = list_pushes(connection, chosen, now_ms, after, MOST_AT_ONCE)
@@ -308,7 +314,7 @@ def _due_place(connection: sa.Connection, after: str) -> dict[str, object]:
 
 
 MOST_REASONS: Final = 20
-"""Reasons that one sum distinguishes."""
+"""Most sums that `wait_sums` returns."""
 
 
 @dataclass(frozen=True)
@@ -345,8 +351,8 @@ class PushSum:
 class WaitSum:
     """All open pushes of a provider and state with the same last error, or NO_ERROR.
 
-    `oldest_ms`: the start of their oldest window. `next_ms`: when a tick sends or looks up the first of them; None:
-    ticks do neither.
+    `error`: the first 160 characters of the error. `oldest_ms`: the start of their oldest window. `next_ms`: when a
+    tick sends or looks up the first of them; None: the state is neither `due` nor `queued`.
     """
 
     provider: str

@@ -38,8 +38,8 @@ from drawdown.worker.engine.fair_queue import NotBegun
 class Settlement:
     """The new state of a push.
 
-    `due_at_ms`: the time of the next attempt or lookup. `outcome`: the attempt's outcome as a word. `error`: the
-    reason of the outcome (None: without a reason).
+    `due_at_ms`: the time of the next attempt or lookup. `outcome`: the outcome of the attempt or lookup, as a word.
+    `error`: the reason of the outcome (None: without a reason).
     """
 
     state: str
@@ -49,7 +49,7 @@ class Settlement:
     first_sent_ms: int | None = None
     """The earliest time at which a lost history may have sent its key (R1).
 
-    P2 counts from this time. None: this is not the case.
+    P2 counts from this time if the push does not have an attempt on record. None: the first attempt does not change.
     """
     never_sent: bool = False
     """True if it is proven that the key never arrived, so that P2 counts from the next attempt."""
@@ -168,7 +168,10 @@ class LookedUpPush:
     lookups: int
     """The number of its lookups, including this one."""
     last_sent_ms: int
-    """The start of the last attempt that may have arrived; the first attempt's start if unknown."""
+    """The start of the last attempt that may have arrived; otherwise of the first attempt, or the time of the seal.
+
+    After a loss of history, it is at least the end of the loss.
+    """
     first_sent_ms: int
     claimed: bool
     """True if the provider reported that it has the key, so that a retry would only repeat that."""
@@ -182,7 +185,7 @@ class LookedUpPush:
     arrivals: int = 1
     """The number of its attempts that may have arrived."""
     others: bool = False
-    """True if the provider has later revisions of its window, with its quantity, that this database lacks."""
+    """True if the provider charged later revisions of its window that this database lacks."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +201,9 @@ class Adopt:
 
 @dataclass(frozen=True)
 class Void:
-    """The decision to void a push that is proven not to have arrived (P5).
+    """The decision to void a push that a lookup did not find (P5).
 
-    A lookup did not find it after the provider could last have applied it.
+    `evidence`: the proof, in words.
     """
 
     evidence: str

@@ -68,7 +68,7 @@ class Pushed:
     calls_cut: dict[str, int] = field(default_factory=dict)
     """The fewest calls at once, by provider, if the provider refused calls as too many."""
     more: bool = False
-    """True if the spell was over before all due pushes were sent."""
+    """True if the spell was over, so that more pushes may be due."""
     why: Counter[str] = field(default_factory=Counter)
     """The number of pushes that were not accepted, by the reason."""
 
@@ -85,7 +85,8 @@ def push_in_spells(
 ) -> Steps[list[object]]:
     """Send all due pushes of a provider, in spells.
 
-    After each spell, run `others`, with True if more pushes are due.
+    After each spell, run `others`, with True if more pushes may be due. Return the results of all steps. The result of
+    a failed step is its exception.
     """
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
     expired: list[object] = yield RunTogether([expire(context, provider)])  # once, because it reads all due pushes
@@ -98,9 +99,9 @@ def push_in_spells(
 
 
 def expire(context: Context, provider: str) -> Steps[None]:
-    """Put pushes in doubt, or queue them for a lookup, if sending them is unsafe.
+    """Put due pushes in doubt, or queue them for a lookup, if a retry is unsafe (P2).
 
-    Reject pushes that the provider cannot accept. A claim checks rule P2 again.
+    Reject due pushes that were never sent and that the provider cannot accept. A claim checks rule P2 again.
     """
     capabilities, now = context.capabilities[provider], context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
@@ -109,8 +110,8 @@ def expire(context: Context, provider: str) -> Steps[None]:
 def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
     """Send due pushes of a provider, claim after claim.
 
-    It ends once all due pushes are sent, or the tick's time or `spell_ms` is over. Without `spell_ms`, it calls
-    `expire` first.
+    It ends once all due pushes are sent, the tick's time or `spell_ms` is over, or the circuit breaker of the provider
+    is open. Without `spell_ms`, it calls `expire` first.
     """
     done = Pushed()
     until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms
@@ -300,9 +301,9 @@ def _settle(
 
 
 AT_ONCE: Final = 4_096
-"""Pushes that one transaction charges."""
+"""Most pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
-"""Largest amount, and most units, of a rate that is charged in place.
+"""Most micro-credits, and most base units, of a rate that is charged in place.
 
 `ledger rate` has the same limit.
 """
@@ -323,7 +324,8 @@ class NotPlain(Refused):
 def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
     """Charge the embedded ledger's plain pushes in place, and return their number.
 
-    It ends once all plain pushes are charged, the tick's time is over, or `until_ms` has come.
+    It ends once all plain pushes are charged, `sending` eighths of the tick's time are over, or `until_ms` has come. It
+    also ends if a charge is refused (`NotPlain`), and the rest stays due.
     """
     done = 0
     while not context.out_of_time(sending):
@@ -350,9 +352,10 @@ def charge_due(
 ) -> tuple[int, Witness | None]:
     """Charge and settle at most AT_ONCE due pushes.
 
-    Return their number, and the local checkpoint to save; None: the checkpoint has not changed.
+    Return their number, and the local checkpoint to save. None: it did not charge any push, or this machine does not
+    have a checkpoint.
 
-    Errors: NotPlain if a charge is refused; HistoryDoubted if the history changed.
+    Errors: NotPlain if a charge is refused. HistoryDoubted if the history changed, or a recovery is needed.
     """
     require_same(connection, witness)
     SQL.run(connection, "make_charges")

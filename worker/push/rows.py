@@ -94,7 +94,7 @@ def change(
 def newest_unanswered(connection: sa.Connection, rows: Sequence[Row]) -> list[int | None]:
     """Return when the newest unanswered attempt of each push began.
 
-    The times are in milliseconds. None: each attempt has an answer.
+    The times are in milliseconds. None: the push does not have an unanswered attempt.
     """
     found = SQL.run(connection, "newest_unanswered", {"push_ids": [push_id_of(row) for row in rows]})
     newest = {tuple(push_id_of(row).values()): int(row.newest_ms) for row in found}

@@ -30,8 +30,8 @@ UNTIL_CREDIT: Final = "billed when the provider shows credit"
 class Unresolved:
     """All pushes of one provider and state: `in_doubt`, `rejected` or AWAITING_CREDIT.
 
-    `oldest_window_ms`: start of the oldest window; `oldest_ms`: when the oldest push was sealed. `looked_up_ms`: when
-    Drawdown has looked up each of them again; None if it does not look them up.
+    `oldest_window_ms`: start of the oldest window. `oldest_ms`: when the oldest push was sealed. `looked_up_ms`: the
+    latest due time of their next lookups. None: they are not in doubt, or Drawdown has never looked them up.
     """
 
     provider: str
@@ -67,7 +67,10 @@ def resolve_all(provider: str) -> str:
 
 
 def unresolved_parts() -> dict[str, Part]:
-    """Return the two queries, to read together with others in one statement."""
+    """Return the queries of the rows for `unresolved_of`.
+
+    They can be read together with others in one statement.
+    """
     return {"unresolved": SQL.part("sums"), "unresolved_orgs": SQL.part("orgs")}
 
 

@@ -113,7 +113,7 @@ def seal_again(connection: sa.Connection, what: Sequence[OfWindow]) -> None:
 def void_one(
     connection: sa.Connection, push: PushRow, by: By, evidence: str, kind: str, *, answered: bool = True
 ) -> None:
-    """Void one push, under S1's lock."""
+    """Void one push, as `void_many` does. Call this under S1's lock."""
     void_many(connection, [push], by, [evidence], kind, answered=answered)
 
 
@@ -129,8 +129,7 @@ def void_many(
     """Void pushes, each with its evidence.
 
     Call this under S1's lock. The call takes a few statements for any number of pushes. `answered`: refuse a push with
-    an attempt that may still arrive. A lookup after that time passes False, because it has shown whether the attempt
-    arrived.
+    an attempt that may still arrive. A caller with the proof of a lookup or of a cancellation passes False.
 
     Errors: Refused, for all of them, if a rule protects a push.
     """
@@ -194,9 +193,9 @@ def _take_from_carries(connection: sa.Connection, voided: Sequence[PushRow]) -> 
 
 
 def ask_again(connection: sa.Connection, settled: Sequence[PushRow], now_ms: int) -> None:
-    """Refresh the verdicts of organisations with rejected pushes that are settled now.
+    """Request new verdicts of organisations with rejected pushes that are settled now.
 
-    These pushes may have halted them.
+    These pushes may have halted the organisations.
     """
     rejected = [str(push.org_id) for push in settled if push.state == "rejected"]
     if rejected:
@@ -208,8 +207,8 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
 
     Give back its draw, and return its new state: `rejected`, or `in_doubt`.
 
-    If several of its attempts may have arrived, the refused one is unknown, and another may have charged. Then the push
-    is in doubt, and looked up. It loses its claim, because an answer that is still on its way is older than the
+    If several of its attempts may have arrived, the provider may have refused one attempt and charged another. Then the
+    push is in doubt, and looked up. It loses its claim, because an answer that is still on its way is older than the
     refusal.
     """
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
@@ -288,7 +287,7 @@ A tick repeats it until all are done.
 MOST_GIVE_BACKS: Final = 9
 """Revisions of a push that gives back credit, after which only a person decides about it.
 
-By then the push has waited two days in all while its customer had credit.
+By then the push has waited almost two days in all while its customer had credit.
 """
 LONGEST_WAIT_MS: Final = DAY_MS
 """Longest wait between two tries of a window, in milliseconds."""

@@ -88,7 +88,10 @@ def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: in
 
 
 def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
-    """Draw the pushes to providers without balances of their own."""
+    """Draw the pushes to providers without a hard stop, and request new verdicts.
+
+    Pushes to other providers are ignored.
+    """
     theirs = mirrored_at(connection)
     some = [push for push in pushes if push.provider in theirs]
     if some:

@@ -28,7 +28,7 @@ FLIPS_SHOWN: Final = 200
 
 
 class ReplayAtWork(Refused):
-    """Another replay of some of these windows is running, took this one over, or has passed the plan's end.
+    """An error: another process replays some of these windows, or the replay's progress is beyond its plan.
 
     A retry can succeed later.
     """
@@ -76,10 +76,10 @@ class PlannedFlip:
 class ReplayPlan:
     """The plan of a replay: the windows in [from_ms, to_ms) of `scope`.
 
-    [asked_from_ms, asked_to_ms) was requested. `orgs`: None for all organisations. `cut_at_horizon`: the end was moved
-    to the last closed window. `cut_at_first_use`: the start was moved to the first sample. `stopped`: stopped
-    organisations, which are left out. `flips`: the first changes of the biller in the range. `flip_count`: their
-    number.
+    [asked_from_ms, asked_to_ms) was requested, in whole windows. `orgs`: None for all organisations. `cut_at_horizon`:
+    the end was moved to the end of the last closed window. `cut_at_first_use`: the start was moved to the first sample
+    or push. `stopped`: stopped organisations, which the replay excludes. `flips`: the first FLIPS_SHOWN changes of the
+    biller in the range. `flip_count`: the number of all these changes.
     """
 
     scope: ReplayScope
@@ -91,9 +91,12 @@ class ReplayPlan:
     cut_at_horizon: bool
     cut_at_first_use: bool
     open_from_ms: int | None
-    """The start of the windows that the next tick seals first. None: all windows of the range are sealed."""
+    """The start of the windows that are not sealed yet. Ticks seal them, and not the replay.
+
+    None: all windows of the range are sealed.
+    """
     floored: int
-    """Organisations with a floor inside the range, where their replay begins."""
+    """The number of organisations with a floor above the start. Their replay begins at the floor."""
     stopped: tuple[str, ...]
     flips: tuple[PlannedFlip, ...]
     flip_count: int
@@ -102,8 +105,9 @@ class ReplayPlan:
 def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int, now_ms: int) -> ReplayPlan:
     """Check the range and scope of a replay, and return its plan.
 
-    Errors: UsageError for a range that is empty, in the future, before the first sample or below an organisation's
-    floor. UnknownId for an unknown organisation. Refused for a provider without an assignment in the range.
+    Errors: UsageError for a range that is empty, not closed yet or before the first sample. UsageError if samples do
+    not exist, or the range begins below the floor of a named organisation. UnknownId for an unknown organisation.
+    Refused for a provider without an assignment in the range, and for the names in EXEMPT_PROVIDERS.
     """
     require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
@@ -214,7 +218,10 @@ def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) 
 
 
 def notes(made: ReplayPlan) -> list[tuple[str, str]]:
-    """Return the notes on a plan for people: a kind, or '', and a line each."""
+    """Return the notes on a plan, each with a kind and a line for people.
+
+    The kind is `floor`, `stopped`, `flip` or empty.
+    """
     lines = []
     if made.cut_at_first_use:
         lines.append(("", "the replay begins with the first sample"))
@@ -251,7 +258,10 @@ def _orgs(count: int) -> str:
 
 
 def in_the_way(row: Row) -> str:
-    """Return the refusal of a second replay of the same windows."""
+    """Return the text that refuses a second replay of the same windows.
+
+    `row`: the row of the replay that is running.
+    """
     return (
         f"another replay of some of these windows is running: {row.actor} ({row.worker}) started it at "
         f"{utc(row.started_ms)} for {ReplayScope.of(row.scope)}, {utc(row.from_ms)} to {utc(row.to_ms)}, "

@@ -51,7 +51,7 @@ CHUNK_LOAD: Final = 400_000
 It takes a second or two.
 """
 RESUME_MS: Final = DAY_MS
-"""Milliseconds after which a replay that died begins again instead of continuing.
+"""Milliseconds after the end of a dead replay's lease. A repeat after that time begins again.
 
 The new caller may have another reason.
 """
@@ -62,8 +62,9 @@ class Replayed:
     """The result of a replay.
 
     `pushes`, `quantity`: the number and the quantity of all found pushes. `first`: the first of these pushes.
-    `resumed_from_ms`: where it continued an earlier run (None: it did not). `totals`: the sums of all found pushes.
-    `left_out`: usage that did not become a push, by reason. `quantity` and `open_quantity` are in base units.
+    `resumed_from_ms`: where it continued an earlier run (None: it did not). `totals`: the sums of all found pushes, by
+    organisation, provider and feature. `left_out`: usage that did not become a push, by reason. `failures`: reasons why
+    pushes to a provider were not sent. `quantity` and `open_quantity` are in base units, of all features together.
     """
 
     from_ms: int
@@ -71,22 +72,25 @@ class Replayed:
     dry_run: bool
     resumed_from_ms: int | None = None
     pushes_before: int = 0
-    """Pushes sealed by the earlier run that this one continues."""
+    """The number of pushes that the earlier run sealed."""
     pushes: int = 0
     quantity: int = 0
     first: list[FoundPush] = field(default_factory=list)
     totals: list[Tally] = field(default_factory=list)
     left_out: list[SkippedUsage] = field(default_factory=list)
     stopped: list[Bad] = field(default_factory=list)
-    """Organisations left out because their seal fails (S8). Except in a dry run, they are stopped."""
+    """Organisations that the replay excludes, because their seal fails (S8). Except in a dry run, it stops them."""
     failures: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
-    """Providers of found pushes that cannot be sent to now."""
+    """Providers of found pushes to which Drawdown cannot send now."""
     unfinished: bool = False
-    """True if time was over before the end of the range. A repeat of the same replay continues there."""
+    """True if time was over before the end of the range.
+
+    A repeat of the same replay continues there, except after a dry run.
+    """
     backlog: Backlog = field(default_factory=Backlog)
     open_pushes: int = 0
-    """Pushes of the range that are sealed, now or before, and not settled yet."""
+    """The number of pushes of the range that are sealed, now or before, and not settled yet."""
     open_quantity: int = 0
 
     @property
@@ -100,7 +104,10 @@ class Replayed:
 
     @property
     def exit_status(self) -> int:
-        """Return 0 if all is settled, 75 if work is left, 1 if a person is needed."""
+        """Return 0 if all is settled, 75 if work is left, 1 if a person is needed.
+
+        After a dry run, return 1 if an organisation cannot be sealed, else 0.
+        """
         if self.stopped:
             return 1
         if self.dry_run:
@@ -139,8 +146,11 @@ def replay(
     """Seal the planned windows again, and send the resulting pushes.
 
     `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job that it belongs
-    to. Errors: ReplayAtWork while another replay of some of these windows is running, or if this replay has passed the
-    end of the plan; HistoryDoubted while a recovery is needed.
+    to (None: it was not queued).
+
+    Errors: ReplayAtWork while another process replays some of these windows, or if the stored progress is beyond the
+    end of the plan. HistoryDoubted while a recovery is needed. An error of the database, unless an organisation is at
+    fault.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
@@ -227,7 +237,8 @@ def _everybody(connection: sa.Connection) -> tuple[str, ...]:
 def next_size(size: int, load: int) -> int:
     """Return the length of the next chunk in milliseconds, from a window to a day.
 
-    The chunk is shorter if the last one read many samples. `size`: the length of the last chunk.
+    The chunk is shorter if the last chunk read many samples. `size`: the length of the last chunk, in milliseconds.
+    `load`: the number of samples and sums that it read.
     """
     wanted = size * CHUNK_LOAD // max(load, 1)
     return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))
@@ -398,7 +409,8 @@ class Tally:
 class SkippedUsage:
     """Usage in the range that did not become a push.
 
-    `why`: the reason. `windows`: the number of windows of organisations. `quantity`: in `unit`.
+    `why`: the reason. `windows`: the number of windows of organisations; of samples, if `unit` is `samples`.
+    `quantity`: in `unit`.
     """
 
     why: str

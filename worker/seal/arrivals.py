@@ -30,7 +30,10 @@ class ArrivalCursor:
 
     @property
     def piece(self) -> str:
-        """Return the fragment for samples `s` that arrived since, with `values`."""
+        """Return the name of the fragment for samples that arrived since.
+
+        In it, `s` is the sample, and `values` are the parameters.
+        """
         return "arrived_since_or_in_flight" if self.in_flight else "arrived_since"
 
     @property

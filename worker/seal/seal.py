@@ -48,7 +48,9 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     """Seal the shard up to the horizon, late and fresh usage together.
 
     It follows rules S1 (one lock, first), S2 (arrivals and cursor from one later statement), S3, S4, S6 and S10.
-    Errors: those of the database, for which the caller finds the organisation at fault (S8).
+
+    Errors: HistoryDoubted if the history changed, or a recovery is needed. Errors of the database, for which the caller
+    finds the organisation at fault (S8).
     """
     lock, restored = lock_shard(connection, request)
     run = Statements(connection, request, lock.watermark_ms, lock.arrivals)
@@ -99,8 +101,10 @@ def seal_range(
 
     Watermark, cursor and dirty windows stay as they are.
 
-    Used by replay and by the nightly sweep. Windows at or above an organisation's watermark or below its floor are left
-    out. `biller`: leave out windows that are assigned to another provider, too.
+    A replay and the nightly sweep use it. It does not seal windows at or above an organisation's watermark, or below
+    its floor. `biller`: seal only windows that are assigned to this provider (None: to any).
+
+    Errors: those of `seal`.
     """
     lock, _ = lock_shard(connection, request)
     run = Statements(connection, request, from_ms)
@@ -202,7 +206,10 @@ def _term_rows(terms: Mapping[str, Capabilities], carrying: Collection[str]) -> 
 
 
 def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
-    """Write the owed quantities as pushes of a new seal."""
+    """Write the owed quantities as pushes of a new seal.
+
+    `reached_ms`: the horizon that the seal's row has; 0 if the seal does not advance the watermark.
+    """
     cursor = run.run("oldest_cursor", of=SQL).scalar_one()
     run.values.update(oldest_cursor=cursor, epoch=epoch, reached_ms=reached_ms)
     number = int(run.run("begin_seal", of=SQL).scalar_one())
@@ -219,7 +226,7 @@ def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
 
 
 def write_pending(run: Statements) -> None:
-    """Replace the pending usage of these windows, with its reasons (S6)."""
+    """Replace the pending usage of the windows to seal, with its reasons (S6)."""
     run.run("forget_pending", "pending_scope", "dirty_scope", of=SQL)
     run.run("pend", "mapped", "of_providers", of=SQL)
 
@@ -234,7 +241,8 @@ def hold_what_is_open(run: Statements) -> None:
 def advance(run: Statements, *, whole: bool) -> None:
     """Remove dirty windows that were sealed, and advance the watermark.
 
-    `whole`: the whole shard was sealed. Otherwise the watermark stays.
+    A window in which less may be owed stays dirty while an earlier push is open. `whole`: the whole shard was sealed.
+    Otherwise the watermark stays.
     """
     run.run("forget_dirty", "pending_scope", "something_is_open", "dirty_scope", of=SQL)
     if whole:
@@ -244,10 +252,10 @@ def advance(run: Statements, *, whole: bool) -> None:
 
 @dataclass(frozen=True)
 class SealRequest:
-    """The inputs of one seal transaction. `providers`: their capabilities, by name.
+    """The inputs of one seal transaction.
 
-    `horizon_ms`: the end of the windows to seal. `new_orgs`: how to assign new organisations (None: leave them
-    unassigned).
+    `horizon_ms`: the end of the windows to seal. `providers`: the capabilities of this machine's providers, by name
+    (empty: usage of any provider is sealed). `new_orgs`: how to assign new organisations (None: they stay unassigned).
     """
 
     shard: Shard
@@ -258,7 +266,7 @@ class SealRequest:
     only: tuple[str, ...] | None = None
     """Seal only these organisations, without a change of watermarks; None: all.
 
-    So the organisation at fault is found (S8).
+    A replay uses it, and the search for an organisation at fault (S8).
     """
     witness: Witness | None = None
     """The local checkpoint with which the tick began (R1); None: without a checkpoint."""
@@ -326,10 +334,10 @@ class Statements:
 
 
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
-    """Lock the shard's buckets; return their state, and True if they were restored.
+    """Lock the shard's buckets; return their state, and True after a restore (S2).
 
-    Errors: HistoryDoubted while a recovery is needed (R1). Sealed usage stays sealed, so an assignment in the lost
-    history could not be made again.
+    Errors: HistoryDoubted if the history changed, or a recovery is needed (R1). Sealed usage stays sealed, so an
+    assignment in the lost history could not be made again.
     """
     rows = SQL.run(connection, "lock_shard", {"lo": request.shard.lo, "hi": request.shard.hi}).all()
     assert rows, "the buckets are never deleted"
@@ -363,9 +371,10 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
 
 
 def narrow_if_needed(run: Statements, request: SealRequest) -> bool:
-    """Leave stopped organisations out of the scan; return True if there are any.
+    """Limit the scan to requested organisations, or exclude stopped organisations.
 
-    Their samples and pushes are not added up, because they would break the seal again (S8).
+    Return True if it excludes stopped organisations. Their samples and pushes are not added up, because they would
+    break the seal again (S8).
     """
     if request.only is not None:
         run.values["only"] = [{"org_id": org} for org in request.only]
@@ -394,7 +403,8 @@ AT_ONCE: Final = 20_000
 def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> int:
     """Register organisations that are first seen in samples (S6).
 
-    Each gets a row and a bucket. If the request has `new_orgs`, assign them too. Return the number of assignments.
+    Each gets a row and a bucket. If the request has `new_orgs`, assign all organisations of the shard that were never
+    assigned, unless another organisation owns their credit. Return the number of assignments.
     """
     found = [str(org) for org in run.run("strangers").scalars()]
     if run.run("any_laggard").first():

@@ -18,7 +18,9 @@ SQL = queries(__file__)
 
 
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
-    """Stop an organisation's seals and pushes; return False if it was already stopped.
+    """Stop an organisation's seals and pushes; return True if this stopped it.
+
+    False: it was already stopped, or does not exist.
 
     It takes the lock of the organisation's bucket, so that a seal under way ends first, and its watermark is stored.
     """

@@ -2,8 +2,9 @@
 
 Guarantee: after an answered push, the provider of its organisation is read at once, or in the organisation's turn
 within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never an answer. The credit of an answer is
-written only on two conditions. The organisation was not read since the push was claimed, and each of its other pushes
-is settled and clearly charged. It never raises a balance.
+written only on these conditions. The organisation was not read since the push was claimed, and a read of it is not
+requested. The provider accepted all its pushes of the claim. Its other pushes are not claimed and do not wait for a
+lookup. The credit of an answer never raises a balance.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ class ClaimedAt:
 class Noted:
     """The effects of answers on organisations.
 
-    `refresh_now`: those to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the credit
-    left.
+    `refresh_now`: organisations to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the
+    credit left, in micro-credits.
     """
 
     refresh_now: set[str]

@@ -35,7 +35,7 @@ AT_ONCE: Final = 500
 An account may have thousands, and other writers wait.
 """
 MOST_CHANGES: Final = 1_000
-"""Costs of a feature that are ever learned.
+"""Most costs of a feature that Drawdown ever learns.
 
 Each estimate reads all of them, and they are never removed.
 """

@@ -275,8 +275,9 @@ def parts_of(
 class BalanceRows:
     """The rows from which the use of a provider's organisations is computed.
 
-    `unsealed` and `pushes`: rows of `unsealed` and `unseen_pushes`. By organisation: `held_micro`, the reserved credit;
-    `lapsed`, the rest of ended lots; `wallets`, the credit of wallets. `card`: the rates.
+    `unsealed` and `pushes`: rows of `unsealed` and `unseen_pushes`. `held_micro`: the reserved credit by organisation.
+    `lapsed`: the rest of ended lots by organisation. `wallets`: the credit of wallets by organisation, in
+    micro-credits. `card`: the rates.
     """
 
     unsealed: Sequence[Any]
@@ -421,7 +422,8 @@ _FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _CachedCost]]] = Wea
 def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     """Return the cost of unbilled usage of a customer's organisations.
 
-    It is in micro-credits, of all organisations that are billed as this customer now.
+    It is in micro-credits, of all organisations that are billed as this customer now. Only usage that a wallet of the
+    embedded ledger pays for counts.
     """
     kept: dict[tuple[str, int], int] = _transaction_cache(connection)
     key = (customer_id, now_ms)
@@ -486,11 +488,11 @@ class Holder:
 class Credit:
     """The effective balance with its parts, in millionths of the provider's credits.
 
-    `unaccepted_micro`: use that is sent and that the balance may not show. `unsealed_micro`, `not_sampled_micro`: use
-    that is not sealed, or not sampled yet. `burn_a_minute_micro`: the present use a minute. `no_estimate_for`: features
-    without a rate. `unread_since_ms`: the start of failing reads (None: the last read succeeded). `when_down`: the
-    policy while the provider is unreadable. `holders`: the first executions with reserved credit. Any other None: the
-    balance was not read yet, or is unlimited.
+    `unaccepted_micro`: sealed use, sent or not, that the balance may not show. `unsealed_micro`, `not_sampled_micro`:
+    use that is not sealed, or not sampled yet. `burn_a_minute_micro`: the present use a minute. `no_estimate_for`:
+    features without a rate. `unread_since_ms`: the start of failing reads (None: the last read succeeded). `when_down`:
+    the policy while the provider is unreadable. `holders`: the executions with the most reserved credit, at most
+    MOST_HOLDERS. Any other None: the balance was not read yet, or is unlimited.
     """
 
     provider: str

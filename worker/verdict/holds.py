@@ -40,12 +40,12 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 READ_TRIES: Final = 3
-"""Reads of reserved credit.
+"""Most reads of reserved credit.
 
-They repeat if reservations that metering settles change meanwhile.
+Drawdown repeats a read if reservations that metering settles change meanwhile.
 """
 MOST_SWEEPS: Final = 10
-"""Transactions of one tick that apply due changes to wallets.
+"""Most transactions of one tick that apply due changes to wallets.
 
 The next tick applies the rest.
 """
@@ -56,7 +56,8 @@ MOST_OVER_AT_ONCE: Final = 1_000
 def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, int]:
     """Return the reserved credit by organisation, in micro-credits.
 
-    It is in their wallets, or in their balances at the provider.
+    It is in their wallets, or in their balances at the provider. Wallets on a plan without `holds_halt` are not
+    included, because their reservations do not halt an organisation.
     """
     if not org_ids:
         return {}
@@ -114,7 +115,7 @@ class Lapsed:
 def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, Lapsed]:
     """Return the rest of ended lots, for organisations with such lots.
 
-    It is empty if the provider's balances are not in this ledger.
+    Call this only for a provider with balances in this ledger.
     """
     part = lapsed_part(provider, org_ids, now_ms)
     return lapsed_of(SQL.run(connection, part.name, part.values))
@@ -133,9 +134,7 @@ def lapsed_of(rows: Iterable[Any]) -> dict[str, Lapsed]:
 def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> dict[str, int]:
     """Return the credit of wallets by organisation, in micro-credits.
 
-    It is for new use and for executions that continue.
-
-    It is empty if the provider's balances are not in this ledger.
+    It is the credit for new use and for open executions. Call this only for a provider with balances in this ledger.
     """
     part = wallets_part(provider, org_ids, now_ms)
     return wallets_of(SQL.run(connection, part.name, part.values))
@@ -152,10 +151,11 @@ def wallets_of(rows: Iterable[Any]) -> dict[str, int]:
 
 
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
-    """Apply all changes that are due by time; return the number of changed wallets.
+    """Apply changes that are due by time; return the number of changed wallets.
 
     They are ends of reservations, in wallets or not, and lots that begin or expire. A wallet counts as changed if its
-    balance moved, or if it can pay another amount.
+    balance moved, or if it can pay another amount. `sweeps`: the most transactions for wallets, and as many for other
+    reservations.
     """
     yield from shrink_holds(context)
     over = 0 if context.out_of_time() else (yield from _end_elsewhere(context, sweeps))
@@ -167,7 +167,7 @@ def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     """Apply due changes of all wallets, and return the number of changed wallets.
 
-    A wallet counts as changed if its balance moved, or if it can pay another amount.
+    A wallet counts as changed if its balance moved, or if it can pay another amount. `sweeps`: the most transactions.
 
     Verdicts wait for it if usage came late. An ended lot may pay for that usage, and until then the balance is too low.
     """
@@ -273,8 +273,8 @@ def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | Non
 def shrink_of(connection: sa.Connection, customers: Sequence[str], now_ms: int, own: str = "") -> None:
     """Shrink the reservations in some customers' wallets before the caller uses them.
 
-    The call locks all rows that the caller needs to apply due changes in these wallets, and to change its `own`
-    execution.
+    Only reservations that metering settles shrink. Without such reservations, the call does nothing. Otherwise it locks
+    all rows that the caller needs to apply due changes in these wallets, and to change its `own` execution.
     """
     if SQL.run(connection, "runs_of", {"customers": list(customers)}).first() is None:
         return

@@ -2,8 +2,9 @@
 
 Guarantee: `halted_at` changes only when the verdict does. Each change of the verdict is stored with its reason and
 figures. The operator's product is notified once of a halt, and once of its end. A low or exhausted balance is reported
-once, and again only after a read above the level. Reserved credit counts as used. If an endpoint does not subscribe to
-these events, their rows are not read or written.
+once, and again only after a read above the level. Drawdown compares the level with the balance minus usage that the
+balance does not include yet, without subtracting reserved credit. Unless an endpoint subscribes to these events, their
+rows are not read or written.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
 
 
 def is_asked_for(org: Row, now_ms: int) -> bool:
-    """Return True if a read is due for a request, or for a turn.
+    """Return True if a read is requested, or if the organisation's turn has come.
 
-    A request stays after a failed read. After a read that answers all requests, neither is left.
+    A request stays after a failed read. A read that answers all requests ends the request and the turn.
     """
     return org.projection_due_ms is not None or (
         org.refresh_deadline_ms is not None and org.refresh_deadline_ms <= now_ms
@@ -65,9 +66,9 @@ def is_asked_for(org: Row, now_ms: int) -> bool:
 class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits.
 
-    `unaccepted`: the sent usage that the balance may not show. `unsealed`: the usage that samples show; if the
-    organisation is not halted, also the usage that they will show next. `held_micro`: the credit that executions have
-    reserved.
+    `unaccepted`: the sealed usage, sent or not, that the balance may not show. `unsealed`: the usage of samples that is
+    not sealed. If the organisation is not halted, it also includes the use since the last samples. `held_micro`: the
+    credit that executions have reserved.
     """
 
     balance: int
@@ -85,10 +86,11 @@ class OrgState:
     """The columns of `orgs` that a verdict writes.
 
     `projection_read_ms`, `balance_read_ms`: the start of the last read of the verdict and of the balance.
-    `projection_due_ms`: the next read. `unconfirmed_micro`: the sent use that the balance does not show yet.
-    `unread_since_ms`: the start of failing reads. `watch_due_ms`: when the watch looks again. `resume_above_micro`: the
-    credit above which the organisation resumes. `refused`: features that a limit of the provider refuses, as JSON.
-    None: unknown, unlimited, or not the case.
+    `projection_due_ms`: the time of the requested read. `refresh_deadline_ms`: the time of the next turn, or READ_TWICE
+    for two reads. `unconfirmed_micro`: the sent use that the balance does not show yet. `unread_since_ms`: the start of
+    failing reads. `watch_due_ms`: when the watch looks again. `resume_above_micro`: the credit above which the
+    organisation resumes. `refused`: features that a limit of the provider refuses, as JSON. None: unknown, unlimited,
+    or not the case.
     """
 
     org_id: str
@@ -135,7 +137,8 @@ class Change:
 class Moment:
     """The times of a read.
 
-    `read_ms`: when it began. `now_ms`: when it is applied. `watched`: True if estimates are made.
+    `read_ms`: when it began. `now_ms`: when it is applied. `watched`: True if a watch runs, so that an estimate alone
+    may halt an organisation.
     """
 
     read_ms: int
@@ -175,7 +178,10 @@ def overrides_of(org: Row) -> Overrides:
 
 
 def unchanged(org: Row, due: int | None) -> OrgState:
-    """Return the state as it is, with the next read at `due`."""
+    """Return the state as it is, with the next read at `due`.
+
+    `due` None: a read is not requested.
+    """
     kept = {name: getattr(org, name) for name in WRITTEN}
     return OrgState(**{**kept, "projection_due_ms": due})
 
@@ -317,9 +323,9 @@ def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
 
 
 def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
-    """Resume organisations that are halted for lack of credit but not billed.
+    """Resume organisations that an earlier biller's verdict halted.
 
-    A read would never resume them.
+    They are not billed now, and an operator did not halt them. So a read would never resume them.
     """
     found = SQL.run(connection, "halted_and_exempt", {"lo": shard.lo, "hi": shard.hi})
     apply_now(connection, found.scalars().all(), now_ms)

@@ -2,8 +2,8 @@
 
 Guarantee: each projection reads the provider again. A projection has the time at which its read began, and an older
 read never overwrites a newer one. If a customer cannot be read or does not exist, its stored figures stay, and do not
-become zero. An organisation that was halted for lack of credit is resumed only by a new read with an effective balance
-above one minute of use.
+become zero. Only a new read, an operator or the end of billing resumes an organisation that was halted for lack of
+credit. Within HOLD_MS after the halt, the read must show an effective balance above the use of at least a minute.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ They are enough to use the connection fully, but verdicts do not wait long.
 
 @dataclass
 class Projected:
-    """The counts of a projection's reads and verdicts.
+    """The counts of a projection's reads and verdicts, by organisation.
 
-    `read`, `failed`: customers that were read, and failed reads. `wrong_estimates`: halts on an estimate that a read
-    proved wrong.
+    `read`: organisations with a new read. `failed`: those without a read or with an unwritten verdict. `halted`,
+    `resumed`: changed verdicts. `wrong_estimates`: halts on an estimate that a read proved wrong.
     """
 
     read: int = 0
@@ -368,7 +368,7 @@ def _used(
 
 
 HOLD_MS: Final = 15 * MINUTE_MS
-"""Milliseconds after a halt in which a small credit does not resume a customer.
+"""Milliseconds after a halt in which a small credit does not resume an organisation.
 
 These are three ticks. Afterwards late samples have arrived.
 """
@@ -383,8 +383,8 @@ def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> Custome
 class Here:
     """The facts of the database for a customer's verdict.
 
-    `used`: None if an estimate is not made. `held_micro`: the reserved credit of the balance. `in_use`: the features in
-    use now, if the provider refuses any.
+    `used`: the use that the balance may not show (None: without an estimate). `held_micro`: the reserved credit of the
+    balance. `in_use`: the features in use now, if the provider refuses any.
     """
 
     used: Used | None
@@ -473,7 +473,10 @@ def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
 
 
 def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
-    """Return the change of an organisation after a failed read."""
+    """Return the change of an organisation after a failed read.
+
+    `policy`: that of its plan. `due`: the time of the next read.
+    """
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)
     since = at.now_ms if org.unread_since_ms is None else org.unread_since_ms

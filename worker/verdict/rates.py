@@ -138,7 +138,7 @@ def policy_for(policies: dict[str, str], plan: str | None) -> str:
 CREDITS: Final = "credits"
 """The unit of wallets, and of rates that an operator set."""
 MOST_NAMED: Final = 3
-"""Features that a text names."""
+"""Most features that a text names."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Guarantee: a round ends, for any number of requests meanwhile. It reads an organisation once for each request, and at
 most MOST_READS times. If it passes over an organisation, the request stays for the next round. If many requests at the
-gate want to read one organisation at once, one of them may, and the others only after ten seconds.
+gate want to read an organisation at once, only the first may read it. Another may read it ten seconds later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from drawdown.worker.engine.shard import Shard
 SQL = queries(__file__)
 
 MOST_READS: Final = 3
-"""Reads of one organisation in a round of verdicts.
+"""Most reads of an organisation in a round of verdicts.
 
 Programs or the watch may request another read during each read. Without a bound, the round could use up all of its
 time, and other organisations, pushes and halts would wait.
@@ -197,7 +197,7 @@ class Gated:
 class LeaveToAsk:
     """Permission to read an organisation at its biller.
 
-    `orgs` may name this biller only from the next tick on.
+    `provider`: its biller now. Its row of `orgs` may name another biller until the next tick.
     """
 
     at_ms: int

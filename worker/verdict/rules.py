@@ -153,9 +153,9 @@ def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed:
 
     The verdict applies until the next read of the provider.
 
-    `billed`: a provider bills the organisation. `spent`: by the provider's last answer, the balance is 0 or less. Only
-    an operator's decision or a fresh read resumes an organisation. If it is not billed, only an operator halts and
-    limits it.
+    `billed`: a provider bills the organisation. `spent`: by the provider's last answer, the balance is 0 or less. While
+    it is billed, only an operator's decision or a fresh read resumes it. If it is not billed, only an operator halts
+    and limits it.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
@@ -200,7 +200,10 @@ FURTHEST_MS: Final = 253_402_300_799_999
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """Return when an effective balance ends at the present use; None: never."""
+    """Return when an effective balance ends at the present use, in milliseconds.
+
+    None: it is unlimited or not in use, or it ends after FURTHEST_MS.
+    """
     if effective_micro is None or burn_a_minute <= 0:
         return None
     ends = now_ms + max(effective_micro, 0) * MINUTE_MS // burn_a_minute
@@ -208,7 +211,10 @@ def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int 
 
 
 def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
-    """Return when to look at an organisation's credit again; None: once it is used."""
+    """Return when to look at an organisation's credit again, in milliseconds.
+
+    None: the credit is limited and not in use, so the next look follows its next use.
+    """
     if effective_micro is None:  # unlimited, or never read yet
         return now_ms + LAST_LOOK_MS
     if burn_a_minute <= 0:
@@ -244,7 +250,7 @@ class KnownState:
     read_ms: int | None
     """When its customer was last read; None: never."""
     unread: bool
-    """True if the last read failed."""
+    """True if the last read failed, or the balance was never read."""
     balance_micro: int | None
     """The balance by the last read, or by an answer since; None: unlimited."""
     unconfirmed_micro: int = 0
