@@ -138,7 +138,7 @@ def test_bulk_settle_equals_settling_pushes_singly(fleet: Fleet, how: str) -> No
     [
         ("retry", 1, 2, "is in_doubt: you can send a push again only if it is due or rejected"),
         ("void", 2, 0, "is accepted: you can void a push only if it is rejected or in doubt"),
-        ("resolve", 2, 0, "is accepted: you can resolve a push only if it was sent"),
+        ("resolve", 2, 0, "is accepted: you can resolve a push only if it is in doubt"),
     ],
 )
 def test_bulk_settle_with_unfit_push_leaves_all_pushes_unchanged(

@@ -99,7 +99,7 @@ FROM (SELECT expires_ms, drawn_micro, amount_micro, accepted_ms,
     FROM reservations WHERE state = 'held' ORDER BY expires_ms LIMIT :at_most) held
 
 -- name: holders
--- The customers with the most reserved credit, among the reservations that end last.
+-- The customers with the most reserved credit, among the reservations that end first.
 SELECT customer_id, COUNT(*) AS runs, CAST(SUM(amount_micro - drawn_micro) AS BIGINT) AS held_micro,
     MAX(expires_ms) AS until_ms
 FROM (SELECT customer_id, amount_micro, drawn_micro, expires_ms FROM reservations WHERE state = 'held'

@@ -160,7 +160,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
     if not evidence.strip():
         raise UsageError("missing evidence that the provider has this push. Pass `--evidence`")
     require_whole(connection)
-    rule = "you can resolve a push only if it was sent and is not settled"
+    rule = "you can resolve a push only if it is in doubt, rejected, or queued after a send"
     with _all_or_none(keys):
         chosen = _chosen(connection, keys, (*_PROVEN, "queued"), rule)
         charged = wallet.read_charges(connection, [push.key for push in chosen if push.provider == "embedded"])
@@ -316,7 +316,8 @@ class Chosen:
             return list(self.keys)
         also = {AWAITING_CREDIT} if "rejected" in possible else set()
         if wrong := set(self.states or ()) - {*possible, *also}:
-            raise UsageError(f"invalid --state {quote_value(sorted(wrong)[0])}: expected {' or '.join(possible)}")
+            allowed = ", ".join([*possible, *also])
+            raise UsageError(f"invalid --state {quote_value(sorted(wrong)[0])}: expected {allowed}")
         if self.org:
             require_org(connection, self.org)
         if self.provider:
