@@ -45,7 +45,7 @@ class Holder:
     """A customer's tier, paid until `paid_to_ms`. Times are milliseconds.
 
     `renews`: True if the tier then continues. `ended_ms`: the moment of its end (None: it has not ended).
-    `ended_reason`: NO_CREDIT; None if a person let it end.
+    `ended_reason`: NO_CREDIT; None: it has not ended, or a person let it end.
     """
 
     customer_id: str
@@ -120,7 +120,10 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the next charge of a customer's tiers, in micro-credits. Only read."""
+    """Return the charge that is due for a customer's tiers, in micro-credits. Only read.
+
+    The result omits tiers for which `available_micro` does not suffice.
+    """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 
