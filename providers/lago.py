@@ -66,9 +66,9 @@ PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of one subscription's events that totals read."""
 MAX_WALLETS: Final = PAGE
-"""Most wallets of one customer.
+"""Wallets of one customer from which Drawdown does not read the balance any more.
 
-Drawdown reads one page of wallets, and cannot add up more.
+Drawdown reads only one page of wallets, and more may follow a full page.
 """
 
 

@@ -42,7 +42,7 @@ class Capabilities:
     success_proves_charge: bool = True
     """True if an answer of success proves the charge.
 
-    If False, each push is Queued, and its lookup settles it.
+    If False, `push` returns Queued in place of Accepted, and a lookup of the push settles it.
     """
 
     batch_size: int = 1
@@ -259,7 +259,7 @@ class Accepted:
     parts: tuple[Part, ...] = field(default=(), compare=False)
     """Parts of balances that the answer shows.
 
-    A later read cannot show a part that the next charge uses up.
+    Once a later charge uses up a part, reads do not show it.
     """
 
 
@@ -427,10 +427,10 @@ class CannotTell:
 
     reason: str
     holds: int | None = None
-    """Base units of all senders that the provider shows where only this push counts.
+    """The base units that the provider shows in the place where only this push should count.
 
-    At Stripe, that is the push's minute. None: the provider does not show a whole number there, or other pushes may
-    count there, too.
+    At Stripe, that place is the push's minute. The figure includes the usage of other senders. None: it is not a whole
+    number, or other pushes of Drawdown may count there.
     """
 
 
@@ -505,20 +505,20 @@ class Drawn:
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
     own: Mapping[str, Decimal] = field(default_factory=dict)
-    """Draws on own balances of features of a credit system, by feature.
+    """Draws on the own balances of the features of a credit system, by feature.
 
-    They are in base units of the feature, beside `quantity`. Answers do not show the costs at which credits would have
-    been drawn.
+    They are in base units of the feature, and `quantity` does not include them. Answers do not show the costs at which
+    credits would have been drawn.
     """
     earliest_ms: int | None = None
-    """The earliest possible start of the cycle, if `since_ms` is the latest.
+    """The earliest possible start of the cycle, if `since_ms` is the latest possible start.
 
     None: the cycle began at `since_ms`.
     """
     is_first: bool = False
-    """True if each part that begins again is in its first cycle.
+    """True if each part that begins again is in its first cycle, so that it was never reset.
 
-    The plan shows this, and the part was never reset.
+    The start of the part's plan shows this.
     """
 
 
@@ -583,19 +583,20 @@ class Provider(Protocol):
         """
 
     async def lookup(self, request: PushRequest) -> LookupResult:
-        """Return the outcome of a push.
+        """Look up one push, and return the result.
 
         The worker calls it only if `lookup_lag_ms` is declared.
         """
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the charges by feature, in base units.
+        """Return a customer's charges by feature, in base units.
 
-        The events are dated in [from_ms, to_ms). The worker calls it only if `totals_lag_ms` is declared.
+        They are the charges for events dated in [from_ms, to_ms). The worker calls it only if `totals_lag_ms` is
+        declared.
         """
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
-        """Return the draws that the customer's balances show, by feature.
+        """Return the draws that the customer's balances show, by feature or credit system.
 
         The worker calls it only if `drawn` is declared.
         """
@@ -620,7 +621,7 @@ class ManyLookups(Protocol):
     """A provider that declares `lookup_span_ms`."""
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        """Return the outcomes of pushes of one customer, one for each, in order.
+        """Look up pushes of one customer, and return one result for each, in order.
 
         The pushes are dated within `lookup_span_ms`.
         """
@@ -645,8 +646,9 @@ class TellsCosts(Protocol):
 
         The result is empty without a credit system.
 
-        A known feature without a cost draws on a balance of its own from now on, unless its cost is `unread`. `known`:
-        every cost that was learned before, so that a charge at an older cost is converted at that cost.
+        If the result lacks a feature of `known`, the feature draws on a balance of its own from now on. If a cost
+        cannot be read now, return the last known cost with `unread`. `known`: every cost that was learned before, so
+        that a charge at an older cost is converted at that cost.
         """
 
 
