@@ -25,12 +25,12 @@ from drawdown.schema.text import quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 
 MAX_QUANTITY: Final = 10**12
-"""Base units of one event.
+"""Most base units of one event.
 
 Nine million such events in a window still fit in 64 bits.
 """
 MAX_PROPERTIES_BYTES: Final = 4_096
-"""Bytes of the properties of one usage event, as JSON."""
+"""Most bytes of the properties of one usage event, as JSON."""
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

@@ -1,11 +1,11 @@
-"""The tiers, which add concurrent sandboxes for a monthly price.
+"""The tiers, which raise the number of concurrent sandboxes for a monthly price.
 
 The wallet's own credit pays for each month.
 
-Guarantee: a month of a tier is charged once, under its key, before it is used. A customer with several tiers can have
-as many sandboxes as the largest allows. After the rest of the previous month is booked, the wallet pays for the next
-month, or the tier ends. If Drawdown did not run for a whole month, that month is not charged. The caller holds the
-wallet's lock.
+Guarantee: a month of a tier is charged once, under its key, before it is used. A customer on a plan can have as many
+sandboxes as the plan or the largest of the tiers allows. After the rest of the previous month is booked, the wallet
+pays for the next month, or the tier ends. If Drawdown did not run for a whole month, that month is not charged. The
+caller holds the wallet's lock.
 """
 
 from __future__ import annotations

@@ -360,7 +360,8 @@ def _is_unanswered(error: DBAPIError) -> bool:
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     """Run `work` in one read transaction.
 
-    All of its statements read the same moment. On SQLite, it does not wait for a writer.
+    All of its statements read the same moment. On SQLite, it does not wait for a writer. Errors: DatabaseBusy and
+    DatabaseNotReady; or any error of `work`.
     """
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
@@ -393,9 +394,9 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 
 @contextmanager
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
-    """Turn a driver's error about the database into one clear line.
+    """Turn a driver's error about the database into a DrawdownError with one clear line.
 
-    The line has the database's address.
+    A DatabaseNotReady also gets the place of the database (`where`).
     """
     try:
         yield

@@ -50,7 +50,8 @@ class Message:
     """A message about an event.
 
     `fact`: its unique name, such as `topup.credited:topup:acme:3`. `at_ms`: the moment of the event. `data`: its
-    content, as JSON values. `org_id`, `customer_id` None: it does not concern one.
+    content, as JSON values. `org_id` None: the message is not about an organisation. `customer_id` None: it is not
+    about a customer.
     """
 
     event: str

@@ -119,9 +119,9 @@ def typed(*words: str) -> str:
 
 
 def nearest(given: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that was probably meant, in any case.
+    """Return the candidate that was probably meant.
 
-    Return None if no candidate is similar.
+    The comparison ignores the case of letters. Return None if no candidate is similar.
     """
     wanted = given[: MAX_ID_CHARS + 1].casefold()
     by_text: dict[str, str] = {}

@@ -97,7 +97,7 @@ class _Room:
 def leaves_of(report: object) -> Iterator[Leaf | Trouble]:
     """Yield all leaves of a report, and the faults of its form.
 
-    `read_reports` read the report, or the report consists of dictionaries, lists, dataclasses and scalars. Errors:
+    The report comes from `read_reports`, or consists of dictionaries, lists, dataclasses and scalars. Errors:
     UsageError for a value that JSON does not have.
     """
     nodes, seen, room = [_Node(report, (), "", "")], 0, _Room()

@@ -69,7 +69,7 @@ def scan(
 ) -> Scan:
     """Scan a report for private values.
 
-    `read_reports` read the report, or the report consists of dictionaries, lists, dataclasses and scalars.
+    The report comes from `read_reports`, or consists of dictionaries, lists, dataclasses and scalars.
 
     `shape`: the shape that the report must have, if it is for publication. `known_ids`: finds ids of the database.
     `secrets`: configured secrets. `others`: rules in addition to the built-in rules. Errors: UsageError for a value
