@@ -270,9 +270,9 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Queued:
-    """The outcome of a push that was accepted and not yet applied.
+    """The outcome of a push that the service accepted, if its charge is not proven yet.
 
-    Look it up at `confirm_at_ms`.
+    Look the push up at `confirm_at_ms` (milliseconds).
     """
 
     confirm_at_ms: int
@@ -325,8 +325,8 @@ class Part:
 
     Autumn drops a part granted once from its answers as soon as it is used up exactly (recorded). `granted`: in the
     unit of the balance. `ends_ms`: the end of unused credit, in milliseconds (None: not shown). `plan`: the plan that
-    it came with, and with which it ends (None: it was granted alone). `used`: the draws on a part granted once that can
-    end before it is used up (None: not stored).
+    it came with, and with which it ends (None: it was granted alone). `used`: the draws, if the part was granted once
+    and can end before it is used up (None: not stored).
     """
 
     balance: str
@@ -347,10 +347,10 @@ class Part:
         return self.plan is not None and self.used is None
 
     def ended(self, plans: Collection[str]) -> bool:
-        """Return True if a missing part ended before it was used up.
+        """Return True if a part that a later answer lacks ended before it was used up.
 
-        `plans`: those of the customer. Source: the answer to the charge that uses a part up shows it at zero
-        (recorded).
+        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that answer. Source: the
+        answer to the charge that uses a part up shows it at zero (recorded).
         """
         is_left = self.used is not None and self.used < self.granted
         return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)
@@ -656,8 +656,8 @@ class TellsCosts(Protocol):
 class Setup:
     """The inputs from which a provider is built.
 
-    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. A message must not
-    contain a secret of them. A name never ends in `_file`: the environment's setting with that end names a file with
+    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. Messages must not
+    contain a secret setting. A name never ends in `_file`: the environment's setting with that end names a file with
     the value. If the content of the file changes, the provider is built again.
     """
 

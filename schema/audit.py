@@ -29,8 +29,12 @@ SQL = queries(__file__)
 class By:
     """The actor, the moment and the reason of an action, and its channel.
 
-    `via`: the command line (`cli`, or `cli --at` with a given time), a signed request (`http`), or a program that calls
-    the functions itself (`program`).
+    `via` is one of these channels:
+
+    - `cli`: the command line, or `cli --at` with a given time.
+    - `console`: the console. `my`: the pages at /my/ for an organisation's own people.
+    - `http`: a request with a key or a signature. `webhook`: a provider's webhook.
+    - `program`: a program that calls the functions itself.
     """
 
     now_ms: int

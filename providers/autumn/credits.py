@@ -437,7 +437,8 @@ class AutumnAccount:
     async def read_if_needed(self, names: set[str]) -> Schema:
         """Return the schema.
 
-        Read it first if it was never read, lacks one of these names, or is too old. Errors: Unreadable.
+        Read it first if it was never read, lacks one of these names, or is too old. If it is only too old, and cannot
+        be read now, return the last schema. Errors: Unreadable.
         """
         if not self.is_read or not self._knows(names):
             await self._shared()
