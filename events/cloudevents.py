@@ -69,9 +69,9 @@ class ReceivedEvent:
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], ReceivedEvent | Unfit] | None = field(default=None, compare=False, repr=False)
     other_subject: bool = False
-    """True if the event's subject differs from the organisation.
+    """True if a CloudEvent's subject differs from the organisation that its sender is bound to.
 
-    For a sender without an organisation of its own, the subject is the organisation.
+    False for an unbound sender, because the subject then is the organisation.
     """
 
     def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:

@@ -177,7 +177,8 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) -> Sequence[sa.Row[Any]]:
     """Expire due reservations that this transaction has locked. Return their rows.
 
-    `left_micro` of a row: the micro-credits that the reservation still had reserved.
+    The call queues their webhooks, and does not free their credit in the wallets. `left_micro` of a row: the
+    micro-credits that the reservation still had reserved.
     """
     values = {"due": [{"reservation": key} for key in reservations], "now_ms": now_ms}
     expired = SQL.run(connection, "expire", values).all()

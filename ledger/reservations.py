@@ -361,7 +361,10 @@ def _hold(
 
 
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
-    """Expire a due reservation that this transaction has locked, and return it."""
+    """Expire a due reservation that this transaction has locked, and free its credit.
+
+    Return the expired reservation.
+    """
     expire(connection, [found.reservation], now_ms)
     after = read(connection, found.reservation)
     assert after is not None

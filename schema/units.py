@@ -1,7 +1,7 @@
 """The units and ids of all other modules.
 
 Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window follows from arithmetic
-alone. Nothing here reads a clock.
+alone. This module does not read a clock.
 """
 
 import re
