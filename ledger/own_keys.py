@@ -43,7 +43,7 @@ def strip_own_prefix(name: str) -> str:
 
 
 def strip_own_prefixes(text: str, org_id: str) -> str:
-    """Return a text without this organisation's prefix of its keys."""
+    """Return a text without the prefix of this organisation's keys."""
     return text.replace(own_name(org_id, ""), "")
 
 

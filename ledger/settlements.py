@@ -154,7 +154,10 @@ def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """Lock a settlement's supplier, and return the settlement; None if it does not exist."""
+    """Lock the supplier of an execution's settlement, and return the settlement.
+
+    Return None if the settlement does not exist.
+    """
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None

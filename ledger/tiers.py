@@ -120,7 +120,7 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the charge that is due for a customer's tiers, in micro-credits. Only read.
+    """Return the due charge of a customer's tiers, in micro-credits. Only read.
 
     The result omits tiers for which `available_micro` does not suffice.
     """

@@ -66,7 +66,7 @@ PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of one subscription's events that totals read."""
 MAX_WALLETS: Final = PAGE
-"""Wallets of one customer from which Drawdown does not read the balance any more.
+"""Fewest wallets of one customer that are too many, so that Drawdown cannot read the balance.
 
 Drawdown reads only one page of wallets, and more may follow a full page.
 """

@@ -396,7 +396,7 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 
 @contextmanager
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
-    """Turn a driver's error about the database into a DrawdownError with one clear line.
+    """Turn a driver's error about the database into one clear DrawdownError.
 
     A DatabaseNotReady also gets the place of the database (`where`).
     """

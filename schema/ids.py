@@ -274,7 +274,7 @@ def unknown(
 
 
 def not_of(kind: Kind, given: str, org_id: str) -> UnknownId:
-    """Return the error for an unknown id, for a caller who is bound to an organisation.
+    """Return the error for an unknown id, for a caller bound to an organisation.
 
     The error is the same for an id of another organisation, so the caller cannot learn that the id exists.
     """

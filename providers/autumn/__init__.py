@@ -64,7 +64,7 @@ Drawdown accepts and ignores other types.
 """
 
 BALANCE_LAG_MS: Final = 30 * SECOND_MS
-"""Milliseconds after a charge in which the customer's balance may not include it yet."""
+"""Milliseconds after a charge in which the customer's balance can still lack it."""
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:

@@ -467,7 +467,8 @@ class AutumnAccount:
     async def read_again(self) -> bool:
         """Read the list again, and return True if it was read.
 
-        Return False if a read began within LIST_AGAIN_MS, or if this read failed.
+        Concurrent callers share one read. Return False if the last read by this method began within LIST_AGAIN_MS and
+        is over, or if this read failed.
         """
         now = self._clock.now_ms()
         if self._waiting is None and now < self._again_ms:

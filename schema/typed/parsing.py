@@ -49,7 +49,7 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
 
 
 def parse_ahead(text: str, option: str, now_ms: int) -> int:
-    """Return a time that should be in the future, such as an end, as `parse_time` reads it.
+    """Return a time that should be in the future, as `parse_time` reads it.
 
     An absolute time in the past is accepted. Errors: UsageError, also for `7d`, which means seven days ago.
     """
