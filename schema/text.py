@@ -2,8 +2,8 @@
 
 Guarantee: each control character (ESC, NUL, a line's end), and each mark that changes the direction of reading, is
 replaced by its escape. So is a half of a surrogate pair, which PostgreSQL does not store. The search for the nearest
-text to a mistyped text is bounded. It compares the COMPARED_AT_MOST texts with the longest common start and end. Of
-each text, it compares the part in between, up to MAX_COMPARED_CHARS.
+text to a mistyped text is bounded. It first chooses COMPARED_AT_MOST texts by their common starts, ends and letters. It
+then compares the part between the common start and end of each, up to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
