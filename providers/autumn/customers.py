@@ -595,10 +595,10 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
 def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> ShownCredit | None:
     """Return the rest of the deciding balance that the answer to a charge shows.
 
-    Return None if it does not show it.
+    Return None if the answer does not show that balance.
 
-    An answer does not show limits. So for a credit system, it shows a part and never the whole, and never that the
-    credit is unlimited. It can show an unchanged balance under `balance`, and the deciding one under `balances`
+    An answer does not show limits. So the result for a credit system has a `part`, and never states that the credit is
+    unlimited. The answer can have an unchanged balance under `balance`, and the deciding balance under `balances`
     (recorded).
     """
     shown = body.get("balance")

@@ -151,7 +151,7 @@ class OtherContent:
     A person decides. The other charge differs in amount, currency or customer.
 
     From `charge` it can also mean that only the card changed since a failed attempt. Then a lookup returns `NotFound`,
-    and the caller gives the charge up as one in doubt.
+    and the caller gives the charge up by the rules for a charge in doubt.
     """
 
     reason: str
