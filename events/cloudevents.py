@@ -58,10 +58,10 @@ _JSON_DATA: Final = re.compile(r"(?:application|text)/(?:[a-z0-9.-]+\+)?json", r
 class ReceivedEvent:
     """An event as it was sent.
 
-    `has_time`: True if it was sent with a time. Otherwise its time is that of its recording by the sender, or of its
-    arrival. A later repetition is the same event, because Drawdown looks up the time of the first. `wrong`: why the
-    event lacks a quantity. Its quantity is 0 until `counted` sets the quantity. `again`: reads the event again, with
-    the value of its type.
+    `has_time`: True if the sender stated when the use occurred. If False, the time is that at which the sender recorded
+    the event, or that of its arrival. If the sender repeats such an event, Drawdown uses the time of the first arrival.
+    `wrong`: why the event lacks a quantity. The quantity is 0 until `counted` sets it. `again`: reads the event again,
+    with the value of its type.
     """
 
     event: UsageEvent
@@ -69,9 +69,9 @@ class ReceivedEvent:
     wrong: Unfit | None = field(default=None, compare=False)
     again: Callable[[EventValue | None], ReceivedEvent | Unfit] | None = field(default=None, compare=False, repr=False)
     other_subject: bool = False
-    """True if the event's subject differs from the organisation.
+    """True if a CloudEvent's subject differs from the organisation that its sender is bound to.
 
-    For a sender without an organisation of its own, the subject is the organisation.
+    False for an unbound sender, because the subject then is the organisation.
     """
 
     def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:

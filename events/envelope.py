@@ -2,11 +2,11 @@
 
 The envelope has the fields of every usage event, from any product.
 
-Guarantee: pure. The database accepts every event that is made here. The fault of any other item is named by a code and
-its place, without its value. Numbers are integers of base units, so an adapter scales the fractions of its product. The
-schema follows from the fields of `UsageEvent` and its bounds. A test checks that `usage-event.schema.json` here is the
-result of `envelope_schema`. Faults that a schema cannot express (the bytes of `properties`, times far ahead) are
-rejected when the event arrives.
+Guarantee: pure. The database accepts every event that is made here. Any other item has a fault with a code and a place,
+which do not contain the wrong value. Its message may quote the start of the value. Numbers are integers of base units,
+so an adapter scales the fractions of its product. The schema follows from the fields of `UsageEvent` and its bounds. A
+test checks that `usage-event.schema.json` here is the result of `envelope_schema`. Faults that a schema cannot express
+(the bytes of `properties`, times far ahead) are rejected when the event arrives.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from drawdown.schema.text import quote_value
 from drawdown.schema.units import EARLIEST_TS, FUTURE_SLACK_MS, MAX_ID_CHARS
 
 MAX_QUANTITY: Final = 10**12
-"""Base units of one event.
+"""Most base units of one event.
 
 Nine million such events in a window still fit in 64 bits.
 """
 MAX_PROPERTIES_BYTES: Final = 4_096
-"""Bytes of the properties of one usage event, as JSON."""
+"""Most bytes of the properties of one usage event, as JSON."""
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

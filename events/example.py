@@ -18,9 +18,9 @@ _PRIVATE: Final = (*SECRETS, *PLACES)
 
 
 def example_of(named: Named) -> Named:
-    """Return the parts of a name that can be stored and shown.
+    """Return the source and the id of an item as they can be stored and shown.
 
-    Return None for a private part.
+    A private part is None. A long part is shortened to MAX_TOLD_CHARS.
     """
     source, item_id = named
     return _public_text(source), _public_text(item_id)

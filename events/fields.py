@@ -59,9 +59,9 @@ MOMENT_SCHEMA: Final[dict[str, Any]] = {
 def moment_of(value: object, at: str) -> int:
     """Return milliseconds since 1970, from ISO 8601 with its offset or from a number.
 
-    A number must be whole milliseconds.
+    A number must be whole milliseconds. The parts of an ISO time that are finer than a millisecond are cut off.
 
-    Finer parts are cut off. Errors: Unfit `bad_time`.
+    Errors: Unfit `bad_time`.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value < _LAST_MOMENT:

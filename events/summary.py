@@ -2,9 +2,9 @@
 
 It has counts and quantities by plan, kind and day.
 
-Guarantee: pure. Each row covers at least LEAST organisations. A smaller group joins the other plans of its kind and
-day, then all kinds of that day, then all days. If the group is still too small, it is omitted. The summary is without
-totals, because an omitted row could be computed from a total.
+Guarantee: pure. Each row covers at least LEAST organisations. Smaller groups of one kind and day are joined into one
+group. If it is still too small, it joins such groups of that day, and then those of all days. If the last group is
+still too small, it is omitted. The summary is without totals, because an omitted row could be computed from a total.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from drawdown.schema.errors import UsageError
 COUNT: Final = "count"
 SUM: Final = "sum"
 MAX_VALUE_SCALE: Final = 1_000_000_000
-"""Factor that makes a fractional value whole, such as seconds to nanoseconds."""
+"""Largest factor that makes a fractional value whole, such as seconds to nanoseconds."""
 MAX_PATH_CHARS: Final = 200
 """Characters of the path of an event's value."""
 MAX_VALUE_DIGITS: Final = 100

@@ -89,10 +89,11 @@ class Counted:
 class Facts:
     """The facts that a decision uses.
 
-    `halted`: the operator's reason to halt all use. `limits`: the limits of the plan, at most one for each span.
-    `overrides`: the overrides in force for the caller, in any order. `no_credit`: the code with which the payer was
-    refused, or why the credit is unknown. `fails_open`: True to allow use if the credit is unknown. `pays`: True if
-    credit was ever bought.
+    `phase`: the phase of the metric. `warn_ppm`: the parts per million of a limit that count as little left. `counted`:
+    the use by span. `halted`: the operator's reason to halt all use. `limits`: the limits of the plan, at most one for
+    each span. `overrides`: the overrides in force for the caller, in any order. `no_credit`: the code with which the
+    payer was refused, or why the credit is unknown. `fails_open`: True to allow use if the credit is unknown. `pays`:
+    True if credit was ever bought.
     """
 
     phase: int
@@ -131,7 +132,8 @@ class Verdict:
     `decision`: the decision that counts. `would`: the decision if each phase were 3. `enforced`: True if the phase
     enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the bound with the
     least left (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before this use,
-    in base units. `remaining`: the base units left after this use. `used` and `remaining` are None without a bound.
+    in base units. `remaining`: the base units left after this use, or without it if the decision is to block. `used`
+    and `remaining` are None without a bound.
     """
 
     decision: Decision
@@ -198,10 +200,12 @@ def holds(phase: int, pays: bool) -> bool:
 
 
 def warned_after(warn_ppm: int, limit: int | None, used: int, *, before: bool) -> bool:
-    """Return True if this use causes a warning.
+    """Return True if the caller counts as warned at this use.
 
-    The warning begins once little is left, and ends once clearly more than little is left again. The next call about
-    the metric notices a change of the use. A new period starts without a warning.
+    `limit`, `used`: base units; `limit` None: unlimited. `before`: True if the caller was warned before.
+
+    The warning begins once at most `warn_ppm` of the limit is left. It ends once HYSTERESIS_PPM more is left. The next
+    call about the metric notices a change of the use. A new period starts without a warning.
     """
     if limit is None:
         return False

@@ -1,6 +1,7 @@
 """The wallets of customers.
 
-A wallet has a plan, a number of concurrent sandboxes, and reserved credit.
+A wallet has a balance and reserved credit. Its plan sets how many sandboxes may run at once, and how executions reserve
+credit.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Wallet:
 
     `plan` None: without a plan. `max_concurrent`: the sandboxes at once that plan and tiers allow (None: without a
     plan). `held_micro`: reserved by executions. `overdraft_micro`: how far executions can reserve below zero.
-    `over_micro`: the rest of ended lots. `unbilled_micro`: use that is not charged yet, if it was read.
+    `over_micro`: the unused credit of ended lots that is not booked yet. `unbilled_micro`: use that is not charged yet;
+    0 if it was not read.
     """
 
     balance_micro: int
@@ -105,10 +107,10 @@ def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> 
 def hold_plans(connection: sa.Connection, plans: Collection[str]) -> int:
     """Lock plans, so that their terms cannot change until this transaction ends.
 
-    Return how many exist.
+    Return how many of these plans exist.
 
-    This transaction has already locked the wallets to which it grants credit by the present terms. A transaction that
-    changes the terms later can read which wallets received credit before.
+    Before the call, lock the wallets to which you grant credit by the present terms. A transaction that changes the
+    terms later can then read which wallets received credit before.
     """
     return len(SQL.run(connection, "hold_plans", {"plans": sorted(plans)}).all())
 

@@ -40,7 +40,7 @@ OTHER_SIDE: Final = "revenue"
 class Cost:
     """The cost of an execution.
 
-    Either `amount_micro`, or `quantities` (base units by feature) is set; the other is None.
+    Either `amount_micro` (micro-credits) or `quantities` (base units by feature) is set. The other is None.
     """
 
     amount_micro: int | None = None
@@ -60,7 +60,10 @@ class Line:
 
     @property
     def content(self) -> tuple[str | None, int]:
-        """Return the content of a cost without its price, to recognise a repetition."""
+        """Return the content of a line, to recognise a repetition.
+
+        The content is the feature and the quantity. Without a quantity, it has the amount in micro-credits.
+        """
         return self.feature, self.amount_micro if self.quantity is None else self.quantity
 
 
@@ -96,8 +99,8 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 
     This transaction must have locked `found`.
 
-    Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `no_rate`, `metered`;
-    UsageError for a cost above the largest entry.
+    Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `payer_limit`, `no_rate`,
+    `metered`. UsageError for a negative cost, or a cost above the largest entry. BeyondBalance.
     """
     _require_unmetered(found, cost)
     lines = priced(found, cost, card)
@@ -126,8 +129,9 @@ def finish(
     still be settled. This transaction must have locked `found`.
 
     Errors: Denied `ended` for an execution that ended otherwise, and `other_content` for another cost. Denied
-    `below_drawn` for less than was drawn before, `beyond_hold`, and `no_rate`. Denied `metered` for a cost of an
-    execution that metering settles. UsageError for a cost above the largest entry.
+    `below_drawn` for less than was drawn before, and `other_unit` for quantities after draws in credits. Denied
+    `beyond_hold`, `payer_limit` and `no_rate`. Denied `metered` for a cost of an execution that metering settles.
+    UsageError for a negative cost, or a cost above the largest entry. BeyondBalance.
     """
     _require_unmetered(found, cost)
     if found.state == state:

@@ -55,7 +55,10 @@ def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wall
 
 
 def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[Wallet, list[Lot]]:
-    """Return a wallet as `look_ahead` does, and the lots of plans not stored yet."""
+    """Return a wallet as `look_ahead` does, and its lots that are not stored yet.
+
+    Plans grant these lots, or credit of a plan rolls over into them.
+    """
     part = look_part(customer_id, now_ms)
     return look_ahead_by(connection, customer_id, SQL.run(connection, part.name, part.values).all(), now_ms)
 
@@ -174,7 +177,8 @@ def _mature(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 def expire(connection: sa.Connection, reservations: Sequence[str], now_ms: int) -> Sequence[sa.Row[Any]]:
     """Expire due reservations that this transaction has locked. Return their rows.
 
-    `left_micro` of a row: the micro-credits that the reservation still had reserved.
+    The call queues their webhooks, and does not free their credit in the wallets. `left_micro` of a row: the
+    micro-credits that the reservation still had reserved.
     """
     values = {"due": [{"reservation": key} for key in reservations], "now_ms": now_ms}
     expired = SQL.run(connection, "expire", values).all()

@@ -37,9 +37,9 @@ BOUNDED: Final = frozenset({"usage", "execution"})
 
 
 class BeyondBalance(Refused):
-    """An error: an entry would move a wallet beyond the largest balance or debt.
+    """An error: a charge would move a wallet beyond the largest balance or debt.
 
-    All entries of the call were refused.
+    The charge is for usage or an execution. All entries of the call were refused.
     """
 
     code = "beyond_balance"
@@ -88,7 +88,7 @@ def entry_of(use: Usage, amount_micro: int, rate_ms: int, now_ms: int) -> dict[s
 def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set[str]:
     """Insert entries with new keys, move the balances, and return the new keys.
 
-    Errors: BeyondBalance if an amount from outside would move a wallet beyond the largest balance.
+    Errors: BeyondBalance if entries of a kind in BOUNDED would move a wallet beyond the largest balance or debt.
     """
     if not entries:
         return set()

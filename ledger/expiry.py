@@ -1,6 +1,6 @@
 """The end of lots. Pure.
 
-Unused credit expires, and a plan's rollover begins again.
+Unused credit expires. If the plan allows it, a part of the month's credit rolls over into the next month.
 
 Guarantee: the result is the difference to the amounts booked before. So late use refunds expired credit, and takes it
 from rolled-over credit, as far as that is left. Executions keep the credit that they have reserved. Months are
@@ -29,8 +29,8 @@ Rolled-over credit is used before the credit that the month itself includes.
 class Closing:
     """The result of closing the lots of a wallet.
 
-    `lots`: all lots after the closing. `new`: the new lots among them. `deferred_micro`: the amount that waits for the
-    end of executions, or for unused rolled-over credit. `unfinished`: True if another call is needed.
+    `lots`: all lots after the closing, by key. `new`: the new lots among them. `deferred_micro`: the micro-credits that
+    must still leave ended or rolled-over lots, but are reserved or used. `unfinished`: True if another call is needed.
     """
 
     lots: Mapping[str, Lot]
@@ -58,7 +58,7 @@ def unused_micro(lot: Lot, allocation: Allocation) -> int:
 def promised(amount_micro: int, balance_micro: int, held_micro: int) -> int:
     """Return the reserved part of an amount that is due to leave a wallet.
 
-    Credit that the wallet owes is not reserved.
+    Amounts are micro-credits. The part is at most `held_micro`, even if the balance is below zero.
     """
     return max(min(amount_micro + held_micro - balance_micro, held_micro, amount_micro), 0)
 
@@ -76,7 +76,7 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
     """Close the lots of a wallet that ended by `over_ms`.
 
     `uses`: by the parts of `cut_for`. `room`: the wallet's balance, including the part of these lots that is not booked
-    yet.
+    yet. The call changes the balance in `room` by the booked amounts.
     """
     cut, now = cut_for(lots), {lot.lot: lot for lot in lots}
     new: list[str] = []

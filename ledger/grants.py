@@ -216,8 +216,8 @@ def newest(connection: sa.Connection, plan: str) -> Gives:
 def set_gives(connection: sa.Connection, plan: str, gives: Gives, by: By) -> int | None:
     """Set the credit that a plan grants from now on.
 
-    Return the moment from which it applies; None if the credit stays the same. This transaction must have locked the
-    plan's row.
+    Return the moment from which it applies, in milliseconds; None if the credit stays the same. This transaction must
+    have locked the plan's row.
     """
     if newest(connection, plan) == gives:
         return None

@@ -161,7 +161,8 @@ class Moves:
     def write(self, connection: sa.Connection) -> Mapping[str, Moved]:
         """Write all changes, and return the changed wallets by customer.
 
-        Errors: NotTogether if a key was used, or a wallet changed, meanwhile. Then roll the transaction back.
+        Errors: NotTogether if a key was used meanwhile, or a wallet lacks the credit. NotTogether also if a wallet has
+        a due change, or would exceed the largest balance or debt. Then roll the transaction back.
         """
         if self._new_reservations:
             rows = [vars(one) for one in sorted(self._new_reservations, key=lambda one: one.reservation)]
@@ -225,9 +226,9 @@ def hold_part(runs: Sequence[tuple[str, str]]) -> Part:
 
 
 def among_part(names: Sequence[str]) -> Part:
-    """Return the query of these executions that exist.
+    """Return the query that finds which of these executions exist.
 
-    Each row has a key, `reservation`.
+    Each row has the key of an execution, `reservation`.
     """
     return SQL.part("among", {"names": sorted(set(names))})
 

@@ -35,12 +35,15 @@ def own_name(org_id: str, key: str, before: str = "") -> str:
 
 
 def strip_own_prefix(name: str) -> str:
-    """Return a key as its user sent it."""
+    """Return a stored name without its organisation's prefix.
+
+    The result is the key as its user sent it, unless `own_name` shortened it.
+    """
     return _OWN.sub("", name, count=1)
 
 
 def strip_own_prefixes(text: str, org_id: str) -> str:
-    """Return a text with each key of this organisation as its user sent it."""
+    """Return a text without the prefix of this organisation's keys."""
     return text.replace(own_name(org_id, ""), "")
 
 

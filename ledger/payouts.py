@@ -2,8 +2,9 @@
 
 Each month you release a supplier's eligible settlements, less its clawbacks.
 
-Guarantee: a supplier and period have one payout, of exactly the amount that is eligible when it is made. Each
-settlement and each clawback is in one payout. Drawdown does not pay the supplier. Pay by the file of the payout.
+Guarantee: a supplier has at most one payout for each period. Its amount is exactly the amount that is eligible when it
+is made, less the clawbacks. Each settlement and each clawback is in at most one payout. Drawdown does not pay the
+supplier. Pay by the file of the payout.
 """
 
 from __future__ import annotations

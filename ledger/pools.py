@@ -2,12 +2,13 @@
 
 A pool is a wallet that allots credit to others. A payer is a wallet that pays for executions of other organisations.
 
-Guarantee: an allotment moves credit, and never creates it. It is a lot of its member. When it ends, it returns to the
-pool's wallet instead of expiring. One entry, under the locks of both wallets, moves the credit. A pool allots at most
-its available credit.
+Guarantee: an allotment moves credit, and never creates it. It is a lot of its member. When the lot ends, its unused
+credit returns to the pool's wallet instead of expiring. One entry, under the locks of both wallets, moves the credit. A
+pool allots at most its available credit.
 
 The list of payers is append-only, and the last row of a payer and an organisation counts. A payer is checked under the
-lock of its wallet. If a payer ends its agreement or lowers its limit, every execution accepted later follows.
+lock of its wallet. If a payer ends its agreement or lowers its limit, the change applies to every execution that is
+accepted later.
 """
 
 from __future__ import annotations
@@ -132,9 +133,9 @@ def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
 
 
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
-    """Return the first payers that ever paid for an organisation's executions.
+    """Return the payers that were ever allowed to pay for an organisation.
 
-    Payers that can pay now are included.
+    They are in the order of their names, at most MOST_PAYERS. Payers that can pay now are included.
     """
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 
@@ -146,7 +147,8 @@ def say(
 
     Return the decisions now and before (None: without a decision).
 
-    A repetition does not change the decision. The payer still pays for executions that were accepted before.
+    `limit_micro`: the limit in micro-credits; None: unlimited. A repetition does not change the decision. The payer
+    still pays for executions that were accepted before.
     """
     SQL.run(connection, "hold_wallet", {"account_id": wallet_account(payer)}).all()
     was = read(connection, payer, org_id)
@@ -212,9 +214,10 @@ def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) 
 
 
 def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:
-    """Check the payer's limit for an additional amount.
+    """Check the payer's limit for an additional amount, in micro-credits.
 
-    Executions that are open at `now_ms` count towards the limit, too.
+    Executions that were accepted under the decision count with the amount drawn. If an execution is open at `now_ms`,
+    it counts with its reservation, if that is larger.
 
     Errors: Denied `payer_limit`, at step `credits`.
     """

@@ -91,9 +91,9 @@ def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCa
 
 
 def rates_part() -> Part:
-    """Return the query of the whole rate card, to run with other queries in one statement.
+    """Return the query of the whole rate card: rows for `rate_card`.
 
-    Pass its rows to `rate_card`.
+    You can run it with other queries in one statement.
     """
     return SQL.part("rates", {"known_ms": EVER_MS})
 

@@ -52,9 +52,9 @@ reduced.
 NO_END_MICRO: Final = 2**62
 """An amount larger than any wallet can have, in place of "no limit"."""
 MATURE_TRIES: Final = 3
-"""Times that one transaction matures a wallet.
+"""Most times that one transaction matures a wallet.
 
-The next change is due an hour later, unless clocks differ by an hour.
+If changes are still due after that, the transaction fails with DatabaseBusy.
 """
 MOST_HOLDERS_SAID: Final = 3
 """Reservations of a wallet that a refusal lists."""
@@ -241,11 +241,12 @@ def reserve(
 
     Return the reservation, and True if it existed before.
 
-    `most_held_micro`: the most that all executions of the wallet can reserve. `make_room` is called before the wallet
-    is locked for a new execution, and returns the use that the wallet pays for first.
+    `most_held_micro`: the most that all executions of the wallet can reserve; None: unlimited. `make_room` is called
+    before the wallet is locked for a new execution. It returns the micro-credits of use that the wallet pays for first.
 
     Errors: Denied `other_content` for a key with other content, and `no_credit` if the wallet lacks credit. Denied
-    `too_much_held` above the limit, and `too_many_executions` for too many metered executions.
+    `too_much_held` above the limit, and `too_many_executions` for too many metered executions. Denied `sandbox_taken`
+    if another open execution names a sandbox. DatabaseBusy if more changes are due than one transaction books.
     """
     found, is_new = note(connection, ask, by)
     if not is_new:
@@ -304,7 +305,8 @@ def grow(
 
     The call never reduces the amount or the time.
 
-    Errors: Denied `no_credit` or `too_much_held` if the additional amount exceeds the credit or the limit.
+    Errors: Denied `no_credit` or `too_much_held` if the additional amount exceeds the credit or the limit. DatabaseBusy
+    if more changes are due than one transaction books.
     """
     grown = replace(
         found,
@@ -359,7 +361,10 @@ def _hold(
 
 
 def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Reservation:
-    """Expire a due reservation that this transaction has locked, and return it."""
+    """Expire a due reservation that this transaction has locked, and free its credit.
+
+    Return the expired reservation.
+    """
     expire(connection, [found.reservation], now_ms)
     after = read(connection, found.reservation)
     assert after is not None
@@ -379,10 +384,10 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
 
 
 class NotTogether(Refused):
-    """An error: one statement cannot reserve for all requests.
+    """An error: one transaction cannot make all changes of several requests.
 
-    A key was used before, the wallet lacks credit for all requests, or the wallet has a due change. Roll the
-    transaction back.
+    A key was used before, or a wallet lacks credit for all requests. Or a wallet has a due change, or would exceed the
+    largest balance or debt. Roll the transaction back.
     """
 
 

@@ -69,7 +69,7 @@ class Settlement:
 
     @property
     def is_final(self) -> bool:
-        """Return True if it is released, and its terms do not allow clawbacks."""
+        """Return True if the settlement is released, and its terms do not allow clawbacks."""
         return self.payout is not None and not self.takes_clawbacks
 
 
@@ -96,7 +96,7 @@ class Freeze:
 class Reversal:
     """A part of a settlement that is not owed after all.
 
-    `is_clawback`: True if the settlement was released before.
+    `amount_micro`: micro-credits. `is_clawback`: True if the settlement was released before.
     """
 
     reversal: str
@@ -154,7 +154,10 @@ def read(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement | None:
-    """Return an execution's settlement, locked; None if it does not exist."""
+    """Lock the supplier of an execution's settlement, and return the settlement.
+
+    Return None if the settlement does not exist.
+    """
     supplier = SQL.run(connection, "supplier_of", {"reservation": reservation}).scalar()
     if supplier is None:
         return None
@@ -226,7 +229,7 @@ def reverse(
     Return the reversal, and True if it existed before.
 
     `amount_micro` None: reverse all that is left. Before the release, the supplier is owed less for the settlement.
-    After the release, the next payout is lower. This transaction must have locked `found`.
+    After the release, the next payout is lower. This transaction must have locked `found` with `hold`.
 
     Errors: Denied `other_content`, `nothing_left`, `above_left`, `no_clawbacks`.
     """
@@ -281,8 +284,8 @@ class Terms:
     """A supplier's terms.
 
     `share_ppm`: the supplier's share in parts per million. `hold_ms`: milliseconds for which a settlement is held.
-    `threshold_micro`: the amount that a payout must exceed. `takes_clawbacks`: True if released amounts can be clawed
-    back. Otherwise the hold is never shorter than the correction horizon.
+    `threshold_micro`: the micro-credits that a payout must exceed. `takes_clawbacks`: True if released amounts can be
+    clawed back. If False, the hold is never shorter than the correction horizon.
     """
 
     share_ppm: int

@@ -1,11 +1,11 @@
-"""The tiers, which add concurrent sandboxes for a monthly price.
+"""The tiers, which raise the number of concurrent sandboxes for a monthly price.
 
 The wallet's own credit pays for each month.
 
-Guarantee: a month of a tier is charged once, under its key, before it is used. A customer with several tiers can have
-as many sandboxes as the largest allows. After the rest of the previous month is booked, the wallet pays for the next
-month, or the tier ends. If Drawdown did not run for a whole month, that month is not charged. The caller holds the
-wallet's lock.
+Guarantee: a month of a tier is charged once, under its key, before it is used. A customer on a plan can have as many
+sandboxes as the plan or the largest of the tiers allows. After the rest of the previous month is booked, the wallet
+pays for the next month, or the tier ends. If Drawdown did not run for a whole month, that month is not charged. The
+caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Holder:
     """A customer's tier, paid until `paid_to_ms`. Times are milliseconds.
 
     `renews`: True if the tier then continues. `ended_ms`: the moment of its end (None: it has not ended).
-    `ended_reason`: NO_CREDIT; None if a person let it end.
+    `ended_reason`: NO_CREDIT; None: it has not ended, or a person let it end.
     """
 
     customer_id: str
@@ -120,7 +120,10 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the next charge of a customer's tiers, in micro-credits. Only read."""
+    """Return the due charge of a customer's tiers, in micro-credits. Only read.
+
+    The result omits tiers for which `available_micro` does not suffice.
+    """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     return sum(turn.price_micro for turn in turns if turn.pays)
 

@@ -1,8 +1,8 @@
 """The embedded prepaid wallet, in Drawdown's database.
 
 Guarantee: the ledger is double-entry, so each entry moves one amount between two accounts, and its lines sum to zero. A
-usage key is charged only once. Usage is never refused. Used quantities are owed, so a balance can be below zero. A
-batch of any size needs only a few statements.
+usage key is charged only once. Usage is never refused because credit is missing. Used quantities are owed, so a balance
+can be below zero. A batch of any size needs only a few statements.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Granted:
 
 
 def charge(connection: sa.Connection, batch: Sequence[Usage], now_ms: int) -> list[Charge]:
-    """Charge usages, each key only once. Return one outcome for each, in order."""
+    """Charge usages, each key only once. Return one outcome for each, in order.
+
+    Errors: BeyondBalance.
+    """
     rates = _rates_of(connection, batch)
     entries: dict[str, dict[str, object]] = {}
     too_large: set[str] = set()
@@ -107,7 +110,7 @@ def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[s
 def reverse(connection: sa.Connection, keys: Sequence[str], now_ms: int) -> set[str]:
     """Refund the charges under these keys, and return the keys that were charged.
 
-    The refund is the charged amount, even if the rate changed. Each key is refunded only once.
+    The refund is the charged amount, even if the rate changed. Each key is refunded only once. Errors: BeyondBalance.
     """
     rows = SQL.run(connection, "charges", {"keys": [{"key": key} for key in keys]}).mappings().all()
     back = [
@@ -211,7 +214,7 @@ class TakeBack:
 
 
 def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> TakeBack:
-    """Take back the credit of a lot that is neither used nor reserved.
+    """Take back the unused and unreserved credit of a lot.
 
     `whole`: True to take back the used and reserved credit, too. Other lots then pay for the use of this lot, or the
     use is owed, and reserved credit may be missing. Errors: DatabaseBusy if more changes are due in the wallet than one

@@ -66,9 +66,9 @@ PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of one subscription's events that totals read."""
 MAX_WALLETS: Final = PAGE
-"""Most wallets of one customer.
+"""Fewest wallets of one customer that are too many, so that Drawdown cannot read the balance.
 
-Drawdown reads one page of wallets, and cannot add up more.
+Drawdown reads only one page of wallets, and more may follow a full page.
 """
 
 

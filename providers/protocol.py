@@ -42,7 +42,7 @@ class Capabilities:
     success_proves_charge: bool = True
     """True if an answer of success proves the charge.
 
-    If False, each push is Queued, and its lookup settles it.
+    If False, `push` returns Queued in place of Accepted, and a lookup of the push settles it.
     """
 
     batch_size: int = 1
@@ -259,7 +259,7 @@ class Accepted:
     parts: tuple[Part, ...] = field(default=(), compare=False)
     """Parts of balances that the answer shows.
 
-    A later read cannot show a part that the next charge uses up.
+    Once a later charge uses up a part, reads do not show it.
     """
 
 
@@ -270,9 +270,9 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Queued:
-    """The outcome of a push that was accepted and not yet applied.
+    """The outcome of a push that the service accepted, if its charge is not proven yet.
 
-    Look it up at `confirm_at_ms`.
+    Look the push up at `confirm_at_ms` (milliseconds).
     """
 
     confirm_at_ms: int
@@ -325,8 +325,8 @@ class Part:
 
     Autumn drops a part granted once from its answers as soon as it is used up exactly (recorded). `granted`: in the
     unit of the balance. `ends_ms`: the end of unused credit, in milliseconds (None: not shown). `plan`: the plan that
-    it came with, and with which it ends (None: it was granted alone). `used`: the draws on a part granted once that can
-    end before it is used up (None: not stored).
+    it came with, and with which it ends (None: it was granted alone). `used`: the draws, if the part was granted once
+    and can end before it is used up (None: not stored).
     """
 
     balance: str
@@ -347,10 +347,10 @@ class Part:
         return self.plan is not None and self.used is None
 
     def ended(self, plans: Collection[str]) -> bool:
-        """Return True if a missing part ended before it was used up.
+        """Return True if a part that a later answer lacks ended before it was used up.
 
-        `plans`: those of the customer. Source: the answer to the charge that uses a part up shows it at zero
-        (recorded).
+        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that answer. Source: the
+        answer to the charge that uses a part up shows it at zero (recorded).
         """
         is_left = self.used is not None and self.used < self.granted
         return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)
@@ -427,10 +427,10 @@ class CannotTell:
 
     reason: str
     holds: int | None = None
-    """Base units of all senders that the provider shows where only this push counts.
+    """The base units that the provider shows in the place where only this push should count.
 
-    At Stripe, that is the push's minute. None: the provider does not show a whole number there, or other pushes may
-    count there, too.
+    At Stripe, that place is the push's minute. The figure includes the usage of other senders. None: it is not a whole
+    number, or other pushes of Drawdown may count there.
     """
 
 
@@ -505,20 +505,20 @@ class Drawn:
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""
     own: Mapping[str, Decimal] = field(default_factory=dict)
-    """Draws on own balances of features of a credit system, by feature.
+    """Draws on the own balances of the features of a credit system, by feature.
 
-    They are in base units of the feature, beside `quantity`. Answers do not show the costs at which credits would have
-    been drawn.
+    They are in base units of the feature, and `quantity` does not include them. Answers do not show the costs at which
+    credits would have been drawn.
     """
     earliest_ms: int | None = None
-    """The earliest possible start of the cycle, if `since_ms` is the latest.
+    """The earliest possible start of the cycle, if `since_ms` is the latest possible start.
 
     None: the cycle began at `since_ms`.
     """
     is_first: bool = False
-    """True if each part that begins again is in its first cycle.
+    """True if each part that begins again is in its first cycle, so that it was never reset.
 
-    The plan shows this, and the part was never reset.
+    The start of the part's plan shows this.
     """
 
 
@@ -583,19 +583,20 @@ class Provider(Protocol):
         """
 
     async def lookup(self, request: PushRequest) -> LookupResult:
-        """Return the outcome of a push.
+        """Look up one push, and return the result.
 
         The worker calls it only if `lookup_lag_ms` is declared.
         """
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the charges by feature, in base units.
+        """Return a customer's charges by feature, in base units.
 
-        The events are dated in [from_ms, to_ms). The worker calls it only if `totals_lag_ms` is declared.
+        They are the charges for events dated in [from_ms, to_ms). The worker calls it only if `totals_lag_ms` is
+        declared.
         """
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
-        """Return the draws that the customer's balances show, by feature.
+        """Return the draws that the customer's balances show, by feature or credit system.
 
         The worker calls it only if `drawn` is declared.
         """
@@ -620,7 +621,7 @@ class ManyLookups(Protocol):
     """A provider that declares `lookup_span_ms`."""
 
     async def lookup_many(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        """Return the outcomes of pushes of one customer, one for each, in order.
+        """Look up pushes of one customer, and return one result for each, in order.
 
         The pushes are dated within `lookup_span_ms`.
         """
@@ -645,8 +646,9 @@ class TellsCosts(Protocol):
 
         The result is empty without a credit system.
 
-        A known feature without a cost draws on a balance of its own from now on, unless its cost is `unread`. `known`:
-        every cost that was learned before, so that a charge at an older cost is converted at that cost.
+        If the result lacks a feature of `known`, the feature draws on a balance of its own from now on. If a cost
+        cannot be read now, return the last known cost with `unread`. `known`: every cost that was learned before, so
+        that a charge at an older cost is converted at that cost.
         """
 
 
@@ -654,8 +656,8 @@ class TellsCosts(Protocol):
 class Setup:
     """The inputs from which a provider is built.
 
-    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. A message must not
-    contain a secret of them. A name never ends in `_file`: the environment's setting with that end names a file with
+    `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. Messages must not
+    contain a secret setting. A name never ends in `_file`: the environment's setting with that end names a file with
     the value. If the content of the file changes, the provider is built again.
     """
 

@@ -30,7 +30,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class Registry:
-    """The usable providers, and the reason why each other one is `broken`."""
+    """The usable providers by name, and the reasons why other providers are `broken`, by name."""
 
     providers: Mapping[str, Provider] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
@@ -51,9 +51,9 @@ class Registry:
 
 
 def installed() -> list[EntryPoint]:
-    """Return the entry points installed on this machine, by name.
+    """Return the entry points installed on this machine, in the order of their names.
 
-    If several have a name, that of this package comes first.
+    If several share a name, that of this package comes first.
     """
     return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
 
@@ -67,7 +67,8 @@ def load(
 ) -> Registry:
     """Build every installed provider.
 
-    `settings` holds each DRAWDOWN_… setting by the rest of its name, in lower case.
+    `settings` holds each DRAWDOWN_… setting by the rest of its name, in lower case. `found`: the entry points to build;
+    None: all installed entry points.
     """
     providers: dict[str, Provider] = {}
     broken: dict[str, str] = {}
@@ -83,7 +84,10 @@ def load(
 
 
 def without_secrets(text: str, settings: Mapping[str, str]) -> str:
-    """Return the text of another package's error without secrets of the settings."""
+    """Return the text of another package's error without values of the settings.
+
+    Values shorter than SHORTEST_SECRET stay in the text.
+    """
     for value in sorted(settings.values(), key=len, reverse=True):
         if len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "…")

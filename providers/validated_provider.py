@@ -3,8 +3,9 @@
 All other code calls a provider through this module.
 
 Guarantee: every returned answer can be stored by every database and shown on every terminal. Text is clean and bounded,
-numbers are integers within bounds, and lists are bounded. An invalid figure is not proof, so the push becomes Unknown,
-or the read ReadFailed. So a customer's name or figure at a provider never fails a batch of others (rule S8).
+numbers are integers or exact decimals within bounds, and lists are bounded. An invalid figure is never used. Drawdown
+omits it, or the push becomes Unknown, or the read ReadFailed. So a customer's name or figure at a provider never fails
+a batch of others (rule S8).
 """
 
 from __future__ import annotations
@@ -63,25 +64,25 @@ An id has the same limit.
 MAX_KEY_CHARS: Final = 1_000
 """Most characters of a key or customer in a webhook."""
 MAX_FEATURES: Final = 10_000
-"""Features in a customer's totals or balances, or in a provider's costs."""
+"""Most features in a customer's totals or balances, or in a provider's costs."""
 MAX_PARTS: Final = 1_000
 """Parts that the balances of one customer may have."""
 MAX_LINES: Final = 1_000
-"""Lines of one check."""
+"""Most lines of one check."""
 MAX_DECIMALS: Final = 10
-"""Decimals of a cost in credits.
+"""Most decimals of a cost in credits.
 
 Autumn reports balances to ten decimals (recorded).
 """
 MAX_COST: Final = 10**8
-"""Credits for one base unit. With MAX_DECIMALS, a rate fits in 64 bits."""
+"""Most credits for one base unit. With MAX_DECIMALS, a rate fits in 64 bits."""
 MOST_PLACES: Final = 400
-"""Digits after the decimal point of an amount.
+"""Most digits after the decimal point of an amount.
 
 Floating point cannot have more digits, and a message must not print a million of them.
 """
 MAX_NOTICES: Final = 1_000
-"""Notices of one webhook."""
+"""Most notices of one webhook."""
 
 
 class ValidatedProvider:
@@ -147,7 +148,7 @@ class ValidatedProvider:
 def sound(state: CustomerRead) -> CustomerRead:
     """Return a customer's state, validated.
 
-    Return ReadFailed if a text, fraction or figure is out of bounds.
+    Return ReadFailed if a figure is out of bounds, the plan is not text, or a list is too long.
     """
     if isinstance(state, ReadFailed):
         return _failed(state)

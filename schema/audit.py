@@ -29,8 +29,12 @@ SQL = queries(__file__)
 class By:
     """The actor, the moment and the reason of an action, and its channel.
 
-    `via`: the command line (`cli`, or `cli --at` with a given time), a signed request (`http`), or a program that calls
-    the functions itself (`program`).
+    `via` is one of these channels:
+
+    - `cli`: the command line, or `cli --at` with a given time.
+    - `console`: the console. `my`: the pages at /my/ for an organisation's own people.
+    - `http`: a request with a key or a signature. `webhook`: a provider's webhook.
+    - `program`: a program that calls the functions itself.
     """
 
     now_ms: int
@@ -59,10 +63,10 @@ def record_many(
 
 
 def in_turn(connection: sa.Connection) -> None:
-    """Let only one transaction at a time add rows after this call.
+    """Lock the chain, so that transactions that call this run one after the other.
 
-    A lock of rows cannot do this, because the new rows do not exist yet. After this call, earlier transactions have
-    committed, so the next statement reads their rows.
+    Call it before you add rows of any table that depend on the present rows. A lock of rows cannot replace it, because
+    the new rows do not exist yet. The next statement reads the rows of all earlier callers.
     """
     hold(connection)
 
@@ -70,7 +74,8 @@ def in_turn(connection: sa.Connection) -> None:
 def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
     """Return the organisation's row.
 
-    Errors: UnknownId if it does not exist, with the nearest id; Refused if it has samples that no tick has read yet.
+    Errors: UnknownId if it does not exist, with the nearest id. Refused if it has samples that no tick has read yet, or
+    if another call just created it.
     """
     from drawdown.schema.tables.orgs import orgs  # imported here because it loads PostgreSQL's dialect
 
@@ -107,9 +112,10 @@ def hash_after(before: str, row: Mapping[str, object]) -> str:
 
 
 def chained(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the hashes of rows that are written next, in their order.
+    """Move the chain's head past these rows, and return their hashes in order.
 
-    The chain is locked, so other transactions cannot write rows meanwhile.
+    The caller must then write the rows in this transaction. The chain is locked, so other transactions cannot write
+    rows meanwhile.
     """
     head = hold(connection)
     hashes: list[str] = []

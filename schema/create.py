@@ -25,7 +25,7 @@ from drawdown.schema.units import BUCKETS
 NAMED: Final = {"postgresql": "replace(gen_random_uuid()::text, '-', '')", "sqlite": "lower(hex(randomblob(16)))"}
 """SQL for the name of a new database.
 
-A copy keeps the name, so a machine remembers the history of the name (R1).
+A copy of the database has the same name, so a machine remembers the history of the name (R1).
 """
 
 

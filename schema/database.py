@@ -311,8 +311,10 @@ def write(engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bo
     """Run `work` in one write transaction and commit it.
 
     With `rollback`, roll the transaction back (a dry run). Deadlocks and serialisation failures provably did not
-    commit, so the function tries up to CONFLICT_TRIES times. Errors: AnswerLost if it is unknown whether the
-    transaction committed; DatabaseBusy and DatabaseNotReady if it did not; or any error of `work`.
+    commit, so the function tries up to CONFLICT_TRIES times.
+
+    Errors: AnswerLost if it is unknown whether the transaction committed. DatabaseBusy and DatabaseNotReady if it did
+    not commit. Any error of `work`.
     """
     _require_file(engine)
 
@@ -360,7 +362,8 @@ def _is_unanswered(error: DBAPIError) -> bool:
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     """Run `work` in one read transaction.
 
-    All of its statements read the same moment. On SQLite, it does not wait for a writer.
+    All of its statements read the same moment. On SQLite, it does not wait for a writer. Errors: DatabaseBusy,
+    DatabaseNotReady, and any error of `work`.
     """
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
@@ -393,9 +396,9 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 
 @contextmanager
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
-    """Turn a driver's error about the database into one clear line.
+    """Turn a driver's error about the database into one clear DrawdownError.
 
-    The line has the database's address.
+    A DatabaseNotReady also gets the place of the database (`where`).
     """
     try:
         yield

@@ -368,7 +368,7 @@ CREDITS_OR_NONE: Final = Kind(
 """Credits, or `none` for 0."""
 TIME: Final = Kind("time", "TIME", parse_time, show_time, "_ms", example=1_767_225_600_000)
 AHEAD: Final = Kind("time", "TIME", parse_ahead, show_time, "_ms", example=1_798_761_600_000)
-"""A moment in the future."""
+"""A moment that should be in the future, as `parse_ahead` reads it."""
 WINDOW: Final = Kind("window", "TIME", parse_window, show_time, "_ms", example=1_767_225_600_000)
 """The start of a window."""
 LENGTH: Final = Kind("length", "TIME", _lasting, _length, "_ms", example=0)
@@ -576,8 +576,9 @@ class Action(Generic[R]):
     people can choose `asked.key`, the idempotency key. `shown_once`: the field of the result with a secret that is not
     stored. `lost_hint`: the next step if the answer is lost. `by_hand`: True if the command of this name does more, and
     is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a call or a
-    dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing. `count`: the
-    number that the parameter `expect` names. `ends`: the exit status of the command.
+    dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing. `count`: a
+    function that returns the number to pass as `expect`, from the result of a dry run. `ends`: a function that returns
+    the exit status of the command.
     """
 
     name: str

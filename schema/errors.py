@@ -41,7 +41,7 @@ MEANINGS: Final = {
 def explain_race(noun: str, name: str) -> str:
     """Return the message for an object that another call just created.
 
-    This call looked for the object before. `noun`: the kind of the object, such as `backfill`. `name`: its id.
+    This call did not find the object before. `noun`: the kind of the object, such as `backfill`. `name`: its id.
     """
     return f"cannot use the {noun} {name!r} yet: another call just created it. Try again"
 

@@ -2,8 +2,8 @@
 
 Each rule is declared once for SQLite and PostgreSQL.
 
-Guarantee: a guard rejects a statement, with a message that names the rule. PostgreSQL never truncates its table. SQL
-that differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
+Guarantee: a guard rejects a statement, with a message that names the rule. PostgreSQL never truncates a table that is
+in NEVER_TRUNCATED. SQL that differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Drawdown rejects an unknown id, and its message names the nearest known id.
 
 Guarantee: a request with an unknown id does not change anything. The search for the nearest id reads a bounded number
-of rows, for a table of any size. The rows are the neighbours of the id in sorted order, and SCANNED others that share a
-half with it. The comparison has a bound, too (`text.nearest`). If a caller may see only one organisation
+of rows, for a table of any size. The rows are the neighbours of the id in sorted order, and ids that share a half with
+it, among SCANNED ids. The comparison has a bound, too (`text.nearest`). If a caller may see only one organisation
 (`tell_no_names`), Drawdown does not search, and does not show a name. The same holds for a caller beyond a server's
 budget (`tell_few_names`).
 """
@@ -204,7 +204,7 @@ def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bo
 
 
 def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
-    """Return the known id that an unknown one probably means.
+    """Return the known id that an unknown id probably means.
 
     Return None if no id is similar, or no search is allowed.
     """
@@ -274,9 +274,9 @@ def unknown(
 
 
 def not_of(kind: Kind, given: str, org_id: str) -> UnknownId:
-    """Return the error for a key that is bound to an organisation.
+    """Return the error for an unknown id, for a caller bound to an organisation.
 
-    The error is the same for an id of another organisation and for an unknown id.
+    The error is the same for an id of another organisation, so the caller cannot learn that the id exists.
     """
     said = f"unknown {kind.noun} {_shorten(given)}. To list those of {org_id}, run `{kind.shown_by}`"
     return UnknownId(said, kind.noun)

@@ -1,8 +1,8 @@
 """The messages to the operator's product, sent as webhooks.
 
 Guarantee: a message is written in the transaction that writes its fact, with the bytes that will be sent. Its id
-follows from the fact, so a repeated fact adds no message. A message is written only if an endpoint subscribes to its
-event at that moment. `worker/hooks` sends messages after the commit.
+follows from the fact, so a repeated fact does not add a message. A message is written only if an endpoint subscribes to
+its event at that moment, except for a person's test (`tell_one`). `worker/hooks` sends messages after the commit.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Message:
     """A message about an event.
 
     `fact`: its unique name, such as `topup.credited:topup:acme:3`. `at_ms`: the moment of the event. `data`: its
-    content, as JSON values. `org_id`, `customer_id` None: it does not concern one.
+    content, as JSON values. `org_id` None: the message is not about an organisation. `customer_id` None: it is not
+    about a customer.
     """
 
     event: str

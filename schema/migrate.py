@@ -113,8 +113,9 @@ def require_ready(connection: sa.Connection) -> None:
 def upgrade(engine: sa.Engine) -> Version:
     """Create or upgrade the schema. Return the version before.
 
-    Errors: DatabaseNotReady for a database that is newer than this program, or read-only; Refused for a database of
-    another program.
+    Errors: DatabaseNotReady for a database that is newer than this program, of a version before the first release, or
+    read-only. DatabaseNotReady also if the folder of a SQLite file does not exist. Refused for a database of another
+    program.
     """
     file = sqlite_file(engine)
     if file is not None and not file.parent.exists():

@@ -56,8 +56,8 @@ def script() -> str:
 def apply(engine: sa.Engine) -> None:
     """Make the roles and grant them exactly these rights, in one transaction.
 
-    Errors: UsageError on SQLite, which has no users; Refused if this user may not make roles; DatabaseNotReady for
-    another schema.
+    Errors: UsageError on SQLite, which does not have users. Refused if this user may not make roles. DatabaseNotReady
+    for another schema.
     """
     require_roles(engine)
     try:

@@ -296,7 +296,10 @@ def queries(file: str) -> Queries:
 
 @cache
 def _words() -> dict[tuple[str, str], str]:
-    """Return the queries of `words.sql`, and those of open states, reasons and the columns of a sample."""
+    """Return the queries of `words.sql`, and those that Python declares.
+
+    These have the open states, the reasons and the columns of a sample.
+    """
     columns = sample_columns()
     arrays = (f"CAST(:{column.name} AS {str(column.type).lower()}[])" for column in columns)
     return _pieces(Path(__file__).with_name("words.sql")) | {

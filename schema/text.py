@@ -2,8 +2,8 @@
 
 Guarantee: each control character (ESC, NUL, a line's end), and each mark that changes the direction of reading, is
 replaced by its escape. So is a half of a surrogate pair, which PostgreSQL does not store. The search for the nearest
-text to a mistyped text is bounded. It compares the COMPARED_AT_MOST texts with the longest common start and end. Of
-each text, it compares the part in between, up to MAX_COMPARED_CHARS.
+text to a mistyped text is bounded. It first chooses COMPARED_AT_MOST texts by their common starts, ends and letters. It
+then compares the part between the common start and end of each, up to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def typed(*words: str) -> str:
 
 
 def nearest(given: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that was probably meant, in any case.
+    """Return the candidate that was probably meant.
 
-    Return None if no candidate is similar.
+    The comparison ignores the case of letters. Return None if no candidate is similar.
     """
     wanted = given[: MAX_ID_CHARS + 1].casefold()
     by_text: dict[str, str] = {}

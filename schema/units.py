@@ -1,7 +1,7 @@
 """The units and ids of all other modules.
 
 Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window follows from arithmetic
-alone. Nothing here reads a clock.
+alone. This module does not read a clock.
 """
 
 import re
@@ -60,9 +60,9 @@ An earlier time is probably in seconds, and was read as milliseconds.
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
 """Longest time that a sample can be ahead of now."""
 MAX_INTERVAL_S: Final = 86_400
-"""Seconds of one sample."""
+"""Most seconds of one sample."""
 MAX_MEMORY_MB: Final = 16_777_216
-"""Memory of one sample: 16 TiB.
+"""Most memory of one sample: 16 TiB.
 
 With MAX_INTERVAL_S, six million samples of a window fit in 64 bits as MB-seconds.
 """

@@ -5,7 +5,7 @@ A leaf is a text, number or key, with its place. A reading is a way to decode it
 Guarantee: bounded in depth and in number. Values beyond the bounds are reported as trouble, never skipped. JSON inside
 a text is read, too. Each text has at most MAX_READINGS readings, of at most MAX_TEXT_CHARS each. More or longer
 readings are trouble, because a value that is not read may be private. If a key has two values, both are read. A number
-stays as it was written. If a report cannot be read, the error quotes no part of it. Names of fields are compared
+stays as it was written. If a report cannot be read, the error does not quote it. Names of fields are compared
 without case, separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are the same.
 """
 
@@ -97,7 +97,7 @@ class _Room:
 def leaves_of(report: object) -> Iterator[Leaf | Trouble]:
     """Yield all leaves of a report, and the faults of its form.
 
-    `read_reports` read the report, or the report consists of dictionaries, lists, dataclasses and scalars. Errors:
+    The report comes from `read_reports`, or consists of dictionaries, lists, dataclasses and scalars. Errors:
     UsageError for a value that JSON does not have.
     """
     nodes, seen, room = [_Node(report, (), "", "")], 0, _Room()

@@ -1,8 +1,8 @@
 """The scan of a report for private values, and the gate of published reports.
 
 Guarantee: the scan and the gate never show a private value or key. If a report is too large, too deep or repeats a key,
-it has a finding, because an unscanned value is not public. Values that are known to be private (this database's own
-ids, the configured secrets) are compared with whole words of a report, in any case.
+it has a finding, because an unscanned value is not public. The scan compares this database's own ids with whole words
+of a report, and finds a configured secret anywhere in a text. Both ignore the case of letters.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def scan(
 ) -> Scan:
     """Scan a report for private values.
 
-    `read_reports` read the report, or the report consists of dictionaries, lists, dataclasses and scalars.
+    The report comes from `read_reports`, or consists of dictionaries, lists, dataclasses and scalars.
 
     `shape`: the shape that the report must have, if it is for publication. `known_ids`: finds ids of the database.
     `secrets`: configured secrets. `others`: rules in addition to the built-in rules. Errors: UsageError for a value

@@ -64,7 +64,7 @@ Drawdown accepts and ignores other types.
 """
 
 BALANCE_LAG_MS: Final = 30 * SECOND_MS
-"""Age in milliseconds of a customer's state below which it may lack a charge."""
+"""Milliseconds after a charge in which the customer's balance can still lack it."""
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:

@@ -33,7 +33,7 @@ SYSTEM = "credit_system"
 MOST_COSTS: Final = 100
 """Newest costs to keep of one feature in one credit system.
 
-The effect of a charge at an older cost is unknown.
+Drawdown cannot convert a charge at an older cost to units.
 """
 MOST_NAMES: Final = 2 * MAX_FEATURES
 """Features for which Drawdown keeps costs in memory."""
@@ -295,7 +295,10 @@ def whole(value: Decimal) -> int | None:
 
 
 def deducted(item: Mapping[str, object], feature: str) -> Deduction | None:
-    """Return the deductions of a charge's answer or of a listed event; None if absent."""
+    """Return the deductions of a charge's answer or of a listed event.
+
+    Return None if they are absent or unreadable.
+    """
     deductions = item.get("deductions")
     if not isinstance(deductions, list):
         return None
@@ -434,7 +437,8 @@ class AutumnAccount:
     async def read_if_needed(self, names: set[str]) -> Schema:
         """Return the schema.
 
-        Read it first if it was never read, lacks one of these names, or is too old. Errors: Unreadable.
+        Read it first if it was never read, lacks one of these names, or is too old. If it is only too old, and cannot
+        be read now, return the last schema. Errors: Unreadable.
         """
         if not self.is_read or not self._knows(names):
             await self._shared()
@@ -461,7 +465,11 @@ class AutumnAccount:
         return all(name in self.schema.features or name in self._unlisted for name in names)
 
     async def read_again(self) -> bool:
-        """Read the list again and return True, unless it was read within LIST_AGAIN_MS."""
+        """Read the list again, and return True if it was read.
+
+        Concurrent callers share one read. Return False if the last read by this method began within LIST_AGAIN_MS and
+        is over, or if this read failed.
+        """
         now = self._clock.now_ms()
         if self._waiting is None and now < self._again_ms:
             return False
@@ -512,4 +520,4 @@ class Unreadable(DrawdownError):
 
 
 class TooMany(Unreadable):
-    """A list with more entries than Drawdown reads."""
+    """An error: a list of Autumn has more entries than Drawdown reads."""

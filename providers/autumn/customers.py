@@ -39,9 +39,8 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 class Begun:
     """The start of the cycle of one part of a balance.
 
-    It has the latest and the earliest possible moment (milliseconds).
-
-    `at_ms` 0: the part is without a cycle that repeats. `untouched`: True if the part is unused since the start.
+    `at_ms`, `earliest_ms`: the latest and the earliest possible start, in milliseconds. `at_ms` 0: the part is without
+    a cycle that repeats. `untouched`: True if the part is unused since the start.
     """
 
     at_ms: int
@@ -116,7 +115,7 @@ class AutumnCustomer:
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     """Read a customer.
 
-    Errors: Unreadable for a body without balances, or with a balance without numbers.
+    Errors: Unreadable for a body without balances or subscriptions, or with an invalid balance or control.
     """
     balances = body.get("balances")
     if not isinstance(balances, dict):
@@ -250,8 +249,8 @@ def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
 
     The draws include each deduction, also a deduction without an event (a key store that fails open). They follow an
     operator's change of a balance, because `usage` is the granted quantity less the remaining quantity. A credit system
-    counts in credits, beside the own units of its features. It is always in the result, because a grant that was used
-    up exactly disappears.
+    counts in credits, beside the own units of its features. The result has it even if the customer lacks its balance,
+    because a grant that was used up exactly disappears.
     """
     found: dict[str, Drawn] = {}
     pooled: set[str] = set()
@@ -450,7 +449,10 @@ MAX_MICRO: Final = 10**18
 A larger balance is reported as this amount, so that it fits in 64 bits.
 """
 MAX_CONCURRENT: Final = 10**9
-"""Concurrent sandboxes that a plan at Autumn allows."""
+"""Most concurrent sandboxes that a balance of the concurrency feature allows.
+
+A larger grant counts as this number.
+"""
 _LEAST: Final = Decimal(1) / MICRO
 
 
@@ -593,10 +595,10 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
 def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> ShownCredit | None:
     """Return the rest of the deciding balance that the answer to a charge shows.
 
-    Return None if it does not show it.
+    Return None if the answer does not show that balance.
 
-    An answer does not show limits. So for a credit system, it shows a part and never the whole, and never that the
-    credit is unlimited. It can show an unchanged balance under `balance`, and the deciding one under `balances`
+    An answer does not show limits. So the result for a credit system has a `part`, and never states that the credit is
+    unlimited. The answer can have an unchanged balance under `balance`, and the deciding balance under `balances`
     (recorded).
     """
     shown = body.get("balance")
@@ -625,7 +627,7 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
     """Return the parts that the answer to a charge shows.
 
-    A read does not show a part that the next charge uses up exactly (recorded).
+    Once a later charge uses up a part exactly, reads do not show it (recorded).
     """
     others = body.get("balances")
     shown = [body.get("balance"), *(others.values() if isinstance(others, dict) else ())]

@@ -78,7 +78,7 @@ class Event:
         return charged(self.applied, self.requested_quantity, costs.of(self.feature))
 
     def is_unmatched(self, costs: KnownCosts) -> bool:
-        """Return True if the known costs cannot convert the credits to the quantity."""
+        """Return True if no known cost converts the credits to the requested quantity."""
         if self.applied is None or not self.applied.credits:
             return False
         found = self.units(costs)
@@ -193,7 +193,8 @@ def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
 def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
     """Return the deducted quantity by feature, in base units, from all senders.
 
-    Events of other senders may have fractions, so each sum is rounded at the end. Errors: Unreadable.
+    Events of other senders may have fractions, so each sum is rounded at the end. Errors: Unreadable if an event's
+    charge is unknown.
     """
     sums: dict[str, Decimal] = defaultdict(Decimal)
     for event in events:

@@ -56,7 +56,7 @@ MAX_CHARS: Final = 200
 UNREAD_MS: Final = 5 * MINUTE_MS
 """Milliseconds before an unsent charge at Autumn is retried.
 
-A charge is unsent if the call, or a read that it needs, failed.
+A charge is unsent if its call never left this machine, or if a read that must come before it failed.
 """
 MAX_URL_CHARS: Final = 5_000
 """Most characters of the URL of a page at Autumn."""
@@ -149,7 +149,8 @@ class AutumnPayments:
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
         """Return NotSent if Autumn tops this customer up by itself; None if it does not.
 
-        With NotSent, Drawdown must not top up. InDoubt: Autumn's setting could not be read.
+        NotSent also if Autumn refuses to return the customer, for example because it does not exist. With NotSent,
+        Drawdown must not top up. InDoubt: Autumn's setting could not be read.
         """
         found = await self._read("customers.get", {"customer_id": customer_id})
         if isinstance(found, NotSent):
@@ -229,8 +230,9 @@ def _dormant(settings: AutumnSettings) -> str | None:
 def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     """Return the outcome of the call that takes money.
 
-    The outcome is "not charged" only if the call was never sent, or if Autumn answered before it claims a key (429 and
-    401, recorded). A later error may have come after the card was charged.
+    Without a 200, the outcome is NotSent if the call was never sent, or if Autumn answered before it claims a key (429
+    and 401, recorded). A 403 that refuses the key counts as a 401. Any other error may have come after the card was
+    charged. A 200 decides by its invoice, or by the action that it requires.
     """
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)

@@ -76,7 +76,8 @@ class AutumnSettings:
     topup_plan: str | None = None
     """The plan that a charge attaches.
 
-    Use the plan only for charges. A unit of its prepaid feature must cost one minor unit.
+    Use the plan only for charges. A unit of its prepaid feature must cost one minor unit of the currency, such as a
+    cent.
     """
     topup_feature: str | None = None
 
@@ -84,7 +85,8 @@ class AutumnSettings:
     def mode(self) -> str:
         """Return the mode of the key.
 
-        It is `test` for the sandbox (`am_sk_test_…`), and `live` for production (`am_sk_live_…`).
+        It is `test` for the sandbox (`am_sk_test_…`), and `live` for production (`am_sk_live_…`). It is empty if the
+        key is not set or does not show the mode.
         """
         found = _MODE.match(self.secret_key or "")
         return found[1] if found else ""

@@ -196,7 +196,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
 
 
 def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if the known costs cannot convert the credits to the quantity."""
+    """Return True if no known cost converts the credits to the requested quantity."""
     if not isinstance(found, Queued) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -255,7 +255,10 @@ def in_no_system(request: PushRequest) -> Rejected:
 
 
 def has_no_balance(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if Autumn did not deduct, and its answer does not show a balance."""
+    """Return True if Autumn did not deduct, and its answer does not show a balance.
+
+    Return False for a refund.
+    """
     if not isinstance(found, Rejected) or not isinstance(result, Answer) or result.status != 200:
         return False
     body = parse(result.body)
@@ -299,7 +302,7 @@ def access_trouble(said: WireAnswer) -> str | None:
 
     Return None without such a fault.
 
-    The message of a 401 repeats a part of the key, so the fault has only its code.
+    The message of a 401 repeats a part of the key, so the returned text has only Autumn's code.
     """
     if said.code is None:
         return None

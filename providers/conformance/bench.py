@@ -224,7 +224,8 @@ class Bench(ABC):
     tells_duplicates: bool = True
     """True if the service reports that it received a key before.
 
-    Otherwise only lookups find another quantity under a key that was sent before the history was lost (rule R1).
+    If False, only a lookup finds that the service charged another quantity under a key. This happens after a database
+    lost its history (rule R1).
     """
 
     @abstractmethod

@@ -2,8 +2,8 @@
 
 Charges must be exact, happen once, and equal those that the service itself shows.
 
-Guarantee: each test has a service of its own, and each outcome is compared with the charges of that service. A provider
-that declares neither credits nor cancelling is not tested for them.
+Guarantee: each test has a service of its own, and each outcome is compared with the charges of that service. The suite
+skips the tests of costs and of cancelling for a provider that does not declare them.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read
 an address that `socket_to` made a socket for, and each address is resolved at that moment.
 
 An answer is whole, or it is a failure. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
-chunks) is cut off after a few kilobytes. Unrequested bytes end the connection, and never count as the answer to the
-next request.
+chunks) is cut off at the limits of this module. Unrequested bytes end the connection, and never count as the answer to
+the next request.
 
 Drawdown does not use another library for this. ops/decisions/0022 lists the situations that each library reports
 wrongly, or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).

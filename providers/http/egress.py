@@ -32,7 +32,7 @@ CA_FILE: Final = "DRAWDOWN_CA_FILE"
 CERT_FILE, CERT_DIR = "SSL_CERT_FILE", "SSL_CERT_DIR"
 PROXY, NO_PROXY = "HTTPS_PROXY", "NO_PROXY"
 MOST_EXCEPTIONS: Final = 1_000
-"""Entries of NO_PROXY."""
+"""Most entries of NO_PROXY."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Outgoing:
     def require(self) -> None:
         """Check that configured files can be used.
 
-        The first call reads the system's files.
+        The check does not read the system's authorities. The first connection with TLS reads them.
 
         Errors: UsageError, which names the setting.
         """

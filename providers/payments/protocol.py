@@ -76,7 +76,7 @@ class Charge:
 
 @dataclass(frozen=True)
 class Payment:
-    """The result if the money was taken, with the charge's amount and currency."""
+    """The result if the money was taken, with the charge's amount (in minor units) and currency."""
 
     payment_id: str
     amount: int
@@ -122,7 +122,10 @@ class InDoubt:
 
 @dataclass(frozen=True)
 class NotFound:
-    """The result of a lookup without a charge: proof only after the declared lag."""
+    """The result of a lookup that does not find the charge.
+
+    It is proof only after the declared lag.
+    """
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class OtherContent:
     A person decides. The other charge differs in amount, currency or customer.
 
     From `charge` it can also mean that only the card changed since a failed attempt. Then a lookup returns `NotFound`,
-    and the caller gives the charge up as one in doubt.
+    and the caller gives the charge up by the rules for a charge in doubt.
     """
 
     reason: str

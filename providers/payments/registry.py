@@ -26,7 +26,7 @@ GROUP = "drawdown.payments"
 
 @dataclass(frozen=True)
 class PaymentServices:
-    """The usable payment services, and the reason why each other one is `broken`."""
+    """The usable payment services by name, and the reasons why other services are `broken`, by name."""
 
     services: Mapping[str, PaymentService] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +46,8 @@ def load(
 ) -> PaymentServices:
     """Build every installed service.
 
-    `settings` holds each DRAWDOWN_… setting by the rest of its name, in lower case.
+    `settings` holds each DRAWDOWN_… setting by the rest of its name, in lower case. `found`: the entry points to build;
+    None: all installed entry points.
     """
     services: dict[str, PaymentService] = {}
     broken: dict[str, str] = {}

@@ -159,9 +159,10 @@ class StripeProvider:
         return adjustments.cancelled(await self._http.send(adjustments.adjustment(self._settings, request)), request)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
-        """Return the totals of every meter with an event name that can be a feature.
+        """Return a customer's totals by feature, in base units.
 
-        The events are dated in [from_ms, to_ms). An account may hold meters that are not Drawdown's.
+        The events are dated in [from_ms, to_ms), whole minutes. Every meter counts that sums, and has an event name
+        that can be a feature. An account may hold meters that are not Drawdown's.
         """
         if self.dormant:
             return ReadFailed(self.dormant)

@@ -75,9 +75,9 @@ NAME: Final = "stripe"
 DORMANT: Final = "DRAWDOWN_STRIPE_SECRET_KEY is not set"
 PAGE: Final = 100
 MAX_PAGES: Final = 20
-"""Pages of one customer's payments at Stripe.
+"""Pages of one customer's payments at Stripe that a lookup reads.
 
-If there are more, a lookup stays in doubt.
+If there are more, and these pages lack the charge, the charge stays in doubt.
 """
 CLOCKS_MS: Final = HOUR_MS
 """Largest difference by which our clock may be ahead of Stripe's.
@@ -216,7 +216,7 @@ class StripePayments:
 def build(setup: Setup) -> StripePayments:
     """Build the payment service from the settings of the billing provider.
 
-    Charges may have a key of their own.
+    The key is `payments_key` if it is set, or else `secret_key`.
 
     Errors: UsageError.
     """
@@ -308,9 +308,9 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 
 
 def sent_before(result: HttpResult) -> bool:
-    """Return True if Stripe refused a call because its id came before.
+    """Return True if Stripe refused a call because its Idempotency-Key came before.
 
-    Stripe then got other content, or another card.
+    The earlier call had other content, or another card.
     """
     error = error_of(result) if isinstance(result, Answer) and result.status == 400 else None
     return error is not None and error.type == "idempotency_error" and error.code != "idempotency_key_in_use"

@@ -110,7 +110,7 @@ class StripeSettings:
     def feature_of(self, event_name: str) -> str | None:
         """Return the feature that a meter counts.
 
-        Return None if its event name cannot be a feature.
+        Return None if its event name cannot be a feature, or is a feature with another meter.
         """
         for feature, meter in self.meters.items():
             if meter.event_name == event_name:

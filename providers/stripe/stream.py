@@ -55,7 +55,8 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 class Session:
     """A session of the stream.
 
-    `until_ms`: its end by our clock. Stripe sends the duration, because its clock can differ from ours.
+    `until_ms`: the time by our clock until which Drawdown uses it, RENEWED_MS before its end. Only the duration that
+    Stripe sends counts, because its clock can differ from ours.
     """
 
     token: str = field(repr=False)

@@ -142,7 +142,7 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
 
 
 def error_of(answer: Answer) -> StripeError | None:
-    """Return the error in Stripe's answer; None if the body is not Stripe's."""
+    """Return the error in Stripe's answer; None if the body does not have an error."""
     found = (json_object(answer.body) or {}).get("error")
     if not isinstance(found, dict):
         return None

@@ -49,9 +49,9 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
 
 
 def parse_ahead(text: str, option: str, now_ms: int) -> int:
-    """Return a future time, as `parse_time` reads it, such as an end.
+    """Return a time that should be in the future, as `parse_time` reads it.
 
-    Errors: UsageError, also for `7d`, which means seven days ago.
+    An absolute time in the past is accepted. Errors: UsageError, also for `7d`, which means seven days ago.
     """
     moment = parse_time(text, option, now_ms)
     if RELATIVE.fullmatch(text) and not text.startswith("+"):
@@ -190,7 +190,7 @@ def plain_decimal(text: str) -> Decimal:
 def parse_credits(text: str) -> int:
     """Return micro-credits, from a decimal number of credits.
 
-    Errors: UsageError for a text that is not a number, or finer than a micro-credit.
+    Errors: UsageError for a text that is not a number, is finer than a micro-credit, or exceeds 1,000,000,000 credits.
     """
     try:
         return micro_of(plain_decimal(text))
@@ -241,7 +241,7 @@ def is_quantity(text: str) -> bool:
 def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
     """Return base units by feature, from texts such as `tokens=1200`.
 
-    Errors: UsageError.
+    Return None without texts. Errors: UsageError.
     """
     found: dict[str, int] = {}
     for text in use or []:
