@@ -135,7 +135,7 @@ class SettleRequest(_Body):
 class ReleaseRequest(_Body):
     """The parameters of `drawdown execution release`: the incurred cost.
 
-    Without a cost, the drawn amount stays.
+    If you omit the cost, the execution costs what it has drawn.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the build was cancelled"}]})
@@ -185,8 +185,8 @@ class PreviewAnswer(BaseModel):
     """The answer to a preview.
 
     `allowed`: True if the execution would be accepted now. `step`, `code` and `reason`: the step that refuses it, and
-    why. `amount`: the credit to reserve. `available`: the available credit before. `hold`: the place of the credit, as
-    in an execution.
+    why. `amount`: the credit to reserve. `available`: the available credit before the reservation. `hold`: the place of
+    the credit, as in an execution.
     """
 
     allowed: bool

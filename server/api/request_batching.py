@@ -110,7 +110,8 @@ class RequestBatcher(Generic[A, R]):
     async def ask(self, asked: A) -> R:
         """Return the answer of a request that is decided with others.
 
-        Errors: those of `Way.alone`; ApiError 429 if too many requests wait.
+        Errors: those of `Way.all_` and `Way.alone`; NotTogether if the request must be decided alone and `Way.alone` is
+        None; ApiError 429 if too many requests wait.
         """
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())

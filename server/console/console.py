@@ -163,7 +163,10 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """Return the answer of the work, or the error page if the work fails."""
+        """Return the answer of the work, or the error page if the work fails.
+
+        If the person is not signed in, redirect to the sign-in. A part of an open page gets status 401 instead.
+        """
         failed = failed or self.failed
         try:
             return await self._noted(request, do)

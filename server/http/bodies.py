@@ -251,8 +251,8 @@ def is_packed(content_encoding: str) -> bool:
 def unpack(body: bytes, most_bytes: int) -> bytes:
     """Return the unpacked body.
 
-    The body may have several gzip members, one after the other. Errors: ApiError 413 if it is too large, 400 if it is
-    invalid.
+    The body may have several gzip members, one after the other. Errors: ApiError 413 if it is too large or has too many
+    members, 400 if it is invalid.
     """
     found = bytearray()
     at = members = 0
