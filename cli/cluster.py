@@ -114,7 +114,8 @@ class Jobs:
     def beat(self) -> None:
         """Record this worker's heartbeat, and take its share of providers' limits.
 
-        The share depends on the number of workers that can tick at once.
+        The share depends on the number of workers that can tick at once. If the database is not ready, or a rule
+        refuses this worker, the worker ends.
         """
         try:
             self.app.ready()

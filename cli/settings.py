@@ -405,7 +405,7 @@ class Settings(BaseSettings):
         )
 
     def of_providers(self) -> Mapping[str, str]:
-        """Return the DRAWDOWN_… variables by the rest of their names, in lower case.
+        """Return the DRAWDOWN_… variables and files by the rest of their names, in lower case.
 
         An example is `autumn_secret_key`.
         """
