@@ -378,7 +378,7 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
 
 
 def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Yield the metrics of days and balances that were not compared with their provider."""
+    """Yield the metrics of days and balances not compared with their provider."""
     found = read_uncompared(connection, now_ms)
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 THREADS: Final = 4
-"""Concurrent reads of providers for the gate and for webhooks."""
+"""Concurrent reads of providers, for the gate, webhooks and admin requests."""
 ORDER_THREADS: Final = 2
 """Signed requests and checks of a scheduler in progress."""
 MAX_ORDERS: Final = 100
@@ -113,7 +113,7 @@ class StepThreads:
             one.exception()
 
     def close(self) -> None:
-        """End the work in progress at its next effect, and begin no more."""
+        """End the work in progress at its next effect, and do not begin other work."""
         self.stopping.set()
         for pool in (self._pool, self._orders, self._ticks):
             pool.shutdown(wait=True, cancel_futures=True)

@@ -2,8 +2,9 @@
 
 Guarantee: an operation takes the parameters of its declaration, and refuses any other field by its name. Drawdown does
 an action in one transaction, once for each Idempotency-Key. A dry run does the action, and rolls it back. If an API key
-is bound to an organisation, it may use operations that name an organisation for its own only. It may also use lists and
-views that are declared as `open`. One call grants at most the API key's own limit of credit.
+is bound to an organisation, it may name only this organisation in an operation. Of the operations that do not name an
+organisation, it may use only the lists and views that are declared as `open`. One call grants at most the API key's
+own limit of credit.
 """
 
 from __future__ import annotations

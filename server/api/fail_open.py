@@ -2,11 +2,11 @@
 
 Drawdown records them afterwards.
 
-Guarantee: Drawdown allows such a use only if this process knows its key, the key has not expired, and the metric fails
-open. The outage must be shorter than DARK_MS. After the outage, Drawdown counts each use with its quantity, under its
-key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are unrecorded, Drawdown refuses
-further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a rule refuses the record, or
-the process ends first, the process logs the use with its quantity, and the use is lost.
+Guarantee: Drawdown allows such a use only if this process knows its API key, the API key has not expired, and the
+metric fails open. The outage must be shorter than DARK_MS. After the outage, Drawdown counts each use with its
+quantity, under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are
+unrecorded, Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a
+rule refuses the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DARK_MS: Final = 15 * MINUTE_MS
-"""Time from the start of an outage in which fail-open metrics are allowed."""
+"""Milliseconds from the start of an outage in which uses of fail-open metrics are allowed."""
 WITHIN_S: Final = 2.0
 """Seconds that a check or a use of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS

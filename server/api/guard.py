@@ -166,7 +166,8 @@ class ReleaseUseRequest(_Body):
 class ExtendUseRequest(_Body):
     """The parameters of `drawdown guard extend`.
 
-    `to`: the total quantity to reserve. `for_ms`: milliseconds from now until the reservation ends.
+    `to`: the total quantity to reserve; null keeps it. `for_ms`: milliseconds from now until the reservation ends; null
+    means an hour. The call does not shrink or shorten the reservation.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
@@ -206,10 +207,10 @@ class OverridesQuery(BaseModel):
 
 
 class LimitOverride(BaseModel):
-    """A limit override: requested (`asked`), in force, refused, ended or expired (`over`).
+    """A limit override: requested, in force, refused, ended or expired.
 
-    `target` by `reach`: an organisation, a pattern or a plan. `ends_ms`: null means permanent. `actor`: the person or
-    key that requested it. `decided_by`: the actor who decided.
+    `state`: `asked` means requested, and `over` means expired. `target` by `reach`: an organisation, a pattern or a plan.
+    `ends_ms`: null means permanent. `actor`: the person or key that requested it. `decided_by`: the actor who decided.
     """
 
     number: int

@@ -109,7 +109,8 @@ class DrawRequest(_Body):
 class ExtendRequest(_Body):
     """The parameters of `drawdown execution extend`.
 
-    `to`: the total cost to reserve, in credits. `for_ms`: milliseconds from now until the reservation ends.
+    `to`: the total cost to reserve, in credits; null keeps it. `for_ms`: milliseconds from now until the reservation
+    ends; null means an hour. The call does not shrink or shorten the reservation.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})

@@ -341,7 +341,7 @@ class My:
 
 @dataclass(frozen=True)
 class Link:
-    """A proven link: its id, and its visitor."""
+    """A proven link. `number`: its own id (`jti`)."""
 
     number: str
     visitor: Visitor

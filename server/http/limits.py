@@ -305,7 +305,7 @@ _ALL: Final = ""
 
 
 def is_open(path: str) -> bool:
-    """Return True unless the path needs a key or a signature, or is the gate or a webhook."""
+    """Return True for paths outside `_PROVEN`, such as health, metrics and pages."""
     return not path.startswith(_PROVEN)
 
 

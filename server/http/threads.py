@@ -1,7 +1,7 @@
 """Run database work of asynchronous routes, and detect a restored database (R1).
 
 Guarantee: at most `at_once` short transactions run at a time. If the database does not answer, its requests wait here,
-and the server continues to answer others. A server detects a restored database before each action of a person or a
+and the server continues to answer others. A server detects a restored database before each form of the console and each
 declared action, and by any other write within EVERY_MS. It records this in its own transaction, so that a refusal does
 not revert it. One check serves the whole process, and reads do not check.
 """

@@ -165,7 +165,7 @@ class Intake:
     async def take(self, request: Request, taker: Taker[T]) -> list[Result]:
         """Return the outcome of each item of a body, in order.
 
-        Errors: ApiError. Drawdown has then not stored any item, unless the code is `answer_lost`.
+        Errors: ApiError. Unless its code is `answer_lost`, Drawdown has not stored any item.
         """
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 
