@@ -93,7 +93,7 @@ class App:
     def close(self) -> None:
         """Close the connections.
 
-        SQLite then writes its log into the file, and no connection holds a lock.
+        SQLite then writes its log into the file, and connections do not hold a lock.
         """
         if self._engine is not None:
             self._engine.dispose()

@@ -154,8 +154,8 @@ class AccountAnswer(BaseModel):
     `unbilled`: used credit that the next ticks charge. `over`: the rest of ended lots, which the next entries take out
     of the balance.
 
-    `included` to `refund`: the rest of lots of each kind. `owed`: used credit that no lot covers, less refunds that pay
-    for later use. `hold`: the charged cost of executions that suppliers still wait for. The other figures do not
+    `included` to `refund`: the rest of lots of each kind. `owed`: used credit that lots do not cover, less refunds that
+    pay for later use. `hold`: the charged cost of executions that suppliers still wait for. The other figures do not
     include `hold`.
     """
 
@@ -225,8 +225,8 @@ class LotAnswer(BaseModel):
 class LotsAnswer(BaseModel):
     """The lots of a wallet.
 
-    `order`: the order of use, in words. `more`: the number of lots that the answer omits. `owed`: used credit that no
-    lot covers. `back`: refunded credit that pays for later use.
+    `order`: the order of use, in words. `more`: the number of lots that the answer omits. `owed`: used credit that lots
+    do not cover. `back`: refunded credit that pays for later use.
     """
 
     org_id: str

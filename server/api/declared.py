@@ -326,7 +326,7 @@ def _require_size(
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the Idempotency-Key of a request; None if it has none.
+    """Return the Idempotency-Key of a request; None if the header is missing.
 
     Errors: ApiError 400 for an invalid key.
     """

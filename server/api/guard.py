@@ -209,8 +209,9 @@ class OverridesQuery(BaseModel):
 class LimitOverride(BaseModel):
     """A limit override: requested, in force, refused, ended or expired.
 
-    `state`: `asked` means requested, and `over` means expired. `target` by `reach`: an organisation, a pattern or a plan.
-    `ends_ms`: null means permanent. `actor`: the person or key that requested it. `decided_by`: the actor who decided.
+    `state`: `asked` means requested, and `over` means expired. `target` by `reach`: an organisation, a pattern or a
+    plan. `ends_ms`: null means permanent. `actor`: the person or key that requested it. `decided_by`: the actor who
+    decided.
     """
 
     number: int

@@ -124,7 +124,7 @@ class Programs:
     """The common entry of programs' routes.
 
     `denied`: the number of refusals by code. `threads` and `reading`: the threads for transactions, and for lookups of
-    keys and checks of the guard. `noting`: the task that records the use of a key; None if none runs.
+    keys and checks of the guard. `noting`: the task that records the use of a key; None if it does not run.
     """
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:

@@ -70,7 +70,7 @@ class Ask:
     def text(self, name: str) -> str:
         """Return an id or a part of an id; '' if the parameter is missing.
 
-        Errors: UsageError if no id can have this text.
+        Errors: UsageError if an id cannot have this text.
         """
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
@@ -82,7 +82,7 @@ class Ask:
     def key(self, name: str) -> str:
         """Return a key of several ids, such as an entry's; '' if it is missing.
 
-        Errors: UsageError if no key can have this text.
+        Errors: UsageError if a key cannot have this text.
         """
         found = self.query.get(name, "")
         if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):

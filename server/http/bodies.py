@@ -39,7 +39,7 @@ MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
 MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
 """Bytes of large bodies of one API key in memory.
 
-The limit prevents that one program blocks all others. All requests without a key, such as webhooks, share one such
+So one program cannot block all others. All requests without a key, such as webhooks, share one such
 limit.
 """
 SMALL_BODY_BYTES: Final = 64 * 1024

@@ -56,7 +56,7 @@ def verify(
     """Verify a signature, and return it.
 
     `worker.access.idempotency.use_once` then marks the signature as used. `headers` and `hosts` are in lower case.
-    `hosts`: the deployment's names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
+    `hosts`: the deployment's names; empty to accept any. Errors: ApiError 503 if the secret is not set, 401 otherwise.
     """
     if not secrets:
         raise ApiError(
@@ -101,7 +101,7 @@ def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
 def check_bearer(secret: str, authorization: str) -> None:
     """Check the bearer secret.
 
-    Errors: ApiError 503 if no secret is set, 401 otherwise.
+    Errors: ApiError 503 if the secret is not set, 401 otherwise.
     """
     if not secret:
         raise ApiError(

@@ -71,7 +71,7 @@ class Step:
 
 
 HERE: Final = frozenset({None, EMBEDDED, *EXEMPT_PROVIDERS})
-"""Providers without a balance outside Drawdown; None: no provider is assigned."""
+"""Providers without a balance outside Drawdown; None: a provider is not assigned."""
 
 
 @dataclass(frozen=True)
