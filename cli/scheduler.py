@@ -64,7 +64,7 @@ class Options:
     None: the share WITHIN of the interval.
     """
     nightly_at: dt.time | None = None
-    """Time of day of the nightly checks in UTC. None: they run elsewhere."""
+    """Time of day of the nightly checks in UTC; None: this process does not run them."""
 
     def deadline_ms(self) -> int:
         """Return the time limit of a tick, in milliseconds."""

@@ -298,7 +298,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS
-"""Age of the oldest tick in the reported minimum of concurrent calls."""
+"""Largest age of a tick that counts for the lowest limit of concurrent calls."""
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -589,7 +589,7 @@ def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 GUARD_RECENT_MS: Final = 60 * MINUTE_MS
-"""Age of the guard's denials that a metric counts."""
+"""Largest age of the denials of the guard that a metric counts."""
 
 
 def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

@@ -137,7 +137,7 @@ class DocumentCache:
         return said
 
     async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:
-        """Return the public keys of an address, or those with the id `kid`.
+        """Return the public keys of an address with the id `kid`; None: all keys.
 
         Errors: Trouble.
         """

@@ -66,7 +66,7 @@ class Table:
     """A table. A head that begins with # is above a column of numbers.
 
     `none`: the text of an empty table. `command`: the command that shows or fills the table. `next`: the address of the
-    next page. `note`: a text beside the table. `folded`: the text that opens the table; '' if it is open. `first`: the
+    next page. `note`: a text above the table. `folded`: the text that opens the table; '' if it is open. `first`: the
     address of the first page; '' on the first page.
     """
 
