@@ -300,8 +300,8 @@ class UsageLineAnswer(BaseModel):
 class ExecutionsLineAnswer(BaseModel):
     """The charges of executions of a project: drawn, settled and late.
 
-    `late`: charged after the reservation expired. `charged` is the sum of the three, less `written_off`. `more`: the
-    number of lines that this line sums.
+    `drawn`: charged while they continued. `settled`: charged at their end. `late`: charged after the reservation
+    expired. `charged` is the sum of the three, less `written_off`. `more`: the number of lines that this line sums.
     """
 
     project: str | None
@@ -322,7 +322,8 @@ class ExecutionsLineAnswer(BaseModel):
 class HeldLineAnswer(BaseModel):
     """An execution with reserved credit at the end of the range.
 
-    `held`: the reserved credit. `more`: the number of lines that this line sums.
+    `execution`: null in a line that sums others. `held`: the reserved credit. `more`: the number of lines that this
+    line sums.
     """
 
     execution: str | None
