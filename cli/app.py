@@ -93,7 +93,7 @@ class App:
     def close(self) -> None:
         """Close the connections.
 
-        SQLite then writes its log into the file, and no connection holds a lock.
+        SQLite then writes its log into the file, and connections do not hold a lock.
         """
         if self._engine is not None:
             self._engine.dispose()
@@ -121,7 +121,7 @@ class App:
 
         Drawdown first checks for a restored database, so that the work is refused at once if history was lost (R1).
         Drawdown also refuses a clock that ticks refuse (S9), but trusts a time from --at. Errors: HistoryDoubted, by
-        the work; ClockDoubted; those of `schema.database.write`.
+        the work; ClockDoubted; DatabaseNotReady; those of `schema.database.write`.
         """
         from drawdown.worker.engine.clock_check import require_clock
         from drawdown.worker.history.incarnation import recognise
@@ -233,7 +233,7 @@ class App:
     def require_payments(self, name: str) -> PaymentService:
         """Return a payment service, with a key or without.
 
-        Errors: UnknownId for an unknown name, with the nearest; Refused for a service that cannot be used.
+        Errors: UnknownId, with the nearest name, if the service is unknown. Refused if its settings are wrong.
         """
         if name in self.payments.broken:
             raise Refused(f"the payment service {name} cannot be used: {self.payments.broken[name]}. Fix its settings")
@@ -310,7 +310,10 @@ def worker_name() -> str:
 
 
 def new_key() -> str:
-    """Return a random key for a grant without a key, so that two grants count as two."""
+    """Return a random idempotency key for an action without a key.
+
+    So Drawdown does the action again if a person repeats the command.
+    """
     return os.urandom(8).hex()
 
 

@@ -2,12 +2,12 @@
 
 The engine is procrastinate, on the same PostgreSQL, in its own schema.
 
-Guarantee: ticks and short jobs have their own connections, so no tick delays a halt. For each kind and shard, at most
-one job waits, and at most one runs. A job is acknowledged after its work. If its worker died, another worker takes the
-job over. Drawdown logs and records a fault in a job, and the next job of the shard continues from the committed work.
-If a job is stopped, or needs a newer program, it goes back to the queue. Money does not depend on the engine, because a
-job can safely run twice, or late. A worker ends between two effects. If the database is unavailable, the worker waits
-for it.
+Guarantee: ticks and short jobs have their own connections, so a tick does not delay a halt. For each kind and shard, at
+most one job waits, and at most one runs. A job is acknowledged after its work. If its worker died, another worker takes
+the job over. Drawdown logs and records a fault in a job, and the next job of the shard continues from the committed
+work. If a job is stopped, or needs a newer program, it goes back to the queue. Money does not depend on the engine,
+because a job can safely run twice, or late. A worker ends between two effects. If the database is unavailable, the
+worker waits for it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Jobs:
     def beat(self) -> None:
         """Record this worker's heartbeat, and take its share of providers' limits.
 
-        The share depends on the number of workers that can tick at once.
+        The share depends on the number of workers that can tick at once. If the database is not ready, or a rule
+        refuses this worker, the worker ends.
         """
         try:
             self.app.ready()
@@ -314,7 +315,7 @@ def ticking(work: Jobs, made: Connector) -> Engine:
 
 
 def watching(work: Jobs, made: Connector) -> Engine:
-    """Return the queue of short jobs, which no tick delays.
+    """Return the queue of short jobs, which ticks do not delay.
 
     They are watch rounds, the nightly comparison, and take-overs.
     """

@@ -139,7 +139,8 @@ def _read_values(params: Sequence[Param], given: Mapping[str, Any], now_ms: int)
 def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
     """Do an action, or show its effect.
 
-    Errors: those of the action; AnswerLost with the command to repeat; UsageError.
+    Errors: those of the action; AnswerLost with the command to repeat; UsageError; DrawdownError if a secret could not
+    be printed. typer.Exit with the status of the result, unless it is 0.
     """
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
     if given.get("file") is not None:

@@ -2,7 +2,7 @@
 
 Those of "" are below the program's own help.
 
-Guarantee: a test parses each example, and requires one of each command.
+Guarantee: a test parses each example, and requires an example of each command.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Show results: a table for people, one JSON object for programs.
 
-Guarantee: no name of a host, provider or file can control a terminal or reverse its text. This module cleans ids and
-messages, and so do `startup` and `streams` for logs and errors.
+Guarantee: the name of a host, provider or file cannot control a terminal or reverse its text. This module cleans ids
+and messages, and so do `startup` and `streams` for logs and errors.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DRY: Final = "dry run: nothing was changed. The command would print:"
 
 
 def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Table], *, dry_run: bool) -> None:
-    """Print what a command changed, or what it would change."""
+    """Print the changes of a command, done or planned."""
     head = [DRY] if dry_run else []
     show(app, {**result, "dry_run": dry_run}, [*head, *lines])
 
@@ -64,7 +64,7 @@ class Rows(Table):
 
     Guarantee: text wraps only at spaces. Spaces that would not be visible are escaped, so that two names never look
     alike. A table may be wider than the terminal. In a pipe, a file or cron it is plain: a line for each row, two
-    spaces between columns, no border and no colour.
+    spaces between columns, without borders and colours.
     """
 
     def __init__(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

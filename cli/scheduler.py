@@ -3,9 +3,9 @@
 They are ticks, watch rounds between them, and nightly work.
 
 Guarantee: a late tick still runs, and several missed ticks become one. Two ticks of this process never overlap, and
-neither do two rounds. A tick or round that would overlap is logged and counted. SIGTERM ends the loops between two
-effects, so every push that was sent has its attempt on record. A failed round is logged, and the next round does its
-work. The nightly command runs in its own process, so it takes no memory from ticks, and its failure does not end them.
+neither do two rounds. A tick that would overlap is logged and counted. SIGTERM ends the loops between two effects, so
+every push that was sent has its attempt on record. A failed round is logged, and the next round does its work. The
+nightly command runs in its own process, so it does not take memory from ticks, and its failure does not end them.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Options:
     accept_clock: bool
     every_s: int
     watch_every_s: int | None = None
-    """Seconds between watch rounds; None: no watch."""
+    """Seconds between watch rounds; None: the watch does not run."""
     deadline_s: float | None = None
     """Seconds after which a tick leaves the rest to the next tick.
 
     None: the share WITHIN of the interval.
     """
     nightly_at: dt.time | None = None
-    """Time of day of the nightly checks in UTC. None: they run elsewhere."""
+    """Time of day of the nightly checks in UTC; None: this process does not run them."""
 
     def deadline_ms(self) -> int:
         """Return the time limit of a tick, in milliseconds."""

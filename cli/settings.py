@@ -295,7 +295,7 @@ class Settings(BaseSettings):
     """Addresses of trusted proxies, separated by commas. The server reads their X-Forwarded-For."""
 
     console_url: str = ""
-    """URL of the console, without a path: https://drawdown.internal; without it, the server has no console."""
+    """URL of the console, without a path: https://drawdown.internal; without it, the server does not have a console."""
     console_proxy_header: str = ""
     """Header in which a proxy names the person that it signed in: X-Forwarded-User; it needs the proxy's secret."""
     console_proxy_secret: SecretStr = SecretStr("")
@@ -405,7 +405,7 @@ class Settings(BaseSettings):
         )
 
     def of_providers(self) -> Mapping[str, str]:
-        """Return the DRAWDOWN_… variables by the rest of their names, in lower case.
+        """Return the DRAWDOWN_… variables and files by the rest of their names, in lower case.
 
         An example is `autumn_secret_key`.
         """

@@ -42,9 +42,10 @@ def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> Ap
 
 
 def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
-    """Log events with keys on stderr, at the level `at_least` or above.
+    """Log events with keys on stderr, at the higher of `level` and `at_least`.
 
-    The format is JSON, or text on a terminal. Errors: UsageError for an invalid level.
+    The format is JSON. On a terminal it is text, and the least level is WARNING. Errors: UsageError for an invalid
+    level.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:

@@ -67,7 +67,7 @@ def keep_stdout(*, closed: bool) -> None:
 def say_what_was_lost() -> None:
     """Report lost output on stderr at the end of a command.
 
-    If the reader left, do not report the loss.
+    If the reader closed the stream, do not report the loss.
     """
     raw = _flushed()
     if raw is not None and raw.lost is not None and raw.lost.errno not in READER_GONE and not raw.told:
@@ -86,7 +86,8 @@ def require_shown(told: str) -> None:
 def print_file(parts: Iterable[str]) -> None:
     """Print a result as a file.
 
-    If the reader leaves, the rest is not printed. Errors: DrawdownError if the file is incomplete for another reason.
+    If the reader closes the stream, the rest is not printed. Errors: DrawdownError if the file is incomplete for
+    another reason.
     """
     raw = _raw()
     for part in parts:

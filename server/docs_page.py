@@ -37,7 +37,7 @@ Json = Mapping[str, Any]
 
 
 def serve_docs(app: FastAPI) -> None:
-    """Serve the description at PATH, which is created once in a process."""
+    """Serve the page at PATH. A process creates the page once."""
     written: list[bytes] = []
 
     async def answer(_request: Request) -> Response:

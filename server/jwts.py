@@ -43,7 +43,7 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 class Unproven(Exception):
-    """The reason why a token is invalid, in words."""
+    """The reason why a token or a key is invalid, in words."""
 
 
 def require_library() -> None:
@@ -60,7 +60,7 @@ def require_library() -> None:
 def key_of(said: object) -> Key:
     """Return a public key from its JWK.
 
-    Errors: Unproven if the key has another use or type, or is too weak.
+    Errors: Unproven if the key cannot be read, has another use or type, or is too weak.
     """
     from joserfc.errors import JoseError
     from joserfc.jwk import ECKey, RSAKey
@@ -128,7 +128,7 @@ def claims_of(token: str, keys: Sequence[Key], algorithms: Collection[str]) -> M
 def require(claims: Mapping[str, Any], now_ms: int, **wanted: str) -> None:
     """Check that a token is valid now (`exp`), and that its claims have these values.
 
-    A list must contain the value. Errors: Unproven.
+    If a claim is a list, it must contain the value. Errors: Unproven.
     """
     from joserfc.errors import ExpiredTokenError, JoseError, MissingClaimError
     from joserfc.jwt import JWTClaimsRegistry

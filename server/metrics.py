@@ -298,7 +298,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS
-"""Age of the oldest tick in the reported minimum of concurrent calls."""
+"""Largest age of a tick that counts for the lowest limit of concurrent calls."""
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
@@ -366,7 +366,7 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def filing(connection: sa.Connection) -> Iterator[Metric]:
-    """Yield the number of files in watched folders that were not imported."""
+    """Yield the numbers of files and query answers of sources that were not imported."""
     found = files_left(connection)
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
     yield gauge(
@@ -378,7 +378,7 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
 
 
 def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Yield the metrics of settled pushes that were not compared with their provider."""
+    """Yield the metrics of days and balances not compared with their provider."""
     found = read_uncompared(connection, now_ms)
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
@@ -460,7 +460,7 @@ CALL_LABELS: Final = ("provider", "outcome")
 
 
 def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
-    """Yield the metrics of pushes in the last five minutes, and of all reads."""
+    """Yield the metrics of push attempts in the last five minutes, and of all reads."""
     counts: dict[tuple[str, str], int] = defaultdict(int)
     within: dict[tuple[str, str], dict[int | None, int]] = defaultdict(lambda: defaultdict(int))
     took: dict[tuple[str, str], int] = defaultdict(int)
@@ -589,7 +589,7 @@ def hooking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 GUARD_RECENT_MS: Final = 60 * MINUTE_MS
-"""Age of the guard's denials that a metric counts."""
+"""Largest age of the denials of the guard that a metric counts."""
 
 
 def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

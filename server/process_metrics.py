@@ -36,7 +36,10 @@ class GuardCalls:
         self._named: set[str] = set()
 
     def answered(self, call: str, answer: Mapping[str, object]) -> None:
-        """Count the guard's decision in this answer. A repeat of a call is not counted."""
+        """Count the guard's decision in this answer.
+
+        A repeat, a settlement or a release is not counted.
+        """
         if call in DECIDING and not answer["repeated"]:
             enforced = str(answer["enforced"]).lower()
             self.decided[call, self._name(str(answer["metric"])), str(answer["decision"]), enforced] += 1

@@ -37,7 +37,7 @@ class OidcSettings:
 class MySettings:
     """The links by which an organisation's own people sign in.
 
-    Without both a secret and a JWKS URL, Drawdown rejects every link.
+    If neither a secret nor a JWKS URL is set, the pages at `/my` answer 404.
     """
 
     secrets: tuple[str, ...] = field(default=(), repr=False)

@@ -35,11 +35,11 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 THREADS: Final = 4
-"""Concurrent reads of providers for the gate and for webhooks."""
+"""Concurrent reads of providers, for the gate, webhooks and admin requests."""
 ORDER_THREADS: Final = 2
-"""Signed requests in progress."""
+"""Signed requests and checks of a scheduler in progress."""
 MAX_ORDERS: Final = 100
-"""Signed requests that are in progress or wait."""
+"""Signed requests and checks of a scheduler that are in progress or wait."""
 MOST_WAITING: Final = 1_000
 """Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS
@@ -69,7 +69,7 @@ class StepThreads:
         self.stopping = threading.Event()
 
     def order(self, work: Callable[[ThreadKit, Context], T]) -> Future[T]:
-        """Run a signed request in a thread.
+        """Run a signed request, or a check for a scheduler, in a thread.
 
         Errors: ApiError 503 if too many requests wait.
         """
@@ -113,7 +113,7 @@ class StepThreads:
             one.exception()
 
     def close(self) -> None:
-        """End the work in progress at its next effect, and begin no more."""
+        """End the work in progress at its next effect, and do not begin other work."""
         self.stopping.set()
         for pool in (self._pool, self._orders, self._ticks):
             pool.shutdown(wait=True, cancel_futures=True)

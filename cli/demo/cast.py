@@ -90,7 +90,8 @@ def samples_of(
 ) -> Iterator[SandboxSample]:
     """Yield a sample of each sandbox, all in one window of the hour.
 
-    `often`: yield a sample a minute, so that an estimate knows the present use.
+    It does not yield samples outside the member's hours. `often`: yield a sample a minute, so that an estimate knows
+    the present use.
     """
     if not member.hours[0] <= hour_ms % DAY_MS // HOUR_MS < member.hours[1]:
         return

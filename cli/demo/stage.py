@@ -282,7 +282,7 @@ class Stage:
         self.running[org_id] = [one for one in self.running.get(org_id, []) if one.cell_id != cell_id]
 
     def start(self, connection: sa.Connection, member: Member) -> None:
-        """Start a member's sandboxes, if none runs."""
+        """Start a member's sandboxes, unless some already run."""
         if not self.running.get(member.org_id):
             self.running[member.org_id] = sandboxes_of(member, self.generations[member.org_id])
             self.generations[member.org_id] += 1

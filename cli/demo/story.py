@@ -4,9 +4,9 @@ The use is daily executions, events and builds. This module also runs the month:
 the order of time.
 
 Guarantee: the same time and seed give the same month. An act is a real command. The acts between two ticks run in the
-order of their times, in one transaction. If a rule refuses an act, the act is rolled back, and the other acts run. Days
-count from the midnight (UTC) before the month's start. Days 1 to 29 are whole. Ticks come every eight hours. They come
-more often during an outage and in the last two days, and every five minutes in the last hour.
+order of their times, in one transaction. If a rule refuses an act that may fail, the act is rolled back, and the other
+acts run. Days count from the midnight (UTC) before the month's start. Days 1 to 29 are whole. Ticks come every eight
+hours. They come more often during an outage and in the last two days, and every five minutes in the last hour.
 """
 
 from __future__ import annotations
@@ -181,7 +181,10 @@ class Act:
 
 
 def perform(connection: sa.Connection, acts: Sequence[Act]) -> None:
-    """Do acts, each at its own time."""
+    """Do acts, each at its own time.
+
+    If a rule refuses an act with `may_fail`, roll back this act, and do the others.
+    """
     for act in acts:
         by = By(act.at_ms, act.actor, act.reason, "cli")
         if not act.may_fail:

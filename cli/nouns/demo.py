@@ -235,7 +235,7 @@ def drain(demo: Demo) -> None:
 
 
 def late(demo: Demo) -> None:
-    """Write a late sample, as a host that was cut off does."""
+    """Write a late sample, as a host that was cut off does, and bill it by a tick."""
     demo.say("4. A sample arrives late, for a window that is sealed already")
     ts = demo.clock.at_ms - WINDOWS * WINDOW_MS
     demo.host_writes([SandboxSample("late-1", sandboxes()[0], 42, ts)])

@@ -46,7 +46,7 @@ class DemoCell:
         self._server.server_close()
 
     def answer(self, path: str, timestamp: str, given: str, body: bytes) -> int:
-        """Return the HTTP status for a request."""
+        """Verify a request, obey its halt, and return the HTTP status."""
         if path != HALT_PATH:
             return 404
         fresh = timestamp.isdigit() and abs(self.clock.now_ms() // 1000 - int(timestamp)) <= MAX_AGE_S

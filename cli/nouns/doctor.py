@@ -1,7 +1,7 @@
 """Check the set-up for faults, and show how to fix them.
 
-Guarantee: the checks change no value. `doctor` writes a row of the database unchanged, and creates and deletes a file
-in the state folder. Only a write detects a full disk.
+Guarantee: the checks do not change a value. `doctor` writes a row of the database unchanged, and creates and deletes a
+file in the state folder. Only a write detects a full disk.
 """
 
 from __future__ import annotations

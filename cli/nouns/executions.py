@@ -251,7 +251,7 @@ def draw(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Charge a part of an execution that continues."""
+    """Charge a part of an open execution's cost."""
     app: App = context.obj
     by, cost = app.by(actor, reason), _cost(credits, use)
     show_settled(app, app.write(lambda c: executions.draw(c, key, number, cost, by)), f"{key}: draw {number}")

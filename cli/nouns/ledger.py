@@ -54,8 +54,8 @@ def statement(
 ) -> None:
     """Show a wallet's monthly statement.
 
-    The statement has the opening balance, all entries, and the closing balance, so that you can check the sum. The
-    statement uses the time of booking. Late usage is in the month of its booking, with its own month beside it. If a
+    The statement has the opening balance, the sums of all entries, and the closing balance, so that you can add them
+    up. It uses the time of booking. Late usage is in the month of its booking, with its own month beside it. If a
     section has more rows than --most, its last line sums the others. The exit status is 1 if the figures do not add up.
     """
     app: App = context.obj

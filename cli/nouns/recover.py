@@ -44,7 +44,7 @@ AFTER: Final = (
     "push resolve", "push resolve-all", "push void", "push void-lost", "push cancel", "push retry",
     "provider accept", "provider bill-shadow", "topup resolve",
 )  # fmt: skip
-"""Changes of people to repeat after ticks have settled, by their subject.
+"""Changes of people to repeat after ticks have settled.
 
 The objects of these changes exist again only after those ticks.
 """

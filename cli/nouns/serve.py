@@ -1,4 +1,4 @@
-"""`drawdown serve`: serve webhooks, the gate, admin, cron, health and metrics."""
+"""`drawdown serve`: serve the HTTP API, webhooks, console, health and metrics."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`drawdown status`: show the backlog with its reason, age, amount and likely end.
 
 Guarantee: the command only reads. Its exit status is the verdict's. For people, it has at most 80 columns, and the
-verdict first. If all is settled and no organisation is halted, it has three lines.
+verdict first. If all is settled without halted organisations, it has three lines.
 """
 
 from __future__ import annotations

@@ -362,7 +362,10 @@ READABLE: Final = 0o644
 
 
 def write_metrics(app: App, file: Path) -> None:
-    """Write the content of the server's /metrics, for the textfile collector."""
+    """Write the metrics of the database to a file, for the textfile collector.
+
+    If the file cannot be written, Drawdown logs the failure.
+    """
     from drawdown.server import metrics  # a cron tick rarely writes metrics
 
     try:

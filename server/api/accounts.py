@@ -134,8 +134,9 @@ class PayerAnswer(BaseModel):
 class ForecastAnswer(BaseModel):
     """A forecast of when the available credit ends, at the rate of the last full days.
 
-    `state`: `ends` (at `ends_ms`), `spent`, `lasts`, or `unknown` below three full days of use. `days`: the number of
-    these days. `from_ms`: the start of the first day. `used`: the credits used on these days.
+    `state`: `ends` (at `ends_ms`), `spent` (no credit is available), `lasts` (no foreseeable end), or `unknown` below
+    three full days of use. `days`: the number of these days. `from_ms`: the start of the first day. `used`: the credits
+    used on these days. Below three days, `from_ms` and `used` are null.
     """
 
     state: ForecastState
@@ -153,8 +154,9 @@ class AccountAnswer(BaseModel):
     `unbilled`: used credit that the next ticks charge. `over`: the rest of ended lots, which the next entries take out
     of the balance.
 
-    `included` to `refund`: the rest of lots of each kind. `owed`: used credit that no lot covers. `hold`: the charged
-    cost of executions that suppliers still wait for. The other figures do not include `hold`.
+    `included` to `refund`: the rest of lots of each kind. `owed`: used credit that lots do not cover, less refunds that
+    pay for later use. `hold`: the charged cost of executions that suppliers still wait for. The other figures do not
+    include `hold`.
     """
 
     org_id: str
@@ -223,8 +225,8 @@ class LotAnswer(BaseModel):
 class LotsAnswer(BaseModel):
     """The lots of a wallet.
 
-    `order`: the order of use, in words. `more`: the number of lots that the answer omits. `owed`: used credit that no
-    lot covers. `back`: refunded credit that pays for later use.
+    `order`: the order of use, in words. `more`: the number of lots that the answer omits. `owed`: used credit that lots
+    do not cover. `back`: refunded credit that pays for later use.
     """
 
     org_id: str
@@ -263,10 +265,10 @@ class ChangeAnswer(BaseModel):
 
 
 class CreditLineAnswer(ChangeAnswer):
-    """Credit that was added or expired, by kind of lot or by currency.
+    """Credit that was added, expired or taken back, by kind and currency.
 
-    `what`: the kind. `entries`: the number of entries. `money_minor`: for top-ups, the paid money in minor units of
-    `currency`.
+    `what`: the kind of credit. `entries`: the number of entries. `money_minor`: for top-ups, the paid money in minor
+    units of `currency`; null for other credit.
     """
 
     what: str
@@ -278,8 +280,9 @@ class CreditLineAnswer(ChangeAnswer):
 class UsageLineAnswer(BaseModel):
     """The charges of a feature, by the month of use and the rate.
 
-    `charged` is `quantity * micro_credits / per_quantity`, rounded half away from zero, plus `rounding_micro`. `more`:
-    the number of lines that this line sums.
+    `charged_micro` is `quantity * micro_credits / per_quantity`, rounded half away from zero, plus `rounding_micro`. If
+    the charges do not match a rate, `micro_credits`, `per_quantity` and `rounding_micro` are null. `more`: the number
+    of lines that this line sums.
     """
 
     feature: str | None
@@ -297,8 +300,8 @@ class UsageLineAnswer(BaseModel):
 class ExecutionsLineAnswer(BaseModel):
     """The charges of executions of a project: drawn, settled and late.
 
-    `late`: charged after the reservation expired. `charged` is the sum of the three, less `written_off`. `more`: the
-    number of lines that this line sums.
+    `drawn`: charged while they continued. `settled`: charged at their end. `late`: charged after the reservation
+    expired. `charged` is the sum of the three, less `written_off`. `more`: the number of lines that this line sums.
     """
 
     project: str | None
@@ -319,7 +322,8 @@ class ExecutionsLineAnswer(BaseModel):
 class HeldLineAnswer(BaseModel):
     """An execution with reserved credit at the end of the range.
 
-    `held`: the reserved credit. `more`: the number of lines that this line sums.
+    `execution`: null in a line that sums others. `held`: the reserved credit. `more`: the number of lines that this
+    line sums.
     """
 
     execution: str | None

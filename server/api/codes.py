@@ -12,14 +12,17 @@ from drawdown.worker.sources.samples.rows import ID_FIELDS
 
 
 class CallCode(NamedTuple):
-    """A code of a refused call, with its HTTP statuses, its meaning and the fix."""
+    """The HTTP statuses of a refused call's code, and its meaning with the fix."""
 
     statuses: tuple[int, ...]
     meaning: str
 
 
 class ItemCode(NamedTuple):
-    """A result of an item of a body. `code` is empty if the status says enough."""
+    """A result of an item of a body.
+
+    `code`: empty if the result has only a status. `items`: the items that can have it: `events`, `samples` or `both`.
+    """
 
     status: str
     code: str

@@ -1,9 +1,10 @@
 """Serve an operation for each declared action and list (`schema.declare`).
 
 Guarantee: an operation takes the parameters of its declaration, and refuses any other field by its name. Drawdown does
-an action in one transaction, once for each Idempotency-Key. A dry run does the action, and rolls it back. If a key is
-bound to an organisation, it may use only operations that name an organisation, and only its own. One call grants at
-most the key's own limit of credit.
+an action in one transaction, once for each Idempotency-Key. A dry run does the action, and rolls it back. If an API key
+is bound to an organisation, it may name only this organisation in an operation. Of the operations that do not name an
+organisation, it may use only the lists and views that are declared as `open`. One call grants at most the API key's
+own limit of credit.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ TYPES: Final[Mapping[str, Any]] = {
     "units": Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None,
     "text": Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_clean)],
 }
-"""JSON type of each kind of value."""
+"""JSON type of each kind of value, except `number`, which has its own bounds."""
 NUMBERS: Final = frozenset({"number", "time", "window", "length", "percent"})
-"""Kinds that a program sends as whole numbers."""
+"""Kinds that a query must send as whole numbers in digits."""
 
 
 def _digits(value: object) -> object:
@@ -252,7 +253,7 @@ class Operations:
 
 
 def call_of(action: Action[Any], actor: str, key: str, values: Values, reason: str) -> idempotency.Call:
-    """Return a call by its Idempotency-Key.
+    """Return the call of an action under an Idempotency-Key, with its content.
 
     A value that equals its default is not part of the call's content. So a later version with a new parameter
     recognises an earlier call as a repeat. Never change a default, because two different values would then count as
@@ -274,8 +275,9 @@ def carry_out(
 ) -> Answer:
     """Do the action of a call, unless the call was already done.
 
-    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the API key may not do the action;
-    OtherContent if the Idempotency-Key was used for another call; those of the action.
+    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the API key may not do the action, or
+    422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call; those of
+    the action.
     """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:
@@ -324,7 +326,7 @@ def _require_size(
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the Idempotency-Key of a request; None if it has none.
+    """Return the Idempotency-Key of a request; None if the header is missing.
 
     Errors: ApiError 400 for an invalid key.
     """
@@ -469,7 +471,10 @@ def request_model(action: Action[Any], params: tuple[Param, ...]) -> type[BaseMo
 
 @cache
 def query_model(one: Listing[Any] | Showing[Any], params: tuple[Param, ...]) -> type[BaseModel]:
-    """Return the model of the query of a list, or of a showing that has lists."""
+    """Return the model of the query of a list or a view.
+
+    The model of a view has `most` only if the number of rows of its parts can be limited.
+    """
     more: dict[str, Any] = {}
     if isinstance(one, Listing) or (one.parts and one.most):
         more["most"] = (Annotated[int, Field(ge=1, le=MOST_ROWS)], one.most)

@@ -1,9 +1,10 @@
 """Serve /v1/executions with the functions of `drawdown execution`.
 
-Guarantee: each call is one transaction of the same function that the command line calls. The caller's own key or number
-identifies the call. If the answer is lost, the caller can repeat the call. Concurrent calls share a transaction
-(`payment_calls`). Concurrent acceptances of one organisation may share one, too (`request_batching`). If a key is bound
-to an organisation, it changes only executions that it began (`require_maker`).
+Guarantee: each call is done in one transaction, as the command line does it. The execution's key or the draw's number,
+which the caller chooses, identifies the call. If the answer is lost, the caller can repeat the call. Concurrent calls
+share a transaction (`payment_calls`). Concurrent acceptances of one organisation may share one, too
+(`request_batching`). If an API key is bound to an organisation, it changes only executions that it began
+(`require_maker`).
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class Executions:
         return await self._recalled(request, model, do)
 
     async def draw(self, execution: str, request: Request) -> JSONResponse:
-        """Charge a part of an open execution."""
+        """Charge a part of an open execution's cost."""
 
         def change(order: models.DrawRequest) -> tuple[Literal["draw"], Cost, int]:
             return "draw", Cost(order.credits, order.use), order.number

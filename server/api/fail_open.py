@@ -2,11 +2,11 @@
 
 Drawdown records them afterwards.
 
-Guarantee: Drawdown allows such a use only if this process knows its key, the key has not expired, and the metric fails
-open. The outage must be shorter than DARK_MS. After the outage, Drawdown counts each use with its quantity, under its
-key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are unrecorded, Drawdown refuses
-further uses. Until a use is recorded, Drawdown refuses calls that end it. If a process ends first, it logs the
-unrecorded uses with their quantities, and they are lost.
+Guarantee: Drawdown allows such a use only if this process knows its API key, the API key has not expired, and the
+metric fails open. The outage must be shorter than DARK_MS. After the outage, Drawdown counts each use with its
+quantity, under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are
+unrecorded, Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a
+rule refuses the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DARK_MS: Final = 15 * MINUTE_MS
-"""Time from the start of an outage in which fail-open metrics are allowed."""
+"""Milliseconds from the start of an outage in which uses of fail-open metrics are allowed."""
 WITHIN_S: Final = 2.0
-"""Longest time that a check of a fail-open metric waits for the database."""
+"""Seconds that a check or a use of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
 """Time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
@@ -111,22 +111,27 @@ class FailOpen:
         self.uses: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return the key in this text; None if it is unknown or ended.
+        """Return the API key in this text; None if it is unknown or ended.
 
-        If the database does not answer, return the remembered key. Errors: those of AWAY, if the key is not remembered.
+        If the database does not answer, return the remembered key. Errors: those of AWAY, if the key is not remembered;
+        ApiError 429, 503.
         """
         return await self._find(api_keys.hash_of(offered), now_ms)
 
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return a key that was found a short time ago, or read it now.
+        """Return an API key that was found a short time ago, or read it now.
 
-        The caller must read the key again in its transaction, and call `remember_key` with the result.
+        The caller must read the key again in its transaction, and call `remember_key` with the result. None and errors:
+        as in `find`.
         """
         proof = api_keys.hash_of(offered)
         return self._cached_key(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
 
     async def confirm_key(self, key: ApiKey) -> None:
-        """Check that a remembered key is still valid. Errors: ApiError 401."""
+        """Check that a remembered API key is still valid.
+
+        Errors: ApiError 401 for an ended key; those of `find`.
+        """
         if await self._find(key.proof, self._services.clock.now_ms()) is None:
             raise unauthorized()
 
@@ -159,7 +164,7 @@ class FailOpen:
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
         """Return the answer of `work`, or an answer without the database.
 
-        `uses`: True for a use, False for a check. Errors: those of `work`; ApiError 503.
+        `uses`: True for a use, False for a check. Errors: those of `work`; Denied `other_content`; ApiError 503.
         """
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
@@ -185,7 +190,7 @@ class FailOpen:
             self._terms.put(metric, await self._ask_database(work, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
-        """Record the uses of a key before a call that ends them.
+        """Record the allowed uses with this use key, before a call changes or ends them.
 
         Errors: ApiError 503 if they cannot be recorded yet.
         """

@@ -1,10 +1,10 @@
 """Serve GET /v1/gate/{org_id}: whether a sandbox may be created or woken.
 
-Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. If the
-organisation is halted or was never projected, the gate reads the provider again. All processes together read an
-organisation at most every ten seconds, with one call at a time. Callers of the gate are not authenticated, so all
-organisations at a provider share a limit of reads a second. The answer is the new verdict if it comes in time, or else
-the stored verdict. In doubt, the gate is closed unless a setting opens it.
+Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The gate
+reads the provider again if the organisation was never projected, or is halted other than by an operator. All processes
+together read an organisation at most every ten seconds, with one call at a time. Callers of the gate are not
+authenticated, so all organisations at a provider share a limit of reads a second. The answer is the new verdict if it
+comes in time, or else the stored verdict. In doubt, the gate is closed unless a setting opens it.
 """
 
 from __future__ import annotations

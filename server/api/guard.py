@@ -3,11 +3,12 @@
 It calls the functions of `drawdown guard` and `drawdown override`. A person decides a limit override with a signed
 request to /admin/overrides.
 
-Guarantee: the function that the command line calls decides each call. The caller's own key identifies the call, so the
-caller may repeat it if the answer is lost. Concurrent uses and ends of uses share a transaction (`payment_calls`).
-Other uses share one with those of their metric and organisation (`request_batching`), and so do all checks. A block is
-an answer, not an error. A check only reads, and does not wait for a writer. One transaction finds its key and decides.
-A program requests a limit override only for an organisation. The override takes effect when a person approves it.
+Guarantee: the function that the command line calls decides each call. The caller chooses the key of a use, so the
+caller may repeat a call if the answer is lost. Concurrent uses and ends of uses share a transaction (`payment_calls`).
+Other uses share one with those of their metric, organisation and payer (`request_batching`). All checks share
+transactions, too. A block is an answer, not an error. A check only reads, and does not wait for a writer. One
+transaction finds the API key of a check and decides. A program requests a limit override only for an organisation. The
+override takes effect when a person approves it.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class UseRequest(CheckRequest):
     let_through: bool = False
     """True if your program allowed the use while the server did not answer.
 
-    Drawdown then counts the use at any limit, if the metric fails open.
+    Drawdown then counts the use at any limit, if the metric fails open. It ignores the field if the API key is bound to
+    an organisation.
     """
 
 
@@ -164,7 +166,8 @@ class ReleaseUseRequest(_Body):
 class ExtendUseRequest(_Body):
     """The parameters of `drawdown guard extend`.
 
-    `to`: the total quantity to reserve. `for_ms`: milliseconds from now until the reservation ends.
+    `to`: the total quantity to reserve; null keeps it. `for_ms`: milliseconds from now until the reservation ends; null
+    means an hour. The call does not shrink or shorten the reservation.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
@@ -204,10 +207,11 @@ class OverridesQuery(BaseModel):
 
 
 class LimitOverride(BaseModel):
-    """A limit override: requested, in force, refused or ended.
+    """A limit override: requested, in force, refused, ended or expired.
 
-    `target` by `reach`: an organisation, a pattern or a plan. `ends_ms`: null means permanent. `actor`: the person or
-    key that requested it. `decided_by`: the actor who decided.
+    `state`: `asked` means requested, and `over` means expired. `target` by `reach`: an organisation, a pattern or a
+    plan. `ends_ms`: null means permanent. `actor`: the person or key that requested it. `decided_by`: the actor who
+    decided.
     """
 
     number: int
@@ -250,8 +254,8 @@ class GuardAnswer(BaseModel):
     `decision`: the decision that counts. `would`: the decision in phase 3. `enforced`: True if the phase enforces the
     decision. `rule` and `reason`: the rule that decided, and why.
 
-    `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`
-    excludes this use, `remaining` includes it.
+    `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`:
+    the base units used before this use. `remaining`: the base units left after it.
 
     `price`: the cost in credits. `charged`: the credits that this call charged, 0 if `repeated`. `drawdown guard uses`
     shows the whole charge of a use. `payer`: the payer; null if the use is free, or its payer is not charged.

@@ -109,7 +109,8 @@ class DrawRequest(_Body):
 class ExtendRequest(_Body):
     """The parameters of `drawdown execution extend`.
 
-    `to`: the total cost to reserve, in credits. `for_ms`: milliseconds from now until the reservation ends.
+    `to`: the total cost to reserve, in credits; null keeps it. `for_ms`: milliseconds from now until the reservation
+    ends; null means an hour. The call does not shrink or shorten the reservation.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"to": 9, "for_ms": 7_200_000}]})
@@ -135,7 +136,7 @@ class SettleRequest(_Body):
 class ReleaseRequest(_Body):
     """The parameters of `drawdown execution release`: the incurred cost.
 
-    Without a cost, the drawn amount stays.
+    If you omit the cost, the execution costs what it has drawn.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the build was cancelled"}]})
@@ -185,8 +186,8 @@ class PreviewAnswer(BaseModel):
     """The answer to a preview.
 
     `allowed`: True if the execution would be accepted now. `step`, `code` and `reason`: the step that refuses it, and
-    why. `amount`: the credit to reserve. `available`: the available credit before. `hold`: the place of the credit, as
-    in an execution.
+    why. `amount`: the credit to reserve. `available`: the available credit before the reservation. `hold`: the place of
+    the credit, as in an execution.
     """
 
     allowed: bool

@@ -108,9 +108,9 @@ def operation(
 ) -> _Operation:
     """Return the description of a route for FastAPI.
 
-    The description has the answers, body, query, headers and authentication. `bodies`: the bodies by type, if there are
-    several. `scope`: the scope that an API key needs. `empty`: True if the answer is 204. `also`: other statuses with
-    their own answer.
+    The description has the answers, body, query, headers and authentication. `answer`: None for Prometheus' text, or
+    with `empty`. `body`: `any` for any JSON object. `bodies`: the bodies by type, if there are several. `scope`: the
+    scope that an API key needs. `empty`: True if the answer is 204. `also`: other statuses with their own answer.
     """
     extra: dict[str, object] = {}
     if body == "any":

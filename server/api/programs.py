@@ -108,7 +108,7 @@ class Caller:
         """Return the named organisation, or else that of the key.
 
         Errors: ApiError 403 if the request names another organisation than the key's own. ApiError 422 if neither the
-        request nor the key names an organisation.
+        request nor the key names an organisation, or if the id is invalid.
         """
         own = self.key.org_id
         if (named := org_id or own) is None:
@@ -123,7 +123,8 @@ class Caller:
 class Programs:
     """The common entry of programs' routes.
 
-    `denied`: the number of refusals by code. `refused`: the number of requests above a limit.
+    `denied`: the number of refusals by code. `threads` and `reading`: the threads for transactions, and for lookups of
+    keys and checks of the guard. `noting`: the task that records the use of a key; None if it does not run.
     """
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
@@ -197,9 +198,10 @@ class Programs:
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
     async def take(self, request: Request, scope: str, do: Callable[[ApiKey], Awaitable[T]]) -> T:
-        """Find the key, check its scope, and then pass the body to `do`.
+        """Find the key, check its scope, and then call `do` with the key.
 
-        The key may come from a cache, so `do` must read it again before it answers. Errors: ApiError.
+        `do` reads the body. The key may come from a cache, so `do` must read the key again before it answers. Errors:
+        ApiError.
         """
 
         async def answer() -> T:
@@ -230,7 +232,10 @@ class Programs:
     async def ask(
         self, request: Request, scope: str, model: type[M], work: Callable[[sa.Connection, M, Caller], Answer]
     ) -> JSONResponse:
-        """Answer a request with a query. Errors: ApiError."""
+        """Answer a request without a body, by its query, in one read transaction.
+
+        Errors: ApiError.
+        """
 
         async def answer() -> Answer:
             key = await self._proven(request, scope)
@@ -275,7 +280,7 @@ class Programs:
         return await soon(self.find(api_keys.hash_of(offered), now_ms))
 
     async def find(self, proof: str, now_ms: int) -> ApiKey | None:
-        """Return the key of a hash.
+        """Return the key of a hash; None if the key is unknown or ended.
 
         Lookups of unknown keys wait only for each other, and share a statement.
         """
@@ -347,7 +352,10 @@ class Programs:
         return JSONResponse(dict(await self.refused(work)))
 
     async def refused(self, work: Awaitable[T]) -> T:
-        """Return the work's answer, and count a refusal by its code."""
+        """Return the work's answer, and count a refusal by its code.
+
+        Errors: ApiError, also in place of a DrawdownError.
+        """
         try:
             return await work
         except DrawdownError as error:

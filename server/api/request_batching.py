@@ -3,9 +3,9 @@
 Drawdown locks and commits a busy wallet or counter once for all these requests. Requests that only read share one read.
 
 Guarantee: each request gets the answer that it would get alone, after the commit. If requests cannot be decided
-together, each is decided alone. A refused request is decided alone, too. A lane does not wait for other lanes. A
-request that comes alone does not wait. If several requests came just before, a request that writes waits at most
-GATHER_S.
+together, each is decided alone. A refused request is decided alone, too, unless its error would be the same. A lane
+does not wait for other lanes. A request that comes alone does not wait. If several requests came just before, a request
+that writes waits at most GATHER_S.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class RequestBatcher(Generic[A, R]):
     async def ask(self, asked: A) -> R:
         """Return the answer of a request that is decided with others.
 
-        Errors: those of `Way.alone`; ApiError 429 if too many requests wait.
+        Errors: those of `Way.all_` and `Way.alone`; NotTogether if the request must be decided alone and `Way.alone` is
+        None; ApiError 429 if too many requests wait.
         """
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())

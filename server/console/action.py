@@ -86,7 +86,7 @@ class Doing:
     def text(self, name: str) -> str:
         """Return the id in a field; '' if the field is empty.
 
-        Errors: WrongField if no id can have this text.
+        Errors: WrongField if an id cannot have this text.
         """
         found = self.values.get(name, "").strip()
         if found and not is_clean_id(found):

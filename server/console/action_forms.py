@@ -1,9 +1,9 @@
 """Serve the form, the dry run and the execution of each action.
 
 Guarantee: the dry run does the action in a transaction, rolls it back, and shows the result. Drawdown does the action
-of a form once, in one transaction with its audit record. The person's limit must allow the granted credit, and the
-person must type a large number to confirm it. The state must still equal the state that the dry run showed. If the
-action fails, the form keeps its values.
+of a form once, in one transaction with its audit record. The person's limit must allow the granted credit. To confirm
+many rows or much credit, the person must type the number. The state must still equal the state that the dry run
+showed. If the action fails, the form keeps its values.
 """
 
 from __future__ import annotations
@@ -370,7 +370,7 @@ class Tried:
 def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
     """Do the dry run of an action, and return its result.
 
-    The caller rolls back the transaction. Errors: those of `_allowed` and of the action.
+    The caller rolls back the transaction. Errors: ApiError 403; those of the action.
     """
     size = _allowed(connection, action, doing)
     before = list(action.look(connection, doing))

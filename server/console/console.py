@@ -3,7 +3,7 @@
 Guarantee: a page reads in one read-only transaction of the console's own pool, for at most WITHIN_S. So readers do not
 delay the gate or a tick. Drawdown checks the session in the same transaction. For each failure, a page names the part
 that could not be read, since when, and why. If a filter is invalid, its page keeps the filter's values, and shows the
-error and no rows.
+error without rows.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Looked:
 class Console:
     """The console of one server.
 
-    `engine`: the console's own pool of connections, which no other part uses.
+    `engine`: the console's own pool of connections, which other parts do not use.
     """
 
     def __init__(self, services: Services, engine: sa.Engine, refused: Counter[str]) -> None:
@@ -163,7 +163,10 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """Return the answer of the work, or the error page if the work fails."""
+        """Return the answer of the work, or the error page if the work fails.
+
+        If the person is not signed in, redirect to the sign-in. A part of an open page gets status 401 instead.
+        """
         failed = failed or self.failed
         try:
             return await self._noted(request, do)

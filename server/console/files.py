@@ -2,8 +2,8 @@
 
 Guarantee: a process holds few rows in memory, however many a file has. It reads all rows in one transaction, and sends
 them in pieces of PIECE_BYTES. If a browser stops reading, its file ends after TAKEN_WITHIN_S, and other files continue.
-If a browser reads slowly, its file ends after WHOLE_WITHIN_S. At most MOST_FILES are in progress, and one for each
-customer's own people. After the last row, Drawdown records the person and the number of rows.
+If a browser reads slowly, its file ends after WHOLE_WITHIN_S. At most MOST_FILES are in progress, and one for the own
+people of each organisation. After the last row that it reads, Drawdown records the person and the number of rows.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Stream:
 
 
 def keep(engine: sa.Engine, taken: FileRequest, rows: int) -> None:
-    """Record the person, the path and the number of rows in the audit log."""
+    """Record the person, the path, the query and the number of rows in the audit log."""
     ask = taken.ask
     by = By(ask.now_ms, ask.person.actor, "took a file", ask.person.via)
     details = {"rows": rows, "query": dict(ask.query)}
@@ -176,7 +176,7 @@ class Files:
     ) -> AsyncIterator[bytes]:
         """Begin a file, and return its pieces.
 
-        `of`: a customer. The customer's people may have one file in progress at a time. Errors: ApiError 503 if too
+        `of`: an organisation. Its own people may have one file in progress at a time. Errors: ApiError 503 if too
         many files are in progress; those of the first rows.
         """
         if of in self._of:

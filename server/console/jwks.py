@@ -1,6 +1,6 @@
 """Fetch JSON objects and public keys from other services.
 
-Guarantee: calls use https, or stay on this machine, and follow no redirects. Drawdown rejects an answer that takes
+Guarantee: calls use https, or stay on this machine, and do not follow redirects. Drawdown rejects an answer that takes
 longer than WITHIN_S or has more than MOST_BYTES. At most MOST_AT_ONCE callers wait. Drawdown caches an answer for
 KEPT_MS. Drawdown reads the keys again for an unknown key, at most every AGAIN_MS. Every error is a `Trouble`.
 """
@@ -137,7 +137,7 @@ class DocumentCache:
         return said
 
     async def keys(self, url: str, kid: str | None, what: str) -> list[Key]:
-        """Return the public keys of an address, or those with the id `kid`.
+        """Return the public keys of an address with the id `kid`; None: all keys.
 
         Errors: Trouble.
         """

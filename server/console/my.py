@@ -7,9 +7,9 @@ People come in with a signed link, and see only their organisation. Your product
 Guarantee: a link can be used once, within fifteen minutes. Drawdown accepts HS256 only with the shared secret, and
 RS256 and ES256 only with your product's public keys. A link must have an audience, an organisation, an end and its own
 id. The session belongs to that organisation, even if the address names another. If the organisation shares its wallet
-with others, the pages do not show the wallet. They never show the name of another organisation or operator, or a reason
-that an operator wrote. The only change that a visitor can request is a limit override, which a person must approve.
-Drawdown rejects an invalid value, and never reads it as another value.
+with others, the pages do not show the wallet. They never show the name of another organisation or of an operator, or a
+reason that an operator wrote. The only change that a visitor can request is a limit override, which a person must
+approve. Drawdown rejects an invalid value, and never reads it as another value.
 """
 
 from __future__ import annotations
@@ -341,7 +341,7 @@ class My:
 
 @dataclass(frozen=True)
 class Link:
-    """A proven link: its id, and its visitor."""
+    """A proven link. `number`: its own id (`jti`)."""
 
     number: str
     visitor: Visitor

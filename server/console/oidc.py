@@ -86,7 +86,7 @@ def require_sane(settings: OidcSettings) -> None:
 
 
 def label_of(settings: OidcSettings) -> str:
-    """Return the issuer's name on the sign-in button; '' means no button."""
+    """Return the issuer's name on the sign-in button; '' without a button."""
     return settings.issuer and (settings.label or urlsplit(settings.issuer).hostname or "")
 
 

@@ -1,6 +1,6 @@
 """Read for people: read-only, and with a time limit.
 
-Guarantee: no page changes data, and each returns its connection in time. The database itself ends a slow read.
+Guarantee: pages do not change data, and each returns its connection in time. The database itself ends a slow read.
 """
 
 from __future__ import annotations

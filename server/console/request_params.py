@@ -34,7 +34,7 @@ Such a text is a link's token, or the form of a person who was signed out.
 def said_by(request: Request) -> dict[str, str]:
     """Return the parameters of an address.
 
-    Errors: UsageError for a repeated name, too many parameters, or a text that no database can store.
+    Errors: UsageError for a repeated name, too many parameters, or a text that is too long or has NUL.
     """
     pairs = request.query_params.multi_items()
     found = dict(pairs)
@@ -70,7 +70,7 @@ class Ask:
     def text(self, name: str) -> str:
         """Return an id or a part of an id; '' if the parameter is missing.
 
-        Errors: UsageError if no id can have this text.
+        Errors: UsageError if an id cannot have this text.
         """
         found = self.query.get(name, "")
         if found and not is_clean_id(found):
@@ -82,7 +82,7 @@ class Ask:
     def key(self, name: str) -> str:
         """Return a key of several ids, such as an entry's; '' if it is missing.
 
-        Errors: UsageError if no key can have this text.
+        Errors: UsageError if a key cannot have this text.
         """
         found = self.query.get(name, "")
         if found and not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
@@ -107,7 +107,7 @@ class Ask:
     def required(self, name: str) -> str:
         """Return the id in a required parameter.
 
-        Errors: UsageError if the parameter is missing.
+        Errors: UsageError if the parameter is missing or invalid.
         """
         if not self.query.get(name):
             raise UsageError(f"missing {name} in the address. Add ?{name}=…")
@@ -148,7 +148,7 @@ class Ask:
     def instant(self, name: str) -> int | None:
         """Return a time in milliseconds; None if the parameter is missing.
 
-        Errors: UsageError for a time before 1970 or after the year 9999.
+        Errors: UsageError for another text, or a time before 1970 or after the year 9999.
         """
         found = self.whole(name)
         if found is not None and not 0 <= found <= LATEST_MS:

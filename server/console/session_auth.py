@@ -68,7 +68,10 @@ FOUND: Final = "drawdown.session"
 
 
 def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> SignedIn | None:
-    """Return the signed-in person; None without a valid session or proxy."""
+    """Return the signed-in person; None without a valid session or proxy.
+
+    The session that was looked up is then in the request's scope (FOUND).
+    """
     named = proxied(settings, request)
     if named is not None:
         person = console_sessions.person_named(connection, named)

@@ -39,7 +39,7 @@ MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
 MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
 """Bytes of large bodies of one API key in memory.
 
-The limit prevents that one program blocks all others. All requests without a key, such as webhooks, share one such
+So one program cannot block all others. All requests without a key, such as webhooks, share one such
 limit.
 """
 SMALL_BODY_BYTES: Final = 64 * 1024
@@ -251,8 +251,8 @@ def is_packed(content_encoding: str) -> bool:
 def unpack(body: bytes, most_bytes: int) -> bytes:
     """Return the unpacked body.
 
-    The body may have several gzip members, one after the other. Errors: ApiError 413 if it is too large, 400 if it is
-    invalid.
+    The body may have several gzip members, one after the other. Errors: ApiError 413 if it is too large or has too many
+    members, 400 if it is invalid.
     """
     found = bytearray()
     at = members = 0

@@ -80,7 +80,7 @@ class ConnectionSlot:
 class ConnectionSlots:
     """The connections of one server.
 
-    The counter `refused` has the connections that were refused or closed, by kind.
+    The counter `refused` counts, as `connections`, those that were refused, or closed for another connection.
     """
 
     def __init__(self, is_proxy: Callable[[str | None], bool], refused: Counter[str]) -> None:

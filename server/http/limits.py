@@ -305,7 +305,7 @@ _ALL: Final = ""
 
 
 def is_open(path: str) -> bool:
-    """Return True if anyone may request the path."""
+    """Return True for paths outside `_PROVEN`, such as health, metrics and pages."""
     return not path.startswith(_PROVEN)
 
 
@@ -319,7 +319,7 @@ class Strangers:
         self._next_s = 0.0
 
     def may_ask(self, caller: str, now_ms: int) -> bool:
-        """Return True if the caller may request an open path at once."""
+        """Count a request for an open path; return False if the caller must wait."""
         return self._open.take(caller, now_ms)
 
     def failed(self, caller: str, now_ms: int) -> None:
@@ -335,9 +335,9 @@ class Strangers:
         return not (self._failed.has(caller, now_ms) and self._all_failed.has(_ALL, now_ms))
 
     def turn(self, now_s: float) -> float | None:
-        """Return the seconds until the next request's turn.
+        """Take the next turn, and return the seconds until it.
 
-        Return None if they exceed LONGEST_TURN_S.
+        If they exceed LONGEST_TURN_S, return None, and do not take the turn.
         """
         at = max(self._next_s, now_s)
         if at - now_s > LONGEST_TURN_S:

@@ -82,7 +82,7 @@ def serve(
     """Serve until a signal or `is_told` ends it.
 
     `trusted_proxies`: addresses with a trusted X-Forwarded-For, separated by commas. `is_told`: returns True if the
-    server must end. Errors: UsageError for an entry that is not an address or network.
+    server must end. Errors: UsageError if one of `trusted_proxies` is not an address or network.
     """
     slots = ConnectionSlots(proxies(trusted_proxies), server.refused)
     config = uvicorn.Config(

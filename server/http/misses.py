@@ -1,8 +1,8 @@
-"""Delay answers that found no object.
+"""Delay answers to requests for unknown objects.
 
-Guarantee: Drawdown answers MISSES_PER_S such requests of a key without delay. Each further answer waits, longer if more
-answers wait. So a caller with many connections hardly delays other callers. A request that finds its object never waits
-here, even with the same key.
+Guarantee: Drawdown answers MISSES_PER_S such requests of an API key a second without delay. Each further answer waits,
+longer if more answers wait. So a caller with many connections hardly delays other callers. A request that finds its
+object never waits here, even with the same key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Misses:
         self._waiting: Counter[str] = Counter()
 
     async def wait(self, key: str, now_ms: int) -> None:
-        """Wait until a key's answer that found no object may be sent."""
+        """Wait until an answer about an unknown object may be sent to this API key."""
         if self._buckets.take(key, now_ms):
             return
         self._waiting[key] += 1

@@ -1,10 +1,10 @@
 """Verify signed admin requests, and the cron's bearer secret.
 
 Guarantee: Drawdown accepts an admin request only with an HMAC-SHA256 by one of the secrets. The HMAC covers the
-timestamp, method, host, path and query byte for byte as they came, and the body. The timestamp differs from now by at
-most 300 s, and each signature counts once. A signature for a path or an action is invalid for any other. If the
-deployment's hosts are set, the host must be one of them. Otherwise deployments with the same secret would accept each
-other's requests. Comparisons take the same time for any input.
+timestamp, method, path, query and body byte for byte as they came, and the host in lower case. The timestamp differs
+from now by at most 300 s, and each signature counts once. A signature for a path or an action is invalid for any
+other. If the deployment's hosts are set, the host must be one of them. Otherwise deployments with the same secret
+would accept each other's requests. Comparisons take the same time for any input.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def verify(
     """Verify a signature, and return it.
 
     `worker.access.idempotency.use_once` then marks the signature as used. `headers` and `hosts` are in lower case.
-    `hosts`: the deployment's names; empty to accept any. Errors: ApiError 503 if no secret is set, 401 otherwise.
+    `hosts`: the deployment's names; empty to accept any. Errors: ApiError 503 if the secret is not set, 401 otherwise.
     """
     if not secrets:
         raise ApiError(
@@ -101,7 +101,7 @@ def require_fresh(headers: Mapping[str, str], now_ms: int) -> None:
 def check_bearer(secret: str, authorization: str) -> None:
     """Check the bearer secret.
 
-    Errors: ApiError 503 if no secret is set, 401 otherwise.
+    Errors: ApiError 503 if the secret is not set, 401 otherwise.
     """
     if not secret:
         raise ApiError(

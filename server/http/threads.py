@@ -1,9 +1,9 @@
 """Run database work of asynchronous routes, and detect a restored database (R1).
 
 Guarantee: at most `at_once` short transactions run at a time. If the database does not answer, its requests wait here,
-and the server continues to answer others. A server detects a restored database before each action of the console, and
-by any other write within EVERY_MS. It records this in its own transaction, so that a refusal does not revert it. One
-check serves the whole process, and reads do not check.
+and the server continues to answer others. A server detects a restored database before each form of the console and each
+declared action, and by any other write within EVERY_MS. It records this in its own transaction, so that a refusal does
+not revert it. One check serves the whole process, and reads do not check.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Threads:
     async def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False) -> T:
         """Run a write in a thread.
 
-        `always`: check for a restored database even if the last check was just now, for an action of a person.
+        `always`: as in `Restores.write`.
         """
         whole = partial(self._restores.write, self._engine, work, rollback=rollback, always=always)
         return await asyncio.get_running_loop().run_in_executor(self._pool, whole)
@@ -68,7 +68,7 @@ log = structlog.get_logger()
 EVERY_MS: Final = 1_000
 """Milliseconds between two checks for a restored database.
 
-Meanwhile a process writes without a check, unless a payment depends on the write.
+Meanwhile a process writes without a check, unless the write is a declared action or a form of the console.
 """
 
 

@@ -3,12 +3,12 @@
 One transaction stores the items of a body.
 
 Guarantee: the answer 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
-change the database. Reading and storing have their own threads, so no batch delays an execution, the gate or a webhook.
-At most MOST_BATCHES are in work or wait, and each key has a limited share of this number. At most AT_ONCE are unpacked
-at a time. Keys take turns, so a busy key delays another only by the batches in progress. A small body, such as one
-event, does not wait for large batches. It shares a transaction with concurrent bodies of its key (`singles`). A body in
-transfer waits only for its sender, within the budget of all bodies. Drawdown counts invalid items after each answer,
-and writes the counts every EVERY_S, so no request waits for them.
+change the database. Reading and storing have their own threads, so a batch does not delay an execution, the gate or a
+webhook. At most MOST_BATCHES are in work or wait, and each key has a limited share of this number. At most AT_ONCE are
+unpacked at a time. Keys take turns, so a busy key delays another only by the batches in progress. A small body, such as
+one event, does not wait for large batches. It shares a transaction with concurrent bodies of its key (`singles`). A
+body in transfer waits only for its sender, within the budget of all bodies. Drawdown counts invalid items after each
+answer, and writes the counts every EVERY_S, so requests do not wait for them.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Intake:
     async def take(self, request: Request, taker: Taker[T]) -> list[Result]:
         """Return the outcome of each item of a body, in order.
 
-        Errors: ApiError; then Drawdown has not stored any item.
+        Errors: ApiError. Unless its code is `answer_lost`, Drawdown has not stored any item.
         """
         return await self._programs.take(request, taker.scope, partial(self._take, request, taker))
 

@@ -113,7 +113,10 @@ class UsageRowAnswer(BaseModel):
 
 
 class CarriedAnswer(BaseModel):
-    """Sealed base units that wait for a whole unit of their provider."""
+    """Sealed base units that wait for a whole unit of their provider.
+
+    `quantity` is negative if more was sent than is sealed.
+    """
 
     provider: str
     customer_id: str

@@ -57,7 +57,10 @@ class Singles(Generic[A, R]):
         self._count = 0
 
     async def ask(self, name: object, asked: A) -> R:
-        """Return the answer of a body. Errors: ApiError 429 if too many bodies wait."""
+        """Return the answer of a body.
+
+        Errors: ApiError 429 if too many bodies wait; those of `work`.
+        """
         there = self._lanes.get(name)
         is_full = there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY
         if is_full or self._count >= MOST_SINGLES:

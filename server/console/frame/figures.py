@@ -1,7 +1,8 @@
 """Format money, quantities and times for pages.
 
 Guarantee: an unknown value is a dash, never a zero. A negative number has a minus sign (U+2212), which differs from a
-hyphen in every font. If an amount would round to zero, the text is `<0.01`. Times are in UTC, to the minute.
+hyphen in every font. If an amount above zero would round to zero, the text is `<0.01`. Times for people are in UTC, to
+the minute.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ def act(text: str, name: str, role: str = "operator", /, **values: object) -> Li
 class Tile:
     """A figure with its name.
 
-    `tone`: the background colour, if the figure needs a person. `href`: the page with the details.
+    `said`: the text below the figure. `tone`: the background colour, if the figure needs a person. `href`: the page
+    with the details.
     """
 
     name: str
@@ -65,8 +66,8 @@ class Table:
     """A table. A head that begins with # is above a column of numbers.
 
     `none`: the text of an empty table. `command`: the command that shows or fills the table. `next`: the address of the
-    next page. `folded`: the text that opens the table; '' if it is open. `first`: the address of the first page; '' on
-    the first page.
+    next page. `note`: a text above the table. `folded`: the text that opens the table; '' if it is open. `first`: the
+    address of the first page; '' on the first page.
     """
 
     title: str

@@ -121,7 +121,7 @@ def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
 def strip_of(ticks: list[TickRow], now_ms: int) -> list[tuple[str, str]]:
     """Return a box for each half hour of the last day.
 
-    A box has the worst result of its ticks, or states that no tick ran.
+    A box has the worst result of its ticks, or the text `no tick`.
     """
     first = now_ms - now_ms % CELL_MS + CELL_MS - DAY_MS
     found = []

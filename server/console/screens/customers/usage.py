@@ -45,7 +45,7 @@ LEAST_BARS: Final = 12
 SPLIT_DAYS: Final = 7
 """Days of samples from which the page counts the use of each sandbox and project."""
 MOST_SHARES: Final = 8
-"""Most sandboxes, and most projects, that an organisation's page names."""
+"""Sandboxes that an organisation's page names, and as many projects."""
 EFFECTS: Final = {
     "preview": "A preview calculates the credit that an execution would reserve. It changes nothing.",
     "accept": "Acceptance reserves the estimate. Available credit falls, and the balance stays.",
@@ -71,7 +71,7 @@ class Step:
 
 
 HERE: Final = frozenset({None, EMBEDDED, *EXEMPT_PROVIDERS})
-"""Providers without a balance outside Drawdown; None: no provider is assigned."""
+"""Providers without a balance outside Drawdown; None: a provider is not assigned."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def outlook(found: Forecast, now_ms: int) -> str:
 def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> charts.Chart:
     """Return the chart of credits by feature, with a bar for each day or hour.
 
-    The chart begins with the first use, or at `from_ms`. `step_ms`: the time span of a bar in milliseconds.
+    The chart begins with the first use, or earlier for LEAST_BARS bars, but not before `from_ms`. `step_ms`: the time
+    span of a bar in milliseconds.
     """
     last = now_ms - now_ms % step_ms
     first = max(from_ms, min([*(one.at_ms for one in use), last - (LEAST_BARS - 1) * step_ms]))
@@ -247,9 +248,9 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 
 
 def opened_day(ask: Ask) -> int | None:
-    """Return the start of the day with shown entries; None without such a day.
+    """Return the start of the day whose entries the page shows, in milliseconds.
 
-    Errors: UsageError for an invalid day.
+    None: the address does not name a day. Errors: UsageError for an invalid day.
     """
     text = ask.query.get("day", "")
     if not text:

@@ -100,7 +100,7 @@ GRANTS: Final = (GRANT,)
 
 
 def key_of(doing: Doing, name: str) -> str:
-    """Return a key of several ids. Errors: WrongField if no key can have this text."""
+    """Return a key of several ids. Errors: WrongField if a key cannot have this text."""
     found = doing.values.get(name, "").strip()
     if not (is_clean(found) and len(found) <= MAX_KEY_CHARS):
         raise WrongField(

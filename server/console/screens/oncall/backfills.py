@@ -67,7 +67,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     """Return the page of a backfill.
 
-    If it is open, the page has the usage that Drawdown would bill if you close it now.
+    If it is open and has at most MOST_COMPARED events, the page has the usage that Drawdown would bill if you close it.
     """
     name = ask.required("key")
     found = show_backfill(connection, name)

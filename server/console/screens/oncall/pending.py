@@ -1,7 +1,7 @@
 """Show pending usage by reason, by organisation, and without a feature.
 
-It also shows quarantined samples. Each reason has its fix. The fixes are to assign an organisation, map a feature, or
-correct a sample's time.
+It also shows quarantined samples. Each reason has its fix, such as to assign an organisation, map a feature, or correct
+a sample's time.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def org(org_id: str, *, tab: str = "", wide: bool = False) -> Cell:
 def part(ppm: int | None) -> str:
     """Return a part in per cent, with one decimal.
 
-    A smaller part is `<0.1 %`, so that a rare event is not zero.
+    A part above 0 and below 0.1 % is `<0.1 %`, so that a rare event is not zero. `ppm`: parts per million.
     """
     if ppm is None:
         return figures.UNKNOWN

@@ -1,6 +1,6 @@
 """Show limits: limit overrides, block rates, phases and plans' limits.
 
-Limit overrides are those that are requested and those in force.
+The page lists the limit overrides that are requested, and those in force.
 
 Guarantee: the figures equal `drawdown override list`, `guard list`, `guard report` and `limit list`. If there are more
 checks than one read counts, the page shows the start of the counted time. The actions on limit overrides and on phases
