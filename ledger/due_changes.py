@@ -65,7 +65,7 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
 
 def look_part(customer_id: str, now_ms: int) -> Part:
     """Return the query of a wallet, to run with others: rows for `look_ahead_by`."""
-    return SQL.part("look", {"account_id": wallet_account(customer_id), "now_ms": now_ms})
+    return SQL.part("look", {"customers": [{"id": customer_id}], "now_ms": now_ms})
 
 
 def look_ahead_by(
@@ -91,10 +91,11 @@ def look_ahead_by(
         held_micro=found.held_micro - freed[customer_id],
         over_micro=of_lots.over.get(customer_id, found.over_micro),
     )
-    charged = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
-    return replace(then, balance_micro=then.balance_micro - charged), [
-        one for one in of_lots.new_lots if one.customer_id == customer_id
-    ]
+    charged, ended = tiers.look_ahead(connection, customer_id, then.available_micro, now_ms)
+    then = replace(then, balance_micro=then.balance_micro - charged)
+    if ended and row.plan_sandboxes is not None:
+        then = replace(then, max_concurrent=tiers.largest(connection, customer_id, row.plan_sandboxes, without=ended))
+    return then, [one for one in of_lots.new_lots if one.customer_id == customer_id]
 
 
 def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:

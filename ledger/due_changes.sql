@@ -11,9 +11,11 @@ CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 
 -- name: look
 -- Return a wallet. `is_due` is 1 if a change of its balance is due.
-SELECT a.balance_micro, a.plan, p.max_concurrent_sandboxes, a.held_micro, a.overdraft_micro,
+SELECT a.balance_micro, a.plan, {concurrent_sandboxes} AS max_concurrent_sandboxes,
+    p.max_concurrent_sandboxes AS plan_sandboxes, a.held_micro, a.overdraft_micro,
     a.over_micro, CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
-FROM ledger_accounts a LEFT JOIN ledger_plans p ON p.plan = a.plan WHERE a.account_id = :account_id
+FROM {rows :customers (id text)} w JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id
+LEFT JOIN ledger_plans p ON p.plan = a.plan
 
 -- name: due_wallets
 -- Return the first due wallets, in the order of their due times.

@@ -1,12 +1,7 @@
 -- The embedded ledger: accounts, entries, the rate card.
 
 -- name: wallets
--- Return wallets. Concurrent sandboxes: the larger number of the plan and of a bought tier.
-SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan,
-    CASE WHEN p.max_concurrent_sandboxes IS NOT NULL THEN (SELECT MAX(m.at_once) FROM (
-        SELECT p.max_concurrent_sandboxes AS at_once
-        UNION ALL SELECT t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier
-        WHERE h.customer_id = w.id AND h.ended_ms IS NULL) m) END AS max_concurrent_sandboxes,
+SELECT w.id, COALESCE(a.balance_micro, 0) AS balance_micro, a.plan, {concurrent_sandboxes} AS max_concurrent_sandboxes,
     COALESCE(a.held_micro, 0) AS held_micro, COALESCE(a.overdraft_micro, 0) AS overdraft_micro,
     COALESCE(a.over_micro, 0) AS over_micro
 FROM {rows :customers (id text)} w

@@ -10,7 +10,7 @@ caller holds the wallet's lock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -119,13 +119,22 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
     return SQL.run(connection, "let_end", values).first() is not None
 
 
-def look_ahead(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> int:
-    """Return the due charge of a customer's tiers, in micro-credits. Only read.
+def look_ahead(
+    connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int
+) -> tuple[int, frozenset[str]]:
+    """Return the due charge of a customer's tiers, in micro-credits, and the tiers that end. Only read.
 
-    The result omits tiers for which `available_micro` does not suffice.
+    A tier that should continue ends if `available_micro` does not suffice.
     """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
-    return sum(turn.price_micro for turn in turns if turn.pays)
+    paid = sum(turn.price_micro for turn in turns if turn.pays)
+    return paid, frozenset(turn.tier for turn in turns if not turn.pays)
+
+
+def largest(connection: sa.Connection, customer_id: str, plan: int, *, without: Set[str]) -> int:
+    """Return the sandboxes at once that a customer's plan or tiers allow, if the tiers `without` end."""
+    rows = SQL.run(connection, "active", {"customer_id": customer_id}).all()
+    return max([plan, *(int(row.at_once) for row in rows if row.tier not in without)])
 
 
 def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> set[str]:

@@ -44,6 +44,10 @@ WHERE h.customer_id IN :customers AND h.ended_ms IS NULL
     AND h.paid_to_ms + CASE WHEN h.renews THEN :wait_ms ELSE 0 END <= :now_ms
 ORDER BY h.customer_id, t.at_once DESC, h.tier
 
+-- name: active
+SELECT t.tier, t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier
+WHERE h.customer_id = :customer_id AND h.ended_ms IS NULL
+
 -- name: go_on
 UPDATE tier_holders SET paid_to_ms = :paid_to_ms
 WHERE (customer_id, tier) IN (SELECT customer_id, tier FROM {rows :paid (customer_id text, tier text)} r)

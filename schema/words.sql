@@ -191,6 +191,14 @@ CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balanc
     WHEN balance_micro >= held_micro AND balance_micro >= over_micro THEN 0
     WHEN held_micro > over_micro THEN balance_micro - held_micro ELSE balance_micro - over_micro END + overdraft_micro
 
+-- name: concurrent_sandboxes
+-- The sandboxes at once of a customer (`w`): the larger number of the plan (`p`) and of a bought tier. Without a plan,
+-- they are unlimited.
+CASE WHEN p.max_concurrent_sandboxes IS NOT NULL THEN (SELECT MAX(m.at_once) FROM (
+    SELECT p.max_concurrent_sandboxes AS at_once
+    UNION ALL SELECT t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier
+    WHERE h.customer_id = w.id AND h.ended_ms IS NULL) m) END
+
 -- name: reservation_terms
 -- The terms of a plan's executions, in the order of the fields of `HoldTerms`.
 hold_factor_ppm, unknown_hold_micro, most_hold_micro, most_held_micro, holds_halt

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.due_changes import look_ahead
 from drawdown.ledger.lots import EXPIRY_WAIT_MS
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read
@@ -72,6 +73,26 @@ def test_tier_without_credit_for_next_month_ends(account: Account) -> None:
         account.buy()
     account.give("more", 25, "purchased")
     assert account.buy().charged_micro == 30
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize(("credit", "sandboxes"), [(60, 100), (55, 5)])
+def test_wallet_with_due_changes_has_sandboxes_of_paid_tiers(account: Account, credit: int, sandboxes: int) -> None:
+    """Only the number of the plan was read before a change was booked, and a halt or a gate may use it."""
+
+    def ahead() -> int | None:
+        return read(account.fleet.engine, lambda c: look_ahead(c, "acme", account.fleet.clock.now_ms())).max_concurrent
+
+    account.plan("team")
+    account.join()
+    account.give("bought", credit, "purchased")
+    account.tier()
+    account.buy()
+    for at_ms, expected in ((month(2) - 1, 100), (month(2), 100), (month(2) + EXPIRY_WAIT_MS, sandboxes)):
+        account.at(at_ms)
+        assert ahead() == expected, at_ms
+    account.sweep()
+    assert ahead() == sandboxes, "as was foreseen"
 
 
 def test_tier_undone_lasts_until_end_of_month(account: Account) -> None:
