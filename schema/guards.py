@@ -73,7 +73,8 @@ APPEND_ONLY: Final = (
 """Tables that accept only inserts. A row is never changed or deleted."""
 
 NEVER_TRUNCATED: Final = (
-    "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills", "balance_episodes",
+    "action_chain", "adoptions", "api_keys", "assignments", "attempts", "backfill_events", "backfills",
+    "balance_episodes",
     "balance_levels", "batch_refused_rows", "batches", "buckets", "carries", "console_users", "dirty_windows",
     "event_types", "event_values", "folded_pushes", "guard_corrections", "guard_counters", "guard_denials",
     "guard_limits",
@@ -83,7 +84,7 @@ NEVER_TRUNCATED: Final = (
     "pending_usage", "plan_lots", "plan_stays", "plan_terms", "pools", "projections", "proofs",
     "provider_rates", "pushes", "reservation_sandboxes", "reservations", "run_samples", "run_usage",
     "sample_conflicts", "seals", "settlement_freezes", "settlement_reversals", "settlements", "supplier_terms",
-    "tier_holders", "tiers", "topup_attempts", "topups", "usage_events", "usage_samples", "vendor_bills",
+    "tier_holders", "tiers", "topup_attempts", "topup_terms", "topups", "usage_events", "usage_samples", "vendor_bills",
     "vendor_imports", "vendor_units", "voids", "withdrawals",
 )  # fmt: skip
 """Tables that PostgreSQL must not truncate."""

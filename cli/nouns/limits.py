@@ -44,7 +44,7 @@ def show_(
         for one in found.refusals
     ]
     heads = ("metric", "reason", "#times", "#quantity", "blocked", "last")
-    more = [f"more refusals exist: --after {found.next_after}"] if found.next_after is not None else []
+    more = [f"more metrics exist: --after {found.next_after}"] if found.next_after is not None else []
     halted = [f"{org} is {found.halted}, so it cannot use any metric"] if found.halted else []
     plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'on no plan'}"
     refusals = table("Blocked in 24 hours, or would be in phase 3", heads, refused)

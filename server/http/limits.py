@@ -257,7 +257,10 @@ _TOO_MANY: Final = error_answer(
 
 _AMBIGUOUS: Final = error_answer(
     ApiError(
-        400, "bad_request", "missing length. Send Content-Length or Transfer-Encoding", headers={"Connection": "close"}
+        400,
+        "bad_request",
+        "two lengths. Send either Content-Length or Transfer-Encoding, not both",
+        headers={"Connection": "close"},
     )
 )
 
