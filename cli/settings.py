@@ -348,9 +348,9 @@ class Settings(BaseSettings):
         return self._files
 
     def secrets(self) -> tuple[str, ...]:
-        """Return each configured secret alone, those of providers included.
+        """Return each configured secret, those of providers and object stores included.
 
-        Lists of several secrets are split.
+        The passwords of URLs are included, too. A list of several secrets is included whole and in parts.
         """
         own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
         theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]

@@ -288,7 +288,10 @@ MOST_KEYS = 10_000
 
 
 def examine(app: App) -> list[Finding]:
-    """Check everything that a tick needs."""
+    """Return the findings about all that ticks, the server and callers need.
+
+    If the database is not ready, return only that finding.
+    """
     try:
         read(app.engine, require_ready)
     except DrawdownError as error:

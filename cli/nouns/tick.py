@@ -101,7 +101,7 @@ def parse_nightly(text: str) -> dt.time:
 def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
     """Return the choice of `--new-org-provider` and `--new-org-from`.
 
-    Errors: UsageError; those of `App.require_provider`.
+    None: `provider` is None. Errors: UsageError; those of `App.require_provider`.
     """
     if provider is None:
         if start is not None:
@@ -382,7 +382,7 @@ def write_metrics(app: App, file: Path) -> None:
 
 
 def beat(app: App, url: str) -> None:
-    """Report to the heartbeat URL that a tick ended with 0 or 75."""
+    """Report to the heartbeat URL that a tick ended with 0 or 75. A failure is logged."""
     world = app.world()
     assert world.http is not None
     http = world.http
