@@ -74,7 +74,7 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
 def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
     """Return the secrets in `new,old` or `secret`; an empty tuple for an empty text.
 
-    Each cell's own secret is derived from these secrets. Errors: UsageError.
+    The setting is the secret of cells, of webhooks or of links to /my. Errors: UsageError.
     """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
