@@ -1,7 +1,7 @@
 """`drawdown tick` and `run`: meter usage, and report a tick to monitoring.
 
 Guarantee: the metrics file and the heartbeat do not change the result of a tick. The file is complete at any time, and
-only a kill leaves a temporary file beside it. No log has the heartbeat URL, which often contains a secret.
+only a kill leaves a temporary file beside it. Logs do not contain the heartbeat URL, which often contains a secret.
 """
 
 from __future__ import annotations

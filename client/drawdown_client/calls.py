@@ -123,7 +123,7 @@ def headers(key: str) -> dict[str, str]:
 
 
 def no_cookies() -> CookieJar:
-    """Return a cookie jar that stores no cookies.
+    """Return a cookie jar that does not store cookies.
 
     Otherwise a server could send any number of cookies.
     """
@@ -207,7 +207,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 def escape(value: object) -> str:
     """Return a server's text, or an id, for a line of a log.
 
-    The result has at most MAX_SAID_CHARS characters before escapes, and no control characters.
+    The function shortens the text to MAX_SAID_CHARS characters, and escapes control characters.
     """
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():

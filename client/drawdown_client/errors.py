@@ -10,7 +10,7 @@ class ClientError(Exception):
 
 
 class BadItem(ClientError, ValueError):
-    """An error: an event or sample is invalid, and was not recorded. Fix the call."""
+    """An error: an event, a sample or a time is invalid, so the client does not use it. Fix the call."""
 
 
 class QueueFull(ClientError):
@@ -51,7 +51,7 @@ class Refused(ClientError):
     """An error: the server refused a call, and would refuse the same call again.
 
     `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code`. `message`: the server's message.
-    `details`: the server's details; empty if the server sent none.
+    `details`: the server's details; empty if its answer lacks them.
     """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:

@@ -119,7 +119,8 @@ def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
 
     If `event` is only a type, the server takes all other fields from the use.
 
-    If `event` has no time, a repeated call has another `recorded_at`, but it is the same event. Errors: BadItem.
+    If `event` does not have a time, a repeated call has another `recorded_at`, but it is the same event. Errors:
+    BadItem.
     """
     if isinstance(event, str):
         return {"event_type": _id(event, "event_type"), "recorded_at": now_ms}

@@ -28,7 +28,7 @@ SPOOL_BYTES: Final = 64 * 1024 * 1024
 CALL_TRIES: Final = 4
 """Attempts of a call, if the program waits for the answer."""
 CALL_WITHIN_S: Final = 15.0
-"""Seconds from the start of such a call in which a further attempt can begin."""
+"""Seconds from the start of a call in which a retry can begin, if the program waits for the answer."""
 CONNECT_S: Final = 5.0
 """Seconds to connect."""
 ANSWER_S: Final = 30.0
