@@ -288,9 +288,9 @@ MOST_KEYS = 10_000
 
 
 def examine(app: App) -> list[Finding]:
-    """Return the findings about all that ticks, the server and callers need.
+    """Run all checks, and return their findings.
 
-    If the database is not ready, return only that finding.
+    If the database is not ready, return only this fault.
     """
     try:
         read(app.engine, require_ready)

@@ -28,7 +28,7 @@ class Events:
     def send(self, *events: Event) -> list[str]:
         """Record events, and return their ids. A thread sends the events in the background.
 
-        Errors: BadItem, QueueFull, Closed, OSError of the spool. After an error, none of the events is recorded.
+        Errors: BadItem, QueueFull, Closed, OSError of the spool. After an error, the events are not recorded.
         """
         made = [
             items.of_event(one, self._settings.source, self._world.now_ms(), self._world.new_id()) for one in events

@@ -74,7 +74,7 @@ class Outbox:
     def put(self, items: Sequence[Item]) -> None:
         """Record items.
 
-        Errors: QueueFull, Closed, OSError of the spool. After an error, none of the items is recorded.
+        Errors: QueueFull, Closed, OSError of the spool. After an error, the items are not recorded.
         """
         with self._changed:
             self._open_spool()

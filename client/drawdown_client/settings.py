@@ -56,8 +56,8 @@ class Settings:
     `source`: for events without a source. `on_result`: called once for each item, from the sending thread. `spool`: a
     file that stores items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
     then raises QueueFull; "raise" raises QueueFull at once. `close_s`: the longest wait in seconds when the client is
-    closed or the program ends. `fails_open`: metrics whose use the client allows if the server does not answer. Use the
-    metrics that have `guard set --fail open`. The constant of a default has the unit of the setting.
+    closed or the program ends. `fails_open`: metrics of uses that the client allows if the server does not answer. Pass
+    the metrics that have `guard set --fail open`. The constant of a default has the unit of the setting.
 
     Errors: ValueError for a number out of range.
     """

@@ -62,7 +62,7 @@ class Spool:
     def add(self, items: Sequence[Item]) -> list[int]:
         """Write items to disk, and return their numbers.
 
-        Errors: QueueFull, OSError. After an error, none of the items is in the spool.
+        Errors: QueueFull, OSError. After an error, the items are not in the spool.
         """
         numbers = list(range(self._last + 1, self._last + 1 + len(items)))
         lines = [_line(number, item) for number, item in zip(numbers, items, strict=True)]
