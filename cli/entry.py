@@ -1,6 +1,7 @@
 """Start the command `drawdown`.
 
-Guarantee: if a person presses Ctrl-C during the import, the program ends with one line, as it does later.
+Guarantee: if a person presses Ctrl-C while Python imports the program, the program ends with one line, as it does
+later.
 """
 
 from __future__ import annotations

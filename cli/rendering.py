@@ -26,7 +26,7 @@ from drawdown.schema.typed.parsing import show_credits, show_time
 
 
 def plain(value: object) -> object:
-    """Return a value that JSON can hold."""
+    """Return a dataclass as a dict for JSON; return another value unchanged."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return value

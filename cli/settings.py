@@ -74,7 +74,7 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
 def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
     """Return the secrets in `new,old` or `secret`; an empty tuple for an empty text.
 
-    Each cell's own secret is derived from these secrets. Errors: UsageError.
+    The setting is the secret of cells, of webhooks or of links to /my. Errors: UsageError.
     """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
@@ -348,9 +348,9 @@ class Settings(BaseSettings):
         return self._files
 
     def secrets(self) -> tuple[str, ...]:
-        """Return each configured secret alone, those of providers included.
+        """Return each configured secret, those of providers and object stores included.
 
-        Lists of several secrets are split.
+        The passwords of URLs are included, too. A list of several secrets is included whole and in parts.
         """
         own = [value.get_secret_value() for value in vars(self).values() if isinstance(value, SecretStr)]
         theirs = [text for name, text in self.of_providers().items() if name.endswith(("_key", "_secret", "_token"))]

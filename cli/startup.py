@@ -28,7 +28,7 @@ log = structlog.get_logger()
 def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> App:
     """Return an invocation from the environment and the options of every command.
 
-    Errors: UsageError.
+    The function also sets up the logs. Errors: UsageError.
     """
     found = settings.load(database_url)
     clock: Clock = SystemClock()

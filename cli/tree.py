@@ -67,7 +67,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "feature": CommandModule("features", "Manage features: sizes and event types that are billed"),
         "sample": CommandModule("samples", "Manage samples: find, correct, withdraw, prune"),
         "event": CommandModule("events", "Manage usage events: find, check, withdraw"),
-        "job": CommandModule("jobs", "Manage jobs that you queued and a tick does"),
+        "job": CommandModule("jobs", "Manage jobs that you queue for a tick"),
         "backfill": CommandModule("backfills", "Manage backfills: stage and bill events of the past"),
         "batch": CommandModule("batches", "Manage batches: files of usage"),
         "source": CommandModule("batch_sources", "Manage sources: folders and queries that ticks read"),

@@ -70,7 +70,7 @@ MEMBERS: Final = (
     Member("tyrell", "autumn", 2, 8192, 240, (0, 12), "tyrell"),
     Member("soylent", "", 1, 1024, 300, (8, 20), since=26),
 )
-"""The members. `soylent` has no assignment, so its usage waits."""
+"""The members. `soylent` does not have an assignment, so its usage waits."""
 MEMBER: Final = {member.org_id: member for member in MEMBERS}
 
 

@@ -1,8 +1,8 @@
 """Run `drawdown demo --serve`: make a month of data, and serve a console for it.
 
 Guarantee: the port is bound before the month is made. Whatever ends the demo (SIGTERM, Ctrl-C, an error), its own
-folder is deleted. A database named with --file stays. The sign-in link works only in a database with the mark of a
-demo, which the demo sets.
+folder is deleted. A database named with --file stays if its month is complete. The sign-in link works only in a
+database with the mark of a demo, which the demo sets.
 """
 
 from __future__ import annotations

@@ -314,7 +314,7 @@ class Stage:
 
 
 def set_up(folder: Path, file: Path, behind: Clock, out: Console, err: Console) -> Stage:
-    """Return a stage with an empty database."""
+    """Return a stage with running cells. Its database is not created yet."""
     clock = TurnedClock(behind)
     given: dict[str, Any] = {name: one.default for name, one in Settings.model_fields.items()}
     secret = SecretStr(secrets.token_hex(16))

@@ -592,7 +592,8 @@ def live(
 ) -> Stage:
     """Make a database with the last `days` days up to now, and return its stage.
 
-    `behind`: the clock that runs afterwards. `told`: called with each day, the number of days and the time.
+    `behind`: the clock that runs afterwards. `told`: called with each day, the number of days and the time in
+    milliseconds.
     """
     calendar = Calendar(window_of(behind.now_ms()), days)
     stage = set_up(folder, file, behind, out, err)

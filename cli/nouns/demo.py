@@ -1,6 +1,7 @@
 """`drawdown demo`: meter a small fleet, from samples to a halt.
 
-You may keep the database. With --serve, the demo shows a month of data in a console.
+The database's file stays after the demo. With --serve, the demo shows a month of data in a console, and the database
+stays only with --file.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ SEED: Final = 7
 class DemoOrg:
     """An organisation of the demo.
 
-    `sandboxes`: their number, each of `memory_mb`. `credit_micro`: its first credit, in micro-credits.
+    `sandboxes`: the number of its sandboxes. `memory_mb`: the memory of each sandbox in MB. `credit_micro`: its first
+    credit, in micro-credits.
     """
 
     name: str
@@ -103,7 +105,7 @@ def demo(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="Database file, created again at each start", show_default=f"{FILE}; with --serve, one that goes"
+            help="Database file, created again at each start", show_default=f"{FILE}; with --serve, a temporary file"
         ),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Console with a month of data, until Ctrl-C")] = False,
@@ -260,7 +262,7 @@ def replay_everything(demo: Demo) -> None:
 
 
 def prove(demo: Demo) -> None:
-    """Verify the invariants from the raw tables."""
+    """Verify the invariants from the raw tables. Errors: AssertionError for a breach."""
     demo.say("6. `drawdown verify`: the invariants, from the raw tables")
     found = demo.app.read(verify)
     if found.breaches:

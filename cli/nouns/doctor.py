@@ -288,7 +288,10 @@ MOST_KEYS = 10_000
 
 
 def examine(app: App) -> list[Finding]:
-    """Check everything that a tick needs."""
+    """Run all checks, and return their findings.
+
+    If the database is not ready, return only this fault.
+    """
     try:
         read(app.engine, require_ready)
     except DrawdownError as error:

@@ -49,7 +49,8 @@ def invalid(
 ) -> None:
     """List events and samples that the API rejected as invalid.
 
-    The list groups them by key and reason, each with the id of an example. Drawdown does not keep the items.
+    The list groups them by API key, kind and reason. Each group has the id of an example. Drawdown does not keep the
+    items.
     """
     app: App = context.obj
     since = app.past(from_, "--from")

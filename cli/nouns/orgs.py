@@ -179,7 +179,7 @@ def _biller(app: App, given: str | None, wishes: list[flips.Wish], *, new: bool)
 def read_flips(file: Path) -> list[flips.Wish]:
     """Return organisations and their customers from a CSV file.
 
-    Errors: UsageError with the line, before any assignment.
+    Errors: UsageError if the file cannot be read; with its line, if a line is invalid or repeats an organisation.
     """
     found = [_wish(file, line, row) for line, row in org_rows(file)]
     seen: dict[str, int] = {}

@@ -78,9 +78,9 @@ def check(
 def check_account(
     app: App, provider: Provider, features: Sequence[str], by_use: Mapping[tuple[str, ...], Sequence[str]]
 ) -> list[str]:
-    """Return the faults of features, and of customers for their own features.
+    """Return the faults of features, and of customers for the features that they use.
 
-    Before the first bill, the function checks each customer for all features.
+    `by_use`: the customers by these features. If they do not use a feature yet, check each customer for all features.
     """
     if list(by_use) == [()]:
         by_use = {tuple(features): by_use[()]}

@@ -110,7 +110,7 @@ def _queue(context: typer.Context, asked: CorrectJob, by: By, *, correct: bool) 
 def compare(app: App, scope: ReconcileScope, by: By) -> Reconciled:
     """Compare, and correct if the scope requests it.
 
-    Errors: Refused for a correction if history was lost.
+    Errors: DatabaseNotReady; for a correction, also HistoryDoubted and ClockDoubted.
     """
     if scope.correct:
         app.write(require_whole)

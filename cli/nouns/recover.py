@@ -38,7 +38,7 @@ BEFORE: Final = {
         "batch take", "batch accept", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
 }  # fmt: skip
-"""Changes of people to repeat before recover, by their subject."""
+"""Changes of people to repeat before `drawdown recover`, as commands by subject."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
     "push resolve", "push resolve-all", "push void", "push void-lost", "push cancel", "push retry",

@@ -130,7 +130,10 @@ class Echo:
 
 
 def echoed(made: ReplayPlan, given: tuple[str, str], asked: tuple[int, int], zone_name: str) -> Echo:
-    """Return the range in the typed zone and in UTC, and the part that is replayed."""
+    """Return the range in the typed zone and in UTC, and the part that is replayed.
+
+    Errors: UsageError for an unknown zone.
+    """
     zone = parse_zone(zone_name)
     local = [in_zone(moment, zone) for moment in asked]
     offsets = [offset_of(moment) for moment in local]
@@ -191,7 +194,7 @@ def priced(micro: int | None) -> str:
 
 
 def lines_of(found: Replayed) -> list[str | Table]:
-    """Return the result of a replay, in a few lines and tables."""
+    """Return the result of a replay for people, in a few lines and tables."""
     lines: list[str | Table] = []
     if found.resumed_from_ms is not None:
         lines.append(

@@ -29,7 +29,8 @@ def prune_(
     """Close old windows for good and delete their samples.
 
     If an organisation has pending or unsettled usage, its windows from the first such usage on stay open. Quarantined
-    samples stay until you correct or dismiss them, because their time may be wrong.
+    samples stay until you correct or dismiss them, because their time may be wrong. The command also deletes older
+    records of items that the API rejected as invalid.
     """
     app: App = context.obj
     by, moment = app.by(actor, reason), app.moment(before, "--before")

@@ -1,7 +1,7 @@
 """`drawdown tick` and `run`: meter usage, and report a tick to monitoring.
 
 Guarantee: the metrics file and the heartbeat do not change the result of a tick. The file is complete at any time, and
-only a kill leaves a temporary file beside it. No log has the heartbeat URL, which often contains a secret.
+only a kill leaves a temporary file beside it. Logs do not contain the heartbeat URL, which often contains a secret.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def parse_nightly(text: str) -> dt.time:
 def new_orgs(app: App, provider: str | None, start: str | None) -> NewOrgs | None:
     """Return the choice of `--new-org-provider` and `--new-org-from`.
 
-    Errors: UsageError; those of `App.require_provider`.
+    None: `provider` is None. Errors: UsageError; those of `App.require_provider`.
     """
     if provider is None:
         if start is not None:
@@ -385,7 +385,7 @@ def write_metrics(app: App, file: Path) -> None:
 
 
 def beat(app: App, url: str) -> None:
-    """Report to the heartbeat URL that a tick ended with 0 or 75."""
+    """Report to the heartbeat URL that a tick ended with 0 or 75. A failure is logged."""
     world = app.world()
     assert world.http is not None
     http = world.http

@@ -117,7 +117,7 @@ def resume(
 ) -> None:
     """Resume top-ups after the customer changed the card.
 
-    If the wallet is low, Drawdown charges the card once, immediately.
+    If the wallet is low, Drawdown charges the card once, immediately. In shadow mode, it only records the charge.
     """
     app: App = context.obj
     by = app.by(actor, reason)

@@ -40,8 +40,8 @@ def usage(
 ) -> None:
     """Show an organisation's usage and its sealed part.
 
-    Quantities are in base units: seconds, MB-seconds, or units of events. Used is the sum of the samples in force.
-    Usage that is not sealed waits until its window closes, or until it has a provider or a feature.
+    Quantities are in base units: seconds, MB-seconds, or units of events. The used quantity is the sum of the samples
+    in force. Usage that is not sealed waits until its window closes, or until it has a provider or a feature.
     """
     app: App = context.obj
     if as_csv and app.json:

@@ -1,6 +1,7 @@
 """The Python client of Drawdown.
 
-The client sends usage in the background, each event once, and calls the guard before use.
+The client sends usage in the background, and Drawdown counts each event once. A program can check a use at the guard
+before the use.
 """
 
 from drawdown_client.async_client import AsyncClient

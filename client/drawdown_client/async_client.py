@@ -54,7 +54,7 @@ class AsyncSamples(_Sender):
 class AsyncClient:
     """A client of one server, with one key, for one event loop.
 
-    Use it as a context manager, or close it.
+    Use it as a context manager, or close it. Parameters and errors: as `Client`.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class AsyncGuard:
     async def options(self, wish: Wish) -> tuple[WayOut, ...]:
         """Return the four ways out of a block, and which are open now.
 
-        They are: top up, sponsor, request an override, run locally.
+        They are: top up, sponsor, request an override, run locally. Errors: also ValueError without an organisation.
         """
         return words.ways_out(await self._line.ask(words.options(wish)))
 
@@ -65,7 +65,10 @@ class AsyncGuard:
         return await self._use(key, wish, call, late)
 
     async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Reserve this quantity, if it is allowed. `hold_s`: seconds of the reservation."""
+        """Reserve this quantity, if it is allowed.
+
+        `hold_s`: seconds of the reservation; None: an hour.
+        """
         late = words.reserve(key, wish, hold_s, late=True)
         return await self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
@@ -133,10 +136,10 @@ class AsyncGuard:
         subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
         longest_s: float = LONGEST_S,
     ) -> AsyncBudget:  # fmt: skip
-        """Reserve an estimate while a block runs.
+        """Return a budget, which reserves an estimate while its block runs.
 
-        If the key is bound to an organisation, omit `org_id`. `extend`: the reservation lasts as long as the block, up
-        to `longest_s`.
+        If the API key is bound to an organisation, omit `org_id`. `key`: the key of the use. `hold_s`: seconds of the
+        reservation. `extend`: the reservation lasts as long as the block, up to `longest_s` seconds.
         """
         wish = Wish(org_id, metric, estimate, project, subject, payer)
         return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)

@@ -1,9 +1,9 @@
 """One call to the server, with its request, its answer and its retries.
 
-Guarantee: a call is retried only if the same call is safe and may help. Such outcomes are a missing or cut connection,
-an answer that cannot be read, 408, 429 and 5xx. Any other refusal is final. A wait that the server requests is
-respected, up to LONGEST_RETRY_AFTER_S. Redirects are not followed, so the key goes to no other address. An answer is a
-JSON object of bounded size. Otherwise the client raises a ClientError.
+Guarantee: the client retries a call only if the same call is safe and may help. It retries after a missing or cut
+connection, an answer that it cannot read, 408, 429 and 5xx. Any other refusal is final. A wait that the server requests
+is respected, up to LONGEST_RETRY_AFTER_S. The client does not follow redirects, so it never sends the key to another
+address. An answer is a JSON object of bounded size. Otherwise the client raises a ClientError.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
 
 
 def post(path: str, order: Mapping[str, object]) -> Call:
-    """Return a POST. Fields that are None are left out."""
+    """Return a POST. The body omits fields that are None."""
     given = {name: value for name, value in order.items() if value is not None}
     return Call("POST", path, json.dumps(given, allow_nan=False).encode())
 
@@ -123,7 +123,7 @@ def headers(key: str) -> dict[str, str]:
 
 
 def no_cookies() -> CookieJar:
-    """Return a cookie jar that stores no cookies.
+    """Return a cookie jar that does not store cookies.
 
     Otherwise a server could send any number of cookies.
     """
@@ -167,8 +167,8 @@ class Received:
 class TryTimeout:
     """The remaining time of one attempt, as the timeout of its socket.
 
-    A fixed timeout would begin again with each byte, and a head could have no end. The socket reads this object again
-    at each wait. The object is an integer of seconds, because a socket accepts only a float or an integer.
+    A fixed timeout would begin again with each byte, so the head of an answer could take forever. The socket reads this
+    object again at each wait. The object is an integer of seconds, because a socket accepts only a float or an integer.
     """
 
     def __init__(self, settings: Settings, world: World) -> None:
@@ -207,7 +207,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 def escape(value: object) -> str:
     """Return a server's text, or an id, for a line of a log.
 
-    The result has at most MAX_SAID_CHARS characters before escapes, and no control characters.
+    The function shortens the text to MAX_SAID_CHARS characters, and escapes control characters.
     """
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
@@ -232,7 +232,7 @@ def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
 def results(answer: Answer, count: int) -> list[Result]:
     """Return the results of `count` items.
 
-    Errors: Unreachable if the answer does not have one for each.
+    Errors: Unreachable if the answer does not have a known result for each item.
     """
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
@@ -321,7 +321,7 @@ def patience(settings: Settings, world: World) -> Callable[[RetryCallState], boo
 def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
     """Return the timeouts of a call.
 
-    `each`: the timeout of a wait for the server, if it differs.
+    `each`: seconds of each read or write; None: `answer_s`.
     """
     waits = settings.answer_s if each is None else each
     return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)

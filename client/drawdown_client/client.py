@@ -26,9 +26,9 @@ class Events:
         self._outbox, self._settings, self._world = outbox, settings, world
 
     def send(self, *events: Event) -> list[str]:
-        """Record events, and return their ids. A thread sends them in the background.
+        """Record events, and return their ids. A thread sends the events in the background.
 
-        Errors: BadItem, QueueFull, Closed. Then no event was recorded.
+        Errors: BadItem, QueueFull, Closed, OSError of the spool. After an error, the events are not recorded.
         """
         made = [
             items.of_event(one, self._settings.source, self._world.now_ms(), self._world.new_id()) for one in events
@@ -56,7 +56,10 @@ class Samples:
 class Client:
     """A client of one server, with one key, for any thread.
 
-    Use it as a context manager, or close it, because recorded items are sent in the background. `world` is for tests.
+    Use it as a context manager, or close it, because recorded items are sent in the background. `url`, `key` None: the
+    values of DRAWDOWN_URL and DRAWDOWN_KEY. `world` is for tests.
+
+    Errors: ValueError for a missing key, or a missing or invalid address; OSError of the spool.
     """
 
     def __init__(
@@ -96,11 +99,17 @@ class Client:
         return self.events.send(event)[0]
 
     def flush(self, timeout_s: float = 30.0) -> None:
-        """Wait for the results of all items recorded before. Errors: Unsent."""
+        """Wait up to `timeout_s` seconds for the results of all items recorded so far.
+
+        Errors: Unsent; RuntimeError if `on_result` calls this.
+        """
         self._outbox.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Send all waiting items and stop. Further calls have no effect. Errors: Unsent."""
+        """Send all waiting items within `timeout_s` seconds, then stop. Errors: Unsent.
+
+        `timeout_s` None: `close_s` of the settings. If the client is already closed, the call has no effect.
+        """
         try:
             self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
         finally:
@@ -125,7 +134,8 @@ class Client:
 
         The range is from `from_` to before `to`.
 
-        `from_` None: the first of this month in UTC. `to` None: the end of the present five minutes.
+        `from_` None: the first of this month in UTC. `to` None: the end of the present five minutes. Errors: Refused,
+        Unreachable; BadItem for a datetime without an offset.
         """
         pages = reads.Pages()
         while pages.whole is None:
@@ -133,14 +143,14 @@ class Client:
         return pages.whole
 
     def balance(self, org_id: str) -> Balance:
-        """Return an organisation's balance, as GET /v1/balance does."""
+        """Return an organisation's balance, as GET /v1/balance does. Errors: Refused, Unreachable."""
         return cast(Balance, self._line.ask(reads.balance(org_id)))
 
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
         """Call an operation of /openapi.json that changes something, by its path.
 
-        The server does the operation once, under `key` or a new key. An `order` with `dry_run` shows the change and
-        does not make the change. Errors: Refused, Unreachable.
+        The server does the operation once, under `key` or a new key. If `order` has `dry_run`, the server only returns
+        the effect of the operation. Errors: Refused, Unreachable.
         """
         return self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 

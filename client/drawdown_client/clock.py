@@ -27,8 +27,8 @@ def _new_id() -> str:
 class World:
     """The clocks and the randomness of a client.
 
-    `now_ms`: milliseconds since 1970. `monotonic_s`: seconds of a clock that never goes back. `jitter`: spreads
-    retries.
+    `now_ms`: milliseconds since 1970. `monotonic_s`: seconds of a clock that never goes back. `new_id`: a new random
+    id. `jitter`: spreads retries.
     """
 
     now_ms: Callable[[], int] = _now_ms
@@ -44,7 +44,7 @@ KEY: Final = "DRAWDOWN_KEY"
 def server_of(url: str | None, key: str | None) -> tuple[str, str]:
     """Return the server's address and the key, by default from the environment.
 
-    Errors: ValueError.
+    Errors: ValueError if the address or the key is missing.
     """
     found = [given or os.environ.get(name, "") for name, given in ((URL, url), (KEY, key))]
     missing = [name for name, text in zip((URL, KEY), found, strict=True) if not text]

@@ -1,6 +1,6 @@
 """The connection to a server, for threads and for event loops.
 
-Guarantee: a forked process shares no connection with its parent process.
+Guarantee: a forked process does not share a connection with its parent process.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ class ClientError(Exception):
 
 
 class BadItem(ClientError, ValueError):
-    """An error: an event or sample is invalid, and was not recorded. Fix the call."""
+    """An error: an event, a sample or a time is invalid, so the client does not use it. Fix the call."""
 
 
 class QueueFull(ClientError):
@@ -27,9 +27,9 @@ class Closed(ClientError):
 class Unsent(ClientError):
     """An error: the server does not have some items.
 
-    `count`: the number of items not sent in time. `kept`: True if a spool has them for the next start. `rejected`: the
-    number of items answered `invalid` or `conflict` since this error was last raised. `dead_letter`: the file with the
-    rejected items; None without a spool.
+    `count`: the number of items not sent in time, or in a call that the server refused. `kept`: True if a spool has
+    them for the next start. `rejected`: the number of items answered `invalid` or `conflict` since this error was last
+    raised. `dead_letter`: the file with the rejected items; None without a spool.
     """
 
     def __init__(self, count: int, *, kept: bool, rejected: int = 0, dead_letter: str | None = None) -> None:
@@ -50,7 +50,8 @@ class Unsent(ClientError):
 class Refused(ClientError):
     """An error: the server refused a call, and would refuse the same call again.
 
-    `status`: the HTTP status. `code`: a code of docs/codes.md.
+    `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code`. `message`: the server's message.
+    `details`: the server's details; empty if its answer lacks them.
     """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:
@@ -62,7 +63,7 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """An error: without a usable answer, it is unknown if the server did the call.
+    """An error: the answer is missing or unusable, so the server may have done the call.
 
     You can safely repeat the call with the same key.
 

@@ -31,7 +31,8 @@ log = logging.getLogger("drawdown_client")
 class Guard:
     """The guard, for any thread.
 
-    Errors of all methods: Refused; Unreachable after all attempts. If the server does not answer, the program decides.
+    Errors of all methods: Refused; Unreachable after all attempts. If the server does not answer, the client allows a
+    use of a metric in `fails_open`, and sends the use later. For another metric, the program decides.
     """
 
     def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:
@@ -55,7 +56,7 @@ class Guard:
     def options(self, wish: Wish) -> tuple[WayOut, ...]:
         """Return the four ways out of a block, and which are open now.
 
-        They are: top up, sponsor, request an override, run locally.
+        They are: top up, sponsor, request an override, run locally. Errors: also ValueError without an organisation.
         """
         return words.ways_out(self._line.ask(words.options(wish)))
 
@@ -70,7 +71,10 @@ class Guard:
         return self._use(key, wish, call, late)
 
     def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Reserve this quantity, if it is allowed. `hold_s`: seconds of the reservation."""
+        """Reserve this quantity, if it is allowed.
+
+        `hold_s`: seconds of the reservation; None: an hour.
+        """
         late = words.reserve(key, wish, hold_s, late=True)
         return self._use(key, wish, words.reserve(key, wish, hold_s), late)
 
@@ -138,10 +142,10 @@ class Guard:
         subject: str | None = None, payer: str | None = None, hold_s: float = HOLD_S, extend: bool = False,
         longest_s: float = LONGEST_S,
     ) -> Budget:  # fmt: skip
-        """Reserve an estimate while a block runs.
+        """Return a budget, which reserves an estimate while its block runs.
 
-        If the key is bound to an organisation, omit `org_id`. `extend`: the reservation lasts as long as the block, up
-        to `longest_s`.
+        If the API key is bound to an organisation, omit `org_id`. `key`: the key of the use. `hold_s`: seconds of the
+        reservation. `extend`: the reservation lasts as long as the block, up to `longest_s` seconds.
         """
         wish = Wish(org_id, metric, estimate, project, subject, payer)
         return Budget(self, key, wish, hold_s, longest_s if extend else 0.0)

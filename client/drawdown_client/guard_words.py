@@ -1,7 +1,7 @@
 """The calls of the guard, and its answers.
 
 Guarantee: this module does not call a server. Quantities are whole numbers of base units of the metric. The caller
-chooses the key of a use. If an answer is lost, the server does the same call only once.
+chooses the key of a use. If an answer is lost and the call is repeated with its key, the server does the call once.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ HOLD_S: Final = 3_600.0
 class Decision:
     """The guard's answer.
 
-    `decision`: the decision that counts. `would`: the decision of phase 3. `enforced`: the phase of the limit enforces
-    the decision. `rule`: the rule that decided. `reason`: the code of the reason. `limit`, `used`, `remaining`,
-    `resets_at`: for the nearest limit, its amount, the use before, the amount left after this use, and the next reset.
+    `decision`: the decision that counts. `would`: the decision if each phase were 3, which enforces blocks. `enforced`:
+    True if the phase of the limit enforces the decision. `rule`: the rule that decided. `reason`: the code of the
+    reason. `limit`, `used`, `remaining`, `resets_at`: for the nearest limit, its amount, the use before, the amount
+    that remains after this use, and the time of the next reset.
+
     `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: the credit was unknown. `repeated`:
     the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no
     event was emitted). `said`: the whole answer.
@@ -72,7 +74,8 @@ class WayOut:
     """One way out of a block.
 
     If `is_open` is False, `code` and `said` have the reason. `call`: method, path and body for a program. `link`: the
-    page for the organisation's own people. `payers`: organisations that could pay. `whole`: the whole answer.
+    page for the organisation's own people. `payers`: organisations that could pay. `whole`: all fields of this way out
+    in the answer.
     """
 
     option: str
@@ -176,7 +179,7 @@ def extend(key: str, to: int | None, hold_s: float | None) -> Call:
 def decided(answer: Answer) -> Decision:
     """Return an answer as a Decision.
 
-    Unknown fields are in `said`. Errors: Unreachable without a decision.
+    Fields unknown to this version are in `said`. Errors: Unreachable if the decision is missing or unknown.
     """
     if answer.get("decision") not in ("allow", "warn", "block"):
         raise Unreachable(

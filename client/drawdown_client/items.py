@@ -31,7 +31,7 @@ MAX_QUANTITY: Final = 10**12
 MAX_ITEM_BYTES: Final = 16 * 1024
 """Bytes of an item."""
 MOST_WARNED: Final = 1_000
-"""Event types, memory sizes and organisations that a warning was logged for."""
+"""Warnings that a client logs: each is for an event type, a memory size or an organisation."""
 _ABOUT: Final = {"unmapped": ("event_type", "memory_mb"), "unassigned": ("org_id",)}
 """The fields of an item that a code is about, by code."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -84,9 +84,9 @@ class Event:
     """A usage event.
 
     `quantity`: a whole number of base units of the type, also as a float without a fraction. `at`: its time (an aware
-    datetime, or milliseconds since 1970; None: now). `event_id` None: the client makes one. If an event with an
-    `event_id` and without a time is recorded twice, it is one event, with its first time. `source` None: that of the
-    client.
+    datetime, or milliseconds since 1970; None: now). `event_id` None: the client makes an id. If an event with an
+    `event_id` and without a time is recorded twice, it is one event, with its first time. `source` None: the source in
+    the client's settings.
     """
 
     event_type: str
@@ -117,9 +117,10 @@ def of_event(event: Event, source: str, now_ms: int, new_id: str) -> Item:
 def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
     """Return the event that a use emits.
 
-    With only a type, all other fields come from the use.
+    If `event` is only a type, the server takes all other fields from the use.
 
-    A repeated call has another `recorded_at`, and is the same event. Errors: BadItem.
+    If `event` does not have a time, a repeated call has another `recorded_at`, but it is the same event. Errors:
+    BadItem.
     """
     if isinstance(event, str):
         return {"event_type": _id(event, "event_type"), "recorded_at": now_ms}
@@ -207,14 +208,17 @@ def _label(text: object, name: str) -> str | None:
 class Waiting:
     """A log of items that the server stored and does not bill yet. For one thread.
 
-    It logs one warning for each event type, memory size or organisation.
+    It logs one warning for each event type, memory size or organisation, and at most MOST_WARNED in all.
     """
 
     def __init__(self) -> None:
         self._warned: set[tuple[str | None, str]] = set()
 
     def tell(self, item: Item, result: Result) -> None:
-        """Log a warning for an item that is `pending`, once for each kind."""
+        """Log a warning for a `pending` item, if it is the first for its code and subject.
+
+        The subject is the event type, memory size or organisation that the code concerns.
+        """
         said = item.content
         about = next((said[name] for name in _ABOUT.get(result.code or "", ()) if name in said), "an organisation")
         name = (result.code, repr(about))

@@ -2,8 +2,8 @@
 
 The calls are stored until the server has them.
 
-Guarantee: each call is sent to the server once, in order, under its key. With a spool, the calls outlive the program. A
-lost call is counted and logged.
+Guarantee: each call has one effect at the server. The client sends the calls in order, each under its key. With a
+spool, the calls outlive the program. The client counts and logs a lost call.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class LetThrough:
         self._spool: Spool | None = None
         self._pid = os.getpid()
         self.lost = 0
-        """The number of calls that the server refused, or that were still waiting at the end."""
+        """The number of calls that the server refused, or that still waited at the end without a spool."""
         with self._lock:
             self._open()
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
         """Return True if a use without an answer is let through.
 
-        A request of the server for fewer calls is an answer.
+        A status of 429 is an answer, so it does not let a use through.
         """
         return wish.metric in self._metrics and not error.too_many
 
@@ -105,9 +105,9 @@ class LetThrough:
             return self._calls[0][1]
 
     def acknowledge_first(self, refused: ClientError | None = None) -> None:
-        """Remove the first call, which the server answered.
+        """Remove the first call, which the server answered, or which is lost.
 
-        `refused`: the error, if the server refused it.
+        `refused`: the error of a lost call, which is counted and logged.
         """
         with self._lock:
             number, call = self._calls.popleft()

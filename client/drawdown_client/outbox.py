@@ -39,7 +39,7 @@ Errors: Unreachable, Refused.
 """
 
 CLOSING_PAUSE_S: Final = 0.5
-"""Longest pause in seconds while the client is closed."""
+"""Longest pause in seconds before a retry while `close` waits, and the pause after an unexpected error."""
 _TOO_LARGE: Final = 413
 _UNSPOOLED: Final = 0
 
@@ -74,7 +74,7 @@ class Outbox:
     def put(self, items: Sequence[Item]) -> None:
         """Record items.
 
-        Errors: QueueFull, Closed, OSError of the spool; then no item was recorded.
+        Errors: QueueFull, Closed, OSError of the spool. After an error, the items are not recorded.
         """
         with self._changed:
             self._open_spool()
@@ -97,9 +97,9 @@ class Outbox:
             return True
 
     def flush(self, timeout_s: float) -> None:
-        """Wait for the results of all items recorded so far.
+        """Wait up to `timeout_s` seconds for the results of all items recorded so far.
 
-        Errors: Unsent, also for items refused since the last flush.
+        Errors: Unsent, also for items refused since the last flush; RuntimeError in the thread that sends.
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("cannot flush: on_result runs in the thread that sends. Flush in another thread")
@@ -115,7 +115,10 @@ class Outbox:
             self._require_sent(max(wanted - self._done, 0))
 
     def close(self, timeout_s: float) -> None:
-        """Send waiting items within `timeout_s`, then stop. Errors: as `flush`, once."""
+        """Send waiting items within `timeout_s` seconds, then stop.
+
+        Errors: Unsent, in the first call only.
+        """
         with self._changed:
             if self._has_ended or self._is_told:  # the thread may end shortly after the time limit
                 return

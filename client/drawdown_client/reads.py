@@ -27,8 +27,9 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 class UsageRow(TypedDict):
     """The usage of a feature in base units.
 
-    `group`: the day, sandbox, project or subject. `unit`: the base unit. `sealed`: the sealed quantity; None if pushes
-    do not distinguish the groups.
+    `group`: the day, sandbox, project or subject; empty if it is unknown or pruned, or for `by="feature"`. `feature`:
+    empty if the usage is not mapped to a feature yet. `unit`: the base unit. `sealed`: the sealed quantity; None if
+    pushes do not distinguish the groups.
     """
 
     group: str
@@ -82,7 +83,7 @@ class Balance(TypedDict):
 
 
 def usage(org_id: str, from_: Moment | None, to: Moment | None, by: By, pages: Pages) -> Call:
-    """Return the call of the next page. All pages have the start of the first."""
+    """Return the call for the next page. All pages use the first page's start of the range."""
     begin = pages.from_ms if from_ is None else _ms(from_)
     query = {"from_ms": begin, "to_ms": None if to is None else _ms(to), "by": by, "after": pages.after}
     return get("v1", "usage", org_id, query=query)
@@ -95,8 +96,8 @@ def balance(org_id: str) -> Call:
 class Pages:
     """The pages of one answer.
 
-    `after`: the start of the next page. `whole`: the joined answer once the last page is added, with the rows of all
-    pages and the other fields of the first page.
+    `after`: the cursor of the next page; None before the first page and after the last. `whole`: the joined answer,
+    with the rows of all pages and the other fields of the first page; None until the last page is added.
     """
 
     def __init__(self) -> None:
@@ -108,9 +109,9 @@ class Pages:
 
     @property
     def from_ms(self) -> str | None:
-        """Return the start of the range that the server chose for the first page.
+        """Return the start of the range in the first page, as text.
 
-        Return None before the first page.
+        The text has milliseconds since 1970. Return None before the first page.
         """
         found = None if self._first is None else self._first.get("from_ms")
         return str(found) if isinstance(found, int) else None

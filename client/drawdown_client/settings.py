@@ -24,11 +24,11 @@ CLOSE_S: Final = 10.0
 KEPT_CALLS: Final = 1_000
 """Calls of the guard that can wait to be sent. If the limit is reached, the client raises `Unreachable`."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of a spool, and of its dead-letter file."""
+"""Bytes of a spool. Its dead-letter file has a limit of the same size."""
 CALL_TRIES: Final = 4
 """Attempts of a call, if the program waits for the answer."""
 CALL_WITHIN_S: Final = 15.0
-"""Seconds from the start of such a call in which a further attempt can begin."""
+"""Seconds from the start of a call in which a retry can begin, if the program waits for the answer."""
 CONNECT_S: Final = 5.0
 """Seconds to connect."""
 ANSWER_S: Final = 30.0
@@ -55,9 +55,11 @@ class Settings:
 
     `source`: for events without a source. `on_result`: called once for each item, from the sending thread. `spool`: a
     file that stores items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
-    then raises QueueFull; "raise" raises QueueFull at once. `close_s`: the longest wait when the client is closed or
-    the program ends. `fails_open`: metrics that the guard lets through if no server answers, as set with `guard set
-    --fail open`.
+    then raises QueueFull; "raise" raises QueueFull at once. `close_s`: the longest wait in seconds when the client is
+    closed or the program ends. `fails_open`: metrics of uses that the client allows if the server does not answer. Pass
+    the metrics that have `guard set --fail open`. The constant of a default has the unit of the setting.
+
+    Errors: ValueError for a number out of range.
     """
 
     source: str = "drawdown-client"

@@ -33,7 +33,8 @@ log = logging.getLogger("drawdown_client")
 class Spool:
     """A spool, for one thread at a time.
 
-    `left`: items of an earlier start, by number. Errors: OSError if the disk fails.
+    `left`: items of an earlier start, by number. Errors: OSError if the disk fails, or if other processes use all
+    MOST_SPOOLS files.
     """
 
     def __init__(self, path: Path, most_bytes: int) -> None:
@@ -61,7 +62,7 @@ class Spool:
     def add(self, items: Sequence[Item]) -> list[int]:
         """Write items to disk, and return their numbers.
 
-        Errors: QueueFull; then no item was added.
+        Errors: QueueFull, OSError. After an error, the items are not in the spool.
         """
         numbers = list(range(self._last + 1, self._last + 1 + len(items)))
         lines = [_line(number, item) for number, item in zip(numbers, items, strict=True)]
@@ -102,9 +103,9 @@ class Spool:
             os.close(file)
 
     def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
-        """Remove items that the server or the dead-letter file has.
+        """Write rejected items to the dead-letter file, and acknowledge all items of a batch.
 
-        An error of the disk is logged.
+        If the dead-letter file cannot be written, the spool keeps the rejected items. An error of the disk is logged.
         """
         numbers = {number for number, _ in batch}
         rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
