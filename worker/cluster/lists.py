@@ -26,7 +26,8 @@ MOST_TOLD: Final = 3
 class WorkerRow:
     """A worker of the last day. Ages are in milliseconds.
 
-    `state`: lives, ended, or gone (it died without notice). `done`: the number of its finished jobs. `failed_ms`,
+    `state`: lives, ended, or gone (it died without notice). `up_ms`: since its start. `seen_ms`: since it last renewed
+    its registration. `done`: the number of its finished jobs. `failed_ms`,
     `failure`: the age and the text of its last failure (None: it never failed).
     """
 

@@ -36,7 +36,7 @@ class Recovered:
     found: str | None
     """The evidence of the loss; None: history was not lost, and the call did not have an effect."""
     from_ms: int = 0
-    """The last recorded time. Later changes may be lost."""
+    """The last recorded time, or an earlier time that a person gave. Later changes may be lost."""
     until_ms: int = 0
     number: int = 0
     """The database's incarnation from now on."""
@@ -50,7 +50,10 @@ class Recovered:
     last_sample_ms: int | None = None
     """The time of the newest stored sample. Hosts have to write later samples again."""
     recovered_ms: int | None = None
-    """If history was not lost since: the time of the last recovery, after a loss of [from_ms, until_ms)."""
+    """The time of an earlier recovery, if history was not lost since. Then [from_ms, until_ms) is the earlier loss.
+
+    None: this call recovered the database, or it was never recovered.
+    """
 
 
 def recover(
