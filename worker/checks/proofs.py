@@ -33,7 +33,7 @@ If it runs each night, every seventh run is a full run.
 
 
 def to_continue(connection: sa.Connection, now_ms: int) -> ProvenRun | None:
-    """Return the run that the next one may continue; None: a full run is needed."""
+    """Return the run that the next run may continue; None: a full run is needed."""
     values = {"now_ms": now_ms, "apart_ms": APART_MS, "whole_after_ms": now_ms - WHOLE_EACH_MS}
     row = SQL.run(connection, "to_continue", values).one_or_none()
     return None if row is None else ProvenRun(row.number, row.at_ms, Mark(row.proven_to_ms, row.arrival))

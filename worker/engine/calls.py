@@ -349,7 +349,7 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 PORTION: Final = 128
 """Answers that are fetched at once, unless one call has more.
 
-A lost portion costs little, and so do commits.
+The number is so small that a lost portion costs little, and so large that commits cost little.
 """
 PORTION_S: Final = 1.0
 """Longest wait of an answer for other answers that are written in the same transaction."""

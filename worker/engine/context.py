@@ -83,7 +83,7 @@ class Context:
     """
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
-    """Shared with all contexts made from this one, so that each claim of a worker has its own name."""
+    """Shared with all copies of this context, so that each claim of a worker has its own name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
         """Return True if this many `eighths` of the tick's time are over.

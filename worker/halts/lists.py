@@ -127,7 +127,10 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
 
 
 def every(connection: sa.Connection, chosen: Chosen) -> Iterator[HaltLine]:
-    """Yield all halts that a filter finds, in the order of pages. Errors: those of `page`."""
+    """Yield all halts that a filter finds, in the order of pages.
+
+    Errors: those of `page`.
+    """
     after: str | None = ""
     while after is not None:
         found = page(connection, chosen, after, MOST_AT_ONCE)

@@ -76,7 +76,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and the time until which the old one also signs."""
+    """The number of the new secret, and the time until which the old secret also signs."""
 
     generation: int
     old_until_ms: int

@@ -201,7 +201,7 @@ class TopupJob:
 class CorrectJob:
     """A correction of differences that a comparison with providers proves.
 
-    `org_id` and `provider`: '' for all. It covers the days in [from_ms, to_ms), of which a None is open. If both are
+    `org_id` and `provider`: '' for all. It covers the days in [from_ms, to_ms). None: without that bound. If both are
     None, it covers recently settled pushes.
 
     Errors: UsageError for a time that is not the start of a day, or an empty range.

@@ -97,8 +97,8 @@ def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checke
 def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Over = never) -> Steps[Checked]:
     """Read the totals of each registered cell for these days, and compare them.
 
-    Store the result. `days`: their starts in milliseconds. `over`: returns True once further cells must not be read;
-    the cells that were not read are unread.
+    Store the result. `days`: their starts in milliseconds. Once `over` returns True, further cells are not read, and
+    get the verdict `unread`.
     """
     done = Checked()
     ended = _over_by(clock.now_ms())

@@ -163,8 +163,8 @@ def total_of(row: Mapping[str, object]) -> Total:
 def by_day(totals: Iterable[Total]) -> Days:
     """Return the totals by day, cell, organisation and size.
 
-    Errors: BadTotal if a total appears twice, both by size and for all sizes, or both by cell and for all cells; or for
-    more than MAX_DAYS days.
+    Errors: BadTotal if a total appears twice, both by size and for all sizes, or both by cell and for all cells.
+    BadTotal, too, for more than MAX_DAYS days.
     """
     found: Days = {}
     for one in totals:

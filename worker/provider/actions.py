@@ -71,7 +71,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
 
     Each transaction voids CHUNK of them, and the last one brings the new terms into force. A voided push is sealed
     again with the terms that are in force then. If the command is interrupted, a repeated command does the rest.
-    `dry_run`: return the number of pushes to void, and change nothing. Errors: as `accept_some`.
+    `dry_run`: only return the number of pushes to void. Errors: as `accept_some`.
     """
     done, left = 0, 1
     while left:

@@ -66,10 +66,12 @@ class ProviderLine:
 
     `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the start of sending (None:
     always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
-    `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled). `calls`, `failed`, `p95_ms`: the
-    number, the failures and the 95th percentile of the durations of the latest MOST_SENDS sends within a day (None:
-    there were none). `unanswered`: those that the provider deferred or did not answer. `reads`, `reads_failed`: the
-    numbers of all reads of its customers, and of those that failed (None: no read was counted).
+    `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled).
+
+    The next four fields are about the latest MOST_SENDS sends within a day (None: Drawdown did not send then). `calls`,
+    `failed`: the numbers of sends and of failures. `p95_ms`: the 95th percentile of their durations. `unanswered`:
+    sends that the provider deferred or did not answer. `reads`, `reads_failed`: the numbers of all reads of its
+    customers, and of failed reads (None: Drawdown has not counted a read).
     """
 
     provider: str

@@ -41,7 +41,7 @@ class InShadow:
 
 
 def shadow_part(now_ms: int) -> Part:
-    """Return the query of providers in shadow, to run with other queries in one statement."""
+    """Return the query of providers in shadow, to run with others in one statement."""
     return SQL.part("in_shadow", {"now_ms": now_ms})
 
 

@@ -2,8 +2,8 @@
 
 A feature, or a metric of the guard, can have a cost at each vendor.
 
-Guarantee: costs and bills are append-only, and recorded with actor and reason. Importing the same file again changes
-nothing, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
+Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before does not
+add rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
 required form is refused as a whole, and so is a file of corrections. Amounts are added up exactly and rounded once, and
 different currencies are never added up. A day without a bill is unknown, and not zero. A service without a cost in this
 database has its own line. Today, the two days before it, and a single day do not cause an alert.
@@ -67,7 +67,7 @@ class Units:
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
     """Set the cost of a feature at a vendor, from the start of a UTC day on.
 
-    If the same cost already begins on that day, nothing changes.
+    If the same cost already begins on that day, the call does not have an effect.
 
     Errors: UsageError for an invalid name, day or amount. UnknownId, unless `new`, for a name that is neither a feature
     nor a metric of the guard. Refused if another cost begins on that day.
@@ -201,7 +201,7 @@ class BillFile:
 def read_bills(name: str, *, is_final: bool) -> BillFile:
     """Read a file's bills.
 
-    Errors: UsageError for a file that cannot be read or is invalid. It names an invalid line.
+    Errors: UsageError for a file that cannot be read or is invalid. For an invalid line, the error names the line.
 
     A vendor's day is final with `is_final`, or if all its lines have an invoice (`InvoiceId`, or `final` as `true`).
     """
@@ -313,7 +313,7 @@ A smaller difference is ignored at any percentage.
 FRESH_DAYS: Final = 2
 """Days before today for which vendors may still add costs. These days and today do not cause an alert."""
 SPAN_DAYS: Final = 14
-"""Days before the end of the range that a comparison without a first day covers."""
+"""Days that a comparison of bills covers if its first day is not given."""
 MAX_DAYS: Final = 400
 """Most days of one comparison of bills."""
 MAX_ROWS: Final = 100_000
@@ -389,7 +389,7 @@ def drift(
     """Compare estimates with bills of the UTC days in [from_ms, to_ms).
 
     Return a line for each vendor, service, currency and day, in this order. Errors: UsageError for an invalid range, or
-    for one with more than MAX_ROWS rows.
+    for more than MAX_ROWS rows.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
         raise UsageError(

@@ -1,12 +1,12 @@
 """Compare the draws that balances show with our pushes (reconcile).
 
 Guarantee: if pushes that were sent twice add up to an excess exactly, the second draws are adopted, and so given back.
-A second draw is as large as its push. If a part that reads never showed may have paid for more, the amount is reported
-to a person.
+A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a hidden part may have
+paid for further draws, the amount is reported to a person.
 
 If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. It
 was observed that the events stay, and the balance goes back. The lack is adopted, so that the next seal sends the usage
-again. At the first comparison of credits, it is only reported, because a part that reads never showed may be used up.
+again. At the first comparison of credits, it is only reported, because a hidden part may be used up.
 
 Any other difference between a balance and our pushes is reported to a person once, with the amount, and stored as a
 mark. Later comparisons begin from the mark. If a push was on its way meanwhile, the balance is not compared. If events
@@ -469,9 +469,10 @@ def _find_lost_pushes(
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
     """Return the indexes of charges that add up to an amount, the newest first.
 
-    `drew`, `settled_ms`: the charges, the newest first. The found charges are consecutive and within LOST_SPAN_MS. They
-    may include any of the next older charges that were settled at one time, at most MOST_BESIDE. None: such charges do
-    not exist, too many sums are possible, or a top-up may equal a tried sum by chance.
+    `drew`, `settled_ms`: the draws and the times of the charges, the newest first. The result has consecutive charges
+    within LOST_SPAN_MS, and any of the charges that were settled together just before them. At most MOST_BESIDE of the
+    latter are tried. None: such charges do not exist, too many sums are possible, or a top-up may equal a tried sum by
+    chance.
     """
     tried: set[int] = set()
     tries = 0

@@ -60,9 +60,9 @@ ByWindow = Mapping[int, Totals | ReadFailed]
 def read_totals(
     provider: str, wanted: Sequence[tuple[str, int, int]], over: Over
 ) -> Steps[Sequence[Totals | ReadFailed]]:
-    """Return a provider's totals, or ReadFailed, of each (customer, from, to), in order.
+    """Return a provider's totals of each (customer, from, to), in order.
 
-    Times are in milliseconds, and a range is [from, to).
+    Times are in milliseconds, and a range is [from, to). If a read fails, its result is ReadFailed.
     """
     found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted, over)
     assert len(found) == len(wanted), (
@@ -187,7 +187,7 @@ class Short:
 
     @property
     def is_absent(self) -> bool:
-        """Return True if the provider lacks an accepted push, or has another quantity of it."""
+        """Return True if the provider lacks a push, or has another quantity of it."""
         return bool(self.corrected or self.covered or self.untold or self.below)
 
     def begin(self) -> None:
