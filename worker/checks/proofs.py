@@ -1,9 +1,9 @@
 """Store and list runs of `verify`, and stop organisations with a breach.
 
 Guarantee: a run is one row, which never changes. An invariant holds only by a full run of all organisations without a
-breach of it, while the history is not in doubt. A run of some organisations, or one that continues another, can show a
-breach but not that an invariant holds. The same is true of a run that began before another run's breach was stored,
-which it may not have seen. An organisation is not stopped if a person has released it since.
+breach of it, while the history is not in doubt. A run of some organisations, or a run that continues another run, can
+show a breach but not that an invariant holds. The same is true of a run that began before another run's breach was
+stored, because it may not have seen that breach. An organisation is not stopped if a person has released it since.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def require_clock(connection: sa.Connection, now: int) -> None:
     """Check the clock, for a command that stores its time.
 
     Errors: ClockDoubted if this machine's clock differs from the database's by more than MAX_SKEW_MS, or is that much
-    behind the last tick. Otherwise, the change could be dated before the rows that it changes.
+    behind the last tick. Without this check, a change could be dated before the rows that it changes.
     """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:

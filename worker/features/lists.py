@@ -139,7 +139,10 @@ def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
 
 
 def unrated_features(connection: sa.Connection) -> list[str]:
-    """Return the mapped features that never had a rate on the ledger's rate card."""
+    """Return the features that are or were mapped, and lack a rate on the rate card.
+
+    The rate card is that of the embedded ledger. A rate of any time counts.
+    """
     return list(SQL.run(connection, "unrated_features").scalars())
 
 

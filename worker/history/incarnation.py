@@ -1,10 +1,10 @@
 """The identity of the database and the completeness of its history (rule R1).
 
-It also has the work that follows a loss.
+`recover.py` has the work that follows a loss.
 
 Guarantee: Drawdown detects a restored database, or a failover to a copy that lacks commits, before it seals or sends.
 Three marks show it: the system identifier and timeline, the count of sends, and the last tick that this machine began.
-The local checkpoint also has the count. The finding is stored in the database, so that every machine stops until
+The local checkpoint has the last two. The finding is stored in the database, so that every machine stops until
 `drawdown recover`.
 
 After a recovery, Drawdown asks the provider about each window from before the loss before it sends a push of it. A push

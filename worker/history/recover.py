@@ -36,7 +36,7 @@ class Recovered:
     found: str | None
     """The evidence of the loss; None: history was not lost, and the call did not have an effect."""
     from_ms: int = 0
-    """The last recorded time, or an earlier time that a person gave. Later changes may be lost."""
+    """The start of the last tick on record, or an earlier time that a person gave. Later changes may be lost."""
     until_ms: int = 0
     number: int = 0
     """The database's incarnation from now on."""

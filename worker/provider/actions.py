@@ -104,7 +104,7 @@ def accept_some(
     `before`: the number of pushes that earlier portions voided.
 
     Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change.
-    HistoryDoubted while the database is stopped, because an unsent push may have been sent since (R1).
+    HistoryDoubted while the database is stopped, because the lost history may have sent an unsent push (R1).
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -224,7 +224,8 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
 def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until_ms: int) -> tuple[list[Shadow], Worth]:
     """Return the usage in a span that was sealed in shadow, and its worth.
 
-    It is never sent. The worth is by the rates in force.
+    The span is [from_ms, until_ms). Drawdown sends this usage only after `bill_shadow`. The worth is by the rates in
+    force.
     """
     span = {"provider": provider, "from_ms": from_ms, "until_ms": until_ms}
     shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]

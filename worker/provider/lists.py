@@ -68,10 +68,13 @@ class ProviderLine:
     always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
     `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled).
 
-    The next four fields are about the latest MOST_SENDS sends within a day (None: Drawdown did not send then). `calls`,
-    `failed`: the numbers of sends and of failures. `p95_ms`: the 95th percentile of their durations. `unanswered`:
-    sends that the provider deferred or did not answer. `reads`, `reads_failed`: the numbers of all reads of its
-    customers, and of failed reads (None: Drawdown has not counted a read).
+    The next four fields are about its sends among the latest MOST_SENDS of all providers within a day (None: Drawdown
+    did not send to it). `calls`: their number. `failed`: how many are neither accepted nor queued, including sends
+    under way. `p95_ms`: the 95th percentile of the durations (None, too: all are under way). `unanswered`: sends that
+    the provider deferred or did not answer.
+
+    `reads`, `reads_failed`: the numbers of all reads of its customers, and of failed reads (None: Drawdown has not
+    counted a read).
     """
 
     provider: str
@@ -94,8 +97,8 @@ class ProviderLine:
     def state(self, now_ms: int) -> str:
         """Return the state: paused, shadow, failing, in use, or not met.
 
-        In shadow, usage is sealed and compared, but not sent. Failing: most sends are not accepted. Not met: a tick has
-        not stored its terms yet.
+        In shadow, usage is sealed and compared, but not sent. Failing: see `is_failing`. Not met: a tick has not stored
+        its terms yet.
         """
         if self.paused_ms is not None:
             return "paused"
@@ -110,7 +113,7 @@ class ProviderLine:
 
     @property
     def is_failing(self) -> bool:
-        """Return True if most of its latest sends were not accepted."""
+        """Return True if most of its latest sends are neither accepted nor queued."""
         return 2 * (self.failed or 0) > (self.calls or 0)
 
     @property
