@@ -66,7 +66,8 @@ def recover(
     `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
     person states that history was lost, although Drawdown lacks evidence of it.
 
-    Errors: UsageError for a time in the future.
+    Errors: UsageError for a time in the future, or if the local checkpoint cannot be read or written. StorageFull if
+    its disk is full.
     """
     if since_ms is not None and since_ms > by.now_ms:
         raise UsageError(f"invalid --since {show_time(since_ms)}: it is in the future. Pass the time of the backup")
