@@ -132,6 +132,8 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     """Do one round.
 
     Estimate, read at providers, halt or resume, and send halts to the cells.
+
+    Errors: UsageError if the local checkpoint cannot be read. DatabaseBusy or DatabaseNotReady if the database fails.
     """
     done = Watched()
     context.hurried = True

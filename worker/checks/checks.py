@@ -39,7 +39,7 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Range before now of a check of the guard's counters by its URL, in milliseconds.
+"""Range before now, in milliseconds, of a check of the guard's counters that an HTTP call starts.
 
 The check covers the periods that began in the range, and so a whole month.
 """
@@ -99,7 +99,7 @@ def _counter(one: Drift) -> Counter:
 
 
 def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
-    """Find the wallets with the most use, and store them.
+    """Find the wallets with the most use, store them, and return them.
 
     An older check that ends late does not replace a newer one.
     """

@@ -1,9 +1,9 @@
 """Store and list runs of `verify`, and stop organisations with a breach.
 
 Guarantee: a run is one row, which never changes. An invariant holds only by a full run of all organisations without a
-breach of it, while the history is not in doubt. A run of some organisations, or one that continues another, can show a
-breach but not that an invariant holds. The same is true of a run that began before another run's breach was stored,
-which it may not have seen. An organisation is not stopped if a person has released it since.
+breach of it, while the history is not in doubt. A run of some organisations, or a run that continues another run, can
+show a breach but not that an invariant holds. The same is true of a run that began before another run's breach was
+stored, because it may not have seen that breach. An organisation is not stopped if a person has released it since.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ If it runs each night, every seventh run is a full run.
 
 
 def to_continue(connection: sa.Connection, now_ms: int) -> ProvenRun | None:
-    """Return the run that the next one may continue; None: a full run is needed."""
+    """Return the run that the next run may continue; None: a full run is needed."""
     values = {"now_ms": now_ms, "apart_ms": APART_MS, "whole_after_ms": now_ms - WHOLE_EACH_MS}
     row = SQL.run(connection, "to_continue", values).one_or_none()
     return None if row is None else ProvenRun(row.number, row.at_ms, Mark(row.proven_to_ms, row.arrival))

@@ -26,8 +26,9 @@ MOST_TOLD: Final = 3
 class WorkerRow:
     """A worker of the last day. Ages are in milliseconds.
 
-    `state`: lives, ended, or gone (it died without notice). `done`: the number of its finished jobs. `failed_ms`,
-    `failure`: the age and the text of its last failure (None: it never failed).
+    `state`: lives, ended, or gone (it died without notice). `up_ms`: since its start. `seen_ms`: since its last sign of
+    life. `done`: the number of its finished jobs. `failed_ms`, `failure`: the age and the text of its last failure
+    (None: it never failed).
     """
 
     name: str
@@ -70,7 +71,7 @@ class Cluster:
         return [worker for worker in self.workers if worker.state == state]
 
     def is_late(self, jobs: JobsOfKind) -> bool:
-        """Return True if a tick still runs when the next one is due.
+        """Return True if a tick still runs when the next tick is due.
 
         The next tick leaves the rest to it, unless it hangs.
         """

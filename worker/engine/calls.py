@@ -264,7 +264,10 @@ class Calls:
     async def customers(
         self, customer_ids: Sequence[str], over: Over = never, cut: Cut | None = None
     ) -> Mapping[str, CustomerRead]:
-        """Return the states of customers, by id."""
+        """Return the states of customers, or ReadFailed, by id.
+
+        `cut`: receives the fewest calls at once that were allowed, if fewer than declared (None: not called).
+        """
         size = self._provider.capabilities.reads_a_call
         parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
         found: dict[str, CustomerRead] = {}
@@ -283,7 +286,10 @@ class Calls:
         return await self._each(customer_ids, self._provider.drawn, str, over)
 
     async def costs(self, known: Sequence[Cost]) -> Sequence[Cost] | ReadFailed:
-        """Return the costs of units of features in credits."""
+        """Return the costs of units of features in credits, or ReadFailed.
+
+        `known`: the costs learned before.
+        """
         (found,) = await self._each([known], cast(TellsCosts, self._provider).costs, lambda _: "")
         return found
 
@@ -343,7 +349,7 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 PORTION: Final = 128
 """Answers that are fetched at once, unless one call has more.
 
-A lost portion costs little, and so do commits.
+The number is so small that a lost portion costs little, and so large that commits cost little.
 """
 PORTION_S: Final = 1.0
 """Longest wait of an answer for other answers that are written in the same transaction."""
@@ -494,7 +500,10 @@ Drawdown must look up each charge that it gives up.
 
 
 async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, clock: Clock) -> list[ChargeResult]:
-    """Return the service's answers, one for each charge, in order."""
+    """Return the service's answers, one for each charge, in order.
+
+    NotSent: the charge was not begun. InDoubt: the service failed, or did not answer in time.
+    """
     charges = isinstance(effect, ChargeMoney)
 
     def instead(_place: int, begun: bool) -> ChargeResult:
@@ -535,7 +544,8 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
     """Return a service's answer whether it tops up a customer by itself.
 
-    If the service hangs, wait until the effect is `over`.
+    NotSent: it does. InDoubt: it failed, or did not answer before the effect was `over`. None: it does not, or cannot
+    be called, or does not offer this question.
     """
     if service.dormant is not None or not isinstance(service, FillsItself):
         return None

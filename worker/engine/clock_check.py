@@ -29,8 +29,8 @@ def database_now(connection: sa.Connection, now: int) -> int:
 def require_clock(connection: sa.Connection, now: int) -> None:
     """Check the clock, for a command that stores its time.
 
-    Errors: ClockDoubted if this machine's clock differs from the database's, or is earlier than the last tick. The
-    change would be dated before the rows that it changes.
+    Errors: ClockDoubted if this machine's clock differs from the database's by more than MAX_SKEW_MS, or is that much
+    behind the last tick. Without this check, a change could be dated before the rows that it changes.
     """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:
@@ -44,7 +44,10 @@ def require_clock(connection: sa.Connection, now: int) -> None:
 
 
 def last_doubted_clock(connection: sa.Connection) -> int | None:
-    """Return the start of the last tick without `--accept-clock`; None: never."""
+    """Return the start of the last tick without `--accept-clock`, in milliseconds.
+
+    None: such a tick has not run.
+    """
     found: int | None = SQL.run(connection, "last_doubted_clock").scalar_one_or_none()
     return found
 
@@ -56,7 +59,10 @@ def _apart(now: int, server_now: int) -> str:
 def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
     """Check the clock for a tick.
 
-    Errors: ClockDoubted if the clocks differ or the clock jumped, so that a person decides which clock is correct.
+    All times are in milliseconds. `previous`: the start of the last tick (None: the first tick).
+
+    Errors: ClockDoubted if the clocks differ by more than MAX_SKEW_MS, or the clock jumped by more than MAX_JUMP_MS. A
+    person then decides which clock is correct.
     """
     if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(

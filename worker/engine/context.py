@@ -73,7 +73,8 @@ class Context:
     cell_breakers: dict[str, Breaker] = field(default_factory=dict)
     """Circuits by cell, shared by all dispatches, so that they call a dead cell only once."""
     hurried: bool = False
-    """True in a watch, which does not call a provider that just failed. An outage would use up the time of each round.
+    """True in a watch, which does not call a provider that just failed. Otherwise, an outage would use up the time of
+    each round.
     """
     witness: Witness | None = None
     """This machine's checkpoint of the database; None: without a checkpoint.
@@ -82,14 +83,14 @@ class Context:
     """
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
-    """Shared with all contexts made from this one, so that each claim of a worker has its own name."""
+    """Shared with all copies of this context, so that each claim of a worker has its own name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
         """Return True if this many `eighths` of the tick's time are over.
 
-        The rest is left to the next tick.
+        Also return True if the process must end. The next tick does the rest.
 
-        Earlier steps leave some time to later ones, so that a provider that hangs does not delay a halt.
+        Earlier steps leave some time to later steps, so that a provider that hangs does not delay a halt.
         """
         if self.stopping():
             return True
@@ -99,7 +100,10 @@ class Context:
         return self.clock.now_ms() >= self.deadline_ms - whole_ms * (8 - eighths) // 8
 
     def leaves(self, duration_ms: int) -> bool:
-        """Return True if at least `duration_ms` of the tick's time is left."""
+        """Return True if at least `duration_ms` of the tick's time is left.
+
+        Return False if the process must end.
+        """
         ends_ms = self.deadline_ms
         return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 
@@ -109,7 +113,7 @@ class Context:
         return replace(self, deadline_ms=ends_ms if self.deadline_ms is None else min(ends_ms, self.deadline_ms))
 
     def ready(self) -> list[str]:
-        """Return the providers that can be called, by name."""
+        """Return the names of callable providers that declare the terms in force, sorted."""
         return sorted(set(self.declared()) - set(self.changed))
 
     def declared(self) -> dict[str, Capabilities]:

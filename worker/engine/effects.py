@@ -70,7 +70,11 @@ class Push:
 
 @dataclass(frozen=True, eq=False)
 class LookUp:
-    """Look up pushes at a provider. The answers are portions of LookupResults."""
+    """Look up pushes at a provider.
+
+    The answer is a portion of the LookupResults that arrived, by the index of the push in `requests`. Yield the same
+    effect again until each push has a result.
+    """
 
     provider: str
     requests: Sequence[PushRequest]
@@ -165,8 +169,8 @@ class LookUpMoney:
 class AskWhoFills:
     """Ask a payment service whether it tops up a customer by itself.
 
-    The answer is NotSent if it does, and InDoubt if it does not answer before it is `over`. None: Drawdown may top up
-    the customer.
+    The answer is NotSent if the service does, and InDoubt if it fails or does not answer before the effect is `over`.
+    None: Drawdown may top up the customer.
     """
 
     service: str
@@ -202,8 +206,8 @@ class HookRequest:
 class HookAnswer:
     """The outcome of a message.
 
-    `status`: the HTTP status (None: without a response). `error`: None if the endpoint has it. `is_sent`: False
-    if the call was not begun.
+    `status`: the HTTP status (None: without a response). `error`: None if the endpoint has accepted the message.
+    `is_sent`: False if the call was not begun.
     """
 
     status: int | None = None
@@ -253,7 +257,8 @@ class CellReader(Protocol):
 class SendHalts:
     """Send halts to cells.
 
-    Once it is `over`, further halts are not sent. The answer is None for each acknowledged halt, else the error.
+    Once it is `over`, further halts are not sent. The answer is None for each acknowledged halt, else the error, in
+    order.
     """
 
     halts: Sequence[HaltRequest]
@@ -350,7 +355,10 @@ def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = nev
 
 
 def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
-    """Return the next results, by the index of their request."""
+    """Return the next results, by the index of their request.
+
+    `left`: the indexes without a result. If the lookup fails, the result of each is ReadFailed.
+    """
     try:
         found: Mapping[int, LookupResult] = yield looking
         assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
@@ -390,5 +398,8 @@ def backoff_ms(attempt: int) -> int:
 
 
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
-    """Return the time up to which settled pushes are visible, even with slow clocks."""
+    """Return the time in milliseconds up to which a provider shows settled pushes.
+
+    It allows for the provider's lag, and for clocks that are CLOCKS_APART_MS apart.
+    """
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

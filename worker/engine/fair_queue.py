@@ -40,7 +40,7 @@ not sent.
 STEPS: Final = 32
 """Rounds without "too many calls" until the calls at once are back at the maximum.
 
-The calls at once grow from 0 to the number that the provider declares.
+Each round adds at least 1/STEPS of the number that the provider declares.
 """
 READ_TRIES: Final = 8
 """Attempts of a read that the provider rejects for too many calls.
@@ -159,6 +159,8 @@ class StreamQueue:
 
     def take(self, now_ms: int) -> tuple[list[list[int]], int] | None:
         """Return the next stream, and the time until which it must wait.
+
+        The time is in milliseconds; 0: it need not wait. None: all streams are taken or done.
 
         A stream with an ended wait comes first, then a stream that was not begun, then the stream with the shortest
         wait.

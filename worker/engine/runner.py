@@ -88,7 +88,7 @@ class World:
     cells: HaltSender
     clock: Clock
     http: Http | None = None
-    """The client that providers share; None: they do not share one.
+    """The client that providers share; None: they do not share a client.
 
     It is closed when the steps have ended.
     """

@@ -32,7 +32,10 @@ class WitnessStore(Protocol):
     """The store of this machine's checkpoint, outside of the database (R1)."""
 
     def load(self, engine: sa.Engine) -> Witness | None:
-        """Return the checkpoint. Errors: UsageError if it cannot be read."""
+        """Return the checkpoint; None if it does not exist.
+
+        Errors: UsageError if it cannot be read.
+        """
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
         """Save the checkpoint. It is on disk when this returns."""

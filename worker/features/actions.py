@@ -90,8 +90,8 @@ def map_size(
     The mapping applies from `from_ms` on (None: the next window).
 
     Errors: UsageError for invalid values. Refused if it would change the feature of sealed windows, give the feature a
-    second unit, or bill usage that the guard charges (`double_billing`). An earlier start, or a start in lost history,
-    needs `confirmed`. UnknownId for an unknown feature unless `new`.
+    second unit, or bill usage that the guard charges (`double_billing`). Refused, too, for a start before the watermark
+    or in lost history, unless `confirmed`. UnknownId for an unknown feature unless `new`.
     """
     ids.require_feature_name(feature)
     ids.require(connection, ids.FEATURE, feature, new=new)
@@ -120,7 +120,7 @@ def map_event(
     history was lost, or a metric charged for the type before, it applies only from the next window on. `value`: the
     quantity of events that do not state a quantity.
 
-    Errors: as `map_size`. UnknownId, unless `new`, for an unknown feature or type that resembles a known one. Refused
+    Errors: as `map_size`. UnknownId, unless `new`, for an unknown feature or type that resembles a known name. Refused
     if the limit of event types is reached, or if `value` is given and the type already has events or another value.
     """
     ids.require_feature_name(feature)
@@ -153,8 +153,9 @@ def end_feature(
     A selector that begins later ends at its own start. Other features do not end. A repeated call returns the same ends
     (`again`).
 
-    Errors: UnknownId. Refused if the feature lacks a selector from then on, or windows from then on are sealed. Refused
-    for a start in lost history unless `confirmed`.
+    Errors: UnknownId for an unknown feature. UsageError for a time that is not the start of a window. Refused if the
+    feature lacks a selector from then on, or windows from then on are sealed. Refused for a start in lost history
+    unless `confirmed`.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
     lock_buckets(connection)  # without the lock, a concurrent mapping would be missed

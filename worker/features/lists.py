@@ -69,7 +69,7 @@ class UnmappedEvent:
 
 @dataclass(frozen=True)
 class FeatureList:
-    """The memory sizes and event types with features, and used ones without a feature."""
+    """The memory sizes and event types with features, and pending usage without a feature."""
 
     mapping: list[Segment]
     event_types: list[MappedEvent]
@@ -120,11 +120,10 @@ def mapped_features(connection: sa.Connection) -> list[str]:
 
 
 def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
-    """Return the features without a rate for estimates, by provider.
+    """Return the mapped features without a rate for estimates, by provider.
 
-    These providers bill them and keep balances themselves.
-
-    An operator did not set a rate for them, and the provider does not report their cost.
+    The providers are those that have an assignment and keep balances themselves. An operator did not set a rate for
+    these features, and the provider does not report their cost.
     """
     kept_here = wallets_at(connection)
     billed = defaultdict[str, list[str]](list)
@@ -140,7 +139,10 @@ def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
 
 
 def unrated_features(connection: sa.Connection) -> list[str]:
-    """Return the features without a rate on the embedded ledger's rate card."""
+    """Return the features that are or were mapped, and lack a rate on the rate card.
+
+    The rate card is that of the embedded ledger. A rate of any time counts.
+    """
     return list(SQL.run(connection, "unrated_features").scalars())
 
 

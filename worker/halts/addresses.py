@@ -226,7 +226,7 @@ def address_refused(judge: Judge, url: CellUrl, host: str) -> str | None:
 def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None:
     """Return the reason that prevents a call to this URL, or None.
 
-    Its host name is resolved now.
+    Its host name is resolved now, unless a proxy resolves it.
 
     `settings`: the prefix of the settings that would allow it.
     """

@@ -3,8 +3,8 @@
 Guarantee: only URLs on the operator's allow-list are called, and each request to a cell is signed. A connection is made
 only to an address that is checked at that time. An earlier answer of DNS does not count. If the operator set a proxy,
 the proxy resolves the name, and only the origin is checked. Redirects are not followed, and cookies are not stored. An
-answer that is invalid, too long or endless is an error with our text, because a library's text may contain headers. It
-costs its own halt a retry, or its cell's own count, which is then unknown and not zero.
+answer that is invalid, too long or endless is an error with our text, because a library's text may contain headers.
+Only its own halt is sent again, or only its own cell's count is then unknown, and not zero.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ _Line = tuple[Target, HttpClient]
 
 
 class CellClient:
-    """A client that sends halts to cells, AT_ONCE_PER_CELL and AT_ONCE at a time."""
+    """A client that sends at most AT_ONCE halts at a time, and AT_ONCE_PER_CELL to one cell."""
 
     def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
         self._settings = settings

@@ -94,7 +94,7 @@ CellId = Annotated[str, ID, "Cell's id"]
 
 @dataclass(frozen=True)
 class CellSet:
-    """The URL of a cell, and its previous URL (null: it did not have one)."""
+    """The URL of a cell, and its previous URL (null: it did not have a URL)."""
 
     cell_id: str
     url: str

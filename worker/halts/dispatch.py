@@ -51,9 +51,9 @@ BATCH: Final = 50
 The client sends a few of them at a time, so all time out before the lease ends.
 """
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
-"""Milliseconds after which Drawdown removes a halt without sandboxes at a cell.
+"""Age in milliseconds from which Drawdown removes an unacknowledged halt that does not have a sandbox to stop.
 
-In this time, the cell did not report a sandbox of the organisation.
+Sandboxes of the organisation at the cell count until they are stopped.
 """
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
 """Milliseconds that one dispatch spends on one cell."""
@@ -92,7 +92,8 @@ A host that is starting a sandbox may have locked it. Then the next dispatch sen
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
     """Send each due halt of the shard once.
 
-    `provider`: only halts of organisations that it bills, if it is not empty.
+    If a cell does not answer, or its time is over, the next dispatch sends its other halts. `provider`: only halts of
+    organisations that it bills, if it is not empty.
     """
     run = _DispatchRun(context, provider)
     if not context.out_of_time():

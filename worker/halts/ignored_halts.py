@@ -107,7 +107,7 @@ def undelivered_part(shard: Shard) -> Part:
 
 
 def untold(connection: sa.Connection, shard: Shard) -> list[str]:
-    """Return a line for each cell without a URL at which halts are due.
+    """Return a line for each cell without a URL at which halts are due, at most NAMED.
 
     This can happen if a host starts a sandbox at a cell while the cell is removed.
     """

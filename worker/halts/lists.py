@@ -96,8 +96,8 @@ class CellLine:
     """A cell, with the figures of its due halts.
 
     `url`: None if it is not set. `running`: the number of its running sandboxes. `since_ms`: the oldest due halt.
-    `tries`: the most attempts. `error`: an error of one of them. These three are None if a halt is not due. `error` is
-    also None without an error.
+    `tries`: the most attempts of a due halt. `error`: an error of one of them (None: their attempts did not fail).
+    These three are None if `halts_due` is 0.
     """
 
     cell_id: str
@@ -112,8 +112,8 @@ class CellLine:
 def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int = PAGE_ROWS) -> HaltPage:
     """Return the page of halts after `after`.
 
-    Due halts are sorted by their next try, others by time, the newest first. Errors: UsageError for an invalid state or
-    `after`; UnknownId for an unknown organisation or cell.
+    With the state `due`, they are sorted by their next try. With `any`, they are sorted by their start, the newest
+    first. Errors: UsageError for an invalid state or `after`; UnknownId for an unknown organisation or cell.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")
@@ -127,7 +127,10 @@ def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int =
 
 
 def every(connection: sa.Connection, chosen: Chosen) -> Iterator[HaltLine]:
-    """Yield all halts that a filter finds, in the order of pages."""
+    """Yield all halts that a filter finds, in the order of pages.
+
+    Errors: those of `page`.
+    """
     after: str | None = ""
     while after is not None:
         found = page(connection, chosen, after, MOST_AT_ONCE)
@@ -194,7 +197,7 @@ def list_cells(connection: sa.Connection) -> list[Cell]:
 def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str, int]:
     """Return the number of these organisations' running sandboxes by cell.
 
-    These cells are notified if the organisation is halted.
+    If these organisations are halted, Drawdown notifies these cells.
     """
     rows = SQL.run(connection, "running_of", {"org_ids": sorted(set(org_ids))})
     return {str(row.cell_id): int(row.running) for row in rows}
@@ -213,7 +216,10 @@ def told_in_words(running: Mapping[str, int]) -> str:
 
 
 def knows_sandboxes(connection: sa.Connection) -> bool:
-    """Return True if hosts report sandboxes, because halts go only to their cells."""
+    """Return True if hosts have reported sandboxes.
+
+    Halts go only to cells with sandboxes.
+    """
     return bool(SQL.run(connection, "any_sandbox").scalar_one())
 
 

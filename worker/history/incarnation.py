@@ -1,10 +1,10 @@
 """The identity of the database and the completeness of its history (rule R1).
 
-It also has the work that follows a loss.
+`recover.py` has the work that follows a loss.
 
 Guarantee: Drawdown detects a restored database, or a failover to a copy that lacks commits, before it seals or sends.
 Three marks show it: the system identifier and timeline, the count of sends, and the last tick that this machine began.
-The local checkpoint also has the count. The finding is stored in the database, so that every machine stops until
+The local checkpoint has the last two. The finding is stored in the database, so that every machine stops until
 `drawdown recover`.
 
 After a recovery, Drawdown asks the provider about each window from before the loss before it sends a push of it. A push
@@ -51,7 +51,7 @@ class Incarnation:
     timeline: str | None
     doubted: str | None
     server: tuple[str | None, str | None]
-    """The server's system identifier and timeline (None: it does not have or report one)."""
+    """The server's system identifier and timeline (None: the server does not have or report it)."""
 
 
 def read_incarnation(connection: sa.Connection) -> Incarnation:
@@ -65,7 +65,7 @@ def read_incarnation(connection: sa.Connection) -> Incarnation:
 def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
     """Return the server's system identifier and timeline.
 
-    Each is None if it does not have or report one.
+    Each is None if the server does not have or report it.
     """
     if connection.dialect.name != "postgresql":
         return None, None
@@ -80,7 +80,10 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
 
 
 def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -> Incarnation:
-    """Compare the database with the local checkpoint. Store a difference as doubt."""
+    """Compare the database with the local checkpoint. Store a difference as doubt.
+
+    Return the identity of the database, with the stored doubt.
+    """
     found = read_incarnation(connection)
     if found.doubted is None:
         doubted = difference(connection, found, witness)

@@ -36,7 +36,7 @@ class Recovered:
     found: str | None
     """The evidence of the loss; None: history was not lost, and the call did not have an effect."""
     from_ms: int = 0
-    """The last recorded time. Later changes may be lost."""
+    """The start of the last tick on record, or an earlier time that a person gave. Later changes may be lost."""
     until_ms: int = 0
     number: int = 0
     """The database's incarnation from now on."""
@@ -50,7 +50,10 @@ class Recovered:
     last_sample_ms: int | None = None
     """The time of the newest stored sample. Hosts have to write later samples again."""
     recovered_ms: int | None = None
-    """If history was not lost since: the time of the last recovery, after a loss of [from_ms, until_ms)."""
+    """The time of an earlier recovery, if history was not lost since. Then [from_ms, until_ms) is the earlier loss.
+
+    None: this call recovered the database, or it was never recovered.
+    """
 
 
 def recover(
@@ -63,7 +66,8 @@ def recover(
     `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
     person states that history was lost, although Drawdown lacks evidence of it.
 
-    Errors: UsageError for a time in the future.
+    Errors: UsageError for a time in the future, or if the local checkpoint cannot be read or written. StorageFull if
+    its disk is full.
     """
     if since_ms is not None and since_ms > by.now_ms:
         raise UsageError(f"invalid --since {show_time(since_ms)}: it is in the future. Pass the time of the backup")

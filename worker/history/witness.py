@@ -191,7 +191,7 @@ def _number(value: object) -> int:
 def place_of(connection: sa.Connection) -> str:
     """Return the place of a database: its file, or its server and name, as text.
 
-    A restored backup has the same place, and a copy beside it has another one.
+    A restored backup has the same place, and a copy beside it has another place.
     """
     if connection.dialect.name == "postgresql":
         name = str(SQL.run(connection, "current_database").scalar_one())

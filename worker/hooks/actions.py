@@ -76,7 +76,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and the time until which the old one also signs."""
+    """The number of the new secret, and the time until which the old secret also signs."""
 
     generation: int
     old_until_ms: int
@@ -142,7 +142,7 @@ def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OV
 
     For `overlap_ms`, the old secret also signs. Older secrets no longer sign.
 
-    Errors: UsageError; UnknownId; Refused for an ended endpoint.
+    Errors: UsageError for an invalid overlap; UnknownId for an unknown endpoint; Refused for an ended endpoint.
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
         raise UsageError(f"invalid overlap {lasting(overlap_ms)}: expected 0 to 30 days")
@@ -178,7 +178,8 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
 
     Return these endpoints.
 
-    The schedule of attempts begins again. Errors: UnknownId; Refused if all its endpoints are ended.
+    The schedule of attempts begins again. Errors: UnknownId for an unknown message or endpoint; Refused if `endpoint`
+    has ended, or if the message is not for an active endpoint.
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:
@@ -236,8 +237,9 @@ def set_low(
 
     It is in micro-credits (None: never).
 
-    `org_id`: an organisation, or EVERYBODY for all organisations without their own level. Returns True if a level was
-    set before, and that level. Errors: UsageError; UnknownId unless `new`.
+    `org_id`: an organisation, or EVERYBODY for all organisations without their own level. Return True if a level was
+    set before, and that level. Errors: UsageError for an invalid level; UnknownId for an unknown organisation unless
+    `new`.
     """
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
         raise UsageError(f"invalid level {as_credits(low_micro)}: expected -1,000,000,000 to 1,000,000,000 credits")
@@ -448,8 +450,8 @@ class SentAgain:
 
     They are one message for these endpoints, or failed messages of one endpoint.
 
-    `message_id`: the one message (null: failed messages). `replayed`: their number. `left`: the number of failed
-    messages above the limit of one call.
+    `message_id`: the one message (null: failed messages). `replayed`: the number of deliveries to these endpoints that
+    are queued again. `left`: the number of failed messages above the limit of one call.
     """
 
     message_id: str | None

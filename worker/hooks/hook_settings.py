@@ -3,8 +3,8 @@
 The endpoints belong to the operator's product.
 
 Guarantee: pure. Messages are signed by the open scheme "Standard Webhooks" (its specification, version 1.0.0). An
-endpoint's secrets are derived from the root secret of the settings, so they are not stored. From one of them, an
-attacker cannot derive the root secret or another one.
+endpoint's secrets are derived from the root secret of the settings, so they are not stored. From an endpoint's secret,
+an attacker cannot derive the root secret or another endpoint's secret.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class DeliveryRow:
     """A message for one endpoint. `attempts`: the number of calls that may have begun.
 
     `failures`: the number of consecutive failures. `at_ms`: the time of the event. `replays`: how often it was queued
-    again. `due_at_ms`: the next call. `ended_ms`: the delivery, or the last failure (None: it is due). `last_status`:
-    the HTTP status of the last response (None: without a response).
+    again. `due_at_ms`: the next call, if it is due. `ended_ms`: the time of the delivery, of the last failure, or of
+    the endpoint's end (None: it is due). `last_status`: the HTTP status of the last call (None: without a response).
     """
 
     message_id: str
@@ -81,7 +81,10 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class MessageFilter:
-    """A filter of messages by state, endpoint and organisation. Empty: any."""
+    """A filter of messages by state, endpoint and organisation.
+
+    An empty `endpoint` or `org` matches all.
+    """
 
     states: tuple[str, ...] = STATES
     endpoint: str = ""

@@ -25,7 +25,10 @@ For more, name a provider or all organisations, or replay by hand.
 
 @dataclass(frozen=True)
 class ReplayJob:
-    """A replay of the windows of `scope` in [from_ms, to_ms)."""
+    """A replay of the windows of `scope` in [from_ms, to_ms).
+
+    Errors: UsageError for more than MAX_JOB_ORGS organisations.
+    """
 
     kind: ClassVar[str] = "replay"
     scope: ReplayScope
@@ -137,7 +140,10 @@ class AssignJob:
         return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt]
 
     def is_so(self, latest: Biller | None) -> bool:
-        """Return True if the latest assignment is the requested one."""
+        """Return True if the latest assignment has the requested provider and customer.
+
+        Its start is not compared.
+        """
         return (
             latest is not None and latest.provider == self.provider and self.customer_id in (None, latest.customer_id)
         )
@@ -195,8 +201,10 @@ class TopupJob:
 class CorrectJob:
     """A correction of differences that a comparison with providers proves.
 
-    `org_id` and `provider`: '' for all. It covers the days in [from_ms, to_ms), or, if both are None, recently settled
-    pushes.
+    `org_id` and `provider`: '' for all. It covers the days in [from_ms, to_ms). None: without that bound. If both are
+    None, it covers recently settled pushes.
+
+    Errors: UsageError for a time that is not the start of a day, or an empty range.
     """
 
     kind: ClassVar[str] = "correct"

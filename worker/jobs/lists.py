@@ -20,9 +20,9 @@ SQL = queries(__file__)
 class JobRow:
     """A job.
 
-    `windows_done` of `windows`: the progress of a replay, as far as it has begun (0 of other jobs). `what`: the job in
-    words. `began_ms` None: it waits. `ended_ms` None: it is open. `pushes`: the pushes that it sealed so far. `said`:
-    its result, or why it waits. `command`: the arguments of the command that does the same.
+    `windows_done` of `windows`: the progress of its latest replay (0 of other jobs). `what`: the job in words.
+    `began_ms` None: a tick has not begun it. `ended_ms` None: it is open. `pushes`: the number of pushes that it sealed
+    so far. `said`: its result, or why it waits. `command`: the arguments of the command that does the same.
     """
 
     job_id: int
@@ -79,9 +79,9 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 class ListedJob:
     """A job.
 
-    `windows_done` of `windows`: the progress of a replay. `what`: the job in words. `began_ms` null: it waits.
-    `ended_ms` null: it is open. `pushes`: the pushes that it sealed so far. `said`: its result, or why it waits.
-    `command`: the command that does the same.
+    `windows_done` of `windows`: the progress of its latest replay (0 of other jobs). `what`: the job in words.
+    `began_ms` null: a tick has not begun it. `ended_ms` null: it is open. `pushes`: the number of pushes that it sealed
+    so far. `said`: its result, or why it waits. `command`: the command that does the same.
     """
 
     job_id: int

@@ -81,9 +81,9 @@ class ClaimedJob:
 def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     """Queue a job, and return its number.
 
-    Errors: those of `plan`. HistoryDoubted for a correction while a recovery is needed. Refused if the job is not
-    needed, the same job is already queued, or too many jobs are open. If two equal jobs are queued at the same moment,
-    both may be stored. The second finds its work done.
+    Errors: those of `plan`. HistoryDoubted for a correction while a recovery is needed. UnknownId for a wallet without
+    top-ups. Refused if the job is not needed or cannot be done, if the same job is already queued, or if MAX_OPEN_JOBS
+    are open. If two equal jobs are queued at the same moment, both may be stored. The second finds its work done.
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
@@ -117,7 +117,10 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
 
 
 def understood(connection: sa.Connection, asked: Asked) -> Asked:
-    """Return the job as it is stored, with the present state if it needs that."""
+    """Return the job as it is stored, with the present state if it needs that.
+
+    Errors: UnknownId for a wallet without top-ups.
+    """
     match asked:
         case ReplayJob():
             return asked.aligned()
@@ -210,7 +213,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
 def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:
     """Put a job back for the next tick; return False if another worker has it.
 
-    `in_vain`: the turn counts as one of its tries.
+    `said`: why it waits. `in_vain`: the turn counts as one of its tries. Otherwise, its tries begin again at 0.
     """
     values = {"job_id": job_id, "worker": worker, "said": said, "counted": int(in_vain)}
     return SQL.run(connection, "put_back", values).rowcount == 1
@@ -223,7 +226,10 @@ def end(connection: sa.Connection, job_id: int, worker: str, state: State, said:
 
 
 def sealed(connection: sa.Connection, job_id: int) -> int:
-    """Return the pushes that all replays of a job sealed, also those of dead ticks."""
+    """Return the number of pushes that all replays of a job sealed.
+
+    It includes those of ticks that died.
+    """
     return int(SQL.run(connection, "sealed", {"job_id": job_id}).scalar_one())
 
 

@@ -176,7 +176,7 @@ class Turn:
 
 
 def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
-    """Accept the terms of a provider that the person saw.
+    """Accept a provider's terms if they are those that the person saw.
 
     Unsent pushes are voided in portions, as by the command.
     """
@@ -253,7 +253,7 @@ LINES_SAID: Final = 3
 def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
     """Correct proven differences with providers.
 
-    Errors: HistoryDoubted if the tick began on another history.
+    Errors: HistoryDoubted if the tick began on another history, or while a recovery is needed.
     """
     if asked.provider and asked.provider not in context.ready():
         return cannot_be_used(asked.provider)

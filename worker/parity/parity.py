@@ -84,7 +84,7 @@ class Checked:
 
 
 def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checked]:
-    """Compare totals from a person's file."""
+    """Compare totals from a person's file, and store the result."""
     done = Checked()
     over = _over_by(clock.now_ms())
     done.waiting = sorted({day_text(day) for day, _ in totals if day >= over})
@@ -95,7 +95,11 @@ def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checke
 
 
 def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Over = never) -> Steps[Checked]:
-    """Read the totals of each registered cell for these days, and compare them."""
+    """Read the totals of each registered cell for these days, and compare them.
+
+    Store the result. `days`: their starts in milliseconds. Once `over` returns True, further cells are not read, and
+    get the verdict `unread`.
+    """
     done = Checked()
     ended = _over_by(clock.now_ms())
     done.waiting = [day_text(day) for day in days if day >= ended]
@@ -269,8 +273,9 @@ class Line:
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
     `theirs`: None if the cell does not name the organisation, or did not answer. `withdrawn`: seconds of withdrawn
     samples. `off`: the sum of the differences of all sizes. `ppm`: `off` in parts per million of the sum of the larger
-    sides, rounded up. Both are None if a difference was not computed. `note`: further facts, such as the sizes that
-    differ (None: without facts).
+    sides, rounded up. Both are None if a difference was not computed. `verdict`: `compared` for a whole cell, otherwise
+    equal, within, withdrawn, differs, only_here, only_there, pruned or unread. `note`: further facts, such as the sizes
+    that differ, or None.
     """
 
     day_ms: int

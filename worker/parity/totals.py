@@ -78,7 +78,7 @@ Days = dict[tuple[int, str], dict[str, BySize]]
 def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
     """Return the totals of a file of CSV or JSON lines; `-` is standard input.
 
-    Errors: UsageError with the line.
+    Errors: UsageError for a file that cannot be read, or has an invalid total. The error for a total names its line.
     """
     text = _text_of(name, stdin)
     rows: Iterator[tuple[int, Mapping[str, object] | str]]
@@ -164,6 +164,7 @@ def by_day(totals: Iterable[Total]) -> Days:
     """Return the totals by day, cell, organisation and size.
 
     Errors: BadTotal if a total appears twice, both by size and for all sizes, or both by cell and for all cells.
+    BadTotal, too, for more than MAX_DAYS days.
     """
     found: Days = {}
     for one in totals:

@@ -1,6 +1,6 @@
-"""Settings of providers by people.
+"""Change and list terms, pauses, rates and policies of providers, and costs at vendors.
 
-They are terms, pauses, rates, bills of vendors, and shadows.
+It also has the list of providers in shadow, and the comparison of vendors' bills with usage.
 
 Guarantee: only a person pauses or resumes a provider, or accepts its new terms.
 

@@ -1,6 +1,6 @@
 """Changes of providers by a person.
 
-Accept terms, pause, resume, and set rates and policies of estimates.
+Accept terms, bill usage in shadow, pause, resume, set rates for estimates, and set policies for outages.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
 
     Each transaction voids CHUNK of them, and the last one brings the new terms into force. A voided push is sealed
     again with the terms that are in force then. If the command is interrupted, a repeated command does the rest.
-    Errors: as `accept_some`.
+    `dry_run`: only return the number of pushes to void. Errors: as `accept_some`.
     """
     done, left = 0, 1
     while left:
@@ -99,12 +99,12 @@ def half_way(provider: str, voided: int) -> str:
 def accept_some(
     connection: sa.Connection, provider: str, capabilities: Capabilities, by: By, *, before: int = 0
 ) -> Portion:
-    """Void one portion of unsent pushes.
+    """Void one portion of unsent pushes. With the last portion, accept the new terms.
 
     `before`: the number of pushes that earlier portions voided.
 
     Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change.
-    HistoryDoubted while the database is stopped, because an unsent push may have been sent since (R1).
+    HistoryDoubted while the database is stopped, because the lost history may have sent an unsent push (R1).
     """
     lock_buckets(connection)
     require_whole(connection)
@@ -147,7 +147,7 @@ def changes(connection: sa.Connection, provider: str, capabilities: Capabilities
 def open_at(connection: sa.Connection, provider: str) -> tuple[int, int]:
     """Return the number of pushes that `accept` voids, and of those that prevent it.
 
-    The latter are sent pushes.
+    The latter were sent, and are neither settled nor rejected.
     """
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     return int(counts.due), int(counts.sent)
@@ -224,7 +224,8 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
 def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until_ms: int) -> tuple[list[Shadow], Worth]:
     """Return the usage in a span that was sealed in shadow, and its worth.
 
-    It is never sent. The worth is by the rates in force.
+    The span is [from_ms, until_ms). Drawdown sends this usage only after `bill_shadow`. The worth is by the rates in
+    force.
     """
     span = {"provider": provider, "from_ms": from_ms, "until_ms": until_ms}
     shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]
@@ -235,12 +236,13 @@ def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until
 def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) -> int:
     """Bill usage that was sealed in shadow, from a window on.
 
-    The provider is live from there, and the next tick sends.
+    The provider becomes live from that window on. The next tick seals the usage again, and sends it.
 
-    Returns the number of pushes that are sealed again.
+    Return the number of pushes that the next tick seals again.
 
-    Errors: Refused if the provider is not live, lacks shadow usage since then, or has more than MAX_SHADOW_BILLED
-    pushes. UsageError for a time that is not the start of a window.
+    Errors: Refused if the provider was never in shadow, is not live, lacks shadow usage since then, or has more than
+    MAX_SHADOW_BILLED pushes. UsageError for a time that is not the start of a window. HistoryDoubted while a recovery
+    is needed.
     """
     if from_ms % WINDOW_MS:
         raise UsageError(
@@ -286,9 +288,10 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
 def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] | None:
     """Pause a provider.
 
-    Drawdown does not send pushes to it until it is resumed, but may look up earlier pushes.
+    Drawdown does not send pushes to it until it is resumed, but may look up earlier pushes. A repeated pause keeps the
+    start, and replaces the reason.
 
-    Returns the start (milliseconds) and the reason of a pause before; None if it was not paused.
+    Return the start (milliseconds) and the reason of the pause before; None if it was not paused.
     """
     before = paused(connection).get(provider)
     SQL.run(connection, "pause", {"provider": provider, "paused_ms": by.now_ms, "paused_reason": by.reason})
@@ -323,7 +326,7 @@ def set_rate(
 ) -> int:
     """Set the rate of a feature at a provider, for estimates.
 
-    Return the window from which it counts.
+    Return the window from which it counts, in milliseconds.
 
     `rate`: (micro-units of the balance, base units). Without `from_ms`, a feature's first rate counts for all its
     usage, and a later rate from the next window on. If the same rate is already in force then, it does not change. So a
@@ -369,7 +372,7 @@ def set_when_down(
 
     Plan '': every other plan.
 
-    Errors: UsageError; UnknownId for an unknown plan unless `new`.
+    Errors: UsageError for an invalid policy; UnknownId for an unknown plan unless `new`.
     """
     if policy not in POLICIES:
         raise UsageError(f"invalid policy {quote_value(policy)}: expected {', '.join(POLICIES)}")

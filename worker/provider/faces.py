@@ -73,7 +73,8 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
 class ProviderPaused:
     """A provider's pause. `paused`: Drawdown does not send pushes to it now.
 
-    `since_ms`, `was_reason`: the start and the reason of the pause before (null: it was not paused).
+    `since_ms`: the start of the pause before (null: it was not paused). `was_reason`: its reason (null: it was not
+    paused, or this call resumed it).
     """
 
     provider: str
@@ -264,8 +265,9 @@ class ProviderRow:
 
     `state`: ready, shadow, paused, changed, dormant, broken or missing. `changed`: its settings differ from the terms
     in force. `dormant`: it lacks a key here. `broken`: its settings are invalid here. `missing`: it is not installed
-    here. `why`: the reason in words. `orgs`: the number of organisations that it bills now. `without_customer`: how
-    many of these lack a customer there. `oldest_ms`: the time since which the oldest push waits.
+    here. `why`: the reason in words (null: it is ready). `orgs`: the number of organisations that it bills now.
+    `without_customer`: how many of these lack a customer there. `oldest_ms`: the time since which the oldest open push
+    waits (null: all pushes are settled).
     """
 
     provider: str
@@ -290,7 +292,10 @@ class PolicyRow:
 
 @dataclass(frozen=True)
 class ShownProvider(ProviderRow):
-    """A provider with its terms in force, its policies, and its rates for estimates."""
+    """A provider with its terms in force, its policies, and its rates for estimates.
+
+    `live_from_ms`: the start of sending (null: always, or a tick has not stored the terms yet).
+    """
 
     live_from_ms: int | None
     terms: dict[str, object]

@@ -31,7 +31,7 @@ MOST_SENDS: Final = 5_000
 USED_MS: Final = 7 * DAY_MS
 """Milliseconds for which a push makes its customer count as a user of the feature.
 
-They count from the customer's last push.
+They count from the push's window.
 """
 SENDS_MS: Final = DAY_MS
 """Age of the oldest send that counts, in milliseconds."""
@@ -66,10 +66,15 @@ class ProviderLine:
 
     `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the start of sending (None:
     always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
-    `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled). `calls`, `failed`, `p95_ms`: the
-    number, the failures and the 95th percentile of the durations of the latest MOST_SENDS sends within a day.
-    `unanswered`: those that the provider deferred or did not answer. `reads`, `reads_failed`: all reads that were ever
-    counted (None: unknown).
+    `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled).
+
+    The next four fields are about its sends among the latest MOST_SENDS of all providers within a day (None: Drawdown
+    did not send to it). `calls`: their number. `failed`: how many are neither accepted nor queued, including sends
+    under way. `p95_ms`: the 95th percentile of the durations (None, too: all are under way). `unanswered`: sends that
+    the provider deferred or did not answer.
+
+    `reads`, `reads_failed`: the numbers of all reads of its customers, and of failed reads (None: Drawdown has not
+    counted a read).
     """
 
     provider: str
@@ -92,8 +97,8 @@ class ProviderLine:
     def state(self, now_ms: int) -> str:
         """Return the state: paused, shadow, failing, in use, or not met.
 
-        In shadow, usage is sealed and compared, but not sent. Failing: most sends are not accepted. Not met: a tick has
-        not stored its terms yet.
+        In shadow, usage is sealed and compared, but not sent. Failing: see `is_failing`. Not met: a tick has not stored
+        its terms yet.
         """
         if self.paused_ms is not None:
             return "paused"
@@ -108,7 +113,7 @@ class ProviderLine:
 
     @property
     def is_failing(self) -> bool:
-        """Return True if most of its latest sends were not accepted."""
+        """Return True if most of its latest sends are neither accepted nor queued."""
         return 2 * (self.failed or 0) > (self.calls or 0)
 
     @property
@@ -164,11 +169,9 @@ def customers_at(connection: sa.Connection, provider: str, now_ms: int, most: in
 def features_used(
     connection: sa.Connection, provider: str, customers: Sequence[str], now_ms: int
 ) -> dict[tuple[str, ...], list[str]]:
-    """Return the customers by the features that the provider billed to them.
+    """Return the customers by the features of their pushes within USED_MS.
 
-    It counts the bills within USED_MS.
-
-    Customers without such a feature have the empty key.
+    Customers without such a push have the empty key.
     """
     values = {"provider": provider, "customers": list(customers), "since_ms": now_ms - USED_MS}
     used: dict[str, list[str]] = {customer: [] for customer in customers}

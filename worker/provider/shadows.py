@@ -13,9 +13,9 @@ from drawdown.schema.sql import Part, queries, read_together
 SQL = queries(__file__)
 
 FOR_GOOD_MS: Final = 250_000_000_000_000
-"""Earliest go-live time that means shadow, in milliseconds.
+"""Earliest go-live time of a shadow without a planned end, in milliseconds.
 
-The shadow lasts until a person accepts the cut-over.
+Such a shadow lasts until a person accepts the cut-over.
 """
 
 
@@ -23,7 +23,7 @@ The shadow lasts until a person accepts the cut-over.
 class InShadow:
     """A provider to which Drawdown does not send usage before `live_from_ms`.
 
-    `since_ms`: the first window that was sealed in shadow (None: not yet).
+    `since_ms`: the first window that was sealed in shadow (None: Drawdown has not sealed its usage yet).
     """
 
     provider: str
@@ -41,7 +41,7 @@ class InShadow:
 
 
 def shadow_part(now_ms: int) -> Part:
-    """Return the query of providers in shadow, to run with other queries in one statement."""
+    """Return the query of providers in shadow, to run with others in one statement."""
     return SQL.part("in_shadow", {"now_ms": now_ms})
 
 

@@ -1,12 +1,12 @@
 """Vendors, their bills, and the expected cost of usage.
 
-Each feature has a cost at a vendor.
+A feature, or a metric of the guard, can have a cost at each vendor.
 
-Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before adds no
-rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
+Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before does not
+add rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
 required form is refused as a whole, and so is a file of corrections. Amounts are added up exactly and rounded once, and
 different currencies are never added up. A day without a bill is unknown, and not zero. A service without a cost in this
-database has its own line. The last two days, and a single day, do not cause an alert.
+database has its own line. Today, the two days before it, and a single day do not cause an alert.
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ class Units:
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
     """Set the cost of a feature at a vendor, from the start of a UTC day on.
 
-    Errors: UsageError. UnknownId, unless `new`, for a name that is neither a feature nor a metric of the guard. Refused
-    if another cost begins on that day.
+    If the same cost already begins on that day, the call does not have an effect.
+
+    Errors: UsageError for an invalid name, day or amount. UnknownId, unless `new`, for a name that is neither a feature
+    nor a metric of the guard. Refused if another cost begins on that day.
     """
     ids.require(connection, ids.COSTING, feature, new=new)
     names = (units.vendor, units.service, units.unit)
@@ -106,7 +108,7 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
 def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     """Import a file's bills, and return True if they are new.
 
-    They replace all known bills of a vendor's day.
+    For each vendor and day in the file, they replace all bills that were imported before.
 
     Errors: Refused if a stored day is final and the file's is not; DatabaseBusy if another file is being imported.
     """
@@ -174,7 +176,7 @@ _CURRENCY: Final = re.compile("[A-Z]{3}")
 class BillLine:
     """A vendor's bill for a service on a day (UTC), in millionths of the currency.
 
-    `is_final`: it is invoiced, or the operator marked the file as final.
+    `is_final`: the vendor's day is final, as `read_bills` defines it.
     """
 
     vendor: str
@@ -189,7 +191,7 @@ class BillLine:
 class BillFile:
     """A file's bills, added up.
 
-    `import_id`: the hash of its bytes and of whether it is final.
+    `import_id`: SHA-256 in hex over its bytes and the `is_final` of `read_bills`.
     """
 
     import_id: str
@@ -197,7 +199,9 @@ class BillFile:
 
 
 def read_bills(name: str, *, is_final: bool) -> BillFile:
-    """Read a file's bills. Errors: UsageError, which names the line.
+    """Read a file's bills.
+
+    Errors: UsageError for a file that cannot be read or is invalid. For an invalid line, the error names the line.
 
     A vendor's day is final with `is_final`, or if all its lines have an invoice (`InvoiceId`, or `final` as `true`).
     """
@@ -309,7 +313,7 @@ A smaller difference is ignored at any percentage.
 FRESH_DAYS: Final = 2
 """Days before today for which vendors may still add costs. These days and today do not cause an alert."""
 SPAN_DAYS: Final = 14
-"""Days of a comparison without a range, up to today."""
+"""Days that a comparison of bills covers if its first day is not given."""
 MAX_DAYS: Final = 400
 """Most days of one comparison of bills."""
 MAX_ROWS: Final = 100_000
@@ -384,7 +388,8 @@ def drift(
 ) -> list[DriftLine]:
     """Compare estimates with bills of the UTC days in [from_ms, to_ms).
 
-    Return a line for each vendor, service, currency and day, in this order. Errors: UsageError for an invalid range.
+    Return a line for each vendor, service, currency and day, in this order. Errors: UsageError for an invalid range, or
+    for more than MAX_ROWS rows.
     """
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < to_ms - from_ms <= MAX_DAYS * DAY_MS:
         raise UsageError(

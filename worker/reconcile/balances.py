@@ -1,13 +1,12 @@
 """Compare the draws that balances show with our pushes (reconcile).
 
 Guarantee: if pushes that were sent twice add up to an excess exactly, the second draws are adopted, and so given back.
-A second draw is as large as its push. If a part that reads never showed may have paid for more, the amount is reported
-to a person.
+A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a hidden part may have
+paid for further draws, the amount is reported to a person.
 
 If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. It
-was observed that the events stay, and the balance goes back. If an earlier comparison agreed, the lack is adopted, so
-that the next seal sends the usage again. A first comparison of credits does not suffice, because a part that reads
-never showed may be used up.
+was observed that the events stay, and the balance goes back. The lack is adopted, so that the next seal sends the usage
+again. At the first comparison of credits, it is only reported, because a hidden part may be used up.
 
 Any other difference between a balance and our pushes is reported to a person once, with the amount, and stored as a
 mark. Later comparisons begin from the mark. If a push was on its way meanwhile, the balance is not compared. If events
@@ -89,10 +88,7 @@ BESIDE: Final = (
     "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
-"""Newest pushes that are compared with the missing amount of a balance.
-
-They are of one customer.
-"""
+"""Newest pushes of one customer that are compared with the missing amount of a balance."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds within which lost pushes were settled.
 
@@ -100,7 +96,7 @@ A provider's store writes every few seconds, and a crash loses the changes since
 equals the sum of pushes within this time, it counts as such a loss.
 """
 MOST_BESIDE: Final = 12
-"""Pushes in flight at the provider's last write.
+"""Most pushes that may have been in flight at the provider's last write.
 
 The write may include any of them.
 """
@@ -112,12 +108,12 @@ Afterwards it leaves the difference to a person.
 MOST_LOST_SUMS: Final = 50_000
 """Sums of pushes that are compared with a balance's missing amount.
 
-Seals wait meanwhile.
+Seals wait for this comparison.
 """
 MOST_CHARGES: Final = 5_000
-"""Pushes since the last comparison that may have used up a part.
+"""Pushes since the last comparison that may have used up a part of a balance that was granted once.
 
-The part was granted once. Beyond it, a person decides.
+If there are more, a person decides.
 """
 CHANCE: Final = 20
 """Ratio of possible round amounts to those that equal a sum of pushes.
@@ -165,7 +161,7 @@ class Compared:
     balances: Balances
     before: Mapping[CustomerPool, Accounted]
     seen_to: Mapping[CustomerPool, int]
-    """The end of the windows with compared events."""
+    """The end of the windows with compared events, in milliseconds."""
     settled_by: int
     read_ms: int
     """When the read of balances began."""
@@ -189,8 +185,11 @@ def compare_drawn(
 ) -> Steps[Mapping[str, str]]:
     """Compare balances with pushes, for customers with compared events.
 
-    `pairs`: the end of the compared windows, by customer and balance. `standing`: balances of customers with an open
-    difference in their events. Return the reasons of balances that were not compared, by customer.
+    `pairs`: the end of the compared windows in milliseconds, by customer and balance. `standing`: balances of customers
+    with an open difference in their events. Add differences to `done`, and correct them if `scope.correct`. Return the
+    reasons of balances that were not compared, by customer.
+
+    Errors: HistoryDoubted for corrections on another history, or while a recovery is needed.
     """
     customers = sorted({customer for customer, _ in pairs})
     uncompared: dict[str, str] = {}
@@ -470,8 +469,10 @@ def _find_lost_pushes(
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
     """Return the indexes of charges that add up to an amount, the newest first.
 
-    They are consecutive charges within LOST_SPAN_MS, and any of the MOST_BESIDE before them. None: such charges do not
-    exist, too many sums are possible, or a top-up may equal a tried sum by chance.
+    `drew`, `settled_ms`: the draws and the times of the charges, the newest first. The result has consecutive charges
+    within LOST_SPAN_MS, and any of the charges that were settled together just before them. At most MOST_BESIDE of the
+    latter are tried. None: such charges do not exist, too many sums are possible, or a top-up may equal a tried sum by
+    chance.
     """
     tried: set[int] = set()
     tries = 0

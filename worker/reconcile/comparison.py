@@ -60,7 +60,10 @@ ByWindow = Mapping[int, Totals | ReadFailed]
 def read_totals(
     provider: str, wanted: Sequence[tuple[str, int, int]], over: Over
 ) -> Steps[Sequence[Totals | ReadFailed]]:
-    """Return a provider's totals of each (customer, from, to), in their order."""
+    """Return a provider's totals of each (customer, from, to), in order.
+
+    Times are in milliseconds, and a range is [from, to). If a read fails, its result is ReadFailed.
+    """
     found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted, over)
     assert len(found) == len(wanted), (
         f"invalid answer of {provider}: it returned {len(found)} of {counted(len(wanted), 'total')}"
@@ -69,7 +72,7 @@ def read_totals(
 
 
 def accepted_of(connection: sa.Connection, *, line: Line) -> list[PushRow]:
-    """Return a line's accepted pushes, if they must have events at the provider."""
+    """Return a line's accepted pushes that must have events at the provider."""
     return list(SQL.run(connection, "accepted", of_line(line)))
 
 
@@ -101,15 +104,18 @@ def is_contradicted(row: PushRow, found: LookupResult) -> bool:
 
 
 def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
-    """Return the accepted pushes of each window of a line."""
+    """Return the sums of a line's pushes by window, the earliest window first.
+
+    A row also has the number of unsettled pushes, the last revision and the floor. Carried pushes are left out.
+    """
     return list(SQL.run(connection, "by_window", of_line(line)))
 
 
 def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequence[Row], ByWindow]]:
-    """Return the windows of a line, and the later totals of events of each.
+    """Return the windows of a line, and the totals that events show of each now.
 
-    If a window cannot be read, its totals are those of `before`, so that charges in the place of voided pushes are
-    corrected nevertheless.
+    If a window cannot be read, its totals are those of `before`, if they are there. So charges in the place of voided
+    pushes are corrected nevertheless.
     """
     windows: list[Row] = yield Transaction("reconcile_windows", partial(windows_of, line=line), rollback=True)
     asked = [int(row.window_ms) for row in windows]
@@ -181,11 +187,11 @@ class Short:
 
     @property
     def is_absent(self) -> bool:
-        """Return True if an accepted push is missing at the provider."""
+        """Return True if the provider lacks a push, or has another quantity of it."""
         return bool(self.corrected or self.covered or self.untold or self.below)
 
     def begin(self) -> None:
-        """Clear the results, because the transaction is repeated."""
+        """Clear the results, because the transaction can be repeated."""
         self.corrected = self.covered = self.untold = self.below = 0
         self.unseen, self.doubted = {}, set()
         self.balanced = self.explained = self.moving = False
@@ -197,7 +203,10 @@ class Short:
 
 
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
-    """Return the line with its results and note, if the provider charged less."""
+    """Return the line of a provider that charged less, with its results and note.
+
+    The verdict is `equal` if the balance shows all missing charges.
+    """
     if not capabilities.lookup:
         note = (
             "the provider cannot look up a single push. Compare with its console, then run `drawdown push "
@@ -244,7 +253,10 @@ def _is_still(connection: sa.Connection, row: PushRow) -> bool:
 
 
 def drew(pools: Pools, push: PushRow) -> tuple[Fraction, Fraction]:
-    """Return the least and the most draws of a base unit of an accepted push."""
+    """Return the least and the most draws of a base unit of an accepted push.
+
+    They are in quantities of its balance.
+    """
     settled_ms = int(push.settled_ms or push.sealed_at_ms)
     pool = pools.of(str(push.feature))
     began_ms = int(push.first_attempt_ms or settled_ms)
@@ -299,8 +311,12 @@ def weighed(
 ) -> frozenset[int] | None:
     """Return the indexes of absent pushes that drew on the customer's balance.
 
-    None: the balance does not show it. `absent`: each push with its base units without an event. `told`: True for
-    pushes that the balance can show.
+    The indexes are those of `absent`. None: the balance does not decide. The results are noted in `some`, too, unless
+    `before` is None, or there is neither an absent push nor an excess of events.
+
+    `before`: the accepted pushes before the read of the balance; None: events decide, and the result is empty.
+    `absent`: each push with its base units without an event. `told`: True for pushes that the balance can show.
+    `taken_over`: the decrease of the accepted quantity in this transaction, in quantities of the balance.
     """
     drawn = drawn_of(balances, pair)
     costs = [drew(pools, row) for row, _ in absent]
@@ -355,8 +371,11 @@ def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int
 def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By) -> Steps[list[Short]]:
     """Look up the pushes of these lines, and void those that the provider lacks.
 
-    A push that was settled meanwhile is left out, because the provider may not show it yet. All days of a customer are
-    compared together, because one balance covers them.
+    If the provider shows another quantity, adopt that quantity. A push that was settled after `settled_by` (in
+    milliseconds) is left out, because the provider may not show it yet. All days of a customer are compared together,
+    because one balance covers them. If the provider cannot look up pushes, the lines are returned without results.
+
+    Errors: HistoryDoubted on another history, or while a recovery is needed.
     """
     if not lines:
         return []
@@ -492,7 +511,11 @@ ONLY_THERE: Final = (
 def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Steps[Line]:
     """Find the windows with an excess of charges, and adopt the excess.
 
-    `short`: the pushes of the line without events. If such a push gives back, it looks like an excess at the provider.
+    Return the line with its results and note. `short`: the results of `find_absent` for the line. If a push without an
+    event gives back, it looks like an excess at the provider. The next run compares windows with pushes that were
+    settled after `settled_by` (in milliseconds).
+
+    Errors: HistoryDoubted on another history, or while a recovery is needed.
     """
     line = short.line
     if short.balanced and not short.corrected:

@@ -2,7 +2,7 @@
 
 This module only reads, and does not call providers.
 
-Guarantee: differences come first. A page begins after the last line of the page before.
+Guarantee: `of_days` returns differences first. A page begins after the last line of the page before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_RUNS: Final = 10
 MOST_COUNTED: Final = 1_000
 """Comparisons of one time that are counted.
 
-Above this number, the page shows it as "or more".
+From this number on, the page shows "or more".
 """
 MOST_TOLD: Final = 50
 """Reported differences of balances that are shown."""
@@ -75,9 +75,9 @@ class ComparedAt:
 class UnacknowledgedDifference:
     """An unacknowledged difference between a balance's draws and our pushes.
 
-    `feature`: the balance, of which `scale` quantities make one unit. `unsure_qty`: the uncertainty, because of which
-    the difference may be 0. `told_qty`: the reported difference. `told_ms`: the time of the report (None: not on
-    record).
+    `feature`: the balance, of which `scale` quantities make one unit. `told_qty`: the reported difference in these
+    quantities, positive if the balance drew more. `unsure_qty`: the uncertainty, because of which the difference may be
+    0. `told_ms`: the time of the report in milliseconds (None: not on record).
     """
 
     provider: str
@@ -148,7 +148,8 @@ def of_days(
 ) -> list[Compared]:
     """Return the comparisons of days in [from_ms, to_ms), those that differ first.
 
-    Errors: UnknownId for an unknown organisation or provider.
+    They have any verdict, because `chosen.verdict` is only checked. Errors: UnknownId for an unknown organisation or
+    provider; UsageError for an invalid verdict.
     """
     _require(connection, chosen)
     values = {"provider": chosen.provider, "org_id": chosen.org, "from_ms": from_ms, "to_ms": to_ms, "at_most": most}
@@ -156,7 +157,10 @@ def of_days(
 
 
 def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compared]:
-    """Yield all comparisons that a filter finds, in the order of pages."""
+    """Yield all comparisons that a filter finds, in the order of pages.
+
+    Errors: UnknownId for an unknown organisation or provider; UsageError for an invalid verdict.
+    """
     _require(connection, chosen)
     after: After | None = None
     while rows := _rows(connection, chosen, after, MOST_LINES_AT_ONCE):
@@ -211,8 +215,9 @@ class Uncompared:
     """The missing comparisons with a provider.
 
     `compared_ms`: up to when it was compared as a whole (None: never). `open_days`: the number of open days of
-    customers. `open_since_ms`: the first of these days (None: without such days). `said`: the reason of one of them.
-    `is_late`: True if it was not compared for LATE_AFTER_MS. Times are in milliseconds.
+    customers. `open_since_ms`: the first of these days (None: `open_days` is 0). `said`: the customer and the reason of
+    one of them. `is_late`: True if it bills an organisation, and its last comparison is older than LATE_AFTER_MS. Times
+    are in milliseconds.
     """
 
     provider: str
@@ -223,12 +228,12 @@ class Uncompared:
     is_late: bool
     for_person: int = 0
     """Customers that later runs cannot compare until a person acts, because they were deleted at the provider.
-    `said_to_person`: the reason of one of them.
+    `said_to_person`: one of them and the reason.
     """
     said_to_person: str = ""
     balances: int = 0
-    """Customers with a balance that the last run did not compare. `balances_since_ms`: the earliest start.
-    `said_of_balance`: the reason of one of them.
+    """Customers with a balance that the last run did not compare. `balances_since_ms`: when a run first left out the
+    balance of one of them (None: `balances` is 0). `said_of_balance`: one of them and the reason.
     """
     balances_since_ms: int | None = None
     said_of_balance: str = ""

@@ -51,9 +51,9 @@ __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 CHUNK: Final = 200
 """Comparisons of one transaction."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Milliseconds from which usage is normally settled.
+"""Age in milliseconds from which usage is normally settled.
 
-They allow for a window, its grace and a tick.
+It allows for a window, its grace and a tick.
 """
 RECENT_MS: Final = 2 * DAY_MS
 """Age in milliseconds up to which a settled push includes its day.
@@ -379,7 +379,7 @@ class Span:
 
 
 ComparedDays = Collection[tuple[str, str, str, int]]
-"""The (organisation, customer, feature, day) keys of the ordinary comparison, of this run or a later one."""
+"""The (organisation, customer, feature, day) keys that the ordinary comparison covers, in this run or a later one."""
 
 
 def compare_lost(
@@ -391,7 +391,10 @@ def compare_lost(
     done: Reconciled,
     over: Over,
 ) -> Steps[None]:
-    """Report charges of lost days that do not have a push here."""
+    """Report charges of lost days that do not have a push here.
+
+    `since_ms`: the time from which on a loss must be on record. Differences are added to `done`.
+    """
     spans, pushed = yield Transaction(
         "reconcile_lost",
         partial(_find_lost, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),

@@ -16,8 +16,9 @@ FEW: Final = 5
 class ReconcileScope:
     """The scope of a comparison.
 
-    `threshold`: the share of our quantity by which the provider's may differ without a report. `org_id`, `provider`: ''
-    for all. `correct`: correct proven differences. `recent`: compare days that were settled recently.
+    It has the windows in [from_ms, to_ms). `threshold`: the share of our quantity by which the provider's may differ
+    without a report. `org_id`, `provider`: '' for all. `correct`: correct proven differences. `recent`: compare days
+    that were settled recently, or since the last comparison of their customer.
     """
 
     from_ms: int = 0
@@ -35,8 +36,8 @@ class ReconcileScope:
 class Line:
     """A comparison of an organisation's feature on a day, in base units.
 
-    `ours`: the accepted quantity. `theirs`: the quantity at the provider. `note`: further facts in words (None: without
-    facts).
+    `ours`: the accepted quantity. `theirs`: the quantity at the provider. `verdict`: short (the provider has less),
+    over, equal, shadow, or unsure (a balance may agree). `note`: further facts in words, or None.
     """
 
     day_ms: int
@@ -48,7 +49,7 @@ class Line:
     theirs: int
     verdict: str
     corrected: int = 0
-    """The corrected part of the difference."""
+    """The size of the corrected part of the difference."""
     note: str | None = None
     balance: bool = False
     """True if `theirs` is the draw of this cycle that the balance shows, instead of a day's total of events."""
@@ -73,7 +74,7 @@ class Line:
 
     @property
     def is_left(self) -> bool:
-        """Return True if some of the difference is left to a person."""
+        """Return True if a person must resolve a part of the difference."""
         return abs(self.theirs - self.ours) != self.corrected or bool(self.unsure)
 
 
@@ -143,12 +144,18 @@ class Reconciled:
 
 
 def above(line: Line, threshold: float) -> bool:
-    """Return True if a difference exceeds the threshold, and must be reported."""
+    """Return True if a difference must be reported.
+
+    It or its uncertainty must exceed `threshold`, a share of our quantity.
+    """
     return max(abs(line.theirs - line.ours), line.unsure) > threshold * abs(line.ours)
 
 
 def tell(line: Line) -> None:
-    """Log an event for a difference, on which an alert can rest."""
+    """Log `reconcile_differs` for a line, or `reconcile_covered` if it is equal.
+
+    An alert can use the event.
+    """
     say = log.info if line.verdict == "equal" else log.error
     say(
         "reconcile_covered" if line.verdict == "equal" else "reconcile_differs",

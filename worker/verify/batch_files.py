@@ -60,7 +60,7 @@ def verify_files(
 
     `orgs`: only breaches of these organisations; None: all. `bring`: fetches objects of an object store.
 
-    Errors: UsageError if DuckDB is not installed.
+    Errors: UsageError if DuckDB is not installed, or zstd for a `.zst` file.
     """
     gone = read = away = asked = 0
     for batch in STORED.run(connection, "in_force").all():
