@@ -108,15 +108,15 @@ class SignIn:
             return show_form(429, str(error))
         if not await self._hash(lambda: console_users.is_password(password, stored)) or stored is None:
             return show_form(401, WRONG)
-        anew = await self._hash(lambda: console_users.rehashed(password, stored))
+        rehashed = await self._hash(lambda: console_users.rehashed(password, stored))
         session = secrets.token_urlsafe(32)
-        person = await self._begin(name, stored, session, address, anew)
+        person = await self._begin(name, stored, session, address, rehashed)
         return show_form(401, WRONG) if person is None else _in(inside(form.get("next")), session)
 
-    async def _begin(self, name: str, stored: str, session: str, address: str, anew: str) -> Person | None:
+    async def _begin(self, name: str, stored: str, session: str, address: str, rehashed: str) -> Person | None:
         now_ms = self._console.now_ms()
         return await self._threads.write(
-            lambda c: console_sessions.begin(c, name, stored, session, address, now_ms, anew)
+            lambda c: console_sessions.begin(c, name, stored, session, address, now_ms, rehashed)
         )
 
     async def _sign_out(self, request: Request) -> Response:

@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerState, ReadFailed
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import ClockDoubted, Refused, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker import tick
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
+from drawdown.worker.provider.lists import provider_lines
 from drawdown.worker.seal import stops
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
@@ -244,6 +245,18 @@ def test_failing_provider_does_not_delay_second_provider(engine: sa.Engine, prov
     fleet.sample("globex", T0 + 1)
     fleet.tick_windows(2)
     assert {row[0]: row[5] for row in fleet.pushes()} == {"acme": "due", "globex": "accepted"}
+
+
+@pytest.mark.both_databases
+def test_provider_with_sends_under_way_is_not_failing(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1)
+    fleet.tick_windows(2)
+    same = "window_ms, org_id, feature, revision, started_ms, owner, sent_qty"
+    twice = "attempts, (SELECT 1 AS n UNION SELECT 2) x"
+    fleet.write(f"INSERT INTO attempts (attempt, {same}) SELECT attempt + n, {same} FROM {twice}")
+    lines = read(fleet.engine, lambda c: provider_lines(c, fleet.clock.at_ms))
+    (line,) = [one for one in lines if one.calls]
+    assert (line.calls, line.failed, line.is_failing) == (3, 0, False)
 
 
 def test_customer_released_in_future_is_refused_until_then(fleet: Fleet) -> None:

@@ -72,19 +72,19 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
 
 
 def begin(
-    connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, anew: str = ""
+    connection: sa.Connection, name: str, password: str, session: str, address: str, now_ms: int, rehashed: str = ""
 ) -> Person | None:
     """Begin a session of a person after the stored hash `password` was verified.
 
     Return None if the hash has changed, or the person was ended.
 
-    `anew`: a hash of the same password with the present cost, which replaces the stored hash ('': keep it).
+    `rehashed`: a hash of the same password with the present cost, which replaces the stored hash ('': keep it).
     """
     row = SQL.run(connection, "person", {"name": name, "password": password}).one_or_none()
     if row is None:
         return None
-    if anew not in ("", password):
-        SQL.run(connection, "rehash", {"name": name, "password": password, "anew": anew})
+    if rehashed not in ("", password):
+        SQL.run(connection, "rehash", {"name": name, "password": password, "rehashed": rehashed})
     person = Person(row.name, row.role, row.grant_limit_micro)
     SQL.run(connection, "forgive", {"name": name, "address": clean(address, MAX_ID_CHARS)})
     _begin(connection, person, session, address, now_ms)

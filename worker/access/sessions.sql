@@ -15,7 +15,7 @@ INSERT INTO console_failures (name, address, since_ms, failures) VALUES (:name, 
 ON CONFLICT (name, address) DO UPDATE SET failures = console_failures.failures + 1 RETURNING failures
 
 -- name: rehash
-UPDATE console_users SET password = :anew WHERE name = :name AND password = :password
+UPDATE console_users SET password = :rehashed WHERE name = :name AND password = :password
 
 -- name: forgive
 DELETE FROM console_failures WHERE address = :address AND name = :name

@@ -17,7 +17,7 @@ FOR UPDATE
 -- name: held [sqlite]
 
 -- name: shadow_between
--- Usage that was sealed in shadow and is never sent.
+-- Usage that was sealed in shadow. Drawdown sends it only after `bill_shadow`.
 SELECT p.feature, CAST(SUM(p.sealed_qty) AS BIGINT) AS quantity, COUNT(DISTINCT p.org_id) AS orgs,
     MIN(p.window_ms) AS from_ms
 FROM pushes p WHERE p.provider = :provider AND p.state = 'shadow' AND p.window_ms >= :from_ms AND p.window_ms < :until_ms

@@ -125,7 +125,7 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class ConflictRow:
-    """An item whose content differs from the stored item with its id.
+    """An item with other content than the stored item with its id.
 
     `event_source`, `event_id`, `org_id`: those of the stored event (None: the stored item is not an event). `closed`: a
     person dismissed the conflict or fixed it. Texts are cut to MOST_SAID_CHARS.
@@ -368,19 +368,19 @@ NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature ma
 class ShortOfTypes:
     """The owner of a reached limit of event types, or the database near its limit.
 
-    `whose`: the kind of owner, which is `database`, `organisation`, `key` or `source`. `name`: the owner's name (empty:
+    `kind`: the kind of owner, which is `database`, `organisation`, `key` or `source`. `name`: the owner's name (empty:
     the database). `types`: the number of types in use that it added; for the database, of all types in use.
     """
 
-    whose: str
+    kind: str
     name: str
     types: int
 
     def __str__(self) -> str:
-        if self.whose == "database":
+        if self.kind == "database":
             used = f"{self.types:,} of {MAX_EVENT_TYPES:,} event types are in use"
             return f"{used}. At the limit, Drawdown refuses events of new types"
-        added = f"the {self.whose} {self.name} added {self.types:,} event types, its limit"
+        added = f"the {self.kind} {self.name} added {self.types:,} event types, its limit"
         return f"{added}. Drawdown refuses its events of new types"
 
 

@@ -81,12 +81,12 @@ SELECT ts FROM usage_samples WHERE id = :sample_id AND org_id = :org_id
 -- name: short_of_types
 -- The senders that have added as many types as they may, and the database if few types are left. Unused types do not
 -- count.
-SELECT whose, name, types FROM (
-    SELECT 'database' AS whose, '' AS name, COUNT(*) AS types, CAST(:near AS BIGINT) AS most FROM {in_use} t
+SELECT kind, name, types FROM (
+    SELECT 'database' AS kind, '' AS name, COUNT(*) AS types, CAST(:near AS BIGINT) AS most FROM {in_use} t
     UNION ALL SELECT 'organisation', org_id, COUNT(*), :most_org FROM {in_use} t WHERE org_id IS NOT NULL GROUP BY org_id
     UNION ALL SELECT 'key', key_name, COUNT(*), :most_key FROM {in_use} t WHERE key_name IS NOT NULL GROUP BY key_name
     UNION ALL SELECT 'source', source, COUNT(*), :most_source FROM {in_use} t WHERE source IS NOT NULL GROUP BY source
-) brought WHERE types >= most ORDER BY whose, name LIMIT :at_most
+) brought WHERE types >= most ORDER BY kind, name LIMIT :at_most
 
 -- name: in_use
 (SELECT org_id, key_name, source FROM event_types WHERE freed_ms IS NULL)

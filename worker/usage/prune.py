@@ -177,7 +177,7 @@ def _rows(floors: Mapping[str, int]) -> list[dict[str, object]]:
 
 
 MONTHS_KEPT: Final = 13
-"""Whole months before the present month whose pushes `push fold` must keep.
+"""Whole months before the present month that `push fold` must keep.
 
 They are a year, and the month before it for comparison.
 """

@@ -77,8 +77,8 @@ def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: st
     `unit` `auto`: the unit in which the text is a time between 2000 and now. If several samples mean one sandbox and
     moment, the first by id is inserted.
 
-    Errors: UsageError for an unknown unit, or more than MAX_MENDED samples. UnknownId for an unknown id. Refused for an
-    id whose sample is not quarantined.
+    Errors: UsageError for an unknown unit, or more than MAX_MENDED samples. UnknownId for an unknown id. Refused for
+    the id of a sample that is not quarantined.
     """
     if unit not in AS:
         raise UsageError(f"invalid --as {quote_value(unit)}: expected one of {', '.join(AS)}")
@@ -112,8 +112,8 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 
     They are then not billed or counted. Return their ids. An id that is too long is returned cut, once for each sample.
 
-    Errors: UsageError for more than MAX_MENDED samples. UnknownId for an unknown id. Refused for an id whose sample is
-    not quarantined.
+    Errors: UsageError for more than MAX_MENDED samples. UnknownId for an unknown id. Refused for the id of a sample
+    that is not quarantined.
     """
     lock_buckets(connection)  # a sample that was fixed meanwhile is billed, and must not be dismissed
     rows = _chosen(connection, chosen, by)

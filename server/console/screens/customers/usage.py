@@ -248,7 +248,7 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 
 
 def opened_day(ask: Ask) -> int | None:
-    """Return the start of the day whose entries the page shows, in milliseconds.
+    """Return the start of the day of the shown entries, in milliseconds.
 
     None: the address does not name a day. Errors: UsageError for an invalid day.
     """
