@@ -13,7 +13,7 @@ from drawdown.providers.protocol import Rejected, RetryAt, Unknown
 from drawdown.schema.clock import utc
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window
 from drawdown.worker.engine import runner
 from drawdown.worker.features.actions import end_feature, map_size
 from drawdown.worker.push import actions as pushes
@@ -286,6 +286,22 @@ def test_mapping_that_changes_sealed_windows_is_refused(fleet: Fleet) -> None:
                 c, "other", fleet.by, kind="exact", memory_mb=1024, unit="s", from_ms=T0, confirmed=True
             ),
         )
+
+
+def test_mapping_changed_back_before_its_start_is_made(fleet: Fleet) -> None:
+    """Of two mappings with one start, the first was taken for the newest, and the change back had no effect."""
+
+    def mapped(feature: str, unit: str) -> bool:
+        more = {"kind": "exact", "memory_mb": 2048, "unit": unit}
+        return write(fleet.engine, lambda c: map_size(c, feature, fleet.by, **more)).again  # type: ignore[arg-type]
+
+    start = next_window(fleet.clock.at_ms)
+    assert [mapped("twos", "s"), mapped("all", "mb_s"), mapped("twos", "s")] == [False, False, False]
+    assert mapped("twos", "s") is True
+    fleet.sample("acme", start + 1, 60, memory_mb=2048)
+    fleet.clock.at_ms = start
+    fleet.tick_windows(2)
+    assert fleet.rows("SELECT feature, sealed_qty FROM pushes WHERE window_ms = :at", at=start) == [("twos", 60)]
 
 
 def test_feature_end_repeated_returns_first_end(fleet: Fleet) -> None:

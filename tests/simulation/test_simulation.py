@@ -142,6 +142,7 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (805048, 200, None, "a clock behind by days cut a replay's range, and its job counted as done"),
     (806114, 200, None, "after a restore, a second release at the first one's cost is a repetition (the judge)"),
     (806203, 200, None, "a person accepted a push in doubt, and its customer was not read again"),
+    (807339, 200, None, "a mapping that was changed back before its start was taken for a repetition"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed
 says, or False, before there were any."""

@@ -235,7 +235,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
     """Return the start of a selector's newest row if it already has the wanted feature and unit; otherwise None."""
     mine = [before for before in mapping if before.selector == row.selector]
-    newest = max(mine, key=lambda before: before.start_ms, default=None)
+    newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two, the last added
     if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
         return None
     return newest.start_ms
