@@ -83,7 +83,7 @@ POOL: Final = Kind("pool", (IdSource("pools"),), "drawdown pool list")
 PAYER: Final = Kind("payer", (IdSource("payers"),), "drawdown payer list")
 PLAN: Final = Kind("plan", (IdSource("ledger_plans"),), "drawdown plan list")
 ANY_PLAN: Final = Kind("plan", (*PLAN.sources, IdSource("plans_of_orgs")), "drawdown plan list")
-"""Plans, including those that only another provider has reported."""
+"""Plans of the embedded ledger, and plans that a provider has reported for an organisation."""
 RUN: Final = Kind("execution", (IdSource("runs"),), "drawdown execution list")
 METRIC: Final = Kind("metric", (IdSource("guard_metrics"),), "drawdown guard list")
 COSTING: Final = Kind("feature or metric", (*FEATURE.sources, *METRIC.sources), "drawdown feature list")

@@ -527,7 +527,9 @@ def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("settlement_freezes", "Active freezes of settlements or suppliers.", [((), owed.freezes)])
     age = 0 if owed.frozen_since_ms is None else now_ms - owed.frozen_since_ms
     yield gauge(
-        "settlement_freezes_oldest_age_seconds", "Seconds since the oldest active freeze began.", [((), seconds(age))]
+        "settlement_freezes_oldest_age_seconds",
+        "Seconds since the oldest active freeze of a settlement or supplier began.",
+        [((), seconds(age))],
     )
 
 

@@ -33,7 +33,7 @@ def usage(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="End of the range; the current window is included if omitted"),
+        typer.Option("--to", help="End of the range; the end of the current window if omitted"),
     ] = None,
     by: Annotated[str, typer.Option(help=f"Group of a row: {', '.join(BY)}")] = "feature",
     as_csv: Annotated[bool, typer.Option("--csv", help="Output as CSV, safe to open in a spreadsheet")] = False,

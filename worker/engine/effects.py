@@ -56,8 +56,8 @@ class Push:
 
     Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
     that they take. The answer is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
-    same effect again until each push has an outcome. `cut`: a function that is called with the fewest calls at once, if
-    fewer than declared were allowed (None: not called).
+    same effect again until each push has an outcome. `cut`: a function that receives the lowest number of concurrent
+    requests that was allowed, if it is below the declared number (None: do not report it).
     """
 
     provider: str
