@@ -451,7 +451,7 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
     yield gauge("worker_last_failure_age_seconds",
-                "Seconds since the last failed job of the workers of the last 24 hours.",
+                "Seconds since the last failed job of any worker of the last 24 hours. Absent without a failed job.",
                 [((), seconds(min(failed)))] if failed else [])  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def secret(context: typer.Context, endpoint: Endpoint) -> None:
     found = app.read(lambda c: find_endpoint(c, endpoint))
     if found.ended_ms is not None:
         raise Refused(
-            f"{endpoint} was ended, and its secret no longer signs messages. Name an endpoint of `drawdown hook list`"
+            f"cannot print the secret of {endpoint}: the endpoint has ended. Run `drawdown hook list`, and choose an "
+            "endpoint that has not ended"
         )
     shown = _secret(app, endpoint, found.generation)
     show(app, {"name": endpoint, "secret": shown}, [shown])

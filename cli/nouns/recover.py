@@ -76,8 +76,9 @@ def recover_(
 ) -> None:
     """Continue after a restore, or after lost commits.
 
-    Drawdown looks up each push that was sent since the backup, and settles the rest. First make the hosts import
-    their samples again, and repeat the changes that people made since the backup.
+    First make the hosts import their samples again, and repeat the changes that people made since the backup. The
+    next ticks look up each open push, and each push of a window from before the loss. They then bill the usage that the
+    provider does not have. Pushes to a provider without lookups become in doubt.
     """
     app: App = context.obj
     since_ms = None if since is None else app.past(since, "--since")

@@ -21,7 +21,7 @@ from drawdown.server.jwts import Key, Unproven, key_of
 from drawdown.server.services import Services
 
 WITHIN_S: Final = 5.0
-"""Time limit of a request to a sign-in service, or for a product's keys."""
+"""Seconds for a request to a sign-in service, or for a request that reads a product's public keys."""
 MOST_BYTES: Final = 64 * 1024
 """Bytes of a sign-in service's answer. Drawdown rejects a larger answer."""
 MOST_AT_ONCE: Final = 8

@@ -395,7 +395,7 @@ def test_runbook_holds_that_leak_settles_and_releases_reservations(home: Home) -
     assert number(home.url, "SELECT held_micro FROM ledger_accounts WHERE account_id = 'wallet:alice'") == 20_000_000
     assert "16.00 reserved" in home.follow("holds-that-leak", "Find the reservations", values)
     home.follow("holds-that-leak", "An execution is finished", values)
-    assert "old" in home.follow("holds-that-leak", "Expired executions have a cost", {**values, "AMOUNT": "2"})
+    assert "old" in home.follow("holds-that-leak", "An expired execution did work", {**values, "AMOUNT": "2"})
     home.run("execution", "accept", "older", "--org", "alice", "--estimate", "4", "--for", "5m")
     home.clock.at_ms += HOUR_MS
     home.follow("holds-that-leak", "Expired rows stay", values)

@@ -186,7 +186,7 @@ def test_query_result_beyond_size_or_time_limit_is_not_taken(fleet: Asked, monke
     ((_, _, file),) = closed_periods("usage", HOURLY, BEGAN, BEGAN + 2 * HOUR, 10)
     its = brought(fleet.databases, HOURLY, BEGAN, file)
     for bound, most in (("MAX_RESULT_ROWS", 2_999), ("MAX_RESULT_BYTES", 30_000)):
-        with monkeypatch.context() as patch, pytest.raises(Refused, match="Use shorter periods"):
+        with monkeypatch.context() as patch, pytest.raises(Refused, match="split the query into several sources"):
             patch.setattr(query_source, bound, most)
             file_sums.add_up(its, fleet.clock.at_ms)
     slow = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s) SELECT n AS ts FROM s WHERE n < 0"

@@ -391,7 +391,7 @@ def test_money_page_statement_count_is_independent_of_row_count(home: Home) -> N
 
 
 @pytest.mark.both_databases
-def test_money_lists_pages_contain_each_row_once(home: Home) -> None:
+def test_money_list_pages_contain_each_row_once(home: Home) -> None:
     fill_up(home, 2 * wallets.MOST_ON_PAGE + 5)
     pages = {
         "/console/ledger?search=w": (r'<a href="/console/billing\?id=(w\d+)"', 105),

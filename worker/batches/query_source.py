@@ -202,6 +202,9 @@ def _text_of(name: str, value: object) -> str:
     raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}. Cast it in the query")
 
 
+SMALLER: Final = "Pass --every hour, or split the query into several sources"
+
+
 def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
     """Write rows as CSV. Errors: Refused for more rows or bytes than the bounds; OSError."""
     count, left = 0, MAX_RESULT_BYTES
@@ -213,11 +216,11 @@ def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[
             writer.writerow(row)
             count += 1
             if count > MAX_RESULT_ROWS:
-                raise Refused(f"{said}: more than {MAX_RESULT_ROWS:,} rows. Use shorter periods")
+                raise Refused(f"{said}: the query returned more than {MAX_RESULT_ROWS:,} rows. {SMALLER}")
             if line.tell() >= 65_536:
                 left -= file.write(_drain(line))
             if left < 0:
-                raise Refused(f"{said}: more than {MAX_RESULT_BYTES:,} bytes. Use shorter periods")
+                raise Refused(f"{said}: the query returned more than {MAX_RESULT_BYTES:,} bytes. {SMALLER}")
         file.write(_drain(line))
 
 
@@ -337,7 +340,7 @@ def _explained(name: str, over: Event) -> Iterator[None]:
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:
         if over.is_set():
             raise NotNow(
-                f"cannot query the database {name}: the time limit ended before the query did. Use shorter periods"
+                f"cannot query the database {name}: the time limit ended before the query did. {SMALLER}"
             ) from error
         said = clean(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])[:MAX_SAID_CHARS]
         raise NotNow(

@@ -31,6 +31,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import counted, typed
 from drawdown.schema.units import EXEMPT_PROVIDERS, as_credits, counted_credits, window_of
 from drawdown.worker.catalog.mapping import Segment, mapping_rows, segments
 from drawdown.worker.catalog.wallets import wallets_at
@@ -316,7 +317,9 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
         if inserted < len(rows):
             raise Denied(
                 "other_content",
-                f"cannot bill {found.reservation}: a sample with the same id exists already, with other content",
+                f"cannot bill {found.reservation}: of its {counted(len(rows), 'sample')}, from {rows[0].id} on, an id "
+                "exists already with other content. Run `drawdown sample list --org "
+                f"{typed(found.org_id)}`",
             )
         SQL.run(connection, "note_samples", {"samples": [{**run, **noted} for _, noted in made]})
     return total

@@ -215,8 +215,9 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if start < min(lost_to, by.now_ms) and not confirmed:
         raise Refused(
-            f"history up to {utc(lost_to)} was lost, with mappings that may have billed earlier windows. To repeat a "
-            "mapping that was in force then, pass --yes. Start any other mapping later"
+            f"cannot start this mapping at {utc(start)}: history up to {utc(lost_to)} was lost, and a lost mapping may "
+            "have billed these windows. If this mapping was in force then, pass --yes. Otherwise, pass --from "
+            f"{utc(next_window(lost_to))} or later"
         )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
     double_billing.require_uncharged(connection, mapping, row, event_type)

@@ -611,7 +611,7 @@ def tell_ends(connection: sa.Connection, topups: Sequence[str], now_ms: int) -> 
 def _of_topup(row: sa.Row[Any], now_ms: int) -> Message:
     """Return the webhook event of an ended top-up.
 
-    Its field `blocked` is True if the wallet's top-ups have stopped until the customer adds another card.
+    Its field `blocked` is True if the wallet's top-ups have stopped until a person resumes them.
     """
     data: dict[str, object] = {
         "topup": row.topup,

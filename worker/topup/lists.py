@@ -25,7 +25,7 @@ STATES: Final[tuple[str, ...]] = get_args(State)
 class WalletTerms:
     """A wallet's terms (see `actions.Terms`), and its available credit.
 
-    `blocked_reason`: the reason why its top-ups stopped until the customer adds another card. `wait_until_ms`: the end
+    `blocked_reason`: the reason why its top-ups stopped until a person resumes them. `wait_until_ms`: the end
     of the wait after a decline. `declines`: declined charges in a row. `blocked_ms` None: its top-ups have not stopped.
     """
 

@@ -70,7 +70,7 @@ class End:
     """The new state of a top-up after an answer.
 
     `answer`, `detail`: the answer as a word and as text. `due_at_ms`: the time of the next call, if it is open.
-    `blocks`: the reason why its wallet's top-ups stop until the customer adds another card (None: they continue).
+    `blocks`: the reason why its wallet's top-ups stop until a person resumes them (None: they continue).
     `declined`: it counts as a decline.
     """
 

@@ -114,7 +114,7 @@ def _totals(
     *,
     from_ms: Annotated[int | None, WINDOW, "First window; the first of this month if omitted"] = None,
     to_ms: Annotated[int | None, WINDOW, "End of the range; the end of the current window if omitted"] = None,
-    by: Annotated[list[By] | None, "Groups of a row; organisation and feature if omitted"] = None,
+    by: Annotated[list[By] | None, "Fields to group by; organisation and feature if omitted"] = None,
     org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
     feature: Annotated[str | None, ID, "Feature to show"] = None,
     project: Annotated[str | None, ID, "Project to show"] = None,

@@ -389,7 +389,7 @@ class Card:
     It charges a card of `service_customer` at a payment service.
 
     A top-up begins if the credit is at or below `threshold_micro`. It adds `amount_micro` (None: it fills up to a sum).
-    `stopped`: charges failed, so top-ups are stopped until the customer adds another card.
+    `stopped`: charges failed, so top-ups are stopped until a person resumes them.
     """
 
     service: str

@@ -345,7 +345,7 @@ def _fill_said(terms: BillingTerms) -> str:
     if terms.stopped_ms is not None or terms.mode == "stopped":
         return "none, until a person starts it"
     if terms.blocked_ms is not None:
-        return "none, until the customer adds another card or pays an invoice"
+        return "none, until you resume it with another card, or grant a paid invoice"
     return "Drawdown fills the wallet" if terms.mode == "live" else "Drawdown records the charge that it would make"
 
 
