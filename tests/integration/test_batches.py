@@ -385,7 +385,8 @@ def test_batch_file_with_id_in_any_row_is_refused(fleet: Fleet, tmp_path: Path, 
     with path.open("a") as more:
         more.write(f'{{"org_id": "acme", "ts": {T0}, "memory_mb": 1024, "interval_s": 1, {line}}}\n' * 2)
     column = "event_id" if "event_id" in line else "id"
-    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\)\. Use `drawdown import FILE`"):
+    by = "Send its rows to POST /v1/events" if column == "event_id" else "Use `drawdown import FILE`"
+    with pytest.raises(Refused, match=rf"its row 3,001 has an id \({column}\)\. {by}"):
         taken(fleet, path)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
