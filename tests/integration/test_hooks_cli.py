@@ -72,7 +72,7 @@ def test_hook_endpoint_is_set_tested_listed_and_ended(
     assert (row["name"], row["due"], row["failed"], row["allowed"]) == ("app", 0, 0, True)
     assert told("end", "app") == {"name": "app", "changed": True, "untold": 0}
     assert told("end", "app")["changed"] is False
-    assert "was ended" in told("secret", "app", status=1)["error"]
+    assert "has ended" in told("secret", "app", status=1)["error"]
     assert "has ended" in told("set", "app", url, "--new", status=1)["error"]
 
 
