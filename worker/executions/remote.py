@@ -317,7 +317,7 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
         if inserted < len(rows):
             raise Denied(
                 "other_content",
-                f"cannot bill {found.reservation}: of its {counted(len(rows), 'sample')}, from {rows[0].id} on, an id "
+                f"cannot bill {found.reservation}: of its {counted(len(rows), 'sample')}, from {rows[0][0]} on, an id "
                 "exists already with other content. Run `drawdown sample list --org "
                 f"{typed(found.org_id)}`",
             )
