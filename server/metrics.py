@@ -659,14 +659,14 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     off = [((name,), one.off) for name, one in sorted(last.items())]
     yield gauge(
         "check_off",
-        "Guard counters or bill lines of vendors that differed in the last run of their check, by check.",
+        "Guard counters or vendor bill lines that differed in the last run of a check, by check.",
         off,
         label,
     )
     alerts = [((name,), one.alerts) for name, one in sorted(last.items())]
     yield gauge(
         "check_alerts",
-        "Guard counters or bill lines of vendors that needed manual review in the last run of their check, by check.",
+        "Guard counters or vendor bill lines that needed manual review in the last run of a check, by check.",
         alerts,
         label,
     )

@@ -76,9 +76,10 @@ def recover_(
 ) -> None:
     """Continue after a restore, or after lost commits.
 
-    First make the hosts import their samples again, and repeat the changes that people made since the backup. The
-    next ticks look up each open push, and each push of a window from before the loss. They then bill the usage that the
-    provider does not have. Pushes to a provider without lookups become in doubt.
+    First have hosts and programs send all samples and events since the backup again. Then repeat backfills, and the
+    changes that people made since the backup. The next ticks look up each open push, and each push of a window from
+    before the loss. They then bill the usage that the provider does not have. Pushes to a provider without lookups
+    become in doubt.
     """
     app: App = context.obj
     since_ms = None if since is None else app.past(since, "--since")

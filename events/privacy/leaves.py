@@ -35,7 +35,7 @@ MAX_DECODED_CHARS: Final = 4_194_304
 Without this limit, a short text could have very many readings.
 """
 LEAST_DECODED_CHARS: Final = 64
-"""Characters that even a shorter reading of a text counts as, because each reading takes time."""
+"""Fewest characters that one reading of a text counts against MAX_DECODED_CHARS. A short reading also takes time."""
 _NESTED: Final = ("{", "[", '"')
 
 

@@ -230,9 +230,9 @@ def _dormant(settings: AutumnSettings) -> str | None:
 def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     """Return the outcome of the call that takes money.
 
-    Without a 200, the outcome is NotSent if the call was never sent, or if Autumn answered before it claims a key (429
-    and 401, recorded). A 403 that refuses the key counts as a 401. Any other error may have come after the card was
-    charged. A 200 decides by its invoice, or by the action that it requires.
+    The outcome is NotSent if the call was never sent. It is also NotSent if Autumn answered before it claimed the
+    idempotency key: a 429, or a 401 or 403 that refuses the API key (recorded). After any other error the card may be
+    charged, so the outcome is InDoubt. A 200 decides by its invoice, or by the action that it requires.
     """
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)

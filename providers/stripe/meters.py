@@ -232,9 +232,10 @@ _BEFORE: Final = re.compile(r"\balready (been )?cancell?ed\b")
 
 
 def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
-    """Return the call that cancels a push. Its identifier deduplicates.
+    """Return the call that cancels a push at Stripe.
 
-    The call is without an Idempotency-Key, because Stripe would repeat a stored 500 under it.
+    `cancel[identifier]` is the push's key, so a repeated call cancels only once. The call has no Idempotency-Key,
+    because Stripe would repeat a stored 500 for the same Idempotency-Key.
     """
     form = {
         "type": "cancel",

@@ -331,8 +331,18 @@ ITEMS: Final = (
     ItemCode(
         "invalid", "too_late", "both", "The item's window is below the organisation's floor, so it is closed for good"
     ),
-    ItemCode("invalid", "foreign_org", "both", "The key is bound to another organisation. Use that organisation's key"),
-    ItemCode("invalid", "foreign_cell", "samples", "The key is bound to another cell. Use that cell's key"),
+    ItemCode(
+        "invalid",
+        "foreign_org",
+        "both",
+        "The key is bound to another organisation than the item's. Send the key's organisation, or use another key",
+    ),
+    ItemCode(
+        "invalid",
+        "foreign_cell",
+        "samples",
+        "The key is bound to another cell than the sample's. Send the key's cell, or use another key",
+    ),
     ItemCode(
         "invalid",
         "foreign_source",

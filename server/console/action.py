@@ -134,7 +134,7 @@ class Doing:
             return None
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_NUMBER)) and int(text) <= MAX_NUMBER):
             raise WrongField(
-                name, f"invalid number {quote_value(text)}: expected a whole number of 0 or more, in digits"
+                name, f"invalid number {quote_value(text)}: expected a whole number from 0 to {MAX_NUMBER:,}, in digits"
             )
         return int(text)
 

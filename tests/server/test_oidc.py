@@ -389,7 +389,7 @@ def test_oidc_callback_with_foreign_state_issuer_or_code_is_refused(home: Home) 
     cases: list[tuple[str, dict[str, str | None]]] = [
         ("another sign-in has begun in this browser since", {"state": "1.forged"}),
         ("another sign-in has begun in this browser since", {"state": None}),
-        ("from another issuer", {"iss": "https://evil.example"}),
+        ("cannot sign in: expected an answer from", {"iss": "https://evil.example"}),
         ("login.example.com returned an error: access_denied", {"error": "access_denied"}),
         ("login.example.com returned an error: an unknown error", {"error": "<b>call 0900 666</b>"}),
         ("did not send a valid code", {"code": None}),
