@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.jobs.run_jobs import in_words
 from drawdown.worker.replay import replay as replaying
-from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
+from drawdown.worker.replay.plan import ReplayAhead, ReplayPlan, ReplayScope, plan
 from drawdown.worker.replay.replay import Replayed, next_size, replay
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -124,16 +125,14 @@ def test_replay_that_died_is_resumed_from_last_chunk(fleet: Fleet) -> None:
     assert fleet.tick_windows(1).sealed == 0
 
 
-def test_replay_beyond_the_end_of_its_plan_is_refused(fleet: Fleet) -> None:
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_replay_at_the_end_of_a_shorter_plan_is_refused(fleet: Fleet, beyond: int) -> None:
     """The replay ended at once, and counted as done."""
-    behind_ms = 2 * DAY_MS - 12 * WINDOW_MS
-    fleet.clock.at_ms -= behind_ms
-    cut = planned(fleet)
-    fleet.clock.at_ms += behind_ms
     die_after(fleet, planned(fleet), 2)
+    reached = int(str(fleet.one("SELECT next_ms FROM replays")))
     fleet.clock.at_ms += 3 * MINUTE_MS
-    with pytest.raises(Refused, match="Check the clock of this machine"):
-        run(fleet, cut)
+    with pytest.raises(ReplayAhead, match="Check that clock"):
+        run(fleet, replace(planned(fleet), to_ms=reached - beyond * WINDOW_MS))
     run(fleet, planned(fleet))
     assert sealed(fleet) == BILLED
 

@@ -22,7 +22,7 @@ from drawdown.schema.declare import Invocation as Who
 from drawdown.schema.errors import Refused, UnknownId, UsageError, explain_race
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
-from drawdown.schema.units import MINUTE_MS
+from drawdown.schema.units import MINUTE_MS, horizon
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.jobs.job_payloads import (
@@ -66,8 +66,8 @@ class ClaimedJob:
     """A job that this worker has claimed.
 
     `by.now_ms`: when it was claimed. `queued_ms`: when it was queued. `plan`: the plan of a replay; None for another
-    job, or if a clock that is behind claimed it before `queued_ms`. `failed`: why the job cannot be done and has
-    ended; '' if it can.
+    job, or if fewer windows of the range are closed by this worker's clock than by the clock that queued the job.
+    `failed`: why the job cannot be done and has ended; '' if it can.
     """
 
     job_id: int
@@ -203,7 +203,8 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
         _require_as_it_stood(connection, asked)
         # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
-        planned = _plan(connection, asked, now_ms) if now_ms >= row.at_ms else None
+        is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
+        planned = None if is_short else _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:
         end(connection, row.job_id, worker, "failed", str(error), now_ms)
         return ClaimedJob(row.job_id, asked, by, row.at_ms, None, str(error))

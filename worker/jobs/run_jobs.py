@@ -31,7 +31,7 @@ from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import show_quantity
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import Steps, Transaction
+from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, Transaction
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob, CorrectJob, TopupJob
@@ -40,7 +40,7 @@ from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.reconcile.reconcile import Line, Reconciled, ReconcileScope, reconcile
-from drawdown.worker.replay.plan import ReplayAtWork
+from drawdown.worker.replay.plan import ReplayAhead, ReplayAtWork
 from drawdown.worker.replay.replay import Replayed, replay
 from drawdown.worker.topup import actions as topups
 from drawdown.worker.topup.actions import Terms, TermsChange, require_only_one
@@ -101,9 +101,6 @@ def _do(turn: Context, taken: ClaimedJob, done: JobsDone) -> Steps[bool]:
 
 
 def _come(turn: Context, taken: ClaimedJob) -> Steps[Turn]:
-    if taken.by.now_ms < taken.queued_ms:
-        shows = f"the clock of {turn.worker} shows {utc(taken.by.now_ms)}, before {utc(taken.queued_ms)}"
-        return Turn(None, f"{shows}, when the job was queued. Check the clock of its machine", in_vain=True)
     by = replace(taken.by, now_ms=turn.clock.now_ms())
     match taken.payload:
         case AcceptJob() as accepted:
@@ -114,11 +111,19 @@ def _come(turn: Context, taken: ClaimedJob) -> Steps[Turn]:
             return (yield from top_up(turn, topped, by))
         case CorrectJob() as compared:
             return (yield from correct(turn, compared, by))
-    assert taken.plan is not None  # a replay that has not failed has a plan
+    if taken.plan is None:
+        behind_ms = taken.queued_ms - taken.by.now_ms
+        said = (
+            f"the job was queued at {utc(taken.queued_ms)}, but the clock of {turn.worker} shows "
+            f"{utc(taken.by.now_ms)}, so windows of its range are not closed yet. Check both clocks"
+        )
+        return Turn(None, said, in_vain=behind_ms > CLOCKS_APART_MS)
     try:
         found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, job_id=taken.job_id)
     except ReplayAtWork as error:  # a person replays the same by hand; the next turn seals the rest
         return Turn(None, str(error))
+    except ReplayAhead as error:
+        return Turn(None, str(error), in_vain=True)
     return Turn(None if found.unfinished else "failed" if found.stopped else "done", replayed=found)
 
 

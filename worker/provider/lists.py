@@ -69,9 +69,9 @@ class ProviderLine:
     `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled).
 
     The next four fields are about its sends among the latest MOST_SENDS of all providers within a day (None: Drawdown
-    did not send to it). `calls`: their number. `failed`: how many are neither accepted nor queued, including sends
-    under way. `p95_ms`: the 95th percentile of the durations (None, too: all are under way). `unanswered`: sends that
-    the provider deferred or did not answer.
+    did not send to it). `calls`: the number of those that have an outcome. `failed`: how many of these are neither
+    accepted nor queued. `p95_ms`: the 95th percentile of the durations (None, too: all are under way). `unanswered`:
+    sends that the provider deferred or did not answer.
 
     `reads`, `reads_failed`: the numbers of all reads of its customers, and of failed reads (None: Drawdown has not
     counted a read).

@@ -8,9 +8,8 @@ SELECT provider, COUNT(*) AS orgs, SUM(CASE WHEN customer_id = '' THEN 1 ELSE 0 
 FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_ms) GROUP BY provider
 
 -- name: attempts
--- Figures of the latest sends: their number, the number of failures, and the 95th percentile of their duration. A send
--- that is under way has no outcome yet, and is not a failure. Also
--- the number of unanswered sends since the last answer, which opens a circuit breaker.
+-- Figures of the latest sends with an outcome: their number, the number of failures, and the 95th percentile of their
+-- duration. Also the number of unanswered sends since the last answer, which opens a circuit breaker.
 WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
         a.finished_ms - a.started_ms AS took_ms, a.finished_ms
     FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),
@@ -20,7 +19,8 @@ ranked AS (SELECT p.provider, r.outcome, r.took_ms, r.finished_ms,
         COUNT(r.took_ms) OVER (PARTITION BY p.provider) AS answered
     FROM recent r {then} pushes p ON p.window_ms = r.window_ms AND p.org_id = r.org_id AND p.feature = r.feature
         AND p.revision = r.revision)
-SELECT provider, COUNT(*) AS calls, SUM(CASE WHEN outcome NOT IN ('accepted', 'queued') THEN 1 ELSE 0 END) AS failed,
+SELECT provider, COUNT(outcome) AS calls,
+    SUM(CASE WHEN outcome NOT IN ('accepted', 'queued') THEN 1 ELSE 0 END) AS failed,
     MIN(CASE WHEN took_ms IS NOT NULL AND place * 100 >= answered * 95 THEN took_ms END) AS p95_ms,
     MAX(answered_ms) AS answered_ms, COUNT(CASE WHEN {in_a_row} THEN 1 END) AS in_a_row,
     MIN(CASE WHEN {in_a_row} THEN finished_ms END) AS unanswered_ms,

@@ -184,10 +184,11 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
     """
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
-    mark_for_projection(connection, [str(push.org_id) for push in chosen], by.now_ms)
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(str(push.key), {**about, "was": push.state}) for push in chosen]
     record_many(connection, "push_resolve", done, by)
+    # After the audit chain, as each action that locks both. Otherwise two such transactions could deadlock.
+    mark_for_projection(connection, [str(push.org_id) for push in chosen], by.now_ms)
 
 
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:

@@ -28,9 +28,16 @@ FLIPS_SHOWN: Final = 200
 
 
 class ReplayAtWork(Refused):
-    """An error: another process replays some of these windows, or the replay's progress is beyond its plan.
+    """Another replay of some of these windows is running, or took this one over.
 
-    A retry can succeed later.
+    A retry can succeed once it has ended.
+    """
+
+
+class ReplayAhead(Refused):
+    """This replay has reached the end of the plan, and its range continues.
+
+    Another clock closed more windows than this one. A retry can succeed once this clock has closed them.
     """
 
 

@@ -30,7 +30,7 @@ from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LoadWitness, RunTogether, Steps, Transaction
 from drawdown.worker.history.incarnation import HistoryDoubted, recognise
 from drawdown.worker.push.push import push
-from drawdown.worker.replay.plan import ReplayAtWork, ReplayPlan, ReplayScope, in_the_way, overlaps
+from drawdown.worker.replay.plan import ReplayAhead, ReplayAtWork, ReplayPlan, ReplayScope, in_the_way, overlaps
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal.seal import Bad, SealRequest, find_bad
 from drawdown.worker.seal.stops import stop_org
@@ -148,9 +148,9 @@ def replay(
     `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job that it belongs
     to (None: it was not queued).
 
-    Errors: ReplayAtWork while another process replays some of these windows, or if the stored progress is beyond the
-    end of the plan. HistoryDoubted while a recovery is needed. An error of the database, unless an organisation is at
-    fault.
+    Errors: ReplayAtWork while another process replays some of these windows. ReplayAhead if the stored progress has
+    reached the end of the plan, and the range continues. HistoryDoubted while a recovery is needed. An error of the
+    database, unless an organisation is at fault.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
@@ -293,10 +293,10 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        if row.next_ms > plan.to_ms:  # such a plan would end at once, and the rest of the range would count as done
-            raise ReplayAtWork(
-                f"this replay has reached {utc(row.next_ms)}, but its plan ends at {utc(plan.to_ms)}, because a clock "
-                "that was behind made the plan. Check the clock of this machine, then repeat the replay"
+        if row.next_ms >= plan.to_ms:  # such a plan would end at once, and the rest of the range would count as done
+            raise ReplayAhead(
+                f"this replay has reached {utc(row.next_ms)}, and by the clock of this machine ({utc(now)}) later "
+                "windows are not closed yet. Check that clock, and repeat the replay once they are closed"
             )
         taken = {"replay_id": row.replay_id, "worker": context.worker, "lease_ms": now + LEASE_MS, "job_id": job_id}
         SQL.run(connection, "take_over", taken)
