@@ -130,7 +130,7 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
     """Open a backfill. While it is open, a repeated call returns the same backfill.
 
     Errors: UsageError for an invalid name or range. UnknownId for the organisation. Refused if the name is used for
-    another organisation or range, or for a backfill that is no longer open. Refused if the range is below the floor, or
+    another organisation or range, or for a closed or reverted backfill. Refused if the range is below the floor, or
     the organisation has another open backfill, or only its samples are known.
     """
     if not is_clean_id(name):
