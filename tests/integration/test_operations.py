@@ -259,6 +259,19 @@ def test_provider_with_sends_under_way_is_not_failing(fleet: Fleet) -> None:
     assert (line.calls, line.failed, line.is_failing) == (1, 0, False)
 
 
+@pytest.mark.both_databases
+def test_provider_that_has_each_push_already_is_not_failing(fleet: Fleet) -> None:
+    """After a restore, a provider answers each repeated send as a duplicate."""
+    fleet.sample("acme", T0 + 1)
+    fleet.tick_windows(2)
+    same = "window_ms, org_id, feature, revision, started_ms, finished_ms, owner, sent_qty"
+    twice = "attempts, (SELECT 1 AS n UNION SELECT 2) x"
+    fleet.write(f"INSERT INTO attempts (attempt, outcome, {same}) SELECT attempt + n, 'duplicate', {same} FROM {twice}")
+    lines = read(fleet.engine, lambda c: provider_lines(c, fleet.clock.at_ms))
+    (line,) = [one for one in lines if one.calls]
+    assert (line.calls, line.failed, line.is_failing) == (3, 0, False)
+
+
 def test_customer_released_in_future_is_refused_until_then(fleet: Fleet) -> None:
     later = T0 + 10 * WINDOW_MS
 

@@ -70,8 +70,8 @@ class ProviderLine:
 
     The next four fields are about its sends among the latest MOST_SENDS of all providers within a day (None: Drawdown
     did not send to it). `calls`: the number of those that have an outcome. `failed`: how many of these are neither
-    accepted nor queued. `p95_ms`: the 95th percentile of the durations (None, too: all are under way). `unanswered`:
-    sends that the provider deferred or did not answer.
+    accepted, queued nor duplicate. `p95_ms`: the 95th percentile of the durations (None, too: all are under way).
+    `unanswered`: sends that the provider deferred or did not answer.
 
     `reads`, `reads_failed`: the numbers of all reads of its customers, and of failed reads (None: Drawdown has not
     counted a read).
@@ -113,7 +113,7 @@ class ProviderLine:
 
     @property
     def is_failing(self) -> bool:
-        """Return True if most of its latest sends are neither accepted nor queued."""
+        """Return True if most of its latest sends are neither accepted, queued nor duplicate."""
         return 2 * (self.failed or 0) > (self.calls or 0)
 
     @property

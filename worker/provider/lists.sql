@@ -20,7 +20,7 @@ ranked AS (SELECT p.provider, r.outcome, r.took_ms, r.finished_ms,
     FROM recent r {then} pushes p ON p.window_ms = r.window_ms AND p.org_id = r.org_id AND p.feature = r.feature
         AND p.revision = r.revision)
 SELECT provider, COUNT(outcome) AS calls,
-    SUM(CASE WHEN outcome NOT IN ('accepted', 'queued') THEN 1 ELSE 0 END) AS failed,
+    SUM(CASE WHEN outcome NOT IN ('accepted', 'queued', 'duplicate') THEN 1 ELSE 0 END) AS failed,
     MIN(CASE WHEN took_ms IS NOT NULL AND place * 100 >= answered * 95 THEN took_ms END) AS p95_ms,
     MAX(answered_ms) AS answered_ms, COUNT(CASE WHEN {in_a_row} THEN 1 END) AS in_a_row,
     MIN(CASE WHEN {in_a_row} THEN finished_ms END) AS unanswered_ms,
