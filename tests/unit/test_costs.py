@@ -73,6 +73,13 @@ def test_charge_with_known_cost_has_exact_weight_during_cost_change() -> None:
     assert as_text(Decimal("0.00060")) == "0.0006" and as_text(Decimal("1E+2")) == "100" and as_text(None) is None
 
 
+def test_charge_at_cost_that_no_read_showed_has_that_cost_as_bound() -> None:
+    """The cost changed after the last read of the costs, and the answer to the charge reported the new one."""
+    pools = Pools([told("a", "0.0001", HOUR), told("b", "0.0008", HOUR)])
+    assert pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, "0.0008") == (100, 800)
+    assert pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, "0.0001") == (100, 100)
+
+
 def test_charge_of_partial_unit_has_weight_of_credits_taken() -> None:
     """2.5 units of 0.0004 credits: three units count, of a third of 0.001 credits each."""
     pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])

@@ -147,9 +147,11 @@ class Pools:
         if cost is not None and "/" in cost:
             seen = [self._each(pool, one, exact) for one in between]
         else:
-            # A reported cost that no read of the costs showed does not select a change.
-            told = [one for one in between if not one.is_own and one.credits == exact] or between
-            seen = [self._each(pool, one) for one in told]
+            told = [one for one in between if not one.is_own and one.credits == exact]
+            seen = [self._each(pool, one) for one in told or between]
+            # No read of the costs may have shown the cost of this charge yet. Then it is possible beside the others.
+            if exact is not None and not told:
+                seen += [self._each(pool, one, exact) for one in between if not one.is_own]
         return min(seen), max(seen)
 
     def _each(self, pool: str, cost: ToldCost, mean: Fraction | None = None) -> Fraction:
