@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from drawdown.providers.autumn.credits import AutumnFeature, Schema, decimals
-from drawdown.providers.autumn.customers import AutumnCustomer
+from drawdown.providers.autumn.customers import AutumnCustomer, decider
 from drawdown.providers.autumn.settings import AutumnSettings
 from drawdown.providers.validated_provider import MAX_COST, MAX_DECIMALS
 
@@ -21,6 +21,13 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
     lines = [line for name in billed if (line := _billed(name, schema.features.get(name))) is not None]
     for name in billed:
         lines += _costs(name, schema)
+    decides = decider(settings, schema)
+    outside = [name for name in billed if schema.is_consumable(name) and schema.is_in_none(name)]
+    if outside and decides in schema.systems:
+        lines.append(
+            f"not in credit system {decides}, whose balance alone decides about halts: {', '.join(outside)}. Add each "
+            f"to it at Autumn, or set {settings.variable('balance_feature')} to another balance"
+        )
     if (fault := balance_feature_fault(settings, schema)) is not None:
         lines.append(fault)
     held = schema.features.get(settings.concurrency_feature)

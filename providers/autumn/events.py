@@ -193,13 +193,19 @@ def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
 def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
     """Return the deducted quantity by feature, in base units, from all senders.
 
-    Events of other senders may have fractions, so each sum is rounded at the end. Errors: Unreadable if an event's
-    charge is unknown.
+    Events of other senders may have fractions, so each sum is rounded at the end. If the charge of their event is
+    unknown, it is left out, unless Drawdown sends events of its feature too.
+
+    Errors: Unreadable if the charge of an event is unknown otherwise.
     """
     sums: dict[str, Decimal] = defaultdict(Decimal)
-    for event in events:
+    listed = list(events)
+    ours = {event.feature for event in listed if event.key is not None}
+    for event in listed:
         found = event.units(costs)
         if isinstance(found, Untold):
+            if event.feature not in ours:
+                continue
             raise Unreadable(f"an event of {event.feature}: {found.reason}")
         sums[event.feature] += found.quantity
     return {feature: int(total.to_integral_value()) for feature, total in sums.items()}

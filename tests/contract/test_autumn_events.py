@@ -198,6 +198,16 @@ def test_totals_sum_deductions_of_all_senders_in_range() -> None:
     assert isinstance(done(silent.totals("cus_1", WINDOW, WINDOW + 1)), ReadFailed)
 
 
+def test_totals_omit_unreadable_event_of_feature_that_drawdown_does_not_send() -> None:
+    """Else one such event of another program would keep all of the customer's days from being compared."""
+    theirs = without(event("b", properties=None, feature_id="other"), "deductions")
+    beside = stubbed(said(200, {"list": [event("a"), theirs], "next_cursor": None}))
+    assert done(beside.totals("cus_1", WINDOW, WINDOW + 1)) == {"compute": 7}
+    same = without(event("b", properties=None), "deductions")
+    mixed = stubbed(said(200, {"list": [event("a"), same], "next_cursor": None}))
+    assert isinstance(done(mixed.totals("cus_1", WINDOW, WINDOW + 1)), ReadFailed)
+
+
 def test_lookup_in_lagging_list_is_absent_and_in_faulty_list_fails_read() -> None:
     world = World({"reads_lag": 1.0}, seed=3)
     assert world.push() == Accepted()

@@ -378,6 +378,14 @@ def checked(features: Body, billed: list[str], controls: object = None) -> str:
     return "\n".join(done(stubbed(account(body, features)).check(billed, ["cus_1"])))
 
 
+def test_check_names_billed_feature_outside_the_credit_system_that_decides() -> None:
+    own = {"id": "tokens", "type": "metered", "consumable": True}
+    said_so = "not in credit system credits, whose balance alone decides about halts: tokens. Add each to it"
+    assert said_so in checked(credits(own, compute=3), ["compute", "tokens"])
+    assert said_so not in checked(credits(own, compute=3), ["compute"])
+    assert "decides about halts" not in checked(credits(compute=3, tokens=2), ["compute", "tokens"])
+
+
 def test_check_of_unusable_credit_costs_reports_each_feature() -> None:
     lines = checked(credits(compute=0, fine="1", small=1.5e-12, back=-2, good=0.0000000001), ["compute", "fine"])
     assert "feature compute costs 0 in credit system credits" in lines
@@ -391,7 +399,9 @@ def test_check_of_unusable_credit_costs_reports_each_feature() -> None:
 def test_check_of_features_without_balance_reports_line_per_customer() -> None:
     alone = [{"id": name, "type": "metered", "consumable": True} for name in ("one", "two")]
     lines = checked(credits(*alone, compute=3), ["compute", "one", "two"])
-    assert lines.startswith("customer cus_1 does not have a balance of one, two, so ") and "\n" not in lines
+    outside, without = lines.split("\n")
+    assert outside.endswith("to another balance") and "about halts: one, two." in outside
+    assert without.startswith("customer cus_1 does not have a balance of one, two, so ")
 
 
 def test_check_of_feature_in_two_credit_systems_or_seats_is_reported() -> None:
