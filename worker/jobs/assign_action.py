@@ -88,7 +88,7 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
 
     Errors: Refused if the assignment would halt it at once, or is invalid; UnknownId for an unknown id.
     """
-    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, declared=None)
+    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, declared=None, now_ms=by.now_ms)
     org, provider = wish.org_id, options.provider
     if candidate.already:
         latest = latest_biller(connection, org)

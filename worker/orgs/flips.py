@@ -24,7 +24,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS
+from drawdown.schema.units import EXEMPT_PROVIDERS, next_window
 from drawdown.worker.catalog.balance_parts import note_parts
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
@@ -73,7 +73,9 @@ def _chunk(
 ) -> Steps[list[Flip]]:
     declared = context.capabilities.get(options.provider)
     candidates: list[FlipCandidate] = yield Transaction(
-        "flip_candidates", partial(candidates_of, wishes=wishes, options=options, declared=declared), rollback=True
+        "flip_candidates",
+        partial(candidates_of, wishes=wishes, options=options, declared=declared, now_ms=by.now_ms),
+        rollback=True,
     )
     moving = [candidate.customer_id for candidate in candidates if not candidate.already]
     there = yield from _read(context, {options.provider: moving})
@@ -124,9 +126,15 @@ def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
 
 
 def candidates_of(
-    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, declared: Capabilities | None
+    connection: sa.Connection,
+    *,
+    wishes: Sequence[Wish],
+    options: FlipOptions,
+    declared: Capabilities | None,
+    now_ms: int,
 ) -> list[FlipCandidate]:
     found = []
+    start = next_window(now_ms) if options.from_ms is None else options.from_ms
     for wish in wishes:
         unknown = _unknown(connection, wish, options)
         latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
@@ -136,8 +144,8 @@ def candidates_of(
         elif latest is not None and latest.provider == options.provider:
             customer = latest.customer_id  # a customer that is not named stays the same
         same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
-        if same and options.from_ms is not None:
-            same = latest is not None and latest.start_ms <= options.from_ms
+        # An equal assignment that starts later does not bill the time before.
+        same = same and latest is not None and latest.start_ms <= start
         found.append(
             FlipCandidate(
                 wish,
