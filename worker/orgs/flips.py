@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -24,7 +24,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EXEMPT_PROVIDERS, next_window
+from drawdown.schema.units import EVER_MS, EXEMPT_PROVIDERS, next_window
 from drawdown.worker.catalog.balance_parts import note_parts
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
@@ -137,15 +137,16 @@ def candidates_of(
     start = next_window(now_ms) if options.from_ms is None else options.from_ms
     for wish in wishes:
         unknown = _unknown(connection, wish, options)
-        latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
+        latest = _latest(connection, wish.org_id)
         customer = wish.org_id if declared is None else declared.customer_of(wish.org_id)
         if wish.customer_id is not None:
             customer = wish.customer_id
         elif latest is not None and latest.provider == options.provider:
             customer = latest.customer_id  # a customer that is not named stays the same
         same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
-        # An equal assignment that starts later does not bill the time before.
-        same = same and latest is not None and latest.start_ms <= start
+        if same and latest is not None and latest.start_ms > start:  # it does not bill the time before
+            then = _latest(connection, wish.org_id, start)
+            same = then is not None and (then.provider, then.customer_id) == (options.provider, customer)
         found.append(
             FlipCandidate(
                 wish,
@@ -159,6 +160,11 @@ def candidates_of(
             )
         )
     return found
+
+
+def _latest(connection: sa.Connection, org_id: str, by_ms: int = EVER_MS) -> sa.Row[Any] | None:
+    """Return the latest assignment that starts at `by_ms` or earlier."""
+    return SQL.run(connection, "latest_assignment", {"org_id": org_id, "by_ms": by_ms}).one_or_none()
 
 
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
