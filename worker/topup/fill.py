@@ -11,8 +11,8 @@ A top-up begins whenever the credit is at or below the threshold, not only when 
 for the whole gap. A wallet has one open top-up at a time, which an index of the table enforces. Its id,
 `topup:{wallet}:{episode}`, is the payment's idempotency key. The id does not contain a quantity or an incarnation (P6).
 If a restored database counts an episode again, the service knows the id, and the lookup that comes first reports its
-outcome. A charge is claimed only if the wallet is still low, its terms are live, and top-ups are not stopped. Earlier
-calls must not have charged it.
+outcome. A charge is claimed only if the wallet is still low, its terms are live and still those of the charge, and
+top-ups are not stopped. Earlier calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
@@ -284,6 +284,31 @@ def _leave_unwanted(connection: sa.Connection, asks: Asks, values: dict[str, obj
         else:
             later_ms = max(int(row.last_ms or 0), lost_ms) + gone_ms
             SQL.run(connection, "doubt", {"topup": row.topup, "due_at_ms": later_ms})
+
+
+def leave_open(connection: sa.Connection, customer_id: str, now: int) -> str | None:
+    """Give up a wallet's open top-up if its charge was never sent.
+
+    If the charge may have been sent, Drawdown looks it up until its outcome is known, and this call returns the top-up.
+    Otherwise it returns None.
+
+    Call it with the wallet's terms locked, because terms are locked before top-ups.
+    """
+    row = SQL.run(connection, "open_of", {"customer_id": customer_id}).one_or_none()
+    if row is None:
+        return None
+    topup = str(row.topup)
+    if row.state == "due":
+        if not row.arrived and read_loss(connection) is None:
+            SQL.run(connection, "give_up", {"topup": topup, "now_ms": now})
+            return None
+        SQL.run(connection, "doubt", {"topup": topup, "due_at_ms": now})
+    return topup
+
+
+def count_in_flight(connection: sa.Connection) -> int:
+    """Return the number of top-ups that may still be paid and credited."""
+    return int(SQL.run(connection, "may_be_paid").scalar_one())
 
 
 def _topup(row: sa.Row[Any], loss: Loss | None, asks: Asks) -> Topup:
