@@ -26,6 +26,7 @@ from drawdown.worker.topup.fill import CHARGES_AT_ONCE, begin, fill
 from drawdown.worker.wallets.actions import grant, set_rate, take_back
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_payments import CAN, FakePayments
+from tests.integration.beside import Work, beside
 from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
 from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
@@ -226,7 +227,7 @@ def test_topup_due_when_stopped_is_given_up(purses: Purses) -> None:
     assert len(purses.pay.charges) == 1
 
 
-RIGHT = {"service_customer": "cus_right", "amount_micro": 10 * MICRO}
+RIGHT: dict[str, Any] = {"service_customer": "cus_right", "amount_micro": 10 * MICRO}
 
 
 @pytest.mark.both_databases
@@ -346,6 +347,49 @@ def test_topup_resolved_as_paid_is_credited(purses: Purses) -> None:
     purses.fill()
     purses.write(lambda c: said.resolve(c, "topup:acme:1", "pay_9", "their dashboard", purses.by))
     assert (purses.topups(), purses.credits()) == ([("topup:acme:1", "credited")], 20)
+
+
+def _two_in_doubt(purses: Purses) -> None:
+    """The charge of acme never arrived; that of other was paid as pay_1, without an answer."""
+    purses.pay.script.extend(["request_lost", "answer_lost"])
+    purses.set("other")
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "in_doubt"), ("topup:other:1", "in_doubt")]
+    assert [(one.charge_id, one.payment_id) for one in purses.pay.taken] == [("topup:other:1", "pay_1")]
+
+
+@pytest.mark.both_databases
+def test_topup_resolved_with_payment_of_other_topup_is_refused(purses: Purses) -> None:
+    _two_in_doubt(purses)
+
+    def resolve(topup: str) -> Work:
+        return lambda c: said.resolve(c, topup, "pay_1", "their dashboard", purses.by)
+
+    done, refused = beside(purses.engine, resolve("topup:other:1"), resolve("topup:acme:1"))
+    assert done == "credited"
+    assert isinstance(refused, Refused) and str(refused) == (
+        "cannot resolve topup:acme:1: topup:other:1 was already credited from the payment pay_1. Run `drawdown topup "
+        "show topup:other:1`"
+    )
+    assert purses.topups() == [("topup:acme:1", "in_doubt"), ("topup:other:1", "credited")]
+    assert judged(purses) == []
+
+
+@pytest.mark.both_databases
+def test_payment_that_person_gave_to_other_topup_is_not_credited_again(purses: Purses) -> None:
+    _two_in_doubt(purses)
+    purses.write(lambda c: said.resolve(c, "topup:acme:1", "pay_1", "their dashboard", purses.by))
+    purses.set("third")
+    purses.pay.script.extend(["answer_lost"])
+    purses.fill(0)
+    purses.fill(MINUTE_MS)
+    expected = [("topup:acme:1", "credited"), ("topup:other:1", "in_doubt"), ("topup:third:1", "credited")]
+    assert purses.topups() == expected, "the lookup of another wallet goes on"
+    ((answer, evidence),) = purses.rows("SELECT answer, evidence FROM topups WHERE topup = 'topup:other:1'")
+    assert answer == "other_content", "it is left to a person"
+    assert evidence == "paid as pay_1, but topup:acme:1 was already credited from this payment"
+    purses.write(lambda c: said.resolve(c, "topup:other:1", None, "acme's was not paid", purses.by))
+    assert purses.rows("SELECT COUNT(*) FROM ledger_entries WHERE kind = 'grant'") == [(2,)]
 
 
 def test_topup_resume_repeated_charges_once(purses: Purses) -> None:

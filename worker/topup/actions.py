@@ -33,7 +33,16 @@ from drawdown.schema.units import as_credits, counted_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
-from drawdown.worker.topup.fill import count_in_flight, credit, leave_open, money_of, rearm, tell_ends
+from drawdown.worker.topup.fill import (
+    PaymentUsed,
+    count_in_flight,
+    credit,
+    credited_once,
+    leave_open,
+    money_of,
+    rearm,
+    tell_ends,
+)
 from drawdown.worker.topup.lists import show_topup, switched
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -177,7 +186,8 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     Returns the new state. If a charge later proves to be paid, it is credited even then.
 
     Errors: UsageError for invalid evidence or an invalid payment id; UnknownId. Refused for a charge that is not in
-    doubt, unless it was given up and was paid as `payment_id`.
+    doubt, unless it was given up and was paid as `payment_id`. Refused for a payment that already credited another
+    top-up.
     """
     if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
         raise UsageError(f"invalid --evidence: expected 1 to {MAX_EVIDENCE_CHARS:,} characters that show the outcome")
@@ -194,7 +204,14 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     state = "given_up" if payment_id is None else "credited"
     answer = f"a person: {'absent' if payment_id is None else 'paid'}"
     values = {"topup": topup, "state": state, "payment_id": payment_id, "answer": answer, "evidence": evidence}
-    SQL.run(connection, "resolve", {**values, "at_ms": by.now_ms, "was": found.state})
+    try:
+        with credited_once(connection, topup, payment_id):
+            SQL.run(connection, "resolve", {**values, "at_ms": by.now_ms, "was": found.state})
+    except PaymentUsed as error:
+        raise Refused(
+            f"cannot resolve {topup}: {error.other} was already credited from the payment {payment_id}. Run `drawdown "
+            f"topup show {typed(error.other)}`"
+        ) from error
     if payment_id is not None:
         credit(connection, topup, customer_id, found.credits_micro, by.now_ms, evidence)
         mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)

@@ -183,6 +183,12 @@ UPDATE topups SET state = :state, due_at_ms = :due_at_ms, answer = :answer, evid
     asked_ms = COALESCE(CAST(:asked_ms AS BIGINT), asked_ms)
 WHERE topup = :topup AND {where} RETURNING topup
 
+-- name: credited_from
+-- The other top-up of the same service that this payment credited.
+SELECT o.topup FROM topups p JOIN topups o ON o.service = p.service AND o.payment_id = :payment_id
+    AND o.topup <> p.topup
+WHERE p.topup = :topup
+
 -- name: if_not_credited
 -- A paid top-up is credited, with any former state except a shadow.
 state NOT IN ('credited', 'shadow')
