@@ -22,7 +22,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.jobs.job_payloads import TopupJob
 from drawdown.worker.jobs.queue import place
 from drawdown.worker.topup import actions as topups
-from drawdown.worker.topup.actions import Mode, Terms, TermsChange, require_only_one
+from drawdown.worker.topup.actions import Mode, Terms, TermsChange, in_flight, require_only_one
 from drawdown.worker.topup.fill import Filled, fill
 from drawdown.worker.topup.lists import (
     LISTS,
@@ -59,7 +59,8 @@ def set_(
 ) -> None:
     """Set the automatic top-up of a wallet.
 
-    Drawdown resets the count of declines, because the customer or card may have changed.
+    Drawdown resets the count of declines, because the customer or card may have changed. If the terms change, Drawdown
+    gives up an unsent top-up, and names an open top-up that may still be paid.
     """
     app: App = context.obj
     terms = Terms(
@@ -81,11 +82,12 @@ def set_(
     said = app.write(lambda c: topups.set_terms(c, wallet, terms, can, by, new=new))
     before = "before: none" if said.was is None else f"before: {_in_words(said.was)}"
     dormant = app.payments.services[service].dormant
-    waits = [] if dormant is None or shadow else [f"Drawdown does not charge yet: {dormant}"]
+    more = [] if dormant is None or shadow else [f"Drawdown does not charge yet: {dormant}"]
+    more += [in_flight(said.open_topup)] if said.open_topup else []
     show(
         app,
-        {"customer_id": wallet, "terms": terms, "was": said.was},
-        [f"{wallet}: {_in_words(terms)}; {before}", *waits],
+        {"customer_id": wallet, "terms": terms, "was": said.was, "open_topup": said.open_topup},
+        [f"{wallet}: {_in_words(terms)}; {before}", *more],
     )
 
 
@@ -203,7 +205,9 @@ def _set_mode(app: App, wallet: str, mode: Mode, actor: str | None, reason: str)
         lines.append(
             f"the top-ups stopped: {said.blocked_reason}. To resume them, run `drawdown topup resume {typed(wallet)}`"
         )
-    show(app, {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}, lines)
+    lines += [in_flight(said.open_topup)] if said.open_topup else []
+    result = {"customer_id": wallet, "mode": mode, "was": said.was.mode, "blocked": said.blocked_reason}
+    show(app, {**result, "open_topup": said.open_topup}, lines)
 
 
 def _in_words(terms: Terms) -> str:

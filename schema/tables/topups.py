@@ -9,6 +9,7 @@ from drawdown.schema.tables.columns import Big, id_column, metadata, ms_column, 
 
 _OPEN_STATES = "state IN ('due', 'sending', 'in_doubt')"
 _OPEN = sa.text(_OPEN_STATES)
+_PAID = sa.text("payment_id IS NOT NULL")
 
 topup_terms = sa.Table(
     "topup_terms",
@@ -80,6 +81,7 @@ topups = sa.Table(
         "credits_micro > 0 AND money_minor > 0 AND episode > 0 AND begun_ms <= at_ms", name="topups_sane"
     ),
     sa.Index("topups_one_open", "customer_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    sa.Index("topups_one_payment", "service", "payment_id", unique=True, sqlite_where=_PAID, postgresql_where=_PAID),
     sa.Index("topups_by_due", "service", "due_at_ms", sqlite_where=_OPEN, postgresql_where=_OPEN),
     sa.Index("topups_by_wallet", "customer_id", "at_ms"),
     sa.Index("topups_by_end", "ended_ms"),

@@ -112,7 +112,7 @@ def _paid_by_doubt() -> None:
     original = topup_fill.end_of_charge
 
     def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> Any:
-        paid = Payment("pi_1", found.charge.amount, found.charge.currency)
+        paid = Payment(f"pi_1:{found.charge.charge_id}", found.charge.amount, found.charge.currency)
         return original(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
     vars(topup_fill)["end_of_charge"] = end_of_charge

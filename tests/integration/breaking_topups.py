@@ -50,6 +50,12 @@ TOPUPS = {
         "topup:filled:2 charges 1999 for 20, which does not match 100000000 a credit",
         f"UPDATE topups SET money_minor = 1999 WHERE {_PAID}",
     ),
+    "a payment that credited two top-ups": _of(
+        "topup:filled:2 and topup:filled:1 are credited from the same payment pay_1 of fake",
+        "DROP INDEX topups_one_payment",
+        f"UPDATE topups SET state = 'credited', payment_id = (SELECT payment_id FROM topups WHERE {_PAID}) "
+        "WHERE topup = 'topup:filled:1'",
+    ),
     "more than its cap": _of(
         "topup:filled:2 is number 2 of a day and 2 of 30 days, but its terms allowed 1 and 20",
         f"UPDATE topups SET max_day = 1 WHERE {_PAID}",

@@ -98,7 +98,7 @@ def a_doubt_that_is_paid(patch: pytest.MonkeyPatch) -> None:
     real = fill.end_of_charge
 
     def planted(found: fill.Topup, result: ChargeResult, now_ms: int) -> End:
-        paid = Payment("pay_x", found.charge.amount, found.charge.currency)
+        paid = Payment(f"pay_x:{found.charge.charge_id}", found.charge.amount, found.charge.currency)
         return real(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
     patch.setattr("drawdown.worker.topup.fill.end_of_charge", planted)

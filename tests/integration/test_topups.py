@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.payments.protocol import Charge, InDoubt
 from drawdown.schema.database import write
+from drawdown.schema.declare import Invocation
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.engine import runner
@@ -20,10 +22,11 @@ from drawdown.worker.executions.request import Request
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.tick import tick
 from drawdown.worker.topup import actions as said
-from drawdown.worker.topup.fill import CHARGES_AT_ONCE, fill
+from drawdown.worker.topup.fill import CHARGES_AT_ONCE, begin, fill
 from drawdown.worker.wallets.actions import grant, set_rate, take_back
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_payments import CAN, FakePayments
+from tests.integration.beside import Work, beside
 from tests.integration.topping import HOUR_MS, TERMS, Purses, flat, judged
 from tests.sqlite_databases import fresh
 from tests.world import T0, Fleet
@@ -224,6 +227,72 @@ def test_topup_due_when_stopped_is_given_up(purses: Purses) -> None:
     assert len(purses.pay.charges) == 1
 
 
+RIGHT: dict[str, Any] = {"service_customer": "cus_right", "amount_micro": 10 * MICRO}
+
+
+@pytest.mark.both_databases
+def test_unsent_topup_of_former_terms_is_given_up_and_not_charged(purses: Purses) -> None:
+    purses.pay.script.extend(["not_sent"])
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "due")]
+    assert purses.change(**RIGHT).open_topup is None
+    purses.fill(2 * HOUR_MS)
+    assert purses.topups() == [("topup:acme:1", "given_up"), ("topup:acme:2", "credited")]
+    assert [(one.customer_id, one.amount) for one in purses.pay.taken] == [("cus_right", 1_000)]
+    assert judged(purses) == []
+
+
+def test_unsent_topup_of_unconfigured_service_does_not_block_new_terms(purses: Purses) -> None:
+    purses.set(service="old")
+    purses.write(lambda c: begin(c, ready=["old"], now=purses.clock.at_ms, witness=None))
+    assert purses.change(service="fake").open_topup is None
+    assert purses.fill().credited == 1
+    assert purses.topups() == [("topup:acme:1", "given_up"), ("topup:acme:2", "credited")]
+
+
+def test_unsent_topup_of_same_terms_set_again_is_charged(purses: Purses) -> None:
+    """A program that sets the terms each day uses up no cap."""
+    purses.pay.script.extend(["not_sent"])
+    purses.fill()
+    purses.set()
+    purses.fill(2 * HOUR_MS)
+    assert purses.topups() == [("topup:acme:1", "credited")]
+
+
+def test_sent_topup_of_former_terms_is_named_and_not_sent_again(purses: Purses) -> None:
+    purses.pay.script.extend(["request_lost"])
+    purses.fill()
+    changed = purses.change(**RIGHT)
+    assert changed.open_topup == "topup:acme:1"
+    purses.settle()
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "given_up"), ("topup:acme:2", "credited")]
+    assert [one.customer_id for one in purses.pay.taken] == ["cus_right"]
+    assert (purses.pay.charges, judged(purses)) == (["topup:acme:1", "topup:acme:2"], [])
+
+
+def test_unsent_topup_after_lost_history_is_in_doubt_at_new_terms(purses: Purses) -> None:
+    _restored(purses, Purses(fresh()), 3 * DAY_MS)
+    purses.write(lambda c: begin(c, ready=["fake"], now=purses.clock.at_ms, witness=None))
+    assert purses.topups() == [("topup:acme:1", "due")]
+    assert purses.change(**RIGHT).open_topup == "topup:acme:1", "the lost history may have sent it"
+    assert purses.topups() == [("topup:acme:1", "in_doubt")]
+    assert purses.fill().credited == 1
+
+
+@pytest.mark.parametrize("fault", ["not_sent", "request_lost"])
+@pytest.mark.parametrize("customer_id", ["acme", None])
+def test_topup_stop_states_charge_that_may_still_be_paid(purses: Purses, fault: str, customer_id: str | None) -> None:
+    purses.pay.script.extend([fault])
+    purses.fill()
+    stop: Any = next(one for one in said.ACTIONS if one.name == "topup stop")
+    asked = Invocation(purses.by)
+    done = purses.write(lambda c: stop.do(c, asked, customer_id, all_=customer_id is None))
+    sent = fault != "not_sent"
+    assert (done.open_topups, done.open_topup) == (int(sent), "topup:acme:1" if sent and customer_id else None)
+    assert ("may still be paid and credited" in stop.says(done)) == sent
+
+
 def test_topup_in_doubt_when_stopped_is_looked_up_until_given_up(purses: Purses) -> None:
     purses.pay.script.extend(["request_lost"])
     purses.fill()
@@ -278,6 +347,49 @@ def test_topup_resolved_as_paid_is_credited(purses: Purses) -> None:
     purses.fill()
     purses.write(lambda c: said.resolve(c, "topup:acme:1", "pay_9", "their dashboard", purses.by))
     assert (purses.topups(), purses.credits()) == ([("topup:acme:1", "credited")], 20)
+
+
+def _two_in_doubt(purses: Purses) -> None:
+    """The charge of acme never arrived; that of other was paid as pay_1, without an answer."""
+    purses.pay.script.extend(["request_lost", "answer_lost"])
+    purses.set("other")
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "in_doubt"), ("topup:other:1", "in_doubt")]
+    assert [(one.charge_id, one.payment_id) for one in purses.pay.taken] == [("topup:other:1", "pay_1")]
+
+
+@pytest.mark.both_databases
+def test_topup_resolved_with_payment_of_other_topup_is_refused(purses: Purses) -> None:
+    _two_in_doubt(purses)
+
+    def resolve(topup: str) -> Work:
+        return lambda c: said.resolve(c, topup, "pay_1", "their dashboard", purses.by)
+
+    done, refused = beside(purses.engine, resolve("topup:other:1"), resolve("topup:acme:1"))
+    assert done == "credited"
+    assert isinstance(refused, Refused) and str(refused) == (
+        "cannot resolve topup:acme:1: topup:other:1 was already credited from the payment pay_1. Run `drawdown topup "
+        "show topup:other:1`"
+    )
+    assert purses.topups() == [("topup:acme:1", "in_doubt"), ("topup:other:1", "credited")]
+    assert judged(purses) == []
+
+
+@pytest.mark.both_databases
+def test_payment_that_person_gave_to_other_topup_is_not_credited_again(purses: Purses) -> None:
+    _two_in_doubt(purses)
+    purses.write(lambda c: said.resolve(c, "topup:acme:1", "pay_1", "their dashboard", purses.by))
+    purses.set("third")
+    purses.pay.script.extend(["answer_lost"])
+    purses.fill(0)
+    purses.fill(MINUTE_MS)
+    expected = [("topup:acme:1", "credited"), ("topup:other:1", "in_doubt"), ("topup:third:1", "credited")]
+    assert purses.topups() == expected, "the lookup of another wallet goes on"
+    ((answer, evidence),) = purses.rows("SELECT answer, evidence FROM topups WHERE topup = 'topup:other:1'")
+    assert answer == "other_content", "it is left to a person"
+    assert evidence == "paid as pay_1, but topup:acme:1 was already credited from this payment"
+    purses.write(lambda c: said.resolve(c, "topup:other:1", None, "acme's was not paid", purses.by))
+    assert purses.rows("SELECT COUNT(*) FROM ledger_entries WHERE kind = 'grant'") == [(2,)]
 
 
 def test_topup_resume_repeated_charges_once(purses: Purses) -> None:

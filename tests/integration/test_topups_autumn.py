@@ -144,6 +144,26 @@ def test_topup_start_or_resume_is_refused_if_autumn_tops_up(
     assert (len(account.books.taken), account.books.doubles()) == (1, [])
 
 
+def test_topup_set_and_stop_name_charge_that_may_still_be_paid(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = URL.format(tmp_path)
+    engine = connect(url)
+    upgrade(engine)
+    account = Account(engine)
+    services = PaymentServices({"autumn": account.service})
+    monkeypatch.setattr(App, "payments", property(lambda _: services))
+    account.autumn.faults.rates = {"answer_lost": 1.0}
+    account.fill()
+    account.autumn.faults.rates = {}
+    setting = "set acme --below 5 --amount 10 --price 100 --currency usd --customer cus_acme --most 10000 --new"
+    for words in (f"{setting} --service autumn", "start acme --shadow", "stop acme"):
+        status = run(["--database-url", url, "--at", "2026-01-01T00:00:00Z", "topup", *words.split()])
+        done = capsys.readouterr()
+        line = "the charge of topup:acme:1 may still be paid and credited. Run `drawdown topup show topup:acme:1`"
+        assert (status, line in done.out) == (0, True), (words, done)
+
+
 def test_topup_start_and_resume_queue_only_if_allowed(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

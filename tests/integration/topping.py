@@ -29,7 +29,7 @@ from drawdown.worker.engine.effects import (
     Transaction,
 )
 from drawdown.worker.topup import actions as said
-from drawdown.worker.topup.actions import Terms
+from drawdown.worker.topup.actions import Terms, TermsChange
 from drawdown.worker.topup.fill import MOST_DECLINES, Filled, fill
 from drawdown.worker.wallets.actions import grant, set_rate
 from tests.fake_payments import CAN, FakePayments
@@ -78,6 +78,10 @@ class Purses:
     def set(self, customer: str = "acme", **changes: Any) -> None:
         terms = replace(TERMS, **{"service_customer": f"cus_{customer}", **changes})
         self.write(lambda c: said.set_terms(c, customer, terms, CAN, self.by, new=True))
+
+    def change(self, customer: str = "acme", **changes: Any) -> TermsChange:
+        terms = self.write(lambda c: said.require_terms(c, customer))
+        return self.write(lambda c: said.set_terms(c, customer, replace(terms, **changes), CAN, self.by, new=True))
 
     def resume(self, customer: str = "acme") -> None:
         self.write(lambda c: said.resume(c, customer, self.by))

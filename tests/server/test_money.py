@@ -188,7 +188,14 @@ def test_topups_over_http_are_stopped_and_listed(shop: House) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         dry = await done(app, "/topups/stop", {"customer_id": "acme", "dry_run": True})
         assert {"name": "Mode", "before": "live", "after": "stopped"} in dry["facts"]
-        stopped = {"customer_id": "acme", "is_stopped": True, "was": "live", "blocked": None}
+        stopped = {
+            "customer_id": "acme",
+            "is_stopped": True,
+            "was": "live",
+            "blocked": None,
+            "open_topups": 0,
+            "open_topup": None,
+        }
         assert (await done(bound, "/topups/stop", {})) == stopped
         assert [one["mode"] for one in (await seen(app, "/topups?customer_id=acme"))["wallets"]] == ["stopped"]
         assert wrong_at(await send(app, "/topups/stop", {})) == "customer_id"

@@ -45,7 +45,7 @@ def test_topup_jobs_for_new_card_and_start_do_not_charge_twice(seed: int, monkey
 
 
 def a_doubt_that_is_paid(found: settling.Topup, result: ChargeResult, now_ms: int) -> End:
-    paid = Payment("pay_x", found.charge.amount, found.charge.currency)
+    paid = Payment(f"pay_x:{found.charge.charge_id}", found.charge.amount, found.charge.currency)
     return _end(found, paid if isinstance(result, InDoubt) else result, now_ms)
 
 

@@ -4,8 +4,9 @@ They set terms, stop or start top-ups, resume them after a change of the card, o
 
 Guarantee: this module does not charge a card. If the payment service would refuse the terms, or their charges could not
 fill a wallet, the terms are refused at once. If a payment service can fill its customers' balances itself, Drawdown
-first asks it, because only the service or Drawdown may fill a wallet. A person must give evidence for the outcome of a
-charge. If the outcome is paid, the same transaction credits it.
+first asks it, because only the service or Drawdown may fill a wallet. If terms change or top-ups stop, an unsent top-up
+is given up. A person must give evidence for the outcome of a charge. If the outcome is paid, the same transaction
+credits it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ from drawdown.schema.units import as_credits, counted_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
-from drawdown.worker.topup.fill import credit, money_of, rearm, tell_ends
+from drawdown.worker.topup.fill import (
+    PaymentUsed,
+    count_in_flight,
+    credit,
+    credited_once,
+    leave_open,
+    money_of,
+    rearm,
+    tell_ends,
+)
 from drawdown.worker.topup.lists import show_topup, switched
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -83,6 +93,8 @@ class TermsChange:
     was: Terms | None
     blocked_reason: str | None = None
     """The reason why top-ups had stopped before (None: they had not stopped)."""
+    open_topup: str | None = None
+    """The open top-up that may still be paid by the former terms, and then credited (None: there is none)."""
 
 
 def set_terms(
@@ -90,7 +102,8 @@ def set_terms(
 ) -> TermsChange:
     """Set the terms of a wallet's top-ups.
 
-    If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card.
+    If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card. If
+    the terms differ from those before, an unsent top-up is given up.
 
     Errors: UsageError for invalid terms. Refused for a wallet with a balance that a provider keeps. Unless `new`,
     UsageError also for another currency than before, or for a currency that the service is not known to take. Unless
@@ -112,14 +125,16 @@ def set_terms(
     said = {"customer_id": customer_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "set", {**asdict(terms), **said})
     SQL.run(connection, "end_shadows", said)
+    was, blocked = _before(row)
+    left = None if was in (None, terms) else leave_open(connection, customer_id, by.now_ms)
     record(connection, "topup_set", customer_id, asdict(terms), by)
-    return TermsChange(terms, *_before(row))
+    return TermsChange(terms, was, blocked, left)
 
 
 def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) -> TermsChange:
     """Stop, start or shadow one wallet's top-ups.
 
-    Charges in doubt are still looked up. Errors: UnknownId.
+    An unsent top-up is given up, unless the mode is live. Charges in doubt are still looked up. Errors: UnknownId.
     """
     row = _require_terms(connection, customer_id)
     terms, blocked = _before(row)
@@ -127,8 +142,9 @@ def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) ->
     said = {"customer_id": customer_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "set_mode", {**said, "mode": mode})
     SQL.run(connection, "end_shadows", said)
+    left = None if mode == "live" else leave_open(connection, customer_id, by.now_ms)
     record(connection, "topup_mode", customer_id, {"mode": mode, "was": terms.mode}, by)
-    return TermsChange(replace(terms, mode=mode), terms, blocked)
+    return TermsChange(replace(terms, mode=mode), terms, blocked, left)
 
 
 def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
@@ -170,7 +186,8 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     Returns the new state. If a charge later proves to be paid, it is credited even then.
 
     Errors: UsageError for invalid evidence or an invalid payment id; UnknownId. Refused for a charge that is not in
-    doubt, unless it was given up and was paid as `payment_id`.
+    doubt, unless it was given up and was paid as `payment_id`. Refused for a payment that already credited another
+    top-up.
     """
     if not 0 < len(evidence.strip()) <= MAX_EVIDENCE_CHARS:
         raise UsageError(f"invalid --evidence: expected 1 to {MAX_EVIDENCE_CHARS:,} characters that show the outcome")
@@ -187,7 +204,14 @@ def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evide
     state = "given_up" if payment_id is None else "credited"
     answer = f"a person: {'absent' if payment_id is None else 'paid'}"
     values = {"topup": topup, "state": state, "payment_id": payment_id, "answer": answer, "evidence": evidence}
-    SQL.run(connection, "resolve", {**values, "at_ms": by.now_ms, "was": found.state})
+    try:
+        with credited_once(connection, topup, payment_id):
+            SQL.run(connection, "resolve", {**values, "at_ms": by.now_ms, "was": found.state})
+    except PaymentUsed as error:
+        raise Refused(
+            f"cannot resolve {topup}: {error.other} was already credited from the payment {payment_id}. Run `drawdown "
+            f"topup show {typed(error.other)}`"
+        ) from error
     if payment_id is not None:
         credit(connection, topup, customer_id, found.credits_micro, by.now_ms, evidence)
         mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
@@ -332,13 +356,16 @@ class TopupStopped:
 
     `is_stopped`: they are stopped now. `was`: the wallet's mode before, or the actor and reason of the former stop of
     all top-ups (null: they were not stopped). `blocked`: the reason why the wallet's top-ups had stopped themselves
-    (null: they had not, or the stop is of all top-ups).
+    (null: they had not, or the stop is of all top-ups). `open_topups`: the number of top-ups that may still be
+    paid and credited. `open_topup`: that of the wallet (null: there is none, or the stop is of all top-ups).
     """
 
     customer_id: str | None
     is_stopped: bool
     was: str | None
     blocked: str | None
+    open_topups: int
+    open_topup: str | None
 
 
 def _stop(
@@ -352,7 +379,8 @@ def _stop(
     if (customer_id is None) != all_:
         raise UsageError("specify either a customer or --all", at="customer_id")
     if customer_id is None:
-        return TopupStopped(None, not undo, switch(connection, asked.by, stopped=not undo), None)
+        was = switch(connection, asked.by, stopped=not undo)
+        return TopupStopped(None, not undo, was, None, count_in_flight(connection), None)
     if undo:
         raise UsageError(
             "--undo needs --all. To start the top-ups of one wallet again, run "
@@ -361,16 +389,25 @@ def _stop(
         )
     said = set_mode(connection, customer_id, "stopped", asked.by)
     assert said.was is not None
-    return TopupStopped(customer_id, True, said.was.mode, said.blocked_reason)
+    left = said.open_topup
+    return TopupStopped(customer_id, True, said.was.mode, said.blocked_reason, int(left is not None), left)
 
 
 def _stopped(done: TopupStopped) -> str:
     if done.customer_id is None:
         before = "not stopped" if done.was is None else f"stopped by {done.was}"
-        return (
-            f"{'automatic top-ups are stopped' if done.is_stopped else 'automatic top-ups continue'}; before: {before}"
-        )
-    return f"{done.customer_id}: stopped; before: {done.was}"
+        if not done.is_stopped:
+            return f"automatic top-ups continue; before: {before}"
+        count = counted(done.open_topups, "charge")
+        left = f"; {count} may still be paid and credited. Run `drawdown topup list`" if done.open_topups else ""
+        return f"automatic top-ups are stopped; before: {before}{left}"
+    left = f"; {in_flight(done.open_topup)}" if done.open_topup else ""
+    return f"{done.customer_id}: stopped; before: {done.was}{left}"
+
+
+def in_flight(topup: str) -> str:
+    """Return a text about an open top-up that may have been sent."""
+    return f"the charge of {topup} may still be paid and credited. Run `drawdown topup show {typed(topup)}`"
 
 
 def _facts_of_stop(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:

@@ -11,17 +11,19 @@ A top-up begins whenever the credit is at or below the threshold, not only when 
 for the whole gap. A wallet has one open top-up at a time, which an index of the table enforces. Its id,
 `topup:{wallet}:{episode}`, is the payment's idempotency key. The id does not contain a quantity or an incarnation (P6).
 If a restored database counts an episode again, the service knows the id, and the lookup that comes first reports its
-outcome. A charge is claimed only if the wallet is still low, its terms are live, and top-ups are not stopped. Earlier
-calls must not have charged it.
+outcome. A charge is claimed only if the wallet is still low, its terms are live and still those of the charge, and
+top-ups are not stopped. Earlier calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
-recorded even if the claim has expired. Any other answer is recorded only by the claim's worker.
+recorded even if the claim has expired. Any other answer is recorded only by the claim's worker. A payment credits one
+top-up. If a person recorded it for another top-up, the charge stays in doubt until a person decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -42,7 +44,16 @@ from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import ChargeMoney, LookUpMoney, Over, RunTogether, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, require_same
-from drawdown.worker.topup.outcome import HOUR_MS, Calls, End, Loss, of_answer, of_not_found, of_not_sent
+from drawdown.worker.topup.outcome import (
+    HOUR_MS,
+    Calls,
+    End,
+    Loss,
+    of_answer,
+    of_not_found,
+    of_not_sent,
+    of_used_payment,
+)
 from drawdown.worker.verdict.holds import shrink_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
@@ -286,6 +297,31 @@ def _leave_unwanted(connection: sa.Connection, asks: Asks, values: dict[str, obj
             SQL.run(connection, "doubt", {"topup": row.topup, "due_at_ms": later_ms})
 
 
+def leave_open(connection: sa.Connection, customer_id: str, now: int) -> str | None:
+    """Give up a wallet's open top-up if its charge was never sent.
+
+    If the charge may have been sent, Drawdown looks it up until its outcome is known, and this call returns the top-up.
+    Otherwise it returns None.
+
+    Call it with the wallet's terms locked, because terms are locked before top-ups.
+    """
+    row = SQL.run(connection, "open_of", {"customer_id": customer_id}).one_or_none()
+    if row is None:
+        return None
+    topup = str(row.topup)
+    if row.state == "due":
+        if not row.arrived and read_loss(connection) is None:
+            SQL.run(connection, "give_up", {"topup": topup, "now_ms": now})
+            return None
+        SQL.run(connection, "doubt", {"topup": topup, "due_at_ms": now})
+    return topup
+
+
+def count_in_flight(connection: sa.Connection) -> int:
+    """Return the number of top-ups that may still be paid and credited."""
+    return int(SQL.run(connection, "may_be_paid").scalar_one())
+
+
 def _topup(row: sa.Row[Any], loss: Loss | None, asks: Asks) -> Topup:
     charge = Charge(
         row.topup, row.service_customer, row.money_minor, row.currency, description(row.credits_micro), row.begun_ms
@@ -374,10 +410,10 @@ def settle(
     for found, end in sorted(ends, key=lambda one: one[0].charge.charge_id):
         if asked_ms is None:
             _finish_attempt(connection, found, end, now)
-        changed = _write(connection, found, end, claim, now, asked_ms)
-        if changed:
-            _follow(connection, found, end, now)
-        done.append(Settled(found, end, changed))
+        one = _record(connection, found, end, claim, now, asked_ms)
+        if one.changed:
+            _follow(connection, found, one.end, now)
+        done.append(one)
     credited = sorted({one.topup.customer_id for one in done if one.changed and one.end.state == "credited"})
     mark_for_projection(connection, orgs_of(connection, credited), now)
     ended = [one.topup.charge.charge_id for one in done if one.changed and one.end.ended]
@@ -388,6 +424,15 @@ def settle(
 def _finish_attempt(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
     values = {"topup": found.charge.charge_id, "attempt": found.attempt, "now_ms": now}
     SQL.run(connection, "finish_attempt", {**values, "answer": end.answer, "said": _brief(end.detail)})
+
+
+def _record(connection: sa.Connection, found: Topup, end: End, claim: str, now: int, asked_ms: int | None) -> Settled:
+    try:
+        with credited_once(connection, found.charge.charge_id, end.payment_id):
+            return Settled(found, end, _write(connection, found, end, claim, now, asked_ms))
+    except PaymentUsed as error:
+        end = of_used_payment(error.payment_id, error.other, now)
+        return Settled(found, end, _write(connection, found, end, claim, now, asked_ms))
 
 
 def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: int, asked_ms: int | None) -> bool:
@@ -421,6 +466,35 @@ def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None
             blocks = f"{declines} declines in a row, the last: {end.detail}"
     if blocks is not None:
         SQL.run(connection, "block", {**wallet_of, "now_ms": now, "reason": _brief(blocks)})
+
+
+class PaymentUsed(Exception):
+    """The payment already credited another top-up (`other`) of the same service."""
+
+    def __init__(self, payment_id: str, other: str) -> None:
+        super().__init__(f"{payment_id} already credited {other}")
+        self.payment_id, self.other = payment_id, other
+
+
+@contextmanager
+def credited_once(connection: sa.Connection, topup: str, payment_id: str | None) -> Iterator[None]:
+    """Undo the statements in this block if the payment already credited another top-up.
+
+    An index of the table decides, so this is safe while another transaction records the same payment. `payment_id`
+    None: the block does not record a payment. Errors: PaymentUsed, after which the transaction can continue.
+    """
+    if payment_id is None:
+        yield
+        return
+    try:
+        with connection.begin_nested():
+            yield
+    except sa.exc.IntegrityError as error:
+        values = {"topup": topup, "payment_id": payment_id}
+        other = SQL.run(connection, "credited_from", values).scalar_one_or_none()
+        if other is None:
+            raise
+        raise PaymentUsed(payment_id, str(other)) from error
 
 
 def credit(connection: sa.Connection, topup: str, customer_id: str, credits_micro: int, now: int, said: str) -> None:

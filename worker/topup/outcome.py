@@ -113,6 +113,15 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
     return None
 
 
+def of_used_payment(payment_id: str, other: str, now_ms: int) -> End:
+    """Return the state after an answer with a payment that already credited another top-up.
+
+    A person gave that top-up the payment, so a person must decide.
+    """
+    said = f"paid as {payment_id}, but {other} was already credited from this payment"
+    return End("in_doubt", "other_content", said, now_ms + PERSON_WAIT_MS)
+
+
 def of_not_sent(result: NotSent, lookups: int, now_ms: int, *, arrived: bool) -> End:
     """Return the state after a call that was not sent.
 

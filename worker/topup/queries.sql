@@ -40,6 +40,11 @@ COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.cust
 -- name: is_wanted
 t.mode = 'live' AND t.blocked_ms IS NULL AND {available} <= t.threshold_micro AND {is_on}
 
+-- name: is_current
+-- The terms still name the customer, price and currency of the top-up `p`, and allow its charge.
+p.service = t.service AND p.service_customer = t.service_customer AND p.price_minor = t.price_minor
+    AND p.currency = t.currency AND p.money_minor <= t.most_minor
+
 -- name: wants
 SELECT 1 FROM topup_terms t WHERE t.customer_id = :customer_id AND {is_wanted}
 
@@ -106,8 +111,18 @@ EXISTS (SELECT 1 FROM topup_attempts x WHERE x.topup = p.topup AND {may_have_arr
 SELECT p.topup, {arrived} AS arrived, COALESCE(p.asked_ms, 0) AS asked_ms,
     (SELECT MAX(x.started_ms) FROM topup_attempts x WHERE x.topup = p.topup AND {may_have_arrived}) AS last_ms
 FROM topups p JOIN topup_terms t ON t.customer_id = p.customer_id
-WHERE p.service = :service AND p.state IN {open} AND p.state = 'due' AND {of_those} AND NOT ({is_wanted})
+WHERE p.service = :service AND p.state IN {open} AND p.state = 'due' AND {of_those}
+    AND NOT ({is_wanted} AND {is_current})
 ORDER BY p.topup LIMIT :at_most {skip_topups}
+
+-- name: open_of
+-- The open top-up of a wallet. A claim that is not committed yet is waited for, and its state is read.
+SELECT p.topup, p.state, {arrived} AS arrived FROM topups p
+WHERE p.customer_id = :customer_id AND p.state IN {open} {for_update}
+
+-- name: may_be_paid
+-- The number of open top-ups, without those that were never sent.
+SELECT COUNT(*) FROM topups p WHERE p.state IN {open} AND (p.state <> 'due' OR {arrived})
 
 -- name: give_up
 UPDATE topups SET state = 'given_up', ended_ms = :now_ms, evidence = 'the top-up was no longer needed', claim_owner = NULL
@@ -126,7 +141,7 @@ UPDATE topups SET state = 'sending', claim_owner = :claim_owner, due_at_ms = :le
 FROM (
     SELECT p.topup FROM topups p JOIN topup_terms t ON t.customer_id = p.customer_id
     WHERE p.service = :service AND p.state IN {open} AND p.state = 'due' AND p.due_at_ms <= :now_ms
-        AND {of_those} AND {is_wanted} AND {is_proven}
+        AND {of_those} AND {is_wanted} AND {is_current} AND {is_proven}
     ORDER BY p.due_at_ms, p.topup LIMIT :at_most {skip_topups}) x
 WHERE topups.topup = x.topup
 
@@ -167,6 +182,12 @@ UPDATE topups SET state = :state, due_at_ms = :due_at_ms, answer = :answer, evid
     payment_id = :payment_id, ended_ms = CASE WHEN :ended = 1 THEN :now_ms ELSE ended_ms END, claim_owner = NULL,
     asked_ms = COALESCE(CAST(:asked_ms AS BIGINT), asked_ms)
 WHERE topup = :topup AND {where} RETURNING topup
+
+-- name: credited_from
+-- The other top-up of the same service that this payment credited.
+SELECT o.topup FROM topups p JOIN topups o ON o.service = p.service AND o.payment_id = :payment_id
+    AND o.topup <> p.topup
+WHERE p.topup = :topup
 
 -- name: if_not_credited
 -- A paid top-up is credited, with any former state except a shadow.

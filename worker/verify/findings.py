@@ -395,6 +395,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         12,
         "{topup} charges {money_minor} for {credits_micro}, which does not match {price_minor} a credit",
     ),
+    "payment_twice": (12, "{topup} and {other} are credited from the same payment {payment_id} of {service}"),
     "topup_cap": (
         12,
         "{topup} is number {day} of a day and {month} of 30 days, but its terms allowed {max_day} and {max_month}",

@@ -45,6 +45,11 @@ FROM topups p
 WHERE CAST(p.money_minor AS NUMERIC) * 1000000 < CAST(p.credits_micro AS NUMERIC) * p.price_minor
     OR CAST(p.money_minor - 1 AS NUMERIC) * 1000000 >= CAST(p.credits_micro AS NUMERIC) * p.price_minor
 
+-- name: paid_again
+-- A payment credits one top-up of its service.
+SELECT 'payment_twice' AS what, {owner}, {no_window}, p.topup, p.payment_id, p.service, o.topup AS other
+FROM topups p JOIN topups o ON o.service = p.service AND o.payment_id = p.payment_id AND o.topup < p.topup
+
 -- name: capped
 -- The number of top-ups up to it within a day, and within 30 days, is at most that of its terms. They are ordered by
 -- episode, because clocks differ.

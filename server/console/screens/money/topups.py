@@ -104,7 +104,8 @@ def _mode(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _shadow(connection: sa.Connection, doing: Doing) -> ActionResult:
     said = topups.set_mode(connection, doing.text("id"), "shadow", doing.by)
     assert said.was is not None
-    return ActionResult(f"{doing.text('id')}: the top-up is in shadow mode; before: {said.was.mode}")
+    left = f"; {topups.in_flight(said.open_topup)}" if said.open_topup else ""
+    return ActionResult(f"{doing.text('id')}: the top-up is in shadow mode; before: {said.was.mode}{left}")
 
 
 SHADOW: Final = Action(
