@@ -5,8 +5,8 @@ They have balances, plans, concurrency, draws, and the credit left to spend.
 Guarantee: an answer that cannot be read is Unreadable, never zero. Drawdown reads two shapes, as recorded: today's
 (`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`, `granted_balance`, `reset`). The
 balance is zero exactly if Autumn's own `check` refuses everything that the customer could draw on. Amounts of different
-units are never added. If a deciding control (usage limit, spend limit, overage) cannot be read, the customer is
-unreadable, never unlimited and never empty.
+units are never added. If a deciding figure or control (usage limit, spend limit, overage) is unreadable, so is the
+customer, never unlimited and never empty.
 
 Facts (recorded): a spend limit limits overage. A usage limit refuses although the balance lasts. Once a one-off grant
 is used up exactly, it disappears, and `check` refuses. `customers.get` merges the plan's controls with the customer's
@@ -139,7 +139,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
         usage=_figure(found, feature, "usage"),
         unlimited=_read_flag(found, feature, "unlimited"),
         overage=_read_flag(found, feature, "overage_allowed"),
-        max_purchase=number(found.get("max_purchase")),
+        max_purchase=None if found.get("max_purchase") is None else _figure(found, feature, "max_purchase"),
         begun=_begun(found, begins),
         parts=tuple(parts_of(found, feature)),
         lasting=_lasting(found),
@@ -154,11 +154,14 @@ def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
 
 
 def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
-    for name in names:
-        if name in found:
-            value = number(found[name])
-            if value is not None:
-                return value
+    """Return the first of these figures that is present.
+
+    Errors: Unreadable if none is present, or the figure is not a number.
+    """
+    shown = next((found[name] for name in names if found.get(name) is not None), None)
+    value = number(shown)
+    if value is not None:
+        return value
     raise Unreadable(f"Autumn's balance of {feature} lacks a number under {' or '.join(names)}")
 
 
@@ -689,7 +692,7 @@ def read_controls(body: Mapping[str, object]) -> Controls:
     if not isinstance(found, dict):
         raise Unreadable("Autumn's answer has invalid billing_controls: expected an object")
     return Controls(
-        tuple(_usage_limit(one) for one in _entries(found, "usage_limits", default=True) if one.get("filter") is None),
+        tuple(_usage_limit(one) for one in _entries(found, "usage_limits", default=True) if not _is_filtered(one)),
         dict(_spend_limits(found)),
         frozenset(_feature(one, "overage_allowed") for one in _entries(found, "overage_allowed", default=False)),
         tuple(_unknown(found)),
@@ -719,6 +722,13 @@ def _feature(one: Mapping[str, object], kind: str) -> str:
     if not isinstance(name, str) or not name:
         raise Unreadable(f"Autumn's answer has {kind} without a feature")
     return name
+
+
+def _is_filtered(one: Mapping[str, object]) -> bool:
+    chosen = one.get("filter")
+    if not isinstance(chosen, dict | None):
+        raise Unreadable("Autumn's answer has usage_limits with an invalid filter: expected an object")
+    return chosen is not None
 
 
 def _usage_limit(one: Mapping[str, object]) -> UsageLimit:
