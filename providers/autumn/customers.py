@@ -606,8 +606,10 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
     """
     shown = body.get("balance")
     named = shown.get("feature_id") if isinstance(shown, dict) else None
-    feature = decider(settings, schema) or named
-    if not isinstance(feature, str) or feature == settings.concurrency_feature:
+    feature = decider(settings, schema)
+    if feature is None and isinstance(named, str):
+        feature = next(iter(schema.payers(named)), named)  # a read converts own units to credits
+    if feature is None or feature == settings.concurrency_feature:
         return None
     if settings.balance_feature is None and (feature not in schema.features or not schema.is_consumable(feature)):
         return None

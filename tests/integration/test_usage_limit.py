@@ -9,15 +9,18 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
+from drawdown.worker.verdict.rules import turn_ms
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import capabilities
+from tests.integration.test_autumn_credits import House
 from tests.prepaid import CREDIT, Moving, Prepaid, look
 from tests.world import T0, Fleet
 
+STANDS = "SELECT is_halted, halt_reason, balance_micro FROM orgs WHERE org_id = :org"
 BALANCES = pytest.mark.parametrize("balance", [100 * CREDIT, None], ids=["credit", "unlimited"])
 
 
@@ -122,3 +125,23 @@ def test_usage_limit_halt_ends_after_org_becomes_exempt(fleet: Fleet, provider: 
     write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "none", fleet.by))
     fleet.tick(T0 + 11 * MINUTE_MS)
     assert fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'") == [(False, None)]
+
+
+def late_orgs() -> list[str]:
+    """Two organisations whose turns come long after the first windows of a test."""
+    return sorted((f"org{number}" for number in range(100)), key=lambda org: turn_ms(org, T0 + 4 * WINDOW_MS))[-2:]
+
+
+def test_usage_limit_on_credits_reached_between_turns_halts(engine: sa.Engine) -> None:
+    org, plain = late_orgs()
+    house = House(engine, {org: 1_000, plain: 1_000})
+    limit = {"feature_id": "credits", "enabled": True, "limit": 4, "interval": "month"}
+    house.autumn.account.control(org, {"usage_limits": [limit]}, T0)
+    stands = []
+    for _ in range(2):
+        house.use(org, 25 * 300)
+        house.use(plain, 25 * 300)
+        house.bill()
+        stands.append([house.fleet.rows(STANDS, org=one)[0] for one in (org, plain)])
+    assert stands[0] == [(False, None, CREDIT), (False, None, 997 * CREDIT)]
+    assert stands[1] == [(True, "credits_exhausted", 0), (False, None, 997 * CREDIT)], "one without a limit is not read"

@@ -83,7 +83,9 @@ class OrgAnswers:
                 return Remaining(None, charged, whole=True)
             least[left.part] = min(left.balance_micro, least.get(left.part, left.balance_micro))
         whole = least.get(None)
-        return Remaining(sum(least.values()) if whole is None else whole, charged, whole=whole is not None)
+        if whole is not None:
+            return Remaining(whole, charged, whole=True)
+        return Remaining(sum(least.values()), charged, whole=False, largest_micro=max(least.values(), default=None))
 
 
 class ClaimAnswers:
