@@ -83,12 +83,9 @@ class Controls:
     unknown: tuple[str, ...] = ()
     """The controls that Drawdown does not understand, as text for `check`."""
 
-    def remaining_units(self, feature: str) -> Decimal | None:
-        """Return the units that a feature's usage limits leave; None without limits."""
-        return self._remaining_by_feature.get(feature)
-
     @cached_property
-    def _remaining_by_feature(self) -> Mapping[str, Decimal]:
+    def remaining_by_feature(self) -> Mapping[str, Decimal]:
+        """Return the units that the usage limits leave, by feature."""
         found: dict[str, Decimal] = {}
         for one in self.usage_limits:
             found[one.feature] = min(one.remaining_units, found.get(one.feature, one.remaining_units))
@@ -480,17 +477,20 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
     A customer without any balance has a balance of zero: Autumn's own `check` agrees.
     """
     found = _decided(customer, settings, schema)
-    reached = {
-        one.feature for one in customer.controls.usage_limits if one.remaining_units <= 0
-    } - schema.systems.keys()
+    limits = {
+        feature: units
+        for feature, units in customer.controls.remaining_by_feature.items()
+        if feature not in schema.systems
+    }
     parts = [part for balance in candidates(customer, settings) for part in balance.parts]
     return CustomerState(
         balance_micro=None if found.amount is None else _micro(found.amount),
         plan=customer.plans[0] if customer.plans else None,
         max_concurrent=_concurrency(customer, settings),
-        refused=found.refused | reached,
+        refused=found.refused | {feature for feature, units in limits.items() if units <= 0},
         parts=_distinct(parts),
         plans=customer.all_plans,
+        feature_limits={feature: max(int(units), 0) for feature, units in limits.items()},
     )
 
 
@@ -574,7 +574,7 @@ def _alone(customer: AutumnCustomer, feature: str) -> Decimal | None:
     balance = customer.balances.get(feature)
     if balance is None:
         return Decimal(0)
-    limits = [_by_balance(balance, customer), customer.controls.remaining_units(feature)]
+    limits = [_by_balance(balance, customer), customer.controls.remaining_by_feature.get(feature)]
     amounts = [limit for limit in limits if limit is not None]
     if not amounts:
         return None

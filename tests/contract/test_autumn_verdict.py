@@ -135,6 +135,16 @@ def test_usage_limit_on_metered_feature_refuses_that_feature_only() -> None:
     assert state(customer({"credits": balance()}, filtered)).refused == frozenset()
 
 
+def test_usage_limits_leave_units_by_metered_feature() -> None:
+    limits = [
+        *usage(600, 500, "compute_64gb")["usage_limits"], *usage(9, 1.5, "compute_64gb")["usage_limits"],
+        *usage(600, 700, "compute_4gb")["usage_limits"], *usage(5, 1)["usage_limits"],
+        *usage(600, 500, "compute_8gb", filter={"properties": {"api_key": "k1"}})["usage_limits"],
+    ]  # fmt: skip
+    found = state(customer({"credits": balance()}, {"usage_limits": limits}))
+    assert found.feature_limits == {"compute_64gb": 7, "compute_4gb": 0}, "that of the credits is in the balance"
+
+
 def test_own_feature_balance_counts_at_its_cost_for_that_feature_only() -> None:
     own = balance(100, 100)
     assert state(customer({"credits": balance(), "compute_8gb": own})).balance_micro == 10_080_000

@@ -289,6 +289,14 @@ def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> in
     return max(turn_ms(known.org_id, known.read_ms), now_ms)
 
 
+def is_limit_near(left: int, charged: int) -> bool:
+    """Return True if a usage limit would end before the next turn at the rate of these pushes.
+
+    `left`: base units that it leaves after them.
+    """
+    return left <= charged * WINDOWS_A_TURN
+
+
 def _is_near(known: KnownState, now_ms: int) -> bool:
     """Return True if the estimated end of credit is near.
 
