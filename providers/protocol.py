@@ -364,7 +364,7 @@ class CustomerState:
     overage and limits included; None: unlimited. If the service blocks a customer, report 0, or a balance below zero.
     `max_concurrent`: concurrent sandboxes; None: unlimited. `refused`: features that a limit of the provider refuses
     although the balance lasts. `parts`: credit that was granted once or by a plan. `plans`: all plans that the customer
-    has, bought ones too.
+    has, bought ones too. `feature_limits`: the base units that usage limits leave of a feature.
     """
 
     balance_micro: int | None
@@ -373,6 +373,7 @@ class CustomerState:
     refused: frozenset[str] = frozenset()
     parts: tuple[Part, ...] = ()
     plans: frozenset[str] = frozenset()
+    feature_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

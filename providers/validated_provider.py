@@ -162,13 +162,17 @@ def sound(state: CustomerRead) -> CustomerRead:
     if plan is not None and not isinstance(plan, str):
         return ReadFailed(f"the plan {_format_value(plan)} is not a text")
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
-    if len(refused) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
+    limits = {clean(feature, MAX_NAME_CHARS): units for feature, units in state.feature_limits.items()}
+    invalid = [units for units in limits.values() if not _is_figure(units)]
+    if invalid:
+        return ReadFailed(f"the rest {_format_value(invalid[0])} of a usage limit is not a number of units")
+    if max(len(refused), len(limits)) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
         return ReadFailed(
-            f"too many values (refused features: {len(refused)}, parts of balances: {len(state.parts)}, "
-            f"plans: {len(state.plans)})"
+            f"too many values (refused features: {len(refused)}, usage limits: {len(limits)}, "
+            f"parts of balances: {len(state.parts)}, plans: {len(state.plans)})"
         )
     plan = None if plan is None else clean(plan, MAX_NAME_CHARS)
-    return CustomerState(balance, plan, limit, refused, _parts(state.parts), _plans(state.plans))
+    return CustomerState(balance, plan, limit, refused, _parts(state.parts), _plans(state.plans), limits)
 
 
 def _parts(found: Sequence[Part]) -> tuple[Part, ...]:

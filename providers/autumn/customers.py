@@ -5,8 +5,8 @@ They have balances, plans, concurrency, draws, and the credit left to spend.
 Guarantee: an answer that cannot be read is Unreadable, never zero. Drawdown reads two shapes, as recorded: today's
 (`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`, `granted_balance`, `reset`). The
 balance is zero exactly if Autumn's own `check` refuses everything that the customer could draw on. Amounts of different
-units are never added. If a deciding control (usage limit, spend limit, overage) cannot be read, the customer is
-unreadable, never unlimited and never empty.
+units are never added. If a deciding figure or control (usage limit, spend limit, overage) is unreadable, so is the
+customer, never unlimited and never empty.
 
 Facts (recorded): a spend limit limits overage. A usage limit refuses although the balance lasts. Once a one-off grant
 is used up exactly, it disappears, and `check` refuses. `customers.get` merges the plan's controls with the customer's
@@ -83,12 +83,9 @@ class Controls:
     unknown: tuple[str, ...] = ()
     """The controls that Drawdown does not understand, as text for `check`."""
 
-    def remaining_units(self, feature: str) -> Decimal | None:
-        """Return the units that a feature's usage limits leave; None without limits."""
-        return self._remaining_by_feature.get(feature)
-
     @cached_property
-    def _remaining_by_feature(self) -> Mapping[str, Decimal]:
+    def remaining_by_feature(self) -> Mapping[str, Decimal]:
+        """Return the units that the usage limits leave, by feature."""
         found: dict[str, Decimal] = {}
         for one in self.usage_limits:
             found[one.feature] = min(one.remaining_units, found.get(one.feature, one.remaining_units))
@@ -139,7 +136,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
         usage=_figure(found, feature, "usage"),
         unlimited=_read_flag(found, feature, "unlimited"),
         overage=_read_flag(found, feature, "overage_allowed"),
-        max_purchase=number(found.get("max_purchase")),
+        max_purchase=None if found.get("max_purchase") is None else _figure(found, feature, "max_purchase"),
         begun=_begun(found, begins),
         parts=tuple(parts_of(found, feature)),
         lasting=_lasting(found),
@@ -154,11 +151,14 @@ def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
 
 
 def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
-    for name in names:
-        if name in found:
-            value = number(found[name])
-            if value is not None:
-                return value
+    """Return the first of these figures that is present.
+
+    Errors: Unreadable if none is present, or the figure is not a number.
+    """
+    shown = next((found[name] for name in names if found.get(name) is not None), None)
+    value = number(shown)
+    if value is not None:
+        return value
     raise Unreadable(f"Autumn's balance of {feature} lacks a number under {' or '.join(names)}")
 
 
@@ -477,17 +477,20 @@ def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
     A customer without any balance has a balance of zero: Autumn's own `check` agrees.
     """
     found = _decided(customer, settings, schema)
-    reached = {
-        one.feature for one in customer.controls.usage_limits if one.remaining_units <= 0
-    } - schema.systems.keys()
+    limits = {
+        feature: units
+        for feature, units in customer.controls.remaining_by_feature.items()
+        if feature not in schema.systems
+    }
     parts = [part for balance in candidates(customer, settings) for part in balance.parts]
     return CustomerState(
         balance_micro=None if found.amount is None else _micro(found.amount),
         plan=customer.plans[0] if customer.plans else None,
         max_concurrent=_concurrency(customer, settings),
-        refused=found.refused | reached,
+        refused=found.refused | {feature for feature, units in limits.items() if units <= 0},
         parts=_distinct(parts),
         plans=customer.all_plans,
+        feature_limits={feature: max(int(units), 0) for feature, units in limits.items()},
     )
 
 
@@ -571,7 +574,7 @@ def _alone(customer: AutumnCustomer, feature: str) -> Decimal | None:
     balance = customer.balances.get(feature)
     if balance is None:
         return Decimal(0)
-    limits = [_by_balance(balance, customer), customer.controls.remaining_units(feature)]
+    limits = [_by_balance(balance, customer), customer.controls.remaining_by_feature.get(feature)]
     amounts = [limit for limit in limits if limit is not None]
     if not amounts:
         return None
@@ -603,8 +606,10 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
     """
     shown = body.get("balance")
     named = shown.get("feature_id") if isinstance(shown, dict) else None
-    feature = decider(settings, schema) or named
-    if not isinstance(feature, str) or feature == settings.concurrency_feature:
+    feature = decider(settings, schema)
+    if feature is None and isinstance(named, str):
+        feature = next(iter(schema.payers(named)), named)  # a read converts own units to credits
+    if feature is None or feature == settings.concurrency_feature:
         return None
     if settings.balance_feature is None and (feature not in schema.features or not schema.is_consumable(feature)):
         return None
@@ -689,7 +694,7 @@ def read_controls(body: Mapping[str, object]) -> Controls:
     if not isinstance(found, dict):
         raise Unreadable("Autumn's answer has invalid billing_controls: expected an object")
     return Controls(
-        tuple(_usage_limit(one) for one in _entries(found, "usage_limits", default=True) if one.get("filter") is None),
+        tuple(_usage_limit(one) for one in _entries(found, "usage_limits", default=True) if not _is_filtered(one)),
         dict(_spend_limits(found)),
         frozenset(_feature(one, "overage_allowed") for one in _entries(found, "overage_allowed", default=False)),
         tuple(_unknown(found)),
@@ -719,6 +724,13 @@ def _feature(one: Mapping[str, object], kind: str) -> str:
     if not isinstance(name, str) or not name:
         raise Unreadable(f"Autumn's answer has {kind} without a feature")
     return name
+
+
+def _is_filtered(one: Mapping[str, object]) -> bool:
+    chosen = one.get("filter")
+    if not isinstance(chosen, dict | None):
+        raise Unreadable("Autumn's answer has usage_limits with an invalid filter: expected an object")
+    return chosen is not None
 
 
 def _usage_limit(one: Mapping[str, object]) -> UsageLimit:

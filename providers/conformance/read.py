@@ -153,7 +153,8 @@ class ReadTests(Tools):
             assert found.balance_micro is None or type(found.balance_micro) is int, found
             assert found.max_concurrent is None or type(found.max_concurrent) is int, found
             assert found.plan is None or isinstance(found.plan, str), found
-            assert all(isinstance(feature, str) for feature in found.refused), found
+            assert all(isinstance(feature, str) for feature in (*found.refused, *found.feature_limits)), found
+            assert all(type(units) is int for units in found.feature_limits.values()), found
             assert all(_is_sound(part) for part in found.parts), found
             assert len({(part.balance, part.name) for part in found.parts}) == len(found.parts), found
 

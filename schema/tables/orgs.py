@@ -53,6 +53,7 @@ orgs = sa.Table(
     ms_column("runs_out_ms", null=True),
     ms_column("refresh_deadline_ms", null=True),
     sa.Column("refused", sa.Text, nullable=True),  # features that a limit of the provider refuses, as JSON
+    sa.Column("feature_limits", sa.Text, nullable=True),  # the base units that usage limits leave, by feature, as JSON
     ms_column("held_watermark_ms", null=True),
     sa.Column("floor_ms", Big, nullable=False, server_default=sa.text("0")),
     ms_column("stopped_at_ms", null=True),

@@ -82,6 +82,16 @@ def test_shown_credit_in_credit_system_is_partial(settings: dict[str, str]) -> N
     assert left(BALANCE, listed=CREDITS, **settings)[0] is None, "its own balance does not decide"
 
 
+def test_shown_credit_of_own_units_among_systems_is_absent() -> None:
+    """They are units, and the balance that was read is in credits."""
+    schema = [{"metered_feature_id": "other", "credit_cost": 1}]
+    gold = {"id": "gold", "type": "credit_system", "credit_schema": schema}
+    listed = {"list": [*CREDITS["list"], gold]}
+    assert left(BALANCE, listed=listed)[0] is None
+    shown = {**BALANCE, "feature_id": "credits"}
+    assert left(shown, of="credits", listed=listed)[0] == ShownCredit(93 * MICRO, 7 * MICRO, "credits")
+
+
 RECORDED = {
     "C1": (99.6, 0.4), "C4": (0, 1280), "C8": (0, 0.64), "C9": (9.88, 0.12), "C11": (10.04, -0.16), "C33": (10, 0),
     "C34": (10, 0), "C26": (13.8, -4),

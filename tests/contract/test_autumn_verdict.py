@@ -96,13 +96,35 @@ def test_overage_without_balance_is_zero_balance() -> None:
     "controls",
     [
         7, {"usage_limits": {}}, {"usage_limits": [7]}, usage("5", 1), usage(5, None), usage(5, 1, enabled="yes"),
-        usage(5, 1, feature=""), OVERAGE | spend("5"), OVERAGE | spend(120, limit_type="usage_percentage"),
-        {"overage_allowed": [{"enabled": True}]}, {"spend_limits": "none"},
+        usage(5, 1, feature=""), usage(5, 1, filter="all"), OVERAGE | spend("5"),
+        OVERAGE | spend(120, limit_type="usage_percentage"), {"overage_allowed": [{"enabled": True}]},
+        {"spend_limits": "none"},
     ],
 )  # fmt: skip
 def test_unreadable_control_fails_read(controls: object) -> None:
     answer = account(said(200, customer({"credits": balance()}, controls)))
     assert isinstance(done(stubbed(answer).customers(["cus_1"]))["cus_1"], ReadFailed)
+
+
+@cases(
+    "field",
+    [
+        {"max_purchase": "5"}, {"max_purchase": {}}, {"max_purchase": 10**19}, {"max_purchase": False},
+        {"remaining": "8", "current_balance": 8}, {"granted": {}, "granted_balance": 10}, {"usage": 10**19},
+        {"unlimited": "no"}, {"overage_allowed": 1},
+    ],
+)  # fmt: skip
+def test_unreadable_balance_field_fails_read(field: Body) -> None:
+    shown = balance(0, 10, 12, overage_allowed=True, max_purchase=4) | field
+    answer = account(said(200, customer({"credits": shown})))
+    assert isinstance(done(stubbed(answer).customers(["cus_1"]))["cus_1"], ReadFailed)
+
+
+@cases(
+    "absent", [balance(0, 10, 12, overage_allowed=True), balance(0, 10, 12, overage_allowed=True, max_purchase=None)]
+)
+def test_absent_max_purchase_is_no_limit(absent: Body) -> None:
+    assert state(customer({"credits": absent})).balance_micro is None
 
 
 def test_usage_limit_on_metered_feature_refuses_that_feature_only() -> None:
@@ -111,6 +133,16 @@ def test_usage_limit_on_metered_feature_refuses_that_feature_only() -> None:
     assert state(customer({"credits": balance()}, usage(600, 599, "compute_64gb"))).refused == frozenset()
     filtered = usage(600, 700, "compute_64gb", filter={"properties": {"api_key": "k1"}})
     assert state(customer({"credits": balance()}, filtered)).refused == frozenset()
+
+
+def test_usage_limits_leave_units_by_metered_feature() -> None:
+    limits = [
+        *usage(600, 500, "compute_64gb")["usage_limits"], *usage(9, 1.5, "compute_64gb")["usage_limits"],
+        *usage(600, 700, "compute_4gb")["usage_limits"], *usage(5, 1)["usage_limits"],
+        *usage(600, 500, "compute_8gb", filter={"properties": {"api_key": "k1"}})["usage_limits"],
+    ]  # fmt: skip
+    found = state(customer({"credits": balance()}, {"usage_limits": limits}))
+    assert found.feature_limits == {"compute_64gb": 7, "compute_4gb": 0}, "that of the credits is in the balance"
 
 
 def test_own_feature_balance_counts_at_its_cost_for_that_feature_only() -> None:

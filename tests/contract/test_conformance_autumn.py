@@ -222,6 +222,7 @@ WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
         lambda found: _states(found, parts=(replace(PART, granted=cast(Any, 0.1)),)),
         FIELDS,
     ),
+    "the rest of a limit is floating": ("customers", lambda found: _states(found, feature_limits={"a": 0.1}), FIELDS),
     "what is refused is no name": ("customers", lambda found: _states(found, refused=frozenset({7})), FIELDS),
 }
 

@@ -26,7 +26,7 @@ HARMLESS = {
     "a copy of what a provider said, which the next read replaces": """
         orgs.balance_micro orgs.balance_read_ms orgs.plan orgs.unconfirmed_micro orgs.unread_since_ms orgs.watch_due_ms
         orgs.resume_above_micro orgs.runs_out_ms orgs.refresh_deadline_ms orgs.refresh_requests orgs.projection_due_ms
-        orgs.projection_read_ms orgs.billing_provider projections.balance_micro
+        orgs.projection_read_ms orgs.billing_provider orgs.feature_limits projections.balance_micro
         projections.held_micro projections.unaccepted_micro projections.unsealed_micro
         projections.projection_id provider_rates.balance
         provider_rates.confirmed_ms provider_reads.outcome provider_reads.reads provider_states.costs_read_ms

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.database import read, write
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.hooks import actions as hooks
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
+from drawdown.worker.verdict.rules import turn_ms
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import capabilities
+from tests.integration.test_autumn_credits import House
 from tests.prepaid import CREDIT, Moving, Prepaid, look
 from tests.world import T0, Fleet
 
+STANDS = "SELECT is_halted, halt_reason, balance_micro FROM orgs WHERE org_id = :org"
 BALANCES = pytest.mark.parametrize("balance", [100 * CREDIT, None], ids=["credit", "unlimited"])
 
 
@@ -43,11 +47,11 @@ def says(provider: Prepaid, fleet: Fleet, *refused: str, balance: int | None = 1
     return fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'")[0]
 
 
-def runs(fleet: Fleet, memory_mb: int | None, state: str = "running") -> None:
+def runs(fleet: Fleet, memory_mb: int | None, state: str = "running", org: str = "acme") -> None:
     fleet.write(
         "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state, memory_mb) "
-        "VALUES ('b', 'acme', 'cell-1', :state, :mb)",
-        {"mb": memory_mb, "state": state},
+        "VALUES ('b', :org, 'cell-1', :state, :mb)",
+        {"mb": memory_mb, "state": state, "org": org},
     )
 
 
@@ -122,3 +126,61 @@ def test_usage_limit_halt_ends_after_org_becomes_exempt(fleet: Fleet, provider: 
     write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "none", fleet.by))
     fleet.tick(T0 + 11 * MINUTE_MS)
     assert fleet.rows("SELECT is_halted, halt_reason FROM orgs WHERE org_id = 'acme'") == [(False, None)]
+
+
+def late_orgs() -> list[str]:
+    """Two organisations whose turns come long after the first windows of a test."""
+    return sorted((f"org{number}" for number in range(100)), key=lambda org: turn_ms(org, T0 + 4 * WINDOW_MS))[-2:]
+
+
+def test_usage_limit_on_credits_reached_between_turns_halts(engine: sa.Engine) -> None:
+    org, plain = late_orgs()
+    house = House(engine, {org: 1_000, plain: 1_000})
+    limit = {"feature_id": "credits", "enabled": True, "limit": 4, "interval": "month"}
+    house.autumn.account.control(org, {"usage_limits": [limit]}, T0)
+    stands = []
+    for _ in range(2):
+        house.use(org, 25 * 300)
+        house.use(plain, 25 * 300)
+        house.bill()
+        stands.append([house.fleet.rows(STANDS, org=one)[0] for one in (org, plain)])
+    assert stands[0] == [(False, None, CREDIT), (False, None, 997 * CREDIT)]
+    assert stands[1] == [(True, "credits_exhausted", 0), (False, None, 997 * CREDIT)], "one without a limit is not read"
+
+
+def test_usage_limit_on_feature_reached_between_turns_halts(engine: sa.Engine) -> None:
+    org, plain = late_orgs()
+    house = House(engine, {org: 1_000, plain: 1_000})
+    for one, units in ((org, 2_500), (plain, 10**6)):
+        limit = {"feature_id": "compute_4gb", "enabled": True, "limit": units, "interval": "day"}
+        house.autumn.account.control(one, {"usage_limits": [limit]}, T0)
+    house.fleet.write("INSERT INTO cells (cell_id, url) VALUES ('cell-1', 'http://127.0.0.1:1')")
+    runs(house.fleet, 4096, org=org)
+    stands = []
+    for _ in range(2):
+        house.use(org, 1_500)
+        house.use(plain, 1_500)
+        house.bill()
+        stands.append([house.fleet.rows(STANDS, org=one)[0] for one in (org, plain)])
+    assert stands[0] == [(False, None, 999_400_000)] * 2
+    assert stands[1] == [(True, "usage_limit", 998_800_000), (False, None, 999_400_000)], "far from its limit: not read"
+    left = house.fleet.rows("SELECT feature_limits FROM orgs WHERE org_id = :org", org=plain)
+    assert left == [('{"compute_4gb": 997000}',)]
+
+
+@pytest.mark.both_databases
+def test_usage_limit_reached_by_many_small_pushes_is_read_once(fleet: Fleet, provider: Prepaid) -> None:
+    """Each takes less than its share of a turn, as after an import: the sum decides."""
+    runs(fleet, 1024)
+    provider.tells, provider.credit["acme"] = True, 100_000 * CREDIT
+    far = CustomerState(100_000 * CREDIT, "prepaid", 3, feature_limits={"compute_1gb": 1_000})
+    provider.states["acme"] = far
+    fleet.write("UPDATE orgs SET projection_due_ms = 0, refresh_requests = refresh_requests + 1")
+    fleet.tick(T0 + 3 * WINDOW_MS)
+    provider.asked.clear()
+    provider.states["acme"] = replace(far, refused=frozenset({"compute_1gb"}))
+    for number in range(5):
+        fleet.sample("acme", T0 + 2 * WINDOW_MS + number, interval_s=60)
+        fleet.tick(T0 + 3 * WINDOW_MS + (number + 3) * MINUTE_MS)
+    assert provider.asked == ["acme"]
+    assert fleet.rows(STANDS, org="acme")[0][:2] == (True, "usage_limit")

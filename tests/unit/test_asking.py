@@ -82,7 +82,10 @@ def test_balance_read_with_less_credit_is_not_later(known: KnownState, left: int
         (READ, FAR, False),
         (replace(READ, read_ms=NOW - TURN_MS), FAR, True),  # its turn was missed
         (replace(READ, balance_micro=10**9 - 1), FAR, True),  # somebody paid
-        (replace(READ, balance_micro=1), replace(FAR, whole=False), False),  # one of several, that may have been less
+        (replace(READ, balance_micro=1), replace(FAR, whole=False), True),  # a limit that no answer shows left less
+        (READ, replace(FAR, left_micro=2 * 10**9, whole=False, largest_micro=10**9), False),  # two balances
+        (READ, replace(FAR, left_micro=2 * 10**9, whole=False, largest_micro=10**9 + 1), True),
+        (replace(READ, balance_micro=None), replace(FAR, whole=False), False),  # another one is unlimited
         (replace(READ, balance_micro=None), FAR, True),  # it has an end now
         (READ, replace(FAR, left_micro=None), True),  # it has none any more
         (replace(READ, balance_micro=None), replace(FAR, left_micro=None), False),
@@ -118,7 +121,8 @@ def test_shown_credit_of_accepted_pushes_is_combined_in_any_order() -> None:
     assert answered(Accepted(ShownCredit(7, 1)), Accepted(ShownCredit(5, 2))) == Remaining(5, 3, whole=True)
     assert answered(
         Accepted(ShownCredit(7, 1, "a")), Accepted(ShownCredit(5, 2, "b")), Accepted(ShownCredit(9, 1, "a"))
-    ) == Remaining(12, 4, whole=False)
+    ) == Remaining(12, 4, whole=False, largest_micro=7)
+    assert answered(Accepted(ShownCredit(7, 1, "a"))) == Remaining(7, 1, whole=False, largest_micro=7)
     assert answered(Accepted(ShownCredit(7, 1)), Accepted(ShownCredit(None, 2))) == Remaining(None, 3, whole=True)
     assert answered(Accepted(ShownCredit(7, 1)), Accepted()) is None
     assert answered(Accepted(ShownCredit(7, 1)), Unknown("timed out")) is None

@@ -80,12 +80,16 @@ def test_provider_figure_out_of_range_is_rejected(figure: Any) -> None:
         "proven unsent, and no time to wait for"
     )
     assert validated_provider.looked_up(CannotTell("no", figure)) == CannotTell("no", None)
+    limited = CustomerState(1, None, None, feature_limits={"compute": 1, "other": figure})
+    assert isinstance(validated_provider.sound(limited), ReadFailed)
     if figure is not None:
         assert isinstance(validated_provider.sound(CustomerState(figure, None, None)), ReadFailed)
         assert isinstance(validated_provider.sound(CustomerState(1, None, figure)), ReadFailed)
 
 
 def test_provider_lists_are_bounded() -> None:
+    limits = {str(n): 1 for n in range(validated_provider.MAX_FEATURES + 1)}
+    assert isinstance(validated_provider.sound(CustomerState(1, None, None, feature_limits=limits)), ReadFailed)
     assert isinstance(
         validated_provider.totals({str(n): 1 for n in range(validated_provider.MAX_FEATURES + 1)}), ReadFailed
     )
@@ -128,6 +132,7 @@ def test_provider_valid_answers_are_unchanged() -> None:
     assert validated_provider.totals({"compute": 60}) == {"compute": 60}
     assert validated_provider.drawn({"compute": Drawn(60, 7)}) == {"compute": Drawn(60, 7)}
     states: list[CustomerRead] = [CustomerState(None, None, None), CustomerState(-5, "Größe L", 0), NoCustomer()]
+    states.append(CustomerState(7, None, None, feature_limits={"compute": 0}))
     assert [validated_provider.sound(one) for one in states] == states
 
     async def ask() -> None:

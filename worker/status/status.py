@@ -59,8 +59,8 @@ WHOLE: Final = (
 MOST_TICKS: Final = 1_000
 """Newest ticks that are searched for the tick that ended last."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
-NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms"})
-"""Columns of an organisation's row that only the seal or lists use, and are hidden."""
+NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms", "feature_limits"})
+"""Columns of an organisation's row that only the seal, lists or answers to pushes use, and are hidden."""
 
 
 def status(

@@ -9,6 +9,7 @@ lookup. The credit of an answer never raises a balance.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.verdict.holds import read_held
 from drawdown.worker.verdict.rates import rate_card_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
-from drawdown.worker.verdict.rules import LAST_LOOK_MS, KnownState, Remaining, ask_at_ms
+from drawdown.worker.verdict.rules import LAST_LOOK_MS, KnownState, Remaining, ask_at_ms, is_limit_near
 
 SQL = queries(__file__)
 
@@ -50,7 +51,8 @@ class OrgAnswers:
 
     org_id: str
     customer_ids: set[str] = field(default_factory=set)
-    features: set[str] = field(default_factory=set)
+    quantities: Counter[str] = field(default_factory=Counter)
+    """The base units of the pushes, by feature."""
     reads_before: set[int | None] = field(default_factory=set)
     """The last reads of the organisation before the pushes were claimed (milliseconds)."""
     shown_credits: list[ShownCredit | None] = field(default_factory=list)
@@ -61,12 +63,20 @@ class OrgAnswers:
 
     def take(self, push: Charge, outcome: Outcome) -> None:
         self.customer_ids.add(push.request.customer_id)
-        self.features.add(push.request.feature)
+        self.quantities[push.request.feature] += push.request.quantity
         self.reads_before.add(push.read_before_ms)
         self.all_charged &= isinstance(outcome, Accepted)
         self.shown_credits.append(outcome.shown_credit if isinstance(outcome, Accepted) else None)
         parts = outcome.parts if isinstance(outcome, Accepted) else ()
         self.part_ends.update(part.ends_ms for part in parts)
+
+    def limits_left(self, stored: str | None) -> dict[str, int]:
+        """Return the base units that usage limits leave after these pushes, by feature.
+
+        `stored`: those before the pushes, as JSON.
+        """
+        limits: dict[str, int] = json.loads(stored or "{}")
+        return {feature: left - max(self.quantities[feature], 0) for feature, left in limits.items()}
 
     def remaining(self) -> Remaining | None:
         """Return the credit left by all answers; None if they do not show it.
@@ -83,7 +93,9 @@ class OrgAnswers:
                 return Remaining(None, charged, whole=True)
             least[left.part] = min(left.balance_micro, least.get(left.part, left.balance_micro))
         whole = least.get(None)
-        return Remaining(sum(least.values()) if whole is None else whole, charged, whole=whole is not None)
+        if whole is not None:
+            return Remaining(whole, charged, whole=True)
+        return Remaining(sum(least.values()), charged, whole=False, largest_micro=max(least.values(), default=None))
 
 
 class ClaimAnswers:
@@ -121,12 +133,13 @@ class Noted:
     """The effects of answers on organisations.
 
     `refresh_now`: organisations to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the
-    credit left, in micro-credits.
+    credit left, in micro-credits. `limits`: the base units that usage limits leave, as JSON.
     """
 
     refresh_now: set[str]
     turns: dict[str, int]
     balances: dict[str, int]
+    limits: dict[str, str]
 
 
 def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
@@ -146,24 +159,27 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
     held = read_held(connection, lane.provider, org_ids, now_ms)
     by_org = {org.org_id: org for org in answers}
     estimated = _estimated(connection, lane.provider, rows.values(), by_org, now_ms)
-    asked, turns, left = set[str](), dict[str, int](), dict[str, int]()
+    asked, turns, left, limits = set[str](), dict[str, int](), dict[str, int](), dict[str, str]()
     for org in (org for org in answers if org.org_id in rows):
         row = rows[org.org_id]
         known = _read_known_state(row, held.get(org.org_id, 0), estimated=org.org_id in estimated)
         fresh = org.customer_ids == {billed.get(org.org_id)} and org.reads_before == {row.projection_read_ms}
         remaining = org.remaining() if fresh else None
-        at_ms = _ask_at_ms(org, known, remaining, now_ms) if fresh or not org.all_answered else now_ms
+        limits_left = org.limits_left(row.feature_limits)
+        at_ms = _ask_at_ms(org, known, remaining, limits_left, now_ms) if fresh or not org.all_answered else now_ms
         if at_ms <= now_ms:
             asked.add(org.org_id)
         else:
             turns[org.org_id] = at_ms
+            if limits_left and org.all_answered:
+                limits[org.org_id] = json.dumps(limits_left, sort_keys=True)
         balance = _to_note(row, remaining) if org.all_answered and org.all_charged else None
         if balance is not None:
             left[org.org_id] = balance
     if left:
         for org_id in SQL.run(connection, "unsure", {**values, "org_ids": sorted(left)}).scalars():
             del left[org_id]
-    _note(connection, lane, Noted(asked, turns, left), rows, now_ms)
+    _note(connection, lane, Noted(asked, turns, left, limits), rows, now_ms)
 
 
 def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mapping[str, Any], now_ms: int) -> None:
@@ -181,6 +197,7 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
             "balance_read_ms": max(lane.claimed_ms, rows[org_id].balance_read_ms) + 1
             if org_id in noted.balances
             else None,
+            "feature_limits": noted.limits.get(org_id),
         }
         for org_id in rows
         if org_id in noted.refresh_now or org_id in noted.turns or org_id in noted.balances
@@ -189,8 +206,12 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
         SQL.run(connection, "note_answers", {"answers": answers, "now_ms": now_ms})
 
 
-def _ask_at_ms(org: OrgAnswers, known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
+def _ask_at_ms(
+    org: OrgAnswers, known: KnownState, remaining: Remaining | None, limits_left: Mapping[str, int], now_ms: int
+) -> int:
     if not org.all_charged:
+        return now_ms
+    if any(is_limit_near(left, org.quantities[name]) for name, left in limits_left.items() if name in org.quantities):
         return now_ms
     if not org.all_answered:  # the last answer decides; if it never arrives, the known state does
         remaining = Remaining(known.balance_micro, charged_micro=0, whole=False)
@@ -211,7 +232,7 @@ def _estimated(
     return {
         org_id
         for org_id in watched
-        if all(card.rate(feature, now_ms) is not None for feature in answers[org_id].features)
+        if all(card.rate(feature, now_ms) is not None for feature in answers[org_id].quantities)
     }
 
 

@@ -4,7 +4,7 @@
 -- Rows are locked in the order of their ids, because two such transactions would otherwise wait for each other. This
 -- includes organisations that another provider bills now.
 SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
-    o.balance_read_ms, o.unconfirmed_micro, o.runs_out_ms, o.watch_due_ms,
+    o.balance_read_ms, o.unconfirmed_micro, o.runs_out_ms, o.watch_due_ms, o.feature_limits,
     CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
         WHERE e.org_id = o.org_id AND e.level = 'low' AND e.ended_ms IS NULL) THEN NULL ELSE {low_level} END AS low_micro
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
@@ -28,6 +28,8 @@ UPDATE orgs SET refresh_requests = orgs.refresh_requests + 1, refresh_deadline_m
         THEN x.refresh_deadline_ms ELSE orgs.refresh_deadline_ms END,
     projection_due_ms = CASE WHEN x.asked = 1 THEN {earliest_ask} ELSE orgs.projection_due_ms END,
     balance_micro = COALESCE(x.balance_micro, orgs.balance_micro),
-    balance_read_ms = COALESCE(x.balance_read_ms, orgs.balance_read_ms)
-FROM {rows :answers (org_id text, asked bigint, refresh_deadline_ms bigint, balance_micro bigint, balance_read_ms bigint)} x
+    balance_read_ms = COALESCE(x.balance_read_ms, orgs.balance_read_ms),
+    feature_limits = COALESCE(x.feature_limits, orgs.feature_limits)
+FROM {rows :answers (org_id text, asked bigint, refresh_deadline_ms bigint, balance_micro bigint, balance_read_ms bigint,
+    feature_limits text)} x
 WHERE orgs.org_id = x.org_id

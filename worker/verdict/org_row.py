@@ -89,8 +89,8 @@ class OrgState:
     `projection_due_ms`: the time of the requested read. `refresh_deadline_ms`: the time of the next turn, or READ_TWICE
     for two reads. `unconfirmed_micro`: the sent use that the balance does not show yet. `unread_since_ms`: the start of
     failing reads. `watch_due_ms`: when the watch looks again. `resume_above_micro`: the credit above which the
-    organisation resumes. `refused`: features that a limit of the provider refuses, as JSON. None: unknown, unlimited,
-    or not the case.
+    organisation resumes. `refused`: features that a limit of the provider refuses, as JSON. `feature_limits`: the base
+    units that usage limits leave, by feature, as JSON. None: unknown, unlimited, or not the case.
     """
 
     org_id: str
@@ -109,6 +109,7 @@ class OrgState:
     resume_above_micro: int | None
     refresh_deadline_ms: int | None
     refused: str | None
+    feature_limits: str | None
 
 
 WRITTEN: Final = tuple(column.name for column in fields(OrgState))

@@ -420,6 +420,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
         balance_read_ms=at.read_ms,
         plan=state.plan,
         refused=json.dumps(sorted(state.refused)) if state.refused else None,
+        feature_limits=json.dumps(dict(state.feature_limits), sort_keys=True) if state.feature_limits else None,
         unconfirmed_micro=hidden,
         unread_since_ms=None,
         resume_above_micro=_above(org, new, used),

@@ -77,11 +77,12 @@ UPDATE orgs SET is_halted = x.is_halted, halted_at = x.halted_at, halt_reason = 
     max_concurrent_sandboxes = x.max_concurrent_sandboxes, projection_read_ms = x.projection_read_ms,
     projection_due_ms = x.projection_due_ms, balance_micro = x.balance_micro, balance_read_ms = x.balance_read_ms,
     "plan" = x."plan", unconfirmed_micro = x.unconfirmed_micro, unread_since_ms = x.unread_since_ms, watch_due_ms = x.watch_due_ms,
-    resume_above_micro = x.resume_above_micro, refresh_deadline_ms = x.refresh_deadline_ms, refused = x.refused
+    resume_above_micro = x.resume_above_micro, refresh_deadline_ms = x.refresh_deadline_ms, refused = x.refused,
+    feature_limits = x.feature_limits
 FROM {rows :verdicts (org_id text, is_halted boolean, halted_at bigint, halt_reason text, max_concurrent_sandboxes integer,
     projection_read_ms bigint, projection_due_ms bigint, balance_micro bigint, balance_read_ms bigint, "plan" text,
     unconfirmed_micro bigint, unread_since_ms bigint, watch_due_ms bigint, resume_above_micro bigint, refresh_deadline_ms bigint,
-    refused text)} x
+    refused text, feature_limits text)} x
 WHERE orgs.org_id = x.org_id;
 {end_by_key}
 
@@ -91,7 +92,8 @@ UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :h
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,
     plan = :plan, unconfirmed_micro = :unconfirmed_micro, unread_since_ms = :unread_since_ms, watch_due_ms = :watch_due_ms,
-    resume_above_micro = :resume_above_micro, refresh_deadline_ms = :refresh_deadline_ms, refused = :refused
+    resume_above_micro = :resume_above_micro, refresh_deadline_ms = :refresh_deadline_ms, refused = :refused,
+    feature_limits = :feature_limits
 WHERE org_id = :org_id
 
 -- name: note_verdict

@@ -272,6 +272,8 @@ class Remaining:
     charged_micro: int
     whole: bool
     """True if this is the whole credit; otherwise other balances may add to it."""
+    largest_micro: int | None = None
+    """The largest shown balance, if `left_micro` adds up balances; None: `left_micro`."""
 
 
 def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
@@ -285,6 +287,14 @@ def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> in
     if _is_near(known, now_ms) if remaining is None else _calls_for_a_read(known, remaining):
         return now_ms
     return max(turn_ms(known.org_id, known.read_ms), now_ms)
+
+
+def is_limit_near(left: int, charged: int) -> bool:
+    """Return True if a usage limit would end before the next turn at the rate of these pushes.
+
+    `left`: base units that it leaves after them.
+    """
+    return left <= charged * WINDOWS_A_TURN
 
 
 def _is_near(known: KnownState, now_ms: int) -> bool:
@@ -301,12 +311,14 @@ def _calls_for_a_read(known: KnownState, remaining: Remaining) -> bool:
     """Return True if a read is needed now.
 
     It is needed if credit would end before the next turn at the rate of these pushes, or has reached the low level. It
-    is also needed if credit exceeds the stored balance, because the customer has paid.
+    is also needed if a balance exceeds the stored balance. Then the customer has paid, or a limit decides that answers
+    do not show.
     """
     left = remaining.left_micro
     if left is None:
         return known.balance_micro is not None
-    if remaining.whole and (known.balance_micro is None or left > known.balance_micro):
+    largest = left if remaining.largest_micro is None else remaining.largest_micro
+    if remaining.whole if known.balance_micro is None else largest > known.balance_micro:
         return True
     free = left - known.held_micro - max(known.unconfirmed_micro, 0)
     return free <= max(remaining.charged_micro * WINDOWS_A_TURN, known.low_micro or 0, 0)
