@@ -159,11 +159,17 @@ def grant(
         given = {**vars(terms), "begins_ms": begins_ms, "at_ms": now_ms, "actor": actor, "reason": reason}
         lot = Lot(lot=key, customer_id=customer_id, amount_micro=amount_micro, **given)
         repeated = not lots.give(connection, lot)
-        if not repeated and begins_ms <= now_ms and not post(connection, [lots.entry_of(lot, now_ms)]):
+        used = not repeated and SQL.run(connection, "grant", {"key": key}).first() is not None
+        if used or (not repeated and begins_ms <= now_ms and not post(connection, [lots.entry_of(lot, now_ms)])):
             raise _used_before(connection, key)
     else:
         repeated = _take(connection, customer_id, amount_micro, key=key, now_ms=now_ms, actor=actor, reason=reason)
     return Granted(read_wallets(connection, [customer_id])[customer_id].balance_micro, repeated)
+
+
+def is_granted(connection: sa.Connection, key: str) -> bool:
+    """Return True if a grant has this key."""
+    return lots.read(connection, key) is not None or SQL.run(connection, "grant", {"key": key}).first() is not None
 
 
 def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, **by: object) -> bool:

@@ -12,9 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from drawdown.ledger import wallet
 from drawdown.ledger.entries import Usage
+from drawdown.ledger.lots import Terms
 from drawdown.ledger.wallet import Charge, Granted
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from tests.sqlite_databases import fresh
@@ -58,14 +60,15 @@ def test_feature_without_rate_is_charged_after_rate_is_set(fleet: Fleet) -> None
 
 
 @pytest.mark.both_databases
-def test_rate_equal_to_current_rate_is_not_stored(fleet: Fleet) -> None:
+def test_rate_equal_to_current_rate_is_stored_only_with_another_start(fleet: Fleet) -> None:
+    """A rate with a start is a return from any change before it, also from one that is entered afterwards."""
+
     def say(micro: int, from_ms: int | None) -> int:
         return write(fleet.engine, lambda c: credit.set_rate(c, "new", micro, 2, fleet.by, from_ms=from_ms))
 
     later, last = T0 + 300_000, T0 + 600_000
-    assert (say(7, None), say(7, None), say(7, 0), say(7, later)) == (0, 0, 0, 0)
-    assert (say(9, later), say(9, later), say(9, last), say(7, last), say(7, last)) == (
-        later, later, later, last, last)  # fmt: skip
+    assert (say(7, None), say(7, None), say(7, 0)) == (0, 0, 0)
+    assert (say(7, last), say(7, last), say(9, later), say(9, later)) == (last, last, later, later)
     found = fleet.rows("SELECT start_ms, micro_credits FROM ledger_rates WHERE feature = 'new' ORDER BY start_ms")
     assert found == [(0, 7), (later, 9), (last, 7)]
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE target = 'new'") == 3
@@ -86,6 +89,17 @@ def test_grant_with_repeated_key_is_credited_once(fleet: Fleet) -> None:
     assert give(500) == give(500) == 500
     with pytest.raises(Refused, match="invoice-1"):
         give(501)
+
+
+def test_key_of_credit_taken_back_is_refused_for_grant_that_begins_later(fleet: Fleet) -> None:
+    """Its entry exists already, so that the lot would never be credited."""
+    take = partial(credit.grant, customer_id="acme", amount_micro=-5, by=fleet.by, key="invoice-1", plan=None)
+    assert write(fleet.engine, take) == Granted(-5, repeated=False)
+    give = partial(credit.grant, customer_id="acme", amount_micro=10, by=fleet.by, key="invoice-1", plan=None)
+    for begins_ms in (T0 + DAY_MS, T0):
+        with pytest.raises(Refused, match="key of grant:invoice-1 was used for"):
+            write(fleet.engine, partial(give, terms=Terms(begins_ms=begins_ms)))
+    assert fleet.one("SELECT COUNT(*) FROM ledger_lots") == 0
 
 
 def test_repeated_grant_is_recorded_once(fleet: Fleet) -> None:

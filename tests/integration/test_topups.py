@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.ledger.lots import Terms
 from drawdown.providers.payments.protocol import Charge, InDoubt
 from drawdown.schema.database import write
 from drawdown.schema.declare import Invocation
@@ -166,6 +167,15 @@ def test_topup_blocked_wallet_is_not_resumed_by_repeated_grant(purses: Purses) -
     purses.pay.cards["cus_acme"] = "stolen"
     assert purses.fill().charged == 1
     purses.grant(1, key="invoice-1")
+    assert purses.fill().charged == 0
+
+
+def test_topup_blocked_wallet_is_not_resumed_by_repeated_grant_that_begins_later(purses: Purses) -> None:
+    later = Terms(begins_ms=T0 + 30 * DAY_MS)
+    purses.grant(1, key="invoice-1", terms=later)
+    purses.pay.cards["cus_acme"] = "stolen"
+    assert purses.fill().charged == 1
+    purses.grant(1, key="invoice-1", terms=later)
     assert purses.fill().charged == 0
 
 

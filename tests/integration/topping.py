@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
+from drawdown.ledger import lots, wallet
 from drawdown.ledger.entries import Usage
 from drawdown.providers.payments.protocol import ChargeResult, Declined, InDoubt, NeedsCustomer, NotSent, Payment
 from drawdown.schema.audit import By
@@ -87,10 +87,12 @@ class Purses:
         self.write(lambda c: said.resume(c, customer, self.by))
         self.armed.setdefault(customer, []).append(self.clock.at_ms)
 
-    def grant(self, credits: int, customer: str = "acme", key: str | None = None) -> None:
+    def grant(
+        self, credits: int, customer: str = "acme", key: str | None = None, terms: lots.Terms = lots.PLAIN
+    ) -> None:
         self.uses += 1
         name = key or f"g{self.uses}"
-        self.write(lambda c: grant(c, customer, credits * MICRO, self.by, key=name, plan=None))
+        self.write(lambda c: grant(c, customer, credits * MICRO, self.by, key=name, plan=None, terms=terms))
 
     def use(self, micro: int, customer: str = "acme") -> None:
         """Draw on a wallet, as metering does."""

@@ -351,7 +351,9 @@ def set_rate(
     known = any(given.feature == feature for given in card.rates)
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
     holds = card.rate(feature, start)
-    if holds is not None and (holds.micro_credits, holds.per_quantity) == rate:
+    is_so = holds is not None and (holds.micro_credits, holds.per_quantity) == rate
+    # With a start, the rate in force may still change before it, so only a row with this start is a repetition.
+    if holds is not None and is_so and from_ms in (None, holds.start_ms):
         return holds.start_ms
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}

@@ -233,14 +233,13 @@ def terms_of(row: sa.RowMapping) -> Terms:
     return Terms(**kept)
 
 
-def rearm_paid(connection: sa.Connection, customer_id: str, key: str) -> None:
+def rearm_paid(connection: sa.Connection, customer_id: str) -> None:
     """Resume a wallet's top-ups that stopped themselves, or wait after a decline.
 
-    Call it if a person grants credit. If a grant under `key` exists already, the call does not change the terms.
-
-    Call it before the wallet changes, because terms are locked before wallets.
+    Call it if a person grants credit for the first time under a key. Call it before the wallet changes, because terms
+    are locked before wallets.
     """
-    SQL.run(connection, "rearm_paid", {"customer_id": customer_id, "key": key})
+    SQL.run(connection, "rearm_paid", {"customer_id": customer_id})
 
 
 def _row(connection: sa.Connection, customer_id: str) -> sa.RowMapping | None:

@@ -26,7 +26,6 @@ UPDATE topup_terms SET mode = :mode, at_ms = :at_ms, actor = :actor, reason = :r
 -- name: rearm_paid
 UPDATE topup_terms SET declines = 0, wait_until_ms = NULL, blocked_ms = NULL, blocked_reason = NULL
 WHERE customer_id = :customer_id AND (declines > 0 OR blocked_ms IS NOT NULL)
-    AND NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = :key)
 
 -- name: end_shadows
 UPDATE topups SET ended_ms = :at_ms WHERE customer_id = :customer_id AND state = 'shadow' AND ended_ms IS NULL

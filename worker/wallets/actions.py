@@ -120,8 +120,8 @@ def grant(
         ids.require(connection, ids.PLAN, plan)
     name = f"grant:{key}"
     was = wallet_of(connection, customer_id).plan
-    if amount_micro > 0:
-        rearm_paid(connection, customer_id, name)
+    if amount_micro > 0 and not wallet.is_granted(connection, name):
+        rearm_paid(connection, customer_id)
     if plan is not None:
         wallet.change_plan(connection, customer_id, plan, by)
     granted = wallet.grant(
@@ -274,9 +274,9 @@ def set_rate(
 
     The price is `micro_credits` for `per_quantity` base units. Return the start of that window, in milliseconds.
 
-    Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on. If the
-    same rate is already in force then, it does not change. So a caller that lost the answer can repeat the call, and
-    gets the window from which the rate counts.
+    Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on, unless
+    the same rate is already in force then. A caller that lost the answer can repeat the call, and gets the window from
+    which the rate counts.
 
     Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on; UnknownId for an
     unknown feature unless `new`.
@@ -287,7 +287,9 @@ def set_rate(
     known = any(rate.feature == feature for rate in card.rates)
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
     holds = card.rate(feature, start)
-    if holds is not None and (holds.micro_credits, holds.per_quantity) == (micro_credits, per_quantity):
+    is_so = holds is not None and (holds.micro_credits, holds.per_quantity) == (micro_credits, per_quantity)
+    # With a start, the rate in force may still change before it, so only a row with this start is a repetition.
+    if holds is not None and is_so and from_ms in (None, holds.start_ms):
         return holds.start_ms
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
