@@ -179,10 +179,12 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
     context.changed = changed(connection, context.declared())
     began_ms = SQL.run(connection, "last_started").scalar_one_or_none()
     _bring_providers_up_to_date(connection, began_ms, now)
-    if context.shard.lo == 0 and (began_ms is None or began_ms // DAY_MS < now // DAY_MS):
-        from drawdown.worker.sources.events.types import free_unused  # once a day
+    if context.shard.lo == 0:
+        began_first_ms = SQL.run(connection, "last_of_first_shard").scalar_one_or_none()
+        if began_first_ms is None or began_first_ms // DAY_MS < now // DAY_MS:
+            from drawdown.worker.sources.events.types import free_unused  # once a day
 
-        free_unused(connection, now)
+            free_unused(connection, now)
     for provider in context.ready():
         mark_halted(connection, provider, context.capabilities[provider], context.shard, now)
     release_exempt(connection, context.shard, now)

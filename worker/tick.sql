@@ -3,6 +3,9 @@
 -- name: last_started
 SELECT started_ms FROM ticks ORDER BY tick_id DESC LIMIT 1
 
+-- name: last_of_first_shard
+SELECT started_ms FROM ticks WHERE bucket_lo = 0 ORDER BY tick_id DESC LIMIT 1
+
 -- name: begin_tick
 INSERT INTO ticks (worker, bucket_lo, bucket_hi, started_ms, clock_trusted)
 VALUES (:worker, :lo, :hi, :started_ms, :clock_trusted) RETURNING tick_id

@@ -388,6 +388,24 @@ def test_unknown_charge_after_loss_is_reported_by_reconcile(engine: sa.Engine) -
     assert found.exit_status == 1
 
 
+def test_unknown_charge_after_loss_is_reported_although_first_night_cannot_be_read(engine: sa.Engine) -> None:
+    """The loss stays due until a night has read it, although the days since then are compared."""
+    fleet, provider = restored(engine, {"": 60}, **ASKED)
+    fleet.write("INSERT INTO withdrawals SELECT id, org_id, ts, memory_mb, interval_s, 0, 'a', 'r' FROM usage_samples")
+    pass_by(fleet, 1, 5)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+
+    def night() -> list[tuple[int, int]]:
+        fleet.clock.at_ms += DAY_MS
+        found = runner.run(reconcile(fleet.context(), ReconcileScope(recent=True), fleet.by), world)
+        return [(one.ours, one.theirs) for one in found.differing]
+
+    provider.totals_fail = True
+    assert [night() for _ in range(4)] == [[]] * 4
+    provider.totals_fail = False
+    assert [night() for _ in range(2)] == [[(0, 60)], []]
+
+
 def test_recent_reconcile_after_loss_does_not_report_settled_day(engine: sa.Engine) -> None:
     """A run of recent days leaves it out, and it has a push of ours all the same."""
     fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities(**ASKED))})

@@ -50,6 +50,17 @@ def test_rate_for_provider_that_reports_costs_is_refused(fleet: Fleet) -> None:
     assert (micro(fleet, "compute_4gb"), micro(fleet, "compute_8gb")) == (7, 1)
 
 
+def test_operator_rates_set_in_either_order_end_with_later_rate(fleet: Fleet) -> None:
+    """A rate that was set back before the other began counted as a repetition, and the other stayed in force."""
+    first, last = T0 + WINDOW_MS, T0 + 2 * WINDOW_MS
+    for feature, order in (("compute_1gb", (first, last, first)), ("compute_4gb", (last, first, last))):
+        rate(fleet, feature, 100)
+        for start in order:
+            assert rate(fleet, feature, 50 if start == first else 100, from_ms=start) == start
+        assert [micro(fleet, feature, at) for at in (T0, first, last)] == [100, 50, 100]
+    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'provider_rate'") == 6
+
+
 def test_operator_rate_applies_until_provider_reports_cost(fleet: Fleet) -> None:
     rate(fleet, "compute_1gb", 5)
     rate(fleet, "compute_4gb", 5)

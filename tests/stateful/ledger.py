@@ -161,7 +161,7 @@ class Ledger(RuleBasedStateMachine):
             assert any(one.start == begins for one in known)
             return
         holds = max((one for one in known if one.start <= begins), key=lambda one: one.start, default=None)
-        if holds is not None and (holds.micro, holds.per) == (micro, per):
+        if holds is not None and start in (None, holds.start) and (holds.micro, holds.per) == (micro, per):
             assert told == holds.start, "said again, it changed something"
             return
         assert told == begins, "a rate begins at another time"

@@ -143,15 +143,15 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         untold |= unread
         left_open |= differ
     found = Balanced()
+    before, is_lost_read = None, False
+    if scope.recent and not scope.org_id:
+        before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
     if context.out_of_time():
         done.unfinished = True  # a balance must not decide before all events are compared
     else:
-        before = None
-        if scope.recent and not scope.org_id:
-            before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
         seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
         since = min(now - RECENT_MS, before or 0) if scope.recent else 0
-        yield from compare_lost(provider, scope, seen, since, now, done, context.out_of_time)
+        is_lost_read = yield from compare_lost(provider, scope, seen, since, now, done, context.out_of_time)
     if context.capabilities[provider].drawn and done.unfinished:
         found = Balanced(left_out={day.row.customer_id: OUT_OF_TIME for day in same if day.row.live})
     elif context.capabilities[provider].drawn:
@@ -174,8 +174,10 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         found = Balanced({customer for customer, _ in told}, left_out)
     if scope.recent and not scope.org_id:
         days = [_settled(day, reached, waiting - compared, refused) for day in same]
+        # Otherwise the next run would begin after a loss that this run did not compare.
+        whole_to_ms = until if is_lost_read else before
         keep = partial(keep_marks, provider=provider, days=days, balances=found, to_ms=until, now_ms=now)
-        yield Transaction("keep_marks", keep)
+        yield Transaction("keep_marks", partial(keep, whole_to_ms=whole_to_ms))
         done.open_days += sum(1 for day in days if day.open_reason and day.settled_ms < now - OPEN_AFTER_MS)
 
 
@@ -390,11 +392,13 @@ def compare_lost(
     now_ms: int,
     done: Reconciled,
     over: Over,
-) -> Steps[None]:
+) -> Steps[bool]:
     """Report charges of lost days that do not have a push here.
 
-    `since_ms`: the time from which on a loss must be on record. Differences are added to `done`.
+    `since_ms`: the time from which on a loss must be on record. Differences are added to `done`. Return False if a
+    later run must read some of these days again.
     """
+    is_read = True
     spans, pushed = yield Transaction(
         "reconcile_lost",
         partial(_find_lost, provider=provider, scope=scope, since_ms=since_ms, now_ms=now_ms),
@@ -409,6 +413,7 @@ def compare_lost(
         for span, read in zip(part, totals, strict=True):
             if isinstance(read, ReadFailed):
                 done.not_read(span.customer_id, read.reason)
+                is_read = is_read and read.reason.startswith(NEEDS_YOU)
                 continue
             for feature, theirs in sorted(read.items()):
                 if theirs and (span.org_id, span.customer_id, feature, span.day_ms) not in known:
@@ -418,6 +423,7 @@ def compare_lost(
                     done.compared += 1
                     done.differing.append(line)
                     tell(line)
+    return is_read
 
 
 def _find_lost(
@@ -496,13 +502,20 @@ def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
 
 
 def keep_marks(
-    connection: sa.Connection, *, provider: str, days: Sequence[Settled], balances: Balanced, to_ms: int, now_ms: int
+    connection: sa.Connection,
+    *,
+    provider: str,
+    days: Sequence[Settled],
+    balances: Balanced,
+    to_ms: int,
+    whole_to_ms: int | None,
+    now_ms: int,
 ) -> None:
     """Move the marks of a provider and its customers past compared days.
 
-    Marks move at most to `to_ms`. If a balance was left out, its customer's mark stays at the last settled push, so
-    that the next run compares the balance. If an earlier run left a balance out, the balance stays left out until a run
-    tries to compare it.
+    Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms` (None: it is not written). If a balance
+    was left out, its customer's mark stays at the last settled push, so that the next run compares the balance. If an
+    earlier run left a balance out, the balance stays left out until a run tries to compare it.
     """
     by_customer: dict[str, list[Settled]] = {}
     for day in days:
@@ -519,8 +532,10 @@ def keep_marks(
         for customer, found in sorted(by_customer.items())
     ]
     its = {"provider": provider, "now_ms": now_ms}
-    provider_mark = {"customer_id": "", "compared_ms": to_ms, "open_days": 0, "open_since_ms": None, "said": ""}
-    SQL.run(connection, "keep_mark", {**its, "marks": [*marks, provider_mark]})
+    if whole_to_ms is not None:
+        of_all: dict[str, object] = {"customer_id": "", "compared_ms": whole_to_ms}
+        marks.append({**of_all, "open_days": 0, "open_since_ms": None, "said": ""})
+    SQL.run(connection, "keep_mark", {**its, "marks": marks})
     SQL.run(connection, "close_others", {**its, "marks": [{"customer_id": mark["customer_id"]} for mark in marks]})
 
 
