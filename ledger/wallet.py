@@ -286,7 +286,8 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
     """Book all due changes of wallets, and lock the wallets.
 
-    They stay locked until this transaction is over.
+    They stay locked until this transaction is over. The caller must refresh the verdicts of their organisations, even
+    if it changes nothing else, because the sweep then finds nothing due.
 
     Errors: DatabaseBusy if more changes are due than one transaction books.
     """

@@ -83,6 +83,31 @@ def test_verdict_counts_credit_of_new_month_before_sweep(account: Account) -> No
     assert isinstance(found, CustomerState) and (found.balance_micro, account.balance) == (100, 0)
 
 
+@pytest.mark.parametrize("action", ["plan put", "tier buy", "tier end"])
+def test_repeated_action_that_books_due_credit_resumes_halted_org(account: Account, action: str) -> None:
+    """It books the credit before the sweep, which then finds nothing due in the wallet."""
+    fleet = account.fleet
+    account.plan("team", 100)
+    account.join()
+    account.tier(price=0)
+    account.buy()
+    account.give("later", 50, begins_ms=T0 + 10 * DAY_MS)
+    account.use(110)
+    if action == "tier end":
+        account.undo()
+    account.join()
+    fleet.tick(T0 + DAY_MS, accept_clock=True)
+    assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'") == 1
+    account.at(T0 + 10 * DAY_MS)
+    if action == "plan put":
+        account.write(lambda c: credit.put_on_plan(c, "acme", "team", fleet.by))
+    else:
+        assert (account.buy() if action == "tier buy" else account.undo()).changed is False
+    assert (account.balance, account.sweep()) == (40, [])
+    fleet.tick()
+    assert fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'") == 0
+
+
 def test_missed_months_are_granted_and_expire(account: Account) -> None:
     account.plan("team", 100)
     account.join()

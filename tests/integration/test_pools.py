@@ -75,6 +75,22 @@ def test_repeated_allotment_is_ignored_and_other_content_refused(course: Course)
     assert course.balances == (80, 20, 0)
 
 
+def test_repeated_allotment_that_books_due_credit_resumes_member(course: Course) -> None:
+    """It books the member's credit before the sweep, which then finds nothing due in the wallet."""
+    fleet = course.fleet
+    halted = "SELECT is_halted FROM orgs WHERE org_id = 'acme'"
+    course.allot(20)
+    course.give("acme", 50, begins_ms=T0 + 10 * DAY_MS)
+    course.use(30)
+    course.give("acme", -1)
+    fleet.tick(T0 + DAY_MS, accept_clock=True)
+    assert fleet.one(halted) == 1
+    fleet.clock.at_ms = T0 + 10 * DAY_MS
+    assert course.allot(20).repeated and course.balance("acme") == 39
+    fleet.tick()
+    assert fleet.one(halted) == 0
+
+
 def test_late_usage_before_end_is_paid_by_returned_allotment(course: Course) -> None:
     course.allot(20)
     course.sweep(BACK)

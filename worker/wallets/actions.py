@@ -419,7 +419,7 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
     was = wallet_of(connection, customer_id).plan
     if wallet.change_plan(connection, customer_id, plan, by):
         record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, by)
-        mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
+    mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
     return was
 
 

@@ -116,7 +116,7 @@ def allot(
     if not done.repeated:
         details = {"lot": done.lot.lot, "customer_id": customer_id, "amount_micro": amount_micro}
         record(connection, "pool_allot", pool, {**details, "expires_ms": expires_ms}, by)
-        mark_for_projection(connection, orgs_of(connection, [pool, customer_id]), by.now_ms)
+    mark_for_projection(connection, orgs_of(connection, [pool, customer_id]), by.now_ms)
     wallets = read_wallets(connection, [pool, customer_id])
     return Allotted(done.lot, done.repeated, wallets[pool], wallets[customer_id])
 

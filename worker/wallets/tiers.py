@@ -131,7 +131,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
         )
     before = tiers.holder(connection, customer_id, tier)
     if before is not None and before.ended_ms is None and before.renews and before.paid_to_ms > by.now_ms:
-        return Bought(before, now, 0, changed=False)
+        return _answer(connection, customer_id, tier, 0, by, changed=False)
     has = now.available_micro
     if not _is_paid(connection, customer_id, tier, by.now_ms) and found.price_micro > max(has, 0):
         asks = f"a month of {tier} costs {as_credits(found.price_micro)}"
@@ -143,7 +143,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
         )
     charged = tiers.buy(connection, customer_id, found, by)
     record(connection, "ledger_tier_buy", customer_id, {"tier": tier, "charged_micro": charged}, by)
-    return _changed(connection, customer_id, tier, charged, by)
+    return _answer(connection, customer_id, tier, charged, by)
 
 
 def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
@@ -160,9 +160,9 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> B
             f"To see its tiers, run `drawdown ledger show {typed(customer_id)}`"
         )
     if not tiers.let_end(connection, customer_id, tier, by):
-        return Bought(before, read_wallets(connection, [customer_id])[customer_id], 0, changed=False)
+        return _answer(connection, customer_id, tier, 0, by, changed=False)
     record(connection, "ledger_tier_end", customer_id, {"tier": tier, "paid_to_ms": before.paid_to_ms}, by)
-    return _changed(connection, customer_id, tier, 0, by)
+    return _answer(connection, customer_id, tier, 0, by)
 
 
 def _require_tier(connection: sa.Connection, customer_id: str, tier: str) -> Tier:
@@ -179,12 +179,14 @@ def _is_paid(connection: sa.Connection, customer_id: str, tier: str, now_ms: int
     return SQL.run(connection, "is_paid", {"key": key}).first() is not None
 
 
-def _changed(connection: sa.Connection, customer_id: str, tier: str, charged_micro: int, by: By) -> Bought:
+def _answer(
+    connection: sa.Connection, customer_id: str, tier: str, charged_micro: int, by: By, *, changed: bool = True
+) -> Bought:
     wallet.make_true(connection, [customer_id], by.now_ms)
     mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
     found = tiers.holder(connection, customer_id, tier)
     assert found is not None
-    return Bought(found, read_wallets(connection, [customer_id])[customer_id], charged_micro, changed=True)
+    return Bought(found, read_wallets(connection, [customer_id])[customer_id], charged_micro, changed)
 
 
 @dataclass(frozen=True)
