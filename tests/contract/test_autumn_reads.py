@@ -378,7 +378,7 @@ def checked(features: Body, billed: list[str], controls: object = None) -> str:
     return "\n".join(done(stubbed(account(body, features)).check(billed, ["cus_1"])))
 
 
-def test_check_names_billed_feature_outside_the_credit_system_that_decides() -> None:
+def test_check_names_billed_feature_outside_deciding_credit_system() -> None:
     own = {"id": "tokens", "type": "metered", "consumable": True}
     said_so = "not in credit system credits, whose balance alone decides about halts: tokens. Add each to it"
     assert said_so in checked(credits(own, compute=3), ["compute", "tokens"])

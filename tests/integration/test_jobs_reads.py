@@ -126,7 +126,7 @@ def test_assign_job_after_manual_assignment_fails(fleet: Fleet) -> None:
     assert billers(fleet)[-1] == ("none", "acme")
 
 
-def test_assignment_to_wallet_by_http_is_refused_only_without_credit_there(fleet: Fleet) -> None:
+def test_assignment_to_wallet_by_http_needs_credit_there(fleet: Fleet) -> None:
     def assign() -> assign_action.OrgAssigned:
         invoked = Invocation(fleet.by)
         return write(fleet.engine, lambda c: assign_action._assign(c, invoked, "globex", provider="embedded"))

@@ -91,7 +91,7 @@ def test_grant_with_repeated_key_is_credited_once(fleet: Fleet) -> None:
         give(501)
 
 
-def test_key_of_credit_taken_back_is_refused_for_grant_that_begins_later(fleet: Fleet) -> None:
+def test_key_of_negative_grant_is_refused_for_later_grant(fleet: Fleet) -> None:
     """Its entry exists already, so that the lot would never be credited."""
     take = partial(credit.grant, customer_id="acme", amount_micro=-5, by=fleet.by, key="invoice-1", plan=None)
     assert write(fleet.engine, take) == Granted(-5, repeated=False)

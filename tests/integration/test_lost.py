@@ -388,7 +388,7 @@ def test_unknown_charge_after_loss_is_reported_by_reconcile(engine: sa.Engine) -
     assert found.exit_status == 1
 
 
-def test_unknown_charge_after_loss_is_reported_although_first_night_cannot_be_read(engine: sa.Engine) -> None:
+def test_unknown_charge_after_loss_is_reported_after_unread_nights(engine: sa.Engine) -> None:
     """The loss stays due until a night has read it, although the days since then are compared."""
     fleet, provider = restored(engine, {"": 60}, **ASKED)
     fleet.write("INSERT INTO withdrawals SELECT id, org_id, ts, memory_mb, interval_s, 0, 'a', 'r' FROM usage_samples")

@@ -170,7 +170,7 @@ def test_topup_blocked_wallet_is_not_resumed_by_repeated_grant(purses: Purses) -
     assert purses.fill().charged == 0
 
 
-def test_topup_blocked_wallet_is_not_resumed_by_repeated_grant_that_begins_later(purses: Purses) -> None:
+def test_blocked_topup_is_not_resumed_by_repeated_later_grant(purses: Purses) -> None:
     later = Terms(begins_ms=T0 + 30 * DAY_MS)
     purses.grant(1, key="invoice-1", terms=later)
     purses.pay.cards["cus_acme"] = "stolen"

@@ -73,11 +73,11 @@ def test_charge_with_known_cost_has_exact_weight_during_cost_change() -> None:
     assert as_text(Decimal("0.00060")) == "0.0006" and as_text(Decimal("1E+2")) == "100" and as_text(None) is None
 
 
-def test_charge_at_cost_that_no_read_showed_has_that_cost_as_bound() -> None:
+def test_charge_at_cost_without_read_has_that_cost_as_bound() -> None:
     """The cost changed after the last read of the costs, and the answer to the charge reported the new one."""
     pools = Pools([told("a", "0.0001", HOUR), told("b", "0.0008", HOUR)])
-    assert pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, "0.0008") == (100, 800)
-    assert pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, "0.0001") == (100, 100)
+    assert pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, "0.0008") == (Fraction(100), Fraction(800))
+    assert pools.weight_told_between("credits", "a", 5 * HOUR, 6 * HOUR, "0.0001") == (Fraction(100),) * 2
 
 
 def test_charge_of_partial_unit_has_weight_of_credits_taken() -> None:

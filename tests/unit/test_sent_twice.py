@@ -38,9 +38,7 @@ def test_pushes_sent_twice_are_identified_by_exact_amount(
         ([(10_000 * size, 1) for size in range(1, 9)], 50_000),
     ],
 )
-def test_amount_that_many_sums_of_pushes_equal_does_not_prove_doubles(
-    pushes: list[tuple[int, int]], amount: int
-) -> None:
+def test_amount_equal_to_many_sums_does_not_prove_doubles(pushes: list[tuple[int, int]], amount: int) -> None:
     """Another program may have drawn such a round amount. Correct charges would then be given back."""
     assert sent_twice(pushes, amount) is None
 
