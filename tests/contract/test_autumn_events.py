@@ -198,7 +198,7 @@ def test_totals_sum_deductions_of_all_senders_in_range() -> None:
     assert isinstance(done(silent.totals("cus_1", WINDOW, WINDOW + 1)), ReadFailed)
 
 
-def test_totals_omit_unreadable_event_of_feature_that_drawdown_does_not_send() -> None:
+def test_totals_omit_unreadable_event_of_foreign_feature() -> None:
     """Else one such event of another program would keep all of the customer's days from being compared."""
     theirs = without(event("b", properties=None, feature_id="other"), "deductions")
     beside = stubbed(said(200, {"list": [event("a"), theirs], "next_cursor": None}))
