@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import RateCard, read_rate_card
+from drawdown.ledger.wallet import read_ahead
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import EMBEDDED, EXEMPT_PROVIDERS
 
@@ -169,3 +170,8 @@ def rate_card(connection: sa.Connection) -> RateCard:
 def add(amount: int | None, other: int | None) -> int | None:
     """Return the sum of two amounts; None if either is None."""
     return None if amount is None or other is None else amount + other
+
+
+def payable_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
+    """Return the credit of a wallet that decides about halts, with its due changes, in micro-credits."""
+    return read_ahead(connection, [customer_id], now_ms)[customer_id].payable_micro

@@ -15,7 +15,6 @@ from typing import Annotated, Final
 
 import sqlalchemy as sa
 
-from drawdown.ledger import wallet
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
 from drawdown.schema.audit import By, require_org
@@ -96,7 +95,7 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
         assert latest is not None
         return OrgAssigned(org, provider, latest.customer_id, latest.start_ms, Waited(), already=True)
     is_at_risk = provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt
-    if is_at_risk and _payable(connection, candidate.customer_id, by.now_ms) <= 0:
+    if is_at_risk and flips.has_no_credit_here(connection, candidate, by.now_ms):
         raise Refused(
             f"{candidate.provider} bills {org} now. Without credit here, the new assignment halts it at once. Grant "
             f"credit first (`drawdown ledger grant {typed(candidate.customer_id, 'AMOUNT')}`), or pass --allow-halt"
@@ -105,11 +104,6 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
         connection, [org], provider, by, customer_id=candidate.customer_id, from_ms=options.from_ms
     )
     return OrgAssigned(org, provider, made.customer_id, made.start_ms, made.waited)
-
-
-def _payable(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """Return the credit that decides about a halt of the wallet's organisations, in micro-credits."""
-    return wallet.read_ahead(connection, [customer_id], now_ms)[customer_id].payable_micro
 
 
 def _sentence(done: OrgAssigned) -> str:

@@ -26,6 +26,7 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EVER_MS, EXEMPT_PROVIDERS, next_window
 from drawdown.worker.catalog.balance_parts import note_parts
+from drawdown.worker.catalog.wallets import payable_micro
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 from drawdown.worker.orgs.assignments import Unseen, assign_one, start_of, unseen_windows
@@ -443,3 +444,8 @@ def problem_of(
 def would_newly_halt(candidate: FlipCandidate, options: FlipOptions) -> bool:
     """Return True if the organisation is not halted now, and has another provider."""
     return candidate.provider is not None and candidate.provider != options.provider and not candidate.is_halted
+
+
+def has_no_credit_here(connection: sa.Connection, candidate: FlipCandidate, now_ms: int) -> bool:
+    """Return True if the candidate's wallet in this database cannot pay."""
+    return payable_micro(connection, candidate.customer_id, now_ms) <= 0

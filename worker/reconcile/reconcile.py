@@ -175,7 +175,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     if scope.recent and not scope.org_id:
         days = [_settled(day, reached, waiting - compared, refused) for day in same]
         # Otherwise the next run would begin after a loss that this run did not compare.
-        whole_to_ms = until if is_lost_read else before
+        whole_to_ms = until if is_lost_read else now - RECENT_MS if before is None else before
         keep = partial(keep_marks, provider=provider, days=days, balances=found, to_ms=until, now_ms=now)
         yield Transaction("keep_marks", partial(keep, whole_to_ms=whole_to_ms))
         done.open_days += sum(1 for day in days if day.open_reason and day.settled_ms < now - OPEN_AFTER_MS)
@@ -508,14 +508,14 @@ def keep_marks(
     days: Sequence[Settled],
     balances: Balanced,
     to_ms: int,
-    whole_to_ms: int | None,
+    whole_to_ms: int,
     now_ms: int,
 ) -> None:
     """Move the marks of a provider and its customers past compared days.
 
-    Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms` (None: it is not written). If a balance
-    was left out, its customer's mark stays at the last settled push, so that the next run compares the balance. If an
-    earlier run left a balance out, the balance stays left out until a run tries to compare it.
+    Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If a balance was left out, its
+    customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left a
+    balance out, the balance stays left out until a run tries to compare it.
     """
     by_customer: dict[str, list[Settled]] = {}
     for day in days:
@@ -532,10 +532,8 @@ def keep_marks(
         for customer, found in sorted(by_customer.items())
     ]
     its = {"provider": provider, "now_ms": now_ms}
-    if whole_to_ms is not None:
-        of_all: dict[str, object] = {"customer_id": "", "compared_ms": whole_to_ms}
-        marks.append({**of_all, "open_days": 0, "open_since_ms": None, "said": ""})
-    SQL.run(connection, "keep_mark", {**its, "marks": marks})
+    provider_mark = {"customer_id": "", "compared_ms": whole_to_ms, "open_days": 0, "open_since_ms": None, "said": ""}
+    SQL.run(connection, "keep_mark", {**its, "marks": [*marks, provider_mark]})
     SQL.run(connection, "close_others", {**its, "marks": [{"customer_id": mark["customer_id"]} for mark in marks]})
 
 
