@@ -504,17 +504,18 @@ def _sums_of(drew: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
     return reached
 
 
-def _is_chance(tried: Collection[int], amount: int, *, likely: bool = True) -> bool:
+def _is_chance(tried: Collection[int], amount: int) -> bool:
     """Return True if an amount may be among some sums by chance.
 
     People top up by round amounts. Consider all amounts up to the largest sum that are as round as this one. If more
-    than one in CHANCE of them is among the sums, the result is True. `likely`: do not count the sum that was found.
+    than one in CHANCE of them is among the sums, the result is True.
     """
     grain = 1
     while amount % (grain * 10) == 0:
         grain *= 10
     like_it = sum(1 for one in tried if one > 0 and one % grain == 0)
-    return (like_it - likely) * CHANCE > max(tried) // grain
+    # The sum that was found is always among them.
+    return (like_it - 1) * CHANCE > max(tried) // grain
 
 
 def _of_lost(
@@ -589,14 +590,9 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     """Return the pushes with extra draws that add up to an amount.
 
     `pushes`: each quantity, and its possible number of extra draws. The result is the number of extra draws, by the
-    index of the push. All pushes, or a single push, are tried before other sums. None: they do not add up, there are
-    more than MOST_SUMS sums, or a change of the balance by another program may equal a tried sum by chance.
+    index of the push. None: they do not add up, or there are more than MOST_SUMS sums, so that a person's change of the
+    balance is more likely.
     """
-    each = [quantity for quantity, _ in pushes]
-    if amount == sum(each) > 0:
-        return dict.fromkeys(range(len(each)), 1)
-    if amount in each:
-        return None if _is_chance(set(each), amount) else {each.index(amount): 1}
     counts = range(1, max((times for _, times in pushes), default=0) + 1)
     copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]
     reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # a sum: the last push in it, and the sum before
@@ -604,16 +600,16 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
         quantity = pushes[place][0]
         for before in [total for total in reached if total + quantity <= amount]:
             reached.setdefault(before + quantity, (place, before))
+        if amount in reached:
+            twice: dict[int, int] = {}
+            left = amount
+            while left:
+                last, left = reached[left]
+                twice[last] = twice.get(last, 0) + 1
+            return twice
         if len(reached) > MOST_SUMS:
             return None
-    if amount not in reached or _is_chance(reached, amount, likely=False):
-        return None
-    twice: dict[int, int] = {}
-    left = amount
-    while left:
-        last, left = reached[left]
-        twice[last] = twice.get(last, 0) + 1
-    return twice
+    return None
 
 
 def _adopt_drawn(connection: sa.Connection, twice: Sequence[tuple[PushRow, int]], by: By) -> None:
