@@ -17,7 +17,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from drawdown.ledger.rates import RateCard, read_rate_card
-from drawdown.ledger.wallet import read_ahead
 from drawdown.schema.sql import Part, queries
 from drawdown.schema.units import EMBEDDED, EXEMPT_PROVIDERS
 
@@ -174,4 +173,6 @@ def add(amount: int | None, other: int | None) -> int | None:
 
 def payable_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     """Return the credit of a wallet that decides about halts, with its due changes, in micro-credits."""
+    from drawdown.ledger.wallet import read_ahead  # imported here, because `status` does not need it
+
     return read_ahead(connection, [customer_id], now_ms)[customer_id].payable_micro
