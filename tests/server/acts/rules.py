@@ -78,7 +78,7 @@ MADE: Final = {
     "metric": "look", "amount": "70", "reach": "org", "id": "acme", "per": "day", "lasts": "until", "expires": "+7d"
 }  # fmt: skip
 EXAMPLES: Final = {
-    "override-approve": Example({"number": "1"}, {"number": "9"}, partial(_override, asked=False), prepare=_asked),
+    "override-approve": Example({"number": "1"}, {"number": "9"}, _limit, prepare=_asked),
     "override-refuse": Example({"number": "1"}, {"number": "x"}, partial(_override, asked=False), prepare=_asked),
     "override-end": Example(
         {"number": "1"}, {"number": "0"}, partial(_override, asked=False, amount=60), prepare=_in_force
