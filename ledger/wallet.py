@@ -159,8 +159,7 @@ def grant(
         given = {**vars(terms), "begins_ms": begins_ms, "at_ms": now_ms, "actor": actor, "reason": reason}
         lot = Lot(lot=key, customer_id=customer_id, amount_micro=amount_micro, **given)
         repeated = not lots.give(connection, lot)
-        used = not repeated and SQL.run(connection, "grant", {"key": key}).first() is not None
-        if used or (not repeated and begins_ms <= now_ms and not post(connection, [lots.entry_of(lot, now_ms)])):
+        if not repeated and begins_ms <= now_ms and not post(connection, [lots.entry_of(lot, now_ms)]):
             raise _used_before(connection, key)
     else:
         repeated = _take(connection, customer_id, amount_micro, key=key, now_ms=now_ms, actor=actor, reason=reason)

@@ -424,18 +424,6 @@ def test_assignment_to_same_provider_at_later_time_does_not_add_row(billers: Bil
     assert unchanged(billers) == before
 
 
-def test_assignment_without_start_does_not_wait_for_equal_later_one(billers: Billers) -> None:
-    """Else the usage until then would not have a provider."""
-    fleet = billers.fleet
-    fleet.sample("later", fleet.clock.at_ms)
-    (made,) = billers.flip([Wish("later")], "embedded", from_ms=fleet.clock.at_ms + 30 * WINDOW_MS)
-    assert made.start_ms is not None
-    (now,) = billers.flip([Wish("later")], "embedded")
-    assert (now.already, now.start_ms) == (False, next_window(fleet.clock.at_ms))
-    (again,) = billers.flip([Wish("later")], "embedded")
-    assert again.already and again.start_ms is None
-
-
 def test_unknown_provider_is_refused_with_available_names(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/drawdown.db"
     made = connect(url)

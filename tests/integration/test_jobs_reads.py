@@ -9,14 +9,12 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import NoCustomer, ReadFailed
 from drawdown.schema.database import read, write
-from drawdown.schema.declare import Invocation
 from drawdown.schema.errors import Refused
-from drawdown.schema.units import MICRO, WINDOW_MS
-from drawdown.worker.jobs import assign_action, queue
+from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob
 from drawdown.worker.jobs.run_jobs import do_jobs
 from drawdown.worker.provider import actions as providers
-from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_jobs import job, later, listed, up_to
 from tests.world import T0, Fleet
@@ -124,14 +122,3 @@ def test_assign_job_after_manual_assignment_fails(fleet: Fleet) -> None:
     fleet.assign("acme", provider="none")
     assert "another assignment since" in later(fleet).failures[0]
     assert billers(fleet)[-1] == ("none", "acme")
-
-
-def test_assignment_to_wallet_by_http_needs_credit_there(fleet: Fleet) -> None:
-    def assign() -> assign_action.OrgAssigned:
-        invoked = Invocation(fleet.by)
-        return write(fleet.engine, lambda c: assign_action._assign(c, invoked, "globex", provider="embedded"))
-
-    with pytest.raises(Refused, match="Without credit here"):
-        assign()
-    write(fleet.engine, lambda c: grant(c, "globex", 5 * MICRO, fleet.by, key="k", plan=None))
-    assert assign().start_ms is not None

@@ -12,11 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from drawdown.ledger import wallet
 from drawdown.ledger.entries import Usage
-from drawdown.ledger.lots import Terms
 from drawdown.ledger.wallet import Charge, Granted
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
-from drawdown.schema.units import DAY_MS
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from tests.sqlite_databases import fresh
@@ -89,17 +87,6 @@ def test_grant_with_repeated_key_is_credited_once(fleet: Fleet) -> None:
     assert give(500) == give(500) == 500
     with pytest.raises(Refused, match="invoice-1"):
         give(501)
-
-
-def test_key_of_negative_grant_is_refused_for_later_grant(fleet: Fleet) -> None:
-    """Its entry exists already, so that the lot would never be credited."""
-    take = partial(credit.grant, customer_id="acme", amount_micro=-5, by=fleet.by, key="invoice-1", plan=None)
-    assert write(fleet.engine, take) == Granted(-5, repeated=False)
-    give = partial(credit.grant, customer_id="acme", amount_micro=10, by=fleet.by, key="invoice-1", plan=None)
-    for begins_ms in (T0 + DAY_MS, T0):
-        with pytest.raises(Refused, match="key of grant:invoice-1 was used for"):
-            write(fleet.engine, partial(give, terms=Terms(begins_ms=begins_ms)))
-    assert fleet.one("SELECT COUNT(*) FROM ledger_lots") == 0
 
 
 def test_repeated_grant_is_recorded_once(fleet: Fleet) -> None:

@@ -519,14 +519,6 @@ def test_balance_acknowledge_is_recorded_as_action(engine: sa.Engine) -> None:
     assert compare(fleet, correct=True).exit_status == 0
 
 
-def test_late_refusal_requests_read_of_customer(engine: sa.Engine) -> None:
-    """A rejected push counts against the balance, and a customer without new usage would keep its verdict."""
-    fleet, _ = billed(engine)
-    before = fleet.one("SELECT refresh_requests FROM orgs WHERE org_id = 'acme'")
-    write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no meter")], fleet.clock.at_ms))
-    assert fleet.one("SELECT refresh_requests FROM orgs WHERE org_id = 'acme'") == before + 1
-
-
 def test_reconcile_push_billed_by_hand_during_lookup_is_not_voided(engine: sa.Engine) -> None:
     """Refused late and put on an invoice meanwhile, it is accepted as it was; billed again it would be paid twice."""
     fleet, provider = billed(engine)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from drawdown.ledger.reservations import Denied
-from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.guard import overrides as guard_overrides
@@ -124,23 +121,6 @@ def test_override_request_repeated_returns_first(house: House) -> None:
 
     with_desk(house, work)
     assert len(told(house)) == 5
-
-
-def test_override_outranked_by_newer_one_is_not_approved_or_returned(house: House) -> None:
-    """Its approval would change nothing, because the newest override in force decides."""
-    by = By(house.clock.at_ms, "ann", "a test")
-    give(house, "acme")
-    write(house.fleet.engine, lambda c: guard_terms.set_metric(c, "idea", Change(phase=3), by))
-    first = guard_overrides.Terms("idea", "org", "acme", "day", 100, house.clock.at_ms + DAY_MS)
-
-    def add(terms: guard_overrides.Terms, *, asked: bool) -> int:
-        return write(house.fleet.engine, lambda c: guard_overrides.add(c, terms, by, asked=asked))[0].number
-
-    numbers = add(first, asked=True), add(replace(first, amount=5), asked=False), add(first, asked=True)
-    assert numbers == (1, 2, 3)
-    with pytest.raises(Denied, match="cannot approve limit override 1: the newer 2 stays in force"):
-        write(house.fleet.engine, lambda c: guard_overrides.decide(c, 1, "approve", by))
-    assert write(house.fleet.engine, lambda c: guard_overrides.decide(c, 3, "approve", by))[1]
 
 
 def test_override_requests_beyond_limit_are_refused(house: House) -> None:

@@ -161,8 +161,7 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
 
     Return it as it is now, and True if the call changed it.
 
-    Errors: UnknownId; Denied `ended` if its state does not allow the decision, or for an approval after its end or of
-    an override that a newer one in force replaces.
+    Errors: UnknownId; Denied `ended` if its state does not allow the decision, or for an approval after its end.
     """
     found = show(connection, number)
     state = _AFTER[word]
@@ -179,13 +178,6 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
         raise Denied(
             "ended",
             f"cannot approve limit override {number}: its end has passed. Make a limit override that ends later",
-        )
-    newer = SQL.run(connection, "outranks", {**vars(found), "now_ms": by.now_ms}).scalar_one()
-    if word == "approve" and newer is not None:
-        raise Denied(
-            "ended",
-            f"cannot approve limit override {number}: the newer {newer} stays in force. Run `drawdown override end "
-            f"{newer}` first, or make a limit override",
         )
     after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
     SQL.run(connection, "decide", vars(after))

@@ -88,14 +88,13 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
 
     Errors: Refused if the assignment would halt it at once, or is invalid; UnknownId for an unknown id.
     """
-    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, declared=None, now_ms=by.now_ms)
+    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, declared=None)
     org, provider = wish.org_id, options.provider
     if candidate.already:
         latest = latest_biller(connection, org)
         assert latest is not None
         return OrgAssigned(org, provider, latest.customer_id, latest.start_ms, Waited(), already=True)
-    is_at_risk = provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt
-    if is_at_risk and flips.has_no_credit_here(connection, candidate, by.now_ms):
+    if provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt:
         raise Refused(
             f"{candidate.provider} bills {org} now. Without credit here, the new assignment halts it at once. Grant "
             f"credit first (`drawdown ledger grant {typed(candidate.customer_id, 'AMOUNT')}`), or pass --allow-halt"

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
-from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, window_of
+from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.replay.plan import ReplayScope
 
 MAX_JOB_ORGS: Final = 100
@@ -139,14 +139,13 @@ class AssignJob:
         halt = ["--allow-halt"] if self.allow_halt else []
         return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt]
 
-    def is_so(self, latest: Biller | None, now_ms: int) -> bool:
-        """Return True if the latest assignment has the requested provider and customer, and starts in time."""
-        start = next_window(now_ms) if self.from_ms is None else self.from_ms
+    def is_so(self, latest: Biller | None) -> bool:
+        """Return True if the latest assignment has the requested provider and customer.
+
+        Its start is not compared.
+        """
         return (
-            latest is not None
-            and latest.provider == self.provider
-            and self.customer_id in (None, latest.customer_id)
-            and latest.start_ms <= start
+            latest is not None and latest.provider == self.provider and self.customer_id in (None, latest.customer_id)
         )
 
 

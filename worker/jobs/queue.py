@@ -87,7 +87,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
-    if isinstance(asked, AssignJob) and asked.is_so(asked.was, by.now_ms):
+    if isinstance(asked, AssignJob) and asked.is_so(asked.was) and asked.from_ms is None:
         raise Refused(f"{asked.org_id} already has this assignment. See `drawdown org show {typed(asked.org_id)}`")
     if isinstance(asked, AcceptJob) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
@@ -145,13 +145,13 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
     return None
 
 
-def _require_as_it_stood(connection: sa.Connection, asked: Asked, now_ms: int) -> None:
+def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
     """Refuse a job if a person has changed its object since it was queued."""
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
     if isinstance(asked, AssignJob):
         latest = latest_biller(connection, asked.org_id)
-        if latest != asked.was and not asked.is_so(latest, now_ms):
+        if latest != asked.was and not asked.is_so(latest):
             raise Refused(
                 f"{asked.org_id} got another assignment since the job was queued. Check the assignment, and queue "
                 "the job again"
@@ -201,7 +201,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
     try:
         if row.tries > MAX_TRIES:
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
-        _require_as_it_stood(connection, asked, now_ms)
+        _require_as_it_stood(connection, asked)
         # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
         planned = None if is_short else _plan(connection, asked, now_ms)

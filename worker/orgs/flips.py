@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -24,9 +24,8 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.units import EVER_MS, EXEMPT_PROVIDERS, next_window
+from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog.balance_parts import note_parts
-from drawdown.worker.catalog.wallets import payable_micro
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 from drawdown.worker.orgs.assignments import Unseen, assign_one, start_of, unseen_windows
@@ -74,9 +73,7 @@ def _chunk(
 ) -> Steps[list[Flip]]:
     declared = context.capabilities.get(options.provider)
     candidates: list[FlipCandidate] = yield Transaction(
-        "flip_candidates",
-        partial(candidates_of, wishes=wishes, options=options, declared=declared, now_ms=by.now_ms),
-        rollback=True,
+        "flip_candidates", partial(candidates_of, wishes=wishes, options=options, declared=declared), rollback=True
     )
     moving = [candidate.customer_id for candidate in candidates if not candidate.already]
     there = yield from _read(context, {options.provider: moving})
@@ -127,27 +124,20 @@ def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
 
 
 def candidates_of(
-    connection: sa.Connection,
-    *,
-    wishes: Sequence[Wish],
-    options: FlipOptions,
-    declared: Capabilities | None,
-    now_ms: int,
+    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, declared: Capabilities | None
 ) -> list[FlipCandidate]:
     found = []
-    start = next_window(now_ms) if options.from_ms is None else options.from_ms
     for wish in wishes:
         unknown = _unknown(connection, wish, options)
-        latest = _latest(connection, wish.org_id)
+        latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
         customer = wish.org_id if declared is None else declared.customer_of(wish.org_id)
         if wish.customer_id is not None:
             customer = wish.customer_id
         elif latest is not None and latest.provider == options.provider:
             customer = latest.customer_id  # a customer that is not named stays the same
         same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
-        if same and latest is not None and latest.start_ms > start:  # it does not bill the time before
-            then = _latest(connection, wish.org_id, start)
-            same = then is not None and (then.provider, then.customer_id) == (options.provider, customer)
+        if same and options.from_ms is not None:
+            same = latest is not None and latest.start_ms <= options.from_ms
         found.append(
             FlipCandidate(
                 wish,
@@ -161,11 +151,6 @@ def candidates_of(
             )
         )
     return found
-
-
-def _latest(connection: sa.Connection, org_id: str, by_ms: int = EVER_MS) -> sa.Row[Any] | None:
-    """Return the latest assignment that starts at `by_ms` or earlier."""
-    return SQL.run(connection, "latest_assignment", {"org_id": org_id, "by_ms": by_ms}).one_or_none()
 
 
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
@@ -444,8 +429,3 @@ def problem_of(
 def would_newly_halt(candidate: FlipCandidate, options: FlipOptions) -> bool:
     """Return True if the organisation is not halted now, and has another provider."""
     return candidate.provider is not None and candidate.provider != options.provider and not candidate.is_halted
-
-
-def has_no_credit_here(connection: sa.Connection, candidate: FlipCandidate, now_ms: int) -> bool:
-    """Return True if the candidate's wallet in this database cannot pay."""
-    return payable_micro(connection, candidate.customer_id, now_ms) <= 0

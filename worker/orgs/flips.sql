@@ -2,7 +2,7 @@
 
 -- name: latest_assignment
 SELECT a.provider, a.customer_id, a.start_ms, o.is_halted FROM assignments a
-JOIN orgs o ON o.org_id = a.org_id WHERE a.org_id = :org_id AND a.start_ms <= :by_ms ORDER BY a.start_ms DESC LIMIT 1
+JOIN orgs o ON o.org_id = a.org_id WHERE a.org_id = :org_id ORDER BY a.start_ms DESC LIMIT 1
 
 -- name: latest_provider
 SELECT provider FROM assignments WHERE org_id = :org_id ORDER BY start_ms DESC LIMIT 1

@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
-from drawdown.worker.verdict.refresh_requests import mark_for_projection, mark_for_two_reads
+from drawdown.worker.verdict.refresh_requests import mark_for_two_reads
 
 log = structlog.get_logger()
 
@@ -132,6 +132,5 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
     state = refuse_late(connection, push, reason, now_ms)
     details = {"was": push.state, "is": state, "provider": provider}
     record(connection, "push_refused_late", ours, details, By(now_ms, provider, reason, "webhook"))
-    mark_for_projection(connection, [str(push.org_id)], now_ms)  # a rejected push counts against the balance
     log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
     return f"{ours} changed from {push.state} to {_SHOWN[state]}: {reason}"
