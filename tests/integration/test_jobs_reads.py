@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import NoCustomer, ReadFailed
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window
 from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob
 from drawdown.worker.jobs.run_jobs import do_jobs
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_jobs import job, later, listed, up_to
@@ -48,6 +49,10 @@ def changed(fleet: Fleet, fake: FakeProvider) -> AcceptJob:
 
 def in_force(fleet: Fleet) -> str | None:
     return read(fleet.engine, lambda c: providers.terms_in_force(c, "fake"))
+
+
+def schedule(fleet: Fleet, org: str, customer: str, from_ms: int) -> None:
+    write(fleet.engine, lambda c: assign(c, [org], "fake", fleet.by, customer_id=customer, from_ms=from_ms))
 
 
 def billers(fleet: Fleet) -> list[tuple[object, ...]]:
@@ -98,6 +103,51 @@ def test_assign_job_repeated_after_dead_tick_assigns_once(fleet: Fleet) -> None:
     assert later(fleet).ended == 1
     assert listed(fleet)[0].said == "acme is already assigned to fake as cus_1"
     assert len(billers(fleet)) == 2
+
+
+def test_assign_job_before_scheduled_start_at_same_provider_begins_now(fleet: Fleet) -> None:
+    fleet.sample("hooli", T0 + 1)
+    scheduled_ms = T0 + DAY_MS
+    to_fake = replace(TO_FAKE, org_id="hooli")
+    schedule(fleet, "hooli", "cus_1", scheduled_ms)
+    job(fleet, to_fake)
+    with pytest.raises(Refused, match="already queued"):
+        job(fleet, to_fake)
+    up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
+    begun = "SELECT start_ms FROM assignments WHERE org_id = 'hooli' ORDER BY start_ms"
+    placed_ms = int(str(fleet.one("SELECT at_ms FROM jobs")))
+    assert fleet.rows(begun) == [(next_window(placed_ms),), (scheduled_ms,)]
+    assert later(fleet).ended == 1
+    assert (listed(fleet)[0].state, listed(fleet)[0].said) == ("done", "hooli is already assigned to fake as cus_1")
+    with pytest.raises(Refused, match="already has this assignment"):
+        job(fleet, to_fake)
+
+
+def test_assign_job_with_scheduled_start_that_begins_while_queued_is_done(fleet: Fleet) -> None:
+    scheduled_ms = fleet.clock.at_ms + 3 * WINDOW_MS
+    schedule(fleet, "hooli", "cus_1", scheduled_ms)
+    job(fleet, replace(TO_FAKE, org_id="hooli"))
+    fleet.clock.at_ms = scheduled_ms
+    assert later(fleet).failures == []
+    assert listed(fleet)[0].said == "hooli is already assigned to fake as cus_1"
+    assert fleet.one("SELECT COUNT(*) FROM assignments WHERE org_id = 'hooli'") == 1
+
+
+def test_assign_job_for_customer_of_scheduled_move_repeated_names_it_once(fleet: Fleet) -> None:
+    scheduled_ms = fleet.clock.at_ms + DAY_MS - fleet.clock.at_ms % DAY_MS
+    schedule(fleet, "acme", "", scheduled_ms)
+    job(fleet, TO_FAKE)
+    up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
+    assert billers(fleet) == [("embedded", "acme"), ("fake", "cus_1")]
+    assert later(fleet).failures == []
+    assert (listed(fleet)[0].state, len(billers(fleet))) == ("done", 2)
+
+
+def test_assign_job_before_start_scheduled_since_fails(fleet: Fleet) -> None:
+    job(fleet, TO_FAKE)
+    scheduled_ms = fleet.clock.at_ms + DAY_MS - fleet.clock.at_ms % DAY_MS
+    schedule(fleet, "acme", "cus_1", scheduled_ms)
+    assert "another assignment since" in later(fleet).failures[0]
 
 
 def test_assign_job_for_unknown_customer_fails(fleet: Fleet, fake: FakeProvider) -> None:

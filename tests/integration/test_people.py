@@ -16,6 +16,7 @@ from drawdown.ledger import accounts
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema import audit
 from drawdown.schema.database import read, write
+from drawdown.schema.declare import Invocation
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.text import no_formula
 from drawdown.schema.units import DAY_MS, WINDOW_MS
@@ -23,6 +24,7 @@ from drawdown.worker.access.audit import AuditFilter, list_audit
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import cells
 from drawdown.worker.halts import lists as views_cells
+from drawdown.worker.jobs import assign_action
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.assignments import assign
@@ -67,6 +69,43 @@ def test_assign_without_provider_and_customer_keeps_both(fleet: Fleet) -> None:
     with pytest.raises(UsageError, match="acme by fake and globex by embedded"):
         read(fleet.engine, lambda c: flips.kept_provider(c, ["acme", "globex"], new=False))
     assert fleet.rows("SELECT provider, customer_id FROM assignments WHERE org_id = 'acme'") == [("fake", "acme-inc")]
+
+
+@pytest.mark.parametrize("provider", ["embedded", "fake"])
+def test_assign_before_scheduled_start_at_same_provider_begins_now(fleet: Fleet, provider: str) -> None:
+    fleet.sample("acme-inc", T0 + 1)
+    flip(fleet, flips.Wish("acme-inc"), provider=provider, from_ms=T0 + DAY_MS)
+    (done,) = flip(fleet, flips.Wish("acme-inc"), provider=provider)
+    assert (done.already, done.start_ms, done.resolved_s) == (False, T0, 60)
+    for from_ms in (None, T0 + WINDOW_MS, T0 + 2 * DAY_MS):
+        (again,) = flip(fleet, flips.Wish("acme-inc"), provider=provider, from_ms=from_ms)
+        assert (again.already, again.start_ms) == (True, None)
+    starts = fleet.rows("SELECT start_ms, end_ms FROM assignments ORDER BY start_ms")
+    assert starts == [(T0, T0 + DAY_MS), (T0 + DAY_MS, None)]
+
+
+def test_assign_before_scheduled_move_to_same_provider_is_refused(fleet: Fleet) -> None:
+    fleet.assign("acme-inc", from_ms=T0)
+    flip(fleet, flips.Wish("acme-inc"), provider="fake", from_ms=T0 + DAY_MS)
+    fleet.clock.at_ms += 1
+    with pytest.raises(Refused, match="already has a later assignment"):
+        flip(fleet, flips.Wish("acme-inc"), provider="fake")
+    (failed,) = flip(fleet, flips.Wish("acme-inc", line=2), provider="fake", each_alone=True)
+    assert not failed.already and "already has a later assignment" in str(failed.problem)
+
+
+def test_assign_over_http_before_scheduled_start_begins_now(fleet: Fleet) -> None:
+    fleet.sample("acme", T0 + 1)
+
+    def assign_here(from_ms: int | None) -> assign_action.OrgAssigned:
+        invocation = Invocation(fleet.by, "key", "subject")
+        return do(fleet, lambda c: assign_action._assign(c, invocation, "acme", provider="embedded", from_ms=from_ms))
+
+    assert assign_here(T0 + DAY_MS).start_ms == T0 + DAY_MS
+    made = assign_here(None)
+    assert (made.already, made.start_ms, made.waited.resolved_s) == (False, T0, 60)
+    again = assign_here(None)
+    assert (again.already, again.start_ms) == (True, T0)
 
 
 def test_second_org_override_keeps_unspecified_fields(fleet: Fleet) -> None:

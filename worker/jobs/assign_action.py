@@ -88,12 +88,11 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
 
     Errors: Refused if the assignment would halt it at once, or is invalid; UnknownId for an unknown id.
     """
-    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, declared=None)
+    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, declared=None, by=by)
     org, provider = wish.org_id, options.provider
     if candidate.already:
-        latest = latest_biller(connection, org)
-        assert latest is not None
-        return OrgAssigned(org, provider, latest.customer_id, latest.start_ms, Waited(), already=True)
+        since_ms = flips.same_since(connection, org, provider, candidate.customer_id)
+        return OrgAssigned(org, provider, candidate.customer_id, since_ms, Waited(), already=True)
     if provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt:
         raise Refused(
             f"{candidate.provider} bills {org} now. Without credit here, the new assignment halts it at once. Grant "

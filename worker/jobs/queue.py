@@ -37,6 +37,7 @@ from drawdown.worker.jobs.job_payloads import (
     read_job,
 )
 from drawdown.worker.jobs.lists import Number
+from drawdown.worker.orgs import flips
 from drawdown.worker.provider.actions import UNCHANGED, terms_in_force
 from drawdown.worker.replay.plan import ReplayPlan, plan
 from drawdown.worker.topup.actions import STOPPED, terms_of
@@ -87,7 +88,7 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
-    if isinstance(asked, AssignJob) and asked.is_so(asked.was) and asked.from_ms is None:
+    if isinstance(asked, AssignJob) and asked.from_ms is None and _is_so(connection, asked, by.now_ms):
         raise Refused(f"{asked.org_id} already has this assignment. See `drawdown org show {typed(asked.org_id)}`")
     if isinstance(asked, AcceptJob) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
@@ -145,17 +146,23 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
     return None
 
 
-def _require_as_it_stood(connection: sa.Connection, asked: Asked) -> None:
+def _require_as_it_stood(connection: sa.Connection, asked: Asked, now_ms: int) -> None:
     """Refuse a job if a person has changed its object since it was queued."""
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
     if isinstance(asked, AssignJob):
         latest = latest_biller(connection, asked.org_id)
-        if latest != asked.was and not asked.is_so(latest):
+        if latest != asked.was and not _is_so(connection, asked, now_ms):
             raise Refused(
                 f"{asked.org_id} got another assignment since the job was queued. Check the assignment, and queue "
                 "the job again"
             )
+
+
+def _is_so(connection: sa.Connection, asked: AssignJob, now_ms: int) -> bool:
+    """Return True if a requested assignment, from its start on, exists."""
+    since_ms = flips.same_since(connection, asked.org_id, asked.provider, asked.customer_id)
+    return since_ms is not None and since_ms <= asked.start(now_ms)
 
 
 def same_as(connection: sa.Connection, asked: Asked) -> str | None:
@@ -201,7 +208,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
     try:
         if row.tries > MAX_TRIES:
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
-        _require_as_it_stood(connection, asked)
+        _require_as_it_stood(connection, asked, now_ms)
         # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
         planned = None if is_short else _plan(connection, asked, now_ms)

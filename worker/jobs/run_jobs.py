@@ -222,7 +222,7 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
     """Assign an organisation after its provider has confirmed the customer."""
     if asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
-    options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True)
+    options = FlipOptions(asked.provider, asked.start(by.now_ms), allow_halt=asked.allow_halt, each_alone=True)
     flipped: list[Flip] = yield from flips.flip(context, [Wish(asked.org_id, asked.customer_id)], options, by)
     return _flip_in_words(flipped[0], asked.provider)
 

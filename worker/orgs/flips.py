@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -73,7 +73,9 @@ def _chunk(
 ) -> Steps[list[Flip]]:
     declared = context.capabilities.get(options.provider)
     candidates: list[FlipCandidate] = yield Transaction(
-        "flip_candidates", partial(candidates_of, wishes=wishes, options=options, declared=declared), rollback=True
+        "flip_candidates",
+        partial(candidates_of, wishes=wishes, options=options, declared=declared, by=by),
+        rollback=True,
     )
     moving = [candidate.customer_id for candidate in candidates if not candidate.already]
     there = yield from _read(context, {options.provider: moving})
@@ -124,9 +126,13 @@ def _with_problem(flip: Flip, wrong: Sequence[str] | ReadFailed) -> Flip:
 
 
 def candidates_of(
-    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, declared: Capabilities | None
+    connection: sa.Connection, *, wishes: Sequence[Wish], options: FlipOptions, declared: Capabilities | None, by: By
 ) -> list[FlipCandidate]:
-    found = []
+    """Return the state of each organisation before the flip.
+
+    Errors: UnknownId, unless `options.each_alone`; UsageError for an invalid start.
+    """
+    start, found = start_of(options.from_ms, by), []
     for wish in wishes:
         unknown = _unknown(connection, wish, options)
         latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
@@ -135,9 +141,8 @@ def candidates_of(
             customer = wish.customer_id
         elif latest is not None and latest.provider == options.provider:
             customer = latest.customer_id  # a customer that is not named stays the same
-        same = latest is not None and (latest.provider, latest.customer_id) == (options.provider, customer)
-        if same and options.from_ms is not None:
-            same = latest is not None and latest.start_ms <= options.from_ms
+        same = _same_since(latest, options.provider, customer)
+        already = same is not None and same <= start
         found.append(
             FlipCandidate(
                 wish,
@@ -145,12 +150,27 @@ def candidates_of(
                 None if latest is None else latest.provider,
                 None if latest is None else latest.customer_id,
                 latest is not None and bool(latest.is_halted),
-                same,
-                {} if latest is None or same else _open(connection, wish.org_id),
+                already,
+                {} if latest is None or already else _open(connection, wish.org_id),
                 unknown,
             )
         )
     return found
+
+
+def same_since(connection: sa.Connection, org_id: str, provider: str, customer_id: str | None) -> int | None:
+    """Return the time since which all assignments name this provider and customer, also those that have not begun.
+
+    `customer_id`: None for any customer. Returns None if the latest assignment names another provider or customer.
+    """
+    latest = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
+    return _same_since(latest, provider, customer_id)
+
+
+def _same_since(latest: sa.Row[Any] | None, provider: str, customer_id: str | None) -> int | None:
+    if latest is None or latest.provider != provider or customer_id not in (None, latest.customer_id):
+        return None
+    return int(latest.since_ms)
 
 
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
