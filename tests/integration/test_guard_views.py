@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
 from drawdown.ledger.reservations import Denied
-from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.guard import counters as guard_reconcile
 from drawdown.worker.guard import lists as views
@@ -114,6 +114,49 @@ def test_repeated_override_request_returns_first_after_approval(guarded: Guarded
     guarded.decide(2, "end")
     again = guarded.override("look", 5, asked=True)
     assert guarded.decide(again.number, "approve")[0] == guarded.override("look", 5, asked=True)
+
+
+def test_override_request_repeated_after_newer_override_gets_new_number(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    asked = guarded.override("look", 100, asked=True)
+    made = guarded.override("look", 5)
+    again = guarded.override("look", 100, asked=True)
+    assert [one.number for one in (asked, made, again)] == [1, 2, 3]
+    assert guarded.override("look", 100, asked=True) == again
+    guarded.decide(again.number, "approve")
+    assert guarded.check("look").limit == 100
+
+
+def test_approval_of_override_outranked_by_newer_override_is_refused(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    guarded.give("wayne", 1)
+    guarded.override("look", 100, asked=True)
+    guarded.override("look", 7, "ac*", "pattern")
+    guarded.override("look", 8, "wayne")
+    guarded.metric("mail")
+    guarded.override("mail", 9)
+    guarded.override("look", 600, period="day")
+    guarded.override("look", 5, ends_ms=T0 + 2 * MINUTE_MS)
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"newer limit override 6 .* `drawdown override end 6`"):
+            guarded.decide(1, "approve")
+    assert guarded.check("look").limit == 5
+    guarded.later(2 * MINUTE_MS)
+    assert guarded.decide(1, "approve")[1]
+    guarded.override("look", 4)
+    assert guarded.decide(1, "approve")[1] is False, "a repetition is not a new approval"
+
+
+def test_approvals_of_two_requests_newest_first_refuse_the_older(guarded: Guarded) -> None:
+    guarded.limit("look", 1)
+    for amount in (5, 9):
+        guarded.override("look", amount, asked=True)
+    guarded.decide(2, "approve")
+    with pytest.raises(Refused, match="newer limit override 2"):
+        guarded.decide(1, "approve")
+    guarded.decide(2, "end")
+    guarded.decide(1, "approve")
+    assert guarded.check("look").limit == 5
 
 
 def test_approval_of_expired_limit_override_is_refused(guarded: Guarded) -> None:

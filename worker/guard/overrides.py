@@ -35,7 +35,7 @@ from drawdown.schema.declare import (
     whole,
 )
 from drawdown.schema.declare import one as one_thing
-from drawdown.schema.errors import UnknownId, UsageError
+from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.messages import (
     OVERRIDE_APPROVED,
@@ -130,7 +130,7 @@ def add(
 
     A limit override counts from now on, and a requested one from its approval on. Return it as it is now, and True if
     the call created it. If the same actor repeats the call with the same terms, it returns the first limit override.
-    This applies while the first limit override is in force, or waits for a decision.
+    This applies while the first limit override is in force, or waits for a decision, and a newer one is not in force.
 
     Errors: UnknownId; UsageError for an invalid target, end or amount; Denied `too_many_asked`.
     """
@@ -162,6 +162,8 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
     Return it as it is now, and True if the call changed it.
 
     Errors: UnknownId; Denied `ended` if its state does not allow the decision, or for an approval after its end.
+    Refused for an approval while a newer limit override of the same target and period is in force, because the newer
+    one would still decide.
     """
     found = show(connection, number)
     state = _AFTER[word]
@@ -179,11 +181,23 @@ def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[
             "ended",
             f"cannot approve limit override {number}: its end has passed. Make a limit override that ends later",
         )
+    if word == "approve":
+        _require_newest(connection, found, by.now_ms)
     after = replace(found, state=state, decided_ms=by.now_ms, decided_by=by.actor, decided_reason=by.reason)
     SQL.run(connection, "decide", vars(after))
     record(connection, f"override_{word}", str(number), {"was": found.state}, by)
     _tell(connection, _TOLD[word], after, by)
     return after, True
+
+
+def _require_newest(connection: sa.Connection, found: OverrideRow, now_ms: int) -> None:
+    newer = SQL.run(connection, "replaced_by", {"number": found.number, "now_ms": now_ms}).scalar()
+    if newer is not None:
+        raise Refused(
+            f"cannot approve limit override {found.number}: the newer limit override {newer} of {found.metric} per "
+            f"{found.period} for {found.target} is in force, and would still decide. First run `drawdown override end "
+            f"{newer}`, or run `drawdown override refuse {found.number}`"
+        )
 
 
 def show(connection: sa.Connection, number: int) -> OverrideRow:

@@ -17,15 +17,21 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: same
--- The override that the same actor made or requested with the same terms. It is in force, and a newer one does not
--- replace it. If an override is requested (`asked`), a waiting one counts, too.
+-- The override that the same actor made or requested with the same terms. It is in force. If an override is requested
+-- (`asked`), a waiting one counts, too. A newer one in force does not replace it.
 SELECT {columns} FROM guard_overrides o WHERE metric = :metric AND reach = :reach AND target = :target
     AND period = :period AND COALESCE(amount, -1) = COALESCE(CAST(:amount AS BIGINT), -1)
     AND COALESCE(ends_ms, -1) = COALESCE(CAST(:ends_ms AS BIGINT), -1) AND actor = :actor
-    AND ((state = 'asked' AND :asked = 1) OR (state = 'in_force' AND NOT EXISTS (SELECT 1 FROM guard_overrides n
-        WHERE n.state = 'in_force' AND n.metric = o.metric AND n.reach = o.reach AND n.target = o.target
-            AND n.period = o.period AND n.number > o.number AND (n.ends_ms IS NULL OR n.ends_ms > :now_ms))))
+    AND (state = 'in_force' OR (state = 'asked' AND :asked = 1)) AND NOT EXISTS (SELECT 1 {newer})
 ORDER BY number LIMIT 1
+
+-- name: newer
+-- The overrides in force with the object of an override `o` and a higher number. The highest number decides.
+FROM guard_overrides n WHERE n.state = 'in_force' AND n.metric = o.metric AND n.reach = o.reach AND n.target = o.target
+    AND n.period = o.period AND n.number > o.number AND (n.ends_ms IS NULL OR n.ends_ms > :now_ms)
+
+-- name: replaced_by
+SELECT (SELECT MAX(n.number) {newer}) FROM guard_overrides o WHERE o.number = :number
 
 -- name: asked_for
 SELECT COUNT(*) FROM guard_overrides WHERE state = 'asked' AND metric = :metric AND reach = :reach AND target = :target

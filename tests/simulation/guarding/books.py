@@ -63,6 +63,14 @@ class Over:
     ends_ms: int | None
     state: str
 
+    def replaces(self, other: Over, now_ms: int) -> bool:
+        """It is in force, and newer."""
+        same = (self.metric, self.reach, self.target, self.period) == (
+            other.metric, other.reach, other.target, other.period,
+        )  # fmt: skip
+        lasts = self.ends_ms is None or self.ends_ms > now_ms
+        return same and self.number > other.number and self.state == "in_force" and lasts
+
     def is_for(self, org: str, plan: str | None) -> bool:
         whom = {"org": org, "plan": plan}
         return org.startswith(self.target[:-1]) if self.reach == "pattern" else whom[self.reach] == self.target

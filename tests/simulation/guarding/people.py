@@ -10,7 +10,7 @@ from typing import Any, Final
 from drawdown.guard.decide import Reach
 from drawdown.guard.periods import Period
 from drawdown.ledger.lots import Terms as LotTerms
-from drawdown.ledger.reservations import Denied
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
@@ -109,10 +109,11 @@ def judge(product: Product) -> str | None:
     word: Word = product.rng.choice(WORDS)
     after = {"approve": "in_force", "refuse": "refused", "end": "ended"}[word]
     over = found.ends_ms is not None and found.ends_ms <= product.now
-    may = found.state == ("in_force" if word == "end" else "asked") and not (word == "approve" and over)
+    replaced = any(one.replaces(found, product.now) for one in product.books.overs)
+    may = found.state == ("in_force" if word == "end" else "asked") and not (word == "approve" and (over or replaced))
     try:
         row, changed = _twice(product, lambda c, by: guard_overrides.decide(c, found.number, word, by))
-    except Denied:
+    except Refused:
         if may or found.state == after:
             product.breach(f"{word} {found} was refused")
         return f"{word} of {found.number}: refused"
@@ -162,7 +163,7 @@ def use(product: Product) -> str:
 
 def _twice(product: Product, work: Any) -> Any:
     """The first answer of a person, who may be gone before it is committed, or hear nothing and say it again."""
-    product.dies(work, Denied)
+    product.dies(work, Refused)
     answer = product.write(work)
     if product.rng.random() < AGAIN:
         product.note("said_again")
