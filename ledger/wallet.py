@@ -159,7 +159,9 @@ def grant(
         given = {**vars(terms), "begins_ms": begins_ms, "at_ms": now_ms, "actor": actor, "reason": reason}
         lot = Lot(lot=key, customer_id=customer_id, amount_micro=amount_micro, **given)
         repeated = not lots.give(connection, lot)
-        if not repeated and begins_ms <= now_ms and not post(connection, [lots.entry_of(lot, now_ms)]):
+        if not repeated and not (
+            post(connection, [lots.entry_of(lot, now_ms)]) if begins_ms <= now_ms else _is_free(connection, key)
+        ):
             raise _used_before(connection, key)
     else:
         repeated = _take(connection, customer_id, amount_micro, key=key, now_ms=now_ms, actor=actor, reason=reason)
@@ -187,7 +189,9 @@ def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key
         "actor": by["actor"],
         "reason": by["reason"],
     }
-    if lots.read(connection, key) is None and post(connection, [entry]):
+    if post(connection, [entry]):
+        if lots.read(connection, key) is not None:  # after the post, which locks the wallet of a lot that begins later
+            raise _used_before(connection, key, is_lot=True)
         return False
     before = SQL.run(connection, "grant", {"key": key}).one_or_none()
     if before is None or (before.to_account, before.amount_micro) != (entry["to_account"], amount_micro):
@@ -195,8 +199,14 @@ def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key
     return True
 
 
-def _used_before(connection: sa.Connection, key: str) -> Refused:
-    before = SQL.run(connection, "grant", {"key": key}).one_or_none()
+def _is_free(connection: sa.Connection, key: str) -> bool:
+    """Return True if no entry has this key, so that a lot can begin under it later."""
+    return SQL.run(connection, "grant", {"key": key}).first() is None
+
+
+def _used_before(connection: sa.Connection, key: str, *, is_lot: bool = False) -> Refused:
+    """Return the error for a used key. `is_lot`: a lot that begins later has it."""
+    before = None if is_lot else SQL.run(connection, "grant", {"key": key}).one_or_none()
     given, shown = "a lot that begins later", "ledger lots CUSTOMER"
     if before is not None:
         customer = before.to_account.removeprefix(WALLET)

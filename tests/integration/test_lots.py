@@ -129,6 +129,14 @@ def test_repeated_grant_adds_single_lot(purse: Purse) -> None:
     assert purse.fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'ledger_grant'") == 1
 
 
+@pytest.mark.both_databases
+def test_key_of_negative_grant_is_refused_for_later_grant(purse: Purse) -> None:
+    purse.give("a", -5, "purchased")
+    with pytest.raises(Refused, match="was used for -"):
+        purse.give("a", 50, begins_ms=T0 + DAY_MS)
+    assert purse.shown.lots == []
+
+
 @pytest.mark.parametrize(
     "other",
     [
