@@ -16,6 +16,7 @@ from drawdown.providers.protocol import (
     Accepted,
     CannotTell,
     CustomerChanged,
+    CustomerState,
     Duplicate,
     FoundPush,
     LookupResult,
@@ -40,6 +41,7 @@ from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import ASKED, KEY, LAG, clean, fleet_of, settle, states
 from tests.integration.test_drawn import is_asked_again
+from tests.prepaid import price
 from tests.world import T0, Fleet
 
 
@@ -211,6 +213,20 @@ def test_push_refused_by_later_notice_is_rejected_and_can_be_retried(engine: sa.
     assert fleet.one("SELECT last_error FROM pushes") == "rejected later: archived_meter"
     write(fleet.engine, lambda c: pushes.retry(c, [KEY], fleet.by))
     assert fleet.tick_windows(1).accepted == 1
+    clean(fleet)
+
+
+@pytest.mark.both_databases
+def test_late_refusal_beyond_balance_halts_org_at_next_tick(engine: sa.Engine) -> None:
+    fleet, provider = fleet_of(engine)
+    price(fleet, 1)
+    provider.states["acme"] = CustomerState(50, None, None)
+    fleet.tick_windows(2)
+    halted = "SELECT is_halted, halt_reason FROM orgs"
+    assert fleet.rows(halted) == [(False, None)]
+    write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "archived_meter")], fleet.clock.at_ms))
+    fleet.tick(fleet.clock.at_ms + MINUTE_MS)
+    assert fleet.rows(halted) == [(True, "estimate")]
     clean(fleet)
 
 

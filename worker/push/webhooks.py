@@ -21,7 +21,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.void import refuse_late
-from drawdown.worker.verdict.refresh_requests import mark_for_two_reads
+from drawdown.worker.verdict.refresh_requests import mark_for_projection, mark_for_two_reads
 
 log = structlog.get_logger()
 
@@ -94,17 +94,23 @@ def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[No
 
     A notice of an unknown customer or push is valid and gets a line too, because the provider may serve other systems.
     """
-    return [_apply(connection, provider, notice, now_ms) for notice in notices]
+    rejected: list[str] = []
+    lines = [_apply(connection, provider, notice, now_ms, rejected) for notice in notices]
+    if rejected:  # after all pushes and the audit chain, as each action that locks them
+        mark_for_projection(connection, rejected, now_ms)
+    return lines
 
 
-def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int) -> str:
+def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int, rejected: list[str]) -> str:
+    """Apply a notice, and add the organisation of a push that it rejects to `rejected`."""
     match notice:
         case CustomerChanged(customer_id):
             orgs = orgs_of(connection, provider, customer_id, now_ms)
             mark_for_two_reads(connection, orgs, now_ms)
             return f"{customer_id}: {'the next tick reads it again' if orgs else 'it is not a customer here'}"
         case PushRefused(key, reason) if _is_storable(key):
-            return _refused(connection, provider, key, reason if _is_storable(reason) else repr(reason), now_ms)
+            reason = reason if _is_storable(reason) else repr(reason)
+            return _refused(connection, provider, key, reason, now_ms, rejected)
     return "the webhook names a push key that this database cannot store"
 
 
@@ -122,7 +128,7 @@ def _is_storable(text: str) -> bool:
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int) -> str:
+def _refused(connection: sa.Connection, provider: str, key: str, reason: str, now_ms: int, rejected: list[str]) -> str:
     ours = SQL.run(connection, "key_of_wire_key", {"wire_key": key, "provider": provider}).scalar_one_or_none() or key
     push = find_pushes(connection, [ours], hold=True).get(ours)  # locked until the end of this transaction
     if push is None:
@@ -132,5 +138,7 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
     state = refuse_late(connection, push, reason, now_ms)
     details = {"was": push.state, "is": state, "provider": provider}
     record(connection, "push_refused_late", ours, details, By(now_ms, provider, reason, "webhook"))
+    if state == "rejected":  # it may exceed the balance now
+        rejected.append(str(push.org_id))
     log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
     return f"{ours} changed from {push.state} to {_SHOWN[state]}: {reason}"
