@@ -379,6 +379,17 @@ def test_console_action_giving_credit_is_limited_by_its_size(
     assert (looked(micro - 1) if micro else 403) == 403
 
 
+def test_assign_form_without_credit_here_requires_permission_to_halt(home: Home) -> None:
+    home.fleet.extra = {"fake": FakeProvider(capabilities())}
+    home.fleet.assign("initech", provider="fake", from_ms=T0)
+    form = {**ASSIGN, "provider": "embedded", "reason": REASON, "step": "look"}
+    answer = home.send("/console/act/assign", form, KIM)
+    assert answer.status_code == 400 and "initech does not have credit here" in answer.text
+    assert home.send("/console/act/assign", {**form, "halts": "yes"}, KIM).status_code == 200
+    write(home.engine, lambda c: credit.grant(c, "initech", MICRO, home.fleet.by, key="halts", plan=None))
+    assert home.send("/console/act/assign", form, KIM).status_code == 200
+
+
 def test_backfill_revert_size_equals_value_of_its_events(home: Home) -> None:
     EXAMPLES["backfill-revert"].prepare(home)
     by = home.fleet.by

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from drawdown.schema.database import write
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.worker.wallets import actions as credit
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, key_of, make_key, refused, wrong_at
@@ -78,6 +78,17 @@ def test_org_assign_without_credit_requires_allow_halt(office: House) -> None:
         assert refused(await send(app, "/v1/orgs/globex/assign", {"provider": "embedded"})) == (409, "refused")
         moved = await send(app, "/v1/orgs/globex/assign", {"provider": "embedded", "allow_halt": True})
         assert moved.json()["customer_id"] == "globex"
+
+    served(office, work)
+
+
+def test_org_assign_with_credit_from_remote_provider_is_accepted(office: House) -> None:
+    office.fleet.assign("globex", provider="autumn", from_ms=T0)
+    write(office.fleet.engine, lambda c: credit.grant(c, "globex", MICRO, office.fleet.by, key="k", plan=None))
+
+    async def work(caller: Caller) -> None:
+        moved = await send(Program(caller, key_of("app")), "/v1/orgs/globex/assign", {"provider": "embedded"})
+        assert moved.status_code == 200 and moved.json()["provider"] == "embedded"
 
     served(office, work)
 

@@ -27,7 +27,7 @@ from drawdown.worker.jobs.job_payloads import AssignJob
 from drawdown.worker.jobs.queue import latest_biller, place
 from drawdown.worker.orgs import assignments, flips
 from drawdown.worker.orgs.assignments import Waited
-from drawdown.worker.orgs.flips import FlipOptions, Wish, would_newly_halt
+from drawdown.worker.orgs.flips import FlipOptions, Wish
 from drawdown.worker.provider.actions import terms_in_force
 
 
@@ -93,14 +93,14 @@ def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -
     if candidate.already:
         since_ms = flips.same_since(connection, org, provider, candidate.customer_id)
         return OrgAssigned(org, provider, candidate.customer_id, since_ms, Waited(), already=True)
-    if provider == EMBEDDED and would_newly_halt(candidate, options) and not options.allow_halt:
+    customer, checked = candidate.customer_id, provider == EMBEDDED and not options.allow_halt
+    if checked and flips.would_halt_here(connection, org, customer, by.now_ms):
         raise Refused(
-            f"{candidate.provider} bills {org} now. Without credit here, the new assignment halts it at once. Grant "
-            f"credit first (`drawdown ledger grant {typed(candidate.customer_id, 'AMOUNT')}`), or pass --allow-halt"
+            f"{candidate.provider} bills {org} now. The customer {customer} does not have credit here, so the "
+            f"assignment would halt {org} at once. Grant credit first (`drawdown ledger grant "
+            f"{typed(customer, 'AMOUNT')}`), or pass --allow-halt"
         )
-    (made,) = assignments.assign(
-        connection, [org], provider, by, customer_id=candidate.customer_id, from_ms=options.from_ms
-    )
+    (made,) = assignments.assign(connection, [org], provider, by, customer_id=customer, from_ms=options.from_ms)
     return OrgAssigned(org, provider, made.customer_id, made.start_ms, made.waited)
 
 

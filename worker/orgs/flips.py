@@ -26,6 +26,7 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog.balance_parts import note_parts
+from drawdown.worker.catalog.wallets import payable_micro
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
 from drawdown.worker.orgs.assignments import Unseen, assign_one, start_of, unseen_windows
@@ -433,7 +434,7 @@ def problem_of(
             return f"{text}. To assign it before it exists, pass --unchecked", None
         case ReadFailed(reason) if not options.unchecked:
             return f"cannot read {customer} at {options.provider} ({reason}). Try again, or pass --unchecked", None
-        case CustomerState(balance) if balance is not None and balance <= 0 and would_newly_halt(candidate, options):
+        case CustomerState(balance) if _halts(candidate.provider, candidate.is_halted, options.provider, balance):
             if not options.allow_halt:
                 text = (
                     f"the customer {customer} does not have credit at {options.provider}, so the assignment would halt "
@@ -446,6 +447,16 @@ def problem_of(
     return None, None
 
 
-def would_newly_halt(candidate: FlipCandidate, options: FlipOptions) -> bool:
-    """Return True if the organisation is not halted now, and has another provider."""
-    return candidate.provider is not None and candidate.provider != options.provider and not candidate.is_halted
+def _halts(was: str | None, is_halted: bool, provider: str, balance_micro: int | None) -> bool:
+    """Return True if another provider's customer without credit would halt an organisation that runs now."""
+    is_moved = was is not None and was != provider
+    return is_moved and not is_halted and balance_micro is not None and balance_micro <= 0
+
+
+def would_halt_here(connection: sa.Connection, org_id: str, customer_id: str, now_ms: int) -> bool:
+    """Return True if an assignment to the embedded ledger would halt an organisation at once, for lack of credit."""
+    latest = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
+    if latest is None:
+        return False
+    credit_micro = payable_micro(connection, customer_id, now_ms)
+    return _halts(latest.provider, bool(latest.is_halted), EMBEDDED, credit_micro)

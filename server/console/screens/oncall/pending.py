@@ -27,7 +27,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
-from drawdown.worker.orgs import assignments
+from drawdown.worker.orgs import assignments, flips
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.status import status
 from drawdown.worker.status.backlog import quarantined
@@ -274,13 +274,12 @@ def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
     names, provider, start = _named_orgs(doing), doing.values["provider"], start_of_window(doing)
     for org in names:
         ids.require_sampled_org(connection, org, new=doing.values["new"] == "yes")
-        biller = _biller(connection, org)
-        moves = biller not in (None, provider, *EXEMPT_PROVIDERS)
-        if moves and provider == EMBEDDED and doing.values["halts"] != "yes":
+        customer, checked = doing.maybe("customer") or org, provider == EMBEDDED and doing.values["halts"] != "yes"
+        if checked and flips.would_halt_here(connection, org, customer, doing.by.now_ms):
             raise WrongField(
                 "halts",
-                f"{biller} bills {org} now. If {org} does not have credit here, Drawdown halts it. To allow this, "
-                "choose yes",
+                f"the customer {customer} does not have credit here, so the assignment would halt {org} at once. To "
+                "allow this, choose yes",
             )
     done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
     fixed = sum(one.waited.resolved_s for one in done)
