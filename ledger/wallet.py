@@ -170,7 +170,7 @@ def grant(
 
 def is_granted(connection: sa.Connection, key: str) -> bool:
     """Return True if a grant has this key."""
-    return lots.read(connection, key) is not None or SQL.run(connection, "grant", {"key": key}).first() is not None
+    return lots.read(connection, key) is not None or not _is_free(connection, key)
 
 
 def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key: str, **by: object) -> bool:

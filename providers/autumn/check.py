@@ -25,7 +25,7 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
     outside = [name for name in billed if schema.is_consumable(name) and schema.is_in_none(name)]
     if outside and decides in schema.systems:
         lines.append(
-            f"not in credit system {decides}, whose balance alone decides about halts: {', '.join(outside)}. Add each "
+            f"credit system {decides} alone decides about halts, but does not pay for {', '.join(outside)}. Add each "
             f"to it at Autumn, or set {settings.variable('balance_feature')} to another balance"
         )
     if (fault := balance_feature_fault(settings, schema)) is not None:

@@ -194,7 +194,7 @@ def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
     """Return the deducted quantity by feature, in base units, from all senders.
 
     Events of other senders may have fractions, so each sum is rounded at the end. If the charge of their event is
-    unknown, it is left out, unless Drawdown sends events of its feature too.
+    unknown, it is left out, unless Drawdown sent one of these events for its feature.
 
     Errors: Unreadable if the charge of an event is unknown otherwise.
     """

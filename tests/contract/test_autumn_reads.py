@@ -380,7 +380,7 @@ def checked(features: Body, billed: list[str], controls: object = None) -> str:
 
 def test_check_names_billed_feature_outside_deciding_credit_system() -> None:
     own = {"id": "tokens", "type": "metered", "consumable": True}
-    said_so = "not in credit system credits, whose balance alone decides about halts: tokens. Add each to it"
+    said_so = "credit system credits alone decides about halts, but does not pay for tokens. Add each to it"
     assert said_so in checked(credits(own, compute=3), ["compute", "tokens"])
     assert said_so not in checked(credits(own, compute=3), ["compute"])
     assert "decides about halts" not in checked(credits(compute=3, tokens=2), ["compute", "tokens"])
@@ -400,7 +400,7 @@ def test_check_of_features_without_balance_reports_line_per_customer() -> None:
     alone = [{"id": name, "type": "metered", "consumable": True} for name in ("one", "two")]
     lines = checked(credits(*alone, compute=3), ["compute", "one", "two"])
     outside, without = lines.split("\n")
-    assert outside.endswith("to another balance") and "about halts: one, two." in outside
+    assert outside.endswith("to another balance") and "does not pay for one, two." in outside
     assert without.startswith("customer cus_1 does not have a balance of one, two, so ")
 
 

@@ -62,7 +62,7 @@ def test_command_with_clock_set_back_is_refused(
     assert fleet.one("SELECT COUNT(*) FROM ledger_lots") == 0
 
 
-STEPS = (("import", "s.csv"), ("recover",), ("parity", "check", "t.csv"), ("watch", "--once"))
+STEPS = (("import", "s.csv"), ("recover",), ("parity", "check", "t.csv"), ("watch", "--once"), ("reconcile",))
 
 
 @pytest.mark.parametrize("words", STEPS, ids=lambda words: words[0])

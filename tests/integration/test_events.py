@@ -18,6 +18,7 @@ from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MICRO, WINDOW_MS
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.features.actions import end_feature, map_event, map_size
@@ -357,7 +358,10 @@ def test_unused_event_types_are_freed_after_a_day(fleet: Fleet, monkeypatch: pyt
     assert statuses(told(fleet, event("x", event_type="x"))) == full
     fleet.tick(T0 + 3 * WINDOW_MS)
     assert statuses(told(fleet, event("x", event_type="x"))) == full, "its usage may not be sealed yet"
-    fleet.tick(T0 + 2 * DAY_MS)
+    fleet.tick(
+        T0 + 2 * DAY_MS, shard=Shard(128, 255)
+    )  # the first shard frees types, also if another one begins the day
+    fleet.tick(shard=Shard(0, 127))
     freed = "SELECT event_type FROM event_types WHERE freed_ms IS NOT NULL ORDER BY event_type"
     assert fleet.rows(freed) == [("n0",), ("n1",), ("n2",)]
     meters = fleet.rows("SELECT event_type, meter FROM event_types ORDER BY meter")

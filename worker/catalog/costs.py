@@ -133,9 +133,9 @@ class Pools:
     ) -> tuple[Fraction, Fraction]:
         """Return the minimum and maximum cost of one base unit, as `weight` does.
 
-        `cost`: the cost that the provider reported for this charge, as a text of `as_text` (None: not reported). If a
-        limit ended the charge inside a unit, the cost of a unit is a fraction. The cost of the whole charge is a whole
-        number.
+        `cost`: the cost that the provider reported for this charge, as a text of `as_text` (None: not reported). A cost
+        that no read of the costs showed widens the bounds. If a limit ended the charge inside a unit, the cost of a
+        unit is a fraction. The cost of the whole charge is a whole number.
         """
         costs = self._of.get(feature)
         if not costs:
