@@ -102,11 +102,11 @@ def test_customer_credit_check_covers_only_used_features(engine: sa.Engine) -> N
     house = House(engine, {"acme": 10, "globex": 10})
     house.use("acme", 5, size=1)
     house.bill()
-    outside = "autumn: credit system credits alone decides about halts, but does not pay for"
+    outside = "autumn: credit system credits alone decides about halts, but does not pay for "
     _costs(house, compute_4gb=None)
-    assert [what.partition(" compute")[0] for what in examined(house)] == [outside], "neither customer uses it"
+    (said,) = examined(house)
+    assert said.startswith(f"{outside}compute_4gb."), "neither customer uses it"
     _costs(house, compute_1gb=None)
-    assert [what.partition(", so Autumn")[0].partition(" compute")[0] for what in examined(house)] == [
-        outside,
-        "autumn: customer acme does not have a balance of compute_1gb",
-    ]
+    said, of_customer = examined(house)
+    assert said.startswith(f"{outside}compute_1gb.")
+    assert of_customer.startswith("autumn: customer acme does not have a balance of compute_1gb, so Autumn")

@@ -196,7 +196,7 @@ EXAMPLES: Final = {
     ),
     "cell-remove": Example({"cell": "cell-1"}, {"cell": "cell-7"}, _moved_cell, _cell),
     "assign": Example(
-        {"id": "initech", "provider": "embedded", "halts": "no", "new": "no"},
+        {"id": "initech", "provider": "embedded", "halts": "yes", "new": "no"},
         {"id": "nobody", "provider": "nowhere", "customer": "\x01", "from": "00:01", "halts": "x", "new": "x"},
         _assigned,
         _used,
