@@ -1035,6 +1035,41 @@ def test_batch_file_with_restored_content_clears_conflict(fleet: Fleet, watched:
     assert read(fleet.engine, files_left).conflicts == 0
 
 
+@pytest.mark.parametrize("other", [[row(seconds=30)], [{"nothing": 1}]], ids=["conflict", "refused"])
+def test_batch_file_moved_back_with_old_time_ends_open_outcome(
+    fleet: Fleet, watched: Path, tmp_path: Path, other: Sequence[Row]
+) -> None:
+    file = laid(watched / "june.csv", ROWS)
+    fleet.tick_windows(1)
+    kept = file.rename(tmp_path / "june.csv")
+    laid(file, other, T0 + 1)
+    fleet.tick_windows(1)
+    assert read(fleet.engine, lambda c: sources.left_open(c, "exports")) == ["june.csv"]
+    kept.rename(file)
+    fleet.tick_windows(1)
+    assert read(fleet.engine, lambda c: sources.left_open(c, "exports")) == []
+    assert read(fleet.engine, files_left).conflicts == 0
+    rows = "SELECT outcome, seen_ms FROM batch_files WHERE outcome <> 'gone'"
+    ((outcome, seen_ms),) = fleet.rows(rows)
+    fleet.tick_windows(1)
+    assert fleet.rows(rows) == [("taken", seen_ms)], "it is not read at each tick"
+    assert (outcome, sealed(fleet)) == ("taken", SEALED)
+
+
+@pytest.mark.both_databases
+def test_batch_file_moved_back_after_replacement_is_read_again(fleet: Fleet, watched: Path, tmp_path: Path) -> None:
+    file = laid(watched / "june.csv", ROWS)
+    fleet.tick_windows(2)
+    withdrawn(fleet, str(fleet.one("SELECT batch FROM batches")))
+    kept = file.rename(tmp_path / "june.csv")
+    laid(file, [row(seconds=30)], T0 + 1)
+    fleet.tick_windows(1)
+    assert fleet.one("SELECT COUNT(*) FROM batches WHERE withdrawn_ms IS NULL") == 1
+    kept.rename(file)
+    found = read(fleet.engine, lambda c: sources.new_files(c, "exports", [found_file(file)]))
+    assert [(failed, one.name) for failed, one in found] == [(False, "june.csv")]
+
+
 @pytest.mark.both_databases
 def test_status_unreadable_source_is_shown_as_behind(fleet: Fleet, watched: Path) -> None:
     """A strange name stops no other file, and is not passed over; of a folder that cannot be listed no file has a

@@ -87,13 +87,16 @@ UPDATE batch_files SET outcome = 'failed', said = :said, seen_ms = :now_ms,
 WHERE source = :source AND name = :name AND batch = '' AND path = :path AND outcome = 'reading'
 
 -- name: unseen
--- The files without an outcome for their present size and time, and whether an earlier read failed.
+-- The files without an outcome for their present size and time, and whether an earlier read failed. If other content
+-- had the name since that outcome, the file is read again, so that its conflict ends.
 SELECT i.name, EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
     AND f.outcome IN ('reading', 'failed')) AS failed
 FROM {rows :found (name text, size_bytes bigint, modified_ns bigint)} i
 WHERE NOT EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
     AND f.size_bytes = i.size_bytes AND f.modified_ns = i.modified_ns
-    AND f.outcome IN ('taken', 'repeated', 'conflict', 'refused'))
+    AND f.outcome IN ('taken', 'repeated', 'conflict', 'refused') AND NOT EXISTS (SELECT 1 FROM batch_files n
+        WHERE n.source = f.source AND n.name = f.name AND n.seen_ms > f.seen_ms AND n.outcome <> 'gone'
+            AND (n.size_bytes <> f.size_bytes OR n.modified_ns <> f.modified_ns)))
 
 -- name: open
 SELECT DISTINCT name FROM batch_files
