@@ -320,6 +320,32 @@ def test_feature_end_repeated_returns_first_end(fleet: Fleet) -> None:
         ended()
 
 
+def test_feature_end_repeated_before_scheduled_mapping_returns_first_end(fleet: Fleet) -> None:
+    starts = [next_window(fleet.clock.at_ms) + window * WINDOW_MS for window in range(5)]
+
+    def mapped(feature: str, memory_mb: int, from_ms: int) -> None:
+        more = {"kind": "exact", "memory_mb": memory_mb, "unit": "s", "from_ms": from_ms}
+        write(fleet.engine, lambda c: map_size(c, feature, fleet.by, **more))  # type: ignore[arg-type]
+
+    def ended(from_ms: int | None) -> list[tuple[int, bool]]:
+        done = write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by, from_ms=from_ms))
+        return [((one.start_ms - starts[0]) // WINDOW_MS, one.again) for one in done]
+
+    mapped("other", 1024, starts[3])
+    assert ended(starts[1]) == [(1, False)]
+    assert ended(starts[1]) == [(1, True)], "the later mapping to another feature does not count"
+    mapped("compute_1gb", 100, starts[4])
+    assert ended(starts[2]) == [(4, False)]
+    assert ended(starts[2]) == [(4, True)], "it was ended at its own start"
+    mapped("compute_1gb", 101, starts[2])
+    mapped("compute_1gb", 102, starts[3])
+    assert ended(starts[2]) == [(2, False), (3, False)]
+    assert ended(starts[2]) == [(2, True), (3, True), (4, True)]
+    assert ended(starts[1]) == [(1, True), (2, True), (3, True), (4, True)]
+    with pytest.raises(Refused, match="cannot end the feature compute_1gb"):
+        ended(starts[4] + WINDOW_MS)
+
+
 def test_feature_end_leaves_later_usage_pending(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by))
     fleet.sample("acme", T0 - 1)

@@ -7,9 +7,10 @@ it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 import sqlalchemy as sa
@@ -163,8 +164,7 @@ def end_feature(
     mine = making(rows, feature, start)
     if not mine:
         ids.require(connection, ids.FEATURE, feature)
-        before = _ended(rows, feature)
-        if before and from_ms in (None, before[0].start_ms):
+        if before := _ended(rows, feature, from_ms):
             return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in before]
         raise Refused(
             f"cannot end the feature {feature}: sizes and event types are not mapped to it from {utc(start)} on. Run "
@@ -179,13 +179,22 @@ def end_feature(
     return sorted(ended, key=lambda one: one.start_ms)
 
 
-def _ended(rows: list[MappingRow], feature: str) -> list[MappingRow]:
-    """Return the rows that ended a feature's selectors most recently."""
-    latest = {row.selector: row for row in rows}
-    made = {row.selector: row.feature for row in rows if row.feature is not None}
-    ends = [row for row in latest.values() if row.feature is None and made.get(row.selector) == feature]
-    last = max((row.start_ms for row in ends), default=0)
-    return [row for row in ends if row.start_ms == last]
+def _ended(rows: list[MappingRow], feature: str, from_ms: int | None) -> list[MappingRow]:
+    """Return the rows that ended a feature's selectors at `from_ms` or later, sorted by start.
+
+    `from_ms` None: those that ended them last, if other features do not follow.
+    """
+    by_selector: defaultdict[tuple[str, int | None], list[MappingRow]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.start_ms):  # of two with one start, the later one comes last
+        by_selector[row.selector].append(row)
+    ends = {
+        (row.selector, row.start_ms): row
+        for mine in by_selector.values()
+        for before, row in (pairwise(mine) if from_ms is not None else pairwise(mine[-2:]))
+        if row.feature is None and before.feature == feature
+    }
+    first = max((row.start_ms for row in ends.values()), default=0) if from_ms is None else from_ms
+    return sorted((row for row in ends.values() if row.start_ms >= first), key=lambda row: row.start_ms)
 
 
 def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | None, *, confirmed: bool) -> Mapped:
