@@ -19,7 +19,10 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import dispatch
+from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.actions import halt
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.orgs.flips import Flip, FlipOptions
 from drawdown.worker.seal.seal import Statements
 from drawdown.worker.seal.stops import release_org, stop_org
 from drawdown.worker.verify.verify import verify
@@ -199,6 +202,27 @@ def test_lock_of_many_orgs_uses_two_statements(postgres: sa.Engine) -> None:
         free = other.exec_driver_sql("SELECT id FROM buckets FOR UPDATE SKIP LOCKED").scalars()
         assert set(range(256)) - set(free) == {7, bucket_of("two"), bucket_of("unknown")}
     assert len(seen) == 2 and "ORDER BY id FOR UPDATE" in " ".join(seen[1].split())
+
+
+@pytest.mark.parametrize("act", ["halt", "assign", "flip"])
+def test_action_on_many_orgs_locks_them_in_order_of_ids(postgres: sa.Engine, act: str) -> None:
+    """Another program holds the first, which is stored last and named last. The second is not locked meanwhile."""
+    fleet = Fleet(postgres)
+    fleet.write("INSERT INTO orgs (org_id, bucket, registered) VALUES ('b', 1, true), ('a', 2, true)")
+    planned, options = [Flip("b", "b"), Flip("a", "a")], FlipOptions("embedded")
+    acts: dict[str, Callable[[sa.Connection], object]] = {
+        "halt": lambda c: halt(c, ["b", "a"], fleet.by),
+        "assign": lambda c: assign(c, ["b", "a"], "embedded", fleet.by),
+        "flip": lambda c: flips._assign(c, in_ledger=(), planned=planned, options=options, by=fleet.by, shown={}),
+    }
+    thread = threading.Thread(target=lambda: write(postgres, acts[act]))
+    with postgres.begin() as other:
+        other.exec_driver_sql("SELECT 1 FROM orgs WHERE org_id = 'a' FOR UPDATE").all()
+        thread.start()
+        over_or_blocked(postgres, thread)
+        free = other.exec_driver_sql("SELECT org_id FROM orgs FOR UPDATE SKIP LOCKED").scalars().all()
+    thread.join(300)
+    assert sorted(free) == ["a", "b"]
 
 
 @pytest.fixture

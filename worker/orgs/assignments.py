@@ -89,7 +89,7 @@ def assign(
     if customer_id is not None and len(org_ids) != 1:
         raise UsageError(f"--customer is for a single organisation, not for {len(org_ids):,}. Name exactly one")
     start = start_of(from_ms, by)
-    lock_buckets(connection)
+    lock_for_assignments(connection, org_ids)
     customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
     late = unseen_windows(connection, org_ids)
     return [assign_one(connection, org, provider, customer, start, by, unseen=late) for org, customer in customers]
@@ -98,6 +98,15 @@ def assign(
 def unassigned(connection: sa.Connection) -> list[str]:
     """Return organisations without any assignment, also those that only samples name."""
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
+
+
+def lock_for_assignments(connection: sa.Connection, org_ids: Collection[str]) -> None:
+    """Take S1's lock, and lock these organisations in the order of their ids.
+
+    The assignments then lock them in any order. Otherwise two such transactions could deadlock.
+    """
+    lock_buckets(connection)
+    SQL.run(connection, "hold_orgs", {"orgs": [{"org_id": org_id} for org_id in sorted(set(org_ids))]}).all()
 
 
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:

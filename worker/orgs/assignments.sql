@@ -6,6 +6,13 @@ SELECT org_id FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.
 UNION SELECT DISTINCT s.org_id FROM usage_samples s WHERE s.problem IS NULL AND NOT EXISTS
     (SELECT 1 FROM orgs o WHERE o.org_id = s.org_id) ORDER BY 1
 
+-- name: hold_orgs [postgresql]
+SELECT org_id FROM orgs WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
+ORDER BY org_id FOR NO KEY UPDATE
+
+-- name: hold_orgs [sqlite]
+SELECT org_id FROM orgs WHERE 1 = 0
+
 -- name: first_and_later
 SELECT MIN(start_ms) AS first_start_ms,
     MIN(CASE WHEN start_ms >= :start_ms THEN start_ms END) AS later_start_ms FROM assignments

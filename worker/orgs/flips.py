@@ -22,14 +22,13 @@ from drawdown.providers.protocol import Capabilities, CustomerRead, CustomerStat
 from drawdown.schema import ids
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
-from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog.balance_parts import note_parts
 from drawdown.worker.catalog.wallets import payable_micro
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
-from drawdown.worker.orgs.assignments import Unseen, assign_one, start_of, unseen_windows
+from drawdown.worker.orgs.assignments import Unseen, assign_one, lock_for_assignments, start_of, unseen_windows
 
 SQL = queries(__file__)
 
@@ -262,8 +261,9 @@ def _assign(
 ) -> list[Flip]:
     first(connection)
     start = start_of(options.from_ms, by)
-    lock_buckets(connection)
-    late = unseen_windows(connection, [flip.org_id for flip in planned])
+    org_ids = [flip.org_id for flip in planned]
+    lock_for_assignments(connection, org_ids)
+    late = unseen_windows(connection, org_ids)
     assigner = partial(_assign_one, connection, options=options, start=start, by=by, in_ledger=in_ledger, unseen=late)
     done = [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
     moved = {flip.customer_id for flip in done if flip.start_ms is not None}
