@@ -669,8 +669,23 @@ def test_batch_withdrawal_interrupted_is_finished_by_repeat(fleet: Fleet, tmp_pa
     fleet.tick_windows(1)
     assert set(sealed(fleet).values()) == {0}
     assert withdrawn(fleet, batch).already
-    assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'batch_withdraw'") == 1
+    assert sum(one["samples"] for one in recorded(fleet)) == 4
     clean(fleet, 0)
+
+
+def recorded(fleet: Fleet) -> list[dict[str, Any]]:
+    rows = fleet.rows("SELECT details FROM operator_actions WHERE action = 'batch_withdraw' ORDER BY action_id")
+    return [json.loads(str(details)) for (details,) in rows]
+
+
+@pytest.mark.both_databases
+def test_batch_withdrawal_portion_is_recorded_with_its_own_count(fleet: Fleet, tmp_path: Path) -> None:
+    batch = taken(fleet, written(tmp_path / "u.csv", [row(at=at * WINDOW_MS) for at in range(3)])).batch
+    for _ in range(2):  # the first is interrupted after a portion, and the second begins with the same portion
+        withdrawn_some(fleet, batch, "", 2)
+        assert recorded(fleet) == [{"name": "u.csv", "samples": 2}]
+    assert withdrawn(fleet, batch, 2) == WithdrawnBatch(batch, 3, 0, already=False)
+    assert recorded(fleet)[1:] == [{"name": "u.csv", "samples": 1, "closed": 0}]
 
 
 @pytest.mark.parametrize("deleted", [False, True])

@@ -467,7 +467,7 @@ def withdraw_some(
     at_most: int = WITHDRAWN_AT_ONCE,
     judged: Witness | None = None,
 ) -> str | WithdrawnBatch:
-    """Withdraw up to `at_most` samples of a batch.
+    """Withdraw up to `at_most` samples of a batch, and record their number.
 
     They follow the id `after` (at first '').
 
@@ -486,20 +486,22 @@ def withdraw_some(
     if row.withdrawn_ms is not None:
         return WithdrawnBatch(batch, 0, 0, already=True)
     its = ids_of(batch)
-    after = max(after, its["first_id"])
+    after, withdrawn = max(after, its["first_id"]), 0
     portion = SQL.run(connection, "portion", {**its, "after": after, "at_most": at_most}).one()
     if portion.samples:
         its_own = {"after": after, "last": str(portion.last)}
         if judged is None:
             _require_sealed(connection, batch, its_own)
-        _withdraw(connection, its_own, by)
+        withdrawn = _withdraw(connection, its_own, by)
     if portion.samples == at_most:
+        if withdrawn:
+            record(connection, "batch_withdraw", batch, {"name": row.name, "samples": withdrawn}, by)
         return str(portion.last)
     samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
     done = WithdrawnBatch(batch, samples, int(row.samples) - samples, already=False)
     SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
     SQL.run(connection, "look_again", {"batch": batch})  # after the mark: a note of a conflict holds the batch
-    record(connection, "batch_withdraw", batch, {"name": row.name, "samples": samples, "closed": done.closed}, by)
+    record(connection, "batch_withdraw", batch, {"name": row.name, "samples": withdrawn, "closed": done.closed}, by)
     return done
 
 
@@ -529,8 +531,10 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         )
 
 
-def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> None:
+def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> int:
+    """Withdraw a portion, and return the number of samples that were not withdrawn before."""
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    SQL.run(connection, "withdraw", {**portion, **person})
+    withdrawn = SQL.run(connection, "withdraw", {**portion, **person}).rowcount
     void_rejected(connection, SQL.run(connection, "windows", portion).all(), by)
     make_windows_dirty(connection, SQL, "windows_of_portion", portion)
+    return withdrawn
