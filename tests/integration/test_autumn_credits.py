@@ -889,6 +889,24 @@ def test_part_use_is_lowered_only_by_read_after_a_minute(engine: sa.Engine) -> N
     assert shown == [("5", 0), ("5", 0), ("3", 61_000), ("4", 62_000), ("4", 62_000), ("4", 122_000)]
 
 
+def test_debt_on_expired_part_is_not_reported_as_loss(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 0})
+    account = house.autumn.account
+    account.grant("acme", "credits", 1, T0, interval=ONE_OFF, given="promo", expires_at=T0 + 4 * HOUR_MS)
+    house.wait(0)
+    house.use("acme", 1_250)
+    house.bill()
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert told(house.compare(correct=True)) == [], "3.7 credits were drawn on 1"
+    account.grant("acme", "credits", 50, house.fleet.clock.at_ms, interval=ONE_OFF, given="pack")
+    house.wait(4 * HOUR_MS)
+    house.use("acme", 250)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    house.is_exact()
+
+
 def test_part_expiring_during_charges_is_not_reported_as_difference(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     ends_ms = T0 + 40 * MINUTE_MS

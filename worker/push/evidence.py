@@ -784,7 +784,8 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
 
 
 def _used(part: Part) -> Decimal:
-    return Decimal(0) if part.used is None else max(Decimal(0), min(part.used, part.granted))
+    """Return what was drawn on an ended part; with a debt, it exceeds the grant."""
+    return Decimal(0) if part.used is None else max(Decimal(0), part.used)
 
 
 def _as_ended(part: Part, now_ms: int) -> Part:
@@ -794,7 +795,7 @@ def _as_ended(part: Part, now_ms: int) -> Part:
 def _as_expired(part: Part, each: int) -> Expired:
     used = int((_used(part) * each).to_integral_value(ROUND_CEILING))
     granted = int((part.granted * each).to_integral_value(ROUND_CEILING))
-    return Expired(part, used, granted - used)
+    return Expired(part, used, max(0, granted - used))
 
 
 def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], pools: Pools) -> OwnUnits:
