@@ -21,8 +21,8 @@ from drawdown.worker.engine.runner import run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.jobs.job_payloads import CorrectJob
 from drawdown.worker.jobs.queue import place
-from drawdown.worker.push import actions as balances
 from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.reconcile.acknowledgement import acknowledge
 from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
@@ -33,7 +33,9 @@ ShadowThreshold = Annotated[
     float, typer.Option(min=0, max=100, help="Largest difference to ignore in shadow mode, in per cent")
 ]
 Correct = Annotated[bool, typer.Option("--correct", help="Void of lost pushes, and refund of double charges")]
-Acknowledge = Annotated[bool, typer.Option("--acknowledge", help="Acknowledgement of the reported balance differences")]
+Acknowledge = Annotated[
+    bool, typer.Option("--acknowledge", help="Acknowledgement of reported balance differences and unbilled days")
+]
 
 Kept = Annotated[bool, typer.Option("--kept", help="Last result, shown without a call to a provider")]
 
@@ -138,14 +140,19 @@ def _show_kept(app: App, chosen: ComparedFilter) -> None:
 def _acknowledge(app: App, org: str, by: By) -> None:
     if org:
         app.read(lambda c: require_org(c, org))
-    seen = app.write(lambda c: balances.acknowledge(c, org, by))
+    seen = app.write(lambda c: acknowledge(c, org, by))
     done = [
         f"{one.org_id}, {one.provider}, {one.feature}: "
         f"{show_difference(int(one.told_qty), int(one.unsure_qty), int(one.scale))}"
-        for one in seen
+        for one in seen.balances
     ]
-    acknowledged = counted(len(done), "reported balance difference is", "reported balance differences are")
-    show(app, {"acknowledged": done}, [f"{acknowledged} acknowledged", *done])
+    unbilled = [str(one) for one in seen.unbilled]
+    lines = [f"{counted(len(done), 'reported balance difference is', 'reported balance differences are')} acknowledged"]
+    lines += done
+    if unbilled:
+        days = counted(sum(one.days for one in seen.unbilled), "unbilled day is", "unbilled days are")
+        lines += [f"{days} acknowledged", *unbilled]
+    show(app, {"acknowledged": done, "unbilled": seen.unbilled}, lines)
 
 
 def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int | None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run as drawdown
 from drawdown.providers.http import Call, HttpResult
 from drawdown.providers.protocol import ReadFailed, Rejected, Totals
 from drawdown.schema.clock import utc
@@ -12,13 +15,16 @@ from drawdown.schema.database import read, write
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.server.metrics import uncompared as measured
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.push import actions as pushes
+from drawdown.worker.reconcile.acknowledgement import acknowledge
 from drawdown.worker.reconcile.balances import OUT_OF_TIME, UNTOLD
 from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
 from drawdown.worker.status.status import status
 from drawdown.worker.status.system_state import uncompared
 from drawdown.worker.usage import withdrawals
+from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.reconciling import KEY, TOTALS, billed, charged, compare, settle, told
 from tests.integration.test_autumn_credits import HOUR_MS, House
@@ -235,10 +241,87 @@ def test_customer_deleted_at_provider_is_reported_and_push_is_not_resent(engine:
         "person_needed",
         "no provider bills 1 day of usage of 1 customer at fake: acme: this customer was deleted over there "
         f"({fleet.one('SELECT SUM(sealed_qty) FROM pushes')} compute_1gb without a rate)",
-        "drawdown provider check fake, then drawdown org assign ORG --provider PROVIDER",
+        "drawdown provider check fake, then drawdown org assign ORG --provider PROVIDER, "
+        "then drawdown reconcile ORG --acknowledge",
     )
     write(fleet.engine, lambda c: set_rate(c, "fake", "compute_1gb", (10_000, 1), fleet.by, from_ms=None, tells=False))
     fleet.clock.at_ms += DAY_MS
     compare(fleet, recent=True)
     tick(fleet)
     assert "this customer was deleted over there (0.60 credits)" in str(headline(fleet)[1])
+
+
+def night(fleet: Fleet, days: int = 1) -> None:
+    fleet.clock.at_ms += days * DAY_MS
+    compare(fleet, recent=True, correct=True)
+    tick(fleet)
+
+
+def deleted(engine: sa.Engine) -> Fleet:
+    """A day of usage that no provider bills is reported, and usage is billed here from now on."""
+    fleet: Fleet = billed(engine, provider=Deleting(capabilities(**TOTALS)))[0]
+    night(fleet)
+    night(fleet)
+    assert headline(fleet)[0] == "person_needed"
+    write(engine, lambda c: credit.grant(c, "acme", 10**9, fleet.by, key="k", plan=None))
+    write(engine, lambda c: assign(c, ["acme"], "embedded", fleet.by))
+    return fleet
+
+
+@pytest.mark.both_databases
+def test_unbilled_day_acknowledged_is_not_reported_again(engine: sa.Engine) -> None:
+    fleet = deleted(engine)
+    (seen,) = write(engine, lambda c: acknowledge(c, "acme", fleet.by)).unbilled
+    assert (seen.provider, seen.customer_id, seen.days, seen.quantities) == ("fake", "acme", 1, {"compute_1gb": 60})
+    assert headline(fleet)[0] == "settled"
+    for _ in range(3):
+        night(fleet)
+        assert headline(fleet)[0] == "settled"
+    assert int(str(fleet.one("SELECT compared_ms FROM compared_marks WHERE customer_id = 'acme'"))) > T0 + DAY_MS
+    ((details,),) = fleet.rows("SELECT details FROM operator_actions WHERE action = 'unbilled_acknowledge'")
+    assert {"days": 1, "quantities": {"compute_1gb": 60}}.items() <= json.loads(str(details)).items()
+    assert write(engine, lambda c: acknowledge(c, "acme", fleet.by)).unbilled == []
+
+
+def test_unbilled_day_after_acknowledgement_is_reported(engine: sa.Engine) -> None:
+    """The customer is still assigned: its next day is reported, and the acknowledged day is not counted again."""
+    fleet, _provider = billed(engine, provider=Deleting(capabilities(**TOTALS)))
+    night(fleet)
+    night(fleet)
+    write(engine, lambda c: acknowledge(c, "", fleet.by))
+    fleet.sample("acme", fleet.clock.at_ms - 3 * WINDOW_MS, 7)
+    settle(fleet)
+    night(fleet)
+    night(fleet)
+    assert headline(fleet)[1].startswith("no provider bills 1 day of usage of 1 customer at fake: acme")
+    (seen,) = write(engine, lambda c: acknowledge(c, "acme", fleet.by)).unbilled
+    assert (seen.days, seen.quantities) == (1, {"compute_1gb": 7})
+
+
+def test_acknowledge_command_reports_unbilled_days_and_quantity(
+    engine: sa.Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = deleted(engine)
+    url = engine.url.render_as_string(hide_password=False)
+    assert drawdown(["--database-url", url, "reconcile", "acme", "--acknowledge", "--reason", "settled"]) == 0
+    told = capsys.readouterr().out
+    assert "1 unbilled day is acknowledged" in told
+    assert "acme, fake as acme: 1 day of usage (60 compute_1gb without a rate)" in told
+    assert headline(fleet)[0] == "settled"
+
+
+def test_unbilled_day_of_other_org_is_not_acknowledged(engine: sa.Engine) -> None:
+    fleet = deleted(engine)
+    fleet.assign("globex", provider="fake")
+    assert write(engine, lambda c: acknowledge(c, "globex", fleet.by)).unbilled == []
+    night(fleet)
+    assert headline(fleet)[0] == "person_needed"
+
+
+def test_unread_day_is_not_passed_by_acknowledgement(engine: sa.Engine) -> None:
+    """It was not read when a day of the same customer was acknowledged: it stays open until it is compared."""
+    fleet = deleted(engine)
+    write(engine, lambda c: acknowledge(c, "acme", fleet.by))
+    fleet.extra = {"fake": FakeProvider(capabilities(**TOTALS), totals_fail=True)}
+    night(fleet)
+    assert "not read" in headline(fleet)[1]

@@ -29,6 +29,7 @@ from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import evidence
 from drawdown.worker.push.rows import find_pushes
 from drawdown.worker.push.webhooks import apply_notices
+from drawdown.worker.reconcile.acknowledgement import acknowledge
 from drawdown.worker.seal import stops
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.tick import tick
@@ -205,7 +206,7 @@ def _tells(stage: Stage) -> Act:
 
 def _acknowledged(stage: Stage) -> Act:
     _tells(stage).transaction(stage.engine)
-    return Act(lambda engine: write(engine, lambda c: pushes.acknowledge(c, "acme", stage.by)))
+    return Act(lambda engine: write(engine, lambda c: acknowledge(c, "acme", stage.by)))
 
 
 def _still_told(stage: Stage) -> Iterator[str]:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from drawdown.cli.main import run
 from drawdown.ledger.allocation import KINDS
 from drawdown.schema.database import read, write
+from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.server.console.frame import figures
 from drawdown.server.console.request_params import MAX_KEY_CHARS
@@ -231,6 +232,18 @@ def test_reconcile_page_lists_differences_first(home: Home) -> None:
     short = text_of(home, "/console/reconcile?verdict=short").partition("Last comparisons")[0]
     assert f"f1 5 3 {figures.MINUS}2 short" in short and "found no difference" not in short and "g1" not in short
     assert len(rows_of(home, "/console/reconcile.csv?verdict=short")) == 1
+
+
+def test_reconcile_page_unbilled_days_can_be_acknowledged(home: Home) -> None:
+    home.fleet.write(
+        "INSERT INTO compared_marks (provider, customer_id, compared_ms, open_days, open_since_ms, said, at_ms) "
+        "VALUES ('embedded', 'acme', :day, 1, :day, :said, :at)",
+        {"day": T0, "said": f"{NEEDS_YOU}it was deleted", "at": T0 + 30 * DAY_MS},
+    )
+    assert "Unbilled days to acknowledge" in text_of(home, "/console/reconcile")
+    form = {"org": "acme", "reason": "settled with the customer", "step": "look"}
+    page = home.send("/console/act/reconcile-acknowledge", form).text
+    assert says(page, "Not billed by embedded") and says(page, "and 1 unbilled day acknowledged")
 
 
 def test_reconcile_page_without_comparisons_is_empty_message_once(home: Home) -> None:

@@ -186,3 +186,22 @@ ON CONFLICT (provider, customer_id) DO UPDATE SET open_days = excluded.open_days
 UPDATE compared_marks SET open_days = 0, open_since_ms = NULL, said = ''
 WHERE provider = :provider AND customer_id <> '' AND open_since_ms IS NOT NULL AND at_ms < :now_ms
     AND customer_id NOT IN (SELECT customer_id FROM {rows :marks (customer_id text)} m)
+
+-- name: told_to_person
+-- The customers with days that later runs cannot compare until a person acts.
+SELECT provider, customer_id, open_since_ms, at_ms FROM compared_marks
+WHERE open_days > 0 AND said LIKE :needs_you ORDER BY provider, customer_id {held}
+
+-- name: compared
+-- When a customer's lines were compared.
+SELECT org_id, feature, day_ms, at_ms FROM reconciliations
+WHERE day_ms >= :from_ms AND provider = :provider AND customer_id = :customer_id
+
+-- name: close_mark
+-- If a day of the customer is still open, the next comparison reports it again.
+UPDATE compared_marks SET open_days = 0, open_since_ms = NULL, said = ''
+WHERE provider = :provider AND customer_id = :customer_id
+
+-- name: acknowledged
+SELECT a.target, a.details FROM operator_actions a
+WHERE a.target IN (SELECT org_id FROM {rows :orgs (org_id text)} r) AND a.action = :action

@@ -3,11 +3,11 @@
 A line is an organisation's feature on a day.
 
 Guarantee: a line is compared only after the provider's lag, and only if its pushes are settled. A mark for each
-customer moves only past windows that were compared. If a night is skipped, or its totals cannot be read, a later run
-compares it. Without `--correct`, a comparison does not change pushes. A correction follows the provider's own report.
-It voids a push that the provider lacks, and adopts a charge without a push. The next seal then bills or gives back the
-difference. If a difference cannot be assigned to a push, it is reported as a note. Once time is over, the run does not
-make further calls or corrections.
+customer moves only past windows that were compared, or that a person acknowledged as unbilled. If a night is skipped,
+or its totals cannot be read, a later run compares it. Without `--correct`, a comparison does not change pushes. A
+correction follows the provider's own report. It voids a push that the provider lacks, and adopts a charge without a
+push. The next seal then bills or gives back the difference. If a difference cannot be assigned to a push, it is
+reported as a note. Once time is over, the run does not make further calls or corrections.
 
 Days with a lost history (R1) may have charges without a push here. They are reported, and not corrected.
 """
@@ -36,6 +36,7 @@ from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.evidence import CustomerPool
 from drawdown.worker.push.rows import Row
+from drawdown.worker.reconcile.acknowledgement import OPEN_AFTER_MS, acknowledged_until_ms
 from drawdown.worker.reconcile.balances import OUT_OF_TIME, compare_drawn
 from drawdown.worker.reconcile.comparison import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
@@ -177,14 +178,14 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         # Otherwise the next run would begin after a loss that this run did not compare.
         whole_to_ms = until if is_lost_read else now - RECENT_MS if before is None else before
         keep = partial(keep_marks, provider=provider, days=days, balances=found, to_ms=until, now_ms=now)
-        yield Transaction("keep_marks", partial(keep, whole_to_ms=whole_to_ms))
-        done.open_days += sum(1 for day in days if day.open_reason and day.settled_ms < now - OPEN_AFTER_MS)
+        done.open_days += yield Transaction("keep_marks", partial(keep, whole_to_ms=whole_to_ms))
 
 
 def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Mapping[_Which, str]) -> Settled:
     left = "" if day.line in reached else "not settled" if day.line in waiting else refused.get(day.line, "not read")
     sent = int(day.row.accepted) if day.row.live else 0
-    return Settled(day.row.customer_id, int(day.row.day_ms), int(day.row.touched_ms), left, day.row.feature, sent)
+    row = day.row
+    return Settled(row.org_id, row.customer_id, int(row.day_ms), int(row.touched_ms), left, row.feature, sent)
 
 
 @dataclass(frozen=True)
@@ -459,8 +460,6 @@ def _spans(
     return sorted(spans, key=lambda span: (span.from_ms, span.org_id, span.to_ms))
 
 
-OPEN_AFTER_MS: Final = DAY_MS
-"""Milliseconds after which a settled push without a comparison counts as open."""
 FIRST_LOOK_MS: Final = 35 * DAY_MS
 """Range before now that the first comparison of a customer covers, in milliseconds."""
 
@@ -473,6 +472,7 @@ class Settled:
     base units that the provider accepted.
     """
 
+    org_id: str
     customer_id: str
     day_ms: int
     settled_ms: int
@@ -510,14 +510,18 @@ def keep_marks(
     to_ms: int,
     whole_to_ms: int,
     now_ms: int,
-) -> None:
-    """Move the marks of a provider and its customers past compared days.
+) -> int:
+    """Move the marks of a provider and its customers past compared and acknowledged days.
+
+    Return the number of open lines.
+
 
     Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If a balance was left out, its
     customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left a
     balance out, the balance stays left out until a run tries to compare it.
     """
     by_customer: dict[str, list[Settled]] = {}
+    days = _without_acknowledged(connection, provider, days)
     for day in days:
         by_customer.setdefault(day.customer_id, []).append(day)
     before = SQL.run(connection, "left_out", {"provider": provider})
@@ -535,6 +539,19 @@ def keep_marks(
     provider_mark = {"customer_id": "", "compared_ms": whole_to_ms, "open_days": 0, "open_since_ms": None, "said": ""}
     SQL.run(connection, "keep_mark", {**its, "marks": [*marks, provider_mark]})
     SQL.run(connection, "close_others", {**its, "marks": [{"customer_id": mark["customer_id"]} for mark in marks]})
+    return sum(day.is_open(now_ms) for day in days)
+
+
+def _without_acknowledged(connection: sa.Connection, provider: str, days: Sequence[Settled]) -> list[Settled]:
+    """Return the days; those that only a person can read, and that a person acknowledged, count as compared."""
+    orgs = {day.org_id for day in days if day.open_reason.startswith(NEEDS_YOU)}
+    until = acknowledged_until_ms(connection, provider, orgs)
+    return [
+        replace(day, open_reason="")
+        if day.open_reason.startswith(NEEDS_YOU) and day.settled_ms < until.get((day.org_id, day.customer_id), 0)
+        else day
+        for day in days
+    ]
 
 
 def _explain_open_days(provider: str, days: Collection[Settled], now_ms: int, prices: Prices) -> str:

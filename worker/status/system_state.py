@@ -356,7 +356,7 @@ def calls(found: Standing) -> Iterator[Call]:
             yield Call(
                 "gone",
                 reason,
-                f"{check}, then drawdown org assign ORG --provider PROVIDER",
+                f"{check}, then drawdown org assign ORG --provider PROVIDER, then drawdown reconcile ORG --acknowledge",
                 command=check,
                 about=one.provider,
             )

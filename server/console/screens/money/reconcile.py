@@ -16,6 +16,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.reconcile import lists as reconciliations
+from drawdown.worker.reconcile.acknowledgement import Unbilled, find_unbilled
 from drawdown.worker.reconcile.lists import (
     MOST_COUNTED,
     After,
@@ -44,9 +45,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Filter("provider", "Provider", chosen.provider),
         Filter("org", "Organisation", chosen.org),
     ]
-    compared, told = (
+    compared, told, unbilled = (
         reconciliations.runs(connection),
         _differences_table(reconciliations.list_unacknowledged(connection)),
+        _unbilled_tables(find_unbilled(connection)),
     )
     kept = cells.command("reconcile", "--kept", *_as_typed(chosen))
     following = (
@@ -58,12 +60,17 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         *([_differing(connection, chosen, kept)] if chosen.verdict in ("", *TONES) else []),
         _runs(compared),
         told,
+        *unbilled,
         Table("Compared days, the latest first", HEADS, [row(one) for one in found.lines],
               "No day matches the filter.", kept, following, first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
     if not compared:  # one table replaces four empty ones
         none = "No comparison exists yet. A comparison asks the providers."
-        tables = [Table("Differences", HEADS, [], none, "drawdown reconcile"), *([told] if told.rows else [])]
+        tables = [
+            Table("Differences", HEADS, [], none, "drawdown reconcile"),
+            *([told] if told.rows else []),
+            *unbilled,
+        ]
     return to_context(PageContent(PATH, tables, filters=filters, query=query, file=url(f"{PATH}.csv", **query)))
 
 
@@ -151,6 +158,18 @@ def _differences_table(found: list[UnacknowledgedDifference]) -> Table:
     return Table("Balance differences to acknowledge", heads, rows, none, "drawdown reconcile --acknowledge")
 
 
-def _told_org(one: UnacknowledgedDifference) -> Cell:
+def _unbilled_tables(found: list[Unbilled]) -> list[Table]:
+    """Return the table of usage that no provider bills, unless there is none."""
+    rows = [
+        (_told_org(one), Cell(one.provider, "id"), Cell(one.customer_id, "id"), Cell(f"{one.days:,}", "number"),
+         Cell(one.worth))
+        for one in found
+    ]  # fmt: skip
+    heads = ("Organisation", "Provider", "Customer", "#Days", "Usage")
+    table = Table("Unbilled days to acknowledge", heads, rows, "", "drawdown reconcile --acknowledge")
+    return [table] if rows else []
+
+
+def _told_org(one: UnacknowledgedDifference | Unbilled) -> Cell:
     links = (act("Acknowledge", "reconcile-acknowledge", org=one.org_id),)
     return Cell(one.org_id, "id", href=url("/console/org", id=one.org_id), links=links)

@@ -26,6 +26,7 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
 from drawdown.worker.push import actions as balances
+from drawdown.worker.reconcile.acknowledgement import acknowledge, find_unbilled
 from drawdown.worker.settlements import lists as settlements
 from drawdown.worker.settlements.lists import (
     Account,
@@ -289,17 +290,25 @@ def _freezes(found: list[Freeze], command: str) -> Table:
 def _acknowledge(connection: sa.Connection, doing: Doing) -> ActionResult:
     org = doing.text("org")
     require_org(connection, org)
-    seen = balances.acknowledge(connection, org, doing.by)
-    return ActionResult(f"{org}: {counted(len(seen), 'reported difference')} acknowledged")
+    seen = acknowledge(connection, org, doing.by)
+    said = counted(len(seen.balances), "reported difference")
+    if seen.unbilled:
+        said += f" and {counted(sum(one.days for one in seen.unbilled), 'unbilled day')}"
+    return ActionResult(f"{org}: {said} acknowledged")
 
 
 def _difference_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     ids.require(connection, ids.ORG, doing.text("org"))
     found = balances.find_unacknowledged(connection, doing.text("org"))
-    return [
+    facts = [
         Fact(f"{row.provider}, {row.feature}", show_difference(int(row.told_qty), int(row.unsure_qty), int(row.scale)))
         for row in found
     ]
+    unbilled = [
+        Fact(f"Not billed by {one.provider}", f"{counted(one.days, 'day')}, {one.worth}")
+        for one in find_unbilled(connection, doing.text("org"))
+    ]
+    return [*facts, *unbilled]
 
 
 ACKNOWLEDGE: Final = Action(
@@ -310,6 +319,7 @@ ACKNOWLEDGE: Final = Action(
     _difference_facts,
     lambda doing: ["reconcile", doing.text("org"), "--acknowledge"],
     lambda _doing: "/console/reconcile",
-    "Acknowledge reported balance differences that a person has handled. Drawdown does not correct any balance.",
+    "Acknowledge reported balance differences, and days that no provider bills, after a person has handled them. "
+    "Drawdown does not correct any balance.",
 )
 ACTIONS: Final = (ACKNOWLEDGE,)
