@@ -4,8 +4,8 @@ The wallet's own credit pays for each month.
 
 Guarantee: a month of a tier is charged once, under its key, before it is used. A customer on a plan can have as many
 sandboxes as the plan or the largest of the tiers allows. After the rest of the previous month is booked, the wallet
-pays for the next month, or the tier ends. If Drawdown did not run for a whole month, that month is not charged. The
-caller holds the wallet's lock.
+pays for the next month, or the tier ends. It also ends if the wallet does not pay for an organisation any more. If
+Drawdown did not run for a whole month, that month is not charged. The caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ TIERS: Final = "tiers"
 """The account that receives the prices of tiers."""
 NO_CREDIT: Final = "no_credit"
 """The reason of the end of a tier that the wallet could not pay for."""
+BILLED_ELSEWHERE: Final = "billed_elsewhere"
+"""The reason of the end of a tier of a wallet that does not pay for an organisation any more."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Holder:
     """A customer's tier, paid until `paid_to_ms`. Times are milliseconds.
 
     `renews`: True if the tier then continues. `ended_ms`: the moment of its end (None: it has not ended).
-    `ended_reason`: NO_CREDIT; None: it has not ended, or a person let it end.
+    `ended_reason`: NO_CREDIT or BILLED_ELSEWHERE; None: it has not ended, or a person let it end.
     """
 
     customer_id: str
@@ -61,15 +63,15 @@ class Holder:
 class Turn:
     """A tier at the end of its paid month.
 
-    The wallet pays for the next month, or the tier ends. `renews`: True if the tier should continue. `pays`: True if
-    the wallet has the credit.
+    The wallet pays for the next month, or the tier ends. `pays`: True if the tier should continue, and the wallet has
+    the credit. `ended_reason`: as in `Holder`.
     """
 
     customer_id: str
     tier: str
     price_micro: int
-    renews: bool
     pays: bool
+    ended_reason: str | None
 
 
 def read(connection: sa.Connection, tier: str) -> Tier | None:
@@ -153,7 +155,7 @@ def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
     month_ms = start_of(now_ms)
     paid = [one for one in turns if one.pays]
     post(connection, [_entry(one.customer_id, one.tier, one.price_micro, month_ms, by) for one in paid])
-    ended = [{**vars(one), "ended_reason": NO_CREDIT if one.renews else None} for one in turns if not one.pays]
+    ended = [vars(one) for one in turns if not one.pays]
     SQL.run(connection, "go_on", {"paid": [vars(one) for one in paid], "paid_to_ms": next_start(now_ms)})
     SQL.run(connection, "end", {"ended": ended, "now_ms": now_ms})
     return {one.customer_id for one in turns}
@@ -172,9 +174,11 @@ def _allocate_turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, i
     left, found = dict(available), []
     for row in rows:
         customer_id, price = row["customer_id"], row["price_micro"]
-        pays = bool(row["renews"]) and price <= max(left[customer_id], 0)
+        continues = bool(row["renews"]) and not row["is_unused"]
+        pays = continues and price <= max(left[customer_id], 0)
         left[customer_id] -= price if pays else 0
-        found.append(Turn(customer_id, row["tier"], price, bool(row["renews"]), pays))
+        reason = NO_CREDIT if continues else BILLED_ELSEWHERE if row["renews"] else None
+        found.append(Turn(customer_id, row["tier"], price, pays, None if pays else reason))
     return found
 
 

@@ -39,10 +39,11 @@ WHERE customer_id = :customer_id AND tier = :tier AND ended_ms IS NULL AND renew
 
 -- name: due
 -- Return the tiers at the end of their month. A tier that continues waits until the rest of the month is booked.
-SELECT h.customer_id, h.tier, t.price_micro, h.renews FROM tier_holders h JOIN tiers t ON t.tier = h.tier
-WHERE h.customer_id IN :customers AND h.ended_ms IS NULL
-    AND h.paid_to_ms + CASE WHEN h.renews THEN :wait_ms ELSE 0 END <= :now_ms
-ORDER BY h.customer_id, t.at_once DESC, h.tier
+SELECT t.customer_id, t.tier, k.price_micro, t.renews, CASE WHEN {is_unused} THEN 1 ELSE 0 END AS is_unused
+FROM tier_holders t JOIN tiers k ON k.tier = t.tier
+WHERE t.customer_id IN :customers AND t.ended_ms IS NULL
+    AND t.paid_to_ms + CASE WHEN t.renews THEN :wait_ms ELSE 0 END <= :now_ms
+ORDER BY t.customer_id, k.at_once DESC, t.tier
 
 -- name: active
 SELECT t.tier, t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier

@@ -15,7 +15,7 @@ from drawdown.cli.options import Most, PageSize
 from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import print_file
 from drawdown.ledger.allocation import KINDS
-from drawdown.ledger.tiers import NO_CREDIT
+from drawdown.ledger.tiers import BILLED_ELSEWHERE, NO_CREDIT
 from drawdown.schema.currencies import show_money
 from drawdown.schema.errors import Exit, UsageError
 from drawdown.schema.typed.parsing import show_credits, show_time
@@ -295,6 +295,8 @@ def _tier(held: HeldTier) -> str:
 
 
 def _why(held: HeldTier) -> str:
+    if held.ended_reason == BILLED_ELSEWHERE:
+        return ": the wallet did not pay for an organisation any more"
     return ": the credit did not cover another month" if held.ended_reason == NO_CREDIT else ""
 
 

@@ -33,12 +33,16 @@ from drawdown.worker.provider import actions as providers
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, list_quarantined
 from drawdown.worker.status.backlog import quarantined
 from drawdown.worker.status.status import org_status, status
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.usage.lists import BY, OF_SAMPLES, UsageReport, read_usage
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
+from drawdown.worker.wallets import tiers
+from tests.fake_payments import CAN
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.topping import TERMS
 from tests.world import T0, Fleet
 
 T = TypeVar("T")
@@ -106,6 +110,22 @@ def test_assign_over_http_before_scheduled_start_begins_now(fleet: Fleet) -> Non
     assert (made.already, made.start_ms, made.waited.resolved_s) == (False, T0, 60)
     again = assign_here(None)
     assert (again.already, again.start_ms) == (True, T0)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_assign_away_from_wallet_names_tiers_and_topups_that_stop(fleet: Fleet, dry_run: bool) -> None:
+    fleet.assign("acme", from_ms=T0)
+    do(fleet, lambda c: credit.set_plan_limit(c, "team", 5, fleet.by))
+    do(fleet, lambda c: credit.grant(c, "acme", 100, fleet.by, key="g", plan="team"))
+    do(fleet, lambda c: tiers.set_tier(c, "pro", tiers.Change(9, 30), fleet.by))
+    do(fleet, lambda c: tiers.buy(c, "acme", "pro", fleet.by))
+    do(fleet, lambda c: topups.set_terms(c, "acme", TERMS, CAN, fleet.by, new=True))
+    wish = flips.Wish("acme")
+    (done,) = flip(fleet, wish, provider="fake", from_ms=T0 + DAY_MS, dry_run=dry_run, unchecked=True)
+    assert done.problem is None and done.note == (
+        "the wallet acme does not pay for an organisation from then on: its tiers end with their paid month (pro) and "
+        "its automatic top-ups pause"
+    )
 
 
 def test_second_org_override_keeps_unspecified_fields(fleet: Fleet) -> None:

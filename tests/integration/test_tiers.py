@@ -15,6 +15,7 @@ from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.wallets import tiers
 from drawdown.worker.wallets.tiers import tiers_of
 from tests.integration.monthly import Account, month, proven
@@ -93,6 +94,21 @@ def test_wallet_with_due_changes_has_sandboxes_of_paid_tiers(account: Account, c
         assert ahead() == expected, at_ms
     account.sweep()
     assert ahead() == sandboxes, "as was foreseen"
+
+
+@pytest.mark.both_databases
+def test_tier_of_org_billed_elsewhere_ends_with_paid_month(account: Account) -> None:
+    account.plan("team")
+    account.join()
+    account.give("bought", 100, "purchased")
+    account.tier()
+    account.buy()
+    account.at(T0 + DAY_MS)
+    account.write(lambda c: assign(c, ["acme"], "autumn", account.fleet.by, customer_id="cus_9"))
+    ahead = read(account.fleet.engine, lambda c: look_ahead(c, "acme", month(2) + EXPIRY_WAIT_MS))
+    account.sweep(month(2) + EXPIRY_WAIT_MS)
+    (held,) = read(account.fleet.engine, lambda c: tiers_of(c, "acme"))
+    assert (held.ended_reason, account.balance, ahead.balance_micro) == ("billed_elsewhere", 70, 70)
 
 
 def test_tier_undone_lasts_until_end_of_month(account: Account) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +22,11 @@ from drawdown.worker.engine.effects import ChargeMoney, Transaction
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.tick import tick
 from drawdown.worker.topup import actions as said
-from drawdown.worker.topup.fill import CHARGES_AT_ONCE, begin, fill
+from drawdown.worker.topup.fill import CHARGES_AT_ONCE, begin, fill, is_wanted
+from drawdown.worker.wallets import pools
 from drawdown.worker.wallets.actions import grant, set_rate, take_back
 from drawdown.worker.watch import Watcher, watch
 from tests.fake_payments import CAN, FakePayments
@@ -472,6 +475,60 @@ def test_topup_of_wallet_with_remote_balance_is_refused(purses: Purses) -> None:
     )
     with pytest.raises(Refused, match="autumn"):
         purses.set("far")
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize(
+    ("provider", "customer", "use", "charged"),
+    [
+        ("autumn", "acme", None, 0),
+        ("autumn", "cus_9", None, 0),
+        ("embedded", "other", None, 0),
+        ("stripe", "acme", None, 1),
+        ("none", "acme", None, 1),
+        ("autumn", "acme", "payer", 1),
+    ],
+)
+def test_topup_of_wallet_with_org_billed_elsewhere_does_not_begin(
+    purses: Purses, provider: str, customer: str, use: str | None, charged: int
+) -> None:
+    """A wallet goes on that a bill is drawn on here, without a biller, or as a payer."""
+    purses.write(
+        lambda c: c.execute(
+            sa.text("INSERT INTO provider_states (provider, terms) VALUES ('autumn', '{}'), ('stripe', :terms)"),
+            {"terms": json.dumps({"balance_in_ledger": True})},
+        )
+    )
+    purses.write(lambda c: assign(c, ["acme"], "embedded", purses.by))
+    purses.grant(1)
+    purses.later(DAY_MS)
+    purses.write(lambda c: assign(c, ["acme"], provider, purses.by, customer_id=customer))
+    if use == "payer":
+        purses.write(lambda c: assign(c, ["wayne"], "embedded", purses.by))
+        purses.write(lambda c: pools.allow(c, "acme", "wayne", purses.by))
+    purses.later(DAY_MS)
+    assert purses.write(lambda c: is_wanted(c, "acme", purses.clock.at_ms)) is bool(charged)
+    purses.fill()
+    assert len(purses.pay.taken) == charged
+    purses.later(DAY_MS)
+    if provider != "embedded":
+        purses.write(lambda c: assign(c, ["acme"], "embedded", purses.by, customer_id="acme"))
+        purses.later(DAY_MS)
+        purses.fill()
+        assert len(purses.pay.taken) == 1, "billed here again, it is filled"
+
+
+def test_topup_begun_before_org_is_billed_elsewhere_is_given_up(purses: Purses) -> None:
+    purses.write(lambda c: assign(c, ["acme"], "embedded", purses.by))
+    purses.grant(1)
+    purses.later(DAY_MS)
+    purses.pay.script.extend(["not_sent"])
+    purses.fill()
+    assert purses.topups() == [("topup:acme:1", "due")]
+    purses.write(lambda c: assign(c, ["acme"], "autumn", purses.by))
+    purses.later(DAY_MS)
+    purses.fill()
+    assert (purses.topups(), len(purses.pay.taken)) == ([("topup:acme:1", "given_up")], 0)
 
 
 def _request(purses: Purses) -> Charge:

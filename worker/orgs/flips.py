@@ -292,7 +292,23 @@ def _assign_one(
         if not (options.each_alone or options.dry_run):
             raise
         return replace(flip, problem=str(error))
-    return replace(flip, start_ms=made.start_ms, **vars(made.waited))
+    notes = [] if flip.note is None else [flip.note]
+    notes += _stopped(connection, sorted({org, flip.customer_was or org}), made.start_ms)
+    return replace(flip, start_ms=made.start_ms, note="; ".join(notes) or None, **vars(made.waited))
+
+
+def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int) -> list[str]:
+    """Return notes about tiers and automatic top-ups of wallets that are not in use from `start_ms` on."""
+    found: dict[str, list[str | None]] = {}
+    for row in SQL.run(connection, "stopped", {"customers": customers, "now_ms": start_ms}):
+        found.setdefault(row.customer_id, []).append(row.tier)
+    notes = []
+    for customer, stops in found.items():
+        tiers = ", ".join(tier for tier in stops if tier is not None)
+        parts = [f"its tiers end with their paid month ({tiers})"] if tiers else []
+        parts += ["its automatic top-ups pause"] if None in stops else []
+        notes.append(f"the wallet {customer} does not pay for an organisation from then on: {' and '.join(parts)}")
+    return notes
 
 
 @dataclass(frozen=True)

@@ -515,7 +515,6 @@ def keep_marks(
 
     Return the number of open lines.
 
-
     Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If a balance was left out, its
     customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left a
     balance out, the balance stays left out until a run tries to compare it.

@@ -573,12 +573,12 @@ def money_of(credits_micro: int, price_minor: int) -> int:
     return -(-credits_micro * price_minor // MICRO)
 
 
-def is_wanted(connection: sa.Connection, customer_id: str) -> bool:
-    """Return True if a wallet is low, and its live top-ups are not stopped.
+def is_wanted(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
+    """Return True if a wallet is low and in use, and its live top-ups are not stopped.
 
     Drawdown then charges the card once the caps and waits allow it.
     """
-    return SQL.run(connection, "wants", {"customer_id": customer_id}).first() is not None
+    return SQL.run(connection, "wants", {"customer_id": customer_id, "now_ms": now_ms}).first() is not None
 
 
 def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:

@@ -39,6 +39,7 @@ COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.cust
 
 -- name: is_wanted
 t.mode = 'live' AND t.blocked_ms IS NULL AND {available} <= t.threshold_micro AND {is_on}
+    AND NOT {is_unused}
 
 -- name: is_current
 -- The terms still name the customer, price and currency of the top-up `p`, and allow its charge.
@@ -56,6 +57,7 @@ SELECT 1 FROM topup_terms t WHERE t.customer_id = :customer_id AND {is_wanted}
     AND {available} + {shadowed} <= t.threshold_micro
     AND NOT EXISTS (SELECT 1 FROM topups p WHERE p.customer_id = t.customer_id AND p.state IN {open})
     AND {begun} AND p.at_ms > :day_ago_ms) < t.max_day AND {begun} AND p.at_ms > :month_ago_ms) < t.max_month
+    AND NOT {is_unused}
 
 -- name: begun
 -- The number of a wallet's top-ups. Shadow top-ups are counted separately.

@@ -204,7 +204,7 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
     reserved, balance = taken.promised_micro, taken.balance_micro
     return TakenBack(
         found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool, orgs,
-        is_refilled=is_wanted(connection, found.customer_id),
+        is_refilled=is_wanted(connection, found.customer_id, by.now_ms),
     )  # fmt: skip
 
 
