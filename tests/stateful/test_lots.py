@@ -55,7 +55,7 @@ def _rolls_once_booked(now: Any, allocation: Any, rest: Any, over_ms: int, now_m
 
 
 def _paying(rows: Sequence[Any], available: Any) -> list[tiers.Turn]:
-    return [tiers.Turn(one["customer_id"], one["tier"], one["price_micro"], True, True) for one in rows]
+    return [tiers.Turn(one["customer_id"], one["tier"], one["price_micro"], True, None) for one in rows]
 
 
 def _at_once(is_over: Sequence[Lot], found: Allocation, *_: int) -> list[tuple[Lot, int, int]]:
