@@ -16,12 +16,18 @@ from drawdown.worker.verdict.effective_balance import unbilled_micro
 from tests.simulation.callers import AGAIN
 from tests.simulation.guarding.books import Said, Used, Who
 from tests.simulation.guarding.calling import Call, Product
+from tests.simulation.providers import MEMORY
 
 NAMING: Final = ("ann", "cid", "far")
 """Who names a sponsor now and then; of one of them it does not pay."""
 ASKERS: Final = ("ann", "bob", "cid", "acme-1", "acme-2", "used", "far")
 FAR: Final = "far"
 """Whose balance a provider keeps: of its credit the guard knows nothing."""
+REMOTE: Final = (
+    "SELECT o.balance_read_ms FROM orgs o JOIN assignments a ON a.org_id = o.org_id "
+    "WHERE o.org_id = :o AND a.provider = :provider AND a.end_ms IS NULL"
+)
+"""When the balance of such an organisation was read."""
 PATRON: Final = "patron"
 UNKNOWN: Final = ("balance_unknown", "needs_quantities")
 HOUR_MS: Final = 60 * MINUTE_MS
@@ -158,8 +164,9 @@ def _credit(product: Product, wish: Wish, price: int) -> str | None:
     runs, payer = _payer(product, wish)
     if payer != runs and (payer, runs) not in product.books.sponsors:
         return "payer_not_allowed"
-    if payer == FAR:  # what it has is its provider's affair: here nothing is known of it
-        ((read_ms,),) = product.world.rows("SELECT balance_read_ms FROM orgs WHERE org_id = :o", o=FAR)
+    far = product.world.rows(REMOTE, o=payer, provider=MEMORY)  # a new organisation can begin there, too
+    if far:  # only its provider knows the balance
+        ((read_ms,),) = far
         return "balance_unknown" if read_ms is None else "needs_quantities"
     rows = product.world.rows("SELECT is_halted OR stopped_at_ms IS NOT NULL FROM orgs WHERE org_id = :o", o=runs)
     if rows and rows[0][0]:
