@@ -136,12 +136,17 @@ class StepThreads:
             log.error("read_again_failed", org=org_id, provider=provider, **describe_error(error))
 
     def _read_with(self, thread_kit: ThreadKit, context: Context, provider: str, org_id: str) -> None:
-        if not context.clock.trusted:  # a wrong date could let an old verdict replace a newer one
-            read(thread_kit.world.engine, lambda connection: require_clock(connection, context.clock.now_ms()))
+        check_clock(thread_kit, context)  # with a wrong date, an old verdict could replace a newer one
         # The thread's next read must not wait again for a dead cell.
         context.cell_breakers = self._own.__dict__.setdefault("cell_breakers", {})
         context.breakers = self._breakers
         runner.run(_read_again(context, provider, org_id), thread_kit.world)
+
+
+def check_clock(thread_kit: ThreadKit, context: Context) -> None:
+    """Check this machine's clock before work that stores its time (rule S9). Errors: ClockDoubted."""
+    if not context.clock.trusted:
+        read(thread_kit.world.engine, lambda connection: require_clock(connection, context.clock.now_ms()))
 
 
 def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
-from functools import partial
 from typing import Final, TypeVar, cast
 
 from fastapi import APIRouter
@@ -21,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from drawdown.schema.audit import By
-from drawdown.schema.clock import Clock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Exit
 from drawdown.schema.units import DAY_MS
@@ -30,7 +28,7 @@ from drawdown.server.api.openapi import operation
 from drawdown.server.http import signing
 from drawdown.server.http.errors import ApiError
 from drawdown.server.services import Services, ThreadKit
-from drawdown.server.step_threads import StepThreads
+from drawdown.server.step_threads import StepThreads, check_clock
 from drawdown.worker.checks import checks
 from drawdown.worker.checks.checks import Reconciled
 from drawdown.worker.engine import runner
@@ -77,9 +75,8 @@ class Cron:
         return JSONResponse({"tick": {**asdict(report), "exit_status": report.exit_status}})
 
     async def parity(self, request: Request) -> JSONResponse:
-        """Compare yesterday's totals of all cells, as `drawdown parity check --cells`."""
-        work = partial(_parity, clock=self._services.clock)
-        found = await self._alone(request, "parity", self._step_threads.order, work)
+        """Compare the totals of all cells for yesterday, as `drawdown parity check --cells`."""
+        found = await self._alone(request, "parity", self._step_threads.order, _parity)
         return JSONResponse({"parity": {**asdict(found), "exit_status": found.exit_status}})
 
     async def vendors(self, request: Request) -> JSONResponse:
@@ -126,13 +123,15 @@ def _tick(thread_kit: ThreadKit, context: Context) -> Report:
     return runner.run(tick(context), thread_kit.world)
 
 
-def _parity(thread_kit: ThreadKit, context: Context, *, clock: Clock) -> Checked:
-    now_ms = clock.now_ms()
+def _parity(thread_kit: ThreadKit, context: Context) -> Checked:
+    check_clock(thread_kit, context)
+    now_ms = context.clock.now_ms()
     yesterday = now_ms - now_ms % DAY_MS - DAY_MS
-    return runner.run(check_cells([yesterday], TOLERANCE_PPM, clock, context.stopping), thread_kit.world)
+    return runner.run(check_cells([yesterday], TOLERANCE_PPM, context.clock, context.stopping), thread_kit.world)
 
 
 def _vendors(thread_kit: ThreadKit, context: Context) -> vendors.Drifted:
+    check_clock(thread_kit, context)
     now_ms = context.clock.now_ms()
     found = write(thread_kit.world.engine, lambda c: checks.check_vendors(c, now_ms))
     vendors.tell(found)
@@ -140,6 +139,7 @@ def _vendors(thread_kit: ThreadKit, context: Context) -> vendors.Drifted:
 
 
 def _guard(thread_kit: ThreadKit, context: Context) -> Reconciled:
+    check_clock(thread_kit, context)
     by = By(context.clock.now_ms(), ACTOR, "reconcile", "http")
     engine = thread_kit.world.engine
     drifts = read(engine, lambda c: checks.look(c, by.now_ms - checks.SPAN_MS))

@@ -189,11 +189,12 @@ def test_cron_tick_continues_after_caller_disconnects(house: House) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # whose clock it is compared with
-def test_cron_tick_with_doubtful_clock_fails_with_message(house: House) -> None:
+@pytest.mark.parametrize("path", ["tick", "parity", "vendors", "guard"])
+def test_cron_work_with_doubtful_clock_fails_with_message(house: House, path: str) -> None:
     house.clock.trusted = False
 
     async def work(caller: Caller) -> None:
-        answer = await caller.tick()
+        answer = await caller.send("POST", f"/cron/{path}", headers=SECRET)
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
         assert "clock" in answer.json()["error"]["message"]
 
