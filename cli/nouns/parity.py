@@ -17,7 +17,7 @@ from drawdown.schema.typed.parsing import parse_percent, show_percent
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.parity.lists import parity_found
-from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, Line, check_cells, check_totals
+from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, Line, check_cells, check_totals, days_due
 from drawdown.worker.parity.totals import MAX_DAYS, day_text, read_file
 
 commands = typer.Typer()
@@ -34,25 +34,33 @@ def check(
         str, typer.Argument(metavar="[FILE]", help="CSV or JSON lines: day, org_id, seconds, memory_mb, cell_id")
     ] = "",
     cells: Annotated[bool, typer.Option("--cells", help="Registered cells to call, in place of a file")] = False,
-    from_: Annotated[str, typer.Option("--from", help="First day in UTC, for --cells")] = "yesterday",
-    to: Annotated[str, typer.Option("--to", help="Day after the last day in UTC, for --cells")] = "today",
+    from_: Annotated[
+        str, typer.Option("--from", help="First day in UTC, for --cells", show_default="the days that are due")
+    ] = "",
+    to: Annotated[
+        str, typer.Option("--to", help="Day after the last day in UTC, for --from", show_default="today")
+    ] = "",
     tolerance: Annotated[str, typer.Option(help="Largest difference to ignore, in per cent")] = TOLERANCE,
 ) -> None:
     """Compare samples with the usage that cells count.
 
-    The comparison is by organisation and day. The exit status is 1 if a count differs, if only one side knows an
-    organisation, or if samples of the day were deleted. Otherwise it is 75 if a cell could not be read, or until 15
+    The comparison is by organisation and day. Without --from, it covers yesterday, and the days of the last week that
+    earlier checks missed or could not read at a cell. The exit status is 1 if a count differs, if only one side knows
+    an organisation, or if samples of the day were deleted. Otherwise it is 75 if a cell could not be read, or until 15
     minutes after the end of a day.
     """
     app: App = context.obj
     tolerance_ppm = parse_percent(tolerance)
     if cells == bool(file):
         raise UsageError("specify either a FILE of totals or --cells, not both")
+    if to and not from_:
+        raise UsageError("cannot use --to alone: the first day is unknown. Pass --from as well")
     if file:
         only_with(context, "FILE", "file", "tolerance")
         steps = check_totals(read_file(file), tolerance_ppm, app.clock)
     else:
-        steps = check_cells(_days(app, from_, to), tolerance_ppm, app.clock)
+        days = _days(app, from_, to or "today") if from_ else app.read(lambda c: days_due(c, app.clock.now_ms()))
+        steps = check_cells(days, tolerance_ppm, app.clock)
     app.ready()
     app.require_clock()
     found = run(steps, app.world())

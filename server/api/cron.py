@@ -22,7 +22,6 @@ from starlette.responses import JSONResponse
 from drawdown.schema.audit import By
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Exit
-from drawdown.schema.units import DAY_MS
 from drawdown.server.api import models
 from drawdown.server.api.openapi import operation
 from drawdown.server.http import signing
@@ -33,7 +32,7 @@ from drawdown.worker.checks import checks
 from drawdown.worker.checks.checks import Reconciled
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
-from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells
+from drawdown.worker.parity.parity import TOLERANCE_PPM, Checked, check_cells, days_due
 from drawdown.worker.provider import vendors
 from drawdown.worker.status.ticks import Report
 from drawdown.worker.tick import tick
@@ -75,7 +74,7 @@ class Cron:
         return JSONResponse({"tick": {**asdict(report), "exit_status": report.exit_status}})
 
     async def parity(self, request: Request) -> JSONResponse:
-        """Compare the totals of all cells for yesterday, as `drawdown parity check --cells`."""
+        """Compare the totals of all cells for the days that are due, as `drawdown parity check --cells`."""
         found = await self._alone(request, "parity", self._step_threads.order, _parity)
         return JSONResponse({"parity": {**asdict(found), "exit_status": found.exit_status}})
 
@@ -125,9 +124,8 @@ def _tick(thread_kit: ThreadKit, context: Context) -> Report:
 
 def _parity(thread_kit: ThreadKit, context: Context) -> Checked:
     check_clock(thread_kit, context)
-    now_ms = context.clock.now_ms()
-    yesterday = now_ms - now_ms % DAY_MS - DAY_MS
-    return runner.run(check_cells([yesterday], TOLERANCE_PPM, context.clock, context.stopping), thread_kit.world)
+    days = read(thread_kit.world.engine, lambda c: days_due(c, context.clock.now_ms()))
+    return runner.run(check_cells(days, TOLERANCE_PPM, context.clock, context.stopping), thread_kit.world)
 
 
 def _vendors(thread_kit: ThreadKit, context: Context) -> vendors.Drifted:

@@ -21,7 +21,7 @@ from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadCells, Transaction, UsageAnswer, UsageRequest
 from drawdown.worker.parity import parity
 from drawdown.worker.parity.lists import parity_figures
-from drawdown.worker.parity.parity import CELLS_AT_ONCE, SETTLING_MS, Checked, check_cells, check_totals
+from drawdown.worker.parity.parity import CELLS_AT_ONCE, SETTLING_MS, Checked, check_cells, check_totals, days_due
 from drawdown.worker.parity.totals import Days, day_text, read_file
 from drawdown.worker.usage.withdrawals import withdraw
 from tests.acceptance import gentd26, openb
@@ -225,6 +225,27 @@ def test_pruned_day_is_reported_as_unknown(busy: Fleet) -> None:
     found = asked(busy, {"cell-1": [of("acme", 180), of("globex", 10_000)]})
     assert told(found) == [("cell-1", "acme", None, 180, None, "pruned")]
     assert (found.unknown, found.unread, found.exit_status) == (1, 0, 1)
+
+
+@pytest.mark.both_databases
+def test_parity_day_missed_or_unread_stays_due_for_a_week(busy: Fleet) -> None:
+    register(busy, "cell-1")
+    whole: dict[str, object] = {"cell-1": [of("acme", 180), of("globex", 10_000)]}
+
+    def due(days: int) -> list[int]:
+        found = read(busy.engine, lambda c: days_due(c, T0 + days * DAY_MS))
+        return [(day - T0) // DAY_MS for day in found]
+
+    assert due(1) == [0], "only yesterday, if cells were never called"
+    assert compared(busy, {(T0, ""): {}}).differing
+    assert due(3) == [2], "a file of totals does not call a cell"
+    assert asked(busy, {"cell-1": 500}).unread == 1
+    assert (due(1), due(3), due(7), due(8)) == ([0], [0, 1, 2], [*range(7)], [*range(1, 8)])
+    busy.clock.at_ms = AFTER + 2 * DAY_MS
+    asked(busy, whole, T0 + 2 * DAY_MS)
+    assert (due(3), due(4)) == ([0, 2], [0, 3])
+    asked(busy, whole)
+    assert due(4) == [3]
 
 
 @pytest.mark.parametrize("early_ms", [0, 1])

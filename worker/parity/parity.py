@@ -38,6 +38,8 @@ SETTLING_MS: Final = 15 * MINUTE_MS
 
 Hosts write the last samples of a day after its end.
 """
+DUE_FOR_MS: Final = 7 * DAY_MS
+"""Milliseconds for which a day is due that could not be read at a cell, or that a missed check left out."""
 CELLS_AT_ONCE: Final = 8
 """Cells that Drawdown requests totals from at a time.
 
@@ -119,6 +121,20 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
         for cell in strangers:
             yield from _note([unread(day, cell, why)], clock.now_ms(), done)
     return _ended(done)
+
+
+def days_due(connection: sa.Connection, now_ms: int) -> list[int]:
+    """Return the starts of the days that a check without a range compares, in milliseconds.
+
+    These are yesterday, the days since the last compared one, and the days that could not be read at a cell. A day is
+    due for DUE_FOR_MS.
+    """
+    today = now_ms - now_ms % DAY_MS
+    yesterday, first = today - DAY_MS, today - DUE_FOR_MS
+    last = SQL.run(connection, "last_checked", {"to_ms": today}).scalar()
+    unread_days = SQL.run(connection, "unread", {"first_ms": first, "to_ms": today}).scalars()
+    missed = range(yesterday if last is None else max(first, int(last) + DAY_MS), today, DAY_MS)
+    return sorted({*map(int, unread_days), *missed, yesterday})
 
 
 def _over_by(now_ms: int) -> int:

@@ -23,6 +23,15 @@ SELECT org_id FROM orgs WHERE floor_ms > :from_ms
 -- name: cells
 SELECT cell_id, url FROM cells ORDER BY cell_id
 
+-- name: last_checked
+-- The last day of which a check called cells. A file of totals can have no cell.
+SELECT MAX(p.day_ms) FROM parity_checks p
+WHERE p.day_ms < :to_ms AND p.org_id = '' AND p.cell_id <> '' AND p.verdict IN ('compared', 'unread')
+
+-- name: unread
+SELECT DISTINCT p.day_ms FROM parity_checks p
+WHERE p.day_ms >= :first_ms AND p.day_ms < :to_ms AND p.org_id = '' AND p.verdict = 'unread'
+
 -- name: strangers
 -- Unregistered cells in samples of these days.
 SELECT DISTINCT s.cell_id FROM usage_samples s
