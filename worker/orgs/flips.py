@@ -269,7 +269,7 @@ def _assign(
     moved = {flip.customer_id for flip in done if flip.start_ms is not None}
     read = {customer: state for customer, state in shown.items() if customer in moved}
     note_parts(connection, options.provider, read, by.now_ms)
-    return done
+    return _with_stops(connection, done)
 
 
 def _assign_one(
@@ -292,22 +292,37 @@ def _assign_one(
         if not (options.each_alone or options.dry_run):
             raise
         return replace(flip, problem=str(error))
-    notes = [] if flip.note is None else [flip.note]
-    notes += _stopped(connection, sorted({org, flip.customer_was or org}), made.start_ms)
-    return replace(flip, start_ms=made.start_ms, note="; ".join(notes) or None, **vars(made.waited))
+    return replace(flip, start_ms=made.start_ms, **vars(made.waited))
 
 
-def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int) -> list[str]:
-    """Return notes about tiers and automatic top-ups of wallets that are not in use from `start_ms` on."""
+def _with_stops(connection: sa.Connection, flips: Sequence[Flip]) -> list[Flip]:
+    """Return assignments with notes about tiers and automatic top-ups that end with them.
+
+    The last assignment that leaves a wallet has its note.
+    """
+    left: dict[int, dict[str, int]] = {}
+    for at, flip in enumerate(flips):
+        if flip.start_ms is not None:
+            left.setdefault(flip.start_ms, {}).update({flip.org_id: at, flip.customer_was or flip.org_id: at})
+    done = list(flips)
+    for start_ms, wallets in left.items():
+        for wallet, note in _stopped(connection, sorted(wallets), start_ms).items():
+            flip = done[wallets[wallet]]
+            done[wallets[wallet]] = replace(flip, note=note if flip.note is None else f"{flip.note}; {note}")
+    return done
+
+
+def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int) -> dict[str, str]:
+    """Return notes about the tiers and automatic top-ups of wallets that are not in use from `start_ms` on."""
     found: dict[str, list[str | None]] = {}
     for row in SQL.run(connection, "stopped", {"customers": customers, "now_ms": start_ms}):
         found.setdefault(row.customer_id, []).append(row.tier)
-    notes = []
+    notes = {}
     for customer, stops in found.items():
         tiers = ", ".join(tier for tier in stops if tier is not None)
         parts = [f"its tiers end with their paid month ({tiers})"] if tiers else []
         parts += ["its automatic top-ups pause"] if None in stops else []
-        notes.append(f"the wallet {customer} does not pay for an organisation from then on: {' and '.join(parts)}")
+        notes[customer] = f"the wallet {customer} does not pay for an organisation from then on: {' and '.join(parts)}"
     return notes
 
 
