@@ -296,7 +296,7 @@ def _tier(held: HeldTier) -> str:
 
 def _why(held: HeldTier) -> str:
     if held.ended_reason == BILLED_ELSEWHERE:
-        return ": the wallet did not pay for an organisation any more"
+        return ": another provider bills its organisations"
     return ": the credit did not cover another month" if held.ended_reason == NO_CREDIT else ""
 
 

@@ -35,11 +35,11 @@ def check(
     ] = "",
     cells: Annotated[bool, typer.Option("--cells", help="Registered cells to call, in place of a file")] = False,
     from_: Annotated[
-        str, typer.Option("--from", help="First day in UTC, for --cells", show_default="the days that are due")
-    ] = "",
+        str | None, typer.Option("--from", help="First day in UTC, for --cells", show_default="the days that are due")
+    ] = None,
     to: Annotated[
-        str, typer.Option("--to", help="Day after the last day in UTC, for --from", show_default="today")
-    ] = "",
+        str | None, typer.Option("--to", help="Day after the last day in UTC; requires --from", show_default="today")
+    ] = None,
     tolerance: Annotated[str, typer.Option(help="Largest difference to ignore, in per cent")] = TOLERANCE,
 ) -> None:
     """Compare samples with the usage that cells count.
@@ -53,13 +53,13 @@ def check(
     tolerance_ppm = parse_percent(tolerance)
     if cells == bool(file):
         raise UsageError("specify either a FILE of totals or --cells, not both")
-    if to and not from_:
-        raise UsageError("cannot use --to alone: the first day is unknown. Pass --from as well")
     if file:
         only_with(context, "FILE", "file", "tolerance")
         steps = check_totals(read_file(file), tolerance_ppm, app.clock)
+    elif from_ is None and to is not None:
+        raise UsageError("cannot use --to alone: the first day is unknown. Pass --from as well")
     else:
-        days = _days(app, from_, to or "today") if from_ else app.read(lambda c: days_due(c, app.clock.now_ms()))
+        days = app.read(lambda c: days_due(c, app.clock.now_ms())) if from_ is None else _days(app, from_, to)
         steps = check_cells(days, tolerance_ppm, app.clock)
     app.ready()
     app.require_clock()
@@ -91,8 +91,8 @@ def show_(
     show(app, {"cells": cells, "found": found}, tables)
 
 
-def _days(app: App, from_: str, to: str) -> list[int]:
-    start, end = app.past(from_, "--from"), app.moment(to, "--to")
+def _days(app: App, from_: str, to: str | None) -> list[int]:
+    start, end = app.past(from_, "--from"), app.moment("today" if to is None else to, "--to")
     if start % DAY_MS or end % DAY_MS or not 0 < end - start <= MAX_DAYS * DAY_MS:
         raise UsageError(
             f"invalid range: expected 1 to {MAX_DAYS} whole days, such as --from 2026-01-30 --to 2026-01-31 for one day"

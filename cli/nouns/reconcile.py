@@ -14,7 +14,7 @@ from drawdown.cli.options import Actor, Queued, Reason, only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.audit import By, require_org
 from drawdown.schema.errors import UsageError
-from drawdown.schema.text import counted
+from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.schema.units import DAY_MS, show_difference, show_quantity
 from drawdown.worker.engine.runner import run
@@ -22,7 +22,7 @@ from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.jobs.job_payloads import CorrectJob
 from drawdown.worker.jobs.queue import place
 from drawdown.worker.reconcile import lists as reconciliations
-from drawdown.worker.reconcile.acknowledgement import acknowledge
+from drawdown.worker.reconcile.acknowledgement import acknowledge, find_unbilled
 from drawdown.worker.reconcile.lists import ComparedFilter
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 
@@ -141,6 +141,7 @@ def _acknowledge(app: App, org: str, by: By) -> None:
     if org:
         app.read(lambda c: require_org(c, org))
     seen = app.write(lambda c: acknowledge(c, org, by))
+    others = [] if org else sorted({one.org_id for one in app.read(find_unbilled)})
     done = [
         f"{one.org_id}, {one.provider}, {one.feature}: "
         f"{show_difference(int(one.told_qty), int(one.unsure_qty), int(one.scale))}"
@@ -152,6 +153,9 @@ def _acknowledge(app: App, org: str, by: By) -> None:
     if unbilled:
         days = counted(sum(one.days for one in seen.unbilled), "unbilled day is", "unbilled days are")
         lines += [f"{days} acknowledged", *unbilled]
+    for other in others[:100]:
+        command = typed("drawdown", "reconcile", other, "--acknowledge")
+        lines.append(f"{other}: its unbilled days are not acknowledged. Run `{command}`")
     show(app, {"acknowledged": done, "unbilled": seen.unbilled}, lines)
 
 

@@ -243,9 +243,11 @@ def test_parity_day_missed_or_unread_stays_due_for_a_week(busy: Fleet) -> None:
     assert (due(1), due(3), due(7), due(8)) == ([0], [0, 1, 2], [*range(7)], [*range(1, 8)])
     busy.clock.at_ms = AFTER + 2 * DAY_MS
     asked(busy, whole, T0 + 2 * DAY_MS)
-    assert (due(3), due(4)) == ([0, 2], [0, 3])
+    assert (due(3), due(4)) == ([0, 1, 2], [0, 1, 3]), "a later day does not hide an earlier one"
     asked(busy, whole)
-    assert due(4) == [3]
+    assert due(4) == [1, 3]
+    busy.write("DELETE FROM cells")
+    assert due(4) == [3], "a cell that was removed is not asked"
 
 
 @pytest.mark.parametrize("early_ms", [0, 1])

@@ -288,7 +288,8 @@ def test_unbilled_day_after_acknowledgement_is_reported(engine: sa.Engine) -> No
     fleet, _provider = billed(engine, provider=Deleting(capabilities(**TOTALS)))
     night(fleet)
     night(fleet)
-    write(engine, lambda c: acknowledge(c, "", fleet.by))
+    assert write(engine, lambda c: acknowledge(c, "", fleet.by)).unbilled == [], "each organisation is named"
+    write(engine, lambda c: acknowledge(c, "acme", fleet.by))
     fleet.sample("acme", fleet.clock.at_ms - 3 * WINDOW_MS, 7)
     settle(fleet)
     night(fleet)
@@ -303,6 +304,9 @@ def test_acknowledge_command_reports_unbilled_days_and_quantity(
 ) -> None:
     fleet = deleted(engine)
     url = engine.url.render_as_string(hide_password=False)
+    assert drawdown(["--database-url", url, "reconcile", "--acknowledge", "--reason", "settled"]) == 0
+    assert "Run `drawdown reconcile acme --acknowledge`" in " ".join(capsys.readouterr().out.split())
+    assert headline(fleet)[0] != "settled"
     assert drawdown(["--database-url", url, "reconcile", "acme", "--acknowledge", "--reason", "settled"]) == 0
     told = capsys.readouterr().out
     assert "1 unbilled day is acknowledged" in told

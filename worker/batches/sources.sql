@@ -87,8 +87,8 @@ UPDATE batch_files SET outcome = 'failed', said = :said, seen_ms = :now_ms,
 WHERE source = :source AND name = :name AND batch = '' AND path = :path AND outcome = 'reading'
 
 -- name: unseen
--- The files without an outcome for their present size and time, and whether an earlier read failed. If other content
--- had the name since that outcome, the file is read again, so that its conflict ends.
+-- The files without an outcome for their present size and time, and whether an earlier read failed. If a file
+-- with other content had this name afterwards, read the file again. Its conflict can then end.
 SELECT i.name, EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
     AND f.outcome IN ('reading', 'failed')) AS failed
 FROM {rows :found (name text, size_bytes bigint, modified_ns bigint)} i

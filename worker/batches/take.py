@@ -467,9 +467,9 @@ def withdraw_some(
     at_most: int = WITHDRAWN_AT_ONCE,
     judged: Witness | None = None,
 ) -> str | WithdrawnBatch:
-    """Withdraw up to `at_most` samples of a batch, and record their number.
+    """Withdraw up to `at_most` samples of a batch, and record their count.
 
-    They follow the id `after` (at first '').
+    The samples follow the id `after` (at first '').
 
     Returns the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
     `judge_batch` before the first portion.

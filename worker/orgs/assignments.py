@@ -103,10 +103,10 @@ def unassigned(connection: sa.Connection) -> list[str]:
 def lock_for_assignments(connection: sa.Connection, org_ids: Collection[str]) -> None:
     """Take S1's lock, and lock these organisations in the order of their ids.
 
-    The assignments then lock them in any order. Otherwise two such transactions could deadlock.
+    Without this order, two such transactions could deadlock.
     """
     lock_buckets(connection)
-    SQL.run(connection, "hold_orgs", {"orgs": [{"org_id": org_id} for org_id in sorted(set(org_ids))]}).all()
+    SQL.run(connection, "lock_orgs", {"orgs": [{"org_id": org_id} for org_id in sorted(set(org_ids))]}).all()
 
 
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:

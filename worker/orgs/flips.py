@@ -296,9 +296,9 @@ def _assign_one(
 
 
 def _with_stops(connection: sa.Connection, flips: Sequence[Flip]) -> list[Flip]:
-    """Return assignments with notes about tiers and automatic top-ups that end with them.
+    """Add notes about tiers and automatic top-ups that stop.
 
-    The last assignment that leaves a wallet has its note.
+    The last assignment that leaves a wallet gets the note.
     """
     left: dict[int, dict[str, int]] = {}
     for at, flip in enumerate(flips):

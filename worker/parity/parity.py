@@ -39,7 +39,7 @@ SETTLING_MS: Final = 15 * MINUTE_MS
 Hosts write the last samples of a day after its end.
 """
 DUE_FOR_MS: Final = 7 * DAY_MS
-"""Milliseconds for which a day is due that could not be read at a cell, or that a missed check left out."""
+"""Milliseconds for which a day stays due after a missed check or an unreadable cell."""
 CELLS_AT_ONCE: Final = 8
 """Cells that Drawdown requests totals from at a time.
 
@@ -126,15 +126,18 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
 def days_due(connection: sa.Connection, now_ms: int) -> list[int]:
     """Return the starts of the days that a check without a range compares, in milliseconds.
 
-    These are yesterday, the days since the last compared one, and the days that could not be read at a cell. A day is
-    due for DUE_FOR_MS.
+    These are yesterday, and each day of the last DUE_FOR_MS that was not compared with a registered cell. The days
+    before the first check of a cell are not due.
     """
     today = now_ms - now_ms % DAY_MS
-    yesterday, first = today - DAY_MS, today - DUE_FOR_MS
-    last = SQL.run(connection, "last_checked", {"to_ms": today}).scalar()
-    unread_days = SQL.run(connection, "unread", {"first_ms": first, "to_ms": today}).scalars()
-    missed = range(yesterday if last is None else max(first, int(last) + DAY_MS), today, DAY_MS)
-    return sorted({*map(int, unread_days), *missed, yesterday})
+    first = today - DUE_FOR_MS
+    rows = SQL.run(connection, "compared", {"first_ms": first, "to_ms": today})
+    compared = {(str(row.cell_id), int(row.day_ms)) for row in rows}
+    due = {today - DAY_MS}
+    for cell in SQL.run(connection, "first_checks"):
+        days = range(max(first, int(cell.first_ms)), today, DAY_MS)
+        due.update(day for day in days if (cell.cell_id, day) not in compared)
+    return sorted(due)
 
 
 def _over_by(now_ms: int) -> int:

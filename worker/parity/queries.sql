@@ -23,14 +23,15 @@ SELECT org_id FROM orgs WHERE floor_ms > :from_ms
 -- name: cells
 SELECT cell_id, url FROM cells ORDER BY cell_id
 
--- name: last_checked
--- The last day of which a check called cells. A file of totals can have no cell.
-SELECT MAX(p.day_ms) FROM parity_checks p
-WHERE p.day_ms < :to_ms AND p.org_id = '' AND p.cell_id <> '' AND p.verdict IN ('compared', 'unread')
+-- name: first_checks
+-- The first checked day of each registered cell.
+SELECT p.cell_id, MIN(p.day_ms) AS first_ms FROM parity_checks p
+WHERE p.org_id = '' AND p.verdict IN ('compared', 'unread') AND p.cell_id IN (SELECT c.cell_id FROM cells c)
+GROUP BY p.cell_id
 
--- name: unread
-SELECT DISTINCT p.day_ms FROM parity_checks p
-WHERE p.day_ms >= :first_ms AND p.day_ms < :to_ms AND p.org_id = '' AND p.verdict = 'unread'
+-- name: compared
+SELECT p.cell_id, p.day_ms FROM parity_checks p
+WHERE p.day_ms >= :first_ms AND p.day_ms < :to_ms AND p.org_id = '' AND p.verdict = 'compared'
 
 -- name: strangers
 -- Unregistered cells in samples of these days.

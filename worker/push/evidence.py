@@ -784,7 +784,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
 
 
 def _used(part: Part) -> Decimal:
-    """Return what was drawn on an ended part; with a debt, it exceeds the grant."""
+    """Return the amount drawn on an ended part. With a debt, it exceeds the grant."""
     return Decimal(0) if part.used is None else max(Decimal(0), part.used)
 
 

@@ -1,7 +1,7 @@
-"""Acknowledge what comparisons reported to a person (R2).
+"""Acknowledge reported balance differences and unbilled days (R2).
 
-A person acknowledges differences of balances, and days of usage that no provider bills, such as those of a customer
-that was deleted at the provider.
+A day is unbilled if its provider does not bill it until a person acts. An example is a customer that was deleted at the
+provider.
 
 Guarantee: an acknowledgement covers only days that `status` reported. A later comparison passes such a day only while
 a person is still needed to read it. If a push of the day changes afterwards, the day is reported again.
@@ -35,7 +35,7 @@ ACTION: Final = "unbilled_acknowledge"
 
 @dataclass(frozen=True)
 class Unbilled:
-    """An organisation's days of accepted usage that its provider does not bill, because a person must act there first.
+    """Accepted usage of an organisation that its provider does not bill.
 
     `days`: their number. `quantities`: base units by feature. `worth`: the price in words. `until_ms`: all pushes of
     these days were settled before that time, in milliseconds.
@@ -62,14 +62,14 @@ class Acknowledged:
     unbilled: list[Unbilled]
 
 
-def find_unbilled(connection: sa.Connection, org_id: str = "", *, hold: bool = False) -> list[Unbilled]:
+def find_unbilled(connection: sa.Connection, org_id: str = "", *, lock: bool = False) -> list[Unbilled]:
     """Return the reported days that no provider bills.
 
-    `org_id`: empty for all organisations. `hold`: lock the marks until the transaction ends.
+    `org_id`: empty for all organisations. `lock`: lock the marks until the transaction ends.
     """
-    held, prices = "for_update" if hold else "", Prices(connection)
+    locked, prices = "for_update" if lock else "", Prices(connection)
     found: list[Unbilled] = []
-    for mark in SQL.run(connection, "told_to_person", {"needs_you": f"{NEEDS_YOU}%"}, held=held).all():
+    for mark in SQL.run(connection, "marks_for_person", {"needs_you": f"{NEEDS_YOU}%"}, locked=locked).all():
         until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # each day that was settled before was open in that comparison
         values = {
             "provider": mark.provider,
@@ -103,14 +103,15 @@ def find_unbilled(connection: sa.Connection, org_id: str = "", *, hold: bool = F
 
 
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
-    """Acknowledge what was reported about an organisation's balances and days, and return it.
+    """Acknowledge reported balance differences and unbilled days, and return them.
 
-    If `org_id` is empty, acknowledge the reports of all organisations.
+    If `org_id` is empty, acknowledge the balance differences of all organisations, and no unbilled days. Their usage
+    would stay unbilled without a look at each customer.
 
     A reconciliation that runs meanwhile writes its reports later, and they stay unacknowledged.
     """
     seen = balances.acknowledge(connection, org_id, by)
-    unbilled = find_unbilled(connection, org_id, hold=True)
+    unbilled = find_unbilled(connection, org_id, lock=True) if org_id else []
     for one in unbilled:
         about = {"provider": one.provider, "customer_id": one.customer_id}
         SQL.run(connection, "close_mark", about)

@@ -187,10 +187,10 @@ UPDATE compared_marks SET open_days = 0, open_since_ms = NULL, said = ''
 WHERE provider = :provider AND customer_id <> '' AND open_since_ms IS NOT NULL AND at_ms < :now_ms
     AND customer_id NOT IN (SELECT customer_id FROM {rows :marks (customer_id text)} m)
 
--- name: told_to_person
+-- name: marks_for_person
 -- The customers with days that later runs cannot compare until a person acts.
 SELECT provider, customer_id, open_since_ms, at_ms FROM compared_marks
-WHERE open_days > 0 AND said LIKE :needs_you ORDER BY provider, customer_id {held}
+WHERE open_days > 0 AND said LIKE :needs_you ORDER BY provider, customer_id {locked}
 
 -- name: compared
 -- When a customer's lines were compared.

@@ -542,7 +542,7 @@ def keep_marks(
 
 
 def _without_acknowledged(connection: sa.Connection, provider: str, days: Sequence[Settled]) -> list[Settled]:
-    """Return the days; those that only a person can read, and that a person acknowledged, count as compared."""
+    """Treat acknowledged days as compared."""
     orgs = {day.org_id for day in days if day.open_reason.startswith(NEEDS_YOU)}
     until = acknowledged_until_ms(connection, provider, orgs)
     return [

@@ -159,14 +159,14 @@ def _differences_table(found: list[UnacknowledgedDifference]) -> Table:
 
 
 def _unbilled_tables(found: list[Unbilled]) -> list[Table]:
-    """Return the table of usage that no provider bills, unless there is none."""
+    """Return the table of unbilled days, or an empty list."""
     rows = [
         (_told_org(one), Cell(one.provider, "id"), Cell(one.customer_id, "id"), Cell(f"{one.days:,}", "number"),
          Cell(one.worth))
         for one in found
     ]  # fmt: skip
     heads = ("Organisation", "Provider", "Customer", "#Days", "Usage")
-    table = Table("Unbilled days to acknowledge", heads, rows, "", "drawdown reconcile --acknowledge")
+    table = Table("Unbilled days to acknowledge", heads, rows, "", "drawdown reconcile ORG --acknowledge")
     return [table] if rows else []
 
 
