@@ -907,6 +907,32 @@ def test_debt_on_expired_part_is_not_reported_as_loss(engine: sa.Engine) -> None
     house.is_exact()
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_debt_cleared_by_person_does_not_hide_lost_charge(engine: sa.Engine, lost: bool) -> None:
+    house = House(engine, {"acme": 0})
+    account = house.autumn.account
+    account.grant("acme", "credits", 1, T0, interval=ONE_OFF, given="promo", expires_at=T0 + 8 * HOUR_MS)
+    house.wait(0)
+    house.use("acme", 1_250)
+    house.bill()
+    house.use("acme", 500, size=64)
+    house.bill()
+    assert told(house.compare(correct=True)) == []
+    now_ms = house.fleet.clock.at_ms
+    account.set_remaining("acme", "credits", 0, given="promo", now_ms=now_ms)
+    account.grant("acme", "credits", 50, now_ms, interval=ONE_OFF, given="pack")
+    house.wait(HOUR_MS)
+    short = [("acme", "credits", "short", -2_700_000, 0, 1_000_000)]
+    assert told(house.compare(correct=True)) == short
+    if lost:
+        house.use("acme", 500, size=64)
+        house.bill()
+        account.lose_balances(house.fleet.clock.at_ms)
+    house.wait(6 * HOUR_MS)
+    found = [("acme", "credits", "short", -3_200_000, 3_200_000, 1_000_000)] if lost else []
+    assert told(house.compare(correct=True)) == found
+
+
 def test_part_expiring_during_charges_is_not_reported_as_difference(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     ends_ms = T0 + 40 * MINUTE_MS

@@ -74,7 +74,7 @@ def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, Cust
     """
     known = known_parts(connection, provider, read)
     shown = {
-        customer: [*state.parts, *_ended(known.get(customer, ()), state, now_ms)] for customer, state in read.items()
+        customer: [*state.parts, *_gone(known.get(customer, ()), state, now_ms)] for customer, state in read.items()
     }
     _keep(connection, provider, shown, known, now_ms)
 
@@ -134,12 +134,18 @@ def _row(customer: str, part: Part) -> dict[str, object]:
     }
 
 
-def _ended(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
-    """Return the stored parts that ended without being used up, so that a read no longer shows them."""
+def _gone(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
+    """Return the stored parts that a read no longer shows, if the stored part changes.
+
+    A part that was not used up has ended. If a debt disappeared before the part's end, a person set the balance, and
+    the part counts as used up at its grant. Otherwise its later end would count the debt as drawn.
+    """
     shown = {(part.balance, part.name) for part in state.parts}
-    gone = [part for part in known if (part.balance, part.name) not in shown]
-    return [
-        replace(part, ends_ms=now_ms)
-        for part in gone
-        if part.ended(state.plans) and (part.ends_ms is None or part.ends_ms > now_ms)
+    gone = [
+        part
+        for part in known
+        if (part.balance, part.name) not in shown and (part.ends_ms is None or part.ends_ms > now_ms)
     ]
+    ended = [replace(part, ends_ms=now_ms) for part in gone if part.ended(state.plans)]
+    paid = [part for part in gone if not part.ended(state.plans) and part.used is not None and part.used > part.granted]
+    return [*ended, *(replace(part, used=part.granted) for part in paid)]
