@@ -118,8 +118,7 @@ vendor_imports = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.UniqueConstraint("number", name="vendor_imports_in_order"),
-    comment="Imported files of vendors' bills, in order. `import_id`: hash of the file's bytes. A "
-    "repeated import appends its number, such as `HASH:2`. Append-only.",
+    comment="Imported files of vendors' bills, in order. `import_id`: hash of the file's bytes. Append-only.",
 )
 
 vendor_bills = sa.Table(

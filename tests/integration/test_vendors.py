@@ -36,7 +36,6 @@ from drawdown.worker.provider.vendors import (
     read_bills,
     set_units,
 )
-from drawdown.worker.verify.verify import verify
 from tests.integration.guarding import Guarded
 from tests.world import T0, Fleet
 
@@ -205,34 +204,6 @@ def test_vendor_latest_bill_file_of_day_applies_and_repeat_is_ignored(fleet: Fle
         (10_000_000, "provisional"),
     ]
     assert bill(fleet, 21) and told(fleet)[0].billed_micro == 21_000_000, "a corrected invoice"
-
-
-def test_vendor_bill_file_imported_again_after_newer_file_applies(fleet: Fleet) -> None:
-    mapped(fleet)
-    files = [(100, 100), (900,), (100, 100), (900,), (100, 100)]
-    for amounts in files:
-        assert bill(fleet, *amounts, final=False)
-        assert not bill(fleet, *amounts, final=False)
-        assert told(fleet)[0].billed_micro == amounts[0] * MICRO
-    assert fleet.rows("SELECT number FROM vendor_imports ORDER BY number") == [(number,) for number in range(1, 6)]
-    assert bill(fleet, 5)
-    with pytest.raises(Refused, match="already final"):
-        bill(fleet, 100, 100, final=False)
-    assert bill(fleet, 6) and bill(fleet, 5) and not bill(fleet, 5)
-    assert told(fleet)[0].billed_micro == 5 * MICRO
-    assert read(fleet.engine, verify).breaches == []
-
-
-def test_vendor_bill_file_repeated_beside_other_days_adds_no_rows(fleet: Fleet) -> None:
-    mapped(fleet)
-    first, other = (BillLine("cloud", "vm", T0 + day * DAY_MS, "USD", 1, False) for day in range(2))
-    lines = [first, BillLine("other", "vm", T0, "USD", 1, False)]
-    assert write(fleet.engine, lambda c: import_bills(c, BillFile("a", [first]), fleet.by))
-    assert write(fleet.engine, lambda c: import_bills(c, BillFile("ab", [other]), fleet.by))
-    assert not write(fleet.engine, lambda c: import_bills(c, BillFile("a", [first]), fleet.by))
-    assert write(fleet.engine, lambda c: import_bills(c, BillFile("c", lines), fleet.by))
-    assert write(fleet.engine, lambda c: import_bills(c, BillFile("a", [first]), fleet.by))
-    assert fleet.rows("SELECT import_id FROM vendor_imports ORDER BY number") == [("a",), ("ab",), ("c",), ("a:2",)]
 
 
 def test_concurrent_bill_imports_with_same_number_are_refused_as_busy(

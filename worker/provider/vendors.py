@@ -3,11 +3,10 @@
 A feature, or a metric of the guard, can have a cost at each vendor.
 
 Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before does not
-add rows unless a later file replaced one of its days. Only a final bill replaces a final day. A file has FOCUS columns,
-or is a small CSV. A file without the required form is refused as a whole, and so is a file of corrections. Amounts are
-added up exactly and rounded once, and different currencies are never added up. A day without a bill is unknown, and not
-zero. A service without a cost in this database has its own line. Today, the two days before it, and a single day do not
-cause an alert.
+add rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
+required form is refused as a whole, and so is a file of corrections. Amounts are added up exactly and rounded once, and
+different currencies are never added up. A day without a bill is unknown, and not zero. A service without a cost in this
+database has its own line. Today, the two days before it, and a single day do not cause an alert.
 """
 
 from __future__ import annotations
@@ -109,15 +108,11 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
 def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     """Import a file's bills, and return True if they are new.
 
-    For each vendor and day in the file, they replace all bills that were imported before. If the same file was imported
-    before and is still the latest of all its days, the call does not have an effect.
+    For each vendor and day in the file, they replace all bills that were imported before.
 
     Errors: Refused if a stored day is final and the file's is not; DatabaseBusy if another file is being imported.
     """
-    import_id = _next_import_id(connection, file)
-    if import_id is None:
-        return False
-    values = {"import_id": import_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
+    values = {"import_id": file.import_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     number = SQL.run(connection, "insert_import", values).scalar()
     if number is None:
         if SQL.run(connection, "imported", values).first() is None:
@@ -131,21 +126,8 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
             f"{final.vendor}: {show_time(int(final.day_ms))[:10]} is already final. Import its invoice with --final"
         )
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
-    record(connection, "vendor_import", import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
+    record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
     return True
-
-
-def _next_import_id(connection: sa.Connection, file: BillFile) -> str | None:
-    """Return the id of a file's next import; None if the file is still the latest of all its days."""
-    file_id = file.import_id
-    values = {"file_id": file_id, "first_id": f"{file_id}:", "beyond_id": f"{file_id};"}
-    before = SQL.run(connection, "imports_of", values).one()
-    if not before.imports:
-        return file_id
-    days = [{"vendor": vendor, "day_ms": day} for vendor, day in sorted({(x.vendor, x.day_ms) for x in file.lines})]
-    if SQL.run(connection, "replaced", {"days": days, "number": before.newest}).first() is None:
-        return None
-    return f"{file_id}:{before.imports + 1}"
 
 
 def _sums(file: BillFile) -> dict[str, int]:

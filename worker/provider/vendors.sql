@@ -25,15 +25,6 @@ ON CONFLICT DO NOTHING RETURNING number
 -- name: imported
 SELECT 1 FROM vendor_imports WHERE import_id = :import_id
 
--- name: imports_of
--- The imports of one file. The second one has the id `HASH:2`.
-SELECT COUNT(*) AS imports, MAX(number) AS newest FROM vendor_imports
-WHERE import_id = :file_id OR (import_id >= :first_id AND import_id < :beyond_id)
-
--- name: replaced
-SELECT 1 FROM {rows :days (vendor text, day_ms bigint)} d
-JOIN vendor_bills b ON b.vendor = d.vendor AND b.day_ms = d.day_ms AND b.number > :number LIMIT 1
-
 -- name: final_days
 SELECT b.vendor, b.day_ms FROM {rows :days (vendor text, day_ms bigint)} d
 JOIN vendor_bills b ON b.vendor = d.vendor AND b.day_ms = d.day_ms AND b.is_final LIMIT 1
