@@ -192,24 +192,30 @@ CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balanc
     WHEN held_micro > over_micro THEN balance_micro - held_micro ELSE balance_micro - over_micro END + overdraft_micro
 
 -- name: is_unused
--- True for the wallet of `t.customer_id` if its organisations are all billed elsewhere at :now_ms, and it is not a pool
--- or a payer. Its organisations have its name, or were billed as this customer. Without a biller, an organisation uses
--- the wallet of its own name.
+-- True for the wallet of `t.customer_id` if its organisations all use another wallet or balance at :now_ms, and it is
+-- not a pool or a payer. Its organisations have its name, or were billed from it. Without a biller, and without a
+-- customer at a biller, an organisation uses the wallet of its own name.
 (EXISTS (SELECT 1 FROM (SELECT t.customer_id AS org_id UNION ALL SELECT b.org_id FROM assignments b
-        WHERE b.provider IN (SELECT s.provider FROM provider_states s UNION ALL SELECT 'embedded')
-            AND b.customer_id = t.customer_id AND b.start_ms <= :now_ms) u
-        JOIN assignments a ON a.org_id = u.org_id WHERE {is_billed_now})
-    AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.customer_id = t.customer_id AND {is_billed_now}
-        AND a.provider IN (SELECT s.provider FROM provider_states s WHERE s.terms LIKE '%balance_in_ledger__ true%'
-            UNION ALL SELECT 'embedded'))
+        WHERE b.provider IN {wallet_billers} AND b.customer_id = t.customer_id AND b.start_ms <= :now_ms) u
+        JOIN assignments a ON a.org_id = u.org_id
+        WHERE {is_assigned_now} AND (a.provider NOT IN {unbilled} OR a.org_id <> t.customer_id))
+    AND NOT EXISTS (SELECT 1 FROM assignments a WHERE {is_billed_now} AND a.provider IN {wallet_billers}
+        AND (a.customer_id = t.customer_id OR (a.org_id = t.customer_id AND a.customer_id = '')))
     AND NOT EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = t.customer_id AND NOT EXISTS (SELECT 1 FROM assignments a
         WHERE a.org_id = o.org_id AND {is_billed_now}))
     AND NOT EXISTS (SELECT 1 FROM pools x WHERE x.pool = t.customer_id)
     AND NOT EXISTS (SELECT 1 FROM payers x WHERE x.payer = t.customer_id AND x.allowed AND x.number = (
         SELECT MAX(n.number) FROM payers n WHERE n.payer = x.payer AND n.org_id = x.org_id)))
 
+-- name: wallet_billers
+-- The providers that keep their balances in the wallets of this database.
+(SELECT s.provider FROM provider_states s WHERE s.terms LIKE '%balance_in_ledger__ true%' UNION ALL SELECT 'embedded')
+
+-- name: is_assigned_now
+a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
+
 -- name: is_billed_now
-a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms) AND a.provider NOT IN {unbilled}
+{is_assigned_now} AND a.provider NOT IN {unbilled}
 
 -- name: concurrent_sandboxes
 -- The sandboxes at once of a customer (`w`): the larger number of the plan (`p`) and of a bought tier. Without a plan,

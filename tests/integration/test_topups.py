@@ -485,6 +485,7 @@ def test_topup_of_wallet_with_remote_balance_is_refused(purses: Purses) -> None:
         ("autumn", "cus_9", None, 0),
         ("embedded", "other", None, 0),
         ("stripe", "acme", None, 1),
+        ("stripe", "", None, 1),
         ("none", "acme", None, 1),
         ("autumn", "acme", "payer", 1),
     ],
@@ -516,6 +517,21 @@ def test_topup_of_wallet_with_org_billed_elsewhere_does_not_begin(
         purses.later(DAY_MS)
         purses.fill()
         assert len(purses.pay.taken) == 1, "billed here again, it is filled"
+
+
+@pytest.mark.parametrize(("customer", "provider", "wanted"), [("acme", "autumn", True), ("acme", "none", False)])
+def test_topup_of_wallet_of_other_name_follows_its_org(
+    purses: Purses, customer: str, provider: str, wanted: bool
+) -> None:
+    """Executions use a wallet with the name of another customer at Autumn; or its only org left for its own wallet."""
+    purses.write(lambda c: c.execute(sa.text("INSERT INTO provider_states (provider, terms) VALUES ('autumn', '{}')")))
+    if provider == "none":
+        purses.write(lambda c: assign(c, ["acme-prod"], "embedded", purses.by, customer_id=customer))
+    purses.grant(1)
+    purses.later(DAY_MS)
+    purses.write(lambda c: assign(c, ["acme-prod"], provider, purses.by, customer_id=customer))
+    purses.later(DAY_MS)
+    assert purses.write(lambda c: is_wanted(c, "acme", purses.clock.at_ms)) is wanted
 
 
 def test_topup_begun_before_org_is_billed_elsewhere_is_given_up(purses: Purses) -> None:
