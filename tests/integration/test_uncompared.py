@@ -18,7 +18,7 @@ from drawdown.server.metrics import uncompared as measured
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.push import actions as pushes
-from drawdown.worker.reconcile.acknowledgement import acknowledge
+from drawdown.worker.reconcile.acknowledgement import acknowledge, find_unbilled
 from drawdown.worker.reconcile.balances import OUT_OF_TIME, UNTOLD
 from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
 from drawdown.worker.status.status import status
@@ -310,7 +310,7 @@ def test_acknowledge_command_reports_unbilled_days_and_quantity(
     assert drawdown(["--database-url", url, "reconcile", "acme", "--acknowledge", "--reason", "settled"]) == 0
     told = capsys.readouterr().out
     assert "1 unbilled day is acknowledged" in told
-    assert "acme, fake as acme: 1 day of usage (60 compute_1gb without a rate)" in told
+    assert "acme, fake as acme: 1 day of usage on 2026-01-01 (60 compute_1gb without a rate)" in told
     assert headline(fleet)[0] == "settled"
 
 
@@ -320,6 +320,25 @@ def test_unbilled_day_of_other_org_is_not_acknowledged(engine: sa.Engine) -> Non
     assert write(engine, lambda c: acknowledge(c, "globex", fleet.by)).unbilled == []
     night(fleet)
     assert headline(fleet)[0] == "person_needed"
+
+
+def test_unbilled_days_of_shared_customer_are_acknowledged_once(engine: sa.Engine) -> None:
+    """Another organisation was billed as the deleted customer afterwards."""
+    fleet = deleted(engine)
+    write(engine, lambda c: assign(c, ["globex"], "fake", fleet.by, customer_id="acme"))
+    fleet.sample("globex", fleet.clock.at_ms + WINDOW_MS, 30)
+    fleet.clock.at_ms += 2 * WINDOW_MS
+    settle(fleet)
+    for _ in range(3):
+        night(fleet)
+
+    def left() -> dict[str, dict[str, int]]:
+        return {one.org_id: one.quantities for one in read(engine, find_unbilled)}
+
+    assert left() == {"acme": {"compute_1gb": 60}, "globex": {"compute_1gb": 30}}
+    write(engine, lambda c: acknowledge(c, "globex", fleet.by))
+    night(fleet)
+    assert left() == {"acme": {"compute_1gb": 60}}
 
 
 def test_unread_day_is_not_passed_by_acknowledgement(engine: sa.Engine) -> None:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.schema.text import NEEDS_YOU, counted
+from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.push import actions as balances
@@ -37,20 +38,23 @@ ACTION: Final = "unbilled_acknowledge"
 class Unbilled:
     """Accepted usage of an organisation that its provider does not bill.
 
-    `days`: their number. `quantities`: base units by feature. `worth`: the price in words. `until_ms`: all pushes of
-    these days were settled before that time, in milliseconds.
+    `days`: the number of days, from `first_day` to `last_day`. `quantities`: base units by feature. `worth`: the price
+    in words. `until_ms`: all pushes of these days were settled before that time, in milliseconds.
     """
 
     org_id: str
     provider: str
     customer_id: str
     days: int
+    first_day: str
+    last_day: str
     quantities: dict[str, int]
     worth: str
     until_ms: int
 
     def __str__(self) -> str:
         days = f"{counted(self.days, 'day')} of usage"
+        days += f" from {self.first_day} to {self.last_day}" if self.days > 1 else f" on {self.first_day}"
         return f"{self.org_id}, {self.provider} as {self.customer_id}: {days} ({self.worth})"
 
 
@@ -85,10 +89,12 @@ def find_unbilled(connection: sa.Connection, org_id: str = "", *, lock: bool = F
         compared = {
             (row.org_id, row.feature, row.day_ms): int(row.at_ms) for row in SQL.run(connection, "compared", values)
         }
+        passed = acknowledged_until_ms(connection, mark.provider, {str(line.org_id) for line in lines})
         left = [
             line
             for line in lines
-            if line.touched_ms < until_ms
+            if passed.get((str(line.org_id), str(mark.customer_id)), 0) <= line.touched_ms < until_ms
+            and not line.unsettled
             and compared.get((line.org_id, line.feature, line.day_ms), -1) < line.touched_ms
         ]
         for org in sorted({str(line.org_id) for line in left}):
@@ -97,8 +103,10 @@ def find_unbilled(connection: sa.Connection, org_id: str = "", *, lock: bool = F
             for line in its:
                 quantities[str(line.feature)] += int(line.accepted)
             worth = prices.worth(Quantity(mark.provider, line.feature, line.day_ms, int(line.accepted)) for line in its)
-            days = len({line.day_ms for line in its})
-            found.append(Unbilled(org, mark.provider, mark.customer_id, days, dict(quantities), str(worth), until_ms))
+            days = sorted({int(line.day_ms) for line in its})
+            first, last = show_time(days[0])[:10], show_time(days[-1])[:10]
+            about = (org, mark.provider, mark.customer_id)
+            found.append(Unbilled(*about, len(days), first, last, dict(quantities), str(worth), until_ms))
     return found
 
 
@@ -115,7 +123,8 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
     for one in unbilled:
         about = {"provider": one.provider, "customer_id": one.customer_id}
         SQL.run(connection, "close_mark", about)
-        details = {"provider": one.provider, "customer": one.customer_id, "days": one.days}
+        span = {"days": one.days, "first_day": one.first_day, "last_day": one.last_day}
+        details = {"provider": one.provider, "customer": one.customer_id, **span}
         record(connection, ACTION, one.org_id, {**details, "quantities": one.quantities, "until_ms": one.until_ms}, by)
     return Acknowledged(seen, unbilled)
 
