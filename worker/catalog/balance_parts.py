@@ -74,7 +74,8 @@ def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, Cust
     """
     known = known_parts(connection, provider, read)
     shown = {
-        customer: [*state.parts, *_gone(known.get(customer, ()), state, now_ms)] for customer, state in read.items()
+        customer: [*state.parts, *_changed_by_absence(known.get(customer, ()), state, now_ms)]
+        for customer, state in read.items()
     }
     _keep(connection, provider, shown, known, now_ms)
 
@@ -134,7 +135,7 @@ def _row(customer: str, part: Part) -> dict[str, object]:
     }
 
 
-def _gone(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
+def _changed_by_absence(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
     """Return the stored parts that a read no longer shows, if the stored part changes.
 
     A part that was not used up has ended. If a debt disappeared before the part's end, a person set the balance, and
