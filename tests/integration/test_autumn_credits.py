@@ -889,16 +889,23 @@ def test_part_use_is_lowered_only_by_read_after_a_minute(engine: sa.Engine) -> N
     assert shown == [("5", 0), ("5", 0), ("3", 61_000), ("4", 62_000), ("4", 62_000), ("4", 122_000)]
 
 
-def test_debt_on_expired_part_is_not_reported_as_loss(engine: sa.Engine) -> None:
+def in_debt(engine: sa.Engine, promo_ms: int) -> House:
+    """3.7 credits were drawn on a promo of 1 that ends after `promo_ms`, and were compared."""
     house = House(engine, {"acme": 0})
-    account = house.autumn.account
-    account.grant("acme", "credits", 1, T0, interval=ONE_OFF, given="promo", expires_at=T0 + 4 * HOUR_MS)
+    ends_ms = T0 + promo_ms
+    house.autumn.account.grant("acme", "credits", 1, T0, interval=ONE_OFF, given="promo", expires_at=ends_ms)
     house.wait(0)
     house.use("acme", 1_250)
     house.bill()
     house.use("acme", 500, size=64)
     house.bill()
-    assert told(house.compare(correct=True)) == [], "3.7 credits were drawn on 1"
+    assert told(house.compare(correct=True)) == []
+    return house
+
+
+def test_debt_on_expired_part_is_not_reported_as_loss(engine: sa.Engine) -> None:
+    house = in_debt(engine, 4 * HOUR_MS)
+    account = house.autumn.account
     account.grant("acme", "credits", 50, house.fleet.clock.at_ms, interval=ONE_OFF, given="pack")
     house.wait(4 * HOUR_MS)
     house.use("acme", 250)
@@ -909,15 +916,8 @@ def test_debt_on_expired_part_is_not_reported_as_loss(engine: sa.Engine) -> None
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_debt_cleared_by_person_does_not_hide_lost_charge(engine: sa.Engine, lost: bool) -> None:
-    house = House(engine, {"acme": 0})
+    house = in_debt(engine, 8 * HOUR_MS)
     account = house.autumn.account
-    account.grant("acme", "credits", 1, T0, interval=ONE_OFF, given="promo", expires_at=T0 + 8 * HOUR_MS)
-    house.wait(0)
-    house.use("acme", 1_250)
-    house.bill()
-    house.use("acme", 500, size=64)
-    house.bill()
-    assert told(house.compare(correct=True)) == []
     now_ms = house.fleet.clock.at_ms
     account.set_remaining("acme", "credits", 0, given="promo", now_ms=now_ms)
     account.grant("acme", "credits", 50, now_ms, interval=ONE_OFF, given="pack")

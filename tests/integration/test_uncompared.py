@@ -18,6 +18,7 @@ from drawdown.server.metrics import uncompared as measured
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.push import actions as pushes
+from drawdown.worker.reconcile import acknowledgement
 from drawdown.worker.reconcile.acknowledgement import acknowledge, find_unbilled
 from drawdown.worker.reconcile.balances import OUT_OF_TIME, UNTOLD
 from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
@@ -339,6 +340,18 @@ def test_unbilled_days_of_shared_customer_are_acknowledged_once(engine: sa.Engin
     write(engine, lambda c: acknowledge(c, "globex", fleet.by))
     night(fleet)
     assert left() == {"acme": {"compute_1gb": 60}}
+
+
+def test_unbilled_list_is_bounded_and_named_org_is_found(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acknowledgement, "MOST_MARKS", 1)
+    fleet = deleted(engine)
+    fleet.write(
+        "INSERT INTO compared_marks (provider, customer_id, compared_ms, open_days, open_since_ms, said, at_ms) "
+        "SELECT provider, 'aaa', compared_ms, open_days, open_since_ms, said, at_ms FROM compared_marks "
+        "WHERE customer_id = 'acme'"
+    )
+    assert read(engine, find_unbilled) == [], "the first customer has no push here"
+    assert [one.org_id for one in write(engine, lambda c: acknowledge(c, "acme", fleet.by)).unbilled] == ["acme"]
 
 
 def test_unread_day_is_not_passed_by_acknowledgement(engine: sa.Engine) -> None:

@@ -147,6 +147,10 @@ def _changed_by_absence(known: Sequence[Part], state: CustomerState, now_ms: int
         for part in known
         if (part.balance, part.name) not in shown and (part.ends_ms is None or part.ends_ms > now_ms)
     ]
-    ended = [replace(part, ends_ms=now_ms) for part in gone if part.ended(state.plans)]
-    paid = [part for part in gone if not part.ended(state.plans) and part.used is not None and part.used > part.granted]
-    return [*ended, *(replace(part, used=part.granted) for part in paid)]
+    changed = []
+    for part in gone:
+        if part.ended(state.plans):
+            changed.append(replace(part, ends_ms=now_ms))
+        elif part.used is not None and part.used > part.granted:
+            changed.append(replace(part, used=part.granted))
+    return changed

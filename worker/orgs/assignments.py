@@ -106,7 +106,7 @@ def lock_for_assignments(connection: sa.Connection, org_ids: Collection[str]) ->
     Without this order, two such transactions could deadlock.
     """
     lock_buckets(connection)
-    SQL.run(connection, "lock_orgs", {"orgs": [{"org_id": org_id} for org_id in sorted(set(org_ids))]}).all()
+    SQL.run(connection, "lock_org_rows", {"orgs": [{"org_id": org_id} for org_id in sorted(set(org_ids))]}).all()
 
 
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:

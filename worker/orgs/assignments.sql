@@ -6,11 +6,11 @@ SELECT org_id FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM assignments a WHERE a.
 UNION SELECT DISTINCT s.org_id FROM usage_samples s WHERE s.problem IS NULL AND NOT EXISTS
     (SELECT 1 FROM orgs o WHERE o.org_id = s.org_id) ORDER BY 1
 
--- name: lock_orgs [postgresql]
+-- name: lock_org_rows [postgresql]
 SELECT org_id FROM orgs WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 ORDER BY org_id FOR NO KEY UPDATE
 
--- name: lock_orgs [sqlite]
+-- name: lock_org_rows [sqlite]
 SELECT org_id FROM orgs WHERE 1 = 0
 
 -- name: first_and_later

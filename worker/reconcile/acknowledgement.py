@@ -31,6 +31,9 @@ SQL = queries(__file__)
 OPEN_AFTER_MS: Final = DAY_MS
 """Milliseconds after which a settled push without a comparison counts as open."""
 
+MOST_MARKS: Final = 100
+"""Customers of unbilled days that one list or acknowledgement covers. The others stay reported."""
+
 ACTION: Final = "unbilled_acknowledge"
 
 
@@ -67,13 +70,14 @@ class Acknowledged:
 
 
 def find_unbilled(connection: sa.Connection, org_id: str = "", *, lock: bool = False) -> list[Unbilled]:
-    """Return the reported days that no provider bills.
+    """Return the reported days that no provider bills, of at most MOST_MARKS customers.
 
     `org_id`: empty for all organisations. `lock`: lock the marks until the transaction ends.
     """
     locked, prices = "for_update" if lock else "", Prices(connection)
     found: list[Unbilled] = []
-    for mark in SQL.run(connection, "marks_for_person", {"needs_you": f"{NEEDS_YOU}%"}, locked=locked).all():
+    chosen = {"needs_you": f"{NEEDS_YOU}%", "org_id": org_id, "at_most": MOST_MARKS}
+    for mark in SQL.run(connection, "marks_for_person", chosen, locked=locked).all():
         until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # each day that was settled before was open in that comparison
         values = {
             "provider": mark.provider,
@@ -138,6 +142,6 @@ def acknowledged_until_ms(
     for row in SQL.run(connection, "acknowledged", values) if org_ids else ():
         details = json.loads(row.details)
         if details["provider"] == provider:
-            whose = (str(row.target), str(details["customer"]))
-            found[whose] = max(found.get(whose, 0), int(details["until_ms"]))
+            pair = (str(row.target), str(details["customer"]))
+            found[pair] = max(found.get(pair, 0), int(details["until_ms"]))
     return found

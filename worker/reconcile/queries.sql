@@ -189,8 +189,10 @@ WHERE provider = :provider AND customer_id <> '' AND open_since_ms IS NOT NULL A
 
 -- name: marks_for_person
 -- The customers with days that later runs cannot compare until a person acts.
-SELECT provider, customer_id, open_since_ms, at_ms FROM compared_marks
-WHERE open_days > 0 AND said LIKE :needs_you ORDER BY provider, customer_id {locked}
+SELECT m.provider, m.customer_id, m.open_since_ms, m.at_ms FROM compared_marks m
+WHERE m.open_days > 0 AND m.said LIKE :needs_you AND (:org_id = '' OR EXISTS (SELECT 1 FROM assignments a
+    WHERE a.org_id = :org_id AND a.provider = m.provider AND a.customer_id = m.customer_id))
+ORDER BY m.provider, m.customer_id LIMIT :at_most {locked}
 
 -- name: compared
 -- When a customer's lines were compared.
