@@ -147,7 +147,7 @@ def _asked_is_charged() -> None:
 
 def _used_up_is_lost() -> None:
     """Nobody remembers parts of balances: one that was used up exactly looks like a loss of what used it up."""
-    vars(push)["note_shown_parts"] = vars(project)["note_parts"] = lambda *_, **__: None
+    vars(push)["note_shown_parts"] = vars(push)["note_parts"] = vars(project)["note_parts"] = lambda *_, **__: None
 
 
 def _own_used_up_is_lost() -> None:

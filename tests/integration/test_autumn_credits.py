@@ -403,6 +403,27 @@ def test_grant_used_up_by_first_push_is_not_reported_as_loss(engine: sa.Engine) 
     house.is_exact()
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+def test_lost_first_push_is_accepted_if_it_used_up_the_grant(engine: sa.Engine, is_read: bool) -> None:
+    """Nobody had read the customer, and the charge has no answer and no event: only the missing grant shows it. If the
+    customer cannot be read, the push waits."""
+    house = House(engine, {"acme": 0.024})
+    house.autumn.faults.rates = {"queued_charged_no_event": 1.0} | ({} if is_read else {"reads_fail": 1.0})
+    house.use("acme", 60)
+    house.bill()
+    if not is_read:
+        assert house.states("acme") == [("compute_4gb", 0, 60, "due")]
+        assert "not sent: its customer cannot be read" in str(house.fleet.one("SELECT last_error FROM pushes"))
+        house.autumn.faults.rates = {"queued_charged_no_event": 1.0}
+        house.bill()
+    house.autumn.faults.rates = {}
+    assert house.drawn("acme") == Decimal("0.024")
+    for _ in range(5):
+        house.wait(6 * HOUR_MS)
+    assert house.states("acme") == [("compute_4gb", 0, 60, "accepted")]
+    house.is_exact()
+
+
 def test_cost_change_between_pushes_does_not_hide_loss(engine: sa.Engine) -> None:
     house = House(engine, {"acme": 100})
     house.use("acme", 500, size=64)

@@ -67,7 +67,7 @@ def _one_failure_is_enough(patches: Patches) -> None:
 
 
 def _unread_is_zero(patches: Patches) -> None:
-    right = project.find_answer
+    right = refresh_requests.find_answer
 
     def wrong(states: Any, customer_id: str) -> Any:
         state = right(states, customer_id)

@@ -82,6 +82,8 @@ class Claimed:
     """
     read_before_ms: int | None = None
     """When the customer of its organisation was last read before the claim; None: never."""
+    unread: bool = False
+    """True if the balance of its organisation was not read since its assignment."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def claim_due(
     if any(row.attempts > 1 for row in rows):
         before = {tuple(row) for row in SQL.run(connection, "sent_before", mine)}
     found = SQL.run(connection, "reads_before", {"org_ids": sorted({row.org_id for row in rows})}).all()
-    reads = {row.org_id: row.projection_read_ms for row in found}
-    claimed = [_claimed(row, capabilities, before, now, reads.get(row.org_id)) for row in rows]
+    reads = {row.org_id: row for row in found}
+    claimed = [_claimed(row, capabilities, before, now, reads[row.org_id]) for row in rows]
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
     require_same(connection, witness)
     ends = {row.org_id: (0, row.runs_out_ms) for row in found if row.runs_out_ms is not None}
@@ -172,7 +174,7 @@ def _claimed(
     capabilities: Capabilities,
     before: set[tuple[object, ...]],
     now: int,
-    read_before_ms: int | None,
+    read: sa.Row[tuple[object, ...]],
 ) -> Claimed:
     reference = (row.window_ms, row.org_id, row.feature, row.revision)
     request = request_of(row, capabilities)
@@ -181,7 +183,8 @@ def _claimed(
         request,
         reference in before,
         first=row.first_attempt_ms == now,
-        read_before_ms=read_before_ms,
+        read_before_ms=read.projection_read_ms,
+        unread=read.balance_read_ms is None,
     )
 
 

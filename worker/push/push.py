@@ -23,15 +23,25 @@ import structlog
 
 from drawdown.ledger.entries import MAX_ENTRY_MICRO, MOST_BALANCE_MICRO
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import Accepted, Capabilities, Outcome, Part, RetryAt, Unknown
+from drawdown.providers.protocol import (
+    Accepted,
+    Capabilities,
+    CustomerRead,
+    CustomerState,
+    Outcome,
+    Part,
+    ReadFailed,
+    RetryAt,
+    Unknown,
+)
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
-from drawdown.worker.catalog.balance_parts import note_shown_parts
+from drawdown.worker.catalog.balance_parts import note_parts, note_shown_parts
 from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import LANES, Push, RunTogether, SaveWitness, Steps, Transaction
+from drawdown.worker.engine.effects import LANES, Push, ReadCustomers, RunTogether, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.fair_queue import NotBegun
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
@@ -41,7 +51,7 @@ from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.rows import plan
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.answers import ClaimAnswers, ClaimedAt, ask_after_push
-from drawdown.worker.verdict.refresh_requests import mark_for_projection
+from drawdown.worker.verdict.refresh_requests import READ_AGAIN_MS, find_answer, mark_for_projection
 
 log = structlog.get_logger()
 
@@ -176,8 +186,10 @@ def _send_all(
         gives_way=len(batch) == claim_size(context.capabilities[provider]),
     )
     left, sent, failed, answers = set(range(len(batch))), False, True, ClaimAnswers(batch)
+    unreadable: Mapping[int, Outcome] = yield from _read_unread(context, sending, batch)
     while left:
-        outcomes = yield from _fetch(sending, sorted(left))
+        outcomes = unreadable or (yield from _fetch(sending, sorted(left)))
+        unreadable = {}
         places = list(outcomes)
         left -= outcomes.keys()
         portion = [batch[place] for place in places]
@@ -206,6 +218,33 @@ def _send_all(
         context.advanced("pushed", len(settled))
     if sent and failed:
         breaker.note(failed=True, now_ms=clock.now_ms())
+
+
+def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> Steps[Mapping[int, Outcome]]:
+    """Read customers that may never have been read. Record their parts before their pushes are sent.
+
+    Return the outcomes of the pushes that must wait, by place, because their customer cannot be read.
+
+    Autumn omits a one-time part from its answers as soon as it is used up exactly (recorded). If the first push uses up
+    an unknown part and its answer is lost, the balance would prove that the push is absent.
+    """
+    places = [place for place, push in enumerate(batch) if push.unread]
+    if not (places and context.capabilities[sending.provider].costs):
+        return {}
+    customers = sorted({batch[place].request.customer_id for place in places})
+    try:
+        states: Mapping[str, CustomerRead] = yield ReadCustomers(sending.provider, customers, sending.over, sending.cut)
+    except Exception as error:
+        log.exception("provider_failed", provider=sending.provider, first_key=batch[places[0]].request.key)
+        states = dict.fromkeys(customers, ReadFailed(in_short(error)))
+    now, found = context.clock.now_ms(), {customer: find_answer(states, customer) for customer in customers}
+    read = {customer: state for customer, state in found.items() if isinstance(state, CustomerState)}
+    yield Transaction("note_parts", partial(note_parts, provider=sending.provider, read=read, now_ms=now))
+    return {
+        place: NotBegun(now + READ_AGAIN_MS, f"not sent: its customer cannot be read: {state.reason}")
+        for place in places
+        if isinstance(state := found[batch[place].request.customer_id], ReadFailed)
+    }
 
 
 def _fetch(sending: Push, left: Sequence[int]) -> Steps[Mapping[int, Outcome]]:

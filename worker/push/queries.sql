@@ -53,7 +53,7 @@ AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
 AND p.first_attempt_ms IS NULL AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
 
 -- name: reads_before
-SELECT org_id, projection_read_ms, runs_out_ms FROM orgs WHERE org_id IN :org_ids
+SELECT org_id, projection_read_ms, balance_read_ms, runs_out_ms FROM orgs WHERE org_id IN :org_ids
 
 -- name: begin_attempts
 INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)

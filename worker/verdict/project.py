@@ -47,10 +47,12 @@ from drawdown.worker.verdict.org_row import (
 )
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.refresh_requests import (
+    READ_AGAIN_MS,
     READ_TWICE,
     SECOND_READ_MS,
     DueProjection,
     OneRound,
+    find_answer,
     mark_for_projection,
 )
 from drawdown.worker.verdict.rules import (
@@ -70,8 +72,6 @@ SQL = queries(__file__)
 
 READING: Final = 7
 """Eighths of a tick's time after which further customers are not read."""
-READ_AGAIN_MS = MINUTE_MS
-"""Milliseconds before a read that failed is repeated."""
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")
@@ -372,11 +372,6 @@ HOLD_MS: Final = 15 * MINUTE_MS
 
 These are three ticks. Afterwards late samples have arrived.
 """
-
-
-def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
-    """Return the provider's answer about a customer."""
-    return states.get(customer_id, ReadFailed("the provider did not answer about this customer"))
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ gate want to read an organisation at once, only the first may read it. Another m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import sqlalchemy as sa
 
 from drawdown.guard.decide import BLOCK_ALL, Counted, Facts, Limit, Override
-from drawdown.providers.protocol import Capabilities
+from drawdown.providers.protocol import Capabilities, CustomerRead, ReadFailed
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.shard import Shard
@@ -35,6 +35,9 @@ SECOND_READ_MS: Final = 5 * SECOND_MS
 Its first answer may be stale.
 """
 
+READ_AGAIN_MS: Final = MINUTE_MS
+"""Milliseconds before a read that failed is repeated."""
+
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
 """Milliseconds after which a tick reads a halted organisation again.
 
@@ -53,6 +56,11 @@ READ_TWICE: Final = 0
 
 The reader's clock sets the time of the second read.
 """
+
+
+def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
+    """Return the provider's answer about a customer."""
+    return states.get(customer_id, ReadFailed("the provider did not answer about this customer"))
 
 
 @dataclass(frozen=True)

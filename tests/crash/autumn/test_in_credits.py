@@ -21,7 +21,7 @@ PUSHES, KILLS, SEED = 120, 8, 7
 """The seed finds each planted bug."""
 CHANGED_BY = {
     "blind to balances": [(reconcile, "compare_drawn")],
-    "used up is lost": [(push, "note_shown_parts"), (project, "note_parts")],
+    "used up is lost": [(push, "note_shown_parts"), (push, "note_parts"), (project, "note_parts")],
     "own used up is lost": [(evidence, "levels")],
     "asked is charged": [(wire, "charged"), (events, "charged")],
 }
