@@ -107,6 +107,8 @@ class Outage:
         self.fleet.extra = {name: made}
         self._customers(emulator)
         write(engine, lambda c: [assign(c, [org], name, self.fleet.by, customer_id=org, from_ms=T0) for org in ORGS])
+        # Both were read before: the first push of an unread customer waits for a read, and no such push ages.
+        write(engine, lambda c: c.execute(sa.text("UPDATE orgs SET balance_read_ms = :at"), {"at": T0}))
         self.used: dict[tuple[str, int], int] = {}
         self.reports: list[Report] = []
         self.began_ms = T0 + WINDOW_MS + GRACE_MS

@@ -82,7 +82,7 @@ def provider_at(engine: sa.Engine, url: str, http: HttpClient, calls_per_s: int,
 
 
 def due(engine: sa.Engine, count: int, provider: str = "autumn") -> None:
-    """Pushes of as many organisations, sealed and due."""
+    """Pushes of as many organisations, sealed and due, of customers that were read before."""
     batch = next(_keys)
     rows = [
         {
@@ -95,7 +95,12 @@ def due(engine: sa.Engine, count: int, provider: str = "autumn") -> None:
     ]
 
     def work(connection: sa.Connection) -> None:
-        connection.execute(sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)"), rows)
+        for text in (
+            f"INSERT INTO orgs (org_id, bucket, balance_read_ms) VALUES (:org, :bucket, {T0})",
+            "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
+            "VALUES (:org, 0, :provider, :org, 0, 'bench', 'a benchmark')",
+        ):
+            connection.execute(sa.text(text), rows)
         connection.execute(
             sa.text(
                 "INSERT INTO pushes (window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, "

@@ -34,9 +34,7 @@ NOW = T0 + 600_000
 CALLS_A_S = 1_000_000
 _SETTLED_IN = (
     "UPDATE orgs SET billing_provider = 'autumn', balance_micro = :micro, balance_read_ms = :read_ms, "
-    "projection_read_ms = :read_ms, projection_due_ms = NULL WHERE org_id = :org",
-    "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
-    "VALUES (:org, 0, 'autumn', :org, 0, 'bench', 'a benchmark')",
+    "projection_read_ms = :read_ms, projection_due_ms = NULL WHERE org_id = :org"
 )
 
 
@@ -105,8 +103,7 @@ def _settle_in(engine: sa.Engine) -> None:
         orgs = connection.execute(sa.text("SELECT org_id FROM pushes WHERE state = 'due'")).scalars().all()
         last = NOW - WINDOW_MS - TURN_MS
         values = [{"org": org, "micro": REMAINING * 10**6, "read_ms": turn_ms(org, last)} for org in orgs]
-        for text in _SETTLED_IN:
-            connection.execute(sa.text(text), values)
+        connection.execute(sa.text(_SETTLED_IN), values)
 
     write(engine, work)
     tidy(engine)

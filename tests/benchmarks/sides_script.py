@@ -167,17 +167,19 @@ def tick(url: str, service: str, orgs: int, number: int) -> Found:
     return {**found, **shares, "reads": http.calls["customers.get"], "pushes": http.calls["track"]}
 
 
+_ASSIGNMENT: Final = (
+    "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
+    "VALUES (:org, 0, 'autumn', :org, 0, 'bench', 'a benchmark')"
+)
+
+
 def _bill_at_autumn(connection: sa.Connection, orgs: int) -> None:
     adapted("map_size")(
         connection, "compute", adapted("By")(0, "bench", "a benchmark"),
         kind="exact", memory_mb=1024, unit="s", from_ms=0, confirmed=True,
     )  # fmt: skip
     rows = [{"org": f"org-{number}", "bucket": bucket_of(f"org-{number}")} for number in range(orgs)]
-    for text in (
-        "INSERT INTO orgs (org_id, bucket, billing_provider) VALUES (:org, :bucket, 'autumn')",
-        "INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
-        "VALUES (:org, 0, 'autumn', :org, 0, 'bench', 'a benchmark')",
-    ):
+    for text in ("INSERT INTO orgs (org_id, bucket, billing_provider) VALUES (:org, :bucket, 'autumn')", _ASSIGNMENT):
         connection.execute(sa.text(text), rows)
     watermark = "UPDATE buckets SET watermark_ms = :w, sweep_next_ms = :w, sweep_began_ms = :w"
     connection.execute(sa.text(watermark), {"w": fleet.START_MS})
@@ -207,7 +209,10 @@ def push(url: str, service: str, count: int, number: int) -> Found:
 def _due(connection: sa.Connection, count: int, number: int) -> None:
     names = [f"org-{number}-{at}" for at in range(count)]
     rows = [{"org": org, "bucket": bucket_of(org), "key": f"usage:{org}:{fleet.START_MS}:compute"} for org in names]
-    connection.execute(sa.text("INSERT INTO orgs (org_id, bucket) VALUES (:org, :bucket)"), rows)
+    # Customers that were read before.
+    orgs = f"INSERT INTO orgs (org_id, bucket, balance_read_ms) VALUES (:org, :bucket, {fleet.START_MS})"
+    for text in (orgs, _ASSIGNMENT):
+        connection.execute(sa.text(text), rows)
     columns = "sealed_qty, sent_qty, key, sealed_at_ms, seal_id, state, due_at_ms"
     connection.execute(
         sa.text(

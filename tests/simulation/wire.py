@@ -46,6 +46,8 @@ class Wire:
         self.decided: set[tuple[Any, ...]] = set()
         """Halts of lost histories."""
         self.applied_within_ms: dict[str, int] = {}
+        self.tried: set[tuple[str, int]] = set()
+        """Keys and attempts that left, in the history that stands."""
 
     def check(self, provider: str, batch: Sequence[PushRequest]) -> None:
         """Judge the requests of one call."""
@@ -54,6 +56,7 @@ class Wire:
                 continue
             if self.still:
                 self._breaches.append(f"R1: {request.key} was sent while history was lost")
+            self.tried.add((request.key, request.attempt))
             said = (request.customer_id, request.feature, request.quantity, request.ts)
             before = self.sent.setdefault((provider, request.key), said)
             if before != said:
@@ -87,6 +90,7 @@ class Wire:
         """History since some moment is gone: what nobody knows of any more may be sent anew, with other bytes, once its
         provider was asked. The embedded ledger's books went back as well."""
         self.still = True
+        self.tried.clear()
         self.flying |= flying
         for place in [one for one in self.sent if one[1] not in known or one[0] == EMBEDDED]:
             if not all_known:

@@ -83,7 +83,10 @@ class Claimed:
     read_before_ms: int | None = None
     """When the customer of its organisation was last read before the claim; None: never."""
     unread: bool = False
-    """True if the balance of its organisation was not read since its assignment."""
+    """True if its customer may have credit that Drawdown has not read.
+
+    Its organisation was not read since its assignment, is halted, or now has another customer.
+    """
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,11 @@ def claim_due(
     before = set()
     if any(row.attempts > 1 for row in rows):
         before = {tuple(row) for row in SQL.run(connection, "sent_before", mine)}
-    found = SQL.run(connection, "reads_before", {"org_ids": sorted({row.org_id for row in rows})}).all()
+    found = SQL.run(
+        connection,
+        "reads_before",
+        {"org_ids": sorted({row.org_id for row in rows}), "provider": provider, "now_ms": now},
+    ).all()
     reads = {row.org_id: row for row in found}
     claimed = [_claimed(row, capabilities, before, now, reads[row.org_id]) for row in rows]
     _keep_wire_keys(connection, [push for push, row in zip(claimed, rows, strict=True) if push.request.key != row.key])
@@ -184,7 +191,7 @@ def _claimed(
         reference in before,
         first=row.first_attempt_ms == now,
         read_before_ms=read.projection_read_ms,
-        unread=read.balance_read_ms is None,
+        unread=bool(read.unread) or read.customer_id != row.customer_id,
     )
 
 

@@ -36,12 +36,21 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
-from drawdown.schema.text import in_short
+from drawdown.schema.text import NEEDS_YOU, in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
 from drawdown.worker.catalog.balance_parts import note_parts, note_shown_parts
 from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.context import LEASE_MS, Context
-from drawdown.worker.engine.effects import LANES, Push, ReadCustomers, RunTogether, SaveWitness, Steps, Transaction
+from drawdown.worker.engine.effects import (
+    LANES,
+    Push,
+    ReadCustomers,
+    RunTogether,
+    SaveWitness,
+    Steps,
+    Transaction,
+    backoff_ms,
+)
 from drawdown.worker.engine.fair_queue import NotBegun
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
@@ -51,7 +60,7 @@ from drawdown.worker.push.outcome import Settlement, safe_retention_ms, settle
 from drawdown.worker.push.rows import plan
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.answers import ClaimAnswers, ClaimedAt, ask_after_push
-from drawdown.worker.verdict.refresh_requests import READ_AGAIN_MS, find_answer, mark_for_projection
+from drawdown.worker.verdict.refresh_requests import NOT_ASKED, find_answer, mark_for_projection
 
 log = structlog.get_logger()
 
@@ -173,78 +182,113 @@ def _send_all(
     """Send the claimed pushes now, unless the lease runs out, and settle the answers.
 
     The lease is checked again right before each call (P1). Once the spell is over, further calls do not begin. Pushes
-    without a call are due again.
+    without a call are due again. Unread customers are read before their pushes are sent. They come last, so that the
+    other pushes do not wait for these reads.
     """
-    batch, breaker, clock, lease_end = claimed.pushes, context.breaker(provider), context.clock, now + LEASE_MS
-    lane = ClaimedAt(provider, context.capabilities[provider], now)
+    clock, lease_end, lane = context.clock, now + LEASE_MS, ClaimedAt(provider, context.capabilities[provider], now)
     sending = Push(
         provider,
-        [claimed_push.request for claimed_push in batch],
+        (),
         lambda: context.out_of_time(SENDING) or clock.now_ms() >= lease_end,
         lambda at_once: done.calls_cut.update({provider: at_once}),
         closed=lambda: until_ms is not None and clock.now_ms() >= until_ms,
-        gives_way=len(batch) == claim_size(context.capabilities[provider]),
+        gives_way=len(claimed.pushes) == claim_size(lane.capabilities),
     )
-    left, sent, failed, answers = set(range(len(batch))), False, True, ClaimAnswers(batch)
-    unreadable: Mapping[int, Outcome] = yield from _read_unread(context, sending, batch)
+    settles = partial(_settle_portion, context, lane, claim, ClaimAnswers(claimed.pushes), done)
+    reads_first = lane.capabilities.costs
+    yield from _send(context, sending, [one for one in claimed.pushes if not (reads_first and one.unread)], settles)
+    if unread := [one for one in claimed.pushes if reads_first and one.unread]:
+        waiting: Mapping[int, Outcome] = yield from _read_unread(context, sending, unread)
+        if waiting:
+            yield from settles([unread[place] for place in waiting], list(waiting.values()))
+        read = [push for place, push in enumerate(unread) if place not in waiting]
+        yield from _send(context, sending, read, settles)
+
+
+def _send(
+    context: Context,
+    sending: Push,
+    batch: Sequence[Claimed],
+    settles: Callable[[Sequence[Claimed], Sequence[Outcome]], Steps[None]],
+) -> Steps[None]:
+    breaker, clock = context.breaker(sending.provider), context.clock
+    sending, left = replace(sending, batch=[push.request for push in batch]), set(range(len(batch)))
+    sent, failed = False, True
     while left:
-        outcomes = unreadable or (yield from _fetch(sending, sorted(left)))
-        unreadable = {}
-        places = list(outcomes)
+        outcomes = yield from _fetch(sending, sorted(left))
         left -= outcomes.keys()
-        portion = [batch[place] for place in places]
-        settled = _settled(context, provider, portion, list(outcomes.values()))
-        of_orgs = answers.take(portion, list(outcomes.values()))
         said = {type(outcome) for outcome in outcomes.values()} - {NotBegun}
         sent = sent or bool(said)
         if failed and not said <= {RetryAt, Unknown}:
             failed = False
             breaker.note(failed=False, now_ms=clock.now_ms())
-        yield Transaction(
-            "settle",
-            partial(
-                _settle,
-                batch=portion,
-                settled=settled,
-                claim=claim,
-                now=clock.now_ms(),
-                in_ledger=lane.capabilities.balance_in_ledger,
-                witness=context.witness,
-                ask=partial(ask_after_push, lane=lane, answers=of_orgs),
-                note=partial(note_shown_parts, provider=provider, shown=_shown_parts(portion, outcomes.values())),
-            ),
-        )
-        done.note(settled)
-        context.advanced("pushed", len(settled))
+        yield from settles([batch[place] for place in outcomes], list(outcomes.values()))
     if sent and failed:
         breaker.note(failed=True, now_ms=clock.now_ms())
 
 
-def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> Steps[Mapping[int, Outcome]]:
-    """Read customers that may never have been read. Record their parts before their pushes are sent.
+def _settle_portion(
+    context: Context,
+    lane: ClaimedAt,
+    claim: str,
+    answers: ClaimAnswers,
+    done: Pushed,
+    portion: Sequence[Claimed],
+    outcomes: Sequence[Outcome],
+) -> Steps[None]:
+    settled = _settled(context, lane.provider, portion, outcomes)
+    yield Transaction(
+        "settle",
+        partial(
+            _settle,
+            batch=portion,
+            settled=settled,
+            claim=claim,
+            now=context.clock.now_ms(),
+            in_ledger=lane.capabilities.balance_in_ledger,
+            witness=context.witness,
+            ask=partial(ask_after_push, lane=lane, answers=answers.take(portion, outcomes)),
+            note=partial(note_shown_parts, provider=lane.provider, shown=_shown_parts(portion, outcomes)),
+        ),
+    )
+    done.note(settled)
+    context.advanced("pushed", len(settled))
 
-    Return the outcomes of the pushes that must wait, by place, because their customer cannot be read.
+
+def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> Steps[Mapping[int, Outcome]]:
+    """Read the customers of unread pushes, and record their parts before the pushes are sent.
+
+    Return the outcomes of the pushes that must wait, by place, because their customer is not read.
 
     Autumn omits a one-time part from its answers as soon as it is used up exactly (recorded). If the first push uses up
-    an unknown part and its answer is lost, the balance would prove that the push is absent.
+    an unknown part and its answer is lost, the balance would prove that the push is absent (P5).
     """
-    places = [place for place, push in enumerate(batch) if push.unread]
-    if not (places and context.capabilities[sending.provider].costs):
-        return {}
-    customers = sorted({batch[place].request.customer_id for place in places})
-    try:
-        states: Mapping[str, CustomerRead] = yield ReadCustomers(sending.provider, customers, sending.over, sending.cut)
-    except Exception as error:
-        log.exception("provider_failed", provider=sending.provider, first_key=batch[places[0]].request.key)
-        states = dict.fromkeys(customers, ReadFailed(in_short(error)))
+    provider, reading = sending.provider, context.reading(sending.provider)
+    customers = sorted({push.request.customer_id for push in batch})
+    states: Mapping[str, CustomerRead] = dict.fromkeys(customers, NOT_ASKED)
+    if reading.allows(context.clock.now_ms()):
+        about: Sequence[str] = customers
+        try:
+            states = yield ReadCustomers(provider, customers, lambda: sending.over() or sending.closed())
+        except Exception as error:
+            log.exception("provider_failed", provider=provider, first_key=batch[0].request.key)
+            states, about = dict.fromkeys(customers, ReadFailed(in_short(error))), ()
+        failed = all(isinstance(state, ReadFailed) for state in states.values())
+        reading.note(failed=failed, now_ms=context.clock.now_ms(), about=about)
     now, found = context.clock.now_ms(), {customer: find_answer(states, customer) for customer in customers}
     read = {customer: state for customer, state in found.items() if isinstance(state, CustomerState)}
-    yield Transaction("note_parts", partial(note_parts, provider=sending.provider, read=read, now_ms=now))
+    yield Transaction("note_parts", partial(note_parts, provider=provider, read=read, now_ms=now))
     return {
-        place: NotBegun(now + READ_AGAIN_MS, f"not sent: its customer cannot be read: {state.reason}")
-        for place in places
-        if isinstance(state := found[batch[place].request.customer_id], ReadFailed)
+        place: _wait_for_read(push, state, now)
+        for place, push in enumerate(batch)
+        if isinstance(state := found[push.request.customer_id], ReadFailed)
     }
+
+
+def _wait_for_read(push: Claimed, state: ReadFailed, now_ms: int) -> NotBegun:
+    by_person = NEEDS_YOU if state.reason.startswith(NEEDS_YOU) else ""
+    why = f"{by_person}not sent before its customer is read: {state.reason.removeprefix(NEEDS_YOU)}"
+    return NotBegun(now_ms + backoff_ms(push.request.attempt), why)
 
 
 def _fetch(sending: Push, left: Sequence[int]) -> Steps[Mapping[int, Outcome]]:

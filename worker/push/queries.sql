@@ -53,7 +53,11 @@ AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
 AND p.first_attempt_ms IS NULL AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
 
 -- name: reads_before
-SELECT org_id, projection_read_ms, balance_read_ms, runs_out_ms FROM orgs WHERE org_id IN :org_ids
+-- A customer is also read before a push if the organisation is halted: it may have credit that no read showed yet. The
+-- same holds for a former customer, because it is not read any more.
+SELECT o.org_id, o.projection_read_ms, o.runs_out_ms, o.balance_read_ms IS NULL OR o.is_halted AS unread,
+    CASE WHEN a.provider = :provider THEN a.customer_id END AS customer_id
+FROM orgs o LEFT JOIN assignments a ON a.org_id = o.org_id AND {is_assigned_now} WHERE o.org_id IN :org_ids
 
 -- name: begin_attempts
 INSERT INTO attempts (window_ms, org_id, feature, revision, attempt, started_ms, owner, sent_qty)

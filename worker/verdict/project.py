@@ -47,6 +47,7 @@ from drawdown.worker.verdict.org_row import (
 )
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.refresh_requests import (
+    NOT_ASKED,
     READ_AGAIN_MS,
     READ_TWICE,
     SECOND_READ_MS,
@@ -74,7 +75,6 @@ READING: Final = 7
 """Eighths of a tick's time after which further customers are not read."""
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
-NOT_ASKED = ReadFailed("not requested: the provider did not answer a moment ago")
 ORGS_A_ROUND = 64
 """Reads at once, if the provider allows several.
 

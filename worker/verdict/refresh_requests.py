@@ -38,6 +38,8 @@ Its first answer may be stale.
 READ_AGAIN_MS: Final = MINUTE_MS
 """Milliseconds before a read that failed is repeated."""
 
+NOT_ASKED: Final = ReadFailed("not requested: the provider did not answer a moment ago")
+
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
 """Milliseconds after which a tick reads a halted organisation again.
 
