@@ -29,6 +29,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.balance_parts import known_parts, note_shown_parts
 from drawdown.worker.engine import runner
+from drawdown.worker.orgs.actions import override
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.push import actions as pushes
@@ -469,10 +470,14 @@ def test_lost_push_to_unread_former_customer_is_accepted_by_balance(engine: sa.E
     house.is_exact()
 
 
-def test_lost_push_that_used_up_grant_of_halted_org_is_accepted(engine: sa.Engine) -> None:
-    """The grant came after the last read, and before a late push."""
+@pytest.mark.parametrize("is_halted", [True, False])
+def test_lost_push_that_used_up_grant_of_org_without_credit_is_accepted(engine: sa.Engine, is_halted: bool) -> None:
+    """The grant came after the last read, and before a late push. An override keeps the organisation running."""
     house = House(engine, {"acme": 0})
+    if not is_halted:
+        write(engine, lambda c: override(c, "acme", house.fleet.by, halted=False))
     house.bill()
+    assert house.fleet.one("SELECT is_halted FROM orgs") == is_halted
     house.autumn.account.grant("acme", "credits", Decimal("0.024"), house.fleet.clock.at_ms, interval=ONE_OFF)
     house.use("acme", 60)
     house.autumn.faults.rates = {"queued_charged_no_event": 1.0}
@@ -482,6 +487,18 @@ def test_lost_push_that_used_up_grant_of_halted_org_is_accepted(engine: sa.Engin
         house.wait(6 * HOUR_MS)
     assert house.states("acme") == [("compute_4gb", 0, 60, "accepted")]
     house.is_exact()
+
+
+def test_push_of_never_readable_customer_is_sent_after_a_day(engine: sa.Engine) -> None:
+    house = House(engine, {"acme": 10})
+    tracked = _unreadable(house, {"acme"})
+    house.use("acme", 60)
+    house.bill()
+    house.wait(23 * HOUR_MS)
+    assert tracked == []
+    house.wait(HOUR_MS)
+    assert tracked == ["acme"]
+    assert house.states("acme") == [("compute_4gb", 0, 60, "accepted")]
 
 
 def test_cost_change_between_pushes_does_not_hide_loss(engine: sa.Engine) -> None:

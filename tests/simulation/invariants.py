@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from drawdown.schema.migrate import bucket_of
 from tests.simulation.accepted import worth
@@ -310,13 +310,6 @@ def _may_be_void(world: World, push: Push, evidence: str | None) -> bool:
     return asked and (told or "charged nothing" in error)
 
 
-_UNSENT: Final = """
-SELECT COALESCE(p.wire_key, p.key), x.attempt FROM attempts x
-JOIN pushes p USING (window_ms, org_id, feature, revision)
-WHERE x.outcome = 'retry' AND x.detail LIKE 'not sent before%'
-"""
-
-
 def _attempts(world: World, tables: Tables) -> Iterator[str]:
     counted = {
         (window, org, feature, revision): (number, most)
@@ -328,9 +321,6 @@ def _attempts(world: World, tables: Tables) -> Iterator[str]:
         got = counted.get((push.window, push.org, push.feature, push.revision), (0, 0))
         if got != (push.attempts, push.attempts):
             yield f"P1: {push.key} counts {push.attempts} attempts, on record are {got}"
-    for key, attempt in world.rows(_UNSENT):
-        if (key, attempt) in world.wire.tried:
-            yield f"P1: attempt {attempt} of {key} left, and is on record as not sent"
 
 
 def _ledger(world: World) -> Iterator[str]:

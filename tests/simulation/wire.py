@@ -19,7 +19,9 @@ from drawdown.worker.engine.effects import HaltRequest
 _OUTBOX = """
 SELECT p.key, p.customer_id, p.feature, p.sent_qty, p.window_ms, p.provider, p.state, p.revision, p.org_id, p.wire_key,
     (SELECT MAX(a.attempt) FROM attempts a WHERE a.window_ms = p.window_ms AND a.org_id = p.org_id
-        AND a.feature = p.feature AND a.revision = p.revision), p.refused_attempts
+        AND a.feature = p.feature AND a.revision = p.revision), p.refused_attempts,
+    (SELECT a.outcome FROM attempts a WHERE a.window_ms = p.window_ms AND a.org_id = p.org_id AND a.feature = p.feature
+        AND a.revision = p.revision AND a.attempt = :attempt)
 FROM pushes p WHERE p.key = :key OR (p.wire_key = :key AND p.attempts > 0)
 """
 
@@ -46,8 +48,6 @@ class Wire:
         self.decided: set[tuple[Any, ...]] = set()
         """Halts of lost histories."""
         self.applied_within_ms: dict[str, int] = {}
-        self.tried: set[tuple[str, int]] = set()
-        """Keys and attempts that left, in the history that stands."""
 
     def check(self, provider: str, batch: Sequence[PushRequest]) -> None:
         """Judge the requests of one call."""
@@ -56,7 +56,6 @@ class Wire:
                 continue
             if self.still:
                 self._breaches.append(f"R1: {request.key} was sent while history was lost")
-            self.tried.add((request.key, request.attempt))
             said = (request.customer_id, request.feature, request.quantity, request.ts)
             before = self.sent.setdefault((provider, request.key), said)
             if before != said:
@@ -90,7 +89,6 @@ class Wire:
         """History since some moment is gone: what nobody knows of any more may be sent anew, with other bytes, once its
         provider was asked. The embedded ledger's books went back as well."""
         self.still = True
-        self.tried.clear()
         self.flying |= flying
         for place in [one for one in self.sent if one[1] not in known or one[0] == EMBEDDED]:
             if not all_known:
@@ -102,16 +100,19 @@ class Wire:
         self.forgotten |= self.flying & self.began.keys()
 
     def _check_outbox(self, provider: str, request: PushRequest) -> None:
-        rows = read(self._engine, lambda c: c.execute(sa.text(_OUTBOX), {"key": request.key}).all())
+        asked = {"key": request.key, "attempt": request.attempt}
+        rows = read(self._engine, lambda c: c.execute(sa.text(_OUTBOX), asked).all())
         if len(rows) != 1:
             self._breaches.append(f"5: {request.key} was sent and {len(rows)} committed pushes carry that key")
             return
-        key, customer, feature, sent, window, biller, state, revision, org, wire_key, attempt, then = rows[0]
+        key, customer, feature, sent, window, biller, state, revision, org, wire_key, attempt, then, outcome = rows[0]
         committed = (wire_key or key, customer, feature, sent, window, biller)
         start = request.ts - request.ts % 300_000
-        asked = (request.key, request.customer_id, request.feature, request.quantity, start, provider)
-        if committed != asked:
-            self._breaches.append(f"5: sent {asked}, committed {committed}")
+        wanted = (request.key, request.customer_id, request.feature, request.quantity, start, provider)
+        if committed != wanted:
+            self._breaches.append(f"5: sent {wanted}, committed {committed}")
+        if outcome is not None:
+            self._breaches.append(f"P1: {key} attempt {request.attempt} was sent after it ended ({outcome})")
         if attempt is None or attempt < request.attempt:
             self._breaches.append(f"P1: {key} attempt {request.attempt} was sent before it was on record ({attempt})")
         refused = provider == EMBEDDED and state == "voided"  # by the ledger itself; what it charged is judged there

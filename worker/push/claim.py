@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.sql import queries
+from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
@@ -45,6 +46,12 @@ LONGEST_DUE: Final = 16
 
 In a small claim, a quarter is chosen so. They are few, because all may belong to one customer, and its pushes are sent
 a few at a time.
+"""
+
+MOST_READ_WAIT_MS: Final = DAY_MS
+"""Most milliseconds after its seal that a push waits for a read of its customer.
+
+A customer that can never be read is billed all the same.
 """
 
 MOST_LOOKUPS: Final = 1_000
@@ -82,10 +89,10 @@ class Claimed:
     """
     read_before_ms: int | None = None
     """When the customer of its organisation was last read before the claim; None: never."""
-    unread: bool = False
-    """True if its customer may have credit that Drawdown has not read.
+    read_by_ms: int | None = None
+    """The time until which the push waits for a read of its customer; None: the customer has been read.
 
-    Its organisation was not read since its assignment, is halted, or now has another customer.
+    A read comes first if the organisation lacks credit, was not read since its assignment, or has another customer now.
     """
 
 
@@ -185,13 +192,14 @@ def _claimed(
 ) -> Claimed:
     reference = (row.window_ms, row.org_id, row.feature, row.revision)
     request = request_of(row, capabilities)
+    unread = capabilities.costs and (bool(read.unread) or read.customer_id != row.customer_id)
     return Claimed(
         *reference,
         request,
         reference in before,
         first=row.first_attempt_ms == now,
         read_before_ms=read.projection_read_ms,
-        unread=bool(read.unread) or read.customer_id != row.customer_id,
+        read_by_ms=row.sealed_at_ms + MOST_READ_WAIT_MS if unread else None,
     )
 
 

@@ -43,6 +43,7 @@ from drawdown.worker.catalog.costs import as_text
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import (
     LANES,
+    NOT_SENT,
     Push,
     ReadCustomers,
     RunTogether,
@@ -195,9 +196,8 @@ def _send_all(
         gives_way=len(claimed.pushes) == claim_size(lane.capabilities),
     )
     settles = partial(_settle_portion, context, lane, claim, ClaimAnswers(claimed.pushes), done)
-    reads_first = lane.capabilities.costs
-    yield from _send(context, sending, [one for one in claimed.pushes if not (reads_first and one.unread)], settles)
-    if unread := [one for one in claimed.pushes if reads_first and one.unread]:
+    yield from _send(context, sending, [push for push in claimed.pushes if push.read_by_ms is None], settles)
+    if unread := [push for push in claimed.pushes if push.read_by_ms is not None]:
         waiting: Mapping[int, Outcome] = yield from _read_unread(context, sending, unread)
         if waiting:
             yield from settles([unread[place] for place in waiting], list(waiting.values()))
@@ -263,10 +263,12 @@ def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> S
     Autumn omits a one-time part from its answers as soon as it is used up exactly (recorded). If the first push uses up
     an unknown part and its answer is lost, the balance would prove that the push is absent (P5).
     """
-    provider, reading = sending.provider, context.reading(sending.provider)
+    now, provider, reading = context.clock.now_ms(), sending.provider, context.reading(sending.provider)
+    if sending.over() or sending.closed() or not context.breaker(provider).allows(now):
+        return dict.fromkeys(range(len(batch)), NotBegun(now, NOT_SENT))
     customers = sorted({push.request.customer_id for push in batch})
     states: Mapping[str, CustomerRead] = dict.fromkeys(customers, NOT_ASKED)
-    if reading.allows(context.clock.now_ms()):
+    if reading.allows(now):
         about: Sequence[str] = customers
         try:
             states = yield ReadCustomers(provider, customers, lambda: sending.over() or sending.closed())
@@ -274,14 +276,15 @@ def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> S
             log.exception("provider_failed", provider=provider, first_key=batch[0].request.key)
             states, about = dict.fromkeys(customers, ReadFailed(in_short(error))), ()
         failed = all(isinstance(state, ReadFailed) for state in states.values())
-        reading.note(failed=failed, now_ms=context.clock.now_ms(), about=about)
+        if not (failed and (sending.over() or sending.closed())):  # reads without time do not show a fault
+            reading.note(failed=failed, now_ms=context.clock.now_ms(), about=about)
     now, found = context.clock.now_ms(), {customer: find_answer(states, customer) for customer in customers}
-    read = {customer: state for customer, state in found.items() if isinstance(state, CustomerState)}
-    yield Transaction("note_parts", partial(note_parts, provider=provider, read=read, now_ms=now))
+    if read := {customer: state for customer, state in found.items() if isinstance(state, CustomerState)}:
+        yield Transaction("note_parts", partial(note_parts, provider=provider, read=read, now_ms=now))
     return {
         place: _wait_for_read(push, state, now)
         for place, push in enumerate(batch)
-        if isinstance(state := found[push.request.customer_id], ReadFailed)
+        if isinstance(state := found[push.request.customer_id], ReadFailed) and now < (push.read_by_ms or 0)
     }
 
 

@@ -41,7 +41,7 @@ UPDATE pushes SET claim_owner = :claim_owner, due_at_ms = :lease_end_ms, attempt
     first_attempt_ms = COALESCE(pushes.first_attempt_ms, :now_ms)
 FROM x WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.org_id, pushes.feature, pushes.revision, pushes.key, pushes.customer_id,
-    pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms
+    pushes.sent_qty, pushes.attempts, pushes.wire_key, pushes.first_attempt_ms, pushes.sealed_at_ms
 
 -- name: longest_due
 AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
@@ -53,9 +53,9 @@ AND p.due_at_ms <= :now_ms ORDER BY p.due_at_ms
 AND p.first_attempt_ms IS NULL AND p.provider <> 'embedded' AND +p.due_at_ms <= :now_ms ORDER BY p.window_ms DESC
 
 -- name: reads_before
--- A customer is also read before a push if the organisation is halted: it may have credit that no read showed yet. The
--- same holds for a former customer, because it is not read any more.
-SELECT o.org_id, o.projection_read_ms, o.runs_out_ms, o.balance_read_ms IS NULL OR o.is_halted AS unread,
+-- A customer without credit may have a grant that no read has shown yet. A former customer is not read any more.
+SELECT o.org_id, o.projection_read_ms, o.runs_out_ms,
+    o.balance_read_ms IS NULL OR o.is_halted OR COALESCE(o.balance_micro, 1) <= 0 AS unread,
     CASE WHEN a.provider = :provider THEN a.customer_id END AS customer_id
 FROM orgs o LEFT JOIN assignments a ON a.org_id = o.org_id AND {is_assigned_now} WHERE o.org_id IN :org_ids
 

@@ -564,8 +564,7 @@ The first is for unsent pushes, the second if some may have arrived.
 """
 UNREAD: Final = (
     "it is down, a setting is wrong, or it does not know the customer. "
-    "The organisations run until the last balance read is used up. "
-    "Drawdown does not send usage to a customer that it never read"
+    "The organisations run until the last balance read is used up"
 )
 
 
