@@ -346,6 +346,32 @@ def test_feature_end_repeated_before_scheduled_mapping_returns_first_end(fleet: 
         ended(starts[4] + WINDOW_MS)
 
 
+def test_feature_end_repeated_returns_each_end_of_last_call(fleet: Fleet) -> None:
+    """An end of an earlier call is not among them."""
+    fleet.clock.at_ms = T0 + 1
+    starts = [next_window(fleet.clock.at_ms) + window * WINDOW_MS for window in range(6)]
+
+    def mapped(memory_mb: int, window: int, feature: str = "big") -> None:
+        more = {"kind": "exact", "memory_mb": memory_mb, "unit": "s", "from_ms": starts[window]}
+        write(fleet.engine, lambda c: map_size(c, feature, fleet.by, **more))  # type: ignore[arg-type]
+
+    def ended() -> list[tuple[int, str, bool, bool]]:
+        done = write(fleet.engine, lambda c: end_feature(c, "big", fleet.by))
+        return [((one.start_ms - starts[0]) // WINDOW_MS, one.selector, one.unbegun, one.again) for one in done]
+
+    mapped(99, 5)
+    assert ended() == [(5, "exact 99 MB", True, False)]
+    for size, window, feature in ((98, 0, "big"), (98, 3, "other"), (98, 4, "big"), (100, 2, "big")):
+        mapped(size, window, feature)
+    fleet.clock.at_ms = starts[0]
+    ends = ((0, "exact 98 MB", False), (2, "exact 100 MB", True), (4, "exact 98 MB", True))
+    assert ended() == [(*one, False) for one in ends]
+    fleet.clock.at_ms += 3 * WINDOW_MS
+    assert ended() == [(*one, True) for one in ends]
+    mapped(100, 5, "other")
+    assert ended() == [(0, "exact 98 MB", False, True), (4, "exact 98 MB", True, True)]
+
+
 def test_feature_end_leaves_later_usage_pending(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: end_feature(c, "compute_1gb", fleet.by))
     fleet.sample("acme", T0 - 1)

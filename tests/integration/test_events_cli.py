@@ -12,6 +12,7 @@ from drawdown.cli.main import run
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UsageError
 from drawdown.schema.units import MAX_KEY_TYPES, MAX_MEMORY_MB, MAX_ORG_TYPES, WINDOW_MS
+from drawdown.worker.features import actions as features
 from drawdown.worker.sources.events.store import sample_id_of
 from drawdown.worker.status.status import status
 from drawdown.worker.status.system_state import Status
@@ -125,7 +126,7 @@ def test_map_event_of_used_type_applies_from_next_window(shell: Shell) -> None:
     shell.fleet.tick_windows(1)
     assert [row[4] for row in shell.fleet.pushes()] == [7, 5]
     said = shell("feature end render")
-    assert "for 1 size or event type" in said
+    assert "for 1 size or event type: the event type page.render" in said
     clean(shell.fleet)
 
 
@@ -245,10 +246,26 @@ def test_feature_end_before_start_leaves_current_feature(shell: Shell) -> None:
     kept = [(one["feature"], one["start_ms"], one["end_ms"]) for one in found["event_types"]]
     assert kept == [("mail_a", 0, T0 + 10 * WINDOW_MS)]
     assert "compute_big" not in {one["feature"] for one in found["mapping"]}
-    assert "; unchanged" in shell("feature end mail_b")
+    assert "; unchanged" in shell("feature end mail_b") and "Map the sizes" in shell("feature end mail_b")
     assert "cannot end the feature mail_b: " in shell("feature end mail_b --from 2026-02-01", 1)
     shell(f"feature map-event mail.sent mail_a {later}")
     assert [one["end_ms"] for one in shell.json("feature list")["event_types"]] == [None]
+
+
+def test_feature_end_names_each_selector_also_when_repeated(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MOST_FACTS", 2)
+    for selector in ("--up-to 3000", "--rest", "--memory-mb 9", f"--memory-mb 8 --from {T0 + 10 * WINDOW_MS}"):
+        shell(f"feature map big {selector} --new")
+    lines = [
+        "big ends at 2026-01-01T00:05:00Z, for 3 sizes or event types: up to 3000 MB, all larger sizes and 1 more",
+        "big ends at 2026-01-01T00:50:00Z, for 1 size or event type: exact 8 MB",
+    ]
+    for again, dry_run in ((False, True), (False, False), (True, True), (True, False)):
+        said = shell("feature end big" + " --dry-run" * dry_run)
+        assert all(line in said for line in lines) and ("; unchanged" in said) is again, said
+    shell.fleet.tick(T0 + 20 * WINDOW_MS)
+    said = shell(f"feature end compute_1gb --from {T0}", 1)
+    assert "cannot end the feature compute_1gb: 1024 MB has it in sealed windows from 2026-01-01T00:00:00Z" in said
 
 
 def test_feature_end_with_later_mapping_ends_both(shell: Shell) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
@@ -47,7 +47,8 @@ Each tick and each guard needs them, and they seldom change.
 class MappingRow:
     """One row of `mappings`.
 
-    `memory_mb` None: the open top. `feature` None: the selector ends.
+    `memory_mb` None: the open top. `feature` None: the selector ends. `at_ms`: when the row was added, in milliseconds.
+    Rows that differ only in this time are equal.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class MappingRow:
     feature: str | None
     unit: str
     start_ms: int
+    at_ms: int = field(default=0, compare=False)
 
     @property
     def is_of_events(self) -> bool:
@@ -98,7 +100,7 @@ def mapping_part() -> Part:
 
 def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
     """Return the mapping from the rows of `mapping_part`."""
-    return [MappingRow(row.kind, row.memory_mb, row.feature, row.unit, row.start_ms) for row in rows]
+    return [MappingRow(row.kind, row.memory_mb, row.feature, row.unit, row.start_ms, row.at_ms) for row in rows]
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:

@@ -1,7 +1,7 @@
 -- The terms of billing: the mapping, the terms of providers, and wallets.
 
 -- name: mapping_rows
-SELECT kind, memory_mb, feature, unit, start_ms FROM mappings ORDER BY mapping_id
+SELECT kind, memory_mb, feature, unit, start_ms, at_ms FROM mappings ORDER BY mapping_id
 
 -- name: terms_in_force
 SELECT provider, terms, live_from_ms, wire_since_ms FROM provider_states WHERE terms IS NOT NULL

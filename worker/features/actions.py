@@ -7,7 +7,7 @@ it.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -70,6 +70,13 @@ class Mapped:
     """True if the mapping was already so, from `start_ms` on. Then the call did not have an effect."""
     unbegun: bool = False
     """True if the ended mapping had not begun, so it never applies."""
+
+
+@dataclass(frozen=True)
+class Ended(Mapped):
+    """An ended row of the mapping. `selector`: its memory sizes, or its event type, in words."""
+
+    selector: str = ""
 
 
 def map_size(
@@ -146,7 +153,7 @@ def map_event(
 
 def end_feature(
     connection: sa.Connection, feature: str, by: By, *, from_ms: int | None = None, confirmed: bool = False
-) -> list[Mapped]:
+) -> list[Ended]:
     """End every selector of a feature from a window on.
 
     Return the ended rows, sorted by their start.
@@ -165,36 +172,44 @@ def end_feature(
     if not mine:
         ids.require(connection, ids.FEATURE, feature)
         if before := _ended(rows, feature, from_ms):
-            return [Mapped(row.start_ms, 0, 0, 0, feature, again=True) for row in before]
+            return [
+                Ended(row.start_ms, 0, 0, 0, feature, again=True, unbegun=unbegun, selector=_describe(connection, row))
+                for row, unbegun in before
+            ]
         raise Refused(
             f"cannot end the feature {feature}: sizes and event types are not mapped to it from {utc(start)} on. Run "
             "`drawdown feature list`"
         )
-    ended: list[Mapped] = []
+    ended: list[Ended] = []
     for row in mine:
         at = max(start, row.start_ms)
-        end = MappingRow(row.kind, row.memory_mb, None, row.unit, at)
-        unbegun = by.now_ms < at == row.start_ms
-        ended.append(replace(_add(connection, end, by, at, confirmed=confirmed), unbegun=unbegun))
+        made = _add(connection, MappingRow(row.kind, row.memory_mb, None, row.unit, at), by, at, confirmed=confirmed)
+        made = replace(made, unbegun=by.now_ms < at == row.start_ms)
+        ended.append(Ended(**vars(made), selector=_describe(connection, row)))
     return sorted(ended, key=lambda one: one.start_ms)
 
 
-def _ended(rows: list[MappingRow], feature: str, from_ms: int | None) -> list[MappingRow]:
+def _ended(rows: list[MappingRow], feature: str, from_ms: int | None) -> list[tuple[MappingRow, bool]]:
     """Return the rows that ended a feature's selectors at `from_ms` or later, sorted by start.
 
-    `from_ms` None: those that ended them last, if other features do not follow.
+    `from_ms` None: those that the last call added, of selectors that no other feature has since. Each row has a flag.
+    It is True if the ended mapping had not begun.
     """
-    by_selector: defaultdict[tuple[str, int | None], list[MappingRow]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.start_ms):  # of two with one start, the later one comes last
-        by_selector[row.selector].append(row)
+    by_selector: defaultdict[tuple[str, int | None], list[tuple[int, MappingRow]]] = defaultdict(list)
+    for number, row in sorted(enumerate(rows), key=lambda one: one[1].start_ms):
+        by_selector[row.selector].append((number, row))  # of two with one start, the later one comes last
     ends = {
-        (row.selector, row.start_ms): row
+        (row.selector, row.start_ms): (row, row.at_ms < row.start_ms == before.start_ms)
         for mine in by_selector.values()
-        for before, row in (pairwise(mine) if from_ms is not None else pairwise(mine[-2:]))
+        for (_, before), (number, row) in pairwise(mine)
         if row.feature is None and before.feature == feature
+        if from_ms is not None or {one.feature for later, one in mine if later > number} <= {feature, None}
     }
-    first = max((row.start_ms for row in ends.values()), default=0) if from_ms is None else from_ms
-    return sorted((row for row in ends.values() if row.start_ms >= first), key=lambda row: row.start_ms)
+    wanted = [one for one in ends.values() if from_ms is None or one[0].start_ms >= from_ms]
+    if from_ms is None:
+        last_ms = max((row.at_ms for row, _ in wanted), default=0)
+        wanted = [one for one in wanted if one[0].at_ms == last_ms]
+    return sorted(wanted, key=lambda one: one[0].start_ms)
 
 
 def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | None, *, confirmed: bool) -> Mapped:
@@ -215,18 +230,16 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     if changed is not None:
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
-        raise Refused(
-            f"cannot map {what}: it is {meant} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or "
-            "later"
-        )
+        cannot = f"map {what}: it is {meant}" if row.feature else f"end the feature {meant}: {what} has it"
+        raise Refused(f"cannot {cannot} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or later")
     if row.feature and start < sealed_to and not confirmed:
         raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if start < min(lost_to, by.now_ms) and not confirmed:
         raise Refused(
-            f"cannot start this mapping at {utc(start)}: history up to {utc(lost_to)} was lost, and a lost mapping may "
-            "have billed these windows. If this mapping was in force then, pass --yes. Otherwise, pass --from "
-            f"{utc(next_window(lost_to))} or later"
+            f"cannot {'start' if row.feature else 'end'} this mapping at {utc(start)}: history up to {utc(lost_to)} "
+            "was lost, and a lost mapping may have billed these windows. If this mapping was in force then, pass "
+            f"--yes. Otherwise, pass --from {utc(next_window(lost_to))} or later"
         )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
     double_billing.require_uncharged(connection, mapping, row, event_type)
@@ -255,11 +268,11 @@ def _type_of(connection: sa.Connection, meter: int | None) -> str:
     return str(SQL.run(connection, "event_type", {"meter": meter}).scalar())
 
 
-def _describe_selector(connection: sa.Connection, kind: str, memory_mb: int | None) -> str:
-    """Return a selector in words."""
-    if is_meter(memory_mb):
-        return f"the event type {_type_of(connection, memory_mb)}"
-    return "all larger sizes" if memory_mb is None else f"{kind.replace('_', ' ')} {memory_mb} MB"
+def _describe(connection: sa.Connection, row: MappingRow) -> str:
+    """Return a row's selector in words."""
+    if row.is_of_events:
+        return f"the event type {_type_of(connection, row.memory_mb)}"
+    return "all larger sizes" if row.memory_mb is None else f"{row.kind.replace('_', ' ')} {row.memory_mb} MB"
 
 
 def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
@@ -269,8 +282,8 @@ def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row:
         instead = "Use" if UNITS in (other.unit, row.unit) else f"Pass --unit {other.unit}, or use"
         raise Refused(
             f"the unit of {row.feature} is {other.unit} "
-            f"({_describe_selector(connection, other.kind, other.memory_mb)}, in windows from "
-            f"{utc(other.start_ms)}). A feature's unit never changes. {instead} another feature"
+            f"({_describe(connection, other)}, in windows from {utc(other.start_ms)}). A feature's unit never changes. "
+            f"{instead} another feature"
         )
 
 
@@ -342,7 +355,7 @@ BEFORE: Final = (
     "or event types again"
 )
 MOST_FACTS: Final = 20
-"""Most memory sizes without a feature that a dry run names.
+"""Most memory sizes that a dry run names without a feature, or that an end names at one time.
 
 The limit also applies to event types.
 """
@@ -468,8 +481,10 @@ def _since(made: Mapped) -> str:
     return f"from {show_time(made.start_ms)}" if made.start_ms else "for all its usage"
 
 
-def _selectors(number: int) -> str:
-    return counted(number, "size or event type", "sizes or event types")
+def _selectors(its: Sequence[str]) -> str:
+    more = len(its) - MOST_FACTS
+    named = ", ".join(its[:MOST_FACTS]) + (f" and {more:,} more" if more > 0 else "")
+    return f"{counted(len(its), 'size or event type', 'sizes or event types')}: {named}"
 
 
 @dataclass(frozen=True)
@@ -477,7 +492,7 @@ class FeatureEnded:
     """The selectors of a feature that ended, each with its end."""
 
     feature: str
-    ended: list[Mapped]
+    ended: list[Ended]
 
 
 def _end(
@@ -492,9 +507,11 @@ def _end(
 
 
 def _ends(done: FeatureEnded) -> list[str]:
-    begins, was = Counter(one.start_ms for one in done.ended), "; unchanged" if done.ended[0].again else ""
-    lines = [f"{done.feature} ends at {show_time(at)}, for {_selectors(n)}" for at, n in begins.items()]
-    lines[-1] += was
+    at: defaultdict[int, list[str]] = defaultdict(list)
+    for one in done.ended:
+        at[one.start_ms].append(one.selector)
+    lines = [f"{done.feature} ends at {show_time(start)}, for {_selectors(its)}" for start, its in at.items()]
+    lines[-1] += "; unchanged" if done.ended[0].again else ""
     return [*lines, *([BEFORE] if any(one.unbegun for one in done.ended) else [])]
 
 
