@@ -337,9 +337,42 @@ def test_unbilled_days_of_shared_customer_are_acknowledged_once(engine: sa.Engin
         return {one.org_id: one.quantities for one in read(engine, find_unbilled)}
 
     assert left() == {"acme": {"compute_1gb": 60}, "globex": {"compute_1gb": 30}}
+    assert "no provider bills 2 days of usage" in headline(fleet)[1]
     write(engine, lambda c: acknowledge(c, "globex", fleet.by))
-    night(fleet)
-    assert left() == {"acme": {"compute_1gb": 60}}
+    for _ in range(2):
+        said = "no provider bills 1 day of usage of 1 customer at fake: acme: this customer was deleted over there "
+        assert headline(fleet)[1] == f"{said}(60 compute_1gb without a rate)"
+        assert left() == {"acme": {"compute_1gb": 60}}
+        night(fleet)
+    assert [one.quantities for one in write(engine, lambda c: acknowledge(c, "acme", fleet.by)).unbilled] == [
+        {"compute_1gb": 60}
+    ]
+    assert (left(), headline(fleet)[0]) == ({}, "settled")
+
+
+@pytest.mark.both_databases
+def test_acknowledged_day_with_later_correction_counts_difference(engine: sa.Engine) -> None:
+    fleet = deleted(engine)
+    write(engine, lambda c: acknowledge(c, "acme", fleet.by))
+    for amount in (7, -60):
+        if amount > 0:
+            fleet.sample("acme", T0 + 5, amount)
+        else:
+            write(engine, lambda c: withdrawals.withdraw(c, ["s1"], fleet.by))
+        settle(fleet)
+        night(fleet)
+        night(fleet)
+        assert f"({amount} compute_1gb without a rate)" in headline(fleet)[1]
+        (seen,) = write(engine, lambda c: acknowledge(c, "acme", fleet.by)).unbilled
+        assert (seen.days, seen.quantities, seen.worth) == (
+            1, {"compute_1gb": amount}, f"{amount} compute_1gb without a rate"
+        )  # fmt: skip
+        night(fleet)
+        assert headline(fleet)[0] == "settled"
+    found = fleet.rows("SELECT details FROM operator_actions WHERE action = 'unbilled_acknowledge' ORDER BY action_id")
+    assert [json.loads(str(details))["quantities"] for (details,) in found] == [
+        {"compute_1gb": amount} for amount in (60, 7, -60)
+    ]
 
 
 def test_unbilled_list_is_bounded_and_named_org_is_found(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,17 @@
 A day is unbilled if its provider does not bill it until a person acts. An example is a customer that was deleted at the
 provider.
 
-Guarantee: an acknowledgement covers only days that `status` reported. A later comparison passes such a day only while
-a person is still needed to read it. If a push of the day changes afterwards, the day is reported again.
+Guarantee: an acknowledgement covers only days that `status` reported, and only those of its organisation. A later
+comparison passes such a day only while a person is still needed to read it. If a push of the day changes afterwards,
+the day is reported again, with the difference from the acknowledged quantity.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,7 +25,7 @@ from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.mapping import FOREVER_MS
 from drawdown.worker.push import actions as balances
-from drawdown.worker.verdict.rates import Prices, Quantity
+from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 
 SQL = queries(__file__)
 
@@ -41,8 +42,9 @@ ACTION: Final = "unbilled_acknowledge"
 class Unbilled:
     """Accepted usage of an organisation that its provider does not bill.
 
-    `days`: the number of days, from `first_day` to `last_day`. `quantities`: base units by feature. `worth`: the price
-    in words. `until_ms`: all pushes of these days were settled before that time, in milliseconds.
+    `days`: the number of days, from `first_day` to `last_day`. `quantities`: base units by feature, without quantities
+    that were acknowledged before. `by_day`: the same by day in milliseconds. `worth`: the price in words.
+    `until_ms`: all pushes of these days were settled before that time, in milliseconds.
     """
 
     org_id: str
@@ -52,6 +54,7 @@ class Unbilled:
     first_day: str
     last_day: str
     quantities: dict[str, int]
+    by_day: dict[int, dict[str, int]]
     worth: str
     until_ms: int
 
@@ -69,49 +72,77 @@ class Acknowledged:
     unbilled: list[Unbilled]
 
 
-def find_unbilled(connection: sa.Connection, org_id: str = "", *, lock: bool = False) -> list[Unbilled]:
+@dataclass
+class Covered:
+    """What the acknowledgements of an organisation's customer cover.
+
+    `until_ms`: days that were settled before that time, in milliseconds. `quantities`: base units by feature and day.
+    """
+
+    until_ms: int = 0
+    quantities: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+
+def find_unbilled(connection: sa.Connection, org_id: str = "") -> list[Unbilled]:
     """Return the reported days that no provider bills, of at most MOST_MARKS customers.
 
-    `org_id`: empty for all organisations. `lock`: lock the marks until the transaction ends.
+    `org_id`: empty for all organisations.
     """
-    locked, prices = "for_update" if lock else "", Prices(connection)
-    found: list[Unbilled] = []
+    prices = Prices(connection)
+    return [one for mark in _marks(connection, org_id) for one in _of_mark(connection, mark, org_id, prices)]
+
+
+def _marks(connection: sa.Connection, org_id: str, *, lock: bool = False) -> Sequence[Any]:
+    """Return the marks of customers with reported days. `lock`: lock them until the transaction ends."""
     chosen = {"needs_you": f"{NEEDS_YOU}%", "org_id": org_id, "at_most": MOST_MARKS}
-    for mark in SQL.run(connection, "marks_for_person", chosen, locked=locked).all():
-        until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # each day that was settled before was open in that comparison
-        values = {
-            "provider": mark.provider,
-            "customer_id": mark.customer_id,
-            "org_id": org_id,
-            "from_ms": int(mark.open_since_ms),
-            "to_ms": int(mark.at_ms),
-            "since_ms": FOREVER_MS,
-            "first_ms": 0,
-            "live_from_ms": 0,
-        }
-        lines = [row for row in SQL.run(connection, "ours", values) if row.customer_id == mark.customer_id]
-        compared = {
-            (row.org_id, row.feature, row.day_ms): int(row.at_ms) for row in SQL.run(connection, "compared", values)
-        }
-        passed = acknowledged_until_ms(connection, mark.provider, {str(line.org_id) for line in lines})
-        left = [
-            line
-            for line in lines
-            if passed.get((str(line.org_id), str(mark.customer_id)), 0) <= line.touched_ms < until_ms
-            and not line.unsettled
-            and compared.get((line.org_id, line.feature, line.day_ms), -1) < line.touched_ms
-        ]
-        for org in sorted({str(line.org_id) for line in left}):
-            its = [line for line in left if line.org_id == org]
-            quantities = Counter[str]()
-            for line in its:
-                quantities[str(line.feature)] += int(line.accepted)
-            worth = prices.worth(Quantity(mark.provider, line.feature, line.day_ms, int(line.accepted)) for line in its)
-            days = sorted({int(line.day_ms) for line in its})
-            first, last = show_time(days[0])[:10], show_time(days[-1])[:10]
-            about = (org, mark.provider, mark.customer_id)
-            found.append(Unbilled(*about, len(days), first, last, dict(quantities), str(worth), until_ms))
+    return SQL.run(connection, "marks_for_person", chosen, locked="for_update" if lock else "").all()
+
+
+def _of_mark(connection: sa.Connection, mark: Any, org_id: str, prices: Prices) -> list[Unbilled]:
+    """Return the reported days of a customer, by organisation. `org_id`: empty for all."""
+    until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # each day that was settled before was open in that comparison
+    values = {
+        "provider": mark.provider,
+        "customer_id": mark.customer_id,
+        "org_id": org_id,
+        "from_ms": int(mark.open_since_ms),
+        "to_ms": int(mark.at_ms),
+        "since_ms": FOREVER_MS,
+        "first_ms": 0,
+        "live_from_ms": 0,
+    }
+    lines = [row for row in SQL.run(connection, "ours", values) if row.customer_id == mark.customer_id]
+    compared = {
+        (row.org_id, row.feature, row.day_ms): int(row.at_ms) for row in SQL.run(connection, "compared", values)
+    }
+    covered = read_covered(connection, mark.provider, {str(line.org_id) for line in lines})
+    found: list[Unbilled] = []
+    for org in sorted({str(line.org_id) for line in lines}):
+        before = covered[org, str(mark.customer_id)]
+        by_day: dict[int, dict[str, int]] = {}
+        for line in lines:
+            is_open = line.org_id == org and before.until_ms <= line.touched_ms < until_ms and not line.unsettled
+            if is_open and compared.get((line.org_id, line.feature, line.day_ms), -1) < line.touched_ms:
+                left = int(line.accepted) - before.quantities[line.feature, line.day_ms]
+                by_day.setdefault(int(line.day_ms), {})[str(line.feature)] = left
+        if not by_day:
+            continue
+        quantities = Counter[str]()
+        for of_day in by_day.values():
+            quantities.update(of_day)
+        first, last = show_time(min(by_day))[:10], show_time(max(by_day))[:10]
+        worth, about = _worth(mark.provider, [by_day], prices), (org, mark.provider, mark.customer_id)
+        found.append(Unbilled(*about, len(by_day), first, last, dict(quantities), by_day, str(worth), until_ms))
     return found
+
+
+def _worth(provider: str, some: Sequence[dict[int, dict[str, int]]], prices: Prices) -> Worth:
+    return prices.worth(
+        Quantity(provider, feature, day_ms, quantity)
+        for by_day in some
+        for day_ms, of_day in by_day.items()
+        for feature, quantity in of_day.items()
+    )
 
 
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
@@ -123,25 +154,58 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
     A reconciliation that runs meanwhile writes its reports later, and they stay unacknowledged.
     """
     seen = balances.acknowledge(connection, org_id, by)
-    unbilled = find_unbilled(connection, org_id, lock=True) if org_id else []
-    for one in unbilled:
-        about = {"provider": one.provider, "customer_id": one.customer_id}
-        SQL.run(connection, "close_mark", about)
-        span = {"days": one.days, "first_day": one.first_day, "last_day": one.last_day}
-        details = {"provider": one.provider, "customer": one.customer_id, **span}
-        record(connection, ACTION, one.org_id, {**details, "quantities": one.quantities, "until_ms": one.until_ms}, by)
+    prices, unbilled = Prices(connection), list[Unbilled]()
+    for mark in _marks(connection, org_id, lock=True) if org_id else ():
+        found = _of_mark(connection, mark, org_id, prices)
+        for one in found:
+            details = {
+                "provider": one.provider,
+                "customer": one.customer_id,
+                "days": one.days,
+                "first_day": one.first_day,
+                "last_day": one.last_day,
+                "quantities": one.quantities,
+                "quantities_by_day": one.by_day,
+                "until_ms": one.until_ms,
+            }
+            record(connection, ACTION, one.org_id, details, by)
+        if found:
+            _report_others(connection, mark, prices)
+        unbilled += found
     return Acknowledged(seen, unbilled)
 
 
-def acknowledged_until_ms(
+def _report_others(connection: sa.Connection, mark: Any, prices: Prices) -> None:
+    """Report only the days of other organisations as this customer. If there are none, close the mark."""
+    left = _of_mark(connection, mark, "", prices)
+    days = {day_ms for one in left for day_ms in one.by_day}
+    reason = mark.said.rpartition(" (")[0] or mark.said
+    values = {
+        "provider": mark.provider,
+        "customer_id": mark.customer_id,
+        "open_days": len(days),
+        "open_since_ms": min(days, default=None),
+        "said": with_worth(reason, _worth(mark.provider, [one.by_day for one in left], prices)) if left else "",
+    }
+    SQL.run(connection, "report_others", values)
+
+
+def with_worth(reason: str, worth: Worth) -> str:
+    """Return the reason of open days with the price of their usage, as a mark stores it."""
+    return f"{reason} ({worth})"
+
+
+def read_covered(
     connection: sa.Connection, provider: str, org_ids: Collection[str]
-) -> dict[tuple[str, str], int]:
-    """Return the times before which settled days are acknowledged, by organisation and customer."""
-    found: dict[tuple[str, str], int] = {}
+) -> defaultdict[tuple[str, str], Covered]:
+    """Return what acknowledgements cover, by organisation and customer."""
+    found: defaultdict[tuple[str, str], Covered] = defaultdict(Covered)
     values = {"orgs": [{"org_id": org_id} for org_id in sorted(org_ids)], "action": ACTION}
     for row in SQL.run(connection, "acknowledged", values) if org_ids else ():
         details = json.loads(row.details)
         if details["provider"] == provider:
-            pair = (str(row.target), str(details["customer"]))
-            found[pair] = max(found.get(pair, 0), int(details["until_ms"]))
+            covered = found[str(row.target), str(details["customer"])]
+            covered.until_ms = max(covered.until_ms, int(details["until_ms"]))
+            for day_ms, of_day in details["quantities_by_day"].items():
+                covered.quantities.update({(feature, int(day_ms)): quantity for feature, quantity in of_day.items()})
     return found

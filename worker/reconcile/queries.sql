@@ -189,7 +189,7 @@ WHERE provider = :provider AND customer_id <> '' AND open_since_ms IS NOT NULL A
 
 -- name: marks_for_person
 -- The customers with days that later runs cannot compare until a person acts.
-SELECT m.provider, m.customer_id, m.open_since_ms, m.at_ms FROM compared_marks m
+SELECT m.provider, m.customer_id, m.open_since_ms, m.said, m.at_ms FROM compared_marks m
 WHERE m.open_days > 0 AND m.said LIKE :needs_you AND (:org_id = '' OR EXISTS (SELECT 1 FROM assignments a
     WHERE a.org_id = :org_id AND a.provider = m.provider AND a.customer_id = m.customer_id))
 ORDER BY m.provider, m.customer_id LIMIT :at_most {locked}
@@ -199,9 +199,10 @@ ORDER BY m.provider, m.customer_id LIMIT :at_most {locked}
 SELECT org_id, feature, day_ms, at_ms FROM reconciliations
 WHERE day_ms >= :from_ms AND provider = :provider AND customer_id = :customer_id
 
--- name: close_mark
--- If a day of the customer is still open, the next comparison reports it again.
-UPDATE compared_marks SET open_days = 0, open_since_ms = NULL, said = ''
+-- name: report_others
+-- The days of the customer that another organisation must acknowledge. If a day is open for another reason, the next
+-- comparison reports it again.
+UPDATE compared_marks SET open_days = :open_days, open_since_ms = :open_since_ms, said = :said
 WHERE provider = :provider AND customer_id = :customer_id
 
 -- name: acknowledged

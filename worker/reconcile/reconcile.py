@@ -36,7 +36,7 @@ from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import present, require_same
 from drawdown.worker.push.evidence import CustomerPool
 from drawdown.worker.push.rows import Row
-from drawdown.worker.reconcile.acknowledgement import OPEN_AFTER_MS, acknowledged_until_ms
+from drawdown.worker.reconcile.acknowledgement import OPEN_AFTER_MS, read_covered, with_worth
 from drawdown.worker.reconcile.balances import OUT_OF_TIME, compare_drawn
 from drawdown.worker.reconcile.comparison import Short, compare_over, ended_short, find_absent, read_totals
 from drawdown.worker.reconcile.report import Line, Reconciled, ReconcileScope, above, tell
@@ -542,15 +542,19 @@ def keep_marks(
 
 
 def _without_acknowledged(connection: sa.Connection, provider: str, days: Sequence[Settled]) -> list[Settled]:
-    """Treat acknowledged days as compared."""
+    """Treat acknowledged days as compared. Other days keep the quantity that was not acknowledged before."""
     orgs = {day.org_id for day in days if day.open_reason.startswith(NEEDS_YOU)}
-    until = acknowledged_until_ms(connection, provider, orgs)
-    return [
-        replace(day, open_reason="")
-        if day.open_reason.startswith(NEEDS_YOU) and day.settled_ms < until.get((day.org_id, day.customer_id), 0)
-        else day
-        for day in days
-    ]
+    covered = read_covered(connection, provider, orgs)
+    left: list[Settled] = []
+    for day in days:
+        before = covered[day.org_id, day.customer_id]
+        if not day.open_reason.startswith(NEEDS_YOU):
+            left.append(day)
+        elif day.settled_ms < before.until_ms:
+            left.append(replace(day, open_reason=""))
+        else:  # a day may have two parts, and one of them takes the whole of it
+            left.append(replace(day, quantity=day.quantity - before.quantities.pop((day.feature, day.day_ms), 0)))
+    return left
 
 
 def _explain_open_days(provider: str, days: Collection[Settled], now_ms: int, prices: Prices) -> str:
@@ -563,7 +567,7 @@ def _explain_open_days(provider: str, days: Collection[Settled], now_ms: int, pr
     if not lost:
         return open_[0].open_reason if open_ else ""
     worth = prices.worth(Quantity(provider, day.feature, day.day_ms, day.quantity) for day in lost)
-    return f"{lost[0].open_reason} ({worth})"
+    return with_worth(lost[0].open_reason, worth)
 
 
 def _mark(
