@@ -16,7 +16,7 @@ from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import parse_percent, plain_decimal, show_credits, show_percent, show_time
-from drawdown.schema.units import DAY_MS, micro_of
+from drawdown.schema.units import micro_of
 from drawdown.worker.checks import checks
 from drawdown.worker.provider import vendor_faces
 from drawdown.worker.provider import vendors as views
@@ -57,7 +57,7 @@ def import_(
 def drift(
     context: typer.Context,
     from_: Annotated[str, typer.Option("--from", help="First day, in UTC")] = "",
-    to: Annotated[str, typer.Option("--to", help="Day after the last day, in UTC")] = "today",
+    to: Annotated[str, typer.Option("--to", help="Day after the last day, in UTC", show_default="today")] = "",
     tolerance: Annotated[str, typer.Option(help="Tolerated difference in per cent of the estimate")] = "15",
     least: Annotated[str, typer.Option(help="Smallest difference that counts, in money, whatever the per cent")] = "1",
     keep: Annotated[
@@ -68,6 +68,9 @@ def drift(
 
     The comparison is by vendor, service and day. The exit status is 1 if a bill differs by more than the tolerance on
     two successive days. Today and the two days before it do not cause status 1, because vendors may still add costs.
+
+    Without --from and --to, the comparison covers the last 14 days. It also covers earlier days with bills that were
+    imported in the last 14 days.
     """
     app: App = context.obj
     now_ms, bounds = app.clock.now_ms(), (parse_percent(tolerance), _micro_of(least, "--least"))
@@ -75,9 +78,9 @@ def drift(
         only_with(context, "--keep", "keep", "tolerance", "least")
         found = app.write(lambda c: checks.check_vendors(c, now_ms, *bounds))
     else:
-        end = app.moment(to, "--to")
-        start = app.moment(from_, "--from") if from_ else end - views.SPAN_DAYS * DAY_MS
-        found = Drifted.of(app.read(lambda c: views.drift(c, start, end, now_ms, *bounds)))
+        start = app.moment(from_, "--from") if from_ else None
+        end = app.moment(to, "--to") if to else None
+        found = Drifted.of(app.read(lambda c: views.drift_of(c, start, end, now_ms, *bounds)))
     tell(found)
     show(app, asdict(found), _report(found.drift, found.alerts, bounds[0]))
     raise typer.Exit(found.exit_status)

@@ -18,6 +18,7 @@ from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId, UsageError
 from drawdown.schema.typed.parsing import parse_percent
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.worker.checks.checks import check_vendors, last_checks
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.guard import terms as guard_terms
@@ -126,6 +127,49 @@ def test_vendor_drift_of_small_amount_does_not_alert(fleet: Fleet) -> None:
     assert not any(line.is_off for line in told(fleet))
     bill(fleet, 1.2, 1.2)
     assert alerts(fleet) == [1]
+
+
+@pytest.mark.both_databases
+def test_vendor_bill_imported_late_is_compared(fleet: Fleet) -> None:
+    """Its days are older than the range of a comparison without days. It alerts for as long as a new day does."""
+    mapped(fleet)
+    fleet.clock.at_ms = T0 + 40 * DAY_MS
+    assert recent(fleet) == []
+    bill(fleet, 30, 30, 20, 30, 30)
+    lines = [BillLine("net", "gb", T0 + 6 * DAY_MS, "USD", MICRO, False)]
+    write(fleet.engine, lambda c: import_bills(c, BillFile("net", lines), fleet.by))
+    found = [(0, "cloud", False), (1, "cloud", True), (2, "cloud", False), (3, "cloud", False), (4, "cloud", True)]
+    for days in (0, vendors.SPAN_DAYS):
+        fleet.clock.at_ms = T0 + (40 + days) * DAY_MS
+        assert recent(fleet) == [*found, (6, "net", False)]
+        kept = read(fleet.engine, last_checks)["vendors"]
+        assert (kept.off, kept.alerts) == (4, 2)
+    fleet.clock.at_ms += 1
+    assert recent(fleet) == []
+
+
+def test_vendor_bill_imported_late_alerts_with_earlier_bill(fleet: Fleet) -> None:
+    """The bill of the next day differed before, alone."""
+    mapped(fleet)
+    fleet.clock.at_ms = T0 + 10 * DAY_MS
+    for day, service in ((1, "vm"), (3, "disk")):
+        lines = [BillLine("cloud", service, T0 + day * DAY_MS, "USD", 30 * MICRO, False)]
+        write(fleet.engine, lambda c, its=lines: import_bills(c, BillFile(repr(its), its), fleet.by))  # type: ignore[misc]
+    fleet.clock.at_ms = T0 + 40 * DAY_MS
+    bill(fleet, 30)
+    assert recent(fleet) == [(0, "cloud", False), (1, "cloud", True)]
+
+
+@pytest.mark.parametrize(("days", "compared"), [(vendors.MAX_DAYS, True), (vendors.MAX_DAYS + 1, False)])
+def test_vendor_bill_older_than_largest_range_is_not_compared(fleet: Fleet, days: int, *, compared: bool) -> None:
+    fleet.clock.at_ms = T0 + days * DAY_MS
+    bill(fleet, 30)
+    assert recent(fleet) == [(0, "cloud", False)] * compared
+
+
+def recent(fleet: Fleet) -> list[tuple[int, str, bool]]:
+    found = write(fleet.engine, lambda c: check_vendors(c, fleet.clock.at_ms))
+    return [((line.day_ms - T0) // DAY_MS, line.vendor, line.alerts) for line in found.drift]
 
 
 def test_vendor_day_without_bill_is_unbilled(fleet: Fleet) -> None:
@@ -433,6 +477,17 @@ def test_vendor_commands_import_once_and_report_drift(
     for bad in (["drift", "--least", "x"], ["drift", "--from", "2026-01-01T00:05"], ["set", *units.split()]):
         assert drawdown([*line, *bad]) == 2
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action LIKE 'vendor%'") == 2
+
+
+def test_vendor_drift_command_without_days_covers_recent_import(fleet: Fleet, tmp_path: Path) -> None:
+    mapped(fleet)
+    url = fleet.engine.url.render_as_string(hide_password=False)
+    line = ["--database-url", url, "--at", "2026-03-10", "vendor"]
+    assert drawdown([*line, "drift"]) == 0
+    bills = HEAD + "".join(f"2026-01-0{day},cloud,vm,30,USD,true\n" for day in range(1, 6))
+    assert drawdown([*line, "import", file_of(tmp_path, bills)]) == 0
+    for words, status in (([], 1), (["--keep"], 1), (["--to", "today"], 0), (["--from", "2026-01-01"], 1)):
+        assert drawdown([*line, "drift", *words]) == status
 
 
 def test_vendor_drift_range_outside_limits_is_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,12 +116,11 @@ def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
 def check_vendors(
     connection: sa.Connection, now_ms: int, tolerance_ppm: int = TOLERANCE_PPM, least_micro: int = LEAST_MICRO
 ) -> Drifted:
-    """Compare vendors' bills of the last SPAN_DAYS days, and store the result.
+    """Compare vendors' bills of recent days and of recent imports, and store the result (see `vendors.drift_now`).
 
-    Today is left out. `tolerance_ppm`, `least_micro`: differences up to either bound are ignored (see `vendors.drift`).
+    Today is left out. `tolerance_ppm`, `least_micro`: differences up to either bound are ignored.
     """
-    today = now_ms - now_ms % DAY_MS
-    lines = vendors.drift(connection, today - vendors.SPAN_DAYS * DAY_MS, today, now_ms, tolerance_ppm, least_micro)
+    lines = vendors.drift_now(connection, now_ms, tolerance_ppm, least_micro)
     found = Drifted.of(lines)
     keep(connection, "vendors", now_ms, off=sum(line.is_off for line in lines), alerts=found.alerts)
     return found

@@ -28,9 +28,8 @@ from drawdown.schema.declare import (
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import show_credits, show_time, type_credits
-from drawdown.schema.units import DAY_MS
 from drawdown.worker.provider import vendors
-from drawdown.worker.provider.vendors import LEAST_MICRO, MAX_UNITS, SPAN_DAYS, TOLERANCE_PPM, Cost, Drifted, Units
+from drawdown.worker.provider.vendors import LEAST_MICRO, MAX_UNITS, TOLERANCE_PPM, Cost, Drifted, Units
 
 CURRENCY: Final = re.compile("[A-Z]{3}")
 
@@ -106,9 +105,7 @@ def _drift(
     from_ms: Annotated[int | None, TIME, "First day, in UTC"] = None,
     to_ms: Annotated[int | None, TIME, "Day after the last day, in UTC"] = None,
 ) -> Drifted:
-    end = look.now_ms - look.now_ms % DAY_MS if to_ms is None else to_ms
-    start = end - SPAN_DAYS * DAY_MS if from_ms is None else from_ms
-    found = Drifted.of(vendors.drift(connection, start, end, look.now_ms, TOLERANCE_PPM, LEAST_MICRO))
+    found = Drifted.of(vendors.drift_of(connection, from_ms, to_ms, look.now_ms, TOLERANCE_PPM, LEAST_MICRO))
     return Drifted(found.drift[-look.most :], found.alerts, found.exit_status)
 
 
@@ -142,7 +139,8 @@ LISTS: Final = (
     Showing(
         "vendor drift",
         "Estimates and bills",
-        "Compare vendors' bills with the expected cost of usage. The comparison is by vendor, service and day.",
+        "Compare vendors' bills with the expected cost of usage. The comparison is by vendor, service and day. If you "
+        "do not pass days, it covers the last 14 days, and earlier days with bills imported in these days.",
         _drift,
         path="/v1/vendor-drift",
         scope="catalog:read",

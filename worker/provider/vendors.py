@@ -313,7 +313,10 @@ A smaller difference is ignored at any percentage.
 FRESH_DAYS: Final = 2
 """Days before today for which vendors may still add costs. These days and today do not cause an alert."""
 SPAN_DAYS: Final = 14
-"""Days that a comparison of bills covers if its first day is not given."""
+"""Days that a comparison of bills covers if its range is not given.
+
+For as many days after the import of an earlier day's bill, it covers that day, too.
+"""
 MAX_DAYS: Final = 400
 """Most days of one comparison of bills."""
 MAX_ROWS: Final = 100_000
@@ -416,6 +419,42 @@ def drift(
             shown = state if own is not None else "unmapped"
             lines.append(DriftLine(key[3], *key[:3], own, theirs, shown, is_off, alerts))
     return lines
+
+
+def drift_of(
+    connection: sa.Connection, from_ms: int | None, to_ms: int | None, now_ms: int, tolerance_ppm: int, least_micro: int
+) -> list[DriftLine]:
+    """Compare as `drift`, or as `drift_now` if the range is not given.
+
+    `from_ms` None: SPAN_DAYS before the end. `to_ms` None: today. Errors: as `drift`.
+    """
+    if from_ms is None and to_ms is None:
+        return drift_now(connection, now_ms, tolerance_ppm, least_micro)
+    end = now_ms - now_ms % DAY_MS if to_ms is None else to_ms
+    start = end - SPAN_DAYS * DAY_MS if from_ms is None else from_ms
+    return drift(connection, start, end, now_ms, tolerance_ppm, least_micro)
+
+
+def drift_now(connection: sa.Connection, now_ms: int, tolerance_ppm: int, least_micro: int) -> list[DriftLine]:
+    """Compare estimates with bills of the last SPAN_DAYS days before today.
+
+    Earlier days of a vendor are compared, too, if their bills were imported in the last SPAN_DAYS days. So are the days
+    after these, because the second of two days alerts. They begin at most MAX_DAYS before today.
+
+    Lines and errors are as of `drift`.
+    """
+    span_ms, to_ms = SPAN_DAYS * DAY_MS, now_ms - now_ms % DAY_MS
+    from_ms, bounds = to_ms - span_ms, (now_ms, tolerance_ppm, least_micro)
+    lines = drift(connection, from_ms, to_ms, *bounds)
+    values = {"from_ms": to_ms - MAX_DAYS * DAY_MS, "to_ms": from_ms, "since_ms": now_ms - span_ms}
+    late = _rows(connection, "imported_late", {**values, "at_most": MAX_ROWS + 1})
+    days = {(str(row.vendor), int(row.day_ms)) for row in late}
+    days |= {(vendor, day_ms + DAY_MS) for vendor, day_ms in days}
+    for back in {(from_ms - day_ms - 1) // span_ms for _, day_ms in days if day_ms < from_ms}:
+        end_ms = from_ms - back * span_ms
+        earlier = drift(connection, end_ms - span_ms, end_ms, *bounds)
+        lines += [line for line in earlier if (line.vendor, line.day_ms) in days]
+    return sorted(lines, key=lambda line: (line.vendor, line.service, line.currency, line.day_ms))
 
 
 def costs(connection: sa.Connection, now_ms: int) -> list[Cost]:

@@ -88,6 +88,11 @@ FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
     AND b.number = (SELECT MAX(x.number) FROM vendor_bills x WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms)
 LIMIT :at_most
 
+-- name: imported_late
+-- The days of vendors with a bill that was imported since a time.
+SELECT DISTINCT b.vendor, b.day_ms FROM vendor_imports i JOIN vendor_bills b ON b.number = i.number
+WHERE i.at_ms >= :since_ms AND b.day_ms >= :from_ms AND b.day_ms < :to_ms LIMIT :at_most
+
 -- name: costs
 -- A feature that the guard charges for has the price of its metric, and a billed feature has a rate. A metric's price
 -- takes precedence. The rate of a feature that was billed before does not end.

@@ -7,6 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import show_percent
 from drawdown.schema.units import DAY_MS
 from drawdown.server.console.csv_lines import csv_line
@@ -15,7 +16,7 @@ from drawdown.server.console.frame.parts import Cell, Filter, PageContent, Table
 from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.money import cells
-from drawdown.worker.checks.checks import last_checks
+from drawdown.worker.checks.checks import LastCheck, last_checks
 from drawdown.worker.parity import lists as parity
 from drawdown.worker.parity.lists import ParityLine
 from drawdown.worker.parity.parity import ALERTING
@@ -40,7 +41,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     since = _span(ask)[0]
     whole, differing = parity.parity_found(connection, since)
     kept = last_checks(connection).get("vendors")
-    looked = "never, so no alert can fire" if kept is None else f"{figures.time(kept.at_ms)} UTC"
+    looked = "never, so no alert can fire" if kept is None else _last(kept)
     off, alerts = sum(one.is_off for one in lines_of), sum(one.alerts for one in lines_of)
     alerting = sum(one.verdict in ALERTING for one in differing)
     tiles = [
@@ -56,6 +57,10 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return to_context(
         PageContent(PATH, tables, tiles=tiles, filters=filters, query=query, file=url(f"{PATH}.csv", **query))
     )
+
+
+def _last(kept: LastCheck) -> str:
+    return f"{figures.time(kept.at_ms)} UTC, {counted(kept.alerts, 'alert')}, with earlier days of recent imports"
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
