@@ -14,15 +14,17 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.cli.main import run as drawdown
+from drawdown.cli.nouns import export as commands
 from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import UnknownId
-from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import export
 from drawdown.worker.wallets.export import COLUMNS, Format, Kind, Span
+from drawdown.worker.wallets.statement import FINAL_AFTER_MS
 from tests.world import T0, Fleet
 
 ALL = Span("", 0, T0 + 400 * DAY_MS)
@@ -158,6 +160,48 @@ def test_export_excludes_entries_booked_meanwhile(billed: Fleet) -> None:
 
     assert read(billed.engine, slowly) == before
     assert len(told(billed, "ledger")) == before + 1
+
+
+@pytest.mark.both_databases
+def test_export_near_its_end_lacks_open_transactions_and_is_not_final(billed: Fleet) -> None:
+    """A transaction has the time of its begin, and its entries appear when it commits."""
+    end_ms = billed.clock.at_ms + 1
+    span = Span("", 0, end_ms)
+    with billed.engine.begin() as one:
+        credit.grant(one, "acme", MICRO, billed.by, key="slow", plan=None)
+        billed.clock.at_ms = end_ms + MINUTE_MS
+        before = told(billed, "ledger", span)
+        assert export.final_before(span, billed.clock.at_ms) == end_ms + MINUTE_MS - FINAL_AFTER_MS
+    after = told(billed, "ledger", span)
+    assert [row["key"] for row in after if row not in before] == ["grant:slow"]
+    billed.clock.at_ms = end_ms + FINAL_AFTER_MS
+    assert export.final_before(span, billed.clock.at_ms) == end_ms
+
+
+def test_export_command_of_range_not_final_says_so(
+    billed: Fleet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = billed.engine.url.render_as_string(hide_password=False)
+    line = ["--database-url", url, "--at", "2026-02-01", "export", "ledger", "--from", "2026-01-01"]
+
+    def exported(*words: str) -> tuple[int, int, str]:
+        status = drawdown([*line, *words])
+        found = capfd.readouterr()
+        return status, len(found.out.splitlines()), found.err
+
+    assert exported("--to", "2026-01-31T23:00") == (0, 8, "")
+    status, rows, err = exported("--to", "2026-01-31T23:01")
+    assert (status, rows) == (75, 8)
+    for words in ("2026-01-31T23:00:00Z", "2026-02-01T00:01:00Z"):
+        assert words in err
+    status, rows, err = exported()
+    assert (status, rows) == (0, 8) and "2026-01-31T23:00:00Z" in err
+    status, rows, err = exported("--to", "2026-02-09", "--from", "2026-01-31T23:30")
+    assert (status, rows) == (75, 1) and "2026-01-31T23:30:00Z" in err
+    assert exported("--by", "used") == exported("--by", "used", "--to", "now") == (0, 8, "")
+    monkeypatch.setattr(commands, "database_now", lambda _c, now_ms: now_ms - MINUTE_MS)
+    status, rows, err = exported("--to", "2026-01-31T23:00")
+    assert (status, rows) == (75, 8) and "2026-01-31T22:59:30Z" in err
 
 
 def test_export_command_prints_rows_and_refuses_invalid_options(

@@ -2,7 +2,9 @@
 
 Reads only.
 
-Guarantee: an export reads the database as of one moment, however long it takes, and never keeps all rows in memory.
+Guarantee: an export reads the database as of one moment, however long it takes, and never keeps all rows in memory. By
+the time of booking, later exports have the same entries before `final_before`. So adjacent final ranges have each entry
+once.
 Each row has an id that never changes, so a program can merge a second export of the same time into the first. Amounts
 are exact: whole micro-credits, and credits as a decimal text. Times are milliseconds since 1970 (UTC). In CSV, a
 spreadsheet does not read a text as a formula, and a text does not change the direction of reading.
@@ -28,6 +30,7 @@ from drawdown.schema.text import no_formula
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, MICRO
 from drawdown.worker.wallets.accounts import payer_of
+from drawdown.worker.wallets.statement import FINAL_AFTER_MS
 
 SQL = queries(__file__)
 
@@ -69,6 +72,14 @@ class Span:
     from_ms: int
     to_ms: int
     by: ByTime = "booked"
+
+
+def final_before(span: Span, now_ms: int) -> int:
+    """Return the moment (milliseconds) before which the ledger's entries of a span by booking can no longer change.
+
+    It is the end of the span, or FINAL_AFTER_MS before now, but not before the start of the span.
+    """
+    return max(span.from_ms, min(span.to_ms, now_ms - FINAL_AFTER_MS))
 
 
 def export_lines(connection: sa.Connection, kind: Kind, span: Span, form: Format, now_ms: int) -> Iterator[str]:

@@ -39,7 +39,7 @@ from drawdown.schema.units import MICRO, MINUTE_MS, in_credits
 SQL = queries(__file__)
 
 FINAL_AFTER_MS: Final = 60 * MINUTE_MS
-"""Milliseconds after the end of its span in which a statement may change.
+"""Milliseconds after the end of its span in which a statement or an export by booking may change.
 
 A transaction that began before the end may commit.
 """
