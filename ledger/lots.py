@@ -87,12 +87,13 @@ class Due:
 def give(connection: sa.Connection, lot: Lot) -> bool:
     """Store a lot, and mark its wallet as due at its start and end.
 
-    Return True if the lot is new.
+    Return True if the lot is new. A lot that ends before its begin must exist: a grant repeated after its end is such a
+    lot, because it begins now.
 
     Errors: Refused if its key was used before with other content.
     """
     values = {**vars(lot), "features": None if lot.features is None else json.dumps(lot.features)}
-    if SQL.run(connection, "insert", values).first() is None:
+    if lot.is_over(lot.begins_ms) or SQL.run(connection, "insert", values).first() is None:
         before = read(connection, lot.lot)
         assert before is not None
         if not is_same(before, lot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from drawdown.ledger.expiry import ROLLED_AT_ONCE
 from drawdown.ledger.grants import GIVEN_AT_ONCE, Gives
 from drawdown.ledger.lots import EXPIRY_WAIT_MS
 from drawdown.ledger.reservations import Denied
+from drawdown.ledger.wallet import Granted
 from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema.audit import By
@@ -166,6 +168,19 @@ def test_plan_change_grants_new_plan_and_keeps_old_grant(account: Account) -> No
     ]
     rows = account.fleet.rows("SELECT number, plan, since_ms FROM plan_stays ORDER BY number")
     assert rows == [(1, "team", T0), (2, "pro", T0 + 10 * DAY_MS), (3, "team", T0 + 12 * DAY_MS)]
+
+
+@pytest.mark.both_databases
+def test_repeated_grant_after_plan_change_keeps_plan_and_balance(account: Account) -> None:
+    """The earlier plan would grant its credit of another month."""
+    account.plan("team", 100)
+    account.plan("pro", 7)
+    give = partial(credit.grant, customer_id="acme", amount_micro=5, key="k", plan="team")
+    assert account.write(lambda c: give(c, by=account.fleet.by)) == Granted(105, repeated=False)
+    account.join("pro")
+    account.at(month(2) + DAY_MS)
+    assert account.write(lambda c: give(c, by=account.fleet.by)) == Granted(12, repeated=True)
+    assert read(account.fleet.engine, lambda c: credit.wallet_of(c, "acme")).plan == "pro"
 
 
 def test_changed_plan_credit_applies_from_next_month(account: Account) -> None:

@@ -101,8 +101,8 @@ def grant(
 
     A negative amount takes credit back without naming a lot. `plan`: also put the customer on this plan.
 
-    A repeated grant under the same key does not add credit, so a caller without an answer can repeat it. The audit log
-    records the grant once, and a repetition only if it changes the plan.
+    A repeated grant under the same key changes nothing, so a caller without an answer can repeat it, even after the end
+    of the credit or a change of the plan. The audit log records the grant once.
 
     Errors: Refused for a key that was used before with other content; UsageError for an invalid id or terms; UnknownId
     for an unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with an id
@@ -113,17 +113,18 @@ def grant(
             f"invalid customer id {quote_value(customer_id)}: expected 1 to 200 characters without control characters"
         )
     ids.require_meant(connection, customer_id, new=new)
-    _require_sane(terms, amount_micro, by.now_ms)
+    name = f"grant:{key}"
+    _require_sane(terms, amount_micro, by.now_ms, is_new=lots.read(connection, name) is None)
     for feature in terms.features or ():
         ids.require(connection, ids.FEATURE, feature, new=new)
     if plan is not None:
         ids.require(connection, ids.PLAN, plan)
-    name = f"grant:{key}"
-    was = wallet_of(connection, customer_id).plan
     if amount_micro > 0 and not wallet.is_granted(connection, name):
         rearm_paid(connection, customer_id)
     if plan is not None:
-        wallet.change_plan(connection, customer_id, plan, by)
+        wallet.make_true(connection, [customer_id], by.now_ms)  # it waits for a call under the same key
+        if not wallet.is_granted(connection, name):
+            wallet.change_plan(connection, customer_id, plan, by)
     granted = wallet.grant(
         connection, customer_id, amount_micro, key=name, now_ms=by.now_ms, actor=by.actor, reason=by.reason, terms=terms
     )
@@ -131,13 +132,11 @@ def grant(
         asked = {name: value for name, value in vars(terms).items() if value != getattr(PLAIN, name)}
         details = {"amount_micro": amount_micro, "key": name, "plan": plan, **asked}
         record(connection, "ledger_grant", customer_id, details, by)
-    elif plan not in (None, was):
-        record(connection, "ledger_customer_plan", customer_id, {"plan": plan, "was": was}, by)
     mark_for_projection(connection, orgs_of(connection, [customer_id]), by.now_ms)
     return granted
 
 
-def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
+def _require_sane(terms: Terms, amount_micro: int, now_ms: int, *, is_new: bool) -> None:
     if amount_micro <= 0 and terms != PLAIN:
         raise UsageError(
             f"invalid amount {as_credits(amount_micro)}: kind, begin, end, priority and features need a positive "
@@ -150,7 +149,7 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int) -> None:
     begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
     if begins_ms < EARLIEST_TS:
         raise UsageError(f"invalid begin of credit {show_time(begins_ms)}: expected a time in the year 2000 or later")
-    if terms.expires_ms is not None and terms.expires_ms <= max(begins_ms, now_ms):
+    if is_new and terms.expires_ms is not None and terms.expires_ms <= max(begins_ms, now_ms):
         raise UsageError(
             f"invalid end of credit {show_time(terms.expires_ms)}: expected a time in the future, after the credit "
             "begins"
@@ -461,7 +460,8 @@ class CreditGiven:
 
     `granted_micro`: the credit that this call added (0 for a `repeated` grant). `before_micro`: the balance before
     (null: the customer `is_new`). `begins_ms`: the time from which the credit counts (null: at once). `lot`: the lot by
-    which you can take the credit back (null: the grant did not add a lot).
+    which you can take the credit back (null: the grant did not add a lot). `alike`: the customer's other lot with this
+    amount and kind, granted in the last day (null: none, or the grant is `repeated`).
     """
 
     customer_id: str
@@ -474,6 +474,7 @@ class CreditGiven:
     plan: str | None
     repeated: bool
     is_new: bool
+    alike: str | None
 
 
 def _grant(
@@ -519,7 +520,15 @@ def _grant(
         plan=wallet_of(connection, customer_id).plan,
         repeated=done.repeated,
         is_new=before is None,
+        alike=None if done.repeated else _alike(connection, customer_id, amount_micro, kind, asked),
     )
+
+
+def _alike(connection: sa.Connection, customer_id: str, amount_micro: int, kind: Kind, asked: Invocation) -> str | None:
+    """Return the latest equal lot of the last day. Without a key, a repeated call is a second grant."""
+    given = {"customer_id": customer_id, "amount_micro": amount_micro, "kind": kind, "lot": f"grant:{asked.key}"}
+    found: str | None = SQL.run(connection, "alike", {**given, "since_ms": asked.by.now_ms - DAY_MS}).scalar()
+    return found
 
 
 HTTP: Final = "http"
@@ -553,16 +562,20 @@ def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms:
     return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
 
-def _grant_sentence(done: CreditGiven) -> str:
+def _grant_sentences(done: CreditGiven) -> list[str]:
     line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
     if done.repeated:
-        return f"{line}the grant {done.key} was made before. This call did not add credit"
+        return [f"{line}the grant {done.key} was made before. This call did not add credit or change the plan"]
     if done.begins_ms is not None:
         line += f"{show_credits(done.granted_micro)} more from {show_time(done.begins_ms)} on"
     else:
         line += "a new customer" if done.before_micro is None else f"before: {show_credits(done.before_micro)}"
     verb = "granted" if done.granted_micro > 0 else "booked"
-    return f"{line}; {verb} {show_credits(done.granted_micro)} as grant:{done.key}"
+    line += f"; {verb} {show_credits(done.granted_micro)} as grant:{done.key}"
+    if done.alike is None:
+        return [line]
+    undo = f"drawdown ledger take-back {typed(str(done.lot))}"
+    return [line, f"{done.alike} granted the same amount in the last day. If this is a repetition, run `{undo}`"]
 
 
 def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> Sequence[Fact]:
@@ -948,7 +961,7 @@ ACTIONS: Final = (
         " credit is unused until the customer moves to the ledger. If the customer is unknown, Drawdown creates a"
         " wallet. If the id resembles an existing id, you must pass --new.",
         _grant,
-        _grant_sentence,
+        _grant_sentences,
         path="/v1/wallets/{customer_id}/grants",
         scope=LEDGER,
         facts=lambda connection, asked, values: facts_of_wallet(connection, values["customer_id"], asked.by.now_ms),
