@@ -14,6 +14,7 @@ from drawdown.cli.declared import of_noun
 from drawdown.cli.options import Most, PageSize
 from drawdown.cli.rendering import show, table
 from drawdown.cli.streams import print_file
+from drawdown.ledger.accounts import Wallet
 from drawdown.ledger.allocation import KINDS
 from drawdown.ledger.tiers import BILLED_ELSEWHERE, NO_CREDIT
 from drawdown.schema.currencies import show_money
@@ -231,7 +232,7 @@ def _show_all(app: App, most: int) -> None:
     rows = [(one.account_id.split(":", 1)[1], show_credits(one.balance_micro), one.plan) for one in wallets]
     card = [(one.feature, one.micro_credits, one.per_quantity, show_time(one.start_ms)) for one in rates]
     tables = [
-        table("Wallets", ("customer", "#credits", "plan"), rows),
+        table("Wallets", ("customer", "#balance", "plan"), rows),
         table("Rate card", ("feature", "#micro-credits", "#per", "from"), card),
     ]
     show(app, {"wallets": wallets, "rates": rates}, tables)
@@ -240,13 +241,14 @@ def _show_all(app: App, most: int) -> None:
 def _show_one(app: App, customer: str, most: int) -> None:
     now_ms = app.clock.now_ms()
 
-    def work(connection: sa.Connection) -> tuple[int | None, Account, list[EntryRow], list[HeldTier], Forecast]:
-        at_once = credit.require_wallet(connection, customer).max_concurrent
+    def work(connection: sa.Connection) -> tuple[Wallet, Account, list[EntryRow], list[HeldTier], Forecast]:
+        booked = credit.require_wallet(connection, customer)
         account = account_of(connection, customer, now_ms)
         ends = forecast_of(connection, customer, account.available_micro, now_ms)
-        return at_once, account, list_entries(connection, customer, most), tiers_of(connection, customer), ends
+        return booked, account, list_entries(connection, customer, most), tiers_of(connection, customer), ends
 
-    at_once, account, entries, held, ends = app.read(work)
+    booked, account, entries, held, ends = app.read(work)
+    due_micro = account.balance_micro - booked.balance_micro
     rows = [
         (show_time(e.at_ms), show_time(e.ts), e.kind, show_credits(e.moved_micro),
          e.feature, e.quantity, e.key)
@@ -256,12 +258,19 @@ def _show_one(app: App, customer: str, most: int) -> None:
     title += f"{show_credits(account.reserved_micro)} reserved, "
     title += f"{show_credits(account.unbilled_micro)} used and not charged yet, " if account.unbilled_micro else ""
     title += f"{show_credits(account.over_micro)} over, " if account.over_micro else ""
+    title += f"{show_credits(due_micro)} not booked yet, " if due_micro else ""
     title += f"plan {account.plan or '-'}"
     title += "".join(f", tier {_tier(one)}" for one in held if one.ended_ms is None)
     columns = ("booked", "of", "kind", "#credits", "feature", "#quantity", "key")
     over = [one for one in held if one.ended_ms is not None]
     ended = [f"tier {one.tier} ended at {show_time(one.ended_ms)}{_why(one)}" for one in over]
-    result = {**vars(account), **account.in_credits(), "max_concurrent": at_once, "tiers": held, "entries": entries}
+    result = {
+        **vars(account),
+        **account.in_credits(),
+        "max_concurrent": booked.max_concurrent,
+        "tiers": held,
+        "entries": entries,
+    }
     lines: list[str | Table] = [table(title, columns, rows), *_parts(account), *ended, _ends(ends)]
     show(app, {**result, "forecast": ends.to_json()}, lines)
 

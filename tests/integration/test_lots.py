@@ -22,7 +22,7 @@ from drawdown.ledger.lots import EXPIRY_WAIT_MS, Terms
 from drawdown.ledger.reservations import Denied
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, Exit, Refused, UnknownId, UsageError
-from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
@@ -503,6 +503,21 @@ def run(url: str, *words: str, status: int = 0) -> str:
     found = drawdown(url, *words, at="2026-01-01T00:00")
     assert found.status == status, found
     return found.out + found.err
+
+
+def test_ledger_show_names_change_that_is_not_booked_yet(purse: Purse, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without it, the available credit is not the sum of the entries."""
+    purse.give("k", 20 * MICRO, "bonus", expires_ms=T0 + DAY_MS)
+    purse.sweep(T0 + 2 * DAY_MS)
+    url = purse.fleet.engine.url.render_as_string(hide_password=False)
+
+    def shown() -> str:
+        assert main.run(["--database-url", url, "--at", "2026-01-04", "ledger", "show", "acme"]) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert shown() == "acme: 0.00 credits available, 0.00 reserved, plan -"
+    purse.use(5 * MICRO, T0)
+    assert shown() == "acme: 0.00 credits available, 0.00 reserved, 5.00 not booked yet, plan -"
 
 
 def test_ledger_grant_and_take_back_commands_report_result(tmp_path: Path) -> None:

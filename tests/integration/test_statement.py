@@ -29,6 +29,7 @@ from drawdown.worker.wallets.statement import (
     span_of,
 )
 from tests.integration.books import FEBRUARY, HOUR_MS, JANUARY, MARCH, MIDDLE, Books, by_hand, priced, shown
+from tests.integration.monthly import Account
 from tests.integration.topping import Purses
 from tests.integration.verifying import tamper, verified
 from tests.whole import share
@@ -233,6 +234,26 @@ def test_statement_of_topup_shows_amount_paid(engine: sa.Engine) -> None:
     lines = [(one.section, one.what, one.entries, one.money_minor, one.currency) for one in found.credits]
     assert lines == [("given", "purchased", 1, None, None), ("topped_up", "purchased", 1, 2_000, "usd")]
     assert moved(found) == {"given": 3 * MICRO, "topped_up": 20 * MICRO}
+    adds_up(found)
+
+
+@pytest.mark.both_databases
+def test_statement_shows_rolled_over_credit_apart_from_new_credit(engine: sa.Engine) -> None:
+    """As new credit, and as expired before, it would count as given twice and as never used."""
+    account = Account(engine)
+    account.plan("team", 100, 10, 40)
+    account.join()
+    account.use(30)
+    account.sweep(FEBRUARY + HOUR_MS)
+    account.use(10, FEBRUARY)
+    account.use(40, FEBRUARY - DAY_MS)
+    account.sweep()
+    account.sweep(MARCH + HOUR_MS)
+    found = read(engine, lambda c: of_customer(c, "acme", Span(FEBRUARY, MARCH + DAY_MS), account.fleet.clock.at_ms))
+    assert [(one.section, one.what, one.moved_micro) for one in found.credits] == [
+        ("given", "included", 100 + 100), ("given", "rolled over", 40 + 40), ("expired", "included", 40 - 70 - 100),
+        ("expired", "rolled over", -20), ("taken_back", "rolled over", -10),
+    ]  # fmt: skip
     adds_up(found)
 
 

@@ -63,9 +63,9 @@ class Span:
 class CreditLine:
     """Credit that came in, or left without use, of one kind (`what`).
 
-    `what`: the kind of the lot or of the entry, `allotted`, `returned`, or `of no lot`. `entries`: the number of
-    entries. `moved_micro`: the change of the wallet, in micro-credits. `money_minor`: for top-ups, the paid money, in
-    minor units of `currency` (None: other credit).
+    `what`: the kind of the lot or of the entry, `rolled over`, `allotted`, `returned`, or `of no lot`. `entries`: the
+    number of entries. `moved_micro`: the change of the wallet, in micro-credits. `money_minor`: for top-ups, the paid
+    money, in minor units of `currency` (None: other credit).
     """
 
     section: Section

@@ -21,7 +21,7 @@ FROM {entries}
 
 -- name: credits
 -- All entries except usage and executions. A grant's key is its lot or its top-up. An entry that takes back or expires
--- credit names its lot.
+-- credit names its lot. Credit that rolls over is not new: the former month's lot expires by at least this amount.
 SELECT q.section, q.what, q.currency, COUNT(*) AS entries, SUM(q.money_minor) AS money_minor,
     SUM(q.moved_micro) AS moved_micro
 FROM (
@@ -29,9 +29,10 @@ FROM (
             WHEN e.kind = 'expiry' THEN 'other' WHEN e.amount_micro <= 0 THEN 'taken_back' WHEN t.topup IS NOT NULL THEN 'topped_up'
             WHEN l.begins_ms > l.at_ms THEN 'began' ELSE 'given' END AS section,
         CASE WHEN e.pays = 1 AND e.kind = 'grant' THEN 'allotted' WHEN e.pays = 0 AND e.kind = 'expiry' THEN 'returned'
-            WHEN e.pays = 1 AND e.kind <> 'expiry' THEN e.kind ELSE COALESCE(l.kind, 'of no lot') END AS what,
+            WHEN e.pays = 1 AND e.kind <> 'expiry' THEN e.kind WHEN p.part = 'rollover' THEN 'rolled over'
+            ELSE COALESCE(l.kind, 'of no lot') END AS what,
         t.currency, t.money_minor, e.moved_micro
-    FROM {entries} LEFT JOIN ledger_lots l ON l.lot = COALESCE(e.lot, e.key)
+    FROM {entries} LEFT JOIN ledger_lots l ON l.lot = COALESCE(e.lot, e.key) LEFT JOIN plan_lots p ON p.lot = l.lot
     LEFT JOIN topups t ON t.topup = e.key AND e.pays = 0 AND e.amount_micro > 0
     WHERE {booked} AND (e.pays = 0 OR e.kind NOT IN ('usage', 'execution'))
 ) q GROUP BY q.section, q.what, q.currency ORDER BY q.section, q.what, q.currency
