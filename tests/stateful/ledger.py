@@ -142,9 +142,9 @@ class Ledger(RuleBasedStateMachine):
             assert not possible
             return
         assert possible
-        self.granted[name] = (customer, amount)
-        if plan is not None:
+        if plan is not None and name not in self.granted:
             self.plans[customer] = plan
+        self.granted[name] = (customer, amount)
 
     @rule(
         feature=st.sampled_from(FEATURES),
