@@ -206,6 +206,6 @@ def read_covered(
         if details["provider"] == provider:
             covered = found[str(row.target), str(details["customer"])]
             covered.until_ms = max(covered.until_ms, int(details["until_ms"]))
-            for day_ms, of_day in details["quantities_by_day"].items():
+            for day_ms, of_day in details.get("quantities_by_day", {}).items():
                 covered.quantities.update({(feature, int(day_ms)): quantity for feature, quantity in of_day.items()})
     return found
