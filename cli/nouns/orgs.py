@@ -95,8 +95,9 @@ def assign(
     customer does not exist there, or does not have credit, Drawdown rejects the assignment, because it would halt a
     running organisation at once. Drawdown does not bill usage before the start. That usage stays visible as pending. An
     organisation's first assignment may start in the past. A later assignment may start only at a window that is not
-    sealed yet. --undo removes the latest assignment if it has not begun. With --from, --undo removes the assignment
-    that begins at that time.
+    sealed yet. Without --from, --customer also applies to an assignment to the provider that has not begun. --undo
+    removes the latest assignment if it has not begun. With --from, --undo removes the assignment that begins at that
+    time.
     """
     app: App = context.obj
     start = app.window(from_, "--from")
@@ -224,8 +225,8 @@ def _flip_lines(done: list[flips.Flip], options: flips.FlipOptions) -> list[str 
         for flip in moved[:50]
     ]
     lines: list[str | Table] = [table(title, columns, rows)]
-    notes = [(flip.org_id, note) for flip in moved[:50] if (note := _notes(flip))]
-    lines += [f"{org}: {note}" for org, note in notes]
+    noted = [*moved[:50], *(flip for flip in moved[50:] if flip.stops), *[flip for flip in done if flip.already][:50]]
+    lines += [f"{flip.org_id}: {note}" for flip in noted if (note := _notes(flip))]
     problems = [flip for flip in done if flip.problem is not None]
     return lines + [_problem_line(flip) for flip in problems[:50]]
 

@@ -16,8 +16,11 @@ from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob
 from drawdown.worker.jobs.run_jobs import do_jobs
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
+from drawdown.worker.topup import actions as topups
+from tests.fake_payments import CAN
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.test_jobs import job, later, listed, up_to
+from tests.integration.topping import TERMS
 from tests.world import T0, Fleet
 
 TO_FAKE = AssignJob("acme", "fake", "cus_1")
@@ -108,7 +111,7 @@ def test_assign_job_repeated_after_dead_tick_assigns_once(fleet: Fleet) -> None:
 def test_assign_job_before_scheduled_start_at_same_provider_begins_now(fleet: Fleet) -> None:
     fleet.sample("hooli", T0 + 1)
     scheduled_ms = T0 + DAY_MS
-    to_fake = replace(TO_FAKE, org_id="hooli")
+    to_fake = replace(TO_FAKE, org_id="hooli", customer_id=None)
     schedule(fleet, "hooli", "cus_1", scheduled_ms)
     job(fleet, to_fake)
     with pytest.raises(Refused, match="already queued"):
@@ -126,7 +129,9 @@ def test_assign_job_before_scheduled_start_at_same_provider_begins_now(fleet: Fl
 def test_assign_job_with_scheduled_start_that_begins_while_queued_is_done(fleet: Fleet) -> None:
     scheduled_ms = fleet.clock.at_ms + 3 * WINDOW_MS
     schedule(fleet, "hooli", "cus_1", scheduled_ms)
-    job(fleet, replace(TO_FAKE, org_id="hooli"))
+    with pytest.raises(Refused, match="already has this assignment, from 2026-01-01T00:40:00Z on"):
+        job(fleet, replace(TO_FAKE, org_id="hooli"))
+    job(fleet, replace(TO_FAKE, org_id="hooli", customer_id=None))
     fleet.clock.at_ms = scheduled_ms
     assert later(fleet).failures == []
     assert listed(fleet)[0].said == "hooli is already assigned to fake as cus_1"
@@ -148,6 +153,13 @@ def test_assign_job_before_start_scheduled_since_fails(fleet: Fleet) -> None:
     scheduled_ms = fleet.clock.at_ms + DAY_MS - fleet.clock.at_ms % DAY_MS
     schedule(fleet, "acme", "cus_1", scheduled_ms)
     assert "another assignment since" in later(fleet).failures[0]
+
+
+def test_assign_job_tells_that_topups_of_former_wallet_pause(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: topups.set_terms(c, "acme", TERMS, CAN, fleet.by, new=True))
+    job(fleet, TO_FAKE)
+    assert later(fleet).failures == []
+    assert "does not pay for an organisation from then on: its automatic top-ups pause" in listed(fleet)[0].said
 
 
 def test_assign_job_for_unknown_customer_fails(fleet: Fleet, fake: FakeProvider) -> None:

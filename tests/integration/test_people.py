@@ -7,11 +7,13 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.main import run
 from drawdown.ledger import accounts
 from drawdown.providers.protocol import CustomerState
 from drawdown.schema import audit
@@ -110,6 +112,109 @@ def test_assign_over_http_before_scheduled_start_begins_now(fleet: Fleet) -> Non
     assert (made.already, made.start_ms, made.waited.resolved_s) == (False, T0, 60)
     again = assign_here(None)
     assert (again.already, again.start_ms) == (True, T0)
+
+
+def test_assign_over_http_and_in_file_names_topups_that_stop(
+    fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a file, also for an organisation beyond those that the answer lists."""
+    names = [f"org-{number:02}" for number in range(55)]
+    fleet.assign("acme", *names, from_ms=T0)
+    for org in ("acme", names[-1]):
+        do(fleet, lambda c, org=org: topups.set_terms(c, org, TERMS, CAN, fleet.by, new=True))  # type: ignore[misc]
+    fleet.clock.at_ms = T0 + 1
+    invocation, other = Invocation(fleet.by, "key", "subject"), "acme-inc"
+    made = do(fleet, lambda c: assign_action._assign(c, invocation, "acme", customer_id=other, new=True))
+    note = "the wallet acme does not pay for an organisation from then on: its automatic top-ups pause"
+    assert made.note == note and assign_action._sentence(made).endswith(f"on; {note}")
+    file = tmp_path / "flips.csv"
+    file.write_text("\n".join(["org_id,customer_id", *(f"{org},{org}-inc" for org in names)]))
+    url = fleet.engine.url.render_as_string(hide_password=False)
+    at = ["--database-url", url, "--at", str(T0 + 1)]
+    assert run([*at, "org", "assign", "--file", str(file), "--provider", "embedded", "--new"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("pause") == 1 and "org-54: the wallet org-54 does not pay for an organisation" in said
+
+
+def assignments_of(fleet: Fleet, org: str) -> list[tuple[object, ...]]:
+    text = "SELECT start_ms, end_ms, provider, customer_id FROM assignments WHERE org_id = :org ORDER BY start_ms"
+    return fleet.rows(text, org=org)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_customer_of_scheduled_assignment_named_again_changes_nothing(fleet: Fleet, moved: bool) -> None:
+    """Also for the command that made the assignment, and for a file, with and without --from."""
+    if moved:
+        fleet.assign("acme", from_ms=T0)
+        fleet.clock.at_ms += 1
+    begins_ms, provider = T0 + DAY_MS, "fake"
+    do(fleet, lambda c: assign(c, ["acme"], provider, fleet.by, customer_id="", from_ms=begins_ms))
+    (done,) = flip(fleet, flips.Wish("acme", "acme-inc"), provider=provider, new=True)
+    assert (done.start_ms, done.note) == (begins_ms, "it was already assigned to fake, and now has a customer there")
+    stood, acts = assignments_of(fleet, "acme"), len(read(fleet.engine, lambda c: list_audit(c, AuditFilter())).actions)
+    assert stood[-1] == (begins_ms, None, provider, "acme-inc") and len(stood) == 1 + moved
+    for from_ms in (None, begins_ms, begins_ms + DAY_MS):
+        for each_alone in (False, True):
+            wish = flips.Wish("acme", "acme-inc", line=2 if each_alone else None)
+            (again,) = flip(fleet, wish, provider=provider, from_ms=from_ms, each_alone=each_alone)
+            assert (again.already, again.start_ms, again.problem) == (True, None, None)
+            assert again.note == (
+                "it is assigned so from 2026-01-02T00:00:00Z on. To begin at another time, first cancel that with "
+                "`drawdown org assign acme --undo`"
+            )
+    assert assignments_of(fleet, "acme") == stood
+    assert len(read(fleet.engine, lambda c: list_audit(c, AuditFilter())).actions) == acts
+
+
+def test_assign_command_repeated_without_start_tells_scheduled_one(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = fleet.engine.url.render_as_string(hide_password=False)
+    command = ["--database-url", url, "--at", str(T0 + 1), "org", "assign", "acme", "--customer", "inc", "--new"]
+    assert run([*command, "--from", "2026-01-02"]) == 0
+    capsys.readouterr()
+    assert run(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 was already assigned to it" in said and "acme: it is assigned so from 2026-01-02T00:00:00Z on" in said
+
+
+def test_customer_named_twice_at_once_for_scheduled_assignment_is_once(fleet: Fleet) -> None:
+    do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="", from_ms=T0 + DAY_MS))
+    options = flips.FlipOptions("fake", new=True)
+    planned = [flips.Flip("acme", "acme-inc", was="fake", customer_was="")]
+    for already in (False, True):
+        (done,) = do(
+            fleet, lambda c: flips._assign(c, in_ledger=(), planned=planned, options=options, by=fleet.by, shown={})
+        )
+        assert done.already is already
+    assert assignments_of(fleet, "acme") == [(T0 + DAY_MS, None, "fake", "acme-inc")]
+
+
+def test_customer_from_before_assignment_without_one_is_refused(fleet: Fleet) -> None:
+    """Otherwise the customer would apply from a later time than requested, and a repetition from the earlier time."""
+    do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="", from_ms=T0 + DAY_MS))
+    for _ in range(2):
+        with pytest.raises(Refused, match="without a customer, from 2026-01-02T00:00:00Z on"):
+            flip(fleet, flips.Wish("acme", "acme-inc"), provider="fake", from_ms=T0 + WINDOW_MS, new=True)
+    assert assignments_of(fleet, "acme") == [(T0 + DAY_MS, None, "fake", "")]
+
+
+def test_customer_applies_to_all_latest_assignments_without_one(fleet: Fleet) -> None:
+    for from_ms in (T0 + DAY_MS, T0):
+        do(fleet, lambda c, at=from_ms: assign(c, ["acme"], "fake", fleet.by, customer_id="", from_ms=at))  # type: ignore[misc]
+    (done,) = flip(fleet, flips.Wish("acme", "acme-inc"), provider="fake", new=True)
+    assert done.start_ms == T0
+    assert [row[-1] for row in assignments_of(fleet, "acme")] == ["acme-inc", "acme-inc"]
+    assert read(fleet.engine, verify).breaches == []
+
+
+def test_assign_before_later_assignment_tells_when_it_ends(fleet: Fleet) -> None:
+    flip(fleet, flips.Wish("newco"), provider="embedded", from_ms=T0 + DAY_MS, new=True)
+    (done,) = flip(fleet, flips.Wish("newco", "acme-inc"), provider="fake", new=True)
+    assert (done.start_ms, done.note) == (
+        T0,
+        "it ends at 2026-01-02T00:00:00Z, when the later assignment to embedded as newco begins",
+    )
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

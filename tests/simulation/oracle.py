@@ -167,12 +167,13 @@ class Oracle:
         return any(one.start > now_ms for one in self.assignments[org])
 
     def fill(self, org: str, provider: str, customer: str) -> bool:
-        """An assignment that is open, and had no customer, has one; false where there is none such."""
-        latest = self.latest(org)
-        if latest is None or (latest.provider, latest.customer) != (provider, ""):
+        """The latest assignments, if they are there and had no customer, have one; false where there are none such."""
+        first = self.default and self.assigned(org, self.default.start)
+        known = sorted({*self.assignments[org], *([first] if first else [])})
+        last = max((at for at, one in enumerate(known, 1) if (one.provider, one.customer) != (provider, "")), default=0)
+        if last == len(known):
             return False
-        self.assignments[org] = [one for one in self.assignments[org] if one != latest]
-        self.assignments[org].append(latest._replace(customer=customer))
+        self.assignments[org] = [*known[:last], *(one._replace(customer=customer) for one in known[last:])]
         return True
 
     def rule(self, size: int, window: int) -> Rule | None:

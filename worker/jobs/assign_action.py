@@ -27,7 +27,7 @@ from drawdown.worker.jobs.job_payloads import AssignJob
 from drawdown.worker.jobs.queue import latest_biller, place
 from drawdown.worker.orgs import assignments, flips
 from drawdown.worker.orgs.assignments import Waited
-from drawdown.worker.orgs.flips import FlipOptions, Wish
+from drawdown.worker.orgs.flips import FlipCandidate, FlipOptions, Wish
 from drawdown.worker.provider.actions import terms_in_force
 
 
@@ -38,7 +38,7 @@ class OrgAssigned:
     `waited`: usage that had been pending. `customer_id` null: the present id, or the organisation's own. `start_ms`
     null: the next window when the job runs. `already`: the assignment existed before. `undone`: the assignment was
     cancelled, and the biller before continues. `job_id`: the job in which a tick reads the provider and then assigns;
-    until then, the biller stays.
+    until then, the biller stays. `note`: a warning, such as about top-ups of the former wallet that pause.
     """
 
     org_id: str
@@ -49,6 +49,7 @@ class OrgAssigned:
     already: bool = False
     undone: bool = False
     job_id: int | None = None
+    note: str | None = None
 
 
 def _assign(
@@ -80,28 +81,45 @@ def _assign(
         job = AssignJob(org_id, biller, customer_id, from_ms, allow_halt)
         return OrgAssigned(org_id, biller, customer_id, from_ms, Waited(), job_id=place(connection, job, asked.by))
     options = FlipOptions(biller, from_ms, allow_halt=allow_halt, new=new)
-    return _here(connection, Wish(org_id, customer_id), options, asked.by)
+    (done,) = assign_here(connection, [Wish(org_id, customer_id)], options, asked.by)
+    return done
 
 
-def _here(connection: sa.Connection, wish: Wish, options: FlipOptions, by: By) -> OrgAssigned:
-    """Assign an organisation to a provider in this database.
+class WouldHalt(Refused):
+    """An error: an assignment to the embedded ledger would halt an organisation at once. `why`: the lack of credit."""
 
-    Errors: Refused if the assignment would halt it at once, or is invalid; UnknownId for an unknown id.
+    def __init__(self, why: str, customer_id: str) -> None:
+        grant = f"`drawdown ledger grant {typed(customer_id, 'AMOUNT')}`"
+        super().__init__(f"{why}. Grant credit first ({grant}), or pass --allow-halt")
+        self.why = why
+
+
+def assign_here(connection: sa.Connection, wishes: Sequence[Wish], options: FlipOptions, by: By) -> list[OrgAssigned]:
+    """Assign organisations to a provider in this database.
+
+    Errors: WouldHalt, unless `options.allow_halt`; Refused for an invalid assignment; UnknownId for an unknown id.
     """
-    (candidate,) = flips.candidates_of(connection, wishes=[wish], options=options, declared=None, by=by)
-    org, provider = wish.org_id, options.provider
-    if candidate.already:
-        since_ms = flips.same_since(connection, org, provider, candidate.customer_id)
-        return OrgAssigned(org, provider, candidate.customer_id, since_ms, Waited(), already=True)
-    customer, checked = candidate.customer_id, provider == EMBEDDED and not options.allow_halt
-    if checked and flips.would_halt_here(connection, org, customer, by.now_ms):
-        raise Refused(
-            f"{candidate.provider} bills {org} now. The customer {customer} does not have credit here, so the "
-            f"assignment would halt {org} at once. Grant credit first (`drawdown ledger grant "
-            f"{typed(customer, 'AMOUNT')}`), or pass --allow-halt"
-        )
-    (made,) = assignments.assign(connection, [org], provider, by, customer_id=customer, from_ms=options.from_ms)
-    return OrgAssigned(org, provider, made.customer_id, made.start_ms, made.waited)
+    provider = options.provider
+    found = flips.candidates_of(connection, wishes=wishes, options=options, declared=None, by=by)
+    customers = {one.wish.org_id: one.customer_id for one in found if not one.already}
+    for one in found:
+        org, customer = one.wish.org_id, one.customer_id
+        checked = provider == EMBEDDED and not options.allow_halt and not one.already
+        if checked and flips.would_halt_here(connection, org, customer, by.now_ms):
+            why = f"{one.provider} bills {org} now. The customer {customer} does not have credit here"
+            raise WouldHalt(f"{why}, so the assignment would halt {org} at once", customer)
+    made = assignments.assign_each(connection, customers, provider, by, from_ms=options.from_ms) if customers else []
+    done = {
+        one.org_id: OrgAssigned(one.org_id, provider, one.customer_id, one.start_ms, one.waited, note=one.note)
+        for one in made
+    }
+    there = {one.wish.org_id: _there(one, provider, by) for one in found if one.already}
+    return [{**done, **there}[wish.org_id] for wish in wishes]
+
+
+def _there(one: FlipCandidate, provider: str, by: By) -> OrgAssigned:
+    note = one.to_come(by)
+    return OrgAssigned(one.wish.org_id, provider, one.customer_id, one.since_ms, Waited(), already=True, note=note)
 
 
 def _sentence(done: OrgAssigned) -> str:
@@ -110,7 +128,7 @@ def _sentence(done: OrgAssigned) -> str:
     if done.job_id is not None:
         return f"queued as job {done.job_id}. A tick asks {done.provider}, and then assigns {done.org_id}"
     whose = f"{done.org_id}: billed by {done.provider} as {done.customer_id} from {show_time(done.start_ms)} on"
-    return f"{whose}; nothing changes" if done.already else whose
+    return assignments.joined(whose, "nothing changes" if done.already else None, done.note) or whose
 
 
 def _billed(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:

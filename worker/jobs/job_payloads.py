@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 from drawdown.schema.errors import UsageError
 from drawdown.schema.typed.parsing import show_time
-from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, window_of
+from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.replay.plan import ReplayScope
 
 MAX_JOB_ORGS: Final = 100
@@ -138,16 +138,6 @@ class AssignJob:
         since = [] if self.from_ms is None else ["--from", show_time(self.from_ms)]
         halt = ["--allow-halt"] if self.allow_halt else []
         return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt]
-
-    def start(self, now_ms: int) -> int:
-        """Return the start in milliseconds if the job is done now.
-
-        If the job adds a customer to an assignment without one, it is that assignment's start.
-        """
-        was = self.was
-        if was is not None and (was.provider, was.customer_id) == (self.provider, "") and self.customer_id:
-            return was.start_ms
-        return next_window(now_ms) if self.from_ms is None else self.from_ms
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record
+from drawdown.schema.clock import utc
 from drawdown.schema.declare import Action, Fact, Values
 from drawdown.schema.declare import Invocation as Who
 from drawdown.schema.errors import Refused, UnknownId, UsageError, explain_race
@@ -38,6 +39,7 @@ from drawdown.worker.jobs.job_payloads import (
 )
 from drawdown.worker.jobs.lists import Number
 from drawdown.worker.orgs import flips
+from drawdown.worker.orgs.assignments import start_of
 from drawdown.worker.provider.actions import UNCHANGED, terms_in_force
 from drawdown.worker.replay.plan import ReplayPlan, plan
 from drawdown.worker.topup.actions import STOPPED, terms_of
@@ -88,8 +90,8 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
-    if isinstance(asked, AssignJob) and asked.from_ms is None and _is_so(connection, asked, by.now_ms):
-        raise Refused(f"{asked.org_id} already has this assignment. See `drawdown org show {typed(asked.org_id)}`")
+    if isinstance(asked, AssignJob) and asked.from_ms is None:
+        _require_need(connection, asked, by)
     if isinstance(asked, AcceptJob) and asked.terms == terms_in_force(connection, asked.provider):
         raise Refused(UNCHANGED.format(asked.provider))
     if isinstance(asked, TopupJob):
@@ -146,23 +148,40 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
     return None
 
 
-def _require_as_it_stood(connection: sa.Connection, asked: Asked, now_ms: int) -> None:
+def _require_as_it_stood(connection: sa.Connection, asked: Asked, by: By) -> None:
     """Refuse a job if a person has changed its object since it was queued."""
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
     if isinstance(asked, AssignJob):
         latest = latest_biller(connection, asked.org_id)
-        if latest != asked.was and not _is_so(connection, asked, now_ms):
+        if latest != asked.was and not _is_so(connection, asked, by):
             raise Refused(
                 f"{asked.org_id} got another assignment since the job was queued. Check the assignment, and queue "
                 "the job again"
             )
 
 
-def _is_so(connection: sa.Connection, asked: AssignJob, now_ms: int) -> bool:
-    """Return True if a requested assignment, from its start on, exists."""
-    since_ms = flips.same_since(connection, asked.org_id, asked.provider, asked.customer_id)
-    return since_ms is not None and since_ms <= asked.start(now_ms)
+def _since(connection: sa.Connection, asked: AssignJob, by: By) -> int | None:
+    """Return the start of a requested assignment if it exists; None otherwise."""
+    wish = flips.Wish(asked.org_id, asked.customer_id)
+    return flips.so_since(connection, wish, asked.provider, asked.from_ms, by)
+
+
+def _require_need(connection: sa.Connection, asked: AssignJob, by: By) -> None:
+    since_ms = _since(connection, asked, by)
+    if since_ms is not None:
+        show = f"`drawdown org show {typed(asked.org_id)}`"
+        raise Refused(f"{asked.org_id} already has this assignment, from {utc(since_ms)} on. See {show}")
+
+
+def _is_so(connection: sa.Connection, asked: AssignJob, by: By) -> bool:
+    """Return True if a requested assignment exists.
+
+    One that begins later counts only if the person saw an assignment to this provider.
+    """
+    since_ms, was = _since(connection, asked, by), asked.was
+    was_there = was is not None and was.provider == asked.provider
+    return since_ms is not None and (was_there or since_ms <= start_of(asked.from_ms, by))
 
 
 def same_as(connection: sa.Connection, asked: Asked) -> str | None:
@@ -208,7 +227,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
     try:
         if row.tries > MAX_TRIES:
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
-        _require_as_it_stood(connection, asked, now_ms)
+        _require_as_it_stood(connection, asked, by)
         # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
         planned = None if is_short else _plan(connection, asked, now_ms)

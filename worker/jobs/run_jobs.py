@@ -37,6 +37,7 @@ from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob, CorrectJob, TopupJob
 from drawdown.worker.jobs.queue import TURN_MS, ClaimedJob, State
 from drawdown.worker.orgs import flips
+from drawdown.worker.orgs.assignments import joined
 from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.reconcile.reconcile import Line, Reconciled, ReconcileScope, reconcile
@@ -222,7 +223,7 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
     """Assign an organisation after its provider has confirmed the customer."""
     if asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
-    options = FlipOptions(asked.provider, asked.start(by.now_ms), allow_halt=asked.allow_halt, each_alone=True)
+    options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True)
     flipped: list[Flip] = yield from flips.flip(context, [Wish(asked.org_id, asked.customer_id)], options, by)
     return _flip_in_words(flipped[0], asked.provider)
 
@@ -240,7 +241,7 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
         return Turn(None if flip.away else "failed", flip.problem, in_vain=flip.away)
     customer = f" as {flip.customer_id}" if flip.customer_id else ""
     if flip.already or flip.start_ms is None:
-        return Turn("done", f"{flip.org_id} is already assigned to {provider}{customer}")
+        return Turn("done", joined(f"{flip.org_id} is already assigned to {provider}{customer}", flip.note) or "")
     said = [f"{flip.org_id} is billed by {provider}{customer} from {show_time(flip.start_ms)} on"]
     said += [f"the next tick seals {flip.resolved_s:,} s that waited"] if flip.resolved_s else []
     said += (
@@ -248,7 +249,7 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
         if flip.resolved_units
         else []
     )
-    return Turn("done", "; ".join([*said, *([flip.note] if flip.note else [])]))
+    return Turn("done", joined(*said, flip.note) or "")
 
 
 LINES_SAID: Final = 3

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import sqlalchemy as sa
@@ -51,13 +52,14 @@ class Waited:
 
 @dataclass(frozen=True)
 class Assigned:
-    """A new assignment, and the pending usage that it resolves or leaves."""
+    """A new assignment, and the pending usage that it resolves or leaves. `note`: a warning about it (None: absent)."""
 
     org_id: str
     provider: str
     customer_id: str
     start_ms: int
     waited: Waited
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,30 @@ def assign(
     """
     if customer_id is not None and len(org_ids) != 1:
         raise UsageError(f"--customer is for a single organisation, not for {len(org_ids):,}. Name exactly one")
-    start = start_of(from_ms, by)
-    lock_for_assignments(connection, org_ids)
-    customers = [(org, org if customer_id is None else customer_id) for org in org_ids]
-    late = unseen_windows(connection, org_ids)
-    return [assign_one(connection, org, provider, customer, start, by, unseen=late) for org, customer in customers]
+    customers = {org: org if customer_id is None else customer_id for org in org_ids}
+    return assign_each(connection, customers, provider, by, from_ms=from_ms)
+
+
+def assign_each(
+    connection: sa.Connection,
+    customers: Mapping[str, str],
+    provider: str,
+    by: By,
+    *,
+    from_ms: int | None = None,
+    in_ledger: Collection[str] = (),
+) -> list[Assigned]:
+    """Assign organisations, each with its customer. Errors: as `assign`. `in_ledger`: as in `assign_one`."""
+    lock_for_assignments(connection, customers)
+    make = partial(assign_one, connection, unseen=unseen_windows(connection, customers), in_ledger=in_ledger)
+    made = [make(org_id, provider, customer_id, from_ms, by) for org_id, customer_id in customers.items()]
+    stops = stops_of(connection, {one.org_id: one.start_ms for one in made})
+    return [replace(one, note=joined(one.note, stops.get(one.org_id))) for one in made]
+
+
+def joined(*notes: str | None) -> str | None:
+    """Return the notes that are not absent, in one text; None if all are absent."""
+    return "; ".join(note for note in notes if note) or None
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
@@ -142,22 +163,24 @@ def assign_one(
     org_id: str,
     provider: str,
     customer_id: str,
-    start: int,
+    from_ms: int | None,
     by: By,
     *,
     unseen: Unseen,
     in_ledger: Collection[str] = (),
 ) -> Assigned:
-    """Assign one organisation, under S1's lock. Errors: as `assign`.
+    """Assign one organisation, under S1's lock. Errors: as `assign`. The caller adds the notes of `stops_of`.
 
     If the organisation has an assignment to the provider without a customer, the call adds the customer to it instead.
+    Then `from_ms` must not be earlier than its start.
 
     `unseen`: the result of `unseen_windows`. `in_ledger`: providers that declare that the embedded ledger keeps their
     customers' balances, even if a tick has not recorded them yet.
     """
+    start = start_of(from_ms, by)
     register(connection, org_id)
     biller = _Biller(provider, customer_id, one_wallet_at(connection, provider, in_ledger))
-    if customer_id and (filled := _fill_customer(connection, org_id, biller, by, unseen)) is not None:
+    if customer_id and (filled := _fill_customer(connection, org_id, biller, from_ms, by, unseen)) is not None:
         return filled
     later = _require_free(connection, org_id, start)
     _check_customer(connection, org_id, biller, start, later)
@@ -167,7 +190,47 @@ def assign_one(
         apply_now(connection, [org_id], by.now_ms)  # no later tick refreshes an exempt organisation
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
     record(connection, "org_assign", org_id, details, by)
-    return Assigned(org_id, provider, customer_id, start, _fix(connection, org_id, start, unseen))
+    note = None if later is None else _until(connection, org_id, later)
+    return Assigned(org_id, provider, customer_id, start, _fix(connection, org_id, start, unseen), note)
+
+
+def _until(connection: sa.Connection, org_id: str, later: int) -> str:
+    """Return a note about the later assignment that ends a new one."""
+    then = SQL.run(connection, "starting", {"org_id": org_id, "start_ms": later}).one()
+    customer = f" as {then.customer_id}" if then.customer_id else ""
+    return f"it ends at {utc(later)}, when the later assignment to {then.provider}{customer} begins"
+
+
+def stops_of(connection: sa.Connection, starts: Mapping[str, int]) -> dict[str, str]:
+    """Return notes about tiers and automatic top-ups that stop, by organisation.
+
+    `starts`: the starts of new assignments by organisation, in order. The last one that leaves a wallet gets the note.
+    """
+    together: dict[int, list[str]] = defaultdict(list)
+    for org_id, start_ms in starts.items():
+        together[start_ms].append(org_id)
+    found: dict[str, str | None] = {}
+    for start_ms, org_ids in together.items():
+        left = {org_id: org_id for org_id in org_ids}
+        values = {"org_ids": org_ids, "start_ms": start_ms}
+        left |= {row.customer_id: row.org_id for row in SQL.run(connection, "left_customers", values)}
+        for wallet, note in _stopped(connection, sorted(left), start_ms).items():
+            found[left[wallet]] = joined(found.get(left[wallet]), note)
+    return {org_id: note for org_id, note in found.items() if note}
+
+
+def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int) -> dict[str, str]:
+    """Return notes about the tiers and automatic top-ups of wallets that are not in use from `start_ms` on."""
+    found: dict[str, list[str | None]] = {}
+    for row in SQL.run(connection, "stopped", {"customers": customers, "now_ms": start_ms}):
+        found.setdefault(row.customer_id, []).append(row.tier)
+    notes = {}
+    for customer, stops in found.items():
+        tiers = ", ".join(tier for tier in stops if tier is not None)
+        parts = [f"its tiers end with their paid month ({tiers})"] if tiers else []
+        parts += ["its automatic top-ups pause"] if None in stops else []
+        notes[customer] = f"the wallet {customer} does not pay for an organisation from then on: {' and '.join(parts)}"
+    return notes
 
 
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
@@ -206,23 +269,31 @@ def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int,
     SQL.run(connection, "insert_assignment", {**values, **billed, **person})
 
 
-def _fill_customer(connection: sa.Connection, org_id: str, biller: _Biller, by: By, unseen: Unseen) -> Assigned | None:
-    """Add the customer to an assignment without a customer, for which no window is sealed yet.
+def _fill_customer(
+    connection: sa.Connection, org_id: str, biller: _Biller, from_ms: int | None, by: By, unseen: Unseen
+) -> Assigned | None:
+    """Add the customer to the latest assignments without a customer, for which no window is sealed yet.
 
-    Returns None if the organisation has no such assignment.
+    Returns None if the organisation has no such assignment. Errors: Refused if `from_ms` is before their start.
     """
     provider, customer_id = biller.provider, biller.customer_id
-    found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).one_or_none()
-    if found is None:
+    found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).scalars().all()
+    if not found:
         return None
-    _check_customer(connection, org_id, biller, found.start_ms, found.end_ms)
-    values = {"customer_id": customer_id, "org_id": org_id, "start_ms": found.start_ms}
-    SQL.run(connection, "fill_customer", values)
-    _take_effect(connection, org_id, found.start_ms, by.now_ms)
-    details = {"provider": provider, "customer": customer_id, "start_ms": found.start_ms}
-    record(connection, "org_customer", org_id, details, by)
-    waited = _fix(connection, org_id, found.start_ms, unseen)
-    return Assigned(org_id, provider, customer_id, found.start_ms, waited)
+    start = int(found[0])
+    if from_ms is not None and from_ms < start:
+        raise Refused(
+            f"{org_id} has an assignment to {provider} without a customer, from {utc(start)} on. To name its customer, "
+            "omit --from"
+        )
+    _check_customer(connection, org_id, biller, start, None)
+    for start_ms in found:
+        SQL.run(connection, "fill_customer", {"customer_id": customer_id, "org_id": org_id, "start_ms": start_ms})
+        details = {"provider": provider, "customer": customer_id, "start_ms": int(start_ms)}
+        record(connection, "org_customer", org_id, details, by)
+    _take_effect(connection, org_id, start, by.now_ms)
+    note = f"it was already assigned to {provider}, and now has a customer there"
+    return Assigned(org_id, provider, customer_id, start, _fix(connection, org_id, start, unseen), note)
 
 
 def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | None:

@@ -26,14 +26,31 @@ INSERT INTO assignments (org_id, start_ms, end_ms, provider, customer_id, at_ms,
 VALUES (:org_id, :start_ms, :end_ms, :provider, :customer_id, :at_ms, :actor, :reason)
 
 -- name: without_customer
-SELECT start_ms, end_ms FROM assignments WHERE org_id = :org_id AND provider = :provider
-AND customer_id = '' AND end_ms IS NULL
+-- The starts of the latest assignments, if they are to this provider without a customer.
+SELECT a.start_ms FROM assignments a WHERE a.org_id = :org_id AND a.start_ms > COALESCE((SELECT MAX(d.start_ms)
+    FROM assignments d WHERE d.org_id = :org_id AND (d.provider <> :provider OR d.customer_id <> '')), -1)
+ORDER BY a.start_ms
 
 -- name: fill_customer
 UPDATE assignments SET customer_id = :customer_id WHERE org_id = :org_id AND start_ms = :start_ms
 
 -- name: latest_two
 SELECT * FROM assignments WHERE org_id = :org_id ORDER BY start_ms DESC LIMIT 2
+
+-- name: left_customers
+-- The customers of the assignments that end at :start_ms.
+SELECT org_id, customer_id FROM assignments WHERE org_id IN :org_ids AND end_ms = :start_ms AND customer_id <> ''
+
+-- name: stopped
+-- The tiers, and NULL for automatic top-ups, of wallets that are unused from :now_ms on.
+SELECT t.customer_id, t.tier FROM tier_holders t
+WHERE t.customer_id IN :customers AND t.ended_ms IS NULL AND t.renews AND {is_unused}
+UNION ALL SELECT t.customer_id, NULL FROM topup_terms t
+WHERE t.customer_id IN :customers AND t.mode = 'live' AND {is_unused}
+ORDER BY 1, 2
+
+-- name: starting
+SELECT provider, customer_id FROM assignments WHERE org_id = :org_id AND start_ms = :start_ms
 
 -- name: delete_assignment
 DELETE FROM assignments WHERE org_id = :org_id AND start_ms = :start_ms

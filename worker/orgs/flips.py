@@ -21,14 +21,24 @@ from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.providers.protocol import Capabilities, CustomerRead, CustomerState, NoCustomer, ReadFailed
 from drawdown.schema import ids
 from drawdown.schema.audit import By
+from drawdown.schema.clock import utc
 from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.sql import queries
+from drawdown.schema.text import typed
 from drawdown.schema.units import EXEMPT_PROVIDERS
 from drawdown.worker.catalog.balance_parts import note_parts
 from drawdown.worker.catalog.wallets import payable_micro
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CheckCustomers, ReadCustomers, Steps, Transaction
-from drawdown.worker.orgs.assignments import Unseen, assign_one, lock_for_assignments, start_of, unseen_windows
+from drawdown.worker.orgs.assignments import (
+    Unseen,
+    assign_one,
+    joined,
+    lock_for_assignments,
+    start_of,
+    stops_of,
+    unseen_windows,
+)
 
 SQL = queries(__file__)
 
@@ -82,7 +92,7 @@ def _chunk(
     behind: Mapping[tuple[str, str], CustomerRead] = {}
     if options.dry_run:
         behind = yield from _read(context, _old_customers(candidates))
-    planned = [judge(candidate, options, there, behind, context) for candidate in candidates]
+    planned = [judge(candidate, options, there, behind, context, by) for candidate in candidates]
     if declared is not None and declared.own_customer_ids and not options.unchecked:
         planned = yield from _checked(context, options.provider, planned)
     problems = [flip for flip in planned if flip.problem is not None]
@@ -141,8 +151,9 @@ def candidates_of(
             customer = wish.customer_id
         elif latest is not None and latest.provider == options.provider:
             customer = latest.customer_id  # a customer that is not named stays the same
-        same = _same_since(latest, options.provider, customer)
-        already = same is not None and same <= start
+        named = wish.customer_id is not None
+        since_ms = _so_since(latest, options.provider, customer, start, to_come=named and options.from_ms is None)
+        already = since_ms is not None
         found.append(
             FlipCandidate(
                 wish,
@@ -153,24 +164,29 @@ def candidates_of(
                 already,
                 {} if latest is None or already else _open(connection, wish.org_id),
                 unknown,
+                since_ms,
             )
         )
     return found
 
 
-def same_since(connection: sa.Connection, org_id: str, provider: str, customer_id: str | None) -> int | None:
-    """Return the time since which all assignments name this provider and customer, also those that have not begun.
+def so_since(connection: sa.Connection, wish: Wish, provider: str, from_ms: int | None, by: By) -> int | None:
+    """Return the time since which an organisation is assigned as requested, also a time to come; None if it is not.
 
-    `customer_id`: None for any customer. Returns None if the latest assignment names another provider or customer.
+    All assignments from then on name the provider and the customer, and the first one starts in time. Without
+    `from_ms`, a customer that is named applies to an assignment that has not begun.
     """
-    latest = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
-    return _same_since(latest, provider, customer_id)
+    latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
+    to_come = from_ms is None and wish.customer_id is not None
+    return _so_since(latest, provider, wish.customer_id, start_of(from_ms, by), to_come=to_come)
 
 
-def _same_since(latest: sa.Row[Any] | None, provider: str, customer_id: str | None) -> int | None:
+def _so_since(
+    latest: sa.Row[Any] | None, provider: str, customer_id: str | None, start: int, *, to_come: bool
+) -> int | None:
     if latest is None or latest.provider != provider or customer_id not in (None, latest.customer_id):
         return None
-    return int(latest.since_ms)
+    return int(latest.since_ms) if to_come or latest.since_ms <= start else None
 
 
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
@@ -260,16 +276,19 @@ def _assign(
     shown: Mapping[str, CustomerState],
 ) -> list[Flip]:
     first(connection)
-    start = start_of(options.from_ms, by)
     org_ids = [flip.org_id for flip in planned]
     lock_for_assignments(connection, org_ids)
     late = unseen_windows(connection, org_ids)
-    assigner = partial(_assign_one, connection, options=options, start=start, by=by, in_ledger=in_ledger, unseen=late)
+    assigner = partial(_assign_one, connection, options=options, by=by, in_ledger=in_ledger, unseen=late)
     done = [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
     moved = {flip.customer_id for flip in done if flip.start_ms is not None}
     read = {customer: state for customer, state in shown.items() if customer in moved}
     note_parts(connection, options.provider, read, by.now_ms)
-    return _with_stops(connection, done)
+    stops = stops_of(connection, {flip.org_id: flip.start_ms for flip in done if flip.start_ms is not None})
+    return [
+        replace(flip, note=joined(flip.note, stops[flip.org_id]), stops=True) if flip.org_id in stops else flip
+        for flip in done
+    ]
 
 
 def _assign_one(
@@ -277,53 +296,25 @@ def _assign_one(
     flip: Flip,
     *,
     options: FlipOptions,
-    start: int,
     by: By,
     in_ledger: Sequence[str],
     unseen: Unseen,
 ) -> Flip:
+    org, customer = flip.org_id, flip.customer_id
+    if customer and (flip.was, flip.customer_was) == (options.provider, ""):
+        since_ms = so_since(connection, Wish(org, customer), options.provider, options.from_ms, by)
+        if since_ms is not None:  # another person has added the customer since
+            return replace(flip, already=True, note=joined(flip.note, _to_come(org, since_ms, by)))
     try:
         with connection.begin_nested():
-            org, customer = flip.org_id, flip.customer_id
             made = assign_one(
-                connection, org, options.provider, customer, start, by, in_ledger=in_ledger, unseen=unseen
+                connection, org, options.provider, customer, options.from_ms, by, in_ledger=in_ledger, unseen=unseen
             )
     except DrawdownError as error:
         if not (options.each_alone or options.dry_run):
             raise
         return replace(flip, problem=str(error))
-    return replace(flip, start_ms=made.start_ms, **vars(made.waited))
-
-
-def _with_stops(connection: sa.Connection, flips: Sequence[Flip]) -> list[Flip]:
-    """Add notes about tiers and automatic top-ups that stop.
-
-    The last assignment that leaves a wallet gets the note.
-    """
-    left: dict[int, dict[str, int]] = {}
-    for at, flip in enumerate(flips):
-        if flip.start_ms is not None:
-            left.setdefault(flip.start_ms, {}).update({flip.org_id: at, flip.customer_was or flip.org_id: at})
-    done = list(flips)
-    for start_ms, wallets in left.items():
-        for wallet, note in _stopped(connection, sorted(wallets), start_ms).items():
-            flip = done[wallets[wallet]]
-            done[wallets[wallet]] = replace(flip, note=note if flip.note is None else f"{flip.note}; {note}")
-    return done
-
-
-def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int) -> dict[str, str]:
-    """Return notes about the tiers and automatic top-ups of wallets that are not in use from `start_ms` on."""
-    found: dict[str, list[str | None]] = {}
-    for row in SQL.run(connection, "stopped", {"customers": customers, "now_ms": start_ms}):
-        found.setdefault(row.customer_id, []).append(row.tier)
-    notes = {}
-    for customer, stops in found.items():
-        tiers = ", ".join(tier for tier in stops if tier is not None)
-        parts = [f"its tiers end with their paid month ({tiers})"] if tiers else []
-        parts += ["its automatic top-ups pause"] if None in stops else []
-        notes[customer] = f"the wallet {customer} does not pay for an organisation from then on: {' and '.join(parts)}"
-    return notes
+    return replace(flip, start_ms=made.start_ms, note=joined(flip.note, made.note), **vars(made.waited))
 
 
 @dataclass(frozen=True)
@@ -391,6 +382,8 @@ class Flip:
     """True if the problem is that the provider did not answer. A retry may succeed."""
     note: str | None = None
     line: int | None = None
+    stops: bool = False
+    """True if the note says what stops at a former wallet."""
 
 
 @dataclass(frozen=True)
@@ -400,6 +393,7 @@ class FlipCandidate:
     `customer_id`: the customer to assign. `provider`, `customer_before`: those of its latest assignment (None: never
     assigned).
     `open_pushes`: their number by state. `unknown`: the problem with an unknown id (None: the ids are known).
+    `since_ms`: the start of the requested assignment if it exists already (None: it does not).
     """
 
     wish: Wish
@@ -410,6 +404,18 @@ class FlipCandidate:
     already: bool
     open_pushes: Mapping[str, int]
     unknown: str | None = None
+    since_ms: int | None = None
+
+    def to_come(self, by: By) -> str | None:
+        """Return a note if the assignment exists already, and has not begun; None otherwise."""
+        return None if self.since_ms is None else _to_come(self.wish.org_id, self.since_ms, by)
+
+
+def _to_come(org_id: str, since_ms: int, by: By) -> str | None:
+    if since_ms <= by.now_ms:
+        return None
+    undo = f"`drawdown org assign {typed(org_id, '--undo')}`"
+    return f"it is assigned so from {utc(since_ms)} on. To begin at another time, first cancel that with {undo}"
 
 
 def judge(
@@ -418,6 +424,7 @@ def judge(
     there: Mapping[tuple[str, str], CustomerRead],
     behind: Mapping[tuple[str, str], CustomerRead],
     context: Context,
+    by: By,
 ) -> Flip:
     """Return the flip that would be made for an organisation, with its problem.
 
@@ -437,7 +444,7 @@ def judge(
         already=candidate.already,
         problem=None if candidate.already else problem,
         away=problem is not None and candidate.unknown is None and isinstance(state, ReadFailed),
-        note=note,
+        note=joined(candidate.to_come(by), note),
         line=candidate.wish.line,
     )
 
@@ -455,7 +462,7 @@ def problem_of(
             "until you name one"
         )
     match state:
-        case None:
+        case None if not candidate.already:
             return None, f"Drawdown did not look up the customer, because it cannot call {options.provider} yet"
         case NoCustomer() if not options.unchecked:
             text = (

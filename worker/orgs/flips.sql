@@ -12,11 +12,3 @@ SELECT provider FROM assignments WHERE org_id = :org_id ORDER BY start_ms DESC L
 
 -- name: open_pushes
 SELECT state, COUNT(*) AS pushes FROM pushes WHERE state IN {open_states} AND org_id = :org_id GROUP BY state
-
--- name: stopped
--- The tiers, and NULL for automatic top-ups, of wallets that are unused from :now_ms on.
-SELECT t.customer_id, t.tier FROM tier_holders t
-WHERE t.customer_id IN :customers AND t.ended_ms IS NULL AND t.renews AND {is_unused}
-UNION ALL SELECT t.customer_id, NULL FROM topup_terms t
-WHERE t.customer_id IN :customers AND t.mode = 'live' AND {is_unused}
-ORDER BY 1, 2

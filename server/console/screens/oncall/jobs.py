@@ -17,7 +17,6 @@ from drawdown.schema import ids
 from drawdown.schema.database import Transact
 from drawdown.schema.declare import Fact, WrongField
 from drawdown.schema.errors import DatabaseBusy, Refused
-from drawdown.schema.locks import lock_buckets
 from drawdown.schema.text import counted
 from drawdown.schema.units import EXEMPT_PROVIDERS, SECOND_MS
 from drawdown.server.console.action import Action, ActionResult, Doing, Field
@@ -303,20 +302,19 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
 
     def assign(connection: sa.Connection) -> assignments.Assigned:
         asked = _assignment(connection, doing)
-        start = assignments.start_of(asked.from_ms, doing.by)
-        lock_buckets(connection)
         customer = asked.customer_id or ""  # the dry run calls no provider: the tick looks up the customer
-        org, late = asked.org_id, assignments.unseen_windows(connection, [asked.org_id])
-        return assignments.assign_one(
-            connection, org, asked.provider, customer, start, doing.by, in_ledger=in_ledger, unseen=late
+        (made,) = assignments.assign_each(
+            connection, {asked.org_id: customer}, asked.provider, doing.by, from_ms=asked.from_ms, in_ledger=in_ledger
         )
+        return made
 
-    found = transact(assign, rollback=True).waited
+    made = transact(assign, rollback=True)
+    found, said = made.waited, f" {made.org_id}: {made.note}." if made.note else ""
     rows = [
         (Cell("Pending, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
         (Cell("Before the start, not billed"), *_amounts(found.before_start_s, found.before_start_units)),
     ]
-    note = "The tick looks up the customer. If the customer does not exist, the job fails and changes nothing."
+    note = f"The tick looks up the customer. If the customer does not exist, the job fails and changes nothing.{said}"
     return [Table("Usage", ("Usage", "#Seconds", "#Units"), rows, "", "drawdown job list", note=note)]
 
 
