@@ -40,10 +40,14 @@ from drawdown.worker.features import actions as features
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.overrides import Terms
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.topup import actions as topups
 from drawdown.worker.usage import backfills
 from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import drawdown
+from tests.fake_payments import CAN
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.topping import TERMS
 from tests.server.acts import EXAMPLES, money, oncall
 from tests.server.acts.example import Example
 from tests.server.console_home import ANN, KIM, STORED, VIC, Home, as_read, secret
@@ -388,6 +392,26 @@ def test_assign_form_without_credit_here_requires_permission_to_halt(home: Home)
     assert home.send("/console/act/assign", {**form, "halts": "yes"}, KIM).status_code == 200
     write(home.engine, lambda c: credit.grant(c, "initech", MICRO, home.fleet.by, key="halts", plan=None))
     assert home.send("/console/act/assign", form, KIM).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["assign", "assign-remote"])
+def test_assign_form_tells_that_topups_of_former_wallet_pause(home: Home, name: str) -> None:
+    home.fleet.assign("initech", provider="autumn")  # so that the provider is known
+    write(home.engine, lambda c: topups.set_terms(c, "acme", TERMS, CAN, home.fleet.by, new=True))
+    to = {"assign": {"provider": "embedded", "customer": "acme-inc"}, "assign-remote": {"provider": "autumn"}}[name]
+    form = {**ASSIGN, "id": "acme", "new": "yes", "reason": REASON, "step": "look", **to}
+    answer = home.send(f"/console/act/{name}", form, KIM)
+    note = "acme: the wallet acme does not pay for an organisation from then on: its automatic top-ups pause"
+    assert answer.status_code == 200 and note in html.unescape(answer.text)
+
+
+def test_assign_form_without_customer_keeps_present_one(home: Home) -> None:
+    write(home.engine, lambda c: assign(c, ["initech"], "embedded", home.fleet.by, customer_id="init", from_ms=T0))
+    form = {**ASSIGN, "provider": "embedded", "reason": REASON, "step": "look"}
+    answer = home.send("/console/act/assign", form, KIM)
+    assert answer.status_code == 200 and "0 assigned to embedded; 1 already assigned to it" in answer.text
+    two = home.send("/console/act/assign", {**form, "id": "initech\nacme", "customer": "init"}, KIM)
+    assert two.status_code == 400 and "a customer is for a single organisation, not for 2" in two.text
 
 
 def test_backfill_revert_size_equals_value_of_its_events(home: Home) -> None:

@@ -27,7 +27,9 @@ from drawdown.server.console.frame.templates import url
 from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.features.lists import UnmappedEvent, UnmappedSize, unmapped_events, unmapped_sizes
-from drawdown.worker.orgs import assignments, flips
+from drawdown.worker.jobs.assign_action import WouldHalt, assign_here
+from drawdown.worker.orgs import assignments
+from drawdown.worker.orgs.flips import FlipOptions, Wish
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter, SampleRow, list_quarantined, require_reason
 from drawdown.worker.status import status
 from drawdown.worker.status.backlog import quarantined
@@ -271,19 +273,20 @@ def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
-    names, provider, start = _named_orgs(doing), doing.values["provider"], start_of_window(doing)
-    for org in names:
-        ids.require_sampled_org(connection, org, new=doing.values["new"] == "yes")
-        customer, checked = doing.maybe("customer") or org, provider == EMBEDDED and doing.values["halts"] != "yes"
-        if checked and flips.would_halt_here(connection, org, customer, doing.by.now_ms):
-            raise WrongField(
-                "halts",
-                f"the customer {customer} does not have credit here, so the assignment would halt {org} at once. To "
-                "allow this, choose yes",
-            )
-    done = assignments.assign(connection, names, provider, doing.by, customer_id=doing.maybe("customer"), from_ms=start)
-    fixed = sum(one.waited.resolved_s for one in done)
-    return ActionResult(f"{len(done):,} assigned to {provider}; the next tick seals {fixed:,} s of pending usage")
+    names, provider, customer = _named_orgs(doing), doing.values["provider"], doing.maybe("customer")
+    if customer is not None and len(names) != 1:
+        raise WrongField("customer", f"a customer is for a single organisation, not for {len(names):,}")
+    halts, new = doing.values["halts"] == "yes", doing.values["new"] == "yes"
+    options = FlipOptions(provider, start_of_window(doing), allow_halt=halts, new=new)
+    try:
+        done = assign_here(connection, [Wish(org, customer) for org in names], options, doing.by)
+    except WouldHalt as error:
+        raise WrongField("halts", f"{error.why}. To allow this, choose yes") from error
+    made = [one for one in done if not one.already]
+    said = [f"{len(made):,} assigned to {provider}"]
+    said += [f"{len(done) - len(made):,} already assigned to it"] if len(made) < len(done) else []
+    said += [f"the next tick seals {sum(one.waited.resolved_s for one in made):,} s of pending usage"]
+    return ActionResult("; ".join([*said, *(f"{one.org_id}: {one.note}" for one in done if one.note)]))
 
 
 def _assign_size(_connection: sa.Connection, doing: Doing) -> Size:
