@@ -280,6 +280,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     ]
     lines += [("shadow", str(one)) for one in found.shadow]
     lines += [("types", str(one)) for one in found.short_of_types]
+    lines += [("owed", str(one)) for one in found.paused_debts]
     lines += [("compared", said) for one in found.uncompared for said in uncompared(one)]
     open_ = found.open_transaction
     if open_ is not None and open_.age_ms is not None:

@@ -125,7 +125,10 @@ def test_assign_over_http_and_in_file_names_topups_that_stop(
     fleet.clock.at_ms = T0 + 1
     invocation, other = Invocation(fleet.by, "key", "subject"), "acme-inc"
     made = do(fleet, lambda c: assign_action._assign(c, invocation, "acme", customer_id=other, new=True))
-    note = "the wallet acme does not pay for an organisation from then on: its automatic top-ups pause"
+    note = (
+        "the wallet acme does not pay for an organisation from then on: its automatic top-ups pause. Usage before then "
+        "can still put it in debt, which `drawdown status` shows"
+    )
     assert made.note == note and assign_action._sentence(made).endswith(f"on; {note}")
     file = tmp_path / "flips.csv"
     file.write_text("\n".join(["org_id,customer_id", *(f"{org},{org}-inc" for org in names)]))
@@ -229,7 +232,7 @@ def test_assign_away_from_wallet_names_tiers_and_topups_that_stop(fleet: Fleet, 
     (done,) = flip(fleet, wish, provider="fake", from_ms=T0 + DAY_MS, dry_run=dry_run, unchecked=True)
     assert done.problem is None and done.note == (
         "the wallet acme does not pay for an organisation from then on: its tiers end with their paid month (pro) and "
-        "its automatic top-ups pause"
+        "its automatic top-ups pause. Usage before then can still put it in debt, which `drawdown status` shows"
     )
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.nouns.status import other_lines
 from drawdown.ledger.lots import Terms
 from drawdown.providers.payments.protocol import Charge, InDoubt
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.declare import Invocation
 from drawdown.schema.errors import Refused, UnknownId, UsageError
-from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.calls import PAYMENTS_AT_ONCE
 from drawdown.worker.engine.effects import ChargeMoney, Transaction
@@ -23,9 +24,11 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.status.status import status
 from drawdown.worker.tick import tick
 from drawdown.worker.topup import actions as said
 from drawdown.worker.topup.fill import CHARGES_AT_ONCE, begin, fill, is_wanted
+from drawdown.worker.topup.lists import PausedDebt
 from drawdown.worker.wallets import pools
 from drawdown.worker.wallets.actions import grant, set_rate, take_back
 from drawdown.worker.watch import Watcher, watch
@@ -678,6 +681,44 @@ def test_tick_tops_up_wallet_and_resumes_halted_customer(fleet: Fleet) -> None:
     report = runner.run(tick(context), world)
     assert (report.topped_up, report.resumed, len(pay.taken)) == (1, 1, 1)
     assert not fleet.one("SELECT is_halted FROM orgs WHERE org_id = 'acme'")
+
+
+@pytest.mark.both_databases
+def test_debt_of_wallet_that_its_org_left_is_told_by_status(engine: sa.Engine) -> None:
+    """Usage before the move is sealed after it, also late. The card is not charged for a wallet that is not used."""
+    fleet = Fleet(engine)
+    pay = FakePayments(fleet.clock)
+    fleet.assign("acme", from_ms=T0)
+    write(engine, lambda c: set_rate(c, "compute_1gb", 1, 1, fleet.by, from_ms=None, new=True))
+    write(engine, lambda c: grant(c, "acme", 50, fleet.by, key="g", plan=None))
+    terms = replace(TERMS, threshold_micro=5, amount_micro=100, price_minor=10**8, most_minor=10**9)
+    write(engine, lambda c: said.set_terms(c, "acme", terms, CAN, fleet.by))
+
+    def owed() -> list[PausedDebt]:
+        fleet.clock.at_ms += WINDOW_MS
+        world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock, payments={"fake": pay})
+        assert runner.run(tick(fleet.context(payments={"fake": CAN})), world).topped_up == 0
+        return read(engine, lambda c: status(c, fleet.clock.at_ms)).standing.paused_debts
+
+    (made,) = write(
+        engine, lambda c: assign(c, ["acme"], "embedded", fleet.by, customer_id="inc", from_ms=T0 + WINDOW_MS)
+    )
+    assert made.note is not None and made.note.endswith(
+        "its automatic top-ups pause. Usage before then can still put it in debt, which `drawdown status` shows"
+    )
+    fleet.sample("acme", T0 + 1, 60)
+    assert owed() == [], "the windows before the move are not sealed yet"
+    assert owed() == [PausedDebt("acme", 10)]
+    fleet.sample("acme", T0 + 2, 7)
+    assert owed() == [PausedDebt("acme", 17)]
+    found = read(engine, lambda c: status(c, fleet.clock.at_ms))
+    assert (found.headline.verdict, [line for line in other_lines(found.standing, 0) if line[0] == "owed"]) == (
+        "settled",
+        [("owed", "the wallet acme owes 0.000017 credits. Its top-ups pause, because no organisation uses it: "
+          "`drawdown ledger show acme`")],
+    )  # fmt: skip
+    write(engine, lambda c: grant(c, "acme", 17, fleet.by, key="paid", plan=None))
+    assert owed() == [] and pay.taken == []
 
 
 def test_watch_tops_up_wallet_and_resumes_halted_customer(fleet: Fleet) -> None:

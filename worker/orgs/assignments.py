@@ -229,7 +229,9 @@ def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int)
         tiers = ", ".join(tier for tier in stops if tier is not None)
         parts = [f"its tiers end with their paid month ({tiers})"] if tiers else []
         parts += ["its automatic top-ups pause"] if None in stops else []
-        notes[customer] = f"the wallet {customer} does not pay for an organisation from then on: {' and '.join(parts)}"
+        debt = ". Usage before then can still put it in debt, which `drawdown status` shows" if None in stops else ""
+        said = f"does not pay for an organisation from then on: {' and '.join(parts)}{debt}"
+        notes[customer] = f"the wallet {customer} {said}"
     return notes
 
 

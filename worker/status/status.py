@@ -34,6 +34,7 @@ from drawdown.worker.seal.arrivals import buckets_part, seen_by_all
 from drawdown.worker.status import system_state as parts
 from drawdown.worker.status.backlog import JobsLeft, LongOpen, jobs_part, oldest_open, read_backlog
 from drawdown.worker.status.system_state import PendingUsage, judge
+from drawdown.worker.topup.lists import PausedDebt, paused_debts_part
 from drawdown.worker.usage.intake import ShortOfTypes, short_of_types_part
 from drawdown.worker.verdict import watch_state
 from drawdown.worker.verdict.watch_state import UnreadOrgs
@@ -81,6 +82,7 @@ def status(
         uncompared=uncompared_part(now_ms),
         shadow=shadow_part(now_ms),
         short_of_types=short_of_types_part(),
+        paused_debts=paused_debts_part(now_ms),
         paused=terms.SQL.part("paused"),
         watch=watch_state.SQL.part("rounds"),
         unread=watch_state.SQL.part("unread_orgs"),
@@ -108,6 +110,7 @@ def status(
         uncompared=uncompared_of(read["uncompared"]),
         shadow=[InShadow(**vars(row)) for row in read["shadow"]],
         short_of_types=[ShortOfTypes(**vars(row)) for row in read["short_of_types"]],
+        paused_debts=[PausedDebt(**vars(row)) for row in read["paused_debts"]],
         balances=[parts.ToldBalance(**vars(row)) for row in read["balances"]],
         stopped=[parts.StoppedOrg(**vars(row)) for row in read["stopped"]],
         halted_orgs=[parts.HaltedOrg(**vars(row)) for row in read["halted_orgs"]],

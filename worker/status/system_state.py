@@ -23,6 +23,7 @@ from drawdown.worker.push.backlog import Waiting
 from drawdown.worker.push.unresolved import AWAITING_CREDIT, Unresolved
 from drawdown.worker.reconcile.lists import Uncompared
 from drawdown.worker.status.backlog import Backlog, JobsLeft, LongOpen
+from drawdown.worker.topup.lists import PausedDebt
 from drawdown.worker.usage.intake import NAME_ONE, ShortOfTypes
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, UnreadOrgs
 
@@ -235,6 +236,8 @@ class Standing:
     shadow: list[InShadow]
     short_of_types: list[ShortOfTypes]
     """Owners of a reached limit of event types, and the database near its limit."""
+    paused_debts: list[PausedDebt]
+    """The largest debts of wallets that no organisation uses, with paused top-ups."""
     stopped: list[StoppedOrg]
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None

@@ -13,12 +13,16 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.declare import ORG, Column, Look, Showing
-from drawdown.schema.sql import queries
+from drawdown.schema.sql import Part, queries
+from drawdown.schema.text import typed
+from drawdown.schema.typed.parsing import show_credits
 
 SQL = queries(__file__)
 
 State: TypeAlias = Literal["due", "sending", "in_doubt", "credited", "declined", "needs_customer", "given_up", "shadow"]
 STATES: Final[tuple[str, ...]] = get_args(State)
+MOST_OWED: Final = 20
+"""Wallets with paused top-ups and a debt that the status names."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,28 @@ class TopupFigures:
     blocked: int
     manual_review: int
     stopped: bool
+
+
+@dataclass(frozen=True)
+class PausedDebt:
+    """A wallet with a debt of `owed_micro` micro-credits, and with top-ups that pause because no organisation uses it.
+
+    A wallet pays for usage before its organisation moved, also if Drawdown seals that usage later.
+    """
+
+    customer_id: str
+    owed_micro: int
+
+    def __str__(self) -> str:
+        return (
+            f"the wallet {self.customer_id} owes {show_credits(self.owed_micro)} credits. Its top-ups pause, because "
+            f"no organisation uses it: `drawdown ledger show {typed(self.customer_id)}`"
+        )
+
+
+def paused_debts_part(now_ms: int) -> Part:
+    """Return the query of the largest debts of wallets with paused top-ups, to run with others in one statement."""
+    return SQL.part("paused_debts", {"now_ms": now_ms, "at_most": MOST_OWED})
 
 
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:

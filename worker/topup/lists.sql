@@ -35,6 +35,11 @@ SELECT state, COUNT(*) AS topups FROM topups WHERE ended_ms > :since_ms AND stat
 -- name: blocked
 SELECT COUNT(*) FROM topup_terms WHERE blocked_ms IS NOT NULL AND mode = 'live'
 
+-- name: paused_debts
+SELECT t.customer_id, -a.balance_micro AS owed_micro
+FROM topup_terms t {each_then} ledger_accounts a ON a.account_id = 'wallet:' || t.customer_id
+WHERE t.mode = 'live' AND a.balance_micro < 0 AND {is_unused} ORDER BY a.balance_micro, t.customer_id LIMIT :at_most
+
 -- name: manual_review
 SELECT COUNT(*) FROM topups WHERE state IN ('due', 'sending', 'in_doubt') AND state = 'in_doubt'
     AND answer = 'other_content'
