@@ -87,8 +87,8 @@ class Due:
 def give(connection: sa.Connection, lot: Lot) -> bool:
     """Store a lot, and mark its wallet as due at its start and end.
 
-    Return True if the lot is new. A lot that ends before its begin must exist: a grant repeated after its end is such a
-    lot, because it begins now.
+    Return True if the lot is new. A grant that is repeated after the end of its credit begins now, so its lot ends
+    before it begins. Then the first lot must exist.
 
     Errors: Refused if its key was used before with other content.
     """

@@ -199,13 +199,17 @@ CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balanc
         WHERE b.provider IN {wallet_billers} AND b.customer_id = t.customer_id AND b.start_ms <= :now_ms) u
         JOIN assignments a ON a.org_id = u.org_id
         WHERE {is_assigned_now} AND (a.provider NOT IN {unbilled} OR a.org_id <> t.customer_id))
-    AND NOT EXISTS (SELECT 1 FROM assignments a WHERE {is_billed_now} AND a.provider IN {wallet_billers}
-        AND (a.customer_id = t.customer_id OR (a.org_id = t.customer_id AND a.customer_id = '')))
+    AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.customer_id = t.customer_id AND {is_charged_now})
+    AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = t.customer_id AND a.customer_id = '' AND {is_charged_now})
     AND NOT EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = t.customer_id AND NOT EXISTS (SELECT 1 FROM assignments a
         WHERE a.org_id = o.org_id AND {is_billed_now}))
     AND NOT EXISTS (SELECT 1 FROM pools x WHERE x.pool = t.customer_id)
     AND NOT EXISTS (SELECT 1 FROM payers x WHERE x.payer = t.customer_id AND x.allowed AND x.number = (
         SELECT MAX(n.number) FROM payers n WHERE n.payer = x.payer AND n.org_id = x.org_id)))
+
+-- name: is_charged_now
+-- Without statistics, SQLite would choose the index on the start, and read all assignments. The `+` prevents this.
++a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms) AND a.provider IN {wallet_billers}
 
 -- name: wallet_billers
 -- The providers that keep their balances in the wallets of this database.

@@ -22,7 +22,9 @@ Org = Annotated[str, typer.Option("--org", help="Organisation to export", show_d
 From = Annotated[str, typer.Option("--from", help="Start of the range")]
 To = Annotated[str | None, typer.Option("--to", help="End of the range", show_default="now")]
 Form = Annotated[str, typer.Option("--format", help="Format: csv, safe to open in a spreadsheet, or jsonl")]
-By = Annotated[str, typer.Option(help="Time of the range: booked, final an hour after its end, or used, never final")]
+By = Annotated[
+    str, typer.Option(help="Time of the range: booked, final an hour after the end of the range, or used, never final")
+]
 
 
 @commands.command()
@@ -32,8 +34,8 @@ def ledger(
     """Print the ledger's entries in order of time.
 
     If you pass --org, the command prints the entries of this organisation's wallet, and how each entry changed the
-    wallet's balance. If the range is not final, a message names the time before which it is final. With --to, the exit
-    status is then 75.
+    wallet's balance. It is the wallet that pays for the organisation now. If the range is not final, a message names
+    the time before which it is final. With --to, the exit status is then 75.
     """
     if by not in ("booked", "used"):
         raise UsageError(f"invalid --by {by!r}: expected booked or used")
@@ -71,7 +73,7 @@ def _print(app: App, kind: Kind, org: str, from_: str, to: str | None, form: str
 
 
 def _require_final(span: Span, now_ms: int, *, is_asked: bool) -> None:
-    """Say from when on more entries of a printed span may appear. `is_asked`: the caller named the end of the span.
+    """Say from when on entries of a printed span may be missing. `is_asked`: the caller named the end of the span.
 
     Errors: typer.Exit with the status LEFT if `is_asked` and the span is not final.
     """
@@ -79,8 +81,9 @@ def _require_final(span: Span, now_ms: int, *, is_asked: bool) -> None:
     if final_ms == span.to_ms:
         return
     Stderr().write(
-        f"drawdown: this export is final only before {show_time(final_ms)}: later entries can still appear. Begin the "
-        f"next export there, or repeat this one at {show_time(span.to_ms + FINAL_AFTER_MS)}\n"
+        f"drawdown: entries booked from {show_time(final_ms)} on may be missing. Repeat this export at "
+        f"{show_time(span.to_ms + FINAL_AFTER_MS)}. Or keep only the entries before {show_time(final_ms)}, and begin "
+        "the next export there\n"
     )
     if is_asked:
         raise typer.Exit(Exit.LEFT)

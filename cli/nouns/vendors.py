@@ -93,13 +93,13 @@ def _report(found: list[DriftLine], alerts: int, tolerance_ppm: int) -> list[str
         (show_time(line.day_ms)[:10], line.vendor, line.service, _format_credits(line.estimated_micro),
          _format_credits(line.billed_micro), line.currency, line.state,
          "alert" if line.alerts else "off" if line.is_off else "")
-        for line in found[-SHOWN:]
+        for line in views.most_urgent(found, SHOWN)
     ]  # fmt: skip
     columns = ("day", "vendor", "service", "#estimated", "#billed", "currency", "", "")
     lines: list[str | Table] = [text, table("Estimates and bills", columns, rows)]
     if len(found) <= SHOWN:
         return lines
-    return [*lines, f"{counted(len(found) - SHOWN, 'earlier line')}. To see all, pass --json"]
+    return [*lines, f"{counted(len(found) - SHOWN, 'more line')}. To see all, pass --json"]
 
 
 def _micro_of(text: str, option: str) -> int:

@@ -267,8 +267,8 @@ class ChangeAnswer(BaseModel):
 class CreditLineAnswer(ChangeAnswer):
     """Credit that was added, expired or taken back, by kind and currency.
 
-    `what`: the kind of credit, or `rolled over`. `entries`: the number of entries. `money_minor`: for top-ups, the paid
-    money in minor units of `currency`; null for other credit.
+    `what`: the kind of credit, `rolled over`, `allotted`, `returned` or `of no lot`. `entries`: the number of entries.
+    `money_minor`: for top-ups, the paid money in minor units of `currency`; null for other credit.
     """
 
     what: str

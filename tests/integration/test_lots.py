@@ -565,26 +565,6 @@ def test_repeated_grant_after_end_of_credit_is_recognised(tmp_path: Path) -> Non
     assert other.status == 1 and "Credit was not moved" in other.err
 
 
-def test_equal_grant_within_a_day_names_earlier_lot(tmp_path: Path) -> None:
-    """Without a key, a repetition cannot be told from a second grant."""
-    url = migrated(f"sqlite:///{tmp_path}/lots.db")
-    run(url, "init")
-
-    def alike(*words: str, at: str = "2026-01-01T00:10") -> str | None:
-        told = drawdown(url, "--json", "ledger", "grant", *words, at=at)
-        assert told.status == 0, told
-        found: str | None = json.loads(told.out)["alike"]
-        return found
-
-    assert alike("acme", "20", "--new", "--key", "k", at="2026-01-01T00:00") is None
-    assert alike("acme", "20") == "grant:k"
-    assert alike("acme", "20", "--kind", "bonus") == alike("globex", "20", "--new") == alike("acme", "21") is None
-    assert alike("acme", "20", "--key", "k") is None
-    assert alike("acme", "20", at="2026-01-02T00:11") is None
-    lines = run(url, "ledger", "grant", "globex", "20", "--key", "l").splitlines()
-    assert len(lines) == 2 and "`drawdown ledger take-back grant:l`" in lines[1]
-
-
 def test_lost_grant_answer_suggests_repeat_with_absolute_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

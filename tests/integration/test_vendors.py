@@ -167,6 +167,27 @@ def test_vendor_bill_older_than_largest_range_is_not_compared(fleet: Fleet, days
     assert recent(fleet) == [(0, "cloud", False)] * compared
 
 
+def test_vendor_bill_imported_again_unchanged_does_not_alert_longer(fleet: Fleet) -> None:
+    """A file of the month to date has all earlier days again."""
+    mapped(fleet)
+    fleet.clock.at_ms = T0 + 40 * DAY_MS
+    bill(fleet, 30, 30)
+    fleet.clock.at_ms += vendors.SPAN_DAYS * DAY_MS
+    bill(fleet, 30, 30, 30)
+    assert recent(fleet) == [(0, "cloud", False), (1, "cloud", True), (2, "cloud", True), (3, "cloud", False)]
+    fleet.clock.at_ms += 1
+    assert recent(fleet) == [(2, "cloud", True), (3, "cloud", False)]
+
+
+def test_cut_list_of_vendor_drift_keeps_lines_that_alert(fleet: Fleet) -> None:
+    mapped(fleet)
+    bill(fleet, 30, 30, 20, 30, 20)
+    lines = read(fleet.engine, lambda c: vendors.drift_of(c, T0, T0 + 5 * DAY_MS, fleet.clock.at_ms, 0, 0))
+    assert [[(line.day_ms - T0) // DAY_MS for line in vendors.most_urgent(lines, most)] for most in (1, 3, 9)] == [
+        [1], [0, 1, 3], [0, 1, 2, 3, 4],
+    ]  # fmt: skip
+
+
 def recent(fleet: Fleet) -> list[tuple[int, str, bool]]:
     found = write(fleet.engine, lambda c: check_vendors(c, fleet.clock.at_ms))
     return [((line.day_ms - T0) // DAY_MS, line.vendor, line.alerts) for line in found.drift]

@@ -3,6 +3,7 @@ ended, all of one wallet."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import chain
 from typing import Final
@@ -58,6 +59,16 @@ def _given_once(stage: Stage) -> Iterator[str]:
         yield f"the tier was charged as {paid}"
 
 
+def _on_plan_as_granted(stage: Stage) -> Iterator[str]:
+    """A call under a key that was granted before changes nothing: the plan is that of the grant on record."""
+    given = [json.loads(str(details))["plan"] for (details,) in stage.rows(
+        "SELECT details FROM operator_actions WHERE action = 'ledger_grant' AND target = 'novice'"
+    )]  # fmt: skip
+    plans = [plan for (plan,) in stage.rows("SELECT plan FROM ledger_accounts WHERE account_id = 'wallet:novice'")]
+    if given != plans:
+        yield f"novice was granted the plans {given}, and is on {plans}"
+
+
 def _stands(table: str, column: str, value: int, where: str) -> Check:
     """What a person said is there, whatever another one said of something else meanwhile."""
 
@@ -108,6 +119,11 @@ PLANS: Final = (
     plain(
         "cli.declared:run ledger grant to a new customer",
         lambda s, c: credit.grant(c, "novice", 7, s.by, key="novice", plan="free", new=True),
+    ),
+    plain(
+        "cli.declared:run ledger grant again to a new customer",
+        lambda s, c: credit.grant(c, "novice", 7, s.by, key="novice", plan="club", new=True),
+        _on_plan_as_granted,
     ),
     plain(
         "cli.declared:run ledger grant onto a plan",

@@ -100,6 +100,7 @@ def assign_here(connection: sa.Connection, wishes: Sequence[Wish], options: Flip
     Errors: WouldHalt, unless `options.allow_halt`; Refused for an invalid assignment; UnknownId for an unknown id.
     """
     provider = options.provider
+    assignments.lock_for_assignments(connection, [wish.org_id for wish in wishes])  # else another call may assign first
     found = flips.candidates_of(connection, wishes=wishes, options=options, declared=None, by=by)
     customers = {one.wish.org_id: one.customer_id for one in found if not one.already}
     for one in found:

@@ -249,9 +249,8 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
-            f"{org_id} already has an assignment that starts at that time. See `drawdown org show "
-            f"{typed(org_id)}`. Until it "
-            f"begins, `drawdown org assign {typed(org_id, '--undo')}` cancels it"
+            f"{org_id} already has an assignment that starts at that time. See `drawdown org show {typed(org_id)}`. "
+            f"Until it begins, `drawdown org assign {typed(org_id, '--undo', '--from', utc(start))}` cancels it"
         )
     if later is not None and first != later:
         raise Refused(

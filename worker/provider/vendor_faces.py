@@ -106,7 +106,7 @@ def _drift(
     to_ms: Annotated[int | None, TIME, "Day after the last day, in UTC"] = None,
 ) -> Drifted:
     found = Drifted.of(vendors.drift_of(connection, from_ms, to_ms, look.now_ms, TOLERANCE_PPM, LEAST_MICRO))
-    return Drifted(found.drift[-look.most :], found.alerts, found.exit_status)
+    return Drifted(vendors.most_urgent(found.drift, look.most), found.alerts, found.exit_status)
 
 
 SET: Final = Action(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
@@ -315,7 +315,7 @@ FRESH_DAYS: Final = 2
 SPAN_DAYS: Final = 14
 """Days that a comparison of bills covers if its range is not given.
 
-For as many days after the import of an earlier day's bill, it covers that day, too.
+It also covers an earlier day for SPAN_DAYS days after the first import of that day's bill.
 """
 MAX_DAYS: Final = 400
 """Most days of one comparison of bills."""
@@ -438,8 +438,8 @@ def drift_of(
 def drift_now(connection: sa.Connection, now_ms: int, tolerance_ppm: int, least_micro: int) -> list[DriftLine]:
     """Compare estimates with bills of the last SPAN_DAYS days before today.
 
-    Earlier days of a vendor are compared, too, if their bills were imported in the last SPAN_DAYS days. So are the days
-    after these, because the second of two days alerts. They begin at most MAX_DAYS before today.
+    Earlier days of a vendor are compared, too, if their bills were first imported in the last SPAN_DAYS days. So are
+    the days after these, because the second of two days alerts. They begin at most MAX_DAYS before today.
 
     Lines and errors are as of `drift`.
     """
@@ -455,6 +455,12 @@ def drift_now(connection: sa.Connection, now_ms: int, tolerance_ppm: int, least_
         earlier = drift(connection, end_ms - span_ms, end_ms, *bounds)
         lines += [line for line in earlier if (line.vendor, line.day_ms) in days]
     return sorted(lines, key=lambda line: (line.vendor, line.service, line.currency, line.day_ms))
+
+
+def most_urgent(lines: Sequence[DriftLine], most: int) -> list[DriftLine]:
+    """Return at most `most` lines, in their order. Lines that alert are kept first, then those that are off."""
+    ranked = sorted(range(len(lines)), key=lambda place: (not lines[place].alerts, not lines[place].is_off, -place))
+    return [lines[place] for place in sorted(ranked[:most])]
 
 
 def costs(connection: sa.Connection, now_ms: int) -> list[Cost]:

@@ -89,9 +89,12 @@ FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
 LIMIT :at_most
 
 -- name: imported_late
--- The days of vendors with a bill that was imported since a time.
+-- The days of vendors with a bill that was first imported since a time. A bill that an earlier import has is not new.
 SELECT DISTINCT b.vendor, b.day_ms FROM vendor_imports i JOIN vendor_bills b ON b.number = i.number
-WHERE i.at_ms >= :since_ms AND b.day_ms >= :from_ms AND b.day_ms < :to_ms LIMIT :at_most
+WHERE i.at_ms >= :since_ms AND b.day_ms >= :from_ms AND b.day_ms < :to_ms AND NOT EXISTS (SELECT 1 FROM vendor_bills x
+    WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms AND x.number < b.number AND x.service = b.service
+        AND x.currency = b.currency AND x.billed_micro = b.billed_micro)
+LIMIT :at_most
 
 -- name: costs
 -- A feature that the guard charges for has the price of its metric, and a billed feature has a rate. A metric's price

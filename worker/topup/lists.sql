@@ -36,9 +36,11 @@ SELECT state, COUNT(*) AS topups FROM topups WHERE ended_ms > :since_ms AND stat
 SELECT COUNT(*) FROM topup_terms WHERE blocked_ms IS NOT NULL AND mode = 'live'
 
 -- name: paused_debts
-SELECT t.customer_id, -a.balance_micro AS owed_micro
-FROM topup_terms t {each_then} ledger_accounts a ON a.account_id = 'wallet:' || t.customer_id
-WHERE t.mode = 'live' AND a.balance_micro < 0 AND {is_unused} ORDER BY a.balance_micro, t.customer_id LIMIT :at_most
+-- The debts come first, because they are few.
+WITH t AS MATERIALIZED (SELECT x.customer_id, -a.balance_micro AS owed_micro
+    FROM topup_terms x {each_then} ledger_accounts a ON a.account_id = 'wallet:' || x.customer_id
+    WHERE x.mode = 'live' AND a.balance_micro < 0)
+SELECT t.customer_id, t.owed_micro FROM t WHERE {is_unused} ORDER BY t.owed_micro DESC, t.customer_id LIMIT :at_most
 
 -- name: manual_review
 SELECT COUNT(*) FROM topups WHERE state IN ('due', 'sending', 'in_doubt') AND state = 'in_doubt'

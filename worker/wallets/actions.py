@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import sqlalchemy as sa
 
 from drawdown.ledger import accounts, lots, wallet
-from drawdown.ledger.accounts import ONE_PPM, HoldTerms, has_wallet
+from drawdown.ledger.accounts import ONE_PPM, HoldTerms, has_wallet, open_accounts, wallet_account
 from drawdown.ledger.allocation import DEFAULT_PRIORITY, KINDS, Kind, Lot
 from drawdown.ledger.entries import MAX_ENTRY_MICRO
 from drawdown.ledger.grants import Gives, newest, set_gives
@@ -122,7 +122,8 @@ def grant(
     if amount_micro > 0 and not wallet.is_granted(connection, name):
         rearm_paid(connection, customer_id)
     if plan is not None:
-        wallet.make_true(connection, [customer_id], by.now_ms)  # it waits for a call under the same key
+        open_accounts(connection, [wallet_account(customer_id)])  # so that a call under the same key waits here
+        wallet.make_true(connection, [customer_id], by.now_ms)
         if not wallet.is_granted(connection, name):
             wallet.change_plan(connection, customer_id, plan, by)
     granted = wallet.grant(
@@ -460,8 +461,7 @@ class CreditGiven:
 
     `granted_micro`: the credit that this call added (0 for a `repeated` grant). `before_micro`: the balance before
     (null: the customer `is_new`). `begins_ms`: the time from which the credit counts (null: at once). `lot`: the lot by
-    which you can take the credit back (null: the grant did not add a lot). `alike`: the customer's other lot with this
-    amount and kind, granted in the last day (null: none, or the grant is `repeated`).
+    which you can take the credit back (null: the grant did not add a lot).
     """
 
     customer_id: str
@@ -474,7 +474,6 @@ class CreditGiven:
     plan: str | None
     repeated: bool
     is_new: bool
-    alike: str | None
 
 
 def _grant(
@@ -520,15 +519,7 @@ def _grant(
         plan=wallet_of(connection, customer_id).plan,
         repeated=done.repeated,
         is_new=before is None,
-        alike=None if done.repeated else _alike(connection, customer_id, amount_micro, kind, asked),
     )
-
-
-def _alike(connection: sa.Connection, customer_id: str, amount_micro: int, kind: Kind, asked: Invocation) -> str | None:
-    """Return the latest equal lot of the last day. Without a key, a repeated call is a second grant."""
-    given = {"customer_id": customer_id, "amount_micro": amount_micro, "kind": kind, "lot": f"grant:{asked.key}"}
-    found: str | None = SQL.run(connection, "alike", {**given, "since_ms": asked.by.now_ms - DAY_MS}).scalar()
-    return found
 
 
 HTTP: Final = "http"
@@ -562,20 +553,16 @@ def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms:
     return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
 
-def _grant_sentences(done: CreditGiven) -> list[str]:
+def _grant_sentence(done: CreditGiven) -> str:
     line = f"{done.customer_id}: {show_credits(done.balance_micro)} credits, plan {done.plan or '-'}; "
     if done.repeated:
-        return [f"{line}the grant {done.key} was made before. This call did not add credit or change the plan"]
+        return f"{line}the grant {done.key} was made before. This call did not add credit or change the plan"
     if done.begins_ms is not None:
         line += f"{show_credits(done.granted_micro)} more from {show_time(done.begins_ms)} on"
     else:
         line += "a new customer" if done.before_micro is None else f"before: {show_credits(done.before_micro)}"
     verb = "granted" if done.granted_micro > 0 else "booked"
-    line += f"; {verb} {show_credits(done.granted_micro)} as grant:{done.key}"
-    if done.alike is None:
-        return [line]
-    undo = f"drawdown ledger take-back {typed(str(done.lot))}"
-    return [line, f"{done.alike} granted the same amount in the last day. If this is a repetition, run `{undo}`"]
+    return f"{line}; {verb} {show_credits(done.granted_micro)} as grant:{done.key}"
 
 
 def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> Sequence[Fact]:
@@ -961,7 +948,7 @@ ACTIONS: Final = (
         " credit is unused until the customer moves to the ledger. If the customer is unknown, Drawdown creates a"
         " wallet. If the id resembles an existing id, you must pass --new.",
         _grant,
-        _grant_sentences,
+        _grant_sentence,
         path="/v1/wallets/{customer_id}/grants",
         scope=LEDGER,
         facts=lambda connection, asked, values: facts_of_wallet(connection, values["customer_id"], asked.by.now_ms),

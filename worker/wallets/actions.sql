@@ -35,9 +35,3 @@ LEFT JOIN (SELECT plan, COUNT(*) AS customers FROM ledger_accounts GROUP BY plan
 LEFT JOIN plan_terms t ON t.plan = p.plan
     AND t.number = (SELECT MAX(n.number) FROM plan_terms n WHERE n.plan = p.plan)
 ORDER BY p.plan
-
--- name: alike
--- The customer's latest other lot with this amount and kind, granted since a moment by a person or a program.
-SELECT lot FROM ledger_lots WHERE customer_id = :customer_id AND amount_micro = :amount_micro AND kind = :kind
-    AND at_ms > :since_ms AND lot <> :lot AND lot LIKE 'grant:%'
-ORDER BY at_ms DESC, lot LIMIT 1

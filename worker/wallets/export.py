@@ -3,8 +3,10 @@
 Reads only.
 
 Guarantee: an export reads the database as of one moment, however long it takes, and never keeps all rows in memory. By
-the time of booking, later exports have the same entries before `final_before`. So adjacent final ranges have each entry
-once.
+the time of booking, later exports of all wallets have the same entries before `final_before`, except entries that
+somebody books in the past (`--at`). So adjacent final ranges have each entry once. An export of one organisation is
+that of the wallet that pays for it now.
+
 Each row has an id that never changes, so a program can merge a second export of the same time into the first. Amounts
 are exact: whole micro-credits, and credits as a decimal text. Times are milliseconds since 1970 (UTC). In CSV, a
 spreadsheet does not read a text as a formula, and a text does not change the direction of reading.

@@ -60,7 +60,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _last(kept: LastCheck) -> str:
-    return f"{figures.time(kept.at_ms)} UTC, {counted(kept.alerts, 'alert')}, with earlier days of recent imports"
+    alerts = f"{counted(kept.alerts, 'alert')}, some maybe on earlier days: `drawdown vendor drift`"
+    return f"{figures.time(kept.at_ms)} UTC" + (f", {alerts}" if kept.alerts else "")
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
