@@ -152,7 +152,8 @@ class Capabilities:
     costs: bool = False
     """True if the provider reports the credits that a unit of a feature draws.
 
-    See `TellsCosts`.
+    See `TellsCosts`. Drawdown then reads a customer without known credit before it sends the customer's pushes. If the
+    read fails, they wait up to a day (P5).
     """
 
     same_database: bool = False

@@ -48,7 +48,6 @@ from drawdown.worker.verdict.org_row import (
 from drawdown.worker.verdict.rates import policies_of, policy_for
 from drawdown.worker.verdict.refresh_requests import (
     NOT_ASKED,
-    READ_AGAIN_MS,
     READ_TWICE,
     SECOND_READ_MS,
     DueProjection,
@@ -73,6 +72,8 @@ SQL = queries(__file__)
 
 READING: Final = 7
 """Eighths of a tick's time after which further customers are not read."""
+READ_AGAIN_MS: Final = MINUTE_MS
+"""Milliseconds before a read that failed is repeated."""
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 ORGS_A_ROUND = 64

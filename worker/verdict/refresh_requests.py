@@ -35,9 +35,6 @@ SECOND_READ_MS: Final = 5 * SECOND_MS
 Its first answer may be stale.
 """
 
-READ_AGAIN_MS: Final = MINUTE_MS
-"""Milliseconds before a read that failed is repeated."""
-
 NOT_ASKED: Final = ReadFailed("not requested: the provider did not answer a moment ago")
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
