@@ -64,7 +64,7 @@ def run(databases: Databases, kind: str, fleet: Fleet, scale: float) -> list[Res
                 figures += _told(name, flood, times)
                 ratio = p99(times) / p99(idle[name])
                 figures.append(Figure(f"{name} under {flood}: times its idle p99", "", [ratio], GOAL))
-        totals |= {f"refused {name}": door.refused for name, door in doors.items()}
+        figures += [Figure(f"{name}: refused", "answers", [door.refused]) for name, door in doors.items()]
     databases.drop(engine)
     what = f"{asked} requests one after the other, on one connection, beside the same while nobody floods the server"
     return [Result("doors", kind, what, figures, baseline="the same server, idle", totals=totals)]

@@ -85,8 +85,7 @@ def _timed_baseline(engine: sa.Engine, text: str) -> float:
 
     def empty(connection: sa.Connection) -> None:
         connection.exec_driver_sql("DROP TABLE IF EXISTS baseline")
-        suffix = " WITHOUT ROWID" if engine.dialect.name == "sqlite" else ""
-        connection.exec_driver_sql(str(CreateTable(table).compile(engine)) + suffix)
+        connection.execute(CreateTable(table))
 
     write(engine, empty)
     tidy(engine)

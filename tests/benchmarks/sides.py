@@ -36,6 +36,8 @@ from tests.benchmarks.sides_trees import Found, Tree, end_on_signals, older, pre
 LATENCIES_MS: Final = (0, 20)
 TICKS: Final = 30
 """Of each life that is simulated."""
+CASES: Final = ("seal", "credit", "events", "guard")
+"""Of `make bench`: what the other figures do not hold."""
 NO_DATABASE: Final = "in memory"
 START: Final = Goal("after", 0.35, at_most=True)
 RATE: Final = re.compile(r"(\d+) ticks a second and core")
@@ -58,9 +60,11 @@ class Sizes:
     seeds: int = 8
     after: float = 0.5
     """The scale of what is measured on this tree alone."""
+    case_scale: float = 0.2
+    """The scale of the cases of `make bench`."""
 
 
-QUICK: Final = Sizes(1, 1, 50, (20, 5), 300, 5, 10, 20, 1, 0.02)
+QUICK: Final = Sizes(1, 1, 50, (20, 5), 300, 5, 10, 20, 1, 0.02, 0.001)
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,21 @@ def simulations(sides: Sides, kind: str) -> Iterator[Line]:
     )
 
 
+def cases(sides: Sides, kind: str) -> Iterator[Line]:
+    """Cases of each tree's own `make bench`: their figures by name, as far as both trees have them."""
+    for case in CASES:
+        values = gathered()
+        for _ in range(sides.sizes.runs):
+            for tree in sides.trees:
+                for result in tree.bench(case, kind, sides.sizes.case_scale):
+                    for figure in result["figures"]:
+                        name = f"`make bench` ({result['case']}): {figure['name']} {figure['unit']}".rstrip()
+                        values[name][tree.name].append(figure["median"])
+        for name, found in values.items():
+            if len(found) == len(sides.trees):
+                yield line(name, kind, found)
+
+
 def alone(sides: Sides, kind: str) -> Iterator[Line]:
     """What the older tree has not: two processes, Stripe's stream, two workers."""
     scale, runs = sides.sizes.after, max(sides.sizes.runs - 1, 1)
@@ -226,6 +245,7 @@ FIGURES: Final[dict[str, Callable[[Sides, str], Iterator[Line]]]] = {
     "trace": traces,
     "start": starts,
     "simulation": simulations,
+    "cases": cases,
     "alone": alone,
     "tick": ticks,
 }

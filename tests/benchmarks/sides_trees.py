@@ -19,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCRIPT: Final = Path(__file__).with_name("sides_script.py")
 PACKAGES: Final = ("cli", "events", "guard", "ledger", "providers", "schema", "server", "worker")
+BENCH_RUNS: Final = 3
+"""Of each case of `make bench`, in one process."""
 Found = dict[str, float]
 
 
@@ -57,6 +59,12 @@ class Tree:
         """What `make simulate` prints."""
         asked = ["--seeds", str(seeds), "--ticks", str(ticks), "--start", "0", "--jobs", "1"]
         return self._run("-m", "tests.simulation.run", *asked)
+
+    def bench(self, case: str, kind: str, scale: float) -> list[dict[str, Any]]:
+        """The results of one case of the tree's own `make bench`."""
+        asked = ["--json", "--runs", str(BENCH_RUNS), "--scale", str(scale), "--only", case, "--database", kind]
+        results: list[dict[str, Any]] = json.loads(self._run("-m", "tests.benchmarks.run", *asked))["results"]
+        return results
 
     def user_s(self, command: str, given: Mapping[str, str]) -> float:
         """The user time of one command."""

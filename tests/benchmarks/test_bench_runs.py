@@ -25,7 +25,7 @@ def made(postgres_server: str, tmp_path: Path) -> Iterator[Databases]:
 BOTH = [(name, kind) for name in CASES for kind in KINDS]
 
 
-@pytest.mark.parametrize(("name", "kind"), share([("tick", "sqlite")], whole=BOTH))
+@pytest.mark.parametrize(("name", "kind"), share([("tick", "sqlite"), ("seal", "sqlite")], whole=BOTH))
 def test_benchmark_settles_all_and_returns_figures(name: str, kind: str, made: Databases) -> None:
     results = CASES[name](made, kind, SMALL)
     assert results

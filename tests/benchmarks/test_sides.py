@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from drawdown.schema.database import read, write
 from drawdown.worker.engine.effects import Transaction
 from tests import leftovers
-from tests.benchmarks import sides_script, sides_seed, sides_trees
+from tests.benchmarks import sides, sides_script, sides_seed, sides_trees
 from tests.benchmarks.databases import Databases
 from tests.benchmarks.quick_server import serving
 from tests.benchmarks.sides_table import FASTER, Goal, Line, row
@@ -111,6 +111,20 @@ def test_comparison_tree_with_top_level_packages_is_found_by_links(tmp_path: Pat
     assert [link.name for link in (tree.path[1] / "drawdown").iterdir()] == ["worker"]
     assert (tree.path[1] / "drawdown" / "worker").resolve() == older / "worker"
     assert not (sides_trees.borrowed(newer, tmp_path / "other").path[1]).exists()
+
+
+def test_comparison_of_bench_cases_has_figures_of_both_trees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    medians = {"before": {"ratio": 2.0, "gone": 1.0}, "after": {"ratio": 1.0, "new": 1.0}}
+
+    def bench(self: Tree, case: str, kind: str, scale: float) -> list[dict[str, Any]]:
+        figures = [{"name": name, "unit": "s", "median": scale * one} for name, one in medians[self.name].items()]
+        return [{"case": case, "database": kind, "figures": figures}]
+
+    monkeypatch.setattr(Tree, "bench", bench)
+    trees = [Tree(name, tmp_path, Path(sys.executable), ()) for name in medians]
+    found = list(sides.cases(sides.Sides(Databases(tmp_path, ""), {}, trees, sides.Sizes(2, case_scale=0.5)), "sqlite"))
+    assert [one.figure for one in found] == [f"`make bench` ({case}): ratio s" for case in sides.CASES]
+    assert {(*one.before, *one.after) for one in found} == {(1.0, 1.0, 0.5, 0.5)}
 
 
 def test_seed_billing_pushes_and_reads_each_org(tmp_path: Path) -> None:
