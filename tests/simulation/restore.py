@@ -132,7 +132,7 @@ class Restores:
         self.withdrawals = list(image.to_withdraw)
         world.paused = set(world.read(paused))
         world.lost_at = world.time.now
-        known = {key for (key,) in world.rows("SELECT COALESCE(wire_key, key) FROM pushes")}
+        known = world.wire.known(dict(world.rows("SELECT COALESCE(wire_key, key), sent_qty FROM pushes")))
         world.wire.lose(known, flying)
         world.network.lose(known)
         self.redone = False

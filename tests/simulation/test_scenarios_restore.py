@@ -126,3 +126,10 @@ def test_key_life_after_recover_counts_from_first_send_that_may_arrive(answer: O
             wire.lose(set(), set())
             wire.recovered()
     assert len(world.breaches) == breaches
+
+
+@pytest.mark.parametrize(("quantity", "known"), [(60, {KEY, "unsent"}), (90, {"unsent"})])
+def test_quantity_of_backup_of_abandoned_history_may_be_sent(quantity: int, known: set[str]) -> None:
+    wire = a_world(AUTUMN).wire
+    wire.sent[AUTUMN, KEY] = ("acme", FEATURE, 60, START)
+    assert wire.known({KEY: quantity, "unsent": 1}) == known

@@ -6,7 +6,7 @@ Guarantee: invariants 5 and 6, and rules P1 and P2, are judged where a provider 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -94,6 +94,16 @@ class Wire:
             if not all_known:
                 del self.sent[place]
         self.forgotten |= self.began.keys()
+
+    def known(self, outbox: Mapping[str, int]) -> set[str]:
+        """The keys of a restored outbox that stand there as they were sent, or were not sent.
+
+        `outbox`: quantities by key. A backup of a history that was given up before can have another quantity under a
+        key than what was sent since. This push, too, may be sent once its provider was asked.
+        """
+        sent = {(key, said[2]) for (_, key), said in self.sent.items()}
+        keys = {key for key, _ in sent}
+        return {key for key, quantity in outbox.items() if key not in keys or (key, quantity) in sent}
 
     def recovered(self) -> None:
         self.still = False
