@@ -137,7 +137,11 @@ def _installed(folder: Path, beside: Path) -> Tree | None:
             print(f"the older commit's install failed: {done.stderr.strip()[-400:]}", file=sys.stderr)
             return None
     return Tree(
-        "before", folder, python, (folder,), f"installed from its own files in {time.perf_counter() - began:.0f} s"
+        "before",
+        folder,
+        python,
+        (folder, folder / "client"),
+        f"installed from its own files in {time.perf_counter() - began:.0f} s",
     )
 
 
