@@ -1,7 +1,8 @@
 """`python -m tests.counts`: how large the house is, by room; what its size is judged by.
 
-Files, lines of Python and SQL, files that one other file alone imports, pieces of SQL with their slots, and the arrows
-between rooms (how many imports lead from one room into another).
+Files, lines of Python, those of them that are code (neither blank, nor of a comment or docstring), lines of SQL, files
+that one other file alone imports, pieces of SQL with their slots, and the arrows between rooms (how many imports lead
+from one room into another).
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ def lines(paths: list[Path]) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
 
 
+def code_lines(source: str) -> int:
+    """Lines of a file without its docstrings, comments and blank lines."""
+    texts = {
+        number
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    numbered = enumerate(source.splitlines(), 1)
+    return sum(line.strip()[:1] not in ("", "#") for number, line in numbered if number not in texts)
+
+
 def module_of(path: Path) -> str:
     return ".".join(("drawdown", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
 
@@ -52,13 +65,14 @@ def report() -> Iterator[str]:
             importers[found].add(name)
             arrows[name.split(".")[1], found.split(".")[1]] += name.split(".")[1] != found.split(".")[1]
     single = {name for name, by in importers.items() if len(by) == 1}
-    yield f"{'room':10} {'files':>6} {'Python':>8} {'SQL':>7} {'one importer':>13} {'pieces':>7} {'slots':>6}"
+    yield _aligned("room", "files", "Python", "code", "SQL", "one importer", "pieces", "slots")
     totals: Counter[str] = Counter()
     for room in ROOMS:
         python, sql = files(room, "py"), files(room, "sql")
         text = "\n".join(path.read_text(encoding="utf-8") for path in sql)
         row = {
-            "files": len(python), "python": lines(python), "sql": lines(sql),
+            "files": len(python), "python": lines(python),
+            "code": sum(code_lines(path.read_text(encoding="utf-8")) for path in python), "sql": lines(sql),
             "single": sum(name.split(".")[1] == room for name in single),
             "pieces": len(PIECE.findall(text)), "slots": len(SLOT.findall(text)),
         }  # fmt: skip
@@ -73,8 +87,12 @@ def report() -> Iterator[str]:
 
 
 def _row(name: str, row: dict[str, int] | Counter[str]) -> str:
-    one = [f"{row[key]:,}" for key in ("files", "python", "sql", "single", "pieces", "slots")]
-    return f"{name:10} {one[0]:>6} {one[1]:>8} {one[2]:>7} {one[3]:>13} {one[4]:>7} {one[5]:>6}"
+    return _aligned(name, *(f"{row[key]:,}" for key in ("files", "python", "code", "sql", "single", "pieces", "slots")))
+
+
+def _aligned(name: str, *cells: str) -> str:
+    widths = (6, 8, 8, 7, 13, 7, 6)
+    return " ".join([f"{name:10}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))])
 
 
 if __name__ == "__main__":
