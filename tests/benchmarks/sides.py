@@ -1,6 +1,6 @@
 """An older commit and this tree side by side, with the seed's way beside both: one table, on SQLite and on PostgreSQL.
 
-python -m tests.benchmarks.sides [--before REF] [--only NAME] [--orgs N] [--runs N] [--quick]
+python -m tests.benchmarks.sides [--before REF] [--only NAME ...] [--orgs N] [--runs N] [--quick]
 
 Guarantee: what is compared was measured in turn: seed's way, before, after, each tree in a process of its own. Each
 number is the median of its runs, with the least and the most. A cell says how much was done where the rest is reckoned.
@@ -252,7 +252,7 @@ FIGURES: Final[dict[str, Callable[[Sides, str], Iterator[Line]]]] = {
 """The slowest last: of a run that is broken off, the others stand."""
 
 
-def measured(ref: str | None, only: str, kinds: Sequence[str], sizes: Sizes) -> Generator[Line, None, None]:
+def measured(ref: str | None, only: Sequence[str], kinds: Sequence[str], sizes: Sizes) -> Generator[Line, None, None]:
     """All lines as they are found, those of one figure beside each other."""
     with ExitStack() as stack:
         made = stack.enter_context(databases(kinds))
@@ -263,7 +263,7 @@ def measured(ref: str | None, only: str, kinds: Sequence[str], sizes: Sizes) -> 
         for tree in sides.trees:
             print(f"{tree.name}: {tree.said}", file=sys.stderr, flush=True)
         for name, figure in FIGURES.items():
-            if only in ("", name):
+            if name in only:
                 began = time.perf_counter()
                 found = [one for kind in kinds for one in figure(sides, kind)]
                 print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, also where a goal is not met: a benchmark reports, on a machine it does not know."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--before", help="the older commit; without it, this tree alone")
-    asked.add_argument("--only", choices=sorted(FIGURES), default="", help="one figure")
+    asked.add_argument("--only", nargs="+", choices=sorted(FIGURES), default=list(FIGURES), help="some figures")
     asked.add_argument("--database", choices=KINDS, help="one kind of database")
     asked.add_argument("--orgs", type=int, help="organisations of a tick at Autumn (10,000)")
     asked.add_argument("--runs", type=int, help="of each in turn (3); the tick at Autumn has a third of it")
