@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from standardwebhooks import Webhook
 
 from drawdown.providers.autumn import build as build_autumn
-from drawdown.providers.http import Call, HttpResult, NoAnswer, NotSent
+from drawdown.providers.http import Answer, Call, HttpResult, NoAnswer, NotSent
 from drawdown.providers.protocol import Provider, Setup
 from drawdown.providers.stripe import build as build_stripe
 from drawdown.schema.clock import Clock
@@ -79,14 +79,14 @@ class Network:
         pooled = self.pooled.get(name) if charges else None
         if pooled is not None:
             pooled.sent(self.time.now, before=True)
+        before = {key: emulator.charged_under(key) for key in parts}
         answer = emulator.handle(call, self.time.now)
+        after = {key: emulator.charged_under(key) for key in parts}
         # A proxy that repeats a request. What proves that nothing was done is an answer to all of it.
-        if (
-            charges
-            and any(emulator.charged_under(key) is not None for key in parts)
-            and self.faults.strikes("delivered_twice")
-        ):
-            self._repeat(name, call)
+        if charges and any(after[key] is not None for key in parts) and self.faults.strikes("delivered_twice"):
+            refused = len(parts) > 1 and before == after and isinstance(answer, Answer) and 400 <= answer.status < 500
+            if not refused:  # as a whole, beside events that were charged before
+                self._repeat(name, call)
         if pooled is not None:
             pooled.sent(self.time.now, before=False)
         return answer

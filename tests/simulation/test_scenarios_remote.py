@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.http import Call
+from drawdown.providers.http import Answer, Call
+from drawdown.providers.kit.emulator import FaultPlan
 from drawdown.providers.protocol import Absent
 from drawdown.schema.audit import By
 from drawdown.schema.errors import Refused
@@ -28,6 +31,7 @@ from drawdown.worker.tick import tick
 from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.verify.verify import verify
 from tests.emulators.autumn_losses import Charge
+from tests.emulators.stripe_stream import EVENTS
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
@@ -383,3 +387,27 @@ def test_assignment_sealed_by_fast_clock_is_not_cancelled() -> None:
     world.write(lambda c: seal(c, SealRequest(Shard(), horizon(ahead), ahead, world.capabilities)))
     with pytest.raises(Refused, match="are sealed"):
         world.write(lambda c: cancel(c, "acme", said(world)))
+
+
+@pytest.mark.parametrize(("status", "arrivals"), [(401, 1), (200, 2)])
+def test_proxy_repeats_batch_unless_it_was_refused_as_a_whole(
+    status: int, arrivals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch that is refused, one event can be charged since an earlier send."""
+    world, handled = a_world(STRIPE), list[Call]()
+
+    class Emulator:
+        faults = FaultPlan()
+
+        def charged_under(self, key: str) -> int | None:
+            return 1 if key == "sent before" else None
+
+        def handle(self, call: Call, _now_ms: int) -> Answer:
+            handled.append(call)
+            return Answer(status, {}, b"")
+
+    world.network.emulators[STRIPE] = Emulator()  # type: ignore[assignment]
+    monkeypatch.setattr(world.faults, "strikes", lambda name: name == "delivered_twice")
+    body = json.dumps({"events": [{"identifier": name} for name in ("sent before", "new")]}).encode()
+    asyncio.run(world.network.send(Call("POST", f"https://stripe.test{EVENTS}", body=body)))
+    assert len(handled) == arrivals
