@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import RetryAt, Unknown
+from drawdown.providers.protocol import FoundPush, RetryAt, Unknown
+from drawdown.providers.validated_provider import ValidatedProvider
 from drawdown.schema.database import write
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.units import WINDOW_MS
+from drawdown.worker.engine import runner
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
+from drawdown.worker.push.confirm import confirm
+from drawdown.worker.push.push import push
 from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import ASKED, KEY, clean, fleet_of, states
@@ -76,6 +80,31 @@ def test_changed_terms_before_accept_are_reported_and_pushes_wait(engine: sa.Eng
         providers.accept(partial(write, fleet.engine), "fake", can, fleet.by)
     fleet.extra = {"fake": provider}
     assert fleet.tick_windows(1).exit_status == 1
+
+
+def test_process_with_former_terms_does_not_send_or_look_up(engine: sa.Engine) -> None:
+    """It began before another machine accepted the terms: it would send 60 units as 60 seconds, or miss a charge."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    write(engine, lambda c: providers.pause(c, "fake", fleet.by))
+    fleet.tick_windows(2)
+    other = FakeProvider(capabilities(**{**ASKED, "unit": 60, "names": {"x": "y"}}))
+    former = fleet.context()
+    providers.accept(partial(write, engine), "fake", other.capabilities, fleet.by)
+    fleet.extra = {"fake": other}
+    assert fleet.tick_windows(1).sealed == 1
+    write(engine, lambda c: providers.resume(c, "fake", fleet.by))
+    world = runner.World(engine, {"fake": ValidatedProvider(provider)}, fleet.cells, fleet.clock)
+    with pytest.raises(Refused, match=r"cannot bill by fake: its settings changed .*unit was 60, is 1"):
+        runner.run(push(former, "fake"), world)
+    other.answers[f"{KEY}:r1"] = Unknown("cut")
+    fleet.tick_windows(1)
+    fleet.clock.at_ms += WINDOW_MS
+    with pytest.raises(Refused, match="cannot bill by fake"):
+        runner.run(confirm(former, "fake"), world)
+    other.lookups[f"{KEY}:r1"] = FoundPush(60)
+    assert fleet.tick_windows(1).accepted == 1
+    assert (provider.seen, [one.quantity for one in other.seen]) == ([], [60])
+    clean(fleet)
 
 
 def test_terms_accept_with_unsettled_push_is_refused(engine: sa.Engine) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets, make_windows_dirty
 from drawdown.schema.sql import queries
 
@@ -97,6 +98,20 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
                 f"`drawdown provider accept {name}`"
             )
     return found
+
+
+def require_terms(connection: sa.Connection, provider: str, capabilities: Capabilities) -> None:
+    """Check that a provider's terms in force are still those that this process declares.
+
+    A process reads the terms when it begins, and another machine may change them later. Call this after the statement
+    that reads or claims pushes: a push that was sealed on newer terms is never visible before these terms are.
+
+    Errors: Refused. Without it, a process would send a quantity in another unit, or to another place, than the seal
+    had in mind.
+    """
+    why = changed(connection, {provider: capabilities}).get(provider)
+    if why is not None:
+        raise Refused(f"cannot bill by {provider}: {why}")
 
 
 def describe(moved: Mapping[str, tuple[object, object]]) -> str:

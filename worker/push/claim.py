@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Capabilities, PushRequest
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
+from drawdown.worker.catalog.terms import require_terms
 from drawdown.worker.engine.context import LEASE_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
@@ -125,7 +126,8 @@ def claim_due(
 ) -> Claim:
     """Claim at most `claim_size` due pushes, and count them as sends (R1).
 
-    Errors: HistoryDoubted if the history changed, or a recovery is needed.
+    Errors: HistoryDoubted if the history changed, or a recovery is needed. Refused if another machine changed the
+    provider's terms.
     """
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)
@@ -134,6 +136,7 @@ def claim_due(
     rows = _take(connection, {**mine, **limits})
     if not rows:
         return Claim([], None)
+    require_terms(connection, provider, capabilities)
     recorded = SQL.run(connection, "begin_attempts", {**mine, "now_ms": now}).rowcount
     assert recorded == len(rows), "every claimed push has its attempt on record before it is sent"
     before = set()
@@ -229,15 +232,15 @@ def claim_lookups(
     provider: str,
     claim: str,
     now: int,
+    capabilities: Capabilities,
     shard: Shard,
     witness: Witness | None,
-    together: bool,
 ) -> list[Sought]:
     """Claim pushes that are due for a lookup.
 
-    `together`: claim the other due pushes of the same customers as well.
+    If the provider shows what it drew, also claim the other due pushes of the same customers.
 
-    Errors: HistoryDoubted if the history changed, or a recovery is needed.
+    Errors: as `claim_due`. A push would be looked up in another place than it was sent to, and be billed twice.
     """
     require_same(connection, witness)
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
@@ -246,7 +249,8 @@ def claim_lookups(
     claimed = len(SQL.run(connection, "claim_lookups", {**mine, **limits}).all())
     if not claimed:
         return []
-    if together and (claimed == limits["at_most"] or shard != Shard()):  # else all due pushes are claimed
+    require_terms(connection, provider, capabilities)
+    if capabilities.drawn and (claimed == limits["at_most"] or shard != Shard()):  # else all due pushes are claimed
         SQL.run(connection, "claim_with_them", {**mine, "now_ms": now, "at_most": MOST_TOGETHER})
     rows = SQL.run(connection, "claimed_lookups", mine).all()
     return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]

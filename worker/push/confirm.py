@@ -101,9 +101,9 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
                 provider=provider,
                 claim=claim,
                 now=now,
+                capabilities=capabilities,
                 shard=context.shard,
                 witness=context.witness,
-                together=capabilities.drawn,
             ),
         )
         if not asked:

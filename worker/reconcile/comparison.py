@@ -29,9 +29,9 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import counted
 from drawdown.schema.units import WINDOW_MS
 from drawdown.worker.catalog.costs import Pools, read_pools
+from drawdown.worker.catalog.terms import require_terms
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, look_up_all
-from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import require_same
 from drawdown.worker.push.adopt import adopt_excess, adopt_other
 from drawdown.worker.push.evidence import (
@@ -418,7 +418,7 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
                 before=before.get(pair),
                 balances=balances,
                 by=by,
-                witness=context.witness,
+                context=context,
             ),
         )
     return asked
@@ -433,14 +433,13 @@ def _void_absent(
     before: Accounted | None,
     balances: Balances,
     by: By,
-    witness: Witness | None,
+    context: Context,
 ) -> None:
     """Correct the pushes of one balance by lookups and draws.
 
     `before`: the accepted pushes before the read of the balance; None: events are conclusive.
     """
-    lock_buckets(connection)
-    require_same(connection, witness)
+    _lock(connection, context, some[0].line.provider)
     for short in some:
         short.begin()
     # `compare_over` adopts an excess by window.
@@ -475,6 +474,13 @@ def _void_absent(
             evidence += ". The customer's balance agrees" if before is not None else ""
             void_one(connection, row, by, evidence, "absent", answered=False)
             short.corrected += quantity
+
+
+def _lock(connection: sa.Connection, context: Context, provider: str) -> None:
+    """Take S1's lock to correct pushes by what a provider showed. Errors: HistoryDoubted; Refused on other terms."""
+    lock_buckets(connection)
+    require_same(connection, context.witness)
+    require_terms(connection, provider, context.capabilities[provider])
 
 
 def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By, *, weighs: bool) -> int:
@@ -543,7 +549,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     for row in (yield from _unclear(context, line, list(excess))):
         by_hand += excess.pop(row)
     corrected: int = yield Transaction(
-        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, by=by, witness=context.witness)
+        "reconcile_over", partial(_adopt_windows, line=line, excess=excess, by=by, context=context)
     )
     open_still += sum(excess.values()) - corrected
     corrected -= short.corrected
@@ -583,15 +589,14 @@ def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list
 
 
 def _adopt_windows(
-    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, witness: Witness | None
+    connection: sa.Connection, *, line: Line, excess: Mapping[Row, int], by: By, context: Context
 ) -> int:
     """Adopt the excess of windows, and return the adopted quantity.
 
     Windows that changed since the read of the provider are left out. Otherwise a push that was settled meanwhile, or an
     excess that another run adopted, would be given back.
     """
-    lock_buckets(connection)
-    require_same(connection, witness)
+    _lock(connection, context, line.provider)
     now, adopted = set(windows_of(connection, line=line)) if excess else set(), 0
     for window, more in excess.items():
         if window not in now:
