@@ -32,7 +32,7 @@ PLANTED: Final = {
         27,
     ),
     "attempts are not counted": (("into_sums", ""), "SUM(p.attempts)", "COUNT(*)", SUMS, 1),
-    "what was sent elsewhere goes, too": (("going", ""), "p.provider = 'embedded' AND", "", "folded: a push of", 9),
+    "what was sent elsewhere goes, too": (("folding", ""), "p.provider = 'embedded' AND", "", "folded: a push of", 9),
     "attempts stay": (
         ("fold", "sqlite"),
         "x.window_ms >= :from_ms",
@@ -42,7 +42,7 @@ PLANTED: Final = {
     ),
     "pushes stay": (
         ("fold", "sqlite"),
-        "DELETE FROM pushes AS p WHERE {going}",
+        "DELETE FROM pushes AS p WHERE {folding}",
         "DELETE FROM pushes AS p WHERE 1 = 0",
         SUMS,
         9,

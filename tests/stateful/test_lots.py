@@ -72,7 +72,7 @@ SAYS = (
 )
 CODE: dict[str, tuple[object, str, Any]] = {
     "a hold is expired from under its run": (expiry, "changes", _at_once),
-    "what was booked before is booked again": (expiry, "left", _all_of_it),
+    "what was booked before is booked again": (expiry, "unused_micro", _all_of_it),
     "restricted lots pay for all": (expiry, "allocate", _of(lambda lot: replace(lot, features=None))),
     "what was taken back pays": (expiry, "allocate", _of(lambda lot: replace(lot, taken_micro=0))),
     "the order forgets the priorities": (expiry, "allocate", _of(lambda lot: replace(lot, priority=50))),
@@ -101,7 +101,7 @@ TEXTS: dict[str, tuple[Any, str, str, str]] = {
     "what late use took is forgotten": (lots.SQL, "of_wallets", "e.key LIKE 'reduced:%'", "1 = 0"),
     "the next month is never due": (due_changes.SQL, "next_due", "THEN :month_ms", "THEN NULL"),
     "another plan gives nothing this month": (accounts.SQL, "set_plan", "given_to_ms = NULL,", ""),
-    "a tier is paid from what is over": (tiers.SQL, "due", "+ CASE WHEN h.renews THEN :wait_ms ELSE 0 END", ""),
+    "a tier is paid from what is over": (tiers.SQL, "due", "+ CASE WHEN t.renews THEN :wait_ms ELSE 0 END", ""),
     "a tier that was not paid goes on": (tiers.SQL, "end", "SET ended_ms = :now_ms, ", "SET "),
     "runs are dated as they end": (lots.SQL, "used", "e.ts >= p.from_ms AND e.ts < p.to_ms\nWHERE e.kind IN",
                                    "e.at_ms >= p.from_ms AND e.at_ms < p.to_ms\nWHERE e.kind IN"),

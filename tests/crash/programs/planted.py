@@ -60,10 +60,10 @@ def _reverted_first() -> None:
     """It is said to be reverted before anything is taken back."""
     original = vars(backfills)["withdraw"]
 
-    def withdraw(connection: sa.Connection, names: Sequence[str], by: Any) -> Any:
+    def withdraw(connection: sa.Connection, *given: Any) -> Any:
         connection.execute(sa.text("UPDATE backfills SET state = 'reverted', reverted_ms = 1 WHERE state = 'closed'"))
         _commit(connection)
-        return original(connection, names, by)
+        return original(connection, *given)
 
     vars(backfills)["withdraw"] = withdraw
 

@@ -109,7 +109,9 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     "a draw that was given again counts again": (_a_draw_counts_again, "is no repetition"),
     "what a run that ended held stays held": (lambda p: p.put(draws, "free", lambda *given: None), " keeps "),
     "more is held than there is": (
-        lambda p: p.query(reservations, "hold", "AND {available_micro} >= :amount_micro", "AND :amount_micro > 0"),
+        lambda p: p.query(
+            reservations, "hold", "AND {available_micro} - :unbilled_micro >= :amount_micro", "AND :amount_micro > 0"
+        ),
         "was let hold",
     ),
 }
