@@ -49,12 +49,12 @@ SELECT key, to_account, amount_micro FROM ledger_entries;
 
 CREATE FUNCTION never_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'what was billed is kept: % is never truncated', TG_TABLE_NAME USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'cannot truncate the table %', TG_TABLE_NAME USING ERRCODE = 'check_violation';
 END $$;
 
 CREATE FUNCTION samples_arrive_now() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'S2: the database says when a sample arrived; leave arrival out' USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'cannot set arrival of a sample: the database sets it (S2)' USING ERRCODE = 'check_violation';
 END $$;
 
 CREATE TRIGGER samples_arrive_now BEFORE INSERT ON usage_samples
@@ -64,7 +64,7 @@ EXECUTE FUNCTION samples_arrive_now();
 -- A host has no right to insert events, so it must not use an id that Drawdown makes itself.
 CREATE FUNCTION samples_ids_reserved() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'S7: an id that begins with event:, run: or batch: is reserved; choose another id' USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'cannot insert a sample: an id that begins with event:, run: or batch: is reserved (S7). Choose another id' USING ERRCODE = 'check_violation';
 END $$;
 
 CREATE TRIGGER samples_ids_reserved BEFORE INSERT ON usage_samples
@@ -108,7 +108,7 @@ BEGIN
         SELECT 1 FROM gone g LEFT JOIN orgs o ON o.org_id = g.org_id
         WHERE g.ts IS NULL OR g.ts >= COALESCE(o.floor_ms, 0)
     ) THEN
-        RAISE EXCEPTION 'S4: a sample may be deleted only below its organisation''s floor' USING ERRCODE = 'check_violation';
+        RAISE EXCEPTION 'cannot delete a sample that is not below its organisation''s floor (S4)' USING ERRCODE = 'check_violation';
     END IF;
     RETURN NULL;
 END $$;
@@ -125,7 +125,7 @@ BEGIN
             AND f.provider = g.provider AND f.customer_id = g.customer_id AND f.feature = g.feature AND f.state = g.state
         WHERE g.window_ms >= COALESCE(o.floor_ms, 0) OR f.org_id IS NULL
     ) THEN
-        RAISE EXCEPTION 'S3: a push is deleted only below its organisation''s floor, as it is folded' USING ERRCODE = 'check_violation';
+        RAISE EXCEPTION 'cannot delete a push that is not folded and below its organisation''s floor (S3)' USING ERRCODE = 'check_violation';
     END IF;
     RETURN NULL;
 END $$;
@@ -139,7 +139,7 @@ BEGIN
     IF EXISTS (
         SELECT 1 FROM gone g LEFT JOIN orgs o ON o.org_id = g.org_id WHERE g.window_ms >= COALESCE(o.floor_ms, 0)
     ) THEN
-        RAISE EXCEPTION 'P1: attempts are evidence' USING ERRCODE = 'check_violation';
+        RAISE EXCEPTION 'cannot delete an attempt that is not below its organisation''s floor (P1)' USING ERRCODE = 'check_violation';
     END IF;
     RETURN NULL;
 END $$;

@@ -50,14 +50,14 @@ SELECT key, to_account, amount_micro FROM ledger_entries;
 CREATE TRIGGER samples_arrive_now BEFORE INSERT ON usage_samples
 FOR EACH ROW WHEN NEW.arrival <> -1
 BEGIN
-    SELECT RAISE(ABORT, 'S2: the database says when a sample arrived; leave arrival out');
+    SELECT RAISE(ABORT, 'cannot set arrival of a sample: the database sets it (S2)');
 END;
 
 -- SQLite numbers a sample only after its BEFORE triggers.
 CREATE TRIGGER samples_arrive_now_after AFTER INSERT ON usage_samples
 FOR EACH ROW WHEN NEW.arrival < 1
 BEGIN
-    SELECT RAISE(ABORT, 'S2: the database says when a sample arrived; leave arrival out');
+    SELECT RAISE(ABORT, 'cannot set arrival of a sample: the database sets it (S2)');
 END;
 
 CREATE TRIGGER samples_ids_reserved BEFORE INSERT ON usage_samples
@@ -67,13 +67,13 @@ FOR EACH ROW WHEN (
     OR (NEW.id >= 'batch:' AND NEW.id < 'batch;')
 ) AND COALESCE(NEW.cell_id NOT IN ('events', 'runs'), TRUE)
 BEGIN
-    SELECT RAISE(ABORT, 'S7: an id that begins with event:, run: or batch: is reserved; choose another id');
+    SELECT RAISE(ABORT, 'cannot insert a sample: an id that begins with event:, run: or batch: is reserved (S7). Choose another id');
 END;
 
 CREATE TRIGGER samples_floor_first BEFORE DELETE ON usage_samples
 FOR EACH ROW WHEN OLD.ts IS NULL OR OLD.ts >= COALESCE((SELECT floor_ms FROM orgs WHERE org_id = OLD.org_id), 0)
 BEGIN
-    SELECT RAISE(ABORT, 'S4: a sample may be deleted only below its organisation''s floor');
+    SELECT RAISE(ABORT, 'cannot delete a sample that is not below its organisation''s floor (S4)');
 END;
 
 CREATE TRIGGER events_go_with_samples AFTER DELETE ON usage_samples
@@ -89,13 +89,13 @@ FOR EACH ROW WHEN OLD.window_ms >= COALESCE((SELECT floor_ms FROM orgs WHERE org
         AND f.customer_id = OLD.customer_id AND f.feature = OLD.feature AND f.state = OLD.state
 )
 BEGIN
-    SELECT RAISE(ABORT, 'S3: a push is deleted only below its organisation''s floor, as it is folded');
+    SELECT RAISE(ABORT, 'cannot delete a push that is not folded and below its organisation''s floor (S3)');
 END;
 
 CREATE TRIGGER attempts_kept BEFORE DELETE ON attempts
 FOR EACH ROW WHEN OLD.window_ms >= COALESCE((SELECT floor_ms FROM orgs WHERE org_id = OLD.org_id), 0)
 BEGIN
-    SELECT RAISE(ABORT, 'P1: attempts are evidence');
+    SELECT RAISE(ABORT, 'cannot delete an attempt that is not below its organisation''s floor (P1)');
 END;
 
 -- The database itself makes a halt due, for each cell with a sandbox that is not stopped.

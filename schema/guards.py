@@ -62,7 +62,9 @@ def never_truncated(table: str) -> str:
 
 
 def _append_only(table: str, event: str) -> Guard:
-    return Guard(f"{table}_no_{event.lower()}", table, event, "1 = 1", f"{table} is append-only")
+    act = "change" if event == "UPDATE" else "delete"
+    message = f"cannot {act} a row of {table}: the table is append-only"
+    return Guard(f"{table}_no_{event.lower()}", table, event, "1 = 1", message)
 
 
 APPEND_ONLY: Final = (
@@ -91,33 +93,37 @@ NEVER_TRUNCATED: Final = (
 
 GUARDS: Final = (
     *(_append_only(table, event) for table in APPEND_ONLY for event in ("UPDATE", "DELETE")),
-    _append_only("event_types", "DELETE"),
+    Guard(
+        "event_types_no_delete", "event_types", "DELETE",
+        "1 = 1",
+        "cannot delete an event type",
+    ),
     Guard(
         "event_types_frozen", "event_types", "UPDATE",
         "NEW.event_type <>? OLD.event_type OR NEW.meter <>? OLD.meter OR NEW.first_seen_ms <>? OLD.first_seen_ms OR "
         "NEW.org_id <>? OLD.org_id OR NEW.key_name <>? OLD.key_name OR NEW.source <>? OLD.source",
-        "S5: an event type keeps its meter, organisation, key and source",
+        "cannot change an event type's meter, organisation, key or source (S5)",
     ),
     Guard(
         "samples_immutable", "usage_samples", "UPDATE",
         "1 = 1",
-        "S7: samples never change; withdraw the sample",
+        "cannot change a sample: withdraw it (S7)",
     ),
     Guard(
         "attempts_frozen", "attempts", "UPDATE",
         "NEW.started_ms <>? OLD.started_ms OR NEW.sent_qty <>? OLD.sent_qty OR NEW.owner <>? OLD.owner",
-        "P1: an attempt never changes",
+        "cannot change an attempt (P1)",
     ),
     Guard(
         "buckets_forward", "buckets", "UPDATE",
         "NEW.epoch < OLD.epoch OR (NEW.epoch = OLD.epoch AND (NEW.watermark_ms < OLD.watermark_ms OR "
         "NEW.cursor < OLD.cursor))",
-        "Invariant 4: watermark and cursor never move back within an epoch",
+        "cannot move a watermark or cursor back within an epoch (invariant 4)",
     ),
     Guard(
         "buckets_kept", "buckets", "DELETE",
         "1 = 1",
-        "S1: the buckets are the seal's locks",
+        "cannot delete a bucket: seals lock it (S1)",
     ),
     Guard(
         "orgs_watermark_forward", "orgs", "UPDATE OF held_watermark_ms",
@@ -125,7 +131,7 @@ GUARDS: Final = (
         "a.org_id = NEW.org_id) AND COALESCE(NEW.held_watermark_ms, (SELECT watermark_ms FROM buckets "
         "WHERE id = NEW.bucket)) < COALESCE(OLD.held_watermark_ms, (SELECT watermark_ms FROM buckets "
         "WHERE id = OLD.bucket))",
-        "Invariant 4: a watermark never moves back",
+        "cannot move an organisation's watermark back (invariant 4)",
     ),
     Guard(
         "orgs_floor_forward", "orgs", "UPDATE OF floor_ms",
@@ -133,24 +139,24 @@ GUARDS: Final = (
         "pending_usage p WHERE p.org_id = NEW.org_id AND p.window_ms < NEW.floor_ms) OR EXISTS (SELECT 1 "
         "FROM dirty_windows d WHERE d.org_id = NEW.org_id AND d.window_ms < NEW.floor_ms) OR NEW.floor_ms"
         " > COALESCE(NEW.held_watermark_ms, (SELECT watermark_ms FROM buckets WHERE id = NEW.bucket))))",
-        "S4: a floor never moves back, past the watermark, or past pending usage",
+        "cannot move a floor back, past the watermark, or past pending usage (S4)",
     ),
     Guard(
         "orgs_kept", "orgs", "DELETE",
         "1 = 1",
-        "An organisation is never deleted; its usage refers to it",
+        "cannot delete an organisation: its usage refers to it",
     ),
     Guard(
         "orgs_bucket_fixed", "orgs", "UPDATE OF bucket",
         "OLD.bucket IS NOT NULL AND NEW.bucket <>? OLD.bucket",
-        "S1: an organisation's bucket is fixed",
+        "cannot move an organisation to another bucket (S1)",
     ),
     Guard(
         "assignments_forward", "assignments", "INSERT",
         "NEW.start_ms < (SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b "
         "ON b.id = o.bucket WHERE o.org_id = NEW.org_id) AND NEW.start_ms >= COALESCE((SELECT "
         "MIN(start_ms) FROM assignments a WHERE a.org_id = NEW.org_id), NEW.start_ms + 1)",
-        "P4: an assignment starts at or after the watermark",
+        "cannot start an assignment before the watermark (P4)",
     ),
     Guard(
         "assignments_one_customer", "assignments", "INSERT",
@@ -158,13 +164,13 @@ GUARDS: Final = (
         "assignments a WHERE a.provider = NEW.provider AND a.customer_id = NEW.customer_id AND a.org_id "
         "<> NEW.org_id AND (a.end_ms IS NULL OR a.end_ms > NEW.start_ms) AND (NEW.end_ms IS NULL OR "
         "a.start_ms < NEW.end_ms))",
-        "P4: a customer belongs to one organisation at a time",
+        "cannot assign a customer to two organisations at a time (P4)",
     ),
     Guard(
         "assignments_kept", "assignments", "DELETE",
         "COALESCE(OLD.start_ms < (SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN "
         "buckets b ON b.id = o.bucket WHERE o.org_id = OLD.org_id), 1 = 0)",
-        "P4: an assignment is cancelled only while nothing is sealed for it",
+        "cannot delete an assignment that started before the watermark (P4)",
     ),
     Guard(
         "assignments_append_only", "assignments", "UPDATE",
@@ -174,14 +180,14 @@ GUARDS: Final = (
         "JOIN buckets b ON b.id = o.bucket WHERE o.org_id = OLD.org_id), 1 = 0) OR COALESCE(NEW.end_ms < "
         "(SELECT COALESCE(o.held_watermark_ms, b.watermark_ms) FROM orgs o JOIN buckets b ON b.id = "
         "o.bucket WHERE o.org_id = OLD.org_id), 1 = 0)))",
-        "P4: an assignment is ended once and never rewritten",
+        "cannot change an assignment, except to end it at or after the watermark (P4)",
     ),
     Guard(
         "withdrawals_match", "withdrawals", "INSERT",
         "NOT EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = NEW.sample_id AND s.org_id = NEW.org_id "
         "AND s.ts = NEW.ts AND s.memory_mb = NEW.memory_mb AND s.interval_s = NEW.interval_s AND "
         "s.problem IS NULL)",
-        "S7: a withdrawal repeats its sample's content exactly",
+        "cannot withdraw a sample with different content: repeat its content exactly (S7)",
     ),
     Guard(
         "pushes_frozen", "pushes", "UPDATE",
@@ -190,13 +196,13 @@ GUARDS: Final = (
         "OLD.customer_id OR NEW.sealed_qty <>? OLD.sealed_qty OR NEW.sent_qty <>? OLD.sent_qty OR NEW.key"
         " <>? OLD.key OR NEW.sealed_at_ms <>? OLD.sealed_at_ms OR NEW.seal_id <>? OLD.seal_id OR "
         "(OLD.wire_key IS NOT NULL AND NEW.wire_key <>? OLD.wire_key)",
-        "S3: a push never changes; void it",
+        "cannot change the content of a push: void it (S3)",
     ),
     Guard(
         "pushes_void_has_evidence", "pushes", "UPDATE",
         "NEW.state = 'voided' AND NOT EXISTS (SELECT 1 FROM voids v WHERE v.window_ms = NEW.window_ms AND"
         " v.org_id = NEW.org_id AND v.feature = NEW.feature AND v.revision = NEW.revision)",
-        "P5: a push is voided only with evidence in voids",
+        "cannot void a push without evidence in voids (P5)",
         only_if="NEW.state = 'voided'",
     ),
     Guard(
@@ -204,47 +210,47 @@ GUARDS: Final = (
         "(OLD.state IN ('voided', 'carried', 'shadow') AND NEW.state NOT IN (OLD.state, 'voided')) OR "
         "(OLD.state = 'accepted' AND NEW.state NOT IN ('accepted', 'rejected', 'voided', 'in_doubt')) OR "
         "(OLD.state = 'in_doubt' AND NEW.state IN ('due', 'queued'))",
-        "P5, P2: a settled push is not opened again, and a push in doubt is not sent again",
+        "cannot reopen a settled push, or resend a push in doubt (P5, P2)",
     ),
     Guard(
         "incarnation_forward", "incarnation", "UPDATE",
         "NEW.database_id <>? OLD.database_id OR NEW.number < OLD.number OR NEW.sends < OLD.sends",
-        "R1: a database keeps its name, and its count of sends never goes back",
+        "cannot rename the database, or lower its incarnation or its count of sends (R1)",
     ),
     Guard(
         "incarnation_kept", "incarnation", "DELETE",
         "1 = 1",
-        "R1: a database keeps its name",
+        "cannot delete the name of the database (R1)",
     ),
     Guard(
         "provider_rates_no_update", "provider_rates", "UPDATE",
         "1 = 1",
-        "rates are append-only",
+        "cannot change a provider's rate: rates are append-only",
     ),
     Guard(
         "provider_rates_no_delete", "provider_rates", "DELETE",
         "1 = 1",
-        "rates are append-only",
+        "cannot delete a provider's rate: rates are append-only",
     ),
     Guard(
         "action_chain_forward", "action_chain", "UPDATE",
         "NEW.actions < OLD.actions",
-        "the record of actions never becomes shorter",
+        "cannot shorten the audit log: it is append-only",
     ),
     Guard(
         "action_chain_kept", "action_chain", "DELETE",
         "1 = 1",
-        "the record of actions is kept",
+        "cannot delete the chain of the audit log",
     ),
     Guard(
         "ledger_accounts_kept", "ledger_accounts", "DELETE",
         "1 = 1",
-        "A ledger account is never deleted",
+        "cannot delete a ledger account",
     ),
     Guard(
         "reservations_kept", "reservations", "DELETE",
         "1 = 1",
-        "A reservation is never deleted",
+        "cannot delete a reservation",
     ),
     Guard(
         "reservations_frozen", "reservations", "UPDATE",
@@ -253,110 +259,110 @@ GUARDS: Final = (
         "OLD.action OR NEW.estimate <>? OLD.estimate OR NEW.overage <>? OLD.overage OR NEW.accepted_ms "
         "<>? OLD.accepted_ms OR NEW.fingerprint <>? OLD.fingerprint OR NEW.actor <>? OLD.actor OR "
         "NEW.reason <>? OLD.reason",
-        "The accepted terms of an execution never change",
+        "cannot change the accepted terms of an execution",
     ),
     Guard(
         "reservations_forward", "reservations", "UPDATE",
         "NEW.amount_micro < OLD.amount_micro OR (NEW.state <> OLD.state AND NOT (OLD.state = 'held' OR "
         "(OLD.state = 'expired' AND NEW.state = 'settled')))",
-        "A reservation only grows, ends once, and is settled late only after it expired",
+        "cannot shrink or reopen a reservation, or settle it late before it expired",
     ),
     Guard(
         "reservations_supplier_frozen", "reservations", "UPDATE",
         "NEW.supplier <>? OLD.supplier",
-        "An accepted execution keeps its supplier",
+        "cannot change the supplier of an accepted execution",
     ),
     Guard(
         "reservations_settled_by_frozen", "reservations", "UPDATE",
         "NEW.settled_by <>? OLD.settled_by",
-        "An accepted execution keeps its way of settling",
+        "cannot change how an accepted execution is settled",
     ),
     Guard(
         "reservations_metered_forward", "reservations", "UPDATE",
         "NEW.settled_by = 'metering' AND NEW.drawn_micro < OLD.drawn_micro",
-        "The credits that metering drew from a reservation never decrease",
+        "cannot lower the credits that metering drew from a reservation",
     ),
     Guard(
         "reservations_payer_frozen", "reservations", "UPDATE",
         "NEW.payer_number <>? OLD.payer_number",
-        "An accepted execution keeps its payer",
+        "cannot change the payer of an accepted execution",
     ),
     Guard(
         "reservations_hold_frozen", "reservations", "UPDATE",
         "NEW.hold <>? OLD.hold",
-        "The source of a reservation's credit never changes",
+        "cannot change the source of a reservation's credit",
     ),
     Guard(
         "supplier_terms_no_update", "supplier_terms", "UPDATE",
         "1 = 1",
-        "Terms of suppliers are append-only. New terms are a new revision",
+        "cannot change a supplier's terms: they are append-only. Add a new revision",
     ),
     Guard(
         "supplier_terms_no_delete", "supplier_terms", "DELETE",
         "1 = 1",
-        "Terms of suppliers are append-only. New terms are a new revision",
+        "cannot delete a supplier's terms: they are append-only. Add a new revision",
     ),
     Guard(
         "settlements_no_update", "settlements", "UPDATE",
         "1 = 1",
-        "Settlements are append-only: a reversal records a change",
+        "cannot change a settlement: settlements are append-only. Add a reversal",
     ),
     Guard(
         "settlements_no_delete", "settlements", "DELETE",
         "1 = 1",
-        "Settlements are append-only: a reversal records a change",
+        "cannot delete a settlement: settlements are append-only. Add a reversal",
     ),
     Guard(
         "settlement_reversals_no_update", "settlement_reversals", "UPDATE",
         "1 = 1",
-        "Reversals are append-only",
+        "cannot change a reversal: reversals are append-only",
     ),
     Guard(
         "settlement_reversals_no_delete", "settlement_reversals", "DELETE",
         "1 = 1",
-        "Reversals are append-only",
+        "cannot delete a reversal: reversals are append-only",
     ),
     Guard(
         "payouts_no_update", "payouts", "UPDATE",
         "1 = 1",
-        "Payouts are append-only",
+        "cannot change a payout: payouts are append-only",
     ),
     Guard(
         "payouts_no_delete", "payouts", "DELETE",
         "1 = 1",
-        "Payouts are append-only",
+        "cannot delete a payout: payouts are append-only",
     ),
     Guard(
         "payout_lines_no_update", "payout_lines", "UPDATE",
         "1 = 1",
-        "Lines of payouts are append-only",
+        "cannot change a line of a payout: payouts are append-only",
     ),
     Guard(
         "payout_lines_no_delete", "payout_lines", "DELETE",
         "1 = 1",
-        "Lines of payouts are append-only",
+        "cannot delete a line of a payout: payouts are append-only",
     ),
     Guard(
         "settlement_freezes_kept", "settlement_freezes", "DELETE",
         "1 = 1",
-        "A freeze is never deleted",
+        "cannot delete a freeze: end it",
     ),
     Guard(
         "settlement_freezes_end_once", "settlement_freezes", "UPDATE",
         "OLD.ended_ms IS NOT NULL OR NEW.freeze_id <>? OLD.freeze_id OR NEW.supplier <>? OLD.supplier OR "
         "NEW.reservation <>? OLD.reservation OR NEW.from_ms <>? OLD.from_ms OR NEW.actor <>? OLD.actor OR"
         " NEW.reason <>? OLD.reason",
-        "A freeze never changes: it ends, once",
+        "cannot change a freeze, except to end it once",
     ),
     Guard(
         "topup_terms_kept", "topup_terms", "DELETE",
         "1 = 1",
-        "Terms of top-ups are stopped, never deleted",
+        "cannot delete the terms of top-ups: stop them",
     ),
     Guard(
         "topups_kept", "topups", "DELETE",
         "1 = 1",
-        "A top-up is never deleted",
+        "cannot delete a top-up",
     ),
     Guard(
         "topups_frozen", "topups", "UPDATE",
@@ -365,7 +371,7 @@ GUARDS: Final = (
         "NEW.price_minor <>? OLD.price_minor OR NEW.currency <>? OLD.currency OR NEW.service <>? "
         "OLD.service OR NEW.service_customer <>? OLD.service_customer OR NEW.max_day <>? OLD.max_day OR "
         "NEW.max_month <>? OLD.max_month OR NEW.at_ms <>? OLD.at_ms OR NEW.begun_ms <>? OLD.begun_ms",
-        "The charge of a top-up never changes",
+        "cannot change the charge of a top-up",
     ),
     Guard(
         "topups_forward", "topups", "UPDATE",
@@ -373,30 +379,30 @@ GUARDS: Final = (
         "OR (OLD.state IN ('declined', 'needs_customer', 'given_up') AND NEW.state <> 'credited'))) OR "
         "(NEW.state <> OLD.state AND NEW.state = 'shadow') OR (OLD.state = 'credited' AND NEW.payment_id "
         "<>? OLD.payment_id)",
-        "An ended top-up changes only if it proves to be paid, and it is credited once",
+        "cannot reopen an ended top-up, or credit it twice",
     ),
     Guard(
         "topup_attempts_kept", "topup_attempts", "DELETE",
         "1 = 1",
-        "A call that may take money is never forgotten",
+        "cannot delete a call that may take money",
     ),
     Guard(
         "topup_attempts_frozen", "topup_attempts", "UPDATE",
         "OLD.outcome IS NOT NULL OR NEW.topup <>? OLD.topup OR NEW.attempt <>? OLD.attempt OR "
         "NEW.started_ms <>? OLD.started_ms OR NEW.owner <>? OLD.owner",
-        "A call that may take money is answered once",
+        "cannot change a call that may take money, or answer it twice",
     ),
     Guard(
         "api_keys_kept", "api_keys", "DELETE",
         "1 = 1",
-        "An API key is never deleted: it is ended",
+        "cannot delete an API key: end it",
     ),
     Guard(
         "api_keys_forward", "api_keys", "UPDATE",
         "(OLD.rotated_ms IS NOT NULL AND NEW.rotated_ms <>? OLD.rotated_ms) OR (OLD.ended_ms IS NOT NULL "
         "AND NEW.ended_ms <>? OLD.ended_ms) OR (OLD.expires_ms IS NOT NULL AND (NEW.expires_ms IS NULL OR"
         " NEW.expires_ms > OLD.expires_ms))",
-        "An API key is rotated once, ends once, and never outlives its expiry",
+        "cannot rotate or end an API key twice, or extend its expiry",
     ),
     Guard(
         "api_keys_frozen", "api_keys", "UPDATE",
@@ -404,186 +410,186 @@ GUARDS: Final = (
         "NEW.org_id <>? OLD.org_id OR NEW.created_ms <>? OLD.created_ms OR NEW.actor <>? OLD.actor OR "
         "NEW.reason <>? OLD.reason OR NEW.cell_id <>? OLD.cell_id OR NEW.source <>? OLD.source OR "
         "NEW.gives_micro <>? OLD.gives_micro",
-        "The scopes of an API key never change. Create another key",
+        "cannot change the scopes or terms of an API key. Create another key",
     ),
     Guard(
         "hook_endpoints_kept", "hook_endpoints", "DELETE",
         "1 = 1",
-        "An endpoint is never deleted: it is ended",
+        "cannot delete an endpoint: end it",
     ),
     Guard(
         "hook_endpoints_forward", "hook_endpoints", "UPDATE",
         "NEW.name <>? OLD.name OR NEW.created_ms <>? OLD.created_ms OR NEW.generation < OLD.generation OR"
         " OLD.ended_ms IS NOT NULL",
-        "An endpoint ends once, and its secrets never come again",
+        "cannot rename or reopen an endpoint, or restore its secrets",
     ),
     Guard(
         "hook_messages_no_update", "hook_messages", "UPDATE",
         "1 = 1",
-        "Messages are append-only",
+        "cannot change a message: messages are append-only",
     ),
     Guard(
         "hook_messages_no_delete", "hook_messages", "DELETE",
         "1 = 1",
-        "Messages are append-only",
+        "cannot delete a message: messages are append-only",
     ),
     Guard(
         "hook_deliveries_kept", "hook_deliveries", "DELETE",
         "1 = 1",
-        "A delivery is never forgotten",
+        "cannot delete a delivery",
     ),
     Guard(
         "hook_deliveries_forward", "hook_deliveries", "UPDATE",
         "NEW.message_id <>? OLD.message_id OR NEW.endpoint <>? OLD.endpoint OR NEW.attempts < "
         "OLD.attempts OR NEW.replays < OLD.replays OR (OLD.state <> 'due' AND NEW.replays = OLD.replays)",
-        "Only a replay makes an ended delivery due again",
+        "cannot reopen an ended delivery without a replay, or lower its counts",
     ),
     Guard(
         "balance_levels_kept", "balance_levels", "DELETE",
         "1 = 1",
-        "A level is set to none, never deleted",
+        "cannot delete a level: set it to none",
     ),
     Guard(
         "balance_episodes_kept", "balance_episodes", "DELETE",
         "1 = 1",
-        "An episode is never deleted",
+        "cannot delete an episode",
     ),
     Guard(
         "balance_episodes_end_once", "balance_episodes", "UPDATE",
         "NEW.org_id <>? OLD.org_id OR NEW.level <>? OLD.level OR NEW.episode <>? OLD.episode OR "
         "NEW.begun_ms <>? OLD.begun_ms OR OLD.ended_ms IS NOT NULL",
-        "An episode never changes: it ends, once",
+        "cannot change an episode, except to end it once",
     ),
     Guard(
         "plan_terms_no_update", "plan_terms", "UPDATE",
         "1 = 1",
-        "The terms of a plan's grants are append-only. New terms are for later months",
+        "cannot change the terms of a plan's grants: they are append-only. Add terms for later months",
     ),
     Guard(
         "plan_terms_no_delete", "plan_terms", "DELETE",
         "1 = 1",
-        "The terms of a plan's grants are append-only. New terms are for later months",
+        "cannot delete the terms of a plan's grants: they are append-only. Add terms for later months",
     ),
     Guard(
         "plan_stays_no_update", "plan_stays", "UPDATE",
         "1 = 1",
-        "The plans of a customer are append-only. The next row ends the previous plan",
+        "cannot change a customer's plan: plans are append-only. The next row ends the previous plan",
     ),
     Guard(
         "plan_stays_no_delete", "plan_stays", "DELETE",
         "1 = 1",
-        "The plans of a customer are append-only. The next row ends the previous plan",
+        "cannot delete a customer's plan: plans are append-only. The next row ends the previous plan",
     ),
     Guard(
         "tiers_kept", "tiers", "DELETE",
         "1 = 1",
-        "A tier is never deleted",
+        "cannot delete a tier",
     ),
     Guard(
         "tier_holders_kept", "tier_holders", "DELETE",
         "1 = 1",
-        "The purchase of a tier is never deleted",
+        "cannot delete the purchase of a tier",
     ),
     Guard(
         "tier_holders_forward", "tier_holders", "UPDATE",
         "NEW.customer_id <>? OLD.customer_id OR NEW.tier <>? OLD.tier OR NEW.paid_to_ms < OLD.paid_to_ms",
-        "The paid time of a tier never decreases",
+        "cannot shorten the paid time of a tier, or change its holder or tier",
     ),
     Guard(
         "reservation_sandboxes_kept", "reservation_sandboxes", "DELETE",
         "1 = 1",
-        "An execution keeps its sandboxes",
+        "cannot delete a sandbox of an execution",
     ),
     Guard(
         "reservation_sandboxes_frozen", "reservation_sandboxes", "UPDATE",
         "NEW.reservation <>? OLD.reservation OR NEW.sandbox_id <>? OLD.sandbox_id OR NEW.org_id <>? "
         "OLD.org_id OR (NEW.is_open AND NOT OLD.is_open)",
-        "An execution keeps its sandboxes until it ends",
+        "cannot change a sandbox of an execution, or reopen it",
     ),
     Guard(
         "pools_no_update", "pools", "UPDATE",
         "1 = 1",
-        "Pools are append-only",
+        "cannot change a pool: pools are append-only",
     ),
     Guard(
         "pools_no_delete", "pools", "DELETE",
         "1 = 1",
-        "Pools are append-only",
+        "cannot delete a pool: pools are append-only",
     ),
     Guard(
         "payers_no_update", "payers", "UPDATE",
         "1 = 1",
-        "The right to charge a payer is append-only. The next row ends the previous right",
+        "cannot change a payer's row: payers are append-only. The next row ends the previous right",
     ),
     Guard(
         "payers_no_delete", "payers", "DELETE",
         "1 = 1",
-        "The right to charge a payer is append-only. The next row ends the previous right",
+        "cannot delete a payer's row: payers are append-only. The next row ends the previous right",
     ),
     Guard(
         "run_usage_no_update", "run_usage", "UPDATE",
         "1 = 1",
-        "The usage of an execution is append-only",
+        "cannot change the usage of an execution: it is append-only",
     ),
     Guard(
         "run_usage_no_delete", "run_usage", "DELETE",
         "1 = 1",
-        "The usage of an execution is append-only",
+        "cannot delete the usage of an execution: it is append-only",
     ),
     Guard(
         "run_samples_no_update", "run_samples", "UPDATE",
         "1 = 1",
-        "The usage of an execution is append-only",
+        "cannot change the usage of an execution: it is append-only",
     ),
     Guard(
         "run_samples_no_delete", "run_samples", "DELETE",
         "1 = 1",
-        "The usage of an execution is append-only",
+        "cannot delete the usage of an execution: it is append-only",
     ),
     Guard(
         "events_immutable", "usage_events", "UPDATE",
         "1 = 1",
-        "S7: events never change; withdraw the event",
+        "cannot change an event: withdraw it (S7)",
     ),
     Guard(
         "events_with_samples", "usage_events", "DELETE",
         "EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = OLD.sample_id)",
-        "S4: an event is deleted only with its sample",
+        "cannot delete an event without its sample (S4)",
     ),
     Guard(
         "guard_metrics_no_update", "guard_metrics", "UPDATE",
         "1 = 1",
-        "A metric's terms are append-only: the next number counts",
+        "cannot change a metric's terms: they are append-only. Add a row with the next number",
     ),
     Guard(
         "guard_metrics_no_delete", "guard_metrics", "DELETE",
         "1 = 1",
-        "A metric's terms are append-only: the next number counts",
+        "cannot delete a metric's terms: they are append-only. Add a row with the next number",
     ),
     Guard(
         "guard_limits_no_update", "guard_limits", "UPDATE",
         "1 = 1",
-        "Limits are append-only: the next number counts",
+        "cannot change a limit: limits are append-only. Add a row with the next number",
     ),
     Guard(
         "guard_limits_no_delete", "guard_limits", "DELETE",
         "1 = 1",
-        "Limits are append-only: the next number counts",
+        "cannot delete a limit: limits are append-only. Add a row with the next number",
     ),
     Guard(
         "guard_corrections_no_update", "guard_corrections", "UPDATE",
         "1 = 1",
-        "Corrections are append-only",
+        "cannot change a correction: corrections are append-only",
     ),
     Guard(
         "guard_corrections_no_delete", "guard_corrections", "DELETE",
         "1 = 1",
-        "Corrections are append-only",
+        "cannot delete a correction: corrections are append-only",
     ),
     Guard(
         "guard_uses_kept", "guard_uses", "DELETE",
         "1 = 1",
-        "A use is never deleted",
+        "cannot delete a use",
     ),
     Guard(
         "guard_uses_frozen", "guard_uses", "UPDATE",
@@ -593,134 +599,134 @@ GUARDS: Final = (
         "OLD.would OR NEW.rule <>? OLD.rule OR NEW.enforced <>? OLD.enforced OR NEW.limit_period <>? "
         "OLD.limit_period OR NEW.limit_amount <>? OLD.limit_amount OR NEW.fingerprint <>? OLD.fingerprint"
         " OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
-        "A use changes only when it ends",
+        "cannot change a use, except to end it once",
     ),
     Guard(
         "guard_uses_end_once", "guard_uses", "UPDATE",
         "OLD.state IN ('used', 'settled', 'released') OR (OLD.state = 'expired' AND NEW.state <> 'settled')",
-        "A use ends once",
+        "cannot change an ended use, except to settle an expired use",
     ),
     Guard(
         "guard_overrides_kept", "guard_overrides", "DELETE",
         "1 = 1",
-        "A limit override is ended, never deleted",
+        "cannot delete a limit override: end it",
     ),
     Guard(
         "guard_overrides_frozen", "guard_overrides", "UPDATE",
         "NEW.number <>? OLD.number OR NEW.metric <>? OLD.metric OR NEW.reach <>? OLD.reach OR NEW.target "
         "<>? OLD.target OR NEW.period <>? OLD.period OR NEW.amount <>? OLD.amount OR NEW.ends_ms <>? "
         "OLD.ends_ms OR NEW.at_ms <>? OLD.at_ms OR NEW.actor <>? OLD.actor OR NEW.reason <>? OLD.reason",
-        "The allowance of a limit override never changes. Create another limit override",
+        "cannot change the allowance of a limit override. Create another limit override",
     ),
     Guard(
         "guard_overrides_forward", "guard_overrides", "UPDATE",
         "OLD.state IN ('refused', 'ended') OR (OLD.state = 'in_force' AND NEW.state <> 'ended')",
-        "A limit override is decided once, and ends once",
+        "cannot decide or end a limit override twice",
     ),
     Guard(
         "guard_counters_kept", "guard_counters", "DELETE",
         "1 = 1",
-        "A counter is never deleted",
+        "cannot delete a counter",
     ),
     Guard(
         "guard_denials_kept", "guard_denials", "DELETE",
         "1 = 1",
-        "Refusals are added up, and never deleted",
+        "cannot delete refusals",
     ),
     Guard(
         "vendor_units_no_update", "vendor_units", "UPDATE",
         "1 = 1",
-        "Vendors' costs and bills are append-only",
+        "cannot change a vendor's cost: costs are append-only",
     ),
     Guard(
         "vendor_units_no_delete", "vendor_units", "DELETE",
         "1 = 1",
-        "Vendors' costs and bills are append-only",
+        "cannot delete a vendor's cost: costs are append-only",
     ),
     Guard(
         "vendor_imports_no_update", "vendor_imports", "UPDATE",
         "1 = 1",
-        "Vendors' costs and bills are append-only",
+        "cannot change an import of vendors' bills: imports are append-only",
     ),
     Guard(
         "vendor_imports_no_delete", "vendor_imports", "DELETE",
         "1 = 1",
-        "Vendors' costs and bills are append-only",
+        "cannot delete an import of vendors' bills: imports are append-only",
     ),
     Guard(
         "vendor_bills_no_update", "vendor_bills", "UPDATE",
         "1 = 1",
-        "Vendors' costs and bills are append-only",
+        "cannot change a vendor's bill: bills are append-only",
     ),
     Guard(
         "vendor_bills_no_delete", "vendor_bills", "DELETE",
         "1 = 1",
-        "Vendors' costs and bills are append-only",
+        "cannot delete a vendor's bill: bills are append-only",
     ),
     Guard(
         "backfills_no_delete", "backfills", "DELETE",
         "1 = 1",
-        "A backfill stays on record",
+        "cannot delete a backfill",
     ),
     Guard(
         "backfills_forward", "backfills", "UPDATE",
         "NEW.backfill <> OLD.backfill OR NEW.org_id <> OLD.org_id OR NEW.from_ms <> OLD.from_ms OR "
         "NEW.to_ms <> OLD.to_ms OR OLD.state = 'reverted' OR NEW.state = 'open' OR (OLD.state = 'closed' "
         "AND NEW.diff_hash <>? OLD.diff_hash)",
-        "A backfill is closed or reverted once, and otherwise never changes",
+        "cannot change a backfill, except to close or revert it once",
     ),
     Guard(
         "backfill_events_staged", "backfill_events", "INSERT",
         "NOT EXISTS (SELECT 1 FROM backfills b WHERE b.backfill = NEW.backfill AND b.state = 'open')",
-        "Events are staged while their backfill is open",
+        "cannot stage an event: its backfill is not open",
     ),
     Guard(
         "backfill_events_kept", "backfill_events", "DELETE",
         "NOT EXISTS (SELECT 1 FROM backfills b WHERE b.backfill = OLD.backfill AND b.state = 'open')",
-        "The events of a backfill stay on record",
+        "cannot delete an event of a backfill that is not open",
     ),
     Guard(
         "backfill_events_frozen", "backfill_events", "UPDATE",
         "1 = 1",
-        "S7: events never change; stage another event",
+        "cannot change an event: stage another event (S7)",
     ),
     Guard(
         "console_users_no_delete", "console_users", "DELETE",
         "1 = 1",
-        "A user of the console stays on record",
+        "cannot delete a user of the console: end the user",
     ),
     Guard(
         "console_users_forward", "console_users", "UPDATE",
         "NEW.name <> OLD.name OR NEW.created_ms <> OLD.created_ms OR OLD.ended_ms IS NOT NULL",
-        "A user of the console is ended once, and no other user gets the name",
+        "cannot rename a user of the console, or change an ended user",
     ),
     Guard(
         "console_sessions_frozen", "console_sessions", "UPDATE",
         "NEW.session_sha256 <> OLD.session_sha256 OR NEW.name <> OLD.name OR NEW.began_ms <> OLD.began_ms"
         " OR NEW.seen_ms < OLD.seen_ms",
-        "A session belongs to one user, and never begins again",
+        "cannot move or reopen a session",
     ),
     Guard(
         "my_sessions_frozen", "my_sessions", "UPDATE",
         "NEW.session_sha256 <> OLD.session_sha256 OR NEW.link_sha256 <> OLD.link_sha256 OR NEW.org_id <> "
         "OLD.org_id OR NEW.person <>? OLD.person OR NEW.began_ms <> OLD.began_ms OR OLD.ended_ms IS NOT "
         "NULL",
-        "A session belongs to one organisation, and ends once",
+        "cannot move a session, or change an ended session",
     ),
     Guard(
         "proofs_no_update", "proofs", "UPDATE",
         "1 = 1",
-        "A run of verify stays on record as it was",
+        "cannot change a run of `verify`",
     ),
     Guard(
         "proofs_no_delete", "proofs", "DELETE",
         "1 = 1",
-        "A run of verify stays on record as it was",
+        "cannot delete a run of `verify`",
     ),
     Guard(
         "jobs_no_delete", "jobs", "DELETE",
         "1 = 1",
-        "A job stays on record",
+        "cannot delete a job",
     ),
     Guard(
         "jobs_forward", "jobs", "UPDATE",
@@ -728,12 +734,12 @@ GUARDS: Final = (
         "OLD.at_ms OR NEW.via <> OLD.via OR NEW.actor <> OLD.actor OR NEW.reason <> OLD.reason OR "
         "OLD.state IN ('done', 'failed', 'cancelled') OR (OLD.state = 'under_way' AND NEW.state = "
         "'cancelled')",
-        "A job ends once, never changes, and is cancelled only while it waits",
+        "cannot change the work of a job, reopen an ended job, or cancel a job that is under way",
     ),
     Guard(
         "batches_no_delete", "batches", "DELETE",
         "1 = 1",
-        "A batch stays on record",
+        "cannot delete a batch",
     ),
     Guard(
         "batches_forward", "batches", "UPDATE",
@@ -741,34 +747,34 @@ GUARDS: Final = (
         "<> OLD.name OR NEW.samples <> OLD.samples OR NEW.total <> OLD.total OR NEW.from_ms <>? "
         "OLD.from_ms OR NEW.to_ms <>? OLD.to_ms OR NEW.row_count <> OLD.row_count OR NEW.refused <> "
         "OLD.refused OR NEW.taken_ms <> OLD.taken_ms OR NEW.path <> OLD.path",
-        "S7: a batch never changes, and is withdrawn once",
+        "cannot change a batch, except to withdraw it once (S7)",
     ),
     Guard(
         "batches_rows_frozen", "batches", "UPDATE",
         "NEW.rows_hash <>? OLD.rows_hash OR NEW.row_labels <>? OLD.row_labels OR NEW.rows_kept <>? "
         "OLD.rows_kept OR NEW.field_map <>? OLD.field_map",
-        "S7: the rows of a batch never change",
+        "cannot change the rows of a batch (S7)",
     ),
     Guard(
         "batch_refused_rows_frozen", "batch_refused_rows", "UPDATE",
         "1 = 1",
-        "The content of a file never changes",
+        "cannot change a refused row",
     ),
     Guard(
         "batch_refused_rows_no_delete", "batch_refused_rows", "DELETE",
         "1 = 1",
-        "A refused row stays on record",
+        "cannot delete a refused row",
     ),
     Guard(
         "folded_pushes_kept", "folded_pushes", "DELETE",
         "1 = 1",
-        "S3: folded pushes stay on record",
+        "cannot delete a sum of folded pushes (S3)",
     ),
     Guard(
         "folded_pushes_forward", "folded_pushes", "UPDATE",
         "NEW.day_ms <> OLD.day_ms OR NEW.org_id <> OLD.org_id OR NEW.provider <> OLD.provider OR "
         "NEW.customer_id <> OLD.customer_id OR NEW.feature <> OLD.feature OR NEW.state <> OLD.state OR "
         "NEW.pushes <= OLD.pushes OR NEW.attempts < OLD.attempts",
-        "S3: sums of folded pushes only grow",
+        "cannot change a sum of folded pushes, except to add a push (S3)",
     ),
 )  # fmt: skip

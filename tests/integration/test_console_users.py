@@ -184,7 +184,7 @@ def test_console_user_ended_or_reset_is_signed_out(door: Door) -> None:
     with pytest.raises(Refused, match="belongs to an active or ended person"):
         door.do(lambda c: console_users.add(c, "ann", "viewer", secret(3), by))
     for change in ("ended_ms = NULL", "password = 'x'", "role = 'admin'"):
-        with pytest.raises(DBAPIError, match="ended once"):
+        with pytest.raises(DBAPIError, match="an ended user"):
             door.fleet.write(f"UPDATE console_users SET {change}")
 
 

@@ -553,11 +553,11 @@ def test_unsealed_events_lower_estimated_balance(engine: sa.Engine) -> None:
 @pytest.mark.parametrize(
     ("statement", "rule"),
     [
-        ("UPDATE usage_events SET quantity = 1", "S7: events never change"),
-        ("DELETE FROM usage_events", "S4: an event is deleted only with its sample"),
+        ("UPDATE usage_events SET quantity = 1", r"cannot change an event: .* \(S7\)"),
+        ("DELETE FROM usage_events", "cannot delete an event without its sample"),
         ("DELETE FROM usage_samples", "S4"),
-        ("UPDATE event_types SET meter = 16777300", "S5: an event type keeps its meter"),
-        ("DELETE FROM event_types", "append-only"),
+        ("UPDATE event_types SET meter = 16777300", "cannot change an event type's meter"),
+        ("DELETE FROM event_types", "cannot delete an event type"),
         ("UPDATE event_values SET aggregation = 'sum', path = '$.a'", "append-only"),
         ("DELETE FROM event_values", "append-only"),
         ("INSERT INTO event_types VALUES ('other', 16777217, 0, NULL, NULL, NULL, NULL)", "(?i)unique"),
@@ -576,5 +576,5 @@ def test_event_rows_are_immutable_in_database(fleet: Fleet, statement: str, rule
 def test_truncate_of_event_tables_is_refused(postgres: sa.Engine, table: str) -> None:
     fleet = Fleet(postgres)
     told(fleet, event("a", occurred_ms=T0))
-    with pytest.raises(DBAPIError, match="never truncated"):
+    with pytest.raises(DBAPIError, match="cannot truncate"):
         fleet.write(f"TRUNCATE {table}")

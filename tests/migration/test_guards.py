@@ -47,22 +47,22 @@ def fleet(engine: sa.Engine) -> Fleet:
 
 SAMPLE = "INSERT INTO usage_samples (id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at"
 REFUSED = {
-    "a use is deleted": ("DELETE FROM guard_uses", "A use is never deleted"),
-    "a use is moved to another metric": ("UPDATE guard_uses SET metric = 'x'", "(but by its end|ends once)"),
-    "a use ends twice": ("UPDATE guard_uses SET amount = 5", "A use ends once"),
-    "a counter is deleted": ("DELETE FROM guard_counters", "A counter is never deleted"),
-    "a refusal is deleted": ("DELETE FROM guard_denials", "added up, and never deleted"),
-    "a limit is rewritten": ("UPDATE guard_limits SET amount = 99", "Limits are append-only"),
-    "a metric's price is rewritten": ("UPDATE guard_metrics SET price_micro = 9", "terms are append-only"),
+    "a use is deleted": ("DELETE FROM guard_uses", "cannot delete a use"),
+    "a use is moved to another metric": ("UPDATE guard_uses SET metric = 'x'", "cannot change (a|an ended) use"),
+    "a use ends twice": ("UPDATE guard_uses SET amount = 5", "cannot change an ended use"),
+    "a counter is deleted": ("DELETE FROM guard_counters", "cannot delete a counter"),
+    "a refusal is deleted": ("DELETE FROM guard_denials", "cannot delete refusals"),
+    "a limit is rewritten": ("UPDATE guard_limits SET amount = 99", "limits are append-only"),
+    "a metric's price is rewritten": ("UPDATE guard_metrics SET price_micro = 9", "terms: they are append-only"),
     "an override allows more": (
         "UPDATE guard_overrides SET amount = 50, state = 'ended'",
-        "The allowance of a limit override never changes",
+        "cannot change the allowance of a limit override",
     ),
     "an override is asked for again": (
         "UPDATE guard_overrides SET state = 'asked', decided_ms = NULL",
-        "decided once, and ends once",
+        "cannot decide or end a limit override twice",
     ),
-    "an override is deleted": ("DELETE FROM guard_overrides", "ended, never deleted"),
+    "an override is deleted": ("DELETE FROM guard_overrides", "cannot delete a limit override"),
     **{
         f"a host takes an id of {word}: at {cell}": (
             f"{SAMPLE}) VALUES ('{word}:1', 'acme', 'b', {cell}, 1024, 60, {T0}, {T0})",
@@ -80,11 +80,11 @@ REFUSED = {
     "an accepted push is opened again": ("UPDATE pushes SET state = 'due'", "P5"),
     "an attempt is deleted": ("DELETE FROM attempts", "P1"),
     "an attempt is rewritten": ("UPDATE attempts SET started_ms = 1", "P1"),
-    "a watermark moves back": ("UPDATE buckets SET watermark_ms = watermark_ms - 300000", "Invariant 4"),
-    "a cursor moves back": ("UPDATE buckets SET cursor = cursor - 1", "Invariant 4"),
-    "an organisation's watermark moves back": ("UPDATE orgs SET held_watermark_ms = 0", "Invariant 4"),
+    "a watermark moves back": ("UPDATE buckets SET watermark_ms = watermark_ms - 300000", "invariant 4"),
+    "a cursor moves back": ("UPDATE buckets SET cursor = cursor - 1", "invariant 4"),
+    "an organisation's watermark moves back": ("UPDATE orgs SET held_watermark_ms = 0", "invariant 4"),
     "a floor passes pending usage": (f"UPDATE orgs SET floor_ms = {T0 + WINDOW_MS}", "S4"),
-    "an organisation is deleted": ("DELETE FROM orgs", "never deleted"),
+    "an organisation is deleted": ("DELETE FROM orgs", "cannot delete an organisation"),
     "an assignment begins in sealed windows": (
         f"INSERT INTO assignments (org_id, start_ms, provider, customer_id, at_ms, actor, reason) "
         f"VALUES ('acme', {T0 + WINDOW_MS}, 'other', 'x', 0, 'a', 'b')",
@@ -103,15 +103,18 @@ REFUSED = {
     ),
     "an assignment is deleted": ("DELETE FROM assignments", "P4"),
     "a mapping is changed": ("UPDATE mappings SET feature = 'x'", "append-only"),
-    "a top-up is deleted": ("DELETE FROM topups", "never deleted"),
-    "what a top-up charges is changed": ("UPDATE topups SET money_minor = 1", "never changes"),
+    "a top-up is deleted": ("DELETE FROM topups", "cannot delete a top-up"),
+    "what a top-up charges is changed": ("UPDATE topups SET money_minor = 1", "cannot change the charge"),
     "a top-up that was credited is opened again": (
         "UPDATE topups SET state = 'due', payment_id = NULL, ended_ms = NULL",
-        "credited once",
+        "credit it twice",
     ),
-    "a call that may take money is forgotten": ("DELETE FROM topup_attempts", "never forgotten"),
-    "a call that may take money is answered again": ("UPDATE topup_attempts SET outcome = 'not_sent'", "answered once"),
-    "terms of top-ups are deleted": ("DELETE FROM topup_terms", "never deleted"),
+    "a call that may take money is forgotten": ("DELETE FROM topup_attempts", "cannot delete a call"),
+    "a call that may take money has two answers": (
+        "UPDATE topup_attempts SET outcome = 'not_sent'",
+        "answer it twice",
+    ),
+    "terms of top-ups are deleted": ("DELETE FROM topup_terms", "cannot delete the terms"),
     "a ledger entry is changed": ("UPDATE ledger_entries SET amount_micro = 0", "append-only"),
     "a ledger entry is deleted": ("DELETE FROM ledger_entries", "append-only"),
     "an operator's action is deleted": ("DELETE FROM operator_actions", "append-only"),
@@ -198,7 +201,7 @@ def test_database_truncate_of_billing_tables_is_refused(postgres: sa.Engine) -> 
             try:
                 connection.execute(sa.text(f"TRUNCATE {table}"))
             except DBAPIError as error:
-                assert "never truncated" in str(error)
+                assert f"cannot truncate the table {table}" in str(error)
                 refused.add(table)
             connection.rollback()
     left = set(tables) - refused - {"alembic_version"}

@@ -38,7 +38,7 @@ RARE = {
     "a void that is not subtracted": (
         seal, "owed", "CASE WHEN state = 'voided' THEN 0 ELSE -sealed_qty END", OURS, SEALED),
     "a floor above what is pending": (
-        prune, "reachable", "MIN(window_ms) FROM pending", "NULL FROM pending", "S4: a floor never moves"),
+        prune, "reachable", "MIN(window_ms) FROM pending", "NULL FROM pending", "cannot move a floor"),
 }  # fmt: skip
 """Seen only after many examples."""
 
