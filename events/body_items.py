@@ -67,7 +67,7 @@ def drop_traceback(error: Unfit) -> Unfit:
 def _once(pairs: list[tuple[str, object]]) -> Item:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Unfit("duplicate_keys", "a name occurs twice in one object. Keep one of them")
+        raise Unfit("duplicate_keys", "duplicate key in an object. Keep one of them")
     return found
 
 

@@ -119,7 +119,7 @@ def is_same(before: Lot, lot: Lot) -> bool:
 
 
 def other_content(before: Lot) -> Refused:
-    """Return the refusal of a key that was used before with other content.
+    """Return the refusal of a key that was used before with different content.
 
     A person may follow the advice in the message after a lost answer, so the advice must not cause a second grant.
     """

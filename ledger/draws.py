@@ -83,13 +83,13 @@ class Drawn:
 
 
 def other_draw(found: Reservation, number: int) -> Denied:
-    """Return the refusal of a number that exists with other content.
+    """Return the refusal of a number that exists with different content.
 
     Under another number, the caller would be charged twice.
     """
     return Denied(
         "other_content",
-        f"draw {number} of {found.reservation} exists with other content. To repeat it, send its first content. "
+        f"draw {number} of {found.reservation} exists with different content. To repeat it, send its first content. "
         "If this is another draw, use another number",
     )
 
@@ -99,8 +99,8 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 
     This transaction must have locked `found`.
 
-    Errors: Denied `other_content` for a number with other content, `ended`, `beyond_hold`, `payer_limit`, `no_rate`,
-    `metered`. UsageError for a negative cost, or a cost above the largest entry. BeyondBalance.
+    Errors: Denied `other_content` for a number with different content, `ended`, `beyond_hold`, `payer_limit`,
+    `no_rate`, `metered`. UsageError for a negative cost, or a cost above the largest entry. BeyondBalance.
     """
     _require_unmetered(found, cost)
     lines = priced(found, cost, card)
@@ -166,8 +166,8 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
     if cost is not None and found.settled_by == "metering":
         raise Denied(
             "metered",
-            f"metering charges {found.reservation} by the samples of its sandboxes. Do not draw on the execution. "
-            "Settle or release it without a cost",
+            f"cannot draw on {found.reservation}: metering charges it from its sandboxes' samples. Settle or release "
+            "it without a cost",
         )
 
 

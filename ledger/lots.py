@@ -90,7 +90,7 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
     Return True if the lot is new. A grant that is repeated after the end of its credit begins now, so its lot ends
     before it begins. Then the first lot must exist.
 
-    Errors: Refused if its key was used before with other content.
+    Errors: Refused if its key was used before with different content.
     """
     values = {**vars(lot), "features": None if lot.features is None else json.dumps(lot.features)}
     if lot.is_over(lot.begins_ms) or SQL.run(connection, "insert", values).first() is None:

@@ -64,7 +64,7 @@ def allot(
 ) -> Allotment:
     """Move credit of a pool into a lot of a customer, under a key of the pool.
 
-    A repetition does not move credit. Errors: Denied `other_content` for a key with other content, `no_credit`;
+    A repetition does not move credit. Errors: Denied `other_content` for a key with different content, `no_credit`;
     DatabaseBusy.
     """
     lot = Lot(

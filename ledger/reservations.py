@@ -3,9 +3,9 @@
 An execution reserves its possible cost before it starts. Its cost is charged once, and the rest is freed.
 
 Guarantee: reserved, drawn and freed amounts change in one transaction with their entries. A repeated call gets the
-first answer, and the same key with other content is refused. Due changes are booked before a balance is used. All code
-takes locks in one order: an execution's own key, then its sandboxes by their ids, then wallets by their ids. The end of
-an execution never waits for a transaction that names its sandboxes.
+first answer, and the same key with different content is refused. Due changes are booked before a balance is used. All
+code takes locks in one order: an execution's own key, then its sandboxes by their ids, then wallets by their ids. The
+end of an execution never waits for a transaction that names its sandboxes.
 
 Reservations of one wallet can be decided together. Then all are made as `reserve` would make them. If that is
 impossible (`NotTogether`), each is requested alone. The table's own index prevents that two open executions of an
@@ -154,7 +154,7 @@ class Reservation:
 
 
 def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> Denied:
-    """Return the refusal of a key with other content.
+    """Return the refusal of a key with different content.
 
     `differs`: the names of the parts that differ.
     """
@@ -244,7 +244,7 @@ def reserve(
     `most_held_micro`: the most that all executions of the wallet can reserve; None: unlimited. `make_room` is called
     before the wallet is locked for a new execution. It returns the micro-credits of use that the wallet pays for first.
 
-    Errors: Denied `other_content` for a key with other content, and `no_credit` if the wallet lacks credit. Denied
+    Errors: Denied `other_content` for a key with different content, and `no_credit` if the wallet lacks credit. Denied
     `too_much_held` above the limit, and `too_many_executions` for too many metered executions. Denied `sandbox_taken`
     if another open execution names a sandbox. DatabaseBusy if more changes are due than one transaction books.
     """

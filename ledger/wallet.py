@@ -152,7 +152,7 @@ def grant(
     If the lot begins later, the balance includes it from then on.
 
     A negative amount takes credit back without a lot. A repeated grant does not add credit. Errors: Refused if this key
-    was used before with other content.
+    was used before with different content.
     """
     if amount_micro > 0:
         begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms

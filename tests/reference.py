@@ -108,7 +108,7 @@ def metrics() -> str:
         f"# Metrics\n\n{MADE}",
         "The [alerts](../../ops/deploy/prometheus/alerts.yaml) read these metrics, and so does the"
         " [dashboard](../../ops/deploy/grafana/drawdown.json).",
-        "Some metrics do not have a value before the first tick, watch or worker.",
+        "Some metrics have no value until the first tick or watch round has run, or the first worker has started.",
         "## From the database",
         "`drawdown tick --metrics-file FILE` writes these metrics, and `/metrics` of `drawdown serve` returns them.",
         _metrics([*stored, *workers]),
@@ -208,7 +208,7 @@ def _limit(one: bounds.Bound) -> str:
 def http() -> str:
     """Return a part for each scope: the operations that are declared, with the command that does the same."""
     parts = [
-        f"# Operations of HTTP\n\n{MADE}",
+        f"# HTTP operations\n\n{MADE}",
         "Each operation is a command, too. A `POST` takes a JSON body; every body may have `reason` and `dry_run`, and"
         " the header `Idempotency-Key`. A `GET` takes its parameters in the query. A parameter with a star is required."
         " `/openapi.json` describes the answers. [HTTP](../http-api.md) describes the other routes, and [sign"

@@ -41,7 +41,7 @@ def stage(
     """Add a file's events to a backfill.
 
     If you repeat the command after a failure, Drawdown adds only the missing events. The exit status is 1 if an event
-    is invalid, or has the id of a staged event with other content.
+    is invalid, or has the id of a staged event with different content.
     """
     app: App = context.obj
     org, now = app.read(lambda c: show_backfill(c, name)).org_id, app.clock.now_ms()

@@ -54,7 +54,7 @@ def import_(
     The columns are {fields}. The import is
     idempotent by id. If you repeat the import after a failure, Drawdown adds only the missing samples. If a row is
     invalid, Drawdown reports its file, line, column and reason, and imports the other rows unless you pass --strict.
-    The exit status is 1 if a row is invalid, or has the id of a stored sample with other content.
+    The exit status is 1 if a row is invalid, or has the id of a stored sample with different content.
     """
     app: App = context.obj
     fields = field_map(map_, set_)
@@ -109,14 +109,14 @@ def _report(report: ImportReport, rejects: Path | None) -> list[str]:
     lines = [
         f"{counted(report.read, 'row')} read: {report.inserted:,} new, {report.already_there:,} already stored"
         f"{f' ({report.withdrawn:,} of them withdrawn)' if report.withdrawn else ''}, "
-        f"{report.rejected:,} refused, {report.conflicts:,} with a stored id but other content"
+        f"{report.rejected:,} refused, {report.conflicts:,} with a stored id but different content"
     ]
     if not report.committed:
         lines[0] += "; nothing was imported (--strict)"
-    for title, rows in (("refused", report.first_rejects), ("other content", report.first_conflicts)):
+    for title, rows in (("refused", report.first_rejects), ("different content", report.first_conflicts)):
         lines += [f"  {title}: {row}" for row in rows]
     if report.conflicts and report.committed:
-        lines.append("  quarantined: rows with other content. To list them, run `drawdown sample quarantined`")
+        lines.append("  quarantined: rows with different content. To list them, run `drawdown sample quarantined`")
     if report.withdrawn:
         lines.append("  withdrawn: Drawdown never bills a withdrawn id again. To bill such a row, give it a new id")
     shown = len(report.first_rejects)

@@ -219,7 +219,7 @@ def webhook(
     """Process a webhook that was received elsewhere.
 
     Drawdown first verifies the webhook by the provider's own scheme. If Drawdown cannot fetch the object of a genuine
-    webhook, the exit status is 75. Then repeat the command.
+    webhook, the exit status is 75. In that case, repeat the command.
     """
     app: App = context.obj
     if app.require_provider(name) in EXEMPT_PROVIDERS:

@@ -135,8 +135,8 @@ def cancel(
     """Cancel accepted pushes at their provider.
 
     The provider cancels them first. Then Drawdown voids them, and their usage is owed again. Stripe cancels within 24
-    hours of the send, and only with its v1 API. Final invoices do not change. The exit status is 1 if the provider did
-    not confirm a cancellation. Then repeat the command.
+    hours of the send, and only with its v1 API. Final invoices do not change. If the provider did not confirm a
+    cancellation, the exit status is 1. In that case, repeat the command.
     """
     app: App = context.obj
     by = app.by(actor, reason)

@@ -63,7 +63,7 @@ class Result:
     - `accepted`: the server stored it.
     - `duplicate`: the server stored it before.
     - `pending`: the server stored it, and bills it once the fault in `code` is fixed.
-    - `conflict`: its id exists with other content.
+    - `conflict`: its id exists with different content.
     - `invalid`: the server rejects it; `at` is the place of the fault.
     - `refused`: the server refused the call, and this item with it.
     """

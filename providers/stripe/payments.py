@@ -310,7 +310,7 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 def sent_before(result: HttpResult) -> bool:
     """Return True if Stripe refused a call because its Idempotency-Key came before.
 
-    The earlier call had other content, or another card.
+    The earlier call had different content, or another card.
     """
     error = error_of(result) if isinstance(result, Answer) and result.status == 400 else None
     return error is not None and error.type == "idempotency_error" and error.code != "idempotency_key_in_use"
@@ -346,7 +346,9 @@ def _refused(answer: Answer, now_ms: int) -> ChargeResult:
         # A 429 comes before the service does anything, from any sender.
         return NotSent(described(answer), now_ms + wait_ms(answer.headers, 1, now_ms))
     if sent_before(answer):
-        return OtherContent(f"this charge was sent before with other content, or on another card: {described(answer)}")
+        return OtherContent(
+            f"this charge was sent before with different content, or on another card: {described(answer)}"
+        )
     if error is None or answer.status == 409:
         return InDoubt(described(answer))
     if error.type != "invalid_request_error" or _error_part(answer, "payment_intent"):

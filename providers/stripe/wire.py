@@ -207,8 +207,9 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
         # The key in use may be this same push, sent twice by a host in between: "not applied" would be a guess.
         return Unknown(described(answer))
     if error.type == "idempotency_error":
-        # Our Idempotency-Key came before, with other content. At a first attempt, our database lost its history (rule
-        # R1). As Unknown, the next attempt would find a duplicate with another quantity, and accept it for this push.
+        # Our Idempotency-Key came before, with different content. At a first attempt, our database lost its history
+        # (rule R1). As Unknown, the next attempt would find a duplicate with another quantity, and accept it for this
+        # push.
         return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
     if answer.status == 409 or error.code in _LATER:
         return RetryAt(now_ms + wait_ms(answer.headers, push.attempt, now_ms), described(answer))

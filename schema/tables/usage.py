@@ -48,7 +48,7 @@ sample_conflicts = sa.Table(
     sa.Column("content", sa.Text, nullable=False),
     ms_column("seen_ms"),
     sa.UniqueConstraint("sample_id", "content", name="sample_conflicts_once"),
-    comment="A sample id that came again with other content (S7). The content is stored here and never billed.",
+    comment="A sample id that came again with different content (S7). The content is stored here and never billed.",
 )
 
 quarantine_closed = sa.Table(

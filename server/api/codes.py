@@ -160,8 +160,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "of_a_use": CallCode((409,), "The execution belongs to a use of the guard. Settle or release the use"),
     "other_content": CallCode(
         (409,),
-        "The key or number was used before, with other content. To repeat that call, send its first body. For another "
-        "call, use a new key or number",
+        "The key or number was used before, with different content. To repeat that call, send its first body. For "
+        "another call, use a new key or number",
     ),
     "other_org": CallCode((409,), "The sandbox belongs to another organisation. Name a sandbox of this organisation"),
     "other_unit": CallCode((409,), "Earlier charges of the execution are in credits. Send its cost in credits"),
@@ -284,14 +284,14 @@ ITEMS: Final = (
         "conflict",
         "other_content",
         "both",
-        "The item's id was used with other content, which stays. For other usage, send a new id. Do not repeat the "
-        "same usage under a new id, because Drawdown bills both. The API key decides [the scope of an "
-        "id](events.md#the-scope-of-an-id)",
+        "The item's id is already stored with different content. Drawdown keeps the stored item. For other usage, send "
+        "a new id. Do not repeat the same usage under a new id, because Drawdown bills both. The API key decides [the "
+        "scope of an id](events.md#the-scope-of-an-id)",
     ),
     ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send an item on each line"),
     ItemCode("invalid", "not_json", "both", "The item is not valid JSON. Fix its syntax"),
     ItemCode("invalid", "not_an_object", "both", "The item is JSON, but not an object. Send an object"),
-    ItemCode("invalid", "duplicate_keys", "both", "An object of the item has a name twice. Send each name once"),
+    ItemCode("invalid", "duplicate_keys", "both", "An object of the item has a duplicate key. Send each key once"),
     ItemCode(
         "invalid",
         "too_deep",

@@ -77,8 +77,8 @@ class DocumentCache:
         """Send a call, and return the status and the JSON object. Errors: Trouble."""
         if not is_safe(call.url):
             raise Trouble(
-                f"{what} has an unsafe address: expected https://, or http:// on this machine, without a user or "
-                "fragment. Ask an admin to fix it"
+                f"{what} has an unsafe address: expected https://, or http:// on this machine, without a user "
+                "name, password or fragment. Ask an admin to fix it"
             )
         if self._under_way >= MOST_AT_ONCE:
             raise Trouble(TOO_MANY)

@@ -101,7 +101,7 @@ def require_sane(settings: MySettings) -> None:
             raise UsageError("invalid DRAWDOWN_MY_URL: expected an origin such as https://usage.example.com") from None
     if settings.jwks_url and not is_safe(settings.jwks_url):
         raise UsageError(  # without the value, because a user's password may be in it
-            "invalid DRAWDOWN_MY_JWKS_URL: expected a URL without a user, "
+            "invalid DRAWDOWN_MY_JWKS_URL: expected a URL without a user name or password, "
             "such as https://app.example.com/.well-known/jwks.json"
         )
     if settings.is_set:

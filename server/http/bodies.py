@@ -167,7 +167,7 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
     try:
         found = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant, parse_float=Decimal)
     except (ValueError, RecursionError, ArithmeticError):
-        raise ApiError(400, "not_json", "invalid body: expected JSON in UTF-8, each name once") from None
+        raise ApiError(400, "not_json", "invalid body: expected JSON in UTF-8, without duplicate keys") from None
     try:
         return model.model_validate(found, strict=True)
     except ValidationError as error:
@@ -218,7 +218,7 @@ def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name occurs twice. Keep one of them")
+        raise ValueError("duplicate key. Keep one of them")
     return found
 
 

@@ -263,7 +263,7 @@ class ItemAnswer(BaseModel):
     """The outcome of one item.
 
     `accepted`: Drawdown stored the item. `duplicate`: Drawdown stored it before. `pending`: Drawdown stored it, and
-    bills it after the fault in `code` is fixed. `conflict`: its id was used with other content. `invalid`: Drawdown
+    bills it after the fault in `code` is fixed. `conflict`: its id was used with different content. `invalid`: Drawdown
     rejected it; `at` is the place of the fault. `id`: the item's own id, if it can be read.
     """
 

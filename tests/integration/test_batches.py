@@ -346,7 +346,7 @@ def test_new_event_type_is_not_blocked_by_batch_take(postgres: sa.Engine, tmp_pa
 
 BROKEN = {
     "a column is missing": ("u.csv", b"org_id,ts,memory_mb\nacme,1,2\n", "missing column interval_s"),
-    "a column stands twice": ("u.csv", b"org_id,ts,ts\n", "names a column twice"),
+    "a column stands twice": ("u.csv", b"org_id,ts,ts\n", "duplicate column in the header"),
     "an open quote": (
         "u.csv",
         b'org_id,ts,memory_mb,interval_s\nacme,1,2,3\n"acme,1,2,3\nacme,1,2,3\n',

@@ -100,7 +100,7 @@ def test_sample_with_same_id_and_other_content_is_quarantined(engine: sa.Engine,
     assert samples(engine)[:2] == before
     report = import_samples(engine, [other], options(), NOW + 1)
     assert counts(report) == (0, 2, 0, 1)
-    assert str(report.first_conflicts[0]).startswith(f"{other}:3: id the same id exists with other content")
+    assert str(report.first_conflicts[0]).startswith(f"{other}:3: id the same id exists with different content")
     ((sample_id, source, content, seen_ms),) = quarantine(engine)
     assert (sample_id, source, seen_ms) == ("s2", f"{other}:3", NOW), "once, however often it is seen"
     assert str(json.loads(content)[name]) == ("1731689870001" if name == "ts" else "7")

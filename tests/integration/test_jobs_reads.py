@@ -95,7 +95,7 @@ def test_interrupted_job_continues_and_finished_job_is_not_repeated(
 def test_accept_job_for_outdated_terms_fails(fleet: Fleet, fake: FakeProvider) -> None:
     job(fleet, changed(fleet, fake))
     fake.capabilities = replace(fake.capabilities, unit=3600)
-    assert "other settings" in later(fleet).failures[0]
+    assert "differ from those that were accepted" in later(fleet).failures[0]
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
 
 

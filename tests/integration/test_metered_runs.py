@@ -296,7 +296,7 @@ def test_metered_execution_direct_charge_is_refused(lab: Lab) -> None:
         lambda c: executions.release(c, "m", Cost(0), lab.fleet.by),
     )
     for work in refused:
-        with pytest.raises(Denied, match="by the samples of its sandboxes"):
+        with pytest.raises(Denied, match="charges it from its sandboxes' samples"):
             lab.write(work)
     lab.write(lambda c: executions.release(c, "m", None, lab.fleet.by))
     assert (lab.run().state, lab.purse) == ("released", (100_000, 0))

@@ -446,7 +446,7 @@ def test_customer_sessions_beyond_limit_end_oldest(home: Home, monkeypatch: pyte
 
 def test_customer_page_of_unknown_org_shows_empty_message(home: Home) -> None:
     answer = home.get("/my/usage", org="stark")
-    assert answer.status_code == 200 and "<bdi>stark</bdi> does not have usage or credit yet" in answer.text
+    assert answer.status_code == 200 and "<bdi>stark</bdi> has no usage or credit yet" in answer.text
 
 
 def test_customer_page_with_shared_wallet_does_not_show_wallet(home: Home) -> None:

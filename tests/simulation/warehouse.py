@@ -61,7 +61,7 @@ FIRST_ROWS: Final = 6
 """How often rows came before anybody asked: many a life is too short for those that come later to be cut off."""
 AT_ONCE: Final = 2
 """Samples that one transaction of a withdrawal takes back."""
-STANDS: Final = re.compile("the batch ([0-9a-f]+) has this name and other content")
+STANDS: Final = re.compile("the batch ([0-9a-f]+) has this name and different content")
 STANDING: Final = "SELECT 1 FROM batches WHERE batch = :batch AND withdrawn_ms IS NULL"
 Row = tuple[str, int, int, int]
 Sums = Counter[tuple[str, int, int]]

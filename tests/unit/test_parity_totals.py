@@ -69,7 +69,7 @@ def test_parity_totals_in_csv_and_json_lines_are_equal() -> None:
         *((f"day,org_id,seconds\n{wrong},acme,1\n", "line 2: invalid day")
           for wrong in ("", "2026-1-1", "20260101", "2026-02-30", "2026-01-01T00:00", "2026-W01-4")),
         (f"day,org_id,memory_mb,seconds\n{DAY},acme,16777217,1\n", "line 2: invalid memory_mb"),
-        ('{"day": "2026-01-01", "org_id": "acme", "seconds": 1, "seconds": 2}', "line 1: an object has the same name"),
+        ('{"day": "2026-01-01", "org_id": "acme", "seconds": 1, "seconds": 2}', "line 1: duplicate field in a JSON"),
         ('{"day": "2026-01-01", "org_id": "acme", "seconds": true}', "line 1: invalid seconds"),
         ('{"day": "2026-01-01", "org_id": "acme", "seconds": 1.0}', "line 1: invalid seconds"),
         ('{"day": "2026-01-01", "org_id": "acme", "seconds": 1e999}', "line 1: invalid seconds"),

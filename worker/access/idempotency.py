@@ -6,7 +6,7 @@ Guarantee: each form has its own key. A double click, a reload or a lost answer 
 and both requests get the same answer. The key is stored in the transaction of the change, and valid until LIFE_MS after
 the form was created. A session does not last longer. Rows that serialise changes by the same shown state are in the
 same table, and are deleted as the keys are. A call with an Idempotency-Key is stored like a form, for at least a day.
-The same key with other content is refused. A signature is used up in the transaction of its request.
+The same key with different content is refused. A signature is used up in the transaction of its request.
 """
 
 from __future__ import annotations

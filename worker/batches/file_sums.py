@@ -3,10 +3,10 @@
 DuckDB adds them up.
 
 Guarantee: sums are exact. Every row counts once, in a sum or as refused, and sums are integers of 128 bits. A file with
-other columns, types or syntax is refused as a whole, with the name of the column. A packed file is unpacked as a whole.
-It is refused if it is truncated, has content after its last frame, exceeds the bounds here, or needs too much memory.
-DuckDB alone would read a truncated zstd file as if it were complete. If a killed read left files on the disk, the next
-read removes them.
+unexpected columns, types or syntax is refused as a whole, with the name of the column. A packed file is unpacked as a
+whole. It is refused if it is truncated, has content after its last frame, exceeds the bounds here, or needs too much
+memory. DuckDB alone would read a truncated zstd file as if it were complete. If a killed read left files on the disk,
+the next read removes them.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def add_up(
 
     Errors: Unreadable if a program to read it is not installed. NotNow. UsageError for an unknown field, or a field
     with two sources. OSError of this machine's disk. Refused if the file does not have the format of its name, has
-    other columns, is broken, or becomes too many samples.
+    unexpected columns, is broken, or becomes too many samples.
     """
     fields.require(FILE_FIELDS)
     with ExitStack() as opened:
@@ -466,7 +466,7 @@ class Columns:
             said = _SEPARATORS[found[0]]
             raise Refused(f"{self.file.name}: its columns are separated by {said}. Separate them by commas")
         if len(set(names)) < len(names):
-            raise Refused(f"{self.file.name}: its header names a column twice. Rename one of them")
+            raise Refused(f"{self.file.name}: duplicate column in the header. Rename one of them")
         return names
 
     def _requiretext(self, types: dict[str, str], *names: str) -> None:

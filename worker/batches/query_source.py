@@ -7,7 +7,7 @@ file, in any order. The number of rows is at most MAX_RESULT_ROWS, and they are 
 database is temporary (`NotNow`), and a fault of the rows is a fault of the content (`Refused`).
 
 The operator must ensure that a period is closed. Drawdown reads it twice, `ASKED_AGAIN_MS` apart. If rows came late,
-the second read has other content under the same name, which is a conflict.
+the second read has different content under the same name, which is a conflict.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def add_source(
     You can repeat the call, because it has an effect once.
 
     Errors: UsageError for an invalid name or folder, an unknown field, or a field with two sources. Refused if the name
-    or the folder belongs to another source, if this source has other columns, or if MAX_SOURCES exist.
+    or the folder belongs to another source, if this source has different columns, or if MAX_SOURCES exist.
     """
     fields.require(FILE_FIELDS)
     if not is_clean_id(source):
@@ -157,8 +157,8 @@ def add_query(
 
     A second call with a time starts again from that time. Drawdown then does not read earlier periods.
 
-    Errors: UsageError for an invalid name or query. Refused if the source has other terms, for a time in the future or
-    too long ago, or if MAX_SOURCES exist.
+    Errors: UsageError for an invalid name or query. Refused if the source has different terms, for a time in the future
+    or too long ago, or if MAX_SOURCES exist.
     """
     if not is_clean_id(source):
         raise UsageError(
@@ -178,7 +178,7 @@ def add_query(
         _add(connection, source, {"folder": f"{SCHEME}{source}", **its, **more}, by)
     elif there[source].question != question:
         raise Refused(
-            f"source {source} already watches {there[source].folder} with other terms. "
+            f"source {source} already watches {there[source].folder} with different terms. "
             "Use another source name for this query"
         )
     elif from_ms is not None:
@@ -233,8 +233,8 @@ def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
 def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By) -> None:
     if len(list_sources(connection)) >= MAX_SOURCES:
         raise Refused(
-            f"cannot add source {source}: the limit of {MAX_SOURCES} is reached. Run `drawdown source list`, "
-            "then remove a source that never took a file with `drawdown source remove SOURCE`"
+            f"cannot add source {source}: the limit of {MAX_SOURCES} is reached. Run `drawdown source list`. "
+            "For a source without files, run `drawdown source remove SOURCE`"
         )
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms", "field_map"))

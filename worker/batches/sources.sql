@@ -88,7 +88,7 @@ WHERE source = :source AND name = :name AND batch = '' AND path = :path AND outc
 
 -- name: unseen
 -- The files without an outcome for their present size and time, and whether an earlier read failed. If a file
--- with other content had this name afterwards, read the file again. Its conflict can then end.
+-- with different content had this name afterwards, read the file again. Its conflict can then end.
 SELECT i.name, EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
     AND f.outcome IN ('reading', 'failed')) AS failed
 FROM {rows :found (name text, size_bytes bigint, modified_ns bigint)} i

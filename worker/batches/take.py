@@ -5,14 +5,14 @@ The sums of a file become samples in one transaction.
 A batch can be withdrawn.
 
 Guarantee: the same rows are taken once, under any name or format of their file. The hash of the file is the batch's
-key, and is inserted in the same transaction as the usage. If other content has the name of a batch in force, it is a
-conflict, and it is not taken. If a file shares rows with another batch, it waits until a person accepts it. Rows
+key, and is inserted in the same transaction as the usage. If different content has the name of a batch in force, it is
+a conflict, and it is not taken. If a file shares rows with another batch, it waits until a person accepts it. Rows
 without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each batch:
 of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
 
 A withdrawal does not edit samples (S7). Each sample gets its own withdrawal row, and the next tick refunds the charges.
 A withdrawal works in portions, because each takes S1's lock. The batch stays in force until the last portion is done.
-Usage below a floor is closed for good. A withdrawn batch is never taken again, and other content can have its name.
+Usage below a floor is closed for good. A withdrawn batch is never taken again, and different content can have its name.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
             raise NotNow(f"{name}: another process just took and withdrew a batch with this name. Try again")
         if other.is_newer:  # otherwise the text would advise to withdraw the right batch
             raise NotNow(f"{name}: another process just took a file with the same content. Try again")
-        said = f"the batch {other.batch} has this name and other content. Withdraw that batch"
+        said = f"the batch {other.batch} has this name and different content. Withdraw that batch"
         after = ", and a tick takes the new answer" if is_asked(file.place) else " first, or rename the file"
         return TakenFile(source, name, batch, "conflict", said=said + after)
     if there.batch == sums.batch and there.field_map != sums.fields.text:

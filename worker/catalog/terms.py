@@ -82,7 +82,7 @@ def is_same(stored: str, capabilities: Capabilities) -> bool:
 
 
 def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
-    """Return the providers that declare other terms than those in force.
+    """Return the providers with declared terms that differ from those in force.
 
     Each has the difference.
 

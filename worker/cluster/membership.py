@@ -87,8 +87,8 @@ class Membership:
 def take_part(connection: sa.Connection, member: Member, wanted: RequestedTerms) -> Membership:
     """Register a worker, or renew its registration, and return the terms.
 
-    A worker calls this repeatedly. Errors: Refused if living workers use other terms, or terms of another version of
-    the program.
+    A worker calls this repeatedly. Errors: Refused if living workers use different terms, or terms of another version
+    of the program.
     """
     found = SQL.run(connection, "hold_agreed").scalar_one()
     others = list(SQL.run(connection, "others", {"name": member.name, "lives_s": LIVES_S}).scalars())
@@ -118,8 +118,8 @@ def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) 
                        for name in theirs if theirs[name] != ours[name])  # fmt: skip
     more = "" if len(others) <= MOST_NAMED else f" and {len(others) - MOST_NAMED:,} more"
     raise Refused(
-        f"workers of this database have other terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Use the same "
-        f"terms to join them, or end them first. A killed worker is forgotten after {LIVES_S} s"
+        f"workers of this database have different terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Use the "
+        f"same terms to join them, or end them first. A killed worker is forgotten after {LIVES_S} s"
     )
 
 
@@ -136,7 +136,8 @@ def _new_orgs(wanted: str | None, agreed: Terms | None) -> str | None:
 def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
     """Read the agreed terms; None if they must be agreed on again.
 
-    Terms of another version of the program may have other fields. They stay in force while one of its workers lives.
+    Terms of another version of the program may have different fields. They stay in force while one of its workers
+    lives.
 
     Errors: Refused while such a worker lives.
     """

@@ -49,8 +49,8 @@ class Context:
     broken: Mapping[str, str] = field(default_factory=dict)
     """Providers that cannot be used, each with the reason."""
     changed: Mapping[str, str] = field(default_factory=dict)
-    """Providers that declare other terms than those in force. Drawdown does not send to them until a person accepts the
-    terms.
+    """Providers with declared terms that differ from those in force. Drawdown does not send to them until a person
+    accepts the terms.
     """
     payments: Mapping[str, PaymentCapabilities] = field(default_factory=dict)
     """The payment services, with their capabilities."""

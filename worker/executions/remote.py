@@ -209,8 +209,8 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
         if (cost is not None or last) and rest != last:
             raise Denied(
                 "other_content",
-                f"{found.reservation} is already {found.state}, with other quantities. To repeat the call, send its "
-                "first quantities",
+                f"{found.reservation} is already {found.state}, with different quantities. To repeat the call, send "
+                "its first quantities",
             )
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
@@ -318,7 +318,7 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
             raise Denied(
                 "other_content",
                 f"cannot bill {found.reservation}: of its {counted(len(rows), 'sample')}, from {rows[0][0]} on, an id "
-                "exists already with other content. Run `drawdown sample list --org "
+                "exists already with different content. Run `drawdown sample list --org "
                 f"{typed(found.org_id)}`",
             )
         SQL.run(connection, "note_samples", {"samples": [{**run, **noted} for _, noted in made]})

@@ -306,11 +306,10 @@ def require_sane(wish: Wish) -> None:
             f"invalid quantity {wish.quantity}: expected a whole number from 1 to {MAX_UNITS:,} base "
             "units of the metric"
         )
-    for label in (wish.project, wish.subject):
+    for field, label in (("project", wish.project), ("subject", wish.subject)):
         if label is not None and not is_clean_id(label):
             raise UsageError(
-                f"invalid project or subject {quote_value(label)}: expected 1 to 200 characters "
-                "without control characters"
+                f"invalid {field} {quote_value(label)}: expected 1 to 200 characters without control characters"
             )
     require_life(wish.for_ms)
 

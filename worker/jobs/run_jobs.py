@@ -190,7 +190,7 @@ def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
     if declared is None:
         return cannot_be_used(asked.provider)
     if providers.terms_of(declared) != asked.terms:
-        return Turn("failed", f"the tick has other settings of {asked.provider} than those that were accepted")
+        return Turn("failed", f"the tick's settings of {asked.provider} differ from those that were accepted")
     voided = 0
     while not context.out_of_time():
         work = partial(_portion, asked=asked, declared=declared, by=by, before=voided)

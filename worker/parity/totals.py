@@ -246,7 +246,7 @@ def _object_of_line(line: str) -> Mapping[str, object]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise BadTotal("an object has the same name twice. Name each field once")
+        raise BadTotal("duplicate field in a JSON object. Send each field once")
     return found
 
 

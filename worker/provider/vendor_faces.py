@@ -139,8 +139,8 @@ LISTS: Final = (
     Showing(
         "vendor drift",
         "Estimates and bills",
-        "Compare vendors' bills with the expected cost of usage. The comparison is by vendor, service and day. If you "
-        "do not pass days, it covers the last 14 days, and earlier days with bills imported in these days.",
+        "Compare vendors' bills with the expected cost of usage. The comparison is by vendor, service and day. "
+        "Without days, it covers the last 14 days, and earlier days with bills that were imported in the last 14 days.",
         _drift,
         path="/v1/vendor-drift",
         scope="catalog:read",

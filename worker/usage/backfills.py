@@ -66,7 +66,7 @@ REVERTED_AT_ONCE: Final = 500
 """Events that one transaction withdraws."""
 _REPEATED: Final = EventResult("duplicate")
 _OTHER: Final = EventResult(
-    "conflict", "other_content", "this backfill has an event with its source and id, but other content"
+    "conflict", "other_content", "this backfill has an event with its source and id, but different content"
 )
 
 

@@ -2,7 +2,7 @@
 
 Each sample gets its own answer, like usage events.
 
-Guarantee: a sample is stored once by its id. The same id with other content is stored apart, as a conflict (S7). A
+Guarantee: a sample is stored once by its id. The same id with different content is stored apart, as a conflict (S7). A
 sample below its organisation's floor is not stored, because its window is closed for good (S4). If the answer is
 `accepted`, the sample is above the floor when it is committed.
 """
@@ -29,7 +29,7 @@ SQL = queries(__file__)
 
 _PLAIN: Final = {"accepted": EventResult("accepted"), "duplicate": EventResult("duplicate")}
 _OTHER: Final = EventResult(
-    "conflict", "other_content", "its id was used before with other content, so Drawdown stores this sample apart"
+    "conflict", "other_content", "its id was used before with different content, so Drawdown stores this sample apart"
 )
 
 

@@ -125,7 +125,7 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class ConflictRow:
-    """An item with other content than the stored item with its id.
+    """An item that differs from the stored item with its id.
 
     `event_source`, `event_id`, `org_id`: those of the stored event (None: the stored item is not an event). `closed`: a
     person dismissed the conflict or fixed it. Texts are cut to MOST_SAID_CHARS.
@@ -444,7 +444,7 @@ def _events(
     *,
     org_id: Annotated[str, ORG, "Organisation of the events"],
     from_ms: Annotated[int, TIME, "Earliest time of use"],
-    to_ms: Annotated[int | None, TIME, "End of the time of use; now if omitted"] = None,
+    to_ms: Annotated[int | None, TIME, "Latest time of use, exclusive; now if omitted"] = None,
 ) -> Page[ListedEvent]:
     if from_ms > look.now_ms:
         raise UsageError(f"--from is in the future, at {show_time(from_ms)}. For two days ago, pass 2d", at="from_ms")

@@ -45,7 +45,7 @@ Ids = Annotated[list[str], ANY_ID, "Ids of samples, instead of filters", Label("
 OfOrg = Annotated[str | None, ORG, "Organisation of the samples"]
 OfReason = Annotated[str, TEXT, "Reason of the quarantine"]
 Since = Annotated[int | None, TIME, "Earliest time of arrival"]
-Until = Annotated[int | None, TIME, "End of the time of arrival"]
+Until = Annotated[int | None, TIME, "Latest arrival time, exclusive"]
 Expect = Annotated[int | None, whole(0, 10**9), "Expected count, as the dry run showed"]
 Unit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 
@@ -198,7 +198,7 @@ def _list(
     *,
     org_id: OrgId,
     from_ms: Annotated[int, TIME, "Earliest time of use"],
-    to_ms: Annotated[int | None, TIME, "End of the time of use; now if omitted"] = None,
+    to_ms: Annotated[int | None, TIME, "Latest time of use, exclusive; now if omitted"] = None,
 ) -> Page[SampleRow]:
     until = look.now_ms if to_ms is None else to_ms
     require_range(from_ms, until)

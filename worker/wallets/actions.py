@@ -104,9 +104,9 @@ def grant(
     A repeated grant under the same key changes nothing, so a caller without an answer can repeat it, even after the end
     of the credit or a change of the plan. The audit log records the grant once.
 
-    Errors: Refused for a key that was used before with other content; UsageError for an invalid id or terms; UnknownId
-    for an unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with an id
-    like an existing id.
+    Errors: Refused for a key that was used before with different content; UsageError for an invalid id or terms;
+    UnknownId for an unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with
+    an id like an existing id.
     """
     if not is_clean_id(customer_id):
         raise UsageError(

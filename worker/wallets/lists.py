@@ -455,7 +455,7 @@ def _entries(
     customer_id: CustomerId,
     *,
     from_ms: Annotated[int | None, TIME, "Earliest time of booking"] = None,
-    to_ms: Annotated[int | None, TIME, "End of the time of booking"] = None,
+    to_ms: Annotated[int | None, TIME, "Latest booking time, exclusive"] = None,
     amount: Annotated[str | None, SHOWN_AMOUNT, "Amount in credits, up or down: 4.80 also finds 4.803"] = None,
 ) -> Page[WalletEntry]:
     if from_ms is not None and from_ms > look.now_ms:

@@ -3,14 +3,14 @@
 An event is sealed, pushed and verified by its sample.
 
 Guarantee: an event is inserted once by its key, with its sample, in the caller's transaction. Both are inserted, or
-neither. The same key with other content goes to `sample_conflicts`, once, and is never billed (S7). An invalid item
+neither. The same key with different content goes to `sample_conflicts`, once, and is never billed (S7). An invalid item
 gets an error as its answer, and the others are inserted. The number of statements does not depend on the number of
 events. If the answer is `accepted`, the event is above its organisation's floor when it is committed (S4).
 
 The key of an event is its organisation, source and id. A sender for one organisation only (a bound API key, a backfill)
 does not see or take events of other organisations. A sender for all organisations claims the source and id among all.
-The same key for another organisation is other content. Each kind of sender finds the events of its organisation that
-the other kind sent.
+The same key for another organisation is different content. Each kind of sender finds the events of its organisation
+that the other kind sent.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _TOO_MANY_KEY: Final = EventResult(
     "add this one with `drawdown feature map-event EVENT_TYPE FEATURE`",
 )
 _OTHER: Final = EventResult(
-    "conflict", "other_content", "an event with its source and id, but other content, was accepted before. That "
+    "conflict", "other_content", "an event with its source and id, but different content, was accepted before. That "
                                  "event stays, and this event is quarantined. Withdraw that event, and send this "
                                  "event with its own id",
 )  # fmt: skip
@@ -215,7 +215,7 @@ def _keep_apart(
     connection: sa.Connection, asked: list[dict[str, str]], events: Sequence[UsageEvent], answers: list[EventResult],
     before: dict[tuple[str, str], Stored], now_ms: int,
 ) -> None:  # fmt: skip
-    """Store events with other content as conflicts of the sample that stays."""
+    """Store events with different content as conflicts of the sample that stays."""
     kept = []
     for key, event, answer in zip(asked, events, answers, strict=True):
         if answer.status == "conflict":

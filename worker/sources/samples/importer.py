@@ -3,7 +3,7 @@
 It converts files to lines, lines to records, and records to rows.
 
 Guarantee: if an import fails half-way, a repeated import ends in the same rows. A sample is inserted once by its id,
-and the same id with other content is quarantined (S7). Every row counts as exactly one of inserted, already there,
+and the same id with different content is quarantined (S7). Every row counts as exactly one of inserted, already there,
 rejected, or conflict. Every line that is not blank, with any bytes, becomes a part of exactly one record, under its own
 number. A broken record is refused with all its lines, because they may be inside a field. The longest record bounds the
 memory, and not the file.

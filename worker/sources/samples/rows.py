@@ -277,7 +277,7 @@ REASONS: Final = {
     "duplicate_keys": "the row names a key twice",
     "not_utf8": "the row is not UTF-8",
     "line_too_long": "the line is longer than 1 MiB",
-    "conflict": "the same id exists with other content",
+    "conflict": "the same id exists with different content",
 }
 """The text of each reason by its code, for a sentence after the column's name."""
 

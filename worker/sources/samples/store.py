@@ -1,7 +1,7 @@
 """The storage of samples.
 
-Guarantee: a sample is inserted once by its id. The same id with other content goes to `sample_conflicts`, once, and is
-never billed (S7). Both happen in the caller's transaction, and can be repeated.
+Guarantee: a sample is inserted once by its id. The same id with different content goes to `sample_conflicts`, once, and
+is never billed (S7). Both happen in the caller's transaction, and can be repeated.
 """
 
 from __future__ import annotations

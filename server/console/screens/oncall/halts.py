@@ -140,7 +140,7 @@ def _lift(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = orgs.halt(connection, _orgs(doing), doing.by, undo=True)
     lifted = sum(one.before for one in done)
     if not lifted:
-        return ActionResult("no change: the organisations do not have an operator's halt")
+        return ActionResult("no change: none of the organisations has an operator's halt")
     return ActionResult(f"{lifted:,} no longer halted by an operator; the next tick asks their providers again")
 
 

@@ -365,7 +365,7 @@ def _sample_options(doing: Doing) -> list[str]:
 SAMPLES: Final = (
     Field("id", "Samples", hint="Ids, one on each line, instead of the filters below.", optional=True, many=True),
     Field("org", "All of an organisation", optional=True),
-    Field("why", "All with a reason of quarantine", optional=True),
+    Field("why", "All samples quarantined for this reason", optional=True),
     Field("expect", "Expected count", "number", "The action fails if the count differs.", optional=True),
 )
 NEW: Final = Field("new", "Allow a new name", "choice", choices=YES)

@@ -105,7 +105,7 @@ def _tiles(found: Sources, quarantined: Mapping[str, int]) -> list[Tile]:
         Tile(
             "In conflict",
             figures.count(quarantined.get("id_conflict", 0)),
-            "same id, other content",
+            "same id, different content",
             "warn" if quarantined.get("id_conflict") else "",
         ),
     ]
@@ -186,9 +186,9 @@ def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object])
         rows.append(
             (time(one.seen_ms), event, text_cell(one.source, wide=True), text_cell(one.content, wide=True), state)
         )
-    heads = ("Seen, UTC", "Kept event", "Sender", "Other content", "State")
+    heads = ("Seen, UTC", "Kept event", "Sender", "Different content", "State")
     next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
-    none = "No conflict exists. An event conflicts if it comes again under its id with other content."
+    none = "No conflict exists. An event conflicts if it comes again under its id with different content."
     first = url(PATH, **query) if ask.place("conflict") else ""
     command = "drawdown sample quarantined --why id_conflict"
     return Table("Conflicts", heads, rows, none, command, next_, first=first)
