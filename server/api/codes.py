@@ -284,9 +284,9 @@ ITEMS: Final = (
         "conflict",
         "other_content",
         "both",
-        "The item's id is already stored with different content. Drawdown keeps the stored item. For other usage, send "
-        "a new id. Do not repeat the same usage under a new id, because Drawdown bills both. The API key decides [the "
-        "scope of an id](events.md#the-scope-of-an-id)",
+        "The item's id is already stored with different content. Drawdown keeps the stored item. For different usage, "
+        "send a new id. Do not repeat the same usage under a new id, because Drawdown bills both. The API key decides "
+        "[the scope of an id](events.md#the-scope-of-an-id)",
     ),
     ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send an item on each line"),
     ItemCode("invalid", "not_json", "both", "The item is not valid JSON. Fix its syntax"),
@@ -384,7 +384,8 @@ ITEMS: Final = (
         "invalid",
         "withdrawn",
         "events",
-        "An event with the same source and id was withdrawn, and has been pruned since. Use a new id for other usage",
+        "An event with the same source and id was withdrawn, and has been pruned since. Use a new id for different "
+        "usage",
     ),
     ItemCode(
         "invalid",

@@ -342,8 +342,8 @@ def _fix(connection: sa.Connection, doing: Doing) -> ActionResult:
     good = [one for one in done if one.new_id is not None]
     if not good:
         raise Refused(
-            f"cannot fix a sample: {done[0].why_not if done else 'the filter does not match a sample'}. Choose other "
-            "samples"
+            f"cannot fix a sample: {done[0].why_not if done else 'the filter does not match a sample'}. Choose "
+            "different samples"
         )
     seconds = sum(one.interval_s for one in good)
     return ActionResult(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
