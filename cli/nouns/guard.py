@@ -241,7 +241,7 @@ def uses(
     dark: Annotated[bool, typer.Option("--dark", help="Uses that your product allowed without an answer")] = False,
     most: Most = 50,
 ) -> None:
-    """List uses, the latest first."""
+    """List uses, newest first."""
     app: App = context.obj
     found = app.read(lambda c: views.list_uses(c, metric, org, app.clock.now_ms(), most, dark=dark))
     rows = [

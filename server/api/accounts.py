@@ -53,7 +53,7 @@ class Accounts:
         return router
 
     async def entries(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the entries of an organisation's wallet, the latest first, page by page."""
+        """Return the entries of an organisation's wallet, newest first, page by page."""
         return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org_id=org_id))
 
     async def lots(self, org_id: str, request: Request) -> JSONResponse:

@@ -318,7 +318,7 @@ class LedgerEntryAnswer(BaseModel):
 
 
 class EntriesAnswer(BaseModel):
-    """The entries of a wallet, the latest first.
+    """The entries of a wallet, newest first.
 
     `next`: the `after` of the next page; null on the last page.
     """

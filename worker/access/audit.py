@@ -178,7 +178,7 @@ LISTS: Final = (
     Listing(
         "audit list",
         "Actions",
-        "List changes by people and programs, the newest first. Each change shows time, actor, action, reason and "
+        "List changes by people and programs, newest first. Each change shows time, actor, action, reason and "
         "channel.",
         _list,
         (Column("action_id", "#"), Column("at_ms", "at"), "actor", Column("via", "channel"),

@@ -244,7 +244,7 @@ LISTS: Final = (
     Listing(
         "batch list",
         "Batches",
-        "List files and their outcome, the latest first.",
+        "List files and their outcome, newest first.",
         _list,
         FILES,
         holds="batches",

@@ -299,7 +299,7 @@ def list_sources(connection: sa.Connection) -> list[BatchSource]:
 
 
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
-    """Return files with their outcomes, the latest first.
+    """Return files with their outcomes, newest first.
 
     `source`: None for all files, and '' for files that people named by hand.
 
@@ -313,11 +313,11 @@ def list_batches(connection: sa.Connection, *, source: str | None = None, most: 
 
 
 MOST_FILES: Final = 100
-"""Files with the content of one batch that a page shows, the latest first."""
+"""Files with the content of one batch that a page shows, newest first."""
 
 
 def files_of(connection: sa.Connection, batch: str) -> list[BatchRow]:
-    """Return the files with the content of one batch, the latest first."""
+    """Return the files with the content of one batch, newest first."""
     values = {"batch": batch, "at_most": MOST_FILES}
     return [BatchRow(**row) for row in SQL.run(connection, "files", values, of_source="of_one_batch").mappings()]
 

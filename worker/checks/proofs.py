@@ -152,7 +152,7 @@ class Run:
 
 @dataclass(frozen=True)
 class RunsPage:
-    """A page of runs, the latest first.
+    """A page of runs, newest first.
 
     `next_before`: the start of the next page; None: this is the last.
     """
@@ -198,7 +198,7 @@ def standing(connection: sa.Connection) -> list[Invariant]:
 
 
 def list_runs(connection: sa.Connection, *, before: int = 0, most: int = 20) -> RunsPage:
-    """Return the results of runs, the latest first."""
+    """Return the results of runs, newest first."""
     rows = [_run(row._mapping) for row in SQL.run(connection, "runs", {"before": before, "at_most": most + 1})]
     return RunsPage(rows[:most], rows[most - 1].number if len(rows) > most else None)
 

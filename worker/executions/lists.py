@@ -61,7 +61,7 @@ class RunFilter:
 
     @property
     def ends_first(self) -> bool:
-        """Return True if the list is sorted by end, and not with the newest first."""
+        """Return True if the list is sorted by end, and not newest first."""
         return self.is_of_held and not self.org
 
 

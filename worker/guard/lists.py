@@ -197,7 +197,7 @@ def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
 def list_uses(
     connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, dark: bool = False
 ) -> list[UseRow]:
-    """Return the uses of a metric by an organisation, the latest first.
+    """Return the uses of a metric by an organisation, newest first.
 
     `metric`, `org_id`: empty for all. `dark`: return only uses that were allowed while the credit was unknown.
 

@@ -43,7 +43,7 @@ class HookSettings:
         return self.allowed if self.roots else frozenset()
 
     def secrets_of(self, endpoint: str, generations: Sequence[int]) -> tuple[str, ...]:
-        """Return the secrets that sign messages for this endpoint, the newest first."""
+        """Return the secrets that sign messages for this endpoint, newest first."""
         return tuple(endpoint_secret(root, endpoint, number) for number in generations for root in self.roots)
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:

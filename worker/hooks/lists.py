@@ -109,7 +109,7 @@ def list_levels(connection: sa.Connection, most: int) -> list[LevelRow]:
 
 
 def list_messages(connection: sa.Connection, chosen: MessageFilter, most: int) -> list[DeliveryRow]:
-    """Return messages, the newest first. Errors: UnknownId."""
+    """Return messages, newest first. Errors: UnknownId."""
     for kind, name in ((ids.ENDPOINT, chosen.endpoint), (ids.ORG, chosen.org)):
         if name:
             ids.require(connection, kind, name)
@@ -215,7 +215,7 @@ LISTS: Final = (
     Listing(
         "hook messages",
         "Messages",
-        "List messages and their outcome, the newest first.",
+        "List messages and their outcome, newest first.",
         _messages,
         OF_MESSAGES,
         holds="messages",

@@ -52,7 +52,7 @@ class JobRow:
 
 
 def list_jobs(connection: sa.Connection, *, most: int, before: int | None = None) -> list[JobRow]:
-    """Return jobs, the latest first. `before`: only those queued before this job."""
+    """Return jobs, newest first. `before`: only those queued before this job."""
     values = {"at_most": most} if before is None else {"at_most": most, "before": before}
     return [_row(row) for row in SQL.run(connection, "list", values, only="" if before is None else "only_before")]
 
@@ -122,7 +122,7 @@ LISTS: Final = (
     Listing(
         "job list",
         "Jobs",
-        "List jobs, the latest first. You queue jobs with `--queue` or in the console, and ticks do them.",
+        "List jobs, newest first. You queue jobs with `--queue` or in the console, and ticks do them.",
         _jobs,
         (Column("job_id", "#job"), "kind", Column("state", show=_words), Column("what", "task"), Column("actor", "by"),
          "reason", Column("at_ms", "since"), Column("windows_done", "#done"), Column("windows", "#windows"),

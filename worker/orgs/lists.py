@@ -387,13 +387,13 @@ def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: 
 
 
 def halts_of(connection: sa.Connection, org_id: str) -> list[HaltRow]:
-    """Return the halts of an organisation at its cells, the latest first."""
+    """Return the halts of an organisation at its cells, newest first."""
     values = {"org_id": org_id, "at_most": MOST_HISTORY}
     return [HaltRow(**row._mapping) for row in SQL.run(connection, "halts", values)]
 
 
 def assignments_of(connection: sa.Connection, org_id: str) -> list[AssignmentRow]:
-    """Return an organisation's assignments, the latest first."""
+    """Return an organisation's assignments, newest first."""
     values = {"org_id": org_id, "at_most": MOST_HISTORY}
     return [AssignmentRow(**row._mapping) for row in SQL.run(connection, "assignments", values)]
 

@@ -399,7 +399,7 @@ LISTS: Final = (
     Listing(
         "push list",
         "Pushes",
-        "List pushes, those that need a person first. Other pushes are sorted by window, the latest first.",
+        "List pushes, those that need a person first. Other pushes are sorted by window, latest first.",
         _list,
         ("key", "provider", Column("sent_qty", "#quantity"), "state", Column("attempts", "#attempts"),
          Column("last_error", "last error")),

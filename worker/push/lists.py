@@ -260,7 +260,7 @@ def _looked(
 def _of_org(
     connection: sa.Connection, chosen: PushFilter, values: Mapping[str, Any], now_ms: int, most: int
 ) -> PushPage:
-    """Return pushes of one organisation, the latest first.
+    """Return pushes of one organisation, newest first.
 
     Each window takes one lookup of the index. A page covers at most MOST_ORG_MS.
     """

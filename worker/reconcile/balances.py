@@ -376,7 +376,7 @@ def _noted(note: str, line: Line) -> str:
 
 
 def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> list[PushRow]:
-    """Return the newest pushes that drew on a balance, the newest first."""
+    """Return the newest pushes that drew on a balance, newest first."""
     values = {
         "provider": asked.provider,
         "customer_id": pair[0],
@@ -467,9 +467,9 @@ def _find_lost_pushes(
 
 
 def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> list[int] | None:
-    """Return the indexes of charges that add up to an amount, the newest first.
+    """Return the indexes of charges that add up to an amount, newest first.
 
-    `drew`, `settled_ms`: the draws and the times of the charges, the newest first. The result has consecutive charges
+    `drew`, `settled_ms`: the draws and the times of the charges, newest first. The result has consecutive charges
     within LOST_SPAN_MS, and any of the charges that were settled together just before them. At most MOST_BESIDE of the
     latter are tried. None: such charges do not exist, too many sums are possible, or a top-up may equal a tried sum by
     chance.

@@ -178,7 +178,7 @@ def runs(connection: sa.Connection) -> list[ComparedAt]:
 
 
 def list_unacknowledged(connection: sa.Connection) -> list[UnacknowledgedDifference]:
-    """Return unacknowledged reports on balances, the latest first."""
+    """Return unacknowledged reports on balances, newest first."""
     return [UnacknowledgedDifference(**row._mapping) for row in SQL.run(connection, "told", {"at_most": MOST_TOLD})]
 
 

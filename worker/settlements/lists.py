@@ -108,7 +108,7 @@ class NextPayout:
 def page(
     connection: sa.Connection, chosen: SettlementFilter, now_ms: int, after: str = "", most: int = MOST_ON_PAGE
 ) -> tuple[list[Settlement], str | None]:
-    """Return a page of settlements, the newest first.
+    """Return a page of settlements, newest first.
 
     It continues after the settlement of the execution `after`. Errors: UnknownId.
 
@@ -119,7 +119,7 @@ def page(
 
 
 def every(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Iterator[Settlement]:
-    """Yield all chosen settlements, the newest first. Errors: as `page`."""
+    """Yield all chosen settlements, newest first. Errors: as `page`."""
     after = ""
     while rows := _page(connection, chosen, now_ms, after, MOST_SETTLEMENTS_AT_ONCE):
         yield from rows
@@ -194,7 +194,7 @@ def next_payouts(connection: sa.Connection, found: Sequence[Account], now_ms: in
 
 
 def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
-    """Return payouts, the newest first, of one supplier or ('') of all.
+    """Return payouts, newest first, of one supplier or ('') of all.
 
     Errors: UnknownId.
     """
@@ -496,7 +496,7 @@ LISTS: Final = (
     Listing(
         "settlement list",
         "Settlements",
-        "List settlements, the newest first.",
+        "List settlements, newest first.",
         _settlements,
         ("execution", "supplier", "state", Column("gross_micro", "#charged"),
          Column("share_ppm", "#share", show_percent),
@@ -544,7 +544,7 @@ LISTS: Final = (
     Listing(
         "settlement payouts",
         "Payouts",
-        "List payouts, the newest first.",
+        "List payouts, newest first.",
         _payouts,
         (Column("payout", "payout"), "released_micro", Column("carried_micro", "#clawed back", _clawed), "total_micro",
          Column("lines", "#lines"), Column("at_ms", "at"), Column("actor", "by")),

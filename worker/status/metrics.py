@@ -196,7 +196,7 @@ def provider_reads(connection: sa.Connection) -> list[Reads]:
 
 
 def ended_ticks(connection: sa.Connection, since_ms: int) -> list[EndedTick] | None:
-    """Return the ticks that ended since then, the newest first.
+    """Return the ticks that ended since then, newest first.
 
     The call reads the last 4,096 ticks. None: a tick has never ended.
     """

@@ -81,7 +81,7 @@ class TickDone:
 
 
 def latest_ticks(connection: sa.Connection, before: int = LAST_TICK, most: int = PAGE_ROWS) -> list[TickDone]:
-    """Return the ticks before a tick, the newest first."""
+    """Return the ticks before a tick, newest first."""
     rows = SQL.run(connection, "page", {"before": before, "at_most": most})
     return [
         TickDone(**{**row._mapping, "clock_trusted": bool(row.clock_trusted), "report": _report(row.report)})
@@ -103,7 +103,7 @@ def _report(text: str | None) -> dict[str, object]:
 
 
 def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
-    """Return ticks since then, the newest first, of the last MOST_TICKS."""
+    """Return ticks since then, newest first, of the last MOST_TICKS."""
     rows = SQL.run(connection, "since", {"since_ms": since_ms, "at_most": MOST_TICKS})
     return [TickRow(**row._mapping) for row in rows]
 

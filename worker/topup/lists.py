@@ -156,7 +156,7 @@ def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[W
 def list_topups(
     connection: sa.Connection, most: int, states: Sequence[str] = STATES, wallet: str = ""
 ) -> list[TopupRow]:
-    """Return top-ups, the newest first."""
+    """Return top-ups, newest first."""
     values = {"states": list(states), "wallet": wallet, "at_most": most}
     return [TopupRow(**row) for row in SQL.run(connection, "topups", values).mappings()]
 
@@ -168,7 +168,7 @@ def show_wallet(connection: sa.Connection, customer_id: str, most: int) -> tuple
 
 
 def show_topup(connection: sa.Connection, topup: str, most: int) -> tuple[TopupRow, list[Call]]:
-    """Return a top-up and its calls, the newest first. Errors: UnknownId."""
+    """Return a top-up and its calls, newest first. Errors: UnknownId."""
     ids.require(connection, ids.TOPUP, topup)
     row = SQL.run(connection, "topup", {"topup": topup}).mappings().one()
     calls = SQL.run(connection, "attempts", {"topup": topup, "at_most": most}).mappings()

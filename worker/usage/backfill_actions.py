@@ -319,7 +319,7 @@ LISTS: Final = (
     Listing(
         "backfill list",
         "Backfills",
-        "List backfills, the latest first.",
+        "List backfills, newest first.",
         _list,
         ("backfill", Column("org_id", "org"), Column("from_ms", "from"), Column("to_ms", "to"), "state",
          Column("events", "#events"), Column("withdrawn", "#withdrawn"), Column("actor", "by")),

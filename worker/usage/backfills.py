@@ -471,7 +471,7 @@ def open_backfills(connection: sa.Connection) -> OpenBackfills:
 
 
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:
-    """Return backfills, the latest first.
+    """Return backfills, newest first.
 
     `org_id`: only backfills of this organisation ('': of all). Errors: UnknownId.
     """

@@ -144,7 +144,7 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """Conflicts, the latest first. `next_before`: the `before` of the next page (None: this is the last page)."""
+    """Conflicts, newest first. `next_before`: the `before` of the next page (None: this is the last page)."""
 
     conflicts: list[ConflictRow]
     next_before: int | None
@@ -221,7 +221,7 @@ def require_known(connection: sa.Connection, chosen: EventFilter) -> None:
 def arrivals(
     connection: sa.Connection, chosen: EventFilter = EventFilter(), *, after: Place | None = None, most: int = 50
 ) -> Arrivals:
-    """Return a page of events in the order of arrival, the newest first.
+    """Return a page of events in the order of arrival, newest first.
 
     A page reads MOST_SEEN events at most. If few of them match the filter, the page may be short or empty, and still
     have a next page.

@@ -333,7 +333,7 @@ def list_rates(connection: sa.Connection) -> list[Rate]:
 
 
 def list_entries(connection: sa.Connection, customer_id: str, most: int, after: str = "") -> list[EntryRow]:
-    """Return a customer's entries, the latest first.
+    """Return a customer's entries, newest first.
 
     With `after`, return those that follow the entry with that key.
 

@@ -301,7 +301,7 @@ def _days(rows: Iterable[Any]) -> list[LedgerDay]:
 
 
 def entries_of_day(connection: sa.Connection, customer_id: str, day_ms: int) -> list[DayEntry]:
-    """Return the entries of a day, the latest first, at most MOST_DAY_ENTRIES."""
+    """Return the entries of a day, newest first, at most MOST_DAY_ENTRIES."""
     span = {"from_ms": day_ms, "to_ms": day_ms + DAY_MS, "at_most": MOST_DAY_ENTRIES}
     rows = SQL.run(connection, "entries_of_day", {"account_id": wallet_account(customer_id), **span})
     return [DayEntry(**row._mapping) for row in rows]

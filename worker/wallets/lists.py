@@ -331,7 +331,7 @@ def happened(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[
     """Return the events of a wallet, and its last top-ups.
 
     The events are of the last HAPPENED_DAYS days, and charges of the last CHARGED_DAYS days. The top-ups are of any
-    time. Both lists have the latest first.
+    time. Both lists are sorted newest first.
     """
     values = {
         "customer_id": customer_id,
@@ -535,7 +535,7 @@ LISTS: Final = (
     Listing(
         "ledger entries",
         "Entries",
-        "List a wallet's entries, the latest first. The order is by time of use. Each entry has its execution or "
+        "List a wallet's entries, newest first. The order is by time of use. Each entry has its execution or "
         "its lot, and its time of booking.",
         _entries,
         (Column("ts_ms", "used"), Column("at_ms", "booked"), "kind", Column("moved_micro", "#credits"), "feature",

@@ -210,7 +210,7 @@ class AllotmentRow:
 
 @dataclass(frozen=True)
 class PoolView:
-    """A pool's wallet and its allotments, sorted by end, the latest first.
+    """A pool's wallet and its allotments, sorted by end, latest first.
 
     `more`: the pool has more allotments than these.
     """
@@ -465,7 +465,7 @@ def _pools(connection: sa.Connection, look: Look) -> Page[PoolRow]:
 
 @dataclass(frozen=True)
 class ShownPool:
-    """A pool's credit in micro-credits, and its allotments by end, the latest first.
+    """A pool's credit in micro-credits, and its allotments by end, latest first.
 
     `more`: the pool has more allotments than these.
     """

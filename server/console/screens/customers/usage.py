@@ -198,7 +198,7 @@ def chart(use: list[Use], now_ms: int, from_ms: int, step_ms: int = DAY_MS) -> c
 
 
 def by_day(use: list[Use]) -> list[tuple[int, int]]:
-    """Return each day with use and its sum in micro-credits, the latest first."""
+    """Return each day with use and its sum in micro-credits, newest first."""
     sums: dict[int, int] = {}
     for one in use:
         sums[one.at_ms] = sums.get(one.at_ms, 0) + one.micro
@@ -232,7 +232,7 @@ def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tu
 
 
 def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
-    """Return the ledger by days, the latest first.
+    """Return the ledger by days, newest first.
 
     `closing_micro`: the balance at the end of the latest day.
     """

@@ -174,7 +174,7 @@ def _release(one: Account, payout: NextPayout) -> tuple[Link, ...]:
 
 
 def settlements_table(found: Sequence[Settlement], command: str, following: str, first: str, narrowed: bool) -> Table:
-    """Return the table of settlements, the newest first."""
+    """Return the table of settlements, newest first."""
     rows = [
         (
             Cell(one.reservation, "id", href=url("/console/settlement", key=one.reservation)),

@@ -164,7 +164,7 @@ def _command(given: Mapping[str, object]) -> str:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Yield the actions of the filter, the newest first."""
+    """Yield the actions of the filter, newest first."""
     chosen, before = _chosen(ask), ask.place("before")
     yield csv_line(COLUMNS)
     while True:

@@ -231,7 +231,7 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Yield the events of the filter, the newest first."""
+    """Yield the events of the filter, newest first."""
     chosen, place = _chosen(ask), _place(ask)
     event_intake.require_known(connection, chosen)
     yield csv_line(COLUMNS)
