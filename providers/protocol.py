@@ -324,10 +324,10 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 class Part:
     """A part of a balance, granted once (such as a top-up) or by a plan.
 
-    Autumn drops a part granted once from its answers as soon as it is used up exactly (recorded). `granted`: in the
-    unit of the balance. `ends_ms`: the end of unused credit, in milliseconds (None: not shown). `plan`: the plan that
-    it came with, and with which it ends (None: it was granted alone). `used`: the draws, if the part was granted once
-    and can end before it is used up (None: not stored).
+    Autumn drops a part granted once from its answers as soon as it is used up exactly (observed in a recorded call).
+    `granted`: in the unit of the balance. `ends_ms`: the end of unused credit, in milliseconds (None: not shown).
+    `plan`: the plan that it came with, and with which it ends (None: it was granted alone). `used`: the draws, if the
+    part was granted once and can end before it is used up (None: not stored).
     """
 
     balance: str
@@ -350,8 +350,8 @@ class Part:
     def ended(self, plans: Collection[str]) -> bool:
         """Return True if a part that a later answer lacks ended before it was used up.
 
-        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that answer. Source: the
-        answer to the charge that uses a part up shows it at zero (recorded).
+        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that answer. In a recorded
+        call, the answer to the charge that used a part up showed it at zero.
         """
         is_left = self.used is not None and self.used < self.granted
         return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)

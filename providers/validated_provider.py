@@ -70,10 +70,7 @@ MAX_PARTS: Final = 1_000
 MAX_LINES: Final = 1_000
 """Most lines of one check."""
 MAX_DECIMALS: Final = 10
-"""Most decimals of a cost in credits.
-
-Autumn reports balances to ten decimals (recorded).
-"""
+"""Most decimals of a cost in credits. In recorded calls, Autumn reported balances to ten decimals."""
 MAX_COST: Final = 10**8
 """Most credits for one base unit. With MAX_DECIMALS, a rate fits in 64 bits."""
 MOST_PLACES: Final = 400

@@ -78,13 +78,14 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         mode=settings.mode,
         in_flight=256,
         calls_per_s=settings.calls_per_s,
-        # Autumn states it in a header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for
-        # one customer's events (recorded). A read that Autumn refuses is retried once, and again later.
+        # Autumn states it in a header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for one
+        # customer's events (observed in recorded calls). A read that Autumn refuses is retried once, and again later.
         reads_per_s=10_000,
         # A lookup makes two calls if it does not find the key: four of the five allowed a second.
         lookups_per_s=2,
         key_retention_ms=settings.key_retention_ms,
-        # If Autumn is killed between claim and deduction, it answers 409 from then on and never charges (recorded).
+        # In a recorded call, Autumn was killed between claim and deduction, answered 409 from then on and never
+        # charged.
         duplicate_proves_delivery=False,
         lookup_lag_ms=60 * SECOND_MS,
         lookup_span_ms=DAY_MS,

@@ -111,7 +111,7 @@ class CheckReport:
     def customer(self, customer_id: str, customer: AutumnCustomer, features: Sequence[str]) -> None:
         """Add the faults of one customer.
 
-        If the customer lacks a balance of a feature, Autumn answers 200 without a charge (recorded).
+        In recorded calls, if the customer lacks a balance of a feature, Autumn answers 200 without a charge.
         """
         has = customer.balances.keys()
         unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))

@@ -8,8 +8,8 @@ pay for the feature. A failed read raises an error, and never returns zero. Call
 share one read of it. After a mismatch, Drawdown judges a charge by newer costs if it can read them. The requested
 quantity never counts as the charged quantity. Credits are converted at a known cost; otherwise the result is `Untold`.
 
-Facts (all recorded): a charge can be split over own units and credits, and over a plan and top-ups. A spend limit
-clamps an overflow. A sum can be printed as 5.759999999999999.
+Facts, all observed in recorded calls: a charge can be split over own units and credits, and over a plan and top-ups. A
+spend limit clamps an overflow. A sum can be printed as 5.759999999999999.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
     nearest = whole(units)
     quantity = units.to_integral_value(ROUND_UP) if nearest is None else Decimal(nearest)
     if asked is not None and (abs(quantity) > abs(asked) or quantity * asked < 0):
-        # `overflow` never takes more than the requested quantity (recorded), so Autumn charged at another cost.
+        # In recorded calls, `overflow` never takes more than the requested quantity, so Autumn charged at another cost.
         return Untold(
             f"Autumn took {_describe_deduction(taken)}, more than the requested quantity costs at the known cost"
         )

@@ -8,9 +8,9 @@ balance is zero exactly if Autumn's own `check` refuses everything that the cust
 units are never added. If a deciding figure or control (usage limit, spend limit, overage) is unreadable, so is the
 customer, never unlimited and never empty.
 
-Facts (recorded): a spend limit limits overage. A usage limit refuses although the balance lasts. Once a one-off grant
-is used up exactly, it disappears, and `check` refuses. `customers.get` merges the plan's controls with the customer's
-own. At 2.1.0 `source` is missing.
+Facts, observed in recorded calls: a spend limit limits overage. A usage limit refuses although the balance lasts. Once
+a one-off grant is used up exactly, it disappears, and `check` refuses. `customers.get` merges the plan's controls with
+the customer's own. At 2.1.0 `source` is missing.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
 def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
     """Return the parts of a balance that were granted once, or came with a plan.
 
-    A part granted once disappears from Autumn's answers as soon as it is used up exactly (recorded).
+    A part granted once disappears from Autumn's answers as soon as it is used up exactly (observed in a recorded call).
     """
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
@@ -203,7 +203,7 @@ def _plans(body: Mapping[str, object]) -> list[str]:
 class PlanBegins:
     """The starts of a customer's plan and of its present period (milliseconds).
 
-    The lists lack starts that Autumn does not show. Only `started` was recorded.
+    The lists lack starts that Autumn does not show. Recorded calls show only `started`.
     """
 
     started: list[int] = field(default_factory=list)
@@ -304,8 +304,8 @@ def _lasting(found: Mapping[str, object]) -> Lasting | None:
 
     Return None if there is no such part, or the order of draws is unknown.
 
-    A charge empties the parts of a cycle before those granted once (recorded). The place of a part that expires in that
-    order was not recorded.
+    In recorded calls, a charge empties the parts of a cycle before those granted once. No recorded call shows the place
+    of a part that expires in that order.
     """
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
@@ -418,8 +418,8 @@ def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequ
 
     The plan began at `began_ms`.
 
-    It was not recorded whether a cycle after a short month begins on the day of the first cycle, or of the one before.
-    If they differ, return both.
+    No recorded call shows whether a cycle after a short month begins on the day of the first cycle, or of the one
+    before. If they differ, return both.
     """
     months = MONTHS[interval] * count
     found = set()
@@ -548,7 +548,7 @@ def _of(customer: AutumnCustomer, name: str, schema: Schema) -> Spendable:
     lasting = {member: amount for member, amount in own.items() if amount is None or amount > 0}
     if not lasting:
         return Spendable(credits)
-    # Own units are drawn first (recorded). Without credit, the features that have none are refused.
+    # In recorded calls, own units are drawn first. Without credit, the features that have none are refused.
     refused = frozenset(members) - lasting.keys() if credits is not None and credits <= 0 else frozenset()
     amounts = [_in_credits(amount, schema.cost(member, name)) for member, amount in lasting.items()]
     if credits is None or any(amount is None for amount in amounts):
@@ -601,8 +601,8 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
     Return None if the answer does not show that balance.
 
     An answer does not show limits. So the result for a credit system has a `part`, and never states that the credit is
-    unlimited. The answer can have an unchanged balance under `balance`, and the deciding balance under `balances`
-    (recorded).
+    unlimited. In recorded calls, the answer can have an unchanged balance under `balance`, and the deciding balance
+    under `balances`.
     """
     shown = body.get("balance")
     named = shown.get("feature_id") if isinstance(shown, dict) else None
@@ -632,7 +632,7 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
     """Return the parts that the answer to a charge shows.
 
-    Once a later charge uses up a part exactly, reads do not show it (recorded).
+    In recorded calls, reads do not show a part once a later charge used it up exactly.
     """
     others = body.get("balances")
     shown = [body.get("balance"), *(others.values() if isinstance(others, dict) else ())]

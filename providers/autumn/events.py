@@ -261,7 +261,8 @@ class EventReader:
     async def _by_key(self, request: PushRequest) -> LookupResult | None:
         """Look up one push by a filter on its key; None if the filter does not find it.
 
-        That proves nothing: a filter matched a text and not a number (recorded), and the hosted service was not tried.
+        That proves nothing. In recorded calls, a filter matched a text and not a number. The hosted service was not
+        tried.
         """
         try:
             items = await self._read(request.customer_id, request.ts, request.ts + 1, request.key)

@@ -47,7 +47,7 @@ NAMES: Final = frozenset(
 Any other name is rejected, because a mistyped setting could bill by mistake.
 """
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
-"""The form of Autumn's ids. Autumn answers 400 to any other form (recorded)."""
+"""The form of Autumn's ids. In recorded calls, Autumn answers 400 to any other form."""
 _SECRET_KEY: Final = re.compile(r"am_sk_[A-Za-z0-9_-]{8,200}")
 _MODE: Final = re.compile(r"am_sk_(live|test)_")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")

@@ -50,7 +50,7 @@ Autumn sums in binary floating point, which loses a unit above this quantity.
 CONFIRM_MS: Final = 45 * SECOND_MS
 """Milliseconds after a 202 before the charge is looked up.
 
-Autumn applies the charge about 30 s later (recorded).
+In recorded calls, Autumn applied the charge about 30 s later.
 """
 REFUSED_MS: Final = 5 * MINUTE_MS
 """Milliseconds before a retry after Autumn refused the key or the version.
@@ -107,7 +107,7 @@ CHECK_OF_KEY: Final[Mapping[str, object]] = {
     "value": "0",
     BODY_KEY: "drawdown-check",
 }
-"""A charge that Autumn always refuses with 400 `invalid_inputs` (recorded).
+"""A charge that Autumn always refuses with 400 `invalid_inputs` (observed in a recorded call).
 
 Its value is not a number, so Autumn refuses it before it does anything. If the answer is about the key in the body, a
 real charge would get the same answer.
@@ -118,7 +118,7 @@ def refuses_body_key(result: HttpResult) -> bool:
     """Return True if a 400 is about the key in the body.
 
     Autumn's schema marks that key as internal, and its documentation no longer has it. Autumn did not charge, and
-    released both keys, as after each 4xx (recorded).
+    released both keys, as after each 4xx (observed in recorded calls).
     """
     if not isinstance(result, Answer) or result.status != 400:
         return False
@@ -130,9 +130,9 @@ def header_key(key: str) -> str:
     """Return the key for the header `Idempotency-Key`, beside the body's key.
 
     Each key alone prevents a second charge. Customers and routes share the header's namespace, and it also stores the
-    body's keys, as `track:KEY` (recorded in the 409). So a header key with that prefix would be refused because of our
-    own body. The prefix here is Drawdown's, and for charges only. Autumn releases both keys after a 4xx, and accepted a
-    charge with both (recorded).
+    body's keys, as `track:KEY` (observed in a recorded 409). So a header key with that prefix would be refused because
+    of our own body. The prefix here is Drawdown's, and for charges only. In recorded calls, Autumn released both keys
+    after a 4xx, and accepted a charge with both.
     """
     return HEADER_PREFIX + hashlib.sha256(key.encode()).hexdigest()
 
@@ -207,7 +207,7 @@ def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bo
 def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
     """Return the rejection of a charge that took or gave back nothing.
 
-    The key is used up although nothing was charged (recorded), so a retry would be reported as a duplicate.
+    In recorded calls, the key is used up although Autumn charged nothing, so a retry would be reported as a duplicate.
     """
     customer, feature, quantity = request.customer_id, request.feature, request.quantity
     if quantity < 0:
@@ -269,7 +269,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     said = read_said(answer)
     match answer.status:
         case 429:
-            # Autumn sends it before it claims the key (recorded), so nothing was charged. It is plain text.
+            # In recorded calls, Autumn sends it before it claims the key, so nothing was charged. It is plain text.
             wait_ms = retry_after_ms(answer.headers, now_ms) or backoff_ms(request.attempt)
             return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
         case 409 if said.code == "duplicate_idempotency_key":

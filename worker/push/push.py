@@ -260,8 +260,8 @@ def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> S
 
     Return the outcomes of the pushes that must wait, by place, because their customer is not read.
 
-    Autumn omits a one-time part from its answers as soon as it is used up exactly (recorded). If the first push uses up
-    an unknown part and its answer is lost, the balance would prove that the push is absent (P5).
+    Autumn omits a one-time part from its answers as soon as it is used up exactly (observed in a recorded call). If the
+    first push uses up an unknown part and its answer is lost, the balance would prove that the push is absent (P5).
     """
     now, provider, reading = context.clock.now_ms(), sending.provider, context.reading(sending.provider)
     if sending.over() or sending.closed() or not context.breaker(provider).allows(now):

@@ -5,9 +5,9 @@ difference (P5). A push is not voided if its outcome is unknown, or if our own l
 
 A rejection that waits for credit is voided only on two conditions. Its last answer proves that it was not charged, and
 a later read shows credit for its feature. The next seal bills its usage under a new key, because Autumn stores the key
-of a charge that failed (recorded). With each refusal, a push waits longer. Each tick reads the balances of customers
-with waiting pushes, because Autumn does not send a webhook of a grant (recorded). After MOST_GIVE_BACKS revisions of
-its window, a person decides about a push that gives back.
+of a charge that failed (observed in a recorded call). With each refusal, a push waits longer. Each tick reads the
+balances of customers with waiting pushes, because Autumn does not send a webhook of a grant (observed in recorded
+calls). After MOST_GIVE_BACKS revisions of its window, a person decides about a push that gives back.
 """
 
 from __future__ import annotations

@@ -410,7 +410,7 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
     """Add the uncertainty of parts that reads and answers never showed to a line.
 
     Such parts look like a missing amount of the balance. Only charges without an answer can have used them up, because
-    each answer shows the parts that its charge drew on, even at zero (recorded).
+    each answer shows the parts that its charge drew on, even at zero (observed in recorded calls).
     """
     pair = line.customer_id, line.feature
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
