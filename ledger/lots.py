@@ -88,7 +88,7 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
     """Store a lot, and mark its wallet as due at its start and end.
 
     Return True if the lot is new. A grant that is repeated after the end of its credit begins now, so its lot ends
-    before it begins. Then the first lot must exist.
+    before it begins. In that case the first lot must exist.
 
     Errors: Refused if its key was used before with different content.
     """

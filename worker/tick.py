@@ -57,8 +57,8 @@ SQL = queries(__file__)
 def tick(context: Context) -> Steps[Report]:
     """Do one whole tick of one shard. Return its report.
 
-    Errors: ClockDoubted (S9) before the seal. HistoryDoubted if the database became another history during the tick
-    (R1). UsageError if the local checkpoint cannot be read or written. DatabaseBusy or DatabaseNotReady if the database
+    Errors: ClockDoubted (S9) before the seal. HistoryDoubted if the database was restored during the tick (R1).
+    UsageError if the local checkpoint cannot be read or written. DatabaseBusy or DatabaseNotReady if the database
     fails.
     """
     context.began_ms = context.clock.now_ms()

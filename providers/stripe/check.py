@@ -127,7 +127,7 @@ def _shape(meter: Meter) -> list[str]:
 
 
 def explain_unbilled(answer: HttpResult) -> str | None:
-    """Return why Stripe cannot bill a customer, by its answer about the customer.
+    """Return why Stripe cannot bill a customer, from its answer about the customer.
 
     Return None if the answer does not show a reason.
     """

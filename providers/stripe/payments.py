@@ -376,7 +376,7 @@ def _error_part(answer: Answer, name: str) -> Mapping[str, object]:
 
 
 def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
-    """Return the outcome of a charge, by an intent that carries its id."""
+    """Return the outcome of a charge from an intent that carries its id."""
     payment_id, status = intent.get("id"), intent.get("status")
     if not isinstance(payment_id, str) or not INTENT_ID.fullmatch(payment_id):
         return InDoubt("Stripe returned a payment without an id")

@@ -225,7 +225,7 @@ def write(
 
     The SQL statement checks the limits again. The counters may exceed a limit only in the periods of `passes`.
 
-    Errors: LimitReached if another limit would be exceeded. Then the whole transaction is rolled back.
+    Errors: LimitReached if another limit would be exceeded. In that case the whole transaction is rolled back.
     """
     limits = {one.period: one.amount for one in bounds if one.period not in passes}
     most = {f"most_{period}": limits.get(period) for period in PERIODS}

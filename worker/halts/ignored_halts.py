@@ -69,9 +69,9 @@ def ignored_part(shard: Shard) -> Part:
 
 @dataclass(frozen=True)
 class Undelivered:
-    """Halts that a cell has not acknowledged, with the same error.
+    """The unacknowledged halts of one cell with one error.
 
-    `error`: None if they were not tried yet. `halts`: their number. `since_ms`: the oldest halt. `org_id`: the first
+    `error`: None if no halt was sent yet. `halts`: their number. `since_ms`: the oldest halt. `org_id`: the first
     organisation by its id.
     """
 

@@ -95,7 +95,7 @@ class WitnessFile:
     def save(self, engine: sa.Engine, witness: Witness) -> None:
         """Write a checkpoint, unless the stored one is newer.
 
-        Errors: StorageFull; UsageError if it cannot be written. Then the caller must not send.
+        Errors: StorageFull; UsageError if it cannot be written. If either is raised, the caller must not send.
         """
         file, place = self._file(witness.database_id), read(engine, place_of)
         try:

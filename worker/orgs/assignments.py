@@ -131,9 +131,9 @@ def lock_for_assignments(connection: sa.Connection, org_ids: Collection[str]) ->
 
 
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
-    """Return the sealed windows with samples that a seal has not read.
+    """Return, by organisation, the sealed windows with samples that no seal has read.
 
-    They are by organisation. The caller must have S1's lock.
+    The caller must own S1's lock.
 
     Call it once for all organisations, because each call reads all unread arrivals.
     """

@@ -207,9 +207,9 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
 
     Give back its draw, and return its new state: `rejected`, or `in_doubt`.
 
-    If several of its attempts may have arrived, the provider may have refused one attempt and charged another. Then the
-    push is in doubt, and looked up. It loses its claim, because an answer that is still on its way is older than the
-    refusal.
+    If several of its attempts may have arrived, the provider may have refused one attempt and charged another. In that
+    case the push is in doubt, and looked up. It loses its claim, because an answer that is still on its way is older
+    than the refusal.
     """
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
     state, words = ("in_doubt", DOUBTED) if several else ("rejected", "")

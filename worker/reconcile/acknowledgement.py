@@ -74,7 +74,7 @@ class Acknowledged:
 
 @dataclass
 class Covered:
-    """What the acknowledgements of an organisation's customer cover.
+    """The days and amounts that the acknowledgements of an organisation's customer cover.
 
     `until_ms`: days that were settled before that time, in milliseconds. `quantities`: base units by feature and day.
     """

@@ -486,7 +486,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Balanced:
-    """The customers with balances that a run compared or tried to.
+    """The customers for which a reconciliation compared, or tried to compare, the balances.
 
     `left_out`: by customer, the reason why it did not compare the balances.
     """

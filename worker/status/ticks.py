@@ -70,12 +70,12 @@ class TickDone:
     report: dict[str, object] = field(default_factory=dict)
 
     def count(self, name: str) -> int | None:
-        """Return a figure of its report; None if missing."""
+        """Return a figure of the tick's report, or None if it is missing."""
         found = self.report.get(name)
         return found if isinstance(found, int) else None
 
     def report_lines(self, name: str) -> list[str]:
-        """Return lines of its report; empty if missing."""
+        """Return lines of the tick's report, or an empty list if they are missing."""
         found = self.report.get(name)
         return [str(line) for line in found] if isinstance(found, list) else []
 

@@ -364,7 +364,7 @@ class Settled:
 
 
 def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
-    """Return the end of a charge, by its answer."""
+    """Return the end of a charge from its answer."""
     if isinstance(result, NotSent):
         return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
     if isinstance(result, NotFound):
@@ -377,7 +377,7 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
 def end_of_lookup(
     found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
 ) -> End:
-    """Return the end of a lookup, by its answer.
+    """Return the end of a lookup from its answer.
 
     An answer that the lookup was not sent does not prove an outcome.
     """

@@ -333,7 +333,7 @@ def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None
 
 
 def apply_now(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
-    """Write verdicts by the stored facts, because a provider may be unavailable."""
+    """Write verdicts from the stored facts, because a provider may be unavailable."""
     ordered = sorted(set(org_ids))
     for start in range(0, len(ordered), APPLIED_AT_ONCE):
         some = ordered[start : start + APPLIED_AT_ONCE]
