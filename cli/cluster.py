@@ -192,11 +192,9 @@ MAX_KEPT_HOURS: Final = 24
 The engine deletes successful jobs at once.
 """
 ACKNOWLEDGED_S: Final = 30
-"""Seconds for which a worker tries to record the end of a job.
+"""Seconds for which a worker tries to record the end of a job, more than two heartbeats.
 
-They are more than two heartbeats.
-
-If the worker cannot record the end by then, it has lost its heartbeat, too. Then the worker starts again, and other
+If the worker cannot record the end by then, it has lost its heartbeat, too. In that case it starts again, and other
 workers take over its jobs.
 """
 RECONCILE_AT: Final = "17 2 * * *"
@@ -378,7 +376,7 @@ AGAIN_S: Final = 1.0
 MAX_TICK_S: Final = 3_600.0
 """Seconds that a tick of a worker may last.
 
-Drawdown treats a longer tick as hung. Then the process ends, and other workers take over its jobs.
+If a tick lasts longer, it counts as hung. The process ends, and other workers take over its jobs.
 """
 AWAY: Final = (exceptions.ConnectorException, PoolTimeout)
 

@@ -12,7 +12,7 @@ from drawdown.events.envelope import Named
 from drawdown.events.privacy.rules import PLACES, SECRETS
 
 MAX_TOLD_CHARS: Final = 64
-"""Characters that are stored of the name of an invalid item."""
+"""Characters of an invalid item's source or id that Drawdown stores and shows."""
 _PRIVATE: Final = (*SECRETS, *PLACES)
 """The rules of private names. Other ids may be shown, because an example needs them."""
 

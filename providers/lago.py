@@ -56,17 +56,14 @@ NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
 """Largest quantity of one event at Lago."""
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Milliseconds after a send from which a lookup finds an event.
-
-With the ClickHouse store, events pass through a queue.
-"""
+"""Milliseconds after a send until a lookup finds the event. With the ClickHouse store, events pass through a queue."""
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
 """Milliseconds between Lago's updates of a wallet's ongoing balance by usage."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of one subscription's events that totals read."""
 MAX_WALLETS: Final = PAGE
-"""Fewest wallets of one customer that are too many, so that Drawdown cannot read the balance.
+"""Number of a customer's wallets from which Drawdown cannot read the balance.
 
 Drawdown reads only one page of wallets, and more may follow a full page.
 """

@@ -58,9 +58,9 @@ MAX_KEY_CHARS: Final = 500
 """Most characters of a key at Polar."""
 KEY: Final = "drawdown_key"
 LOOKUP_LAG_MS: Final = MINUTE_MS
-"""Milliseconds after a send from which a lookup finds an event."""
+"""Milliseconds after a send until a lookup finds the event."""
 BALANCE_LAG_MS: Final = MINUTE_MS
-"""Milliseconds after a charge from which a balance shows it."""
+"""Milliseconds after a charge until a balance shows it."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of meters, or of one customer's events, that totals read."""

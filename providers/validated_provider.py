@@ -51,7 +51,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.text import clean
 
 MAX_FIGURE: Final = 9 * 10**18
-"""Largest balance in micro-credits, or quantity in base units. It fits in 64 bits."""
+"""Largest balance in micro-credits, or quantity in base units, so that figures fit in 64 bits."""
 LATEST_MS: Final = 253_402_300_799_999
 """The last moment of the year 9999."""
 MAX_REASON_CHARS: Final = 500

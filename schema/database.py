@@ -40,23 +40,20 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 NAMED_BY: Final = "DRAWDOWN_DATABASE_URL, or --database-url,"
 FORMS: Final = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 SQLITE_BUSY_S: Final = 60
-"""Seconds to wait for a lock of SQLite."""
+"""Seconds to wait for a SQLite lock."""
 LOCK_TIMEOUT_S: Final = 60
-"""Seconds to wait for a lock of PostgreSQL."""
+"""Seconds to wait for a PostgreSQL lock."""
 CONNECT_S: Final = 10
 """Seconds to wait for a connection to PostgreSQL."""
 SILENT_S: Final = 30
-"""Seconds without PostgreSQL's acknowledgement of data until the connection ends.
-
-Drawdown then treats the connection as lost.
-"""
+"""Seconds for which PostgreSQL may leave sent data unacknowledged. After this time, the connection counts as lost."""
 IDLE_BEFORE_PROBE_S: Final = 30
 """Seconds without data from PostgreSQL before Drawdown probes its host.
 
 A network can drop a connection silently.
 """
 PROBE_INTERVAL_S: Final = 10
-"""Seconds between two probes of the host of PostgreSQL."""
+"""Seconds between two probes of PostgreSQL's host."""
 MAX_PROBES: Final = 3
 """Unanswered probes after which Drawdown closes a connection to PostgreSQL."""
 PG_WAITS: Final = {
@@ -78,10 +75,7 @@ SQLITE_CACHE_KIB: Final = 32 * 1024
 A tick reads little more. Twice the size did not make a tick faster.
 """
 MAX_OVERFLOW: Final = 15
-"""Connections of a process beyond the pool of five.
-
-The sum exceeds the number of a server's threads that need a connection.
-"""
+"""Connections of a process beyond the pool of five. A server has more connections than threads that need them."""
 # Set for each transaction and never for a connection, so that a transaction pooler can be in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: a commit is durable

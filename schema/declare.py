@@ -61,10 +61,7 @@ R = TypeVar("R")
 MAX_KEY_CHARS: Final = 700
 """Characters of a key that joins three ids with separators."""
 MAX_AT_ONCE: Final = 2**31 - 1
-"""Concurrent sandboxes of a plan, a tier or an org override.
-
-It is the largest value of the column.
-"""
+"""Concurrent sandboxes of a plan, a tier or an org override, the largest value of the column."""
 MAX_TEXT_CHARS: Final = 1_000
 """Most characters of a text or address that a parameter accepts."""
 MAX_AMOUNT: Final = 10**12

@@ -80,7 +80,7 @@ MAX_KEY_TYPES: Final = 1_000
 MAX_SOURCE_TYPES: Final = 1_000
 """Event types in use that the keys of one source added."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
-"""Largest meter. Meters take the place of memory sizes, and are above all of them."""
+"""Largest meter. A meter takes the place of a memory size, and is larger than any memory size."""
 MAX_ID_CHARS: Final = 200
 """Most characters of an id, such as that of an organisation, sandbox or sample."""
 

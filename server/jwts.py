@@ -30,7 +30,7 @@ MAX_TOKEN_BYTES: Final = 12 * 1024
 A larger token does not fit into a request's head.
 """
 LEAST_SECRET_BYTES: Final = 32
-"""Least bytes of a secret for HS256, as many as the hash of HS256 has. A shorter secret can be guessed."""
+"""Minimum length of an HS256 secret in bytes, the size of the hash. A shorter secret can be guessed."""
 _KINDS: Final[Mapping[str, str]] = {"RS256": "RSA", "ES256": "EC", "HS256": "oct"}
 """Kind of key of each algorithm."""
 BY_KEYS: Final = ("RS256", "ES256")

@@ -298,7 +298,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 SHARD: Final = ("shard",)
 CUT_LATELY_MS: Final = 15 * MINUTE_MS
-"""Largest age of a tick that counts for the lowest limit of concurrent calls."""
+"""Largest age of a tick that counts in `drawdown_calls_cut_to`."""
 
 
 def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:

@@ -46,7 +46,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
-"""Time of each part of a round of the watch, such as one provider, in milliseconds."""
+"""Time for each part of a round of the watch, such as one provider, in milliseconds."""
 LOOKS_A_ROUND: Final = 5_000
 """Organisations of one provider that a round of the watch estimates."""
 COSTS_MS: Final = 5 * MINUTE_MS

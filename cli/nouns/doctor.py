@@ -52,7 +52,7 @@ from drawdown.worker.verdict.rates import tells_costs
 from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, last_round_ms, touch
 
 MIN_SECRET_CHARS: Final = 16
-"""Least length of a good secret, in characters."""
+"""Minimum length of a secret, in characters. `doctor` reports a shorter secret."""
 MOST_CUSTOMERS: Final = 20
 """Customers of a provider that `doctor` checks, with one call each."""
 PROXY_WITHIN_S: Final = 5.0

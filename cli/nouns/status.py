@@ -153,7 +153,7 @@ def _drained(provider: Waiting, now: int) -> str:
 
 
 MOST_CELLS: Final = 5
-"""Maximum number of lines about halts that are due at a cell."""
+"""Lines about undelivered halts that `status` shows."""
 VERDICTS: Final = {
     "settled": ("ALL SETTLED", Exit.SETTLED),
     "behind": ("BEHIND", Exit.LEFT),

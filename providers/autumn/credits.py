@@ -223,7 +223,7 @@ class KnownCosts:
 
 
 _LIMIT: Final = 10**18
-"""Largest number of a customer that is accepted.
+"""Largest number that Drawdown accepts in a customer's figures.
 
 A larger number is an error, and 1e999999 would exhaust the memory.
 """
@@ -393,7 +393,7 @@ LIST_AGAIN_MS: Final = 5 * SECOND_MS
 Autumn allows an account 25 reads a second.
 """
 SCHEMA_AGE_MS: Final = 10 * MINUTE_MS
-"""Largest age of the credit schema with which customers are read."""
+"""Largest age of the credit schema when Drawdown reads a customer."""
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
 

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 TIMEOUT_S: Final = 30.0
-"""Default time limit of a call to a provider, in seconds.
-
-The time is from the start of the call to the last byte of the response.
-"""
+"""Default timeout of a provider call, in seconds, from its start to the last byte of the response."""
 READ_TIMEOUT_S: Final = 10.0
-"""Time limit of a read call to a provider, in seconds.
+"""Timeout of a read call to a provider, in seconds.
 
 A push may take longer, because Drawdown must look it up if its response is lost.
 """

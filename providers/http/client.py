@@ -125,10 +125,7 @@ class _ConnectionPool:
 
 
 CONNECT_TIMEOUT_S: Final = 10.0
-"""Time limit of a new connection, in seconds.
-
-The time is from the wait for a free slot to the end of the TLS handshake.
-"""
+"""Connect timeout, in seconds, from the wait for a free slot to the end of the TLS handshake."""
 
 
 class HttpClient:

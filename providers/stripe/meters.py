@@ -44,9 +44,9 @@ MAX_PAGES: Final = 50
 REMEMBERED_MS: Final = 10 * MINUTE_MS
 """Milliseconds for which the list of meters is cached.
 
-A lookup waits an hour. So a meter that is missing in the cached list is newer than the event that is looked up. A
-meter never changes its time window. Only a meter that was archived and made again within this time can be mistaken for
-the old meter.
+A lookup starts an hour after its event was sent. So a meter that is missing in the cached list is newer than that
+event. A meter never changes its time window. Only a meter that was archived and made again within this time can be
+mistaken for the old meter.
 """
 MAX_VALUE: Final = Decimal(10**30)
 CUSTOMER_KEY: Final = "stripe_customer_id"

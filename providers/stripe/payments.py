@@ -85,7 +85,7 @@ CLOCKS_MS: Final = HOUR_MS
 A lookup begins earlier by this time, so that it finds every intent.
 """
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
-"""Milliseconds after a call before absence can be proof.
+"""Milliseconds after a call from which a lookup without the charge can prove that Stripe did not charge.
 
 Drawdown stops waiting for a call after 30 s, Stripe's own clients after 80 s.
 """
@@ -443,7 +443,7 @@ SESSIONS: Final = "/v1/checkout/sessions"
 PORTAL: Final = "/v1/billing_portal/sessions"
 CARD_PAGE: Final = "drawdown_card_page"
 NEWEST_PAGES: Final = 20
-"""Newest completed pages of a customer that are searched for a card."""
+"""Newest completed checkout pages of a customer that Drawdown searches for a card."""
 MAX_URL_CHARS: Final = 5_000
 """Most characters of a URL to or from a page of Stripe."""
 LATEST_S: Final = 253_402_300_799

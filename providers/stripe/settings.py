@@ -36,7 +36,7 @@ OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
 Stripe checks the timestamp later, by its own clock.
 """
 CANCEL_WITHIN_MS: Final = 24 * HOUR_MS
-"""Milliseconds after its receipt in which Stripe cancels an event."""
+"""Milliseconds after Stripe received an event in which Stripe can cancel it."""
 AHEAD_MS: Final = 4 * MINUTE_MS
 """Milliseconds that a push may be ahead of our clock.
 

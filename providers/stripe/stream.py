@@ -41,12 +41,9 @@ from drawdown.schema.units import MINUTE_MS
 SESSIONS: Final = "/v2/billing/meter_event_session"
 EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
-"""Milliseconds before its end from which a session is not used any more."""
+"""Milliseconds before the end of a session from which Drawdown no longer uses it."""
 MAX_CALLS: Final = 32
-"""Calls of Stripe's stream for one batch.
-
-A single invalid event of a hundred takes fifteen calls.
-"""
+"""Calls to Stripe's event stream for one batch. One invalid event in a hundred takes fifteen calls."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 

@@ -54,7 +54,7 @@ WITHIN_S: Final = 2.0
 LOOK_AGAIN_MS: Final = SECOND_MS
 """Time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
-"""Remembered keys, and as many remembered metrics."""
+"""Remembered keys. Remembered metrics have the same limit."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
 """Longest time for which a key or metric is remembered for use without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS

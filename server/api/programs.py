@@ -535,9 +535,9 @@ def require_scope(key: ApiKey, scope: str) -> None:
 STRANGERS_AT_ONCE: Final = 1
 """Concurrent lookups of keys that this process has not found before."""
 RECALLED_MS: Final = MINUTE_MS
-"""Time for which Drawdown uses a found key without a lookup.
+"""Time for which Drawdown accepts a found key without another lookup.
 
-The call reads the key again in its transaction.
+Each call reads the key again in its own transaction.
 """
 NAMES_PER_S: Final = 5
 """Average searches a second for the id nearest to a mistyped id.

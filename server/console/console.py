@@ -61,7 +61,7 @@ AT_ONCE: Final = 4
 Each uses a connection of the console's own pool.
 """
 WITHIN_S: Final = 5.0
-"""Time limit of the reads of one page."""
+"""Timeout of the reads of one page, in seconds."""
 
 MEDIA: Final[Mapping[Form, str]] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 

@@ -25,10 +25,7 @@ from drawdown.server.http.threads import Threads
 PIECE_BYTES: Final = 64 * 1024
 """Bytes of a piece of a file of the console."""
 MOST_FILES: Final = 2
-"""Files that one process sends at once.
-
-They use half of the console's connections, so that pages still load.
-"""
+"""Files that one process sends at once. The other half of the console's connections stays free for pages."""
 MOST_PIECES: Final = 4
 """Pieces of a file that are read but not sent yet."""
 

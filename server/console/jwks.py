@@ -21,11 +21,11 @@ from drawdown.server.jwts import Key, Unproven, key_of
 from drawdown.server.services import Services
 
 WITHIN_S: Final = 5.0
-"""Seconds for a request to a sign-in service, or for a request that reads a product's public keys."""
+"""Timeout of a request to a sign-in service, in seconds. A request for a product's public keys has the same timeout."""
 MOST_BYTES: Final = 64 * 1024
 """Bytes of a sign-in service's answer. Drawdown rejects a larger answer."""
 MOST_AT_ONCE: Final = 8
-"""Concurrent calls to sign-in services, and as many callers that wait for cached answers to be read again."""
+"""Concurrent calls to sign-in services. Callers that wait for a read of an uncached answer have the same limit."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
 """Public keys at one address that Drawdown uses. Drawdown ignores further keys."""

@@ -82,7 +82,7 @@ AT_ONCE: Final = 4
 The console and `/my` do not delay each other. Downloads use at most half of these threads.
 """
 WITHIN_S: Final = 5.0
-"""Time limit of the reads of one page of `/my`."""
+"""Timeout of the reads of one page of `/my`, in seconds."""
 MOST_CARD_PAGES: Final = 4
 """Concurrent requests to a payment service for the URL of a payment page."""
 CARD_WITHIN_S: Final = 15.0

@@ -43,7 +43,7 @@ So one program cannot block all others. All requests without a key, such as webh
 limit.
 """
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""Bytes of each body that the budget does not count.
+"""Bytes of each body that do not count against the budget of large bodies.
 
 The number of connections limits the sum of these bytes.
 """

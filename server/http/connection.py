@@ -40,10 +40,7 @@ Each gets one answer about health. If all are in use, a new connection closes th
 PATIENCE_S: Final = 15.0
 """Seconds to wait for a head, or for the rest of an answered request."""
 HEALTH_PATIENCE_S: Final = 2.0
-"""Seconds to wait on the slots for health.
-
-The wait is for a head, or for the rest of an answered request.
-"""
+"""Seconds to wait for a head, or for the rest of an answered request, on a connection of HEALTH_SLOTS."""
 WRITE_PATIENCE_S: Final = 15.0
 """Seconds to wait for a client that does not read a response."""
 SWEEP_S: Final = 0.5

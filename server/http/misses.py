@@ -14,7 +14,8 @@ from typing import Final
 from drawdown.server.http.callers import TokenBuckets
 
 MISSES_PER_S: Final = 50
-"""Answers a second about unknown objects that are sent without delay.
+"""Answers a second that the server sends about unknown objects without delay.
+
 The limit is for one key and process. A burst may have twice as many.
 """
 LONGEST_MISS_S: Final = 5.0

@@ -56,9 +56,10 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
 """Unpacked bytes of a body of events or samples, enough for 1,000 items of 8 KB."""
 AT_ONCE: Final = 2
-"""Concurrent batches, and as many shared transactions of small bodies.
+"""Concurrent batches.
 
-All transactions of a process use fewer connections than its engine has.
+Shared transactions of small bodies have the same limit. All transactions of a process use fewer connections than its
+engine has.
 """
 MOST_BATCHES: Final = 32
 """Batches in work or waiting.
@@ -68,8 +69,8 @@ A batch counts from the arrival of its body, so that slow senders do not use up 
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Batches of one key while other keys do not send.
 
-A key can add a batch only if it has fewer batches than MOST_BATCHES still allows. So two busy keys leave room for a
-third.
+A key can add a batch only while it has fewer batches than the free slots of MOST_BATCHES. So two busy keys leave room
+for a third key.
 """
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")
 """Outcomes by which the metrics count items.

@@ -288,7 +288,7 @@ NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
 Without it, a folder called `org_id=globex` would replace the organisation of the rows.
 """
 MAX_REFUSED_KEPT: Final = 100
-"""Refused rows of one file that Drawdown stores with the reason. It counts all."""
+"""Refused rows of one file that Drawdown stores with the reason. Drawdown counts all refused rows."""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")

@@ -54,16 +54,16 @@ MAX_FILES_A_TICK: Final = 100
 MAX_BYTES_A_TICK: Final = 4 * 1024**3
 """Bytes of the files that one tick takes. A single file may have more."""
 MAX_LISTED_FILES: Final = 10_000
-"""Files of a folder that a tick looks up together, by name.
+"""Files of a folder that a tick looks up at a time, by name.
 
-If this many are new, it does not look up more.
+Once it has found this many new files, it does not look up more.
 """
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """Milliseconds that a tick must have left to begin reading a file or listing objects."""
 FULL_READING_S: Final = 60
-"""Least time limit, in seconds, with which a read that runs out of time counts for MAX_READINGS.
+"""A read that times out counts towards MAX_READINGS only if it had at least this many seconds.
 
 Later ticks do not have more time.
 """

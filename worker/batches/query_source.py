@@ -43,7 +43,7 @@ PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
 """Milliseconds from the first read of a period to the second, which finds late rows."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""Most milliseconds after the end of a period before Drawdown queries it."""
+"""Longest wait after the end of a period before Drawdown queries it, in milliseconds."""
 MAX_QUERY_CHARS: Final = 20_000
 """Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000

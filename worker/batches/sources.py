@@ -313,7 +313,7 @@ def list_batches(connection: sa.Connection, *, source: str | None = None, most: 
 
 
 MOST_FILES: Final = 100
-"""Files with the content of one batch that a page shows, newest first."""
+"""Files with the content of one batch that a page lists, newest first."""
 
 
 def files_of(connection: sa.Connection, batch: str) -> list[BatchRow]:
@@ -331,12 +331,9 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 MAX_READINGS: Final = 3
 """Incomplete reads of one file after which ticks do not read it again."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""Lease of the tick that reads a file, in milliseconds.
-
-It ends before the next tick.
-"""
+"""Lease of the tick that reads a file, in milliseconds. The lease ends before the next tick."""
 MAX_OPEN_LOOKED_AT: Final = 10_000
-"""Files of a folder that wait for a person or a retry, and that one tick looks up."""
+"""Files of a source that one tick looks up because they wait for a person or a retry."""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:

@@ -26,22 +26,22 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 MOST_KEPT: Final = 10_000
-"""Most parts of one customer. At this number, Drawdown does not store new parts, and logs a warning."""
-STALE_MS: Final = MINUTE_MS
-"""Milliseconds after a recorded use in which a read may still show an older use.
+"""Most stored parts of one customer's balances.
 
-After this time, the use of an unchanged part is recorded again.
+At this number, Drawdown does not store new parts, and logs a warning.
+"""
+STALE_MS: Final = MINUTE_MS
+"""Milliseconds after Drawdown recorded a part's use in which a read may still show an older use.
+
+After this time, Drawdown records the use again, even if it did not change.
 """
 UNSETTLED_MS: Final = 2 * STALE_MS
-"""Milliseconds after a charge in which a shown part does not prove the charge.
+"""Milliseconds after a charge in which a read of a part does not prove the charge.
 
 The read may be old, or the provider may lose the charge.
 """
 ENDS_SOON_MS: Final = 15 * MINUTE_MS
-"""Milliseconds before a part ends in which each read schedules the next read.
-
-Each customer has its own reads.
-"""
+"""Milliseconds before the end of a part in which each read of its customer schedules the next read."""
 
 
 def last_look_ms(ends_ms: Iterable[int | None], now_ms: int) -> int | None:

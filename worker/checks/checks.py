@@ -39,12 +39,12 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Range before now, in milliseconds, of a check of the guard's counters that an HTTP call starts.
+"""Milliseconds before now that a check of the guard's counters covers if an HTTP call starts it.
 
-The check covers the periods that began in the range, and so a whole month.
+The check covers all periods that began in this time, and so a whole month.
 """
 AGAIN_MS: Final = 60 * MINUTE_MS
-"""Milliseconds in which a repeated `guard reconcile` reports the first corrections.
+"""Milliseconds for which a repeated `guard reconcile` still reports the first corrections.
 
 The response of the first command may be lost.
 """

@@ -88,7 +88,7 @@ def _reach(found: Verification) -> dict[str, int | None]:
 
 
 WHOLE_LATE_MS: Final = 9 * DAY_MS
-"""Age in milliseconds from which the last full run is late. It is due once a week."""
+"""Age in milliseconds from which the last full run is late. A full run is due once a week."""
 
 
 @dataclass(frozen=True)

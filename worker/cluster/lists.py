@@ -17,7 +17,7 @@ from drawdown.worker.cluster.membership import LIVES_S
 
 SQL = queries(__file__)
 MOST_WORKERS: Final = 100
-"""Workers that are listed, newest first."""
+"""Workers that a list shows, newest first."""
 MOST_TOLD: Final = 3
 """Workers that a text names."""
 

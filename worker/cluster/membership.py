@@ -19,10 +19,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
 
 MAX_SHARDS: Final = BUCKETS
-"""Shards of a tick.
-
-At most this number of jobs of each kind wait, and as many run.
-"""
+"""Shards of a tick. At most this number of jobs of each kind wait. Running jobs have the same limit."""
 LIVES_S: Final = 30
 """Seconds after which an unseen worker counts as dead.
 

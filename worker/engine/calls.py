@@ -72,14 +72,14 @@ log = structlog.get_logger()
 A = TypeVar("A")
 B = TypeVar("B")
 GIVE_UP_AFTER: Final = 20
-"""Calls of a batch that fail in a row, after which Drawdown does not send the rest.
+"""Consecutive failed calls of a batch after which Drawdown does not send the rest.
 
 In an outage, each call would cost a timeout.
 """
 MOST_UNSETTLED: Final = 512
-"""Calls with pushes to one provider, of all lanes, without recorded answers.
+"""Push calls to one provider without a recorded answer, in all lanes together.
 
-If a process dies, these have to be looked up or sent again.
+If a process dies, Drawdown must look up their pushes or send them again.
 """
 LAST_ANSWERS_S: Final = 10.0
 """Seconds to wait for the answers to pushes under way after the time limit.

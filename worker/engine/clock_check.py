@@ -14,7 +14,7 @@ from drawdown.schema.units import DAY_MS, SECOND_MS
 SQL = queries(__file__)
 
 MAX_SKEW_MS = 30 * SECOND_MS
-"""Most milliseconds by which the clocks of machine and database may differ."""
+"""Most milliseconds by which the clocks of the machine and the database may differ."""
 MAX_JUMP_MS = DAY_MS
 """Largest jump of the clock without `--accept-clock`."""
 

@@ -371,15 +371,12 @@ def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, Lo
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
 """First wait between two attempts of a push or a halt, in milliseconds.
 
-It also applies to lookups of pushes and charges.
+Lookups of pushes and charges have the same first wait.
 """
 
 
 MAX_BACKOFF_MS: Final = 15 * MINUTE_MS
-"""Longest wait between two attempts of a push, in milliseconds.
-
-It also applies to lookups of pushes and charges.
-"""
+"""Longest wait between two attempts of a push, in milliseconds. Lookups of pushes and charges have the same limit."""
 
 
 CLOCKS_APART_MS: Final = 10 * MINUTE_MS

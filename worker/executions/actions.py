@@ -58,9 +58,9 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""Default milliseconds of a reservation if its execution is not queued.
+"""Default duration of a reservation, in milliseconds, if its execution is not queued.
 
-It is also the default of an extension.
+An extension has the same default.
 """
 QUEUED_LIFE_MS: Final = DAY_MS
 """Default duration of a reservation of a queued execution, in milliseconds."""

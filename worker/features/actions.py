@@ -48,7 +48,7 @@ from drawdown.worker.wallets import actions as credit
 
 DEFAULT_SIZES_GB: Final = (1, 4, 8, 16, 32, 64)
 DEFAULT_MICRO_CREDITS_PER_GB_S: Final = 100
-"""Default price of a GB for a second in a new database, in micro-credits."""
+"""Default price of a GB-second in a new database, in micro-credits."""
 SQL = queries(__file__)
 
 
@@ -355,9 +355,9 @@ BEFORE: Final = (
     "or event types again"
 )
 MOST_FACTS: Final = 20
-"""Most memory sizes that a dry run names without a feature, or that an end names at one time.
+"""Memory sizes without a feature that a dry run names.
 
-The limit also applies to event types.
+Sizes that end at one time, and event types, have the same limit.
 """
 Feature = Annotated[str, ID, "Feature: a-z, 0-9 and _"]
 From = Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"]

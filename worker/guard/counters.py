@@ -32,14 +32,11 @@ SQL = queries(__file__)
 
 State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
-"""Expired uses of one metric that one statement returns to the counters.
-
-They are `held` and past their end.
-"""
+"""Expired uses (`held`, past their end) of one metric that one statement returns to the counters."""
 MOST_OVER_PARTS: Final = 100
-"""Statements of OVER_AT_ONCE uses in one transaction.
+"""Statements in one transaction that each return OVER_AT_ONCE expired uses.
 
-Other expired uses count until the next transaction.
+The remaining expired uses count until the next transaction.
 """
 TURN_MS: Final = 5 * MINUTE_MS
 """Milliseconds before and after the turn of a month, in which uses of both months may run at once.

@@ -259,7 +259,7 @@ def _require(connection: sa.Connection, metric: str, org_id: str) -> None:
 
 
 MOST_COUNTED: Final = 5_000
-"""Newest uses of one metric that a page counts, and as many minutes of refusals."""
+"""Newest uses of one metric that a page counts. Minutes of refusals have the same limit."""
 PAGE_METRICS: Final = 20
 MOST_BLOCKED: Final = 20
 """Pairs of an organisation and a metric that a page names as most blocked."""

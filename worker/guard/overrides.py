@@ -294,7 +294,7 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
 
 Number = Annotated[int, whole(1, MAX_NUMBER, 1), "Number of the limit override"]
 MOST_LIMITS: Final = 1_000
-"""Limits, and limit overrides, of a metric among which a dry run finds its facts."""
+"""Limits of one metric that a dry run reads for its facts. Limit overrides have the same limit."""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from drawdown.worker.halts.cell_settings import CellSettings
 
 HALT_PATH: Final = "/admin/halt-org"
 TIMEOUT_S: Final = 10.0
-"""Time limit of one halt, in seconds.
+"""Timeout of one halt, in seconds, from the DNS lookup to the cell's response.
 
-It counts from the lookup of the cell's name to its response.
+The halt may take two requests, the second with the previous secret.
 """
 AT_ONCE: Final = 256
 """Halts in flight to all cells."""
@@ -171,15 +171,9 @@ class CellClient:
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
-"""Most seconds of a request for a cell's totals.
-
-They count from the lookup of its name to the end of its response.
-"""
+"""Timeout of a request for a cell's totals, in seconds, from the DNS lookup to the last byte of the response."""
 MAX_USAGE_BYTES: Final = 8 << 20
-"""Most bytes of a cell's response with the totals of a day.
-
-They are enough for some 100,000 organisations and sizes.
-"""
+"""Most bytes of a cell's response with the totals of a day, enough for about 100,000 organisations and sizes."""
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:

@@ -46,9 +46,9 @@ MOST_BACKOFF_MS: Final = MINUTE_MS
 While the cell is down, its open circuit delays all of its halts.
 """
 BATCH: Final = 50
-"""Halts claimed at once for a cell that answers.
+"""Halts that one step claims for a cell that answers.
 
-The client sends a few of them at a time, so all time out before the lease ends.
+The client sends a few of them at a time. If all time out, they still end before the lease.
 """
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
 """Age in milliseconds from which Drawdown removes an unacknowledged halt that does not have a sandbox to stop.
@@ -85,7 +85,7 @@ class Dispatched:
 MISSED_WAIT_MS: Final = 200
 """Longest wait for the lock of a missed halt, in milliseconds.
 
-A host that is starting a sandbox may have locked it. Then the next dispatch sends the halt.
+If a host that is starting a sandbox has locked it, the next dispatch sends the halt.
 """
 
 

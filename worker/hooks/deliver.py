@@ -188,11 +188,9 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
 """Waits after each consecutive failure, in milliseconds. The first call is at once."""
 CALL_MS: Final = 4 * SECOND_MS
-"""Most milliseconds of one call to an endpoint.
+"""Timeout of one call to an endpoint, in milliseconds, from the DNS lookup to the response.
 
-They count from the lookup of its name to its response.
-
-The limit is shorter than a round of the watch, which makes these calls concurrently with halts.
+It is shorter than a round of the watch, which makes these calls concurrently with halts.
 """
 
 

@@ -49,9 +49,9 @@ SQL = queries(__file__)
 TURN_MS: Final = 2 * MINUTE_MS
 """Longest work of a tick on jobs, in milliseconds. The next tick continues the rest."""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
-"""Lease of a job, in milliseconds.
+"""Lease of a job, in milliseconds, shorter than the time between two ticks.
 
-It is shorter than the time between two ticks, so the next tick takes over from a tick that died.
+So the next tick takes over from a tick that died.
 """
 MAX_TRIES: Final = 5
 """Turns in a row without progress after which a job fails.

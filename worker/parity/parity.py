@@ -41,10 +41,7 @@ Hosts write the last samples of a day after its end.
 DUE_FOR_MS: Final = 7 * DAY_MS
 """Milliseconds for which a day stays due after a missed check or an unreadable cell."""
 CELLS_AT_ONCE: Final = 8
-"""Cells that Drawdown requests totals from at a time.
-
-It keeps as many responses in memory.
-"""
+"""Cells from which Drawdown requests totals at a time. All of their responses are in memory at once."""
 MAX_STRANGERS: Final = 100
 """Unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000

@@ -35,7 +35,7 @@ MAX_ANSWER_TOTALS: Final = 100_000
 Each may name an organisation that Drawdown does not know yet.
 """
 MAX_SECONDS: Final = 10**15
-"""Seconds of a total. They are enough for a million sandboxes for thirty years."""
+"""Seconds of a total, enough for a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400
 """Days of a file of totals, or of one check."""
 STDIN: Final = "-"

@@ -48,7 +48,7 @@ SQL = queries(__file__)
 MAX_RATE: Final = 10**12
 """Most millionths, and most base units, in a provider's rate."""
 MOST_NAMED: Final = 5
-"""Organisations that a dry run names. It shows the number of the others."""
+"""Organisations that a dry run names. The dry run counts the others."""
 Name = Annotated[str, ID, "Name of the provider"]
 Policy = Literal["go_on", "estimate", "stop"]
 

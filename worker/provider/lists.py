@@ -29,10 +29,7 @@ WELL: Final = "read"
 MOST_SENDS: Final = 5_000
 """Latest sends from which the page of providers calculates calls, errors and times."""
 USED_MS: Final = 7 * DAY_MS
-"""Milliseconds for which a push makes its customer count as a user of the feature.
-
-They count from the push's window.
-"""
+"""Milliseconds after a push's window for which its customer counts as a user of the feature."""
 SENDS_MS: Final = DAY_MS
 """Age of the oldest send that counts, in milliseconds."""
 

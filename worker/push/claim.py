@@ -50,23 +50,21 @@ a few at a time.
 """
 
 MOST_READ_WAIT_MS: Final = DAY_MS
-"""Most milliseconds after its seal that a push waits for a read of its customer.
+"""Longest wait of a push for a read of its customer, in milliseconds after its seal.
 
 A customer that can never be read is billed all the same.
 """
 
 MOST_LOOKUPS: Final = 1_000
-"""Most lookups of a batch.
-
-They are enough that customers can take turns.
+"""Most lookups of a batch, enough for customers to take turns.
 
 A lookup that has not begun when its lease ends is claimed again.
 """
 MOST_TOGETHER: Final = 1_000
-"""Most lookups of the same customers that are added to a batch.
+"""Most lookups of the same customers that Drawdown adds to a batch.
 
-One balance then covers all pushes of a customer in the batch. If a customer has as many absent pushes, those without
-proof are in doubt.
+One balance then covers all pushes of a customer in the batch. If a customer has at least this many absent pushes, those
+without proof are in doubt.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
 """Most lookups of a batch, if history was lost. Each may take several calls."""

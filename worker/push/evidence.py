@@ -191,9 +191,9 @@ Above this number, Drawdown assumes that other pushes of the set have the same s
 """
 
 MOST_UNSURE: Final = 12
-"""Most uncertain pushes of which Drawdown tries all combinations that a balance may include.
+"""Most uncertain pushes for which Drawdown tries all combinations that a balance may include.
 
-With more uncertain pushes, only the bounds are compared.
+With more uncertain pushes, Drawdown compares only the bounds.
 """
 
 
@@ -1089,8 +1089,9 @@ def unknown_of(
 NEXT_REVISIONS: Final = 3
 """Revisions after the newest known revision that are looked up at once after a loss.
 
-If the provider has the last of them, as many more are looked up. Later revisions are found step by step. After an
-adoption, the next seal makes a push for the difference. It is looked up together with the revisions after it.
+If the provider has the last one, Drawdown looks up the next batch of the same size. Later revisions are found step by
+step. After an adoption, the next seal makes a push for the difference. Drawdown looks up that push together with the
+revisions after it.
 """
 
 

@@ -66,10 +66,10 @@ MOST_RETRY_MS: Final = DAY_MS
 A provider cannot request a longer wait.
 """
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
-"""Milliseconds to wait after a charge failed for lack of credit.
+"""Milliseconds to wait after a charge failed for lack of credit, or a refund for lack of a balance.
 
-It also applies to a refund that failed for lack of a balance. Afterwards the push is billed again once the provider
-shows credit (`worker.push.void`). If only a person can settle a rejection, its due time is the time of the rejection.
+Afterwards Drawdown bills the push again once the provider shows credit (`worker.push.void`). If only a person can
+settle a rejection, its due time is the time of the rejection.
 """
 
 

@@ -394,10 +394,7 @@ MOST_RATE: Final = 10**12
 `ledger rate` has the same limit.
 """
 MOST_PRODUCT: Final = 2**62
-"""Twice the largest product of a quantity and its rate.
-
-Results of SQL then stay within 64 bits.
-"""
+"""Twice the largest product of a quantity and its rate, so that results of SQL stay within 64 bits."""
 
 
 class NotPlain(Refused):

@@ -280,10 +280,7 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
 
 
 MOST_AGAIN: Final = 1_000
-"""Rejections that one transaction bills again.
-
-A tick repeats it until all are done.
-"""
+"""Rejections that one transaction bills again. A tick repeats the transaction until all are done."""
 MOST_GIVE_BACKS: Final = 9
 """Revisions of a push that gives back credit, after which only a person decides about it.
 

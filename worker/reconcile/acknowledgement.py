@@ -30,10 +30,10 @@ from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 SQL = queries(__file__)
 
 OPEN_AFTER_MS: Final = DAY_MS
-"""Milliseconds after which a settled push without a comparison counts as open."""
+"""Age in milliseconds from which a settled push that was not compared counts as open."""
 
 MOST_MARKS: Final = 100
-"""Customers of unbilled days that one list or acknowledgement covers. The others stay reported."""
+"""Customers with unbilled days that one list or acknowledgement covers. The others stay reported."""
 
 ACTION: Final = "unbilled_acknowledge"
 

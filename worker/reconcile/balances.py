@@ -111,7 +111,7 @@ MOST_LOST_SUMS: Final = 50_000
 Seals wait for this comparison.
 """
 MOST_CHARGES: Final = 5_000
-"""Pushes since the last comparison that may have used up a part of a balance that was granted once.
+"""Pushes since the last comparison that may have used up a one-time part of a balance.
 
 If there are more, a person decides.
 """

@@ -23,18 +23,15 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
-"""Comparisons with providers of one page."""
+"""Comparisons with providers that one page lists."""
 MOST_DIFFERING: Final = 100
-"""Comparisons that differ, and are shown first."""
+"""Differing comparisons that a page shows first."""
 MOST_RUNS: Final = 10
-"""Latest comparisons that are shown."""
+"""Latest runs of the comparison that a page lists."""
 MOST_COUNTED: Final = 1_000
-"""Comparisons of one time that are counted.
-
-From this number on, the page shows "or more".
-"""
+"""Comparisons of one run that a page counts. From this number on, the page shows "or more"."""
 MOST_TOLD: Final = 50
-"""Reported differences of balances that are shown."""
+"""Unacknowledged reports of differences in balances that a page lists."""
 MOST_LINES_AT_ONCE: Final = 1_000
 """Comparisons of a download that Drawdown reads into memory at a time."""
 VERDICTS: Final = ("short", "over", "equal", "shadow")

@@ -52,14 +52,11 @@ __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 CHUNK: Final = 200
 """Comparisons of one transaction."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Age in milliseconds from which usage is normally settled.
-
-It allows for a window, its grace and a tick.
-"""
+"""Age in milliseconds from which usage is normally settled, after its window, its grace and a tick."""
 RECENT_MS: Final = 2 * DAY_MS
-"""Age in milliseconds up to which a settled push includes its day.
+"""A comparison without a range covers the days of pushes that were settled at most this many milliseconds ago.
 
-This is for a comparison without a range. All days since the customer's mark are compared, too.
+It also covers all days since the customer's mark.
 """
 
 

@@ -46,14 +46,11 @@ SHOWN: Final = 1000
 FIRST_CHUNK: Final = 12 * WINDOW_MS
 """Range of the first chunk of a replay, in milliseconds."""
 CHUNK_LOAD: Final = 400_000
-"""Approximate number of samples and sums that one transaction reads.
-
-It takes a second or two.
-"""
+"""Approximate number of samples and sums that one transaction reads, in a second or two."""
 RESUME_MS: Final = DAY_MS
-"""Milliseconds after the end of a dead replay's lease. A repeat after that time begins again.
+"""Milliseconds after the end of a dead replay's lease in which a repeat continues the replay.
 
-The new caller may have another reason.
+A later repeat begins again, because its caller may have another reason.
 """
 
 

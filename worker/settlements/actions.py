@@ -53,7 +53,7 @@ from drawdown.worker.settlements.lists import (
 )
 
 MAX_HOLD_MS: Final = 3_650 * DAY_MS
-"""Longest hold of a settlement, in milliseconds. It is ten years."""
+"""Longest hold of a settlement, in milliseconds (ten years)."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,7 @@ from typing import Final
 MAX_ROW_CHARS: Final = 1_048_576
 """Characters of one row of a CSV of bills or totals."""
 MOST_COLUMNS: Final = 1_000
-"""Columns of a CSV of bills or totals.
-
-The widest known export has a fraction of these.
-"""
+"""Columns of a CSV of bills or totals. The widest known export has far fewer."""
 _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
 
 

@@ -280,10 +280,7 @@ class Status:
 HALTS_LATE_MS: Final = 10 * MINUTE_MS
 """Age in milliseconds from which an unacknowledged halt needs a person."""
 STUCK_MS: Final = 60 * MINUTE_MS
-"""Milliseconds of failures after which pushes count as stuck.
-
-Other pushes settle meanwhile.
-"""
+"""Milliseconds after which failing pushes count as stuck, if other pushes of the provider settle."""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
 """Milliseconds without a tick after which ticks count as stopped: three intervals."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"

@@ -208,7 +208,7 @@ If the process dies, each of them must be looked up.
 LOOKUPS_AT_ONCE: Final = 16
 """Charges in doubt that one claim looks up."""
 PROVEN_MS: Final = 10 * MINUTE_MS
-"""Time for which a lookup that did not find a charge allows a charge, in milliseconds."""
+"""Milliseconds for which a lookup that found no charge permits a new charge."""
 UNWANTED_AT_ONCE: Final = 200
 """Unwanted top-ups that one claim handles."""
 

@@ -28,15 +28,12 @@ HOUR_MS: Final = 60 * MINUTE_MS
 LEAST_WAIT_MS: Final = 1_000
 """Shortest wait before a charge is retried, in milliseconds."""
 MOST_WAIT_MS: Final = 24 * HOUR_MS
-"""Most milliseconds before an unsent charge is retried.
+"""Longest wait before an unsent charge is retried, in milliseconds.
 
-A longer wait that its service asks for is cut.
+If the payment service requests a longer wait, Drawdown shortens it to this time.
 """
 PERSON_WAIT_MS: Final = HOUR_MS
-"""Milliseconds between two lookups of a charge that a person must decide.
-
-Its outcome may show later.
-"""
+"""Milliseconds between two lookups of a charge that a person must decide. A later lookup may still show its outcome."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from drawdown.worker.verdict.rates import Prices, Quantity, Worth, size_of
 SQL = queries(__file__)
 
 MOST_NAMED: Final = 5
-"""Organisations that a dry run names. It shows the number of the others."""
+"""Organisations that a dry run names. The dry run counts the others."""
 
 
 @dataclass(frozen=True)

@@ -30,16 +30,13 @@ from drawdown.worker.sources.events.store import require_source, samples_of
 SQL = queries(__file__)
 
 MOST_SEEN: Final = 20_000
-"""Usage events that one page reads.
-
-Also the largest number of quarantined samples of each kind that Drawdown counts.
-"""
+"""Usage events that one page reads. Drawdown also counts at most this number of quarantined samples of each kind."""
 MOST_KINDS: Final = 200
 """Pairs of a source and a type that one page lists."""
 MOST_SAID_CHARS: Final = 200
 """Characters of each text of a conflict (content, source, sample id) that a page shows."""
 MOST_OF_EVENT: Final = 50
-"""Pushes, and entries, of one event's window that a page shows."""
+"""Pushes of one event's window on a page. Ledger entries have the same limit."""
 _LAST: Final = 2**62
 
 
@@ -359,7 +356,7 @@ def show_event(connection: sa.Connection, source: str, event_id: str, org_id: st
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
 """Number of event types in use from which Drawdown notifies a person of the limit."""
 MOST_NAMED: Final = 20
-"""Most owners of a limit of event types that one query returns."""
+"""Owners of reached limits of event types that one query returns."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
 """Advice for a person if a limit of event types is nearly reached."""
 

@@ -111,7 +111,7 @@ def scan_file(connection: sa.Connection | None, name: str, content: bytes, besid
 MAX_SUMMARY_DAYS: Final = 400
 """Most days of one public summary."""
 MAX_USES: Final = 1_000_000
-"""Rows of organisation, plan, kind and day from which one summary is made."""
+"""Rows from which one summary is made. A row is a combination of organisation, plan, kind and day."""
 
 
 def summarise(

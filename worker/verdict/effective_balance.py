@@ -59,17 +59,11 @@ JUST_NOW_MS: Final = MINUTE_MS
 """Age in milliseconds up to which usage counts as current."""
 READINGS: Final = 3
 UNSAMPLED_S: Final = 2 * MINUTE_MS // SECOND_MS
-"""Most seconds of use that are assumed for a new sandbox without a sample.
-
-They are two intervals of a minute.
-"""
+"""Most seconds of use assumed for a new sandbox without a sample (two one-minute intervals)."""
 BEGUN_MS: Final = 3 * MINUTE_MS
-"""Age in milliseconds from which a sandbox without a sample counts as unused.
-
-These are three intervals of a minute.
-"""
+"""Age in milliseconds from which a sandbox without a sample counts as unused (three one-minute intervals)."""
 HOST_CLOCK_APART_MS: Final = 30 * SECOND_MS
-"""Largest assumed difference between a host's clock and Drawdown's, in either way."""
+"""Largest assumed difference between a host's clock and Drawdown's, in either direction."""
 MOST_CHANGES: Final = 8
 """Latest verdicts of an organisation that are searched for its last halt.
 

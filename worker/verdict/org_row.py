@@ -314,7 +314,7 @@ def _of_levels(
 
 
 APPLIED_AT_ONCE: Final = 500
-"""Organisations for which one transaction writes verdicts by the stored facts."""
+"""Organisations for which one transaction writes verdicts from the stored facts."""
 
 
 def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:

@@ -77,9 +77,9 @@ READ_AGAIN_MS: Final = MINUTE_MS
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 ORGS_A_ROUND = 64
-"""Reads at once, if the provider allows several.
+"""Concurrent reads, if the provider allows several.
 
-They are enough to use the connection fully, but verdicts do not wait long.
+Fewer would not fully use the connection, and more would delay verdicts.
 """
 
 
@@ -369,9 +369,9 @@ def _used(
 
 
 HOLD_MS: Final = 15 * MINUTE_MS
-"""Milliseconds after a halt in which a small credit does not resume an organisation.
+"""Milliseconds after a halt in which a small credit does not resume an organisation (three ticks).
 
-These are three ticks. Afterwards late samples have arrived.
+By then, late samples have arrived.
 """
 
 

@@ -30,18 +30,14 @@ time, and other organisations, pushes and halts would wait.
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""Milliseconds after a read for a webhook until the provider is read again.
-
-Its first answer may be stale.
-"""
+"""Milliseconds from the start of a read for a webhook to a second read. The answer of the first read may be stale."""
 
 NOT_ASKED: Final = ReadFailed("not requested: the provider did not answer a moment ago")
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
-"""Milliseconds after which a tick reads a halted organisation again.
+"""Milliseconds after its last read until a tick reads a halted organisation again.
 
-They count from the last read. A watch reads it sooner. Without use, a push does not cause a read, and a provider may
-not send a webhook of a grant.
+A watch reads it sooner. Without use, a push does not cause a read, and a provider may not send a webhook of a grant.
 """
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
@@ -156,10 +152,7 @@ def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms
 ASK_EVERY_MS: Final = 10 * SECOND_MS
 """Shortest time between two requests for an organisation."""
 BUSY_MS: Final = 60 * SECOND_MS
-"""Longest wait for a read of another process, which may have died.
-
-It is longer than any call.
-"""
+"""Longest wait for a read of another process, longer than any call. The other process may have died."""
 
 
 @dataclass(frozen=True)

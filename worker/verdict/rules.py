@@ -47,9 +47,7 @@ CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", 
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""Milliseconds without a provider after which plans may halt organisations.
-
-If the plan of an organisation requires it, the organisation is then halted. These are three ticks.
+"""Milliseconds without a readable provider after which an organisation is halted if its plan requires it (three ticks).
 """
 
 
@@ -226,8 +224,8 @@ def next_look_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -
 TURN_MS: Final = 60 * MINUTE_MS
 """Interval between two turns of an organisation, in milliseconds.
 
-After an answered push, Drawdown reads the customer again in the next turn at the latest. This applies even if the
-credit lasts much longer.
+After an answered push, Drawdown reads the customer again in the next turn at the latest, even if the credit lasts much
+longer.
 """
 WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
 

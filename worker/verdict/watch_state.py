@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SQL = queries(__file__)
 
 WATCHED_FOR_MS: Final = 5 * MINUTE_MS
-"""Milliseconds after a watch's round in which all organisations count as watched."""
+"""Milliseconds for which all organisations count as watched after a round of the watch."""
 ESTIMATE_WRONG: Final = "estimate_wrong"
 """The reason in the history if a halt on a wrong estimate ends."""
 STOPPED_FOR_MS: Final = DAY_MS

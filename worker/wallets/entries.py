@@ -33,7 +33,7 @@ MOST_ENTRIES_ON_PAGE: Final = 50
 MOST_ENTRIES_AT_ONCE: Final = 1_000
 """Entries of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
-"""Entries that one page reads for a choice by time of booking or by amount."""
+"""Entries that one page reads for a filter by booking time or amount."""
 NEVER: Final = 2**53
 CENTS: Final = 2
 """Decimals of amounts for people."""

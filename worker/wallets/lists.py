@@ -172,13 +172,13 @@ HAPPENED_DAYS: Final = 30
 CHARGED_DAYS: Final = 7
 """Days for which a page shows charges, day by day."""
 MOST_HAPPENED: Final = 50
-"""Events of a wallet that a page reads of each kind, and shows in all."""
+"""Events of each kind that a wallet's page reads. The page shows at most this number of events in all."""
 MOST_TOPUPS: Final = 10
 """Latest top-ups of a wallet that a page shows."""
 MOST_RELATED: Final = 25
-"""Relations of a wallet that a page shows of each kind."""
+"""Relations of each kind that a wallet's page shows."""
 MOST_OFFERS: Final = 50
-"""Plans, and as many tiers, that a page shows."""
+"""Plans that a page lists. Tiers have the same limit."""
 MOST_LOOKED_AT: Final = 1_000
 """Executions of a wallet among which a page finds suppliers."""
 Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]

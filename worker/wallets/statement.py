@@ -39,9 +39,9 @@ from drawdown.schema.units import MICRO, MINUTE_MS, in_credits
 SQL = queries(__file__)
 
 FINAL_AFTER_MS: Final = 60 * MINUTE_MS
-"""Milliseconds after the end of its span in which a statement or an export by booking may change.
+"""Milliseconds after the end of its span in which a statement may change.
 
-A transaction that began before the end may commit.
+An export by booking may change for the same time. A transaction that began before the end may commit later.
 """
 LINES: Final = 100
 """Default for the highest number of lines of one section."""

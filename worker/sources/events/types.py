@@ -60,9 +60,9 @@ class Bringer:
 
 PEOPLE: Final = Bringer()
 FREE_AFTER_MS: Final = DAY_MS
-"""Age from which an unused event type no longer counts, in milliseconds.
+"""Age in milliseconds from which an unused event type no longer counts.
 
-Its first usage is sealed or pending then.
+By then, its first usage is sealed or pending.
 """
 
 

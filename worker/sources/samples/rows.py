@@ -569,10 +569,7 @@ def _moment(item: Item, now_ms: int) -> int:
 
 
 MOST_SAMPLES: Final = 1_000
-"""Samples that one quantity of an execution may become.
-
-They allow 86,400,000 seconds, also at the largest memory size.
-"""
+"""Samples that one quantity of an execution may become, enough for 86,400,000 seconds at any memory size."""
 MAX_UNITS: Final = 10**11
 """Most units of one sample of an execution or a batch.
 

@@ -45,7 +45,7 @@ LEAST_BARS: Final = 12
 SPLIT_DAYS: Final = 7
 """Days of samples from which the page counts the use of each sandbox and project."""
 MOST_SHARES: Final = 8
-"""Sandboxes that an organisation's page names, and as many projects."""
+"""Sandboxes that an organisation's page names. Projects have the same limit."""
 EFFECTS: Final = {
     "preview": "A preview calculates the credit that an execution would reserve. It changes nothing.",
     "accept": "Acceptance reserves the estimate. Available credit falls, and the balance stays.",

@@ -223,7 +223,7 @@ def _payouts(found: Sequence[Payout], supplier: str) -> Table:
 
 SETTLEMENT_PATH: Final = "/console/settlement"
 MOST_ACTS: Final = 100
-"""Reversals that the page of a settlement shows, and as many freezes."""
+"""Reversals that the page of a settlement shows. Freezes have the same limit."""
 
 
 def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
