@@ -21,6 +21,7 @@ from drawdown.providers.protocol import Cancelled, Cancels, Capabilities, ReadFa
 from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
+from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.runner import ask, run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push import actions as pushes
@@ -247,7 +248,8 @@ def void_lost(
     rows = list(app.read(lambda c: find_pushes(c, keys)).values())
     ready = app.context()
     known = {name: ready.capabilities[name] for name in ready.ready() if name in ready.capabilities}
-    run(require_lost(rows, known, by.now_ms), app.world())
+    since_ms = app.read(lambda c: {name: wire_since(c, name) for name in known})
+    run(require_lost(rows, known, since_ms, by.now_ms), app.world())
 
     def work(connection: sa.Connection) -> tuple[list[str], PushEffect]:
         done = pushes.void(connection, keys, by, evidence, lost=rows)

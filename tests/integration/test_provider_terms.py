@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import FoundPush, RetryAt, Unknown
+from drawdown.providers.protocol import FoundPush, PushRefused, ReadFailed, RetryAt, Unknown
 from drawdown.providers.validated_provider import ValidatedProvider
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused
-from drawdown.schema.units import WINDOW_MS
+from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine import runner
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
-from drawdown.worker.push.confirm import confirm
+from drawdown.worker.push.actions import intend, require_lost
+from drawdown.worker.push.confirm import OTHER_TERMS, confirm
 from drawdown.worker.push.push import push
+from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
-from tests.integration.providing import ASKED, KEY, clean, fleet_of, states
+from tests.integration.providing import ASKED, KEY, clean, fleet_of, settle, states
+from tests.integration.reconciling import compare
 from tests.world import T0, Fleet
 
 
@@ -94,7 +100,7 @@ def test_process_with_former_terms_does_not_send_or_look_up(engine: sa.Engine) -
     assert fleet.tick_windows(1).sealed == 1
     write(engine, lambda c: providers.resume(c, "fake", fleet.by))
     world = runner.World(engine, {"fake": ValidatedProvider(provider)}, fleet.cells, fleet.clock)
-    with pytest.raises(Refused, match=r"cannot bill by fake: its settings changed .*unit was 60, is 1"):
+    with pytest.raises(Refused, match="cannot bill by fake: other terms were accepted"):
         runner.run(push(former, "fake"), world)
     other.answers[f"{KEY}:r1"] = Unknown("cut")
     fleet.tick_windows(1)
@@ -105,6 +111,56 @@ def test_process_with_former_terms_does_not_send_or_look_up(engine: sa.Engine) -
     assert fleet.tick_windows(1).accepted == 1
     assert (provider.seen, [one.quantity for one in other.seen]) == ([], [60])
     clean(fleet)
+
+
+def test_push_sent_under_former_names_is_not_judged_by_lookup(engine: sa.Engine) -> None:
+    """The new name shows no charge, and the former one may have it: to bill it again would charge it twice."""
+    fleet, provider = fleet_of(engine, **ASKED, cancel_within_ms=DAY_MS)
+    provider.answers[KEY] = Unknown("cut")
+    fleet.tick_windows(2)
+    provider.answers.clear()
+    settle(fleet)
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+    fleet.clock.at_ms += WINDOW_MS
+    other = FakeProvider(capabilities(**{**ASKED, "cancel_within_ms": DAY_MS, "names": {"x": "y"}}))
+    providers.accept(partial(write, engine), "fake", other.capabilities, fleet.by)
+    fleet.extra = {"fake": other}
+    can = {"fake": other.capabilities}
+    with pytest.raises(Refused, match=f"cannot cancel {KEY}: it was sent before the names or units of fake changed"):
+        write(engine, lambda c: intend(c, [KEY], fleet.by, can))
+    rows = list(read(engine, lambda c: find_pushes(c, [KEY])).values())
+    world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
+    since_ms = {"fake": read(engine, lambda c: wire_since(c, "fake"))}
+    with pytest.raises(Refused, match=f"cannot void {KEY}: it was sent before the names or units of fake changed"):
+        runner.run(require_lost(rows, can, since_ms, fleet.clock.at_ms + DAY_MS), world)
+    write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
+    for _ in range(4):
+        fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert (states(fleet), other.seen) == ([(0, 60, 60, "in_doubt")], [])
+    assert fleet.one("SELECT last_error FROM pushes") == OTHER_TERMS
+    clean(fleet)
+
+
+def test_terms_accepted_during_reconcile_leave_provider_uncorrected(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows nothing in the former place about pushes that follow. Other providers are compared."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    provider.charged.clear()
+    fleet.clock.at_ms += DAY_MS
+    there = provider.totals
+
+    async def totals(customer_id: str, from_ms: int, to_ms: int) -> Mapping[str, int] | ReadFailed:
+        monkeypatch.setattr(provider, "totals", there)
+        can = capabilities(**{**ASKED, "names": {"x": "y"}})
+        providers.accept(partial(write, engine), "fake", can, fleet.by)
+        return await there(customer_id, from_ms, to_ms)
+
+    monkeypatch.setattr(provider, "totals", totals)
+    done = compare(fleet, correct=True)
+    assert done.unusable == ["fake"] and "other terms were accepted" in done.skipped["fake"]
+    assert states(fleet) == [(0, 60, 60, "accepted")]
 
 
 def test_terms_accept_with_unsettled_push_is_refused(engine: sa.Engine) -> None:

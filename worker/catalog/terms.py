@@ -35,6 +35,10 @@ UNSAID: Final = {"way": "v1"}
 """
 
 
+class TermsChanged(Refused):
+    """An error: the terms in force are no longer those with which this process began."""
+
+
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
     """Store the terms of new providers.
 
@@ -106,12 +110,14 @@ def require_terms(connection: sa.Connection, provider: str, capabilities: Capabi
     A process reads the terms when it begins, and another machine may change them later. Call this after the statement
     that reads or claims pushes: a push that was sealed on newer terms is never visible before these terms are.
 
-    Errors: Refused. Without it, a process would send a quantity in another unit, or to another place, than the seal
-    had in mind.
+    Errors: TermsChanged. Without it, a process would send a quantity in another unit, or to another place, than it was
+    sealed for.
     """
-    why = changed(connection, {provider: capabilities}).get(provider)
-    if why is not None:
-        raise Refused(f"cannot bill by {provider}: {why}")
+    if changed(connection, {provider: capabilities}):
+        raise TermsChanged(
+            f"cannot bill by {provider}: other terms were accepted since this process read its settings. Start it with "
+            "the settings in force. See `drawdown provider list`"
+        )
 
 
 def describe(moved: Mapping[str, tuple[object, object]]) -> str:

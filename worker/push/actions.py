@@ -46,10 +46,11 @@ from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.units import MINUTE_MS, PUSH_ID, SECOND_MS
+from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, look_up_all
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.evidence import own_up_to_lost, taken_back
-from drawdown.worker.push.rows import PushRow, Row, change, find_pushes, request_of, require_push
+from drawdown.worker.push.rows import PushRow, Row, change, find_pushes, request_of, require_push, was_sent_before
 from drawdown.worker.push.void import REJECTED, Barrier, Refusal, put_in_doubt, refusals, void_many
 from drawdown.worker.push.wallet_mirror import draw_if_ours
 from drawdown.worker.verdict.rates import Prices, Quantity, Worth
@@ -242,13 +243,16 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
     return rows
 
 
-def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], now_ms: int) -> Steps[None]:
+def require_lost(
+    pushes: Sequence[PushRow], known: Mapping[str, Capabilities], since_ms: Mapping[str, int], now_ms: int
+) -> Steps[None]:
     """Look up the accepted pushes among these; refuse if a provider has a push.
 
     `known`: the capabilities of providers, by name. Pushes of other providers, and of providers without a lookup, are
-    not looked up.
+    not looked up. `since_ms`: the start of the providers' names and units (`wire_since`).
 
-    Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet.
+    Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet. Refused for a
+    push that was sent under other names or units: a lookup would miss its charge.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
@@ -258,6 +262,11 @@ def require_lost(pushes: Sequence[PushRow], known: Mapping[str, Capabilities], n
         capabilities = known[provider]
         lag_ms = (capabilities.lookup_lag_ms or 0) + CLOCKS_APART_MS
         for push in some:
+            if was_sent_before(push, since_ms.get(provider, 0)):
+                raise Refused(
+                    f"cannot void {push.key}: it was sent before the names or units of {provider} changed, so a lookup "
+                    "cannot find its charge. If the provider's console shows no charge, charge the customer there"
+                )
             if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
                 raise Refused(
                     f"cannot void {push.key}: {provider} may not show it before {utc(until)}. "
@@ -372,7 +381,13 @@ def intend(
     found = find_pushes(connection, chosen, hold=True)
     pushes = [require_push(connection, found, key) for key in chosen]
     before = set(SQL.run(connection, "asked_before", {"keys": [{"key": push.key} for push in pushes]}).scalars())
+    since_ms = {provider: wire_since(connection, provider) for provider in {str(push.provider) for push in pushes}}
     for push in pushes:
+        if was_sent_before(push, since_ms[str(push.provider)]):
+            raise Refused(
+                f"cannot cancel {push.key}: it was sent before the names or units of {push.provider} changed. Run "
+                "`drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
+            )
         _require_cancellable(push, capabilities.get(str(push.provider)), push.key in before, by.now_ms)
     for refusal in refusals(connection, pushes, by.now_ms):
         raise Refused(refusal.text)

@@ -124,8 +124,8 @@ def claim_due(
 ) -> Claim:
     """Claim at most `claim_size` due pushes, and count them as sends (R1).
 
-    Errors: HistoryDoubted if the history changed, or a recovery is needed. Refused if another machine changed the
-    provider's terms.
+    Errors: HistoryDoubted if the history changed, or a recovery is needed. TermsChanged if other terms were
+    accepted.
     """
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}
     kept = safe_retention_ms(capabilities)

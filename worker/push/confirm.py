@@ -19,12 +19,13 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger.wallet import read_charges
-from drawdown.providers.protocol import Absent, Capabilities, FoundPush, LookupResult, ReadFailed
+from drawdown.providers.protocol import Absent, CannotTell, Capabilities, FoundPush, LookupResult, ReadFailed
 from drawdown.schema.audit import By
 from drawdown.schema.locks import lock_buckets, lock_charges
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.costs import Pools, as_text, read_pools
+from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import MAX_BACKOFF_MS, LookUp, Over, Steps, Transaction, fetch_lookups
 from drawdown.worker.engine.witness import Witness
@@ -52,7 +53,7 @@ from drawdown.worker.push.evidence import (
     unknown_of,
 )
 from drawdown.worker.push.outcome import OTHERS, Adopt, LookedUpPush, Settlement, Void, after_lookup
-from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
+from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, was_sent_before, wire_key
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
@@ -200,6 +201,7 @@ def _apply(
     require_same(connection, witness)  # a lookup for a lost history is repeated (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
+    found = _on_terms_in_force(connection, provider, asked, found)
     looked = [
         after_lookup(result, _describe_lookup(connection, sought, capabilities), asked_ms, capabilities)
         for result, sought in zip(found, asked, strict=True)
@@ -254,6 +256,24 @@ def _charged_meanwhile(
     charged = read_charges(connection, absent)
     keys = [str(sought.row.key) for sought in asked]
     return [FoundPush(charged[key]) if key in charged else result for key, result in zip(keys, found, strict=True)]
+
+
+def _on_terms_in_force(
+    connection: sa.Connection, provider: str, asked: Sequence[Sought], found: Sequence[LookupResult]
+) -> list[LookupResult]:
+    """Leave pushes to a person that were sent before the provider's present names and units.
+
+    A lookup asks in the present place and unit. If it finds no charge, the former place may have it.
+    """
+    since_ms = wire_since(connection, provider)
+    return [
+        CannotTell(OTHER_TERMS)
+        if was_sent_before(sought.row, since_ms)
+        and not isinstance(result, ReadFailed)
+        and result != FoundPush(int(sought.row.sent_qty))
+        else result
+        for sought, result in zip(asked, found, strict=True)
+    ]
 
 
 def _adopt_others(connection: sa.Connection, sought: Sought, by: By) -> int:
@@ -322,6 +342,10 @@ UNTOLD: Final = (
 BELOW: Final = (
     "the provider has no charge or another quantity, and the push falls below the floor. Settle it with the customer, "
     "then run `drawdown push resolve KEY --outcome accepted --evidence TEXT`"
+)
+OTHER_TERMS: Final = (
+    "sent before the provider's names or units changed, so a lookup cannot find the charge. Compare with the "
+    "provider's console, then run `drawdown push resolve KEY --outcome OUTCOME --evidence TEXT`"
 )
 UNSENT: Final = "the lookup found no charge, and each attempt is proven not to have arrived"
 

@@ -31,6 +31,11 @@ def push_id_of(push: Row) -> dict[str, object]:
     return {name: getattr(push, name) for name in PUSH_ID}
 
 
+def was_sent_before(push: PushRow, since_ms: int) -> bool:
+    """Return True if a push was first sent before a time, such as the start of its provider's names and units."""
+    return push.first_attempt_ms is not None and int(push.first_attempt_ms) < since_ms
+
+
 def find_push(connection: sa.Connection, key: str) -> PushRow:
     """Return the push with a key, `usage:{org}:{window}:{feature}[:rN]`.
 

@@ -29,7 +29,7 @@ from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.mapping import FOREVER_MS
-from drawdown.worker.catalog.terms import stored_terms, wire_since
+from drawdown.worker.catalog.terms import TermsChanged, stored_terms, wire_since
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, visible_by
 from drawdown.worker.engine.witness import Witness
@@ -75,7 +75,11 @@ def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconcil
         if scope.provider not in ("", name):
             continue
         if name in context.ready() and context.capabilities[name].totals_lag_ms is not None:
-            yield from _provider(context, name, scope, by, done)
+            try:
+                yield from _provider(context, name, scope, by, done)
+            except TermsChanged as changed:  # the other providers are compared all the same
+                done.skipped[name] = str(changed)
+                done.unusable.append(name)
             continue
         done.skipped[name] = _why_not(context, name)
         if name not in context.ready() and (yield Transaction("billed_by", partial(_bills, provider=name))):
