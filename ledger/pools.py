@@ -52,11 +52,21 @@ def is_pool(connection: sa.Connection, name: str) -> bool:
 
 
 def make(connection: sa.Connection, pool: str, by: By) -> bool:
-    """Make a pool with a wallet of its name. Return True if it is new."""
+    """Make a pool with a wallet of its name. Return True if it is new.
+
+    Errors: Denied `taken` if the wallet exists without the pool.
+    """
     values = {"pool": pool, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    is_new = SQL.run(connection, "make", values).first() is not None
-    open_accounts(connection, [wallet_account(pool)])
-    return is_new
+    if SQL.run(connection, "make", values).first() is None:
+        return False
+    if SQL.run(connection, "open_wallet", {"account_id": wallet_account(pool)}).first() is None:
+        raise name_taken(pool)
+    return True
+
+
+def name_taken(name: str) -> Denied:
+    """Return the refusal of a pool with the name of a customer."""
+    return Denied("taken", f"a customer's wallet has the name {name}. Choose another name")
 
 
 def allot(

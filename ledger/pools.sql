@@ -7,6 +7,10 @@ SELECT 1 FROM pools WHERE pool = :pool
 INSERT INTO pools (pool, at_ms, actor, reason) VALUES (:pool, :at_ms, :actor, :reason)
 ON CONFLICT (pool) DO NOTHING RETURNING pool
 
+-- name: open_wallet
+-- Return no row if the wallet exists: a customer's that another transaction may have made just now.
+INSERT INTO ledger_accounts (account_id) VALUES (:account_id) ON CONFLICT (account_id) DO NOTHING RETURNING account_id
+
 -- Payers: the customers that may charge the wallet of another.
 
 -- name: for_update [postgresql]

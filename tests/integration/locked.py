@@ -22,7 +22,16 @@ from tests.sources import tree_of
 ROOT: Final = Path(__file__).resolve().parents[2]
 LAYERS: Final = ("ledger", "providers", "worker", "server", "cli")
 WORKER: Final = str(Path(str(worker.__file__)).parent)
-TABLES: Final = ("dirty_windows", "pending_usage", "assignments", "mappings", "withdrawals", "voids", "carries")
+TABLES: Final = (
+    "dirty_windows",
+    "pending_usage",
+    "assignments",
+    "mappings",
+    "withdrawals",
+    "voids",
+    "carries",
+    "pools",
+)
 """What a seal adds up, or goes by, apart from samples and new pushes."""
 ORGS: Final = ("stopped_at_ms", "held_watermark_ms", "floor_ms")
 TERMS: Final = "terms"

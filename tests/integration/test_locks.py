@@ -53,6 +53,7 @@ WRITERS = {
     "push.queries.void": {"voids"},
     "orgs.actions.register": {"pending_usage"},
     "catalog.queries.keep_terms": {"provider_states"},
+    "ledger.pools.make": {"pools"},
     # The seal.
     "seal.queries.assign": {"assignments"},
     "seal.queries.carry": {"carries"},

@@ -11,6 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.ledger import lots
+from drawdown.ledger import pools as ledger_pools
+from drawdown.ledger.accounts import open_accounts, wallet_account
 from drawdown.ledger.draws import Cost
 from drawdown.ledger.due_changes import look_ahead
 from drawdown.ledger.reservations import Denied
@@ -249,6 +251,13 @@ def test_invalid_allotment_is_refused(course: Course) -> None:
         if isinstance(found.value, Denied):
             assert found.value.code == codes[customer]
     assert course.balance("course") == 100
+
+
+def test_pool_with_name_of_wallet_made_meanwhile_is_refused(course: Course) -> None:
+    """A grant takes no lock that a pool takes first: the wallet's own key decides."""
+    course.write(lambda c: open_accounts(c, [wallet_account("meanwhile")]))
+    assert refused(lambda: course.write(lambda c: ledger_pools.make(c, "meanwhile", course.fleet.by))) == "taken"
+    assert not read(course.fleet.engine, lambda c: ledger_pools.is_pool(c, "meanwhile"))
 
 
 def test_pool_is_made_once_and_customer_name_is_refused(course: Course) -> None:

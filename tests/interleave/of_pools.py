@@ -1,28 +1,39 @@
 """Pools and payers: allotments beside each other, beside use and beside their end; runs that another wallet pays for
-beside the end of that."""
+beside the end of that; pools beside an assignment of their name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.ledger.draws import Cost
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.errors import Refused
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.engine.effects import Steps
+from drawdown.worker.engine.shard import NewOrgs
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
+from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
+from drawdown.worker.tick import tick
 from drawdown.worker.wallets import actions as credit
 from drawdown.worker.wallets import pools
-from tests.interleave.party import plain
+from tests.interleave.of_steps import WITHOUT
+from tests.interleave.party import Party, plain, step
 from tests.interleave.stage import NOW, Stage
 
 POOL: Final = "kitty"
 """A pool that was given ten micro-credits and has four left, two more are held: one comes back of what cub has, and is
 not booked yet. It pays for runs of cub's, up to six; one of them goes on."""
 CUB: Final = "cub"
+WANTED: Final = "another-kitty"
+"""A pool and drifter's customer want this name."""
+STRANGER: Final = "stranger"
+"""A pool wants this name; a seal that assigns newcomers meets an organisation of it."""
 METERED: Final = Request(CUB, 3, for_ms=DAY_MS, settled_by="metering", sandboxes=("box-cub",))
 
 
@@ -64,12 +75,36 @@ def _none_is_made_or_lost(stage: Stage) -> Iterator[str]:
             yield f"{account} has promised {-left} more than it has"
 
 
+def _belongs_to_one(stage: Stage) -> Iterator[str]:
+    """A name is a pool's or a customer's, whoever came first."""
+    for org, name in stage.rows("SELECT a.org_id, p.pool FROM assignments a JOIN pools p ON p.pool = a.customer_id"):
+        yield f"{org} is billed as the pool {name}"
+
+
+def _assigns(stage: Stage) -> Steps[Any]:
+    wishes, options = [Wish("drifter", WANTED)], FlipOptions("embedded", new=True)
+    return flip(stage.context(WITHOUT), wishes, options, stage.by)
+
+
+def _meets_stranger(stage: Stage) -> Steps[Any]:
+    if not stage.rows(f"SELECT 1 FROM usage_samples WHERE id = '{STRANGER}'"):  # beside itself, it is there
+        stage.sample(STRANGER, STRANGER, NOW - 2 * WINDOW_MS + 1)
+    return tick(stage.context(WITHOUT, new_orgs=NewOrgs("embedded")))
+
+
+def _judged(party: Party) -> Party:
+    return replace(party, check=_belongs_to_one)
+
+
 def _allot(amount: int, key: str) -> Callable[[Stage, sa.Connection], object]:
     return lambda s, c: pools.allot(c, POOL, CUB, amount, NOW + DAY_MS, s.by, key=key)
 
 
 POOLS: Final = (
-    plain("cli.declared:run pool make", lambda s, c: pools.make(c, "another-kitty", s.by)),
+    plain("cli.declared:run pool make", lambda s, c: pools.make(c, WANTED, s.by), _belongs_to_one),
+    plain("cli.declared:run pool make of a newcomer", lambda s, c: pools.make(c, STRANGER, s.by), _belongs_to_one),
+    _judged(step("assign a pool's name", _assigns, ends=(Refused,))),
+    _judged(step("seal a newcomer of a pool's name", _meets_stranger)),
     plain("cli.declared:run pool allot", _allot(4, "first"), _none_is_made_or_lost),
     plain("cli.declared:run pool allot the rest", _allot(5, "second"), _none_is_made_or_lost),
     plain("cli.declared:run payer allow", lambda s, c: pools.allow(c, POOL, CUB, s.by, limit_micro=4)),

@@ -40,6 +40,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
+from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
@@ -75,8 +76,9 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
         raise UsageError(
             f"invalid pool name {quote_value(pool)}: expected 1 to 200 characters without colons and control characters"
         )
+    lock_buckets(connection)  # so that a concurrent assignment of this name is seen, or sees the pool (P4)
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
-        raise Denied("taken", f"a customer's wallet has the name {pool}. Choose another name")
+        raise pools.name_taken(pool)
     ids.require_meant(connection, pool, new=new, kind=ids.POOL)
     is_new = pools.make(connection, pool, by)
     if is_new:
