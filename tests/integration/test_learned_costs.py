@@ -13,6 +13,7 @@ from drawdown.schema.database import read
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import read_pools
 from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import ReadCosts
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.rates import rate_card_of
 from drawdown.worker.verify.verify import verify
@@ -184,6 +185,71 @@ def test_two_workers_store_same_cost_once(fleet: Fleet) -> None:
     waiting.rest(fleet.engine)
     assert [row[0] for row in learned(fleet)] == [100, 300] and records(fleet) == 3
     clean(fleet)
+
+
+def asking(fleet: Fleet, at_ms: int) -> Walk:
+    """A worker that asks for the costs now, and was not answered yet."""
+    fleet.clock.at_ms = at_ms
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    walk = Walk(learn_costs(fleet.context("w2"), "fake"), world)
+    while not isinstance(walk.asked, ReadCosts):
+        walk.one(fleet.engine)
+    return walk
+
+
+def answered(fleet: Fleet, walk: Walk, at_ms: int, *costs: Cost) -> Walk:
+    """It has its answer, and has not stored it."""
+    fleet.clock.at_ms, fake(fleet).costs_say = at_ms, costs
+    walk.one(fleet.engine)
+    return walk
+
+
+def test_older_answer_does_not_replace_newer_cost(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    older = answered(fleet, asking(fleet, FIRST + 1_000), FIRST + 2_000, SMALL, LARGE)
+    fake(fleet).costs_say = (DEARER, LARGE)
+    fleet.tick(FIRST + MINUTE_MS)
+    older.rest(fleet.engine)
+    fleet.tick(FIRST + 2 * MINUTE_MS)
+    assert [row[0] for row in learned(fleet)] == [100, 300] and records(fleet) == 3
+    clean(fleet)
+
+
+def test_older_answer_does_not_replace_confirmed_cost(fleet: Fleet) -> None:
+    """The newer answer changes no cost: only the time at which it was asked for shows that it came."""
+    fleet.tick(FIRST)
+    older = answered(fleet, asking(fleet, FIRST + 1_000), FIRST + 2_000, DEARER)
+    fake(fleet).costs_say = (SMALL, LARGE)
+    fleet.tick(FIRST + MINUTE_MS)
+    older.rest(fleet.engine)
+    assert [row[0] for row in learned(fleet)] == [100] and len(learned(fleet, "compute_4gb")) == 1
+    assert asked_ms(fleet) == FIRST + MINUTE_MS
+
+
+def test_answer_during_slower_answer_waits_for_next_read(fleet: Fleet) -> None:
+    """It was asked for later and came earlier: stored with the time of its arrival, it would count as the older one."""
+    fleet.tick(FIRST)
+    slower, newer = asking(fleet, FIRST + 1_000), asking(fleet, FIRST + 2_000)
+    answered(fleet, newer, FIRST + 2_500, DEARER, LARGE)
+    answered(fleet, slower, FIRST + 3_000, replace(SMALL, credits=Decimal("0.0002")), LARGE).rest(fleet.engine)
+    newer.rest(fleet.engine)
+    assert [row[0] for row in learned(fleet)] == [100, 200] and asked_ms(fleet) == FIRST + 1_000
+    fake(fleet).costs_say = (DEARER, LARGE)
+    fleet.tick(FIRST + MINUTE_MS)
+    assert [row[0] for row in learned(fleet)] == [100, 200, 300]
+    assert learned(fleet)[-1][2:] == (FIRST + 1_000, FIRST + MINUTE_MS)
+    clean(fleet)
+
+
+def test_answer_without_cost_learned_meanwhile_does_not_confirm_it(fleet: Fleet) -> None:
+    fake(fleet).costs_say = (LARGE,)
+    fleet.tick(FIRST)
+    without = asking(fleet, FIRST + 2_000)
+    answered(fleet, asking(fleet, FIRST + 1_000), FIRST + 1_500, SMALL, LARGE).rest(fleet.engine)
+    answered(fleet, without, FIRST + 2_500, LARGE).rest(fleet.engine)
+    assert [row[0] for row in learned(fleet)] == [100] and asked_ms(fleet) == FIRST + 1_000
+    fleet.tick(FIRST + MINUTE_MS)
+    assert [row[0] for row in learned(fleet)] == [100, 0], "the next read ends it"
 
 
 def test_unrecorded_cost_is_found_by_verify(fleet: Fleet) -> None:

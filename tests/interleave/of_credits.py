@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
-from itertools import pairwise
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,7 +23,7 @@ from drawdown.worker.verdict import refresh_requests as verdict_asks
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.project import project
 from tests.interleave.of_steps import WITHOUT
-from tests.interleave.party import Act, Check, Party, plain, step
+from tests.interleave.party import Act, Check, Party, plain, rest, step
 from tests.interleave.stage import AWAITS, COST, NOW, Stage
 
 OTHER_COST: Final = replace(COST, credits=Decimal("0.0048"))
@@ -62,12 +61,23 @@ def _tops_up(stage: Stage) -> None:
     _asked(stage)
 
 
+def _learns_late(stage: Stage) -> Act:
+    """What was asked ten seconds before all others, and before the cost changed, is stored now."""
+    says, now = stage.bank.costs_say, stage.clock.at_ms
+    stage.bank.costs_say, stage.clock.at_ms = (COST,), now - 10_000
+    walk = stage.walk(_learns(stage))
+    walk.until("learn_costs", stage.engine)
+    stage.bank.costs_say, stage.clock.at_ms = says, now
+    return Act(walk.one, lambda engine: rest(stage, walk, engine))
+
+
 def _learned_once(stage: Stage) -> Iterator[str]:
-    """The cost in force is the provider's, no cost was learned twice in a row, and balances agree with the charges."""
+    """The cost in force is the provider's, which changes once at most, so that each is learned once; and balances agree
+    with the charges."""
     pools = read(stage.engine, lambda c: read_pools(c, "bank"))
     told = [cost.credits for cost in pools.reported_costs() if cost.feature == COST.feature]
     says = stage.bank.costs_say
-    if told[-1] != says[0].credits or any(one == after for one, after in pairwise(told)):
+    if told[-1] != says[0].credits or len(told) != len(set(told)):
         yield f"the costs {told} were learned, and {says[0].credits} is told"
     yield from _drawn_as_charged(stage)
 
@@ -130,6 +140,7 @@ def _with_check(party: Party, check: Check) -> Party:
 CREDITS: Final = (
     _with_check(step("learn_costs", _learns), _learned_once),
     _with_check(step("learn_costs that changed", _learns, _costs_change), _learned_once),
+    Party("learn_costs asked before", _learns_late, _learned_once),
     _with_check(step("bill_again", _bills, _has_credit), _billed_again_once),
     step("note_parts", lambda s: push(s.context(WITHOUT), "bank"), _tops_up),
     step("settle in credits", lambda s: push(s.context(WITHOUT), "bank"), _tops_up),

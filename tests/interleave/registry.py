@@ -97,7 +97,8 @@ APART: Final[dict[str, str]] = {
     "topup_asked": "reads once; what is changed meanwhile is found by `topup_queued`",
     "billed_by": "reads once, of a provider that cannot be used",
     "compared_to": "reads one mark of a provider, which only moves forward",
-    "known_costs": "reads once, before a provider is asked; what is learned meanwhile is found by `learn_costs`",
+    "known_costs": "reads once, before a provider is asked; `learn_costs` reads again, and keeps what is newer than "
+    "its answer; to a comparison of balances, a cost that is learned meanwhile is not known yet",
     "known_parts": "reads once, before balances are; what a read shows meanwhile counts from the next comparison on",
 }
 """Transactions that are not explored, and why."""

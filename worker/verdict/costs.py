@@ -3,12 +3,13 @@
 They serve estimates, and comparisons of balances in credits.
 
 Guarantee: costs are append-only and on record, like an operator's rates. If a cost cannot be read, the cost in force
-stays. The time at which a cost was last confirmed is stored, so that charges during a change of cost are known.
+stays. An answer never replaces a cost that was stored after its request, because another answer may be newer. The time
+at which a cost was last confirmed is stored, so that charges during a change of cost are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Final
@@ -62,24 +63,41 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
         return
     # If a feature leaves its credit system, it draws on a balance of its own: that is a change, too.
     ended = sorted(pools.newest().keys() - {cost.feature for cost in told})
+    features = {*ended, *(cost.feature for cost in told)}
     told = [*(cost for cost in told if not cost.unread), *(Cost(feature, feature, Decimal(0)) for feature in ended)]
     for at in range(0, len(told) or 1, AT_ONCE):
         some = told[at : at + AT_ONCE]
         # The answer holds from the time of its request, once all costs in it are stored. A later change is read later.
-        holds_ms = asked_ms if at + AT_ONCE >= len(told) else None
-        work = partial(_learn, provider=provider, told=some, holds_ms=holds_ms, now_ms=context.clock.now_ms())
-        yield Transaction("learn_costs", work)
+        named = features if at + AT_ONCE >= len(told) else None
+        now_ms = context.clock.now_ms()
+        work = partial(_learn, provider=provider, told=some, named=named, asked_ms=asked_ms, now_ms=now_ms)
+        is_stored: bool = yield Transaction("learn_costs", work)
+        if not is_stored:
+            return
 
 
 def _learn(
-    connection: sa.Connection, *, provider: str, told: Sequence[Cost], holds_ms: int | None, now_ms: int
-) -> None:
+    connection: sa.Connection,
+    *,
+    provider: str,
+    told: Sequence[Cost],
+    named: Collection[str] | None,
+    asked_ms: int,
+    now_ms: int,
+) -> bool:
+    """Store the costs that changed. Return True if all are stored, and none is newer than the answer.
+
+    `named`: all features of the answer, with its last costs; None: more costs of it follow.
+    """
     # The provider's row is locked first: if two processes learn the same cost, the second finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
-        return  # before the provider's first seal, a tick stores its terms
+        return False  # before the provider's first seal, a tick stores its terms
+    if held.costs_read_ms is not None and asked_ms < held.costs_read_ms:
+        return False
     pools = read_pools(connection, provider)
     known = pools.newest()
+    is_stored = True
     for cost in told:
         micro, per_quantity = as_rate(cost.credits)
         before = known.get(cost.feature)
@@ -88,6 +106,9 @@ def _learn(
             micro,
             per_quantity,
         ):
+            continue
+        if before is not None and asked_ms < before.at_ms:
+            is_stored = False  # the next read decides which of both answers is the newer one
             continue
         if pools.count(cost.feature) >= MOST_CHANGES:
             log.error("cost_changes_too_often", provider=provider, feature=cost.feature, cost=str(cost.credits))
@@ -107,8 +128,10 @@ def _learn(
         SQL.run(connection, "insert_cost", {**details, **more, **said})
         record(connection, "provider_rate", provider, details, by)
         log.info("cost_learned", provider=provider, balance=cost.balance, feature=cost.feature, cost=str(cost.credits))
-    if holds_ms is not None:
-        SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": holds_ms})
+    # Without this check, a feature that another answer named meanwhile would count as confirmed.
+    if is_stored and named is not None and known.keys() <= set(named):
+        SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": asked_ms})
+    return is_stored
 
 
 def _start_ms(connection: sa.Connection, provider: str, feature: str, now_ms: int) -> int:
