@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import Cost, ReadFailed
 from drawdown.schema.database import read
-from drawdown.schema.units import MINUTE_MS, WINDOW_MS, window_of
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import read_pools
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import ReadCosts
@@ -250,6 +250,14 @@ def test_answer_without_cost_learned_meanwhile_does_not_confirm_it(fleet: Fleet)
     assert [row[0] for row in learned(fleet)] == [100] and asked_ms(fleet) == FIRST + 1_000
     fleet.tick(FIRST + MINUTE_MS)
     assert [row[0] for row in learned(fleet)] == [100, 0], "the next read ends it"
+
+
+def test_mark_of_clock_that_was_days_ahead_does_not_stop_learning(fleet: Fleet) -> None:
+    fleet.tick(FIRST)
+    fleet.write("UPDATE provider_states SET costs_read_ms = :ahead_ms", {"ahead_ms": FIRST + 3 * DAY_MS})
+    fake(fleet).costs_say = (DEARER, LARGE)
+    fleet.tick(FIRST + MINUTE_MS)
+    assert [row[0] for row in learned(fleet)] == [100, 300]
 
 
 def test_unrecorded_cost_is_found_by_verify(fleet: Fleet) -> None:

@@ -24,7 +24,7 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import WINDOW_MS, window_of
 from drawdown.worker.catalog.costs import Pools, as_rate, read_pools
 from drawdown.worker.engine.context import Context
-from drawdown.worker.engine.effects import ReadCosts, RunTogether, Steps, Transaction
+from drawdown.worker.engine.effects import CLOCKS_APART_MS, ReadCosts, RunTogether, Steps, Transaction
 
 log = structlog.get_logger()
 SQL = queries(__file__)
@@ -93,7 +93,9 @@ def _learn(
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
         return False  # before the provider's first seal, a tick stores its terms
-    if held.costs_read_ms is not None and asked_ms < held.costs_read_ms:
+    # A mark after this moment is of a clock that was wrong. It must not stop all answers until then.
+    latest_ms = now_ms + CLOCKS_APART_MS
+    if held.costs_read_ms is not None and asked_ms < held.costs_read_ms <= latest_ms:
         return False
     pools = read_pools(connection, provider)
     known = pools.newest()
@@ -107,7 +109,7 @@ def _learn(
             per_quantity,
         ):
             continue
-        if before is not None and asked_ms < before.at_ms:
+        if before is not None and asked_ms < before.at_ms <= latest_ms:
             is_stored = False  # the next read decides which of both answers is the newer one
             continue
         if pools.count(cost.feature) >= MOST_CHANGES:
