@@ -128,6 +128,7 @@ ALLOWED = {
         0,
     ),
     "a reader sees all sandboxes": ("reader", "SELECT * FROM sandboxes", 2),
+    "a worker stops all top-ups": ("worker", "LOCK TABLE topup_switch IN EXCLUSIVE MODE", -1),
     "a reader sees lines of the ledger": ("reader", "SELECT * FROM ledger_lines", 0),
     "a worker keeps all sandboxes": ("worker", "UPDATE sandboxes SET state = 'stopped'", 2),
     **{f"a reader reads {name}": ("reader", f"SELECT * FROM {name}", -1) for name in TABLES if name not in UNREAD},
@@ -157,6 +158,7 @@ REFUSED = {
     "a host names a cell": ("host", "INSERT INTO cells VALUES ('cell-9', 'http://127.0.0.1:9')"),
     "a host gives credit": ("host", "UPDATE ledger_accounts SET balance_micro = 1"),
     "a host holds up all charges and voids": ("host", "SELECT provider FROM provider_states FOR SHARE"),
+    "a host holds up all top-ups": ("host", "LOCK TABLE topup_switch IN ACCESS SHARE MODE"),
     "a host adds another cell's sandbox": ("host", f"{SANDBOX} ('three', 'acme', 'cell-2', 'running')"),
     "a host moves its sandbox to another cell": ("host", "UPDATE sandboxes SET cell_id = 'cell-2'"),
     "a host takes another cell's sandbox": (
@@ -172,6 +174,7 @@ REFUSED = {
     "a host becomes a worker": ("host", f"SET ROLE {roles.WORKER}"),
     "a reader inserts a sample": ("reader", f"{SAMPLE}) VALUES ('new', 'acme', 'one', 'cell-1', 1024, 60, {T0})"),
     "a reader holds up all charges and voids": ("reader", "SELECT provider FROM provider_states FOR SHARE"),
+    "a reader holds up all top-ups": ("reader", "LOCK TABLE topup_switch IN ROW SHARE MODE"),
     "a reader changes an organisation": ("reader", "UPDATE orgs SET is_halted = false, halted_at = NULL"),
     "a worker changes a sample": ("worker", "UPDATE usage_samples SET interval_s = 1"),
     "a worker deletes a void": ("worker", "DELETE FROM voids"),

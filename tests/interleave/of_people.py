@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.protocol import CustomerChanged
 from drawdown.schema.database import read, write
+from drawdown.schema.declare import Invocation
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.checks import checks, proofs
@@ -250,6 +251,19 @@ def _of_topups(name: str, work: Callable[[Stage, sa.Connection], object]) -> Par
     return Party(name, ready)
 
 
+def _stops_all(stage: Stage, connection: sa.Connection) -> None:
+    stopped = topups._stop(connection, Invocation(stage.by), all_=True)
+    stage.may_leave = (stopped.open_topups, len(stage.pay.charges))
+
+
+def _no_more_leave(stage: Stage) -> Iterator[str]:
+    """What is charged after all were stopped was counted, unless that stop was undone."""
+    most, before = stage.may_leave
+    left = len(stage.pay.charges) - before
+    if left > most and stage.rows("SELECT 1 FROM topup_switch WHERE stopped_ms IS NOT NULL"):
+        yield f"all were stopped, {most} could still be paid, and {left} were charged"
+
+
 def _doubted(stage: Stage) -> Act:
     """A charge that nobody answered, and of which a person knows."""
     charged_in_vain(stage)
@@ -363,7 +377,7 @@ PEOPLE: Final = (
     ),
     _of_topups("cli.nouns.topups:resume", lambda s, c: topups.resume(c, "spent", s.by)),
     _of_topups("cli.nouns.topups:_set_mode", lambda s, c: topups.set_mode(c, "spent", "stopped", s.by)),
-    plain("cli.declared:run topup stop", lambda s, c: topups.switch(c, s.by, stopped=True)),
+    plain("cli.declared:run topup stop", _stops_all, _no_more_leave),
     plain("cli.declared:run topup stop undone", lambda s, c: topups.switch(c, s.by, stopped=False)),
     Party("cli.declared:run topup resolve", _doubted),
     plain("cli.nouns.database:verify_", _stop_breached),

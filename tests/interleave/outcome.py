@@ -47,5 +47,6 @@ def left_behind(stage: Stage) -> str:
     order = {number: place for place, number in enumerate(sorted({number for _, number in numbered}))}
     by_order = [(place, order[number]) for place, number in numbered]
     outside = [vars(one) for one in (stage.fake, stage.bank, stage.other, stage.cells)] + [stage.product.ids()]
-    known = (sorted(stage.samples.items()), stage.clock.at_ms, stage.workers, stage.told, stage.failures)
+    said = (stage.told, stage.may_leave, stage.failures)
+    known = (sorted(stage.samples.items()), stage.clock.at_ms, stage.workers, *said)
     return hashlib.sha256(repr((sorted(map(tuple, rows)), broken, by_order, outside, known)).encode()).hexdigest()

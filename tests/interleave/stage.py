@@ -169,6 +169,8 @@ class Stage:
         self.pay = FakePayments(self.clock)
         self.product = FakeProduct()
         self.told = 0  # quantity of balances that a reconciliation told a person of
+        self.may_leave = (0, 0)
+        """The charges that may still be paid, as who stopped all was told, and those that had been made by then."""
         self.failures: list[str] = []
         """What ticks, and other steps, said had failed."""
 

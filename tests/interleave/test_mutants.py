@@ -20,6 +20,8 @@ from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal import stops
 from drawdown.worker.sources.events import store, types
 from drawdown.worker.sources.events.types import meters
+from drawdown.worker.topup import actions as topups
+from drawdown.worker.topup import fill
 from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.usage import withdrawals
 from drawdown.worker.wallets import actions as credit
@@ -127,6 +129,14 @@ def _acted_without_a_turn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(console_acts, "take_turn", _none)
 
 
+def _stopped_without_the_switch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(topups, "lock_switch", _none)
+
+
+def _claimed_without_the_switch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fill, "lock_switch", _none)
+
+
 def _open_is_not_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sealing, "hold_what_is_open", lambda run: None)
 
@@ -229,6 +239,16 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _acted_without_a_turn,
         "server.console.action_forms:_perform",
         "server.console.action_forms:_perform by another",
+    ),
+    "top-ups are stopped without the lock": (
+        _stopped_without_the_switch,
+        "topup_claim",
+        "cli.declared:run topup stop",
+    ),
+    "charges are claimed without the lock": (
+        _claimed_without_the_switch,
+        "cli.declared:run topup stop",
+        "topup_claim",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org release", "seal"),

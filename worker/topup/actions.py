@@ -39,6 +39,7 @@ from drawdown.worker.topup.fill import (
     credit,
     credited_once,
     leave_open,
+    lock_switch,
     money_of,
     rearm,
     tell_ends,
@@ -167,10 +168,11 @@ def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
 
 
 def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
-    """Set or end the kill switch for all charges.
+    """Set or end the kill switch for all charges. Wait for claims of charges that are not committed yet.
 
     Return the actor and reason of the former stop; None if the charges were not stopped.
     """
+    lock_switch(connection)
     row = SQL.run(connection, "switched").one_or_none()
     values = {"stopped_ms": by.now_ms if stopped else None, "actor": by.actor, "reason": by.reason}
     SQL.run(connection, "switch", values)

@@ -249,6 +249,7 @@ def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
     outcome is known.
     """
     require_same(connection, asks.witness)
+    lock_switch(connection, shared=True)
     loss = read_loss(connection)
     values = _values(asks, loss)
     _leave_unwanted(connection, asks, values, loss)
@@ -317,8 +318,20 @@ def leave_open(connection: sa.Connection, customer_id: str, now: int) -> str | N
     return topup
 
 
+def lock_switch(connection: sa.Connection, *, shared: bool = False) -> None:
+    """Let a claim of charges, or a change of the kill switch, read the result of the other.
+
+    Claims share the lock, and a change of the switch takes it alone. SQLite has one writer at a time.
+    """
+    if connection.dialect.name == "postgresql":
+        SQL.run(connection, "share_switch" if shared else "hold_switch")
+
+
 def count_in_flight(connection: sa.Connection) -> int:
-    """Return the number of top-ups that may still be paid and credited."""
+    """Return the number of top-ups that may still be paid and credited.
+
+    After a stop of all top-ups in this transaction, no other top-up is charged until the stop is undone.
+    """
     return int(SQL.run(connection, "may_be_paid").scalar_one())
 
 

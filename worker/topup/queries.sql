@@ -1,7 +1,7 @@
 -- Automatic top-ups: begin, claim, charge, settle, look up.
 --
 -- Guarantee: each statement finds its rows by their key or by an index on open rows. `t` is a wallet's terms, and `p` a
--- top-up. Locks are taken in one order: terms, top-ups, reservations, wallets.
+-- top-up. Locks are taken in one order: the switch, terms, top-ups, reservations, wallets.
 
 -- name: for_update [postgresql]
 FOR UPDATE
@@ -32,6 +32,13 @@ COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.cust
 
 -- name: is_on
 (SELECT COUNT(*) FROM topup_switch s WHERE s.stopped_ms IS NOT NULL) = 0
+
+-- name: share_switch
+-- The lock is on the table, because a switch that was never used has no row.
+LOCK TABLE topup_switch IN ROW SHARE MODE
+
+-- name: hold_switch
+LOCK TABLE topup_switch IN EXCLUSIVE MODE
 
 -- name: of_those
 -- The condition for all wallets, or one.
