@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import NoCustomer, ReadFailed
+from drawdown.providers.protocol import CustomerRead, NoCustomer, ReadFailed
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
-from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window
+from drawdown.schema.units import DAY_MS, WINDOW_MS, next_window, window_of
 from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob
 from drawdown.worker.jobs.run_jobs import do_jobs
-from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.orgs.assignments import assign, cancel
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.topup import actions as topups
 from tests.fake_payments import CAN
@@ -45,6 +47,30 @@ def fleet(engine: sa.Engine, fake: FakeProvider) -> Fleet:
     return fleet
 
 
+Meanwhile: TypeAlias = Callable[[Callable[[], object]], list[list[tuple[object, ...]]]]
+
+
+@pytest.fixture
+def meanwhile(fleet: Fleet, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
+    """Lets a person act while the provider is read. Its result gets the assignments of acme after that."""
+
+    fleet.clock.at_ms += 1  # a window has begun
+
+    def begin(act: Callable[[], object]) -> list[list[tuple[object, ...]]]:
+        read_them, found = fake.customers, list[list[tuple[object, ...]]]()
+
+        async def customers(customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
+            if not found:
+                act()
+                found.append(billers(fleet))
+            return await read_them(customer_ids)
+
+        monkeypatch.setattr(fake, "customers", customers)
+        return found
+
+    return begin
+
+
 def changed(fleet: Fleet, fake: FakeProvider) -> AcceptJob:
     fake.capabilities = replace(fake.capabilities, unit=60)
     return AcceptJob("fake", providers.terms_of(fake.capabilities))
@@ -54,8 +80,8 @@ def in_force(fleet: Fleet) -> str | None:
     return read(fleet.engine, lambda c: providers.terms_in_force(c, "fake"))
 
 
-def schedule(fleet: Fleet, org: str, customer: str, from_ms: int) -> None:
-    write(fleet.engine, lambda c: assign(c, [org], "fake", fleet.by, customer_id=customer, from_ms=from_ms))
+def schedule(fleet: Fleet, org: str, customer: str, from_ms: int, provider: str = "fake") -> None:
+    write(fleet.engine, lambda c: assign(c, [org], provider, fleet.by, customer_id=customer, from_ms=from_ms))
 
 
 def billers(fleet: Fleet) -> list[tuple[object, ...]]:
@@ -184,3 +210,53 @@ def test_assign_job_after_manual_assignment_fails(fleet: Fleet) -> None:
     fleet.assign("acme", provider="none")
     assert "another assignment since" in later(fleet).failures[0]
     assert billers(fleet)[-1] == ("none", "acme")
+
+
+def assigns(customer: str, provider: str = "fake") -> Callable[[Fleet], object]:
+    """A person's own command, from the window on in which it is given."""
+    return lambda fleet: schedule(fleet, "acme", customer, window_of(fleet.clock.at_ms), provider)
+
+
+def moves_tomorrow(fleet: Fleet) -> None:
+    schedule(fleet, "acme", "cus_9", T0 + DAY_MS)
+
+
+def undoes(fleet: Fleet) -> None:
+    write(fleet.engine, lambda c: cancel(c, "acme", fleet.by))
+
+
+FROM_TOMORROW = replace(TO_FAKE, from_ms=T0 + DAY_MS)
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "change"),
+    [
+        (assigns(""), TO_FAKE, assigns("cus_2")),
+        (moves_tomorrow, FROM_TOMORROW, undoes),
+        (None, TO_FAKE, assigns("cus_2")),
+        (None, FROM_TOMORROW, assigns("acme", "none")),
+    ],
+    ids=["named another customer", "undid a move", "moved it before", "moved it elsewhere before"],
+)
+def test_assign_job_fails_if_person_assigns_while_provider_is_read(
+    fleet: Fleet, meanwhile: Meanwhile, before: Callable[[Fleet], object] | None, asked: AssignJob,
+    change: Callable[[Fleet], object],
+) -> None:  # fmt: skip
+    if before is not None:
+        before(fleet)
+    job(fleet, asked)
+    found = meanwhile(lambda: change(fleet))
+    (failure,) = later(fleet).failures
+    assert "acme got another assignment since the job was queued" in failure
+    assert (listed(fleet)[0].state, billers(fleet)) == ("failed", found[0])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_assign_job_is_done_if_person_assigns_so_while_provider_is_read(
+    fleet: Fleet, meanwhile: Meanwhile, named: bool
+) -> None:
+    job(fleet, TO_FAKE if named else replace(TO_FAKE, customer_id=None))
+    found = meanwhile(lambda: assigns("cus_1")(fleet))
+    assert later(fleet).failures == []
+    assert "acme is already assigned to fake as" in listed(fleet)[0].said
+    assert (listed(fleet)[0].state, billers(fleet)) == ("done", found[0])

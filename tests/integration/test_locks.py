@@ -22,7 +22,7 @@ from drawdown.worker.halts import dispatch
 from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.actions import halt
 from drawdown.worker.orgs.assignments import assign
-from drawdown.worker.orgs.flips import Flip, FlipOptions
+from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
 from drawdown.worker.seal.seal import Statements
 from drawdown.worker.seal.stops import release_org, stop_org
 from drawdown.worker.verify.verify import verify
@@ -211,10 +211,13 @@ def test_action_on_many_orgs_locks_them_in_order_of_ids(postgres: sa.Engine, act
     fleet = Fleet(postgres)
     fleet.write("INSERT INTO orgs (org_id, bucket, registered) VALUES ('b', 1, true), ('a', 2, true)")
     planned, options = [Flip("b", "b"), Flip("a", "a")], FlipOptions("embedded")
+    wishes = [Wish("b"), Wish("a")]
     acts: dict[str, Callable[[sa.Connection], object]] = {
         "halt": lambda c: halt(c, ["b", "a"], fleet.by),
         "assign": lambda c: assign(c, ["b", "a"], "embedded", fleet.by),
-        "flip": lambda c: flips._assign(c, in_ledger=(), planned=planned, options=options, by=fleet.by, shown={}),
+        "flip": lambda c: flips._assign(
+            c, in_ledger=(), wishes=wishes, planned=planned, options=options, by=fleet.by, shown={}
+        ),
     }
     thread = threading.Thread(target=lambda: write(postgres, acts[act]))
     with postgres.begin() as other:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -184,11 +185,11 @@ def test_assign_command_repeated_without_start_tells_scheduled_one(
 def test_customer_named_twice_at_once_for_scheduled_assignment_is_once(fleet: Fleet) -> None:
     do(fleet, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="", from_ms=T0 + DAY_MS))
     options = flips.FlipOptions("fake", new=True)
+    wishes = [flips.Wish("acme", "acme-inc")]
     planned = [flips.Flip("acme", "acme-inc", was="fake", customer_was="")]
+    work = partial(flips._assign, in_ledger=(), wishes=wishes, planned=planned, options=options, by=fleet.by, shown={})
     for already in (False, True):
-        (done,) = do(
-            fleet, lambda c: flips._assign(c, in_ledger=(), planned=planned, options=options, by=fleet.by, shown={})
-        )
+        (done,) = do(fleet, work)
         assert done.already is already
     assert assignments_of(fleet, "acme") == [(T0 + DAY_MS, None, "fake", "acme-inc")]
 

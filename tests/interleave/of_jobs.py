@@ -14,23 +14,27 @@ from drawdown.worker.engine.effects import Steps
 from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, Asked, AssignJob, CorrectJob, ReplayJob, TopupJob
 from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs
+from drawdown.worker.orgs.assignments import assign
+from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.provider.actions import terms_of
 from drawdown.worker.replay.plan import ReplayScope
 from drawdown.worker.tick import tick
 from drawdown.worker.topup import actions as topups
 from tests.interleave.of_steps import TOPPED_UP
 from tests.interleave.party import Act, Party, step
-from tests.interleave.stage import NOW, OTHER_CAN, T0, Stage
+from tests.interleave.stage import FLIP, NOW, OTHER_CAN, T0, Stage
 
 ALL: Final = ReplayJob(ReplayScope(), T0, NOW - 2 * WINDOW_MS)
 ACME: Final = replace(ALL, scope=ReplayScope(("acme",)))
-TO_FAKE: Final = AssignJob("hermit", "fake", "cus_hermit")
+TO_FAKE: Final = AssignJob("drifter", "fake", "cus_job")
+PERSONS: Final = "cus_person"
+"""The customer that a person names instead."""
 NEW_UNIT: Final = replace(OTHER_CAN, unit=60)
 """What the third provider declares from a day on."""
 NEW_TERMS: Final = AcceptJob("other", terms_of(NEW_UNIT))
 CORRECTION: Final = CorrectJob(provider="embedded")
 START: Final = TopupJob("spent", "start")
-RIGHTLY: Final = ("changed since the job was queued", "left to a person", "unknown organisation hermit")
+RIGHTLY: Final = ("since the job was queued", "left to a person")
 
 
 def _place(stage: Stage, asked: Asked) -> None:
@@ -128,13 +132,45 @@ def _stays_stopped(stage: Stage) -> Iterator[str]:
         yield f"a person stopped the wallet's top-ups, and they are {mode}"
 
 
+def _without_customer(stage: Stage) -> None:
+    """The organisation is at the provider, and waits for a customer; one for both."""
+    if not stage.rows("SELECT 1 FROM assignments WHERE org_id = 'drifter'"):
+        write(stage.engine, lambda c: assign(c, ["drifter"], "fake", stage.by, customer_id="", from_ms=FLIP))
+
+
+def _move_ordered(stage: Stage) -> None:
+    if stage.rows("SELECT 1 FROM jobs WHERE kind = 'assign' AND state = 'under_way'"):
+        return  # a tick that lost an answer: the next one goes on with it
+    _without_customer(stage)
+    _place(stage, TO_FAKE)
+
+
+def _moves(stage: Stage) -> Steps[Any]:
+    """A person's own command."""
+    wish = Wish(TO_FAKE.org_id, PERSONS)
+    return flip(stage.context("other"), [wish], FlipOptions(TO_FAKE.provider), stage.by)
+
+
+def _stays_moved(stage: Stage) -> Iterator[str]:
+    """Unless the job was queued by somebody who saw the person's customer."""
+    if any(PERSONS in payload for (payload,) in stage.rows("SELECT payload FROM jobs WHERE kind = 'assign'")):
+        return
+    ((customer,),) = stage.rows(
+        "SELECT customer_id FROM assignments WHERE org_id = 'drifter' ORDER BY start_ms DESC LIMIT 1"
+    )
+    if customer == TO_FAKE.customer_id:
+        yield f"a person named {PERSONS}, and a job that was queued before bills {customer}"
+
+
 def _first(stage: Stage) -> int:
     return int(stage.rows("SELECT MIN(job_id) FROM jobs")[0][0])
 
 
 JOBS: Final = (
     _said("cli.nouns.replay:replay_", lambda s, c: queue.place(c, ACME, s.by), lambda _stage: None),
-    _said("cli.nouns.orgs:_queue", lambda s, c: queue.place(c, TO_FAKE, s.by), lambda _stage: None),
+    _said("cli.nouns.orgs:_queue", lambda s, c: queue.place(c, TO_FAKE, s.by), _without_customer),
+    replace(step("assign by a job", _does, _move_ordered), check=_ended_once),
+    replace(step("assign instead of a job", _moves, _without_customer), check=_stays_moved),
     _said("cli.nouns.providers:accept", lambda s, c: queue.place(c, NEW_TERMS, s.by), _terms_changed),
     _said("cli.declared:run job cancel", lambda s, c: queue.cancel(c, _first(s), s.by), _placed),
     _done("take_job", _does),

@@ -15,6 +15,7 @@ from drawdown.worker.catalog import terms
 from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import dispatch
+from drawdown.worker.jobs import run_jobs
 from drawdown.worker.push import actions as balances
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal import stops
@@ -137,6 +138,10 @@ def _claimed_without_the_switch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fill, "lock_switch", _none)
 
 
+def _assigned_without_a_second_look(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run_jobs, "_hold", _none)
+
+
 def _open_is_not_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sealing, "hold_what_is_open", lambda run: None)
 
@@ -249,6 +254,11 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _claimed_without_the_switch,
         "cli.declared:run topup stop",
         "topup_claim",
+    ),
+    "a job assigns without a second look": (
+        _assigned_without_a_second_look,
+        "assign instead of a job",
+        "assign by a job",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org release", "seal"),

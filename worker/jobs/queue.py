@@ -148,8 +148,11 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
     return None
 
 
-def _require_as_it_stood(connection: sa.Connection, asked: Asked, by: By) -> None:
-    """Refuse a job if a person has changed its object since it was queued."""
+def require_as_it_stood(connection: sa.Connection, asked: Asked, by: By) -> None:
+    """Refuse a job if a person has changed its object since it was queued.
+
+    Call it again under the locks of the change, because a person can act while a provider is read. Errors: Refused.
+    """
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
     if isinstance(asked, AssignJob):
@@ -227,7 +230,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
     try:
         if row.tries > MAX_TRIES:
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
-        _require_as_it_stood(connection, asked, by)
+        require_as_it_stood(connection, asked, by)
         # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
         planned = None if is_short else _plan(connection, asked, now_ms)

@@ -37,7 +37,7 @@ from drawdown.worker.jobs import queue
 from drawdown.worker.jobs.job_payloads import AcceptJob, AssignJob, CorrectJob, TopupJob
 from drawdown.worker.jobs.queue import TURN_MS, ClaimedJob, State
 from drawdown.worker.orgs import flips
-from drawdown.worker.orgs.assignments import joined
+from drawdown.worker.orgs.assignments import joined, lock_for_assignments
 from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.reconcile.reconcile import Line, Reconciled, ReconcileScope, reconcile
@@ -224,8 +224,18 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
     if asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
     options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True)
-    flipped: list[Flip] = yield from flips.flip(context, [Wish(asked.org_id, asked.customer_id)], options, by)
+    wish, first = Wish(asked.org_id, asked.customer_id), partial(_hold, asked=asked, by=by)
+    try:
+        flipped: list[Flip] = yield from flips.flip(context, [wish], options, by, first)
+    except Refused as error:
+        return Turn("failed", str(error))
     return _flip_in_words(flipped[0], asked.provider)
+
+
+def _hold(connection: sa.Connection, *, asked: AssignJob, by: By) -> None:
+    """Lock an organisation's assignments as the job found them. Errors: Refused if a person has changed them since."""
+    lock_for_assignments(connection, [asked.org_id])
+    queue.require_as_it_stood(connection, asked, by)
 
 
 def cannot_be_used(provider: str) -> Turn:

@@ -105,6 +105,7 @@ def _chunk(
         partial(
             _assign,
             in_ledger=in_ledger,
+            wishes=wishes,
             planned=planned,
             options=options,
             by=by,
@@ -269,6 +270,7 @@ def _assign(
     connection: sa.Connection,
     *,
     in_ledger: Sequence[str],
+    wishes: Sequence[Wish],
     planned: Sequence[Flip],
     options: FlipOptions,
     by: By,
@@ -280,7 +282,8 @@ def _assign(
     lock_for_assignments(connection, org_ids)
     late = unseen_windows(connection, org_ids)
     assigner = partial(_assign_one, connection, options=options, by=by, in_ledger=in_ledger, unseen=late)
-    done = [flip if flip.already or flip.problem else assigner(flip) for flip in planned]
+    both = zip(planned, wishes, strict=True)
+    done = [flip if flip.already or flip.problem else assigner(flip, wish) for flip, wish in both]
     moved = {flip.customer_id for flip in done if flip.start_ms is not None}
     read = {customer: state for customer, state in shown.items() if customer in moved}
     note_parts(connection, options.provider, read, by.now_ms)
@@ -294,6 +297,7 @@ def _assign(
 def _assign_one(
     connection: sa.Connection,
     flip: Flip,
+    wish: Wish,
     *,
     options: FlipOptions,
     by: By,
@@ -301,10 +305,9 @@ def _assign_one(
     unseen: Unseen,
 ) -> Flip:
     org, customer = flip.org_id, flip.customer_id
-    if customer and (flip.was, flip.customer_was) == (options.provider, ""):
-        since_ms = so_since(connection, Wish(org, customer), options.provider, options.from_ms, by)
-        if since_ms is not None:  # another person has added the customer since
-            return replace(flip, already=True, note=joined(flip.note, _to_come(org, since_ms, by)))
+    since_ms = so_since(connection, wish, options.provider, options.from_ms, by)
+    if since_ms is not None:  # another person has assigned it so since
+        return replace(flip, already=True, note=joined(flip.note, _to_come(org, since_ms, by)))
     try:
         with connection.begin_nested():
             made = assign_one(
