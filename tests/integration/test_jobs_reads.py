@@ -258,5 +258,5 @@ def test_assign_job_is_done_if_person_assigns_so_while_provider_is_read(
     job(fleet, TO_FAKE if named else replace(TO_FAKE, customer_id=None))
     found = meanwhile(lambda: assigns("cus_1")(fleet))
     assert later(fleet).failures == []
-    assert "acme is already assigned to fake as" in listed(fleet)[0].said
+    assert "acme is already assigned to fake as cus_1" in listed(fleet)[0].said
     assert (listed(fleet)[0].state, billers(fleet)) == ("done", found[0])

@@ -257,7 +257,22 @@ def test_mark_of_clock_that_was_days_ahead_does_not_stop_learning(fleet: Fleet) 
     fleet.write("UPDATE provider_states SET costs_read_ms = :ahead_ms", {"ahead_ms": FIRST + 3 * DAY_MS})
     fake(fleet).costs_say = (DEARER, LARGE)
     fleet.tick(FIRST + MINUTE_MS)
+    assert [row[0] for row in learned(fleet)] == [100, 300] and asked_ms(fleet) == FIRST + MINUTE_MS
+
+
+def test_cost_dated_by_clock_that_was_ahead_is_not_stored_again(fleet: Fleet) -> None:
+    """With an earlier date, the cost told now would not be in force, and would be stored at each read."""
+    fleet.tick(FIRST)
+    fake(fleet).costs_say = (DEARER, LARGE)
+    fleet.clock.at_ms = FIRST + DAY_MS
+    asking_ahead = asking(fleet, FIRST + DAY_MS)
+    answered(fleet, asking_ahead, FIRST + DAY_MS, DEARER, LARGE).rest(fleet.engine)
+    fake(fleet).costs_say = (SMALL, LARGE)
+    for minute in (1, 2, 3):
+        fleet.tick(FIRST + minute * MINUTE_MS)
     assert [row[0] for row in learned(fleet)] == [100, 300]
+    fleet.tick(FIRST + DAY_MS + MINUTE_MS)
+    assert [row[0] for row in learned(fleet)] == [100, 300, 100]
 
 
 def test_unrecorded_cost_is_found_by_verify(fleet: Fleet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from drawdown.worker.provider import actions as providers
 from drawdown.worker.push.actions import intend, require_lost
 from drawdown.worker.push.confirm import OTHER_TERMS, confirm
 from drawdown.worker.push.push import push
-from drawdown.worker.push.rows import find_pushes
+from drawdown.worker.push.rows import find_pushes, was_sent_before
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
@@ -114,8 +115,12 @@ def test_process_with_former_terms_does_not_send_or_look_up(engine: sa.Engine) -
 
 
 def test_push_sent_under_former_names_is_not_judged_by_lookup(engine: sa.Engine) -> None:
-    """The new name shows no charge, and the former one may have it: to bill it again would charge it twice."""
+    """The new name shows no charge, and the former one may have it: to bill it again would charge it twice.
+
+    The command that accepts the new names began before the push was sent.
+    """
     fleet, provider = fleet_of(engine, **ASKED, cancel_within_ms=DAY_MS)
+    began = fleet.by
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     provider.answers.clear()
@@ -123,7 +128,7 @@ def test_push_sent_under_former_names_is_not_judged_by_lookup(engine: sa.Engine)
     assert states(fleet) == [(0, 60, 60, "accepted")]
     fleet.clock.at_ms += WINDOW_MS
     other = FakeProvider(capabilities(**{**ASKED, "cancel_within_ms": DAY_MS, "names": {"x": "y"}}))
-    providers.accept(partial(write, engine), "fake", other.capabilities, fleet.by)
+    providers.accept(partial(write, engine), "fake", other.capabilities, began)
     fleet.extra = {"fake": other}
     can = {"fake": other.capabilities}
     with pytest.raises(Refused, match=f"cannot cancel {KEY}: it was sent before the names or units of fake changed"):
@@ -161,6 +166,12 @@ def test_terms_accepted_during_reconcile_leave_provider_uncorrected(
     done = compare(fleet, correct=True)
     assert done.unusable == ["fake"] and "other terms were accepted" in done.skipped["fake"]
     assert states(fleet) == [(0, 60, 60, "accepted")]
+    assert fleet.rows("SELECT verdict FROM reconciliations") == [], "no later run would compare that day again"
+
+
+def test_push_without_known_send_counts_as_sent_at_its_seal() -> None:
+    adopted: Any = SimpleNamespace(first_attempt_ms=None, sealed_at_ms=T0)
+    assert was_sent_before(adopted, T0 + 1) and not was_sent_before(adopted, T0)
 
 
 def test_terms_accept_with_unsettled_push_is_refused(engine: sa.Engine) -> None:

@@ -177,9 +177,18 @@ def so_since(connection: sa.Connection, wish: Wish, provider: str, from_ms: int 
     All assignments from then on name the provider and the customer, and the first one starts in time. Without
     `from_ms`, a customer that is named applies to an assignment that has not begun.
     """
+    found = _as_wished(connection, wish, provider, from_ms, by)
+    return None if found is None else found[0]
+
+
+def _as_wished(
+    connection: sa.Connection, wish: Wish, provider: str, from_ms: int | None, by: By
+) -> tuple[int, str] | None:
+    """Return the result of `so_since` with the customer; None if the organisation is not assigned as requested."""
     latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
     to_come = from_ms is None and wish.customer_id is not None
-    return _so_since(latest, provider, wish.customer_id, start_of(from_ms, by), to_come=to_come)
+    since_ms = _so_since(latest, provider, wish.customer_id, start_of(from_ms, by), to_come=to_come)
+    return None if latest is None or since_ms is None else (since_ms, str(latest.customer_id))
 
 
 def _so_since(
@@ -305,9 +314,10 @@ def _assign_one(
     unseen: Unseen,
 ) -> Flip:
     org, customer = flip.org_id, flip.customer_id
-    since_ms = so_since(connection, wish, options.provider, options.from_ms, by)
-    if since_ms is not None:  # another person has assigned it so since
-        return replace(flip, already=True, note=joined(flip.note, _to_come(org, since_ms, by)))
+    found = _as_wished(connection, wish, options.provider, options.from_ms, by)
+    if found is not None:  # another person has assigned it so since
+        since_ms, customer = found
+        return replace(flip, customer_id=customer, already=True, note=joined(flip.note, _to_come(org, since_ms, by)))
     try:
         with connection.begin_nested():
             made = assign_one(

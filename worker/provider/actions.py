@@ -158,7 +158,10 @@ def _use(
 ) -> None:
     live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
     moved = not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(capabilities)))
-    _keep(connection, provider, _text(capabilities), live_from, by.now_ms if moved else stored.wire_since_ms)
+    # A tick on the former terms may have sent pushes since the command began, also by a clock that is ahead.
+    values = {"provider": provider, "since_ms": by.now_ms}
+    since_ms = int(SQL.run(connection, "after_last_sent", values).scalar_one() or by.now_ms)
+    _keep(connection, provider, _text(capabilities), live_from, since_ms if moved else stored.wire_since_ms)
     details = {"was": stored.terms, "is": _text(capabilities), "live_from_ms": live_from, "voided": voided}
     record(connection, "provider_accept", provider, details, by)
 

@@ -42,6 +42,11 @@ UPDATE provider_states SET live_from_ms = :from_ms WHERE provider = :provider
 SELECT COUNT(CASE WHEN state <> 'rejected' AND NOT ({unsent}) THEN 1 END) AS sent,
     COUNT(CASE WHEN {unsent} THEN 1 END) AS due FROM pushes WHERE {open}
 
+-- name: after_last_sent
+SELECT MAX(a.started_ms) + 1 FROM attempts a JOIN pushes p ON p.window_ms = a.window_ms AND p.org_id = a.org_id
+    AND p.feature = a.feature AND p.revision = a.revision
+WHERE a.started_ms >= :since_ms AND p.provider = :provider
+
 -- name: sealed_to
 SELECT MAX(watermark_ms) FROM buckets
 

@@ -383,12 +383,16 @@ def intend(
     before = set(SQL.run(connection, "asked_before", {"keys": [{"key": push.key} for push in pushes]}).scalars())
     since_ms = {provider: wire_since(connection, provider) for provider in {str(push.provider) for push in pushes}}
     for push in pushes:
-        if was_sent_before(push, since_ms[str(push.provider)]):
-            raise Refused(
-                f"cannot cancel {push.key}: it was sent before the names or units of {push.provider} changed. Run "
-                "`drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
-            )
         _require_cancellable(push, capabilities.get(str(push.provider)), push.key in before, by.now_ms)
+        if was_sent_before(push, since_ms[str(push.provider)]):
+            then = (
+                f"Compare with the provider's console. {_next_step(push)}"
+                if push.state == "in_doubt"
+                else "Run `drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
+            )
+            raise Refused(
+                f"cannot cancel {push.key}: it was sent before the names or units of {push.provider} changed. {then}"
+            )
     for refusal in refusals(connection, pushes, by.now_ms):
         raise Refused(refusal.text)
     for push in pushes:

@@ -29,7 +29,7 @@ from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, window_of
 from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.mapping import FOREVER_MS
-from drawdown.worker.catalog.terms import TermsChanged, stored_terms, wire_since
+from drawdown.worker.catalog.terms import TermsChanged, require_terms, stored_terms, wire_since
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import Over, ReadTotals, Steps, Transaction, visible_by
 from drawdown.worker.engine.witness import Witness
@@ -264,7 +264,7 @@ def _compare(
             log.warning("totals_not_read", provider=provider, customer=day.row.customer_id, reason=read.reason)
         else:
             lines.append(_line(provider, day, int(read.get(day.row.feature, 0))))
-    yield Transaction("reconcile_keep", partial(_keep, lines=lines, now=by.now_ms))
+    yield Transaction("reconcile_keep", partial(_keep, lines=lines, context=context, now=by.now_ms))
     done.compared += len(lines)
     differing = [
         line for line in lines if above(line, scope.shadow_threshold if line.verdict == "shadow" else scope.threshold)
@@ -274,7 +274,7 @@ def _compare(
         hidden = [line for line in lines if line.verdict == "equal" and line.by_hand]
         differing = yield from _corrected(context, provider, differing, hidden, settled_by, by)
         covered = [line for line in differing if line.verdict == "equal"]
-        yield Transaction("reconcile_keep", partial(_keep, lines=covered, now=by.now_ms))
+        yield Transaction("reconcile_keep", partial(_keep, lines=covered, context=context, now=by.now_ms))
         done.covered += len(covered)
     for line in differing:
         tell(line)
@@ -347,9 +347,11 @@ def _line(provider: str, day: _Ours, theirs: int) -> Line:
     )
 
 
-def _keep(connection: sa.Connection, *, lines: Sequence[Line], now: int) -> None:
+def _keep(connection: sa.Connection, *, lines: Sequence[Line], context: Context, now: int) -> None:
+    """Store the lines of one provider. Errors: TermsChanged, because a later run would not compare these days again."""
     names = ("day_ms", "org_id", "provider", "customer_id", "feature", "verdict")
     if lines:
+        require_terms(connection, lines[0].provider, context.capabilities[lines[0].provider])
         kept = [
             {
                 **{name: getattr(line, name) for name in names},

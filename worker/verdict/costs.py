@@ -109,7 +109,7 @@ def _learn(
             per_quantity,
         ):
             continue
-        if before is not None and asked_ms < before.at_ms <= latest_ms:
+        if before is not None and asked_ms < before.at_ms:
             is_stored = False  # the next read decides which of both answers is the newer one
             continue
         if pools.count(cost.feature) >= MOST_CHANGES:
@@ -132,7 +132,7 @@ def _learn(
         log.info("cost_learned", provider=provider, balance=cost.balance, feature=cost.feature, cost=str(cost.credits))
     # Without this check, a feature that another answer named meanwhile would count as confirmed.
     if is_stored and named is not None and known.keys() <= set(named):
-        SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": asked_ms})
+        SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": asked_ms, "latest_ms": latest_ms})
     return is_stored
 
 

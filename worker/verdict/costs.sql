@@ -17,4 +17,4 @@ VALUES (:provider, :feature, :start_ms, :micro, :per_quantity, :at_ms, :actor, :
 
 -- name: costs_read
 UPDATE provider_states SET costs_read_ms = :asked_ms
-WHERE provider = :provider AND (costs_read_ms IS NULL OR costs_read_ms < :asked_ms)
+WHERE provider = :provider AND (costs_read_ms IS NULL OR costs_read_ms < :asked_ms OR costs_read_ms > :latest_ms)
