@@ -49,6 +49,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.engine.stores import Databases
 from drawdown.worker.features.actions import install_defaults
 from drawdown.worker.history.incarnation import present
 from drawdown.worker.orgs import actions as orgs
@@ -218,7 +219,7 @@ class Stage:
     def note(self, result: Any) -> None:
         """Keep what steps that have ended say of failures; no database is here that a query could ask."""
         failed: list[str] = getattr(result, "failures", [])
-        self.failures += [one for one in failed if not one.startswith(f"{ASKED}: set DRAWDOWN_QUERY_")]
+        self.failures += [one for one in failed if Databases.setting(ASKED) not in one]
 
 
 SAMPLE: Final = sa.text(
