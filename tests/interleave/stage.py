@@ -145,7 +145,8 @@ class InCredits(FakeProvider):
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn]:
         drew = (self.drew[key] for key, push in self.charged.items() if push.customer_id == customer_id)
-        return {COST.balance: Drawn(sum(drew, Decimal(0)), None)}
+        shown = self.states.get(customer_id)
+        return {COST.balance: Drawn(sum(drew, Decimal(0)), None, parts=getattr(shown, "parts", ()))}
 
 
 @dataclass
