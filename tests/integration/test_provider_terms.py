@@ -143,6 +143,9 @@ def test_push_sent_under_former_names_is_not_judged_by_lookup(engine: sa.Engine)
         fleet.tick(fleet.clock.at_ms + DAY_MS)
     assert (states(fleet), other.seen) == ([(0, 60, 60, "in_doubt")], [])
     assert fleet.one("SELECT last_error FROM pushes") == OTHER_TERMS
+    other.lookups[KEY] = FoundPush(60)
+    fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert states(fleet) == [(0, 60, 60, "accepted")], "its key has its charge"
     clean(fleet)
 
 

@@ -113,11 +113,15 @@ def _tried_out(stage: Stage) -> None:
         write(stage.engine, lambda c: topups.set_terms(c, "spent", shadow, stage.pay.capabilities, stage.by))
 
 
-def _start_ordered(stage: Stage) -> None:
-    if stage.rows("SELECT 1 FROM jobs WHERE kind = 'topup' AND state = 'under_way'"):
-        return  # a tick that lost an answer: the next one goes on with it
-    _tried_out(stage)
-    _place(stage, START)
+def _ordered(kind: str, before: Callable[[Stage], None], asked: Asked) -> Callable[[Stage], None]:
+    """Queue a job, unless a tick that lost an answer has one of its kind: the next tick goes on with that one."""
+
+    def ready(stage: Stage) -> None:
+        if not stage.rows("SELECT 1 FROM jobs WHERE kind = :kind AND state = 'under_way'", kind=kind):
+            before(stage)
+            _place(stage, asked)
+
+    return ready
 
 
 def _starts(stage: Stage) -> Steps[Any]:
@@ -136,13 +140,6 @@ def _without_customer(stage: Stage) -> None:
     """The organisation is at the provider, and waits for a customer; one for both."""
     if not stage.rows("SELECT 1 FROM assignments WHERE org_id = 'drifter'"):
         write(stage.engine, lambda c: assign(c, ["drifter"], "fake", stage.by, customer_id="", from_ms=FLIP))
-
-
-def _move_ordered(stage: Stage) -> None:
-    if stage.rows("SELECT 1 FROM jobs WHERE kind = 'assign' AND state = 'under_way'"):
-        return  # a tick that lost an answer: the next one goes on with it
-    _without_customer(stage)
-    _place(stage, TO_FAKE)
 
 
 def _moves(stage: Stage) -> Steps[Any]:
@@ -169,7 +166,7 @@ def _first(stage: Stage) -> int:
 JOBS: Final = (
     _said("cli.nouns.replay:replay_", lambda s, c: queue.place(c, ACME, s.by), lambda _stage: None),
     _said("cli.nouns.orgs:_queue", lambda s, c: queue.place(c, TO_FAKE, s.by), _without_customer),
-    replace(step("assign by a job", _does, _move_ordered), check=_ended_once),
+    replace(step("assign by a job", _does, _ordered("assign", _without_customer, TO_FAKE)), check=_ended_once),
     replace(step("assign instead of a job", _moves, _without_customer), check=_stays_moved),
     _said("cli.nouns.providers:accept", lambda s, c: queue.place(c, NEW_TERMS, s.by), _terms_changed),
     _said("cli.declared:run job cancel", lambda s, c: queue.cancel(c, _first(s), s.by), _placed),
@@ -179,7 +176,7 @@ JOBS: Final = (
     _done("put_job_back", _has_no_time),
     _said("cli.nouns.reconcile:_queue", lambda s, c: queue.place(c, CORRECTION, s.by), lambda _stage: None),
     _said("cli.nouns.topups:_queue", lambda s, c: queue.place(c, START, s.by), _tried_out),
-    replace(step("topup_queued", _starts, _start_ordered), check=_ended_once),
+    replace(step("topup_queued", _starts, _ordered("topup", _tried_out, START)), check=_ended_once),
     replace(
         _said(
             "cli.nouns.topups:_set_mode of what is to start",
