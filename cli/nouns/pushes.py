@@ -21,7 +21,7 @@ from drawdown.providers.protocol import Cancelled, Cancels, Capabilities, ReadFa
 from drawdown.schema.errors import Exit, UsageError, worst
 from drawdown.schema.text import counted, typed
 from drawdown.schema.typed.parsing import show_time
-from drawdown.worker.catalog.terms import wire_since
+from drawdown.worker.catalog.terms import require_terms, wire_since
 from drawdown.worker.engine.runner import ask, run
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push import actions as pushes
@@ -37,6 +37,7 @@ from drawdown.worker.push.actions import (
     intend,
     require_lost,
     resolve_all,
+    unready_of,
 )
 from drawdown.worker.push.faces import ACTIONS, LISTS, SEALED_AGAIN
 from drawdown.worker.push.rows import find_pushes
@@ -249,10 +250,12 @@ def void_lost(
     ready = app.context()
     known = {name: ready.capabilities[name] for name in ready.ready() if name in ready.capabilities}
     since_ms = app.read(lambda c: {name: wire_since(c, name) for name in known})
-    run(require_lost(rows, known, since_ms, by.now_ms), app.world())
+    run(require_lost(rows, known, unready_of(ready), since_ms, by.now_ms), app.world())
 
     def work(connection: sa.Connection) -> tuple[list[str], PushEffect]:
         done = pushes.void(connection, keys, by, evidence, lost=rows)
+        for provider in sorted({str(push.provider) for push in rows} & known.keys()):
+            require_terms(connection, provider, known[provider])  # else the lookups asked in another place
         return done, effect_of(connection, done)
 
     done, effect = app.write(work, rollback=dry_run)

@@ -103,7 +103,7 @@ def test_bill_shadow_beyond_limit_is_refused(engine: sa.Engine, monkeypatch: pyt
 def ask(fleet: Fleet, provider: FakeProvider, later_ms: int = 0) -> None:
     rows = list(read(fleet.engine, lambda c: find_pushes(c, [KEY])).values())
     world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
-    runner.run(require_lost(rows, {"fake": provider.capabilities}, {}, fleet.clock.at_ms + later_ms), world)
+    runner.run(require_lost(rows, {"fake": provider.capabilities}, {}, {}, fleet.clock.at_ms + later_ms), world)
 
 
 def test_void_lost_of_push_found_at_provider_is_refused(engine: sa.Engine) -> None:

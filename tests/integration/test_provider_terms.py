@@ -11,16 +11,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from drawdown.providers.protocol import FoundPush, PushRefused, ReadFailed, RetryAt, Unknown
+from drawdown.cli.app import App
+from drawdown.cli.nouns import pushes
+from drawdown.cli.settings import Settings
+from drawdown.providers.protocol import FoundPush, PushRefused, PushRequest, ReadFailed, RetryAt, Unknown
+from drawdown.providers.registry import Registry
 from drawdown.providers.validated_provider import ValidatedProvider
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, Refused
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine import runner
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push.actions import intend, require_lost
+from drawdown.worker.push.adopt import adopt_excess
 from drawdown.worker.push.confirm import OTHER_TERMS, confirm
 from drawdown.worker.push.push import push
 from drawdown.worker.push.rows import find_pushes, was_sent_before
@@ -29,6 +34,7 @@ from drawdown.worker.usage import withdrawals
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.providing import ASKED, KEY, clean, fleet_of, settle, states
 from tests.integration.reconciling import compare
+from tests.integration.test_lost import recovered
 from tests.world import T0, Fleet
 
 
@@ -137,7 +143,7 @@ def test_push_sent_under_former_names_is_not_judged_by_lookup(engine: sa.Engine)
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     since_ms = {"fake": read(engine, lambda c: wire_since(c, "fake"))}
     with pytest.raises(Refused, match=f"cannot void {KEY}: it was sent before the names or units of fake changed"):
-        runner.run(require_lost(rows, can, since_ms, fleet.clock.at_ms + DAY_MS), world)
+        runner.run(require_lost(rows, can, {}, since_ms, fleet.clock.at_ms + DAY_MS), world)
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
     for _ in range(4):
         fleet.tick(fleet.clock.at_ms + DAY_MS)
@@ -321,3 +327,84 @@ def test_usage_without_customer_is_pending_until_assigned(engine: sa.Engine) -> 
     assert (report.accepted, report.left.pending_s) == (1, {})
     assert [one.customer_id for one in provider.seen] == ["cus_1"]
     clean(fleet)
+
+
+def test_lost_push_is_not_judged_under_names_accepted_since(engine: sa.Engine) -> None:
+    """The lost history charged it under the former name, and its samples are imported again after the new one."""
+    provider = FakeProvider(capabilities(**ASKED))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 20 * WINDOW_MS, 5)
+    fleet.tick(T0 + MINUTE_MS)
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 1)
+    fleet.clock.at_ms = T0 + 2 * WINDOW_MS
+    recovered(fleet)
+    fleet.tick_windows(25)
+    fleet.tick(fleet.clock.at_ms + 2 * DAY_MS)
+    other = FakeProvider(capabilities(**{**ASKED, "names": {"x": "y"}}))
+    providers.accept(partial(write, engine), "fake", other.capabilities, fleet.by)
+    fleet.extra = {"fake": other}
+    fleet.sample("acme", T0 + 1, 60)
+    for _ in range(6):
+        fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert other.seen == [] and fleet.one(f"SELECT last_error FROM pushes WHERE key = '{KEY}'") == OTHER_TERMS
+
+
+def test_push_after_backup_from_before_accepted_terms_waits_for_person(engine: sa.Engine) -> None:
+    """The lost history accepted the other name and charged under it. The database has the former name again."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    window = T0 + 5 * WINDOW_MS
+    key = f"usage:acme:{window}:compute_1gb"
+    other = FakeProvider(capabilities(**{**ASKED, "names": {"x": "y"}}))
+    other.charged[key] = PushRequest(key, "acme", "compute_1gb", 60, window, 1)
+    fleet.extra = {"fake": other}
+    fleet.clock.at_ms = window + 4 * WINDOW_MS
+    recovered(fleet)
+    fleet.sample("acme", window + 1, 60)
+    fleet.tick(fleet.clock.at_ms + MINUTE_MS)
+    with pytest.raises(Refused, match="Restore the settings"):
+        providers.accept(partial(write, engine), "fake", other.capabilities, fleet.by)
+    provider.seen.clear()
+    fleet.extra = {"fake": provider}
+    for _ in range(6):
+        fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert key not in [one.key for one in provider.seen]
+
+
+def test_void_lost_on_machine_with_other_settings_is_refused(engine: sa.Engine) -> None:
+    """It would not look the push up, and the next tick would bill it again."""
+    fleet, _ = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += DAY_MS
+    fleet.extra = {"fake": FakeProvider(capabilities(**{**ASKED, "names": {"x": "y"}}))}
+    app = App(Settings(), fleet.clock)
+    app._engine, app._registry = engine, Registry(fleet.providers)
+    given: Any = SimpleNamespace(obj=app)
+    with pytest.raises(Refused, match=f"cannot void {KEY}: this machine cannot look it up at fake .its settings"):
+        pushes.void_lost(given, [KEY], evidence="their console", dry_run=False, actor="ann", reason="lost")
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+
+
+def test_push_sent_in_former_way_is_not_cancelled(engine: sa.Engine) -> None:
+    """Stripe does not document that an adjustment reaches an event of its stream."""
+    fleet, _ = fleet_of(engine, **{**ASKED, "way": "stream"})
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += WINDOW_MS
+    can = capabilities(**{**ASKED, "cancel_within_ms": DAY_MS})
+    providers.accept(partial(write, engine), "fake", can, fleet.by)
+    with pytest.raises(Refused, match=f"cannot cancel {KEY}: it was sent before"):
+        write(engine, lambda c: intend(c, [KEY], fleet.by, {"fake": can}))
+
+
+def test_new_names_are_dated_after_adoption_during_accept(engine: sa.Engine) -> None:
+    """What was adopted on the former terms is not compared on the new ones."""
+    fleet, _ = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    began = fleet.by
+    fleet.clock.at_ms += WINDOW_MS
+    row = read(engine, lambda c: find_pushes(c, [KEY]))[KEY]
+    write(engine, lambda c: adopt_excess(c, row, 7, fleet.by, "their console"))
+    can = capabilities(**{**ASKED, "names": {"x": "y"}})
+    providers.accept(partial(write, engine), "fake", can, began)
+    assert read(engine, lambda c: wire_since(c, "fake")) == fleet.clock.at_ms + 1

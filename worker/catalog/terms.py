@@ -28,6 +28,8 @@ MODE: Final = "mode"
 
 Databases of earlier versions do not have it. A machine without the key does not report it.
 """
+WIRE: Final = frozenset({"unit", "units", "names", "mode", "way"})
+"""Terms that change the place or the unit of usage at the provider, or the way in which it stores usage."""
 UNSAID: Final = {"way": "v1"}
 """Values of terms that a provider does not store or declare.
 
@@ -196,6 +198,17 @@ def wire_since(connection: sa.Connection, provider: str) -> int:
     """Return the time (milliseconds) since which a provider has its names and units."""
     found = _stored(connection).get(provider)
     return 0 if found is None else found.wire_since_ms
+
+
+def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capabilities], since_ms: int) -> None:
+    """Date the places and units of providers that declare other ones than those in force.
+
+    A lost history may have accepted the declared terms and sent pushes on them. A lookup on either terms then does not
+    prove that an earlier push is absent (R1).
+    """
+    for name, stored in _stored(connection).items():
+        if name in declared and not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(declared[name]))):
+            _keep(connection, name, stored.terms, stored.live_from_ms, max(since_ms, stored.wire_since_ms))
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:

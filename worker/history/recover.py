@@ -21,6 +21,7 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.typed.parsing import show_time
+from drawdown.worker.catalog.terms import date_differing_terms
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LoadWitness, SaveWitness, Steps, Transaction
 from drawdown.worker.engine.witness import Witness
@@ -106,6 +107,7 @@ def _recover(
         "found": why,
     }
     SQL.run(connection, "keep_loss", {**values, "actor": by.actor, "reason": by.reason})
+    date_differing_terms(connection, context.declared(), until_ms)
     to_look_up, to_decide = _ask_first(connection, context.capabilities, by.now_ms)
     SQL.run(connection, "read_all_again")
     SQL.run(connection, "ask_all", {"now_ms": by.now_ms})

@@ -23,7 +23,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import WINDOW_MS, next_window, window_of
-from drawdown.worker.catalog.terms import StoredTerms, _keep, _stored, _terms, _text, differing, is_same, paused
+from drawdown.worker.catalog.terms import WIRE, StoredTerms, _keep, _stored, _terms, _text, differing, is_same, paused
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.void import void_many
 from drawdown.worker.verdict.rates import (
@@ -47,8 +47,6 @@ UNCHANGED: Final = (
 )
 MAX_SHADOW_BILLED: Final = 20_000
 """Pushes that one call of `bill_shadow` lets the next tick seal again."""
-WIRE: Final = frozenset({"unit", "units", "names", "mode"})
-"""Terms that change the place or the unit of usage at the provider."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def _use(
 ) -> None:
     live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
     moved = not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(capabilities)))
-    # A tick on the former terms may have sent pushes since the command began, also by a clock that is ahead.
+    # A tick on the former terms may have sent or adopted pushes since the command began, also by a clock that is ahead.
     values = {"provider": provider, "since_ms": by.now_ms}
     since_ms = int(SQL.run(connection, "after_last_sent", values).scalar_one() or by.now_ms)
     _keep(connection, provider, _text(capabilities), live_from, since_ms if moved else stored.wire_since_ms)

@@ -43,9 +43,14 @@ SELECT COUNT(CASE WHEN state <> 'rejected' AND NOT ({unsent}) THEN 1 END) AS sen
     COUNT(CASE WHEN {unsent} THEN 1 END) AS due FROM pushes WHERE {open}
 
 -- name: after_last_sent
-SELECT MAX(a.started_ms) + 1 FROM attempts a JOIN pushes p ON p.window_ms = a.window_ms AND p.org_id = a.org_id
-    AND p.feature = a.feature AND p.revision = a.revision
-WHERE a.started_ms >= :since_ms AND p.provider = :provider
+SELECT MAX(at_ms) + 1 FROM (
+    SELECT a.started_ms AS at_ms FROM attempts a JOIN pushes p ON p.window_ms = a.window_ms AND p.org_id = a.org_id
+        AND p.feature = a.feature AND p.revision = a.revision
+    WHERE a.started_ms >= :since_ms AND p.provider = :provider
+    UNION ALL SELECT x.at_ms FROM adoptions x JOIN pushes p ON p.window_ms = x.window_ms AND p.org_id = x.org_id
+        AND p.feature = x.feature AND p.revision = x.revision
+    WHERE x.at_ms >= :since_ms AND p.provider = :provider
+) q
 
 -- name: sealed_to
 SELECT MAX(watermark_ms) FROM buckets

@@ -47,6 +47,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.units import MINUTE_MS, PUSH_ID, SECOND_MS
 from drawdown.worker.catalog.terms import wire_since
+from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import CLOCKS_APART_MS, Steps, look_up_all
 from drawdown.worker.history.incarnation import require_whole
 from drawdown.worker.push.evidence import own_up_to_lost, taken_back
@@ -244,18 +245,28 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]
 
 
 def require_lost(
-    pushes: Sequence[PushRow], known: Mapping[str, Capabilities], since_ms: Mapping[str, int], now_ms: int
+    pushes: Sequence[PushRow],
+    known: Mapping[str, Capabilities],
+    unready: Mapping[str, str],
+    since_ms: Mapping[str, int],
+    now_ms: int,
 ) -> Steps[None]:
     """Look up the accepted pushes among these; refuse if a provider has a push.
 
-    `known`: the capabilities of providers, by name. Pushes of other providers, and of providers without a lookup, are
-    not looked up. `since_ms`: the start of the providers' names and units (`wire_since`).
+    `known`: the capabilities of providers, by name. `unready`: reasons of installed providers that this machine cannot
+    look up now, by name. Pushes of providers that are not installed, or that lack a lookup, are not looked up.
+    `since_ms`: the start of the providers' names and units (`wire_since`).
 
     Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet. Refused for a
     push that was sent under other names or units: a lookup would miss its charge.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
+        if push.state == "accepted" and push.provider in unready:
+            raise Refused(
+                f"cannot void {push.key}: this machine cannot look it up at {push.provider} "
+                f"({unready[push.provider]}). Run the command on a machine with the settings in force"
+            )
         if push.state == "accepted" and push.provider in known and known[push.provider].lookup:
             by_provider.setdefault(push.provider, []).append(push)
     for provider, some in sorted(by_provider.items()):
@@ -284,6 +295,16 @@ def require_lost(
                     f"cannot void {push.key}: {provider} is unavailable ({answer.reason}). Run the "
                     f"command again, or `drawdown provider check {provider}`"
                 )
+
+
+def unready_of(context: Context) -> dict[str, str]:
+    """Return the installed providers that this machine cannot look up now, each with the reason.
+
+    Providers without a lookup are left out.
+    """
+    unready = {**context.dormant, **context.changed}
+    asked = {name: why for name, why in unready.items() if name in context.capabilities}
+    return {**{name: why for name, why in asked.items() if context.capabilities[name].lookup}, **context.broken}
 
 
 AWAITING_CREDIT: Final = "awaiting_credit"

@@ -53,7 +53,7 @@ from drawdown.worker.push.evidence import (
     unknown_of,
 )
 from drawdown.worker.push.outcome import OTHERS, Adopt, LookedUpPush, Settlement, Void, after_lookup
-from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, was_sent_before, wire_key
+from drawdown.worker.push.rows import PushRow, find_push, push_id_of, request_of, wire_key
 from drawdown.worker.push.void import void_one
 from drawdown.worker.push.wallet_mirror import draw, usage_of
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
@@ -263,12 +263,13 @@ def _on_terms_in_force(
 ) -> list[LookupResult]:
     """Leave pushes to a person that were sent before the provider's present names and units.
 
-    A lookup asks in the present place and unit. If it finds no charge, the former place may have it.
+    A lookup asks in the present place and unit. If it finds no charge, the former place may have it. A lost history may
+    have sent a push earlier than this database knows.
     """
     since_ms = wire_since(connection, provider)
     return [
         CannotTell(OTHER_TERMS)
-        if was_sent_before(sought.row, since_ms)
+        if sought.first_sent_ms < since_ms
         and not isinstance(result, ReadFailed)
         and result != FoundPush(int(sought.row.sent_qty))
         else result
@@ -435,6 +436,7 @@ def ends_by_balance(
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
+    latest = read_pools(connection, provider) if groups else pools
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
     for pair, absent in groups.items():
         drawn = drawn_of(weighed.balances, pair)
@@ -450,7 +452,8 @@ def ends_by_balance(
         )
         unknown = unknown_of(connection, provider, pair, pools, weighed.shown_events.get(pair), lost)
         charged = None
-        if drawn is not None and some and len(some) == len(drew):
+        is_same_scale = latest.scale(pair[1]) == pools.scale(pair[1])  # else a finer cost was learned since the reads
+        if drawn is not None and some and len(some) == len(drew) and is_same_scale:
             fits = partial(can_be_zero, connection, provider, pair, drawn, now[pair])
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown, fits)
         together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)

@@ -327,6 +327,8 @@ def weighed(
     unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
     now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
     beyond = None if now is None or drawn is None else now.beyond(drawn)
+    if read_pools(connection, some[0].line.provider).scale(pair[1]) != pools.scale(pair[1]):
+        beyond = None  # a finer cost was learned since the reads
     if any(least != most or not most for least, most in costs):
         beyond = None  # it was sent during a change of cost, or drew on another balance: this one cannot show it
     places = [place for place, is_told in enumerate(told) if is_told]
