@@ -32,7 +32,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import counted
 from drawdown.schema.units import DAY_MS, MINUTE_MS, show_quantity
 from drawdown.worker.catalog.balance_parts import STALE_MS, known_parts, note_shown_parts
-from drawdown.worker.catalog.costs import Pools
+from drawdown.worker.catalog.costs import Pools, read_pools
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.clock_check import MAX_SKEW_MS
 from drawdown.worker.engine.context import Context
@@ -138,6 +138,7 @@ PART: Final = (
 )
 UNTOLD: Final = "the provider does not return the balance, the start of its cycle, or the cost of its features"
 MOVING: Final = "a push was in flight. The next run compares the balance"
+FINER: Final = "a cost with more decimals was learned. The next run compares the balance"
 OUT_OF_TIME: Final = "the run ran out of time before this comparison. The next run compares it"
 OTHER_TERMS: Final = "a push was sent under another feature name, or in another unit"
 FIRST: Final = (
@@ -243,12 +244,15 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
         if pair not in pairs and not isinstance(asked.balances[pair[0]], ReadFailed)
     ]
     now = read_accounted(connection, provider=asked.provider, pairs=pairs, balances=asked.balances)
-    wire = wire_since(connection, asked.provider)
+    pools, wire = read_pools(connection, asked.provider), wire_since(connection, asked.provider)
     lines, marks = [], []
     for pair in pairs:
         drawn = drawn_of(asked.balances, pair)
         assert drawn is not None
         then = asked.before[pair]
+        if pools.scale(pair[1]) != asked.pools.scale(pair[1]):  # a finer cost was learned since the run began
+            left_out.append(LeftOut(asked.provider, *pair, FINER))
+            continue
         if now[pair].open or now[pair].send_counts != then.send_counts or now[pair].accepted != then.accepted:
             left_out.append(LeftOut(asked.provider, *pair, MOVING))
             continue

@@ -273,15 +273,16 @@ def _compare(
     if scope.correct:
         hidden = [line for line in lines if line.verdict == "equal" and line.by_hand]
         differing = yield from _corrected(context, provider, differing, hidden, settled_by, by)
-        covered = [line for line in differing if line.verdict == "equal"]
-        yield Transaction("reconcile_keep", partial(_keep, lines=covered, context=context, now=by.now_ms))
-        done.covered += len(covered)
-    for line in differing:
+    for line in differing:  # before the next transaction, which may refuse: these corrections were made
         tell(line)
         if line.verdict != "equal":
             done.differing.append(line)
         if line.verdict in ("over", "short") and line.corrected != abs(line.theirs - line.ours):
             left_open.add((line.customer_id, line.feature))
+    if scope.correct:
+        covered = [line for line in differing if line.verdict == "equal"]
+        yield Transaction("reconcile_keep", partial(_keep, lines=covered, context=context, now=by.now_ms))
+        done.covered += len(covered)
     return unread, left_open
 
 
