@@ -27,6 +27,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.worker.catalog import balance_parts
 from drawdown.worker.catalog.balance_parts import known_parts, note_shown_parts
 from drawdown.worker.engine import runner
 from drawdown.worker.orgs.actions import override
@@ -34,6 +35,7 @@ from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.orgs.flips import FlipOptions, Wish, flip
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push.backlog import read_providers
+from drawdown.worker.push.evidence import read_balances
 from drawdown.worker.reconcile import balances
 from drawdown.worker.reconcile.reconcile import Reconciled, ReconcileScope, reconcile
 from drawdown.worker.status.status import status
@@ -985,6 +987,39 @@ def test_part_use_is_lowered_only_by_read_after_a_minute(engine: sa.Engine) -> N
         (known,) = read(engine, lambda c: known_parts(c, "autumn", ["acme"]))["acme"]
         shown.append((str(known.used), known.seen_ms - T0))
     assert shown == [("5", 0), ("5", 0), ("3", 61_000), ("4", 62_000), ("4", 62_000), ("4", 122_000)]
+
+
+def test_part_use_is_not_lowered_by_transaction_that_read_it_before(postgres: sa.Engine) -> None:
+    """Two reads of one customer: the later one committed first."""
+    part = Part("credits", "promo", Decimal(40), T0 + DAY_MS, used=Decimal(12))
+    write(postgres, partial(note_shown_parts, provider="autumn", shown={"acme": [part]}, now_ms=T0 + 2))
+    stale = {"acme": [replace(part, used=Decimal(3), seen_ms=T0)]}
+    older = {"acme": [replace(part, used=Decimal(5))]}
+    write(postgres, lambda c: balance_parts._keep(c, "autumn", older, stale, T0 + 1))
+    (known,) = read(postgres, lambda c: known_parts(c, "autumn", ["acme"]))["acme"]
+    assert known.used == 12
+
+
+def test_balance_is_not_compared_after_finer_cost_was_learned(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures have another scale than those of the cost that the run began with."""
+    house = House(engine, {"acme": 100})
+    house.wait(0)
+    house.use("acme", 250)
+    house.bill()
+
+    def learns(*given: Any) -> Any:
+        into = "provider_rates (provider, feature, start_ms, micro, per_quantity, at_ms, actor, reason, balance)"
+        finer = f"'autumn', 'compute_1gb', {T0}, 1, 1000, {house.fleet.clock.at_ms}, 'drawdown', 'a test', 'credits'"
+        write(engine, lambda c: c.execute(sa.text(f"INSERT INTO {into} VALUES ({finer})")))
+        return read_balances(*given)
+
+    monkeypatch.setattr("drawdown.worker.reconcile.balances.read_balances", learns)
+    found = house.compare(correct=True)
+    assert (told(found), [one.reason for one in found.left_out]) == ([], [balances.FINER])
+    monkeypatch.undo()
+    assert told(house.compare(correct=True)) == []
 
 
 def in_debt(engine: sa.Engine, promo_ms: int) -> House:

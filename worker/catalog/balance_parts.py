@@ -109,7 +109,7 @@ def _keep(
             if new is not None and (before is not None or len(kept) < MOST_KEPT):
                 rows.append(_row(customer, new))
     if rows:
-        SQL.run(connection, "note_parts", {"provider": provider, "parts": rows})
+        SQL.run(connection, "note_parts", {"provider": provider, "parts": rows, "stale_ms": STALE_MS})
 
 
 def _newer(before: Part, part: Part, now_ms: int) -> Part | None:

@@ -11,4 +11,14 @@ SELECT :provider, customer_id, balance, part, granted, ends_ms, plan, used, seen
 FROM {rows :parts (customer_id text, balance text, part text, granted text, ends_ms bigint, plan text, used text,
     seen_ms bigint)} r WHERE 1 = 1
 ON CONFLICT (provider, customer_id, balance, part) DO UPDATE SET granted = excluded.granted,
-    ends_ms = excluded.ends_ms, plan = excluded.plan, used = excluded.used, seen_ms = excluded.seen_ms
+    ends_ms = excluded.ends_ms, plan = excluded.plan, used = {newer_used}, seen_ms = excluded.seen_ms
+
+-- name: newer_used [postgresql]
+-- Another transaction may have stored a larger use since this one read the parts. A write that lowers the use on purpose
+-- keeps the time at which the part was seen.
+CASE WHEN excluded.seen_ms <> balance_parts.seen_ms AND excluded.seen_ms < balance_parts.seen_ms + :stale_ms
+    AND CAST(balance_parts.used AS numeric) > CAST(excluded.used AS numeric)
+THEN balance_parts.used ELSE excluded.used END
+
+-- name: newer_used [sqlite]
+excluded.used
