@@ -189,7 +189,8 @@ def _charged(stage: Stage) -> Iterator[str]:
         "AND a.revision = p.revision"
     )
     entries = {row[0]: row[1] for row in stage.rows("SELECT key, quantity FROM ledger_entries WHERE kind = 'usage'")}
-    charged = {**stage.fake.charged, **stage.bank.charged, **stage.other.charged}
+    former = {} if stage.former is None else stage.former.charged
+    charged = {**stage.fake.charged, **stage.bank.charged, **stage.other.charged, **former}
     there = {name: one.quantity for name, one in charged.items()}
     for key, provider, quantity, state, adopted, _ in pushes:
         found = entries.get(key) if provider == EMBEDDED else there.get(key)

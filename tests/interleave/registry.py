@@ -25,9 +25,11 @@ from tests.interleave.of_people import PEOPLE
 from tests.interleave.of_plans import PLANS
 from tests.interleave.of_pools import POOLS
 from tests.interleave.of_programs import PROGRAMS
+from tests.interleave.of_rates import RATES
 from tests.interleave.of_runs import RUNS
 from tests.interleave.of_steps import STEPS
 from tests.interleave.of_suppliers import SUPPLIERS
+from tests.interleave.of_terms import TERMS
 from tests.interleave.party import Party
 
 PARTIES: Final[dict[str, Party]] = {
@@ -45,12 +47,14 @@ PARTIES: Final[dict[str, Party]] = {
         *DECLARED,
         *BATCHES,
         *JOBS,
+        *TERMS,
         *PEOPLE,
         *EVENTS,
         *INTAKE,
         *SERVER,
         *PROGRAMS,
         *MONEY,
+        *RATES,
         *CONSOLE,
         *HOSTS,
     )

@@ -167,6 +167,9 @@ class Stage:
         self.engine, self.clock = engine, FixedClock(at_ms)
         self.fake, self.bank, self.cells, self.samples = known.fake, known.bank, known.cells, known.samples
         self.other = FakeProvider(OTHER_CAN, name="other")
+        self.former: FakeProvider | None = None
+        """The same provider, as a process meets it that began on former terms."""
+        self.owed_on_former_terms: set[str] = set()
         self.workers = 0
         self.pay = FakePayments(self.clock)
         self.product = FakeProduct()
@@ -213,6 +216,10 @@ class Stage:
         """What `fake` was sent it did take, whatever it answered."""
         sent = next(one for one in self.fake.seen if one.key == key(window))
         self.fake.charged[sent.key] = replace(sent, quantity=quantity)
+
+    def charge_at_other(self, key: str) -> None:
+        """What the third provider was sent it did take, whatever it answered."""
+        self.other.charged[key] = next(one for one in self.other.seen if one.key == key)
 
     def tick(self, *without: str) -> None:
         self.note(self.walk(tick(self.context(*without))).rest(self.engine))

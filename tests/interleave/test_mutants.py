@@ -17,6 +17,7 @@ from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.halts import dispatch
 from drawdown.worker.jobs import run_jobs
 from drawdown.worker.push import actions as balances
+from drawdown.worker.push import claim as claims
 from drawdown.worker.seal import seal as sealing
 from drawdown.worker.seal import stops
 from drawdown.worker.sources.events import store, types
@@ -142,6 +143,14 @@ def _assigned_without_a_second_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(run_jobs, "_hold", _none)
 
 
+def _claimed_on_any_terms(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(claims, "require_terms", _none)
+
+
+def _rate_set_beside_charges(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(credit, "lock_charges", _none)
+
+
 def _open_is_not_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sealing, "hold_what_is_open", lambda run: None)
 
@@ -259,6 +268,21 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         _assigned_without_a_second_look,
         "assign instead of a job",
         "assign by a job",
+    ),
+    "pushes are claimed on former terms": (
+        _claimed_on_any_terms,
+        "claim on former terms",
+        "worker.provider.actions:accept and seal",
+    ),
+    "pushes are looked up on former terms": (
+        _claimed_on_any_terms,
+        "claim_lookups on former terms",
+        "worker.provider.actions:accept and send",
+    ),
+    "a rate for the past is set beside charges": (
+        _rate_set_beside_charges,
+        "charge the first revision",
+        "cli.declared:run ledger rate for the past, and charge",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
     "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org release", "seal"),
