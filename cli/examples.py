@@ -359,7 +359,7 @@ CREDIT: Final[dict[str, tuple[str, ...]]] = {
         "guard set drawing --credits 0.5 --counts sketch.done --new",
     ),
     "guard list": ("guard list", "guard list --json"),
-    "guard uses": ("guard uses --metric idea.create --org acme", "guard uses --dark"),
+    "guard uses": ("guard uses --metric idea.create --org acme", "guard uses --fail-open"),
     "guard report": ("guard report idea.create --phase 3", "guard report idea.create --phase 2 --since 30d"),
     "guard reconcile": ("guard reconcile --dry-run", "guard reconcile --since 2d --tolerance 1"),
     "guard check": ("guard check idea.create --org acme", "guard check bandwidth 50000000 --org acme --json"),

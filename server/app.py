@@ -70,11 +70,11 @@ class Server:
         self._gate = gate.Gate(services, self.threads, reading, self.step_threads)
         self._budget = bodies.Budget(self.refused)
         self._programs = Programs(services, self._budget, self.refused)
-        self._dark = FailOpen(services, self._programs.threads, self._programs.reading, self._programs.find)
+        self._fail_open = FailOpen(services, self._programs.threads, self._programs.reading, self._programs.find)
         self._readiness = health.Readiness(services)
         self._intake = Intake(services, self._programs, self._budget, self.refused)
         self._money = PaymentCalls(self._programs)
-        self._guard = Guard(self._programs, self._dark, self._money)
+        self._guard = Guard(self._programs, self._fail_open, self._money)
         self._metrics: tuple[int, bytes] | None = None
         self._reading = asyncio.Lock()
         looking = services.console_engine
@@ -91,7 +91,7 @@ class Server:
         The database has the rest of the accepted work, which the next process does.
         """
         self.step_threads.close()
-        self._dark.close()
+        self._fail_open.close()
         self._intake.close()
         self._programs.close()
         self._gate.close()
@@ -223,7 +223,7 @@ class Server:
                 self._metrics = now, await asyncio.to_thread(metrics.render, self.services.engine, now, doubt)
             measured = self._metrics[1]
         counts = (process_metrics.refusals(self.refused), process_metrics.denials(self._programs.denied))
-        guard = (*process_metrics.guard_calls(self._guard.calls), process_metrics.in_the_dark(self._dark.uses))
+        guard = (*process_metrics.guard_calls(self._guard.calls), process_metrics.fail_open_uses(self._fail_open.uses))
         of_process = [*counts, process_metrics.intake(self._intake.items), *guard]
         found = metrics.text(of_process) + measured
         return Response(found, media_type=metrics.CONTENT_TYPE)

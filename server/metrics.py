@@ -601,13 +601,13 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("guard_denied", "Guard requests of the last hour that were denied (`enforced` is `true`), or that "
                 "phase 3 would deny (`false`).",
                 denied, ("metric", "enforced"))  # fmt: skip
-    dark = sorted(found.dark.items())
-    yield gauge("guard_dark_uses", "Guard uses of the last 24 hours that were allowed while the credit was unknown, "
-                "by metric.",
-                [((name,), uses) for name, (uses, _) in dark], ("metric",))  # fmt: skip
-    yield gauge("guard_dark_units", "Base units of the last 24 hours that were allowed while the credit was unknown, "
-                "by metric.",
-                [((name,), units) for name, (_, units) in dark], ("metric",))  # fmt: skip
+    fail_open = sorted(found.fail_open.items())
+    yield gauge("guard_fail_open_uses", "Guard uses of the last 24 hours that were allowed while the credit was "
+                "unknown, by metric.",
+                [((name,), uses) for name, (uses, _) in fail_open], ("metric",))  # fmt: skip
+    yield gauge("guard_fail_open_units", "Base units of the last 24 hours that were allowed while the credit was "
+                "unknown, by metric.",
+                [((name,), units) for name, (_, units) in fail_open], ("metric",))  # fmt: skip
     states = [(("waiting",), found.waiting), (("ending",), found.ending)]
     yield gauge(
         "guard_overrides",

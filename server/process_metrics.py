@@ -66,13 +66,13 @@ def refusals(refused: Mapping[str, int]) -> Metric:
     )
 
 
-def in_the_dark(uses: Mapping[str, int]) -> Metric:
+def fail_open_uses(uses: Mapping[str, int]) -> Metric:
     """Return the uses that the guard allowed while its database was unavailable.
 
     The metric counts the uses by outcome.
     """
     says = "Guard uses that this process allowed since its start while its database was unavailable, by outcome."
-    return _counted("guard_in_the_dark", says, "outcome", uses)
+    return _counted("guard_fail_open", says, "outcome", uses)
 
 
 def denials(denied: Mapping[str, int]) -> Metric:

@@ -102,7 +102,7 @@ def metrics() -> str:
     workers = of_workers(Cluster(shards=1, every_s=300, workers=[], jobs=[]))
     own = [
         process_metrics.refusals({}), process_metrics.denials({}), process_metrics.intake({}),
-        *process_metrics.guard_calls(process_metrics.GuardCalls()), process_metrics.in_the_dark({}),
+        *process_metrics.guard_calls(process_metrics.GuardCalls()), process_metrics.fail_open_uses({}),
     ]  # fmt: skip
     parts = [
         f"# Metrics\n\n{MADE}",

@@ -238,12 +238,12 @@ def uses(
     context: typer.Context,
     metric: Annotated[str, typer.Option(help="Metric to list")] = "",
     org: Annotated[str, typer.Option(help="Organisation to show")] = "",
-    dark: Annotated[bool, typer.Option("--dark", help="Uses that your product allowed without an answer")] = False,
+    fail_open: Annotated[bool, typer.Option("--fail-open", help="Uses allowed while the credit was unknown")] = False,
     most: Most = 50,
 ) -> None:
     """List uses, newest first."""
     app: App = context.obj
-    found = app.read(lambda c: views.list_uses(c, metric, org, app.clock.now_ms(), most, dark=dark))
+    found = app.read(lambda c: views.list_uses(c, metric, org, app.clock.now_ms(), most, fail_open=fail_open))
     rows = [
         (one.use_key, one.org_id, one.metric, one.state, one.quantity, show_credits(one.charged_micro), one.decision,
          one.would, one.rule, show_time(one.at_ms), one.actor)

@@ -33,7 +33,7 @@ class AsyncGuard:
     def __init__(self, line: AsyncLine, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
         self._world = world or World()
-        self.dark = LetThrough(settings or Settings())
+        self.fail_open = LetThrough(settings or Settings())
         """Uses that were let through without an answer, and that the server does not have yet."""
         self._telling = asyncio.Lock()
 
@@ -43,7 +43,7 @@ class AsyncGuard:
         try:
             return words.decided(await self._line.ask(words.check(wish)))
         except Unreachable as error:
-            if not self.dark.admits(wish, error):
+            if not self.fail_open.admits(wish, error):
                 raise
             return words.UNANSWERED
 
@@ -90,26 +90,26 @@ class AsyncGuard:
     async def close(self) -> None:
         """Send the uses that were let through, if a server answers. The rest is logged."""
         await self._tell()
-        self.dark.give_up()
+        self.fail_open.give_up()
 
     async def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
         away = await self._tell()
-        if away is not None and self.dark.admits(wish, away):
-            return self.dark.keep(key, late, away)
+        if away is not None and self.fail_open.admits(wish, away):
+            return self.fail_open.keep(key, late, away)
         try:
             found = words.decided(await self._line.ask(call))
         except Unreachable as error:
-            if not self.dark.admits(wish, error):
+            if not self.fail_open.admits(wish, error):
                 raise
-            return self.dark.keep(key, late, error)
+            return self.fail_open.keep(key, late, error)
         if found.reason == words.UNWRITTEN:
-            self.dark.keep_unwritten(key, late)
+            self.fail_open.keep_unwritten(key, late)
         return found
 
     async def _end(self, key: str, call: Call) -> Decision:
         away = await self._tell()
-        if away is not None and self.dark.ends(key):
-            return self.dark.keep(key, call, away)
+        if away is not None and self.fail_open.ends(key):
+            return self.fail_open.keep(key, call, away)
         return words.decided(await self._line.ask(call))
 
     async def _tell(self) -> Unreachable | None:
@@ -117,18 +117,18 @@ class AsyncGuard:
 
         Return the error that ended it early, or None.
         """
-        if self.dark.next() is None:
+        if self.fail_open.next() is None:
             return None
         async with self._telling:
-            while (call := self.dark.next()) is not None:
+            while (call := self.fail_open.next()) is not None:
                 try:
                     words.require_written(await self._line.once(call))
                 except Refused as error:
-                    self.dark.acknowledge_first(error)
+                    self.fail_open.acknowledge_first(error)
                 except Unreachable as error:
                     return error
                 else:
-                    self.dark.acknowledge_first()
+                    self.fail_open.acknowledge_first()
         return None
 
     def budget(

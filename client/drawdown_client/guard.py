@@ -38,7 +38,7 @@ class Guard:
     def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
         self._world = world or World()
-        self.dark = LetThrough(settings or Settings())
+        self.fail_open = LetThrough(settings or Settings())
         """Uses that were let through without an answer, and that the server does not have yet."""
         self._telling = threading.Lock()
         """A lock, so that uses are sent in order."""
@@ -49,7 +49,7 @@ class Guard:
         try:
             return words.decided(self._line.ask(words.check(wish)))
         except Unreachable as error:
-            if not self.dark.admits(wish, error):
+            if not self.fail_open.admits(wish, error):
                 raise
             return words.UNANSWERED
 
@@ -96,26 +96,26 @@ class Guard:
     def close(self) -> None:
         """Send the uses that were let through, if a server answers. The rest is logged."""
         self._tell()
-        self.dark.give_up()
+        self.fail_open.give_up()
 
     def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
         away = self._tell()
-        if away is not None and self.dark.admits(wish, away):
-            return self.dark.keep(key, late, away)
+        if away is not None and self.fail_open.admits(wish, away):
+            return self.fail_open.keep(key, late, away)
         try:
             found = words.decided(self._line.ask(call))
         except Unreachable as error:
-            if not self.dark.admits(wish, error):
+            if not self.fail_open.admits(wish, error):
                 raise
-            return self.dark.keep(key, late, error)
+            return self.fail_open.keep(key, late, error)
         if found.reason == words.UNWRITTEN:
-            self.dark.keep_unwritten(key, late)
+            self.fail_open.keep_unwritten(key, late)
         return found
 
     def _end(self, key: str, call: Call) -> Decision:
         away = self._tell()
-        if away is not None and self.dark.ends(key):
-            return self.dark.keep(key, call, away)
+        if away is not None and self.fail_open.ends(key):
+            return self.fail_open.keep(key, call, away)
         return words.decided(self._line.ask(call))
 
     def _tell(self) -> Unreachable | None:
@@ -123,18 +123,18 @@ class Guard:
 
         Return the error that ended it early, or None.
         """
-        if self.dark.next() is None:
+        if self.fail_open.next() is None:
             return None
         with self._telling:
-            while (call := self.dark.next()) is not None:
+            while (call := self.fail_open.next()) is not None:
                 try:
                     words.require_written(self._line.once(call))
                 except Refused as error:
-                    self.dark.acknowledge_first(error)
+                    self.fail_open.acknowledge_first(error)
                 except Unreachable as error:
                     return error
                 else:
-                    self.dark.acknowledge_first()
+                    self.fail_open.acknowledge_first()
         return None
 
     def budget(

@@ -86,7 +86,7 @@ guard_overrides = sa.Table(
 )
 
 _HELD = sa.text("state = 'held'")
-_DARK = sa.text("degraded")
+_FAIL_OPEN = sa.text("degraded")
 guard_uses = sa.Table(
     "guard_uses",
     metadata,
@@ -126,7 +126,7 @@ guard_uses = sa.Table(
     sa.Index("guard_uses_by_metric", "org_id", "metric", "at_ms"),
     sa.Index("guard_uses_by_time", "metric", "at_ms"),
     sa.Index("guard_uses_held", "org_id", "metric", "expires_ms", sqlite_where=_HELD, postgresql_where=_HELD),
-    sa.Index("guard_uses_dark", "metric", "at_ms", sqlite_where=_DARK, postgresql_where=_DARK),
+    sa.Index("guard_uses_fail_open", "metric", "at_ms", sqlite_where=_FAIL_OPEN, postgresql_where=_FAIL_OPEN),
     comment="One row per use that the guard allowed; counters are sums of these rows. `asked`: the amount decided. "
     "`amount`: the amount that counts now. `number`: position among the organisation's uses of the metric in the "
     "month. `forgone_micro`: price of use allowed without credit.",

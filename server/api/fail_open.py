@@ -3,7 +3,7 @@
 Drawdown records them afterwards.
 
 Guarantee: Drawdown allows such a use only if this process knows its API key, the API key has not expired, and the
-metric fails open. The outage must be shorter than DARK_MS. After the outage, Drawdown counts each use with its
+metric fails open. The outage must be shorter than FAIL_OPEN_MS. After the outage, Drawdown counts each use with its
 quantity, under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are
 unrecorded, Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a
 rule refuses the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
@@ -47,7 +47,7 @@ from drawdown.worker.verdict.refresh_requests import in_doubt
 log = structlog.get_logger()
 T = TypeVar("T")
 
-DARK_MS: Final = 15 * MINUTE_MS
+FAIL_OPEN_MS: Final = 15 * MINUTE_MS
 """Milliseconds from the start of an outage in which uses of fail-open metrics are allowed."""
 WITHIN_S: Final = 2.0
 """Seconds that a check or a use of a fail-open metric waits for the database."""
@@ -286,7 +286,7 @@ class FailOpen:
         return found
 
     def _is_young(self, now_ms: int) -> bool:
-        return self._since_ms is not None and now_ms - self._since_ms <= DARK_MS
+        return self._since_ms is not None and now_ms - self._since_ms <= FAIL_OPEN_MS
 
     def _let_through(self, asked: Ask, terms: Metric, *, uses: bool) -> Answer:
         """Allow a use without the database.
@@ -318,7 +318,7 @@ class FailOpen:
                 headers=SOON,
             )
         if not self._kept:
-            log.error("guard_in_the_dark", metric=use.wish.metric, org=use.wish.org_id)
+            log.error("guard_fail_open", metric=use.wish.metric, org=use.wish.org_id)
         self._kept[use.name] = use
         self.uses["let_through"] += 1
         if self._loop is None or self._loop.done():

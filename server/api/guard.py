@@ -424,9 +424,9 @@ All checks share transactions and statements. A check that arrives during a tran
 class Guard:
     """The routes. `calls`: the number of decisions and their durations."""
 
-    def __init__(self, programs: Programs, dark: FailOpen, money: PaymentCalls) -> None:
+    def __init__(self, programs: Programs, fail_open: FailOpen, money: PaymentCalls) -> None:
         self._programs = programs
-        self._dark = dark
+        self._fail_open = fail_open
         self._money = money
         self._taking = programs.batch_requests(WAY)
         self._checking = programs.batch_requests(CHECKING)
@@ -458,12 +458,12 @@ class Guard:
 
         async def work() -> Answer:
             key, answer = await self._checking.ask(question)
-            self._dark.remember_key(said.key.proof, key, said.now_ms)
+            self._fail_open.remember_key(said.key.proof, key, said.now_ms)
             if key is None or answer is None:
                 raise unauthorized()
             return answer
 
-        return answer_shown(await self._dark.ask(Ask("", wish, said.by("not given")), work, uses=False))
+        return answer_shown(await self._fail_open.ask(Ask("", wish, said.by("not given")), work, uses=False))
 
     async def _org(self, named: str | None, said: Caller) -> str:
         """Return the organisation of a request.
@@ -473,7 +473,7 @@ class Guard:
         try:
             return said.require_org(named)
         except ApiError:
-            await self._dark.confirm_key(said.key)
+            await self._fail_open.confirm_key(said.key)
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
@@ -508,7 +508,7 @@ class Guard:
                 return found
             return await (self._programs.threads.write(take) if key.recalled else self._taking.ask(asked))
 
-        return answer_shown(await self._dark.ask(asked, work))
+        return answer_shown(await self._fail_open.ask(asked, work))
 
     async def _shared(self, call: Call, said: Caller) -> Any:
         """Return the answer of a call that shares a transaction.
@@ -519,11 +519,11 @@ class Guard:
         try:
             return await self._money.ask(said.key, call, partial(self._remember_key, said))
         except NotTogether:
-            await self._dark.confirm_key(said.key)
+            await self._fail_open.confirm_key(said.key)
             return None
 
     def _remember_key(self, said: Caller, found: ApiKey) -> None:
-        self._dark.remember_key(said.key.proof, found, said.now_ms)
+        self._fail_open.remember_key(said.key.proof, found, said.now_ms)
 
     async def settle(self, request: Request) -> JSONResponse:
         """Settle a reserved use with its total quantity, even if the reservation expired."""
@@ -545,7 +545,7 @@ class Guard:
         said: Caller,
     ) -> Mapping[str, object]:
         amount = order.actual if isinstance(order, SettleUseRequest) else order.incurred
-        await self._dark.before(order.key)
+        await self._fail_open.before(order.key)
         end = End(order.key, state, amount, said.key.actor, order.reason, said.key.org_id)
         found: Answer | None = await self._shared(end, said)
         return await self._on(work, order, said) if found is None else answer_shown(found)
@@ -557,7 +557,7 @@ class Guard:
 
         If Drawdown allowed it without the database, it records the use first.
         """
-        await self._dark.before(order.key)
+        await self._fail_open.before(order.key)
         return await self._programs.threads.write(lambda c: work(c, order, self._programs.identify(said.key, c)))
 
     async def _answer(
@@ -582,7 +582,9 @@ class Guard:
             self.calls.answered(call, found)
             return found
 
-        find, again = (self._dark.recall_key, self._dark.confirm_key) if recalls else (self._dark.find, None)
+        find, again = (
+            (self._fail_open.recall_key, self._fail_open.confirm_key) if recalls else (self._fail_open.find, None)
+        )
         answer = await self._programs.act_by(request, SCOPE, model, counted, find, again)
         self.calls.timed(call, now() - began)
         return answer
@@ -606,9 +608,9 @@ def _extend(connection: sa.Connection, order: ExtendUseRequest, said: Caller) ->
 def _ask(order: UseRequest, org: str, said: Caller, for_ms: int | None, state: State) -> Ask:
     wish = Wish(org, order.metric, order.quantity, for_ms, order.project, order.subject, order.payer)
     own = said.key.org_id is not None
-    dark = order.let_through and not own  # a tenant must not pass a limit by claiming an outage
+    failed_open = order.let_through and not own  # a tenant must not pass a limit by claiming an outage
     event = _emission(order, org, said) if isinstance(order, ConsumeRequest) else None
-    return Ask(order.key, wish, said.by(order.reason), state, own=own, failed_open=dark, event=event)
+    return Ask(order.key, wish, said.by(order.reason), state, own=own, failed_open=failed_open, event=event)
 
 
 def _emission(order: ConsumeRequest, org: str, said: Caller) -> Emission | None:

@@ -576,8 +576,8 @@ def test_runbook_guard_let_through_is_refused_after_fix(home: Home) -> None:
     home.run("limit", "set", "login", "1")
     home.run("guard", "consume", "l-1", "login", "2", "--org", "alice", "--let-through")
     values = {"METRIC": "login", "ORG": "alice", "USE_KEY": "l-2", "QUANTITY": "2"}
-    home.follow("guard-in-the-dark", "Look", values)
-    home.follow("guard-in-the-dark", "Fix", values)
+    home.follow("guard-fail-open", "Look", values)
+    home.follow("guard-fail-open", "Fix", values)
     home.run("guard", "consume", "l-3", "login", "--org", "alice", "--let-through", status=1)
 
 

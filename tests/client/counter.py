@@ -20,7 +20,7 @@ class Counter:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.away = 0
         """The status of each answer, where it is not 0; then nothing is done."""
-        self.dark = False
+        self.degraded = False
         """Whether it lets through what begins, and can write nothing down."""
         self.refuses = ""
         """The key of a use that is refused."""
@@ -36,7 +36,7 @@ class Counter:
             return httpx.Response(self.away, json={"error": {"code": "database", "message": "away"}})
         if order.get("key") == self.refuses != "":
             return _refused(409, "fails_closed")
-        if self.dark:
+        if self.degraded:
             begins = act in ("check", "consume", "reserve")
             return (
                 _decision("allow", reason="database_unreadable", degraded=True) if begins else _refused(503, "database")

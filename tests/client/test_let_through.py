@@ -95,20 +95,20 @@ def test_client_fail_open_use_not_recorded_is_logged_and_counted(
         counter.away, counter.refuses = 0, "l-1"
     caplog.set_level(logging.ERROR)
     client.close()
-    assert client.guard.dark.lost == (1 if why == "refused" else 2)
+    assert client.guard.fail_open.lost == (1 if why == "refused" else 2)
     lost = [one.getMessage() for one in caplog.records if "not recorded" in one.getMessage()]
-    assert len(lost) == client.guard.dark.lost and '"key": "l-1"' in lost[0] and '"quantity": 7' in lost[0]
+    assert len(lost) == client.guard.fail_open.lost and '"key": "l-1"' in lost[0] and '"quantity": 7' in lost[0]
     assert set(counter.uses) == ({"l-2"} if why == "refused" else set())
 
 
 def test_client_degraded_use_is_resent_before_its_end(counter: Counter) -> None:
     """Its end may come to another server, which does not know of it; and the first may never write it down."""
     with Client(URL, KEY, Settings(call_tries=1), world=hasty()) as client:
-        counter.dark = True
+        counter.degraded = True
         with client.guard.budget("l-1", "login", 4, org_id="acme") as budget:
             budget.actual = 3
             assert client.guard.consume("l-2", login(2)).reason == "database_unreadable"
-            counter.dark = False
+            counter.degraded = False
     assert counter.uses == {"l-1": {"state": "settled", "quantity": 3}, "l-2": {"state": "used", "quantity": 2}}
     assert [act for act, _ in counter.calls] == ["reserve", "consume", "settle"]
 
@@ -116,10 +116,10 @@ def test_client_degraded_use_is_resent_before_its_end(counter: Counter) -> None:
 def test_client_settle_while_server_is_degraded_is_sent_later(counter: Counter) -> None:
     async def work() -> None:
         async with AsyncClient(URL, KEY, Settings(call_tries=1), world=hasty()) as client:
-            counter.dark = True
+            counter.degraded = True
             assert (await client.guard.reserve("l-1", login(4))).is_allowed
             assert (await client.guard.settle("l-1", 3)).reason == "unreachable"
-            counter.dark = False
+            counter.degraded = False
 
     asyncio.run(work())
     assert counter.uses == {"l-1": {"state": "settled", "quantity": 3}}
@@ -148,8 +148,8 @@ def test_client_fail_open_uses_in_spool_are_sent_at_next_start(counter: Counter,
     with Client(URL, KEY, settings, world=hasty()) as client:
         client.guard.consume("l-1", login(4), event="page.export")
         client.guard.consume("l-2", login(3))
-        assert client.guard.dark.lost == 0
-    assert client.guard.dark.lost == 0 and counter.uses == {}
+        assert client.guard.fail_open.lost == 0
+    assert client.guard.fail_open.lost == 0 and counter.uses == {}
     counter.away = 0
     with Client(URL, KEY, settings, world=hasty()) as client:
         assert not client.guard.consume("l-3", login()).is_allowed
@@ -168,21 +168,21 @@ def test_client_fail_open_use_refused_by_server_moves_to_dead_letters(counter: C
         client.guard.consume("l-1", login())
     counter.away = 0
     with Client(URL, KEY, settings, world=hasty()) as client:
-        assert client.guard.consume("l-2", login()).is_allowed and client.guard.dark.lost == 1
+        assert client.guard.consume("l-2", login()).is_allowed and client.guard.fail_open.lost == 1
     (dead,) = (tmp_path / "web.spool.guard.dead").read_text().splitlines()
     assert json.loads(dead)["item"]["order"]["key"] == "l-1"
     assert (tmp_path / "web.spool.guard").read_bytes() == b""
 
 
 def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
-    dark = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))
-    dark.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
-    assert dark._spool is not None
-    other = os.dup(dark._spool._lock)  # that of the process that kept it, from which this one was forked
-    dark._pid -= 1
-    assert dark.next() is None and not dark.ends("l-1")
-    dark.keep("l-2", words.consume("l-2", login()), Unreachable("away"))
-    assert dark.next() == words.consume("l-2", login())
+    fail_open = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))
+    fail_open.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
+    assert fail_open._spool is not None
+    other = os.dup(fail_open._spool._lock)  # that of the process that kept it, from which this one was forked
+    fail_open._pid -= 1
+    assert fail_open.next() is None and not fail_open.ends("l-1")
+    fail_open.keep("l-2", words.consume("l-2", login()), Unreachable("away"))
+    assert fail_open.next() == words.consume("l-2", login())
     os.close(other)
-    dark.give_up()
+    fail_open.give_up()
     assert LetThrough(replace(OPEN, spool=tmp_path / "web.spool")).next() == words.consume("l-1", login())

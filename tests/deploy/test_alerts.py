@@ -14,7 +14,7 @@ import yaml
 from drawdown.schema.database import connect, read
 from drawdown.schema.migrate import upgrade
 from drawdown.server.metrics import measure, of_workers
-from drawdown.server.process_metrics import REFUSED, GuardCalls, denials, guard_calls, in_the_dark, intake, refusals
+from drawdown.server.process_metrics import REFUSED, GuardCalls, denials, fail_open_uses, guard_calls, intake, refusals
 from drawdown.worker.cluster.lists import Cluster
 from tests.acceptance.commands import PROJECT
 from tests.world import Fleet
@@ -94,7 +94,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     fleet.write(cut)
     fleet.write("UPDATE watch_state SET round_ms = 1")
     of_process = [refusals(dict.fromkeys(REFUSED, 0)), intake({("events", "invalid"): 0}), denials({"halted": 0})]
-    of_process += [*guard_calls(GuardCalls()), in_the_dark({"lost": 0})]
+    of_process += [*guard_calls(GuardCalls()), fail_open_uses({"lost": 0})]
     of_process += of_workers(Cluster(1, 300, [], []))
     families = [*read(engine, lambda c: list(measure(c, fleet.clock.at_ms))), *of_process]
     engine.dispose()

@@ -331,8 +331,8 @@ NO_IDS = """actor reason dry_run from_ to most new unit up_to cancel unchecked u
     set_ id_from_line id_prefix time_format sum format_ below price currency per_day per_month shadow paid return_to
     strict rejects body header estimate use overage for_ queued number credits actual incurred roles apply acknowledge
     period expires month settled_by shape rules hash cells tolerance phase time_zone quantity permanent vendor final
-    least keep open_for dark let_through grant_limit serve browser closed_after kept older_than queue cluster shards
-    deep folder force since_last at_most nightly_at"""
+    least keep open_for fail_open let_through grant_limit serve browser closed_after kept older_than queue cluster
+    shards deep folder force since_last at_most nightly_at"""
 NONE = set(NO_IDS.split())
 BESIDE = {  # names that are an id in one command and none in another; a page goes on after any text
     ("ledger grant", "key"), ("key create", "name"), ("console user add", "name"),

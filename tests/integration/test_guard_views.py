@@ -276,7 +276,7 @@ def test_use_let_through_is_listed_with_quantity_and_cost(guarded: Guarded) -> N
     guarded.limit("idea", None)
     guarded.consume("idea", 150)
     rows = guarded.read(lambda c: views.list_metrics(c, guarded.now, 10))
-    assert {row.metric: (row.rates[0].dark, row.rates[0].forgone_micro) for row in rows} == {
+    assert {row.metric: (row.rates[0].fail_open_units, row.rates[0].forgone_micro) for row in rows} == {
         "byte": (50, 2 * MICRO), "idea": (0, 150 * MICRO), "look": (0, 0),
     }  # fmt: skip
     uses = guarded.read(lambda c: views.list_uses(c, "byte", "afar", guarded.now, 10))

@@ -25,8 +25,8 @@ OVERRIDES = {
 }
 """The test that reads the option in the refusal."""
 PLAIN = """
-    absent acknowledge all apply open cancel cells clawbacks cluster correct count csv dark
-    deep dry-run failed holds-halt id-from-line keep kept let-through never never-halt once overridden permanent
+    absent acknowledge all apply open cancel cells clawbacks cluster correct count csv deep
+    dry-run fail-open failed holds-halt id-from-line keep kept let-through never never-halt once overridden permanent
     queue queued quiet rest roles serve shadow since-last soon stop strict unassigned undo watch whole"""
 """Flags that say what is done, and override no refusal."""
 

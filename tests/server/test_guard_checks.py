@@ -123,7 +123,7 @@ def test_guard_check_with_ended_key_is_unauthorized(house: House) -> None:
     wrong: tuple[dict[str, object], ...] = ({"metric": ""}, {"org_id": "wayne"})
 
     async def work(check: Check) -> None:
-        by, said = house.fleet.by, vars(house.server._dark)["_keys"]._said
+        by, said = house.fleet.by, vars(house.server._fail_open)["_keys"]._said
         for order in wrong:
             assert (await check("acme", **order)).status_code in (403, 422)
         write(house.fleet.engine, lambda c: api_keys.end(c, "acme", by))
@@ -141,7 +141,7 @@ def test_guard_check_with_ended_key_is_unauthorized(house: House) -> None:
 
 def test_guard_check_with_ended_key_and_missing_org_is_unauthorized(house: House) -> None:
     async def work(check: Check) -> None:
-        said = vars(house.server._dark)["_keys"]._said
+        said = vars(house.server._fail_open)["_keys"]._said
         assert refused(await check("app", org_id=None)) == (422, "bad_value")
         recalled = dict(said)
         write(house.fleet.engine, lambda c: api_keys.end(c, "app", house.fleet.by))

@@ -86,9 +86,9 @@ def test_guard_metrics_report_degraded_uses_and_pending_overrides(guarded: Guard
     guarded.override("byte", 9, ends_ms=guarded.now + 7 * DAY_MS + MINUTE_MS + 1)
     text = render(fleet.engine, guarded.now + MINUTE_MS).decode()
     for name, expected in {
-        'guard_dark_uses{metric="idea"}': 2,
-        'guard_dark_units{metric="idea"}': 6,
-        'guard_dark_uses{metric="look"}': 0,
+        'guard_fail_open_uses{metric="idea"}': 2,
+        'guard_fail_open_units{metric="idea"}': 6,
+        'guard_fail_open_uses{metric="look"}': 0,
         'guard_denied{enforced="true",metric="look"}': 1,
         'guard_overrides{state="waiting"}': 1,
         'guard_overrides{state="ending"}': 1,
@@ -96,7 +96,7 @@ def test_guard_metrics_report_degraded_uses_and_pending_overrides(guarded: Guard
     }.items():
         assert value(text, name) == expected, f"{name}\n{text}"
     later = render(fleet.engine, guarded.now + DAY_MS + MINUTE_MS).decode()
-    assert value(later, 'guard_dark_uses{metric="idea"}') == 0, "of a day"
+    assert value(later, 'guard_fail_open_uses{metric="idea"}') == 0, "of a day"
     assert value(later, 'guard_denied{enforced="true",metric="look"}') == 0, "of an hour"
 
 
@@ -112,7 +112,7 @@ def test_guard_degraded_uses_query_uses_index(guarded: Guarded) -> None:
             connection.execute(sa.text(switch))
         return str(connection.execute(sa.text(plan + asked)).all())
 
-    assert "guard_uses_dark" in read(guarded.fleet.engine, explained)
+    assert "guard_uses_fail_open" in read(guarded.fleet.engine, explained)
 
 
 def test_guard_figures_beyond_named_metrics_are_grouped_as_other(guarded: Guarded) -> None:
@@ -123,7 +123,7 @@ def test_guard_figures_beyond_named_metrics_are_grouped_as_other(guarded: Guarde
     for metric in ("look", "idea", "a001"):
         guarded.consume(metric, 2)
     found = guarded.read(lambda c: guard_figures(c, guarded.now, 0, 0, 0))
-    assert len(found.denied) == 2 * (MOST_NAMES + 1) and len(found.dark) == MOST_NAMES + 1
+    assert len(found.denied) == 2 * (MOST_NAMES + 1) and len(found.fail_open) == MOST_NAMES + 1
     assert (found.denied["a001", True], found.denied["other", True]) == (1, 2)
 
 

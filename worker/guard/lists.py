@@ -31,16 +31,17 @@ SPANS: Final[dict[str, int]] = {"24h": DAY_MS, "7d": 7 * DAY_MS, "30d": 30 * DAY
 class SpanRate:
     """Figures of a metric in a span.
 
-    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked. `dark`: base units
-    used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a reservation
-    counts as requested only if it was blocked, or phase 3 would block it. Other extensions are not recorded.
+    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked. `fail_open_units`:
+    base units used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a
+    reservation counts as requested only if it was blocked, or phase 3 would block it. Other extensions are not
+    recorded.
     """
 
     span: str
     asked: int
     blocked: int
     would: int
-    dark: int
+    fail_open_units: int
     forgone_micro: int
 
     @property
@@ -195,16 +196,16 @@ def fits_nobody(connection: sa.Connection, pattern: str) -> bool:
 
 
 def list_uses(
-    connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, dark: bool = False
+    connection: sa.Connection, metric: str, org_id: str, now_ms: int, most: int, *, fail_open: bool = False
 ) -> list[UseRow]:
     """Return the uses of a metric by an organisation, newest first.
 
-    `metric`, `org_id`: empty for all. `dark`: return only uses that were allowed while the credit was unknown.
+    `metric`, `org_id`: empty for all. `fail_open`: return only uses that were allowed while the credit was unknown.
 
     A reserved use past its end is shown as `expired` with the quantity 0, as the guard counts it. Errors: UnknownId.
     """
     _require(connection, metric, org_id)
-    values = {"metric": metric, "org_id": org_id, "dark": int(dark), "now_ms": now_ms, "at_most": most}
+    values = {"metric": metric, "org_id": org_id, "fail_open": int(fail_open), "now_ms": now_ms, "at_most": most}
     rows = SQL.run(connection, "uses", values).mappings()
     return [UseRow(**{**row, "degraded": bool(row["degraded"])}) for row in rows]
 
@@ -248,7 +249,9 @@ def _rate(connection: sa.Connection, metric: str, span: str, since_ms: int) -> S
     allowed = SQL.run(connection, "allowed_since", values).one()
     denied = SQL.run(connection, "denied_since", values).one()
     asked = int(allowed.passes) + int(denied.would)
-    return SpanRate(span, asked, int(denied.blocked), int(denied.would), int(allowed.dark), int(allowed.forgone_micro))
+    return SpanRate(
+        span, asked, int(denied.blocked), int(denied.would), int(allowed.fail_open_units), int(allowed.forgone_micro)
+    )
 
 
 def _require(connection: sa.Connection, metric: str, org_id: str) -> None:
@@ -422,20 +425,20 @@ OTHER: Final = "other"
 class GuardFigures:
     """Figures of the guard since a moment, for the Prometheus metrics.
 
-    `denied`: refusals by metric and whether they were enforced. `dark`: uses allowed while the credit was unknown, as
-    their number and base units, by metric. `waiting`: limit overrides that wait for a decision, since
+    `denied`: refusals by metric and whether they were enforced. `fail_open`: uses allowed while the credit was unknown,
+    as their number and base units, by metric. `waiting`: limit overrides that wait for a decision, since
     `waiting_since_ms` (None: `waiting` is 0). `ending`: limit overrides that end soon.
     """
 
     denied: dict[tuple[str, bool], int]
-    dark: dict[str, tuple[int, int]]
+    fail_open: dict[str, tuple[int, int]]
     waiting: int
     waiting_since_ms: int | None
     ending: int
 
 
 def guard_figures(
-    connection: sa.Connection, now_ms: int, denied_since_ms: int, dark_since_ms: int, ending_by_ms: int
+    connection: sa.Connection, now_ms: int, denied_since_ms: int, fail_open_since_ms: int, ending_by_ms: int
 ) -> GuardFigures:
     """Return the guard's figures.
 
@@ -447,11 +450,11 @@ def guard_figures(
     denied: dict[tuple[str, bool], int] = {(name, enforced): 0 for name in shown for enforced in (False, True)}
     for row in SQL.run(connection, "denied", {"since_ms": denied_since_ms}):
         denied[row.metric if row.metric in kept else OTHER, bool(row.enforced)] += int(row.times)
-    dark: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0), dict.fromkeys(shown, (0, 0)))
-    for row in SQL.run(connection, "dark", {"since_ms": dark_since_ms}):
+    fail_open: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0), dict.fromkeys(shown, (0, 0)))
+    for row in SQL.run(connection, "fail_open_uses", {"since_ms": fail_open_since_ms}):
         name = row.metric if row.metric in kept else OTHER
-        dark[name] = dark[name][0] + int(row.uses), dark[name][1] + int(row.units)
-    return GuardFigures(denied, dict(dark), *open_overrides(connection, now_ms, ending_by_ms))
+        fail_open[name] = fail_open[name][0] + int(row.uses), fail_open[name][1] + int(row.units)
+    return GuardFigures(denied, dict(fail_open), *open_overrides(connection, now_ms, ending_by_ms))
 
 
 def open_overrides(

@@ -30,13 +30,14 @@ SELECT 1 FROM orgs WHERE SUBSTR(org_id, 1, LENGTH(CAST(:begins AS TEXT))) = :beg
 SELECT use_key, org_id, metric, CASE WHEN {is_over} THEN 'expired' ELSE state END AS state, asked,
     CASE WHEN {is_over} THEN 0 ELSE amount END AS quantity, decision, would, rule, degraded, charged_micro,
     forgone_micro, at_ms, expires_ms, actor FROM guard_uses
-WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) AND (:dark = 0 OR degraded)
+WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) AND (:fail_open = 0 OR degraded)
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 
 -- name: allowed_since
 -- `passes`: the uses that phase 3 would allow, too. It would block the others.
 SELECT COUNT(CASE WHEN would <> 'block' THEN 1 END) AS passes,
-    COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS dark, COALESCE(SUM(forgone_micro), 0) AS forgone_micro
+    COALESCE(SUM(CASE WHEN degraded THEN amount ELSE 0 END), 0) AS fail_open_units,
+    COALESCE(SUM(forgone_micro), 0) AS forgone_micro
 FROM guard_uses WHERE metric = :metric AND at_ms >= :since_ms
 
 -- name: denied_since
@@ -139,7 +140,7 @@ SELECT DISTINCT metric FROM guard_metrics ORDER BY metric
 SELECT m.metric, d.enforced, CAST(SUM(d.count) AS BIGINT) AS times FROM (SELECT DISTINCT metric FROM guard_metrics) m
 JOIN guard_denials d ON d.metric = m.metric AND d.minute_ms >= :since_ms GROUP BY m.metric, d.enforced
 
--- name: dark
+-- name: fail_open_uses
 SELECT m.metric, COUNT(*) AS uses, CAST(SUM(u.amount) AS BIGINT) AS units
 FROM (SELECT DISTINCT metric FROM guard_metrics) m
 JOIN guard_uses u ON u.metric = m.metric AND u.at_ms >= :since_ms AND u.degraded GROUP BY m.metric

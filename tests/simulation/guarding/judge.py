@@ -93,13 +93,14 @@ def _rates(product: Product) -> Iterator[str]:
                 if spot[1] == metric and spot[2] > since - MINUTE_MS
             ]
             blocked = sum(count for enforced, count in times if enforced)
-            dark, forgone = sum(one.amount for one in uses if one.degraded), sum(one.forgone_micro for one in uses)
+            unknown, forgone = sum(one.amount for one in uses if one.degraded), sum(one.forgone_micro for one in uses)
             would = sum(count for _, count in times)
             passes = sum(one.would != "block" for one in uses)
-            want = (passes + would, blocked, would, dark, forgone)
-            have = (rate.asked, rate.blocked, rate.would, rate.dark, rate.forgone_micro)
+            want = (passes + would, blocked, would, unknown, forgone)
+            have = (rate.asked, rate.blocked, rate.would, rate.fail_open_units, rate.forgone_micro)
             if have != want:
-                yield f"{metric} in {rate.span}: (asked, blocked, would, dark, forgone) is {have}, and should be {want}"
+                figures = "(asked, blocked, would, fail_open_units, forgone)"
+                yield f"{metric} in {rate.span}: {figures} is {have}, and should be {want}"
 
 
 def _overrides(product: Product) -> Iterator[str]:

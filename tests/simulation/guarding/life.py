@@ -46,7 +46,7 @@ AT_ONCE: Final = 5
 HOUR_MS: Final = 60 * MINUTE_MS
 METRICS: Final = {
     "idea": Metric(MICRO, 1), "byte": Metric(MICRO, 25), "look": Metric(), "mail": Metric(MICRO // 10, 1, "platform"),
-    "dark": Metric(MICRO // 7, 2, fails_open=True),
+    "entry": Metric(MICRO // 7, 2, fails_open=True),
 }  # fmt: skip
 LIMITS: Final = (("idea", "*", "day", 15), ("idea", "gold", "month", 300), ("byte", "*", "month", None),
                  ("look", "*", "hour", 6), ("look", "basic", "day", 15), ("mail", "*", "day", 40))  # fmt: skip

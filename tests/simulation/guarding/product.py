@@ -178,14 +178,14 @@ def _decided(product: Product, wish: Wish, state: str = "used") -> tuple[Said, s
     """What is said, the code of the credit where it was asked for and is none, whether it is unknown, and the price."""
     books, who, now = product.books, _who(product, wish.org_id), product.now
     said = books.decide(who, wish.metric, wish.quantity, now, now)
-    terms, code, dark = books.metrics[wish.metric], None, False
+    terms, code, degraded = books.metrics[wish.metric], None, False
     price = terms.holds(wish.quantity) if state == "held" else terms.costs(wish.quantity)
     if price and said.decision != "block":
         code = _credit(product, wish, price)
-        dark = code in UNKNOWN
-        if code is not None and not (dark and terms.fails_open) and said.would != "block":
+        degraded = code in UNKNOWN
+        if code is not None and not (degraded and terms.fails_open) and said.would != "block":
             said = books.decide(who, wish.metric, wish.quantity, now, now, code)
-    return said, code, dark, price
+    return said, code, degraded, price
 
 
 def _words(said: Said) -> dict[str, Any]:
@@ -230,11 +230,11 @@ def _take(product: Product, one: Call) -> str:
         if not isinstance(answer, Denied) and answer.state != before.state and not before.is_over(now):
             product.breach(f"{one} is {answer.state}, and should be {before}")
         return f"{one.what} {one.key} again"
-    said, code, dark, price = _decided(product, wish, state)
+    said, code, degraded, price = _decided(product, wish, state)
     asked = price if said.decision != "block" or said.rule == "credits" else 0
     runs = bool(price) and code is None and said.decision != "block"
     charged = price if runs and state == "used" else 0
-    want = {**_words(said), "price_micro": asked, "charged_micro": charged, "repeated": False, "degraded": dark}
+    want = {**_words(said), "price_micro": asked, "charged_micro": charged, "repeated": False, "degraded": degraded}
     payer = _payer(product, wish)[1]
     left = available(product, payer) - price if runs else 0
     answer = product.call(one)
@@ -252,7 +252,7 @@ def _take(product: Product, one: Call) -> str:
     books.note_warned(_who(product, wish.org_id), wish.metric, wish.quantity, now, now)
     books.uses[one.key] = Used(
         wish.org_id, wish.metric, books.metrics[wish.metric], now, wish.quantity, wish.quantity, state,
-        payer, (one.what, wish), said.decision, said.would, said.rule, runs, dark, now + (wish.for_ms or HOUR_MS),
+        payer, (one.what, wish), said.decision, said.would, said.rule, runs, degraded, now + (wish.for_ms or HOUR_MS),
         price if runs and state == "held" else 0, charged, price if not runs and state == "used" else 0,
     )  # fmt: skip
     product.lost.add(one.key)

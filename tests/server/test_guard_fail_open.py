@@ -56,7 +56,7 @@ def set_terms(house: House, metric: str, **terms: Any) -> None:
     write(house.fleet.engine, lambda c: guard_terms.set_metric(c, metric, Change(**{"phase": 3, **terms}), by))
 
 
-def with_dark(house: House, work: Callable[[Send], Awaitable[None]]) -> None:
+def with_fail_open(house: House, work: Callable[[Send], Awaitable[None]]) -> None:
     """`login` fails open and costs a tenth of a credit, five a month; `idea` is the same and fails closed."""
     give(house, "acme")
     for metric, is_open in (("login", True), ("idea", False)):
@@ -85,7 +85,7 @@ def with_dark(house: House, work: Callable[[Send], Awaitable[None]]) -> None:
 
 def nothing_waits(house: House) -> None:
     """What waits for a lock would be done after all, and may be before what was let through is written down."""
-    house.server._dark._failed_ms = house.server._dark._since_ms = house.clock.at_ms
+    house.server._fail_open._failed_ms = house.server._fail_open._since_ms = house.clock.at_ms
 
 
 def uses(house: House) -> list[tuple[object, ...]]:
@@ -96,7 +96,7 @@ def uses(house: House) -> list[tuple[object, ...]]:
 
 @pytest.mark.both_databases
 def test_fail_open_use_is_counted_once_when_database_returns(house: House) -> None:
-    outcomes = house.server._dark.uses
+    outcomes = house.server._fail_open.uses
 
     async def work(send: Send) -> None:
         with away(house.fleet.engine):
@@ -119,9 +119,9 @@ def test_fail_open_use_is_counted_once_when_database_returns(house: House) -> No
         again = (await send("consume", key="d-1", quantity=2)).json()
         assert (again["repeated"], again["price_micro"]) == (True, 200_000)
         metrics = (await Caller(house).get("/metrics")).text
-        assert 'drawdown_guard_in_the_dark_total{outcome="recorded"} 2.0' in metrics, outcomes
+        assert 'drawdown_guard_fail_open_total{outcome="recorded"} 2.0' in metrics, outcomes
 
-    with_dark(house, work)
+    with_fail_open(house, work)
     found = [one for one in uses(house) if one[0] != "d-3"]
     assert [(one[:3], one[5:]) for one in found] == [
         (("d-1", 2, "used"), (200_000, 0)),
@@ -138,7 +138,7 @@ def test_fail_open_use_settle_elsewhere_requires_repeated_use(house: House) -> N
             nothing_waits(house)
             await send("reserve", key="d-1", quantity=3)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(house.server._dark, "_recorder", lambda _use: _busy)
+            patch.setattr(house.server._fail_open, "_recorder", lambda _use: _busy)
             house.clock.at_ms += fail_open.LOOK_AGAIN_MS
             for act, said in (("settle", {"actual": 2}), ("release", {"incurred": 2}), ("extend", {"to": 4})):
                 assert refused(await send(act, key="d-1", **said)) == (503, "database")
@@ -152,11 +152,11 @@ def test_fail_open_use_settle_elsewhere_requires_repeated_use(house: House) -> N
         assert refused(sent[0]) == (404, "unknown_use"), "another server cannot know"
         assert [one.json()["state"] for one in sent[1:]] == ["held", "settled"]
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
-        await house.server._dark.record()
+        await house.server._fail_open.record()
 
-    with_dark(house, work)
+    with_fail_open(house, work)
     assert [one[:3] for one in uses(house)] == [("d-1", 2, "settled")], "it is counted once"
-    assert house.server._dark.uses == {"let_through": 1, "recorded": 1, "lost": 0}
+    assert house.server._fail_open.uses == {"let_through": 1, "recorded": 1, "lost": 0}
 
 
 def _busy(_connection: object) -> Answer:
@@ -181,24 +181,24 @@ def test_guard_contention_on_limit_is_not_fail_open(house: House, monkeypatch: p
         monkeypatch.setattr(grouped, "do_all", alone)
         monkeypatch.setattr(guard, "take_all", reached)
         assert refused(await send("consume", key="d-9")) == (503, "database")
-        assert house.server._dark.uses["let_through"] == 0
+        assert house.server._fail_open.uses["let_through"] == 0
 
-    with_dark(house, work)
+    with_fail_open(house, work)
 
 
 def test_fail_open_use_beyond_limit_is_counted_and_marked(house: House) -> None:
     async def work(send: Send) -> None:
-        dark_ = house.server._dark
+        memory = house.server._fail_open
         with away(house.fleet.engine):
             nothing_waits(house)
             await asyncio.gather(*(send("consume", key=f"d-{n}", quantity=9) for n in range(3)))
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
-        await dark_.record()
-        assert dark_.uses["recorded"] == 3
+        await memory.record()
+        assert memory.uses["recorded"] == 3
         found = (await send("check")).json()
         assert (found["decision"], found["used"]) == ("block", 28)
 
-    with_dark(house, work)
+    with_fail_open(house, work)
     assert [one[:5] for one in uses(house)] == [(f"d-{n}", 9, "used", "block", True) for n in range(3)]
     denied = "SELECT SUM(count), SUM(amount) FROM guard_denials WHERE metric = 'login' AND NOT enforced"
     assert house.fleet.rows(denied) == [(3, 27)], "what would have been blocked is counted as that"
@@ -219,18 +219,18 @@ def test_fail_open_is_bounded_by_time_count_and_known_terms(house: House, monkey
             if house.fleet.engine.dialect.name == "postgresql":
                 sent = await stranger.caller.send("POST", "/v1/guard/consume", order, stranger.headers())
                 assert sent.status_code == 503, "its key was never met"
-            house.clock.at_ms += fail_open.DARK_MS + 1
-            assert (await send("consume", key="d-1", quantity=1)).status_code == 503, "it is dark for too long"
-        await house.server._dark.record()
+            house.clock.at_ms += fail_open.FAIL_OPEN_MS + 1
+            assert (await send("consume", key="d-1", quantity=1)).status_code == 503, "the outage is too long"
+        await house.server._fail_open.record()
 
     monkeypatch.setattr("drawdown.server.api.programs.WITHIN_S", 1.5)
-    with_dark(house, work)
+    with_fail_open(house, work)
     assert ("d-1", 1) in [one[:2] for one in uses(house)]
 
 
 def test_fail_open_use_that_cannot_be_recorded_is_logged_as_lost(house: House, lost: list[dict[str, object]]) -> None:
     """The metric fails closed by now, or the process ends before the database is back."""
-    outcomes = house.server._dark.uses
+    outcomes = house.server._fail_open.uses
 
     async def work(send: Send) -> None:
         with away(house.fleet.engine):
@@ -238,11 +238,11 @@ def test_fail_open_use_that_cannot_be_recorded_is_logged_as_lost(house: House, l
             assert (await send("consume", key="d-1", quantity=4)).json()["degraded"]
         set_terms(house, "login", fails_open=False)
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
-        await house.server._dark.record()
+        await house.server._fail_open.record()
         assert [(one["key"], one["quantity"]) for one in lost] == [("d-1", 4)]
         assert outcomes == {"let_through": 1, "recorded": 0, "lost": 1}
 
-    with_dark(house, work)
+    with_fail_open(house, work)
     assert uses(house) == []
 
 
@@ -250,16 +250,16 @@ def test_fail_open_unrecorded_use_at_shutdown_is_logged_as_lost(
     house: House, lost: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fail_open, "CLOSING_S", 0.3)
-    outcomes = house.server._dark.uses
+    outcomes = house.server._fail_open.uses
 
     async def work(send: Send) -> None:
         with away(house.fleet.engine):
             assert (await send("consume", key="d-1", quantity=1)).json()["degraded"]
-            await asyncio.to_thread(house.server._dark.close)
+            await asyncio.to_thread(house.server._fail_open.close)
             assert [one["key"] for one in lost] == ["d-1"]
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
 
-    with_dark(house, work)
+    with_fail_open(house, work)
     assert outcomes["lost"] == 1
 
 
@@ -271,7 +271,7 @@ def test_client_reported_fail_open_use_is_recorded(house: House) -> None:
         assert (await send("consume", **told)).json()["repeated"] is True
         assert refused(await send("consume", **{**told, "key": "c-2", "metric": "idea"})) == (409, "fails_closed")
 
-    with_dark(house, work)
+    with_fail_open(house, work)
     assert [one[:5] for one in uses(house)] == [("c-1", 9, "used", "block", True)]
 
 
@@ -286,7 +286,7 @@ def test_guard_ended_key_with_slow_lookup_is_refused(house: House, monkeypatch: 
         async def slow(_work: object) -> None:
             await asyncio.sleep(3600)
 
-        monkeypatch.setattr(house.server._dark._reading, "read", slow)
+        monkeypatch.setattr(house.server._fail_open._reading, "read", slow)
         for act, order in (
             ("consume", {"key": "late-1", "quantity": 1}),
             ("reserve", {"key": "late-2", "quantity": 1}),
@@ -296,7 +296,7 @@ def test_guard_ended_key_with_slow_lookup_is_refused(house: House, monkeypatch: 
             answer = await send(act, **order)
             assert answer.status_code == 401, (act, answer.text)
 
-    with_dark(house, work)
+    with_fail_open(house, work)
     assert [one[:3] for one in uses(house)] == [("h-1", 1, "held")]
 
 
@@ -305,12 +305,12 @@ def test_guard_expired_key_during_database_outage_is_refused(house: House) -> No
         house.fleet.write("UPDATE api_keys SET expires_ms = :at", {"at": house.clock.at_ms + 5_000})
         assert (await send("consume", key="in-time", quantity=1)).json()["decision"] == "allow"
         with away(house.fleet.engine):
-            assert (await send("consume", key="dark", quantity=1)).json()["reason"] == "database_unreadable"
+            assert (await send("consume", key="open", quantity=1)).json()["reason"] == "database_unreadable"
             assert (await send("check", quantity=1)).json()["decision"] == "allow"
             house.clock.at_ms += 5_000
             assert (await send("consume", key="late", quantity=1)).status_code == 401
             assert (await send("check", quantity=1)).status_code == 401
         nothing_waits(house)
 
-    with_dark(house, work)
-    assert [one[0] for one in uses(house)] in (["in-time"], ["dark", "in-time"])
+    with_fail_open(house, work)
+    assert [one[0] for one in uses(house)] in (["in-time"], ["open", "in-time"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from drawdown.server.api.fail_open import MOST_REMEMBERED, REMEMBERED_MS, Memory
 
 
-def test_dark_memory_evicts_oldest_and_expires() -> None:
+def test_fail_open_memory_evicts_oldest_and_expires() -> None:
     memory: Memory[int] = Memory()
     for number in range(MOST_REMEMBERED + 1):
         memory.put(str(number), number, 5)
