@@ -92,7 +92,7 @@ USAGE: Final[dict[str, tuple[str, ...]]] = {
         "org halt acme --undo --reason settled",
         "org halt --plan free --search test- --dry-run",
     ),
-    "org release": ("org release acme --reason 'the host is fixed'",),
+    "org resume": ("org resume acme --reason 'the host is fixed'",),
     "feature list": ("feature list",),
     "feature map": (
         "feature map compute_rest --rest --unit mb_s --new --dry-run",

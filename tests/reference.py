@@ -140,7 +140,7 @@ def findings() -> str:
         "`drawdown verify` prints a finding for each breach of an [invariant](../invariants.md). A name in braces"
         " stands for a value of the breach. Amounts of credit are in micro-credits, and times are in milliseconds since"
         " 1970 (UTC). Unless you pass `--no-stop`, Drawdown stops the pushes of an organisation"
-        " with a finding. To resume them, run `drawdown org release`.",
+        " with a finding. To resume them, run `drawdown org resume`.",
     ]
     for number, (name, meaning) in INVARIANTS.items():
         rows = [[f"`{code}`", f"`{message}`"] for code, (of, message) in sorted(FINDINGS.items()) if of == number]

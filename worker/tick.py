@@ -46,7 +46,7 @@ from drawdown.worker.status.ticks import Report, add_lanes, collect
 from drawdown.worker.topup.fill import fill
 from drawdown.worker.verdict.costs import learn_costs
 from drawdown.worker.verdict.holds import expire_holds, shrink_holds
-from drawdown.worker.verdict.org_row import end_overrides, release_exempt
+from drawdown.worker.verdict.org_row import end_overrides, resume_exempt
 from drawdown.worker.verdict.project import project
 from drawdown.worker.verdict.refresh_requests import mark_halted
 
@@ -187,7 +187,7 @@ def _begin(connection: sa.Connection, *, context: Context, witness: Witness | No
             free_unused(connection, now)
     for provider in context.ready():
         mark_halted(connection, provider, context.capabilities[provider], context.shard, now)
-    release_exempt(connection, context.shard, now)
+    resume_exempt(connection, context.shard, now)
     end_overrides(connection, context.shard, now)
     shard = {"lo": context.shard.lo, "hi": context.shard.hi}
     values = {**shard, "worker": context.worker, "started_ms": now, "clock_trusted": context.clock.trusted}

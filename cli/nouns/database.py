@@ -241,7 +241,7 @@ def _report(found: Verification, stopped: list[str], since_last: bool) -> list[s
     return [
         *lines,
         *(
-            f"stopped: {one}. Fix the breach, then run `drawdown org release --reason TEXT {typed(one)}`"
+            f"stopped: {one}. Fix the breach, then run `drawdown org resume --reason TEXT {typed(one)}`"
             for one in stopped
         ),
     ]

@@ -21,7 +21,7 @@ BEFORE: Final = {
         "console user end",
     ),
     "organisations, features and providers": (
-        "org assign", "org override", "org halt", "org release", "feature map", "feature map-event", "feature end",
+        "org assign", "org override", "org halt", "org resume", "feature map", "feature map-event", "feature end",
         "provider rate", "provider when-down", "provider pause", "provider resume", "vendor set", "vendor import",
     ),
     "credit and terms": (

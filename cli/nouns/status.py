@@ -353,7 +353,7 @@ def _stands(found: OrgStatus, now: int) -> str:
     if found.stopped_at_ms is not None:
         why = found.stopped_reason
         return (
-            f"stopped {since(found.stopped_at_ms, now)}: {why}; fix it, then run `drawdown org release "
+            f"stopped {since(found.stopped_at_ms, now)}: {why}; fix it, then run `drawdown org resume "
             f"{typed(found.org_id)}`"
         )
     biller = found.billing_provider or "no provider"

@@ -65,10 +65,10 @@ WAITS = {
         ("UPDATE orgs SET stopped_at_ms = 1, stopped_reason = 'x' WHERE org_id = 'acme'",),
         "has been stopped since 1, but the last action in the audit log is not its stop",
     ),
-    "an organisation released by no action": Broken(
+    "an organisation resumed by no action": Broken(
         4,
         ("UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = 'stuck'",),
-        "the organisation is not stopped, but its last stop or release in the audit log is",
+        "the organisation is not stopped, but its last stop or resume in the audit log is",
         org="stuck",
     ),
     "a sweep that is ahead": Broken(

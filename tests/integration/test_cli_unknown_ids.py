@@ -95,7 +95,7 @@ IDS: dict[tuple[str, str], Typed] = {
     ("org halt", "plan"): t("--plan tema", "team"),
     ("org usage", "org"): t("--org acmee", "acme"),
     ("org usage", "feature"): t("--feature compute_1gbb", "compute_1gb"),
-    ("org release", "org"): t("acmee", "acme"),
+    ("org resume", "org"): t("acmee", "acme"),
     ("feature map", "feature"): t("compute_1gbb --memory-mb 7", "compute_1gb"),
     ("feature map-event", "event_type"): t("page.rendr draw", "page.render"),
     ("feature map-event", "feature"): t("page.render compute_1gbb", "compute_1gb"),

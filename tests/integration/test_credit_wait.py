@@ -217,13 +217,13 @@ def test_push_awaiting_credit_below_floor_is_not_retried(fleet: Fleet) -> None:
     assert revisions(fleet) == WAITS + BILLED, "what lies above it is billed all the same"
 
 
-def test_push_awaiting_credit_of_stopped_org_waits_for_release(fleet: Fleet) -> None:
+def test_push_awaiting_credit_of_stopped_org_waits_for_resume(fleet: Fleet) -> None:
     reads(fleet, LATER)
     about = {"org_id": "acme", "now_ms": LATER, "actor": "test"}
     write(fleet.engine, lambda c: stops.stop_org(c, reason="looked at", **about))  # type: ignore[arg-type]
     fleet.tick(LATER + WINDOW_MS)
     assert revisions(fleet) == WAITS
-    write(fleet.engine, lambda c: stops.release_org(c, reason="fixed", **about))  # type: ignore[arg-type]
+    write(fleet.engine, lambda c: stops.resume_org(c, reason="fixed", **about))  # type: ignore[arg-type]
     fleet.tick(LATER + 2 * WINDOW_MS)
     assert revisions(fleet) == BILLED
     clean(fleet)

@@ -24,7 +24,7 @@ from drawdown.worker.orgs.actions import halt
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
 from drawdown.worker.seal.seal import Statements
-from drawdown.worker.seal.stops import release_org, stop_org
+from drawdown.worker.seal.stops import resume_org, stop_org
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.locked import writers
@@ -39,7 +39,7 @@ WRITERS = {
     "features.actions.insert_mapping": {"mappings"},
     "usage.queries.forget_nothing": {"pending_usage"},
     "usage.queries.move_floors": {"orgs"},
-    "seal.queries.release_org": {"orgs"},
+    "seal.queries.resume_org": {"orgs"},
     "seal.queries.stop_org": {"orgs"},
     # Called by those, or by another that does: assign, flip, withdraw, void, retry, accept, take_new_terms,
     # look up, reconcile.
@@ -128,8 +128,8 @@ def stopped_fleet(engine: sa.Engine) -> Fleet:
     return fleet
 
 
-def release(fleet: Fleet) -> Callable[[sa.Connection], object]:
-    return lambda c: release_org(c, org_id="acme", reason="fixed", now_ms=fleet.clock.at_ms, actor="t")
+def resume(fleet: Fleet) -> Callable[[sa.Connection], object]:
+    return lambda c: resume_org(c, org_id="acme", reason="fixed", now_ms=fleet.clock.at_ms, actor="t")
 
 
 def is_whole(fleet: Fleet, used: int) -> None:
@@ -140,20 +140,20 @@ def is_whole(fleet: Fleet, used: int) -> None:
     assert not read(fleet.engine, verify).breaches
 
 
-def test_org_release_during_seal_keeps_sealed_usage(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_org_resume_during_seal_keeps_sealed_usage(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = stopped_fleet(postgres)
     fleet.sample("acme", T0 + 2000, 7)
     fleet.tick_windows(1)
-    with meanwhile(monkeypatch, postgres, "scan_dirty", release(fleet)):
+    with meanwhile(monkeypatch, postgres, "scan_dirty", resume(fleet)):
         fleet.tick_windows(1)
     is_whole(fleet, 107)
 
 
-def test_org_release_during_seal_seals_fresh_windows(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_org_resume_during_seal_seals_fresh_windows(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = stopped_fleet(postgres)
     for number in range(12):
         fleet.sample("acme", T0 + (2 + number) * WINDOW_MS + 1000, 60)
-    with meanwhile(monkeypatch, postgres, "scan", release(fleet)):
+    with meanwhile(monkeypatch, postgres, "scan", resume(fleet)):
         fleet.tick(T0 + 15 * WINDOW_MS)
     is_whole(fleet, 100 + 12 * 60)
 
@@ -168,7 +168,7 @@ def test_org_stop_during_seal_keeps_sealed_usage(postgres: sa.Engine, monkeypatc
 
     with meanwhile(monkeypatch, postgres, "scan", stop):
         fleet.tick(T0 + 2 * WINDOW_MS)
-    write(postgres, release(fleet))
+    write(postgres, resume(fleet))
     is_whole(fleet, 100)
 
 
@@ -191,7 +191,7 @@ def test_change_without_seal_lock_is_detected(postgres: sa.Engine, monkeypatch: 
     fleet = stopped_fleet(postgres)
     monkeypatch.setattr(locks, "lock_orgs", lambda *_: None)
     with pytest.raises(AssertionError, match="without the lock"):
-        write(postgres, release(fleet))
+        write(postgres, resume(fleet))
 
 
 def test_lock_of_many_orgs_uses_two_statements(postgres: sa.Engine) -> None:

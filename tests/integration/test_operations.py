@@ -88,7 +88,7 @@ def test_sweep_bills_sample_missed_by_cursor(fleet: Fleet, provider: FakeProvide
     assert len(provider.charged) == 1
 
 
-def test_stopped_org_usage_is_billed_after_release(fleet: Fleet, provider: FakeProvider) -> None:
+def test_stopped_org_usage_is_billed_after_resume(fleet: Fleet, provider: FakeProvider) -> None:
     fleet.tick_windows(3)
     now = fleet.clock.at_ms
     write(fleet.engine, lambda c: stops.stop_org(c, org_id="acme", reason="a breach", now_ms=now, actor="test"))
@@ -97,12 +97,12 @@ def test_stopped_org_usage_is_billed_after_release(fleet: Fleet, provider: FakeP
     report = fleet.tick_windows(2)
     assert (report.sealed, report.left.stopped_orgs, report.exit_status) == (0, 1, 1)
     fleet.tick_windows(3)
-    write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="fixed", now_ms=now, actor="test"))
+    write(fleet.engine, lambda c: stops.resume_org(c, org_id="acme", reason="fixed", now_ms=now, actor="test"))
     assert fleet.tick_windows(1).sealed == 2
     assert sum(push.quantity for push in provider.charged.values()) == 3
     assert fleet.one("SELECT held_watermark_ms FROM orgs WHERE org_id = 'acme'") is None
     with pytest.raises(Refused, match="not stopped"):
-        write(fleet.engine, lambda c: stops.release_org(c, org_id="acme", reason="again", now_ms=now, actor="test"))
+        write(fleet.engine, lambda c: stops.resume_org(c, org_id="acme", reason="again", now_ms=now, actor="test"))
 
 
 def test_new_org_is_assigned_without_earlier_usage(fleet: Fleet) -> None:

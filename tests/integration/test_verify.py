@@ -282,12 +282,12 @@ def test_breach_stops_only_its_org(fleet: Fleet) -> None:
     assert write(fleet.engine, lambda c: stop_breached(c, found, now, "test")) == []
 
 
-def test_org_released_since_breach_is_not_stopped_by_earlier_finding(fleet: Fleet) -> None:
+def test_org_resumed_since_breach_is_not_stopped_by_earlier_finding(fleet: Fleet) -> None:
     tamper(fleet, sample("acme", NEXT + 9, 20, 1024))
     found, now = verified(fleet), fleet.clock.at_ms
     write(fleet.engine, lambda c: stop_breached(c, found, now, "first"))
-    release = partial(stops.release_org, org_id="acme", reason="fixed", now_ms=now, actor="ann")
-    write(fleet.engine, release)
+    resume = partial(stops.resume_org, org_id="acme", reason="fixed", now_ms=now, actor="ann")
+    write(fleet.engine, resume)
     assert write(fleet.engine, lambda c: stop_breached(c, found, now, "second")) == []
     again = verified(fleet)
     assert write(fleet.engine, lambda c: stop_breached(c, again, now, "third")) == ["acme"], "it is there still"

@@ -79,7 +79,7 @@ def test_event_show_of_withdrawn_event_shows_withdrawal(shell: Shell) -> None:
 
 def test_org_halt_undo_repeated_is_unchanged(shell: Shell) -> None:
     assert "`drawdown org halt acme --undo` ends the halt" in shell("org halt acme")
-    assert "halted by an operator. Run `drawdown org halt acme --undo` to resume it" in shell("org release acme", 1)
+    assert "halted by an operator. Run `drawdown org halt acme --undo` to resume it" in shell("org resume acme", 1)
     first = shell("org halt acme --undo").splitlines()[0]
     assert first == "acme: no longer halted by an operator, but halted until its provider is asked; before: halted"
     assert shell("org halt acme --undo").splitlines()[0] == f"{first}; nothing changes"

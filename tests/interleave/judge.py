@@ -59,8 +59,8 @@ def settle(stage: Stage) -> None:
     if stage.rows("SELECT 1 FROM incarnation WHERE doubted_ms IS NOT NULL"):
         stage.walk(recover(stage.context(), stage.by)).rest(stage.engine)
     for (org,) in stage.rows("SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL"):
-        release = partial(stops.release_org, org_id=org, reason="fixed", now_ms=stage.clock.now_ms(), actor="somebody")
-        write(stage.engine, release)
+        resume = partial(stops.resume_org, org_id=org, reason="fixed", now_ms=stage.clock.now_ms(), actor="somebody")
+        write(stage.engine, resume)
     for (name,) in stage.rows("SELECT provider FROM provider_states WHERE paused_ms IS NOT NULL"):
         write(stage.engine, partial(providers.resume, provider=name, by=stage.by))
     for _ in range(DRAINS):

@@ -341,8 +341,8 @@ PEOPLE: Final = (
     plain("cli.declared:run org halt", lambda s, c: orgs.halt(c, ["acme"], s.by)),
     plain("cli.declared:run org halt undone", lambda s, c: orgs.halt(c, ["idle"], s.by, undo=True)),
     plain(
-        "cli.declared:run org release",
-        lambda s, c: stops.release_org(c, org_id="held", reason="fixed", now_ms=NOW, actor="somebody"),
+        "cli.declared:run org resume",
+        lambda s, c: stops.resume_org(c, org_id="held", reason="fixed", now_ms=NOW, actor="somebody"),
     ),
     plain(
         "stop_org",

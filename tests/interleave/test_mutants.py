@@ -44,7 +44,7 @@ def _put(patch: pytest.MonkeyPatch, sql: Queries, name: str, text: str, dialect:
     patch.setattr(sql, "_ready", {})
 
 
-def _release_without_the_lock(patch: pytest.MonkeyPatch) -> None:
+def _resume_without_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stops, "lock_org", _none)
 
 
@@ -156,7 +156,7 @@ def _open_is_not_held(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: dict[str, tuple[Plant, str, str]] = {
-    "release takes no lock": (_release_without_the_lock, "seal", "cli.declared:run org release"),
+    "resume takes no lock": (_resume_without_the_lock, "seal", "cli.declared:run org resume"),
     "terms take no lock": (_terms_without_the_lock, "seal", "begin_tick"),
     "nobody looks for halts that two could not see": (
         _missed_halts_are_not_looked_for,
@@ -285,7 +285,7 @@ MUTANTS: dict[str, tuple[Plant, str, str]] = {
         "cli.declared:run ledger rate for the past, and charge",
     ),
     "a seal holds nothing that is open": (_open_is_not_held, "seal", "settle what was withdrawn"),
-    "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org release", "seal"),
+    "a seal takes no lock": (_seal_without_its_lock, "cli.declared:run org resume", "seal"),
 }
 THE_DAYS = "a seal takes no lock"
 """The one that `make test` plants; `make mutants` plants all."""

@@ -18,7 +18,7 @@ from tests.interleave.stage import T0
 
 pytestmark = pytest.mark.xdist_group("interleave")
 
-CASE = Case("seal", "cli.declared:run org release", 1)
+CASE = Case("seal", "cli.declared:run org resume", 1)
 
 
 def test_outcome_of_identical_runs_is_judged_once(explorer: Explorer) -> None:

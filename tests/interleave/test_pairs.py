@@ -11,7 +11,7 @@ from tests.whole import share
 pytestmark = pytest.mark.xdist_group("interleave")
 
 PAIRS = (
-    ("seal", "cli.declared:run org release"),
+    ("seal", "cli.declared:run org resume"),
     ("host inserts late", "seal"),
     ("take_batch", "seal"),
     ("cli.declared:run sample withdraw what was rejected", "cli.declared:run org override"),

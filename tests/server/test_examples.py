@@ -37,7 +37,7 @@ RULED: Final = {
     "/v1/messages/msg_6a0f0c6d3c0f5ce1b2f3a49d0b8e7c11": "unknown_message",
     "/v1/hooks/app/rotate": "bad_value",  # no DRAWDOWN_HOOK_SECRET is set there
     "/v1/hooks/app/test": "bad_value",  # no DRAWDOWN_HOOK_ORIGINS is set there
-    "/v1/orgs/acme/release": "refused",
+    "/v1/orgs/acme/resume": "refused",
     "/v1/overrides/1/end": "ended",
     "/v1/batches/5f2c4a0be7f34a7c9b1d3c5e7f901234": "unknown_batch",
     "/v1/batches/5f2c4a0be7f34a7c9b1d3c5e7f901234/accept": "unknown_batch",

@@ -297,7 +297,7 @@ def test_docs_page_hostile_text_is_escaped() -> None:
 
 
 UNSHOWN: Final = {
-    "org_release", "override_end", "cell_remove", "hook_rotate", "hook_show", "hook_test", "job_cancel",
+    "org_resume", "override_end", "cell_remove", "hook_rotate", "hook_show", "hook_test", "job_cancel",
     "settlement_payout", "topup_resolve", "provider_accept", "backfill_close", "batch_accept", "batch_withdraw",
     "batch_show", "push_retry", "push_resolve", "push_void", "sample_withdraw",
 }  # fmt: skip

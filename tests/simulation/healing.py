@@ -12,7 +12,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.provider.actions import resume
 from drawdown.worker.reconcile.reconcile import Reconciled
-from drawdown.worker.seal.stops import release_org
+from drawdown.worker.seal.stops import resume_org
 from drawdown.worker.status.ticks import Report
 from tests.simulation.actions import ORGS, STRANGERS
 from tests.simulation.gate import ask
@@ -117,7 +117,7 @@ def _fix(world: World) -> None:
         worker.clock.offset_ms, worker.clock.trusted = 0, True
     for (org,) in world.rows("SELECT org_id FROM orgs WHERE stopped_at_ms IS NOT NULL ORDER BY org_id"):
         told: dict[str, Any] = {"org_id": org, "reason": "heal", "now_ms": world.time.now, "actor": "sim"}
-        world.write(partial(release_org, **told))
+        world.write(partial(resume_org, **told))
 
 
 def _until_quiet(run: Run) -> None:

@@ -117,7 +117,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "flip cancelled": ("flip_cancelled",),
     "override": ("override",),
     "halt by an operator": ("operator_halt",),
-    "organisation stopped or released": ("stop_or_release",),
+    "organisation stopped or resumed": ("stop_or_resume",),
     "provider paused": ("paused",),
     "replay": ("replay", "replay_dry_run"),
     "replay queued": ("replay_queued",),

@@ -20,7 +20,7 @@ from drawdown.worker.orgs.actions import end_override, halt, override
 from drawdown.worker.orgs.assignments import assign, cancel
 from drawdown.worker.push.actions import retry, void
 from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, plan
-from drawdown.worker.seal.stops import release_org, stop_org
+from drawdown.worker.seal.stops import resume_org, stop_org
 from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.wallets.actions import set_rate
 from tests.simulation.actions import ORGS, STRANGERS, Action
@@ -212,15 +212,15 @@ def void_rejected(world: World) -> str | None:
     return f"voids {[row[0] for row in rows]}" if rows else None
 
 
-def stop_or_release(world: World) -> str:
+def stop_or_resume(world: World) -> str:
     org = world.rng.choice(ORGS)
     asked: dict[str, Any] = {"org_id": org, "reason": "simulated", "now_ms": world.time.now, "actor": "sim"}
     if world.rng.random() < 0.5:
         changed = world.write(lambda c: stop_org(c, **asked))
     else:
-        changed = attempt(world, lambda c: release_org(c, **asked)) is not None
-    world.faults.note("stop_or_release")
-    return f"stops or releases {org}: {changed}"
+        changed = attempt(world, lambda c: resume_org(c, **asked)) is not None
+    world.faults.note("stop_or_resume")
+    return f"stops or resumes {org}: {changed}"
 
 
 def halt_or_lift(world: World) -> str:
@@ -282,7 +282,7 @@ OPERATORS: Final[tuple[tuple[Action, float], ...]] = (
     (map_feature, 0.5),
     (withdraw_samples, 0.7),
     (void_rejected, 0.6),
-    (stop_or_release, 0.9),
+    (stop_or_resume, 0.9),
     (halt_or_lift, 0.6),
     (override_org, 0.3),
     (add_rates, 0.3),

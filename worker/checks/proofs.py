@@ -3,7 +3,7 @@
 Guarantee: a run is one row, which never changes. An invariant holds only by a full run of all organisations without a
 breach of it, while the history is not in doubt. A run of some organisations, or a run that continues another run, can
 show a breach but not that an invariant holds. The same is true of a run that began before another run's breach was
-stored, because it may not have seen that breach. An organisation is not stopped if a person has released it since.
+stored, because it may not have seen that breach. An organisation is not stopped if a person has resumed it since.
 """
 
 from __future__ import annotations
@@ -212,18 +212,18 @@ def _run(row: sa.RowMapping) -> Run:
 def stop_breached(connection: sa.Connection, verification: Verification, now_ms: int, actor: str) -> list[str]:
     """Stop each organisation with a breach; return those that were running.
 
-    An organisation that a person released after the run began is left out. Its breach may be fixed, and the next run
+    An organisation that a person resumed after the run began is left out. Its breach may be fixed, and the next run
     shows that.
 
     This must be the transaction's first statement. So a seal that is under way ends first, and the stored watermarks
     are those after it.
     """
     lock_buckets(connection)
-    released = set(SQL.run(connection, "released_since", {"action": verification.before.action}).scalars())
+    resumed = set(SQL.run(connection, "resumed_since", {"action": verification.before.action}).scalars())
     return [
         org_id
         for org_id, breach in sorted(verification.first.items())
-        if org_id not in released
+        if org_id not in resumed
         and stop_org(connection, org_id=org_id, reason=_reason(breach), now_ms=now_ms, actor=actor)
     ]
 

@@ -62,7 +62,7 @@ SELECT MAX(CASE WHEN follows IS NULL THEN at_ms END) AS whole_ms,
     MAX(CASE WHEN follows IS NOT NULL THEN at_ms END) AS continued_ms
 FROM proofs WHERE orgs IS NULL AND doubted IS NULL AND breaches = 0 AND at_ms <= :now_ms
 
--- Actions that released organisations, for the stop after a breach.
+-- Actions that resumed organisations, for the stop after a breach.
 
--- name: released_since
-SELECT target FROM operator_actions WHERE action = 'org_release' AND action_id > :action
+-- name: resumed_since
+SELECT target FROM operator_actions WHERE action = 'org_resume' AND action_id > :action

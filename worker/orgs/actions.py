@@ -1,4 +1,4 @@
-"""Changes of an organisation by a person: register, halt, set an org override, release.
+"""Changes of an organisation by a person: register, halt, set an org override, resume.
 
 Guarantee: an org override takes precedence over any provider's verdict at once, even if the provider is unreachable. It
 is recorded with actor and reason.
@@ -370,17 +370,17 @@ def _size_of_halt(connection: sa.Connection, asked: Invocation, values: Values) 
 
 
 @dataclass(frozen=True)
-class OrgReleased:
+class OrgResumed:
     """An organisation that is sealed and pushed again. `was`: the reason of its stop."""
 
     org_id: str
     was: str
 
 
-def _release(connection: sa.Connection, asked: Invocation, org_id: OrgId) -> OrgReleased:
+def _resume(connection: sa.Connection, asked: Invocation, org_id: OrgId) -> OrgResumed:
     by = asked.by
-    was = stops.release_org(connection, org_id=org_id, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via)
-    return OrgReleased(org_id, was)
+    was = stops.resume_org(connection, org_id=org_id, reason=by.reason, now_ms=by.now_ms, actor=by.actor, via=by.via)
+    return OrgResumed(org_id, was)
 
 
 def _stopped(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
@@ -419,12 +419,12 @@ ACTIONS: Final = (
         size=_size_of_halt,
     ),
     Action(
-        "org release",
-        "Release an organisation",
+        "org resume",
+        "Resume an organisation",
         "Resume sealing and pushing for a stopped organisation. Fix the fault first.",
-        _release,
-        lambda done: f"{done.org_id}: released; it had been stopped: {done.was}",
-        path="/v1/orgs/{org_id}/release",
+        _resume,
+        lambda done: f"{done.org_id}: resumed; it had been stopped: {done.was}",
+        path="/v1/orgs/{org_id}/resume",
         scope=SCOPE,
         facts=_stopped,
     ),

@@ -248,7 +248,7 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
             (
                 "stopped",
                 f"{_orgs(len(made.stopped))} left out ({names}). To include an organisation, run `drawdown org "
-                "release ORG`",
+                "resume ORG`",
             )
         )
     lines += [

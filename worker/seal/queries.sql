@@ -267,7 +267,7 @@ UPDATE orgs SET stopped_at_ms = :now_ms, stopped_reason = :reason, held_watermar
     held_watermark_ms, (SELECT watermark_ms FROM buckets b WHERE b.id = orgs.bucket))
 WHERE org_id = :org_id AND stopped_at_ms IS NULL
 
--- name: release_org
+-- name: resume_org
 UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org_id
 
 -- The owed quantities, and their consequences: pushes, carries, pending usage, watermarks.

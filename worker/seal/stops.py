@@ -1,6 +1,6 @@
-"""Stop an organisation's billing, and release it.
+"""Stop an organisation's billing, and resume it.
 
-Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples stay. Once released, it
+Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples stay. Once resumed, it
 catches up.
 """
 
@@ -31,10 +31,10 @@ def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int
     return bool(changed)
 
 
-def release_org(
+def resume_org(
     connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str, via: str = "program"
 ) -> str:
-    """Release a stopped organisation, and return the reason of its stop.
+    """Resume a stopped organisation, and return the reason of its stop.
 
     It takes the lock of the organisation's bucket. Otherwise a seal that began without its samples could read its
     pushes, and give them back.
@@ -45,9 +45,9 @@ def release_org(
     if org.stopped_at_ms is None:
         if org.operator_halt:
             lift = f"Run `drawdown org halt {typed(org_id, '--undo')}` to resume it"
-            raise Refused(f"cannot release {org_id}: it is not stopped, but halted by an operator. {lift}")
-        raise Refused(f"cannot release {org_id}: it is not stopped. `drawdown status {typed(org_id)}` shows its state")
-    SQL.run(connection, "release_org", {"org_id": org_id})
+            raise Refused(f"cannot resume {org_id}: it is not stopped, but halted by an operator. {lift}")
+        raise Refused(f"cannot resume {org_id}: it is not stopped. `drawdown status {typed(org_id)}` shows its state")
+    SQL.run(connection, "resume_org", {"org_id": org_id})
     was = str(org.stopped_reason)
-    record(connection, "org_release", org_id, {"was": was}, By(now_ms, actor, reason, via))
+    record(connection, "org_resume", org_id, {"was": was}, By(now_ms, actor, reason, via))
     return was

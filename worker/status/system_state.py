@@ -132,7 +132,7 @@ class ToldBalance:
 
 @dataclass(frozen=True)
 class StoppedOrg:
-    """An organisation that is stopped until a person releases it, with the reason."""
+    """An organisation that is stopped until a person resumes it, with the reason."""
 
     org_id: str
     stopped_at_ms: int

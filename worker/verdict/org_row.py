@@ -323,7 +323,7 @@ def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
     apply_now(connection, SQL.run(connection, "end_overrides", values).scalars().all(), now_ms)
 
 
-def release_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
+def resume_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
     """Resume organisations that an earlier biller's verdict halted.
 
     They are not billed now, and an operator did not halt them. So a read would never resume them.

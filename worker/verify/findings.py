@@ -157,7 +157,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "unstopped": (
         4,
-        "the organisation is not stopped, but its last stop or release in the audit log is {action} at {at_ms}",
+        "the organisation is not stopped, but its last stop or resume in the audit log is {action} at {at_ms}",
     ),
     "held_long": (10, "{reservation} holds credit until {expires_ms}, which is too long after {moment_ms}"),
     "ended_unrecorded": (

@@ -139,12 +139,12 @@ FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
 WHERE b.sweep_next_ms > b.watermark_ms OR b.sweep_began_ms > CAST(:now_ms AS BIGINT) + 86400000
 
 -- name: stopped_unrecorded
--- An organisation is stopped only if its last stop or release was a stop.
+-- An organisation is stopped only if its last stop or resume was a stop.
 SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unrecorded' END AS what, o.org_id, {no_window},
     o.stopped_at_ms, q.action, q.at_ms
 FROM orgs o LEFT JOIN (
     SELECT a.target, a.action, a.at_ms, ROW_NUMBER() OVER (PARTITION BY a.target ORDER BY a.action_id DESC) AS back
-    FROM operator_actions a WHERE a.action IN ('org_stop', 'org_release')
+    FROM operator_actions a WHERE a.action IN ('org_stop', 'org_resume')
 ) q ON q.target = o.org_id AND q.back = 1
 WHERE (o.stopped_at_ms IS NOT NULL) <> (COALESCE(q.action, '') = 'org_stop')
 

@@ -6,7 +6,7 @@
 -- Samples that arrived at or after their bucket's cursor may be sealed already or not yet. On PostgreSQL, the seal may
 -- have seen some of these. It may not have seen some samples before the cursor that were in flight. So the sealed
 -- quantity must be between the usage without them and the usage with them. Without such samples, both are equal. Dirty
--- windows are known to be unsettled until the next tick, or the release of their organisation. In them, the sealed
+-- windows are known to be unsettled until the next tick, or the resume of their organisation. In them, the sealed
 -- quantity is at most the sum of all samples, including withdrawn ones, unless a push was adopted.
 
 -- name: usage

@@ -74,7 +74,7 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Pushes due or queued", waiting, "on their way to a provider", "warn", PUSHES),
         _count("In doubt", in_doubt, "sent, outcome unknown", "bad", f"{PUSHES}?state=in_doubt"),
         _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
-        _count("Stopped", stopped, "organisations, not billed until released", "bad", "/console/orgs?state=stopped"),
+        _count("Stopped", stopped, "organisations, not billed until resumed", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
         _count("Halted", standing.halted, "organisations that may run no sandbox", "bad", "/console/orgs?state=halted"),
         _runs_out(running_out, standing.watch_ms, at_ms),
