@@ -286,10 +286,10 @@ class App:
         return moment
 
     def window(self, text: str | None, option: str) -> int | None:
-        """Return the window boundary of a typed time, in milliseconds; None without a text.
+        """Return the window boundary of a typed time, in milliseconds.
 
-        `now` or a relative time means the start of the window that contains it. Errors: UsageError, also for a written
-        time that is not a window boundary.
+        Returns None without a text. `now` or a relative time means the start of the window that contains it. Errors:
+        UsageError, also for a written time that is not a window boundary.
         """
         return None if text is None else parse_window(text, option, self.clock.now_ms())
 

@@ -94,7 +94,10 @@ class _Part(Generic[P, T]):
     result: T | Fault | None = None
 
     def take(self) -> None:
-        """Store the result of the part. If its process died, store a Fault with the reason."""
+        """Store the result of the part.
+
+        If its process died, store a Fault with the reason.
+        """
         try:
             self.result = self.answers.recv()
         except EOFError:

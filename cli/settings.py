@@ -405,9 +405,9 @@ class Settings(BaseSettings):
         )
 
     def of_providers(self) -> Mapping[str, str]:
-        """Return the DRAWDOWN_… variables and files by the rest of their names, in lower case.
+        """Return the DRAWDOWN_… variables and files, by the rest of their names.
 
-        An example is `autumn_secret_key`.
+        The rest is in lower case, such as `autumn_secret_key`.
         """
         given = {name: text for name, text in _read_environment().items() if not name.endswith(SUFFIX.lower())}
         return {**given, **self._texts}

@@ -188,9 +188,9 @@ def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
 
 
 def _end(body: bytes, at: int, left: int) -> tuple[int, int, int]:
-    """Return the end of the item that begins at `at`, its depth, and the rest of `left`.
+    """Return the end of the item at `at`, its depth, and the rest of `left`.
 
-    The end is the array's next comma, or the end of the array. Errors: Unreadable.
+    The item begins at `at`. Its end is the array's next comma, or the end of the array. Errors: Unreadable.
     """
     depth = deepest = 0
     for found in _TOKENS.finditer(body, at):

@@ -124,9 +124,10 @@ def let_end(connection: sa.Connection, customer_id: str, tier: str, by: By) -> b
 def look_ahead(
     connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int
 ) -> tuple[int, frozenset[str]]:
-    """Return the due charge of a customer's tiers, in micro-credits, and the tiers that end. Only read.
+    """Return the due charge of a customer's tiers, and the tiers that end.
 
-    A tier that should continue ends if `available_micro` does not suffice.
+    The charge is in micro-credits. This only reads. A tier that should continue ends if `available_micro` does not
+    suffice.
     """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     paid = sum(turn.price_micro for turn in turns if turn.pays)
@@ -134,7 +135,10 @@ def look_ahead(
 
 
 def largest(connection: sa.Connection, customer_id: str, plan: int, *, without: Set[str]) -> int:
-    """Return the sandboxes at once that a customer's plan or tiers allow, if the tiers `without` end."""
+    """Return the sandboxes at once that a customer's plan or tiers allow.
+
+    `without`: tiers that end, so they do not count.
+    """
     rows = SQL.run(connection, "active", {"customer_id": customer_id}).all()
     return max([plan, *(int(row.at_once) for row in rows if row.tier not in without)])
 

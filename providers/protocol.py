@@ -271,9 +271,9 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Queued:
-    """The outcome of a push that the service accepted, if its charge is not proven yet.
+    """The outcome of a push with a charge that is not proven yet.
 
-    Look the push up at `confirm_at_ms` (milliseconds).
+    The service accepted the push. Look it up at `confirm_at_ms` (milliseconds).
     """
 
     confirm_at_ms: int
@@ -549,9 +549,9 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 
 
 class WebhookRefused(DrawdownError):
-    """The error for a webhook that is not signed correctly, is too old, or belongs to another account.
+    """The error for a webhook that Drawdown does not use.
 
-    Drawdown does not use this webhook.
+    The webhook is not signed correctly, is too old, or belongs to another account.
     """
 
 

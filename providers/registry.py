@@ -30,7 +30,10 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class Registry:
-    """The usable providers by name, and the reasons why other providers are `broken`, by name."""
+    """The usable providers, and the reasons why others are `broken`.
+
+    Both are by name.
+    """
 
     providers: Mapping[str, Provider] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)

@@ -144,7 +144,10 @@ class StepThreads:
 
 
 def check_clock(thread_kit: ThreadKit, context: Context) -> None:
-    """Check this machine's clock before work that stores its time (rule S9). Errors: ClockDoubted."""
+    """Check this machine's clock before work that stores its time (rule S9).
+
+    Errors: ClockDoubted.
+    """
     if not context.clock.trusted:
         read(thread_kit.world.engine, lambda connection: require_clock(connection, context.clock.now_ms()))
 

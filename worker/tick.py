@@ -119,16 +119,20 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
 
 
 def _fill_and_tell(context: Context, *, settling: bool) -> Steps[list[object]]:
-    """Fill wallets, and then deliver messages to the operator's product, including those about this tick.
+    """Fill wallets, and then deliver messages to the operator's product.
 
-    While history is in doubt, messages are still delivered, because a repeated message has the same id.
+    The messages include those about this tick. While history is in doubt, messages are still delivered, because a
+    repeated message has the same id.
     """
     filled: list[object] = (yield RunTogether([_fill(context)])) if settling else []
     return [*filled, (yield from deliver(context))]
 
 
 def _fill(context: Context) -> Steps[list[object]]:
-    """Fill wallets. After a credit, refresh verdicts at once, so that a halted customer who paid is resumed."""
+    """Fill wallets.
+
+    After a credit, refresh verdicts at once, so that a halted customer who paid is resumed.
+    """
     filled = yield from fill(context)
     if not filled.credited:
         return [filled]
@@ -137,7 +141,10 @@ def _fill(context: Context) -> Steps[list[object]]:
 
 
 def _then(context: Context, report: Report) -> Steps[None]:
-    """Do queued jobs, and then take files. Files come last, so that a slow or bad file does not delay other steps."""
+    """Do queued jobs, and then take files.
+
+    Files come last, so that a slow or bad file does not delay other steps.
+    """
     if report.jobs_wait:
         yield from _do_jobs(context, report)
     if report.batches_wait:
@@ -213,7 +220,10 @@ def _recognise(connection: sa.Connection, *, context: Context, witness: Witness 
 
 
 def _unusable(connection: sa.Connection, context: Context) -> list[str]:
-    """Return texts about providers with an assignment that cannot be used until a person fixes them."""
+    """Return texts about assigned providers that cannot be used.
+
+    A person must fix such a provider.
+    """
     reasons = {**context.broken, **context.changed}
     reasons |= {
         name: f"{why}. Drawdown does not send pushes to it"
@@ -230,11 +240,11 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
 
 
 def _bring_providers_up_to_date(connection: sa.Connection, since: int | None, now: int) -> None:
-    """Set `orgs.billing_provider` to the provider of the assignment in force, and refresh changed organisations.
+    """Set `orgs.billing_provider`, and refresh changed organisations.
 
-    The refresh is needed because a halted organisation has no usage that would cause one. All assignments in force are
-    checked, even old ones. The clock of an earlier tick may have been wrong, and an assignment may be made after its
-    start.
+    It is the provider of the assignment in force. The refresh is needed because a halted organisation has no usage that
+    would cause one. All assignments in force are checked, even old assignments. The clock of an earlier tick may have
+    been wrong, and an assignment may be made after its start.
     """
     since_ms = 0 if since is None else min(since, now) - WINDOW_MS
     SQL.run(connection, "bring_providers_up_to_date", {"now_ms": now, "since_ms": since_ms})
@@ -252,7 +262,10 @@ def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
 
 
 def _seal_all(context: Context, report: Report) -> Steps[None]:
-    """Seal the shard in one transaction. If that fails, halve it until the bad organisation is isolated (S8)."""
+    """Seal the shard in one transaction.
+
+    If that fails, halve it until the bad organisation is isolated (S8).
+    """
     queue = [context.shard]
     while queue:
         shard = queue.pop()
@@ -287,7 +300,10 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
 
 
 def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> Steps[bool]:
-    """Stop only those organisations of one bucket that cannot be sealed. Return True if there were any."""
+    """Stop only those organisations of one bucket that cannot be sealed.
+
+    Return True if there were any.
+    """
     orgs: list[str] = yield Transaction("orgs_of_bucket", partial(_orgs_of, request=request))
     bad = yield from find_bad(orgs, lambda only: partial(sealing.seal, request=replace(request, only=only)))
     for org in bad:
@@ -299,14 +315,20 @@ def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> St
 
 
 def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
-    """Return the organisations of the shard that may be at fault, including those that only samples name."""
+    """Return the organisations of the shard that may be at fault.
+
+    They include those that only samples name.
+    """
     register_unknown_orgs_by_arrival(connection, request)
     registered = SQL.run(connection, "orgs_of_buckets", {"lo": request.shard.lo, "hi": request.shard.hi})
     return [str(org_id) for org_id in registered.scalars()]
 
 
 def _sweep(context: Context, report: Report) -> Steps[None]:
-    """Do a part of the nightly sweep, which finds missed arrivals (S2). If it fails, the next tick repeats it."""
+    """Do a part of the nightly sweep, which finds missed arrivals (S2).
+
+    If it fails, the next tick repeats it.
+    """
     if context.out_of_time():
         return
     try:

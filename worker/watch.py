@@ -248,7 +248,10 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
 
 
 def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Begun:
-    """Make organisations with new sandboxes due at once, because they use more from now on. Return the woken ones."""
+    """Make organisations with new sandboxes due at once, and return them.
+
+    They use more from now on.
+    """
     times = {"from_ms": now - BEGUN_FOR_MS - HOST_CLOCK_APART_MS, "to_ms": now + HOST_CLOCK_APART_MS}
     begun = {row.org_id: (int(row.sandboxes), int(row.since_ms)) for row in SQL.run(connection, "begun", times)}
     known = {org_id: newest for org_id, newest in begun.items() if watcher.begun.get(org_id) == newest}
@@ -263,7 +266,9 @@ def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: 
 def _look_at(
     connection: sa.Connection, context: Context, provider: str, now: int, done: Looked, at_most: int
 ) -> list[str]:
-    """Estimate the credit of due organisations. Return those to read at their provider, at most `at_most`.
+    """Estimate the credit of due organisations.
+
+    Return those to read at their provider, at most `at_most`.
 
     They have no credit left by the estimate, or were never read.
     """

@@ -73,9 +73,10 @@ def _print(app: App, kind: Kind, org: str, from_: str, to: str | None, form: str
 
 
 def _require_final(span: Span, now_ms: int, *, is_asked: bool) -> None:
-    """Say from when on entries of a printed span may be missing. `is_asked`: the caller named the end of the span.
+    """Print the time from which entries of a printed span may be missing.
 
-    Errors: typer.Exit with the status LEFT if `is_asked` and the span is not final.
+    `is_asked`: the caller named the end of the span. Errors: typer.Exit with the status LEFT if `is_asked` and the span
+    is not final.
     """
     final_ms = export.final_before(span, now_ms)
     if final_ms == span.to_ms:

@@ -26,9 +26,10 @@ class Events:
         self._outbox, self._settings, self._world = outbox, settings, world
 
     def send(self, *events: Event) -> list[str]:
-        """Record events, and return their ids. A thread sends the events in the background.
+        """Record events, and return their ids.
 
-        Errors: BadItem, QueueFull, Closed, OSError of the spool. After an error, the events are not recorded.
+        A thread sends the events in the background. Errors: BadItem, QueueFull, Closed, OSError of the spool. After an
+        error, the events are not recorded.
         """
         made = [
             items.of_event(one, self._settings.source, self._world.now_ms(), self._world.new_id()) for one in events
@@ -143,7 +144,10 @@ class Client:
         return pages.whole
 
     def balance(self, org_id: str) -> Balance:
-        """Return an organisation's balance, as GET /v1/balance does. Errors: Refused, Unreachable."""
+        """Return an organisation's balance, as GET /v1/balance does.
+
+        Errors: Refused, Unreachable.
+        """
         return cast(Balance, self._line.ask(reads.balance(org_id)))
 
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:

@@ -10,7 +10,10 @@ class ClientError(Exception):
 
 
 class BadItem(ClientError, ValueError):
-    """An error: an event, a sample or a time is invalid, so the client does not use it. Fix the call."""
+    """An error: an event, a sample or a time is invalid. Fix the call.
+
+    The client does not use the invalid item.
+    """
 
 
 class QueueFull(ClientError):
@@ -63,7 +66,9 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """An error: the answer is missing or unusable, so the server may have done the call.
+    """An error: the answer is missing or unusable.
+
+    The server may have done the call. You can safely repeat the call with the same key.
 
     You can safely repeat the call with the same key.
 

@@ -83,7 +83,10 @@ class Balance(TypedDict):
 
 
 def usage(org_id: str, from_: Moment | None, to: Moment | None, by: By, pages: Pages) -> Call:
-    """Return the call for the next page. All pages use the first page's start of the range."""
+    """Return the call for the next page.
+
+    All pages use the first page's start of the range.
+    """
     begin = pages.from_ms if from_ is None else _ms(from_)
     query = {"from_ms": begin, "to_ms": None if to is None else _ms(to), "by": by, "after": pages.after}
     return get("v1", "usage", org_id, query=query)

@@ -103,9 +103,10 @@ class Spool:
             os.close(file)
 
     def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
-        """Write rejected items to the dead-letter file, and acknowledge all items of a batch.
+        """Write rejected items to the dead-letter file, and acknowledge the batch.
 
-        If the dead-letter file cannot be written, the spool keeps the rejected items. An error of the disk is logged.
+        This acknowledges all items of the batch. If the dead-letter file cannot be written, the spool keeps the
+        rejected items. An error of the disk is logged.
         """
         numbers = {number for number, _ in batch}
         rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]

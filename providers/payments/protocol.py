@@ -76,7 +76,10 @@ class Charge:
 
 @dataclass(frozen=True)
 class Payment:
-    """The result if the money was taken, with the charge's amount (in minor units) and currency."""
+    """The result if the money was taken, with the amount and currency of the charge.
+
+    The amount is in minor units.
+    """
 
     payment_id: str
     amount: int

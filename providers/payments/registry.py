@@ -26,7 +26,10 @@ GROUP = "drawdown.payments"
 
 @dataclass(frozen=True)
 class PaymentServices:
-    """The usable payment services by name, and the reasons why other services are `broken`, by name."""
+    """The usable payment services, and the reasons why others are `broken`.
+
+    Both are by name.
+    """
 
     services: Mapping[str, PaymentService] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)

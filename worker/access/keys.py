@@ -491,7 +491,10 @@ def _end(connection: sa.Connection, asked: Invocation, name: Name) -> KeyEnded:
 
 
 def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) -> None:
-    """Refuse a key with more rights, or a longer lifetime, than the calling program's key. Errors: Refused."""
+    """Refuse a key with more rights or a longer lifetime than the calling key.
+
+    The calling key is the key of the program that calls. Errors: Refused.
+    """
     if reach is None:
         return
     beyond = sorted(set(key.scopes) - reach.scopes)
@@ -517,7 +520,10 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the facts of a name for a dry run: its keys by creation, and the last use."""
+    """Return the facts of a name for a dry run.
+
+    The facts are its keys by creation, and the last use.
+    """
     found = keys_named(connection, values["name"], asked.by.now_ms)
     facts = [Fact(f"Created {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]
     used = max((one.used_ms for one in found if one.used_ms is not None), default=None)
@@ -525,7 +531,10 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
 
 
 def _recovery_hint(values: Values) -> str:
-    """Return advice if the answer with a new key was lost, so that the key may exist and was not seen."""
+    """Return advice for a lost answer with a new key.
+
+    The key may exist, but the caller did not see it.
+    """
     word = typed(values["name"])
     told = f"if `drawdown key list` shows a new key of {values['name']}, that key is lost"
     return f"{told}. `drawdown key rotate {word}` shows another key; `drawdown key end {word}` ends all of them"

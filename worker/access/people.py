@@ -92,9 +92,9 @@ def hash_of(secret: str) -> str:
 
 @cache
 def _hasher() -> PasswordHasher:
-    """Return the hasher: Argon2id with 19 MiB, as OWASP's password storage cheat sheet recommends.
+    """Return the hasher: Argon2id with 19 MiB.
 
-    A hash contains its version and cost.
+    OWASP's password storage cheat sheet recommends it. A hash contains its version and cost.
     """
     from argon2 import PasswordHasher  # imported here, because few commands need it and the import is slow
 

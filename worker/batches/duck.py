@@ -109,9 +109,10 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 
 
 def _about_the_file(error: duckdb.Error) -> str:
-    """Return the first lines of DuckDB's message, without those that quote the failed statement (`LINE 1: CREATE …`).
+    """Return the first lines of DuckDB's message, without the failed statement.
 
-    If the file is not text, return only the number of the line: its content would not help a reader.
+    This omits the lines that quote the statement (`LINE 1: CREATE …`). If the file is not text, return only the number
+    of the line: its content would not help a reader.
     """
     at = _NO_TEXT.search(str(error))
     if at is not None:
@@ -133,7 +134,10 @@ def _of_content(error: duckdb.Error) -> bool:
 
 
 def _watch(connection: duckdb.DuckDBPyConnection, over: Event, time_is_up: Event) -> None:
-    """Interrupt a connection repeatedly once time is up, because an interrupt between two statements has no effect."""
+    """Interrupt a connection repeatedly once time is up.
+
+    One interrupt does not suffice, because it has no effect between two statements.
+    """
     while not over.wait(INTERRUPT_EVERY_S):
         if time_is_up.is_set():
             connection.interrupt()

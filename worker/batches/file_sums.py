@@ -232,7 +232,10 @@ class _Reading:
         return connection, facts, refused
 
     def _with_ids(self) -> Refused:
-        """Return the error for rows with ids. The file is read again, in its order, up to the first such row."""
+        """Return the error for rows with ids.
+
+        The file is read again, in its order, up to the first such row.
+        """
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection, self.over):
             found = connection.execute(SQL.text("first_id", "duckdb")).fetchone()
@@ -240,9 +243,9 @@ class _Reading:
         return self.columns.with_ids(f"its row {found[0]:,} has an id", str(found[1]))
 
     def _set_unclean_aside(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
-        """Set aside rows of organisations with invalid names, and return these names. Each name is checked once.
+        """Set aside rows of organisations with invalid names, and return these names.
 
-        Errors: Refused for more than MAX_UNCLEAN names.
+        Each name is checked once. Errors: Refused for more than MAX_UNCLEAN names.
         """
         names = connection.execute(SQL.text("names", "duckdb"))
         unclean: list[str] = []
@@ -353,7 +356,10 @@ class Columns:
     def _fields(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], ids: Sequence[str]
     ) -> dict[str, str]:
-        """Create the view `file_rows` of the file's fields, each by the field's name. Return their types."""
+        """Create the view `file_rows` of the file's fields, each by the field's name.
+
+        Return their types.
+        """
         of_lines = self.file.format == "jsonl"
         found: dict[str, str] = {}
         sources: list[str] = []
@@ -398,7 +404,7 @@ class Columns:
         }
 
     def _source(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
-        """Return the expression that reads the file, and the columns that its first line names."""
+        """Return the expression that reads the file, and the columns in its first line."""
         path = text(self.file.opened)
         if self.file.format != "parquet" and not self.file.size_bytes:
             return self._nothing()
@@ -426,7 +432,10 @@ class Columns:
         return f"read_json({path}, {NAMES_SAY_NOTHING}, {how}, compression = {packed})", dict.fromkeys(names, "VARCHAR")
 
     def _require_utf8(self) -> None:
-        """Refuse a UTF-16 file by its first bytes. DuckDB's own error would only name a line. Errors: Refused."""
+        """Refuse a UTF-16 file by its first bytes.
+
+        DuckDB's own error would only name a line. Errors: Refused.
+        """
         if self.file.packed not in (None, "gzip"):
             return
         with suppress(OSError, EOFError, zlib.error):
@@ -446,7 +455,10 @@ class Columns:
         return f"(SELECT {columns} WHERE false)", dict.fromkeys(names, "VARCHAR")
 
     def _names(self, line: str) -> list[str]:
-        """Return the columns of a CSV's header, or the keys that a line of JSON needs. Errors: Refused."""
+        """Return the columns of a CSV's header, or the keys that a line of JSON needs.
+
+        Errors: Refused.
+        """
         if self.file.format == "jsonl":
             with suppress(ValueError, RecursionError):
                 said = json.loads(line)
@@ -530,9 +542,10 @@ def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 
 
 def _measure_gzip(file: FoundFile, over: Event) -> None:
-    """Refuse a gzip file that unpacks to more than MAX_UNPACKED_BYTES, before DuckDB reads it.
+    """Refuse a gzip file that unpacks to more than MAX_UNPACKED_BYTES.
 
-    A small file cannot unpack to so much, so it is not measured. DuckDB reports a broken file. Errors: Refused; NotNow.
+    This happens before DuckDB reads the file. A small file cannot unpack to so much, so it is not measured. DuckDB
+    reports a broken file. Errors: Refused; NotNow.
     """
     if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
         return
@@ -633,7 +646,10 @@ def _remove_left(folder: Path) -> None:
 
 
 def _locked(folder: str) -> int | None:
-    """Lock a folder. Returns None if another process has the lock, or the folder is not ours or is gone."""
+    """Lock a folder.
+
+    Returns None if another process has the lock, or the folder is not ours or is gone.
+    """
     with suppress(OSError):
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

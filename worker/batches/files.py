@@ -177,7 +177,10 @@ def changed(file: FoundFile, why: str = "the file changed while it was read") ->
 
 
 def _require_same(file: FoundFile, number: int, before: str, over: Event | None) -> None:
-    """Check that a file's content is the same, and that its name still belongs to it. Errors: as `unchanged`."""
+    """Check that a file's content is the same, and that its name still belongs to it.
+
+    Errors: as `unchanged`.
+    """
     if _hash(file, number, over) != before:
         raise changed(file)
     with _open(file) as again:
@@ -196,9 +199,9 @@ def hash_of(file: FoundFile) -> str:
 
 @contextmanager
 def _open(file: FoundFile) -> Iterator[int]:
-    """Open a file and yield its descriptor. If a pipe has its name now, the call does not wait for it.
+    """Open a file and yield its descriptor.
 
-    Errors: FileChanged if the file cannot be opened.
+    If a pipe has its name now, the call does not wait for it. Errors: FileChanged if the file cannot be opened.
     """
     try:
         number = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -174,9 +174,9 @@ def _note(connection: sa.Connection, *, file: FoundFile, taken: TakenFile, now_m
 
 
 def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
-    """Return a folder's files without an outcome: the oldest first, and files that could not be read before last.
+    """Return a folder's files without an outcome, the oldest first.
 
-    Errors: OSError.
+    Files that could not be read before come last. Errors: OSError.
     """
     folder, new = Path(source.folder), list[tuple[bool, FoundFile]]()
     all_names: list[str] = yield OnDisk("list_folder", partial(_names, folder))
@@ -193,7 +193,10 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
 
 
 def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
-    """Report files with invalid names as a failure. They do not prevent other files from being taken."""
+    """Report files with invalid names as a failure.
+
+    They do not prevent other files from being taken.
+    """
     if strange:
         some = counted(len(strange), "file has an invalid name", "files have invalid names")
         done.failures.append(f"{source.source}: {some}. Rename {min(strange)!a}")
@@ -232,7 +235,10 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
 
 
 def _due(context: Context, source: BatchSource, _quiet_ms: int, done: BatchesDone) -> Steps[list[FoundFile]]:
-    """Return the periods of a query that are due. Errors: NotNow or Unreadable if its database cannot be reached."""
+    """Return the periods of a query that are due.
+
+    Errors: NotNow or Unreadable if its database cannot be reached.
+    """
     question, now_ms = source.question, context.clock.now_ms()
     assert question is not None
     look = partial(due_periods, source=source.source, question=question, now_ms=now_ms)
@@ -259,7 +265,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def _find_quiet_files(folder: Path, names: Sequence[str], quiet_ms: int) -> list[FoundFile]:
-    """Return the files that were not written after `quiet_ms`. Other checks follow when a file is taken."""
+    """Return the files that were not written after `quiet_ms`.
+
+    Other checks follow when a file is taken.
+    """
     found: list[FoundFile] = []
     for name in names:
         path, (format_, packed) = folder / name, format_of(name)

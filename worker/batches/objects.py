@@ -164,7 +164,10 @@ def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path |
 
 
 def _parts(place: str, end: str = "") -> tuple[str, str]:
-    """Return the bucket and the key of an address, with `end` after a key that is not empty."""
+    """Return the bucket and the key of an address.
+
+    `end`: the text to add to a key that is not empty.
+    """
     bucket, _, key = place.removeprefix(SCHEME).partition("/")
     return bucket, f"{key}{end}" if key else ""
 
@@ -258,9 +261,10 @@ def _client(store: ObjectStore) -> Any:
 
 
 def _send(sender: Any, request: Any, **_: object) -> Any:
-    """Send a request and return the answer. An object's content is streamed, and other answers are read within bounds.
+    """Send a request and return the answer.
 
-    Errors: NotNow for an answer above the bounds.
+    An object's content is streamed, and other answers are read within bounds. Errors: NotNow for an answer above the
+    bounds.
     """
     from botocore.awsrequest import AWSResponse
 
@@ -290,7 +294,10 @@ class _Read:
 
 @contextmanager
 def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Iterator[None]:
-    """Convert a store's error to one line. It is never a fault of the content. Errors: FileChanged, NotNow."""
+    """Convert a store's error to one line.
+
+    It is never a fault of the content. Errors: FileChanged, NotNow.
+    """
     try:
         yield
     except Exception as error:

@@ -148,7 +148,10 @@ def reach(databases: Databases, question: Question) -> None:
 def _bring(
     databases: Databases, question: Question, bounds: dict[str, int], file: FoundFile, folder: Path, over: Event
 ) -> FoundFile:
-    """Run the query for a period. Return its sorted rows as a file. Errors: Refused, NotNow, Unreadable; OSError."""
+    """Run the query for a period.
+
+    Return its sorted rows as a file. Errors: Refused, NotNow, Unreadable; OSError.
+    """
     raw, path = folder / "asked.csv", folder / "ordered.csv"
     with (
         _explained(question.database, over),
@@ -169,7 +172,10 @@ def _said_of(connection: sa.Connection, query: str, bounds: dict[str, int]) -> s
 
 
 def _select_columns(result: sa.CursorResult[Any]) -> tuple[Sequence[str], Iterator[Sequence[Any]]]:
-    """Return the columns that Drawdown reads, and the rows with only these columns. Errors: Refused."""
+    """Return the columns that Drawdown reads, and the rows with only these columns.
+
+    Errors: Refused.
+    """
     if not result.returns_rows:
         raise Refused("the query cannot return rows. Use SELECT")
     wanted = [number for number, name in enumerate(result.keys()) if name in _READ]
@@ -206,7 +212,10 @@ SMALLER: Final = "Pass --every hour, or split the query into several sources"
 
 
 def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
-    """Write rows as CSV. Errors: Refused for more rows or bytes than the bounds; OSError."""
+    """Write rows as CSV.
+
+    Errors: Refused for more rows or bytes than the bounds; OSError.
+    """
     count, left = 0, MAX_RESULT_BYTES
     with path.open("wb") as file:
         line = io.StringIO()
@@ -233,7 +242,10 @@ def _drain(line: io.StringIO) -> bytes:
 
 
 def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, over: Event, said: str) -> None:
-    """Sort the rows by their bytes: a database may return them in any order. Errors: Refused, NotNow; OSError."""
+    """Sort the rows by their bytes: a database may return them in any order.
+
+    Errors: Refused, NotNow; OSError.
+    """
     whole = replace(found_file(raw), name=said)
     columns = "{" + ", ".join(f"{text(name)}: 'VARCHAR'" for name in names) + "}"
     connection = shut_in(whole, str(folder), in_order=False)

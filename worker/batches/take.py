@@ -216,7 +216,10 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
 
 
 def _known_as(connection: sa.Connection, sums: Sums) -> str:
-    """Return the batch id of a file: that of its content, or that of a batch in force with the same rows."""
+    """Return the batch id of a file.
+
+    It is the id of the content, or the id of a batch in force with the same rows.
+    """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first() or is_accepted(connection, sums.batch):
         return sums.batch
     same = same_rows(connection, sums)
@@ -224,7 +227,10 @@ def _known_as(connection: sa.Connection, sums: Sums) -> str:
 
 
 def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
-    """Return the overlap because of which a person has to accept a file; None if it can be billed."""
+    """Return the overlap because of which a person has to accept a file.
+
+    Returns None if the file can be billed.
+    """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first():
         return None
     found = overlap(connection, sums, seen)
@@ -247,7 +253,7 @@ def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> 
 
 @contextmanager
 def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterator[None]:
-    """Refuse a batch if a floor was raised past its old usage before the batch commits.
+    """Refuse a batch if a floor was raised past its old usage before the commit.
 
     A transaction that raises a floor checks earlier usage, and does not see a batch that has not committed. S1's lock
     is taken last, because seals wait for it. SQLite has one writer at a time, so it does not need this check.
@@ -279,7 +285,10 @@ def _floors(connection: sa.Connection, above_ms: int) -> dict[str, int]:
 
 
 def _require_uncharged(connection: sa.Connection, sums: Sums) -> None:
-    """Refuse a file with an event type that the guard charges at once in one of its windows. Errors: Refused."""
+    """Refuse a file with an event type that the guard charges at once.
+
+    Only the windows of the file count. Errors: Refused.
+    """
     types = [str(kind) for kind in sums.kinds]
     charged.share(connection, types)
     ever = charged.ever_charged(connection, types)
@@ -306,9 +315,9 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 
 
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
-    """Return the number that samples have for each memory size or event type: the size itself, or the meter.
+    """Return the number in samples for each memory size or event type.
 
-    Errors: NotNow if an event type has no meter.
+    It is the memory size itself, or the meter of the event type. Errors: NotNow if an event type has no meter.
     """
     if not sums.of_events:
         return {int(size): int(size) for size in sums.kinds}
@@ -532,7 +541,10 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
 
 
 def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> int:
-    """Withdraw a portion, and return the number of samples that were not withdrawn before."""
+    """Withdraw a portion.
+
+    Returns the number of samples that were not withdrawn before.
+    """
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     withdrawn = SQL.run(connection, "withdraw", {**portion, **person}).rowcount
     void_rejected(connection, SQL.run(connection, "windows", portion).all(), by)

@@ -194,12 +194,18 @@ class Pools:
 
 
 def _begins(cost: ToldCost) -> int:
-    """Return the earliest time of a charge at a cost, in milliseconds. Clocks may differ by MAX_SKEW_MS."""
+    """Return the earliest time of a charge at a cost, in milliseconds.
+
+    Clocks may differ by MAX_SKEW_MS.
+    """
     return (cost.at_ms if cost.confirmed_ms is None else cost.confirmed_ms) - MAX_SKEW_MS
 
 
 def _holds(cost: ToldCost) -> int:
-    """Return the time from which each charge was made at this or a later cost, in milliseconds."""
+    """Return the time from which each charge was made at this or a later cost.
+
+    The time is in milliseconds.
+    """
     return cost.at_ms + MAX_SKEW_MS
 
 

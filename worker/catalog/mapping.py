@@ -60,7 +60,10 @@ class MappingRow:
 
     @property
     def is_of_events(self) -> bool:
-        """Return True if the row is for an event type, so that its `memory_mb` holds a meter."""
+        """Return True if the row is for an event type.
+
+        The `memory_mb` of such a row holds a meter.
+        """
         return is_meter(self.memory_mb)
 
     @property
@@ -136,7 +139,10 @@ def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[Mappi
 
 
 def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
-    """Return the sizes at which the feature may change. Each begins a range of sizes with the same rows."""
+    """Return the sizes at which the feature may change.
+
+    Each begins a range of sizes with the same rows.
+    """
     edges = {0, MAX_MEMORY_MB + 1}
     for row in rows:
         if row.memory_mb is not None:

@@ -70,7 +70,10 @@ def _unmet(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> l
 
 
 def _to_learn(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> list[str]:
-    """Return the providers with the same terms as the stored ones, except for a mode that is not stored yet."""
+    """Return the providers with a mode that is not stored yet.
+
+    Their other terms are the same as the stored terms.
+    """
     stored = _stored(connection)
     return [
         name
@@ -107,7 +110,7 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
 
 
 def require_terms(connection: sa.Connection, provider: str, capabilities: Capabilities) -> None:
-    """Check that a provider's terms in force are still those that this process declares.
+    """Check that this process declares a provider's terms in force.
 
     A process reads the terms when it begins, and another machine may change them later. Call this after the statement
     that reads or claims pushes: a push that was sealed on newer terms is never visible before these terms are.

@@ -172,7 +172,10 @@ def add(amount: int | None, other: int | None) -> int | None:
 
 
 def payable_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
-    """Return the credit of a wallet that decides about halts, with its due changes, in micro-credits."""
+    """Return the credit of a wallet that decides about halts, in micro-credits.
+
+    It includes the due changes of the wallet.
+    """
     from drawdown.ledger.wallet import read_ahead  # imported here, because `status` does not need it
 
     return read_ahead(connection, [customer_id], now_ms)[customer_id].payable_micro

@@ -116,9 +116,10 @@ def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
 def check_vendors(
     connection: sa.Connection, now_ms: int, tolerance_ppm: int = TOLERANCE_PPM, least_micro: int = LEAST_MICRO
 ) -> Drifted:
-    """Compare vendors' bills of recent days and of recent imports, and store the result (see `vendors.drift_now`).
+    """Compare vendors' recent bills, and store the result.
 
-    Today is left out. `tolerance_ppm`, `least_micro`: differences up to either bound are ignored.
+    This compares the bills of recent days and of recent imports (see `vendors.drift_now`). Today is left out.
+    `tolerance_ppm`, `least_micro`: differences up to either bound are ignored.
     """
     lines = vendors.drift_now(connection, now_ms, tolerance_ppm, least_micro)
     found = Drifted.of(lines)

@@ -104,10 +104,11 @@ def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Ask
 def _ahead(
     connection: sa.Connection, org_id: str, found: Permit | None, own: accounts.Wallet | None, now_ms: int
 ) -> tuple[int | None, int | None]:
-    """Return the credit available to an organisation, in micro-credits, and the time of the provider's read.
+    """Return the credit available to an organisation, and the time of the read.
 
-    The credit is in its `own` wallet (without a time), or in a balance that a provider keeps. For another payer, both
-    are None, because its credit must not be shown.
+    The credit is in micro-credits, and the time is that of the provider's read. The credit is in the organisation's
+    `own` wallet (without a time), or in a balance that a provider keeps. For another payer, both are None, because its
+    credit must not be shown.
     """
     if found is None or found.payer is not None:
         return None, None
@@ -352,7 +353,9 @@ def _wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> account
 
 
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
-    """Return the wallet after a change, with its due changes, and refresh verdicts that may change.
+    """Return the wallet after a change, and refresh verdicts that may change.
+
+    The wallet includes its due changes.
 
     `freed_micro`: micro-credits that are no longer reserved. If the change may halt or resume an organisation, or leave
     it with a low balance, its verdict is refreshed. This includes an organisation without credit before, because its
@@ -368,9 +371,9 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
 def _read_balance(
     connection: sa.Connection, found: Reservation, now_ms: int, *, moved: bool = True, freed_micro: int = 0
 ) -> tuple[accounts.Wallet | None, int | None]:
-    """Return the execution's wallet, or the rest of the balance that a provider keeps and the time of its read.
+    """Return the wallet of an execution, or the rest of a provider's balance.
 
-    If the credit `moved`, the verdicts that may change are refreshed.
+    The rest comes with the time of its read. If the credit `moved`, the verdicts that may change are refreshed.
     """
     if found.hold == "wallet":
         customer = found.customer_id

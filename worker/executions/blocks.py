@@ -33,7 +33,10 @@ class Blocked:
 
 
 def _kind(values: Values) -> tuple[Kind, str]:
-    """Return whether the values name a project or an action, and its name. Errors: UsageError for neither or both."""
+    """Return whether the values name a project or an action, and its name.
+
+    Errors: UsageError for neither or both.
+    """
     project, action = values["project"], values["action"]
     if (project is None) == (action is None):
         raise UsageError("specify either --project or --action, not both", at="project")

@@ -284,7 +284,10 @@ def _drawn(asked: Change, found: Reservation, before: Sequence[Line], card: Rate
 
 
 def _last(asked: Change, found: Reservation) -> list[Line]:
-    """Return the last charge of an execution: its total cost less the earlier charges. Errors: Alone."""
+    """Return the last charge of an execution: its total cost less the earlier charges.
+
+    Errors: Alone.
+    """
     if asked.kind == "released" and asked.cost is None:
         return []
     cost = run_request.sane_cost(asked.cost or Cost())
@@ -307,7 +310,10 @@ def _ended(found: Reservation, state: Literal["settled", "released"], charged: i
 
 
 def _shifted(wallet: Wallet, moved: Moved) -> Wallet:
-    """Correct a wallet's balance by the amounts that earlier calls of the transaction moved."""
+    """Correct a wallet's balance by the amounts that earlier calls moved.
+
+    The earlier calls are those of the same transaction.
+    """
     return replace(wallet, balance_micro=wallet.balance_micro + moved.shift) if moved.shift else wallet
 
 

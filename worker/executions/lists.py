@@ -206,7 +206,10 @@ def holders(connection: sa.Connection, now_ms: int) -> list[Holder]:
 
 
 def _require(connection: sa.Connection, chosen: RunFilter) -> None:
-    """Refuse a filter with unknown names, unless the caller may not learn names. Errors: UnknownId."""
+    """Refuse a filter with unknown names, unless the caller may not learn names.
+
+    Errors: UnknownId.
+    """
     if not ids.tells_names(connection):
         return
     labels = ((ids.PROJECT, chosen.project), (ids.SUBJECT, chosen.subject), (ids.ACT, chosen.action))
@@ -229,7 +232,10 @@ def _condition(chosen: RunFilter) -> str:
 
 
 def _slots(chosen: RunFilter) -> tuple[dict[str, str], bool]:
-    """Return the query fragments for the index of a list, and True if the list skips rows of that index."""
+    """Return the query fragments for the index of a list, and a flag.
+
+    The flag is True if the list skips rows of that index.
+    """
     labels = bool(chosen.payer or chosen.project or chosen.subject or chosen.action)
     if chosen.ends_first:
         among = "over" if chosen.phase == "over" else "going_on"
@@ -245,7 +251,10 @@ def _slots(chosen: RunFilter) -> tuple[dict[str, str], bool]:
 
 
 def _place(chosen: RunFilter, after: str) -> dict[str, object]:
-    """Return the parameters of the place after which a page begins. Errors: UsageError."""
+    """Return the parameters of the place after which a page begins.
+
+    Errors: UsageError.
+    """
     at_ms, key = -1 if chosen.ends_first else EVER, ""
     if after:
         text, _, key = after.partition(":")

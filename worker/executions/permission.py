@@ -189,7 +189,9 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
 
 
 def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
-    """Refuse sandboxes of other organisations, or of another execution. Errors: Denied.
+    """Refuse sandboxes of other organisations, or of another execution.
+
+    Errors: Denied.
 
     An unknown sandbox is accepted, because it may start later. If the caller may not learn names, another
     organisation's sandbox is treated as unknown. Its samples still belong to that organisation.
@@ -227,7 +229,10 @@ def to_hold(
 
 
 def _require_elsewhere(request: Request, provider: str) -> None:
-    """Refuse a request that a provider's billing cannot fulfil. Errors: Denied `needs_quantities`, `needs_wallet`."""
+    """Refuse a request that a provider's billing cannot fulfil.
+
+    Errors: Denied `needs_quantities`, `needs_wallet`.
+    """
     said = f"{request.org_id} is billed by features at {provider}"
     if request.quantities is None:
         raise Denied("needs_quantities", f"{said}. Estimate in quantities, with --use FEATURE=N", "account")
@@ -242,9 +247,9 @@ def _require_elsewhere(request: Request, provider: str) -> None:
 
 
 def _estimate_at_provider(connection: sa.Connection, request: Request, paying: Paying, now_ms: int) -> int:
-    """Return the estimate of an execution that a provider bills, by that provider's rates, in micro-credits.
+    """Return the estimate of an execution that a provider bills, in micro-credits.
 
-    Plans of the embedded ledger do not apply. Errors: Denied `no_rate`; UsageError.
+    That provider's rates apply. Plans of the embedded ledger do not apply. Errors: Denied `no_rate`; UsageError.
     """
     card, amount = rate_card_of(connection, paying.provider), 0
     for line in (request.quantities or {}).items():
@@ -253,9 +258,9 @@ def _estimate_at_provider(connection: sa.Connection, request: Request, paying: P
 
 
 def _priced(connection: sa.Connection, request: Request, now_ms: int, card: RateCard | None) -> int:
-    """Return a request's estimate in micro-credits, by the present rate card. `card` None: read the card.
+    """Return a request's estimate in micro-credits, by the present rate card.
 
-    Errors: Denied `no_rate`; UnknownId; UsageError.
+    `card` None: read the card. Errors: Denied `no_rate`; UnknownId; UsageError.
     """
     if request.quantities is None:
         assert request.amount_micro is not None
@@ -280,7 +285,10 @@ def _sane_amount(amount: int) -> int:
 
 
 def _require_feature(connection: sa.Connection, feature: str) -> None:
-    """Refuse an unknown feature. The error names the command that creates it, by a rate. Errors: UnknownId."""
+    """Refuse an unknown feature.
+
+    The error names the command that creates it, by a rate. Errors: UnknownId.
+    """
     try:
         ids.require(connection, ids.FEATURE, feature)
     except UnknownId as error:
@@ -393,7 +401,10 @@ def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
 
 
 def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, other: Owner) -> Denied:
-    """Return the refusal of a wallet with another owner. Name the owner only if the caller may learn names."""
+    """Return the refusal of a wallet with another owner.
+
+    Name the owner only if the caller may learn names.
+    """
     whose = "a pool" if other.org_id is None else other.org_id
     whose = whose if ids.tells_names(connection) else "another owner"
     return Denied(

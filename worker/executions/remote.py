@@ -112,7 +112,10 @@ def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: b
 
 
 def _hold_by(found: Standing, org_id: str) -> Hold:
-    """Return the place of a reservation by the state of the balance. Errors: Denied `balance_unknown`."""
+    """Return the place of a reservation by the state of the balance.
+
+    Errors: Denied `balance_unknown`.
+    """
     if found.read_ms is None:
         said = f"the balance of {org_id} was not read yet. Run `drawdown watch`, or wait for the next tick"
         raise Denied("balance_unknown", said, "account")
@@ -246,7 +249,10 @@ def _quantities(found: Reservation, cost: Cost) -> dict[str, int]:
 
 
 def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> dict[str, int]:
-    """Return the quantities of an execution's total use that are not billed yet. Errors: Denied `below_drawn`."""
+    """Return the quantities of an execution's total use that are not billed yet.
+
+    Errors: Denied `below_drawn`.
+    """
     rows = SQL.run(connection, "used_before", {"reservation": found.reservation})
     drawn = {row.feature: int(row.quantity) for row in rows}
     rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
@@ -278,9 +284,9 @@ def price_of(connection: sa.Connection, card: RateCard, provider: str, line: tup
 
 
 def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str, int]) -> list[Line]:
-    """Return the costs of quantities by the rates at the execution's acceptance, of its provider at that time.
+    """Return the costs of quantities by the rates at the execution's acceptance.
 
-    Errors: Denied `no_rate`; UnknownId; UsageError.
+    The rates are those of the execution's provider at that time. Errors: Denied `no_rate`; UnknownId; UsageError.
     """
     at_ms = found.accepted_ms
     provider = str(SQL.run(connection, "org", {"org_id": found.org_id, "now_ms": at_ms}).one().provider)
@@ -298,9 +304,10 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
 
 
 def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By) -> int:
-    """Write the used quantities and the samples that bill them. Return their cost in micro-credits.
+    """Write the used quantities and the samples that bill them.
 
-    Errors: Denied `not_metered`, `other_content`, or that of an execution with the overage `refuse`.
+    Return their cost in micro-credits. Errors: Denied `not_metered`, `other_content`, or that of an execution with the
+    overage `refuse`.
     """
     total = sum(line.amount_micro for line in lines)
     above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)
@@ -328,9 +335,10 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
 def _samples(
     found: Reservation, number: str, line: Line, mapped: Sequence[Segment], now_ms: int
 ) -> list[tuple[Sample, dict[str, object]]]:
-    """Return the samples of one line, each with its row for `note_samples`. Their time of use is now.
+    """Return the samples of one line, each with its row for `note_samples`.
 
-    Errors: Denied `not_metered` for a feature without a mapping, or a quantity that cannot be split into samples.
+    Their time of use is now. Errors: Denied `not_metered` for a feature without a mapping, or a quantity that cannot be
+    split into samples.
     """
     window = window_of(now_ms)
     makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]

@@ -74,7 +74,10 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Ended(Mapped):
-    """An ended row of the mapping. `selector`: its memory sizes, or its event type, in words."""
+    """An ended row of the mapping.
+
+    `selector`: its memory sizes, or its event type, in words.
+    """
 
     selector: str = ""
 
@@ -190,10 +193,10 @@ def end_feature(
 
 
 def _ended(rows: list[MappingRow], feature: str, from_ms: int | None) -> list[tuple[MappingRow, bool]]:
-    """Return the rows that ended a feature's selectors at `from_ms` or later, sorted by start.
+    """Return the rows that ended a feature's selectors, sorted by start.
 
-    `from_ms` None: those that the last call added, of selectors that no other feature has since. Each row has a flag.
-    It is True if the ended mapping had not begun.
+    The rows start at `from_ms` or later. `from_ms` None: those that the last call added, of selectors that no other
+    feature has since. Each row has a flag. It is True if the ended mapping had not begun.
     """
     by_selector: defaultdict[tuple[str, int | None], list[tuple[int, MappingRow]]] = defaultdict(list)
     for number, row in sorted(enumerate(rows), key=lambda one: one[1].start_ms):
@@ -256,7 +259,10 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
 
 
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
-    """Return the start of a selector's newest row if it already has the wanted feature and unit; otherwise None."""
+    """Return the start of a selector's newest row if that row already fits.
+
+    The row fits if it has the wanted feature and unit. Returns None otherwise.
+    """
     mine = [before for before in mapping if before.selector == row.selector]
     newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two, the last added
     if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
@@ -276,7 +282,10 @@ def _describe(connection: sa.Connection, row: MappingRow) -> str:
 
 
 def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
-    """Refuse a second unit of a feature, because its rate and carry would add different units. Errors: Refused."""
+    """Refuse a second unit of a feature.
+
+    The feature's rate and carry would add different units. Errors: Refused.
+    """
     other = other_unit(mapping, row)
     if other is not None:
         instead = "Use" if UNITS in (other.unit, row.unit) else f"Pass --unit {other.unit}, or use"
@@ -300,7 +309,10 @@ def _check_size(row: MappingRow) -> None:
 
 
 def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: MappingRow) -> Mapped:
-    """Mark the windows in which a new row gives pending usage its first feature. Return that usage."""
+    """Mark the windows in which a new row gives pending usage its first feature.
+
+    Return that usage.
+    """
     seconds = windows = sizes = 0
     mapping = akin(mapping, row)
     for size in SQL.run(connection, "pending_sizes", {"start_ms": start}).scalars().all():
@@ -317,7 +329,10 @@ def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: 
 
 
 def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
-    """Return the ranges of windows, from `start` on, in which a new row gives a size its first feature."""
+    """Return the ranges of windows in which a size gets its first feature.
+
+    A new row gives it the feature from `start` on.
+    """
     times = sorted({start, *(before.start_ms for before in mapping if before.start_ms > start)})
 
     def has(rows: list[MappingRow], window: int) -> bool:
@@ -453,7 +468,10 @@ def _map_event(
 
 
 def _value(path: str | None, scale: int, *, count: bool) -> EventValue | None:
-    """Return the value that the options declare; None without one. Errors: UsageError for invalid combinations."""
+    """Return the value that the options declare; None without one.
+
+    Errors: UsageError for invalid combinations.
+    """
     if path is None and not count and scale != 1:
         raise UsageError("--scale needs --sum. Pass --sum PATH, too")
     if path is None and not count:

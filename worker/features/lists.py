@@ -69,7 +69,7 @@ class UnmappedEvent:
 
 @dataclass(frozen=True)
 class FeatureList:
-    """The memory sizes and event types with features, and pending usage without a feature."""
+    """The mapped memory sizes and event types, and pending usage without a feature."""
 
     mapping: list[Segment]
     event_types: list[MappedEvent]

@@ -155,7 +155,10 @@ def _by_metric(rows: Any) -> dict[str, list[sa.RowMapping]]:
 
 
 def _limits(rows: Sequence[sa.RowMapping]) -> list[Limit]:
-    """Return one limit a period: the plan's own limit takes precedence over that of any plan."""
+    """Return one limit a period.
+
+    The plan's own limit takes precedence over that of any plan.
+    """
     found: dict[str, Limit] = {}
     for one in rows:
         found.setdefault(one["period"], Limit(one["period"], one["amount"], one["phase"], one["plan"]))

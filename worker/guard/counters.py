@@ -180,7 +180,10 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
 
 def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
-    """Return the amounts of at most OVER_AT_ONCE expired uses to their counters. Returns the number of these uses."""
+    """Return the amounts of at most OVER_AT_ONCE expired uses to their counters.
+
+    Returns the number of these uses.
+    """
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()
     if not over:

@@ -97,7 +97,10 @@ def do_all(
 
 
 class _Work:
-    """One transaction. Each step reads the facts that the next one needs; the last one writes."""
+    """One transaction.
+
+    Each step reads the facts that the next step needs. The last step writes.
+    """
 
     def __init__(self, connection: sa.Connection, proofs: Sequence[str], calls: Sequence[Call], now_ms: int) -> None:
         self._connection, self._proofs, self._calls, self._now_ms = connection, proofs, calls, now_ms
@@ -165,7 +168,10 @@ class _Work:
         return found
 
     def _moments(self, ends: Mapping[int, Use]) -> dict[_Group, int]:
-        """Return the moment at which each group of calls counts. Calls of another moment are decided alone."""
+        """Return the moment at which each group of calls counts.
+
+        Calls of another moment are decided alone.
+        """
         moments: dict[_Group, int] = {}
         for at, call in enumerate(self._calls):
             group = _group_of(call, ends.get(at))
@@ -178,7 +184,10 @@ class _Work:
         return moments
 
     def _lock(self, ends: Mapping[int, Use], moments: Mapping[_Group, int]) -> None:
-        """Lock keys if a month turns, then the counters of `moments` and of now, then uses, then executions."""
+        """Lock keys, counters, uses and executions, in this order.
+
+        Keys are locked only if a month turns. The counters are those of `moments` and of now.
+        """
         held = [(USE + use.use_key, use.org_id) for use in ends.values() if use.reservation is not None]
         held += chain.from_iterable(one.names for one in self._calls if isinstance(one, Change))
         wanted = [
@@ -207,7 +216,10 @@ class _Work:
         self._runs = {row.reservation: Reservation(**vars(row)) for row in read.get("runs", ())}
 
     def _decide(self, ends: Mapping[int, Use], moments: Mapping[_Group, int]) -> None:
-        """Decide the calls one after another, by the rows that are read after all locks are taken."""
+        """Decide the calls one after another.
+
+        The decisions use the rows that are read after all locks are taken.
+        """
         seen, read = self._read_facts(ends)
         if self._missing and self._make(seen, ends):
             seen, read = self._read_facts(ends)
@@ -239,7 +251,10 @@ class _Work:
                 self._found[at] = error
 
     def _make(self, seen: Mapping[int, AskerRows], ends: Mapping[int, Use]) -> bool:
-        """Create and lock the missing counters of known organisations. Return True if there were any."""
+        """Create and lock the missing counters of known organisations.
+
+        Return True if there were any.
+        """
         groups = {_group_of(self._calls[at], ends.get(at)) for at, one in seen.items() if one.is_known}
         if made := [one for one in self._missing if one[:2] in groups]:
             rows = {"counters": _rows(made)}
@@ -285,9 +300,9 @@ class _Work:
         return {at: seen[n] for n, (at, _) in enumerate(asked)}, read
 
     def _emit(self) -> dict[int, Alone]:
-        """Record the events of the allowed uses. If one event is refused, roll all of them back.
+        """Record the events of the allowed uses.
 
-        Returns the refused events, by the places of their calls.
+        If one event is refused, roll all of them back. Returns the refused events, by the places of their calls.
         """
         if not self._emits:
             return {}
@@ -321,7 +336,10 @@ class _Work:
         return lambda moved: replace(_shifted(answer, moved.get(customer)), event=self._emitted[at])
 
     def _charged(self, ask: Ask, known: AskerTerms, seen: AskerRows) -> Charged:
-        """Charge a use to its own organisation's wallet. Return its cost and charge. Errors: Alone."""
+        """Charge a use to its own organisation's wallet.
+
+        Return its cost and charge. Errors: Alone.
+        """
         terms = known.metric.price
         price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
         if not price:
@@ -343,7 +361,10 @@ class _Work:
         return Charged(Costs(price, 0, run.org_id), None, "no_credit")
 
     def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:
-        """Return True if a wallet without reservations lacks the credit for a price in micro-credits."""
+        """Return True if a wallet without reservations lacks the credit for a price.
+
+        The price is in micro-credits.
+        """
         wallet = self._moves.wallet(standing)
         return wallet is not None and not wallet.held_micro and terms.held_for(price) > wallet.available_micro
 
@@ -414,7 +435,9 @@ class _Work:
         return found
 
     def _run_of(self, call: Change) -> Reservation | None:
-        """Return the execution of a call. If the call is bound to an organisation, it must be that organisation's.
+        """Return the execution of a call.
+
+        If the call is bound to an organisation, it must be that organisation's.
 
         Another call of the transaction may have locked an execution of another organisation with the same key.
         """
@@ -422,7 +445,10 @@ class _Work:
         return next((run for run, org in there if org in ("", run.org_id)), None)
 
     def _book(self, group: _Group, known: AskerTerms, seen: AskerRows, at_ms: int) -> Book:
-        """Return the book of a group's counters. Errors: Alone if an expired hold must be returned first."""
+        """Return the book of a group's counters.
+
+        Errors: Alone if an expired hold must be returned first.
+        """
         if seen.has_overs:
             raise Alone("expired uses must be released first")
         if group not in self._books:
@@ -454,7 +480,10 @@ class _Work:
 
 
 def _moves_of(book: Book) -> list[dict[str, object]]:
-    """Return the changes of a group's counters, a row for each period; empty if they did not change."""
+    """Return the changes of a group's counters, a row for each period.
+
+    Without a change, there are no rows.
+    """
     if book.counters == book.locked:
         return []
     bounds = () if book.passes else in_force(book.terms.facts(book.locked))
@@ -477,7 +506,10 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
 
 
 def _group_of(call: Call, ending: Use | None) -> _Group | None:
-    """Return the group with the counters that a call moves; None if the call neither is a use nor ends a use."""
+    """Return the group with the counters that a call moves.
+
+    Returns None if the call is not a use, and does not end a use.
+    """
     if isinstance(call, Ask):
         return call.wish.org_id, call.wish.metric
     return None if ending is None else (ending.org_id, ending.metric)
@@ -503,7 +535,10 @@ def _facts(connection: sa.Connection, org_id: str, seen: AskerRows, now_ms: int)
 
 
 def _shifted(answer: Answer, moved: Moved | None) -> Answer:
-    """Correct an answer's balance by the amounts that earlier calls of the transaction moved."""
+    """Correct an answer's balance by the amounts that earlier calls moved.
+
+    The earlier calls are those of the same transaction.
+    """
     if moved is None or not moved.shift or answer.balance_micro is None:
         return answer
     return replace(answer, balance_micro=answer.balance_micro + moved.shift)

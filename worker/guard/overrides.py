@@ -215,9 +215,9 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
 
 
 def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> OverrideRow | None:
-    """Return the same limit override; None if it does not exist. Locks the metric, so no other call makes it now.
+    """Return the same limit override; None if it does not exist.
 
-    Errors: Denied `too_many_asked`.
+    Locks the metric, so no other call makes it now. Errors: Denied `too_many_asked`.
     """
     guard_terms.hold(connection, terms.metric)
     said = {"asked": int(asked), "actor": by.actor, "now_ms": by.now_ms}
@@ -333,7 +333,10 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
 
 
 def _size_of_approval(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of an approval: the use that it allows in one period, at the metric's price."""
+    """Return the size of an approval.
+
+    It is the use that the approval allows in one period, at the metric's price.
+    """
     found = show(connection, values["number"])
     if found.amount is None or found.reach != "org":
         return Size(unbounded=True)

@@ -220,7 +220,10 @@ def _changed(metric: str, was: Metric | None, change: Change) -> Metric:
 
 
 def _charges_for(was: Metric | None, now: Metric) -> str | None:
-    """Return the event type or feature that a metric charges for, if that or the price is new; otherwise None."""
+    """Return the event type or feature that a metric newly charges for.
+
+    Returns None if neither that nor the price is new.
+    """
     is_new = was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)
     return (now.counts or now.metric) if now.price_micro and is_new else None
 
@@ -449,9 +452,10 @@ def _facts_of_metric(connection: sa.Connection, _asked: Invocation, values: Valu
 
 
 def _size_of_metric(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of a change of a metric: unbounded for a lower price or another payer, else one object.
+    """Return the size of a change of a metric.
 
-    Both affect every later use, so their effect has no bound.
+    A lower price or another payer is unbounded, because it affects every later use. Any other change counts as one
+    object.
     """
     found, payer = _latest(connection, values["metric"]), values["payer"]
     if payer is not None and payer != "none" and (found is None or payer != found.payer):

@@ -271,7 +271,10 @@ def decide_use(book: Book, ask: Ask) -> Answer:
 
 
 def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
-    """Return the decision about a use. If the client already allowed it, it is allowed, with `would` as decided."""
+    """Return the decision about a use.
+
+    If the client already allowed it, it is allowed, with `would` as decided.
+    """
     verdict = decide(known.facts(counters, code), ask.wish.quantity)
     if ask.failed_open and verdict.decision == "block":
         return replace(verdict, decision="allow", enforced=False)
@@ -326,9 +329,10 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
 
 
 def _charge(connection: sa.Connection, ask: Ask, known: AskerTerms, is_beyond: bool) -> Charged:
-    """Charge a use by its own execution, which is settled at once unless the use is held.
+    """Charge a use by its own execution.
 
-    If the use is beyond the metric's limit, and the metric names another payer, that payer is not charged.
+    The execution is settled at once unless the use is held. If the use is beyond the metric's limit, and the metric
+    names another payer, that payer is not charged.
     """
     terms = known.metric.price
     price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
@@ -544,7 +548,10 @@ def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
 
 
 def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
-    """Return the counters as `guard_counts.look` does, if the metric has no expired uses."""
+    """Return the counters as `guard_counts.look` does.
+
+    The metric must not have expired uses.
+    """
     rows = {period: (Counted(used, bool(warned)), uses) for period, used, warned, uses in seen.counters or ()}
     none = Counted(), 0
     counted: dict[Span, Counted] = {period: rows.get(period, none)[0] for period in PERIODS}
@@ -552,7 +559,9 @@ def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
 
 
 def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: AskerRows, now_ms: int) -> Paying | None:
-    """Return the result of `executions.preview` in the plain case, from the facts that are already read.
+    """Return the result of `executions.preview` in the plain case.
+
+    This uses the facts that are already read.
 
     The case is plain if the organisation's own wallet pays and has no step due. Also, only the last step of the
     permission order, credits, may refuse. Returns None in all other cases.
@@ -668,7 +677,9 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
 def _grown(
     connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: AskerTerms, by: By
 ) -> tuple[Verdict, Charged]:
-    """Decide if a use may hold more. Its execution reserves the price, by the terms of its acceptance.
+    """Decide if a use may hold more.
+
+    Its execution reserves the price, by the terms of its acceptance.
 
     If the execution cannot reserve more, and the use is allowed, it continues with the present reservation.
     """
@@ -757,9 +768,9 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 
 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
-    """Lock a use, and return it with the locked counters that count it. If its hold is past its end, expire it.
+    """Lock a use, and return it with the locked counters that count it.
 
-    Errors: UnknownId; UsageError; Denied `ended` if it was used at once.
+    If its hold is past its end, expire it. Errors: UnknownId; UsageError; Denied `ended` if it was used at once.
     """
     require_key(key)
     use = guard_counts.read_use(connection, key)
@@ -943,7 +954,10 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
 
 
 def _resets_ms(span: Span | None, at_ms: int) -> int | None:
-    """Return the time when a span begins again, in milliseconds; None for an `at_once` limit."""
+    """Return the time when a span begins again, in milliseconds.
+
+    Returns None for an `at_once` limit.
+    """
     return None if span is None or span == "at_once" else end_of(span, at_ms)
 
 

@@ -102,7 +102,10 @@ _Line = tuple[Target, HttpClient]
 
 
 class CellClient:
-    """A client that sends at most AT_ONCE halts at a time, and AT_ONCE_PER_CELL to one cell."""
+    """A client that limits the number of halts that it sends at a time.
+
+    It sends at most AT_ONCE halts, and at most AT_ONCE_PER_CELL to one cell.
+    """
 
     def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
         self._settings = settings

@@ -119,7 +119,10 @@ def _recover(
 
 
 def _as_it_was(connection: sa.Connection, number: int) -> Recovered:
-    """Return the result if no history was lost: the facts of the last recovery, if one was made."""
+    """Return the result if no history was lost.
+
+    The result has the facts of the last recovery, if a recovery was made.
+    """
     last = SQL.run(connection, "last_loss", {"number": number}).one_or_none()
     if last is None:
         return Recovered(None, number=number)
@@ -132,10 +135,10 @@ def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
 
 
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
-    """Mark open pushes to be looked up first, or to be decided by a person, because they may have been sent since.
+    """Mark open pushes to be looked up first, or to be decided by a person.
 
-    Returns the number of both. If this machine lacks a provider, its pushes become in doubt: another machine looks them
-    up, or a person decides.
+    The pushes may have been sent since. Returns the number of both. If this machine lacks a provider, its pushes become
+    in doubt: another machine looks them up, or a person decides.
     """
     to_look_up = to_decide = 0
     for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):

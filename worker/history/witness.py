@@ -143,7 +143,10 @@ class WitnessFile:
         return self._folder / f"drawdown-{database_id}.json"
 
     def _load(self, file: Path) -> dict[str, KeptWitness]:
-        """Return the stored checkpoints, by place. Errors: UsageError for an unreadable or invalid file."""
+        """Return the stored checkpoints, by place.
+
+        Errors: UsageError for an unreadable or invalid file.
+        """
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
             if "database_id" in kept:  # a file of a version without places
@@ -200,7 +203,7 @@ def place_of(connection: sa.Connection) -> str:
 
 
 def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
-    """Return True if the database's history has the first tick at the place of a checkpoint.
+    """Return True if the database has the first tick at the place of a checkpoint.
 
     Tick 0: the database was recovered there before its first tick was recorded.
     """

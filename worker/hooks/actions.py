@@ -76,7 +76,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and the time until which the old secret also signs."""
+    """The number of the new secret, and the time when the old secret expires.
+
+    Until that time, the old secret also signs.
+    """
 
     generation: int
     old_until_ms: int
@@ -258,7 +261,10 @@ def _hold(connection: sa.Connection, name: str, lock: str = "to_change") -> sa.R
 
 
 def _endpoint(row: Any) -> Endpoint | None:
-    """Return the endpoint of a row; None without a row. Errors: Refused for an ended endpoint."""
+    """Return the endpoint of a row; None without a row.
+
+    Errors: Refused for an ended endpoint.
+    """
     if row is None:
         return None
     if row["ended_ms"] is not None:
@@ -299,7 +305,10 @@ class EndpointSet:
 
 
 def _secret_of(asked: Invocation, name: str, generation: int) -> str | None:
-    """Return the secret of an endpoint; None if this process does not have DRAWDOWN_HOOK_SECRET."""
+    """Return the secret of an endpoint.
+
+    Returns None if this process does not have DRAWDOWN_HOOK_SECRET.
+    """
     found = () if asked.hooks is None else asked.hooks.secrets_of(name, (generation,))
     return found[0] if found else None
 

@@ -78,9 +78,10 @@ def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
 
 
 def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
-    """Send messages to one endpoint until no message is due, it does not answer, or its time is up.
+    """Send messages to one endpoint until no message is due.
 
-    Until its first answer, it gets one message at a time.
+    It also stops if the endpoint does not answer, or if the time is up. Until its first answer, the endpoint gets one
+    message at a time.
     """
     breaker, began_ms, most = context.telling(endpoint), context.clock.now_ms(), 1
     while context.leaves(CALL_MS):
@@ -106,7 +107,10 @@ def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
 
 
 def _send(context: Context, claimed: Sequence[ClaimedMessage], lease_end_ms: int) -> Steps[Sequence[HookAnswer]]:
-    """Send claimed messages. After the lease has ended, do not send, because another worker may have sent them."""
+    """Send claimed messages.
+
+    After the lease has ended, do not send, because another worker may have sent them.
+    """
     over = partial(_is_over, context, lease_end_ms)
     try:
         answers: Sequence[HookAnswer] = yield SendHooks([message.request for message in claimed], over)
@@ -164,13 +168,19 @@ def _claim(connection: sa.Connection, *, endpoint: str, claim: str, now: int, mo
 def _settle(
     connection: sa.Connection, *, claimed: Sequence[ClaimedMessage], answers: Sequence[HookAnswer], claim: str, now: int
 ) -> None:
-    """Record outcomes. A delivery is recorded even without the claim, and any other outcome only with the claim."""
+    """Record outcomes.
+
+    A delivery is recorded even without the claim, and any other outcome only with the claim.
+    """
     values = [_end(message, answer, now) for message, answer in zip(claimed, answers, strict=True)]
     SQL.run(connection, "settle", [{**one, "claim_owner": claim} for one in values])
 
 
 def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, object]:
-    """Return the change of a delivery by an answer. A call that was not begun does not fail, and is due at once."""
+    """Return the change of a delivery by an answer.
+
+    A call that was not begun does not fail, and is due at once.
+    """
     wait_ms = next_wait_ms(message.failures + 1) if answer.is_sent else 0
     state = "delivered" if answer.error is None else "failed" if wait_ms is None else "due"
     return {

@@ -86,7 +86,10 @@ def _assign(
 
 
 class WouldHalt(Refused):
-    """An error: an assignment to the embedded ledger would halt an organisation at once. `why`: the lack of credit."""
+    """An error: an assignment would halt an organisation at once.
+
+    The assignment is to the embedded ledger. `why`: the lack of credit.
+    """
 
     def __init__(self, why: str, customer_id: str) -> None:
         grant = f"`drawdown ledger grant {typed(customer_id, 'AMOUNT')}`"

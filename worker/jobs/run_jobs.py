@@ -233,7 +233,10 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
 
 
 def _hold(connection: sa.Connection, *, asked: AssignJob, by: By) -> None:
-    """Lock an organisation's assignments as the job found them. Errors: Refused if a person has changed them since."""
+    """Lock an organisation's assignments as the job found them.
+
+    Errors: Refused if a person has changed them since.
+    """
     lock_for_assignments(connection, [asked.org_id])
     queue.require_as_it_stood(connection, asked, by)
 

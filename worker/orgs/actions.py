@@ -1,4 +1,6 @@
-"""Changes of an organisation by a person: register, halt, set an org override, resume.
+"""Changes of an organisation by a person.
+
+A person can register, halt or resume it, and set an org override.
 
 Guarantee: an org override takes precedence over any provider's verdict at once, even if the provider is unreachable. It
 is recorded with actor and reason.
@@ -174,7 +176,10 @@ def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
 
 
 def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
-    """Lock an organisation and return its org override. If the override has ended, return an empty one."""
+    """Lock an organisation and return its org override.
+
+    If the override has ended, return an empty one.
+    """
     require_org(connection, org_id)
     (row,) = lock_rows(connection, [org_id])
     if row.override_until_ms is not None and row.override_until_ms <= now_ms:
@@ -270,7 +275,10 @@ def _limits(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
 
 
 def _size_of_override(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
-    """Return the size of an org override: unbounded if it prevents halts, because use without credit has no bound."""
+    """Return the size of an org override.
+
+    An override that prevents halts is unbounded, because use without credit has no bound.
+    """
     is_longer = values["until_ms"] is not None and not values["undo"]
     kept = is_longer and _override_of(connection, values["org_id"], asked.by.now_ms).halted is False
     return Size(unbounded=values["never_halt"] or kept)
@@ -309,7 +317,10 @@ def _halt(
 def _chosen(
     connection: sa.Connection, asked: Invocation, org_ids: Sequence[str] | None, chosen: OrgFilter
 ) -> list[str]:
-    """Return the chosen organisations. Errors: UsageError unless either ids or a filter is given; UnknownId."""
+    """Return the chosen organisations.
+
+    Errors: UsageError unless either ids or a filter is given; UnknownId.
+    """
     if bool(org_ids) == (chosen != OrgFilter()):
         raise UsageError("specify either organisations (or --file), or a filter by --provider, --plan, --search")
     if org_ids:

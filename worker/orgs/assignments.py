@@ -52,7 +52,10 @@ class Waited:
 
 @dataclass(frozen=True)
 class Assigned:
-    """A new assignment, and the pending usage that it resolves or leaves. `note`: a warning about it (None: absent)."""
+    """A new assignment, and the pending usage that it resolves or leaves.
+
+    `note`: a warning about it (None: absent).
+    """
 
     org_id: str
     provider: str
@@ -64,7 +67,10 @@ class Assigned:
 
 @dataclass(frozen=True)
 class _Biller:
-    """A customer at a provider. `one_wallet`: the providers at which the customer would have the same wallet."""
+    """A customer at a provider.
+
+    `one_wallet`: the providers at which the customer would have the same wallet.
+    """
 
     provider: str
     customer_id: str
@@ -103,7 +109,10 @@ def assign_each(
     from_ms: int | None = None,
     in_ledger: Collection[str] = (),
 ) -> list[Assigned]:
-    """Assign organisations, each with its customer. Errors: as `assign`. `in_ledger`: as in `assign_one`."""
+    """Assign organisations, each with its customer.
+
+    Errors: as `assign`. `in_ledger`: as in `assign_one`.
+    """
     lock_for_assignments(connection, customers)
     make = partial(assign_one, connection, unseen=unseen_windows(connection, customers), in_ledger=in_ledger)
     made = [make(org_id, provider, customer_id, from_ms, by) for org_id, customer_id in customers.items()]
@@ -169,7 +178,9 @@ def assign_one(
     unseen: Unseen,
     in_ledger: Collection[str] = (),
 ) -> Assigned:
-    """Assign one organisation, under S1's lock. Errors: as `assign`. The caller adds the notes of `stops_of`.
+    """Assign one organisation, under S1's lock.
+
+    Errors: as `assign`. The caller adds the notes of `stops_of`.
 
     If the organisation has an assignment to the provider without a customer, the call adds the customer to it instead.
     Then `from_ms` must not be earlier than its start.
@@ -220,7 +231,10 @@ def stops_of(connection: sa.Connection, starts: Mapping[str, int]) -> dict[str, 
 
 
 def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int) -> dict[str, str]:
-    """Return notes about the tiers and automatic top-ups of wallets that are not in use from `start_ms` on."""
+    """Return notes about the tiers and automatic top-ups of unused wallets.
+
+    These wallets are not in use from `start_ms` on.
+    """
     found: dict[str, list[str | None]] = {}
     for row in SQL.run(connection, "stopped", {"customers": customers, "now_ms": start_ms}):
         found.setdefault(row.customer_id, []).append(row.tier)
@@ -236,9 +250,9 @@ def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int)
 
 
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
-    """Check that an assignment may start at a time. Return the start of the only, later assignment, or None.
+    """Check that an assignment may start at a time.
 
-    Errors: Refused.
+    Return the start of the only, later assignment, or None. Errors: Refused.
     """
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
@@ -273,9 +287,10 @@ def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int,
 def _fill_customer(
     connection: sa.Connection, org_id: str, biller: _Biller, from_ms: int | None, by: By, unseen: Unseen
 ) -> Assigned | None:
-    """Add the customer to the latest assignments without a customer, for which no window is sealed yet.
+    """Add the customer to the latest assignments without a customer.
 
-    Returns None if the organisation has no such assignment. Errors: Refused if `from_ms` is before their start.
+    No window is sealed yet for these assignments. Returns None if the organisation has no such assignment. Errors:
+    Refused if `from_ms` is before their start.
     """
     provider, customer_id = biller.provider, biller.customer_id
     found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).scalars().all()
@@ -341,7 +356,10 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
 
 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
-    """Refuse a customer if it, or its wallet, belongs to another organisation or a pool then. Errors: Refused."""
+    """Refuse a customer that belongs to another organisation or a pool then.
+
+    The same applies to a wallet of the customer. Errors: Refused.
+    """
     provider, customer_id = biller.provider, biller.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:
         return
@@ -383,7 +401,10 @@ def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int
 
 
 def _fix(connection: sa.Connection, org_id: str, start: int, unseen: Unseen) -> Waited:
-    """Mark the windows with usage that was pending for an assignment. Return that usage, counted before the marks."""
+    """Mark the windows with usage that was pending for an assignment.
+
+    Return that usage, counted before the marks.
+    """
     values = {"org_id": org_id, "start_ms": start}
     mapped = [asdict(segment) for segment in segments(mapping_rows(connection))]
     late = [{"window_ms": window_ms} for window_ms in unseen.get(org_id, ())]

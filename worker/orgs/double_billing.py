@@ -121,7 +121,10 @@ def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
 def _met(
     charging: Collection[Charging], made: Sequence[Segment], types: dict[int, str]
 ) -> Iterator[tuple[Charging, Segment]]:
-    """Yield pairs of a metric and a segment that would both bill the same usage. `types`: event types by meter."""
+    """Yield pairs of a metric and a segment that would both bill the same usage.
+
+    `types`: event types by meter.
+    """
     for segment in made if charging else ():
         event_type = types.get(segment.lo) if is_meter(segment.lo) else None
         for one in charging:

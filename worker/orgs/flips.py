@@ -118,7 +118,9 @@ def _chunk(
 
 
 def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
-    """Check customers one by one at a provider that has its own ids of customers. Return the flips with problems added.
+    """Check customers one by one at a provider that has its own ids of customers.
+
+    Return the flips with problems added.
 
     The state of a customer does not show if the provider knows it, because it may come from a wallet in this database.
     """
@@ -172,7 +174,9 @@ def candidates_of(
 
 
 def so_since(connection: sa.Connection, wish: Wish, provider: str, from_ms: int | None, by: By) -> int | None:
-    """Return the time since which an organisation is assigned as requested, also a time to come; None if it is not.
+    """Return the time since which an organisation is assigned as requested.
+
+    The time may be a time to come. Returns None if the organisation is not assigned as requested.
 
     All assignments from then on name the provider and the customer, and the first one starts in time. Without
     `from_ms`, a customer that is named applies to an assignment that has not begun.
@@ -184,7 +188,10 @@ def so_since(connection: sa.Connection, wish: Wish, provider: str, from_ms: int 
 def _as_wished(
     connection: sa.Connection, wish: Wish, provider: str, from_ms: int | None, by: By
 ) -> tuple[int, str] | None:
-    """Return the result of `so_since` with the customer; None if the organisation is not assigned as requested."""
+    """Return the result of `so_since` with the customer.
+
+    Returns None if the organisation is not assigned as requested.
+    """
     latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
     to_come = from_ms is None and wish.customer_id is not None
     since_ms = _so_since(latest, provider, wish.customer_id, start_of(from_ms, by), to_come=to_come)
@@ -200,9 +207,9 @@ def _so_since(
 
 
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
-    """Return the error text of an unknown organisation or customer; None if both are known.
+    """Return the error text of an unknown organisation or customer.
 
-    Errors: UnknownId, instead of the text, unless `options.each_alone`.
+    Returns None if both are known. Errors: UnknownId, instead of the text, unless `options.each_alone`.
     """
     try:
         ids.require_sampled_org(connection, wish.org_id, new=options.new)
@@ -249,7 +256,10 @@ def _old_customers(candidates: Sequence[FlipCandidate]) -> dict[str, list[str]]:
 
 
 def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mapping[tuple[str, str], CustomerRead]]:
-    """Return the states of customers at each provider that is ready, by provider and customer."""
+    """Return the states of customers, by provider and customer.
+
+    It reads each provider that is ready.
+    """
     found: dict[tuple[str, str], CustomerRead] = {}
     for provider, customers in wanted.items():
         named = [customer for customer in dict.fromkeys(customers) if customer]
@@ -420,7 +430,10 @@ class FlipCandidate:
     since_ms: int | None = None
 
     def to_come(self, by: By) -> str | None:
-        """Return a note if the assignment exists already, and has not begun; None otherwise."""
+        """Return a note if the assignment exists already, and has not begun.
+
+        Returns None otherwise.
+        """
         return None if self.since_ms is None else _to_come(self.wish.org_id, self.since_ms, by)
 
 
@@ -499,13 +512,19 @@ def problem_of(
 
 
 def _halts(was: str | None, is_halted: bool, provider: str, balance_micro: int | None) -> bool:
-    """Return True if another provider's customer without credit would halt an organisation that runs now."""
+    """Return True if a move to another provider would halt an organisation.
+
+    That is so if the organisation runs now, and its customer at the new provider has no credit.
+    """
     is_moved = was is not None and was != provider
     return is_moved and not is_halted and balance_micro is not None and balance_micro <= 0
 
 
 def would_halt_here(connection: sa.Connection, org_id: str, customer_id: str, now_ms: int) -> bool:
-    """Return True if an assignment to the embedded ledger would halt an organisation at once, for lack of credit."""
+    """Return True if the embedded ledger would halt an organisation at once.
+
+    That is so if an organisation that runs now is assigned to it, and lacks credit.
+    """
     latest = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
     if latest is None:
         return False

@@ -121,10 +121,10 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
 
 
 def days_due(connection: sa.Connection, now_ms: int) -> list[int]:
-    """Return the starts of the days that a check without a range compares, in milliseconds.
+    """Return the days that a check without a range compares.
 
-    These are yesterday, and each day of the last DUE_FOR_MS that was not compared with a registered cell. The days
-    before the first check of a cell are not due.
+    Each day is given by its start, in milliseconds. The days are yesterday, and each day of the last DUE_FOR_MS that
+    was not compared with a registered cell. The days before the first check of a cell are not due.
     """
     today = now_ms - now_ms % DAY_MS
     first = today - DUE_FOR_MS

@@ -1,4 +1,7 @@
-"""Change and list terms, pauses, rates and policies of providers, and costs at vendors.
+"""Change and list terms, pauses, rates and policies of providers.
+
+It also changes and lists costs at vendors. It has the list of providers in shadow, and the comparison of vendors' bills
+with usage.
 
 It also has the list of providers in shadow, and the comparison of vendors' bills with usage.
 

@@ -169,7 +169,9 @@ def _sealed_to(connection: sa.Connection) -> int:
 
 
 def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
-    """Return the new start of sending, in milliseconds. It never moves back over windows that another system billed.
+    """Return the new start of sending, in milliseconds.
+
+    It never moves back over windows that another system billed.
 
     If the provider was in shadow, it goes live from the next window on, and after all sealed windows. A machine with a
     faster clock may have sealed later windows in shadow.

@@ -199,7 +199,10 @@ def _rated(done: ProviderRateSet) -> str:
 
 
 def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
-    """Return the fact of the organisations that a provider bills now: their number and the first names."""
+    """Return the fact about the organisations that a provider bills now.
+
+    The fact is their number and the first names.
+    """
     values = {"provider": provider, "now_ms": now_ms}
     count = int(SQL.run(connection, "count_billed", values).scalar_one())
     names = [str(name) for name in SQL.run(connection, "billed", {**values, "at_most": MOST_NAMED}).scalars()]
@@ -238,7 +241,10 @@ def _facts_of_policy(connection: sa.Connection, asked: Invocation, values: Value
 
 
 def _facts_of_rate(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the facts of a rate for a dry run: the newest rate, and the usage that was sealed since `from_ms`."""
+    """Return the facts of a rate for a dry run.
+
+    The facts are the newest rate, and the usage that was sealed since `from_ms`.
+    """
     name, feature = values["provider"], values["feature"]
     since = values["from_ms"] or 0
     rows = SQL.run(connection, "of_feature", {"provider": name, "feature": feature, "from_ms": since}).all()

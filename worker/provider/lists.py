@@ -110,7 +110,10 @@ class ProviderLine:
 
     @property
     def is_failing(self) -> bool:
-        """Return True if most of its latest sends are neither accepted, queued nor duplicate."""
+        """Return True if most of its latest sends failed.
+
+        A send failed if it is neither accepted, queued nor duplicate.
+        """
         return 2 * (self.failed or 0) > (self.calls or 0)
 
     @property

@@ -244,7 +244,10 @@ def _raw(name: str) -> bytes:
 
 
 def _read_rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row with its line number, by the names of `SMALL` for its columns. Errors: ValueError."""
+    """Yield each row with its line number, by the names of `SMALL` for its columns.
+
+    Errors: ValueError.
+    """
     table = Table(text)
     heads = [head.strip() for head in next(table, [])]
     names: Mapping[str, str] = FOCUS if FOCUS["amount"] in heads else SMALL
@@ -458,7 +461,10 @@ def drift_now(connection: sa.Connection, now_ms: int, tolerance_ppm: int, least_
 
 
 def most_urgent(lines: Sequence[DriftLine], most: int) -> list[DriftLine]:
-    """Return at most `most` lines, in their order. Lines that alert are kept first, then those that are off."""
+    """Return at most `most` lines, in their order.
+
+    Lines that alert are kept first, then those that are off.
+    """
     ranked = sorted(range(len(lines)), key=lambda place: (not lines[place].alerts, not lines[place].is_off, -place))
     return [lines[place] for place in sorted(ranked[:most])]
 
@@ -485,7 +491,10 @@ def _is_off(own: int, theirs: int, tolerance_ppm: int, least_micro: int) -> bool
 def _estimated(
     connection: sa.Connection, values: Mapping[str, object]
 ) -> tuple[dict[Key, Fraction], dict[tuple[str, str, str], list[tuple[int, int]]]]:
-    """Return the exact expected costs, and the spans in which each vendor's service and currency has a cost."""
+    """Return the exact expected costs, and the spans with a cost.
+
+    The spans are by vendor, service and currency.
+    """
     found: dict[Key, Fraction] = defaultdict(Fraction)
     for row in _rows(connection, "estimated", values):
         key = (row.vendor, row.service, row.currency, int(row.day_ms))

@@ -331,7 +331,9 @@ class Chosen:
     expect: int | None = None
 
     def find(self, connection: sa.Connection, possible: Sequence[str]) -> list[str]:
-        """Return the keys of the pushes. A filter finds them in the order of their windows.
+        """Return the keys of the pushes.
+
+        A filter finds them in the order of their windows.
 
         `possible`: the states that the command accepts. A filter can name these, and AWAITING_CREDIT if `rejected` is
         possible.

@@ -261,10 +261,10 @@ def _charged_meanwhile(
 def _on_terms_in_force(
     connection: sa.Connection, provider: str, asked: Sequence[Sought], found: Sequence[LookupResult]
 ) -> list[LookupResult]:
-    """Leave pushes to a person that were sent before the provider's present names and units.
+    """Leave pushes to a person that were sent on former names and units.
 
-    A lookup asks in the present place and unit. If it finds no charge, the former place may have it. A lost history may
-    have sent a push earlier than this database knows.
+    A lookup asks in the provider's present place and unit. If it finds no charge, the former place may have it. A lost
+    history may have sent a push earlier than this database knows.
     """
     since_ms = wire_since(connection, provider)
     return [

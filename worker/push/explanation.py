@@ -251,9 +251,10 @@ class PushEntry:
 
 @dataclass(frozen=True)
 class VerdictAfter:
-    """A verdict in force when the push was settled (or sealed, if it is open), or a later verdict.
+    """A verdict in force when the push was settled, or a later verdict.
 
-    `balance_micro`: the balance by the read (None: unlimited or unknown).
+    For an open push, the time of the seal counts. `balance_micro`: the balance by the read (None: unlimited or
+    unknown).
     """
 
     at_ms: int

@@ -257,9 +257,10 @@ def _settle_portion(
 
 
 def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> Steps[Mapping[int, Outcome]]:
-    """Read the customers of unread pushes, and record their parts before the pushes are sent.
+    """Read the customers of unread pushes, and record their parts.
 
-    Return the outcomes of the pushes that must wait, by place, because their customer is not read.
+    This happens before the pushes are sent. Returns the outcomes of the pushes that must wait, by place, because their
+    customer is not read.
 
     Autumn omits a one-time part from its answers as soon as it is used up exactly (observed in a recorded call). If the
     first push uses up an unknown part and its answer is lost, the balance would prove that the push is absent (P5).

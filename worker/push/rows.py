@@ -32,9 +32,10 @@ def push_id_of(push: Row) -> dict[str, object]:
 
 
 def was_sent_before(push: PushRow, since_ms: int) -> bool:
-    """Return True if a push was first sent before a time, such as the start of its provider's names and units.
+    """Return True if a push was first sent before a time.
 
-    If the time of its first send is unknown, the time of its seal counts.
+    An example is the start of its provider's names and units. If the time of its first send is unknown, the time of its
+    seal counts.
     """
     sent_ms = push.sealed_at_ms if push.first_attempt_ms is None else push.first_attempt_ms
     return int(sent_ms) < since_ms

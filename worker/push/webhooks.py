@@ -102,7 +102,10 @@ def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[No
 
 
 def _apply(connection: sa.Connection, provider: str, notice: Notice, now_ms: int, rejected: list[str]) -> str:
-    """Apply a notice, and add the organisation of a push that it rejects to `rejected`."""
+    """Apply a notice.
+
+    If it rejects a push, the push's organisation is added to `rejected`.
+    """
     match notice:
         case CustomerChanged(customer_id):
             orgs = orgs_of(connection, provider, customer_id, now_ms)

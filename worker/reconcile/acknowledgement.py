@@ -66,7 +66,10 @@ class Unbilled:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """The differences of balances (rows of `balance_marks`) and the days that a person acknowledged."""
+    """The differences of balances, and the days, that a person acknowledged.
+
+    The differences are rows of `balance_marks`.
+    """
 
     balances: Sequence[Any]
     unbilled: list[Unbilled]
@@ -74,9 +77,10 @@ class Acknowledged:
 
 @dataclass
 class Covered:
-    """The days and amounts that the acknowledgements of an organisation's customer cover.
+    """The days and amounts that the acknowledgements of a customer cover.
 
-    `until_ms`: days that were settled before that time, in milliseconds. `quantities`: base units by feature and day.
+    They are those of one organisation. `until_ms`: days that were settled before that time, in milliseconds.
+    `quantities`: base units by feature and day.
     """
 
     until_ms: int = 0
@@ -84,22 +88,28 @@ class Covered:
 
 
 def find_unbilled(connection: sa.Connection, org_id: str = "") -> list[Unbilled]:
-    """Return the reported days that no provider bills, of at most MOST_MARKS customers.
+    """Return the reported days that no provider bills.
 
-    `org_id`: empty for all organisations.
+    It reads at most MOST_MARKS customers. `org_id`: empty for all organisations.
     """
     prices = Prices(connection)
     return [one for mark in _marks(connection, org_id) for one in _of_mark(connection, mark, org_id, prices)]
 
 
 def _marks(connection: sa.Connection, org_id: str, *, lock: bool = False) -> Sequence[Any]:
-    """Return the marks of customers with reported days. `lock`: lock them until the transaction ends."""
+    """Return the marks of customers with reported days.
+
+    `lock`: lock them until the transaction ends.
+    """
     chosen = {"needs_you": f"{NEEDS_YOU}%", "org_id": org_id, "at_most": MOST_MARKS}
     return SQL.run(connection, "marks_for_person", chosen, locked="for_update" if lock else "").all()
 
 
 def _of_mark(connection: sa.Connection, mark: Any, org_id: str, prices: Prices) -> list[Unbilled]:
-    """Return the reported days of a customer, by organisation. `org_id`: empty for all."""
+    """Return the reported days of a customer, by organisation.
+
+    `org_id`: empty for all.
+    """
     until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # each day that was settled before was open in that comparison
     values = {
         "provider": mark.provider,
@@ -176,7 +186,10 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
 
 
 def _report_others(connection: sa.Connection, mark: Any, prices: Prices) -> None:
-    """Report only the days of other organisations as this customer. If there are none, close the mark."""
+    """Report only the days of other organisations as this customer.
+
+    If there are none, close the mark.
+    """
     left = _of_mark(connection, mark, "", prices)
     days = {day_ms for one in left for day_ms in one.by_day}
     reason = mark.said.rpartition(" (")[0] or mark.said
@@ -191,7 +204,10 @@ def _report_others(connection: sa.Connection, mark: Any, prices: Prices) -> None
 
 
 def with_worth(reason: str, worth: Worth) -> str:
-    """Return the reason of open days with the price of their usage, as a mark stores it."""
+    """Return the reason of open days, with the price of their usage.
+
+    A mark stores this text.
+    """
     return f"{reason} ({worth})"
 
 

@@ -479,7 +479,10 @@ def _void_absent(
 
 
 def _lock(connection: sa.Connection, context: Context, provider: str) -> None:
-    """Take S1's lock to correct pushes by what a provider showed. Errors: HistoryDoubted; TermsChanged."""
+    """Take S1's lock to correct pushes by what a provider showed.
+
+    Errors: HistoryDoubted; TermsChanged.
+    """
     lock_buckets(connection)
     require_same(connection, context.witness)
     require_terms(connection, provider, context.capabilities[provider])

@@ -349,7 +349,10 @@ def _line(provider: str, day: _Ours, theirs: int) -> Line:
 
 
 def _keep(connection: sa.Connection, *, lines: Sequence[Line], context: Context, now: int) -> None:
-    """Store the lines of one provider. Errors: TermsChanged, because a later run would not compare these days again."""
+    """Store the lines of one provider.
+
+    Errors: TermsChanged, because a later run would not compare these days again.
+    """
     names = ("day_ms", "org_id", "provider", "customer_id", "feature", "verdict")
     if lines:
         require_terms(connection, lines[0].provider, context.capabilities[lines[0].provider])
@@ -490,7 +493,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Balanced:
-    """The customers for which a reconciliation compared, or tried to compare, the balances.
+    """The customers of which a reconciliation compared or tried to compare balances.
 
     `left_out`: by customer, the reason why it did not compare the balances.
     """
@@ -515,9 +518,9 @@ def keep_marks(
     whole_to_ms: int,
     now_ms: int,
 ) -> int:
-    """Move the marks of a provider and its customers past compared and acknowledged days.
+    """Move the marks of a provider and its customers past compared days.
 
-    Return the number of open lines.
+    Acknowledged days count as compared. Returns the number of open lines.
 
     Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If a balance was left out, its
     customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left a
@@ -546,7 +549,10 @@ def keep_marks(
 
 
 def _without_acknowledged(connection: sa.Connection, provider: str, days: Sequence[Settled]) -> list[Settled]:
-    """Treat acknowledged days as compared. Other days keep the quantity that was not acknowledged before."""
+    """Treat acknowledged days as compared.
+
+    Other days keep the quantity that was not acknowledged before.
+    """
     orgs = {day.org_id for day in days if day.open_reason.startswith(NEEDS_YOU)}
     covered = read_covered(connection, provider, orgs)
     left: list[Settled] = []

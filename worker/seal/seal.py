@@ -193,7 +193,7 @@ def _send_whole_units(run: Statements, terms: Mapping[str, Capabilities]) -> Non
 
 
 def _term_rows(terms: Mapping[str, Capabilities], carrying: Collection[str]) -> list[dict[str, object]]:
-    """Return the terms of providers with whole units, with a carry, or without negatives.
+    """Return the terms of providers with whole units, a carry, or no negatives.
 
     `carrying`: providers with a carry. If their terms have changed since, the next seal sends the carry.
     """

@@ -323,7 +323,10 @@ def json_file(connection: sa.Connection, found: Payout) -> Iterator[str]:
 
 
 def _fields(found: Payout, line: Line) -> dict[str, object]:
-    """Return a line's columns: exact amounts in micro-credits, and the amount in credits for people."""
+    """Return a line's columns.
+
+    Exact amounts are in micro-credits. The amount for people is in credits.
+    """
     return {
         "payout": found.payout,
         "supplier": found.supplier,
@@ -374,7 +377,10 @@ class SettlementRow:
 
 @dataclass(frozen=True)
 class ReversalRow:
-    """A reversed part of a settlement. `is_clawback`: the settlement was released before."""
+    """A reversed part of a settlement.
+
+    `is_clawback`: the settlement was released before.
+    """
 
     reversal: str
     amount_micro: int

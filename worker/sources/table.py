@@ -56,7 +56,10 @@ class Table:
         return row
 
     def _read_lines(self) -> Iterator[str]:
-        """Yield lines with their line breaks, because a quoted field may contain line breaks. Errors: Unfit."""
+        """Yield lines with their line breaks.
+
+        A quoted field may contain line breaks. Errors: Unfit.
+        """
         while self._at < len(self._text):
             most = self._row_at + MAX_ROW_CHARS
             found = _LINE.match(self._text, self._at, most + 1)

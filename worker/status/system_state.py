@@ -150,7 +150,10 @@ class HaltedOrg:
 
 @dataclass(frozen=True)
 class Doubt:
-    """The reason for which this database may have lost history (R1), and the time when Drawdown found it."""
+    """The reason why this database may have lost history (R1).
+
+    The time is when Drawdown found the reason.
+    """
 
     doubted_ms: int
     doubted_reason: str

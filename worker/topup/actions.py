@@ -168,9 +168,10 @@ def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
 
 
 def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
-    """Set or end the kill switch for all charges. Wait for claims of charges that are not committed yet.
+    """Set or end the kill switch for all charges.
 
-    Return the actor and reason of the former stop; None if the charges were not stopped.
+    Wait for claims of charges that are not committed yet. Return the actor and reason of the former stop; None if the
+    charges were not stopped.
     """
     lock_switch(connection)
     row = SQL.run(connection, "switched").one_or_none()
@@ -263,7 +264,10 @@ def _before(row: sa.RowMapping | None) -> tuple[Terms | None, str | None]:
 
 
 def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
-    """Refuse a wallet if a provider keeps its balance, because that provider fills it itself. Errors: Refused."""
+    """Refuse a wallet if a provider keeps its balance.
+
+    That provider fills the wallet itself. Errors: Refused.
+    """
     keeper = keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
         raise Refused(
@@ -321,9 +325,9 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
 
 
 def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities) -> None:
-    """Refuse terms with a smallest charge that is too small for the service, or above the largest allowed charge.
+    """Refuse terms with an unusable smallest charge.
 
-    Errors: UsageError.
+    It is too small for the service, or above the largest allowed charge. Errors: UsageError.
     """
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
     cost = f"the price of {counted_credits(least_micro)} is {counted(money, 'minor unit')}"
@@ -429,7 +433,10 @@ def facts_of_mode(connection: sa.Connection, customer_id: str) -> Sequence[Fact]
 
 
 def _size_of_stop(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of a stop or its undo: unbounded for an undo, after which all wallets may be charged again."""
+    """Return the size of a stop or its undo.
+
+    An undo is unbounded, because all wallets may be charged again after it.
+    """
     return Size(unbounded=values["undo"])
 
 

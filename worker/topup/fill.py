@@ -122,7 +122,10 @@ def fill(context: Context, only: str = ALL) -> Steps[Filled]:
 
 
 def _at(context: Context, service: str, only: str, done: Filled) -> Steps[None]:
-    """Handle a service's charges: first those in doubt, so that their gaps can be charged again in the same round."""
+    """Handle a service's charges, first those in doubt.
+
+    With this order, their gaps can be charged again in the same round.
+    """
     for one in (_look_up, _charge):
         while not context.out_of_time(FILLING) and context.paying(service).allows(context.clock.now_ms()):
             if not (yield from one(context, service, only, done)):
@@ -155,7 +158,10 @@ def _charge(context: Context, service: str, only: str, done: Filled) -> Steps[bo
 
 
 def _look_up(context: Context, service: str, only: str, done: Filled) -> Steps[bool]:
-    """Claim, look up and settle some charges in doubt. Return False if there were no charges in doubt."""
+    """Claim, look up and settle some charges in doubt.
+
+    Return False if there were no charges in doubt.
+    """
     asks = _asks(context, service, only)
     claim: Claim = yield Transaction("topup_claim_lookups", partial(claim_lookups, asks=asks))
     if not claim.topups:
@@ -179,12 +185,18 @@ def _over(context: Context, asks: Asks) -> Over:
 
 
 def _is_over(context: Context, lease_end_ms: int) -> bool:
-    """Return True if the time or the lease has ended. It is checked directly before each call (P1)."""
+    """Return True if the time or the lease has ended.
+
+    It is checked directly before each call (P1).
+    """
     return context.out_of_time(FILLING) or context.clock.now_ms() >= lease_end_ms
 
 
 def _is_outage(answer: ChargeResult) -> bool:
-    """Return True if an answer may come from an outage of the service, and not from a customer's card."""
+    """Return True if an answer may come from an outage of the service.
+
+    Such an answer is not caused by a customer's card.
+    """
     return isinstance(answer, InDoubt) or (isinstance(answer, NotSent) and answer.retry_at_ms is not None)
 
 
@@ -319,7 +331,7 @@ def leave_open(connection: sa.Connection, customer_id: str, now: int) -> str | N
 
 
 def lock_switch(connection: sa.Connection, *, shared: bool = False) -> None:
-    """Let a claim of charges, or a change of the kill switch, read the result of the other.
+    """Let claims of charges and changes of the kill switch read each other's result.
 
     Claims share the lock, and a change of the switch takes it alone. SQLite has one writer at a time.
     """
@@ -466,7 +478,10 @@ def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: i
 
 
 def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
-    """Apply an end to the wallet and its terms. An outage of the service does not count as a decline."""
+    """Apply an end to the wallet and its terms.
+
+    An outage of the service does not count as a decline.
+    """
     wallet_of = {"customer_id": found.customer_id}
     if end.state == "credited":
         credit(connection, found.charge.charge_id, found.customer_id, found.credits_micro, now, end.detail)
@@ -491,10 +506,11 @@ class PaymentUsed(Exception):
 
 @contextmanager
 def credited_once(connection: sa.Connection, topup: str, payment_id: str | None) -> Iterator[None]:
-    """Undo the statements in this block if the payment already credited another top-up.
+    """Undo the statements in this block if the payment credited another top-up.
 
-    An index of the table decides, so this is safe while another transaction records the same payment. `payment_id`
-    None: the block does not record a payment. Errors: PaymentUsed, after which the transaction can continue.
+    The payment credited it before. An index of the table decides, so this is safe while another transaction records the
+    same payment. `payment_id` None: the block does not record a payment. Errors: PaymentUsed, after which the
+    transaction can continue.
     """
     if payment_id is None:
         yield
@@ -621,7 +637,10 @@ def description(credits_micro: int) -> str:
 
 
 def read_loss(connection: sa.Connection) -> Loss | None:
-    """Return the span of the database's lost history (R1); None if history is complete."""
+    """Return the span of the database's lost history (R1).
+
+    Returns None if history is complete.
+    """
     row = SQL.run(connection, "loss").one()
     return None if row.from_ms is None else Loss(int(row.from_ms), int(row.at_ms))
 

@@ -119,9 +119,10 @@ class TopupFigures:
 
 @dataclass(frozen=True)
 class PausedDebt:
-    """A wallet with a debt of `owed_micro` micro-credits, and with top-ups that pause because no organisation uses it.
+    """A wallet with a debt, and with paused top-ups.
 
-    A wallet pays for usage before its organisation moved, also if Drawdown seals that usage later.
+    The debt is `owed_micro` micro-credits. The top-ups pause because no organisation uses the wallet. A wallet pays for
+    usage before its organisation moved, also if Drawdown seals that usage later.
     """
 
     customer_id: str
@@ -135,7 +136,10 @@ class PausedDebt:
 
 
 def paused_debts_part(now_ms: int) -> Part:
-    """Return the query of the largest debts of wallets with paused top-ups, to run with others in one statement."""
+    """Return the query of the largest debts of wallets with paused top-ups.
+
+    The query runs with others in one statement.
+    """
     return SQL.part("paused_debts", {"now_ms": now_ms, "at_most": MOST_OWED})
 
 

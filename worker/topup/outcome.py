@@ -111,9 +111,9 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
 
 
 def of_used_payment(payment_id: str, other: str, now_ms: int) -> End:
-    """Return the state after an answer with a payment that already credited another top-up.
+    """Return the state after an answer with the payment of another top-up.
 
-    A person gave that top-up the payment, so a person must decide.
+    The payment already credited that top-up. A person gave that top-up the payment, so a person must decide.
     """
     said = f"paid as {payment_id}, but {other} was already credited from this payment"
     return End("in_doubt", "other_content", said, now_ms + PERSON_WAIT_MS)

@@ -207,7 +207,10 @@ def _reverted(done: BackfillReverted) -> str:
 
 
 def _would(found: ShownBackfill) -> list[str]:
-    """Return lines about the effect of closing a backfill, for the text below its table."""
+    """Return lines about the effect of closing a backfill.
+
+    They are for the text below its table.
+    """
     if found.hash is None:
         return []
     counts = ", ".join(f"{times:,} {what}" for what, times in sorted(found.counts.items())) or "no events"
@@ -232,7 +235,10 @@ def _waits_lines(found: ShownBackfill) -> list[str]:
 
 
 def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
-    """Return lines about the rest of a wallet. `what`: the step that charges it, such as `closing`."""
+    """Return lines about the rest of a wallet.
+
+    `what`: the step that charges it, such as `closing`.
+    """
     if left is None:
         return []
     command = typed("drawdown", "ledger", "grant", left.customer_id, "AMOUNT")

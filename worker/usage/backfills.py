@@ -202,7 +202,10 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
 
 
 def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) -> EventResult:
-    """Return the answer to an event by the stored event with its key. The first event of a `new` key is accepted."""
+    """Return the answer to an event by the stored event with its key.
+
+    The first event of a `new` key is accepted.
+    """
     if stored != row:
         return _OTHER
     if row["sample_id"] not in new:
@@ -212,7 +215,10 @@ def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) ->
 
 
 def _find_pruned(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
-    """Return the names of events that were withdrawn, and lost their samples to pruning since."""
+    """Return the names of withdrawn events without samples.
+
+    Pruning has deleted their samples since.
+    """
     asked = store.keyed(names, events, own=True)
     gone = store.withdrawn_among(connection, asked)
     return gone - {name for name, _ in store.stored(connection, asked)} if gone else gone
@@ -322,7 +328,10 @@ def _diff(connection: sa.Connection, found: Backfill) -> Diff:
 
 
 def _resolve_feature(row: Any) -> tuple[str, str | None]:
-    """Return the feature and None; or the name and the code because of which the usage would be pending."""
+    """Return the feature of the usage, or the reason why it would be pending.
+
+    Returns the feature and None, or the name and the code of the reason.
+    """
     if row.feature is None:
         return str(row.event_type), "unmapped"
     return str(row.feature), "unassigned" if row.provider is None else None

@@ -35,7 +35,10 @@ _OTHER: Final = EventResult(
 
 @dataclass(frozen=True)
 class _Standing:
-    """The provider of an organisation in a window (None: unassigned), and the organisation's floor."""
+    """The provider of an organisation in a window, and the organisation's floor.
+
+    The provider is None if the organisation is unassigned.
+    """
 
     provider: str | None
     floor_ms: int
@@ -82,7 +85,10 @@ def _standing(connection: sa.Connection, spots: Sequence[tuple[str, int]]) -> Ma
 
 
 def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provider: str | None) -> EventResult | None:
-    """Return the reason why an accepted sample is pending; None if it is billed with its window."""
+    """Return the reason why an accepted sample is pending.
+
+    Returns None if the sample is billed with its window.
+    """
     if provider is None:
         return UNASSIGNED
     if provider in EXEMPT_PROVIDERS or resolve(mapping, memory_mb, window_ms) is not None:

@@ -42,7 +42,10 @@ _LAST: Final = 2**62
 
 @dataclass(frozen=True)
 class EventFilter:
-    """A filter of events by source, type and organisation. An empty field matches all events."""
+    """A filter of events by source, type and organisation.
+
+    An empty field matches all events.
+    """
 
     source: str = ""
     event_type: str = ""
@@ -141,7 +144,10 @@ class ConflictRow:
 
 @dataclass(frozen=True)
 class ConflictsPage:
-    """Conflicts, newest first. `next_before`: the `before` of the next page (None: this is the last page)."""
+    """Conflicts, newest first.
+
+    `next_before`: the `before` of the next page (None: this is the last page).
+    """
 
     conflicts: list[ConflictRow]
     next_before: int | None

@@ -171,7 +171,10 @@ def usage_page(
 
 
 def _require_range(from_ms: int, to_ms: int) -> None:
-    """Refuse a range off the windows' boundaries, an empty one, or one longer than MAX_DAYS. Errors: UsageError."""
+    """Refuse a range that is empty, too long, or off the windows' boundaries.
+
+    The longest range is MAX_DAYS. Errors: UsageError.
+    """
     if from_ms % WINDOW_MS or to_ms % WINDOW_MS:
         text = (
             f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: expected window boundaries (multiples of five "
@@ -190,7 +193,10 @@ def _require_range(from_ms: int, to_ms: int) -> None:
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequence[int]) -> None:
-    """Refuse a range that cuts a day of folded pushes: such a day has only sums. Errors: UsageError."""
+    """Refuse a range that cuts a day of folded pushes: such a day has only sums.
+
+    Errors: UsageError.
+    """
     days = [ms - ms % DAY_MS for ms in ends_ms if ms % DAY_MS]
     if days and SQL.run(connection, "cut_days", {"org_id": org_id, "days": days}).first() is not None:
         raise UsageError(
@@ -199,7 +205,10 @@ def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequenc
 
 
 def _begins(group: str | int, after: Place | None) -> dict[str, object]:
-    """Return the values of the row after which a page begins. A whole report has no such row and ignores them."""
+    """Return the values of the row after which a page begins.
+
+    A whole report has no such row and ignores them.
+    """
     if after is None:
         return {"what": group, "feature": "", "of_events": 0}
     return {"what": group, "feature": after.feature, "of_events": int((after.feature, after.unit) == ("", UNITS))}
@@ -288,7 +297,10 @@ def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
 
 
 def _day_ms(day: str) -> int:
-    """Return the start of a day, in milliseconds. Errors: UsageError if the text is not a day."""
+    """Return the start of a day, in milliseconds.
+
+    Errors: UsageError if the text is not a day.
+    """
     try:
         return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
     except ValueError:

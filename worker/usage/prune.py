@@ -185,7 +185,9 @@ They are a year, and the month before it for comparison.
 
 @dataclass(frozen=True)
 class FoldedMonths:
-    """The result of `push fold`, which replaces pushes with daily sums, or of its dry run.
+    """The result of `push fold`, or of its dry run.
+
+    The command replaces pushes with daily sums.
 
     `pushes`: the number of pushes that are replaced, or would be. `kept`: pushes of the embedded ledger before
     `before_ms` that stay. `held_back`: the organisations of these, which have a lower floor or an open push.

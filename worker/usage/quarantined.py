@@ -203,10 +203,12 @@ def _is_of_its_time(row: SampleRow) -> bool:
 
 
 def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
-    """Return the id of a sample in force of the same sandbox and moment, or None. Otherwise both would be billed.
+    """Return the id of a sample in force of the same sandbox and moment, or None.
 
-    Samples that this command is about to insert count as in force. So one command for all samples bills the same as
-    one command for each sample.
+    Otherwise both would be billed.
+
+    Samples that this command is about to insert count as in force. So one command for all samples bills the same as one
+    command for each sample.
     """
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before

@@ -91,7 +91,10 @@ def zones(name: str, from_ms: int, to_ms: int) -> list[Zone]:
 
 
 def _spans(zone: ZoneInfo, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
-    """Yield the days of a range. Yield quarters of an hour for a day in which the offset changes."""
+    """Yield the days of a range.
+
+    Yield quarters of an hour for a day in which the offset changes.
+    """
     for begin in range(from_ms, to_ms, DAY_MS):
         end = min(begin + DAY_MS, to_ms)
         if _offset_ms(zone, begin) == _offset_ms(zone, end):
@@ -183,9 +186,9 @@ def _require_range(from_ms: int, to_ms: int, days: int) -> None:
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: int, to_ms: int, *, cuts: bool) -> None:
-    """Refuse a range that splits a UTC day of folded pushes, because such a day has only sums. Errors: UsageError.
+    """Refuse a range that splits a UTC day of folded pushes.
 
-    `cuts`: the query splits all days, such as by hour.
+    Such a day has only sums. `cuts`: the query splits all days, such as by hour. Errors: UsageError.
     """
     ends = [ms - ms % DAY_MS for ms in (from_ms, to_ms) if ms % DAY_MS]
     if not cuts and not ends:
@@ -223,7 +226,10 @@ def _name(row: Any) -> str:
 
 
 def _place(after: str) -> list[Any]:
-    """Return the place after which a page begins. Errors: UsageError if the text is not the `next` of a page."""
+    """Return the place after which a page begins.
+
+    Errors: UsageError if the text is not the `next` of a page.
+    """
     if not after:
         return [kind() for kind in _TYPES]
     try:

@@ -85,7 +85,9 @@ def _learn(
     asked_ms: int,
     now_ms: int,
 ) -> bool:
-    """Store the costs that changed. Return True if all are stored, and none is newer than the answer.
+    """Store the costs that changed.
+
+    Return True if all are stored, and none is newer than the answer.
 
     `named`: all features of the answer, with its last costs; None: more costs of it follow.
     """

@@ -288,9 +288,9 @@ def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> in
 
 
 def is_limit_near(left: int, charged: int) -> bool:
-    """Return True if a usage limit would end before the next turn at the rate of these pushes.
+    """Return True if a usage limit would end before the next turn.
 
-    `left`: base units that it leaves after them.
+    The rate of these pushes decides. `left`: base units that it leaves after them.
     """
     return left <= charged * WINDOWS_A_TURN
 

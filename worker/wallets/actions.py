@@ -350,7 +350,9 @@ def set_plan_limit(
 
 
 def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None) -> int | None:
-    """Create a plan, or lock it until this transaction is over. Return its former limit; None for a new plan.
+    """Create a plan, or lock it until this transaction is over.
+
+    Return its former limit; None for a new plan.
 
     `max_concurrent`: the limit of sandboxes at once from now on (None: unchanged). Read other terms after this call.
     """
@@ -552,7 +554,10 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
 
 
 def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms: int) -> str | None:
-    """Return the provider that keeps the balance of a known customer or organisation; None if it is kept here."""
+    """Return the provider that keeps the balance of a customer or organisation.
+
+    The customer or organisation is known. Returns None if the balance is kept here.
+    """
     return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
 
@@ -617,7 +622,10 @@ def _size_of_grant(connection: sa.Connection, _asked: Invocation, values: Values
 
 
 def _given_by(gives: Gives) -> int:
-    """Return the credit that a plan grants to a new customer in the first month, in micro-credits."""
+    """Return the credit that a plan grants to a new customer in the first month.
+
+    The credit is in micro-credits.
+    """
     return gives.included_micro + gives.first_micro
 
 
@@ -661,7 +669,10 @@ def _lot_named(connection: sa.Connection, lot: str) -> Lot | None:
 
 
 def _facts_of_lot(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the facts of a lot for a dry run. The rest is not `fixed`, because each charge reduces it."""
+    """Return the facts of a lot for a dry run.
+
+    The rest is not `fixed`, because each charge reduces it.
+    """
     ids.require(connection, ids.LOT, values["lot"])
     found = _lot_named(connection, values["lot"])
     assert found is not None
@@ -839,7 +850,10 @@ def _plan_named(connection: sa.Connection, plan: str) -> Plan:
 
 
 def _terms_of_plan(done: Plan) -> list[tuple[str, str]]:
-    """Return the terms of a plan's reservations and credit that are set, as pairs of a name and a text."""
+    """Return the terms of a plan's reservations and credit that are set.
+
+    Each is a pair of a name and a text.
+    """
     amounts = {name: getattr(done, f"{name}_micro") for name in _AMOUNTS}
     factor = [("hold-factor", show_factor(done.hold_factor_ppm))] if done.hold_factor_ppm != ONE_PPM else []
     halts = [("holds-halt", str(done.holds_halt).lower())] if not done.holds_halt else []
@@ -870,7 +884,10 @@ def _facts_of_plan(connection: sa.Connection, _asked: Invocation, values: Values
 
 
 def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of a change of a plan: the credit of one month for all its customers, at least for one."""
+    """Return the size of a change of a plan.
+
+    It is the credit of one month for all customers of the plan, at least for one customer.
+    """
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)
     gives = [values["included_micro"], values["rollover_max_micro"], values["first_micro"]]

@@ -77,9 +77,10 @@ class Span:
 
 
 def final_before(span: Span, now_ms: int) -> int:
-    """Return the moment (milliseconds) before which the ledger's entries of a span by booking can no longer change.
+    """Return the moment before which the ledger's entries can no longer change.
 
-    It is the end of the span, or FINAL_AFTER_MS before now, but not before the start of the span.
+    The moment is in milliseconds, and applies to a span by booking. It is the end of the span, or FINAL_AFTER_MS before
+    now, but not before the start of the span.
     """
     return max(span.from_ms, min(span.to_ms, now_ms - FINAL_AFTER_MS))
 

@@ -282,7 +282,9 @@ class Offer:
 
 @dataclass(frozen=True)
 class Happened:
-    """An event of a wallet: a day's charges, a grant, a top-up, a new plan, an ended tier.
+    """An event of a wallet.
+
+    It is a day's charges, a grant, a top-up, a new plan, or an ended tier.
 
     `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, it can be a change that is
     not made yet. `minor`: money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`:

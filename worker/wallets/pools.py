@@ -391,7 +391,10 @@ def _facts_of_allotment(connection: sa.Connection, asked: Invocation, values: Va
 
 
 def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of an allotment: the customer gets the credit that leaves the pool's wallet."""
+    """Return the size of an allotment.
+
+    It is the credit that leaves the pool's wallet. The customer gets it.
+    """
     return Size(micro=max(values["amount_micro"], 0))
 
 
@@ -456,7 +459,10 @@ def _facts_of_payer(connection: sa.Connection, asked: Invocation, values: Values
 
 
 def _size_of_limit(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of a payer's limit: the organisation can use that much of the payer's credit."""
+    """Return the size of a payer's limit.
+
+    It is the amount of the payer's credit that the organisation can use.
+    """
     limit_micro = values["limit_micro"]
     return Size(micro=limit_micro or 0, unbounded=limit_micro is None)
 

@@ -53,7 +53,10 @@ SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 
 @dataclass(frozen=True)
 class Span:
-    """The entries that were booked at or after `from_ms`, and before `to_ms` (milliseconds)."""
+    """The entries that were booked in a span.
+
+    The span is from `from_ms`, and before `to_ms` (milliseconds).
+    """
 
     from_ms: int
     to_ms: int
@@ -143,10 +146,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement in micro-credits: `opening_micro`, plus all changes, is `closing_micro`.
+    """A statement in micro-credits.
 
-    Reserved credit is a part of the closing balance, not a change. `held`: the executions with reserved credit.
-    `problems`: figures that do not add up. `is_final`: the entries of this span can no longer change.
+    `opening_micro` plus all changes is `closing_micro`. Reserved credit is a part of the closing balance, not a change.
+    `held`: the executions with reserved credit. `problems`: figures that do not add up. `is_final`: the entries of this
+    span can no longer change.
     """
 
     customer_id: str
@@ -232,7 +236,10 @@ def _read(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, 
 
 
 def _list_held(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int) -> list[HeldLine]:
-    """Return the reserved credit at the end of the span; if the span has not ended, the present reserved credit."""
+    """Return the reserved credit at the end of the span.
+
+    If the span has not ended, this is the present reserved credit.
+    """
     is_over = span.to_ms <= now_ms
     values = {"customer_id": customer_id, "until_ms": min(span.to_ms, now_ms + 1), "at_most": most}
     rows = SQL.run(connection, "held", values, standing="stood_then" if is_over else "stands_now")
@@ -278,7 +285,10 @@ def _executions_line(row: sa.RowMapping) -> ExecutionsLine:
 
 
 def _whole(value: Any) -> int | None:
-    """Convert a sum to an integer. PostgreSQL returns a sum as a decimal number, and SQLite as an integer."""
+    """Convert a sum to an integer.
+
+    PostgreSQL returns a sum as a decimal number, and SQLite as an integer.
+    """
     return None if value is None else int(value)
 
 
@@ -297,7 +307,10 @@ def _changes(
 
 
 def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
-    """Return texts that name figures that do not add up. This happens if rows were changed without the ledger."""
+    """Return texts that name figures that do not add up.
+
+    This happens if rows were changed without the ledger.
+    """
     problems = []
     moved = sum(change.moved_micro for change in found.changes)
     if found.opening_micro + moved != found.closing_micro:

@@ -239,7 +239,10 @@ def _went_in(answer: EventResult | None) -> bool:
 
 
 def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | None:
-    """Return the answer to an event with a key that is stored already; None for a new key."""
+    """Return the answer to an event with a key that is stored already.
+
+    Returns None for a new key.
+    """
     if stored is None:
         return None
     if not is_same(stored.content, content_of(event)):
@@ -248,7 +251,10 @@ def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | No
 
 
 def _repeated(first: EventResult, *, alike: bool) -> EventResult:
-    """Return the answer to an event with the key of an earlier event in this request. `first`: the earlier answer."""
+    """Return the answer to an event with the key of an earlier event in this request.
+
+    `first`: the earlier answer.
+    """
     if _went_in(first):
         return _DUPLICATE if alike and first.status != "conflict" else _OTHER
     return first if alike else _REPEATED
@@ -257,7 +263,10 @@ def _repeated(first: EventResult, *, alike: bool) -> EventResult:
 def _take_each(
     connection: sa.Connection, batch: list[Event], now_ms: int, types_by: Bringer, *, unlike: bool
 ) -> dict[str, EventResult]:
-    """Insert events with different sample ids. Return the answers to inserted and refused events, by sample id."""
+    """Insert events with different sample ids.
+
+    Return the answers to inserted and refused events, by sample id.
+    """
     if not batch:
         return {}
     asked = {"orgs": sorted({event.org_id for _, event in batch})}
@@ -290,7 +299,10 @@ def _why_no_type(by: Bringer, *, full: bool) -> EventResult:
 
 
 def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int], now_ms: int) -> set[str]:
-    """Insert the events with new keys, and their samples. Return the samples' ids. Errors: DatabaseBusy."""
+    """Insert the events with new keys, and their samples.
+
+    Return the samples' ids. Errors: DatabaseBusy.
+    """
     if not batch:
         return set()
     if connection.dialect.name == "postgresql":
@@ -343,7 +355,10 @@ def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict
 def _standing(
     connection: sa.Connection, events: list[tuple[str, UsageEvent]], known: dict[str, int]
 ) -> dict[str, EventResult]:
-    """Return the answers to inserted events, by sample id: accepted, or pending with the reason."""
+    """Return the answers to inserted events, by sample id.
+
+    An answer is accepted, or pending with the reason.
+    """
     spots = {name: (event.org_id, int(window_of(event.occurred_ms)), known[event.event_type]) for name, event in events}
     if not spots:
         return {}

@@ -137,7 +137,10 @@ class _Undone(Exception):
 
 
 def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
-    """Check all files and options before the first row is imported. Errors: UsageError; DrawdownError."""
+    """Check all files and options before the first row is imported.
+
+    Errors: UsageError; DrawdownError.
+    """
     if not sources:
         raise UsageError("missing file. Name the files to import, or - for standard input")
     prefixes = [prefix_of(name, options) for name in sources]
@@ -154,15 +157,18 @@ def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
 
 
 def _is_repeatable(name: str) -> bool:
-    """Return True if a source can be read twice. A pipe, such as standard input, would be empty the second time."""
+    """Return True if a source can be read twice.
+
+    A pipe, such as standard input, would be empty the second time.
+    """
     return name != STDIN and Path(name).is_file()
 
 
 @contextmanager
 def _keep(lines: NumberedLines) -> Iterator[BinaryIO]:
-    """Copy lines into a temporary file, unpacked and within the bounds of a file. Each line gets an end.
+    """Copy lines into a temporary file, unpacked and within the bounds of a file.
 
-    Errors: DrawdownError if the file cannot be written.
+    Each line gets an end. Errors: DrawdownError if the file cannot be written.
     """
     with TemporaryFile() as file:
         try:
@@ -415,7 +421,7 @@ def _csv_records(lines: NumberedLines, read: RowReader) -> Iterator[Record]:
 
 
 def _flips_quote(raw: bytes) -> bool:
-    """Return True if these lines open a quote that was closed, or close a quote that was open."""
+    """Return True if these lines open a closed quote, or close an open quote."""
     return raw.count(b'"') % 2 == 1
 
 
@@ -503,7 +509,10 @@ def _object(text: str) -> dict[str, object]:
 
 
 def _scalar(value: object, id_field: str | None) -> str:
-    """Return the text of a JSON value for a field's reader. null counts as missing. Errors: BadRow for an id."""
+    """Return the text of a JSON value for a field's reader. null counts as missing.
+
+    Errors: BadRow for an id.
+    """
     if isinstance(value, str):
         return value
     if value is None:
@@ -618,7 +627,10 @@ class NumberedLines:
         self._back.extendleft(reversed(lines))
 
     def _line(self) -> bytes:
-        """Return the next line with its end. Of a too long line, return one byte above the bound, and skip the rest."""
+        """Return the next line with its end.
+
+        Of a too long line, return one byte above the bound, and skip the rest.
+        """
         try:
             raw = rest = self._stream.readline(MAX_LINE_BYTES + 1)
             passed = 0

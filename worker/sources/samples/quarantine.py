@@ -177,12 +177,18 @@ def row_of(row: sa.Row[Any]) -> SampleRow:
 
 
 def _counted(sample: SampleRow) -> SampleRow:
-    """Return a sample without the size and the number of its id, unless the id was cut."""
+    """Return a sample without the size and the number of its id.
+
+    If the id was cut, the sample keeps both.
+    """
     return sample if (sample.id_bytes or 0) > MAX_TEXT_BYTES else replace(sample, id_bytes=None, samples=1)
 
 
 def _text(value: object) -> str:
-    """Return a stored value as text. In SQLite, another program may store any type in any column."""
+    """Return a stored value as text.
+
+    In SQLite, another program may store any type in any column.
+    """
     return "" if value is None else repr(value) if isinstance(value, bytes) else str(value)
 
 

@@ -106,7 +106,10 @@ class ImportOptions:
 
 
 class _Remembered(dict[str, T], Generic[T]):
-    """A bounded cache of values by their text. Rows have few different texts, and the conversion is slow."""
+    """A bounded cache of values by their text.
+
+    Rows have few different texts, and the conversion is slow.
+    """
 
     def __init__(self, read: Callable[[str], T]) -> None:
         self._read = read
@@ -184,9 +187,9 @@ class RowReader:
 
 
 def _position(name: str, field: str, header: Sequence[str], options: ImportOptions) -> int:
-    """Return the position of a field in a row that is followed by the constants and an empty text.
+    """Return the position of a field in a row.
 
-    Errors: UsageError if the header lacks the field.
+    The constants and an empty text follow the row. Errors: UsageError if the header lacks the field.
     """
     if field in options.constants:
         return len(header) + list(options.constants).index(field)
@@ -230,7 +233,10 @@ def _canonical(values: Mapping[str, object]) -> str:
 
 
 def _shortened(value: object) -> object:
-    """Return a long text cut, with a hash of the whole text, so that different texts stay different."""
+    """Return a long text cut, with a hash of the whole text.
+
+    With the hash, different texts stay different.
+    """
     if not isinstance(value, str) or len(value) <= 80:
         return value
     return f"{value[:60]}…sha256:{hashlib.sha256(value.encode()).hexdigest()[:32]}"
@@ -452,7 +458,10 @@ def _dated(parse: Callable[[str], datetime], zone: tzinfo) -> Callable[[str], in
 
 
 def _local(moment: datetime, zone: tzinfo) -> datetime:
-    """Return the first moment at which the clocks of `zone` showed a time. Errors: LookupError if they skipped it."""
+    """Return the first moment at which the clocks of `zone` showed a time.
+
+    Errors: LookupError if they skipped it.
+    """
     first = moment.replace(tzinfo=zone)
     if zone is UTC:
         return first

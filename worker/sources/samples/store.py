@@ -83,7 +83,9 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
 
 
 def _unknown(connection: sa.Connection, rows: list[Sample]) -> Iterator[Sample]:
-    """Return the samples with new ids; of equal ids the first. SQLite has one writer at a time, so they stay new.
+    """Return the samples with new ids; of equal ids the first.
+
+    SQLite has one writer at a time, so they stay new.
 
     A trigger would store repeated ones as conflicts, too, but it does not know their file and line.
     """
