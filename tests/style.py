@@ -62,6 +62,8 @@ NO_BEGINNINGS: Final = re.compile(
     re.IGNORECASE,
 )
 """Words that begin no help of a command or option: it is an imperative summary, or a noun phrase."""
+MOST_FIRST_LINE: Final = 80
+"""Characters of the first line of a docstring."""
 MOST_TEST_NAME: Final = 70
 """Characters of a test's name: `test_<subject>_<condition>_<result>`."""
 SUBJECT: Final = re.compile(r"[a-z][a-z0-9 ,./_-]*: \S.*[^.]")
@@ -127,6 +129,7 @@ class Module:
     place: str
     messages: Sequence[str]
     docstrings: Sequence[str]
+    long_first_lines: Sequence[str]
     names: Sequence[str]
     fields: Sequence[str]
 
@@ -147,7 +150,7 @@ def read_module(place: str, source: str) -> Module:
     ]  # fmt: skip
     texts = [node.value.value for node in nodes if isinstance(node, ast.Expr) and _is_text(node.value)]  # type: ignore[attr-defined]
     names, fields = list(_names_to_avoid(place, nodes)), list(_fields_to_avoid(place, nodes))
-    return Module(place, [" ".join(one) for one in raised], texts, names, fields)
+    return Module(place, [" ".join(one) for one in raised], texts, list(_long_first_lines(place, nodes)), names, fields)
 
 
 def messages() -> Iterator[tuple[str, str]]:
@@ -166,6 +169,14 @@ def statements() -> Iterator[tuple[str, str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         comments = (line.strip("- ") for line in lines if line.startswith("--") and not line.startswith("-- name:"))
         yield path.relative_to(ROOT).as_posix(), "\n".join(comments)
+
+
+def _long_first_lines(place: str, nodes: Sequence[ast.AST]) -> Iterator[str]:
+    """Yield an error text for each docstring with a first line of more than MOST_FIRST_LINE characters."""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for owner in (node for node in nodes if isinstance(node, owners)):
+        if len(first := (ast.get_docstring(owner) or "").split("\n")[0]) > MOST_FIRST_LINE:
+            yield f"{place}:{owner.body[0].lineno}: first line of {len(first)} characters, at most {MOST_FIRST_LINE}"
 
 
 def _names_to_avoid(place: str, nodes: Sequence[ast.AST]) -> Iterator[str]:
@@ -271,6 +282,8 @@ def report() -> Iterator[str]:
     for name, texts in SURFACES.items():
         counts = avoided(texts())
         yield f"words to avoid in {name}: {sum(counts.values()):,} ({', '.join(f'{w} {n}' for w, n in counts.items())})"
+    long = sum(len(module.long_first_lines) for module in modules())
+    yield f"docstrings with a first line of more than {MOST_FIRST_LINE} characters: {long:,}"
     yield f"names to avoid in the code: {sum(len(module.names) for module in modules()):,}"
     yield f"fields to rename in the code: {sum(len(module.fields) for module in modules()):,}"
     yield f"names of tests that are too long: {sum(len(name) > MOST_TEST_NAME for _, name in tests()):,}"

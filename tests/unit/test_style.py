@@ -75,6 +75,19 @@ def test_command_section_summary_equals_help() -> None:
     assert wrong == []
 
 
+def test_style_docstring_first_lines_fit_length_limit() -> None:
+    assert [text for module in style.modules() for text in module.long_first_lines] == []
+
+
+def test_style_long_first_line_is_found_in_each_docstring() -> None:
+    long, fits = "x" * (style.MOST_FIRST_LINE + 1), "x" * style.MOST_FIRST_LINE
+    text = (
+        f'"""{long}"""\nclass A:\n """{fits}\n\n {long}"""\n async def f(self):\n  """{long}"""\nA = 1\n"""{long}"""\n'
+    )
+    found = style.read_module("a.py", text).long_first_lines
+    assert found == [f"a.py:{line}: first line of 81 characters, at most 80" for line in (1, 7)]
+
+
 def test_style_avoided_names_are_absent_from_code() -> None:
     assert [name for module in style.modules() for name in module.names] == []
 
