@@ -201,7 +201,7 @@ class AsyncBudget:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
             of = escape(self.key)
-            log.warning("%s: usage of %d was not sent; the reservation expires by itself: %s", of, incurred, error)
+            log.warning("%s: cannot send usage of %d; the reservation expires by itself: %s", of, incurred, error)
 
     async def _go_on(self) -> None:
         turn_s = self._hold_s / EXTENDS_A_HOLD
@@ -210,7 +210,7 @@ class AsyncBudget:
             try:
                 await self._guard.extend(self.key, hold_s=self._hold_s)
             except ClientError as error:
-                log.warning("the reservation of %s was not extended: %s", escape(self.key), error)
+                log.warning("cannot extend the reservation of %s: %s", escape(self.key), error)
                 if isinstance(error, Refused):
                     return
 

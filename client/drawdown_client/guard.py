@@ -211,7 +211,7 @@ class Budget:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
             of = escape(self.key)
-            log.warning("%s: usage of %d was not sent; the reservation expires by itself: %s", of, incurred, error)
+            log.warning("%s: cannot send usage of %d; the reservation expires by itself: %s", of, incurred, error)
 
     def _go_on(self) -> None:
         turn_s = self._hold_s / EXTENDS_A_HOLD
@@ -223,6 +223,6 @@ class Budget:
             except ClientError as error:
                 if self._over.is_set():
                     return
-                log.warning("the reservation of %s was not extended: %s", escape(self.key), error)
+                log.warning("cannot extend the reservation of %s: %s", escape(self.key), error)
                 if isinstance(error, Refused):
                     return

@@ -113,7 +113,7 @@ class LetThrough:
             number, call = self._calls.popleft()
             if refused is not None:
                 self.lost += 1
-                log.error("an allowed use was not recorded: %s (%s)", (call.body or b"").decode(), refused)
+                log.error("cannot record an allowed use: %s (%s)", (call.body or b"").decode(), refused)
             if self._spool is not None:
                 why = None if refused is None else Result("refused", None, str(refused))
                 self._spool.settle([(number, _spool_item("", call))], [why or Result("accepted")])

@@ -186,7 +186,7 @@ class Spool:
                 finally:
                     os.close(lock)
         except (QueueFull, OSError) as error:
-            log.warning("%s was not taken over yet: %s", other, error)
+            log.warning("cannot take over the spool %s, the next start of the client will retry: %s", other, error)
 
     def _take_over(self, place: Path) -> None:
         file = _open(place, 0)

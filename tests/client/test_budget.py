@@ -136,7 +136,7 @@ def test_budget_ended_elsewhere_is_not_extended_further(
         while not caplog.records:
             time.sleep(0.01)
         time.sleep(0.1)
-    assert len(counter.said("extend")) == 1 and "the reservation of b-1 was not extended: 409 ended" in caplog.text
+    assert len(counter.said("extend")) == 1 and "cannot extend the reservation of b-1: 409 ended" in caplog.text
 
 
 def test_budget_interrupted_on_entry_is_released(client: Client) -> None:

@@ -96,7 +96,7 @@ def test_client_fail_open_use_not_recorded_is_logged_and_counted(
     caplog.set_level(logging.ERROR)
     client.close()
     assert client.guard.fail_open.lost == (1 if why == "refused" else 2)
-    lost = [one.getMessage() for one in caplog.records if "not recorded" in one.getMessage()]
+    lost = [one.getMessage() for one in caplog.records if "cannot record" in one.getMessage()]
     assert len(lost) == client.guard.fail_open.lost and '"key": "l-1"' in lost[0] and '"quantity": 7' in lost[0]
     assert set(counter.uses) == ({"l-2"} if why == "refused" else set())
 
