@@ -156,7 +156,8 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     waiting = sorted(_unmapped(connection).items())
     yield gauge(
         "unmapped_units",
-        f"Units of event types without a feature. Types after the {MOST_TYPES} with the most units share one series.",
+        f"Pending units of event types without a feature. Types after the {MOST_TYPES} with the most units share one "
+        "series.",
         waiting,
         ("event_type",),
     )
@@ -229,7 +230,7 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         [((), ignored)],
     )
     yield gauge(
-        "orgs_stopped", "Stopped organisations that need manual review.", [((), figures.stopped_orgs(connection))]
+        "orgs_stopped", "Stopped organisations. Each needs manual review.", [((), figures.stopped_orgs(connection))]
     )
     asked = figures.projections_due(connection, now_ms)
     yield gauge("projections_due", "Organisations with a due read of their provider.", [((), asked.count)])
