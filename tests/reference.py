@@ -156,8 +156,8 @@ def codes() -> str:
     items = [[one.status, f"`{one.code}`" if one.code else "", one.items, one.meaning] for one in ITEMS]
     parts = [
         f"# Codes\n\n{MADE}",
-        "A refused call of the [HTTP API](http-api.md) has a code, and so has each item of a body. The message beside a"
-        " code names the objects, and the nearest name of an unknown one.",
+        "A refused call of the [HTTP API](http-api.md) has a code, and so has each item of a body. The message names"
+        " the objects of the call. If a name is unknown, the message suggests the nearest name.",
         "## Of a call",
         'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, the call changed nothing.'
         " If a check of the permission order refused it, `details.step` is [its step](credits.md#permission-checks)."

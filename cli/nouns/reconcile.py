@@ -168,7 +168,7 @@ def _days(app: App, from_: str | None, to: str | None) -> tuple[int | None, int 
     end = None if to is None else app.moment(to, "--to")
     if any(day is not None and day % DAY_MS for day in (start, end)):
         raise UsageError("--from and --to must be days, such as 2026-01-31")
-    require_range(start, end)  # --to is the day after the last one
+    require_range(start, end)  # --to is the day after the last day of the range
     return start, end
 
 

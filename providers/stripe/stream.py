@@ -112,7 +112,7 @@ class Stream:
         return [came.get(push.key, later) for push in batch]
 
     async def session(self) -> Session | NoSession:
-        """Return the present session, or open a new one.
+        """Return the present session, or open a new session.
 
         Concurrent calls may each open a session, and each is valid.
         """

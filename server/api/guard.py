@@ -417,7 +417,7 @@ CHECKING: Final = Way[Question, Checked](
 )
 """The batching of checks.
 
-All checks share transactions and statements. A check that arrives during a transaction is in the next one.
+All checks share transactions and statements. A check that arrives during a transaction is in the next transaction.
 """
 
 

@@ -583,7 +583,7 @@ def _find(connection: sa.Connection, proof: str, now_ms: int) -> ApiKey | None:
 FINDING: Final = Way[str, ApiKey | None](lambda _proof: None, _find_all, _find, lambda _proof: False, reads=True)
 """The batching of lookups.
 
-Lookups share transactions and statements. A lookup that arrives during a transaction is in the next one.
+Lookups share transactions and statements. A lookup that arrives during a transaction is in the next transaction.
 """
 
 

@@ -145,7 +145,7 @@ class RequestBatcher(Generic[A, R]):
                 one.answer.cancel()
 
     async def _in_time(self, batch: Sequence[_Waiting[A, R]]) -> None:
-        """Decide a batch before the next one.
+        """Decide a batch before the next batch.
 
         If a read hangs on a dead connection, the lane continues without it after STUCK_S.
         """

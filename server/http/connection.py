@@ -102,8 +102,8 @@ class ConnectionSlots:
     ) -> ConnectionSlot | None:
         """Return a slot for a connection; None if its address has its share already.
 
-        If all slots are taken, an idle connection is closed for the new one. If all connections are busy, the new
-        connection gets a slot for health. If these slots are full, the oldest connection on them is closed.
+        If all slots are taken, an idle connection is closed for the new connection. If all connections are busy, the
+        new connection gets a slot for health. If these slots are full, the oldest connection on them is closed.
         """
         caller, of_proxy = caller_of(address), self._is_proxy(address)
         if not of_proxy and self._taken[caller] >= MAX_OF_AN_ADDRESS:

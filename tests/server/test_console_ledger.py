@@ -170,9 +170,9 @@ def test_ledger_filter_by_booking_time_finds_whole_minutes(home: Home, capfd: py
         assert shown == [minute] * 3
         assert ">Booked from, UTC</label>" in page and ">Booked up to, UTC</label>" in page
         assert f"/console/wallet.csv?id=acme&{asked}" in page, "the file is of the same"
-        assert ">Clear</a>" in page and "The file of all entries has the balance after each one." in page
+        assert ">Clear</a>" in page and "The file of all entries has the balance after each entry." in page
         whole = page_of(home, path)
-        assert ">Clear</a>" not in whole and "balance after each one" not in whole and 'data-head="Balance"' in whole
+        assert ">Clear</a>" not in whole and "balance after each entry" not in whole and 'data-head="Balance"' in whole
         assert "drawdown ledger entries acme --from 2026-01-10T13:04:00Z --to 2026-01-10T13:05:00Z" in page
         before = re.findall(
             r'data-head="Booked, UTC" class="whole">([^<]+)<', page_of(home, f"{path}&to=2026-01-10+13:03")

@@ -181,7 +181,7 @@ def last_held(connection: sa.Connection, now_ms: int) -> Last:
 
 
 def standing(connection: sa.Connection) -> list[Invariant]:
-    """Return the state of each invariant, including unchecked ones."""
+    """Return the state of each invariant, including unchecked invariants."""
     there = {row.invariant: row for row in SQL.run(connection, "standing")}
     found = []
     for number, (name, says) in INVARIANTS.items():

@@ -209,7 +209,7 @@ def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
 def _portion(
     connection: sa.Connection, *, asked: AcceptJob, declared: Capabilities, by: By, before: int
 ) -> providers.Portion | None:
-    """Void a portion of unsent pushes, and accept the terms with the last one.
+    """Void a portion of unsent pushes, and accept the terms with the last portion.
 
     None: the terms are in force, by a tick that died or by a person.
     """

@@ -206,7 +206,7 @@ def assign_one(
 
 
 def _until(connection: sa.Connection, org_id: str, later: int) -> str:
-    """Return a note about the later assignment that ends a new one."""
+    """Return a note about the later assignment that ends a new assignment."""
     then = SQL.run(connection, "starting", {"org_id": org_id, "start_ms": later}).one()
     customer = f" as {then.customer_id}" if then.customer_id else ""
     return f"it ends at {utc(later)}, when the later assignment to {then.provider}{customer} begins"

@@ -1089,8 +1089,8 @@ def unknown_of(
 NEXT_REVISIONS: Final = 3
 """Revisions after the newest known revision that are looked up at once after a loss.
 
-If the provider has the last one, Drawdown looks up the next batch of the same size. Later revisions are found step by
-step. After an adoption, the next seal makes a push for the difference. Drawdown looks up that push together with the
+If the provider has the last of them, Drawdown looks up the next batch of the same size. Later revisions are found step
+by step. After an adoption, the next seal makes a push for the difference. Drawdown looks up that push together with the
 revisions after it.
 """
 

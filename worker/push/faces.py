@@ -333,7 +333,7 @@ def _show(connection: sa.Connection, look: Look, push: Annotated[str, KEY, "Key 
 
 
 def _lookups(found: ExplainedPush) -> list[str]:
-    """Return the text about lookups at the provider, and the time of the next one."""
+    """Return the text about lookups at the provider, and the time of the next lookup."""
     push = found.push
     if not push.lookups:
         return []

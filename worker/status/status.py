@@ -205,7 +205,7 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
 
 
 def _first_failure(tick: Any) -> str:
-    """Return the first failure that a tick leaves to the next one; '' without one."""
+    """Return the first failure that a tick leaves to the next tick; '' without one."""
     report = json.loads(tick.report or "{}") if tick.exit_status == Exit.LEFT else {}
     return str(next(iter(report.get("failures", [])), FILES_WAIT if report.get("batches_wait") else ""))
 

@@ -235,7 +235,7 @@ def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | N
 class RateEffect:
     """The cost of the last day's usage at the former and the new rate.
 
-    `was_micro` is at the former rate, `now_micro` at the new one. Both are in micro-credits.
+    `was_micro` is at the former rate, `now_micro` at the new rate. Both are in micro-credits.
 
     `quantity`: the usage in base units. `orgs`: the number of organisations with such usage.
     """

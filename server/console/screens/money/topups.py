@@ -79,7 +79,7 @@ def _calls(calls: list[Call], command: str) -> Table:
         "Calls that may have taken money",
         heads,
         rows,
-        "No call exists yet. The next tick makes the first one.",
+        "No call exists yet. The next tick makes the first call.",
         command,
     )
 

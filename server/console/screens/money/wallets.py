@@ -325,7 +325,7 @@ def entries_table(
         none = "No entry matches the filter."
     notes = ["Ordered by time of use. Late usage was booked later."] if rows else []
     if rows and "#Balance" not in heads:
-        notes.append("The file of all entries has the balance after each one.")
+        notes.append("The file of all entries has the balance after each entry.")
     if found.is_cut:
         notes.append(f"This page searched {MOST_LOOKED_AT:,} entries. The next page continues.")
     is_empty = not rows and not chosen.narrows

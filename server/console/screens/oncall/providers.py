@@ -63,7 +63,7 @@ def _states(found: list[ProviderLine], waits: WaitSums, now_ms: int) -> Table:
         "Provider", "State", "#Organisations", *(f"#{state.title}" for state in OPEN_STORED.values()),
         "Oldest push, UTC", "Reason",
     )  # fmt: skip
-    none = "No provider exists yet. An assignment adds the first one."
+    none = "No provider exists yet. An assignment adds the first provider."
     note = "To see broken or dormant settings, run `drawdown provider list` on the machine that has them."
     return Table("State of providers", heads, rows, none, "drawdown provider list", note=note)
 
