@@ -74,9 +74,9 @@ class Cron:
         return JSONResponse({"tick": {**asdict(report), "exit_status": report.exit_status}})
 
     async def parity(self, request: Request) -> JSONResponse:
-        """Compare the totals of all cells for the days that are due.
+        """Compare the totals of all cells for the due days.
 
-        It does the same as `drawdown parity check --cells`.
+        Same as `drawdown parity check --cells`.
         """
         found = await self._alone(request, "parity", self._step_threads.order, _parity)
         return JSONResponse({"parity": {**asdict(found), "exit_status": found.exit_status}})

@@ -243,8 +243,8 @@ def is_packed(content_encoding: str) -> bool:
     raise ApiError(
         415,
         "bad_encoding",
-        f"invalid Content-Encoding {quote_value(content_encoding)}: expected gzip or identity. Otherwise omit the "
-        "header",
+        f"invalid Content-Encoding {quote_value(content_encoding)}: expected gzip or identity. Send the body "
+        "uncompressed, or as gzip",
     )
 
 

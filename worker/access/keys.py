@@ -531,9 +531,9 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
 
 
 def _recovery_hint(values: Values) -> str:
-    """Return advice for a lost answer with a new key.
+    """Return the hint for a lost answer that contained a new key.
 
-    The key may exist, but the caller did not see it.
+    The key may exist, although the caller never received it.
     """
     word = typed(values["name"])
     told = f"if `drawdown key list` shows a new key of {values['name']}, that key is lost"
