@@ -30,7 +30,7 @@ export class Unsent extends DrawdownError {
 
 /** Return an event with the server's field names. Errors: BadItem. */
 export function eventOf(eventType, quantity, more, source, world) {
-  if (typeof eventType !== "string" || !eventType) throw new BadItem("event_type is a text of 1 to 200 characters");
+  if (typeof eventType !== "string" || !eventType) throw new BadItem("event_type is a string of 1 to 200 characters");
   if (!Number.isSafeInteger(quantity) || quantity < 0 || quantity > MAX_QUANTITY)
     throw new BadItem(`a quantity is a whole number from 0 to ${MAX_QUANTITY}: count in a smaller unit for parts`);
   const { org_id, at, event_id, subject, project, plan_key, properties, ...unknown } = { ...more, source: undefined };

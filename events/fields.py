@@ -46,7 +46,7 @@ def optional_text(item: Item, name: str, at: str) -> str | None:
     """Return a text; None if it is missing or null. Errors: Unfit `wrong_type`."""
     found = item.get(name)
     if found is not None and not isinstance(found, str):
-        raise Unfit("wrong_type", f"{at} must be a text", at)
+        raise Unfit("wrong_type", f"{at} must be a string", at)
     return found
 
 

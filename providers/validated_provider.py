@@ -157,7 +157,7 @@ def sound(state: CustomerRead) -> CustomerRead:
     if limit is not None and (type(limit) is not int or not 0 <= limit < 2**31):
         return ReadFailed(f"the limit {_format_value(limit)} is not a number of sandboxes")
     if plan is not None and not isinstance(plan, str):
-        return ReadFailed(f"the plan {_format_value(plan)} is not a text")
+        return ReadFailed(f"the plan {_format_value(plan)} is not a string")
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
     limits = {clean(feature, MAX_NAME_CHARS): units for feature, units in state.feature_limits.items()}
     invalid = [units for units in limits.values() if not _is_figure(units)]

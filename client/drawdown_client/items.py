@@ -197,7 +197,7 @@ def _quantity(given: object) -> int:
 
 def _id(text: object, name: str) -> str:
     if not isinstance(text, str) or not 0 < len(text) <= MAX_ID_CHARS:
-        raise BadItem(f"invalid {name} {text!r:.60}: expected a text of 1 to {MAX_ID_CHARS} characters")
+        raise BadItem(f"invalid {name} {text!r:.60}: expected a string of 1 to {MAX_ID_CHARS} characters")
     return text
 
 

@@ -45,7 +45,7 @@ def _whole(value: object) -> int:
     """Whole numbers, as texts: what a meter counts in parts is scaled here before it is sent."""
     text = str(value)
     if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
-        raise Unfit("bad_quantity", "value is a whole number, as a text", f"payload.{VALUE_KEY}")
+        raise Unfit("bad_quantity", "value is a whole number, as a string", f"payload.{VALUE_KEY}")
     return int(text)
 
 

@@ -139,7 +139,7 @@ def _object(pairs: Pairs, node: _Node, below: list[_Node], room: _Room) -> Itera
     names = set()
     for number, (name, value) in enumerate(pairs, 1):
         if not isinstance(name, str):
-            raise UsageError("invalid report: each key must be a text")
+            raise UsageError("invalid report: each key must be a string")
         path = (*node.path, Key(name, number))
         yield from _read(name, Leaf(path, (), node.key, node.above, is_key=True), room)
         if name in names:

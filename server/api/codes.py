@@ -313,7 +313,7 @@ ITEMS: Final = (
         "invalid",
         "bad_id",
         "both",
-        "An id or label must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+        "An id or label must be a string of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
     ),
     ItemCode("invalid", "bad_text", "events", "A text has a NUL character or half of a surrogate pair"),
     ItemCode("invalid", "bad_number", "events", "A number is too large for a 64-bit floating-point number"),
@@ -406,7 +406,7 @@ ITEMS: Final = (
             "invalid",
             f"bad_{name}",
             "samples",
-            "An id must be a text of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
+            "An id must be a string of 1 to 200 characters, without control characters and U+FFFD to U+FFFF",
         )
         for name in ID_FIELDS[1:]
     ),

@@ -538,7 +538,7 @@ def _id(item: Item, name: str) -> str:
         raise Unfit(f"{name}_missing", f"{name} is missing", name)
     found = item[name]
     if not isinstance(found, str):
-        raise Unfit(f"bad_{name}", f"invalid {name}: expected a text", name)
+        raise Unfit(f"bad_{name}", f"invalid {name}: expected a string", name)
     read: Callable[[str], str] = SAMPLE_FIELDS[name].read
     return read(found)
 
