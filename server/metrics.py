@@ -202,16 +202,16 @@ def _outbox(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         ages[key] = max(ages.get(key, 0.0), seconds(now_ms - some.oldest_ms))
         owed[some.provider, some.feature] += some.owed
     labels = ("provider", "state")
-    yield gauge("outbox_pushes", "Unsettled pushes, by provider and state.", sorted(counts.items()), labels)
+    yield gauge("outbox_pushes", "Open pushes, by provider and state.", sorted(counts.items()), labels)
     yield gauge(
         "outbox_oldest_age_seconds",
-        "Seconds since the oldest unsettled push was sealed, by provider and state.",
+        "Seconds since the oldest open push was sealed, by provider and state.",
         sorted(ages.items()),
         labels,
     )
     yield gauge(
         "open_quantity",
-        "Sealed and unsettled quantity in base units, by provider and feature. Unsealed usage is excluded.",
+        "Quantity of open pushes in base units, by provider and feature. Unsealed usage is excluded.",
         sorted(owed.items()),
         ("provider", "feature"),
     )

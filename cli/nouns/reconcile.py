@@ -179,7 +179,8 @@ def _report(found: Reconciled, threshold: float, shadow_threshold: float) -> lis
         allowed = f"{shadow_threshold:g} % in shadow" + (f", {threshold:g} % otherwise" if threshold else "")
         text += f" by more than {allowed}; {found.forgiven:,} by less (--shadow-threshold 0 lists them)"
     if found.waiting:
-        text += f"; unsettled, or newer than the provider's lag, so not compared yet: {found.waiting:,}"
+        text += "; with due, queued or in-doubt pushes, or newer than the provider's lag, so not compared yet: "
+        text += f"{found.waiting:,}"
     if found.covered:
         text += f"; charged, but lower in events, because the customer's balance fell by the amount: {found.covered:,}"
     if found.left_out:

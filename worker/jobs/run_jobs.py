@@ -306,7 +306,10 @@ def corrections_in_words(found: Reconciled) -> str:
     said += [f"left to a person: {_describe_line(line)}" for line in rest[:LINES_SAID]]
     said += [f"and {len(rest) - LINES_SAID:,} more"] if len(rest) > LINES_SAID else []
     said += (
-        [f"unsettled, or newer than the provider's lag, so not compared yet: {found.waiting:,}"]
+        [
+            "with due, queued or in-doubt pushes, or newer than the provider's lag, so not compared yet: "
+            f"{found.waiting:,}"
+        ]
         if found.waiting
         else []
     )

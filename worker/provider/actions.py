@@ -101,8 +101,8 @@ def accept_some(
 
     `before`: the number of pushes that earlier portions voided.
 
-    Errors: Refused while a push that was sent with the old terms is unsettled, or if the terms did not change.
-    HistoryDoubted while the database is stopped, because the lost history may have sent an unsent push (R1).
+    Errors: Refused while a push sent with the old terms is neither settled nor rejected, or if the terms did not
+    change. HistoryDoubted while the database is stopped, because the lost history may have sent an unsent push (R1).
     """
     lock_buckets(connection)
     require_whole(connection)

@@ -75,7 +75,7 @@ def unresolved_parts() -> dict[str, Part]:
 
 
 def unresolved_of(connection: sa.Connection, sums: Iterable[Any], orgs: Iterable[Any]) -> list[Unresolved]:
-    """Return unresolved pushes by provider and state, from rows that were read."""
+    """Return the sums by provider and state, from rows that were read."""
     groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for row in sums:
         groups[row.provider, row.state].append(row)

@@ -106,7 +106,8 @@ def is_contradicted(row: PushRow, found: LookupResult) -> bool:
 def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
     """Return the sums of a line's pushes by window, the earliest window first.
 
-    A row also has the number of unsettled pushes, the last revision and the floor. Carried pushes are left out.
+    A row also has the number of due, queued and in-doubt pushes, the last revision and the floor. Carried pushes are
+    left out.
     """
     return list(SQL.run(connection, "by_window", of_line(line)))
 

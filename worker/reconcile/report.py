@@ -92,9 +92,9 @@ class LeftOut:
 class Reconciled:
     """The result of a comparison with providers.
 
-    A line is an organisation's feature on a day. `waiting`: the number of lines left for later, because some of their
-    pushes are unsettled or too recent. `unread`: the number of failed reads. `compared`: the number of compared lines.
-    `differing`: the lines that differ.
+    A line is an organisation's feature on a day. `waiting`: the number of lines left for later, because one of their
+    pushes is due, queued, in doubt or too recent. `unread`: the number of failed reads. `compared`: the number of
+    compared lines. `differing`: the lines that differ.
     """
 
     compared: int = 0

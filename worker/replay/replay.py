@@ -92,7 +92,7 @@ class Replayed:
 
     @property
     def to_settle(self) -> str:
-        """Return a text about the unsettled pushes of the range; '' if all are settled."""
+        """Return a text about the open pushes of the range; '' if all are settled."""
         if not self.open_pushes:
             return ""
         what = counted(self.open_pushes, "push", "pushes")
@@ -458,7 +458,7 @@ def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, s
 
 
 def still_open(connection: sa.Connection, plan: ReplayPlan) -> tuple[int, int]:
-    """Return the number and quantity of unsettled pushes in the planned windows."""
+    """Return the number and quantity of open pushes in the planned windows."""
     values: dict[str, object] = {"start_ms": plan.from_ms, "end_ms": plan.to_ms}
     only = biller = ""
     if plan.orgs is not None:

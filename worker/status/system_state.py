@@ -256,7 +256,7 @@ class Standing:
     """The workers of `drawdown worker`; None: it was never used."""
 
     def unresolved_at(self, provider: str, state: str) -> Unresolved | None:
-        """Return the unresolved pushes of one provider and state, or None."""
+        """Return the sum of one provider and state, or None if ticks send all its pushes."""
         return next((one for one in self.unresolved if (one.provider, one.state) == (provider, state)), None)
 
 

@@ -165,7 +165,7 @@ OFFSET 0) q
 
 -- name: used_by
 -- The organisations that are billed as a customer now and may have such usage. It is above the watermark, in dirty
--- windows below it, or in unsettled pushes. Most organisations do not have any. `samples`: the number of unsealed
+-- windows below it, or in open pushes. Most organisations do not have any. `samples`: the number of unsealed
 -- samples, at most `many`.
 SELECT a.provider, a.org_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
     CASE WHEN {has_open} THEN 1 ELSE 0 END AS has_open,
