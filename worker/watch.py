@@ -75,13 +75,13 @@ Begun: TypeAlias = Mapping[str, tuple[int, int]]
 class Watched:
     """The counts of one round of the watch.
 
-    `looked`: estimated organisations. `asked`: requested reads. `read`, `failed`: customers that were read, and failed
-    reads. `wrong_estimates`: halts on an estimate that a read proved wrong. `failures`: texts. The others are numbers
-    of organisations, halts, top-ups and messages.
+    `estimates`: estimated organisations. `refresh_requests`: requested reads. `read`, `failed`: customers that were
+    read, and failed reads. `wrong_estimates`: halts on an estimate that a read proved wrong. `failures`: texts. The
+    others are numbers of organisations, halts, top-ups and messages.
     """
 
-    looked: int = 0
-    asked: int = 0
+    estimates: int = 0
+    refresh_requests: int = 0
     read: int = 0
     failed: int = 0
     halted: int = 0
@@ -101,13 +101,13 @@ class Looked:
     """The result of one look of the watch.
 
     `arrivals`: the arrivals that it has read. `begun`: organisations that new sandboxes woke. `doubted`: the history is
-    in doubt. `looked`: the number of estimates. `refresh_requests`: the number of requested reads.
+    in doubt. `estimates`: the number of estimates. `refresh_requests`: the number of requested reads.
     """
 
     arrivals: ArrivalCursor
     begun: Begun
     doubted: bool
-    looked: int = 0
+    estimates: int = 0
     refresh_requests: int = 0
 
 
@@ -141,10 +141,10 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
     yield from expire_holds(context, sweeps=1)
     look = partial(_look, context=context, watcher=watcher, witness=witness)
     seen: Looked = yield Transaction("watch", look)
-    watcher.arrivals, watcher.begun, done.looked, done.asked = (
+    watcher.arrivals, watcher.begun, done.estimates, done.refresh_requests = (
         seen.arrivals,
         seen.begun,
-        seen.looked,
+        seen.estimates,
         seen.refresh_requests,
     )
     lanes = [_lane(context, provider) for provider in context.ready()]
@@ -291,5 +291,5 @@ def _look_at(
         looks.append({"org_id": org.org_id, "watch_due_ms": look_ms, "runs_out_ms": end_ms(effective, burn, now)})
     if looks:
         SQL.run(connection, "looked", looks)
-    done.looked += len(looks)
+    done.estimates += len(looks)
     return wanted

@@ -51,7 +51,7 @@ def watch_(
     if once:
         done = watch_loop.round()
         text = (
-            f"organisations: {done.looked:,} checked, {done.read:,} read; {done.halted:,} halted, "
+            f"organisations: {done.estimates:,} checked, {done.read:,} read; {done.halted:,} halted, "
             f"{done.resumed:,} resumed"
         )
         show(app, {"watch": asdict(done)}, [text])

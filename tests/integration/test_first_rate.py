@@ -102,20 +102,20 @@ def test_org_is_halted_by_estimate_before_first_sample(fleet: Fleet) -> None:
 def test_sandbox_start_makes_watch_check_org_before_due(fleet: Fleet) -> None:
     watcher = Watcher()
     fleet.write("UPDATE orgs SET watch_due_ms = :later", {"later": fleet.clock.at_ms + MINUTE_MS})
-    assert look(fleet, watcher=watcher).looked == 0
+    assert look(fleet, watcher=watcher).estimates == 0
     start(fleet, count=1)
-    assert look(fleet, watcher=watcher).looked == 1
+    assert look(fleet, watcher=watcher).estimates == 1
     assert used(fleet).burn_a_minute == 60 * PRICE
 
 
 def test_sandbox_start_wakes_watched_org_once(fleet: Fleet) -> None:
     watcher = Watcher()
     start(fleet, "globex", 3)
-    assert look(fleet, watcher=watcher).looked == 1
-    assert [look(fleet, watcher=watcher).looked for _ in range(4)] == [0] * 4
+    assert look(fleet, watcher=watcher).estimates == 1
+    assert [look(fleet, watcher=watcher).estimates for _ in range(4)] == [0] * 4
     start(fleet, "globex", 1)
-    assert look(fleet, watcher=watcher).looked == 1
-    assert look(fleet, watcher=Watcher()).looked == 1, "another watch knows of neither"
+    assert look(fleet, watcher=watcher).estimates == 1
+    assert look(fleet, watcher=Watcher()).estimates == 1, "another watch knows of neither"
 
 
 @pytest.mark.parametrize("off_ms", [-25 * SECOND_MS, 25 * SECOND_MS])
@@ -123,13 +123,13 @@ def test_sandbox_start_within_clock_skew_is_counted(fleet: Fleet, off_ms: int) -
     watcher = Watcher()
     look(fleet, watcher=watcher)
     start(fleet, count=1, since_ms=fleet.clock.at_ms + off_ms)
-    assert look(fleet, watcher=watcher).looked == 1
+    assert look(fleet, watcher=watcher).estimates == 1
     assert used(fleet).burn_a_minute == 60 * PRICE
 
 
 def test_sandbox_start_beyond_clock_skew_is_ignored(fleet: Fleet) -> None:
     start(fleet, since_ms=fleet.clock.at_ms + MINUTE_MS)
-    assert (look(fleet).looked, used(fleet).burn_a_minute) == (0, 0)
+    assert (look(fleet).estimates, used(fleet).burn_a_minute) == (0, 0)
 
 
 def test_unsampled_usage_is_capped_and_expires(fleet: Fleet) -> None:
@@ -178,7 +178,7 @@ def test_sandbox_without_size_or_start_has_zero_burn_rate(fleet: Fleet) -> None:
     start(fleet, mb=None)
     start(fleet, "globex", 1, since_ms=None)
     fleet.write("UPDATE sandboxes SET since_ms = NULL WHERE org_id = 'globex'")
-    assert look(fleet).looked == 0
+    assert look(fleet).estimates == 0
     assert (used(fleet).burn_a_minute, used(fleet, "globex").burn_a_minute) == (0, 0)
 
 
@@ -206,7 +206,7 @@ def test_sandbox_started_before_halt_is_not_counted_after_resume(fleet: Fleet, p
 def test_stopped_sandbox_has_zero_burn_rate(fleet: Fleet) -> None:
     start(fleet)
     fleet.write("UPDATE sandboxes SET state = 'stopped'")
-    assert (look(fleet).looked, used(fleet).burn_a_minute) == (0, 0)
+    assert (look(fleet).estimates, used(fleet).burn_a_minute) == (0, 0)
 
 
 def test_sandbox_start_does_not_wake_halted_org(fleet: Fleet) -> None:
@@ -214,4 +214,4 @@ def test_sandbox_start_does_not_wake_halted_org(fleet: Fleet) -> None:
     start(fleet)
     rounds_to_halt(fleet, watcher)
     start(fleet, count=1)
-    assert look(fleet, watcher=watcher).looked == 0
+    assert look(fleet, watcher=watcher).estimates == 0

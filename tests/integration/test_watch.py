@@ -340,13 +340,13 @@ def test_watch_estimate_excludes_feature_without_rate(engine: sa.Engine, provide
 
 def test_idle_org_is_watched_only_after_use(fleet: Fleet) -> None:
     watcher = Watcher()
-    assert [look(fleet, watcher=watcher).looked for _ in range(3)] == [0, 0, 0]
+    assert [look(fleet, watcher=watcher).estimates for _ in range(3)] == [0, 0, 0]
     use(fleet, 10)
-    assert look(fleet, watcher=watcher).looked == 1
-    assert look(fleet, watcher=watcher).looked == 0  # far from the end: later
+    assert look(fleet, watcher=watcher).estimates == 1
+    assert look(fleet, watcher=watcher).estimates == 0  # far from the end: later
     ends = int(str(fleet.one("SELECT runs_out_ms FROM orgs WHERE org_id = 'acme'")))
     assert 8 * MINUTE_MS < ends - fleet.clock.at_ms <= 9 * MINUTE_MS, "90 seconds are left, and 10 are used a minute"
-    assert look(fleet, 10 * MINUTE_MS, watcher=watcher).looked == 1
+    assert look(fleet, 10 * MINUTE_MS, watcher=watcher).estimates == 1
     assert fleet.rows("SELECT watch_due_ms, runs_out_ms FROM orgs WHERE org_id = 'acme'") == [(None, None)]
 
 
