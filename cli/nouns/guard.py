@@ -78,7 +78,12 @@ def options(
     app: App = context.obj
     found = _read_ways(app, Wish(org, metric, quantity, payer=payer))
     rows = [
-        (way.option.replace("_", " "), "open" if way.open else way.code, way.said, way.command or way.link or "-")
+        (
+            way.option.replace("_", " "),
+            "open" if way.open else way.code,
+            way.description,
+            way.command or way.link or "-",
+        )
         for way in found.options
     ]
     title = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason}); ways out"
@@ -195,7 +200,7 @@ def _ways(app: App, wish: Wish) -> list[str]:
     """Return a line for each way out: its state, and the command or link."""
     found = _read_ways(app, wish).options
     return [
-        f"{way.option.replace('_', ' ')}: {way.code or 'open'}: {way.said}"
+        f"{way.option.replace('_', ' ')}: {way.code or 'open'}: {way.description}"
         + (f": {way.command or way.link}" if way.command or way.link else "")
         for way in found
     ]

@@ -36,7 +36,7 @@ class Decision:
 
     `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: the credit was unknown. `repeated`:
     the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no
-    event was emitted). `said`: the whole answer.
+    event was emitted). `whole`: all fields of the answer.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -53,7 +53,7 @@ class Decision:
     degraded: bool = False
     repeated: bool = False
     event: str | None = None
-    said: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    whole: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def is_allowed(self) -> bool:
@@ -73,15 +73,15 @@ class Blocked(ClientError):
 class WayOut:
     """One way out of a block.
 
-    If `is_open` is False, `code` and `said` have the reason. `call`: method, path and body for a program. `link`: the
-    page for the organisation's own people. `payers`: organisations that could pay. `whole`: all fields of this way out
-    in the answer.
+    If `is_open` is False, `code` and `description` have the reason. `call`: method, path and body for a program.
+    `link`: the page for the organisation's own people. `payers`: organisations that could pay. `whole`: all fields of
+    this way out in the answer.
     """
 
     option: str
     is_open: bool
     code: str | None
-    said: str
+    description: str
     call: Mapping[str, Any] | None = None
     link: str | None = None
     payers: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
             option=escape(one.get("option")),
             is_open=one.get("open") is True,
             code=_text(one.get("code")),
-            said=escape(one.get("said")),
+            description=escape(one.get("description")),
             call=one["call"] if isinstance(one.get("call"), dict) else None,
             link=_text(one.get("link")),
             payers=_texts(one.get("payers")),
@@ -179,7 +179,7 @@ def extend(key: str, to: int | None, hold_s: float | None) -> Call:
 def decided(answer: Answer) -> Decision:
     """Return an answer as a Decision.
 
-    Fields unknown to this version are in `said`. Errors: Unreachable if the decision is missing or unknown.
+    Fields unknown to this version are in `whole`. Errors: Unreachable if the decision is missing or unknown.
     """
     if answer.get("decision") not in ("allow", "warn", "block"):
         raise Unreachable(
@@ -200,7 +200,7 @@ def decided(answer: Answer) -> Decision:
         degraded=bool(answer.get("degraded")),
         repeated=bool(answer.get("repeated")),
         event=_status(answer.get("event")),
-        said=answer,
+        whole=answer,
     )
 
 
@@ -236,7 +236,7 @@ def require_held(key: str, answer: Decision) -> None:
     """
     if not answer.is_allowed:
         raise Blocked(answer)
-    state = answer.said.get("state", HELD)
+    state = answer.whole.get("state", HELD)
     if state != HELD:
         raise Refused(409, ENDED, f"key {key} is already {escape(state)}. Use a new key for another use")
 

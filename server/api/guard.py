@@ -316,8 +316,8 @@ class WayOut(BaseModel):
     """A way out of a block, open or closed.
 
     `option`: its name. `open`: True if it can be used now. `code`: the reason why it is closed; null if it is open.
-    `said`: the way, or that reason, in words. `payers`: organisations that could pay. `asked`: the number of requests
-    for a limit override that wait for a decision.
+    `description`: the way, or that reason, in words. `payers`: organisations that could pay. `pending_requests`: the
+    number of requests for a limit override that wait for a decision.
 
     These fields are null if they do not apply. `call`: the API call that a program can send. `link`: the page for the
     organisation's own people. `command`: the operator's command. `at`: the provider that sells the credit, if it is not
@@ -327,7 +327,7 @@ class WayOut(BaseModel):
     option: Option
     open: bool
     code: str | None
-    said: str
+    description: str
     call: WayCall | None
     link: str | None
     command: str | None
@@ -335,7 +335,7 @@ class WayOut(BaseModel):
     at: str | None
     missing: float | None
     missing_micro: int | None
-    asked: int
+    pending_requests: int
 
 
 class OptionsAnswer(BaseModel):

@@ -128,7 +128,7 @@ def test_guard_client_invalid_optional_fields_are_ignored() -> None:
         None,
         ("top_up",),
     )
-    assert found.is_allowed and found.reason == "?" and found.said == odd
+    assert found.is_allowed and found.reason == "?" and found.whole == odd
 
 
 @cases("status", [[], {}, 3, None])

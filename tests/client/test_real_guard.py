@@ -50,9 +50,9 @@ def test_guard_client_operations_on_real_server_are_idempotent(shop: tuple[str, 
             guard.consume("c-1", wish(4))
         assert (other.value.status, other.value.code) == (409, "other_content")
         assert guard.reserve("r-1", wish(10), hold_s=120).is_allowed
-        assert guard.extend("r-1", to=20, hold_s=240).said["quantity"] == 20
-        assert guard.settle("r-1", 15, reason="done").said["charged"] == 15 and guard.settle("r-1", 15).repeated
-        assert guard.reserve("r-2", wish(10)).is_allowed and guard.release("r-2", 2).said["charged"] == 2
+        assert guard.extend("r-1", to=20, hold_s=240).whole["quantity"] == 20
+        assert guard.settle("r-1", 15, reason="done").whole["charged"] == 15 and guard.settle("r-1", 15).repeated
+        assert guard.reserve("r-2", wish(10)).is_allowed and guard.release("r-2", 2).whole["charged"] == 2
         assert client.balance("acme")["available"] == 100 - 3 - 15 - 2
         assert guard.check(wish(1)).used == 20
         ways = {way.option: way for way in guard.options(wish(98))}
@@ -75,7 +75,7 @@ def test_budget_on_real_server_is_reserved_settled_and_released(shop: tuple[str,
         with client.guard.budget("b-1", "idea.create", 6, org_id="acme") as budget:
             assert client.balance("acme")["reserved"] == 6
             budget.actual = 4
-        assert budget.answer is not None and budget.answer.said["charged"] == 4
+        assert budget.answer is not None and budget.answer.whole["charged"] == 4
         with pytest.raises(KeyboardInterrupt), client.guard.budget("b-2", "idea.create", 6, org_id="acme") as budget:
             budget.actual = 1
             raise KeyboardInterrupt
@@ -97,7 +97,7 @@ def test_budget_with_bound_key_does_not_need_org(shop: tuple[str, str, str]) -> 
     with Client(url, key) as client:
         with client.guard.budget("b-1", "idea.create", 6) as budget:
             budget.actual = 4
-        assert budget.answer is not None and budget.answer.said["charged"] == 4
+        assert budget.answer is not None and budget.answer.whole["charged"] == 4
         assert client.guard.consume("c-1", Wish(None, "idea.create")).is_allowed
         assert client.guard.check(Wish(None, "idea.create")).used == 5
         with pytest.raises(ValueError, match="missing organisation"):

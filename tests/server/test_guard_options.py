@@ -131,7 +131,7 @@ def test_guard_options_requested_override_once_approved_allows_use(house: House)
         asked = (await send(program, found["request_override"]["call"], reason="a workshop")).json()
         assert (asked["state"], asked["ends_ms"] > house.clock.at_ms) == ("asked", True)
         found = await options("metric=idea&quantity=5")
-        assert (found["request_override"]["asked"], found["request_override"]["open"]) == (1, True)
+        assert (found["request_override"]["pending_requests"], found["request_override"]["open"]) == (1, True)
         assert found["request_override"]["command"] == "drawdown override list --metric idea"
         write(house.fleet.engine, lambda c: guard_overrides.decide(c, asked["number"], "approve", house.fleet.by))
         assert (await options("metric=idea&quantity=5"))["decision"] == "warn", "all of it is used then"

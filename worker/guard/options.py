@@ -35,17 +35,17 @@ OVERRIDES: Final = "/v1/guard/overrides"
 class WayTold:
     """One way out of a block, as the HTTP API returns it.
 
-    `code`: the reason why it is closed (null: it is open). `said`: the way in words. `call`: the request that a program
-    sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the operator's
-    command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`,
-    `missing_micro`: the missing credit in credits and micro-credits (null: unknown). `asked`: the number of requests
-    for a limit override that wait for a decision.
+    `code`: the reason why it is closed (null: it is open). `description`: the way in words. `call`: the request that a
+    program sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the
+    operator's command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`,
+    `missing_micro`: the missing credit in credits and micro-credits (null: unknown). `pending_requests`: the number of
+    requests for a limit override that wait for a decision.
     """
 
     option: Option
     open: bool
     code: str | None
-    said: str
+    description: str
     call: Mapping[str, object] | None
     link: str | None
     command: str | None
@@ -53,7 +53,7 @@ class WayTold:
     at: str | None
     missing: int | float | None
     missing_micro: int | None
-    asked: int
+    pending_requests: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _describe_way(way: Way, wish: Wish, payer: str, page: str) -> WayTold:
         option=way.option,
         open=way.is_open,
         code=way.code,
-        said=way.said,
+        description=way.description,
         call=_call(way, wish),
         link=(page or None) if way.is_open and way.option in ("top_up", "request_override") else None,
         command=_command(way, wish, payer),
@@ -99,7 +99,7 @@ def _describe_way(way: Way, wish: Wish, payer: str, page: str) -> WayTold:
         at=way.at,
         missing=None if way.missing_micro is None else in_credits(way.missing_micro),
         missing_micro=way.missing_micro,
-        asked=way.asked,
+        pending_requests=way.pending_requests,
     )
 
 
@@ -117,7 +117,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
         return typed("drawdown", "ledger", "grant", payer, "AMOUNT")
     if way.option == "sponsor" and way.code == "no_sponsor":
         return typed("drawdown", "payer", "allow", "PAYER", wish.org_id)
-    if way.option == "request_override" and way.asked:
+    if way.option == "request_override" and way.pending_requests:
         return typed("drawdown", "override", "list", "--metric", wish.metric)
     if way.option == "request_override" and (asks := way.override) is not None:
         ask = ("drawdown", "override", "ask", wish.metric, str(asks.amount), "--per", asks.period)
@@ -146,18 +146,19 @@ class Override:
 class Way:
     """One way out of a block.
 
-    `code`: the reason why it is closed (None: it is open). `said`: the way in words. `payers`: organisations that could
-    pay. `override`: the limit override to request (None: another way, or this way is closed). `asked`: the number of
-    requests for a limit override that wait for a decision. `at`: the provider that keeps and sells the credit (None:
-    the embedded ledger). `missing_micro`: the missing credit in micro-credits (None: unknown).
+    `code`: the reason why it is closed (None: it is open). `description`: the way in words. `payers`: organisations
+    that could pay. `override`: the limit override to request (None: another way, or this way is closed).
+    `pending_requests`: the number of requests for a limit override that wait for a decision. `at`: the provider that
+    keeps and sells the credit (None: the embedded ledger). `missing_micro`: the missing credit in micro-credits
+    (None: unknown).
     """
 
     option: Option
     code: str | None
-    said: str
+    description: str
     payers: tuple[str, ...] = ()
     override: Override | None = None
-    asked: int = 0
+    pending_requests: int = 0
     at: str | None = None
     missing_micro: int | None = None
 
@@ -240,6 +241,7 @@ def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) 
     values = {"org_id": wish.org_id, "metric": wish.metric}
     asked = int(SQL.run(connection, "asked", values).scalar_one())
     if asked >= MOST_ASKED:
-        return Way("request_override", "too_many_asked", f"{asked} requests already wait for approval", asked=asked)
+        said = f"{asked} requests already wait for approval"
+        return Way("request_override", "too_many_asked", said, pending_requests=asked)
     waits = f"; {counted(asked, 'request waits', 'requests wait')} for approval" if asked else ""
-    return Way("request_override", None, f"a person decides{waits}", override=wanted, asked=asked)
+    return Way("request_override", None, f"a person decides{waits}", override=wanted, pending_requests=asked)
