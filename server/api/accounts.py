@@ -193,9 +193,9 @@ class AccountAnswer(BaseModel):
 class LotAnswer(BaseModel):
     """A lot of credit.
 
-    `amount` is the sum of `left`, `waits`, `used`, `expired` and `taken`. `waits`: the credit of an ended lot that is
-    not booked yet. `taken`: the credit that was taken back. `place`: the position in the order of use, for a lot in
-    use. `expires_ms`: null means never. `features`: null means that the lot pays for all features.
+    `amount` is the sum of `remaining`, `waits`, `used`, `expired` and `taken_back`. `waits`: the credit of an ended lot
+    that is not booked yet. `taken_back`: the credit that was taken back. `place`: the position in the order of use, for
+    a lot in use. `expires_ms`: null means never. `features`: null means that the lot pays for all features.
     """
 
     lot: str
@@ -204,16 +204,16 @@ class LotAnswer(BaseModel):
     place: int | None
     amount: float
     amount_micro: int
-    left: float
-    left_micro: int
+    remaining: float
+    remaining_micro: int
     waits: float
     waits_micro: int
     used: float
     used_micro: int
     expired: float
     expired_micro: int
-    taken: float
-    taken_micro: int
+    taken_back: float
+    taken_back_micro: int
     priority: int
     begins_ms: int
     expires_ms: int | None

@@ -64,7 +64,7 @@ class Account(Purse):
     def of_lot(self, lot: str) -> tuple[int, int, int, int]:
         """Left, used, expired, taken."""
         row = next(one for one in self.shown.lots if one.lot == lot)
-        return (row.left_micro + row.waits_micro, row.used_micro, row.expired_micro, row.taken_micro)
+        return (row.remaining_micro + row.waits_micro, row.used_micro, row.expired_micro, row.taken_back_micro)
 
     def tier(self, name: str = "pro", at_once: int = 100, price: int = 30) -> None:
         self.write(lambda c: tiers.set_tier(c, name, tiers.Change(at_once, price), self.fleet.by))
@@ -82,5 +82,5 @@ def proven(engine: sa.Engine) -> Iterator[Account]:
     yield made
     assert [one.text for one in verified(made.fleet).breaches if one.invariant in (2, 10)] == []
     for row in made.shown.lots:
-        parts = row.left_micro + row.waits_micro + row.used_micro + row.expired_micro + row.taken_micro
+        parts = row.remaining_micro + row.waits_micro + row.used_micro + row.expired_micro + row.taken_back_micro
         assert row.amount_micro == parts, row

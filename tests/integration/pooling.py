@@ -73,7 +73,7 @@ class Course:
         self.write(lambda c: executions.settle(c, key, Cost(amount), self.fleet.by))
 
     def take_back(self, lot: str, *, whole: bool = False) -> int:
-        return self.write(lambda c: credit.take_back(c, lot, self.fleet.by, whole=whole)).taken_micro
+        return self.write(lambda c: credit.take_back(c, lot, self.fleet.by, whole=whole)).taken_back_micro
 
     def sweep(self, at_ms: int | None = None) -> None:
         """What is due is made true, and then nothing is."""
@@ -108,10 +108,10 @@ class Course:
     def became(self, key: str = "a") -> tuple[int, int, int, int]:
         """Left or waiting, used, returned, taken back."""
         one = self.row(key)
-        return (one.left_micro + one.waits_micro, one.used_micro, one.returned_micro, one.taken_micro)
+        return (one.remaining_micro + one.waits_micro, one.used_micro, one.returned_micro, one.taken_back_micro)
 
     def prove(self) -> None:
         assert [one.text for one in verified(self.fleet).breaches if one.invariant in (2, 10)] == []
         for row in self.shown.allotments:
-            became = row.left_micro + row.waits_micro + row.used_micro + row.returned_micro + row.taken_micro
+            became = row.remaining_micro + row.waits_micro + row.used_micro + row.returned_micro + row.taken_back_micro
             assert row.amount_micro == became, row

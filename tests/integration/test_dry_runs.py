@@ -77,7 +77,7 @@ def test_dry_run_of_take_back_shows_orgs_to_be_halted(shell: Shell) -> None:
     said, result = dry(shell, "ledger take-back of-acme")
     assert "acme: took back 10.00 credits of grant:of-acme; 0.00 credits now" in said
     assert "acme: the wallet pays for acme, which the next tick halts" in said
-    assert (result["orgs"], result["taken_micro"]) == (["acme"], 10_000_000)
+    assert (result["orgs"], result["taken_back_micro"]) == (["acme"], 10_000_000)
     assert "acme: took back 10.00 credits" in shell("ledger take-back of-acme")
 
 

@@ -76,7 +76,7 @@ class Purse:
         self.write(lambda c: executions.release(c, key, None, self.fleet.by))
 
     def take_back(self, lot: str, *, whole: bool = False) -> int:
-        return self.write(lambda c: credit.take_back(c, lot, self.fleet.by, whole=whole)).taken_micro
+        return self.write(lambda c: credit.take_back(c, lot, self.fleet.by, whole=whole)).taken_back_micro
 
     def sweep(self, at_ms: int | None = None) -> list[str]:
         """What is due is made true, and then nothing is."""
@@ -114,7 +114,7 @@ def purse(engine: sa.Engine) -> Iterator[Purse]:
     yield made
     assert [one.text for one in verified(made.fleet).breaches if one.invariant == 10] == []
     for row in made.shown.lots:
-        parts = row.left_micro + row.waits_micro + row.used_micro + row.expired_micro + row.taken_micro
+        parts = row.remaining_micro + row.waits_micro + row.used_micro + row.expired_micro + row.taken_back_micro
         assert row.amount_micro == parts, row
 
 
@@ -210,7 +210,7 @@ def test_unused_credit_expires_after_wait(purse: Purse) -> None:
     assert purse.sweep(END - 1) == []
     assert purse.sweep(END) == ["acme"], "it pays for nothing new"
     assert purse.sweep(END + EXPIRY_WAIT_MS - 1) == []
-    assert (purse.balance, purse.lot("month").waits_micro, purse.lot("month").left_micro) == (120, 70, 0)
+    assert (purse.balance, purse.lot("month").waits_micro, purse.lot("month").remaining_micro) == (120, 70, 0)
     assert purse.sweep(END + EXPIRY_WAIT_MS) == ["acme"]
     assert (purse.balance, purse.expiries) == (50, {"month:r0": 70})
     assert purse.fleet.rows("SELECT from_account, to_account, ts, lot FROM ledger_entries WHERE kind = 'expiry'") == [
@@ -263,7 +263,7 @@ def test_negative_grant_is_paid_from_lots_as_taken_back(purse: Purse) -> None:
     purse.write(lambda c: credit.grant(c, "acme", -25, purse.fleet.by, key="minus", plan=None))
     purse.sweep(END + EXPIRY_WAIT_MS)
     assert (purse.balance, purse.expiries) == (0, {"month:r0": 70})
-    assert (purse.lot("month").used_micro, purse.lot("month").taken_micro) == (5, 25)
+    assert (purse.lot("month").used_micro, purse.lot("month").taken_back_micro) == (5, 25)
     now = purse.fleet.clock.at_ms
     told = read(purse.fleet.engine, lambda c: of_customer(c, "acme", Span(0, now + 1), now))
     moved = {change.section: change.moved_micro for change in told.changes}
@@ -326,9 +326,9 @@ def test_restricted_lot_pays_only_listed_features(purse: Purse) -> None:
     purse.use(15, feature="y")
     purse.accept("e-1", 5)
     purse.settle("e-1", 5)
-    assert (purse.lot("for x").left_micro, purse.lot("for all").left_micro) == (30, 30)
+    assert (purse.lot("for x").remaining_micro, purse.lot("for all").remaining_micro) == (30, 30)
     purse.use(40, feature="x")
-    assert (purse.lot("for x").left_micro, purse.lot("for all").left_micro) == (0, 20)
+    assert (purse.lot("for x").remaining_micro, purse.lot("for all").remaining_micro) == (0, 20)
     purse.use(30, feature="y")
     assert (purse.balance, purse.shown.owed_micro) == (-10, 10)
 
@@ -340,8 +340,8 @@ def test_take_back_removes_remaining_credit_of_lot(purse: Purse) -> None:
     assert (purse.take_back("a"), purse.balance) == (20, 20)
     assert (purse.take_back("grant:a"), purse.balance) == (0, 20), "what was taken before is not taken again"
     purse.use(-10)
-    assert (purse.lot("a").left_micro, purse.take_back("a"), purse.balance) == (10, 10, 20)
-    assert purse.lot("a").taken_micro == 30
+    assert (purse.lot("a").remaining_micro, purse.take_back("a"), purse.balance) == (10, 10, 20)
+    assert purse.lot("a").taken_back_micro == 30
     actions = "SELECT COUNT(*) FROM operator_actions WHERE action = 'ledger_grant' AND details LIKE '%back:grant:a:r%'"
     assert purse.fleet.one(actions) == 2
     with pytest.raises(UnknownId, match="unknown lot c"):
@@ -420,8 +420,8 @@ def test_concurrent_lot_operations_keep_ledger_consistent(purse: Purse) -> None:
     assert sum(row.used_micro for row in rows) == used
     assert [row.waits_micro for row in rows] == [0] * 6
     assert purse.lot("next").used_micro == 30 * 4, "runs of now"
-    assert purse.balance == sum(row.left_micro for row in rows) == 880 + 5000
-    assert purse.lot("m1").taken_micro == 1000, "the whole"
+    assert purse.balance == sum(row.remaining_micro for row in rows) == 880 + 5000
+    assert purse.lot("m1").taken_back_micro == 1000, "the whole"
 
 
 @pytest.mark.both_databases
@@ -490,7 +490,7 @@ def test_ledger_lots_command_prints_order_and_remaining_credit(purse: Purse) -> 
         "- to come sponsor 7.50 7.50 0.00 0.00 0.00 0.00 50 2026-01-02T00:00:00Z - all grant:soon",
     ]
     told = json.loads(run(url, "ledger", "lots", "acme", "--json"))
-    assert [(one["lot"], one["place"], one["left_micro"]) for one in told["lots"]] == [
+    assert [(one["lot"], one["place"], one["remaining_micro"]) for one in told["lots"]] == [
         ("grant:for x", 1, 0), ("grant:month", 2, 19_000_000), ("grant:bought", 3, 50_000_000),
         ("grant:soon", None, 7_500_000),
     ]  # fmt: skip
@@ -604,7 +604,7 @@ def test_future_lot_does_not_pay_debt_and_is_taken_back_whole(purse: Purse) -> N
     purse.give("next", 500, begins_ms=T0 + 30 * DAY_MS)
     view = read(purse.fleet.engine, lambda c: list_lots(c, "acme", purse.fleet.clock.at_ms))
     assert view.owed_micro == 20
-    assert [(row.lot, row.used_micro, row.left_micro) for row in view.lots] == [
+    assert [(row.lot, row.used_micro, row.remaining_micro) for row in view.lots] == [
         ("grant:now", 100, 0),
         ("grant:next", 0, 500),
     ]

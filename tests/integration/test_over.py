@@ -99,9 +99,9 @@ def test_take_back_keeps_reserved_credit_beside_ended_lot(till: Till) -> None:
     till.at(END)
     assert till.accept("new", 50) == 0
     taken = write(till.fleet.engine, lambda c: credit.take_back(c, "bought", till.fleet.by, whole=False))
-    assert taken.taken_micro == 0, "nothing else can pay for the run"
+    assert taken.taken_back_micro == 0, "nothing else can pay for the run"
     taken = write(till.fleet.engine, lambda c: credit.take_back(c, "bonus", till.fleet.by, whole=False))
-    assert (taken.taken_micro, till.parts) == (50, (0, 50, 0, 50))
+    assert (taken.taken_back_micro, till.parts) == (50, (0, 50, 0, 50))
 
 
 def test_org_is_halted_when_last_lot_ends(till: Till) -> None:

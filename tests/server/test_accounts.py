@@ -63,7 +63,7 @@ def test_wallet_endpoints_equal_command_output(shop: House, capsys: pytest.Captu
         lots = (await program.get("/accounts/acme/lots")).json()
         (lot,), said = lots["lots"], command(shop, "ledger lots acme", capsys)
         assert all(lot[name] == value for name, value in said["lots"][0].items())
-        assert (lot["left"], lot["used"], lot["place"], lots["more"]) == (94, 6, 1, 0)
+        assert (lot["remaining"], lot["used"], lot["place"], lots["more"]) == (94, 6, 1, 0)
         assert lots["order"] == said["order"]
         assert (await program.get("/accounts/acme/ledger")).json()["entries"][0]["moved"] == -6
 

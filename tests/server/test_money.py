@@ -74,9 +74,9 @@ def test_customer_setup_over_http_sums_are_consistent(shop: House) -> None:
         assert (bought["charged_micro"], bought["max_concurrent"], bought["renews"]) == (4 * MICRO, 100, True)
         assert (await done(app, "/wallets/studio/tiers/pro", {"undo": True}))["renews"] is False
         lots = await seen(app, "/lots?customer_id=studio")
-        assert sum(lot["left_micro"] for lot in lots["lots"]) == 26 * MICRO and len(lots["lots"]) == 2
+        assert sum(lot["remaining_micro"] for lot in lots["lots"]) == 26 * MICRO and len(lots["lots"]) == 2
         taken = await done(app, "/lots/grant%3Akey%3Aapp%3Asignup-1/take-back", {})
-        assert taken["taken_micro"] + taken["balance_micro"] == 26 * MICRO
+        assert taken["taken_back_micro"] + taken["balance_micro"] == 26 * MICRO
         moved = (await seen(app, "/wallets/studio/entries"))["entries"]
         assert sum(one["moved_micro"] for one in moved) == taken["balance_micro"] and "execution" in moved[0]
         wallets = {one["customer_id"]: one for one in (await seen(app, "/wallets"))["wallets"]}
@@ -137,7 +137,7 @@ def test_credit_giving_calls_above_grant_limit_of_key_are_refused(shop: House) -
         assert (payer["payer"], payer["limit"]) == ("course", 5)
         assert (await done(app, "/payers/course/orgs/acme/end", {}))["changed"] is True
         (member,) = (await seen(app, "/pools/course"))["allotments"]
-        assert (member["customer_id"], member["left_micro"]) == ("acme", 20 * MICRO)
+        assert (member["customer_id"], member["remaining_micro"]) == ("acme", 20 * MICRO)
 
     served(shop, work)
 

@@ -150,7 +150,7 @@ class Lots(RuleBasedStateMachine):
             balance, held = self.model.balance(self.now) - others, self.model.held
             while lot.begins <= self.now and left and held and balance - left < held:
                 left, held, balance = left - 1, held - 1, balance - 1  # what a run would have to draw stays
-        assert told.taken_micro == left, "another amount was taken back"
+        assert told.taken_back_micro == left, "another amount was taken back"
         lot.taken += left
 
     # Plans and tiers
@@ -305,7 +305,7 @@ class Lots(RuleBasedStateMachine):
         ((balance, held, deferred, over, next_due),) = row
         assert next_due is None or int(str(next_due)) > self.now, "it would fall due for ever"
         told = read(self.engine, lambda c: list_lots(c, "acme", self.now))
-        found = {one.lot: (one.used_micro, one.expired_micro, one.taken_micro) for one in told.lots}
+        found = {one.lot: (one.used_micro, one.expired_micro, one.taken_back_micro) for one in told.lots}
         wanted = {
             one.key: (one.paid - one.drained, one.expired, one.taken + one.drained) for one in self.model.lots.values()
         }

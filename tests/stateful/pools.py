@@ -170,9 +170,9 @@ class Pools(RuleBasedStateMachine):
         those = {lot.key: lot for member in self.members.values() for lot in member.lots if lot.pooled}
         lot = those[data.draw(st.sampled_from(sorted(those)))]
         told = write(self.engine, lambda c: credit.take_back(c, lot.key, self.fleet.by, whole=whole))
-        lot.taken += told.taken_micro
+        lot.taken += told.taken_back_micro
         assert lot.taken <= lot.amount, "more was taken back than there was"
-        self.pool.uses.append((lot.begins, -told.taken_micro))
+        self.pool.uses.append((lot.begins, -told.taken_back_micro))
 
     @rule(ms=st.sampled_from([MINUTE_MS, WAIT_MS, HOUR_MS, DAY_MS, 5 * DAY_MS]))
     def wait(self, ms: int) -> None:

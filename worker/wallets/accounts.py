@@ -229,10 +229,11 @@ LotState: TypeAlias = Literal["in use", "to come", "over"]
 class LotRow:
     """A lot, in micro-credits.
 
-    `amount_micro = left_micro + waits_micro + used_micro + expired_micro + taken_micro`. `waits_micro`: the rest of an
-    ended lot that is not booked yet. `taken_micro`: the credit that was taken back from this lot, and its share of
-    credit that was taken back without naming a lot. `expires_ms` None: it does not end. `features` None: it pays for
-    all features. A lower `priority` is used first. `place`: its place in the order of use (None: it is not in use).
+    `amount_micro = remaining_micro + waits_micro + used_micro + expired_micro + taken_back_micro`. `waits_micro`: the
+    rest of an ended lot that is not booked yet. `taken_back_micro`: the credit that was taken back from this lot, and
+    its share of credit that was taken back without naming a lot. `expires_ms` None: it does not end. `features` None:
+    it pays for all features. A lower `priority` is used first. `place`: its place in the order of use (None: not in
+    use).
     """
 
     lot: str
@@ -240,11 +241,11 @@ class LotRow:
     state: LotState
     place: int | None
     amount_micro: int
-    left_micro: int
+    remaining_micro: int
     waits_micro: int
     used_micro: int
     expired_micro: int
-    taken_micro: int
+    taken_back_micro: int
     priority: int
     begins_ms: int
     expires_ms: int | None
@@ -271,7 +272,7 @@ class LotsView:
     def left_by_kind(self) -> dict[str, int]:
         """Return the rest of the lots in use, in micro-credits, by kind."""
         return {
-            kind: sum(row.left_micro for row in self.lots if row.kind == kind and row.state == "in use")
+            kind: sum(row.remaining_micro for row in self.lots if row.kind == kind and row.state == "in use")
             for kind in KINDS
         }
 
@@ -305,11 +306,11 @@ def view_lots(
             state="over" if over else "to come" if to_come else "in use",
             place=place,
             amount_micro=lot.amount_micro,
-            left_micro=0 if over else left,
+            remaining_micro=0 if over else left,
             waits_micro=left if over else 0,
             used_micro=allocation.used[lot.lot] - allocation.taken_back[lot.lot],
             expired_micro=lot.expired_micro,
-            taken_micro=lot.taken_micro + allocation.taken_back[lot.lot],
+            taken_back_micro=lot.taken_micro + allocation.taken_back[lot.lot],
             priority=lot.priority,
             begins_ms=lot.begins_ms,
             expires_ms=lot.expires_ms,

@@ -168,7 +168,7 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int, *, is_new: bool)
 class TakenBack:
     """The result of taking back a lot.
 
-    `taken_micro`: the credit taken back now. `reserved_micro`: the part of the lot that executions have reserved.
+    `taken_back_micro`: the credit taken back now. `reserved_micro`: the part of the lot that executions have reserved.
     `balance_micro`: the balance afterwards. `pool`: the pool that got the credit (null: not an allotment). `orgs`: the
     organisations for which the wallet pays; if the wallet is empty, the next tick halts them. `is_refilled`: automatic
     top-ups fill the wallet again.
@@ -176,7 +176,7 @@ class TakenBack:
 
     lot: str
     customer_id: str
-    taken_micro: int
+    taken_back_micro: int
     reserved_micro: int
     balance_micro: int
     pool: str | None
@@ -641,9 +641,11 @@ def _take_back(
 
 def _take_back_sentences(done: TakenBack) -> list[str]:
     did = (
-        f"took back {show_credits(done.taken_micro)} credits" if done.taken_micro else "0 credits are left to take back"
+        f"took back {show_credits(done.taken_back_micro)} credits"
+        if done.taken_back_micro
+        else "0 credits are left to take back"
     )
-    back = f", which returned to the pool {done.pool}" if done.pool and done.taken_micro else ""
+    back = f", which returned to the pool {done.pool}" if done.pool and done.taken_back_micro else ""
     line = f"{done.customer_id}: {did} of {done.lot}{back}; {show_credits(done.balance_micro)} credits now"
     if done.reserved_micro:
         line += (
@@ -660,7 +662,7 @@ def _take_back_sentences(done: TakenBack) -> list[str]:
     if not done.orgs:
         return lines
     more = f" and {len(done.orgs) - MOST_NAMED:,} more" if len(done.orgs) > MOST_NAMED else ""
-    halts = ", which the next tick halts" if done.taken_micro and done.balance_micro <= 0 else ""
+    halts = ", which the next tick halts" if done.taken_back_micro and done.balance_micro <= 0 else ""
     return [*lines, f"{done.customer_id}: the wallet pays for {', '.join(done.orgs[:MOST_NAMED])}{more}{halts}"]
 
 
@@ -681,8 +683,8 @@ def _facts_of_lot(connection: sa.Connection, asked: Invocation, values: Values) 
     facts = [Fact("Wallet", found.customer_id), Fact("Amount", show_credits(found.amount_micro))]
     if row is not None:
         facts += [
-            Fact("Remaining", show_credits(row.left_micro), fixed=False),
-            Fact("Taken back", show_credits(row.taken_micro)),
+            Fact("Remaining", show_credits(row.remaining_micro), fixed=False),
+            Fact("Taken back", show_credits(row.taken_back_micro)),
         ]
     balance = wallet_of(connection, found.customer_id).balance_micro
     return [*facts, Fact("Balance", show_credits(balance), fixed=False)]

@@ -559,8 +559,9 @@ LISTS: Final = (
         parts={
             "lots": (
                 "Lots",
-                (Column("place", "#order"), "state", "kind", "amount_micro", "left_micro", "waits_micro", "used_micro",
-                 "expired_micro", Column("taken_micro", "#taken back"), Column("priority", "#priority"),
+                (Column("place", "#order"), "state", "kind", "amount_micro", "remaining_micro", "waits_micro",
+                 "used_micro", "expired_micro", Column("taken_back_micro", "#taken back"),
+                 Column("priority", "#priority"),
                  Column("begins_ms", "begins"), Column("expires_ms", "ends"), Column("features", "features", _all),
                  "lot"),
             ),

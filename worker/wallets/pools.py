@@ -190,20 +190,20 @@ class PoolRow:
 class AllotmentRow:
     """An allotment, with its parts in micro-credits.
 
-    `amount_micro = left_micro + waits_micro + used_micro + returned_micro + taken_micro`. `waits_micro`: the rest of an
-    ended allotment that has not returned yet. `used_micro`: the credit that the member used. `taken_micro`: the credit
-    that the pool took back.
+    `amount_micro = remaining_micro + waits_micro + used_micro + returned_micro + taken_back_micro`. `waits_micro`: the
+    rest of an ended allotment that has not returned yet. `used_micro`: the credit that the member used.
+    `taken_back_micro`: the credit that the pool took back.
     """
 
     lot: str
     customer_id: str
     state: Literal["in use", "taken back", "over"]
     amount_micro: int
-    left_micro: int
+    remaining_micro: int
     waits_micro: int
     used_micro: int
     returned_micro: int
-    taken_micro: int
+    taken_back_micro: int
     begins_ms: int
     expires_ms: int
     actor: str
@@ -265,11 +265,11 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
                 customer_id=customer_id,
                 state="over" if over else "taken back" if lot.taken_micro and not left else "in use",
                 amount_micro=lot.amount_micro,
-                left_micro=0 if over else left,
+                remaining_micro=0 if over else left,
                 waits_micro=left if over else 0,
                 used_micro=allocations[customer_id].used[lot.lot],
                 returned_micro=lot.expired_micro,
-                taken_micro=lot.taken_micro,
+                taken_back_micro=lot.taken_micro,
                 begins_ms=lot.begins_ms,
                 expires_ms=lot.expires_ms or 0,
                 actor=lot.actor,
@@ -584,8 +584,9 @@ LISTS: Final = (
             "allotments": (
                 "Allotments",
                 (Column("customer_id", "member"), "state", Column("amount_micro", "#allotted"),
-                 Column("left_micro", "#left"), Column("waits_micro", "#waits"), Column("used_micro", "#used"),
-                 Column("returned_micro", "#returned"), Column("taken_micro", "#taken back"),
+                 Column("remaining_micro", "#remaining"), Column("waits_micro", "#waits"),
+                 Column("used_micro", "#used"), Column("returned_micro", "#returned"),
+                 Column("taken_back_micro", "#taken back"),
                  Column("begins_ms", "begins"), Column("expires_ms", "ends"), "lot"),
             ),
         },

@@ -94,12 +94,12 @@ def take_back(shop: Shop) -> str | None:
         return None
     lot, whole = shop.rng.choice(lots), shop.rng.random() < 0.3
     work = partial(_take_back, lot=lot.key, whole=whole)
-    told = shop.call(f"take back {lot.key}", work, lambda answer: answer.taken_micro == 0, later=False)
-    lot.taken += told.taken_micro
+    told = shop.call(f"take back {lot.key}", work, lambda answer: answer.taken_back_micro == 0, later=False)
+    lot.taken += told.taken_back_micro
     if lot.pooled:
-        shop.books.lots[POOL].uses.append((lot.begins, -told.taken_micro))
+        shop.books.lots[POOL].uses.append((lot.begins, -told.taken_back_micro))
     shop.note("taken_back")
-    return f"takes {told.taken_micro} of {lot.key} back"
+    return f"takes {told.taken_back_micro} of {lot.key} back"
 
 
 def _take_back(connection: Any, by: Any, lot: str, whole: bool) -> Any:

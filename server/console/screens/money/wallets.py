@@ -384,9 +384,9 @@ def _lot(one: LotRow) -> tuple[Cell, ...]:
         Cell(f"{one.place}." if one.place else one.state),
         Cell(one.kind, under=one.lot),
         cells.credits(one.amount_micro, narrow=False),
-        Cell(figures.credits(one.left_micro), "number", links=_take_back(one)),
+        Cell(figures.credits(one.remaining_micro), "number", links=_take_back(one)),
         cells.credits(one.used_micro, narrow=False),
-        cells.credits(one.waits_micro + one.expired_micro + one.taken_micro, narrow=False),
+        cells.credits(one.waits_micro + one.expired_micro + one.taken_back_micro, narrow=False),
         Cell(
             "never" if one.expires_ms is None else figures.time(one.expires_ms),
             "time",
@@ -397,4 +397,4 @@ def _lot(one: LotRow) -> tuple[Cell, ...]:
 
 
 def _take_back(one: LotRow) -> tuple[Link, ...]:
-    return (act("Take back", "ledger-take-back", lot=one.lot),) if one.left_micro > 0 else ()
+    return (act("Take back", "ledger-take-back", lot=one.lot),) if one.remaining_micro > 0 else ()
