@@ -274,8 +274,8 @@ def report(
     app: App = context.obj
     since_ms = app.past(since, "--since")
     found = app.read(lambda c: views.report(c, metric, phase, since_ms))
-    part = show_percent(0 if not found.asked else found.blocked * 1_000_000 // found.asked)
-    said = f"{metric} in phase {phase} since {show_time(since_ms)}: {found.blocked:,} of {found.asked:,} blocked "
+    part = show_percent(0 if not found.requests else found.blocked * 1_000_000 // found.requests)
+    said = f"{metric} in phase {phase} since {show_time(since_ms)}: {found.blocked:,} of {found.requests:,} blocked "
     said += f"({part}), {counted(found.quantity, 'unit')} of {counted(found.orgs, 'organisation')}, "
     said += f"{found.paying:,} of which bought credit"
     show(app, vars(found), [said])

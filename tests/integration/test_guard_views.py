@@ -217,7 +217,7 @@ def test_phase_report_counts_uses_that_would_be_blocked(guarded: Guarded) -> Non
         for _ in range(2):
             guarded.consume("look", org=org)
     found = {phase: guarded.read(partial(views.report, metric="look", phase=phase, since_ms=T0)) for phase in range(4)}
-    said = {phase: (one.asked, one.blocked, one.quantity, one.orgs, one.paying) for phase, one in found.items()}
+    said = {phase: (one.requests, one.blocked, one.quantity, one.orgs, one.paying) for phase, one in found.items()}
     assert said == {0: (6, 0, 0, 0, 0), 1: (6, 0, 0, 0, 0), 2: (6, 1, 1, 1, 0), 3: (6, 4, 4, 2, 1)}
 
 
@@ -231,11 +231,11 @@ def test_blocked_extension_is_counted_as_requested(guarded: Guarded) -> None:
     guarded.metric("look", phase=3)
     assert guarded.extend("silent", 12).decision == "block"
     found = guarded.read(partial(views.report, metric="look", phase=3, since_ms=T0))
-    assert (found.asked, found.blocked) == (6, 5)
+    assert (found.requests, found.blocked) == (6, 5)
     (row,) = [one for one in guarded.read(lambda c: views.list_metrics(c, guarded.now, 10)) if one.metric == "look"]
-    assert {(one.asked, one.blocked, one.would) for one in row.rates} == {(6, 1, 5)}
+    assert {(one.requests, one.blocked, one.would) for one in row.rates} == {(6, 1, 5)}
     page = guarded.read(lambda c: views.block_rates(c, guarded.now, metric="look"))
-    assert {(one.asked, one.blocked, one.would) for one in page.metrics[0].rates} == {(6, 1, 5)}
+    assert {(one.requests, one.blocked, one.would) for one in page.metrics[0].rates} == {(6, 1, 5)}
 
 
 def test_expired_guard_reservation_is_listed_as_expired(guarded: Guarded) -> None:
@@ -245,7 +245,7 @@ def test_expired_guard_reservation_is_listed_as_expired(guarded: Guarded) -> Non
 
     def listed() -> list[tuple[str, int, int]]:
         uses = guarded.read(lambda c: views.list_uses(c, "look", "", guarded.now, 10))
-        return [(one.state, one.asked, one.quantity) for one in uses]
+        return [(one.state, one.requested_quantity, one.quantity) for one in uses]
 
     guarded.later(MINUTE_MS - 1)
     assert listed() == [("held", 4, 4)]
@@ -262,7 +262,7 @@ def test_block_rates_cover_day_week_and_month(guarded: Guarded) -> None:
         guarded.later(wait)
         guarded.consume("look")
     (row,) = [one for one in guarded.read(lambda c: views.list_metrics(c, guarded.now, 10)) if one.metric == "look"]
-    assert [(one.span, one.asked, one.blocked, one.would, one.blocked_ppm) for one in row.rates] == [
+    assert [(one.span, one.requests, one.blocked, one.would, one.blocked_ppm) for one in row.rates] == [
         ("24h", 1, 1, 1, 1_000_000), ("7d", 3, 3, 3, 1_000_000), ("30d", 5, 4, 4, 800_000),
     ]  # fmt: skip
 

@@ -128,7 +128,7 @@ def test_failed_webhook_is_listed_shown_and_replayed(
     shown = told("show", row["message_id"])
     assert json.loads(shown["body"])["type"] == "endpoint.test" and shown["deliveries"] == [row]
     assert told("replay", "--failed", "--endpoint", "app") == {
-        "message_id": None, "endpoints": ["app"], "replayed": 1, "left": 0,
+        "message_id": None, "endpoints": ["app"], "replayed": 1, "remaining": 0,
     }  # fmt: skip
     emulator.status = 200
     assert run(["--at", str(fleet.clock.at_ms), "watch", "--once"]) == 0

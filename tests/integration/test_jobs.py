@@ -95,7 +95,7 @@ def test_tick_runs_queued_job_and_records_result_once(fleet: Fleet) -> None:
     assert later(fleet) == JobsDone(1, [])
     (found,) = listed(fleet)
     assert (found.job_id, found.state, found.pushes, found.windows_done) == (number, "done", 96, found.windows)
-    assert found.said == "sealed 96 pushes" and found.ended_ms == fleet.clock.now_ms()
+    assert found.result == "sealed 96 pushes" and found.ended_ms == fleet.clock.now_ms()
     assert sealed(fleet) == BILLED
     assert later(fleet).ended == 0
     deeds = "SELECT action, target, actor, reason, via FROM operator_actions WHERE actor = 'ann' ORDER BY action_id"
@@ -120,7 +120,7 @@ def test_job_of_killed_tick_is_continued_after_lease(fleet: Fleet) -> None:
     assert turn(fleet, worker="w2").ended == 0, "whoever has it may be alive"
     assert later(fleet).ended == 1
     (found,) = listed(fleet)
-    assert (found.state, found.pushes, found.said) == ("done", 96, "sealed 96 pushes")
+    assert (found.state, found.pushes, found.result) == ("done", 96, "sealed 96 pushes")
     assert sealed(fleet) == BILLED
     assert fleet.one("SELECT COUNT(*) FROM replays") == 1, "it went on where it was"
 
@@ -176,7 +176,7 @@ def test_job_out_of_time_continues_in_next_tick(fleet: Fleet, monkeypatch: pytes
         turns += 1
         assert turns < 30 and listed(fleet)[0].state == "waiting"
     left = "96 pushes (960 units) are still to be settled"  # the next tick sends them
-    assert turns > 1 and listed(fleet)[0].said in ("sealed 96 pushes", f"sealed 96 pushes; {left}")
+    assert turns > 1 and listed(fleet)[0].result in ("sealed 96 pushes", f"sealed 96 pushes; {left}")
     assert sealed(fleet) == BILLED
 
 
@@ -185,7 +185,7 @@ def test_replay_job_waits_for_manual_replay_of_same_windows(fleet: Fleet) -> Non
     die_after(fleet, planned(fleet), 2)
     assert turn(fleet).ended == 0
     (found,) = listed(fleet)
-    assert found.state == "waiting" and "another replay of some of these windows is running" in found.said
+    assert found.state == "waiting" and "another replay of some of these windows is running" in found.result
     assert later(fleet).ended == 1
     assert sealed(fleet) == BILLED
 
@@ -196,7 +196,7 @@ def test_replay_job_of_windows_that_a_clock_has_not_closed_waits(fleet: Fleet, b
     fleet.clock.at_ms -= behind_ms
     assert turn(fleet).ended == 0
     (found,) = listed(fleet)
-    assert found.state == "waiting" and "Check both clocks" in found.said
+    assert found.state == "waiting" and "Check both clocks" in found.result
     fleet.clock.at_ms += behind_ms
     assert turn(fleet).ended == 1
     assert sealed(fleet) == BILLED
@@ -208,7 +208,7 @@ def test_replay_job_fails_only_if_clocks_are_far_apart(fleet: Fleet, behind_ms: 
     fleet.clock.at_ms -= behind_ms
     for _ in range(queue.MAX_TRIES + 1):
         turn(fleet)
-    assert listed(fleet)[0].state == state and "Check both clocks" in listed(fleet)[0].said
+    assert listed(fleet)[0].state == state and "Check both clocks" in listed(fleet)[0].result
 
 
 def test_job_that_kills_ticks_fails_after_maximum_tries(fleet: Fleet) -> None:
@@ -228,7 +228,7 @@ def test_impossible_job_fails_with_a_reason_and_the_next_job_runs(fleet: Fleet) 
     done = later(fleet)
     second, first = listed(fleet)
     assert (first.state, second.state, done.ended) == ("failed", "done", 2)
-    assert "are closed for good" in first.said and first.said in done.failures[0]
+    assert "are closed for good" in first.result and first.result in done.failures[0]
 
 
 def test_job_is_cancelled_only_while_waiting(fleet: Fleet) -> None:

@@ -42,7 +42,7 @@ def test_org_moved_by_assign_jobs_is_billed_once_per_window(home: Billers) -> No
     for name in ("autumn", "stripe"):
         job(fleet, AssignJob("acme", name, customer_of("acme", name)))
         assert fleet.tick_windows(1).jobs_ended == 1
-        assert (listed(fleet)[0].state, f"is billed by {name} as" in listed(fleet)[0].said) == ("done", True)
+        assert (listed(fleet)[0].state, f"is billed by {name} as" in listed(fleet)[0].result) == ("done", True)
         use(home)
     by_biller = {biller: seconds for (biller, _, _), seconds in home.charged().items()}
     assert by_biller == {"embedded": 60, "autumn": 60, "stripe": 60}

@@ -46,7 +46,7 @@ def test_correct_job_voids_push_missing_at_provider(engine: sa.Engine, asked: Co
     assert turn(fleet, witness=witness(fleet)) == JobsDone(1, [])
     (found,) = listed(fleet)
     assert (found.kind, found.state) == ("correct", "done")
-    assert found.said.startswith("1 compared, 1 differs; 1 corrected, by 60 units")
+    assert found.result.startswith("1 compared, 1 differs; 1 corrected, by 60 units")
     assert fleet.rows("SELECT evidence_kind, actor, via FROM voids JOIN operator_actions USING (actor)")[:1] == [
         ("absent", "ann", "cli")
     ]
@@ -63,7 +63,7 @@ def test_correct_job_ignores_other_days_and_orgs(engine: sa.Engine) -> None:
     for asked in (replace(DAY, from_ms=T0 + DAY_MS, to_ms=None), replace(DAY, org_id="globex")):
         job(fleet, asked)
         assert turn(fleet).ended == 1
-        assert listed(fleet)[0].said.startswith("0 compared, 0 differ")
+        assert listed(fleet)[0].result.startswith("0 compared, 0 differ")
     assert everything(fleet)[:3] == before[:3]
 
 
@@ -74,7 +74,7 @@ def test_correct_job_repeated_after_dead_tick_corrects_once(engine: sa.Engine) -
     assert fleet.one("SELECT COUNT(*) FROM voids") == 1
     fleet.clock.at_ms += queue.JOB_LEASE_MS
     assert turn(fleet) == JobsDone(1, [])
-    assert listed(fleet)[0].said == "1 compared, 0 differ", "of what is left there"
+    assert listed(fleet)[0].result == "1 compared, 0 differ", "of what is left there"
     assert fleet.one("SELECT COUNT(*) FROM voids") == 1
     settle(fleet)
     assert charged(provider) == 90
@@ -96,7 +96,7 @@ def test_correct_job_with_unreadable_totals_fails_after_retries(engine: sa.Engin
     job(fleet, DAY)
     for _ in range(queue.MAX_TRIES):
         assert turn(fleet).ended == 0
-        assert "1 could not be read: acme: 503" in listed(fleet)[0].said
+        assert "1 could not be read: acme: 503" in listed(fleet)[0].result
     assert "503" in turn(fleet).failures[0]
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
 
@@ -105,7 +105,7 @@ def test_correct_job_waits_for_provider_missing_in_tick(engine: sa.Engine) -> No
     fleet, _ = short(engine)
     job(fleet, DAY)
     assert turn(fleet, capabilities={}).ended == 0
-    assert "the tick cannot use fake" in listed(fleet)[0].said
+    assert "the tick cannot use fake" in listed(fleet)[0].result
     assert turn(fleet) == JobsDone(1, [])
 
 
@@ -150,11 +150,11 @@ def test_job_out_of_time_continues_and_fails_with_reason_after_some_ticks(
     job(fleet, replace(DAY, org_id=""))
     assert turn(fleet).ended == 0
     assert len(late.asked) == 1, "no more is asked once time is up"
-    assert (listed(fleet)[0].state, "time ran out before the comparison was complete" in listed(fleet)[0].said) == (
+    assert (listed(fleet)[0].state, "time ran out before the comparison was complete" in listed(fleet)[0].result) == (
         "waiting",
         True,
     )
-    assert "could not be read" not in listed(fleet)[0].said, "what was not asked for is not said to be unreadable"
+    assert "could not be read" not in listed(fleet)[0].result, "what was not asked for is not said to be unreadable"
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0, "nor was there time to look a push up"
     for _ in range(queue.MAX_TRIES):
         last = turn(fleet)

@@ -130,7 +130,7 @@ def test_assign_job_repeated_after_dead_tick_assigns_once(fleet: Fleet) -> None:
     up_to(fleet, do_jobs(fleet.context("dead")), lambda effect: effect.name == "end_job")
     assert billers(fleet) == [("embedded", "acme"), ("fake", "cus_1")]
     assert later(fleet).ended == 1
-    assert listed(fleet)[0].said == "acme is already assigned to fake as cus_1"
+    assert listed(fleet)[0].result == "acme is already assigned to fake as cus_1"
     assert len(billers(fleet)) == 2
 
 
@@ -147,7 +147,7 @@ def test_assign_job_before_scheduled_start_at_same_provider_begins_now(fleet: Fl
     placed_ms = int(str(fleet.one("SELECT at_ms FROM jobs")))
     assert fleet.rows(begun) == [(next_window(placed_ms),), (scheduled_ms,)]
     assert later(fleet).ended == 1
-    assert (listed(fleet)[0].state, listed(fleet)[0].said) == ("done", "hooli is already assigned to fake as cus_1")
+    assert (listed(fleet)[0].state, listed(fleet)[0].result) == ("done", "hooli is already assigned to fake as cus_1")
     with pytest.raises(Refused, match="already has this assignment"):
         job(fleet, to_fake)
 
@@ -160,7 +160,7 @@ def test_assign_job_with_scheduled_start_that_begins_while_queued_is_done(fleet:
     job(fleet, replace(TO_FAKE, org_id="hooli", customer_id=None))
     fleet.clock.at_ms = scheduled_ms
     assert later(fleet).failures == []
-    assert listed(fleet)[0].said == "hooli is already assigned to fake as cus_1"
+    assert listed(fleet)[0].result == "hooli is already assigned to fake as cus_1"
     assert fleet.one("SELECT COUNT(*) FROM assignments WHERE org_id = 'hooli'") == 1
 
 
@@ -185,7 +185,7 @@ def test_assign_job_tells_that_topups_of_former_wallet_pause(fleet: Fleet) -> No
     write(fleet.engine, lambda c: topups.set_terms(c, "acme", TERMS, CAN, fleet.by, new=True))
     job(fleet, TO_FAKE)
     assert later(fleet).failures == []
-    assert "does not pay for an organisation from then on: its automatic top-ups pause" in listed(fleet)[0].said
+    assert "does not pay for an organisation from then on: its automatic top-ups pause" in listed(fleet)[0].result
 
 
 def test_assign_job_for_unknown_customer_fails(fleet: Fleet, fake: FakeProvider) -> None:
@@ -200,7 +200,7 @@ def test_assign_job_for_unreachable_provider_fails_after_retries(fleet: Fleet, f
     job(fleet, TO_FAKE)
     for _ in range(queue.MAX_TRIES):
         assert later(fleet).ended == 0
-        assert (listed(fleet)[0].state, "503" in listed(fleet)[0].said) == ("waiting", True)
+        assert (listed(fleet)[0].state, "503" in listed(fleet)[0].result) == ("waiting", True)
     failed = later(fleet)
     assert failed.ended == 1 and "503" in failed.failures[0] and listed(fleet)[0].state == "failed"
 
@@ -258,5 +258,5 @@ def test_assign_job_is_done_if_person_assigns_so_while_provider_is_read(
     job(fleet, TO_FAKE if named else replace(TO_FAKE, customer_id=None))
     found = meanwhile(lambda: assigns("cus_1")(fleet))
     assert later(fleet).failures == []
-    assert "acme is already assigned to fake as cus_1" in listed(fleet)[0].said
+    assert "acme is already assigned to fake as cus_1" in listed(fleet)[0].result
     assert (listed(fleet)[0].state, billers(fleet)) == ("done", found[0])

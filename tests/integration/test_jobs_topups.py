@@ -88,7 +88,7 @@ def test_new_card_resumes_top_ups_and_low_wallet_is_filled_in_same_tick(stopped:
     found = listed(stopped)
     assert (found.job_id, found.kind, found.state) == (number, "topup", "done")
     stopped_by = "stolen_card: the card was declined"
-    assert found.said == (f"top-ups of acme are resumed; they had stopped: {stopped_by}; 1 begun; 1 credited")
+    assert found.result == (f"top-ups of acme are resumed; they had stopped: {stopped_by}; 1 begun; 1 credited")
     assert found.command == ["topup", "resume", "acme"]
     assert (stopped.credits(), terms(stopped)["blocked_ms"], judged(stopped)) == (20, None, [])
     assert deeds(stopped, "topup_resume") == [("ann", "they called", "console")]
@@ -100,7 +100,7 @@ def test_topup_start_job_charges_wallet(purses: Purses, was: said.Mode) -> None:
     mode(purses, was)
     job(purses, START)
     assert turn(purses) == JobsDone(1, [])
-    assert listed(purses).said == "top-ups of acme are live; 1 begun; 1 credited"
+    assert listed(purses).result == "top-ups of acme are live; 1 begun; 1 credited"
     assert (terms(purses)["mode"], purses.credits(), judged(purses)) == ("live", 20, [])
     assert purses.pay.asked_of == ["cus_acme"], "also where it was only tried out"
 
@@ -115,7 +115,7 @@ def test_topup_job_repeated_after_dead_tick_charges_once(stopped: Purses, asked:
     job(stopped, asked)
     dies_before(stopped, before)
     assert turn(stopped).ended == 1
-    assert (listed(stopped).state, " already" in listed(stopped).said) == ("done", True)
+    assert (listed(stopped).state, " already" in listed(stopped).result) == ("done", True)
     assert (stopped.credits(), len(stopped.pay.taken), judged(stopped)) == (20, 1, [])
     assert len(deeds(stopped, "topup_resume" if asked is RESUME else "topup_mode")) == (1 if asked is RESUME else 2)
 
@@ -148,7 +148,7 @@ def test_topup_job_without_payment_answer_fails_after_retries(stopped: Purses) -
     job(stopped, RESUME)
     for _ in range(queue.MAX_TRIES):
         assert turn(stopped).ended == 0
-        assert (listed(stopped).state, "503" in listed(stopped).said) == ("waiting", True)
+        assert (listed(stopped).state, "503" in listed(stopped).result) == ("waiting", True)
     failed = turn(stopped)
     assert failed.ended == 1 and "503" in failed.failures[0] and listed(stopped).state == "failed"
     assert terms(stopped)["blocked_ms"] is not None
@@ -160,7 +160,7 @@ def test_topup_job_after_payment_service_exception_waits(stopped: Purses) -> Non
 
     stopped.pay.meanwhile = breaks
     job(stopped, RESUME)
-    assert turn(stopped).ended == 0 and "the connection was cut" in listed(stopped).said
+    assert turn(stopped).ended == 0 and "the connection was cut" in listed(stopped).result
 
 
 def test_topup_job_waits_for_payment_service_missing_in_tick(stopped: Purses) -> None:
@@ -169,7 +169,7 @@ def test_topup_job_waits_for_payment_service_missing_in_tick(stopped: Purses) ->
     context = stopped.context()
     context.payments = {}
     assert runner.run(do_jobs(context), stopped.world()).ended == 0
-    assert "the tick cannot use fake" in listed(stopped).said
+    assert "the tick cannot use fake" in listed(stopped).result
     assert turn(stopped).ended == 1
 
 
@@ -211,7 +211,7 @@ def test_topup_job_after_manual_resume_is_done(stopped: Purses) -> None:
     job(stopped, RESUME)
     stopped.resume()
     assert turn(stopped) == JobsDone(1, [])
-    assert listed(stopped).said == "top-ups of acme are already resumed; 1 begun; 1 credited"
+    assert listed(stopped).result == "top-ups of acme are already resumed; 1 begun; 1 credited"
     assert len(deeds(stopped, "topup_resume")) == 1
 
 

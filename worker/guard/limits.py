@@ -97,7 +97,7 @@ def _metrics(connection: sa.Connection, look: Look) -> Page[MetricRow]:
 
 
 def _blocked(rate: SpanRate) -> str:
-    return f"{rate.blocked:,} of {rate.asked:,}, {rate.would:,} in phase 3"
+    return f"{rate.blocked:,} of {rate.requests:,}, {rate.would:,} in phase 3"
 
 
 def _size(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:

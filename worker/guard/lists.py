@@ -31,14 +31,14 @@ SPANS: Final[dict[str, int]] = {"24h": DAY_MS, "7d": 7 * DAY_MS, "30d": 30 * DAY
 class SpanRate:
     """Figures of a metric in a span.
 
-    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked. `fail_open_units`:
-    base units used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An extension of a
-    reservation counts as requested only if it was blocked, or phase 3 would block it. Other extensions are not
-    recorded.
+    `requests`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would have blocked.
+    `fail_open_units`: base units used while the credit was unknown. `forgone_micro`: unpaid use, in micro-credits. An
+    extension of a reservation counts as requested only if it was blocked, or phase 3 would block it. Other extensions
+    are not recorded.
     """
 
     span: str
-    asked: int
+    requests: int
     blocked: int
     would: int
     fail_open_units: int
@@ -46,7 +46,7 @@ class SpanRate:
 
     @property
     def blocked_ppm(self) -> int:
-        return 0 if not self.asked else self.blocked * ONE_PPM // self.asked
+        return 0 if not self.requests else self.blocked * ONE_PPM // self.requests
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,16 @@ class LimitRow:
 class UseRow:
     """A use, in base units, micro-credits and milliseconds.
 
-    `asked`: the requested quantity. `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the
-    rule that decided. `degraded`: the credit was unknown. `forgone_micro`: the price of use without credit.
-    `expires_ms`: the end of its reservation (None: it was not reserved).
+    `requested_quantity`: the quantity of the request. `decision`: the decision that counts. `would`: the decision of
+    phase 3. `rule`: the rule that decided. `degraded`: the credit was unknown. `forgone_micro`: the price of use
+    without credit. `expires_ms`: the end of its reservation (None: it was not reserved).
     """
 
     use_key: str
     org_id: str
     metric: str
     state: str
-    asked: int
+    requested_quantity: int
     quantity: int
     decision: str
     would: str
@@ -113,14 +113,14 @@ class PhaseReport:
 
     Both count from `since_ms` on.
 
-    `asked`: requested uses. `blocked`: uses that the phase would have blocked. `quantity`: their base units. `orgs`:
+    `requests`: requested uses. `blocked`: uses that the phase would have blocked. `quantity`: their base units. `orgs`:
     the number of their organisations. `paying`: the number of these organisations that ever bought credit.
     """
 
     metric: str
     phase: int
     since_ms: int
-    asked: int
+    requests: int
     blocked: int
     quantity: int
     orgs: int
@@ -218,7 +218,7 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
     _require(connection, metric, "")
     values = {"metric": metric, "phase": phase, "since_ms": since_ms}
     row = SQL.run(connection, "would_block", values).one()
-    asked = _rate(connection, metric, "", since_ms).asked
+    asked = _rate(connection, metric, "", since_ms).requests
     blocked = int(row.times), int(row.quantity), int(row.orgs), int(row.paying)
     return PhaseReport(metric, phase, since_ms, asked, *blocked)
 
@@ -273,7 +273,7 @@ _NAMES: Final = dict(zip(SPANS, ("day", "week", "month"), strict=True))
 class BlockRate:
     """The rate of blocks of a metric since a moment.
 
-    `asked`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would block. An extension of a
+    `requests`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would block. An extension of a
     reservation counts only if it was blocked, or phase 3 would block it. `whole`: all uses of the span are counted;
     otherwise only the newest.
     """
@@ -281,7 +281,7 @@ class BlockRate:
     span: str
     since_ms: int
     whole: bool
-    asked: int
+    requests: int
     blocked: int
     would: int
 
@@ -291,7 +291,7 @@ class BlockRate:
 
         Returns None without a requested use, because the rate is then unknown.
         """
-        return None if not self.asked else self.blocked * ONE_PPM // self.asked
+        return None if not self.requests else self.blocked * ONE_PPM // self.requests
 
 
 @dataclass(frozen=True)

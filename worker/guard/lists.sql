@@ -27,9 +27,9 @@ WHERE l.metric = :metric AND (:every = 1 OR l."plan" IN :plans) AND NOT l.ended 
 SELECT 1 FROM orgs WHERE SUBSTR(org_id, 1, LENGTH(CAST(:begins AS TEXT))) = :begins LIMIT 1
 
 -- name: uses
-SELECT use_key, org_id, metric, CASE WHEN {is_over} THEN 'expired' ELSE state END AS state, asked,
-    CASE WHEN {is_over} THEN 0 ELSE amount END AS quantity, decision, would, rule, degraded, charged_micro,
-    forgone_micro, at_ms, expires_ms, actor FROM guard_uses
+SELECT use_key, org_id, metric, CASE WHEN {is_over} THEN 'expired' ELSE state END AS state,
+    asked AS requested_quantity, CASE WHEN {is_over} THEN 0 ELSE amount END AS quantity, decision, would, rule,
+    degraded, charged_micro, forgone_micro, at_ms, expires_ms, actor FROM guard_uses
 WHERE (:metric = '' OR metric = :metric) AND (:org_id = '' OR org_id = :org_id) AND (:fail_open = 0 OR degraded)
 ORDER BY at_ms DESC, use_key LIMIT :at_most
 

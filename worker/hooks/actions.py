@@ -89,11 +89,11 @@ class Rotated:
 class Replayed:
     """The numbers of messages that are queued again, and of those that are not.
 
-    `left`: failed messages above the limit of one call.
+    `remaining`: failed messages above the limit of one call.
     """
 
     replayed: int
-    left: int
+    remaining: int
 
 
 def set_endpoint(
@@ -460,13 +460,13 @@ class SentAgain:
     They are one message for these endpoints, or failed messages of one endpoint.
 
     `message_id`: the one message (null: failed messages). `replayed`: the number of deliveries to these endpoints that
-    are queued again. `left`: the number of failed messages above the limit of one call.
+    are queued again. `remaining`: the number of failed messages above the limit of one call.
     """
 
     message_id: str | None
     endpoints: list[str]
     replayed: int
-    left: int
+    remaining: int
 
 
 def _replay(
@@ -483,13 +483,13 @@ def _replay(
         sent_to = replay(connection, message, asked.by, endpoint=endpoint)
         return SentAgain(message, sent_to, len(sent_to), 0)
     done = replay_failed(connection, endpoint, asked.by)
-    return SentAgain(None, [endpoint], done.replayed, done.left)
+    return SentAgain(None, [endpoint], done.replayed, done.remaining)
 
 
 def _sentence(done: SentAgain) -> str:
     if done.message_id is not None:
         return f"{done.message_id}: queued again for {', '.join(done.endpoints)}"
-    more = f"; {done.left:,} more failed. Repeat the command to queue them" if done.left else ""
+    more = f"; {done.remaining:,} more failed. Repeat the command to queue them" if done.remaining else ""
     return f"{done.endpoints[0]}: {counted(done.replayed, 'message')} queued again{more}"
 
 

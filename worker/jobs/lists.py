@@ -22,7 +22,7 @@ class JobRow:
 
     `windows_done` of `windows`: the progress of its latest replay (0 of other jobs). `what`: the job in words.
     `began_ms` None: a tick has not begun it. `ended_ms` None: it is open. `pushes`: the number of pushes that it sealed
-    so far. `said`: its result, or why it waits. `command`: the arguments of the command that does the same.
+    so far. `result`: its result, or why it waits. `command`: the arguments of the command that does the same.
     """
 
     job_id: int
@@ -38,7 +38,7 @@ class JobRow:
     windows: int
     windows_done: int
     pushes: int
-    said: str
+    result: str
     command: list[str]
 
     @property
@@ -71,7 +71,7 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
         row.ended_ms,
         windows=(row.to_ms - row.from_ms) // WINDOW_MS if begun else windows,
         windows_done=max(row.next_ms - row.from_ms, 0) // WINDOW_MS if begun else 0,
-        pushes=int(row.pushes), said=row.said, command=asked.command(),
+        pushes=int(row.pushes), result=row.said, command=asked.command(),
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class ListedJob:
 
     `windows_done` of `windows`: the progress of its latest replay (0 of other jobs). `what`: the job in words.
     `began_ms` null: a tick has not begun it. `ended_ms` null: it is open. `pushes`: the number of pushes that it sealed
-    so far. `said`: its result, or why it waits. `command`: the command that does the same.
+    so far. `result`: its result, or why it waits. `command`: the command that does the same.
     """
 
     job_id: int
@@ -97,7 +97,7 @@ class ListedJob:
     windows: int
     windows_done: int
     pushes: int
-    said: str
+    result: str
     command: str
 
 
@@ -126,7 +126,7 @@ LISTS: Final = (
         _jobs,
         (Column("job_id", "#job"), "kind", Column("state", show=_words), Column("what", "task"), Column("actor", "by"),
          "reason", Column("at_ms", "since"), Column("windows_done", "#done"), Column("windows", "#windows"),
-         Column("said", "result")),
+         "result"),
         holds="jobs",
         path="/v1/jobs",
         scope="jobs:read",

@@ -325,13 +325,13 @@ class SettlementReversed(SettlementRow):
     """A settlement after a part of it was reversed under a key.
 
     `amount_micro`: the reversed part, in micro-credits. `is_clawback`: the settlement was released before the reversal.
-    `left_micro`: the part that is not reversed. `repeated`: the key was used before for the same reversal.
+    `remaining_micro`: the part that is not reversed. `repeated`: the key was used before for the same reversal.
     """
 
     reversal: str
     amount_micro: int
     is_clawback: bool
-    left_micro: int
+    remaining_micro: int
     repeated: bool
 
 
@@ -348,7 +348,7 @@ def _reverse(
     made, found = done.reversal, done.settlement
     return SettlementReversed(
         **vars(row_of(found)), reversal=made.reversal, amount_micro=made.amount_micro, is_clawback=made.is_clawback,
-        left_micro=found.left_micro, repeated=done.repeated,
+        remaining_micro=found.left_micro, repeated=done.repeated,
     )  # fmt: skip
 
 
@@ -357,19 +357,19 @@ def _taken_back(done: SettlementReversed) -> str:
     left = (
         "the same reversal was made before, so nothing changed"
         if done.repeated
-        else f"{show_credits(done.left_micro)} are left"
+        else f"{show_credits(done.remaining_micro)} are left"
     )
     return f"{done.execution}: {show_credits(done.amount_micro)} credits are {how}; {left}"
 
 
 @dataclass(frozen=True)
 class PayoutMade(Payout):
-    """A payout. `made`: it exists now. `repeated`: it was made before.
+    """A payout. `exists`: it exists now. `repeated`: it was made before.
 
     `unpaid_micro`: the part for executions of wallets with a negative balance now.
     """
 
-    made: bool
+    exists: bool
     repeated: bool
     unpaid_micro: int
 
@@ -394,7 +394,7 @@ def _payout(
     )
     return PayoutMade(
         **vars(made),
-        made=repeated or not asked.dry_run,
+        exists=repeated or not asked.dry_run,
         repeated=repeated,
         unpaid_micro=unpaid(connection, made.payout),
     )
@@ -407,7 +407,7 @@ def _payout_sentences(done: PayoutMade) -> list[str]:
     if done.repeated:
         line += "; the same payout was made before, so nothing changed"
     file = f"`drawdown settlement export {typed(done.payout)}` exports its file"
-    if not done.made:
+    if not done.exists:
         file = f"to release it, pass --expect {as_credits(done.total_micro)}"
     if not done.unpaid_micro:
         return [line, file]

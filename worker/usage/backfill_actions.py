@@ -60,7 +60,7 @@ class ShownBackfill(BackfillRow):
     """A backfill, and while it is open, the effect of closing it.
 
     `counts`: events by outcome. `lines`: the usage that closing would add, by feature or event type. `price_micro`: the
-    total in micro-credits (null: a feature lacks a price, or the effect is not shown). `left`: the forecast of the
+    total in micro-credits (null: a feature lacks a price, or the effect is not shown). `forecast`: the forecast of the
     wallet (null: there is not exactly one wallet to charge, a feature lacks a price, or the effect is not shown).
     `hash`: the hash that closes it (null: it is not open, or has too many events to compare at once).
     """
@@ -68,7 +68,7 @@ class ShownBackfill(BackfillRow):
     counts: dict[str, int]
     lines: list[DiffLine]
     price_micro: int | None
-    left: WalletForecast | None
+    forecast: WalletForecast | None
     hash: str | None
 
 
@@ -77,12 +77,12 @@ class BackfillClosed(BackfillRow):
     """A closed backfill. Its events are usage now.
 
     `price_micro`: the charge by the ledger's rate card, in micro-credits (null: a feature lacks a price, or the call
-    was repeated). `left`: the forecast of the wallet (null: there is not exactly one wallet to charge, a feature
+    was repeated). `forecast`: the forecast of the wallet (null: there is not exactly one wallet to charge, a feature
     lacks a price, or the call was repeated).
     """
 
     price_micro: int | None
-    left: WalletForecast | None
+    forecast: WalletForecast | None
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ def _show(connection: sa.Connection, look: Look, backfill: Name) -> ShownBackfil
         raise ids.not_of(ids.BACKFILL, backfill, look.only)
     compared = found.state == "open" and (look.patient or found.events <= MOST_COMPARED)
     if not compared:
-        return ShownBackfill(**vars(found), counts={}, lines=[], price_micro=None, left=None, hash=None)
+        return ShownBackfill(**vars(found), counts={}, lines=[], price_micro=None, forecast=None, hash=None)
     diff = backfills.diff(connection, backfill)
     left = _forecast_wallet(connection, found, diff, look.now_ms)
     return ShownBackfill(
-        **vars(found), counts=diff.counts, lines=diff.lines, price_micro=diff.price_micro, left=left, hash=diff.hash
+        **vars(found), counts=diff.counts, lines=diff.lines, price_micro=diff.price_micro, forecast=left, hash=diff.hash
     )
 
 
@@ -147,7 +147,7 @@ def _close(
     diff = backfills.close(connection, backfill, hash_, asked.by)
     found = show_backfill(connection, backfill)
     left = _forecast_wallet(connection, found, diff, asked.by.now_ms)
-    return BackfillClosed(**vars(found), price_micro=diff.price_micro, left=left)
+    return BackfillClosed(**vars(found), price_micro=diff.price_micro, forecast=left)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _opened(done: Backfill) -> str:
 
 
 def _closed(done: BackfillClosed) -> list[str]:
-    return [f"{done.backfill}: closed, {done.went_in}", *_left_lines(done.left, "the next tick")]
+    return [f"{done.backfill}: closed, {done.went_in}", *_left_lines(done.forecast, "the next tick")]
 
 
 def _reverted(done: BackfillReverted) -> str:
@@ -219,7 +219,7 @@ def _would(found: ShownBackfill) -> list[str]:
         total = f"{show_credits(found.price_micro)} credits"
     close_it = f"drawdown backfill close {typed(found.backfill, '--hash', found.hash)}"
     waits = _waits_lines(found)
-    return [counts, f"total: {total}", *waits, *_left_lines(found.left, "closing"), f"to close it: {close_it}"]
+    return [counts, f"total: {total}", *waits, *_left_lines(found.forecast, "closing"), f"to close it: {close_it}"]
 
 
 def _waits_lines(found: ShownBackfill) -> list[str]:
@@ -243,7 +243,7 @@ def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
         return []
     command = typed("drawdown", "ledger", "grant", left.customer_id, "AMOUNT")
     then = f". This halts {left.org_id}. To prevent it, run `{command}` first" if left.halts else ""
-    has, rest = show_credits(left.has_micro), show_credits(left.left_micro)
+    has, rest = show_credits(left.has_micro), show_credits(left.remaining_micro)
     return [f"{left.customer_id} has {has} credits: {what} leaves {rest}{then}"]
 
 

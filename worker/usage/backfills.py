@@ -424,7 +424,7 @@ class BackfillRow:
 class WalletForecast:
     """A wallet's credit now and after the charge of a backfill.
 
-    `has_micro` can be used now. `left_micro` is left after the charge. Both are in micro-credits.
+    `has_micro` can be used now. `remaining_micro` remains after the charge. Both are in micro-credits.
 
     `halts`: the charge would halt the organisation, which is not halted now.
     """
@@ -432,7 +432,7 @@ class WalletForecast:
     org_id: str
     customer_id: str
     has_micro: int
-    left_micro: int
+    remaining_micro: int
     halts: bool
 
 

@@ -302,10 +302,10 @@ PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
 
 @dataclass(frozen=True)
 class PoolMade:
-    """A pool. `made`: this call created it."""
+    """A pool. `created`: this call created it."""
 
     pool: str
-    made: bool
+    created: bool
 
 
 def _make(connection: sa.Connection, asked: Invocation, pool: PoolName, *, new: New = False) -> PoolMade:
@@ -315,7 +315,7 @@ def _make(connection: sa.Connection, asked: Invocation, pool: PoolName, *, new: 
 def _sentence(done: PoolMade) -> str:
     said = (
         f"created. To give it credit, run `drawdown ledger grant {typed(done.pool, 'AMOUNT')}`"
-        if done.made
+        if done.created
         else "exists already; nothing changes"
     )
     return f"pool {done.pool}: {said}"

@@ -46,7 +46,10 @@ def _uses(product: Product) -> Iterator[str]:
             yield f"{key} was used, and is not there: {use}"
             continue
         want = (use.org, use.metric, use.state, use.asked, use.amount, use.charged_micro, use.forgone_micro)
-        have = (one.org_id, one.metric, one.state, one.asked, one.quantity, one.charged_micro, one.forgone_micro)
+        have = (
+            one.org_id, one.metric, one.state, one.requested_quantity, one.quantity, one.charged_micro,
+            one.forgone_micro,
+        )  # fmt: skip
         if have != want or (one.decision, one.would, one.degraded) != (use.decision, use.would, use.degraded):
             yield f"{key} is {one}, and should be {use}"
     yield from (f"{one} is a use that nobody was told of" for one in found.values())
@@ -97,9 +100,9 @@ def _rates(product: Product) -> Iterator[str]:
             would = sum(count for _, count in times)
             passes = sum(one.would != "block" for one in uses)
             want = (passes + would, blocked, would, unknown, forgone)
-            have = (rate.asked, rate.blocked, rate.would, rate.fail_open_units, rate.forgone_micro)
+            have = (rate.requests, rate.blocked, rate.would, rate.fail_open_units, rate.forgone_micro)
             if have != want:
-                figures = "(asked, blocked, would, fail_open_units, forgone)"
+                figures = "(requests, blocked, would, fail_open_units, forgone)"
                 yield f"{metric} in {rate.span}: {figures} is {have}, and should be {want}"
 
 

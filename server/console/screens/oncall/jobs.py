@@ -77,7 +77,7 @@ def _row(one: JobRow, now_ms: int) -> tuple[Cell, ...]:
         cells_of.text_cell(one.reason),
         Cell(figures.time(since), "time", narrow=False, under=figures.ago(since, now_ms)),
         Cell(f"{one.progress}{sealed}" or figures.UNKNOWN, narrow=False),
-        cells_of.text_cell(one.said),
+        cells_of.text_cell(one.result),
         cells_of.text_cell(join(["drawdown", *one.command])),
     )
 

@@ -82,7 +82,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 def _tiles(waiting: int, since_ms: int | None, ending: int, blocks: BlocksPage, now_ms: int) -> list[Tile]:
     day = [one.rates[0] for one in blocks.metrics]
-    asked, blocked = sum(one.asked for one in day), sum(one.blocked for one in day)
+    asked, blocked = sum(one.requests for one in day), sum(one.blocked for one in day)
     more = "" if all(one.whole for one in day) else ", of the newest"
     return [
         Tile(
@@ -217,7 +217,7 @@ def _rate(rate: BlockRate) -> str:
     If it does not cover the whole span, it states since when.
     """
     since = "" if rate.whole else f" since {figures.time(rate.since_ms)}"
-    return f"{part(rate.blocked_ppm)} of {rate.asked:,}{since}" if rate.asked else figures.UNKNOWN
+    return f"{part(rate.blocked_ppm)} of {rate.requests:,}{since}" if rate.requests else figures.UNKNOWN
 
 
 def _set_phase(one: MetricBlocks) -> Cell:
