@@ -59,10 +59,11 @@ REASON: Final = Field("reason", "Reason", hint="Drawdown records it in the audit
 class ActionResult:
     """The result of an action.
 
-    `said`: the effect, in a sentence. `secret`: a secret that Drawdown does not store, and shows once on the next page.
+    `effect`: what changed, in a sentence. `secret`: a secret that Drawdown does not store, and shows once on the next
+    page.
     """
 
-    said: str
+    effect: str
     secret: str = ""
 
 
@@ -185,9 +186,9 @@ class Action:
     """An action of the console.
 
     `name`: its name in the address. `do`: its function. `look`: the present state. `command`: the equivalent command
-    line, without `drawdown` and the reason. `place`: the page that follows. `said`: the effect, in a sentence above the
-    form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the next step if an answer with a
-    secret was lost. `tell`: further results of the dry run, each from a transaction that is rolled back.
+    line, without `drawdown` and the reason. `place`: the page that follows. `effect`: what it changes, in a sentence
+    above the form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the next step if an answer
+    with a secret was lost. `tell`: further results of the dry run, each from a transaction that is rolled back.
 
     Drawdown requires a reason for every action.
     """
@@ -199,7 +200,7 @@ class Action:
     look: Look
     command: Callable[[Doing], Sequence[str]]
     place: Callable[[Doing], str]
-    said: str = ""
+    effect: str = ""
     role: str = "operator"
     size: Callable[[sa.Connection, Doing], Size] = one
     lost_hint: Callable[[Doing], str] | None = None

@@ -223,7 +223,7 @@ class Acting:
         place = f"/console/acted?{urlencode({'key': form.get('key', '')})}"
         if not done.secret:
             return RedirectResponse(place, 303)
-        shown = {"done": Acted(action.name, self._console.now_ms(), done.said, place), "secret": done.secret}
+        shown = {"done": Acted(action.name, self._console.now_ms(), done.effect, place), "secret": done.secret}
         return self._console.render("act_done.html", {**shown, "action": action, "person": person})
 
     async def _acted(self, request: Request) -> Response:
@@ -355,16 +355,16 @@ class LookAgain(Refused):
 class Tried:
     """The result of a dry run.
 
-    `facts`: each with its name, and its value before and after. `more`: facts that the page does not show. `seen`: the
-    hash of the state before, the size and the form's values.
+    `facts`: each with its name, and its value before and after. `more`: facts that the page does not show.
+    `preview_hash`: the hash of the state before, the size and the form's values.
     """
 
     person: Person
     facts: Sequence[tuple[str, str, str]]
     more: int
-    said: str
+    effect: str
     size: Size
-    seen: str
+    preview_hash: str
 
 
 def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
@@ -384,7 +384,7 @@ def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
         doing.person,
         facts[:MOST_FACTS],
         max(len(facts) - MOST_FACTS, 0),
-        done.said,
+        done.effect,
         size,
         _hash_preview(before, size, doing),
     )
@@ -399,9 +399,9 @@ def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Map
     key = form.get("key", "")
     before = console_acts.claim(connection, key, doing.person, action.name, doing.by.now_ms)
     if before is not None:
-        return ActionResult(before.said)
+        return ActionResult(before.effect)
     done = perform(connection, action, doing, form)
-    console_acts.keep(connection, key, done.said, action.place(doing))
+    console_acts.keep(connection, key, done.effect, action.place(doing))
     return done
 
 

@@ -156,7 +156,7 @@ def test_override_requests_and_credit_ends_are_listed_as_warnings(fleet: Fleet) 
         fleet.write(ends, {"at": now + (out - number) * MINUTE_MS, "org": f"org-{number}"})
     fleet.write(ends, {"at": now + 2 * DAY_MS, "org": "acme"})
     found, around = read(fleet.engine, lambda c: (status(c, now), read_around(c, now)))
-    listed = needs(found, replace(around, asked=2, asked_since_ms=now - MINUTE_MS))[-7:]
+    listed = needs(found, replace(around, pending_overrides=2, pending_since_ms=now - MINUTE_MS))[-7:]
     assert [(one.word, one.org) for one in listed] == [
         ("requested", ""), *(("runs out", f"org-{number}") for number in (6, 5, 4, 3, 2)), ("runs out", ""),
     ]  # fmt: skip

@@ -588,7 +588,7 @@ def test_concurrent_actions_from_same_dry_run_second_is_refused(home: Home) -> N
     pictures = []
     for number in (1, 2):
         doing = Doing(person, by, values, console_acts.new_key(home.now, secret(number)))
-        seen = write(home.engine, lambda c, d=doing: action_forms.rehearse(c, GRANT, d).seen, rollback=True)  # type: ignore[misc]
+        seen = write(home.engine, lambda c, d=doing: action_forms.rehearse(c, GRANT, d).preview_hash, rollback=True)  # type: ignore[misc]
         pictures.append((doing, {"key": doing.key, "seen": seen}))
     claimed, may_end = threading.Event(), threading.Event()
 

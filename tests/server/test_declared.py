@@ -399,7 +399,7 @@ def test_payout_by_concurrent_form_and_calls_is_made_once(shop: House) -> None:
 
     def send_form() -> str:
         try:
-            return write(shop.fleet.engine, lambda connection: form.do(connection, doing)).said
+            return write(shop.fleet.engine, lambda connection: form.do(connection, doing)).effect
         except DrawdownError as error:
             return error.code
 

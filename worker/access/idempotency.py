@@ -39,12 +39,12 @@ OLD: Final = "this form has expired, was not created here, or belongs to another
 class Acted:
     """The effect of a form.
 
-    `at_ms`: the time when the form took effect. `said`: the message for the person. `place`: the page to show.
+    `at_ms`: the time when the form took effect. `effect`: the message for the person. `place`: the page to show.
     """
 
     action: str
     at_ms: int
-    said: str
+    effect: str
     place: str
 
 

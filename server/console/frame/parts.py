@@ -32,13 +32,13 @@ def act(text: str, name: str, role: str = "operator", /, **values: object) -> Li
 class Tile:
     """A figure with its name.
 
-    `said`: the text below the figure. `tone`: the background colour, if the figure needs a person. `href`: the page
+    `note`: the text below the figure. `tone`: the background colour, if the figure needs a person. `href`: the page
     with the details.
     """
 
     name: str
     figure: str
-    said: str = ""
+    note: str = ""
     tone: str = ""
     href: str = ""
 
@@ -109,7 +109,7 @@ class PageContent:
     """The content of a list page for `list.html`, in the order of the page.
 
     `acts`, `filters`, `tiles` (they refresh on their own) and `tables` are its parts. `path`: the page's path. `query`:
-    the parameters of its address. `file`: the address of the page's file; '' without a file. `said`: a sentence below
+    the parameters of its address. `file`: the address of the page's file; '' without a file. `note`: a sentence below
     the head. `above`: a link to its parent page. `heading`: an id, in place of the title. `wrong`: an error of the
     whole filter.
     """
@@ -121,7 +121,7 @@ class PageContent:
     acts: Sequence[Link] = ()
     query: Mapping[str, object] = field(default_factory=dict)
     file: str = ""
-    said: str = ""
+    note: str = ""
     above: Link | None = None
     heading: str = ""
     wrong: str = ""

@@ -195,13 +195,14 @@ class Around:
     """Other facts for the work list.
 
     These facts are the reasons of waiting pushes, organisations that soon run out of credit, and requests for limit
-    overrides. `asked`: the number of these requests. `asked_since_ms`: the time of the first request, in milliseconds.
+    overrides. `pending_overrides`: the number of these requests. `pending_since_ms`: the time of the first request, in
+    milliseconds.
     """
 
     reasons: Sequence[WaitSum] = ()
     ending: RunningOut = NOBODY
-    asked: int = 0
-    asked_since_ms: int | None = None
+    pending_overrides: int = 0
+    pending_since_ms: int | None = None
 
 
 NOTHING: Final = Around()
@@ -253,10 +254,10 @@ def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
 def _soon(around: Around, at_ms: int) -> list[Need]:
     """Return requested overrides, and organisations with credit for under a day."""
     found = []
-    if around.asked:
-        words = counted(around.asked, "override")
-        since = figures.time(around.asked_since_ms)
-        what = f"{words} requested, the first at {since} ({figures.ago(around.asked_since_ms, at_ms)})"
+    if around.pending_overrides:
+        words = counted(around.pending_overrides, "override")
+        since = figures.time(around.pending_since_ms)
+        what = f"{words} requested, the first at {since} ({figures.ago(around.pending_since_ms, at_ms)})"
         found.append(Need("warn", "requested", what, "drawdown override list", href="/console/limits"))
     for org, ms in around.ending.first:
         when = "now" if ms <= at_ms else f"{figures.time(ms)} ({figures.ago(ms, at_ms)})"

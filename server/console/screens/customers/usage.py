@@ -66,7 +66,7 @@ class Step:
 
     name: str
     number: int | None
-    said: str
+    note: str
     effect: str
 
 

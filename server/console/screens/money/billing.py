@@ -69,7 +69,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     return to_context(
         PageContent(
             PATH, tables, tiles=wallets.tiles(account) if paid.is_here else [wallets.nothing_here(paid)], acts=links,
-            query={"id": given}, said=_shared_wallet_note(given, customer),
+            query={"id": given}, note=_shared_wallet_note(given, customer),
             above=Link("Billing", PATH), heading=given,
         )
     )  # fmt: skip

@@ -209,7 +209,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             file=url(f"{WALLET_PATH}.csv", **query),
             above=Link("Ledger", "/console/ledger"),
             heading=customer,
-            said=f"Plan {account.plan}" if account.plan else "No plan",
+            note=f"Plan {account.plan}" if account.plan else "No plan",
         )
     )
 

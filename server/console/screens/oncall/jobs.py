@@ -58,7 +58,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         tiles=[Tile("Open", figures.count(waiting), "queued or running", "warn" if waiting else "")],
         acts=[act("Queue a replay", "replay")],
         query={} if before is None else {"before": before},
-        said=SAID,
+        note=SAID,
     )
     return to_context(page)
 

@@ -283,7 +283,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         tiles=_tiles_of_one(found, chain),
         acts=_acts_of_one(found),
         query={"key": key},
-        said=_sentence(found),
+        note=_sentence(found),
         above=Link(push.org_id, url("/console/org", id=push.org_id, tab="pushes")),
         heading=_heading(push),
     )  # fmt: skip

@@ -158,7 +158,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             Tile("Clock", trusted, "compared with the database and providers", "" if one.clock_trusted else "warn"),
         ],
         query={"id": one.tick_id},
-        said=f"By {one.worker}.",
+        note=f"By {one.worker}.",
         above=Link("Ticks", PATH),
         heading=f"Tick {one.tick_id}",
     )

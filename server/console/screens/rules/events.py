@@ -68,7 +68,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     file = url(f"{PATH}.csv", **_query(chosen))
     tiles = _tiles(found, quarantined)
     return to_context(
-        PageContent(PATH, tables, tiles, filters, query={**query, **_place_query(ask)}, file=file, said=SAID)
+        PageContent(PATH, tables, tiles, filters, query={**query, **_place_query(ask)}, file=file, note=SAID)
     )
 
 
@@ -270,7 +270,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
             query=query,
             above=above,
             heading=event_id,
-            said=_explain_state(event),
+            note=_explain_state(event),
             acts=_acts(event),
         )
     )
