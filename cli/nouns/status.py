@@ -264,8 +264,10 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
         oldest = min(org.stopped_at_ms for org in found.stopped)
         names = ", ".join(org.org_id for org in found.stopped[:3])
         lines.append(("stopped", f"{_orgs(left.stopped_orgs)} ({names}), {since(oldest, now)}"))
-    lines += [("halts" if not number else "", one.said) for number, one in enumerate(found.undelivered[:MOST_CELLS])]
-    lines += [("ignored" if not number else "", halt.said) for number, halt in enumerate(found.ignored[:3])]
+    lines += [
+        ("halts" if not number else "", one.description) for number, one in enumerate(found.undelivered[:MOST_CELLS])
+    ]
+    lines += [("ignored" if not number else "", halt.description) for number, halt in enumerate(found.ignored[:3])]
     if left.projections_due:
         lines.append(("reading", f"{_orgs(left.projections_due)} due for a read of their provider"))
     lines += [

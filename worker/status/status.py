@@ -154,7 +154,7 @@ def _pending(row: Any) -> parts.PendingUsage:
 
 
 def _undelivered(found: Undelivered) -> parts.UndeliveredHalts:
-    return parts.UndeliveredHalts(**vars(found), needs_person=found.needs_person, said=str(found))
+    return parts.UndeliveredHalts(**vars(found), needs_person=found.needs_person, description=str(found))
 
 
 def _ignored(halt: Ignored) -> parts.IgnoredHalt:

@@ -71,8 +71,8 @@ class HaltsDue:
 class UndeliveredHalts:
     """The undelivered halts of one cell and error.
 
-    `error`: None if they were not tried yet. `needs_person`: True if a retry fails until a setting is changed. `said`:
-    the text for people. The other fields are those of `Undelivered`.
+    `error`: None if they were not tried yet. `needs_person`: True if a retry fails until a setting is changed.
+    `description`: the text for people. The other fields are those of `Undelivered`.
     """
 
     cell_id: str
@@ -81,21 +81,21 @@ class UndeliveredHalts:
     since_ms: int
     org_id: str
     needs_person: bool
-    said: str
+    description: str
 
 
 @dataclass(frozen=True)
 class IgnoredHalt:
     """A halt that a cell acknowledged and did not obey, `times` times.
 
-    `since_ms`: the time of the first acknowledgement. `said`: the text for people.
+    `since_ms`: the time of the first acknowledgement. `description`: the text for people.
     """
 
     cell_id: str
     org_id: str
     times: int
     since_ms: int
-    said: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -335,10 +335,10 @@ def calls(found: Standing) -> Iterator[Call]:
     for stuck in found.undelivered:
         if stuck.needs_person:
             show = f"drawdown cell list, then fix cell {stuck.cell_id}: ops/runbooks/cell-gone.md"
-            yield Call("undelivered", stuck.said, show, command="drawdown cell list", about=stuck.org_id)
+            yield Call("undelivered", stuck.description, show, command="drawdown cell list", about=stuck.org_id)
     for halt in found.ignored:
         then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
-        yield Call("ignored", halt.said, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
+        yield Call("ignored", halt.description, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
     if minutes := missed_minutes(found):
         reason = f"no tick for {minutes:,} min. Check that cron runs"
         yield Call("missed", reason, "drawdown tick, then fix the program that calls it", command="drawdown tick")
@@ -382,7 +382,7 @@ def _seen_by_tick(found: Standing) -> Iterator[Call]:
     last = found.last_tick
     if last is None:
         return
-    known = {halt.said for halt in found.ignored} | {halt.said for halt in found.undelivered}
+    known = {halt.description for halt in found.ignored} | {halt.description for halt in found.undelivered}
     names = {one.provider for one in found.providers} | {one.provider for one in found.unread}
     for problem in last.problems:
         if problem not in known:
@@ -455,7 +455,7 @@ def _halts_due(found: Standing) -> Headline | None:
         late = found.at_ms - one.since_ms > HALTS_LATE_MS
         fix = "drawdown cell list, then stop the sandboxes on its hosts or fix the cell (ops/runbooks/cell-gone.md)"
         until = f"wait until {utc(one.since_ms + HALTS_LATE_MS)} while watch and ticks retry, then drawdown cell list"
-        return Headline("behind", one.said, fix if late else until)
+        return Headline("behind", one.description, fix if late else until)
     return None
 
 

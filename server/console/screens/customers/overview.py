@@ -311,7 +311,7 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
     ]
     waiting = [one for one in standing.undelivered if not one.needs_person]
     if waiting:
-        found.append(Need("warn", "due", waiting[0].said, "drawdown cell list", href="/console/halts"))
+        found.append(Need("warn", "due", waiting[0].description, "drawdown cell list", href="/console/halts"))
     found += [
         Need(
             "warn",
