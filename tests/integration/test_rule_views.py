@@ -67,8 +67,8 @@ def test_guard_block_rates_equal_report_if_all_rows_are_counted(
         page = look(engine, guard_blocks.block_rates, now + later)
         for one, exact in zip(page.metrics, look(engine, list_metrics, now + later, 99), strict=True):
             assert one.metric == exact.metric and all(rate.whole for rate in one.rates)
-            assert [(r.asked, r.blocked, r.would, r.blocked_ppm or 0) for r in one.rates] == [
-                (r.asked, r.blocked, r.would, r.blocked_ppm) for r in exact.rates
+            assert [(r.requests, r.blocked, r.would, r.blocked_ppm or 0) for r in one.rates] == [
+                (r.requests, r.blocked, r.would, r.blocked_ppm) for r in exact.rates
             ]
             for phase in range(4):
                 said = look(engine, report, one.metric, phase, now + later - 7 * DAY_MS)
@@ -85,7 +85,7 @@ def test_guard_block_rates_equal_report_if_all_rows_are_counted(
     for key in ("new-1", "new-2"):
         do(engine, guard.consume, key, Wish("acme", "look", 1), guarded.fleet.by)
     (found,) = look(engine, guard_blocks.block_rates, guarded.fleet.clock.at_ms, metric="look").metrics
-    assert [(rate.whole, rate.asked) for rate in found.rates] == [(False, 2)] * 3, "the newest, since when is told"
+    assert [(rate.whole, rate.requests) for rate in found.rates] == [(False, 2)] * 3, "the newest, since when is told"
     assert {rate.since_ms for rate in found.rates} == {guarded.fleet.clock.at_ms}
     monkeypatch.setattr(guard_blocks, "PAGE_METRICS", 2)
     first = look(engine, guard_blocks.block_rates, now)

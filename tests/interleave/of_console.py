@@ -91,7 +91,7 @@ def _form(
     """One form, as it is sent twice: the organisation that all cases have is given credit."""
     values = {"id": "acme", "amount": "1", "kind": "purchased", "reason": reason}
     doing = Doing(ANN, replace(stage.by, now_ms=NOW), values, console_acts.new_key(NOW, _secret(number)))
-    return doing, {"key": doing.key, "seen": action_forms.rehearse(connection, GRANT, doing).seen}
+    return doing, {"key": doing.key, "seen": action_forms.rehearse(connection, GRANT, doing).preview_hash}
 
 
 def _acting(stage: Stage, number: int = 6, reason: str = "asked") -> Act:

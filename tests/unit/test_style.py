@@ -19,7 +19,7 @@ MOST_WORDS = 31_700
 """Of the pages that are written by hand."""
 MOST_LONG_SENTENCES = 0
 """How many were left when this was last lowered. Lower it when you remove some."""
-MOST_FIELDS = 35
+MOST_FIELDS = 33
 """Fields of classes that are named by a participle alone. Lower it when you rename one."""
 
 

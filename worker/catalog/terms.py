@@ -204,7 +204,7 @@ def wire_since(connection: sa.Connection, provider: str) -> int:
 
 
 def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capabilities], since_ms: int) -> None:
-    """Date the places and units of providers that declare other ones than those in force.
+    """Date the places and units of providers that declare changed ones.
 
     A lost history may have accepted the declared terms and sent pushes on them. A lookup on either terms then does not
     prove that an earlier push is absent (R1).

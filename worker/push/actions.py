@@ -298,9 +298,9 @@ def require_lost(
 
 
 def unready_of(context: Context) -> dict[str, str]:
-    """Return the installed providers that this machine cannot look up now, each with the reason.
+    """Return the installed providers that this machine cannot look up now.
 
-    Providers without a lookup are left out.
+    Each has the reason. Providers without a lookup are left out.
     """
     unready = {**context.dormant, **context.changed}
     asked = {name: why for name, why in unready.items() if name in context.capabilities}
