@@ -16,8 +16,8 @@ ROOMS: Final = sorted(path.name for path in WORKER.iterdir() if (path / "__init_
 
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "engine": set(),
-    "history": {"engine"},
     "catalog": {"engine"},
+    "history": {"engine", "catalog"},
     "sources": set(),
     "cluster": set(),
     "verify": set(),

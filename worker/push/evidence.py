@@ -858,6 +858,9 @@ def charged_among(
     None: the balance does not show which pushes drew on it. If all pushes are settled together, any set with the same
     sum costs the customer the same. Otherwise the caller must check `is_only_choice`. If events show another set later,
     reconcile compares the windows together.
+
+    None, too, if only some pushes equal the draw, and the sets of all have more than MOST_SUMS sums: then many draws
+    equal such a sum by chance. If a part of the balance was used up before a read showed it, the draw looks smaller.
     """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities) and can_be_zero(least)):
@@ -871,7 +874,23 @@ def charged_among(
         if (quantities[place] > 0) == (left > 0) and abs(quantities[place]) <= abs(left):
             chosen.add(place)
             left -= quantities[place]
-    return frozenset(chosen) if left == 0 else None
+    return frozenset(chosen) if left == 0 and _ways(quantities) else None
+
+
+def _ways(quantities: Sequence[int]) -> dict[int, int]:
+    """Return the sums of all sets, each with its number of sets.
+
+    Numbers above 2 count as 2. The result is empty if there are more than MOST_SUMS sums.
+    """
+    ways = {0: 1}
+    for quantity in quantities:
+        grown = dict(ways)
+        for reached, count in ways.items():
+            grown[reached + quantity] = min(2, grown.get(reached + quantity, 0) + count)
+        if len(grown) > MOST_SUMS:
+            return {}
+        ways = grown
+    return ways
 
 
 def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
@@ -881,15 +900,7 @@ def is_only_choice(quantities: Sequence[int], chosen: Collection[int]) -> bool:
     """
     if len(chosen) in (0, len(quantities)) and (min(quantities) > 0 or max(quantities) < 0):
         return True
-    ways = {0: 1}
-    for quantity in quantities:
-        grown = dict(ways)
-        for reached, count in ways.items():
-            grown[reached + quantity] = min(2, grown.get(reached + quantity, 0) + count)
-        if len(grown) > MOST_SUMS:
-            return False
-        ways = grown
-    return ways[sum(quantities[place] for place in chosen)] == 1
+    return _ways(quantities).get(sum(quantities[place] for place in chosen)) == 1
 
 
 @dataclass(frozen=True)
