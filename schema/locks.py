@@ -27,6 +27,16 @@ def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
         SQL.run(connection, "share_charges" if shared else "hold_charges").all()
 
 
+def lock_rates(connection: sa.Connection, *, shared: bool = False) -> None:
+    """Let a rate for the past be set before or after a charge, and not beside it (S11).
+
+    Charges share the lock. It is on the row of `lock_charges`, so that a rate also waits for voids, and voids do not
+    wait for charges that share only this lock. Take it before a lock of the audit log.
+    """
+    if connection.dialect.name == "postgresql":
+        SQL.run(connection, "share_rates" if shared else "hold_rates").all()
+
+
 def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
     """Take rule S1's lock of buckets `lo` to `hi`.
 

@@ -15,6 +15,12 @@ FOR UPDATE
 SELECT provider FROM provider_states WHERE provider = 'embedded' FOR SHARE
 
 -- name: hold_charges
+SELECT provider FROM provider_states WHERE provider = 'embedded' FOR NO KEY UPDATE
+
+-- name: share_rates
+SELECT provider FROM provider_states WHERE provider = 'embedded' FOR KEY SHARE
+
+-- name: hold_rates
 SELECT provider FROM provider_states WHERE provider = 'embedded' FOR UPDATE
 
 -- name: buckets_of_orgs

@@ -119,6 +119,12 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
             f"a person must decide {counted(found.to_decide, 'open push', 'open pushes')}, unless a machine with that "
             "provider's key can look them up. To list them, run `drawdown push list --state in_doubt`"
         )
+    lines += [
+        f"{name} declares other terms on this machine than in this database, so a person decides its earlier pushes "
+        "unless a lookup finds exactly their charge. If the settings of this machine are wrong, correct them before "
+        "you recover"
+        for name in found.other_terms
+    ]
     if dry_run:
         lines += [
             f"First import again the samples written since {since} (the newest here is of {sample}), and repeat "

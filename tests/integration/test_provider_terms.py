@@ -137,12 +137,12 @@ def test_push_sent_under_former_names_is_not_judged_by_lookup(engine: sa.Engine)
     providers.accept(partial(write, engine), "fake", other.capabilities, began)
     fleet.extra = {"fake": other}
     can = {"fake": other.capabilities}
-    with pytest.raises(Refused, match=f"cannot cancel {KEY}: it was sent before the names or units of fake changed"):
+    with pytest.raises(Refused, match=f"cannot cancel {KEY}: it was sent on earlier terms of fake"):
         write(engine, lambda c: intend(c, [KEY], fleet.by, can))
     rows = list(read(engine, lambda c: find_pushes(c, [KEY])).values())
     world = runner.World(engine, fleet.providers, fleet.cells, fleet.clock)
     since_ms = {"fake": read(engine, lambda c: wire_since(c, "fake"))}
-    with pytest.raises(Refused, match=f"cannot void {KEY}: it was sent before the names or units of fake changed"):
+    with pytest.raises(Refused, match=f"cannot void {KEY}: it was sent on earlier terms of fake"):
         runner.run(require_lost(rows, can, {}, since_ms, fleet.clock.at_ms + DAY_MS), world)
     write(engine, lambda c: apply_notices(c, "fake", [PushRefused(KEY, "no_meter")], fleet.clock.at_ms))
     for _ in range(4):
@@ -372,6 +372,42 @@ def test_push_after_backup_from_before_accepted_terms_waits_for_person(engine: s
     assert key not in [one.key for one in provider.seen]
 
 
+def test_names_dated_by_recovery_stay_dated_for_provider_without_usage(engine: sa.Engine) -> None:
+    """The backup predates the first usage. The next tick stores the terms of this machine by itself."""
+    fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities(**ASKED))})
+    fleet.assign("acme", provider="fake")
+    fleet.tick(T0 + MINUTE_MS)
+    other = FakeProvider(capabilities(**{**ASKED, "names": {"x": "y"}}))
+    fleet.extra = {"fake": other}
+    fleet.clock.at_ms = T0 + 4 * WINDOW_MS
+    assert recovered(fleet).other_terms == ["fake"]
+    fleet.sample("acme", T0 + 1, 60)
+    for _ in range(3):
+        fleet.tick(fleet.clock.at_ms + DAY_MS)
+    assert (other.seen, fleet.one("SELECT last_error FROM pushes")) == ([], OTHER_TERMS)
+
+
+def test_terms_accepted_during_void_lost_void_nothing(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lookup asked in the former place."""
+    fleet, provider = fleet_of(engine, **ASKED)
+    fleet.tick_windows(2)
+    fleet.clock.at_ms += DAY_MS
+    provider.charged.clear()
+    other = capabilities(**{**ASKED, "names": {"x": "y"}})
+
+    def accepts(steps: Any, world: Any) -> None:
+        runner.run(steps, world)
+        providers.accept(partial(write, engine), "fake", other, fleet.by)
+
+    monkeypatch.setattr(pushes, "run", accepts)
+    app = App(Settings(), fleet.clock)
+    app._engine, app._registry = engine, Registry(fleet.providers)
+    given: Any = SimpleNamespace(obj=app)
+    with pytest.raises(Refused, match="cannot bill by fake: other terms were accepted"):
+        pushes.void_lost(given, [KEY], evidence="their console", dry_run=False, actor="ann", reason="lost")
+    assert states(fleet) == [(0, 60, 60, "accepted")]
+
+
 def test_void_lost_on_machine_with_other_settings_is_refused(engine: sa.Engine) -> None:
     """It would not look the push up, and the next tick would bill it again."""
     fleet, _ = fleet_of(engine, **ASKED)
@@ -393,7 +429,7 @@ def test_push_sent_in_former_way_is_not_cancelled(engine: sa.Engine) -> None:
     fleet.clock.at_ms += WINDOW_MS
     can = capabilities(**{**ASKED, "cancel_within_ms": DAY_MS})
     providers.accept(partial(write, engine), "fake", can, fleet.by)
-    with pytest.raises(Refused, match=f"cannot cancel {KEY}: it was sent before"):
+    with pytest.raises(Refused, match=f"cannot cancel {KEY}: it was sent on earlier terms"):
         write(engine, lambda c: intend(c, [KEY], fleet.by, {"fake": can}))
 
 

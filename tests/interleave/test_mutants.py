@@ -148,7 +148,7 @@ def _claimed_on_any_terms(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rate_set_beside_charges(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(credit, "lock_charges", _none)
+    patch.setattr(credit, "lock_rates", _none)
 
 
 def _open_is_not_held(patch: pytest.MonkeyPatch) -> None:

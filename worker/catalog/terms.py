@@ -56,7 +56,9 @@ def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilitie
         there = _stored(connection)[name]
         _keep(connection, name, _text(declared[name]), there.live_from_ms, there.wire_since_ms)
     for name in _unmet(connection, declared):  # another worker may have stored it during the wait for the lock
-        _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, 0)
+        there = _stored(connection).get(name)
+        since_ms = 0 if there is None else there.wire_since_ms  # a recovery may have dated it
+        _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, since_ms)
     make_windows_dirty(connection, SQL, "waiting_for_a_provider", {})
 
 
@@ -203,15 +205,20 @@ def wire_since(connection: sa.Connection, provider: str) -> int:
     return 0 if found is None else found.wire_since_ms
 
 
-def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capabilities], since_ms: int) -> None:
-    """Date the places and units of providers that declare changed ones.
+def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capabilities], since_ms: int) -> list[str]:
+    """Date the places and units of providers that declare changed ones, and return these providers.
 
     A lost history may have accepted the declared terms and sent pushes on them. A lookup on either terms then does not
     prove that an earlier push is absent (R1).
     """
-    for name, stored in _stored(connection).items():
-        if name in declared and not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(declared[name]))):
-            _keep(connection, name, stored.terms, stored.live_from_ms, max(since_ms, stored.wire_since_ms))
+    moved = [
+        (name, stored)
+        for name, stored in sorted(_stored(connection).items())
+        if name in declared and not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(declared[name])))
+    ]
+    for name, stored in moved:
+        _keep(connection, name, stored.terms, stored.live_from_ms, max(since_ms, stored.wire_since_ms))
+    return [name for name, _ in moved]
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:

@@ -9,7 +9,7 @@ that was billed in the lost history is not billed again, and usage that was not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,11 @@ class Recovered:
     """
     last_sample_ms: int | None = None
     """The time of the newest stored sample. Hosts have to write later samples again."""
+    other_terms: Sequence[str] = ()
+    """Providers that declare other terms on this machine than in this database.
+
+    A person decides their earlier pushes, unless a lookup finds exactly their charge.
+    """
     recovered_ms: int | None = None
     """The time of an earlier recovery, if history was not lost since. Then [from_ms, until_ms) is the earlier loss.
 
@@ -107,15 +112,16 @@ def _recover(
         "found": why,
     }
     SQL.run(connection, "keep_loss", {**values, "actor": by.actor, "reason": by.reason})
-    date_differing_terms(connection, context.declared(), until_ms)
+    moved = date_differing_terms(connection, context.declared(), until_ms)
     to_look_up, to_decide = _ask_first(connection, context.capabilities, by.now_ms)
     SQL.run(connection, "read_all_again")
     SQL.run(connection, "ask_all", {"now_ms": by.now_ms})
     remember = _begin_anew(connection, incarnation, witness)
-    record(connection, "recover", f"incarnation {incarnation.number}", values, by)
+    details = {**values, "other_terms": moved} if moved else values
+    record(connection, "recover", f"incarnation {incarnation.number}", details, by)
     newest = SQL.run(connection, "newest_sample").scalar_one_or_none()
     last = None if newest is None else int(newest)
-    return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last), remember
+    return Recovered(why, from_ms, until_ms, remember.number, to_look_up, to_decide, last, other_terms=moved), remember
 
 
 def _as_it_was(connection: sa.Connection, number: int) -> Recovered:

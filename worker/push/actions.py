@@ -258,14 +258,14 @@ def require_lost(
     `since_ms`: the start of the providers' names and units (`wire_since`).
 
     Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet. Refused for a
-    push that was sent under other names or units: a lookup would miss its charge.
+    push that was sent on earlier terms: a lookup would miss its charge.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
         if push.state == "accepted" and push.provider in unready:
             raise Refused(
                 f"cannot void {push.key}: this machine cannot look it up at {push.provider} "
-                f"({unready[push.provider]}). Run the command on a machine with the settings in force"
+                f"({unready[push.provider]}). Run the command on a machine that can"
             )
         if push.state == "accepted" and push.provider in known and known[push.provider].lookup:
             by_provider.setdefault(push.provider, []).append(push)
@@ -275,7 +275,7 @@ def require_lost(
         for push in some:
             if was_sent_before(push, since_ms.get(provider, 0)):
                 raise Refused(
-                    f"cannot void {push.key}: it was sent before the names or units of {provider} changed, so a lookup "
+                    f"cannot void {push.key}: it was sent on earlier terms of {provider}, so a lookup "
                     "cannot find its charge. If the provider's console shows no charge, charge the customer there"
                 )
             if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
@@ -413,9 +413,7 @@ def intend(
                 if push.state == "in_doubt"
                 else "Run `drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
             )
-            raise Refused(
-                f"cannot cancel {push.key}: it was sent before the names or units of {push.provider} changed. {then}"
-            )
+            raise Refused(f"cannot cancel {push.key}: it was sent on earlier terms of {push.provider}. {then}")
     for refusal in refusals(connection, pushes, by.now_ms):
         raise Refused(refusal.text)
     for push in pushes:

@@ -21,7 +21,7 @@ import structlog
 from drawdown.ledger.wallet import read_charges
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, FoundPush, LookupResult, ReadFailed
 from drawdown.schema.audit import By
-from drawdown.schema.locks import lock_buckets, lock_charges
+from drawdown.schema.locks import lock_buckets, lock_charges, lock_rates
 from drawdown.schema.sql import queries
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.catalog.costs import Pools, as_text, read_pools
@@ -208,6 +208,8 @@ def _apply(
     ]
     if any(isinstance(end, Adopt | Void) or sought.others for end, sought in zip(looked, asked, strict=True)):
         lock_buckets(connection)
+    if capabilities.balance_in_ledger:
+        lock_rates(connection, shared=True)
     mine = partial(_still_mine, connection, claim=claim)
     ends = ends_by_balance(connection, provider, asked, found, looked, weighed, asked_ms, mine)
     by = By(now, "drawdown", "looked up")
@@ -345,7 +347,7 @@ BELOW: Final = (
     "then run `drawdown push resolve KEY --outcome accepted --evidence TEXT`"
 )
 OTHER_TERMS: Final = (
-    "sent before the provider's names or units changed, so a lookup cannot find the charge. Compare with the "
+    "sent on earlier terms of the provider, so a lookup cannot find the charge. Compare with the "
     "provider's console, then run `drawdown push resolve KEY --outcome OUTCOME --evidence TEXT`"
 )
 UNSENT: Final = "the lookup found no charge, and each attempt is proven not to have arrived"
@@ -436,8 +438,8 @@ def ends_by_balance(
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
-    latest = read_pools(connection, provider) if groups else pools
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
+    latest = read_pools(connection, provider) if groups else pools  # after the statements that may use newer costs
     for pair, absent in groups.items():
         drawn = drawn_of(weighed.balances, pair)
         numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
@@ -461,7 +463,7 @@ def ends_by_balance(
             charged = None  # a single push may still be charged after this
         unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
         whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
-        alone = whole and not unread and together
+        alone = whole and not unread and together and is_same_scale
         drawn_on = set() if charged is None else {numbers[at] for at in charged}
         beyond_it = set(absent) - set(numbers)
         for number in absent:

@@ -35,7 +35,7 @@ from drawdown.providers.protocol import (
     Unknown,
 )
 from drawdown.schema.errors import Refused
-from drawdown.schema.locks import lock_charges
+from drawdown.schema.locks import lock_rates
 from drawdown.schema.sql import queries
 from drawdown.schema.text import NEEDS_YOU, in_short
 from drawdown.schema.units import DAY_MS, SECOND_MS
@@ -443,7 +443,7 @@ def charge_due(
     Errors: NotPlain if a charge is refused. HistoryDoubted if the history changed, or a recovery is needed.
     """
     require_same(connection, witness)
-    lock_charges(connection, shared=True)  # a rate for the past is set before or after all of these charges (S11)
+    lock_rates(connection, shared=True)
     SQL.run(connection, "make_charges")
     plan(connection, "by_key", "by_turn")
     limits = {"now_ms": now, "at_most": AT_ONCE, "lo": shard.lo, "hi": shard.hi}

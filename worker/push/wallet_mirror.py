@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import structlog
 
 from drawdown.ledger import entries, wallet
-from drawdown.schema.locks import lock_charges
+from drawdown.schema.locks import lock_rates
 from drawdown.schema.sql import queries
 from drawdown.worker.catalog.wallets import mirrored_at
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
@@ -63,7 +63,7 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
     names = _drawn_keys(connection, [use.key for use in uses])
     uses = [replace(use, key=names[use.key]) for use in uses]
     if uses:
-        lock_charges(connection, shared=True)  # a rate for the past is set before or after all of these draws (S11)
+        lock_rates(connection, shared=True)
         _charge(connection, uses, now_ms)
 
 

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Part, ReadFailed
 from drawdown.providers.validated_provider import MAX_FIGURE
 from drawdown.schema.audit import By
-from drawdown.schema.locks import lock_buckets
+from drawdown.schema.locks import lock_buckets, lock_rates
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted
 from drawdown.schema.units import DAY_MS, MINUTE_MS, show_quantity
@@ -140,7 +140,7 @@ UNTOLD: Final = "the provider does not return the balance, the start of its cycl
 MOVING: Final = "a push was in flight. The next run compares the balance"
 FINER: Final = "a cost with more decimals was learned. The next run compares the balance"
 OUT_OF_TIME: Final = "the run ran out of time before this comparison. The next run compares it"
-OTHER_TERMS: Final = "a push was sent under another feature name, or in another unit"
+OTHER_TERMS: Final = "a push was sent on earlier terms"
 FIRST: Final = (
     "the amount drawn before the cycle began is unknown, so reconcile does not compare the charges since "
     "then ({}). The next run compares later charges"
@@ -236,6 +236,7 @@ def compare_drawn(
 def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line], list[LeftOut]]:
     if asked.scope.correct:
         lock_buckets(connection)
+        lock_rates(connection, shared=True)
         require_same(connection, asked.witness)
     pairs = [pair for pair in asked.before if drawn_of(asked.balances, pair) is not None]
     left_out = [

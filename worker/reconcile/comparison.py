@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Absent, CannotTell, Capabilities, FoundPush, LookupResult, ReadFailed, Totals
 from drawdown.schema.audit import By
 from drawdown.schema.clock import utc
-from drawdown.schema.locks import lock_buckets
+from drawdown.schema.locks import lock_buckets, lock_rates
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted
 from drawdown.schema.units import WINDOW_MS
@@ -327,9 +327,9 @@ def weighed(
         return frozenset()
     unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
     now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
-    beyond = None if now is None or drawn is None else now.beyond(drawn)
     if read_pools(connection, some[0].line.provider).scale(pair[1]) != pools.scale(pair[1]):
-        beyond = None  # a finer cost was learned since the reads
+        now = None  # a finer cost was learned since the reads: a later run compares them
+    beyond = None if now is None or drawn is None else now.beyond(drawn)
     if any(least != most or not most for least, most in costs):
         beyond = None  # it was sent during a change of cost, or drew on another balance: this one cannot show it
     places = [place for place, is_told in enumerate(told) if is_told]
@@ -485,6 +485,7 @@ def _lock(connection: sa.Connection, context: Context, provider: str) -> None:
     Errors: HistoryDoubted; TermsChanged.
     """
     lock_buckets(connection)
+    lock_rates(connection, shared=True)
     require_same(connection, context.witness)
     require_terms(connection, provider, context.capabilities[provider])
 

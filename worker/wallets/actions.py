@@ -51,7 +51,7 @@ from drawdown.schema.declare import (
 from drawdown.schema.declare import Kind as ValueKind
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
-from drawdown.schema.locks import lock_charges
+from drawdown.schema.locks import lock_rates
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import parse_credits, show_credits, show_time
@@ -295,7 +295,7 @@ def set_rate(
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     if start < next_window(by.now_ms):
-        lock_charges(connection)  # charges under way end first: later ones of their windows then use their rate (S11)
+        lock_rates(connection)  # charges under way end first: later ones of their windows then use their rate (S11)
     # The insert decides: if two people set a rate at the same moment, the second one gets the error.
     if SQL.run(connection, "insert_rate", {**details, "feature": feature, **person}).first() is None:
         taken = read_rate_card(connection).explain_taken_start(feature, start, by.now_ms)
