@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from drawdown.schema import database, locks
 from drawdown.schema.database import LOCK_TIMEOUT_S, connect, read, write
 from drawdown.schema.migrate import bucket_of
-from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.catalog.terms import take_new_terms
 from drawdown.worker.engine import runner
 from drawdown.worker.halts import dispatch
@@ -23,9 +24,11 @@ from drawdown.worker.orgs import flips
 from drawdown.worker.orgs.actions import halt
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.orgs.flips import Flip, FlipOptions, Wish
+from drawdown.worker.push import wallet_mirror
 from drawdown.worker.seal.seal import Statements
 from drawdown.worker.seal.stops import resume_org, stop_org
 from drawdown.worker.verify.verify import verify
+from drawdown.worker.wallets.actions import grant, set_rate
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.locked import writers
 from tests.world import T0, Fleet, total
@@ -317,3 +320,22 @@ def test_seal_lock_timeout_does_not_stop_halts(wakeful: Fleet, held: str, monkey
     assert any("another program locks these rows" in one for one in report.failures)
     assert wakeful.tick_windows(1).failures == []
     engine.dispose()
+
+
+def test_mirrored_draw_waits_for_rate_for_past(postgres: sa.Engine) -> None:
+    """Else two revisions of one window could be drawn at two rates (S11)."""
+    fleet = Fleet(postgres)
+    fleet.assign("acme")
+    fleet.tick(T0 + MINUTE_MS)
+    write(postgres, lambda c: grant(c, "acme", 10, fleet.by, key="first", plan=None))
+    use = wallet_mirror.usage_of(SimpleNamespace(
+        key="k", org_id="acme", provider="fake", customer_id="acme", feature="compute_1gb", sent_qty=1, window_ms=T0
+    ))  # fmt: skip
+    with postgres.begin() as person:
+        set_rate(person, "compute_1gb", 7, 1, fleet.by, from_ms=T0)
+        with pytest.raises(sa.exc.OperationalError, match="lock timeout"), postgres.begin() as tick:
+            tick.execute(sa.text("SET LOCAL lock_timeout = '100ms'"))
+            wallet_mirror.draw(tick, [use], T0)
+    with postgres.begin() as tick:
+        wallet_mirror.draw(tick, [use], T0)
+    assert fleet.rows("SELECT amount_micro FROM ledger_entries WHERE key = 'mirror:k'") == [(7,)]

@@ -56,8 +56,8 @@ def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilitie
         there = _stored(connection)[name]
         _keep(connection, name, _text(declared[name]), there.live_from_ms, there.wire_since_ms)
     for name in _unmet(connection, declared):  # another worker may have stored it during the wait for the lock
-        there = _stored(connection).get(name)
-        since_ms = 0 if there is None else there.wire_since_ms  # a recovery may have dated it
+        before = _stored(connection).get(name)
+        since_ms = 0 if before is None else before.wire_since_ms  # a recovery may have dated it
         _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, since_ms)
     make_windows_dirty(connection, SQL, "waiting_for_a_provider", {})
 
