@@ -86,7 +86,7 @@ def test_budget_release_failure_does_not_hide_error_of_block(
     with pytest.raises(LookupError), client.guard.budget("b-1", "idea.create", 6, org_id="acme"):
         counter.uses["b-1"]["state"] = "settled"
         raise LookupError
-    assert "b-1: usage of 0 was not sent" in caplog.text
+    assert "b-1: cannot send usage of 0" in caplog.text
 
 
 def test_budget_settle_failure_is_raised(counter: Counter, client: Client) -> None:
