@@ -34,12 +34,12 @@ WAITS = {
     "a halt that waits for a year": Broken(
         7,
         (f"UPDATE halts SET due_at_ms = halted_at + {FAR}, acked_at_ms = NULL WHERE org_id = 'acme'",),
-        "the halt at cell cell-1 waits until",
+        "the next try of the halt at cell cell-1 is due at",
     ),
     "a customer that is read in a year": Broken(
         8,
         (f"UPDATE orgs SET projection_due_ms = halted_at + {FAR} WHERE org_id = 'acme'",),
-        "the next read of the customer waits until",
+        "the next read of the customer is due at",
     ),
     "a message that is sent in a year": Broken(
         13,
@@ -48,7 +48,7 @@ WAITS = {
             f"(SELECT m.at_ms + {FAR} FROM hook_messages m WHERE m.message_id = hook_deliveries.message_id) "
             "WHERE message_id = (SELECT MIN(message_id) FROM hook_messages WHERE org_id = 'hooked')",
         ),
-        "to app waits until",
+        "to app is due at",
         org="hooked",
     ),
     "a top-up that waits for a year": Broken(
@@ -57,7 +57,7 @@ WAITS = {
             "UPDATE topups SET state = 'in_doubt', ended_ms = NULL, answer = 'in_doubt', "
             f"due_at_ms = at_ms + {FAR} WHERE topup = 'topup:filled:1'",
         ),
-        "topup:filled:1 is in_doubt and waits until",
+        "topup:filled:1 is in_doubt, and its next try is due at",
         org="filled",
     ),
     "an organisation stopped by no action": Broken(

@@ -135,17 +135,28 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "early": (5, "{key} was sealed at {sealed_at_ms}, but was first sent before that, at {first_ms}"),
     "unaccepted": (5, "{key} is {state}, but its attempt {attempt} was accepted at {finished_ms}"),
-    "push_waits": (5, "{key} is {state} and waits until {due_at_ms}, which is too long after {moment_ms}"),
-    "halt_waits": (7, "the halt at cell {cell_id} waits until {due_at_ms}, which is too long after {moment_ms}"),
+    "push_waits": (
+        5,
+        "{key} is {state} and waits until {due_at_ms}, beyond the limit from now ({moment_ms}): 2 days in the state "
+        "due, 40 days otherwise",
+    ),
+    "halt_waits": (
+        7,
+        "the next try of the halt at cell {cell_id} is due at {due_at_ms}, more than 1 day from now ({moment_ms})",
+    ),
     "read_waits": (
         8,
-        "the next read of the customer waits until {projection_due_ms}, which is too long after {moment_ms}",
+        "the next read of the customer is due at {projection_due_ms}, more than 2 days from now ({moment_ms})",
     ),
     "delivery_waits": (
         13,
-        "the delivery of {message_id} to {endpoint} waits until {due_at_ms}, which is too long after {moment_ms}",
+        "the next delivery of {message_id} to {endpoint} is due at {due_at_ms}, more than 2 days from now "
+        "({moment_ms})",
     ),
-    "topup_waits": (12, "{topup} is {state} and waits until {due_at_ms}, which is too long after {moment_ms}"),
+    "topup_waits": (
+        12,
+        "{topup} is {state}, and its next try is due at {due_at_ms}, more than 2 days from now ({moment_ms})",
+    ),
     "swept_ahead": (
         4,
         "the sweep of bucket {bucket} began at {sweep_began_ms} and reached {sweep_next_ms}, which is ahead of "
@@ -159,7 +170,7 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
         4,
         "the organisation is not stopped, but its last stop or resume in the audit log is {action} at {at_ms}",
     ),
-    "held_long": (10, "{reservation} holds credit until {expires_ms}, which is too long after {moment_ms}"),
+    "held_long": (10, "{reservation} holds credit until {expires_ms}, more than 31 days from now ({moment_ms})"),
     "ended_unrecorded": (
         10,
         "{reservation} has been {state} since {ended_ms}, but the actor or the reason of its end is not recorded",
