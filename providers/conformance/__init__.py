@@ -31,7 +31,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
     seeds = 20
     """Number of sequences of faults to try the law with."""
 
-    def test_what_it_declares_agrees_with_itself(self) -> None:
+    def test_declared_capabilities_agree_with_each_other(self) -> None:
         capabilities = self.bench.provider.capabilities
         assert list(capabilities.faults()) == []
         kept_ms = capabilities.key_retention_ms
@@ -63,7 +63,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
         assert isinstance(self.bench.provider, Provider) and self.bench.provider.dormant is None
         self.clean()
 
-    def test_whatever_goes_wrong_each_push_is_charged_once(self) -> None:
+    def test_push_under_any_fault_is_charged_once(self) -> None:
         for seed in range(self.seeds):
             self.finish()
             self.start()

@@ -143,7 +143,7 @@ class ChargeTests(Tools):
 class TroubleTests(Tools):
     """Tests with a service that cannot be reached, or sends invalid answers."""
 
-    def test_what_was_not_sent_may_be_sent_again(self) -> None:
+    def test_push_not_sent_is_charged_when_sent_again(self) -> None:
         request = self.request()
         with self.wire.spoiled(refused):
             assert isinstance(outcome := self.push(request), RetryAt), outcome
@@ -222,7 +222,7 @@ class CreditTests(Tools):
         older = [replace(cost, credits=cost.credits * 2) for cost in told]
         assert self.told_costs([*older, *told]) == told, "earlier costs must not change the current costs"
 
-    def test_what_is_not_given_back_is_not_accepted(self) -> None:
+    def test_negative_push_without_balance_is_rejected_or_waits(self) -> None:
         """Test that a negative push without a balance is rejected, or waits for a balance.
 
         `push` checks the outcome.
@@ -232,7 +232,7 @@ class CreditTests(Tools):
         request = self.request(customer=self.bench.charging_nothing())
         self.push(replace(request, quantity=-request.quantity))
 
-    def test_what_waits_for_credit_took_nothing(self) -> None:
+    def test_push_that_waits_for_credit_charges_nothing(self) -> None:
         request = self.request(customer=self.bench.charging_nothing())
         outcome = self.push(request)
         if not (isinstance(outcome, Rejected) and outcome.until_credit):

@@ -54,7 +54,7 @@ from drawdown.schema.units import DAY_MS, SECOND_MS, WINDOW_MS
 class ReadTests(Tools):
     """Tests of lookups, totals, balances and customers."""
 
-    def test_what_was_charged_is_found(self) -> None:
+    def test_charged_push_is_found_by_lookup(self) -> None:
         request, never = self.request(123_457 * self.unit), self.request()
         assert self.charge(request)
         self.lag()
@@ -99,7 +99,7 @@ class ReadTests(Tools):
         assert isinstance(self.read(self.bench.customer), CustomerState)
         assert isinstance(self.read(self.bench.unknown_customer), NoCustomer | CustomerState)
 
-    def test_what_cannot_be_read_is_not_read(self) -> None:
+    def test_invalid_response_is_not_read(self) -> None:
         request = self.request()
         self.push(request)
         self.lag()

@@ -204,7 +204,7 @@ WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
     "a cost that could not be read is none": (
         "costs",
         lambda told: [] if isinstance(told, ReadFailed) else told,
-        "test_what_cannot_be_read_is_not_read",
+        "test_invalid_response_is_not_read",
     ),
     "a balance is told in base units": (
         "drawn",
@@ -214,7 +214,7 @@ WRONG_IN_CREDITS: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
     "what was not given back is accepted": (
         "push",
         lambda outcomes: [Accepted() for _ in outcomes],
-        "test_what_is_not_given_back_is_not_accepted",
+        "test_negative_push_without_balance_is_rejected_or_waits",
     ),
     "a part is there twice": ("customers", lambda found: _states(found, parts=(PART, PART)), FIELDS),
     "a part is floating": (

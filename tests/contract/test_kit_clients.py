@@ -282,7 +282,7 @@ def test_conformance_suite_finds_provider_that_trusts_exception_names() -> None:
     suite.setup_method()
     try:
         with pytest.raises(AssertionError, match="reported as not applied, but it was"):
-            suite.test_whatever_goes_wrong_each_push_is_charged_once()
+            suite.test_push_under_any_fault_is_charged_once()
     finally:
         suite.teardown_method()
 

@@ -340,7 +340,7 @@ class TestListing(ProviderConformance):
 @pytest.mark.parametrize(
     ("wrong", "test"),
     [
-        (EmptyIsAbsent, "test_what_cannot_be_read_is_not_read"),
+        (EmptyIsAbsent, "test_invalid_response_is_not_read"),
         (Trusting, "test_a_read_field_of_another_type_is_no_crash"),
     ],
 )
