@@ -303,7 +303,7 @@ def release(
     key: Made,
     incurred: Annotated[
         str | None,
-        typer.Option(metavar="CREDITS", help="Cost despite the release, in credits", show_default="the drawn credits"),
+        typer.Option(metavar="CREDITS", help="Incurred cost to charge, in credits", show_default="the drawn credits"),
     ] = None,
     use: Uses = None,
     actor: Actor = None,

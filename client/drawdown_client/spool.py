@@ -24,7 +24,7 @@ from drawdown_client.errors import QueueFull
 from drawdown_client.items import Item, Result
 
 MOST_SPOOLS: Final = 64
-"""Concurrent processes with a spool of one name."""
+"""Processes that can use the same spool path at the same time."""
 _MODE: Final = 0o600
 
 log = logging.getLogger("drawdown_client")

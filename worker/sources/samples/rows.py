@@ -83,10 +83,10 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         FieldMap(self.columns, self.constants).require(FIELDS)
-        if self.id_from_line and ("id" in self.columns or "id" in self.constants):
-            raise UsageError("the field id has two sources. Use one of --map, --set and --id-from-line for it")
         if "id" in self.constants:
             raise UsageError("--set id=… would give every row the same id. Use --id-from-line")
+        if self.id_from_line and "id" in self.columns:
+            raise UsageError("the field id has two sources: specify either --map id=COLUMN or --id-from-line, not both")
         if self.format not in (None, *FORMATS):
             raise UsageError(f"invalid --format {quote_value(self.format)}: expected {' or '.join(FORMATS)}")
         if self.id_prefix is not None and not self.id_from_line:

@@ -315,7 +315,7 @@ RELEASE: Final = Action(
         Field("execution", "Execution"),
         Field(
             "incurred",
-            "Cost despite the release, in credits",
+            "Incurred cost to charge, in credits",
             "credits",
             "Total cost; the drawn cost if left empty.",
             optional=True,
