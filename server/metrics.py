@@ -384,7 +384,7 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
         "uncompared_days",
-        "Days of customers that were settled over 24 hours ago and are not compared yet, by provider.",
+        "Customer-days that were settled over 24 hours ago and are not compared with the provider yet, by provider.",
         days,
         ["provider"],
     )
@@ -638,9 +638,9 @@ Eight days include each day that ended in the last week.
 def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of parity, from the last check of each cell's day."""
     found = parity_figures(connection, now_ms - PARITY_RECENT_MS)
-    yield gauge("parity_differing", "Days of organisations in the last week that differ from the totals of cells.",
+    yield gauge("parity_differing", "Organisation-days in the last week that differ from the totals of cells.",
                 [((), found.differing)])  # fmt: skip
-    yield gauge("parity_unread", "Days of cells in the last week without readable totals.", [((), found.unread)])
+    yield gauge("parity_unread", "Cell-days in the last week without readable totals.", [((), found.unread)])
     age = 0 if found.checked_ms is None else now_ms - found.checked_ms
     yield gauge(
         "parity_checked_age_seconds",

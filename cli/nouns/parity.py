@@ -75,7 +75,7 @@ def show_(
 ) -> None:
     """Show the last comparison with cells.
 
-    The command lists the days of cells, the differences, and the unknown counts. It does not call cells.
+    The command lists the cell-days, the differences, and the unknown counts. It does not call cells.
     """
     app: App = context.obj
     since = app.past(from_, "--from")
@@ -102,7 +102,7 @@ def _days(app: App, from_: str, to: str | None) -> list[int]:
 
 def _report(found: Checked, tolerance_ppm: int) -> list[str | Table]:
     differ = counted(found.differing, "differs", "differ")
-    text = f"days of organisations: {found.compared:,} compared, {differ} by more than "
+    text = f"organisation-days: {found.compared:,} compared, {differ} by more than "
     lines: list[str | Table] = [text + f"{show_percent(tolerance_ppm)}, {found.unknown:,} unknown"]
     lines += [f"{day}: not compared, because the day has not ended" for day in found.waiting]
     read = [line for line in found.cells if line.verdict != "unread"][:SHOWN]

@@ -75,7 +75,7 @@ def test_reconcile_unreadable_totals_stay_open_until_compared(engine: sa.Engine)
         assert (found.unread, found.open_days, found.exit_status) == (1, 1, 75)
     tick(fleet)
     verdict, reason, fix = headline(fleet)
-    assert verdict == "behind" and reason.startswith("reconcile has not compared 1 day of customers at fake since ")
+    assert verdict == "behind" and reason.startswith("reconcile has not compared 1 customer-day at fake since ")
     assert "not read" in reason and fix.startswith("drawdown reconcile --provider fake --correct")
     days = next(one for one in read(engine, lambda c: list(measured(c, fleet.clock.at_ms))) if "days" in one.name)
     assert [sample.value for sample in days.samples] == [1]

@@ -17,7 +17,7 @@ SQL = queries(__file__)
 MOST_FOUND: Final = 100
 """Most rows of each list of days.
 
-A list has the days of cells, or the days of organisations that differ.
+A list has the cell-days, or the organisation-days that differ.
 """
 
 

@@ -45,12 +45,12 @@ CELLS_AT_ONCE: Final = 8
 MAX_STRANGERS: Final = 100
 """Unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000
-"""Days of organisations that the report and the log of a comparison list.
+"""Organisation-days that the report and the log of a comparison list.
 
 Drawdown records all days, and counts those above the limit.
 """
 KEPT_AT_ONCE: Final = 1_000
-"""Days of organisations and cells in a check that one statement stores."""
+"""Organisation-days and cell-days in a check that one statement stores."""
 
 
 @dataclass

@@ -119,7 +119,7 @@ class Reconciled:
     """Skipped providers that bill an organisation. Their charges are unproven."""
 
     open_days: int = 0
-    """Days of customers that were settled more than a day ago, but are not compared yet."""
+    """Customer-days that were settled more than a day ago, but are not compared yet."""
     left_out: list[LeftOut] = field(default_factory=list)
     """Balances that were not compared, although all events of their customers are."""
     unfinished: bool = False

@@ -541,8 +541,8 @@ def uncompared(one: Uncompared) -> list[str]:
     """Return texts for people about missing comparisons with a provider."""
     said = []
     if one.open_days:
-        days, since = counted(one.open_days, "day"), utc(one.open_since_ms or 0)[:10]
-        said.append(f"reconcile has not compared {days} of customers at {one.provider} since {since} ({one.said})")
+        days, since = counted(one.open_days, "customer-day"), utc(one.open_since_ms or 0)[:10]
+        said.append(f"reconcile has not compared {days} at {one.provider} since {since} ({one.said})")
     elif one.is_late:
         said.append(f"reconcile has not compared {one.provider} since {utc(one.compared_ms or 0)}")
     if one.balances:
