@@ -233,10 +233,10 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         "orgs_stopped", "Stopped organisations. Each needs manual review.", [((), figures.stopped_orgs(connection))]
     )
     asked = figures.projections_due(connection, now_ms)
-    yield gauge("projections_due", "Organisations with a due read of their provider.", [((), asked.count)])
+    yield gauge("projections_due", "Organisations with a projection that is due for a refresh.", [((), asked.count)])
     oldest = 0.0 if asked.since_ms is None else seconds(now_ms - asked.since_ms)
     yield gauge(
-        "projections_oldest_age_seconds", "Seconds since the oldest due read of a provider became due.", [((), oldest)]
+        "projections_oldest_age_seconds", "Seconds since the oldest projection refresh became due.", [((), oldest)]
     )
     yield gauge("providers_paused", "Providers paused by an operator.", [((), figures.paused_providers(connection))])
 

@@ -269,7 +269,7 @@ def other_lines(found: Standing, now: int) -> list[tuple[str, str]]:
     ]
     lines += [("ignored" if not number else "", halt.description) for number, halt in enumerate(found.ignored[:3])]
     if left.projections_due:
-        lines.append(("reading", f"{_orgs(left.projections_due)} due for a read of their provider"))
+        lines.append(("reading", f"{_orgs(left.projections_due)} due for a refresh from their provider"))
     lines += [
         ("unread", f"{_orgs(unread.orgs)} of {unread.provider or 'no provider'}, {since(unread.since_ms, now)}")
         for unread in found.unread
