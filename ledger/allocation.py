@@ -123,7 +123,7 @@ def other_content(before: Lot) -> Refused:
 
     A person may follow the advice in the message after a lost answer, so the advice must not cause a second grant.
     """
-    ends = "without an end" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
+    ends = "without expiry" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
     pays = "" if before.features is None else f", for {', '.join(before.features)}"
     given = (
         f"{counted_credits(before.amount_micro)} to {before.customer_id} ({before.kind}, priority "

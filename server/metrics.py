@@ -393,7 +393,7 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "uncompared_balance_age_seconds",
-        "Seconds since a reconcile first left out the oldest balance that is not compared yet, by provider.",
+        "Seconds since a reconcile first skipped the oldest uncompared balance, by provider.",
         left_out,
         ["provider"],
     )

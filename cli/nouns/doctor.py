@@ -501,7 +501,7 @@ def _overrides(app: App) -> Iterator[Finding]:
     """
     found = app.read(lambda c: never_halted(c, app.clock.now_ms(), FEW))
     if found.orgs:
-        named = [f"{org} {'without an end' if end is None else f'until {show_time(end)}'}" for org, end in found.first]
+        named = [f"{org} {'permanently' if end is None else f'until {show_time(end)}'}" for org, end in found.first]
         some = ", ".join(named) + (f" and {found.orgs - FEW:,} more" if found.orgs > FEW else "")
         who = "organisations are" if found.orgs > 1 else "organisation is"
         what = (

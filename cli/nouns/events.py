@@ -33,7 +33,7 @@ def summary(
     report = app.read(lambda c: summarise(c, start, end, app.clock.now_ms(), app.settings.secrets()))
     columns = ("day", "kind", "plan", "#events", "#quantity")
     rows = [[row[name.lstrip("#")] for name in columns] for row in report["rows"]]
-    notes = ["some usage is left out: fewer than five organisations have it"] if report["withheld"] else []
+    notes = ["some usage is skipped: fewer than five organisations have it"] if report["withheld"] else []
     show(app, report, [table(f"Usage from {report['from']} to {report['to']}", columns, rows), *notes])
 
 

@@ -30,7 +30,7 @@ Amount = Annotated[
 Org = Annotated[str | None, typer.Option(help="Organisation, or a pattern for several: 'acme-*'")]
 Plan = Annotated[str | None, typer.Option(help="Plan of the organisations")]
 Expires = Annotated[str | None, typer.Option(help="End of the limit override, in at most 90 days: +7d, 2026-03-01")]
-Permanent = Annotated[bool, typer.Option("--permanent", help="Limit override without an end")]
+Permanent = Annotated[bool, typer.Option("--permanent", help="Limit override that does not expire")]
 
 
 @commands.command()

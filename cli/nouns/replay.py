@@ -203,7 +203,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
         )
     lines.append(_sealed(found))
     lines += [
-        f"left out {org.org_id} {org.reason}; the replay continued without it. Fix the fault, run `drawdown org "
+        f"skipped {org.org_id} {org.reason}; the replay continued without it. Fix the fault, run `drawdown org "
         "resume "
         f"{org.org_id}`, and replay it"
         for org in found.stopped

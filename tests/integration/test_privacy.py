@@ -235,7 +235,7 @@ def test_event_summary_omits_groups_below_five(fleet: Fleet, capsys: Said) -> No
     assert scanned(written("may.json", report), "--shape", "usage-summary") == 0
     capsys.readouterr()
     assert summary() == 0
-    assert "some usage is left out" in capsys.readouterr().out
+    assert "some usage is skipped" in capsys.readouterr().out
 
 
 def test_event_summary_with_private_label_is_refused(fleet: Fleet, capsys: Said) -> None:

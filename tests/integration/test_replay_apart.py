@@ -127,7 +127,7 @@ def test_replay_command_of_single_push_uses_singular(fleet: Fleet, capsys: pytes
     break_org(fleet, "bad", T0)
     command(fleet, *given, "--dry-run", status=1)
     said = " ".join(capsys.readouterr().out.split())
-    assert "left out bad cannot be sealed: " in said
+    assert "skipped bad cannot be sealed: " in said
     assert "run `drawdown org resume bad`, and replay it" in said
     command(fleet, "--json", *given, "--dry-run", status=1)
     shown = json.loads(capsys.readouterr().out.splitlines()[0])

@@ -139,7 +139,7 @@ def test_org_override_never_halt_is_listed_until_end(shell: Shell) -> None:
     assert words == [("acme", False, None), ("globex", False, None), ("initech", None, 3)]
     said = " ".join(shell("doctor", 1).split())
     assert (
-        "2 organisations are never halted, because of your org overrides: acme without an end, globex until 2026-01-02T"
+        "2 organisations are never halted, because of your org overrides: acme permanently, globex until 2026-01-02T"
         in said
     )
     assert "drawdown org list --overridden" in said
@@ -149,7 +149,7 @@ def test_org_override_never_halt_is_listed_until_end(shell: Shell) -> None:
         (row["org_id"], row["override_halted"], row["override_until_ms"]) for row in shell.json("org list")["orgs"]
     ]
     assert words == [("acme", False, None), ("globex", None, None), ("initech", None, None)]
-    assert "1 organisation is never halted, because of your org overrides: acme without an end" in " ".join(
+    assert "1 organisation is never halted, because of your org overrides: acme permanently" in " ".join(
         shell("doctor", 1).split()
     )
 

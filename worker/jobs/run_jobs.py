@@ -157,7 +157,7 @@ def in_words(pushes: int, found: Replayed) -> str:
     none = "nothing more to seal" if found.to_settle else "no further push was needed"
     said = [f"sealed {counted(pushes, 'push', 'pushes')}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
-    said += [f"left out {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
+    said += [f"skipped {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
     said += _some([f"Drawdown cannot send to {name} now" for name in found.not_ready])
     said += _some([f"{one.why}: {one.quantity:,} {one.unit}" for one in found.left_out])
     return "; ".join(said)

@@ -44,7 +44,7 @@ _NEEDED: Final = ("day", "org_id", "seconds")
 _SIGNS_OF_A_TOTAL: Final = 8
 """Signs in the JSON of a total: `{`, three `:`, two `,`, one after it, and one for its surroundings."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
-"""A sign outside of strings, with all characters before it. A string without an end extends to the end, and so does the
+"""A sign outside of strings, with all characters before it. An endless string extends to the end, and so does the
 rest without a sign, so that each character is read once.
 """
 _BOM: Final = "\ufeff"

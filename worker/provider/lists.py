@@ -184,7 +184,7 @@ def features_used(
 
 
 def providers_in_use(connection: sa.Connection) -> list[str]:
-    """Return the providers with an assignment without an end.
+    """Return the providers with an assignment that does not end.
 
     `none` and `legacy` do not bill, and are omitted.
     """

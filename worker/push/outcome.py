@@ -76,7 +76,7 @@ settle a rejection, its due time is the time of the rejection.
 def safe_retention_ms(capabilities: Capabilities) -> int | None:
     """Return the milliseconds in which the same key may be sent again (P2).
 
-    They count from the first attempt. None: without an end.
+    They count from the first attempt. None: without a limit.
 
     It is the retention less an hour, or less half of it if it is shorter than two hours.
     """

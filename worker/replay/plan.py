@@ -247,7 +247,7 @@ def notes(made: ReplayPlan) -> list[tuple[str, str]]:
         lines.append(
             (
                 "stopped",
-                f"{_orgs(len(made.stopped))} left out ({names}). To include an organisation, run `drawdown org "
+                f"{_orgs(len(made.stopped))} skipped ({names}). To include an organisation, run `drawdown org "
                 "resume ORG`",
             )
         )

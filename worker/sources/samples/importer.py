@@ -546,7 +546,7 @@ A small packed file may unpack to so many that they take hours to read.
 MAX_FILE_LINES: Final = 10**9
 """Lines of one file of samples.
 
-Split a larger file. The limit also ends a stream without an end.
+Split a larger file. The limit also ends an endless stream.
 """
 
 

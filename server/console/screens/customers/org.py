@@ -249,7 +249,9 @@ def _raw_rows(org_id: str, table: str, found: tables.RawRows) -> Table:
         tuple(text_cell("NULL" if cell is None else cell, wide=at > 2) for at, cell in enumerate(row))
         for row in found.rows
     ]
-    note = "Rows as stored: times in milliseconds, amounts in micro-credits. Long texts are cut, and secrets left out"
+    note = (
+        "Rows as stored: times in milliseconds, amounts in micro-credits. Long texts are cut, and secrets are skipped"
+    )
     note += "." if found.whole else f". The last {tables.MOST_ROWS} by its index; more rows exist."
     return Table(
         table,

@@ -170,7 +170,7 @@ def _pushes_table(found: Replayed, command: str) -> Table:
     pushes = counted(found.pushes, "push", "pushes")
     all_ = f"In total {pushes}, {counted(found.quantity, 'unit')}" if found.pushes else ""
     more = f". The first {MOST_LISTED} of {len(found.totals):,} sums" if len(found.totals) > MOST_LISTED else ""
-    stopped = "".join(f" Drawdown left out {bad.org_id}: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
+    stopped = "".join(f" Drawdown skipped {bad.org_id}: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
     still = f" Of earlier seals, {found.to_settle}." if found.to_settle else ""
     none = f"{'No more usage to seal' if still else 'No more usage is owed there'}.{still}{stopped}"
     return Table("Windows to seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else "")
@@ -294,7 +294,7 @@ def _assign_command(doing: Doing) -> list[str]:
 
 
 def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> Sequence[Table]:
-    """Return the usage that an assignment would bill, and would leave out.
+    """Return the usage that an assignment would bill, and would skip.
 
     The tick checks whether the customer exists.
     """
