@@ -27,7 +27,7 @@ WALLET: Final = "wallet:"
 class Wallet:
     """A customer's wallet. Amounts are micro-credits.
 
-    `plan` None: without a plan. `max_concurrent`: the sandboxes at once that plan and tiers allow (None: without a
+    `plan` None: without a plan. `max_concurrent`: the concurrent sandboxes that plan and tiers allow (None: without a
     plan). `held_micro`: reserved by executions. `overdraft_micro`: how far executions can reserve below zero.
     `over_micro`: the unused credit of ended lots that is not booked yet. `unbilled_micro`: use that is not charged yet;
     0 if it was not read.

@@ -35,7 +35,7 @@ BILLED_ELSEWHERE: Final = "billed_elsewhere"
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier: its sandboxes at once, and its price for a month in micro-credits."""
+    """A tier: its concurrent sandboxes, and its price for a month in micro-credits."""
 
     tier: str
     at_once: int
@@ -135,7 +135,7 @@ def look_ahead(
 
 
 def largest(connection: sa.Connection, customer_id: str, plan: int, *, without: Set[str]) -> int:
-    """Return the sandboxes at once that a customer's plan or tiers allow.
+    """Return the concurrent sandboxes that a customer's plan or tiers allow.
 
     `without`: tiers that end, so they do not count.
     """

@@ -222,8 +222,8 @@ a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 {is_assigned_now} AND a.provider NOT IN {unbilled}
 
 -- name: concurrent_sandboxes
--- The sandboxes at once of a customer (`w`): the larger number of the plan (`p`) and of a bought tier. Without a plan,
--- they are unlimited.
+-- The concurrent sandboxes of a customer (`w`): the larger number of the plan (`p`) and of a bought tier. Without a
+-- plan, they are unlimited.
 CASE WHEN p.max_concurrent_sandboxes IS NOT NULL THEN (SELECT MAX(m.at_once) FROM (
     SELECT p.max_concurrent_sandboxes AS at_once
     UNION ALL SELECT t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier

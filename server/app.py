@@ -185,7 +185,7 @@ class Server:
         return JSONResponse({"status": done})
 
     async def gate(self, org_id: str) -> JSONResponse:
-        """Return whether a sandbox may be created or woken, and how many at once."""
+        """Return whether a sandbox may be created or woken, and the limit of sandboxes."""
         return JSONResponse(await self._gate.answer(org_id))
 
     async def assign(self, org_id: str, request: Request) -> JSONResponse:

@@ -336,7 +336,7 @@ def _payments(start: int) -> Iterator[Act]:
     yield Act(at(start, 8, 9, 40), MARA, "invoice 2 was paid", _grant("hooli", 700, "invoice-hooli-2"))
     yield Act(at(start, 24, 12, 30), MARA, "half of the invoice was paid", _grant("hooli", 200, "invoice-hooli-3"))
     yield Act(at(start, 12, 10, 5), LENA, "for the outage of their builds", _grant("initech", 5, "sorry-initech"))
-    yield Act(at(start, 3, 8), MARA, "60 sandboxes at once", lambda c, by: tiers.buy(c, "acme", "plus", by))
+    yield Act(at(start, 3, 8), MARA, "60 concurrent sandboxes", lambda c, by: tiers.buy(c, "acme", "plus", by))
 
     def allot(connection: sa.Connection, by: By) -> None:
         pools.allot(connection, "incubator", "piedpiper", 20 * MICRO, at(start, 34, 0), by, key="batch-7")

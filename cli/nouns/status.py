@@ -364,5 +364,5 @@ def _stands(found: OrgStatus, now: int) -> str:
         return f"billed by {biller}, halted{when}: {found.halt_reason}"
     most = found.max_concurrent_sandboxes
     return f"billed by {biller}, running" + (
-        f", {counted(most, 'sandbox', 'sandboxes')} at once" if most is not None else ""
+        f", {counted(most, 'concurrent sandbox', 'concurrent sandboxes')}" if most is not None else ""
     )

@@ -1,4 +1,4 @@
-"""`drawdown tier`: manage monthly offers of more sandboxes at once."""
+"""`drawdown tier`: manage monthly offers of more concurrent sandboxes."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ ledger_plans = sa.Table(
         sa.CheckConstraint(f"{column} > 0", name=f"ledger_plans_{column}_check")
         for column in ("hold_factor_ppm", "unknown_hold_micro", "most_hold_micro", "most_held_micro")
     ),
-    comment="Plans, with the number of sandboxes at once and the amounts that executions reserve.",
+    comment="Plans, with the number of concurrent sandboxes and the amounts that executions reserve.",
 )
 
 run_blocks = sa.Table(
@@ -356,7 +356,7 @@ tiers = sa.Table(
     sa.Column("at_once", sa.Integer, nullable=False),
     sa.Column("price_micro", Big, nullable=False),
     sa.CheckConstraint("at_once >= 0 AND price_micro >= 0", name="tiers_sane"),
-    comment="Tiers, with the number of sandboxes at once and the price of a month.",
+    comment="Tiers, with the number of concurrent sandboxes and the price of a month.",
 )
 
 tier_holders = sa.Table(

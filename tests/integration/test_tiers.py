@@ -1,4 +1,4 @@
-"""Tiers: sandboxes at once that are bought by the month; and the commands on plans and tiers."""
+"""Tiers: concurrent sandboxes that are bought by the month; and the commands on plans and tiers."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from tests.world import Fleet
 
 HOUR_MS = 60 * MINUTE_MS
 MOST = {None: None, "a": 2, "b": 5}
-"""Sandboxes at once, by plan."""
+"""Concurrent sandboxes, by plan."""
 PRO = 4
 """With the tier."""
 AVAILABLE: Final = reservations.SQL.text("available_micro", "sqlite")

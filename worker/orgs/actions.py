@@ -102,9 +102,9 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
 
 @dataclass(frozen=True)
 class Override:
-    """An org override of the sandboxes at once, of the halt, or of both.
+    """An org override of the concurrent sandboxes, of the halt, or of both.
 
-    `max_concurrent`: the limit of sandboxes at once. `halted`: True halts, and False prevents a halt.
+    `max_concurrent`: the limit of concurrent sandboxes. `halted`: True halts, and False prevents a halt.
 
     If a value is None, the provider's verdict counts. `until_ms` None: it does not end.
     """
@@ -252,7 +252,7 @@ def _word(said: Override) -> str:
 def _overridden(done: OrgOverridden) -> list[str]:
     most = done.max_concurrent_sandboxes
     limit = "no limit" if most is None else f"{most:,}"
-    stands = f"{'halted' if done.is_halted else 'running'}; sandboxes at once: {limit}"
+    stands = f"{'halted' if done.is_halted else 'running'}; concurrent sandboxes: {limit}"
     return [
         f"{done.org_id}: {_word(done.now)}; before: {_word(done.was)}",
         f"{done.org_id}: {stands}{'; the next tick asks the provider again' if done.cleared else ''}",
@@ -267,7 +267,7 @@ def _limits(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
     at_once = row.max_concurrent_sandboxes
     return [
         Fact("Halted", f"yes: {row.halt_reason}" if row.is_halted else "no"),
-        Fact("Sandboxes at once", "no limit" if at_once is None else f"{at_once:,}"),
+        Fact("Concurrent sandboxes", "no limit" if at_once is None else f"{at_once:,}"),
         Fact("Org override of halts", "-" if halted is None else "not halted, whatever the balance"),
         Fact("Org override of the limit", "-" if most is None else f"{most:,}"),
         Fact("Org override ends", until if says else "-"),

@@ -459,7 +459,7 @@ def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms:
     if halted is not None:
         parts.append("halted whatever the balance" if halted else "not halted whatever the balance")
     if max_concurrent is not None:
-        parts.append(f"{counted(max_concurrent, 'sandbox', 'sandboxes')} at once whatever the plan")
+        parts.append(f"{counted(max_concurrent, 'concurrent sandbox', 'concurrent sandboxes')} whatever the plan")
     return f"{' and '.join(parts)}, {f'until {show_time(until_ms)}' if until_ms else 'until it is undone'}"
 
 

@@ -16,7 +16,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 class Verdict:
     """The verdict that is copied to the organisation.
 
-    `reason`: of the halt (None: it is not halted). `max_concurrent`: sandboxes at once (None: unlimited).
+    `reason`: of the halt (None: it is not halted). `max_concurrent`: concurrent sandboxes (None: unlimited).
     """
 
     is_halted: bool

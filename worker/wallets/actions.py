@@ -316,9 +316,9 @@ def set_plan_limit(
 ) -> int | None:
     """Change or create a plan.
 
-    Return its former limit of sandboxes at once; None if it is new.
+    Return its former limit of concurrent sandboxes; None if it is new.
 
-    `max_concurrent`: sandboxes at once (None: unchanged). `holds`: changed fields of `HoldTerms`, for the reservations
+    `max_concurrent`: concurrent sandboxes (None: unchanged). `holds`: changed fields of `HoldTerms`, for reservations
     of executions. `gives`: changed fields of `Gives`, for grants from now on.
 
     Errors: UsageError for an invalid name or terms, or a new plan without `max_concurrent`. Unless `new`, UnknownId for
@@ -354,14 +354,14 @@ def _hold_plan(connection: sa.Connection, plan: str, max_concurrent: int | None)
 
     Return its former limit; None for a new plan.
 
-    `max_concurrent`: the limit of sandboxes at once from now on (None: unchanged). Read other terms after this call.
+    `max_concurrent`: the limit of concurrent sandboxes from now on (None: unchanged). Read other terms after this call.
     """
     values = {"plan": plan, "max_concurrent_sandboxes": max_concurrent}
     if max_concurrent is not None and SQL.run(connection, "make_plan", values).first() is not None:
         return None
     was: int | None = SQL.run(connection, "hold_plan", values).scalar()
     if was is None:
-        raise UsageError(f"the plan {plan} is new. Pass --max-concurrent with its number of sandboxes at once")
+        raise UsageError(f"the plan {plan} is new. Pass --max-concurrent with its number of concurrent sandboxes")
     if max_concurrent is not None:
         SQL.run(connection, "set_plan_limit", values)
     return was
@@ -432,7 +432,7 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 class Plan:
     """A plan of the embedded ledger.
 
-    `max_concurrent`: sandboxes at once. `customers`: the number of its customers. `hold_factor_ppm` to `holds_halt`:
+    `max_concurrent`: concurrent sandboxes. `customers`: the number of its customers. `hold_factor_ppm` to `holds_halt`:
     the terms of reservations, as in `HoldTerms`. The other fields are its credit in micro-credits, as in
     `ledger.grants.Gives`.
     """
@@ -881,7 +881,7 @@ def _facts_of_plan(connection: sa.Connection, _asked: Invocation, values: Values
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     if found is None:
         return [Fact("Plan", "none yet")]
-    return [Fact("Sandboxes at once", f"{found.max_concurrent:,}"), Fact("Customers", f"{found.customers:,}"),
+    return [Fact("Concurrent sandboxes", f"{found.max_concurrent:,}"), Fact("Customers", f"{found.customers:,}"),
             *(Fact(name, value) for name, value in _terms_of_plan(found))]  # fmt: skip
 
 
@@ -903,7 +903,7 @@ def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values)
 class OnPlan:
     """A customer's plan, limit of sandboxes and balance.
 
-    `was`: the former plan (null: the customer did not have a plan). `max_concurrent`: sandboxes at once.
+    `was`: the former plan (null: the customer did not have a plan). `max_concurrent`: concurrent sandboxes.
     `balance_micro`: micro-credits. `changed`: `plan` and `was` differ.
     """
 
@@ -942,7 +942,7 @@ def _facts_of_customer(connection: sa.Connection, _asked: Invocation, values: Va
     at_once = "any number" if found.max_concurrent is None else f"{found.max_concurrent:,}"
     return [
         Fact("Plan", found.plan or ""),
-        Fact("Sandboxes at once", at_once),
+        Fact("Concurrent sandboxes", at_once),
         Fact("Balance", show_credits(found.balance_micro), fixed=False),
     ]
 

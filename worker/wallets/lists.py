@@ -253,7 +253,7 @@ class Relation:
 class Offer:
     """A plan or a tier, in micro-credits.
 
-    `at_once`: its sandboxes at once. `price_micro`: the price of a tier for a month (None: a plan). `included_micro`,
+    `at_once`: its concurrent sandboxes. `price_micro`: a tier's price for a month (None: a plan). `included_micro`,
     `rollover_max_micro`, `first_micro`: the credit of a plan, as in `Gives`. `hold_factor_ppm`, `most_hold_micro`: the
     terms of its reservations, as in `HoldTerms`. All five are None for a tier. `paid_to_ms`: the time up to which this
     customer has paid (None: a plan, or the customer never had this tier).
@@ -322,7 +322,7 @@ def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: in
 def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], list[Offer]]:
     """Return the plans and the tiers.
 
-    Each list is sorted by sandboxes at once, the lowest first.
+    Each list is sorted by the limit of concurrent sandboxes, the lowest first.
     """
     rows = SQL.run(connection, "offers", {"customer_id": customer_id, "at_most": MOST_OFFERS}).mappings()
     found = [Offer(**{**row, "goes_on": bool(row["goes_on"])}) for row in rows]

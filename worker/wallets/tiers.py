@@ -1,6 +1,6 @@
 """Tiers, their prices and holders.
 
-A tier is more sandboxes at once, which a customer buys by the month.
+A tier is more concurrent sandboxes, which a customer buys by the month.
 
 Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it. Each call has its
 effect once, so that a caller who lost the answer can repeat it. The lists only read.
@@ -193,7 +193,7 @@ def _answer(
 class TierRow:
     """A tier of sandboxes.
 
-    `at_once`: its sandboxes at once. `price_micro`: its monthly price in micro-credits. `customers`: its number of
+    `at_once`: its concurrent sandboxes. `price_micro`: its monthly price in micro-credits. `customers`: its number of
     holders.
     """
 
@@ -221,7 +221,7 @@ class HeldTier:
 
 
 def list_tiers(connection: sa.Connection) -> list[TierRow]:
-    """Return all tiers, sorted by their sandboxes at once."""
+    """Return all tiers, sorted by their limit of concurrent sandboxes."""
     return [TierRow(**row) for row in SQL.run(connection, "tiers").mappings()]
 
 
@@ -266,7 +266,7 @@ def _facts_of_tier(connection: sa.Connection, _asked: Invocation, values: Values
     if found is None:
         return [Fact("Tier", "none yet")]
     return [
-        Fact("Sandboxes at once", f"{found.at_once:,}"),
+        Fact("Concurrent sandboxes", f"{found.at_once:,}"),
         Fact("A month", show_credits(found.price_micro)),
         Fact("Customers", f"{found.customers:,}"),
     ]
@@ -326,7 +326,7 @@ def _facts_of_holder(connection: sa.Connection, _asked: Invocation, values: Valu
     at_once = "any number" if wallet_now.max_concurrent is None else f"{wallet_now.max_concurrent:,}"
     return [
         Fact("Tiers", ", ".join(f"{one.tier}, {'renews' if one.renews else 'ends'}" for one in held)),
-        Fact("Sandboxes at once", at_once),
+        Fact("Concurrent sandboxes", at_once),
         Fact("Balance", show_credits(wallet_now.balance_micro), fixed=False),
     ]
 

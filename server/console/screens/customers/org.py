@@ -84,7 +84,7 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tables = [
         Table("Notified cells", ("Halted, UTC", "Cell", "Answer", "#Attempts", "Error"), told,
               "No cell received a halt for this organisation.", show),
-        Table("Last ten verdicts", ("Time, UTC", "Verdict", "Reason", "#Balance", "#Sandboxes at once"), said,
+        Table("Last ten verdicts", ("Time, UTC", "Verdict", "Reason", "#Balance", "#Concurrent sandboxes"), said,
               "No verdict exists yet. The first read at its provider writes one.", show),
     ]  # fmt: skip
     return {"part": "org_tables.html", "tables": tables}
@@ -249,9 +249,7 @@ def _raw_rows(org_id: str, table: str, found: tables.RawRows) -> Table:
         tuple(text_cell("NULL" if cell is None else cell, wide=at > 2) for at, cell in enumerate(row))
         for row in found.rows
     ]
-    note = (
-        "Rows as stored: times in milliseconds, amounts in micro-credits. Long texts are cut, and secrets are skipped"
-    )
+    note = "Rows as stored: times in milliseconds, amounts in micro-credits. Long texts are cut, secrets skipped"
     note += "." if found.whole else f". The last {tables.MOST_ROWS} by its index; more rows exist."
     return Table(
         table,

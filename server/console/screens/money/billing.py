@@ -189,8 +189,8 @@ def _tiers(found: list[Offer], customer: str) -> Table:
          Cell(figures.time(one.paid_to_ms), "time", narrow=False))
         for one in found
     ]  # fmt: skip
-    heads = ("Tier", "#Sandboxes at once", "#Monthly price", "This customer", "Paid until, UTC")
-    none = "No tier exists yet. A tier allows more sandboxes at once for a monthly price."
+    heads = ("Tier", "#Concurrent sandboxes", "#Monthly price", "This customer", "Paid until, UTC")
+    none = "No tier exists yet. A tier allows more concurrent sandboxes for a monthly price."
     command = (
         cells.command("tier", "buy", customer, "TIER") if rows else "drawdown tier set pro --at-once 100 --price 40"
     )

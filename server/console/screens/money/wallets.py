@@ -153,7 +153,7 @@ def _plans(plans: list[wallets.Offer]) -> Table:
 
 
 PLAN_HEADS: Final = (
-    "Plan", "#Sandboxes at once", "#Included per month", "#Maximum rollover", "#First credit",
+    "Plan", "#Concurrent sandboxes", "#Included per month", "#Maximum rollover", "#First credit",
     "#Reservation factor", "#Maximum reservation",
 )  # fmt: skip
 
