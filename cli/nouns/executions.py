@@ -322,11 +322,11 @@ def release(
 @commands.command("list")
 def list_(
     context: typer.Context,
-    org: Annotated[str, typer.Option(help="Organisation to show")] = "",
+    org: Annotated[str, typer.Option(help="Organisation of the executions")] = "",
     state: Annotated[list[StateName] | None, typer.Option(help="State of the executions; may be repeated")] = None,
-    project: Annotated[str, typer.Option(help="Project to show")] = "",
-    subject: Annotated[str, typer.Option(help="Subject to show")] = "",
-    action: Annotated[str, typer.Option(help="Action to list")] = "",
+    project: Annotated[str, typer.Option(help="Project of the executions")] = "",
+    subject: Annotated[str, typer.Option(help="Subject of the executions")] = "",
+    action: Annotated[str, typer.Option(help="Action of the executions")] = "",
     payer: Annotated[str, typer.Option(help="Customer that pays for the executions")] = "",
     older_than: Annotated[str | None, typer.Option(help="Minimum age since acceptance: 6h, 7d")] = None,
     after: Annotated[str, typer.Option(help="Cursor of the next page: `next_after` of the previous answer")] = "",

@@ -241,8 +241,8 @@ _register(commands)
 @commands.command()
 def uses(
     context: typer.Context,
-    metric: Annotated[str, typer.Option(help="Metric to list")] = "",
-    org: Annotated[str, typer.Option(help="Organisation to show")] = "",
+    metric: Annotated[str, typer.Option(help="Metric of the uses")] = "",
+    org: Annotated[str, typer.Option(help="Organisation of the uses")] = "",
     fail_open: Annotated[bool, typer.Option("--fail-open", help="Uses allowed while the credit was unknown")] = False,
     most: Most = 50,
 ) -> None:

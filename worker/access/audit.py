@@ -155,7 +155,7 @@ def _list(
     look: Look,
     *,
     actor: Annotated[str, ID, "Name of the person or program that acted"] = "",
-    action: Annotated[str, ID, "Action to list, such as org_halt"] = "",
+    action: Annotated[str, ID, "Name of the action, such as org_halt"] = "",
     target: Annotated[str, KEY, "Organisation, customer, feature, push or other object that changed"] = "",
     via: Annotated[str, ID, f"Channel: {', '.join(VIAS)}"] = "",
     from_ms: Annotated[int | None, TIME, "Start of the range"] = None,

@@ -16,7 +16,7 @@ from drawdown.worker.guard.terms import ANY_PLAN, MetricName, PhaseOf, PlanLimit
 Amount = Annotated[int | None, UNITS, "Quantity in base units; none for no limit"]
 Per = Annotated[Period, "Period, in UTC"]
 OfPlan = Annotated[str, ID, "Plan; * for all other plans, and for organisations without a plan"]
-OfMetric = Annotated[str, ID, "Metric to list"]
+OfMetric = Annotated[str, ID, "Metric of the limits"]
 MOST_LIMITS: Final = 1_000
 """Limits of a metric among which a dry run finds the limit that it changes."""
 

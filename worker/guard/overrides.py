@@ -357,7 +357,7 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    metric: Annotated[str, ID, "Metric to list"] = "",
+    metric: Annotated[str, ID, "Metric of the limit overrides"] = "",
     soon: Annotated[bool, FLAG, "Limit overrides that end within 7 days"] = False,
     all_: Annotated[bool, FLAG, "Refused and ended limit overrides included"] = False,
 ) -> Page[OverrideShown]:

@@ -168,7 +168,7 @@ def _messages(
     look: Look,
     *,
     endpoint: AtEndpoint = "",
-    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation of the messages"] = None,
     state: Annotated[list[State] | None, "State of the messages"] = None,
 ) -> Page[DeliveryRow]:
     chosen = MessageFilter(tuple(state or STATES), endpoint, org_id or "")

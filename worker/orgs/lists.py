@@ -488,7 +488,7 @@ def _list(
     provider: OfProvider = "",
     plan: OfPlan = "",
     search: WithText = "",
-    state: Annotated[State | None, "State to list"] = None,
+    state: Annotated[State | None, "State of the organisations"] = None,
     overridden: Annotated[bool, FLAG, "Organisations with an org override"] = False,
     runs_out_within_ms: Annotated[
         int | None, LENGTH, "Time within which the credit ends by the watch's last estimate: 6h, 7d"

@@ -431,7 +431,7 @@ class SupplierRow(Sums):
 
 Supplier = Annotated[str, ID, "Supplier's id"]
 Run = Annotated[str, ID, "Key of the execution"]
-OfSupplier = Annotated[str, ID, "Supplier to list"]
+OfSupplier = Annotated[str, ID, "Supplier of the settlements or payouts"]
 
 
 def row_of(found: Settlement) -> SettlementRow:

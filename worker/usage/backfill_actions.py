@@ -101,7 +101,7 @@ def _list(
     connection: sa.Connection,
     look: Look,
     *,
-    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation of the backfills"] = None,
 ) -> Page[BackfillRow]:
     return Page(list_backfills(connection, org_id=org_id or "", most=look.most))
 

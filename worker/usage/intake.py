@@ -492,9 +492,9 @@ def _sources(
     connection: sa.Connection,
     look: Look,
     *,
-    source: Annotated[str, ID, "Source to list"] = "",
-    event_type: Annotated[str, ID, "Event type to list"] = "",
-    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
+    source: Annotated[str, ID, "Source of the events"] = "",
+    event_type: Annotated[str, ID, "Type of the events"] = "",
+    org_id: Annotated[str | None, ORG, "Organisation of the events"] = None,
 ) -> Page[ListedSource]:
     found = sources(connection, look.now_ms, EventFilter(source, event_type, org_id or ""))
     return Page([

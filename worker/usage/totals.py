@@ -118,10 +118,10 @@ def _totals(
     from_ms: Annotated[int | None, WINDOW, "First window; the first of this month if omitted"] = None,
     to_ms: Annotated[int | None, WINDOW, "End of the range; the end of the current window if omitted"] = None,
     by: Annotated[list[By] | None, "Fields to group by; organisation and feature if omitted"] = None,
-    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
-    feature: Annotated[str | None, ID, "Feature to show"] = None,
-    project: Annotated[str | None, ID, "Project to show"] = None,
-    subject: Annotated[str | None, ID, "Subject to show"] = None,
+    org_id: Annotated[str | None, ORG, "Organisation of the usage"] = None,
+    feature: Annotated[str | None, ID, "Feature of the usage"] = None,
+    project: Annotated[str | None, ID, "Project of the usage"] = None,
+    subject: Annotated[str | None, ID, "Subject of the usage"] = None,
     time_zone: Annotated[str, TEXT, "Time zone of days and hours, such as Europe/Berlin"] = UTC_NAME,
 ) -> Page[UsageTotal]:
     start = start_of(look.now_ms) if from_ms is None else from_ms

@@ -403,7 +403,7 @@ def _wallets(
     look: Look,
     *,
     which: Annotated[
-        Literal["owed", "low"] | None, "Wallets to list: owed for a negative balance, low for a low balance"
+        Literal["owed", "low"] | None, "State of the balances: owed for a negative balance, low for a low balance"
     ] = None,
     plan: Annotated[str, ID, "Plan of the customers"] = "",
     search: Annotated[str, ID, "Text in the customers' ids"] = "",
@@ -506,7 +506,9 @@ def _lots(connection: sa.Connection, look: Look, customer_id: CustomerId) -> Wal
     return WalletLots(customer_id, found.order, found.owed_micro, found.back_micro, shown, more)
 
 
-def _rates(connection: sa.Connection, look: Look, *, feature: Annotated[str, ID, "Feature to list"] = "") -> Page[Rate]:
+def _rates(
+    connection: sa.Connection, look: Look, *, feature: Annotated[str, ID, "Feature of the rates"] = ""
+) -> Page[Rate]:
     if feature:
         ids.require(connection, ids.FEATURE, feature)
     found = [one for one in list_rates(connection) if feature in ("", one.feature)]

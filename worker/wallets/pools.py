@@ -496,8 +496,8 @@ def _payers(
     connection: sa.Connection,
     look: Look,
     *,
-    payer: Annotated[str, ID, "Payer to list"] = "",
-    org_id: Annotated[str | None, ORG, "Organisation to show"] = None,
+    payer: Annotated[str, ID, "Payer of the organisations"] = "",
+    org_id: Annotated[str | None, ORG, "Organisation of the payers"] = None,
 ) -> Page[PayerRow]:
     if look.only is not None and payer:  # this key must not learn if such a payer exists
         said = f"payers belong to all organisations, but this key is bound to {look.only}. Use another key"
