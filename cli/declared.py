@@ -47,7 +47,7 @@ from drawdown.schema.text import why_unread
 
 Key = Annotated[str | None, typer.Option(help="Idempotency key, such as a ticket number", show_default="generated")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Output of the secret only")]
-After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the previous answer")]
+After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the previous page")]
 OfFile = Annotated[Path | None, typer.Option(help="CSV file with the organisations in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"  # in two parts, because it is not an option
 MOST_ROWS: Final = 50

@@ -87,7 +87,7 @@ export class Line {
       text = await bounded(answer);
     } catch (error) {
       if (error instanceof Unreachable) throw error;
-      throw new Unreachable(`no answer (${error.name}): ${error.cause?.code ?? error.message}`, 0, { cause: error });
+      throw new Unreachable(`no response (${error.name}): ${error.cause?.code ?? error.message}`, 0, { cause: error });
     }
     return read(status, retryAfter, text);
   }
@@ -99,7 +99,7 @@ async function bounded(answer) {
   let bytes = 0;
   for await (const piece of answer.body ?? []) {
     bytes += piece.byteLength;
-    if (bytes > MAX_ANSWER_BYTES) throw new Unreachable(`the answer has more than ${MAX_ANSWER_BYTES} bytes`);
+    if (bytes > MAX_ANSWER_BYTES) throw new Unreachable(`the response has more than ${MAX_ANSWER_BYTES} bytes`);
     pieces.push(piece);
   }
   return Buffer.concat(pieces).toString("utf8");
@@ -109,7 +109,7 @@ function read(status, retryAfter, text) {
   const found = object(text);
   const isDone = status >= 200 && status < 300;
   if (found && (isDone || (status === NOTHING_KEPT && Array.isArray(found.results)))) return found;
-  if (isDone) throw new Unreachable(`the answer to a call is no JSON object: ${shown(text)}`);
+  if (isDone) throw new Unreachable(`the response to a call is not a JSON object: ${shown(text)}`);
   const error = found?.error ?? {};
   const code = shown(error.code ?? "no_code");
   const message = shown(error.message ?? text);

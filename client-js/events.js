@@ -166,6 +166,6 @@ export class Events {
 function results(answer, count) {
   const found = answer.results;
   if (!Array.isArray(found) || found.length !== count || found.some((one) => typeof one?.status !== "string"))
-    throw new Unreachable(`invalid answer: expected a result for each event, ${count} in all. Check the server address`);
+    throw new Unreachable(`invalid response: expected a result for each event, ${count} in all. Check the server address`);
   return found;
 }

@@ -65,7 +65,7 @@ export class Guard {
 
   async #ask(act, order) {
     const found = await this.#line.ask({ method: "POST", path: `/v1/guard/${act}`, order: said(order) });
-    if (!DECISIONS.has(found.decision)) throw new Unreachable("the answer of the guard has no decision");
+    if (!DECISIONS.has(found.decision)) throw new Unreachable("the response of the guard has no decision");
     return { ...found, isAllowed: found.decision !== "block" };
   }
 }

@@ -97,7 +97,7 @@ def _route(path: str, method: str, one: Json) -> Iterator[str]:
     for answer in one["responses"].values():
         for content in answer.get("content", {}).values():
             if "example" in content:
-                yield f"<details><summary>Example answer</summary>{_pre(content['example'])}</details>"
+                yield f"<details><summary>Example response</summary>{_pre(content['example'])}</details>"
 
 
 def _proof(security: Sequence[Json]) -> Iterator[str]:

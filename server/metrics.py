@@ -372,7 +372,7 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
     yield gauge(
         "batch_files_left",
-        "Files and query answers of sources that were not imported, by state.",
+        "Files and query results of sources that were not imported, by state.",
         [((state,), n) for state, n in of],
         ["state"],
     )

@@ -106,7 +106,7 @@ def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
     yield metric
     took = HistogramMetricFamily(
         "drawdown_guard_seconds",
-        "Seconds from request to answer of a guard call, in this process since its start, by call.",
+        "Seconds from request to response of a guard call, in this process since its start, by call.",
         labels=("call",),
     )
     for call in CALLS:

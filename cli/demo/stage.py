@@ -142,7 +142,7 @@ class DemoBilling:
         if outage is not None:
             if zlib.crc32(push.key.encode()) % 2:
                 self.charged.setdefault(push.key, push)
-            return Unknown("no answer in 10 s")
+            return Unknown("no response in 10 s")
         if push.key in self.charged:
             return Duplicate()
         self.charged[push.key] = push
@@ -154,7 +154,7 @@ class DemoBilling:
 
     def _customer(self, customer_id: str) -> CustomerRead:
         if self._outage(customer_id) is not None:
-            return ReadFailed("no answer in 10 s")
+            return ReadFailed("no response in 10 s")
         uses = (push for push in self.charged.values() if push.customer_id == customer_id)
         spent = sum(push.quantity * self.prices_micro.get(push.feature, 0) for push in uses)
         return CustomerState(self.paid_micro[customer_id] - spent, "scale", 40)
@@ -207,7 +207,7 @@ class DemoCard:
         found = self.paid.setdefault(
             request.charge_id, Payment(f"pi_demo_{number:04}", request.amount, request.currency)
         )
-        return InDoubt("no answer in 30 s") if request.charge_id in self.silent else found
+        return InDoubt("no response in 30 s") if request.charge_id in self.silent else found
 
     async def look_up(self, request: Charge) -> ChargeResult:
         return self.paid.get(request.charge_id) or NotFound()

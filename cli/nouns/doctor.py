@@ -211,7 +211,7 @@ def _ways_out(app: App) -> Iterator[Finding]:
         yield Finding(False, f"{what}: {error.strerror or error}", f"set {PROXY} to a proxy that listens, or unset it")
         return
     if answer is not None and not answer.startswith(b"HTTP/1."):
-        yield Finding(False, f"{what}: the answer is not HTTP", f"set {PROXY} to a proxy that supports CONNECT")
+        yield Finding(False, f"{what}: the response is not HTTP", f"set {PROXY} to a proxy that supports CONNECT")
     elif answer is not None and answer[8:12] == b" 407":
         yield Finding(False, f"{what}: it refuses this user (407)", f"set the user and the password in {PROXY}")
     else:

@@ -329,7 +329,7 @@ def list_(
     action: Annotated[str, typer.Option(help="Action of the executions")] = "",
     payer: Annotated[str, typer.Option(help="Customer that pays for the executions")] = "",
     older_than: Annotated[str | None, typer.Option(help="Minimum age since acceptance: 6h, 7d")] = None,
-    after: Annotated[str, typer.Option(help="Cursor of the next page: `next_after` of the previous answer")] = "",
+    after: Annotated[str, typer.Option(help="Cursor of the next page: `next_after` of the previous page")] = "",
     most: PageSize = 50,
 ) -> None:
     """List executions.

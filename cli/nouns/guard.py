@@ -100,7 +100,7 @@ def consume(
     project: Project = None,
     subject: Subject = None,
     let_through: Annotated[
-        bool, typer.Option("--let-through", help="Record of a use that your product allowed without an answer")
+        bool, typer.Option("--let-through", help="Record of a use that your product allowed without a response")
     ] = False,
     actor: Actor = None,
     reason: Reason = "not given",

@@ -152,7 +152,7 @@ class Received:
         """Check the encoding. Errors: Unreachable for a compressed answer."""
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Unreachable(
-                "invalid answer: it is compressed, but the client did not request that. Turn compression off at the "
+                "invalid response: it is compressed, but the client did not request that. Turn compression off at the "
                 "server"
             )
         self.body = bytearray()
@@ -161,14 +161,15 @@ class Received:
         """Add received bytes. Errors: Unreachable for too many."""
         self.body += chunk
         if len(self.body) > MAX_ANSWER_BYTES:
-            raise Unreachable(f"invalid answer: more than {MAX_ANSWER_BYTES:,} bytes. Check the server address")
+            raise Unreachable(f"invalid response: more than {MAX_ANSWER_BYTES:,} bytes. Check the server address")
 
 
 class TryTimeout:
     """The remaining time of one attempt, as the timeout of its socket.
 
-    A fixed timeout would begin again with each byte, so the head of an answer could take forever. The socket reads this
-    object again at each wait. The object is an integer of seconds, because a socket accepts only a float or an integer.
+    A fixed timeout restarts with each byte, so a slow server could delay the response headers without limit. The socket
+    reads this object again at each wait. The object is an integer of seconds, because a socket accepts only a float or
+    an integer.
     """
 
     def __init__(self, settings: Settings, world: World) -> None:
@@ -194,7 +195,7 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     if found is not None and (200 <= status < 300 or (status == _NOTHING_KEPT and "results" in found)):
         return found
     if 200 <= status < 300:
-        raise Unreachable(f"invalid answer: expected a JSON object, got {_text(body)!r}. Check the server address")
+        raise Unreachable(f"invalid response: expected a JSON object, got {_text(body)!r}. Check the server address")
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
     code, message = escape(error.get("code", "no_code")), escape(error.get("message", _text(body)))
@@ -221,7 +222,7 @@ def try_s(settings: Settings) -> float:
 
 
 def too_slow() -> Unreachable:
-    return Unreachable(f"the server did not complete its answer within {WHOLE_ANSWER_S:g} s")
+    return Unreachable(f"the server did not complete its response within {WHOLE_ANSWER_S:g} s")
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
@@ -237,7 +238,7 @@ def results(answer: Answer, count: int) -> list[Result]:
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
         raise Unreachable(
-            f"invalid answer: expected a result for each item, {count:,} in all. Check the server address"
+            f"invalid response: expected a result for each item, {count:,} in all. Check the server address"
         )
     return [_result(one) for one in found]
 
@@ -245,7 +246,7 @@ def results(answer: Answer, count: int) -> list[Result]:
 def _result(said: object) -> Result:
     status = said.get("status") if isinstance(said, dict) else None
     if not isinstance(said, dict) or not isinstance(status, str) or status not in _STATUSES:
-        raise Unreachable("invalid answer: an item has a result unknown to this version. Upgrade drawdown-client")
+        raise Unreachable("invalid response: an item has a result unknown to this version. Upgrade drawdown-client")
     code, message, at = (None if said.get(name) is None else escape(said[name]) for name in ("code", "message", "at"))
     return Result(cast(Status, status), code, message, at)
 

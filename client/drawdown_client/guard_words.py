@@ -135,7 +135,7 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
     """Return the ways out in an answer. Errors: Unreachable if the answer lacks them."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise Unreachable("invalid answer: expected a list of options. Check the server address")
+        raise Unreachable("invalid response: expected a list of options. Check the server address")
     return tuple(
         WayOut(
             option=escape(one.get("option")),
@@ -183,7 +183,7 @@ def decided(answer: Answer) -> Decision:
     """
     if answer.get("decision") not in ("allow", "warn", "block"):
         raise Unreachable(
-            f"invalid answer: unknown decision {escape(answer.get('decision'))!r}. Upgrade drawdown-client"
+            f"invalid response: unknown decision {escape(answer.get('decision'))!r}. Upgrade drawdown-client"
         )
     return Decision(
         decision=answer["decision"],

@@ -127,7 +127,7 @@ class Pages:
         after, rows = page.get("next"), page.get("rows")
         is_page = isinstance(rows, list) and len(rows) <= MOST_ROWS and all(isinstance(row, dict) for row in rows)
         if not is_page or not isinstance(after, str | None) or after in ("", self.after or ""):
-            raise Unreachable("invalid answer: expected a page of usage. Check the server address")
+            raise Unreachable("invalid response: expected a page of usage. Check the server address")
         self._first = page if self._first is None else self._first
         self._pages += 1
         self._chars += len(str(page))

@@ -163,7 +163,7 @@ def read_features(body: Mapping[str, object]) -> Schema:
     """
     listed = body.get("list")
     if not isinstance(listed, list):
-        raise Unreadable("Autumn's answer lacks the list of features")
+        raise Unreadable("Autumn's response lacks the list of features")
     found = [_feature(item) for item in listed if isinstance(item, dict) and isinstance(item.get("id"), str)]
     return Schema({feature.name: feature for feature in found})
 

@@ -116,7 +116,7 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     """
     balances = body.get("balances")
     if not isinstance(balances, dict):
-        raise Unreadable("Autumn's answer lacks the object of balances")
+        raise Unreadable("Autumn's response lacks the object of balances")
     plans, begins = tuple(_plans(body)), _begins_of(body)
     found = {name: read_balance(name, balance, begins) for name, balance in balances.items()}
     return AutumnCustomer(found, plans, read_controls(body), tuple(_bought(body)))
@@ -128,7 +128,7 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
     `begins`: the starts of each plan, by plan. Errors: Unreadable.
     """
     if not isinstance(found, dict):
-        raise Unreadable(f"Autumn's answer lacks the balance of {feature}, or the balance is not an object")
+        raise Unreadable(f"Autumn's response lacks the balance of {feature}, or the balance is not an object")
     return Balance(
         feature=feature,
         remaining=_figure(found, feature, "remaining", "current_balance"),
@@ -193,7 +193,7 @@ def _granted(part: Mapping[str, object]) -> Decimal:
 def _plans(body: Mapping[str, object]) -> list[str]:
     subscriptions = body.get("subscriptions")
     if not isinstance(subscriptions, list):
-        raise Unreadable("Autumn's answer lacks the list of subscriptions")
+        raise Unreadable("Autumn's response lacks the list of subscriptions")
     active = [item for item in subscriptions if isinstance(item, dict) and str(item.get("status")) in ACTIVE]
     named = [(item.get("add_on") is True, item["plan_id"]) for item in active if isinstance(item.get("plan_id"), str)]
     return [plan for _add_on, plan in sorted(named, key=lambda pair: pair[0])]
@@ -692,7 +692,7 @@ def read_controls(body: Mapping[str, object]) -> Controls:
     if found is None:
         return Controls()
     if not isinstance(found, dict):
-        raise Unreadable("Autumn's answer has invalid billing_controls: expected an object")
+        raise Unreadable("Autumn's response has invalid billing_controls: expected an object")
     return Controls(
         tuple(_usage_limit(one) for one in _entries(found, "usage_limits", default=True) if not _is_filtered(one)),
         dict(_spend_limits(found)),
@@ -710,11 +710,11 @@ def _entries(found: Mapping[str, object], kind: str, *, default: bool) -> Iterat
     if entries is None:
         return
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-        raise Unreadable(f"Autumn's answer has invalid {kind}: expected a list of objects")
+        raise Unreadable(f"Autumn's response has invalid {kind}: expected a list of objects")
     for one in entries:
         enabled = one.get("enabled", default)
         if not isinstance(enabled, bool):
-            raise Unreadable(f"Autumn's answer has {kind} with an invalid enabled: expected true or false")
+            raise Unreadable(f"Autumn's response has {kind} with an invalid enabled: expected true or false")
         if enabled:
             yield one
 
@@ -722,14 +722,14 @@ def _entries(found: Mapping[str, object], kind: str, *, default: bool) -> Iterat
 def _feature(one: Mapping[str, object], kind: str) -> str:
     name = one.get("feature_id")
     if not isinstance(name, str) or not name:
-        raise Unreadable(f"Autumn's answer has {kind} without a feature")
+        raise Unreadable(f"Autumn's response has {kind} without a feature")
     return name
 
 
 def _is_filtered(one: Mapping[str, object]) -> bool:
     chosen = one.get("filter")
     if not isinstance(chosen, dict | None):
-        raise Unreadable("Autumn's answer has usage_limits with an invalid filter: expected an object")
+        raise Unreadable("Autumn's response has usage_limits with an invalid filter: expected an object")
     return chosen is not None
 
 

@@ -118,7 +118,7 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
     """
     items = body.get("list")
     if not isinstance(items, list):
-        raise Unreadable("Autumn's answer lacks the list of events")
+        raise Unreadable("Autumn's response lacks the list of events")
     cursor, has_more = body.get("next_cursor"), body.get("has_more")
     if not (cursor is None or isinstance(cursor, str)) or not (has_more is None or isinstance(has_more, bool)):
         raise Unreadable("Autumn's list of events has a next_cursor or has_more that cannot be read")

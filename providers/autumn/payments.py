@@ -237,7 +237,7 @@ def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)
     if not isinstance(result, Answer):
-        return InDoubt(clean(f"no answer: {result.reason}", MAX_CHARS))
+        return InDoubt(clean(f"no response: {result.reason}", MAX_CHARS))
     if result.status == 429:
         wait_ms = wire.retry_after_ms(result.headers, now_ms) or UNREAD_MS
         return NotSent("HTTP 429: too many calls", now_ms + wait_ms)

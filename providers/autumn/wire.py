@@ -167,7 +167,7 @@ def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs 
             return RetryAt(now_ms + backoff_ms(request.attempt), f"not sent: {reason}")
         case NoAnswer(reason):
             # Autumn was killed between claim and deduction, or the connection broke after the charge: both observed.
-            return Unknown(f"no answer: {reason}")
+            return Unknown(f"no response: {reason}")
         case Answer(status=200):
             return _of_success(request, result, now_ms, costs)
         case Answer(status=202):
@@ -180,7 +180,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
     """Return the outcome of a 200. It proves only the sum of its `deductions`."""
     body = parse(answer.body)
     if body is None or body.get("customer_id") != request.customer_id:
-        return Unknown("HTTP 200 with a body that is not Autumn's answer to this charge")
+        return Unknown("HTTP 200 with a body that is not Autumn's response to this charge")
     taken = deducted(body, request.feature)
     if taken is None:
         return Unknown("HTTP 200 without the deducted quantity")

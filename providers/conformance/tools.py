@@ -148,7 +148,7 @@ class Tools:
         """
         for shown in (*said, self.bench.provider):
             assert not any(secret in repr(shown) + str(shown) for secret in self.bench.secrets), (
-                "an answer shows a secret"
+                "a response shows a secret"
             )
             reason = getattr(shown, "reason", "some")
             assert 0 < len(reason) <= MAX_REASON_CHARS and "\n" not in reason, (

@@ -225,7 +225,7 @@ async def _exchanged(
     From here on, the result can no longer be `NotSent`.
     """
     answer = connection.ask(request, call.most_bytes)
-    late = loop.call_at(ends_at, _expire, answer, f"no whole answer within {call.timeout_s:g} s")
+    late = loop.call_at(ends_at, _expire, answer, f"no complete response within {call.timeout_s:g} s")
     try:
         await answer
         encoding = connection.headers.get("content-encoding", "identity")
@@ -312,16 +312,16 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
     if encoding.lower() == "identity" or not body:
         return body
     if encoding.lower() != "gzip":
-        raise Unusable(f"the answer has the encoding {quote_value(encoding)}: expected gzip or identity")
+        raise Unusable(f"the response has the encoding {quote_value(encoding)}: expected gzip or identity")
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(body, most + 1)
     except zlib.error:
-        raise Unusable("the answer has invalid gzip") from None
+        raise Unusable("cannot decode the response: invalid gzip") from None
     if len(plain) > most:
         raise Unusable(f"{TOO_MUCH} {most} bytes")
     if not unzip.eof or unzip.unused_data:
-        raise Unusable("the answer has invalid gzip")
+        raise Unusable("cannot decode the response: invalid gzip")
     return plain
 
 
@@ -355,13 +355,13 @@ class Unusable(Exception):
     """An error: the received bytes are not an answer. The message has the reason."""
 
 
-CUT_OFF: Final = "the answer is too large, so Drawdown cut it off"
-CUT_SHORT: Final = "the answer was cut short"
-NO_ANSWER: Final = "the connection closed before an answer"
+CUT_OFF: Final = "the response is too large, so Drawdown cut it off"
+CUT_SHORT: Final = "the response was cut short"
+NO_ANSWER: Final = "the connection closed before a response"
 BROKE: Final = "the connection broke"
-NOT_HTTP: Final = "the answer is not HTTP"
-TOO_MUCH: Final = "the answer has more than"
-INTERIM: Final = "the answers are only interim ones (1xx)"
+NOT_HTTP: Final = "the response is not HTTP"
+TOO_MUCH: Final = "the response has more than"
+INTERIM: Final = "the server sent only interim responses (1xx)"
 
 
 class Connection(asyncio.Protocol):
@@ -514,7 +514,7 @@ class Connection(asyncio.Protocol):
         if len(self.body) > self._most:
             raise Unusable(f"{TOO_MUCH} {self._most} bytes")
         if self._held[self._origin] > ORIGIN_BYTES:
-            raise Unusable(f"concurrent answers have more than {ORIGIN_BYTES} bytes")
+            raise Unusable(f"concurrent responses have more than {ORIGIN_BYTES} bytes")
 
     def on_message_complete(self) -> None:
         if self._has_head and not self._is_whole:
@@ -645,15 +645,15 @@ class Dialer:
                 head += piece
                 if not piece:
                     raise NoConnection(
-                        f"{PROXY}: the proxy closed the connection before its answer was complete. Check the proxy"
+                        f"{PROXY}: the proxy closed the connection before its response was complete. Check the proxy"
                     )
                 if len(head) > MAX_PROXY_HEAD_BYTES:
                     raise NoConnection(
-                        f"{PROXY}: the proxy's answer has more than {MAX_PROXY_HEAD_BYTES:,} bytes before the tunnel. "
-                        "Check the address of the proxy"
+                        f"{PROXY}: the proxy's response has more than {MAX_PROXY_HEAD_BYTES:,} bytes before the "
+                        "tunnel. Check the address of the proxy"
                     )
             if (status := _status_of(head)) is None:
-                raise NoConnection(f"{PROXY}: the proxy's answer is not HTTP. Check the address of the proxy")
+                raise NoConnection(f"{PROXY}: the proxy's response is not HTTP. Check the address of the proxy")
             if not 200 <= status < 300:
                 raise NoConnection(f"{PROXY}: the proxy refused to connect, with status {status}. Check its rules")
         except OSError as error:

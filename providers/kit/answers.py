@@ -131,7 +131,7 @@ def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | A
         case NotSent(reason):
             return RetryAt(now_ms + backoff_ms(attempt), f"not sent: {reason}")
         case NoAnswer(reason):
-            return Unknown(f"no answer: {reason}")
+            return Unknown(f"no response: {reason}")
         case Answer(status=429):
             wait_ms = retry_after_ms(result.headers, now_ms) or backoff_ms(attempt)
             return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)

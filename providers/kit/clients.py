@@ -96,7 +96,7 @@ async def ask(
     if trace.begun > 1:
         return NoAnswer(SENDS_AGAIN)
     if body is None:
-        return NoAnswer(f"the answer has more than {most_bytes} bytes")
+        return NoAnswer(f"the response has more than {most_bytes} bytes")
     return Answer(response.status_code, {name.lower(): text for name, text in response.headers.items()}, body)
 
 
@@ -117,7 +117,7 @@ def _failure(library: ModuleType, error: Exception, trace: _Trace) -> NotSent | 
     unconnected = isinstance(error, tuple(getattr(library, name) for name in _UNCONNECTED))
     if unconnected and not trace.begun:
         return NotSent(f"no connection ({kind})")
-    return NoAnswer(f"no whole answer ({kind})")
+    return NoAnswer(f"no complete response ({kind})")
 
 
 class OwnClient:

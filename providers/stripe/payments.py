@@ -321,7 +321,7 @@ def created(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}"), now_ms + wait_ms({}, 1, now_ms))
     if isinstance(result, NoAnswer):
-        return InDoubt(clean(f"no answer: {result.reason}"))
+        return InDoubt(clean(f"no response: {result.reason}"))
     if result.status == 200:
         found = json_object(result.body) or {}
         if found.get("object") == "payment_intent" and is_of(found, charge):

@@ -225,7 +225,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if isinstance(result, NotSent):
         return RetryAt(now_ms + backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
     if isinstance(result, NoAnswer):
-        return Unknown(clean(f"no answer: {result.reason}"))
+        return Unknown(clean(f"no response: {result.reason}"))
     if result.status == 200:
         return _judge_answer(result)
     error = error_of(result)
@@ -248,5 +248,5 @@ def _judge_answer(answer: Answer) -> Outcome:
     """
     body = json_object(answer.body)
     if body is None or "error" in body or "object" in body or not request_id(answer):
-        return Unknown("HTTP 200, but not an answer of Stripe's stream")
+        return Unknown("HTTP 200, but not a response of Stripe's stream")
     return Accepted()

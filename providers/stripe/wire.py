@@ -177,7 +177,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if isinstance(result, NotSent):
         return RetryAt(now_ms + backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
     if isinstance(result, NoAnswer):
-        return Unknown(clean(f"no answer: {result.reason}"))
+        return Unknown(clean(f"no response: {result.reason}"))
     if result.status == 200:
         return _judge_answer(result, push)
     if result.status in (401, 403):

@@ -194,7 +194,7 @@ balance_parts = sa.Table(
     sa.Column("used", sa.Text, nullable=True),
     comment="Parts of customers' balances, granted once or by a plan, in units of the balance. A provider no longer "
     "shows a part that is used up exactly, that expired, or whose plan ended. `used`: the use of a part that can end. "
-    "`seen_ms`: when a read or an answer last showed the part, to a minute.",
+    "`seen_ms`: when a read or a response last showed the part, to a minute.",
 )
 
 ticks = sa.Table(

@@ -130,7 +130,7 @@ attempts = sa.Table(
     sa.Column("attempts_then", sa.Integer, nullable=True),  # the number of attempts when the answer was written
     sa.Index("attempts_by_start", "started_ms"),
     sqlite_with_rowid=False,
-    comment="One row per send, committed before a byte leaves (P1). `outcome` NULL: Drawdown did not see an answer.",
+    comment="One row per send, committed before a byte leaves (P1). `outcome` NULL: Drawdown did not see a response.",
 )
 
 voids = sa.Table(

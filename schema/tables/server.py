@@ -163,7 +163,7 @@ console_acts = sa.Table(
     sa.Column("place", sa.Text, nullable=False),
     sa.Index("console_acts_by_time", "at_ms"),
     comment="Forms of the console that were carried out, by the key in each form. A form that is sent twice is "
-    "carried out once. `answer`: the answer to it. `place`: the page where the person continues. Rows are deleted "
+    "carried out once. `answer`: the response to it. `place`: the page where the person continues. Rows are deleted "
     "when the form's key no longer counts.",
 )
 

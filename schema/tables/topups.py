@@ -86,7 +86,7 @@ topups = sa.Table(
     sa.Index("topups_by_wallet", "customer_id", "at_ms"),
     sa.Index("topups_by_end", "ended_ms"),
     comment="One charge per row, the same at every call. `begun_ms`: since when a call may have been made. `answer`, "
-    "`evidence`: the last answer and evidence about it.",
+    "`evidence`: the last response and evidence about it.",
 )
 
 topup_attempts = sa.Table(

@@ -74,8 +74,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "unknown_org": CallCode(
         (404,),
-        "An organisation with this id does not exist. Check the spelling. If a key gets more than 50 answers with 404 "
-        "a second, Drawdown delays further answers by up to 5 seconds",
+        "An organisation with this id does not exist. Check the spelling. If a key gets more than 50 responses with "
+        "404 a second, Drawdown delays further responses by up to 5 seconds",
     ),
     "unknown_settlement": CallCode(
         (404,),

@@ -412,7 +412,7 @@ def _of_kind(kind: Kind) -> Any:
 
 _IDEMPOTENCY: Final = {
     **IDEMPOTENCY_KEY,
-    "description": "If you repeat a key, the answer is the same as the first answer.",
+    "description": "If you repeat a key, the response is the same as the first response.",
 }
 
 

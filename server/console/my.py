@@ -324,7 +324,7 @@ class My:
             ask = service.portal_link if form.get("what") == "portal" else service.card_link
             found = await asyncio.wait_for(ask(card.service_customer, f"{self.url}{HOME}"), CARD_WITHIN_S)
         except TimeoutError:
-            found = NoLink("no answer")
+            found = NoLink("no response")
         finally:
             self._card_pages -= 1
         if isinstance(found, NoLink) or not is_safe(found.url):

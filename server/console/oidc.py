@@ -235,7 +235,7 @@ class Oidc:
         issuer = self._settings.issuer
         if query.get("iss", issuer) != issuer:  # RFC 9207
             other = quote_value(query["iss"])
-            raise Unproven(f"cannot sign in: expected an answer from {issuer}, not from {other}. Begin again")
+            raise Unproven(f"cannot sign in: expected a response from {issuer}, not from {other}. Begin again")
         if "error" in query:
             why = query["error"] if _CODE.fullmatch(query["error"]) else "an unknown error"
             raise Unproven(f"{issuer} returned an error: {why}. Begin again")

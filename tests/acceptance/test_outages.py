@@ -45,7 +45,7 @@ LENGTHS = {
     "24 h 1 min": 24 * HOUR_MS + MINUTE_MS,
     "36 days": 36 * DAY_MS,
 }
-NO_CONNECTION, NO_ANSWER = "no connection (ECONNREFUSED)", "no whole answer within 30 s"
+NO_CONNECTION, NO_ANSWER = "no connection (ECONNREFUSED)", "no complete response within 30 s"
 
 
 @dataclass

@@ -274,7 +274,7 @@ def test_client_slow_answer_times_out(
 ) -> None:
     monkeypatch.setattr("drawdown_client.calls.WHOLE_ANSWER_S", 0.2)
     began = time.monotonic()
-    with answering(parts) as url, pytest.raises(Unreachable, match="did not complete its answer within"):
+    with answering(parts) as url, pytest.raises(Unreachable, match="did not complete its response within"):
         ask(url)
     assert time.monotonic() - began < 1.5
 

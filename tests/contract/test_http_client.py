@@ -146,7 +146,7 @@ def test_call_waiting_for_connection_too_long_is_not_sent(run: Run[Any]) -> None
             first = asyncio.create_task(client.send(call(seen.url, timeout_s=1)))
             await asyncio.sleep(0.2)
             second = await client.send(call(seen.url))
-            assert await first == NoAnswer("no whole answer within 1 s")
+            assert await first == NoAnswer("no complete response within 1 s")
             await client.close()
             return second, len(seen.requests)
 
@@ -200,43 +200,47 @@ def test_request_invalid_in_http_is_not_sent(
     [
         (sockets.close_at_once, None, 0),
         (sockets.reset_at_once, None, 0),
-        (answering(b""), "the connection closed before an answer", 1),
+        (answering(b""), "the connection closed before a response", 1),
         (sockets.reset_after_reading, "the connection broke", 1),
-        (answering(b"HTTP/1.1 200 OK\r\ncontent-le"), "the connection closed before an answer", 1),
-        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"), "the answer was cut short", 1),
-        (answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf"), "the answer was cut short", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-le"), "the connection closed before a response", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"), "the response was cut short", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf"), "the response was cut short", 1),
         (answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"), None, 1),
-        (answering(b"220 mail.example ESMTP\r\n\r\n"), "the answer is not HTTP", 1),
-        (answering(b"\x16\x03\x01\x00\xff\xfe\x00\r\n\r\n"), "the answer is not HTTP", 1),
-        (answering(b"HTTP/1.1 abc OK\r\n\r\n"), "the answer is not HTTP", 1),
-        (answering(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"), "the answer is not HTTP", 1),
-        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n"), "the answer is not HTTP", 1),
+        (answering(b"220 mail.example ESMTP\r\n\r\n"), "the response is not HTTP", 1),
+        (answering(b"\x16\x03\x01\x00\xff\xfe\x00\r\n\r\n"), "the response is not HTTP", 1),
+        (answering(b"HTTP/1.1 abc OK\r\n\r\n"), "the response is not HTTP", 1),
+        (answering(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"), "the response is not HTTP", 1),
+        (answering(b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n"), "the response is not HTTP", 1),
         (answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nokk"), None, 1),
         (
             answering(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n"),
-            "the answer is too large, so Drawdown cut it off",
+            "the response is too large, so Drawdown cut it off",
             1,
         ),
         (answering(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"), None, 1),
-        (answering(b"HTTP/1.1 100 Continue\r\n\r\n"), "the connection closed before an answer", 1),
-        (over_and_over(b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000), "the answer is too large, so Drawdown cut it off", 1),
+        (answering(b"HTTP/1.1 100 Continue\r\n\r\n"), "the connection closed before a response", 1),
+        (
+            over_and_over(b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000),
+            "the response is too large, so Drawdown cut it off",
+            1,
+        ),
         (
             over_and_over(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"),
-            "the answer is too large, so Drawdown cut it off",
+            "the response is too large, so Drawdown cut it off",
             1,
         ),
         (over_and_over(b"x: y\r\n" * 20, b"HTTP/1.1 200 OK\r\n"), None, 1),
         (over_and_over(b"1;" + b"x" * 9_000 + b"\r\nx\r\n", CHUNKED), None, 1),
-        (sockets.crumbs, "the answer is too large, so Drawdown cut it off", 1),
-        (answering(body_of(b"not gzip", GZIP)), "the answer has invalid gzip", 1),
-        (answering(body_of(gzip.compress(b"x" * 999)[:-9], GZIP)), "the answer has invalid gzip", 1),
+        (sockets.crumbs, "the response is too large, so Drawdown cut it off", 1),
+        (answering(body_of(b"not gzip", GZIP)), "cannot decode the response: invalid gzip", 1),
+        (answering(body_of(gzip.compress(b"x" * 999)[:-9], GZIP)), "cannot decode the response: invalid gzip", 1),
         (
             answering(body_of(b"x", b"content-encoding: br\r\n")),
-            "the answer has the encoding 'br': expected gzip or identity",
+            "the response has the encoding 'br': expected gzip or identity",
             1,
         ),
-        (answering(sockets.BOMB), f"the answer has more than {MAX_ANSWER_BYTES} bytes", 1),
-        (sockets.endless, f"the answer has more than {MAX_ANSWER_BYTES} bytes", 1),
+        (answering(sockets.BOMB), f"the response has more than {MAX_ANSWER_BYTES} bytes", 1),
+        (sockets.endless, f"the response has more than {MAX_ANSWER_BYTES} bytes", 1),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -267,7 +271,7 @@ def test_endless_trailer_is_cut_off_at_size_limit(run: Run[None]) -> None:
 
 @pytest.mark.parametrize("manner", [sockets.silent, sockets.drip])
 def test_call_with_slow_server_ends_at_total_time_limit(run: Run[Any], manner: Manner) -> None:
-    assert run(against(manner, timeout_s=0.3)) == (NoAnswer("no whole answer within 0.3 s"), 1)
+    assert run(against(manner, timeout_s=0.3)) == (NoAnswer("no complete response within 0.3 s"), 1)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -276,7 +280,7 @@ def test_call_with_unread_large_body_ends_at_time_limit(run: Run[Any]) -> None:
         async with serving(sockets.never_shakes_hands) as seen:
             return await once(HttpClient(), Call("POST", seen.url, {}, bytes(20_000_000), 0.3))
 
-    assert run(work()) == NoAnswer("no whole answer within 0.3 s")
+    assert run(work()) == NoAnswer("no complete response within 0.3 s")
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])

@@ -77,7 +77,7 @@ def test_httpx_answer_is_whole_with_lower_case_header_names(library: ModuleType)
 
     whole, cut = asyncio.run(asked())
     assert isinstance(whole, Answer) and whole.body == b'{"charged": 1}' and whole.headers["retry-after"] == "7"
-    assert cut == NoAnswer("the answer has more than 5 bytes")
+    assert cut == NoAnswer("the response has more than 5 bytes")
 
 
 @BOTH

@@ -841,8 +841,8 @@ class Read:
 @cases(
     ("manner", "words"),
     [
-        (sockets.endless, "the answer has more than 65536 bytes"),
-        (sockets.answering(sockets.BOMB), "the answer has more than 65536 bytes"),
+        (sockets.endless, "the response has more than 65536 bytes"),
+        (sockets.answering(sockets.BOMB), "the response has more than 65536 bytes"),
         (sockets.reset_after_reading, "the connection broke"),
     ],
 )
@@ -864,4 +864,4 @@ def test_endless_charge_answer_is_cut_off_and_in_doubt(manner: Callable[[Any], A
             finally:
                 await http.close()
 
-    assert done(run()) == InDoubt(f"no answer: {words}")
+    assert done(run()) == InDoubt(f"no response: {words}")

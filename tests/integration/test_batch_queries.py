@@ -120,7 +120,7 @@ def test_late_rows_conflict_once_and_withdrawal_resolves_the_conflict(fleet: Ask
     fleet.ask(2 * HOUR)
     fleet.use(1, 11)
     report = fleet.ask(2 * HOUR + AGAIN)
-    assert "conflict" in report.problems[0] and "a tick takes the new answer" in report.problems[0]
+    assert "conflict" in report.problems[0] and "a tick takes the new result" in report.problems[0]
     assert fleet.ask(3 * HOUR + AGAIN).problems == []
     assert fleet.billed() == 60 and fleet.next_at() == 0
     assert read(fleet.engine, files_left).conflicts == 1

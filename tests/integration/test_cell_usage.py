@@ -120,10 +120,10 @@ def test_cell_usage_signature_for_different_cell_or_day_is_refused() -> None:
         ("404", "the cell answered 404"),
         ("500", "the cell answered 500"),
         ("redirect", "the cell answered 302"),
-        ("endless", "the cell's answer is too long"),
-        ("nonsense", "the answer is not HTTP"),
-        ("cut", "the connection closed before an answer"),
-        ("short", "the answer was cut short"),
+        ("endless", "the cell's response is too long"),
+        ("nonsense", "the response is not HTTP"),
+        ("cut", "the connection closed before a response"),
+        ("short", "the response was cut short"),
     ],
 )
 def test_cell_usage_incomplete_answer_is_an_error(odd: str, kind: str, error: str | None) -> None:
@@ -135,7 +135,7 @@ def test_cell_usage_incomplete_answer_is_an_error(odd: str, kind: str, error: st
 def test_cell_usage_slow_answer_is_cut_off_by_timeout(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell_client, "USAGE_TIMEOUT_S", 0.3)
     began = time.monotonic()
-    assert asked(f"{odd}/slow").error == "no whole answer within 0.3 s"
+    assert asked(f"{odd}/slow").error == "no complete response within 0.3 s"
     assert time.monotonic() - began < 3
 
 
@@ -143,7 +143,7 @@ def test_cell_usage_answer_above_size_limit_is_refused(odd: str, monkeypatch: py
     monkeypatch.setattr(cell_client, "MAX_USAGE_BYTES", len(WHOLE))
     assert asked(f"{odd}/200").body == WHOLE
     monkeypatch.setattr(cell_client, "MAX_USAGE_BYTES", len(WHOLE) - 1)
-    assert asked(f"{odd}/200").error == "the cell's answer is too long"
+    assert asked(f"{odd}/200").error == "the cell's response is too long"
 
 
 def test_cell_usage_origin_not_allowed_is_not_called(odd: str) -> None:
@@ -166,7 +166,7 @@ def test_cell_usage_unreachable_cell_does_not_affect_second_cell() -> None:
 
 
 def test_cell_usage_broken_cell_is_reported_as_error() -> None:
-    for kind, error in (("broken", "the cell answered 500"), ("down", "the connection closed before an answer")):
+    for kind, error in (("broken", "the cell answered 500"), ("down", "the connection closed before a response")):
         cell = CellEmulator(faults=FaultPlan(rates={kind: 1.0}))
         with serving_in_thread(cell, FixedClock(T0)) as url:
             assert asked(url).error == error

@@ -107,7 +107,7 @@ def test_cell_refuses_halt_with_old_signature() -> None:
         ("500", "the cell answered 500"),
         ("404", "the cell answered 404"),
         ("redirect", "the cell answered 302"),
-        ("huge", "the cell's answer is too long"),
+        ("huge", "the cell's response is too long"),
     ],
 )
 def test_halt_is_acknowledged_only_by_success_status(odd: str, kind: str, answer: str | None) -> None:
@@ -117,7 +117,7 @@ def test_halt_is_acknowledged_only_by_success_status(odd: str, kind: str, answer
 
 @pytest.mark.parametrize("kind", ["nonsense", "cut"])
 def test_halt_malformed_answer_or_cut_connection_is_failure(odd: str, kind: str) -> None:
-    assert send(f"{odd}/{kind}") in ("the answer is not HTTP", "the connection closed before an answer")
+    assert send(f"{odd}/{kind}") in ("the response is not HTTP", "the connection closed before a response")
 
 
 def test_halt_to_closed_port_is_failure() -> None:

@@ -177,7 +177,7 @@ def test_dispatch_of_moved_sandbox_reaches_new_cell(fleet: Fleet) -> None:
 def test_dispatch_of_moved_sandbox_does_not_wait_for_dead_cell(fleet: Fleet) -> None:
     populate(fleet, 3, "old")
     fleet.write("INSERT INTO cells (cell_id, url) VALUES ('new', 'http://new.example')")
-    cells_of(fleet).answer["old"] = "no whole answer within 10 s"
+    cells_of(fleet).answer["old"] = "no complete response within 10 s"
     cells = cells_of(fleet)
 
     def move() -> None:

@@ -118,8 +118,8 @@ HUGE = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
             sockets.answering(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n"),
             HookAnswer(410, "the endpoint answered 410"),
         ),
-        (sockets.answering(HUGE), HookAnswer(error="the answer is too long")),
-        (sockets.endless, HookAnswer(error="the answer is too long")),
+        (sockets.answering(HUGE), HookAnswer(error="the response is too long")),
+        (sockets.endless, HookAnswer(error="the response is too long")),
         (sockets.answering(b"\x00\x01 not HTTP\r\n\r\n"), None),
         (sockets.reset_after_reading, None),
         (sockets.close_at_once, None),
@@ -129,7 +129,7 @@ HUGE = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
 def test_webhook_is_delivered_only_by_complete_2xx_answer(manner: Manner, answer: HookAnswer | None) -> None:
     found, seen, _ = against(manner)
     if answer is None:
-        assert found.error in ("the answer is not HTTP", "the connection broke", "the answer was cut short")
+        assert found.error in ("the response is not HTTP", "the connection broke", "the response was cut short")
     else:
         assert found == answer
     assert len(seen.requests) <= 1, "no redirect was followed, and nothing was sent twice"
@@ -148,7 +148,7 @@ async def _head_then_nothing(peer: Peer) -> None:
 def test_webhook_call_without_complete_answer_times_out(manner: Manner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calling, "CALL_MS", 400)
     found, _, took_s = against(manner)
-    assert found == HookAnswer(error="no whole answer within 0.4 s")
+    assert found == HookAnswer(error="no complete response within 0.4 s")
     assert took_s < 5
 
 
@@ -159,7 +159,7 @@ def test_webhook_calls_in_parallel_time_out_like_single_call(monkeypatch: pytest
         async with sockets.serving(sockets.silent) as seen:
             url, began = where(seen), time.monotonic()
             answers = await send(url, *(request(url, f"msg_{n}") for n in range(AT_ONCE)))
-            assert [answer.error for answer in answers] == ["no whole answer within 0.5 s"] * AT_ONCE
+            assert [answer.error for answer in answers] == ["no complete response within 0.5 s"] * AT_ONCE
             assert seen.connections == AT_ONCE
             return time.monotonic() - began
 

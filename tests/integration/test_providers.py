@@ -147,7 +147,7 @@ def test_push_show_after_lookup_shows_time_and_answer(
     assert found == [(fleet.clock.at_ms, said)]
     assert run([*show, KEY]) == 0
     told = capsys.readouterr().out
-    asked = f"looked up 1 time, last answer: {said.replace('_', ' ')} at {show_time(fleet.clock.at_ms)}"
+    asked = f"looked up 1 time, last response: {said.replace('_', ' ')} at {show_time(fleet.clock.at_ms)}"
     assert asked in told and ("; again from " in told) == again
 
 

@@ -30,7 +30,7 @@ from tests.world import T0, Cells, Fleet
 class Hanging(Cells):
     """Cells that answer after ten seconds, or not at all."""
 
-    answer: str | None = "no whole answer within 10 s"
+    answer: str | None = "no complete response within 10 s"
     fleet: Fleet
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:

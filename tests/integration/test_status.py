@@ -124,7 +124,7 @@ def test_status_of_push_sent_by_dead_worker_shows_sent(fleet: Fleet, provider: F
     busy(provider, fleet, 8)
     fleet.tick_windows(2)
     fleet.write("UPDATE pushes SET last_error = NULL")
-    assert text(fleet).startswith("BEHIND: 8 pushes wait at fake: sent, but no answer is on record")
+    assert text(fleet).startswith("BEHIND: 8 pushes wait at fake: sent, but no response is on record")
 
 
 def test_status_without_settled_pushes_shows_not_draining(fleet: Fleet, provider: FakeProvider) -> None:

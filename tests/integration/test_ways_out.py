@@ -305,7 +305,7 @@ def test_proxy_that_refuses_connection_is_named_and_call_is_not_sent(
         for answer, said in (
             (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "refused to connect, with status 407"),
             (b"nonsense\r\n\r\n", "is not HTTP"),
-            (b"x" * (MAX_PROXY_HEAD_BYTES + 1), "answer has more than"),
+            (b"x" * (MAX_PROXY_HEAD_BYTES + 1), "response has more than"),
             (b"", "closed the connection before"),
         ):
             proxy.answer = answer

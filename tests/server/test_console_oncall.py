@@ -408,11 +408,11 @@ def test_providers_page_circuit_state_follows_recorded_attempts(night: Night) ->
     for n in range(4):
         send(100 + n, 20 - n, "unknown" if n % 2 else "retry")
     send(110, 1, None)
-    assert circuit() == ["embedded", "no answer", "4"], "one that is under way has no answer yet, and none is missed"
+    assert circuit() == ["embedded", "no response", "4"], "one that is under way has no answer yet, and none is missed"
     send(104, 10, "unknown")
     assert circuit() == ["embedded", "may be open", "5"]
     night.fleet.write("UPDATE attempts SET finished_ms = finished_ms - 30000 WHERE attempt BETWEEN 100 AND 104")
-    assert circuit() == ["embedded", "no answer", "5"], "its time is over: one call decides"
+    assert circuit() == ["embedded", "no response", "5"], "its time is over: one call decides"
     send(105, 0, "rejected")
     assert circuit() == ["embedded", "answers", "0"], "a refusal is an answer"
 

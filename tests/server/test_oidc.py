@@ -320,14 +320,14 @@ def test_oidc_token_with_invalid_signature_is_refused(home: Home) -> None:
 
 
 REDIRECT: Final = said(302, {}, location="https://evil.example/")
-LATE: Final = NoAnswer("no whole answer within 5 s")
+LATE: Final = NoAnswer("no complete response within 5 s")
 ANSWERS: Final[list[tuple[str, HttpResult, str]]] = [
     ("openid-configuration", REDIRECT, "Drawdown does not follow redirects"),
     ("openid-configuration", said(200, b"<html>"), "without a JSON object"),
     ("openid-configuration", said(200, b"[" * 50_000), "without a JSON object"),
     ("openid-configuration", said(200, []), "without a JSON object"),
     ("openid-configuration", said(500, {}), "answers 500"),
-    ("openid-configuration", LATE, "does not answer: no whole answer within 5 s"),
+    ("openid-configuration", LATE, "does not answer: no complete response within 5 s"),
     ("openid-configuration", NotSent("the host does not have an address"), "cannot be reached"),
     ("/jwks", REDIRECT, "redirects"),
     ("/jwks", LATE, "does not answer"),
@@ -389,7 +389,7 @@ def test_oidc_callback_with_foreign_state_issuer_or_code_is_refused(home: Home) 
     cases: list[tuple[str, dict[str, str | None]]] = [
         ("another sign-in has begun in this browser since", {"state": "1.forged"}),
         ("another sign-in has begun in this browser since", {"state": None}),
-        ("cannot sign in: expected an answer from", {"iss": "https://evil.example"}),
+        ("cannot sign in: expected a response from", {"iss": "https://evil.example"}),
         ("login.example.com returned an error: access_denied", {"error": "access_denied"}),
         ("login.example.com returned an error: an unknown error", {"error": "<b>call 0900 666</b>"}),
         ("did not send a valid code", {"code": None}),
@@ -515,8 +515,8 @@ def test_oidc_slow_or_endless_issuer_answer_is_aborted(tmp_path: Path, monkeypat
         return found
 
     slow, long = home.ask(work)
-    assert slow == "the issuer does not answer: no whole answer within 0.3 s. Try again"
-    assert long == f"the issuer does not answer: the answer has more than {jwks.MOST_BYTES} bytes. Try again"
+    assert slow == "the issuer does not answer: no complete response within 0.3 s. Try again"
+    assert long == f"the issuer does not answer: the response has more than {jwks.MOST_BYTES} bytes. Try again"
     engine.dispose()
 
 

@@ -67,7 +67,7 @@ CAPABILITIES: Final = {
     ),
 }
 CELL_TROUBLES: Final = ("down", "lying", "nonsense", "slow")
-NONSENSE: Final = (f"{ANSWERED} 502", "the answer is not HTTP", "the cell's answer is too long")
+NONSENSE: Final = (f"{ANSWERED} 502", "the response is not HTTP", "the cell's response is too long")
 Billed = dict[tuple[str, str, int], int]
 """(customer, feature, window) to the quantity charged."""
 
@@ -195,7 +195,7 @@ class Cells:
     def _excuse(self, cell_id: str, rng: random.Random) -> str:
         if self.has("down", cell_id):
             return "no connection"
-        return rng.choice(NONSENSE) if self.has("nonsense", cell_id) else "no whole answer within 10 s"
+        return rng.choice(NONSENSE) if self.has("nonsense", cell_id) else "no complete response within 10 s"
 
     def takes_ms(self, halts: Sequence[HaltRequest], rng: random.Random) -> int:
         """How long a slow cell keeps whoever tells it something waiting."""

@@ -128,7 +128,7 @@ def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done:
 
 def _take(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
     source = its.source
-    how = "answer to the query" if is_asked(file.place) else "in the folder"
+    how = "result of the query" if is_asked(file.place) else "in the folder"
     by = By(context.clock.now_ms(), "drawdown", f"{how} of {source}")
     time_s = READING_TIME_S if context.deadline_ms is None else (context.deadline_ms - by.now_ms) / SECOND_MS
     try:

@@ -278,7 +278,7 @@ def _send(sender: Any, request: Any, **_: object) -> Any:
             body += chunk
             if len(body) > MAX_ANSWER_BYTES or over.is_set():
                 bound = f"{STORE_ANSWER_S} s" if over.is_set() else f"{MAX_ANSWER_BYTES:,} bytes"
-                raise NotNow(f"the answer of the object store exceeds the limit of {bound}. Try again")
+                raise NotNow(f"the response of the object store exceeds the limit of {bound}. Try again")
     return AWSResponse(request.url, answer.status_code, answer.headers, _Read(bytes(body)))
 
 
@@ -305,7 +305,7 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
         if as_changed is not None and code in _GONE:
             raise as_changed() from error
         if isinstance(error, KeyError | ValueError | TypeError | AttributeError):
-            raise NotNow(f"{name}: the object store: unexpected answer: {error!r}"[:300]) from error
+            raise NotNow(f"{name}: the object store: unexpected response: {error!r}"[:300]) from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
             raise NotNow(f"{name}: the object store: {' '.join(str(error).split())[:300]}") from error
         raise

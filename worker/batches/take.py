@@ -203,7 +203,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         if other.is_newer:  # otherwise the text would advise to withdraw the right batch
             raise NotNow(f"{name}: another process just took a file with the same content. Try again")
         said = f"the batch {other.batch} has this name and different content. Withdraw that batch"
-        after = ", and a tick takes the new answer" if is_asked(file.place) else " first, or rename the file"
+        after = ", and a tick takes the new result" if is_asked(file.place) else " first, or rename the file"
         return TakenFile(source, name, batch, "conflict", said=said + after)
     if there.batch == sums.batch and there.field_map != sums.fields.text:
         before = str(from_text(there.field_map)) or "the default columns"

@@ -165,7 +165,7 @@ class Calls:
 
     def _unanswered(self, push: PushRequest, *, begun: bool) -> Outcome:
         if begun:
-            return Unknown("no answer in time")
+            return Unknown("no response in time")
         line, now = self._lines.of(push), self._clock.now_ms()
         return line.left_over() if line.wait_until_ms > now else NotBegun(now, NOT_SENT)
 
@@ -343,7 +343,7 @@ class Calls:
 
 
 def _unread(_place: int, begun: bool) -> ReadFailed:
-    return ReadFailed("no answer in time" if begun else "not read: no time was left")
+    return ReadFailed("no response in time" if begun else "not read: no time was left")
 
 
 PORTION: Final = 128
@@ -509,7 +509,7 @@ async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, cl
     def instead(_place: int, begun: bool) -> ChargeResult:
         if charges and not begun:
             return NotSent(NOT_SENT, clock.now_ms())
-        return InDoubt("no answer in time")
+        return InDoubt("no response in time")
 
     flight = Flight[ChargeResult](len(effect.charges), effect.over, instead, grace_s=LAST_CHARGES_S if charges else 0.0)
     places = iter(range(len(effect.charges)))
@@ -534,7 +534,7 @@ async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, cl
 async def _answer(service: PaymentService, request: Charge, *, charges: bool) -> ChargeResult:
     try:
         answer = await (service.charge(request) if charges else service.look_up(request))
-        assert isinstance(answer, ChargeResult), f"{type(answer).__name__} is not an answer"
+        assert isinstance(answer, ChargeResult), f"{type(answer).__name__} is not a ChargeResult"
     except Exception as error:  # the outcome of the charge is unknown
         log.exception("payment_service_failed", service=service.name, charge=request.charge_id)
         return InDoubt(in_short(error))
@@ -554,7 +554,7 @@ async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | I
         while not task.done():
             await asyncio.wait({task}, timeout=POLL_S)
             if not task.done() and effect.over():
-                return InDoubt("no answer in time")
+                return InDoubt("no response in time")
     finally:
         task.cancel()
     try:

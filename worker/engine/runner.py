@@ -168,7 +168,7 @@ async def _await_cells(
         while not task.done():
             await asyncio.wait({task}, timeout=POLL_S)
             if not task.done() and over():
-                return ["no answer in time"] * count
+                return ["no response in time"] * count
     finally:
         task.cancel()
     return task.result()

@@ -412,7 +412,7 @@ def _set(
     ] = None,
     fail: Annotated[
         Literal["open", "closed"] | None,
-        "Answer if the credit is unknown; closed for a new metric",
+        "Decision if the credit is unknown; closed for a new metric",
         Label("If credit is unknown"),
     ] = None,
     counts: Annotated[str | None, ID, "Event type or feature that the metric counts; none for its own name"] = None,

@@ -39,7 +39,7 @@ AT_ONCE_PER_CELL: Final = 8
 """Halts in flight to one cell."""
 MAX_ANSWER_BYTES: Final = 64 * 1024
 """Largest size of a cell's response to a halt."""
-TOO_LONG: Final = "the cell's answer is too long"
+TOO_LONG: Final = "the cell's response is too long"
 
 
 def body_of(halt: HaltRequest) -> bytes:
@@ -56,7 +56,7 @@ def signature(secret: str, timestamp_s: int, body: bytes) -> str:
     return hmac.new(secret.encode(), f"{timestamp_s}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-ANSWER_TOO_LONG: Final = "the answer is too long"
+ANSWER_TOO_LONG: Final = "the response is too long"
 
 
 @dataclass
@@ -239,4 +239,4 @@ class CellUsageClient:
 
 def late(timeout_s: float) -> str:
     """Return the error of a call that took too long."""
-    return f"no whole answer within {timeout_s:g} s"
+    return f"no complete response within {timeout_s:g} s"

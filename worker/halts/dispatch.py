@@ -185,7 +185,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
     answers: Sequence[str | None] = []
     if sendable:
         answers = yield SendHalts(sendable, over)
-        assert len(answers) == len(sendable), "expected one answer for each halt"
+        assert len(answers) == len(sendable), "expected one response for each halt"
     left = iter(answers)
     return [
         next(left)

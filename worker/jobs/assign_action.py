@@ -158,7 +158,7 @@ ACTIONS: Final = (
         "org assign",
         "Assign an organisation",
         "Assign an organisation to a provider. To create the organisation, pass new. If the provider is remote, "
-        "the next tick looks up the customer there. The answer then has the number of the job.",
+        "the next tick looks up the customer there. The result then has the number of the job.",
         _assign,
         _sentence,
         path="/v1/orgs/{org_id}/assign",

@@ -269,7 +269,7 @@ def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mappin
             states: Mapping[str, CustomerRead] = yield ReadCustomers(provider, named)
         except Exception as error:
             states = {customer: ReadFailed(type(error).__name__) for customer in named}
-        found.update({(provider, customer): states.get(customer, ReadFailed("no answer")) for customer in named})
+        found.update({(provider, customer): states.get(customer, ReadFailed("no response")) for customer in named})
     return found
 
 

@@ -147,11 +147,11 @@ def _over_by(now_ms: int) -> int:
 
 def _read(answer: UsageAnswer, cell_id: str, day_ms: int) -> dict[str, BySize] | str:
     if answer.body is None:
-        return answer.error or "no answer"
+        return answer.error or "no response"
     try:
         return of_answer(answer.body, cell_id, day_ms)
     except BadTotal as bad:
-        return f"invalid answer: {bad}"
+        return f"invalid response: {bad}"
 
 
 def _compare(

@@ -109,7 +109,7 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
         raise _too_many()
     answer = _object(body.decode("utf-8", "replace"))
     if answer.get("cell_id") != cell_id or answer.get("day") != day_text(day_ms):
-        raise BadTotal(f"the answer is for another cell or day: expected {cell_id} and {day_text(day_ms)}")
+        raise BadTotal(f"the response is for another cell or day: expected {cell_id} and {day_text(day_ms)}")
     usage = answer.get("usage")
     if not isinstance(usage, list):
         raise BadTotal("invalid usage: expected a list of objects")
@@ -140,7 +140,7 @@ def _may_be_read(body: bytes) -> bool:
 
 
 def _too_many() -> BadTotal:
-    return BadTotal(f"the answer has more than {MAX_ANSWER_TOTALS:,} totals")
+    return BadTotal(f"the response has more than {MAX_ANSWER_TOTALS:,} totals")
 
 
 def total_of(row: Mapping[str, object]) -> Total:

@@ -337,9 +337,9 @@ def _lookups(found: ExplainedPush) -> list[str]:
     push = found.push
     if not push.lookups:
         return []
-    answer = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no answer yet"
+    answer = f"{push.lookup_answer} at {show_time(push.looked_up_ms)}" if push.looked_up_ms else "no response yet"
     again = f"; again from {show_time(push.due_at_ms)} on" if push.state in ("queued", "in_doubt") else ""
-    return [f"looked up {counted(push.lookups, 'time')}, last answer: {answer.replace('_', ' ')}{again}"]
+    return [f"looked up {counted(push.lookups, 'time')}, last response: {answer.replace('_', ' ')}{again}"]
 
 
 def _lost_hint(_values: Values) -> str:

@@ -66,7 +66,7 @@ def read_totals(
     """
     found: Sequence[Totals | ReadFailed] = yield ReadTotals(provider, wanted, over)
     assert len(found) == len(wanted), (
-        f"invalid answer of {provider}: it returned {len(found)} of {counted(len(wanted), 'total')}"
+        f"invalid response of {provider}: it returned {len(found)} of {counted(len(wanted), 'total')}"
     )
     return found
 

@@ -288,7 +288,7 @@ TICK_MISSED_MS: Final = 15 * MINUTE_MS
 """Milliseconds without a tick after which ticks count as stopped: three intervals."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"
 UNANSWERED: Final = {
-    True: "sent, but no answer is on record. A tick takes them up again when the sender's claim expires",
+    True: "sent, but no response is on record. A tick takes them up again when the sender's claim expires",
     False: "not tried yet",
 }
 

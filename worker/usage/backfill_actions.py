@@ -336,7 +336,7 @@ LISTS: Final = (
     Showing(
         "backfill show",
         "Backfill",
-        "Show the charges of a backfill, or its outcome. The answer has the hash that `backfill close` needs.",
+        "Show the charges of a backfill, or its outcome. The result has the hash that `backfill close` needs.",
         _show,
         path="/v1/backfills/{backfill}",
         scope=READ,

@@ -14,7 +14,7 @@ TONES: Final[Mapping[str, str]] = {
     **{name: one.tone for name, one in OPEN.items()},
     "ignored": "bad", "halted": "bad", "stopped": "bad", "paused": "warn",
     "open": "warn", "over": "warn", "not met": "warn", "failing": "warn",
-    "may be open": "warn", "no answer": "warn",
+    "may be open": "warn", "no response": "warn",
 }  # fmt: skip
 """Colour of each state: red if a person is needed, amber if work waits.
 

@@ -135,9 +135,9 @@ def _circuits(found: list[ProviderLine], now_ms: int) -> Table:
         for one in found
         if one.unanswered is not None
     ]
-    heads = ("Provider", "Circuit", "#Successive failures", "First, UTC", "Last, UTC", "Last answer, UTC")
+    heads = ("Provider", "Circuit", "#Successive failures", "First, UTC", "Last, UTC", "Last response, UTC")
     note = (
-        f"After {OPEN_AFTER} successive batches without an answer, a process sends nothing for "
+        f"After {OPEN_AFTER} successive batches without a response, a process sends nothing for "
         f"{OPEN_FOR_MS // SECOND_MS} s, then tries once. Each process has its own circuit in memory. This table "
         "derives the circuits from recorded sends. It has no circuits of reads."
     )
@@ -147,7 +147,7 @@ def _circuits(found: list[ProviderLine], now_ms: int) -> Table:
 def _circuit(of: Unanswered, now_ms: int) -> Cell:
     if of.may_be_open(now_ms):
         return cells_of.state("may be open")
-    return cells_of.state("no answer" if of.in_a_row else "answers")
+    return cells_of.state("no response" if of.in_a_row else "answers")
 
 
 def _terms(found: list[ProviderLine]) -> Table:

@@ -423,12 +423,12 @@ def _attempts(found: ExplainedPush) -> Table:
     rows = [_sends(list(attempts)) for _, attempts in alike]
     note = ""
     if push.lookups:
-        answer = "no answer yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
+        answer = "no response yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
         at = figures.time(push.looked_up_ms)
-        note = f"Drawdown looked it up at {push.provider} {_times(push.lookups)}. Last answer at {at}: {answer}."
+        note = f"Drawdown looked it up at {push.provider} {_times(push.lookups)}. Last response at {at}: {answer}."
     heads = ("Number", "Started, UTC", "#Longest, ms", "Answer", "Message")
     none = "No attempt exists yet. The next tick sends due pushes."
-    return Table("Attempts and answers", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note)
+    return Table("Attempts and responses", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note)
 
 
 def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
@@ -436,7 +436,7 @@ def _sends(alike: list[ShownAttempt]) -> tuple[Cell, ...]:
     first, last = alike[0], alike[-1]
     took = [one.finished_ms - one.started_ms for one in alike if one.finished_ms is not None]
     number = str(first.attempt) if first is last else f"{first.attempt} to {last.attempt}"
-    outcome = first.outcome or "no answer seen"
+    outcome = first.outcome or "no response seen"
     return (
         Cell(number),
         replace(
@@ -465,7 +465,7 @@ def _void_tables(found: ExplainedPush) -> list[Table]:
              cells_of.text_cell(other.reason))
         )  # fmt: skip
     heads = ("Time, UTC", "Outcome", "Kind", "Evidence", "Actor", "Reason")
-    table = Table("Provider's answers", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
+    table = Table("Provider's responses", heads, rows, "", f"drawdown push show {typed(found.push.key)}")
     return [table] if rows else []
 
 
