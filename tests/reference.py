@@ -211,7 +211,7 @@ def http() -> str:
         f"# HTTP operations\n\n{MADE}",
         "Each operation is a command, too. A `POST` takes a JSON body; every body may have `reason` and `dry_run`, and"
         " the header `Idempotency-Key`. A `GET` takes its parameters in the query. A parameter with a star is required."
-        " `/openapi.json` describes the answers. [HTTP](../http-api.md) describes the other routes, and [sign"
+        " `/openapi.json` describes the responses. [HTTP](../http-api.md) describes the other routes, and [sign"
         " up](../sign-up.md) shows the operations in use.",
     ]
     by_scope: dict[str, list[list[str]]] = {}

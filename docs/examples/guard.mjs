@@ -13,7 +13,7 @@ class Refused extends Error {}
 /** Nobody answered: it was done, or not. */
 class Unreachable extends Error {}
 
-/** The guard's answer. What it blocks is an answer, too. */
+/** The guard's response. What it blocks is a response, too. */
 async function call(path, body, mostTries = MOST_TRIES) {
   const began = Date.now();
   for (let attempt = 1; ; attempt++) {
@@ -59,7 +59,7 @@ async function tellAll() {
   }
 }
 
-/** `consume` or `reserve`. Without an answer, what fails open goes on, and is told later; all else is Unreachable. */
+/** `consume` or `reserve`. Without a response, what fails open goes on, and is told later; all else is Unreachable. */
 async function use(path, order) {
   const away = await tell();
   const failsOpen = FAILS_OPEN.has(order.metric);
@@ -91,7 +91,7 @@ async function act(what, doing) {
     return decision !== "block";
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
-    console.error(what, "has no answer:", error.message); // it is not done; the same call is safe at any time
+    console.error(what, "has no response:", error.message); // it is not done; the same call is safe at any time
     process.exitCode = 1;
     return false;
   }

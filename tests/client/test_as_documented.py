@@ -146,7 +146,7 @@ def test_documented_node_guard_client_records_use_after_outage(shop: tuple[str, 
 
     status, said, wrong = run(f"http://127.0.0.1:{free_port()}")
     assert (status, said) == (1, ["login allow unreachable charged later"])
-    assert wrong.count("has no answer") == 3 and "not told yet: consume node-login-1" in wrong
+    assert wrong.count("has no response") == 3 and "not told yet: consume node-login-1" in wrong
     with away(url, "login.email", 4) as at:
         status, said, wrong = run(at)
     asked = ["check allow allowed charged 0", "idea allow allowed charged 1", "copy allow allowed charged 0"]
