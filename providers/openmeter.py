@@ -6,9 +6,9 @@ Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204
 OpenMeter's queue, so each push is Queued and settled by its lookup. Sources: openmeter.io/docs, its OpenAPI
 description and the source of openmeterio/openmeter. This module was not tried against OpenMeter itself.
 
-OpenMeter's answers prove:
+OpenMeter's responses prove:
 
-- 204: the event is in the queue. A new event and a repeat get the same answer.
+- 204: the event is in the queue. A new event and a repeat get the same response.
 - OpenMeter drops repeats by source and id only if deduplication is on. It is off on a self-hosted server. So set
   DEDUPE_H to the hours for which your server remembers an event. Without it, the provider is dormant.
 - An event that no meter can read is stored with `validationErrors` and not counted. Drawdown reads the meter and the

@@ -5,11 +5,11 @@ A push is one event, and the balance is that of a customer meter.
 Guarantee: the push's key is the event's `external_id`, and Polar stores an `external_id` only once. Sources:
 polar.sh/docs and the source of polarsource/polar. This module was not tried against Polar itself.
 
-Polar's answers prove:
+Polar's responses prove:
 
 - 200 `{"inserted": 1, "duplicates": 0}`: the event is stored, in one transaction. Polar counts it only if a meter's
   filter matches and the customer exists, so Drawdown reads both before the push.
-- 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. This answer proves delivery.
+- 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. This response proves delivery.
 - The list of events does not promise `external_id`, so the key is also in `metadata`, and is looked up there.
 - A job adds events to a customer meter later. Polar does not document negative sums, so Drawdown carries them.
 """

@@ -1,4 +1,4 @@
-"""The inputs, the capabilities and the answers of a billing provider.
+"""The inputs, the capabilities and the responses of a billing provider.
 
 Guarantee: outcomes are a closed type. "Not sent" is never guessed, so an outcome that is not proven is Unknown. The
 worker obeys the capabilities that a provider declares. A provider calls its service once and returns the outcome.
@@ -40,7 +40,7 @@ class Capabilities:
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 
     success_proves_charge: bool = True
-    """True if an answer of success proves the charge.
+    """True if a response of success proves the charge.
 
     If False, `push` returns Queued in place of Accepted, and a lookup of the push settles it.
     """
@@ -229,12 +229,12 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class ShownCredit:
-    """The credit of a customer that the answer to a push shows, and the charge.
+    """The credit of a customer that the response to a push shows, and the charge.
 
     Amounts are micro-credits.
 
     `balance_micro`: the credit; None: unlimited. `part`: the name of the shown balance, if other balances may decide,
-    too; None: the answer shows the whole credit.
+    too; None: the response shows the whole credit.
     """
 
     balance_micro: int | None
@@ -254,11 +254,11 @@ class Accepted:
     """The outcome of a push that the provider reported as charged."""
 
     shown_credit: ShownCredit | None = field(default=None, compare=False)
-    """The credit left after the charge; None: the answer does not show it."""
+    """The credit left after the charge; None: the response does not show it."""
     cost: UnitCost | None = field(default=None, compare=False)
-    """Credits for one base unit of the charge; None: the answer does not show them."""
+    """Credits for one base unit of the charge; None: the response does not show them."""
     parts: tuple[Part, ...] = field(default=(), compare=False)
-    """Parts of balances that the answer shows.
+    """Parts of balances that the response shows.
 
     Once a later charge uses up a part, reads do not show it.
     """
@@ -324,7 +324,7 @@ Outcome: TypeAlias = Accepted | Duplicate | Queued | RetryAt | Rejected | Unknow
 class Part:
     """A part of a balance, granted once (such as a top-up) or by a plan.
 
-    Autumn drops a part granted once from its answers as soon as it is used up exactly (observed in a recorded call).
+    Autumn drops a part granted once from its responses as soon as it is used up exactly (observed in a recorded call).
     `granted`: in the unit of the balance. `ends_ms`: the end of unused credit, in milliseconds (None: not shown).
     `plan`: the plan that it came with, and with which it ends (None: it was granted alone). `used`: the draws, if the
     part was granted once and can end before it is used up (None: not stored).
@@ -348,10 +348,10 @@ class Part:
         return self.plan is not None and self.used is None
 
     def ended(self, plans: Collection[str]) -> bool:
-        """Return True if a part that a later answer lacks ended before it was used up.
+        """Return True if a part that a later response lacks ended before it was used up.
 
         A part that begins again each cycle counts as ended. `plans`: the customer's plans in that answer. In a recorded
-        call, the answer to the charge that used a part up showed it at zero.
+        call, the response to the charge that used a part up showed it at zero.
         """
         is_left = self.used is not None and self.used < self.granted
         return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)
@@ -440,7 +440,7 @@ class CannotTell:
 class Cancelled:
     """The result of a cancellation that the provider confirmed.
 
-    `evidence`: the provider's answer, in one line.
+    `evidence`: the provider's response, in one line.
     """
 
     evidence: str
@@ -559,7 +559,7 @@ class WebhookRefused(DrawdownError):
 class Provider(Protocol):
     """A service that bills usage.
 
-    A method returns a result for each answer of the service, and never raises an error for it.
+    A method returns a result for each response of the service, and never raises an error for it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The only entry of providers' answers.
+"""The only entry of providers' responses.
 
 All other code calls a provider through this module.
 
@@ -83,7 +83,7 @@ MAX_NOTICES: Final = 1_000
 
 
 class ValidatedProvider:
-    """A provider with validated answers.
+    """A provider with validated responses.
 
     All other code uses a provider only in this form.
     """

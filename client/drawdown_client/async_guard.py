@@ -34,7 +34,7 @@ class AsyncGuard:
         self._line = line
         self._world = world or World()
         self.fail_open = LetThrough(settings or Settings())
-        """Uses that were let through without an answer, and that the server does not have yet."""
+        """Uses that were let through without a response, and that the server does not have yet."""
         self._telling = asyncio.Lock()
 
     async def check(self, wish: Wish) -> Decision:
@@ -152,7 +152,7 @@ class AsyncBudget:
         self.key = key
         self.actual: int | None = None
         self.answer: Decision | None = None
-        """The guard's answer to the entry, and later to the end."""
+        """The guard's response to the entry, and later to the end."""
         self._guard = guard
         self._wish = wish
         self._hold_s = hold_s

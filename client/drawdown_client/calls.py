@@ -1,9 +1,9 @@
-"""One call to the server, with its request, its answer and its retries.
+"""One call to the server, with its request, its response and its retries.
 
 Guarantee: the client retries a call only if the same call is safe and may help. It retries after a missing or cut
-connection, an answer that it cannot read, 408, 429 and 5xx. Any other refusal is final. A wait that the server requests
-is respected, up to LONGEST_RETRY_AFTER_S. The client does not follow redirects, so it never sends the key to another
-address. An answer is a JSON object of bounded size. Otherwise the client raises a ClientError.
+connection, a response that it cannot read, 408, 429 and 5xx. Any other refusal is final. A wait that the server
+requests is respected, up to LONGEST_RETRY_AFTER_S. The client does not follow redirects, so it never sends the key to
+another address. A response is a JSON object of bounded size. Otherwise the client raises a ClientError.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _AGAIN: Final = (408, 429)
 _NOTHING_KEPT: Final = 422
 """Status of a batch of which the server stored no item. `results` has the reason of each."""
 _SHOWN: Final = 200
-"""Characters that an error shows of an answer in an unknown form."""
+"""Characters that an error shows of a response in an unknown form."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
 """A sign outside of texts, with the text before it.
 
@@ -143,13 +143,13 @@ def base_url(url: str) -> str:
 
 
 class Received:
-    """The received bytes of an answer.
+    """The received bytes of a response.
 
-    A compressed answer is refused, because a few bytes could expand without limit.
+    A compressed response is refused, because a few bytes could expand without limit.
     """
 
     def __init__(self, response: httpx.Response) -> None:
-        """Check the encoding. Errors: Unreachable for a compressed answer."""
+        """Check the encoding. Errors: Unreachable for a compressed response."""
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Unreachable(
                 "invalid response: it is compressed, but the client did not request that. Turn compression off at the "
@@ -226,14 +226,14 @@ def too_slow() -> Unreachable:
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
-    """Return the error of a call without an answer."""
+    """Return the error of a call without a response."""
     return Unreachable(f"the server did not answer ({type(error).__name__}): {escape(str(error))}")
 
 
 def results(answer: Answer, count: int) -> list[Result]:
     """Return the results of `count` items.
 
-    Errors: Unreachable if the answer does not have a known result for each item.
+    Errors: Unreachable if the response does not have a known result for each item.
     """
     found = answer.get("results")
     if not isinstance(found, list) or len(found) != count:
@@ -289,7 +289,7 @@ class Backoff(wait_base):
 
     The pause starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
 
-    The wait is never shorter than the server requests. `asked`: True if the last answer requested a wait.
+    The wait is never shorter than the server requests. `asked`: True if the last response requested a wait.
     """
 
     def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:

@@ -54,7 +54,7 @@ class Refused(ClientError):
     """An error: the server refused a call, and would refuse the same call again.
 
     `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code`. `message`: the server's message.
-    `details`: the server's details; empty if its answer lacks them.
+    `details`: the server's details; empty if its response lacks them.
     """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:
@@ -66,7 +66,7 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """An error: the answer is missing or unusable.
+    """An error: the response is missing or unusable.
 
     The server may have done the call. You can safely repeat the call with the same key.
 

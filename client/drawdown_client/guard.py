@@ -39,7 +39,7 @@ class Guard:
         self._line = line
         self._world = world or World()
         self.fail_open = LetThrough(settings or Settings())
-        """Uses that were let through without an answer, and that the server does not have yet."""
+        """Uses that were let through without a response, and that the server does not have yet."""
         self._telling = threading.Lock()
         """A lock, so that uses are sent in order."""
 
@@ -164,7 +164,7 @@ class Budget:
         self.key = key
         self.actual: int | None = None
         self.answer: Decision | None = None
-        """The guard's answer to the entry, and later to the end."""
+        """The guard's response to the entry, and later to the end."""
         self._guard = guard
         self._wish = wish
         self._hold_s = hold_s

@@ -1,7 +1,7 @@
-"""The calls of the guard, and its answers.
+"""The calls of the guard, and its responses.
 
 Guarantee: this module does not call a server. Quantities are whole numbers of base units of the metric. The caller
-chooses the key of a use. If an answer is lost and the call is repeated with its key, the server does the call once.
+chooses the key of a use. If a response is lost and the call is repeated with its key, the server does the call once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HOLD_S: Final = 3_600.0
 
 @dataclass(frozen=True)
 class Decision:
-    """The guard's answer.
+    """The guard's response.
 
     `decision`: the decision that counts. `would`: the decision if each phase were 3, which enforces blocks. `enforced`:
     True if the phase of the limit enforces the decision. `rule`: the rule that decided. `reason`: the code of the
@@ -36,7 +36,7 @@ class Decision:
 
     `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: the credit was unknown. `repeated`:
     the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no
-    event was emitted). `whole`: all fields of the answer.
+    event was emitted). `whole`: all fields of the response.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -75,7 +75,7 @@ class WayOut:
 
     If `is_open` is False, `code` and `description` have the reason. `call`: method, path and body for a program.
     `link`: the page for the organisation's own people. `payers`: organisations that could pay. `whole`: all fields of
-    this way out in the answer.
+    this way out in the response.
     """
 
     option: str
@@ -89,7 +89,7 @@ class WayOut:
 
 
 UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable", degraded=True)
-"""The decision on a use that is let through without an answer."""
+"""The decision on a use that is let through without a response."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def options(wish: Wish) -> Call:
 
 
 def ways_out(answer: Answer) -> tuple[WayOut, ...]:
-    """Return the ways out in an answer. Errors: Unreachable if the answer lacks them."""
+    """Return the ways out. Errors: Unreachable if the response lacks them."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise Unreachable("invalid response: expected a list of options. Check the server address")
@@ -177,7 +177,7 @@ def extend(key: str, to: int | None, hold_s: float | None) -> Call:
 
 
 def decided(answer: Answer) -> Decision:
-    """Return an answer as a Decision.
+    """Return a response as a Decision.
 
     Fields unknown to this version are in `whole`. Errors: Unreachable if the decision is missing or unknown.
     """

@@ -1,4 +1,4 @@
-"""Store the guard's calls for uses that were let through without an answer.
+"""Store the guard's calls for uses that were let through without a response.
 
 The calls are stored until the server has them.
 
@@ -27,7 +27,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """The calls for uses that were let through without an answer. For any thread.
+    """The calls for uses that were let through without a response. For any thread.
 
     The uses include those that a server without its database let through.
 
@@ -52,9 +52,9 @@ class LetThrough:
             self._open()
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
-        """Return True if a use without an answer is let through.
+        """Return True if a use without a response is let through.
 
-        A status of 429 is an answer, so it does not let a use through.
+        A status of 429 is a response, so it does not let a use through.
         """
         return wish.metric in self._metrics and not error.too_many
 

@@ -238,7 +238,7 @@ class Outbox:
             return found
 
     def _deliver(self, batch: Sequence[tuple[int, Item]]) -> bool:
-        """Send a batch until there is an answer.
+        """Send a batch until there is a response.
 
         Return False if the client was closed first, and the batch still waits.
         """

@@ -13,7 +13,7 @@ from drawdown_client.errors import Unreachable
 from drawdown_client.items import moment_ms
 
 MOST_PAGES: Final = 100
-"""Pages of a usage answer."""
+"""Pages of a usage response."""
 MOST_ROWS: Final = 1_000
 """Rows of one page, each an object."""
 MAX_CHARS: Final = 64 * 1024 * 1024
@@ -97,7 +97,7 @@ def balance(org_id: str) -> Call:
 
 
 class Pages:
-    """The pages of one answer.
+    """The pages of one response.
 
     `after`: the cursor of the next page; None before the first page and after the last. `whole`: the joined answer,
     with the rows of all pages and the other fields of the first page; None until the last page is added.

@@ -26,19 +26,19 @@ KEPT_CALLS: Final = 1_000
 SPOOL_BYTES: Final = 64 * 1024 * 1024
 """Bytes of a spool. Its dead-letter file has a limit of the same size."""
 CALL_TRIES: Final = 4
-"""Attempts of a call, if the program waits for the answer."""
+"""Attempts of a call, if the program waits for the response."""
 CALL_WITHIN_S: Final = 15.0
-"""Seconds from the start of a call in which a retry can begin, if the program waits for the answer."""
+"""Seconds from the start of a call in which a retry can begin, if the program waits for the response."""
 CONNECT_S: Final = 5.0
 """Seconds to connect."""
 ANSWER_S: Final = 30.0
-"""Seconds to wait for the next bytes of an answer. `Client` rounds them up to a whole second."""
+"""Seconds to wait for the next bytes of a response. `Client` rounds them up to a whole second."""
 WHOLE_ANSWER_S: Final = 60.0
-"""Seconds for an attempt in addition to `connect_s`: to send the request and to receive the whole answer."""
+"""Seconds for an attempt in addition to `connect_s`: to send the request and to receive the whole response."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of an answer, which is never compressed."""
+"""Bytes of a response, which is never compressed."""
 MOST_ANSWER_SIGNS: Final = 100_000
-"""Number of `{`, `[`, `:` and `,` in an answer, outside of its texts."""
+"""Number of `{`, `[`, `:` and `,` in a response, outside of its texts."""
 MAX_SAID_CHARS: Final = 300
 """Characters of a code, a message or a reason that an error shows."""
 FIRST_PAUSE_S: Final = 0.2

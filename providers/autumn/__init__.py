@@ -1,6 +1,6 @@
 """Autumn (useautumn.com, hosted or on your own server) as a billing provider.
 
-Guarantee: a charge is one HTTP call. This package does not retry or wait. It reports only an outcome that an answer
+Guarantee: a charge is one HTTP call. This package does not retry or wait. It reports only an outcome that a response
 proves. A duplicate is a claim and not proof, so Drawdown looks it up. The nightly comparison reads balances and events
 back, because a 200 of Autumn is not durable and its key store fails open. Facts: observed on a running server, August
 2026.
@@ -71,14 +71,14 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
     """Return Autumn's capabilities.
 
     The batch call is not used (batch_size 1). That call answers 200 even if an item failed, and drops duplicates
-    silently, so its answer does not prove a charge.
+    silently, so its response does not prove a charge.
     """
     return Capabilities(
         batch_size=1,
         mode=settings.mode,
         in_flight=256,
         calls_per_s=settings.calls_per_s,
-        # Autumn states it in a header of each answer: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for one
+        # Autumn states it in a header of each response: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for one
         # customer's events (observed in recorded calls). A read that Autumn refuses is retried once, and again later.
         reads_per_s=10_000,
         # A lookup makes two calls if it does not find the key: four of the five allowed a second.
@@ -163,7 +163,7 @@ class AutumnProvider:
         return found
 
     async def _read_shown_credit(self, body: Mapping[str, object]) -> ShownCredit | None:
-        """Return the credit that the answer to a charge shows.
+        """Return the credit that the response to a charge shows.
 
         Return None while the list of features cannot be read.
         """
@@ -274,9 +274,9 @@ class AutumnProvider:
         return report.lines
 
     async def _ask(self, route: str, question: Mapping[str, object]) -> Mapping[str, object]:
-        """Send a read, and return the object of the answer.
+        """Send a read, and return the object of the response.
 
-        Errors: Unreadable, unless the answer is a 200 with an object.
+        Errors: Unreadable, unless the response is a 200 with an object.
         """
         if self.dormant is not None:
             raise Unreadable(self.dormant)

@@ -157,7 +157,7 @@ def decimals(value: Decimal) -> int:
 
 
 def read_features(body: Mapping[str, object]) -> Schema:
-    """Return the account's features, from the answer of `features.list`.
+    """Return the account's features, from the response of `features.list`.
 
     Errors: Unreadable.
     """
@@ -295,7 +295,7 @@ def whole(value: Decimal) -> int | None:
 
 
 def deducted(item: Mapping[str, object], feature: str) -> Deduction | None:
-    """Return the deductions of a charge's answer or of a listed event.
+    """Return the deductions of a charge's response or of a listed event.
 
     Return None if they are absent or unreadable.
     """
@@ -508,9 +508,9 @@ class AutumnAccount:
 
 
 class Unreadable(DrawdownError):
-    """An error: an answer of Autumn reports an error, or cannot be read.
+    """An error: a response of Autumn reports an error, or cannot be read.
 
-    `their_code`: Autumn's error code; None if the answer is without a code.
+    `their_code`: Autumn's error code; None if the response is without a code.
     """
 
     def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:

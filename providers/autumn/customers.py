@@ -1,8 +1,8 @@
-"""Autumn's answers about a customer. Pure.
+"""Autumn's responses about a customer. Pure.
 
 They have balances, plans, concurrency, draws, and the credit left to spend.
 
-Guarantee: an answer that cannot be read is Unreadable, never zero. Drawdown reads two shapes, as recorded: today's
+Guarantee: a response that cannot be read is Unreadable, never zero. Drawdown reads two shapes, as recorded: today's
 (`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`, `granted_balance`, `reset`). The
 balance is zero exactly if Autumn's own `check` refuses everything that the customer could draw on. Amounts of different
 units are never added. If a deciding figure or control (usage limit, spend limit, overage) is unreadable, so is the
@@ -165,7 +165,7 @@ def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
 def parts_of(found: Mapping[str, object], feature: str) -> list[Part]:
     """Return the parts of a balance that were granted once, or came with a plan.
 
-    A part granted once disappears from Autumn's answers as soon as it is used up exactly (observed in a recorded call).
+    A part granted once disappears from Autumn's responses as soon as it is used up exactly (seen in a recorded call).
     """
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
@@ -596,12 +596,12 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
 
 
 def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> ShownCredit | None:
-    """Return the rest of the deciding balance that the answer to a charge shows.
+    """Return the rest of the deciding balance that the response to a charge shows.
 
-    Return None if the answer does not show that balance.
+    Return None if the response does not show that balance.
 
-    An answer does not show limits. So the result for a credit system has a `part`, and never states that the credit is
-    unlimited. In recorded calls, the answer can have an unchanged balance under `balance`, and the deciding balance
+    A response does not show limits. So the result for a credit system has a `part`, and never states that the credit is
+    unlimited. In recorded calls, the response can have an unchanged balance under `balance`, and the deciding balance
     under `balances`.
     """
     shown = body.get("balance")
@@ -630,7 +630,7 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 
 
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
-    """Return the parts that the answer to a charge shows.
+    """Return the parts that the response to a charge shows.
 
     In recorded calls, reads do not show a part once a later charge used it up exactly.
     """

@@ -3,14 +3,14 @@
 Each charge attaches a plan of one prepaid feature once.
 
 Guarantee: a charge is attached at most once. Before it, Drawdown reads the amount from Autumn (`preview_attach`). If
-the amount differs, Drawdown does not attach. If an answer does not prove whether money was taken, the charge stays in
+the amount differs, Drawdown does not attach. If a response does not prove whether money was taken, the charge stays in
 doubt, and a person decides. A lookup never reports "paid" or "not found", because Autumn's facts cannot prove either.
 
 Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`. 30
 calls a minute are allowed. The header's key is shared across customers and routes, lasts a day, and its store fails
 open.
 
-Read in the open-source server and at docs.useautumn.com, and not tried: the answers of attach and its preview. Autumn
+Read in the open-source server and at docs.useautumn.com, and not tried: the responses of attach and its preview. Autumn
 works on one call for a customer at once. `metadata` goes onto Stripe's invoice, where a person finds our id, but
 `customers.get` returns invoices without it. If Autumn cannot save an invoice, it only logs that. Autumn's own top-ups
 use a random key for each call, so their keys do not distinguish purchases.
@@ -194,7 +194,7 @@ class AutumnPayments:
         }
 
     async def _read(self, route: str, body: Mapping[str, object]) -> Mapping[str, object] | NotSent:
-        """Make a call that takes no money, and return its answer."""
+        """Make a call that takes no money, and return its response."""
         result = await self._send(route, body, READ_TIMEOUT_S)
         now_ms = self._clock.now_ms()
         if not isinstance(result, Answer):

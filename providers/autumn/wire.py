@@ -1,9 +1,9 @@
-"""Autumn's calls for billing, and the outcomes that its answers prove. Pure.
+"""Autumn's calls for billing, and the outcomes that its responses prove. Pure.
 
-Guarantee: the outcome is Accepted only if the answer itself shows the charge. It is Rejected or RetryAt only if Autumn
-is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. A quoted message of Autumn is
-without texts that look like a key. Facts: the recording of a running server, API 2.3.0, August 2026. The code names
-each fact that it uses.
+Guarantee: the outcome is Accepted only if the response itself shows the charge. It is Rejected or RetryAt only if
+Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. A quoted message of
+Autumn is without texts that look like a key. Facts: the recording of a running server, API 2.3.0, August 2026. The code
+names each fact that it uses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS
 VERSION: Final = "2.3.0"
 """The API version of each call.
 
-The shape of answers depends on the version. Without the header, the account's version applies.
+The shape of responses depends on the version. Without the header, the account's version applies.
 """
 KEY_PROPERTY: Final = "drawdown_key"
 """The property with our key.
@@ -65,7 +65,7 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """An answer that reports an error. `status`: its HTTP status.
+    """A response that reports an error. `status`: its HTTP status.
 
     `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
     """
@@ -109,8 +109,8 @@ CHECK_OF_KEY: Final[Mapping[str, object]] = {
 }
 """A charge that Autumn always refuses with 400 `invalid_inputs` (observed in a recorded call).
 
-Its value is not a number, so Autumn refuses it before it does anything. If the answer is about the key in the body, a
-real charge would get the same answer.
+Its value is not a number, so Autumn refuses it before it does anything. If the response is about the key in the body, a
+real charge would get the same response.
 """
 
 
@@ -255,7 +255,7 @@ def in_no_system(request: PushRequest) -> Rejected:
 
 
 def has_no_balance(request: PushRequest, result: HttpResult, found: Outcome) -> bool:
-    """Return True if Autumn did not deduct, and its answer does not show a balance.
+    """Return True if Autumn did not deduct, and its response does not show a balance.
 
     Return False for a refund.
     """
@@ -298,7 +298,7 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
 
 
 def access_trouble(said: WireAnswer) -> str | None:
-    """Return the fault of key, address or version that an answer reports.
+    """Return the fault of key, address or version that a response reports.
 
     Return None without such a fault.
 
@@ -318,7 +318,7 @@ def access_trouble(said: WireAnswer) -> str | None:
 
 
 def read_said(answer: Answer) -> WireAnswer:
-    """Return the code and the message of an answer that reports an error."""
+    """Return the code and the message of a response that reports an error."""
     body = parse(answer.body)
     code = body.get("code") if body is not None else None
     message = body.get("message") if body is not None else None
@@ -334,7 +334,7 @@ def _quoted(message: str) -> str:
 
 
 parse: Final = lru_cache(1)(json_object)
-"""The parser of answers, with a cache of one answer.
+"""The parser of responses, with a cache of one response.
 
-The answer to a charge is read twice, for the charge and for the balance.
+The response to a charge is read twice, for the charge and for the balance.
 """

@@ -2,7 +2,7 @@
 
 Every provider must pass these pytest tests, Drawdown's own providers and yours.
 
-Guarantee: a provider's answers are compared with the service's own charges, which the bench reports. Accepted means
+Guarantee: a provider's responses are compared with the service's own charges, which the bench reports. Accepted means
 charged. Rejected and RetryAt mean not charged. A push is charged exactly once, even if calls are cut, lost or answered
 with nonsense in between. The suite does not import pytest or the worker, and does not read the machine's clock.
 

@@ -1,6 +1,6 @@
 """The bench that a provider's author supplies, and faults for calls.
 
-Guarantee: the tools do not wait. Only the spoil in force changes an answer.
+Guarantee: the tools do not wait. Only the spoil in force changes a response.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def instead(answer: Answer) -> Spoil:
 
 
 def garbled(answer: Answer) -> Spoil:
-    """Return a spoil that sends the call, and replaces the service's answer."""
+    """Return a spoil that sends the call, and replaces the service's response."""
 
     async def spoil(call: Call, inner: Http) -> HttpResult:
         await inner.send(call)
@@ -97,7 +97,7 @@ def garbled(answer: Answer) -> Spoil:
 
 
 def retyped(path: Path, value: object) -> Spoil:
-    """Return a spoil that sends the call, and replaces a field of the answer."""
+    """Return a spoil that sends the call, and replaces a field of the response."""
 
     async def spoil(call: Call, inner: Http) -> HttpResult:
         result = await inner.send(call)
@@ -133,7 +133,7 @@ def paths(body: object) -> Iterator[Path]:
 
 
 def fields(result: HttpResult | None) -> Mapping[str, object] | list[object]:
-    """Return the JSON object or list of an answer; empty if it has neither."""
+    """Return the JSON object or list of a response; empty if it has neither."""
     with contextlib.suppress(ValueError):
         body = json.loads(result.body) if isinstance(result, Answer) else None
         return body if isinstance(body, dict | list) else {}
@@ -141,7 +141,7 @@ def fields(result: HttpResult | None) -> Mapping[str, object] | list[object]:
 
 
 def same_words(one: HttpResult | None, other: HttpResult | None) -> bool:
-    """Return True if two answers have the same status and the same JSON.
+    """Return True if two responses have the same status and the same JSON.
 
     Then a caller cannot distinguish them.
     """

@@ -141,7 +141,7 @@ class ChargeTests(Tools):
 
 
 class TroubleTests(Tools):
-    """Tests with a service that cannot be reached, or sends invalid answers."""
+    """Tests with a service that cannot be reached, or sends invalid responses."""
 
     def test_push_not_sent_is_charged_when_sent_again(self) -> None:
         request = self.request()

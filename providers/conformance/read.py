@@ -1,7 +1,7 @@
 """The part of the suite that reads and accepts webhooks.
 
-An unreadable answer must never become a figure. A provider must accept a webhook only from the service and in time, and
-use it only to read the customer again.
+An unreadable response must never become a figure. A provider must accept a webhook only from the service and in time,
+and use it only to read the customer again.
 
 Guarantee: each test has a service of its own, and each read is compared with the charges of that service. Each webhook
 is signed as the service signs it. If a test changes a webhook afterwards, the test states the change.
@@ -112,11 +112,11 @@ class ReadTests(Tools):
                 self._reads_nothing(name, request, absent)
 
     def _reads_nothing(self, name: str, request: PushRequest, absent: HttpResult | None) -> None:
-        """Check that no reading call returns a figure of an invalid answer.
+        """Check that no reading call returns a figure of an invalid response.
 
-        A provider that sends no call may know the answer.
+        A provider that sends no call may know the response.
 
-        `absent`: the service's answer for a push that it does not have, such as an empty list. If an invalid answer
+        `absent`: the service's response for a push that it does not have, such as an empty list. If an invalid response
         equals it, the provider may believe it.
         """
         capabilities, asked = self.bench.provider.capabilities, self.wire.calls

@@ -1,8 +1,8 @@
 """The building blocks of the conformance tests.
 
-Each calls the provider once and checks the form of the answer.
+Each calls the provider once and checks the form of the response.
 
-Guarantee: every answer is compared with the service, must be of a closed type, and must not show a secret.
+Guarantee: every response is compared with the service, must be of a closed type, and must not show a secret.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Tools:
     def charge(self, request: PushRequest) -> bool:
         """Send a push, and return True if it was charged.
 
-        If the provider declares that its answer is not proof, the lookup decides.
+        If the provider declares that its response is not proof, the lookup decides.
         """
         outcome = self.push(request)
         if self.bench.provider.capabilities.success_proves_charge:

@@ -29,7 +29,7 @@ The limit is small because hundreds of pushes are in flight at once.
 class Call:
     """One request. A repr hides headers and body, which may hold secrets.
 
-    `timeout_s`: seconds until the last byte of the answer. `most_bytes`: the largest unpacked body of the answer.
+    `timeout_s`: seconds until the last byte of the response. `most_bytes`: the largest unpacked body of the response.
     """
 
     method: str
@@ -42,7 +42,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer.
+    """A complete response.
 
     Header names are in lower case. The body has at most the call's `most_bytes`.
     """
@@ -63,7 +63,7 @@ class NotSent:
 class NoAnswer:
     """A call that was sent, at least in part, and has an unknown outcome.
 
-    A whole answer did not arrive.
+    A whole response did not arrive.
     """
 
     reason: str

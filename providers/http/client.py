@@ -7,9 +7,9 @@ the request (`Connection.ask`), every failure is `NoAnswer`. The client does not
 cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. A connection leads only to
 an address that `socket_to` made a socket for, and each address is resolved at that moment.
 
-An answer is whole, or it is a failure. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
-chunks) is cut off at the limits of this module. Unrequested bytes end the connection, and never count as the answer to
-the next request.
+A response is whole, or it is a failure. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
+chunks) is cut off at the limits of this module. Unrequested bytes end the connection, and never count as the response
+to the next request.
 
 Drawdown does not use another library for this. ops/decisions/0022 lists the situations that each library reports
 wrongly, or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).
@@ -220,7 +220,7 @@ class HttpClient:
 async def _exchanged(
     loop: asyncio.AbstractEventLoop, connection: Connection, request: bytes, call: Call, ends_at: float
 ) -> Answer | NoAnswer:
-    """Write the request, and wait for its answer.
+    """Write the request, and wait for its response.
 
     From here on, the result can no longer be `NotSent`.
     """
@@ -287,9 +287,9 @@ def _request(call: Call) -> tuple[Origin, bytes]:
 
 @lru_cache(URLS_KEPT)
 def _head(method: str, url: str, given: tuple[tuple[str, str], ...]) -> tuple[Origin, str]:
-    """Return the origin of a call, and its head without the length.
+    """Return the origin of a call, and its headers without the length.
 
-    All pushes of a provider have the same head.
+    All pushes of a provider have the same headers.
     """
     origin, target = _parts(url)
     if not method.isalpha() or not method.isascii():
@@ -326,7 +326,7 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
 
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Largest size of a response's head, including interim responses."""
+"""Largest size of a response's headers, including interim responses."""
 MAX_HEADERS: Final = 256
 """Headers and trailers of a response."""
 MAX_INTERIM: Final = 8
@@ -340,19 +340,19 @@ Chunks of a single byte add five bytes each.
 """
 FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
-"""Fewest bytes of an answer, on average, for each piece that the socket delivers.
+"""Fewest bytes of a response, on average, for each piece that the socket delivers.
 
 The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, because each takes the same time.
 """
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of one service's answers in flight.
+"""Bytes of one service's responses in flight.
 
 So a service that floods does not delay others, and does not use more memory.
 """
 
 
 class Unusable(Exception):
-    """An error: the received bytes are not an answer. The message has the reason."""
+    """An error: the received bytes are not a response. The message has the reason."""
 
 
 CUT_OFF: Final = "the response is too large, so Drawdown cut it off"
@@ -367,9 +367,9 @@ INTERIM: Final = "the server sent only interim responses (1xx)"
 class Connection(asyncio.Protocol):
     """The end of one connection, for one request at a time.
 
-    Call `ask`, and `done_with` after the answer.
+    Call `ask`, and `done_with` after the response.
 
-    `held` counts the bytes of all answers in flight from the same origin.
+    `held` counts the bytes of all responses in flight from the same origin.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, held: Counter[str], origin: str) -> None:
@@ -395,7 +395,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def ask(self, request: bytes, most: int) -> asyncio.Future[None]:
-        """Send a whole request, and return a future of its answer.
+        """Send a whole request, and return a future of its response.
 
         From here on, the service may receive the request.
 
@@ -408,7 +408,7 @@ class Connection(asyncio.Protocol):
         return self._answer
 
     def done_with(self) -> bool:
-        """Drop the answer. Return True if the connection can be used again."""
+        """Drop the response. Return True if the connection can be used again."""
         self._held[self._origin] -= len(self.body)
         self.body = bytearray()
         self._answer = None
@@ -435,7 +435,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except Unusable as error:
             self._fail(str(error))
-        except httptools.HttpParserError as error:  # a callback raised, or bytes follow a whole answer
+        except httptools.HttpParserError as error:  # a callback raised, or bytes follow a whole response
             self._keeps = False
             if not self._is_whole:
                 said = error.__context__
@@ -457,7 +457,7 @@ class Connection(asyncio.Protocol):
         if exc is not None:
             self._fail(BROKE)
         elif self._has_head and not self._is_framed:
-            self._is_whole = True  # without a declared length, the answer ends with the connection
+            self._is_whole = True  # without a declared length, the response ends with the connection
             self._complete()
         else:
             self._fail(CUT_SHORT if self._has_head else NO_ANSWER)
@@ -476,7 +476,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._is_whole:
-            self._keeps = False  # a second answer follows the first
+            self._keeps = False  # a second response follows the first
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_whole:

@@ -3,7 +3,7 @@
 Guarantee: this package, `protocol` and `conformance` do not import the worker, the server or a database driver. Only
 the functions to which you pass httpx or httpx2 use one of them.
 
-    answers    the proof in an answer: JSON, a bearer key, Retry-After, the outcomes that every service shares
+    answers    the proof in a response: JSON, a bearer key, Retry-After, the outcomes that every service shares
     clients    httpx and httpx2: a client on Drawdown's engine, and Drawdown's `Http` over your own client
     rest       a JSON API under one key: reads that are cached for a minute, refusals in the service's own words
     settings   DRAWDOWN_<NAME>_… as a provider reads them

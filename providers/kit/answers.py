@@ -1,4 +1,4 @@
-"""The proof in the answers of any service, as far as HTTP alone can show it.
+"""The proof in the responses of any service, as far as HTTP alone can show it.
 
 Guarantee: pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not applied".
 Numbers stay exact, because a fraction is a Decimal, and NaN is not JSON.
@@ -125,7 +125,7 @@ def backoff_ms(attempt: int) -> int:
 def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | Answer:
     """Return the outcome of a push if the result means the same at every service.
 
-    Otherwise return the answer, and your provider must judge it.
+    Otherwise return the response, and your provider must judge it.
     """
     match result:
         case NotSent(reason):

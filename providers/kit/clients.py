@@ -171,7 +171,7 @@ class EngineTransport:
 
     The `Http` is Drawdown's engine, or a `Wire` of the suite.
 
-    `varied`: True if calls without an answer raise different errors in turn, for the suite.
+    `varied`: True if calls without a response raise different errors in turn, for the suite.
     """
 
     def __init__(self, http: Http, library: ModuleType, *, varied: bool = False) -> None:

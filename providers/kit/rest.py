@@ -86,8 +86,8 @@ class Rest:
     async def post(self, path: str, body: object, attempt: int) -> Outcome | Answer:
         """Send a push.
 
-        Return its outcome if HTTP or a refused key proves it. Otherwise return the answer, and your provider must judge
-        it.
+        Return its outcome if HTTP or a refused key proves it. Otherwise return the response, and your provider must
+        judge it.
         """
         call = Call(
             "POST",

@@ -117,7 +117,7 @@ class NeedsCustomer:
 class InDoubt:
     """The result if the outcome is unknown, so the caller must look it up.
 
-    The answer is missing or unreadable, or the payment is pending.
+    The response is missing or unreadable, or the payment is pending.
     """
 
     reason: str
@@ -186,7 +186,7 @@ class NoLink:
 class PaymentService(Protocol):
     """A service that takes money.
 
-    A method returns a result for each answer of the service, and never raises an error for it.
+    A method returns a result for each response of the service, and never raises an error for it.
     """
 
     name: str

@@ -97,7 +97,7 @@ class StripeProvider:
 
         Return None if it can be sent. Stripe accepts events for a meter with a time window, and drops all but the
         newest in a window. So Drawdown rejects such a push. It also rejects a push that the stream would refuse after
-        its answer, because Stripe reports only samples of that.
+        its response, because Stripe reports only samples of that.
         """
         now_ms = self._clock.now_ms()
         if isinstance(meters, ReadFailed) and not self._settings.stream_url:

@@ -127,9 +127,9 @@ def _shape(meter: Meter) -> list[str]:
 
 
 def explain_unbilled(answer: HttpResult) -> str | None:
-    """Return why Stripe cannot bill a customer, from its answer about the customer.
+    """Return why Stripe cannot bill a customer, from its response about the customer.
 
-    Return None if the answer does not show a reason.
+    Return None if the response does not show a reason.
     """
     if not isinstance(answer, Answer):
         return None

@@ -4,12 +4,12 @@ The module lists them, sums a customer's usage, and cancels an event by its iden
 
 Guarantee: a figure is returned only if it is whole and exact. If a meter was archived and made again under the same
 event name, the usage of both is counted. So charged usage never counts as absent. "Cancelled" is returned only if
-Stripe's answer names our identifier, or states that the event was cancelled before.
+Stripe's response names our identifier, or states that the event was cancelled before.
 
-Stripe applies an adjustment after its answer, as it does an event (status `pending`), and offers no way to read it
+Stripe applies an adjustment after its response, as it does an event (status `pending`), and offers no way to read it
 again. Reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
 billing/usage-based/meters/configure). Stripe documents a limit of 24 hours from the receipt, and does not change final
-invoices. It does not document the answer to a second adjustment of the same event.
+invoices. It does not document the response to a second adjustment of the same event.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
-    """Return Cancelled if the answer proves that the event was cancelled.
+    """Return Cancelled if the response proves that the event was cancelled.
 
     Otherwise return ReadFailed.
     """

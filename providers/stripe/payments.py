@@ -17,7 +17,7 @@ id. One lag remains: Drawdown may have given up a call while Stripe still works 
 Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
 api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):
 
-- Under an Idempotency-Key, Stripe repeats its first answer for at least 24 hours, a 402 or a 500 too. After a stored
+- Under an Idempotency-Key, Stripe repeats its first response for at least 24 hours, a 402 or a 500 too. After a stored
   500, only a lookup returns the outcome. Other parameters under the key are an `idempotency_error`. If the customer
   changes the card between two attempts, `charge` looks up the first. While the first call is in flight, a second is a
   409 `idempotency_key_in_use`.

@@ -2,10 +2,10 @@
 
 A call has up to MAX_STREAM_EVENTS pushes, and the token of a session.
 
-Guarantee: a push is accepted only if the answer is the documented one and has Stripe's Request-Id. It is "not applied"
-only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1, and is
-unique for 24 hours. Stripe checks events after its answer. Error reports (`webhooks`) notify of samples of its errors,
-and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
+Guarantee: a push is accepted only if the response is the documented one and has Stripe's Request-Id. It is "not
+applied" only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1,
+and is unique for 24 hours. Stripe checks events after its response. Error reports (`webhooks`) notify of samples of its
+errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
 api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. This module was not tried against Stripe
 itself.
 """
@@ -64,8 +64,8 @@ class Session:
 class NoSession:
     """The result if a session could not be opened, so the pushes were not sent.
 
-    `why`: the reason, in one line. `refused`: the key may not open a session. `headers`: those of the answer, which may
-    show when to retry.
+    `why`: the reason, in one line. `refused`: the key may not open a session. `headers`: those of the response, which
+    may show when to retry.
     """
 
     why: str
@@ -185,7 +185,7 @@ def _lasts_ms(created: object, expires: object) -> int | None:
 
 
 def _without(token: str, result: HttpResult) -> HttpResult:
-    """Return the answer with the token replaced, in case it repeats the token."""
+    """Return the response with the token replaced, in case it repeats the token."""
     if not isinstance(result, Answer):
         return result
     body = json_object(result.body)
@@ -221,7 +221,7 @@ def _refused(result: HttpResult) -> bool:
 
 
 def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
-    """Return the outcome of a push, by the answer to its call."""
+    """Return the outcome of a push, by the response to its call."""
     if isinstance(result, NotSent):
         return RetryAt(now_ms + backoff_ms(push.attempt), clean(f"not sent: {result.reason}"))
     if isinstance(result, NoAnswer):

@@ -1,7 +1,7 @@
-"""Calls to Stripe as bytes, and the outcome that its answers prove for a push.
+"""Calls to Stripe as bytes, and the outcome that its responses prove for a push.
 
-Guarantee: a push is accepted only if the answer repeats our identifier. It is "not applied" only if Stripe refused the
-call before it did anything. Every other answer makes it unknown. A text from an answer never shows a key.
+Guarantee: a push is accepted only if the response repeats our identifier. It is "not applied" only if Stripe refused
+the call before it did anything. Every other response makes it unknown. A text from a response never shows a key.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ATTEMPT: Final = re.compile(r"(.+)\.([0-9]{1,9})", re.DOTALL)
 
 @dataclass(frozen=True)
 class StripeError:
-    """The `error` of an answer's body. A missing part is empty."""
+    """The `error` of a response's body. A missing part is empty."""
 
     type: str
     code: str
@@ -142,7 +142,7 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
 
 
 def error_of(answer: Answer) -> StripeError | None:
-    """Return the error in Stripe's answer; None if the body does not have an error."""
+    """Return the error in Stripe's response; None if the body does not have an error."""
     found = (json_object(answer.body) or {}).get("error")
     if not isinstance(found, dict):
         return None
@@ -159,7 +159,7 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def described(answer: Answer) -> str:
-    """Return an answer as one line, with the request id for Stripe's support."""
+    """Return a response as one line, with the request id for Stripe's support."""
     error = error_of(answer)
     said = f": {error.code or error.type}: {error.message}" if error else ""
     request = request_id(answer)
@@ -167,7 +167,7 @@ def described(answer: Answer) -> str:
 
 
 def request_id(answer: Answer) -> str:
-    """Return the Request-Id of Stripe's answer; empty if it is missing."""
+    """Return the Request-Id of Stripe's response; empty if it is missing."""
     found = re.match(r"req_[A-Za-z0-9]{1,60}", answer.headers.get("request-id", ""))
     return found.group() if found else ""
 

@@ -1,9 +1,9 @@
 """Bound the number of connections, and the time that each may be idle.
 
-Guarantee: each address has a limited share of the slots. A connection that waits for a head, a body or its turn does
+Guarantee: each address has a limited share of the slots. A connection that waits for headers, a body or its turn does
 not block others. If all slots are taken, Drawdown closes a waiting connection of the caller with the most waiting
 connections. If all connections have a request in progress, some extra slots serve health alone. Drawdown closes a
-connection if the head of a request, the rest of an answered request, or a reader of the answer is too slow.
+connection if a request's headers, the rest of an answered request, or a reader of the response is too slow.
 `Connection` uses uvicorn's protocol only by asyncio's interfaces. It feeds the protocol in pieces, and gives the
 protocol a transport of its own. A request finds its connection in ASGI's state.
 """
@@ -38,9 +38,9 @@ HEALTH_SLOTS: Final = 32
 Each gets one answer about health. If all are in use, a new connection closes the oldest of these connections.
 """
 PATIENCE_S: Final = 15.0
-"""Seconds to wait for a head, or for the rest of an answered request."""
+"""Seconds to wait for headers, or for the rest of an answered request."""
 HEALTH_PATIENCE_S: Final = 2.0
-"""Seconds to wait for a head, or for the rest of an answered request, on a connection of HEALTH_SLOTS."""
+"""Seconds to wait for headers, or for the rest of an answered request, on a connection of HEALTH_SLOTS."""
 WRITE_PATIENCE_S: Final = 15.0
 """Seconds to wait for a client that does not read a response."""
 SWEEP_S: Final = 0.5
@@ -48,10 +48,10 @@ SWEEP_S: Final = 0.5
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Bytes of a request's first line and headers, up to the empty line.
 
-The limit holds for trailers, too. The server never refuses a smaller head for its size.
+The limit holds for trailers, too. The server never refuses smaller headers for their size.
 """
 PIECE_BYTES: Final = 4 * 1024
-"""Bytes of a head that the server reads before it checks the length of the head again."""
+"""Bytes of headers that the server reads before it checks the length of the headers again."""
 
 FULL: Final = ApiError(
     503, "too_many_connections", "too many connections. Try again later", headers={"Retry-After": "1"}
@@ -87,7 +87,7 @@ class ConnectionSlots:
         self._all: dict[ConnectionSlot, None] = {}
         self._for_health: dict[ConnectionSlot, None] = {}
         self._idle: dict[str, OrderedDict[ConnectionSlot, None]] = {}
-        """Connections that wait for a head, a body or their turn, by caller.
+        """Connections that wait for headers, a body or their turn, by caller.
 
         The connection that waits longest is first.
         """
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._under_way = 0
         self._since: float | None = None
-        """Time since which the connection waits for a head or the rest of a request."""
+        """Time since which the connection waits for headers or the rest of a request."""
         self._unread_since: float | None = None
 
     @property
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
     # What a request reports, through ASGI's state.
 
     def enter(self) -> None:
-        """Count a request after its head was read, and mark the connection as busy."""
+        """Count a request after its headers were read, and mark the connection as busy."""
         self._under_way += 1
         self._since = None
         if self._slot is not None:
