@@ -224,9 +224,10 @@ class Connector(PsycopgConnector):
             await self._noted(sql.queries["finish_job"], **given)
 
     async def _noted(self, query: Any, **arguments: Any) -> None:
-        """Execute a statement, and repeat it only if no answer came.
+        """Execute a statement, and repeat it only if no response came.
 
-        The error that no such job exists is an answer. After a lost answer, it proves that the first statement worked.
+        The error that no such job exists is a response. After a lost response, it proves that the first statement
+        worked.
         """
         tries = AsyncRetrying(
             retry=retry_if_exception(_is_unanswered),

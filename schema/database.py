@@ -181,7 +181,7 @@ def _never_prepare_temp_names(connection: Any, _record: object) -> None:
 def _say_no_values(context: sa.engine.ExceptionContext) -> None:
     """Remove a statement's values from its error.
 
-    Errors appear in reports, logs and answers, which must not have these values.
+    Errors appear in reports, logs and responses, which must not have these values.
 
     The error keeps the first line of the database's message. The statement, its values, and details that repeat a row
     are removed.
@@ -344,8 +344,8 @@ def _commit(transaction: sa.RootTransaction) -> None:
 def _is_unanswered(error: DBAPIError) -> bool:
     """Return True if it is unknown whether a commit was done.
 
-    This is the case if the answer never came, or came from a server that was shutting down. If SQLite reports a failed
-    commit, or PostgreSQL refuses it, it was not done.
+    This is the case if the response never came, or came from a server that was shutting down. If SQLite reports a
+    failed commit, or PostgreSQL refuses it, it was not done.
     """
     if isinstance(error.orig, sqlite3.Error):
         return False

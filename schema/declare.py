@@ -5,9 +5,9 @@ HTTP operation, and an action also a form of the console. The parameters are tho
 annotations. A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is
 an option, and is in the body or in the query.
 
-Names of parameters and of an answer's fields end with the unit: `hold_ms`, `share_ppm`, `amount_micro`. People type the
-name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per million by
-the whole name. They send an amount in credits, by the name without `_micro`.
+Names of parameters and of a response's fields end with the unit: `hold_ms`, `share_ppm`, `amount_micro`. People type
+the name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per
+million by the whole name. They send an amount in credits, by the name without `_micro`.
 
 Guarantee: a value has one meaning and one check, from any channel. The module is pure, so time and randomness are
 passed in.
@@ -571,9 +571,9 @@ class Action(Generic[R]):
 
     `place`: the page after the form, with parameters in braces; empty: the action is without a form. `keyed`: True if
     people can choose `asked.key`, the idempotency key. `shown_once`: the field of the result with a secret that is not
-    stored. `lost_hint`: the next step if the answer is lost. `by_hand`: True if the command of this name does more, and
-    is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a call or a
-    dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing. `count`: a
+    stored. `lost_hint`: the next step if the response is lost. `by_hand`: True if the command of this name does more,
+    and is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a call
+    or a dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing. `count`: a
     function that returns the number to pass as `expect`, from the result of a dry run. `ends`: a function that returns
     the exit status of the command.
     """
@@ -704,8 +704,8 @@ class Listing(Generic[R]):
     """A list of rows for people and programs.
 
     `read`: a function that returns a page, from the connection, a `Look` and the filters. The rows are of one
-    dataclass. `holds`: the name of the rows in the answer. `columns`: the columns of the table for people. `most`: the
-    default rows of a page. `paged`: True if `next` leads to more rows. `open`: True if a key that is bound to an
+    dataclass. `holds`: the name of the rows in the response. `columns`: the columns of the table for people. `most`:
+    the default rows of a page. `paged`: True if `next` leads to more rows. `open`: True if a key that is bound to an
     organisation may see the list without naming the organisation. Then the list is the same for all, or `read` returns
     only that organisation's rows (`Look.only`). `by_hand`: as in an action.
     """

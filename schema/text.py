@@ -83,7 +83,7 @@ def quote_value(value: object) -> str:
     """
     try:
         text = str(value)
-    except RecursionError:  # a hostile answer can be nested as deeply as its parser allows
+    except RecursionError:  # a hostile response can be nested as deeply as its parser allows
         text = f"a nested {type(value).__name__}"
     return repr(text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 1]}…")
 

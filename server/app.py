@@ -1,6 +1,6 @@
-"""Define the routes, and the answers of each.
+"""Define the routes, and the responses of each.
 
-Guarantee: the routes declare every answer that they can give, and so does /openapi.json. All errors have one shape.
+Guarantee: the routes declare every response that they can give, and so does /openapi.json. All errors have one shape.
 """
 
 from __future__ import annotations

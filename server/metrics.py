@@ -367,7 +367,7 @@ def ordering(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def filing(connection: sa.Connection) -> Iterator[Metric]:
-    """Yield the numbers of files and query answers of sources that were not imported."""
+    """Yield the numbers of files and query results of sources that were not imported."""
     found = files_left(connection)
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
     yield gauge(

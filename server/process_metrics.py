@@ -22,7 +22,7 @@ LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class GuardCalls:
-    """The number and the durations of the guard's answers here. For one thread."""
+    """The number and the durations of the guard's responses here. For one thread."""
 
     def __init__(self) -> None:
         self.decided: Counter[tuple[str, str, str, str]] = Counter()
@@ -36,7 +36,7 @@ class GuardCalls:
         self._named: set[str] = set()
 
     def answered(self, call: str, answer: Mapping[str, object]) -> None:
-        """Count the guard's decision in this answer.
+        """Count the guard's decision in this response.
 
         A repeat, a settlement or a release is not counted.
         """
@@ -45,7 +45,7 @@ class GuardCalls:
             self.decided[call, self._name(str(answer["metric"])), str(answer["decision"]), enforced] += 1
 
     def timed(self, call: str, took_s: float) -> None:
-        """Count the duration of an answer, in seconds from its request on."""
+        """Count the duration of a response, in seconds from its request on."""
         self.took[call][next((limit for limit in LIMITS_S if took_s <= limit), None)] += 1
         self.sums[call] += took_s  # type: ignore[assignment]
 
@@ -94,7 +94,7 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
 
 
 def guard_calls(calls: GuardCalls) -> Iterator[Metric]:
-    """Yield the guard's decisions of this process, and the durations of its answers."""
+    """Yield the guard's decisions of this process, and the durations of its responses."""
     labels = ("call", "metric", "decision", "enforced")
     metric = CounterMetricFamily(
         "drawdown_guard_decisions",

@@ -163,7 +163,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
 def _costs(context: Context, watcher: Watcher) -> list[Steps[None]]:
     """Return the steps that read the costs of units, if they are due.
 
-    They run concurrently with the halts, so that a provider without an answer does not delay others.
+    They run concurrently with the halts, so that a provider without a response does not delay others.
     """
     if context.clock.now_ms() < watcher.costs_due_ms:
         return []

@@ -190,7 +190,7 @@ class DemoBilling:
 class DemoCard:
     """A fake payment service that charges each id once.
 
-    The service declines the card of DECLINED_CARD. `silent`: ids of charges that succeed without an answer.
+    The service declines the card of DECLINED_CARD. `silent`: ids of charges that succeed without a response.
     """
 
     capabilities: PaymentCapabilities

@@ -56,7 +56,7 @@ MIN_SECRET_CHARS: Final = 16
 MOST_CUSTOMERS: Final = 20
 """Customers of a provider that `doctor` checks, with one call each."""
 PROXY_WITHIN_S: Final = 5.0
-"""Seconds to wait for the answer of a proxy."""
+"""Seconds to wait for the response of a proxy."""
 NO_HOST: Final = "drawdown.invalid:443"
 
 
@@ -219,7 +219,7 @@ def _ways_out(app: App) -> Iterator[Finding]:
 
 
 def _answer_of(proxy: ProxyUrl) -> bytes | None:
-    """Return the first bytes of a proxy's answer to CONNECT; None if it is slow.
+    """Return the first bytes of a proxy's response to CONNECT; None if it is slow.
 
     The host does not exist, so no host receives a byte. Errors: OSError.
     """

@@ -207,7 +207,7 @@ def _ways(app: App, wish: Wish) -> list[str]:
 
 
 def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
-    """Print the guard's answer, and return the exit status: 1 for a block."""
+    """Print the guard's response, and return the exit status: 1 for a block."""
     said = f"{found.decision}: {found.metric} {found.quantity:,} by {found.rule} ({found.reason})"
     if found.state in ("settled", "released") and found.decision != "block":
         was = "; unchanged" if found.repeated else ""

@@ -1,6 +1,6 @@
 """`drawdown up`: run ticks, watch, nightly checks and server as one command.
 
-Guarantee: a tick does not delay an answer, because the server is its own process. If one part ends, the other and the
+Guarantee: a tick does not delay a response, because the server is its own process. If one part ends, the other and the
 command end, too. A supervisor then restarts both.
 """
 

@@ -68,7 +68,7 @@ pushes = sa.Table(
     sa.Column("lookup_answer", sa.Text, nullable=True),
     # True if it was rejected and a person billed it: as an event at the provider, or outside the provider.
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
-    # The number of attempts when its provider refused it later. Their answers show the state before.
+    # The number of attempts when its provider refused it later. Their responses show the state before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),
     # Credits for one base unit, as the provider reported for this charge: the cost may change while it is in flight.
     # It is a decimal. A fraction such as 1/3000 is the mean cost of a charge that ended inside a unit.
@@ -127,7 +127,7 @@ attempts = sa.Table(
     ms_column("finished_ms", null=True),
     sa.Column("outcome", sa.Text, nullable=True),
     sa.Column("detail", sa.Text, nullable=True),
-    sa.Column("attempts_then", sa.Integer, nullable=True),  # the number of attempts when the answer was written
+    sa.Column("attempts_then", sa.Integer, nullable=True),  # the number of attempts when the response was written
     sa.Index("attempts_by_start", "started_ms"),
     sqlite_with_rowid=False,
     comment="One row per send, committed before a byte leaves (P1). `outcome` NULL: Drawdown did not see a response.",

@@ -225,8 +225,8 @@ class LotAnswer(BaseModel):
 class LotsAnswer(BaseModel):
     """The lots of a wallet.
 
-    `order`: the order of use, in words. `more`: the number of lots that the answer omits. `owed`: used credit that lots
-    do not cover. `back`: refunded credit that pays for later use.
+    `order`: the order of use, in words. `more`: the number of lots that the response omits. `owed`: used credit that
+    lots do not cover. `back`: refunded credit that pays for later use.
     """
 
     org_id: str

@@ -275,9 +275,9 @@ def carry_out(
 ) -> Answer:
     """Do the action of a call, unless the call was already done.
 
-    A repeat returns the first answer, without the secret. Errors: ApiError 403 if the API key may not do the action, or
-    422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call; those of
-    the action.
+    A repeat returns the first response, without the secret. Errors: ApiError 403 if the API key may not do the action,
+    or 422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call; those
+    of the action.
     """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:

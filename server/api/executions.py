@@ -1,7 +1,7 @@
 """Serve /v1/executions with the functions of `drawdown execution`.
 
 Guarantee: each call is done in one transaction, as the command line does it. The execution's key or the draw's number,
-which the caller chooses, identifies the call. If the answer is lost, the caller can repeat the call. Concurrent calls
+which the caller chooses, identifies the call. If the response is lost, the caller can repeat the call. Concurrent calls
 share a transaction (`payment_calls`). Concurrent acceptances of one organisation may share one, too
 (`request_batching`). If an API key is bound to an organisation, it changes only executions that it began
 (`require_maker`).
@@ -151,7 +151,7 @@ class Executions:
         return await programs.act_by(request, SCOPE, model, do, programs.recall_key, programs.confirm_key)
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """Return the answer of a call that shares a transaction.
+        """Return the response of a call that shares a transaction.
 
         None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
         ApiError 401.

@@ -162,7 +162,7 @@ class FailOpen:
         return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
-        """Return the answer of `work`, or an answer without the database.
+        """Return the response of `work`, or a response without the database.
 
         `uses`: True for a use, False for a check. Errors: those of `work`; Denied `other_content`; ApiError 503.
         """
@@ -259,10 +259,10 @@ class FailOpen:
     async def _ask_database(
         self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
     ) -> T:
-        """Return an answer of the database.
+        """Return a response of the database.
 
-        `quick`: wait at most WITHIN_S. `ends`: an answer ends the outage. A read of a key does not, because a locked
-        database can still be read. `notes`: a missing answer begins an outage. A slow read of a key does not. Errors:
+        `quick`: wait at most WITHIN_S. `ends`: a response ends the outage. A read of a key does not, because a locked
+        database can still be read. `notes`: a missing response begins an outage. A slow read of a key does not. Errors:
         those of AWAY and ApiError, if the database does not answer; those of `work`.
         """
         now = self._services.clock.now_ms()

@@ -1,9 +1,9 @@
 """Serve GET /v1/gate/{org_id}: whether a sandbox may be created or woken.
 
-Guarantee: the answer is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The gate
+Guarantee: the response is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The gate
 reads the provider again if the organisation was never projected, or is halted other than by an operator. All processes
 together read an organisation at most every ten seconds, with one call at a time. Callers of the gate are not
-authenticated, so all organisations at a provider share a limit of reads a second. The answer is the new verdict if it
+authenticated, so all organisations at a provider share a limit of reads a second. The response is the new verdict if it
 comes in time, or else the stored verdict. In doubt, the gate is closed unless a setting opens it.
 """
 
@@ -99,7 +99,7 @@ class Gate:
         return await asyncio.wait_for(reading, READ_WITHIN_S)
 
     def _would_ask(self, found: Gated) -> bool:
-        """Return True if the provider's answer could open the gate."""
+        """Return True if the provider's response could open the gate."""
         shut = found.is_halted or found.projection_read_ms is None
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 

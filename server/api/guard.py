@@ -4,11 +4,11 @@ It calls the functions of `drawdown guard` and `drawdown override`. A person dec
 request to /admin/overrides.
 
 Guarantee: the function that the command line calls decides each call. The caller chooses the key of a use, so the
-caller may repeat a call if the answer is lost. Concurrent uses and ends of uses share a transaction (`payment_calls`).
-Other uses share one with those of their metric, organisation and payer (`request_batching`). All checks share
-transactions, too. A block is an answer, not an error. A check only reads, and does not wait for a writer. One
-transaction finds the API key of a check and decides. A program requests a limit override only for an organisation. The
-override takes effect when a person approves it.
+caller may repeat a call if the response is lost. Concurrent uses and ends of uses share a transaction
+(`payment_calls`). Other uses share one with those of their metric, organisation and payer (`request_batching`). All
+checks share transactions, too. A block is a response, not an error. A check only reads, and does not wait for a writer.
+One transaction finds the API key of a check and decides. A program requests a limit override only for an organisation.
+The override takes effect when a person approves it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class CheckRequest(_Body):
 class UseRequest(CheckRequest):
     """A use of a metric.
 
-    You choose the key. After an allowed use, a repeat with the same key returns the first answer. A block does not
+    You choose the key. After an allowed use, a repeat with the same key returns the first response. A block does not
     store its key, so Drawdown decides a repeat again.
     """
 
@@ -249,7 +249,7 @@ class EmittedEvent(BaseModel):
 
 
 class GuardAnswer(BaseModel):
-    """The guard's answer.
+    """The guard's response.
 
     `decision`: the decision that counts. `would`: the decision in phase 3. `enforced`: True if the phase enforces the
     decision. `rule` and `reason`: the rule that decided, and why.
@@ -339,10 +339,10 @@ class WayOut(BaseModel):
 
 
 class OptionsAnswer(BaseModel):
-    """The guard's present answer to the use, and the four ways out of a block.
+    """The guard's present response to the use, and the four ways out of a block.
 
     `decision` to `reason`: as in a `GuardAnswer`. `options`: the ways out, open or closed. `as_of_ms`: the time of the
-    answer.
+    response.
     """
 
     org_id: str
@@ -393,7 +393,7 @@ class Question:
 
 
 Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
-"""The present key and its answer. Both are None if the key ended."""
+"""The present key and its response. Both are None if the key ended."""
 
 
 def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
@@ -493,7 +493,7 @@ class Guard:
         return await self._answer("reserve", request, ReserveRequest, hold)
 
     async def _use(self, asked: Ask, said: Caller) -> Mapping[str, object]:
-        """Return the answer to a use.
+        """Return the response to a use.
 
         A key from the fail-open memory gets its own transaction, which reads the key again.
         """
@@ -511,7 +511,7 @@ class Guard:
         return answer_shown(await self._fail_open.ask(asked, work))
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """Return the answer of a call that shares a transaction.
+        """Return the response of a call that shares a transaction.
 
         None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
         ApiError 401.
@@ -571,7 +571,7 @@ class Guard:
     ) -> JSONResponse:
         """Answer a call.
 
-        Drawdown counts each answer that is not an error, with its duration. `recalls`: True if the work reads the key
+        Drawdown counts each response that is not an error, with its duration. `recalls`: True if the work reads the key
         again in its transaction.
         """
         now = asyncio.get_running_loop().time

@@ -25,7 +25,7 @@ AT_ONCE: Final = 1
 
 
 class Readiness:
-    """The readiness of one process. Callers during a check share its answer."""
+    """The readiness of one process. Callers during a check share its response."""
 
     def __init__(self, services: Services) -> None:
         self._restores = services.restores

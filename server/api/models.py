@@ -1,9 +1,9 @@
-"""Define the bodies, queries and answers of executions and of several routes.
+"""Define the bodies, queries and responses of executions and of several routes.
 
 pydantic checks them, and OpenAPI describes them.
 
 Guarantee: a program sends an amount as a number of credits. Drawdown reads the amount exactly, to the micro-credit, or
-rejects it. An answer has each amount in credits, and as a whole number of micro-credits.
+rejects it. A response has each amount in credits, and as a whole number of micro-credits.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class RunsQuery(_Query):
 
 
 class MostQuery(_Query):
-    """The largest number of rows of an answer."""
+    """The largest number of rows of a response."""
 
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
 
@@ -183,7 +183,7 @@ class NoQuery(_Query):
 
 
 class PreviewAnswer(BaseModel):
-    """The answer to a preview.
+    """The response to a preview.
 
     `allowed`: True if the execution would be accepted now. `step`, `code` and `reason`: the step that refuses it, and
     why. `amount`: the credit to reserve. `available`: the available credit before the reservation. `hold`: the place of
@@ -387,16 +387,16 @@ class ErrorBody(BaseModel):
 
 
 class Error(BaseModel):
-    """An answer that refuses a call, or reports a failure."""
+    """A response that refuses a call, or reports a failure."""
 
     error: ErrorBody
 
 
 class GateAnswer(BaseModel):
-    """The gate's answer: whether a sandbox may be created or woken.
+    """The gate's response: whether a sandbox may be created or woken.
 
-    `max_concurrent_sandboxes`: null means unlimited. `as_of`: the time of the provider's answer; null without an
-    answer. `decision`, `rule` and `options` are the guard's. `degraded`: True if the credit was unknown.
+    `max_concurrent_sandboxes`: null means unlimited. `as_of`: the time of the provider's response; null without a
+    response. `decision`, `rule` and `options` are the guard's. `degraded`: True if the credit was unknown.
     """
 
     org_id: str

@@ -1,7 +1,7 @@
 """Describe the routes in /openapi.json.
 
-Guarantee: the description comes from the routes themselves. An example of an answer is the model's own, or an answer of
-this server (`examples.json`, without nulls).
+Guarantee: the description comes from the routes themselves. An example of a response is the model's own, or a response
+of this server (`examples.json`, without nulls).
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ Without an optional parameter, openapi-python-client 0.27 to 0.29 generates a mo
 
 
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
-"""File of examples: bodies and answers by operation, and parameters by name.
+"""File of examples: bodies and responses by operation, and parameters by name.
 
-The examples of one operation fit together in one request. A null omits a parameter. An answer omits its nulls.
+The examples of one operation fit together in one request. A null omits a parameter. A response omits its nulls.
 """
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
@@ -108,9 +108,9 @@ def operation(
 ) -> _Operation:
     """Return the description of a route for FastAPI.
 
-    The description has the answers, body, query, headers and authentication. `answer`: None for Prometheus' text, or
+    The description has the responses, body, query, headers and authentication. `answer`: None for Prometheus' text, or
     with `empty`. `body`: `any` for any JSON object. `bodies`: the bodies by type, if there are several. `scope`: the
-    scope that an API key needs. `empty`: True if the answer is 204. `also`: other statuses with their own answer.
+    scope that an API key needs. `empty`: True if the response is 204. `also`: other statuses with their own response.
     """
     extra: dict[str, object] = {}
     if body == "any":
@@ -184,7 +184,7 @@ def _add_nulls(example: Any, schema: Mapping[str, Any], schemas: Mapping[str, An
 
 
 def _exemplify(paths: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, Any], now_ms: int) -> None:
-    """Add an example to each answer, parameter and body without one.
+    """Add an example to each response, parameter and body without one.
 
     `days_ahead` has times that must be in the future, in days from now.
     """

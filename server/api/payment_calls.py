@@ -2,8 +2,8 @@
 
 The calls are uses, ends of uses, and changes of executions.
 
-Guarantee: each call gets the answer that it would get alone, after the commit. Its transaction reads its API key again.
-If a call must be decided alone, its route gets NotTogether, and Drawdown does not store any part of the call.
+Guarantee: each call gets the response that it would get alone, after the commit. Its transaction reads its API key
+again. If a call must be decided alone, its route gets NotTogether, and Drawdown does not store any part of the call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Order:
 
 
 Decided: TypeAlias = tuple[ApiKey | None, Any]
-"""The present API key of a call, and its answer. The key is None if it ended."""
+"""The present API key of a call, and its response. The key is None if it ended."""
 
 
 def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int) -> list[Decided | DrawdownError]:
@@ -59,7 +59,7 @@ class PaymentCalls:
         self._lane = programs.batch_requests(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
-        """Return the answer of a call that shares a transaction.
+        """Return the response of a call that shares a transaction.
 
         `remember`: receives the present key, if it is still valid. Errors: NotTogether if the call must be decided
         alone, with the key read again; ApiError 401, 429; DatabaseBusy.

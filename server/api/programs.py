@@ -247,7 +247,7 @@ class Programs:
     async def _paced(self, key: ApiKey, work: Awaitable[T]) -> T:
         """Return the work's answer.
 
-        If one key causes too many answers that find nothing, they wait. Errors: ApiError, with the ids of a bound key's
+        If a key causes too many responses that find nothing, they wait. Errors: ApiError, with the ids of a bound key's
         organisation as it sent them.
         """
         try:
@@ -458,7 +458,7 @@ def _for_program(found: re.Match[str]) -> str:
 
 
 def of_program(error: DrawdownError, org_id: str | None = None) -> ApiError:
-    """Return a Drawdown error as an answer to a program.
+    """Return a Drawdown error as a response to a program.
 
     `org_id`: the organisation that the key is bound to.
     """

@@ -2,7 +2,7 @@
 
 Drawdown locks and commits a busy wallet or counter once for all these requests. Requests that only read share one read.
 
-Guarantee: each request gets the answer that it would get alone, after the commit. If requests cannot be decided
+Guarantee: each request gets the response that it would get alone, after the commit. If requests cannot be decided
 together, each is decided alone. A refused request is decided alone, too, unless its error would be the same. A lane
 does not wait for other lanes. A request that comes alone does not wait. If several requests came just before, a request
 that writes waits at most GATHER_S.
@@ -46,13 +46,13 @@ R = TypeVar("R")
 
 @dataclass
 class _Waiting(Generic[A, R]):
-    """A request, and the future of its answer."""
+    """A request, and the future of its response."""
 
     request: A
     answer: asyncio.Future[R]
 
     def tell(self, found: R | BaseException) -> None:
-        """Set the answer, unless the request no longer waits."""
+        """Set the response, unless the request no longer waits."""
         if self.answer.done():
             return
         if isinstance(found, BaseException):
@@ -78,7 +78,7 @@ class _Lane(Generic[A, R]):
 class Way(Generic[A, R]):
     """A way to decide requests, at the time of their transaction.
 
-    `all_`: returns an answer for each request. A DrawdownError in place of an answer refuses that request, which is
+    `all_`: returns a response for each request. A DrawdownError in place of a response refuses that request, which is
     then not stored. If each request must be decided alone, `all_` raises Refused or UsageError. `alone`: decides one
     request; if it is None, the caller gets NotTogether. `lane`: returns the row that a request needs.
     """
@@ -108,7 +108,7 @@ class RequestBatcher(Generic[A, R]):
         self._lanes: dict[object, _Lane[A, R]] = {}
 
     async def ask(self, asked: A) -> R:
-        """Return the answer of a request that is decided with others.
+        """Return the response of a request that is decided with others.
 
         Errors: those of `Way.all_` and `Way.alone`; NotTogether if the request must be decided alone and `Way.alone` is
         None; ApiError 429 if too many requests wait.

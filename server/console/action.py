@@ -187,7 +187,7 @@ class Action:
 
     `name`: its name in the address. `do`: its function. `look`: the present state. `command`: the equivalent command
     line, without `drawdown` and the reason. `place`: the page that follows. `effect`: what it changes, in a sentence
-    above the form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the next step if an answer
+    above the form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the next step if a response
     with a secret was lost. `tell`: further results of the dry run, each from a transaction that is rolled back.
 
     Drawdown requires a reason for every action.

@@ -251,7 +251,7 @@ class Acting:
     async def _answered(
         self, request: Request, action: Action | None, form: Mapping[str, str], do: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """Return the answer.
+        """Return the response.
 
         If the person's session ended, return the sign-in page, which leads back to the same form.
         """

@@ -163,7 +163,7 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """Return the answer of the work, or the error page if the work fails.
+        """Return the response of the work, or the error page if the work fails.
 
         If the person is not signed in, redirect to the sign-in. A part of an open page gets status 401 instead.
         """
@@ -371,7 +371,7 @@ WHOSE: Final = ("id", "key", "tab")
 def in_words(ask: Ask) -> Iterator[None]:
     """Turn UnknownId into UsageError if the page is a list.
 
-    On a page about one object, UnknownId stays, and the answer is 404. Errors: UsageError.
+    On a page about one object, UnknownId stays, and the response is 404. Errors: UsageError.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """Fetch JSON objects and public keys from other services.
 
-Guarantee: calls use https, or stay on this machine, and do not follow redirects. Drawdown rejects an answer that takes
-longer than WITHIN_S or has more than MOST_BYTES. At most MOST_AT_ONCE callers wait. Drawdown caches an answer for
+Guarantee: calls use https, or stay on this machine, and do not follow redirects. Drawdown rejects a response that takes
+longer than WITHIN_S or has more than MOST_BYTES. At most MOST_AT_ONCE callers wait. Drawdown caches a response for
 KEPT_MS. Drawdown reads the keys again for an unknown key, at most every AGAIN_MS. Every error is a `Trouble`.
 """
 
@@ -23,20 +23,20 @@ from drawdown.server.services import Services
 WITHIN_S: Final = 5.0
 """Timeout of a request to a sign-in service, in seconds. A request for a product's public keys has the same timeout."""
 MOST_BYTES: Final = 64 * 1024
-"""Bytes of a sign-in service's answer. Drawdown rejects a larger answer."""
+"""Bytes of a sign-in service's response. Drawdown rejects a larger response."""
 MOST_AT_ONCE: Final = 8
-"""Concurrent calls to sign-in services. Callers that wait for a read of an uncached answer have the same limit."""
+"""Concurrent calls to sign-in services. Callers that wait for a read of an uncached response have the same limit."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
 """Public keys at one address that Drawdown uses. Drawdown ignores further keys."""
 KEPT_MS: Final = 10 * MINUTE_MS
-"""Time for which Drawdown caches an answer of a sign-in service."""
+"""Time for which Drawdown caches a response of a sign-in service."""
 AGAIN_MS: Final = 30 * SECOND_MS
 """Shortest time between two reads of the public keys because of an unknown key."""
 MOST_KEPT: Final = 8
 """Cached addresses.
 
-The addresses come from settings, or from the answer of a configured address.
+The addresses come from settings, or from the response of a configured address.
 """
 
 
@@ -65,7 +65,7 @@ class _CachedDocument:
 
 @dataclass
 class DocumentCache:
-    """The calls to other services, and their cached answers, for one server."""
+    """The calls to other services, and their cached responses, for one server."""
 
     services: Services
     _documents: dict[str, _CachedDocument] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Sign people in and out, and set a password by a link.
 
-Guarantee: neither an answer nor its duration reveals whether a name exists. Drawdown checks passwords in threads of
+Guarantee: neither a response nor its duration reveals whether a name exists. Drawdown checks passwords in threads of
 their own, a few at a time. Each check takes time and 19 MiB, or 32 MiB for an older hash. After the sign-in, a person
 continues only at a page of the console.
 """
@@ -158,7 +158,7 @@ class SignIn:
 
         def work(connection: sa.Connection) -> Person | None:
             person = console_users.set_password(connection, token, stored, now_ms)
-            if person is None:  # after a lost answer, this session used the link
+            if person is None:  # after a lost response, this session used the link
                 begun = console_sessions.find(connection, session, now_ms)
                 return None if begun is None else begun[0]
             return console_sessions.begin(connection, person.name, stored, session, address, now_ms)

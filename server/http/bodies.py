@@ -49,7 +49,7 @@ The number of connections limits the sum of these bytes.
 """
 _LENGTH_DIGITS: Final = 15
 MOST_SAID_WRONG: Final = 20
-"""Errors in the answer to one invalid body or query."""
+"""Errors in the response to one invalid body or query."""
 MAX_AT_CHARS: Final = 300
 """Characters of the path to the field in each listed error.
 

@@ -35,7 +35,7 @@ Trusted proxies are exempt, because many callers share a proxy.
 HEALTH_SLOTS: Final = 32
 """Connections beyond MAX_CONNECTIONS, for health alone.
 
-Each gets one answer about health. If all are in use, a new connection closes the oldest of these connections.
+Each gets one response about health. If all are in use, a new connection closes the oldest of these connections.
 """
 PATIENCE_S: Final = 15.0
 """Seconds to wait for headers, or for the rest of an answered request."""
@@ -304,7 +304,7 @@ class Connection(asyncio.Protocol):
                 return
             try:
                 self._inner.data_received(data[at : at + PIECE_BYTES])
-            except Exception:  # it cannot refuse an invalid request after an answer began
+            except Exception:  # it cannot refuse an invalid request after a response began
                 self._line.abort()
             if self._line.is_closing():
                 return
@@ -385,7 +385,7 @@ class Line(asyncio.Transport):
 
 
 def _refusal(error: ApiError) -> bytes:
-    """Return the bytes of an answer to a connection without a request."""
+    """Return the bytes of a response to a connection without a request."""
     answer = error_answer(error)
     head = [*answer.raw_headers, *HEADERS, (b"connection", b"close")]
     lines = b"".join(b"%s: %s\r\n" % (name, value) for name, value in head)

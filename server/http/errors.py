@@ -1,6 +1,6 @@
 """Define errors for programs: one shape, a code, and a message for people.
 
-Guarantee: an answer never has a part of a secret, of an SQL statement or of a stack.
+Guarantee: a response never has a part of a secret, of an SQL statement or of a stack.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MESSAGES = {
 
 
 class ApiError(Exception):
-    """An answer that reports an error, with its HTTP status and its code."""
+    """A response that reports an error, with its HTTP status and its code."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ def bad_value(at: str | None, message: str, code: str = "bad_value") -> ApiError
 
 
 def error_answer(error: ApiError) -> JSONResponse:
-    """Return the JSON answer of an error.
+    """Return the JSON response of an error.
 
-    The answer is `{"error": {"code": ..., "message": ..., "details": ...}}`.
+    The response is `{"error": {"code": ..., "message": ..., "details": ...}}`.
     """
     body: dict[str, object] = {"code": error.code, "message": error.message}
     if error.details is not None:

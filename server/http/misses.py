@@ -1,4 +1,4 @@
-"""Delay answers to requests for unknown objects.
+"""Delay responses to requests for unknown objects.
 
 Guarantee: Drawdown answers MISSES_PER_S such requests of an API key a second without delay. Each further answer waits,
 longer if more answers wait. So a caller with many connections hardly delays other callers. A request that finds its
@@ -19,18 +19,18 @@ MISSES_PER_S: Final = 50
 The limit is for one key and process. A burst may have twice as many.
 """
 LONGEST_MISS_S: Final = 5.0
-"""Longest delay of a further answer about an unknown object, in seconds."""
+"""Longest delay of a further response about an unknown object, in seconds."""
 
 
 class Misses:
-    """The delayed answers of one event loop."""
+    """The delayed responses of one event loop."""
 
     def __init__(self) -> None:
         self._buckets = TokenBuckets(MISSES_PER_S)
         self._waiting: Counter[str] = Counter()
 
     async def wait(self, key: str, now_ms: int) -> None:
-        """Wait until an answer about an unknown object may be sent to this API key."""
+        """Wait until a response about an unknown object may be sent to this API key."""
         if self._buckets.take(key, now_ms):
             return
         self._waiting[key] += 1

@@ -1,8 +1,8 @@
 """Find the route of a path as it was sent.
 
 Guarantee: a percent-encoded text in a path is only a part of an id. `/v1/accounts/acme%2Fledger` names the account
-`acme/ledger`, not the entries of `acme`. If the whole path is fixed, the route is found directly. Its answer and errors
-equal those of the application. The application knows all routes, describes them, and refuses wrong methods.
+`acme/ledger`, not the entries of `acme`. If the whole path is fixed, the route is found directly. Its response and
+errors equal those of the application. The application knows all routes, describes them, and refuses wrong methods.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RouteTable:
     """Call the endpoint of a fixed path directly, and pass on every other request.
 
     `routes`: the routes; those with parameters, or with more arguments than the request, are passed on. `handlers`: the
-    answers to errors, selected by the nearest base class of an error. An error without a handler goes to the outer
+    responses to errors, selected by the nearest base class of an error. An error without a handler goes to the outer
     layer.
     """
 

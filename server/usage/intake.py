@@ -2,13 +2,13 @@
 
 One transaction stores the items of a body.
 
-Guarantee: the answer 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
+Guarantee: the response 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
 change the database. Reading and storing have their own threads, so a batch does not delay an execution, the gate or a
 webhook. At most MOST_BATCHES are in work or wait, and each key has a limited share of this number. At most AT_ONCE are
 unpacked at a time. Keys take turns, so a busy key delays another only by the batches in progress. A small body, such as
 one event, does not wait for large batches. It shares a transaction with concurrent bodies of its key (`singles`). A
 body in transfer waits only for its sender, within the budget of all bodies. Drawdown counts invalid items after each
-answer, and writes the counts every EVERY_S, so requests do not wait for them.
+response, and writes the counts every EVERY_S, so requests do not wait for them.
 """
 
 from __future__ import annotations
@@ -361,7 +361,7 @@ def _bare(error: ApiError) -> ApiError:
 
 
 def answer(found: Sequence[Result]) -> JSONResponse:
-    """Return the answer to a body.
+    """Return the response to a body.
 
     The status is 200 if the server keeps all items, 207 if it keeps some items, and 422 if it rejects all items.
     """

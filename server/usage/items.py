@@ -167,9 +167,9 @@ class Events:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take 1 to 1,000 usage events. The answer has the outcome of each, in order.
+        """Take 1 to 1,000 usage events. The response has the outcome of each, in order.
 
-        If the answer is lost, send the same events again.
+        If the response is lost, send the same events again.
         """
         return answer(await self._intake.take(request, EVENTS))
 
@@ -249,9 +249,9 @@ class Samples:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take 1 to 1,000 samples. The answer has the outcome of each, in order.
+        """Take 1 to 1,000 samples. The response has the outcome of each, in order.
 
-        If the answer is lost, send the same samples again.
+        If the response is lost, send the same samples again.
         """
         return answer(await self._intake.take(request, SAMPLES))
 
@@ -303,7 +303,7 @@ class TakenAnswer(BaseModel):
 
 
 class UntakenAnswer(TakenAnswer):
-    """The answer to a body without any stored item."""
+    """The response to a body without any stored item."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -1,6 +1,6 @@
 """Store concurrent small bodies of one key in a shared transaction.
 
-Guarantee: each body gets the answer that it would get alone, after the commit. A fault of one body does not affect
+Guarantee: each body gets the response that it would get alone, after the commit. A fault of one body does not affect
 others, because bodies that cannot be stored together are stored alone. A body that comes alone does not wait. The
 number of waiting bodies is bounded, for each key and in all.
 """
@@ -57,7 +57,7 @@ class Singles(Generic[A, R]):
         self._count = 0
 
     async def ask(self, name: object, asked: A) -> R:
-        """Return the answer of a body.
+        """Return the response of a body.
 
         Errors: ApiError 429 if too many bodies wait; those of `work`.
         """

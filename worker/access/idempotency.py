@@ -2,11 +2,11 @@
 
 They are forms of the console, calls of programs, and signed requests.
 
-Guarantee: each form has its own key. A double click, a reload or a lost answer may send it twice. It takes effect once,
-and both requests get the same answer. The key is stored in the transaction of the change, and valid until LIFE_MS after
-the form was created. A session does not last longer. Rows that serialise changes by the same shown state are in the
-same table, and are deleted as the keys are. A call with an Idempotency-Key is stored like a form, for at least a day.
-The same key with different content is refused. A signature is used up in the transaction of its request.
+Guarantee: each form has its own key. A double click, a reload or a lost response may send it twice. It takes effect
+once, and both requests get the same response. The key is stored in the transaction of the change, and valid until
+LIFE_MS after the form was created. A session does not last longer. Rows that serialise changes by the same shown state
+are in the same table, and are deleted as the keys are. A call with an Idempotency-Key is stored like a form, for at
+least a day. The same key with different content is refused. A signature is used up in the transaction of its request.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Call:
 def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None:
     """Claim a call's key for this transaction.
 
-    Return its answer if the call was done before; None if it is new.
+    Return its response if the call was done before; None if it is new.
 
     Errors: OtherContent for a key of another call.
     """
@@ -158,7 +158,7 @@ def claim_call(connection: sa.Connection, call: Call, now_ms: int) -> str | None
 
 
 def keep_call(connection: sa.Connection, call: Call, answer: str) -> None:
-    """Store the answer of a call with its claimed key."""
+    """Store the response of a call with its claimed key."""
     SQL.run(connection, "keep", {"key": call.key, "said": answer, "place": _sha256(call.content)})
 
 

@@ -531,7 +531,7 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
 
 
 def _recovery_hint(values: Values) -> str:
-    """Return the hint for a lost answer that contained a new key.
+    """Return the hint for a lost response that contained a new key.
 
     The key may exist, although the caller never received it.
     """

@@ -82,7 +82,7 @@ def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, a
         "now_ms": now_ms,
     }
     if SQL.run(connection, "insert", values).first() is None:
-        if SQL.run(connection, "same", values).first() is not None:  # this is a retry after a lost answer
+        if SQL.run(connection, "same", values).first() is not None:  # this is a retry after a lost response
             return
         raise UsedLink("this link was used before, and each link opens the page once. Request a new link")
     SQL.run(connection, "make_room", {"org_id": who.org_id, "most": MOST_SESSIONS, "now_ms": now_ms})

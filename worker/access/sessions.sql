@@ -49,7 +49,7 @@ DELETE FROM console_sessions WHERE name = :name AND session_sha256 NOT IN (
     ORDER BY s.seen_ms DESC, s.session_sha256 LIMIT :most)
 
 -- name: insert
--- A browser that lost the answer may repeat the request.
+-- A browser that lost the response may repeat the request.
 INSERT INTO console_sessions (session_sha256, name, began_ms, seen_ms) VALUES (:session_sha256, :name, :now_ms, :now_ms)
 ON CONFLICT DO NOTHING
 

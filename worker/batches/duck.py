@@ -31,7 +31,7 @@ READING_SPILL_MB: Final = 8_192
 READING_THREADS: Final = 2
 """Threads that read one file."""
 READING_TIME_S: Final = 120
-"""Longest read of one file, or of one query's answer, in seconds.
+"""Longest read of one file, or of one query's result, in seconds.
 
 A tick with less time left reads for less time.
 """

@@ -46,7 +46,7 @@ MAX_PAGES: Final = 100
 STORE_CONNECT_S: Final = 5
 """Longest wait for a connection to an object store, in seconds."""
 STORE_READ_S: Final = 30
-"""Longest wait for each answer of an object store, in seconds."""
+"""Longest wait for each response of an object store, in seconds."""
 STORE_TRIES: Final = 3
 """Tries of one call to an object store."""
 MAX_ANSWER_BYTES: Final = 8 * 1024**2
@@ -250,7 +250,7 @@ def _client(store: ObjectStore) -> Any:
         aws_session_token=store.token or None,
         config=config,
     )
-    # This replaces botocore's own sender, which would read an answer of any size into memory.
+    # This replaces botocore's own sender, which would read a response of any size into memory.
     sender = URLLib3Session(
         verify=session.get_config_variable("ca_bundle") or True,
         proxies=get_environ_proxies(client.meta.endpoint_url),
@@ -261,9 +261,9 @@ def _client(store: ObjectStore) -> Any:
 
 
 def _send(sender: Any, request: Any, **_: object) -> Any:
-    """Send a request and return the answer.
+    """Send a request and return the response.
 
-    An object's content is streamed, and other answers are read within bounds. Errors: NotNow for an answer above the
+    An object's content is streamed, and other responses are read within bounds. Errors: NotNow for a response above the
     bounds.
     """
     from botocore.awsrequest import AWSResponse

@@ -1,6 +1,6 @@
 """A query of another database as a source.
 
-Its answer for a closed period is a file.
+Its result for a closed period is a file.
 
 Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows make the same
 file, in any order. The number of rows is at most MAX_RESULT_ROWS, and they are read in portions. A fault of the

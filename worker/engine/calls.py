@@ -1,14 +1,14 @@
 """Call a provider or payment service within its limits and the tick's time.
 
 Guarantee: a call that was not begun is answered as not sent. If a call breaks its contract, the outcome of its pushes
-is unknown, and other pushes are not affected. A charge without an answer in time is in doubt. A service that hangs
+is unknown, and other pushes are not affected. A charge without a response in time is in doubt. A service that hangs
 delays others only for the time that is left, and `LAST_CHARGES_S`.
 
-Answers are returned as they arrive (`Flight`), each once. If a process dies, it loses few of them. At most `most` calls
-that began are not completed, and an answer waits at most a second for others. A call is completed once its answers were
-fetched and the next answers are requested. Once `over` or `closed` returns True, further calls do not begin. Calls that
-did not begin are answered once all calls under way have ended. Calls under way have `grace_s` left once `over` returns
-True. If only `closed` does, they have all the time that they take.
+Responses are returned as they arrive (`Flight`), each once. If a process dies, it loses few of them. At most `most`
+calls that began are not completed, and a response waits at most a second for others. A call is completed once its
+responses were fetched and the next responses are requested. Once `over` or `closed` returns True, further calls do not
+begin. Calls that did not begin are answered once all calls under way have ended. Calls under way have `grace_s` left
+once `over` returns True. If only `closed` does, they have all the time that they take.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ GIVE_UP_AFTER: Final = 20
 In an outage, each call would cost a timeout.
 """
 MOST_UNSETTLED: Final = 512
-"""Push calls to one provider without a recorded answer, in all lanes together.
+"""Push calls to one provider without a recorded response, in all lanes together.
 
 If a process dies, Drawdown must look up their pushes or send them again.
 """
 LAST_ANSWERS_S: Final = 10.0
-"""Seconds to wait for the answers to pushes under way after the time limit.
+"""Seconds to wait for the responses to pushes under way after the time limit.
 
 Drawdown must look up each push that it gives up.
 """
@@ -111,7 +111,7 @@ class Calls:
     async def fetch(self, effect: LookUp) -> Mapping[int, LookupResult]: ...
 
     async def fetch(self, effect: Push | LookUp) -> Mapping[int, Outcome | LookupResult]:
-        """Return the next answers of a batch, by the index of their push in the batch.
+        """Return the next responses of a batch, by the index of their push in the batch.
 
         The first call starts the batch.
         """
@@ -197,7 +197,7 @@ class Calls:
         return 0
 
     def _note(self, number: int, customer: str, answers: Sequence[Outcome], failed: InARow) -> None:
-        """Adjust the limits of later calls by an answer."""
+        """Adjust the limits of later calls by a response."""
         allowance = self._slots.allowance
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
         if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # first reduce calls at once
@@ -231,8 +231,8 @@ class Calls:
         The provider declares the span. Customers take turns, so that a customer with many pushes does not delay others.
         """
         requests = effect.requests
-        # Lost answers are requested again. All answers come in one portion, so that those of a customer are compared
-        # together.
+        # Lost responses are requested again. All responses come in one portion, so that those of a customer are
+        # compared together.
         flight = Flight[LookupResult](len(requests), effect.over, _unread, portion=len(requests))
         calls = iter(by_customer(requests, self._provider.capabilities.lookup_span_ms))
 
@@ -306,7 +306,7 @@ class Calls:
         *,
         paced: bool = False,
     ) -> list[B | ReadFailed]:
-        """Make one call for each item, and return the answers in order.
+        """Make one call for each item, and return the responses in order.
 
         `paced`: keep within the rate for one customer.
         """
@@ -352,16 +352,16 @@ PORTION: Final = 128
 The number is so small that a lost portion costs little, and so large that commits cost little.
 """
 PORTION_S: Final = 1.0
-"""Longest wait of an answer for other answers that are written in the same transaction."""
+"""Longest wait of a response for other responses that are written in the same transaction."""
 POLL_S: Final = 0.1
-"""Seconds between two checks of the time limit (`over`) during a wait for an answer."""
+"""Seconds between two checks of the time limit (`over`) during a wait for a response."""
 
 
 class Flight(Generic[A]):
     """Answers to `count` requests, which arrive one by one.
 
-    A place is the index of a request. `instead`: a function that returns the answer for a place that did not get an
-    answer. Its second argument is True if the call was begun.
+    A place is the index of a request. `instead`: a function that returns the response for a place that did not get a
+    response. Its second argument is True if the call was begun.
     """
 
     def __init__(
@@ -410,7 +410,7 @@ class Flight(Generic[A]):
         await self._room.acquire()
 
     def begin(self, places: Iterable[int]) -> None:
-        """Record that a call begins, after which its answers may be lost."""
+        """Record that a call begins, after which its responses may be lost."""
         call = set(places)
         self._call_of.update(dict.fromkeys(call, call))
 
@@ -422,7 +422,7 @@ class Flight(Generic[A]):
         return True
 
     def answer(self, place: int, answer: A) -> None:
-        """Store the answer for a place."""
+        """Store the response for a place."""
         self._left.remove(place)
         self._ready[place] = answer
         if len(self._ready) == 1:
@@ -432,13 +432,13 @@ class Flight(Generic[A]):
 
     @property
     def is_done(self) -> bool:
-        """Return True if all answers were fetched."""
+        """Return True if all responses were fetched."""
         return not self._left and not self._ready
 
     async def fetch(self) -> dict[int, A]:
-        """Return the next portion of answers, by place.
+        """Return the next portion of responses, by place.
 
-        The portion is empty only if all answers were fetched. Errors: those that the coroutines raise.
+        The portion is empty only if all responses were fetched. Errors: those that the coroutines raise.
         """
         loop = asyncio.get_running_loop()
         self._done_with_fetched()
@@ -493,14 +493,14 @@ class Flight(Generic[A]):
 PAYMENTS_AT_ONCE: Final = 8
 """Calls to a payment service at once."""
 LAST_CHARGES_S: Final = 5.0
-"""Seconds to wait for the answers to charges under way after the time limit.
+"""Seconds to wait for the responses to charges under way after the time limit.
 
 Drawdown must look up each charge that it gives up.
 """
 
 
 async def answers(service: PaymentService, effect: ChargeMoney | LookUpMoney, clock: Clock) -> list[ChargeResult]:
-    """Return the service's answers, one for each charge, in order.
+    """Return the service's responses, one for each charge, in order.
 
     NotSent: the charge was not begun. InDoubt: the service failed, or did not answer in time.
     """
@@ -542,7 +542,7 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Return a service's answer whether it tops up a customer by itself.
+    """Return a service's response whether it tops up a customer by itself.
 
     NotSent: it does. InDoubt: it failed, or did not answer before the effect was `over`. None: it does not, or cannot
     be called, or does not offer this question.

@@ -25,11 +25,11 @@ R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # True once further work must not begin: time is over, or the process must end
 Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of calls at once
 NOT_SENT: Final = "not sent: no time was left"
-"""The answer to a request that had not begun when the time limit (`over`) was reached."""
+"""The result of a request that had not begun when the time limit (`over`) was reached."""
 LANES: Final = 2
 """Batches of pushes that are sent to one provider at once.
 
-The answers of a batch are stored while the other is sent.
+The responses of a batch are stored while the other is sent.
 """
 
 
@@ -55,9 +55,9 @@ class Push:
     """Send pushes to a provider, in any number of calls.
 
     Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
-    that they take. The answer is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
-    same effect again until each push has an outcome. `cut`: a function that receives the lowest number of concurrent
-    requests that was allowed, if it is below the declared number (None: do not report it).
+    that they take. The result is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield
+    the same effect again until each push has an outcome. `cut`: a function that receives the lowest number of
+    concurrent requests that was allowed, if it is below the declared number (None: do not report it).
     """
 
     provider: str
@@ -72,7 +72,7 @@ class Push:
 class LookUp:
     """Look up pushes at a provider.
 
-    The answer is a portion of the LookupResults that arrived, by the index of the push in `requests`. Yield the same
+    The result is a portion of the LookupResults that arrived, by the index of the push in `requests`. Yield the same
     effect again until each push has a result.
     """
 
@@ -85,7 +85,7 @@ class LookUp:
 class ReadTotals:
     """Read a provider's charges of customers in [from_ms, to_ms).
 
-    The answer is Totals or ReadFailed for each, in order. Once it is `over`, further calls do not begin.
+    The result is Totals or ReadFailed for each, in order. Once it is `over`, further calls do not begin.
     """
 
     provider: str
@@ -97,7 +97,7 @@ class ReadTotals:
 class ReadDrawn:
     """Read the draws that customers' balances at a provider show.
 
-    The answer is Drawn by feature, or ReadFailed, for each customer in order. Once it is `over`, further calls do not
+    The result is Drawn by feature, or ReadFailed, for each customer in order. Once it is `over`, further calls do not
     begin.
     """
 
@@ -110,7 +110,7 @@ class ReadDrawn:
 class ReadCosts:
     """Read a provider's costs of units of features in credits.
 
-    The answer is a list of Cost, or ReadFailed. `known_costs`: the costs learned before.
+    The result is a list of Cost, or ReadFailed. `known_costs`: the costs learned before.
     """
 
     provider: str
@@ -121,7 +121,7 @@ class ReadCosts:
 class ReadCustomers:
     """Read the states of a provider's customers.
 
-    The answer has a CustomerState or ReadFailed for each id. `cut`: as for `Push`.
+    The result has a CustomerState or ReadFailed for each id. `cut`: as for `Push`.
     """
 
     provider: str
@@ -134,7 +134,7 @@ class ReadCustomers:
 class CheckCustomers:
     """Check customers at a provider.
 
-    The answer is the faults as lines of text, or ReadFailed, for each in order.
+    The result is the faults as lines of text, or ReadFailed, for each in order.
     """
 
     provider: str
@@ -145,7 +145,7 @@ class CheckCustomers:
 class ChargeMoney:
     """Charge customers at a payment service.
 
-    Once it is `over`, further charges do not begin. The answer is a ChargeResult for each, in order.
+    Once it is `over`, further charges do not begin. The result is a ChargeResult for each, in order.
     """
 
     service: str
@@ -157,7 +157,7 @@ class ChargeMoney:
 class LookUpMoney:
     """Look up charges at a payment service, without charging.
 
-    The answer is a ChargeResult for each, in order.
+    The result is a ChargeResult for each, in order.
     """
 
     service: str
@@ -169,7 +169,7 @@ class LookUpMoney:
 class AskWhoFills:
     """Ask a payment service whether it tops up a customer by itself.
 
-    The answer is NotSent if the service does, and InDoubt if it fails or does not answer before the effect is `over`.
+    The result is NotSent if the service does, and InDoubt if it fails or does not answer before the effect is `over`.
     None: Drawdown may top up the customer.
     """
 
@@ -226,7 +226,7 @@ class UsageRequest:
 
 @dataclass(frozen=True)
 class UsageAnswer:
-    """A cell's answer as raw bytes, or the error. One of `body` and `error` is None."""
+    """A cell's response as raw bytes, or the error. One of `body` and `error` is None."""
 
     body: bytes | None = None
     error: str | None = None
@@ -243,21 +243,21 @@ class HookSender(Protocol):
     """A sender of messages to the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """Send messages. Return an answer for each, in order, in bounded time."""
+        """Send messages. Return a response for each, in order, in bounded time."""
 
 
 class CellReader(Protocol):
     """A reader of cells' counts."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Read counts. Return an answer for each, in order, in bounded time."""
+        """Read counts. Return a response for each, in order, in bounded time."""
 
 
 @dataclass(frozen=True)
 class SendHalts:
     """Send halts to cells.
 
-    Once it is `over`, further halts are not sent. The answer is None for each acknowledged halt, else the error, in
+    Once it is `over`, further halts are not sent. The result is None for each acknowledged halt, else the error, in
     order.
     """
 
@@ -269,7 +269,7 @@ class SendHalts:
 class SendHooks:
     """Send messages to the operator's product.
 
-    Once it is `over`, further messages are not sent. The answer is a HookAnswer for each, in order.
+    Once it is `over`, further messages are not sent. The result is a HookAnswer for each, in order.
     """
 
     messages: Sequence[HookRequest]
@@ -280,7 +280,7 @@ class SendHooks:
 class ReadCells:
     """Read the counts of cells.
 
-    Once it is `over`, further cells are not called. The answer is a UsageAnswer for each, in order.
+    Once it is `over`, further cells are not called. The result is a UsageAnswer for each, in order.
     """
 
     requests: Sequence[UsageRequest]
@@ -291,13 +291,13 @@ class ReadCells:
 class LoadWitness:
     """Load this machine's checkpoint of the database.
 
-    The answer is a Witness, or None if a checkpoint does not exist.
+    The result is a Witness, or None if a checkpoint does not exist.
     """
 
 
 @dataclass(frozen=True)
 class SaveWitness:
-    """Save this machine's checkpoint, on disk before the answer."""
+    """Save this machine's checkpoint, on disk before the response."""
 
     witness: Witness
 

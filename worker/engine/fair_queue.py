@@ -211,7 +211,7 @@ class Allowance:
     begun: int = 0
     """The number of calls so far, which is also the number of the next call."""
     since: int = 0
-    """The number of the first call of this round. Answers to earlier calls do not count."""
+    """The number of the first call of this round. Responses to earlier calls do not count."""
     _answers: int = 0
     _turned_away: set[str] = field(default_factory=set)
 
@@ -224,7 +224,7 @@ class Allowance:
         return self.begun - 1
 
     def note(self, number: int, customer: str, *, turned_away: bool) -> bool:
-        """Count an answer, and return True if fewer calls are allowed from now on."""
+        """Count a response, and return True if fewer calls are allowed from now on."""
         if number < self.since:
             return False
         self._answers += 1
@@ -242,7 +242,7 @@ class Allowance:
 
 
 Heed = Callable[[Allowance, int, str, bool], None]
-"""Adjusts an allowance by an answer. The arguments are the allowance, the call's number, its customer, and True if it
+"""Adjusts an allowance by a response. The arguments are the allowance, the call's number, its customer, and True if it
 was refused as too many calls.
 """
 
@@ -282,7 +282,7 @@ class Reads:
     """All reads of a provider, within its limits.
 
     The limits are reads at once, reads a second, and lookups a second of one customer. `heed`: adjusts the allowance
-    by each answer.
+    by each response.
     """
 
     def __init__(self, capabilities: Capabilities, processes: int, heed: Heed) -> None:
@@ -295,7 +295,7 @@ class Reads:
     async def answer(
         self, ask: Callable[[], Awaitable[Answer]], customer_id: str, begin: Callable[[], bool], *, paced: bool
     ) -> Answer | None:
-        """Return the answer of a read; None if `begin` returned False first.
+        """Return the response of a read; None if `begin` returned False first.
 
         If a read is refused as too many calls, it is repeated in its turn. After the first repeat, it is repeated only
         if fewer reads at once are allowed than when it was made. A single refused customer does not reduce that number.

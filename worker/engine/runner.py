@@ -1,7 +1,8 @@
 """Run steps, and perform their effects in production.
 
 Guarantee: effects are performed in the order in which a step yields them. Steps that run together share only the
-database. Database work is synchronous, in a thread, so that a provider's answer does not wait for another transaction.
+database. Database work is synchronous, in a thread, so that a provider's response does not wait for another
+transaction.
 """
 
 from __future__ import annotations
@@ -159,9 +160,9 @@ async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R
 async def _await_cells(
     sending: Coroutine[object, object, list[str | None]], over: Over, count: int
 ) -> list[str | None]:
-    """Return the answers of cells.
+    """Return the responses of cells.
 
-    Once time is over, stop waiting. Halts without an answer are sent again later.
+    Once time is over, stop waiting. Halts without a response are sent again later.
     """
     task = asyncio.ensure_future(sending)
     try:

@@ -1,7 +1,7 @@
 """Preview, accept, charge, extend, settle and release executions on credit.
 
 Guarantee: the steps of permission have one order (`executions.permission`), and an error names the first step that
-refuses. Each call is one transaction, under the caller's key. If the answer is lost, the caller can repeat the call.
+refuses. Each call is one transaction, under the caller's key. If the response is lost, the caller can repeat the call.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ QUEUED_LIFE_MS: Final = DAY_MS
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
-    """Return the answer that `accept` would give now, without a write.
+    """Return the response that `accept` would give now, without a write.
 
-    `asker`: the requesting organisation, if it was just read. If a step refuses, the answer contains the refusal.
+    `asker`: the requesting organisation, if it was just read. If a step refuses, the response contains the refusal.
 
     Errors: UnknownId; UsageError.
     """
@@ -132,7 +132,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
         _require_no_use(key)
     require_sane(request)
     before = grouped.read(connection, key)
-    if before is not None:  # return the first answer, even if the account has changed since
+    if before is not None:  # return the first response, even if the account has changed since
         if before.fingerprint != fingerprint(request):
             raise grouped.other_content(key, run_request.differing(before, request))
         return Accepted(before, True, *_read_balance(connection, before, by.now_ms, moved=False))

@@ -102,7 +102,7 @@ class Facts:
 
 
 Finish: TypeAlias = Callable[[Mapping[str, Moved]], Any]
-"""A function that returns the answer, from the changes of all wallets in the transaction."""
+"""A function that returns the response, from the changes of all wallets in the transaction."""
 
 
 @dataclass(frozen=True)

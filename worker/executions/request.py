@@ -209,7 +209,7 @@ def sane_cost(cost: Cost) -> Cost:
 
 @dataclass(frozen=True)
 class Preview:
-    """The answer to a preview of an execution, in micro-credits.
+    """The response to a preview of an execution, in micro-credits.
 
     `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `step` is also None if a rule
     outside the order of the steps refuses. `customer_id`: the customer that would pay. `amount_micro`: the amount that

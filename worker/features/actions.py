@@ -224,7 +224,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     mapping = mapping_rows(connection)
     sealed_to = int(SQL.run(connection, "sealed_to").scalar_one())
     if [before for before in mapping if (before.selector, before.start_ms) == (row.selector, start)][-1:] == [row]:
-        # This is a repeated call, perhaps after a lost answer.
+        # This is a repeated call, perhaps after a lost response.
         return Mapped(start, 0, 0, 0, again=True)
     if from_ms is None and (since := _so_already(mapping, row)) is not None:
         return Mapped(since, 0, 0, 0, row.feature, again=True)

@@ -1,9 +1,9 @@
 """Call cells to send halts and read counts; share code for webhook endpoints.
 
 Guarantee: only URLs on the operator's allow-list are called, and each request to a cell is signed. A connection is made
-only to an address that is checked at that time. An earlier answer of DNS does not count. If the operator set a proxy,
-the proxy resolves the name, and only the origin is checked. Redirects are not followed, and cookies are not stored. An
-answer that is invalid, too long or endless is an error with our text, because a library's text may contain headers.
+only to an address that is checked at that time. An earlier response of DNS does not count. If the operator set a proxy,
+the proxy resolves the name, and only the origin is checked. Redirects are not followed, and cookies are not stored. A
+response that is invalid, too long or endless is an error with our text, because a library's text may contain headers.
 Only its own halt is sent again, or only its own cell's count is then unknown, and not zero.
 """
 
@@ -197,7 +197,7 @@ class CellUsageClient:
         self._lookup = lookup
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Request the counts. Return an answer for each, in order."""
+        """Request the counts. Return a response for each, in order."""
         return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
     async def _one(self, request: UsageRequest) -> UsageAnswer:

@@ -1,4 +1,4 @@
--- The statements of dispatch: due halts, cells to notify, and answers.
+-- The statements of dispatch: due halts, cells to notify, and responses.
 
 -- name: in_force
 -- A halt of the shard that is in force now. If `provider` is not empty, only of organisations that it bills.

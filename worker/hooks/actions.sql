@@ -44,7 +44,7 @@ UPDATE hook_deliveries SET state = 'failed', ended_ms = :now_ms, claim_owner = N
 WHERE endpoint = :name AND state = 'due'
 
 -- name: due_again
--- The schedule of attempts begins again. If a call is in flight and fails, its answer no longer counts.
+-- The schedule of attempts begins again. If a call is in flight and fails, its response no longer counts.
 UPDATE hook_deliveries SET state = 'due', due_at_ms = :now_ms, failures = 0, replays = replays + 1, ended_ms = NULL,
     claim_owner = NULL
 

@@ -1,7 +1,7 @@
 """Calls to endpoints of the operator's product over HTTP.
 
 Guarantee: only URLs on the operator's allow-list are called, as in `worker/halts/cell_client.py`, and each request is
-signed. Each call ends within `CALL_MS`, even if its endpoint hangs. Only a complete answer of 2xx proves that the
+signed. Each call ends within `CALL_MS`, even if its endpoint hangs. Only a complete response of 2xx proves that the
 endpoint has the message.
 """
 
@@ -37,7 +37,7 @@ class HookClient:
         self._lookup = lookup
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """Send messages. Return an answer for each, in their order, within CALL_MS.
+        """Send messages. Return a response for each, in their order, within CALL_MS.
 
         The caller must not pass more messages of an endpoint than AT_ONCE.
         """

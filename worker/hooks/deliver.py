@@ -80,7 +80,7 @@ def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
 def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
     """Send messages to one endpoint until no message is due.
 
-    It also stops if the endpoint does not answer, or if the time is up. Until its first answer, the endpoint gets one
+    It also stops if the endpoint does not answer, or if the time is up. Until its first response, the endpoint gets one
     message at a time.
     """
     breaker, began_ms, most = context.telling(endpoint), context.clock.now_ms(), 1
@@ -177,7 +177,7 @@ def _settle(
 
 
 def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, object]:
-    """Return the change of a delivery by an answer.
+    """Return the change of a delivery by a response.
 
     A call that was not begun does not fail, and is due at once.
     """

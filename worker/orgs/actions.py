@@ -77,7 +77,7 @@ class Halted:
 def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: bool = False) -> list[Halted]:
     """Halt organisations in one transaction, or undo the operator's halt.
 
-    Return an answer for each.
+    Return a result for each.
 
     After an undo, the provider's verdict counts again.
 
@@ -206,7 +206,7 @@ def _say(connection: sa.Connection, org_id: str, was: Override, now: Override, b
 # Actions.
 
 MOST_SAID: Final = 50
-"""Organisations that the text of an answer names."""
+"""Organisations that the text of a result names."""
 
 
 @dataclass(frozen=True)

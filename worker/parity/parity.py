@@ -3,7 +3,7 @@
 A line is an organisation's day at a cell.
 
 Guarantee: a day is compared once it is over and its last samples have arrived. A comparison writes only its own result.
-If a cell does not answer, sends an invalid answer or is not registered, it is unread, and does not count as unused.
+If a cell does not answer, sends an invalid response or is not registered, it is unread, and does not count as unused.
 Sizes are compared one by one, so that an excess of one size does not hide a lack of another. Unknown is not zero. If
 only one side has an organisation, or our samples are pruned, a difference is not computed. All numbers are whole. A
 difference in parts per million is rounded up.

@@ -1,4 +1,4 @@
-"""Read cells' totals of usage from a file or from a cell's answer.
+"""Read cells' totals of usage from a file or from a cell's response.
 
 This module is pure, except that it opens the file.
 
@@ -103,7 +103,7 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
     """Return a cell's counts of a day.
 
     The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`. Errors: BadTotal
-    for an invalid or too long answer.
+    for an invalid or too long response.
     """
     if not _may_be_read(body):
         raise _too_many()

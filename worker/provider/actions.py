@@ -333,7 +333,7 @@ def set_rate(
 
     `rate`: (micro-units of the balance, base units). Without `from_ms`, a feature's first rate counts for all its
     usage, and a later rate from the next window on. If the same rate is already in force then, it does not change. So a
-    caller that lost the answer can repeat the call, and gets the window from which the rate counts. `tells`: the
+    caller that lost the response can repeat the call, and gets the window from which the rate counts. `tells`: the
     provider declares that it reports costs.
 
     Errors: UsageError for an invalid feature name. Refused if the provider uses the ledger's rate card, if it reports

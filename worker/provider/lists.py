@@ -38,7 +38,7 @@ SENDS_MS: Final = DAY_MS
 class Unanswered:
     """Latest sends that the provider deferred or did not answer.
 
-    `in_a_row`: their number since the last answer. `since_ms`, `last_ms`: when the first and the last of them ended
+    `in_a_row`: their number since the last response. `since_ms`, `last_ms`: when the first and the last of them ended
     (None: there were none). `answered_ms`: when the last answered send ended (None: no send was answered).
     """
 

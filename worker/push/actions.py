@@ -11,8 +11,8 @@ have it.
 Cancelling undoes a wrong push at its provider, then voids it here. The provider is called only after the intent is
 committed (rule P1). A push is voided only once the provider has confirmed (rule P5). `intend` puts the push in doubt.
 Until the command ends, the push counts as neither accepted nor absent, and its usage is not sent again. `status` and
-`push list` show it, and ticks look it up after an hour. If a process dies between the two transactions, or an answer is
-lost, there are three ways to continue, and each keeps the bill correct:
+`push list` show it, and ticks look it up after an hour. If a process dies between the two transactions, or a response
+is lost, there are three ways to continue, and each keeps the bill correct:
 
 - The command runs again. The provider cancels by identifier, so it does no more than once, and the push is voided.
 - If the lookup finds the push, the cancellation did not happen. The push is accepted again at its quantity.

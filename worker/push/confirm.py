@@ -117,7 +117,7 @@ def confirm(context: Context, provider: str) -> Steps[Confirmed]:
 def _look_up_batch(
     context: Context, provider: str, asked: Sequence[Sought], claim: str, lease_end: int, done: Confirmed
 ) -> Steps[bool]:
-    """Look up a batch, and apply each answer as it arrives.
+    """Look up a batch, and apply each response as it arrives.
 
     Return True if the provider answered at least one lookup.
     """
@@ -127,7 +127,7 @@ def _look_up_batch(
         [request_of(sought.row, capabilities) for sought in asked],
         lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
     )
-    # A lookup proves the state at the time it was made: this process may sleep before it stores the answer.
+    # A lookup proves the state at the time it was made: this process may sleep before it stores the response.
     asked_ms = context.clock.now_ms()
     left, read = set(range(len(asked))), False
     told: dict[int, LookupResult] = {}
@@ -164,10 +164,10 @@ def _look_up_batch(
 def _ready(
     told: Mapping[int, LookupResult], asked: Sequence[Sought], left: Collection[int], capabilities: Capabilities
 ) -> list[int]:
-    """Return the places of the answers that can be judged.
+    """Return the places of the responses that can be judged.
 
-    One balance covers all absent pushes of a customer. If an answer about a push of the customer is missing, its absent
-    pushes wait.
+    One balance covers all absent pushes of a customer. If a response about a push of the customer is missing, its
+    absent pushes wait.
     """
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
     return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
@@ -249,7 +249,7 @@ def _replace(
 def _charged_meanwhile(
     connection: sa.Connection, asked: Sequence[Sought], found: Sequence[LookupResult]
 ) -> list[LookupResult]:
-    """Read our own ledger again, in the transaction that applies the answers.
+    """Read our own ledger again, in the transaction that applies the responses.
 
     A suspended process may have charged since the lookup.
     """
@@ -323,7 +323,7 @@ def _settle(connection: sa.Connection, row: PushRow, end: Settlement, claim: str
 
 
 def _note(connection: sa.Connection, row: PushRow, asked_ms: int, answer: str) -> None:
-    """Store the answer of the lookup with the push, before it is voided."""
+    """Store the response of the lookup with the push, before it is voided."""
     SQL.run(connection, "note_lookup", {**push_id_of(row), "looked_up_ms": asked_ms, "lookup_answer": answer})
 
 

@@ -1,7 +1,7 @@
 """Find evidence of pushes without an event: balances (P5) and lost history (R1).
 
 Guarantee: a balance decides only if it was read between two equal reads of the accepted pushes. Then pushes were not on
-their way meanwhile. If a change by a person or use by another system leaves a doubt, the answer is None.
+their way meanwhile. If a change by a person or use by another system leaves a doubt, the result is None.
 
 Autumn draws on a balance at once and stores the event later, or never (observed). So a missing event alone does not
 prove that a push is absent. A top-up by `add_to_balance` looks like giving back. A mark stores the difference between
@@ -387,8 +387,8 @@ def _expired(
 
     This covers the time since the last comparison.
 
-    An answer shows the parts that its charge drew on. So only charges without an answer may have drawn more. If a proxy
-    repeated charges, so may the last charges before a part was last shown. The provider may also have lost such
+    A response shows the parts that its charge drew on. So only charges without a response may have drawn more. If a
+    proxy repeated charges, so may the last charges before a part was last shown. The provider may also have lost such
     charges. A part of a plan may have paid for all charges since the last comparison, because its use is not stored.
     """
     ended: dict[CustomerPool, list[Expired]] = {}

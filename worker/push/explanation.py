@@ -1,4 +1,4 @@
-"""Explain a push: samples, answers, ledger entries, verdicts, notified cells.
+"""Explain a push: samples, responses, ledger entries, verdicts, notified cells.
 
 This module only reads.
 
@@ -94,7 +94,7 @@ class ShownSample:
 class ShownAttempt:
     """An attempt to send a push. `owner`: the claim, `WORKER/NUMBER`.
 
-    `outcome` None: an answer was not recorded. `finished_ms` None: it did not end. `detail`: the provider's reason.
+    `outcome` None: a response was not recorded. `finished_ms` None: it did not end. `detail`: the provider's reason.
     """
 
     attempt: int

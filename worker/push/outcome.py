@@ -95,7 +95,7 @@ def settle(
     """
     match outcome:
         case Accepted(_, cost):
-            # An earlier attempt may have been charged at another cost: this answer has only the cost of its own
+            # An earlier attempt may have been charged at another cost: this response has only the cost of its own
             # attempt.
             alone = not (attempt > 1 if sent_before is None else sent_before)
             return Settlement("accepted", now_ms, "accepted", cost=cost if alone else None)

@@ -1,12 +1,12 @@
 """Push: send due pushes to their provider and record each outcome.
 
 Guarantee: claim and attempt are committed before a byte leaves (P1). The bytes sent are those of the outbox row. A push
-without an answer is due again under the same key, or is looked up. Answers are settled in portions as they arrive, so
-that a process that dies loses few of them. For any number of due pushes, verdicts and halts wait at most for one spell
-and its last calls.
+without a response is due again under the same key, or is looked up. Responses are settled in portions as they arrive,
+so that a process that dies loses few of them. For any number of due pushes, verdicts and halts wait at most for one
+spell and its last calls.
 
-The embedded ledger's own pushes are charged in place. One transaction picks, charges and settles them, so that an
-answer cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or
+The embedded ledger's own pushes are charged in place. One transaction picks, charges and settles them, so that a
+response cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or
 charged already), it stays due. It is then sent like a push of any provider, and those outcomes cover these cases.
 """
 
@@ -181,7 +181,7 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
 def _send_all(
     context: Context, provider: str, claimed: Claim, claim: str, now: int, done: Pushed, until_ms: int | None
 ) -> Steps[None]:
-    """Send the claimed pushes now, unless the lease runs out, and settle the answers.
+    """Send the claimed pushes, unless the lease runs out, and settle the responses.
 
     The lease is checked again right before each call (P1). Once the spell is over, further calls do not begin. Pushes
     without a call are due again. Unread customers are read before their pushes are sent. They come last, so that the
@@ -262,8 +262,8 @@ def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> S
     This happens before the pushes are sent. Returns the outcomes of the pushes that must wait, by place, because their
     customer is not read.
 
-    Autumn omits a one-time part from its answers as soon as it is used up exactly (observed in a recorded call). If the
-    first push uses up an unknown part and its answer is lost, the balance would prove that the push is absent (P5).
+    Autumn omits a one-time part from its responses as soon as it is used up exactly (seen in a recorded call). If the
+    first push uses up an unknown part and its response is lost, the balance would prove that the push is absent (P5).
     """
     now, provider, reading = context.clock.now_ms(), sending.provider, context.reading(sending.provider)
     if sending.over() or sending.closed() or not context.breaker(provider).allows(now):
@@ -318,7 +318,7 @@ def _settled(
 
 
 def _shown_parts(batch: Sequence[Claimed], outcomes: Iterable[Outcome]) -> dict[str, list[Part]]:
-    """Return the parts of balances in the answers, each once, by customer."""
+    """Return the parts of balances in the responses, each once, by customer."""
     shown: dict[str, dict[tuple[str, str], Part]] = defaultdict(dict)
     for sent, outcome in zip(batch, outcomes, strict=True):
         for part in outcome.parts if isinstance(outcome, Accepted) else ():

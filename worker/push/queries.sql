@@ -84,7 +84,7 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
 RETURNING org_id
 
 -- name: sent_before
--- Pushes with an earlier attempt that may have arrived. Its answer is missing or does not exclude that.
+-- Pushes with an earlier attempt that may have arrived. Its response is missing or does not exclude that.
 SELECT x.window_ms, x.org_id, x.feature, x.revision FROM attempts x JOIN pushes p ON {is_of_push}
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due'
     AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim_owner AND x.attempt < p.attempts
@@ -100,10 +100,10 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
     due_at_ms bigint, outcome text, error text, unsent bigint, credit_cost text)}
 
 -- name: settle
--- An answer that proves acceptance is written even if another worker has the claim. Any other answer is written only by
--- the claimer. If a refusal came after the attempt began, its answer is not written over the refusal, because it shows
--- the state before. `|| ''` keeps the planner from the index on open pushes. With old statistics, each batch would read
--- a whole backlog by that index instead of its own rows by their key.
+-- A response that proves acceptance is written even if another worker has the claim. Any other response is written only
+-- by the claimer. If a refusal came after the attempt began, its response is not written over the refusal, because it
+-- shows the state before. `|| ''` keeps the planner from the index on open pushes. With old statistics, each batch
+-- would read a whole backlog by that index instead of its own rows by their key.
 UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
     first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END, credit_cost = x.credit_cost
 FROM {settlements} x
@@ -172,8 +172,8 @@ WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queue
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 
 -- name: settle_lookup
--- An answer that proves acceptance is written even if another worker has the claim. If the push was refused later, only
--- its claimer writes the answer, because an earlier lookup shows the state before.
+-- A response that proves acceptance is written even if another worker has the claim. If the push was refused later,
+-- only its claimer writes the response, because an earlier lookup shows the state before.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
     looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer, credit_cost = CAST(:credit_cost AS TEXT),
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
@@ -186,7 +186,7 @@ WHERE {this_push}
 UPDATE pushes SET looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer WHERE {this_push}
 
 -- name: hold_if_claimed
--- The row stays locked. Otherwise a late answer could be written between this and the void.
+-- The row stays locked. Otherwise a late response could be written between this and the void.
 SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner {hold_push}
 
 -- name: others_untold
@@ -506,8 +506,8 @@ FROM (
 (p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
 -- name: unseen
--- Charges that may have drawn on ended parts of a balance after these were last shown. They are charges without an
--- answer, the last charges before that, and charges that gave back.
+-- Charges that may have drawn on ended parts of a balance after these were last shown. They are charges without a
+-- response, the last charges before that, and charges that gave back.
 SELECT w.customer_id, w.pool, p.feature,
     CAST(SUM(CASE WHEN p.sent_qty > 0 AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))) THEN p.sent_qty ELSE 0 END) AS BIGINT) AS unanswered,

@@ -3,9 +3,9 @@
 Guarantee: a void is a row of its own, with actor and reason. It makes the window dirty, so that the next tick seals the
 difference (P5). A push is not voided if its outcome is unknown, or if our own ledger has charged it.
 
-A rejection that waits for credit is voided only on two conditions. Its last answer proves that it was not charged, and
-a later read shows credit for its feature. The next seal bills its usage under a new key, because Autumn stores the key
-of a charge that failed (observed in a recorded call). With each refusal, a push waits longer. Each tick reads the
+A rejection that waits for credit is voided only on two conditions. Its last response proves that it was not charged,
+and a later read shows credit for its feature. The next seal bills its usage under a new key, because Autumn stores the
+key of a charge that failed (observed in a recorded call). With each refusal, a push waits longer. Each tick reads the
 balances of customers with waiting pushes, because Autumn does not send a webhook of a grant (observed in recorded
 calls). After MOST_GIVE_BACKS revisions of its window, a person decides about a push that gives back.
 """
@@ -208,7 +208,7 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
     Give back its draw, and return its new state: `rejected`, or `in_doubt`.
 
     If several of its attempts may have arrived, the provider may have refused one attempt and charged another. In that
-    case the push is in doubt, and looked up. It loses its claim, because an answer that is still on its way is older
+    case the push is in doubt, and looked up. It loses its claim, because a response that is still on its way is older
     than the refusal.
     """
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
@@ -220,7 +220,7 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
 def put_in_doubt(connection: sa.Connection, push: PushRow, why: str, now_ms: int) -> None:
     """Put an accepted push in doubt, because its provider may no longer count it.
 
-    Its draw is given back. It is looked up after MAY_ARRIVE_MS. Answers to earlier attempts do not make it accepted.
+    Its draw is given back. It is looked up after MAY_ARRIVE_MS. Responses to earlier attempts do not make it accepted.
     """
     _take_back(connection, push, "in_doubt", why, now_ms)
 

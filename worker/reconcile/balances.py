@@ -327,7 +327,7 @@ def _of_pair(
         yield _of_told(connection, asked, line, mark, ours.marked_ms, why)
         return
     # If reads never showed a part that exactly these pushes used up, it would look like their loss. So a loss is
-    # assumed only after a comparison of the same credits agreed, and only of charges with an answer.
+    # assumed only after a comparison of the same credits agreed, and only of charges with a response.
     is_new = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
     if apart < 0 and is_sure and not drawn.is_gone and not is_new:
         # Draws on parts granted once from before the cycle began may be lost, too.
@@ -395,8 +395,8 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
     """Return True if a used-up part may explain the missing amount of a balance.
 
-    Such a part was granted once, and reads and answers never showed it: each push except the last was charged without
-    an answer. Only customers with parts granted once are checked.
+    Such a part was granted once, and reads and responses never showed it: each push except the last was charged without
+    a response. Only customers with parts granted once are checked.
     """
     if not _has_parts(connection, asked, pair):
         return False
@@ -412,10 +412,10 @@ def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool,
 
 
 def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_ms: int) -> Line:
-    """Add the uncertainty of parts that reads and answers never showed to a line.
+    """Add the uncertainty of parts that reads and responses never showed to a line.
 
-    Such parts look like a missing amount of the balance. Only charges without an answer can have used them up, because
-    each answer shows the parts that its charge drew on, even at zero (observed in recorded calls).
+    Such parts look like a missing amount of the balance. Only charges without a response can have used them up, because
+    each response shows the parts that its charge drew on, even at zero (observed in recorded calls).
     """
     pair = line.customer_id, line.feature
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):

@@ -93,7 +93,7 @@ def is_unclear(row: PushRow, found: LookupResult) -> bool:
 
 
 def is_contradicted(row: PushRow, found: LookupResult) -> bool:
-    """Return True if a push's answer proved a charge, but its event shows less.
+    """Return True if a push's response proved a charge, but its event shows less.
 
     One of them is wrong. If the customer's balance is conclusive, it decides, as for a push without an event.
     """

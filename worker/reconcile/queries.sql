@@ -101,7 +101,7 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
 ORDER BY p.settled_ms DESC, p.window_ms DESC, p.feature, p.revision DESC LIMIT :at_most
 
 -- name: charges_since
--- The charges since a time. `answered`: an answer of the provider proved the charge.
+-- The charges since a time. `answered`: a response of the provider proved the charge.
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost,
     EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.outcome = 'accepted') AS answered
 FROM pushes p
@@ -110,7 +110,7 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
 LIMIT :at_most
 
 -- name: unanswered_since
--- Charges since a time that may have been made without an answer. They may have used up parts of balances that reads
+-- Charges since a time that may have been made without a response. They may have used up parts of balances that reads
 -- never showed.
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.sent_qty > 0

@@ -61,7 +61,7 @@ MOST_TICKS: Final = 1_000
 """Newest ticks that are searched for the tick that ended last."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms", "feature_limits"})
-"""Columns of an organisation's row that only the seal, lists or answers to pushes use, and are hidden."""
+"""Columns of an organisation's row that only the seal, lists or responses to pushes use, and are hidden."""
 
 
 def status(

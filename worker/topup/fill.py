@@ -2,7 +2,7 @@
 
 It charges, settles the charges, and looks up charges in doubt.
 
-Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without an answer is looked up before it
+Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without a response is looked up before it
 is charged again. If a step dies, it leaves a row from which the next step continues. A payment service that hangs or is
 unreachable delays only its own wallets, and does not count as a decline. While history is in doubt (R1), cards are not
 charged. Each transaction checks that.
@@ -15,9 +15,9 @@ outcome. A charge is claimed only if the wallet is still low, its terms are live
 top-ups are not stopped. Earlier calls must not have charged it.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
-refreshes the organisation's verdict, so that a halted customer who paid is resumed. An answer that proves an outcome is
-recorded even if the claim has expired. Any other answer is recorded only by the claim's worker. A payment credits one
-top-up. If a person recorded it for another top-up, the charge stays in doubt until a person decides.
+refreshes the organisation's verdict, so that a halted customer who paid is resumed. A response that proves an outcome
+is recorded even if the claim has expired. Any other response is recorded only by the claim's worker. A payment credits
+one top-up. If a person recorded it for another top-up, the charge stays in doubt until a person decides.
 """
 
 from __future__ import annotations
@@ -193,9 +193,9 @@ def _is_over(context: Context, lease_end_ms: int) -> bool:
 
 
 def _is_outage(answer: ChargeResult) -> bool:
-    """Return True if an answer may come from an outage of the service.
+    """Return True if a response may come from an outage of the service.
 
-    Such an answer is not caused by a customer's card.
+    Such a response is not caused by a customer's card.
     """
     return isinstance(answer, InDoubt) or (isinstance(answer, NotSent) and answer.retry_at_ms is not None)
 
@@ -204,7 +204,7 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
     try:
         answers: Sequence[ChargeResult] = yield asking
         assert len(answers) == len(asking.charges), f"answers: {len(answers)}, charges: {len(asking.charges)}"
-    except Exception as error:  # an answer against the contract does not prove an outcome
+    except Exception as error:  # a response against the contract does not prove an outcome
         log.exception("payment_service_failed", service=asking.service)
         answers = [InDoubt(in_short(error))] * len(asking.charges)
     failed = all(_is_outage(answer) for answer in answers)
@@ -373,9 +373,9 @@ WHERE: Final = {
     "declined": "if_open",
     "needs_customer": "if_open",
 }
-"""The conditions under which an answer that proves an outcome is recorded, by state.
+"""The conditions under which a response that proves an outcome is recorded, by state.
 
-Such an answer is recorded even without the claim.
+Such a response is recorded even without the claim.
 """
 
 
@@ -389,7 +389,7 @@ class Settled:
 
 
 def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
-    """Return the end of a charge from its answer."""
+    """Return the end of a charge from its response."""
     if isinstance(result, NotSent):
         return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
     if isinstance(result, NotFound):
@@ -402,9 +402,9 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
 def end_of_lookup(
     found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
 ) -> End:
-    """Return the end of a lookup from its answer.
+    """Return the end of a lookup from its response.
 
-    An answer that the lookup was not sent does not prove an outcome.
+    A response that the lookup was not sent does not prove an outcome.
     """
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
@@ -594,7 +594,7 @@ class Topup:
     arrived_before: bool
     """True if an earlier call may have charged the card."""
     refused: bool
-    """True if the last answer stated that its id belongs to another payment."""
+    """True if the last response stated that its id belongs to another payment."""
 
 
 def money_of(credits_micro: int, price_minor: int) -> int:

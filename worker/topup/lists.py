@@ -56,8 +56,8 @@ class WalletTerms:
 class TopupRow:
     """A top-up, in micro-credits and minor units of money.
 
-    `answer`, `evidence`: the last answer and its text. `ended_ms` None: it is open, or a shadow. `payment_id` None: the
-    payment is unknown.
+    `answer`, `evidence`: the last response and its text. `ended_ms` None: it is open, or a shadow. `payment_id` None:
+    the payment is unknown.
     """
 
     topup: str
@@ -81,8 +81,8 @@ class TopupRow:
 class Call:
     """One call that may have charged the card. `outcome` None: it is unknown.
 
-    `finished_ms` None: the call has not ended, or its process died. `detail`: the answer in words (None: without an
-    answer).
+    `finished_ms` None: the call has not ended, or its process died. `detail`: the response in words (None: without a
+    response).
     """
 
     attempt: int

@@ -1,4 +1,4 @@
-"""The consequence of a payment service's answer. Pure.
+"""The consequence of a payment service's response. Pure.
 
 Guarantee: a charge is sent again only if each earlier call provably had no effect. Either the call was not sent, or a
 lookup found no charge after the service's lag. That lookup must come while the service still knows the charge's id
@@ -64,7 +64,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class End:
-    """The new state of a top-up after an answer.
+    """The new state of a top-up after a response.
 
     `answer`, `detail`: the answer as a word and as text. `due_at_ms`: the time of the next call, if it is open.
     `blocks`: the reason why its wallet's top-ups stop until a person resumes them (None: they continue).
@@ -85,7 +85,7 @@ class End:
 
 
 def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: int, now_ms: int) -> End | None:
-    """Return the state that follows from a call's answer alone.
+    """Return the state that follows from a call's response alone.
 
     Returns None for NotSent and NotFound, because their consequence depends on earlier calls.
     """
@@ -111,7 +111,7 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
 
 
 def of_used_payment(payment_id: str, other: str, now_ms: int) -> End:
-    """Return the state after an answer with the payment of another top-up.
+    """Return the state after a response with the payment of another top-up.
 
     The payment already credited that top-up. A person gave that top-up the payment, so a person must decide.
     """

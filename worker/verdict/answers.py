@@ -1,10 +1,10 @@
-"""Note the credit left in answers to pushes, and request refreshes for them.
+"""Note the credit left in responses to pushes, and request refreshes for them.
 
 Guarantee: after an answered push, the provider of its organisation is read at once, or in the organisation's turn
-within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never an answer. The credit of an answer is
-written only on these conditions. The organisation was not read since the push was claimed, and a read of it is not
+within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never a response. The credit of a response
+is written only on these conditions. The organisation was not read since the push was claimed, and a read of it is not
 requested. The provider accepted all its pushes of the claim. Its other pushes are not claimed and do not wait for a
-lookup. The credit of an answer never raises a balance.
+lookup. The credit of a response never raises a balance.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Charge(Protocol):
 
 @dataclass
 class OrgAnswers:
-    """The answers to one claim's pushes of one organisation.
+    """The responses to one claim's pushes of one organisation.
 
-    `shown_credits`: the credits that the answers show (None: an answer does not show credit). `all_charged`: the
-    provider accepted each push. `all_answered`: all pushes have an answer.
+    `shown_credits`: the credits that the responses show (None: a response does not show credit). `all_charged`: the
+    provider accepted each push. `all_answered`: all pushes have a response.
     """
 
     org_id: str
@@ -57,7 +57,7 @@ class OrgAnswers:
     """The last reads of the organisation before the pushes were claimed (milliseconds)."""
     shown_credits: list[ShownCredit | None] = field(default_factory=list)
     part_ends: set[int | None] = field(default_factory=set)
-    """The ends of the parts that the answers show."""
+    """The ends of the parts that the responses show."""
     all_charged: bool = True
     all_answered: bool = False
 
@@ -79,9 +79,9 @@ class OrgAnswers:
         return {feature: left - max(self.quantities[feature], 0) for feature, left in limits.items()}
 
     def remaining(self) -> Remaining | None:
-        """Return the credit left by all answers; None if they do not show it.
+        """Return the credit left by all responses; None if they do not show it.
 
-        If several answers show a balance, the least counts, because they may arrive in any order.
+        If several responses show a balance, the least counts, because they may arrive in any order.
         """
         told = [left for left in self.shown_credits if left is not None]
         if len(told) < len(self.shown_credits):
@@ -99,16 +99,16 @@ class OrgAnswers:
 
 
 class ClaimAnswers:
-    """The answers to a claim, by organisation, which arrive in portions."""
+    """The responses to a claim, by organisation, which arrive in portions."""
 
     def __init__(self, batch: Sequence[Charge]) -> None:
         self._open = Counter(push.org_id for push in batch)
         self._answers: dict[str, OrgAnswers] = {}
 
     def take(self, portion: Sequence[Charge], outcomes: Sequence[Outcome]) -> list[OrgAnswers]:
-        """Add a portion, and return its organisations with all their answers so far.
+        """Add a portion, and return its organisations with all their responses so far.
 
-        While charges are under way, a balance does not show them. It is used only after the last answer.
+        While charges are under way, a balance does not show them. It is used only after the last response.
         """
         for push, outcome in zip(portion, outcomes, strict=True):
             self._answers.setdefault(push.org_id, OrgAnswers(push.org_id)).take(push, outcome)
@@ -130,7 +130,7 @@ class ClaimedAt:
 
 @dataclass(frozen=True)
 class Noted:
-    """The effects of answers on organisations.
+    """The effects of responses on organisations.
 
     `refresh_now`: organisations to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the
     credit left, in micro-credits. `limits`: the base units that usage limits leave, as JSON.
@@ -213,7 +213,7 @@ def _ask_at_ms(
         return now_ms
     if any(is_limit_near(left, org.quantities[name]) for name, left in limits_left.items() if name in org.quantities):
         return now_ms
-    if not org.all_answered:  # the last answer decides; if it never arrives, the known state does
+    if not org.all_answered:  # the last response decides; if it never arrives, the known state does
         remaining = Remaining(known.balance_micro, charged_micro=0, whole=False)
     return min(ask_at_ms(known, remaining, now_ms), last_look_ms(org.part_ends, now_ms) or FOREVER_MS)
 
@@ -253,7 +253,7 @@ def _read_known_state(row: Any, held_micro: int, *, estimated: bool) -> KnownSta
 def _to_note(row: Any, remaining: Remaining | None) -> int | None:
     """Return the balance to write; None: keep the stored balance.
 
-    A push uses credit. If an answer shows more credit than stored, it is older or follows a payment, and a read
+    A push uses credit. If a response shows more credit than stored, it is older or follows a payment, and a read
     decides.
     """
     if remaining is None or not remaining.whole or remaining.left_micro is None:

@@ -1,4 +1,4 @@
--- Facts about organisations in the answers to pushes.
+-- Facts about organisations in the responses to pushes.
 
 -- name: answered
 -- Rows are locked in the order of their ids, because two such transactions would otherwise wait for each other. This

@@ -3,8 +3,8 @@
 They serve estimates, and comparisons of balances in credits.
 
 Guarantee: costs are append-only and on record, like an operator's rates. If a cost cannot be read, the cost in force
-stays. An answer never replaces a cost that was stored after its request, because another answer may be newer. The time
-at which a cost was last confirmed is stored, so that charges during a change of cost are known.
+stays. A response never replaces a cost that was stored after its request, because another response may be newer. The
+time at which a cost was last confirmed is stored, so that charges during a change of cost are known.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
     told = [*(cost for cost in told if not cost.unread), *(Cost(feature, feature, Decimal(0)) for feature in ended)]
     for at in range(0, len(told) or 1, AT_ONCE):
         some = told[at : at + AT_ONCE]
-        # The answer holds from the time of its request, once all costs in it are stored. A later change is read later.
+        # The response holds from the time of its request, once all costs in it are stored. A later change is read
+        # later.
         named = features if at + AT_ONCE >= len(told) else None
         now_ms = context.clock.now_ms()
         work = partial(_learn, provider=provider, told=some, named=named, asked_ms=asked_ms, now_ms=now_ms)
@@ -87,15 +88,15 @@ def _learn(
 ) -> bool:
     """Store the costs that changed.
 
-    Return True if all are stored, and none is newer than the answer.
+    Return True if all are stored, and none is newer than the response.
 
-    `named`: all features of the answer, with its last costs; None: more costs of it follow.
+    `named`: all features of the response, with its last costs; None: more costs of it follow.
     """
     # The provider's row is locked first: if two processes learn the same cost, the second finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
         return False  # before the provider's first seal, a tick stores its terms
-    # A mark after this moment is of a clock that was wrong. It must not stop all answers until then.
+    # A mark after this moment is of a clock that was wrong. It must not stop all responses until then.
     latest_ms = now_ms + CLOCKS_APART_MS
     if held.costs_read_ms is not None and asked_ms < held.costs_read_ms <= latest_ms:
         return False
@@ -112,7 +113,7 @@ def _learn(
         ):
             continue
         if before is not None and asked_ms < before.at_ms:
-            is_stored = False  # the next read decides which of both answers is the newer one
+            is_stored = False  # the next read decides which of both responses is the newer one
             continue
         if pools.count(cost.feature) >= MOST_CHANGES:
             log.error("cost_changes_too_often", provider=provider, feature=cost.feature, cost=str(cost.credits))
@@ -132,7 +133,7 @@ def _learn(
         SQL.run(connection, "insert_cost", {**details, **more, **said})
         record(connection, "provider_rate", provider, details, by)
         log.info("cost_learned", provider=provider, balance=cost.balance, feature=cost.feature, cost=str(cost.credits))
-    # Without this check, a feature that another answer named meanwhile would count as confirmed.
+    # Without this check, a feature that another response named meanwhile would count as confirmed.
     if is_stored and named is not None and known.keys() <= set(named):
         SQL.run(connection, "costs_read", {"provider": provider, "asked_ms": asked_ms, "latest_ms": latest_ms})
     return is_stored

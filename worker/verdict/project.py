@@ -431,7 +431,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
 def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
     """Return when to read the provider a second time; None: not planned.
 
-    After a webhook, this is SECOND_READ_MS after the start of the first read, because that answer may be older than the
+    After a webhook, this is SECOND_READ_MS after the start of the first read, since that response may be older than the
     reported change. If a part of the balance ends soon, it is the time of the last look at that part.
     """
     if org.refresh_deadline_ms == READ_TWICE:

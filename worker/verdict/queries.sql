@@ -1,4 +1,4 @@
--- Verdicts: due reads of providers, their answers, and the effect of overrides on organisations.
+-- Verdicts: due reads of providers, their responses, and the effect of overrides on organisations.
 
 -- name: in_force_now
 a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)

@@ -30,7 +30,7 @@ time, and other organisations, pushes and halts would wait.
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""Milliseconds from the start of a read for a webhook to a second read. The answer of the first read may be stale."""
+"""Milliseconds from the start of a read for a webhook to a second read. The result of the first read may be stale."""
 
 NOT_ASKED: Final = ReadFailed("not requested: the provider did not answer a moment ago")
 
@@ -54,7 +54,7 @@ The reader's clock sets the time of the second read.
 
 
 def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
-    """Return the provider's answer about a customer."""
+    """Return the provider's response about a customer."""
     return states.get(customer_id, ReadFailed("the provider did not answer about this customer"))
 
 
@@ -71,7 +71,7 @@ class DueProjection:
     balance_before_ms: int | None
     """The time of the last written balance before this read; None: never.
 
-    The balance is from a read, or from the answer to a push.
+    The balance is from a read, or from the response to a push.
     """
     wallets_wait: bool = False
     """True if due changes of a wallet must be applied first, mostly because usage was charged late."""

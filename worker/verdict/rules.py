@@ -1,6 +1,6 @@
 """Decide an organisation's verdict, and the time of the next read. Pure.
 
-The verdict follows from the provider's answer, the operator's halt and org override, and the time.
+The verdict follows from the provider's response, the operator's halt and org override, and the time.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed:
 
     The verdict applies until the next read of the provider.
 
-    `billed`: a provider bills the organisation. `spent`: by the provider's last answer, the balance is 0 or less. While
-    it is billed, only an operator's decision or a fresh read resumes it. If it is not billed, only an operator halts
-    and limits it.
+    `billed`: a provider bills the organisation. `spent`: by the provider's last response, the balance is 0 or less.
+    While it is billed, only an operator's decision or a fresh read resumes it. If it is not billed, only an operator
+    halts and limits it.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
@@ -250,7 +250,7 @@ class KnownState:
     unread: bool
     """True if the last read failed, or the balance was never read."""
     balance_micro: int | None
-    """The balance by the last read, or by an answer since; None: unlimited."""
+    """The balance by the last read, or by a response since; None: unlimited."""
     unconfirmed_micro: int = 0
     held_micro: int = 0
     low_micro: int | None = None
@@ -261,7 +261,7 @@ class KnownState:
 
 @dataclass(frozen=True)
 class Remaining:
-    """The credit that all answers to an organisation's pushes show, in micro-credits.
+    """The micro-credits that all responses to an organisation's pushes show.
 
     `left_micro`: None if unlimited.
     """
@@ -278,7 +278,7 @@ def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> in
     """Return when to refresh an organisation with charged pushes (milliseconds).
 
     This is at once if the organisation is halted or unread, was read before its last turn, or may be near its end of
-    credit. Otherwise it is in its turn. `remaining`: None if an answer did not show the credit left.
+    credit. Otherwise it is in its turn. `remaining`: None if a response did not show the credit left.
     """
     if known.is_halted or known.unread or known.read_ms is None:
         return now_ms

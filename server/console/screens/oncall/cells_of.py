@@ -58,7 +58,7 @@ def time(ms: int | None, *, narrow: bool = True) -> Cell:
 
 
 def answer_cell(halted_ms: int, acked_ms: int | None) -> Cell:
-    """Return the answer of a cell to a halt, and its delay."""
+    """Return the response of a cell to a halt, and its delay."""
     if acked_ms is None:
         return Cell("due", "state", TONES["due"])
     return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"after {figures.lasting(acked_ms - halted_ms)}")

@@ -1,6 +1,6 @@
 """Show open pushes, other pushes by the same filter, and one push.
 
-The page of a push leads from its samples to the provider's answer, the ledger's entry, the next verdict and the
+The page of a push leads from its samples to the provider's response, the ledger's entry, the next verdict and the
 notified cells. A person acts on pushes by their keys, or on all pushes of a filter by confirming the shown count.
 """
 
@@ -267,7 +267,7 @@ A longer table starts closed, so that the next tables stay in view.
 DIGITS: Final = re.compile(r"[0-9]+")
 """Matches numbers.
 
-Answers that differ only in numbers, such as times, share a row.
+Responses that differ only in numbers, such as times, share a row.
 """
 
 
