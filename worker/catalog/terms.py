@@ -206,7 +206,7 @@ def wire_since(connection: sa.Connection, provider: str) -> int:
 
 
 def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capabilities], since_ms: int) -> list[str]:
-    """Date the places and units of providers that declare changed ones, and return these providers.
+    """Date changed places and units of providers, and return these providers.
 
     A lost history may have accepted the declared terms and sent pushes on them. A lookup on either terms then does not
     prove that an earlier push is absent (R1).
