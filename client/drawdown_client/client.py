@@ -55,7 +55,7 @@ class Samples:
 
 
 class Client:
-    """A client of one server, with one key, for any thread.
+    """A thread-safe client of one server, with one key.
 
     Use it as a context manager, or close it, because recorded items are sent in the background. `url`, `key` None: the
     values of DRAWDOWN_URL and DRAWDOWN_KEY. `world` is for tests.

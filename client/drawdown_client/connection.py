@@ -34,7 +34,7 @@ def _tls() -> ssl.SSLContext:
 
 
 class Line:
-    """A connection for any thread."""
+    """A thread-safe connection."""
 
     def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
         self._url = calls.base_url(url)

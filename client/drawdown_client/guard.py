@@ -29,7 +29,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class Guard:
-    """The guard, for any thread.
+    """The guard. It is thread-safe.
 
     Errors of all methods: Refused; Unreachable after all attempts. If the server does not answer, the client allows a
     use of a metric in `fails_open`, and sends the use later. For another metric, the program decides.

@@ -206,7 +206,9 @@ def _label(text: object, name: str) -> str | None:
 
 
 class Waiting:
-    """A log of items that the server stored and does not bill yet. For one thread.
+    """A log of items that the server stored and does not bill yet.
+
+    It is not thread-safe.
 
     It logs one warning for each event type, memory size or organisation, and at most MOST_WARNED in all.
     """

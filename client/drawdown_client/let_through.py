@@ -27,7 +27,9 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """The calls for uses that were let through without a response. For any thread.
+    """The calls for uses that were let through without a response.
+
+    It is thread-safe.
 
     The uses include those that a server without its database let through.
 

@@ -47,7 +47,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class Outbox:
-    """The queue of items and its sending thread, for any thread."""
+    """The thread-safe queue of items, and its sending thread."""
 
     _changed: threading.Condition
     _waiting: deque[tuple[int, Item]]

@@ -31,7 +31,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class Spool:
-    """A spool, for one thread at a time.
+    """A file of unacknowledged items. It is not thread-safe.
 
     `left`: items of an earlier start, by number. Errors: OSError if the disk fails, or if other processes use all
     MOST_SPOOLS files.

@@ -265,7 +265,7 @@ def test_feature_end_names_each_selector_also_when_repeated(shell: Shell, monkey
         assert all(line in said for line in lines) and ("; unchanged" in said) is again, said
     shell.fleet.tick(T0 + 20 * WINDOW_MS)
     said = shell(f"feature end compute_1gb --from {T0}", 1)
-    assert "cannot end the feature compute_1gb: 1024 MB has it in sealed windows from 2026-01-01T00:00:00Z" in said
+    assert "end the feature compute_1gb: 1024 MB is mapped to it in sealed windows from 2026-01-01T00:00:00Z" in said
 
 
 def test_feature_end_with_later_mapping_ends_both(shell: Shell) -> None:

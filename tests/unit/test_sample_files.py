@@ -140,7 +140,7 @@ def test_gzip_damaged_file_error_names_line(tmp_path: Path, damage: object) -> N
         ("\ufeff", "is empty"),
         ("\n\r\n", "only blank lines"),
         ("id,org_id\n", "missing column 'sandbox_id'"),
-        ("id,org_id,id\n", "the header names 'id' twice"),
+        ("id,org_id,id\n", "the header repeats 'id'"),
         ('id,"org_id\n', "line 1 is not a CSV header"),
         (HEADER.encode("utf-16"), "line 1 is not a CSV header (the row is not UTF-8)"),
         (b"\x1f\x8b" + b"\0" * 30, "cannot be read"),

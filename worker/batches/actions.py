@@ -254,7 +254,7 @@ LISTS: Final = (
     Showing(
         "batch show",
         "Batch",
-        "Show a batch: its files and its first rejected rows.",
+        "Show a batch: its files and its first refused rows.",
         _show,
         path="/v1/batches/{batch}",
         scope=READ,

@@ -164,8 +164,8 @@ def _require_said(request: Request) -> None:
     if request.sandboxes and request.settled_by is None:
         raise Denied(
             "settled_by_missing",
-            "specify settled_by: metering, if samples of the sandboxes charge the execution, or receipt, if they "
-            "are not metered",
+            "settled_by is missing: if samples of the sandboxes charge the execution, pass 'metering'. Otherwise pass "
+            "'receipt'",
         )
     if request.settled_by != "metering":
         return

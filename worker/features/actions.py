@@ -233,7 +233,8 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     if changed is not None:
         size, window, meant = changed
         what = f"the event type {_type_of(connection, size)}" if row.is_of_events else f"{size} MB"
-        cannot = f"map {what}: it is {meant}" if row.feature else f"end the feature {meant}: {what} has it"
+        is_mapped = f"map {what}: it is mapped to {meant}"
+        cannot = is_mapped if row.feature else f"end the feature {meant}: {what} is mapped to it"
         raise Refused(f"cannot {cannot} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or later")
     if row.feature and start < sealed_to and not confirmed:
         raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")

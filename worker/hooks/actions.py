@@ -438,7 +438,9 @@ def _low(
     asked: Invocation,
     low_micro: Annotated[int | None, CREDITS, "Low balance in credits"] = None,
     *,
-    org_id: Annotated[str | None, ORG, "Organisation; all organisations without their own level if omitted"] = None,
+    org_id: Annotated[
+        str | None, ORG, "Organisation; if omitted, all organisations without their own low balance"
+    ] = None,
     never: Annotated[bool, FLAG, "Removal of the low balance"] = False,
     new: New = False,
 ) -> LowSet:

@@ -392,7 +392,9 @@ def _header(lines: NumberedLines) -> list[str]:
             raise UsageError(f"{lines.name}: line {number} is not a CSV header ({why}). Name the columns in this line")
         twice = sorted(column for column, times in Counter(header).items() if times > 1)
         if twice:
-            raise UsageError(f"{lines.name}: the header names {', '.join(map(repr, twice))} twice. Rename one of them")
+            raise UsageError(
+                f"{lines.name}: the header repeats {', '.join(map(repr, twice))}. Give each column its own name"
+            )
         return header
     raise UsageError(f"{lines.name}: the file has only blank lines. Name a file with a header")
 
