@@ -30,8 +30,8 @@ def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
 def lock_rates(connection: sa.Connection, *, shared: bool = False) -> None:
     """Let a rate for the past be set before or after a charge, not beside it (S11).
 
-    Charges share the lock. It is on the row of `lock_charges`, so that a rate also waits for voids, and voids do not
-    wait for charges that share only this lock. Take it before a lock of the audit log.
+    Charges share the lock. It is on the row of `lock_charges`, so that a rate also waits for voids. Voids wait for a
+    rate that is set or waits, and not for charges that share only this lock. Take it before a lock of the audit log.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_rates" if shared else "hold_rates").all()

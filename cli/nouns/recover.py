@@ -121,8 +121,12 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
         )
     lines += [
         f"{name} declares other terms on this machine than in this database, so a person decides its earlier pushes "
-        "unless a lookup finds exactly their charge. If the settings of this machine are wrong, correct them before "
-        "you recover"
+        "unless a lookup finds exactly their charge. "
+        + (
+            "If the settings are wrong, correct them before you recover"
+            if dry_run
+            else "Later changes do not undo this"
+        )
         for name in found.other_terms
     ]
     if dry_run:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.app import App
 from drawdown.cli.nouns import pushes
+from drawdown.cli.nouns import recover as recover_command
 from drawdown.cli.settings import Settings
 from drawdown.providers.protocol import FoundPush, PushRefused, PushRequest, ReadFailed, RetryAt, Unknown
 from drawdown.providers.registry import Registry
@@ -380,7 +381,11 @@ def test_names_dated_by_recovery_stay_dated_for_provider_without_usage(engine: s
     other = FakeProvider(capabilities(**{**ASKED, "names": {"x": "y"}}))
     fleet.extra = {"fake": other}
     fleet.clock.at_ms = T0 + 4 * WINDOW_MS
-    assert recovered(fleet).other_terms == ["fake"]
+    found = recovered(fleet)
+    assert found.other_terms == ["fake"]
+    for dry_run, advice in ((True, "correct them before you recover"), (False, "Later changes do not undo this")):
+        (told,) = [line for line in recover_command._report(found, dry_run=dry_run) if "declares other terms" in line]
+        assert told.startswith("fake ") and told.endswith(advice)
     fleet.sample("acme", T0 + 1, 60)
     for _ in range(3):
         fleet.tick(fleet.clock.at_ms + DAY_MS)

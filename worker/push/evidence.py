@@ -187,7 +187,8 @@ CHUNK: Final = 200
 MOST_SUMS: Final = 2_000
 """Different sums of a set of pushes that are tried.
 
-Above this number, Drawdown assumes that other pushes of the set have the same sum.
+Above this number, Drawdown assumes that other pushes of the set have the same sum. A part of the set then proves
+nothing, and a person decides.
 """
 
 MOST_UNSURE: Final = 12
