@@ -283,7 +283,7 @@ def next_steps(demo: Demo) -> None:
     for what, command in (
         ("the open work", "tick && drawdown status"),
         ("one organisation", "org show initech"),
-        ("one push, from its samples to the ledger's response", f"push show {key}"),
+        ("one push, from its samples to its charge", f"push show {key}"),
         ("pay, and the organisation resumes", "ledger grant initech 5 --reason paid && drawdown tick"),
         ("withdraw a sample", "sample withdraw late-1 --reason 'wrong host' && drawdown tick"),
         ("all commands", "--help"),

@@ -59,7 +59,7 @@ async function tellAll() {
   }
 }
 
-/** `consume` or `reserve`. Without a response, what fails open goes on, and is told later; all else is Unreachable. */
+/** `consume` or `reserve`. Without a response, a metric that fails open allows the use and records it later. Otherwise: Unreachable. */
 async function use(path, order) {
   const away = await tell();
   const failsOpen = FAILS_OPEN.has(order.metric);

@@ -28,7 +28,7 @@ from tests.interleave.walk import Walk
 
 LATER: Final = "provider = 'other'"
 LOOKED_UP: Final[dict[str, Any]] = {"lookup_lag_ms": 0, "duplicate_proves_delivery": False}
-"""A send without an answer is not repeated, but looked up."""
+"""A send without a response is not repeated, but looked up."""
 
 
 def _sealed_on_former_terms(stage: Stage) -> Context:
@@ -61,15 +61,14 @@ def _ahead(context: Context) -> Context:
     return replace(context, clock=FixedClock(NOW + DAY_MS))
 
 
-def _changes(stage: Stage, *, until: str) -> Act:
+def _changes(stage: Stage) -> Act:
     """A person accepts the other terms, and a tick by them begins."""
     _sealed_on_former_terms(stage)
     can = stage.other.capabilities
 
     def work(engine: sa.Engine) -> None:
         providers.accept(partial(write, engine), "other", can, stage.by)
-        walk = stage.walk(tick(stage.context()))
-        walk.until(until, engine)
+        stage.walk(tick(stage.context())).until("sweep", engine)
 
     return Act(work)
 
@@ -105,6 +104,6 @@ def _on_terms_of_seal(stage: Stage) -> Iterator[str]:
 TERMS: Final = (
     _former("claim on former terms", lambda context: push(context, "other")),
     _former("claim_lookups on former terms", lambda context: confirm(_ahead(context), "other")),
-    Party("worker.provider.actions:accept and seal", partial(_changes, until="sweep"), _on_terms_of_seal),
+    Party("worker.provider.actions:accept and seal", _changes, _on_terms_of_seal),
     Party("worker.provider.actions:accept and send", _changes_and_sends, _on_terms_of_seal),
 )

@@ -300,11 +300,11 @@ def require_lost(
 def unready_of(context: Context) -> dict[str, str]:
     """Return the installed providers that this machine cannot look up now.
 
-    Each has the reason. Providers without a lookup are left out.
+    Each has the reason. Providers without a lookup are omitted.
     """
     unready = {**context.dormant, **context.changed}
-    asked = {name: why for name, why in unready.items() if name in context.capabilities}
-    return {**{name: why for name, why in asked.items() if context.capabilities[name].lookup}, **context.broken}
+    can = {name for name, capabilities in context.capabilities.items() if capabilities.lookup}
+    return {**{name: unready[name] for name in unready.keys() & can}, **context.broken}
 
 
 AWAITING_CREDIT: Final = "awaiting_credit"
