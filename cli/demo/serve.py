@@ -27,7 +27,7 @@ from drawdown.cli.app import App, new_link
 from drawdown.cli.demo.stage import DemoApp, Stage
 from drawdown.cli.demo.story import live, used
 from drawdown.cli.nouns.serve import services_of
-from drawdown.cli.processes import Stopping
+from drawdown.cli.processes import SIGNALS, Stopping
 from drawdown.cli.rendering import show
 from drawdown.schema.audit import By
 from drawdown.schema.errors import DrawdownError, Exit, UsageError
@@ -64,13 +64,18 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
 
     Errors: UsageError for a port in use; Ended.
     """
-    with listen.bind(HOST, port) as listening, _folder() as folder, _as_ctrl_c():
+    with listen.bind(HOST, port) as listening, _folder() as folder, _as_ctrl_c() as stopping:
         root = f"http://{HOST}:{listening.getsockname()[1]}"
         where = file or folder / "demo.db"
         if sys.stderr.isatty():
             app.err.print(f"writing a month of sample data to {where}. This takes about half a minute", highlight=False)
         with _making(file), _show_progress(app) as told:
-            stage = live(folder, where, app.clock, app.out, app.err, told=told)
+
+            def on_day(day: int, days: int, at_ms: int) -> None:
+                _end_if(stopping)
+                told(day, days, at_ms)
+
+            stage = live(folder, where, app.clock, app.out, app.err, told=on_day)
         with suppress(KeyboardInterrupt), closing(stage), _going_on(stage):
             url = let_in(stage.app, root)
             server = Server(services_of(stage.app))
@@ -81,7 +86,8 @@ def serve(app: App, file: Path | None, port: int, *, browser: bool) -> None:
                 app.err.print(f"Press Ctrl-C to stop. The database {where} {kept}", highlight=False)
             if browser:
                 _open(url)
-            listen.serve(server, listening, "")
+            _end_if(stopping)
+            listen.serve(server, listening, "", stopping.is_set)
 
 
 @contextmanager
@@ -97,17 +103,31 @@ def _show_progress(app: App) -> Iterator[Callable[[int, int, int], None]]:
 
 
 @contextmanager
-def _as_ctrl_c() -> Iterator[None]:
-    """Make SIGTERM stop the demo as Ctrl-C does, until the server handles it."""
+def _as_ctrl_c() -> Iterator[Stopping]:
+    """Make SIGTERM stop the demo as Ctrl-C does, until the server handles both.
+
+    Python drops an exception that a signal raises in a finalizer or a callback of C code. The flag stays, so the demo
+    stops at its next day.
+    """
+    stopping = Stopping()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stopping.end()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, on_signal)
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, on_signal) for number in heard}
     try:
-        yield
+        yield stopping
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_if(stopping: Stopping) -> None:
+    """Errors: KeyboardInterrupt after a signal."""
+    if stopping.is_set():
+        raise KeyboardInterrupt
 
 
 @contextmanager

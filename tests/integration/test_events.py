@@ -278,7 +278,7 @@ def test_event_type_after_feature_end_is_billed_as_new_feature(fleet: Fleet) -> 
     fleet.tick_windows(1)
     assert sum(int(str(row[3])) for row in sealed(fleet) if row[1] == "render") == 12
     assert [row[3] for row in sealed(fleet) if row[1] == "drawing"] == [6]
-    with pytest.raises(Refused, match=r"the event type page\.render: it is render in sealed windows"):
+    with pytest.raises(Refused, match=r"the event type page\.render: it is mapped to render in sealed windows"):
         mapped(fleet, feature="drawing", from_ms=T0)
     clean(fleet)
 

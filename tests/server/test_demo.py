@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
 from contextlib import nullcontext
 from itertools import pairwise
@@ -200,6 +201,29 @@ def test_demo_serve_sigterm_after_url_is_printed_cleans_up(monkeypatch: pytest.M
     app: Any = SimpleNamespace(err=None, out=None, clock=None)
     serve.serve(app, None, 0, browser=False)
     assert cleared == ["away"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_inside_finalizer_still_stops_demo(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """Python drops what a signal raises there, so that only the flag knows of it."""
+    dropped: list[Any] = []
+
+    class Told:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    def interrupted(*_: object, told: Any) -> SimpleNamespace:
+        told(1, 2, 0)
+        Told()
+        told(2, 2, 0)
+        return SimpleNamespace(app=None, close=lambda: None)
+
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    monkeypatch.setattr(serve, "live", interrupted)
+    app: Any = SimpleNamespace(err=None, out=None, clock=None)
+    with pytest.raises(serve.Ended):
+        serve.serve(app, None, 0, browser=False)
+    assert [one.exc_type for one in dropped] == [KeyboardInterrupt]
 
 
 def test_demo_calendar_tick_and_action_counts_are_bounded(tmp_path: Path) -> None:
