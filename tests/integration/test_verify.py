@@ -13,7 +13,7 @@ from drawdown.ledger import grants, pools
 from drawdown.ledger.grants import Gives
 from drawdown.schema.audit import record
 from drawdown.schema.database import connect, write
-from drawdown.schema.units import DAY_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS
 from drawdown.worker.checks.proofs import stop_breached
 from drawdown.worker.seal import stops
 from drawdown.worker.usage.withdrawals import withdraw
@@ -251,6 +251,23 @@ def test_clock_set_back_between_charge_and_settlement_is_not_reported(fleet: Fle
         f"UPDATE seals SET at_ms = at_ms - {days} WHERE seal_id = (SELECT seal_id FROM pushes WHERE key = '{key}')",
     )
     assert [breach.text for breach in verified(fleet).breaches if " was sealed at " in breach.text] == []
+
+
+@pytest.mark.parametrize(("minutes", "reported"), [(5, False), (24 * 60 + 1, True)])
+def test_clock_set_back_between_seal_and_slow_charge_is_reported_beyond_a_day(
+    fleet: Fleet, minutes: int, reported: bool
+) -> None:
+    """The clock is set back by three days, and the charge is settled minutes after it was made."""
+    key = f"usage:acme:{NEXT}:{ONE}"
+    tamper(
+        fleet,
+        f"UPDATE pushes SET sealed_at_ms = sealed_at_ms + {3 * DAY_MS} WHERE key = '{key}'",
+        f"UPDATE ledger_entries SET at_ms = at_ms - {minutes * MINUTE_MS} WHERE key = '{key}'",
+        f"UPDATE seals SET at_ms = at_ms + {3 * DAY_MS} "
+        f"WHERE seal_id = (SELECT seal_id FROM pushes WHERE key = '{key}')",
+    )
+    texts = [breach.text for breach in verified(fleet).breaches if "but the ledger charged it at" in breach.text]
+    assert [key in text for text in texts] == [True] * reported
 
 
 def test_verify_two_orgs_with_same_customer_are_both_reported(fleet: Fleet) -> None:

@@ -147,6 +147,8 @@ REGRESSIONS: tuple[tuple[int, int, bool | None, str], ...] = (
     (821_005, 45, None, "an unanswered first push that used up an unknown grant was taken for absent and billed again"),
     (834_138, 200, None, "a backup of a history that was given up has a key with another quantity (the judge)"),
     (834_271, 200, None, "a batch that Stripe had refused as a whole arrived a second time (the network)"),
+    (834_943, 200, None, "a cost was confirmed by a clock 51 s ahead, and a dearer charge counted as sent twice"),
+    (834_945, 200, None, "verify called an entry booked early: a clock was set back by days between seal and send"),
     (834_649, 200, None, "four of 55 pushes equalled by chance what a balance seemed to have paid for another push"),
 )
 """Seeds that once failed: (seed, ticks, restores, what it was). `restores` is what it failed with: None, as the seed

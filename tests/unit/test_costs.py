@@ -10,7 +10,7 @@ from typing import Any
 from drawdown.providers.protocol import Drawn, Part
 from drawdown.schema.units import show_quantity
 from drawdown.worker.catalog.costs import Pools, ToldCost, as_rate, as_text, own_cost
-from drawdown.worker.engine.clock_check import MAX_SKEW_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 from drawdown.worker.push.evidence import Accounted, Expired, Level, levels
 from drawdown.worker.reconcile.balances import LOST_SPAN_MS, MOST_BESIDE, MOST_LOST, MOST_LOST_SUMS, lost_among
 from tests.cases import cases
@@ -55,7 +55,7 @@ def test_credit_system_weighs_each_feature_in_whole_quantities() -> None:
 
 def test_charge_during_cost_change_has_lower_and_upper_weight() -> None:
     pools = Pools([told("a", "0.0004", HOUR), told("a", "0.0006", 9 * HOUR, confirmed_ms=5 * HOUR)])
-    begins, holds = 5 * HOUR - MAX_SKEW_MS, 9 * HOUR + MAX_SKEW_MS
+    begins, holds = 5 * HOUR - CLOCKS_APART_MS, 9 * HOUR + CLOCKS_APART_MS
     assert pools.weight_between("credits", "a", 2 * HOUR, begins - 1) == (400, 400)
     assert pools.weight_between("credits", "a", 4 * HOUR, begins) == (400, 600)
     assert pools.weight_between("credits", "a", holds - 1, holds) == (400, 600), "a process's clock may be ahead"

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from drawdown.providers.protocol import Cost, UnitCost
 from drawdown.schema.sql import queries
 from drawdown.schema.units import MICRO
-from drawdown.worker.engine.clock_check import MAX_SKEW_MS
+from drawdown.worker.engine.effects import CLOCKS_APART_MS
 
 SQL = queries(__file__)
 
@@ -196,9 +196,9 @@ class Pools:
 def _begins(cost: ToldCost) -> int:
     """Return the earliest time of a charge at a cost, in milliseconds.
 
-    Clocks may differ by MAX_SKEW_MS.
+    Clocks may differ by CLOCKS_APART_MS.
     """
-    return (cost.at_ms if cost.confirmed_ms is None else cost.confirmed_ms) - MAX_SKEW_MS
+    return (cost.at_ms if cost.confirmed_ms is None else cost.confirmed_ms) - CLOCKS_APART_MS
 
 
 def _holds(cost: ToldCost) -> int:
@@ -206,7 +206,7 @@ def _holds(cost: ToldCost) -> int:
 
     The time is in milliseconds.
     """
-    return cost.at_ms + MAX_SKEW_MS
+    return cost.at_ms + CLOCKS_APART_MS
 
 
 def read_pools(connection: sa.Connection, provider: str) -> Pools:

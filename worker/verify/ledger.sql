@@ -56,11 +56,12 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
 
 -- name: booked_otherwise
 -- An entry is written between the seal of its push and its settlement, with a day for clocks. If only one machine sent
--- it, that machine waited by its own clock until the push was due, and only a minute is allowed.
+-- it, that machine waited by its own clock until the push was due, and only a minute is allowed. If its clock was set
+-- back meanwhile, its times prove no order, and a day is allowed.
 ((e.at_ms < {booked_from} - 60000 OR ({settled_in_order} AND e.at_ms > p.settled_ms + 60000))
     AND (e.at_ms < {booked_from} - 86400000 OR ({settled_in_order} AND e.at_ms > p.settled_ms + 86400000)
-        OR (p.attempts = 1 AND p.lookups = 0 AND NOT EXISTS (SELECT 1 FROM operator_actions x
-            WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry')))))
+        OR (p.attempts = 1 AND p.lookups = 0 AND (p.state <> 'accepted' OR {settled_in_order})
+            AND NOT EXISTS (SELECT 1 FROM operator_actions x WHERE x.target = p.key AND x.action IN ('push_resolve', 'push_retry')))))
 
 -- name: booked_from
 -- If a machine's clock is set back by days while it works, a push is settled at an earlier time than it was sealed.
