@@ -52,7 +52,8 @@ def hidden(world: World, autumn: Autumn, provider: str, customer: str, balance: 
     if autumn.pooled.shown(customer) is None:
         return world.unseen.get((provider, customer, balance), (0, 0))[1]
     doubt = 0
-    for quantity, feature, began_ms, ended_ms in world.rows(_WHILE_IT_CHANGED, provider=provider, customer=customer):
+    named = {"provider": provider, "customer": customer, "apart": CLOCKS_APART_MS}
+    for quantity, feature, began_ms, ended_ms in world.rows(_WHILE_IT_CHANGED, **named):
         least, most = autumn.pooled.spans(feature, quantity, began_ms - CLOCKS_APART_MS, ended_ms + CLOCKS_APART_MS)
         doubt += most - least
     return min(doubt, autumn.lost_of(customer, balance))
@@ -73,7 +74,7 @@ _MARKS = "SELECT provider, customer_id, feature, since_ms FROM balance_marks WHE
 _WHILE_IT_CHANGED = """
 SELECT p.sent_qty, p.feature, MIN(r.confirmed_ms), MAX(r.at_ms)
 FROM pushes p JOIN provider_rates r ON r.provider = p.provider AND r.feature = p.feature AND r.balance = 'credits'
-    AND r.confirmed_ms <= p.settled_ms AND r.at_ms > p.first_attempt_ms
+    AND r.confirmed_ms - :apart <= p.settled_ms AND r.at_ms + :apart > p.first_attempt_ms
 WHERE p.provider = :provider AND p.customer_id = :customer AND p.state = 'accepted'
 GROUP BY p.window_ms, p.org_id, p.feature, p.revision, p.sent_qty
 """
