@@ -18,7 +18,7 @@ s.ts - s.ts % {window_length_ms} AS window_ms
 
 -- name: batch_otherwise
 -- Samples below a floor may be deleted, so a batch that reaches below a floor may have fewer samples.
-SELECT 'batch_otherwise' AS what, CAST(NULL AS TEXT) AS org_id, b.from_ms AS window_ms, CAST(NULL AS TEXT) AS feature,
+SELECT 'batch_mismatch' AS what, CAST(NULL AS TEXT) AS org_id, b.from_ms AS window_ms, CAST(NULL AS TEXT) AS feature,
     b.batch, b.name, b.samples, b.total, COALESCE(u.samples, 0) AS its_samples, COALESCE(u.total, 0) AS its_total
 FROM batches b LEFT JOIN (SELECT {its_batch} AS batch, COUNT(*) AS samples, SUM(s.interval_s) AS total
     FROM usage_samples s WHERE {of_a_batch} AND s.problem IS NULL GROUP BY 1) u ON u.batch = b.batch
@@ -28,19 +28,19 @@ WHERE COALESCE(u.samples, 0) > b.samples OR COALESCE(u.total, 0) > b.total
 
 -- name: file_otherwise
 -- Each batch has a file, and each recorded file names a batch.
-SELECT 'file_otherwise' AS what, CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS window_ms,
+SELECT 'batch_file_mismatch' AS what, CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS window_ms,
     CAST(NULL AS TEXT) AS feature, COALESCE(b.name, f.name) AS name, COALESCE(b.batch, f.batch) AS batch
 FROM (SELECT DISTINCT name, batch FROM batch_files WHERE outcome IN ('taken', 'repeated')) f
     FULL JOIN batches b ON b.batch = f.batch
 WHERE b.batch IS NULL OR f.batch IS NULL
 
 -- name: batchless
-SELECT 'batchless' AS what, s.org_id, {window}, CAST(NULL AS TEXT) AS feature, s.id AS sample_id
+SELECT 'sample_without_batch' AS what, s.org_id, {window}, CAST(NULL AS TEXT) AS feature, s.id AS sample_id
 FROM usage_samples s WHERE {of_a_batch} AND s.problem IS NULL
     AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.batch = {its_batch})
 
 -- name: batch_unwithdrawn
-SELECT 'batch_unwithdrawn' AS what, s.org_id, {window}, CAST(NULL AS TEXT) AS feature, s.id AS sample_id, b.name
+SELECT 'unwithdrawn_batch' AS what, s.org_id, {window}, CAST(NULL AS TEXT) AS feature, s.id AS sample_id, b.name
 FROM usage_samples s JOIN batches b ON b.batch = {its_batch} LEFT JOIN orgs o ON o.org_id = s.org_id
 WHERE {of_a_batch} AND s.problem IS NULL AND b.withdrawn_ms IS NOT NULL AND s.ts >= COALESCE(o.floor_ms, 0)
     AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = s.id)

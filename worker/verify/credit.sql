@@ -10,7 +10,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: held
 -- A wallet keeps the rest of its reservations, to the micro-credit.
-SELECT 'held' AS what, COALESCE(MAX(org_id),
+SELECT 'reserved_sum' AS what, COALESCE(MAX(org_id),
     (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = account_id)) AS org_id, {no_window}, account_id, SUM(kept) AS kept, SUM(part) AS parts
 FROM (
     SELECT account_id, CAST(NULL AS TEXT) AS org_id, held_micro AS kept, 0 AS part FROM ledger_accounts
@@ -20,23 +20,23 @@ FROM (
 
 -- name: never_due
 -- If a wallet does not know the end of a reservation, the reservation would never expire.
-SELECT 'never_due' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, a.next_due_ms
+SELECT 'reservation_due_time' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, a.next_due_ms
 FROM reservations r LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || r.customer_id
 WHERE r.state = 'held' AND r.hold = 'wallet' AND (a.next_due_ms IS NULL OR a.next_due_ms > r.expires_ms)
 
 -- name: held_long
 -- A reservation lasts at most 30 days from its start or its last increase. A day more allows for clocks.
-SELECT 'held_long' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+SELECT 'reservation_length' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM reservations r WHERE r.state = 'held' AND r.expires_ms > CAST(:now_ms AS BIGINT) + 31 * CAST(86400000 AS BIGINT)
 
 -- name: ended_unrecorded
 -- Each ended execution has the actor and the reason of its end.
-SELECT 'ended_unrecorded' AS what, r.org_id, {no_window}, r.reservation, r.state, r.ended_ms
+SELECT 'reservation_end' AS what, r.org_id, {no_window}, r.reservation, r.state, r.ended_ms
 FROM reservations r WHERE r.state <> 'held' AND (r.ended_by IS NULL OR r.ended_reason IS NULL)
 
 -- name: run_drawn
 -- The draws of an execution are the sum of its entries. Without a wallet, they are the sum of its uses.
-SELECT 'run_drawn' AS what, r.org_id, {no_window}, r.reservation, r.drawn_micro, COALESCE(q.lines, 0) AS lines
+SELECT 'reservation_draw_sum' AS what, r.org_id, {no_window}, r.reservation, r.drawn_micro, COALESCE(q.lines, 0) AS lines
 FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FROM (
         SELECT reservation, amount_micro FROM ledger_entries WHERE reservation IS NOT NULL
         UNION ALL SELECT reservation, amount_micro FROM run_usage) drawn
@@ -46,7 +46,7 @@ WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 -- name: run_entry
 -- Each entry of an execution is of its wallet and has its name. It is dated at its acceptance, and written later, with
 -- a day for clocks.
-SELECT CASE WHEN e.at_ms < r.accepted_ms - 86400000 THEN 'run_entry_early' ELSE 'run_entry' END AS what, r.org_id,
+SELECT CASE WHEN e.at_ms < r.accepted_ms - 86400000 THEN 'execution_entry_time' ELSE 'execution_entry' END AS what, r.org_id,
     {no_window}, e.key, e.from_account, e.reservation, r.customer_id, e.at_ms, r.accepted_ms
 FROM ledger_entries e LEFT JOIN reservations r ON r.reservation = e.reservation
 WHERE (e.kind = 'execution' OR e.reservation IS NOT NULL) AND (r.reservation IS NULL OR e.kind <> 'execution'
@@ -57,7 +57,7 @@ WHERE (e.kind = 'execution' OR e.reservation IS NOT NULL) AND (r.reservation IS 
 -- name: unsettled
 -- A settled execution has a receipt, even of 0, unless metering settles it. An open or expired execution does not have
 -- one.
-SELECT CASE WHEN r.state = 'settled' THEN 'no_receipt' ELSE 'receipt' END AS what, r.org_id, {no_window},
+SELECT CASE WHEN r.state = 'settled' THEN 'missing_receipt' ELSE 'unexpected_receipt' END AS what, r.org_id, {no_window},
     r.reservation, r.state
 FROM reservations r WHERE (r.state = 'settled' AND r.settled_by = 'receipt' AND NOT ({has_receipt}))
     OR (r.state IN ('held', 'expired') AND ({has_receipt}))
@@ -69,14 +69,14 @@ EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation
 
 -- name: run_twice
 -- An execution is paid only once, by entries of a wallet or by its usage at a provider.
-SELECT 'run_twice' AS what, r.org_id, {no_window}, r.reservation, r.hold
+SELECT 'execution_double_billing' AS what, r.org_id, {no_window}, r.reservation, r.hold
 FROM reservations r WHERE CASE WHEN r.hold = 'wallet'
     THEN EXISTS (SELECT 1 FROM run_usage u WHERE u.reservation = r.reservation)
     ELSE EXISTS (SELECT 1 FROM ledger_entries e WHERE e.reservation = r.reservation) END
 
 -- name: run_unbilled
 -- The usage of an execution is the sum of its samples, and each of these samples belongs to a line of usage.
-SELECT 'run_unbilled' AS what, (SELECT r.org_id FROM reservations r WHERE r.reservation = q.reservation) AS org_id,
+SELECT 'execution_usage_sum' AS what, (SELECT r.org_id FROM reservations r WHERE r.reservation = q.reservation) AS org_id,
     CAST(NULL AS BIGINT) AS window_ms, q.feature, q.reservation, q.number, q.said, q.billed
 FROM (SELECT reservation, number, feature, SUM(said) AS said, SUM(billed) AS billed, SUM(lines) AS lines FROM (
         SELECT reservation, number, feature, quantity AS said, 0 AS billed, 1 AS lines FROM run_usage
@@ -87,7 +87,7 @@ WHERE q.said <> q.billed OR q.lines <> 1
 -- name: run_sample
 -- Each sample of an execution is in force with the noted values, unless it is below the floor. It belongs to the
 -- execution's organisation.
-SELECT 'run_sample' AS what, m.org_id, CAST(NULL AS BIGINT) AS window_ms, m.feature, m.sample_id, m.reservation
+SELECT 'execution_sample' AS what, m.org_id, CAST(NULL AS BIGINT) AS window_ms, m.feature, m.sample_id, m.reservation
 FROM run_samples m LEFT JOIN reservations r ON r.reservation = m.reservation
 LEFT JOIN orgs o ON o.org_id = m.org_id LEFT JOIN usage_samples s ON s.id = m.sample_id
 WHERE r.reservation IS NULL OR r.org_id <> m.org_id OR CASE WHEN s.id IS NULL THEN m.ts >= COALESCE(o.floor_ms, 0)
@@ -95,7 +95,7 @@ WHERE r.reservation IS NULL OR r.org_id <> m.org_id OR CASE WHEN s.id IS NULL TH
         OR s.problem IS NOT NULL END
 
 -- name: above_hold
-SELECT 'above_hold' AS what, org_id, {no_window}, reservation, drawn_micro, amount_micro, overage
+SELECT 'draw_above_reservation' AS what, org_id, {no_window}, reservation, drawn_micro, amount_micro, overage
 FROM reservations WHERE overage <> 'charge' AND drawn_micro > amount_micro
 
 -- name: owner
@@ -105,8 +105,8 @@ FROM reservations WHERE overage <> 'charge' AND drawn_micro > amount_micro
 -- name: lot_entry
 -- Each lot has one entry in its wallet: at the grant or at its start, or earlier only if it was taken back in full.
 -- Before that, the wallet knows the lot's start.
-SELECT CASE WHEN q.key IS NULL THEN 'lot_unbegun' WHEN {booked_later} THEN 'lot_booked'
-        WHEN q.at_ms < q.begins_ms THEN 'lot_early' ELSE 'lot_otherwise' END AS what, {owner}, q.*
+SELECT CASE WHEN q.key IS NULL THEN 'lot_begin_due_time' WHEN {booked_later} THEN 'lot_entry_time'
+        WHEN q.at_ms < q.begins_ms THEN 'lot_entry_before_begin' ELSE 'lot_entry_mismatch' END AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said, l.begins_ms, e.key, e.amount_micro, e.to_account, e.at_ms,
         w.next_due_ms, l.at_ms AS given_ms, (SELECT COALESCE(-SUM(b.amount_micro), 0) FROM ledger_entries b
             WHERE b.lot = l.lot AND b.kind = 'grant') AS taken
@@ -121,13 +121,13 @@ WHERE CASE WHEN q.key IS NULL
 (q.begins_ms <= q.given_ms AND q.at_ms <> q.given_ms)
 
 -- name: lotless
-SELECT 'lotless' AS what, {owner}, q.key, q.amount_micro, q.to_account
+SELECT 'grant_without_lot' AS what, {owner}, q.key, q.amount_micro, q.to_account
 FROM (SELECT e.key, e.amount_micro, e.to_account, SUBSTR(e.to_account, 8) AS customer_id FROM ledger_entries e
     WHERE e.kind = 'grant' AND e.amount_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = e.key)) q
 
 -- name: lot_moved
 -- Credit of a lot that expires or is taken back leaves the lot's own wallet. Credit expires only after the lot's end.
-SELECT CASE WHEN q.kind = 'expiry' AND q.at_ms < q.expires_ms THEN 'expired_early' ELSE 'lot_elsewhere' END AS what,
+SELECT CASE WHEN q.kind = 'expiry' AND q.at_ms < q.expires_ms THEN 'lot_early_expiry' ELSE 'lot_owner' END AS what,
     {owner}, q.*
 FROM (SELECT e.key, e.kind, e.lot, e.from_account, e.to_account, e.at_ms, l.expires_ms, l.customer_id AS known,
         COALESCE(l.customer_id, SUBSTR(e.from_account, 8)) AS customer_id
@@ -138,7 +138,7 @@ WHERE q.known IS NULL OR CASE WHEN q.kind = 'expiry'
 
 -- name: lot_beyond
 -- The credit that leaves a lot is at most its amount, and not negative.
-SELECT 'lot_beyond' AS what, {owner}, q.*
+SELECT 'lot_overuse' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said,
         SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro ELSE 0 END) AS expired,
         SUM(CASE WHEN e.kind = 'grant' THEN -e.amount_micro ELSE 0 END) AS taken
@@ -165,7 +165,7 @@ WHERE q.given <> q.kept + q.consumed + q.expired + q.taken
 
 -- name: lot_never_over
 -- If a wallet does not know the end of a lot, the lot would pay forever. Its end is booked twelve minutes later.
-SELECT 'lot_never_over' AS what, {owner}, q.*
+SELECT 'lot_expiry_due_time' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots l
     LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
     WHERE l.expires_ms IS NOT NULL AND (w.lots_ended_ms IS NULL OR w.lots_ended_ms < l.expires_ms)
@@ -176,7 +176,7 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
 -- The booked end (`lots_ended_ms`) and the last known end (`lots_over_ms`) of a wallet are ends of its lots. With a
 -- later end, its lots would never end. If :now_ms is set, a booked end is over by then. The last known end is not
 -- before the booked end, because it makes the wallet notice late use.
-SELECT CASE WHEN q.moment_ms IS NULL THEN 'lots_over' ELSE 'lots_ended' END AS what, {owner}, q.*
+SELECT CASE WHEN q.moment_ms IS NULL THEN 'lot_last_end' ELSE 'lot_end_record' END AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms, w.lots_over_ms,
         CASE WHEN w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (SELECT 1 FROM ledger_lots l
                 WHERE l.customer_id = SUBSTR(w.account_id, 8) AND l.expires_ms = w.lots_ended_ms) THEN w.lots_ended_ms
@@ -195,7 +195,7 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.overdraft_m
 -- name: over_wrong
 -- The credit that is over is at most the credit of ended lots that are not booked yet. It is at least the part of each
 -- that use cannot have consumed and that does not roll over. This is not claimed while changes of the wallet are due.
-SELECT 'over_wrong' AS what, {owner}, q.*
+SELECT 'ended_lot_rest' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
         COALESCE((SELECT SUM(r.rest) FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS most,
         COALESCE((SELECT SUM(CASE WHEN r.rest > r.rolls + r.used THEN r.rest - r.rolls - r.used ELSE 0 END)
@@ -207,7 +207,7 @@ WHERE q.over_micro > q.most OR q.over_micro < q.least
 
 -- name: lot_left
 -- A booked, ended lot has at most its use left. This is not claimed while changes of the wallet are due.
-SELECT 'lot_left' AS what, {owner}, q.*
+SELECT 'unexpired_lot' AS what, {owner}, q.*
 FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest, r.used FROM {booked_lots} r
     JOIN ledger_accounts w ON w.account_id = r.account_id
     WHERE w.deferred_micro = 0 AND (w.next_due_ms IS NULL OR w.next_due_ms > r.expires_ms)) q
@@ -216,7 +216,7 @@ WHERE q.rest > q.used
 -- name: deferred_wrong
 -- Credit that waits to expire is left of ended lots and reserved by executions, or it will be taken from credit that
 -- rolled over.
-SELECT 'deferred_wrong' AS what, {owner}, q.*
+SELECT 'deferred_expiry_sum' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.deferred_micro, w.held_micro,
         COALESCE((SELECT SUM(r.rest) FROM {booked_lots} r WHERE r.account_id = w.account_id), 0) AS rest,
         COALESCE((SELECT SUM(l.amount_micro) FROM plan_lots p JOIN ledger_lots l ON l.lot = p.lot

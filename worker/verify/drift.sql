@@ -56,23 +56,23 @@ WHERE CASE p.verdict
 
 -- name: parity_stray
 -- A line belongs to a check of the whole cell, and not to a later one. A day is compared only once it is over.
-SELECT 'parity_stray' AS what, {nowhere}, p.cell_id, p.day_ms, p.org_id AS its_org, p.at_ms, w.at_ms AS checked_ms
+SELECT 'parity_time' AS what, {nowhere}, p.cell_id, p.day_ms, p.org_id AS its_org, p.at_ms, w.at_ms AS checked_ms
 FROM parity_checks p LEFT JOIN parity_checks w ON w.day_ms = p.day_ms AND w.cell_id = p.cell_id AND w.org_id = ''
 WHERE w.at_ms IS NULL OR p.at_ms > w.at_ms OR p.day_ms % 86400000 <> 0 OR p.at_ms < p.day_ms + 86400000
 
 -- name: bill_unimported
-SELECT 'bill_unimported' AS what, {nowhere}, b.number, b.vendor, b.service, b.day_ms FROM vendor_bills b
+SELECT 'bill_without_import' AS what, {nowhere}, b.number, b.vendor, b.service, b.day_ms FROM vendor_bills b
 WHERE NOT EXISTS (SELECT 1 FROM vendor_imports i WHERE i.number = b.number)
 
 -- name: bill_unfinal
 -- A final day of a vendor is not replaced by a day that is not final.
-SELECT 'bill_unfinal' AS what, {nowhere}, b.number, b.vendor, b.day_ms FROM vendor_bills b
+SELECT 'bill_final' AS what, {nowhere}, b.number, b.vendor, b.day_ms FROM vendor_bills b
 WHERE NOT b.is_final AND EXISTS (SELECT 1 FROM vendor_bills x WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms
     AND x.is_final AND x.number <= b.number)
 
 -- name: imports_gap
 -- Files are numbered without gaps, each number once.
-SELECT 'imports_gap' AS what, {nowhere}, COUNT(*) AS files, MAX(number) AS highest FROM vendor_imports
+SELECT 'import_gap' AS what, {nowhere}, COUNT(*) AS files, MAX(number) AS highest FROM vendor_imports
 HAVING COUNT(*) <> COALESCE(MAX(number), 0)
 
 -- name: actions [postgresql]
@@ -91,7 +91,7 @@ CROSS JOIN json_each(x.said, '$.billed_micro') e
 -- name: import_otherwise
 -- The lines of a file and their sums by currency agree with its action. Sums are not claimed for actions that did not
 -- record them.
-SELECT 'import_otherwise' AS what, {nowhere}, q.thing, q.kept, q.said
+SELECT 'import_audit_mismatch' AS what, {nowhere}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({imported}) k FULL JOIN ({said_imported}) s
     ON s.thing = k.thing) q
 WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')
@@ -112,7 +112,7 @@ FROM {actions} {said_sums} WHERE x.action = 'vendor_import'
 
 -- name: units_unrecorded
 -- The cost of usage at a vendor is the recorded cost.
-SELECT 'units_unrecorded' AS what, {nowhere}, q.thing, q.kept, q.said
+SELECT 'units_audit_mismatch' AS what, {nowhere}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({units}) k FULL JOIN ({said_units}) s
     ON s.thing = k.thing) q
 WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')

@@ -22,14 +22,14 @@ usage_events
 
 -- name: sampleless
 -- A sample below the floor may be deleted, together with its event.
-SELECT 'sampleless' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
+SELECT 'event_without_sample' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     e.source, e.event_id
 FROM {proven_events} e LEFT JOIN usage_samples s ON s.id = e.sample_id WHERE s.id IS NULL
 
 -- name: event_otherwise
 -- Before U+FFFE and U+FFFF were refused, an event could have an id that SQLite reads as U+FFFD. Its sample is
 -- quarantined.
-SELECT 'event_otherwise' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms,
+SELECT 'event_mismatch' AS what, e.org_id, e.ts - e.ts % {window_length_ms} AS window_ms,
     CAST(NULL AS TEXT) AS feature, e.source, e.event_id, e.quantity, e.event_type, s.org_id AS its_org,
     s.interval_s AS its_quantity, s.memory_mb AS its_meter
 FROM {proven_events} e JOIN usage_samples s ON s.id = e.sample_id LEFT JOIN event_types t ON t.event_type = e.event_type
@@ -40,7 +40,7 @@ WHERE s.org_id <> e.org_id OR s.interval_s <> e.quantity OR s.ts <> e.ts OR s.me
 -- name: eventless
 -- A sample may also count units of an execution's usage at another provider, which that execution's row shows. Samples
 -- of batches are proven by `batchless`.
-SELECT 'eventless' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
+SELECT 'sample_without_event' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     s.id AS sample_id, s.memory_mb AS meter
 FROM {proven_samples} s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NULL
     AND NOT EXISTS (SELECT 1 FROM usage_events e WHERE e.sample_id = s.id)
@@ -49,7 +49,7 @@ FROM {proven_samples} s WHERE s.memory_mb > {most_memory_mb} AND s.problem IS NU
 
 -- name: backfilled_otherwise
 -- Events that a backfill turned into usage have their staged values, above the floor.
-SELECT 'backfilled_otherwise' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
+SELECT 'backfill_event_mismatch' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
     CAST(NULL AS TEXT) AS feature, f.source, f.event_id, b.backfill
 FROM backfills b JOIN backfill_events f ON f.backfill = b.backfill LEFT JOIN usage_events e ON e.sample_id = f.sample_id
 LEFT JOIN orgs o ON o.org_id = b.org_id
@@ -60,7 +60,7 @@ WHERE b.closed_ms IS NOT NULL AND f.ts >= COALESCE(o.floor_ms, 0) AND (e.sample_
     OR e.properties <> f.properties)
 
 -- name: backfill_unreverted
-SELECT 'backfill_unreverted' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
+SELECT 'unreverted_backfill' AS what, b.org_id, f.ts - f.ts % {window_length_ms} AS window_ms,
     CAST(NULL AS TEXT) AS feature, f.source, f.event_id, b.backfill
 FROM backfills b JOIN backfill_events f ON f.backfill = b.backfill LEFT JOIN orgs o ON o.org_id = b.org_id
 WHERE b.state = 'reverted' AND f.ts >= COALESCE(o.floor_ms, 0)

@@ -28,14 +28,14 @@ WHERE q.kept <> q.amount OR q.kept_uses <> q.uses
 
 -- name: guard_number
 -- Uses of a metric are numbered without gaps in each month of an organisation.
-SELECT 'guard_number' AS what, q.org_id, {no_window}, q.metric, q.month_ms, q.uses, q.highest
+SELECT 'guard_numbers' AS what, q.org_id, {no_window}, q.metric, q.month_ms, q.uses, q.highest
 FROM (SELECT org_id, metric, month_ms, COUNT(*) AS uses, COUNT(DISTINCT number) AS numbers, MAX(number) AS highest
     FROM guard_uses GROUP BY org_id, metric, month_ms) q
 WHERE q.uses <> q.highest OR q.numbers <> q.highest
 
 -- name: guard_beyond
 -- An allowed use was within its limit, together with all immediate uses before it in the same period.
-SELECT 'guard_beyond' AS what, q.org_id, {no_window}, q.use_key, q.metric, q.limit_period, q.limit_amount,
+SELECT 'guard_limit_excess' AS what, q.org_id, {no_window}, q.use_key, q.metric, q.limit_period, q.limit_amount,
     q.came_to
 FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.state, u.would,
         CASE u.limit_period WHEN 'hour' THEN u.of_hour WHEN 'day' THEN u.of_day ELSE u.of_month END AS came_to
@@ -52,7 +52,7 @@ WHERE q.came_to > q.limit_amount
 -- The charge of an ended use is the amount that its execution has drawn. Without an execution, or before its end, it is
 -- 0. An execution is accepted at the time of its use or later, and for an immediate use at the same time. A use names
 -- its execution, and each execution of the guard belongs to a use.
-SELECT 'guard_charged' AS what, COALESCE(u.org_id, r.org_id) AS org_id, {no_window},
+SELECT 'guard_charge_state' AS what, COALESCE(u.org_id, r.org_id) AS org_id, {no_window},
     COALESCE(u.use_key, 'the missing use of ' || r.reservation) AS use_key, u.charged_micro, u.state, r.state AS run_state,
     r.drawn_micro, u.at_ms, r.accepted_ms
 FROM guard_uses u FULL JOIN (SELECT * FROM reservations WHERE reservation >= 'guard:' AND reservation < 'guard;') r
@@ -77,7 +77,7 @@ WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
 -- The seal did not bill usage that the guard charged. It is usage of the feature or event type that the metric counts,
 -- in the window of the use. Voided or carried pushes do not bill. Nor do withdrawn events, or events of a type without
 -- a feature then.
-SELECT 'billed_twice' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
+SELECT 'guard_double_billing' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
     COALESCE(m.counts, m.metric) AS counts, SUM(p.sealed_qty) AS sealed
 FROM guard_uses u JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
     JOIN pushes p ON p.org_id = u.org_id AND p.window_ms = u.at_ms - u.at_ms % 300000
@@ -112,7 +112,7 @@ CAST(x.said ->> 'number' AS INTEGER)
 -- name: guard_unrecorded
 -- Limits, limit overrides and prices of metrics agree with the actions. The state of an override is that of its last
 -- action.
-SELECT 'guard_unrecorded' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
+SELECT 'guard_audit_mismatch' AS what, CAST(NULL AS TEXT) AS org_id, {no_window}, q.thing, q.kept, q.said
 FROM (SELECT COALESCE(k.thing, s.thing) AS thing, k.kept, s.said FROM ({kept}) k FULL JOIN ({said}) s
     ON s.thing = k.thing) q
 WHERE COALESCE(q.kept, '') <> COALESCE(q.said, '')

@@ -33,14 +33,14 @@ AND NOT EXISTS (
 
 -- name: delivery_waits
 -- The longest wait of the schedule is ten hours. The limit of two days allows for clocks.
-SELECT 'delivery_waits' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.due_at_ms,
+SELECT 'delivery_wait' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.due_at_ms,
     CAST(:now_ms AS BIGINT) AS moment_ms
 FROM hook_deliveries d JOIN hook_messages m ON m.message_id = d.message_id
 WHERE d.state = 'due' AND d.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: undelivered
 -- Each delivered message was sent. A message is given up only after its schedule, or if its endpoint was ended.
-SELECT 'undelivered' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.state, d.attempts, d.failures
+SELECT 'delivery_state' AS what, m.org_id, {no_window}, d.message_id, d.endpoint, d.state, d.attempts, d.failures
 FROM hook_deliveries d LEFT JOIN hook_messages m ON m.message_id = d.message_id
 WHERE m.message_id IS NULL OR (d.state = 'delivered' AND d.attempts = 0) OR (d.state = 'failed' AND d.failures < 8
     AND NOT EXISTS (SELECT 1 FROM hook_endpoints e WHERE e.name = d.endpoint AND e.ended_ms IS NOT NULL))

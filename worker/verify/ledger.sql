@@ -36,9 +36,9 @@ e.ts - e.ts % {window_length_ms}
 -- name: charged
 -- The ledger is in this database, so its charges and the accepted pushes are compared both ways (2). A push that was
 -- not sent must not be charged (5).
-SELECT CASE WHEN e.key IS NULL THEN 'not_charged' WHEN p.attempts = 0 THEN 'charged_unsent'
-        WHEN {charged_otherwise} THEN 'charged_otherwise' WHEN {booked_otherwise} THEN 'booked_otherwise'
-        ELSE 'charged_in_vain' END AS what,
+SELECT CASE WHEN e.key IS NULL THEN 'missing_charge' WHEN p.attempts = 0 THEN 'charge_of_unsent_push'
+        WHEN {charged_otherwise} THEN 'charge_mismatch' WHEN {booked_otherwise} THEN 'charge_time'
+        ELSE 'charge_of_unaccepted_push' END AS what,
     {push}, p.customer_id, e.from_account, e.to_account, e.quantity, e.ts, e.at_ms, p.sealed_at_ms, p.settled_ms
 FROM {proven_pushes} p LEFT JOIN voids v
     ON v.window_ms = p.window_ms AND v.org_id = p.org_id AND v.feature = p.feature AND v.revision = p.revision
@@ -97,14 +97,14 @@ alone AS MATERIALIZED (
     SELECT w.org_id, x.wallet, x.feature, x.day_ms, x.ts, x.key, x.quantity, COALESCE(o.floor_ms, 0) AS floor_ms
     FROM sides x LEFT JOIN {owners} w ON w.account_id = x.wallet LEFT JOIN orgs o ON o.org_id = w.org_id WHERE x.sums = 0
 )
-SELECT 'uncommitted' AS what, e.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, 0 AS entries,
+SELECT 'charge_without_push' AS what, e.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, 0 AS entries,
     0 AS pushes, 0 AS sent
 FROM alone e WHERE e.ts >= e.floor_ms
 UNION ALL
-SELECT 'folded_otherwise', MAX(org_id), day_ms, feature, wallet, SUM(quantity), COUNT(*), 0, 0
+SELECT 'fold_charge_mismatch', MAX(org_id), day_ms, feature, wallet, SUM(quantity), COUNT(*), 0, 0
 FROM alone WHERE ts < floor_ms GROUP BY wallet, feature, day_ms
 UNION ALL
-SELECT 'folded_otherwise', MAX(org_id), day_ms, feature, wallet, SUM(quantity), SUM(entries), SUM(pushes), SUM(sent)
+SELECT 'fold_charge_mismatch', MAX(org_id), day_ms, feature, wallet, SUM(quantity), SUM(entries), SUM(pushes), SUM(sent)
 FROM sides WHERE sums > 0 GROUP BY wallet, feature, day_ms
 HAVING SUM(entries) <> SUM(pushes) OR SUM(quantity) <> SUM(sent)
 
@@ -124,8 +124,8 @@ folded_pushes
 -- name: mirrored
 -- Usage at a provider without a hard stop is also drawn from a wallet, once and only if its push is accepted. Each draw
 -- has the push's customer, feature, quantity and window. The first is written at the settlement, with a day for clocks.
-SELECT CASE WHEN p.org_id IS NULL THEN 'mirrored_nothing' WHEN i.provider IS NULL THEN 'mirrored_elsewhere'
-        WHEN {drawn_otherwise} THEN 'mirrored' ELSE 'mirrored_otherwise' END AS what,
+SELECT CASE WHEN p.org_id IS NULL THEN 'wallet_charge_without_push' WHEN i.provider IS NULL THEN 'external_wallet_charge'
+        WHEN {drawn_otherwise} THEN 'unexpected_wallet_charge' ELSE 'wallet_charge_mismatch' END AS what,
     p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
     q.drawn AS quantity
 FROM (
@@ -166,7 +166,7 @@ CHAR(31)
 -- name: undrawn
 -- If a customer had a wallet and the feature a rate a day before a push was accepted, the wallet was drawn on for it.
 -- The day allows for clocks. Without a rate, or above the largest entry, credit is not drawn.
-SELECT 'undrawn' AS what, {push}, p.customer_id
+SELECT 'missing_wallet_charge' AS what, {push}, p.customer_id
 FROM {proven_pushes} p JOIN {in_ledger_ever} i ON i.provider = p.provider
 JOIN (SELECT to_account, MIN(at_ms) AS at_ms FROM ledger_entries WHERE kind = 'grant' GROUP BY to_account) g
     ON g.to_account = 'wallet:' || p.customer_id
@@ -179,7 +179,7 @@ WHERE p.state = 'accepted' AND p.sent_qty <> 0 AND e.key IS NULL AND g.at_ms < p
 
 -- name: given_back
 -- The amount given back is the amount drawn, even if the rate has changed since.
-SELECT 'given_back' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.amount_micro,
+SELECT 'refund_mismatch' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.amount_micro,
     d.amount_micro AS drawn
 FROM {proven_entries} e LEFT JOIN ledger_entries d ON d.key = SUBSTR(e.key, 1, LENGTH(e.key) - 5)
 LEFT JOIN {owners} w ON w.account_id = e.from_account
@@ -206,14 +206,14 @@ WITH here AS (SELECT 'embedded' AS provider UNION {in_ledger}),
 taken AS (SELECT a.*, CASE WHEN h.provider IS NULL THEN a.provider ELSE 'a wallet' END AS place
     FROM assignments a LEFT JOIN here h ON h.provider = a.provider
     WHERE a.customer_id <> '' AND a.provider NOT IN {unbilled})
-SELECT CASE WHEN c.provider = a.provider THEN 'shared' ELSE 'shared_wallet' END AS what, a.org_id, {no_window},
+SELECT CASE WHEN c.provider = a.provider THEN 'shared_customer' ELSE 'shared_wallet' END AS what, a.org_id, {no_window},
     a.provider, a.customer_id, c.org_id AS other, c.provider AS elsewhere
 FROM taken a JOIN taken c ON c.customer_id = a.customer_id AND c.place = a.place
 WHERE c.org_id <> a.org_id AND (c.end_ms IS NULL OR a.start_ms < c.end_ms)
     AND (a.end_ms IS NULL OR c.start_ms < a.end_ms)
 
 -- name: balance
-SELECT 'balance' AS what, w.org_id, {no_window}, q.account_id, q.kept, q.lines FROM (
+SELECT 'balance_sum' AS what, w.org_id, {no_window}, q.account_id, q.kept, q.lines FROM (
     SELECT account_id, SUM(kept) AS kept, {sum_of_lines} AS lines FROM (
         SELECT account_id, balance_micro AS kept, 0 AS line FROM ledger_accounts
         UNION ALL SELECT from_account, 0, -amount_micro FROM ledger_entries WHERE from_account LIKE 'wallet:%'
@@ -232,7 +232,7 @@ SUM(line)
 -- Granted credit comes from the grants. Used credit goes to revenue (for an execution with or without a feature) or to
 -- the tiers, and expired credit to the breakage. An entry has a wallet on one side only, except if pools allot credit
 -- and get it back (pools.sql). Use is not booked a day before it happened.
-SELECT CASE WHEN {booked_early} THEN 'booked_early' ELSE 'sides' END AS what, w.org_id, {entry_window} AS window_ms,
+SELECT CASE WHEN {booked_early} THEN 'charge_before_usage' ELSE 'entry_accounts' END AS what, w.org_id, {entry_window} AS window_ms,
     e.feature, e.key, e.from_account, e.to_account, e.at_ms, e.ts
 FROM {proven_entries} e
 LEFT JOIN {owners} w ON w.account_id = CASE WHEN e.kind = 'grant' THEN e.to_account ELSE e.from_account END
@@ -258,7 +258,7 @@ EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.p
 -- feature that had begun by then. If the entry names a rate, it is that rate. A rate may be set for the past, so which
 -- rate was on record then is not claimed. Executions are an exception. They use the rates on record at their
 -- acceptance.
-SELECT 'priced' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
+SELECT 'charge_rate' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.kind <> 'execution' OR r.at_ms <= e.ts)
@@ -270,7 +270,7 @@ WHERE e.feature IS NOT NULL AND NOT EXISTS (
 -- name: repriced
 -- A window has one rate: late usage and give-backs use the rate of the first charge of their wallet, feature and
 -- window.
-SELECT 'repriced' AS what, w.org_id, q.window_ms, q.feature, q.from_account, q.first_ms, q.other_ms
+SELECT 'rate_change_in_window' AS what, w.org_id, q.window_ms, q.feature, q.from_account, q.first_ms, q.other_ms
 FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS first_ms, MAX(e.rate_ms) AS other_ms
     FROM {proven_entries} e WHERE e.kind = 'usage' AND e.rate_ms IS NOT NULL
     GROUP BY e.from_account, e.feature, e.ts HAVING MIN(e.rate_ms) <> MAX(e.rate_ms)) q
@@ -287,7 +287,7 @@ LEFT JOIN {owners} w ON w.account_id = q.from_account
 
 -- name: granted
 -- Each grant on record has an entry with its amount and customer. A lot that begins later does not have an entry yet.
-SELECT 'granted' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account,
+SELECT 'grant_mismatch' AS what, w.org_id, {no_window}, q.key, q.said, q.account AS said_account, e.amount_micro, e.to_account,
     e.from_account
 FROM (SELECT {said_key} AS key, CAST({said_amount} AS BIGINT) AS said, 'wallet:' || x.target AS account
     FROM operator_actions x WHERE x.action = 'ledger_grant') q
@@ -300,7 +300,7 @@ WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <>
 -- name: ungranted
 -- Each grant entry has an action. Future lots are without an entry. Credit from plans, late use of credit that rolled
 -- over (plans.sql), and allotments of pools (pools.sql) are checked separately.
-SELECT 'ungranted' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
+SELECT 'unaudited_grant' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM (SELECT key, amount_micro, to_account FROM ledger_entries WHERE kind = 'grant'
     UNION ALL SELECT l.lot, l.amount_micro, 'wallet:' || l.customer_id FROM ledger_lots l WHERE l.begins_ms > l.at_ms
         AND NOT EXISTS (SELECT 1 FROM ledger_entries b WHERE b.key = l.lot)) e

@@ -18,7 +18,7 @@ FROM reservation_sandboxes n JOIN reservations r ON r.reservation = n.reservatio
 
 -- name: paid_twice
 -- If a receipt charges for usage, metering does not.
-SELECT 'paid_twice' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, COUNT(*) AS samples,
+SELECT 'sandbox_double_billing' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, COUNT(*) AS samples,
     SUM(s.interval_s) AS seconds, MIN(s.ts) AS first_ms
 FROM {lives} v JOIN usage_samples s ON s.org_id = v.org_id AND s.ts >= v.accepted_ms AND s.ts < v.over_ms
     AND s.sandbox_id = v.sandbox_id
@@ -28,28 +28,28 @@ GROUP BY v.org_id, v.reservation, v.sandbox_id
 
 -- name: metered_entry
 -- If metering charges for usage, a receipt does not.
-SELECT 'metered_entry' AS what, r.org_id, {no_window}, e.key, e.amount_micro, r.reservation
+SELECT 'metered_execution_entry' AS what, r.org_id, {no_window}, e.key, e.amount_micro, r.reservation
 FROM reservations r JOIN ledger_entries e ON e.reservation = r.reservation WHERE r.settled_by = 'metering'
 
 -- name: sandboxless
-SELECT 'sandboxless' AS what, r.org_id, {no_window}, r.reservation FROM reservations r
+SELECT 'metered_execution_without_sandbox' AS what, r.org_id, {no_window}, r.reservation FROM reservations r
 WHERE r.settled_by = 'metering' AND NOT EXISTS (
     SELECT 1 FROM reservation_sandboxes n WHERE n.reservation = r.reservation)
 
 -- name: sandbox_open
 -- A sandbox is free for another execution once its own has ended, and not before.
-SELECT 'sandbox_open' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.state,
+SELECT 'sandbox_state' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.state,
     CASE WHEN v.is_open THEN 'taken' ELSE 'free' END AS said
 FROM {lives} v WHERE v.is_open <> (v.state = 'held')
 
 -- name: sandbox_elsewhere
 -- A sandbox of an execution is named under the execution's own organisation, by which it is reserved and counted.
-SELECT 'sandbox_elsewhere' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.named_org_id
+SELECT 'sandbox_of_other_org' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.named_org_id
 FROM {lives} v WHERE v.named_org_id <> v.org_id
 
 -- name: metered_beyond
 -- If an execution began below the floor, its reservation is not claimed, because its samples may be deleted.
-SELECT 'metered_beyond' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.most
+SELECT 'metered_draw_limit' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.most
 FROM (SELECT r.org_id, r.reservation, r.drawn_micro, r.accepted_ms, COALESCE(o.floor_ms, 0) AS floor_ms,
         COALESCE(SUM(p.most), 0) AS most
     FROM reservations r LEFT JOIN orgs o ON o.org_id = r.org_id LEFT JOIN (
@@ -83,7 +83,7 @@ CEIL(CAST(u.seconds AS NUMERIC) * CASE WHEN m.unit = 'mb_s' THEN u.memory_mb ELS
 
 -- name: metered_uncharged
 -- A reservation shrinks at most by the charges of its wallet in its own windows.
-SELECT 'metered_uncharged' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.charged
+SELECT 'metered_draw_sum' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.charged
 FROM (SELECT r.org_id, r.reservation, r.drawn_micro, (SELECT COALESCE(SUM(e.amount_micro), 0) FROM ledger_entries e
         WHERE e.from_account = 'wallet:' || r.customer_id AND e.kind = 'usage' AND e.amount_micro > 0
             AND e.ts >= r.accepted_ms - r.accepted_ms % {window_length_ms}) AS charged

@@ -45,7 +45,7 @@ CASE WHEN s.since_ms > m.start_ms THEN s.since_ms ELSE m.start_ms END
 -- If a customer was on a plan with included credit at a month's start, or joined it during the month, the credit was
 -- granted. This is claimed once the wallet was processed for that month.
 WITH RECURSIVE {months}
-SELECT 'period_missing' AS what, {owner}, q.*
+SELECT 'missing_plan_lot' AS what, {owner}, q.*
 FROM (SELECT s.customer_id, s.plan, m.name AS period
     FROM plan_stays s {next_stay}
     JOIN ledger_accounts w ON w.account_id = 'wallet:' || s.customer_id
@@ -59,7 +59,7 @@ FROM (SELECT s.customer_id, s.plan, m.name AS period
 
 -- name: first_missing
 -- If a customer's first plan granted credit to new customers, the credit was granted.
-SELECT 'first_missing' AS what, {owner}, q.*
+SELECT 'missing_signup_lot' AS what, {owner}, q.*
 FROM (SELECT s.customer_id, s.plan, s.since_ms FROM plan_stays s {next_stay}
     JOIN ledger_accounts w ON w.account_id = 'wallet:' || s.customer_id AND w.given_to_ms IS NOT NULL
     WHERE s.number = 1 AND (n.since_ms IS NULL OR n.since_ms > s.since_ms)
@@ -69,14 +69,14 @@ FROM (SELECT s.customer_id, s.plan, s.since_ms FROM plan_stays s {next_stay}
         AND NOT EXISTS (SELECT 1 FROM plan_lots p WHERE p.customer_id = s.customer_id AND p.part = 'first')) q
 
 -- name: period_twice
-SELECT 'period_twice' AS what, {owner}, q.*
+SELECT 'duplicate_plan_lot' AS what, {owner}, q.*
 FROM (SELECT customer_id, part, MAX(plan) AS plan, period, COUNT(*) AS lots FROM plan_lots WHERE part <> 'rollover'
     GROUP BY customer_id, part, CASE WHEN part = 'first' THEN '' ELSE plan END, period HAVING COUNT(*) > 1) q
 
 -- name: period_otherwise
 -- Each lot of a plan has an amount of the plan's terms, its own key, and a customer who was on the plan.
 WITH RECURSIVE {months}
-SELECT 'period_otherwise' AS what, {owner}, q.*
+SELECT 'plan_lot_mismatch' AS what, {owner}, q.*
 FROM (SELECT p.lot, p.customer_id, p.plan, l.amount_micro, l.begins_ms, l.expires_ms
     FROM plan_lots p LEFT JOIN ledger_lots l ON l.lot = p.lot AND l.customer_id = p.customer_id
     LEFT JOIN months m ON m.name = p.period
@@ -122,7 +122,7 @@ FROM plan_lots o JOIN ledger_lots b ON b.lot = o.lot AND b.expires_ms = l.begins
 -- The credit that rolled over equals the expired part of a month's included credit, within the limit of the month's
 -- last plan. This is not claimed while changes of the wallet are due. If the credit was used before late use arrived,
 -- more may have rolled over, up to the plan's limit.
-SELECT CASE WHEN q.wanted > q.rolled THEN 'rolled_short' ELSE 'rolled_beyond' END AS what, {owner}, q.*
+SELECT CASE WHEN q.wanted > q.rolled THEN 'rollover_shortfall' ELSE 'rollover_excess' END AS what, {owner}, q.*
 FROM (SELECT y.*, CASE WHEN y.expired > 0 AND y.expired >= y.from_micro
             THEN CASE WHEN y.expired < y.upto_micro THEN y.expired ELSE y.upto_micro END ELSE 0 END AS wanted
     FROM (SELECT x.customer_id, x.period, x.expired, {last_terms_min} AS from_micro, {last_terms_max} AS upto_micro,
@@ -156,7 +156,7 @@ FROM plan_lots o JOIN ledger_lots b ON b.lot = o.lot WHERE o.customer_id = x.cus
     AND o.part = 'included' ORDER BY b.begins_ms DESC, o.lot DESC LIMIT 1
 
 -- name: reduced_otherwise
-SELECT 'reduced_otherwise' AS what, {owner}, q.*
+SELECT 'rollover_reduction' AS what, {owner}, q.*
 FROM (SELECT e.key, e.lot, e.amount_micro, SUBSTR(e.to_account, 8) AS customer_id
     FROM ledger_entries e LEFT JOIN plan_lots p ON p.lot = e.lot
     WHERE e.key LIKE 'reduced:%' AND NOT COALESCE(e.kind = 'grant' AND e.amount_micro < 0 AND p.part = 'rollover'
@@ -164,7 +164,7 @@ FROM (SELECT e.key, e.lot, e.amount_micro, SUBSTR(e.to_account, 8) AS customer_i
 
 -- name: plan_unrecorded
 -- A wallet is on the last plan that its customer joined.
-SELECT 'plan_unrecorded' AS what, {owner}, q.*
+SELECT 'plan_audit_mismatch' AS what, {owner}, q.*
 FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, s.plan AS said FROM ledger_accounts w
     LEFT JOIN plan_stays s ON 'wallet:' || s.customer_id = w.account_id AND NOT EXISTS (SELECT 1 FROM plan_stays n
         WHERE n.customer_id = s.customer_id AND n.number > s.number)
@@ -172,7 +172,7 @@ FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, s.plan AS said FROM
 
 -- name: plan_never_due
 -- If a wallet on a plan does not know when the next month begins, it would never get that month's included credit.
-SELECT 'plan_never_due' AS what, {owner}, q.*
+SELECT 'plan_due_time' AS what, {owner}, q.*
 FROM (SELECT SUBSTR(w.account_id, 8) AS customer_id, w.plan, w.next_due_ms, w.given_to_ms FROM ledger_accounts w
     WHERE w.plan IS NOT NULL AND (w.next_due_ms IS NULL OR w.next_due_ms > {month_after_given})) q
 
@@ -184,7 +184,7 @@ CAST(STRFTIME('%s', w.given_to_ms / 1000, 'unixepoch', '+1 month') AS INTEGER) *
 
 -- name: tier_entry
 -- A charge for a tier is to the customer who bought it, for the month of its date.
-SELECT 'tier_entry' AS what, {owner}, q.*
+SELECT 'unknown_tier_charge' AS what, {owner}, q.*
 FROM (SELECT e.key, e.from_account, e.amount_micro, SUBSTR(e.from_account, 8) AS customer_id FROM ledger_entries e
     WHERE e.kind = 'tier' AND (e.amount_micro < 0 OR NOT EXISTS (SELECT 1 FROM tier_holders h
         WHERE e.from_account = 'wallet:' || h.customer_id
@@ -199,7 +199,7 @@ STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch')
 -- name: tier_holder
 -- A month of a tier is paid before its use. If the wallet does not know the end of the paid time, the tier would
 -- continue unpaid.
-SELECT CASE WHEN q.paid = 0 THEN 'tier_unpaid' ELSE 'tier_never_due' END AS what, {owner}, q.*
+SELECT CASE WHEN q.paid = 0 THEN 'missing_tier_charge' ELSE 'tier_due_time' END AS what, {owner}, q.*
 FROM (SELECT h.customer_id, h.tier, h.paid_to_ms, w.next_due_ms, (SELECT COUNT(*) FROM ledger_entries e
             WHERE e.key = 'tier:' || h.customer_id || ':' || h.tier || ':' || {month_paid}
                 AND e.from_account = 'wallet:' || h.customer_id) AS paid

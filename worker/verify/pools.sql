@@ -15,7 +15,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: allotted_otherwise
 -- Credit of a pool's lot moves only between the pool and the member's wallet, dated at the allotment.
-SELECT 'allotted_otherwise' AS what, {owner}, q.*
+SELECT 'allotment_entry' AS what, {owner}, q.*
 FROM (SELECT e.key, e.amount_micro, e.from_account, e.to_account, e.kind, e.ts, l.begins_ms, l.pool, l.customer_id
     FROM ledger_lots l JOIN ledger_entries e ON e.lot = l.lot OR e.key = l.lot WHERE l.pool IS NOT NULL) q
 WHERE q.ts <> q.begins_ms
@@ -23,7 +23,7 @@ WHERE q.ts <> q.begins_ms
 
 -- name: allotted_unrecorded
 -- Each allotment has an action and an existing pool, and each such action has an allotment.
-SELECT 'allotted_unrecorded' AS what, {owner}, q.*
+SELECT 'allotment_audit_mismatch' AS what, {owner}, q.*
 FROM (SELECT COALESCE(l.lot, x.lot) AS lot, l.pool, l.amount_micro, x.target AS said_pool, x.said,
         COALESCE(l.customer_id, x.customer_id) AS customer_id, x.customer_id AS said_customer
     FROM (SELECT * FROM ledger_lots WHERE pool IS NOT NULL) l
@@ -54,7 +54,7 @@ json_extract(o.details, '$.customer_id')
 -- The part of an ended allotment that did not come back was used. It is at most all use before its end, and at least
 -- the use in its life that other lots cannot have paid. It is not claimed if late use or an open execution can still
 -- change it.
-SELECT 'returned_otherwise' AS what, {owner}, q.*
+SELECT 'allotment_return' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.pool, l.amount_micro AS said, b.returned, b.taken,
         l.amount_micro - b.returned - b.taken AS gone,
         (SELECT COALESCE(SUM(u.used), 0) FROM {uses} u WHERE u.account_id = w.account_id AND u.ts < l.expires_ms
@@ -82,7 +82,7 @@ WHERE q.gone > q.most OR q.gone < CASE WHEN q.least < q.said - q.taken THEN q.le
 -- name: pool_never_due
 -- If a pool does not know when an allotment comes back, its balance would stay too low. An allotment comes back twelve
 -- minutes after its end.
-SELECT 'pool_never_due' AS what, {owner}, q.*
+SELECT 'pool_due_time' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.pool, l.expires_ms, p.next_due_ms FROM ledger_lots l
     LEFT JOIN ledger_accounts w ON w.account_id = 'wallet:' || l.customer_id
     LEFT JOIN ledger_accounts p ON p.account_id = 'wallet:' || l.pool
@@ -91,7 +91,7 @@ FROM (SELECT l.lot, l.customer_id, l.pool, l.expires_ms, p.next_due_ms FROM ledg
 
 -- name: payer_unallowed
 -- An execution is paid from its organisation's own wallet, or from that of a payer who allowed it at that time.
-SELECT 'payer_unallowed' AS what, r.org_id, {no_window}, r.reservation, r.customer_id, r.accepted_ms
+SELECT 'payer_permission' AS what, r.org_id, {no_window}, r.reservation, r.customer_id, r.accepted_ms
 FROM reservations r LEFT JOIN payers p
     ON p.payer = r.customer_id AND p.org_id = r.org_id AND p.number = r.payer_number
 WHERE CASE WHEN r.payer_number IS NULL
@@ -112,7 +112,7 @@ WHERE CASE WHEN r.payer_number IS NULL
 
 -- name: pool_billed
 -- A pool only allots credit, and an organisation must not be billed as a pool.
-SELECT 'pool_billed' AS what, a.org_id, {no_window}, a.provider, a.customer_id, a.start_ms
+SELECT 'billed_pool' AS what, a.org_id, {no_window}, a.provider, a.customer_id, a.start_ms
 FROM assignments a JOIN pools p ON p.pool = a.customer_id
 WHERE a.provider = 'embedded' OR a.provider IN (SELECT s.provider FROM provider_states s
     WHERE s.terms LIKE '%balance_in_ledger__ true%')

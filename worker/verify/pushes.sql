@@ -52,7 +52,7 @@ EXISTS (SELECT 1 FROM operator_actions x WHERE x.target = p.key AND x.action IN 
 
 -- name: carry
 -- Invariant 2. Rule S10, for pushes that are not voided.
-SELECT 'carry' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
+SELECT 'carry_sum' AS what, q.*, CAST(NULL AS BIGINT) AS window_ms FROM (
     SELECT org_id, provider, customer_id, feature, {sums}, SUM(carry) AS carry
     FROM (
         SELECT p.org_id, p.provider, p.customer_id, p.feature, p.sealed_qty AS sealed, p.sent_qty AS sent, 0 AS carry
@@ -72,42 +72,42 @@ SUM(sealed) AS sealed, SUM(sent) AS sent
 (SUM(sent / 1000000) * 1000000 + SUM(sent % 1000000)) AS sent
 
 -- name: state
-SELECT 'state' AS what, {push} FROM {proven_pushes} p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
+SELECT 'push_state' AS what, {push} FROM {proven_pushes} p WHERE (p.state <> 'voided' AND (p.state = 'carried') <> (p.sent_qty = 0)
         AND NOT (p.state = 'queued' AND p.attempts = 0
             AND EXISTS (SELECT 1 FROM losses l WHERE p.window_ms < l.until_ms)))
     OR (p.state = 'shadow' AND p.attempts > 0)
 
 -- name: shadow
 -- A push in shadow is of a window before its provider's cut-over.
-SELECT 'shadow' AS what, {push}, s.live_from_ms
+SELECT 'shadow_after_end' AS what, {push}, s.live_from_ms
 FROM pushes p LEFT JOIN provider_states s ON s.provider = p.provider
 WHERE p.state = 'shadow' AND (s.live_from_ms IS NULL OR p.window_ms >= s.live_from_ms)
 
 -- name: key
-SELECT 'key' AS what, q.* FROM (
+SELECT 'push_key' AS what, q.* FROM (
     SELECT {push}, 'usage:' || p.org_id || ':' || p.window_ms || ':' || p.feature
         || CASE WHEN p.revision > 0 THEN ':r' || p.revision ELSE '' END AS wanted
     FROM {proven_pushes} p
 ) q WHERE q.key <> q.wanted
 
 -- name: twice
-SELECT 'twice' AS what, MIN(org_id) AS org_id, MIN(window_ms) AS window_ms, MIN(feature) AS feature, key,
+SELECT 'duplicate_acceptance' AS what, MIN(org_id) AS org_id, MIN(window_ms) AS window_ms, MIN(feature) AS feature, key,
     COUNT(*) AS pushes
 FROM {proven_pushes} WHERE state = 'accepted' GROUP BY key HAVING COUNT(*) > 1
 
 -- name: revisions
-SELECT 'revisions' AS what, org_id, window_ms, feature, COUNT(*) AS pushes, MAX(revision) AS highest
+SELECT 'revision_gap' AS what, org_id, window_ms, feature, COUNT(*) AS pushes, MAX(revision) AS highest
 FROM {proven_pushes} GROUP BY window_ms, org_id, feature HAVING MIN(revision) <> 0 OR MAX(revision) <> COUNT(*) - 1
 
 -- name: adopted
-SELECT 'adopted' AS what, a.org_id, a.window_ms, a.feature, p.key, p.state, p.attempts
+SELECT 'adoption_state' AS what, a.org_id, a.window_ms, a.feature, p.key, p.state, p.attempts
 FROM adoptions a LEFT JOIN pushes p ON {adoption_of_push} LEFT JOIN orgs o ON o.org_id = a.org_id
 WHERE (p.org_id IS NULL AND a.window_ms >= COALESCE(o.floor_ms, 0))
     OR p.attempts <> 0 OR p.state NOT IN ('accepted', 'rejected', 'voided') OR TRIM(a.evidence) = ''
 
 -- name: biller
 -- Invariant 3. A push's biller is the biller assigned to its window, for any outcome of the push.
-SELECT 'biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
+SELECT 'push_biller' AS what, {push}, p.provider, p.customer_id, COALESCE((
     SELECT MAX(a.provider || ' as ' || a.customer_id) FROM assignments a WHERE a.org_id = p.org_id
         AND {assigned}), 'none') AS assigned
 FROM {proven_pushes} p WHERE NOT EXISTS (
@@ -122,7 +122,7 @@ FROM folded_pushes f WHERE NOT EXISTS (
         AND a.start_ms < f.day_ms + 86400000 AND (a.end_ms IS NULL OR a.end_ms > f.day_ms))
 
 -- name: assignments
-SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice' END AS what, q.*, {no_window} FROM (
+SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assignment_gap' ELSE 'assignment_overlap' END AS what, q.*, {no_window} FROM (
     SELECT org_id, start_ms, end_ms, LEAD(start_ms) OVER (PARTITION BY org_id ORDER BY start_ms) AS next_ms
     FROM assignments
 ) q WHERE q.next_ms IS NOT NULL AND (q.end_ms IS NULL OR q.end_ms <> q.next_ms)
@@ -130,7 +130,7 @@ SELECT CASE WHEN q.end_ms < q.next_ms THEN 'assigned_never' ELSE 'assigned_twice
 -- name: assignment_unrecorded
 -- The provider is that of the last recorded action. A tick assigns new organisations itself (`--new-org-provider`),
 -- under their own id or without a customer.
-SELECT 'assignment_unrecorded' AS what, a.org_id, {no_window}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
+SELECT 'assignment_audit_mismatch' AS what, a.org_id, {no_window}, a.start_ms, a.provider, a.customer_id, q.provider AS said, q.customer
 FROM assignments a LEFT JOIN (
     SELECT x.action, x.target, CAST({said_start} AS BIGINT) AS start_ms, {said_provider} AS provider,
         {said_customer} AS customer, ROW_NUMBER() OVER (
@@ -161,8 +161,8 @@ json_extract(x.details, '$.customer')
 
 -- name: attempt
 -- Invariant 5. An attempt is committed before a byte leaves, for a push that was committed before.
-SELECT CASE WHEN p.org_id IS NULL THEN 'no_push' WHEN t.sent_qty <> p.sent_qty THEN 'other_bytes'
-        ELSE 'sent_carried' END AS what,
+SELECT CASE WHEN p.org_id IS NULL THEN 'attempt_without_push' WHEN t.sent_qty <> p.sent_qty THEN 'attempt_quantity'
+        ELSE 'attempt_of_carried_push' END AS what,
     t.org_id, t.window_ms, t.feature, t.attempt, t.sent_qty AS sent, p.sent_qty
 FROM {proven_attempts} t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs o ON o.org_id = t.org_id
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
@@ -173,8 +173,8 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 -- back. If a push was queued or not answered, or its sender died, only a lookup accepts it, and its attempts do not
 -- show that. If a lost history may have sent a push, it is looked up first. If its provider does not have a lookup, it
 -- is in doubt without an attempt (R1).
-SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'numbers'
-        WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'early' ELSE 'unproven' END AS what,
+SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'attempt_numbers'
+        WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'attempt_before_seal' ELSE 'push_without_proof' END AS what,
     {push}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
 FROM {proven_pushes} p LEFT JOIN (
     SELECT window_ms, org_id, feature, revision, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest,
@@ -193,7 +193,7 @@ WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.trie
 -- Invariant 6, by the order of writes and not by clocks. An answer and a void record the number of attempts at that
 -- time. If the key of a first attempt was already known, its push was put in doubt (rule R1). If another worker had
 -- taken over its claim before, the number was two when its answer was written.
-SELECT 'resent' AS what, {push}, t.finished_ms AS doubt_ms, n.started_ms
+SELECT 'send_in_doubt' AS what, {push}, t.finished_ms AS doubt_ms, n.started_ms
 FROM attempts t JOIN attempts n ON n.window_ms = t.window_ms AND n.org_id = t.org_id AND n.feature = t.feature
     AND n.revision = t.revision AND n.attempt = 2
 JOIN pushes p ON {attempt_of_push}
@@ -202,28 +202,28 @@ WHERE t.attempt = 1 AND t.outcome = 'duplicate' AND t.attempts_then = 1 AND p.lo
 -- name: unaccepted
 -- An answer that proves acceptance makes its push accepted in the same transaction. The exceptions are voided pushes,
 -- and pushes that a person took back since.
-SELECT 'unaccepted' AS what, {push}, t.attempt, t.finished_ms
+SELECT 'unstored_acceptance' AS what, {push}, t.attempt, t.finished_ms
 FROM {proven_attempts} t JOIN pushes p ON {attempt_of_push}
 WHERE t.outcome = 'accepted' AND p.state NOT IN ('accepted', 'voided') AND t.attempt > COALESCE(p.refused_attempts, 0)
 
 -- name: push_waits
 -- A due push waits at most two days. A push with an open outcome waits at most 40 days: 36, and the rest for lookups.
-SELECT 'push_waits' AS what, {push}, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+SELECT 'push_wait' AS what, {push}, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM {proven_pushes} p WHERE p.state IN ('due', 'queued', 'in_doubt') AND p.due_at_ms > CAST(:now_ms AS BIGINT)
     + CASE WHEN p.state = 'due' THEN 2 ELSE 40 END * CAST(86400000 AS BIGINT)
 
 -- name: no_evidence
-SELECT 'no_evidence' AS what, {push} FROM {proven_pushes} p {void}
+SELECT 'void_without_evidence' AS what, {push} FROM {proven_pushes} p {void}
 WHERE (p.state = 'voided' AND v.org_id IS NULL) OR TRIM(v.evidence) = ''
 
 -- name: void_of_nothing
-SELECT CASE WHEN p.org_id IS NULL THEN 'void_of_nothing' ELSE 'not_voided' END AS what, v.org_id, v.window_ms,
+SELECT CASE WHEN p.org_id IS NULL THEN 'void_without_push' ELSE 'void_state' END AS what, v.org_id, v.window_ms,
     v.feature, v.revision, p.key, p.state
 FROM voids v LEFT JOIN pushes p ON {void_of_push} LEFT JOIN orgs o ON o.org_id = v.org_id
 WHERE p.state <> 'voided' OR (p.org_id IS NULL AND v.window_ms >= COALESCE(o.floor_ms, 0))
 
 -- name: sent_void
-SELECT 'sent_void' AS what, {push}, v.at_ms, t.started_ms
+SELECT 'send_after_void' AS what, {push}, v.at_ms, t.started_ms
 FROM voids v JOIN attempts t ON t.window_ms = v.window_ms AND t.org_id = v.org_id AND t.feature = v.feature
     AND t.revision = v.revision AND t.attempt > v.attempts_then
 JOIN pushes p ON {void_of_push}

@@ -10,7 +10,7 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: no_settlement
 -- If an execution with a supplier was settled, or released after a draw, it has a settlement.
-SELECT 'no_settlement' AS what, r.org_id, {no_window}, r.reservation, r.state, r.supplier
+SELECT 'missing_settlement' AS what, r.org_id, {no_window}, r.reservation, r.state, r.supplier
 FROM reservations r LEFT JOIN settlements s ON s.reservation = r.reservation
 WHERE r.supplier IS NOT NULL AND s.reservation IS NULL
     AND (r.state = 'settled' OR (r.state = 'released' AND r.drawn_micro <> 0))
@@ -18,7 +18,7 @@ WHERE r.supplier IS NOT NULL AND s.reservation IS NULL
 -- name: settles_nothing
 -- A settlement belongs to one execution that ended at that time, and names its supplier. An expired or open execution
 -- does not have a settlement.
-SELECT 'settles_nothing' AS what, r.org_id, {no_window}, s.reservation, s.supplier, s.settled_ms, r.state,
+SELECT 'unexpected_settlement' AS what, r.org_id, {no_window}, s.reservation, s.supplier, s.settled_ms, r.state,
     r.supplier AS its
 FROM settlements s LEFT JOIN reservations r ON r.reservation = s.reservation
 WHERE r.reservation IS NULL OR r.supplier IS NULL OR r.supplier <> s.supplier OR r.state NOT IN ('settled', 'released')
@@ -26,7 +26,7 @@ WHERE r.reservation IS NULL OR r.supplier IS NULL OR r.supplier <> s.supplier OR
 
 -- name: gross
 -- Gross is the sum of all entries of the execution.
-SELECT 'gross' AS what, r.org_id, {no_window}, s.reservation, s.gross_micro, COALESCE(q.charged, 0) AS charged
+SELECT 'settlement_gross' AS what, r.org_id, {no_window}, s.reservation, s.gross_micro, COALESCE(q.charged, 0) AS charged
 FROM settlements s JOIN reservations r ON r.reservation = s.reservation
 LEFT JOIN (SELECT reservation, SUM(amount_micro) AS charged FROM ledger_entries WHERE reservation IS NOT NULL
     GROUP BY reservation) q ON q.reservation = s.reservation
@@ -35,7 +35,7 @@ WHERE s.gross_micro <> COALESCE(q.charged, 0)
 -- name: share
 -- Its terms are those of a revision, and net is the supplier's share of gross, rounded down. It is computed in two
 -- parts, because the product would not fit in 64 bits.
-SELECT 'share' AS what, q.org_id, {no_window}, q.reservation, q.net_micro, q.gross_micro, q.share_ppm, q.wanted
+SELECT 'settlement_share' AS what, q.org_id, {no_window}, q.reservation, q.net_micro, q.gross_micro, q.share_ppm, q.wanted
 FROM (
     SELECT r.org_id, s.*, s.gross_micro / 1000000 * t.share_ppm + s.gross_micro % 1000000 * t.share_ppm / 1000000
         AS wanted, t.share_ppm AS agreed_ppm, t.threshold_micro AS agreed_micro, t.takes_clawbacks AS agreed_clawbacks,
@@ -48,20 +48,20 @@ WHERE q.wanted IS NULL OR q.net_micro <> q.wanted OR q.share_ppm <> q.agreed_ppm
 
 -- name: settled_otherwise
 -- The final entry of an execution was written at its settlement.
-SELECT 'settled_otherwise' AS what, r.org_id, {no_window}, s.reservation, s.settled_ms, e.at_ms
+SELECT 'receipt_time' AS what, r.org_id, {no_window}, s.reservation, s.settled_ms, e.at_ms
 FROM settlements s JOIN reservations r ON r.reservation = s.reservation JOIN ledger_entries e
     ON e.reservation = s.reservation AND SUBSTR(e.key, 1, LENGTH(s.reservation) + 11) = 'run:' || s.reservation || ':final:'
 WHERE s.settled_ms <> e.at_ms
 
 -- name: over_reversed
-SELECT 'over_reversed' AS what, r.org_id, {no_window}, v.reservation, v.taken, COALESCE(s.net_micro, 0) AS net_micro
+SELECT 'reversal_excess' AS what, r.org_id, {no_window}, v.reservation, v.taken, COALESCE(s.net_micro, 0) AS net_micro
 FROM (SELECT reservation, SUM(amount_micro) AS taken FROM settlement_reversals GROUP BY reservation) v
 LEFT JOIN settlements s ON s.reservation = v.reservation LEFT JOIN reservations r ON r.reservation = v.reservation
 WHERE v.taken > COALESCE(s.net_micro, 0)
 
 -- name: clawed_back
 -- Only released amounts are clawed back, and only if the supplier's terms allow it.
-SELECT 'clawed_back' AS what, r.org_id, {no_window}, v.reversal, v.reservation, v.amount_micro
+SELECT 'clawback' AS what, r.org_id, {no_window}, v.reversal, v.reservation, v.amount_micro
 FROM settlement_reversals v JOIN settlements s ON s.reservation = v.reservation
 JOIN reservations r ON r.reservation = v.reservation
 WHERE v.is_clawback AND (NOT s.takes_clawbacks OR NOT EXISTS (SELECT 1 FROM payout_lines l
@@ -69,7 +69,7 @@ WHERE v.is_clawback AND (NOT s.takes_clawbacks OR NOT EXISTS (SELECT 1 FROM payo
 
 -- name: released_early
 -- A release waits for the hold, and at least 35 days (the correction horizon) unless the supplier accepts clawbacks.
-SELECT 'released_early' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, s.hold_until_ms
+SELECT 'early_release' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, s.hold_until_ms
 FROM {released} WHERE p.at_ms < s.hold_until_ms OR (NOT s.takes_clawbacks AND p.at_ms < s.settled_ms + 3024000000)
 
 -- name: released
@@ -79,14 +79,14 @@ JOIN settlements s ON s.reservation = l.reservation JOIN reservations r ON r.res
 
 -- name: released_frozen
 -- A freeze at the same moment is allowed, because the payout may have come first.
-SELECT 'released_frozen' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, f.from_ms
+SELECT 'frozen_release' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, f.from_ms
 FROM {released} JOIN settlement_freezes f ON f.supplier = s.supplier
     AND (f.reservation IS NULL OR f.reservation = s.reservation)
 WHERE f.from_ms < p.at_ms AND (f.ended_ms IS NULL OR p.at_ms < f.ended_ms)
 
 -- name: released_amount
 -- A settlement is released for its rest. A clawback subtracts the amount that was taken back.
-SELECT 'released_amount' AS what, r.org_id, {no_window}, l.line, l.payout, l.amount_micro,
+SELECT 'release_amount' AS what, r.org_id, {no_window}, l.line, l.payout, l.amount_micro,
     CASE WHEN l.reversal IS NULL THEN s.net_micro - COALESCE(q.taken, 0) ELSE -v.amount_micro END AS wanted
 FROM payout_lines l JOIN settlements s ON s.reservation = l.reservation
 JOIN reservations r ON r.reservation = l.reservation
@@ -98,7 +98,7 @@ WHERE CASE WHEN l.reversal IS NULL THEN l.amount_micro <> s.net_micro - COALESCE
     END
 
 -- name: released_twice
-SELECT 'released_twice' AS what, r.org_id, {no_window}, q.reservation, q.lines
+SELECT 'duplicate_release' AS what, r.org_id, {no_window}, q.reservation, q.lines
 FROM (SELECT reservation, COUNT(*) AS lines FROM payout_lines GROUP BY reservation, COALESCE(reversal, '')) q
 JOIN reservations r ON r.reservation = q.reservation WHERE q.lines > 1
 

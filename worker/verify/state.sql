@@ -43,22 +43,22 @@ COALESCE(o.held_watermark_ms, b.watermark_ms)
 
 -- name: above
 -- Invariant 4. Sealed and pending windows are below the watermark, which only grows.
-SELECT 'above' AS what, p.org_id, p.window_ms, p.feature, p.key, {reached} AS watermark_ms
+SELECT 'push_above_watermark' AS what, p.org_id, p.window_ms, p.feature, p.key, {reached} AS watermark_ms
 FROM {proven_pushes} p {placed} WHERE p.window_ms >= {reached}
 
 -- name: pending_above
-SELECT 'pending_above' AS what, p.org_id, p.window_ms, CAST(NULL AS TEXT) AS feature, p.memory_mb,
+SELECT 'pending_above_watermark' AS what, p.org_id, p.window_ms, CAST(NULL AS TEXT) AS feature, p.memory_mb,
     {reached} AS watermark_ms
 FROM pending_usage p {placed} WHERE p.window_ms >= {reached}
 
 -- name: floor
-SELECT 'floor' AS what, o.org_id, {no_window}, o.floor_ms, {reached} AS watermark_ms
+SELECT 'floor_above_watermark' AS what, o.org_id, {no_window}, o.floor_ms, {reached} AS watermark_ms
 FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE o.floor_ms > {reached}
 
 -- name: floored
 -- Only pruning raises floors, and records up to when. A higher floor closed windows, and their unbilled samples may be
 -- lost.
-SELECT 'floored' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
+SELECT 'floor_audit_mismatch' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
     SELECT MAX(CAST({said_before} AS BIGINT)) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
 ) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
 
@@ -72,13 +72,13 @@ json_extract(a.details, '$.before_ms')
 -- name: folded_above
 -- A push is folded only below the floor, because above it the next seal would bill its usage again. The month must be
 -- one that a person chose.
-SELECT 'folded_above' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, o.floor_ms, q.folded_ms
+SELECT 'fold_above_floor' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, o.floor_ms, q.folded_ms
 FROM folded_pushes f LEFT JOIN orgs o ON o.org_id = f.org_id CROSS JOIN (
     SELECT MAX(CAST({said_before} AS BIGINT)) AS folded_ms FROM operator_actions a WHERE a.action = 'push_fold'
 ) q WHERE f.day_ms + 86400000 > COALESCE(o.floor_ms, 0) OR f.day_ms + 86400000 > COALESCE(q.folded_ms, 0)
 
 -- name: refloored
-SELECT 'refloored' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
+SELECT 'floor_regression' AS what, s.org_id, s.ts - s.ts % {window_length_ms} AS window_ms, CAST(NULL AS TEXT) AS feature,
     q.sample_id, o.floor_ms
 FROM late_quarantine q CROSS JOIN usage_samples s JOIN orgs o ON o.org_id = s.org_id
 WHERE s.id = q.sample_id AND s.ts >= o.floor_ms
@@ -96,12 +96,12 @@ FROM (
 ) m LEFT JOIN orgs o ON o.bucket = m.id
 
 -- name: watermark
-SELECT 'watermark' AS what, o.org_id, {no_window}, m.id AS bucket, m.horizon_ms AS had, m.watermark_ms AS has
+SELECT 'watermark_regression' AS what, o.org_id, {no_window}, m.id AS bucket, m.horizon_ms AS had, m.watermark_ms AS has
 {marks} WHERE m.horizon_ms > m.watermark_ms
 
 -- name: ahead
 -- Only a seal moves a watermark. Replays and sweeps write seals with horizon 0, and `recover` does not move it.
-SELECT 'ahead' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.watermark_ms AS has
+SELECT 'watermark_ahead' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.watermark_ms AS has
 FROM (
     SELECT b.id, b.watermark_ms, MAX(s.horizon_ms) AS reached FROM buckets b LEFT JOIN (
         SELECT bucket_lo, bucket_hi, MAX(horizon_ms) AS horizon_ms FROM seals GROUP BY bucket_lo, bucket_hi
@@ -109,7 +109,7 @@ FROM (
 ) m LEFT JOIN orgs o ON o.bucket = m.id WHERE m.watermark_ms > COALESCE(m.reached, 0)
 
 -- name: cursor
-SELECT 'cursor' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.cursor AS has
+SELECT 'cursor_regression' AS what, o.org_id, {no_window}, m.id AS bucket, m.reached AS had, m.cursor AS has
 {marks} WHERE m.reached > m.cursor
 
 -- name: cursor_order
@@ -122,7 +122,7 @@ FROM (
 ) q LEFT JOIN orgs o ON o.bucket BETWEEN q.bucket_lo AND q.bucket_hi WHERE q.cursor < q.before
 
 -- name: beyond
-SELECT 'beyond' AS what, o.org_id, {no_window}, b.id AS bucket, b.cursor AS has, n.newest
+SELECT 'cursor_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.cursor AS has, n.newest
 FROM buckets b CROSS JOIN (SELECT {newest} AS newest) n LEFT JOIN orgs o ON o.bucket = b.id WHERE b.cursor > n.newest
 
 -- name: newest [postgresql]
@@ -134,13 +134,13 @@ COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1
 
 -- name: swept_ahead
 -- A sweep reaches at most the watermark, and began before now, with a day for clocks.
-SELECT 'swept_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.sweep_next_ms, b.sweep_began_ms, b.watermark_ms
+SELECT 'sweep_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.sweep_next_ms, b.sweep_began_ms, b.watermark_ms
 FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
 WHERE b.sweep_next_ms > b.watermark_ms OR b.sweep_began_ms > CAST(:now_ms AS BIGINT) + 86400000
 
 -- name: stopped_unrecorded
 -- An organisation is stopped only if its last stop or resume was a stop.
-SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'unstopped' ELSE 'stopped_unrecorded' END AS what, o.org_id, {no_window},
+SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'resume_audit_mismatch' ELSE 'stop_audit_mismatch' END AS what, o.org_id, {no_window},
     o.stopped_at_ms, q.action, q.at_ms
 FROM orgs o LEFT JOIN (
     SELECT a.target, a.action, a.at_ms, ROW_NUMBER() OVER (PARTITION BY a.target ORDER BY a.action_id DESC) AS back
@@ -150,23 +150,23 @@ WHERE (o.stopped_at_ms IS NOT NULL) <> (COALESCE(q.action, '') = 'org_stop')
 
 -- name: no_halt
 -- Invariant 7. If a halted organisation has a sandbox at a cell, there is a halt for the cell.
-SELECT DISTINCT 'no_halt' AS what, o.org_id, {no_window}, s.cell_id, o.halted_at
+SELECT DISTINCT 'missing_halt' AS what, o.org_id, {no_window}, s.cell_id, o.halted_at
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 LEFT JOIN halts h ON h.org_id = s.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at
 WHERE o.is_halted AND (h.org_id IS NULL OR (h.due_at_ms IS NULL AND h.acked_at_ms IS NULL))
 
 -- name: halt_waits
 -- A halt is retried within a minute. The limit of a day allows for clocks.
-SELECT 'halt_waits' AS what, h.org_id, {no_window}, h.cell_id, h.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+SELECT 'halt_wait' AS what, h.org_id, {no_window}, h.cell_id, h.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM halts h WHERE h.due_at_ms > CAST(:now_ms AS BIGINT) + 86400000
 
 -- name: half_halted
-SELECT 'half_halted' AS what, o.org_id, {no_window}, o.is_halted, o.halted_at FROM orgs o
+SELECT 'halt_time' AS what, o.org_id, {no_window}, o.is_halted, o.halted_at FROM orgs o
 WHERE o.is_halted <> (o.halted_at IS NOT NULL)
 
 -- name: halted_never
 -- This is provable if projections show the organisation's state before the halt, and they do not halt it.
-SELECT 'halted_never' AS what, h.org_id, {no_window}, h.cell_id, h.halted_at
+SELECT 'halt_without_verdict' AS what, h.org_id, {no_window}, h.cell_id, h.halted_at
 FROM halts h JOIN (
     SELECT x.org_id, x.cell_id, x.halted_at, MAX(j.projection_id) AS projection_id
     FROM halts x JOIN projections j ON j.org_id = x.org_id AND j.at_ms <= x.halted_at
@@ -178,12 +178,12 @@ WHERE h.acked_at_ms IS NOT NULL AND NOT j.is_halted AND NOT EXISTS (
 
 -- name: read_waits
 -- A requested read is due within minutes. The limit of two days allows for clocks.
-SELECT 'read_waits' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+SELECT 'read_wait' AS what, o.org_id, {no_window}, o.projection_due_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM orgs o WHERE o.projection_due_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: verdict_regressed
 -- Invariant 8. An older read never overwrites a newer one, and a projection is written only if the verdict changes.
-SELECT CASE WHEN q.read_ms < q.before_ms THEN 'verdict_regressed' ELSE 'verdict_repeated' END AS what, q.org_id, {no_window},
+SELECT CASE WHEN q.read_ms < q.before_ms THEN 'verdict_regressed' ELSE 'duplicate_projection' END AS what, q.org_id, {no_window},
     q.projection_id, q.read_ms, q.before_ms
 FROM (
     SELECT org_id, projection_id, read_ms,
@@ -196,9 +196,9 @@ FROM (
 
 -- name: verdict
 -- If an estimate was wrong, or an organisation is no longer billed, only the history has the reason of the resume.
-SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict'
-        WHEN o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms THEN 'older'
-        ELSE 'verdict_otherwise' END AS what, o.org_id, {no_window}, o.is_halted, j.is_halted AS said,
+SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict_state'
+        WHEN o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms THEN 'projection_time'
+        ELSE 'verdict_reason' END AS what, o.org_id, {no_window}, o.is_halted, j.is_halted AS said,
     o.projection_read_ms, j.read_ms, o.halt_reason, j.reason, o.max_concurrent_sandboxes AS most,
     j.max_concurrent_sandboxes AS said_most
 FROM orgs o JOIN (SELECT org_id, MAX(projection_id) AS projection_id FROM projections GROUP BY org_id) q
@@ -209,7 +209,7 @@ WHERE j.is_halted <> o.is_halted OR o.projection_read_ms IS NULL OR o.projection
         AND COALESCE(j.reason, '') NOT IN ('estimate_wrong', 'exempt'))
 
 -- name: verdict_unrecorded
-SELECT 'verdict_unrecorded' AS what, o.org_id, {no_window}, o.is_halted, o.halt_reason FROM orgs o
+SELECT 'verdict_without_projection' AS what, o.org_id, {no_window}, o.is_halted, o.halt_reason FROM orgs o
 WHERE (o.is_halted OR o.halt_reason IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM projections j WHERE j.org_id = o.org_id)
 
 -- name: pushes

@@ -14,28 +14,28 @@ CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: uncredited
 -- Paid credit is in the wallet once, because the entry's key is the top-up's id.
-SELECT 'uncredited' AS what, {owner}, {no_window}, p.topup, p.credits_micro, p.customer_id, e.amount_micro, e.to_account
+SELECT 'missing_topup_credit' AS what, {owner}, {no_window}, p.topup, p.credits_micro, p.customer_id, e.amount_micro, e.to_account
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 WHERE p.state = 'credited' AND (e.key IS NULL OR e.amount_micro <> p.credits_micro
     OR e.to_account <> 'wallet:' || p.customer_id)
 
 -- name: unpaid
 -- Each entry of a top-up has a top-up that was paid.
-SELECT 'unpaid' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = e.to_account)
+SELECT 'unpaid_topup_credit' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = e.to_account)
     AS org_id, {no_window}, e.key, e.amount_micro, e.to_account, COALESCE(p.state, '') AS state
 FROM ledger_entries e LEFT JOIN topups p ON p.topup = e.key
 WHERE e.kind = 'grant' AND e.key LIKE 'topup:%' AND (p.topup IS NULL OR p.state <> 'credited' OR p.payment_id IS NULL)
 
 -- name: two_open
 -- A wallet has at most one open top-up.
-SELECT 'two_open' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
+SELECT 'concurrent_topups' AS what, (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id,
     {no_window}, q.customer_id, q.topups
 FROM (SELECT customer_id, COUNT(*) AS topups FROM topups WHERE state IN ('due', 'sending', 'in_doubt')
     GROUP BY customer_id) q WHERE q.topups > 1
 
 -- name: named
 -- A top-up's id is its wallet and episode, because another id would be another charge.
-SELECT 'topup_named' AS what, {owner}, {no_window}, p.topup, p.customer_id, p.episode FROM topups p
+SELECT 'topup_id' AS what, {owner}, {no_window}, p.topup, p.customer_id, p.episode FROM topups p
 WHERE p.topup <> 'topup:' || p.customer_id || ':' || p.episode
 
 -- name: cost
@@ -47,7 +47,7 @@ WHERE CAST(p.money_minor AS NUMERIC) * 1000000 < CAST(p.credits_micro AS NUMERIC
 
 -- name: paid_again
 -- A payment credits one top-up of its service.
-SELECT 'payment_twice' AS what, {owner}, {no_window}, p.topup, p.payment_id, p.service, o.topup AS other
+SELECT 'shared_payment' AS what, {owner}, {no_window}, p.topup, p.payment_id, p.service, o.topup AS other
 FROM topups p JOIN topups o ON o.service = p.service AND o.payment_id = p.payment_id AND o.topup < p.topup
 
 -- name: capped
@@ -64,7 +64,7 @@ WHERE p.day > p.max_day OR p.month > p.max_month
 
 -- name: paid_otherwise
 -- The paid amount in the payment service's answer is the requested amount, and the entry has the same text.
-SELECT 'topup_paid' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.currency, p.payment_id, e.reason AS booked
+SELECT 'topup_payment' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.currency, p.payment_id, e.reason AS booked
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 CROSS JOIN (SELECT 'paid as %: % (minor units)' AS says) w
 WHERE p.state = 'credited' AND (
@@ -83,13 +83,13 @@ WHERE p.attempts <> COALESCE(q.tries, 0) OR (q.tries > 0 AND (q.lowest <> 1 OR q
 
 -- name: topup_waits
 -- An open top-up waits at most a day. A day more allows for clocks.
-SELECT 'topup_waits' AS what, {owner}, {no_window}, p.topup, p.state, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
+SELECT 'topup_wait' AS what, {owner}, {no_window}, p.topup, p.state, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM topups p WHERE p.state IN ('due', 'sending', 'in_doubt')
     AND p.due_at_ms > CAST(:now_ms AS BIGINT) + 2 * CAST(86400000 AS BIGINT)
 
 -- name: uncalled
 -- A top-up without a call is not paid, unless a person has resolved it.
-SELECT 'topup_uncalled' AS what, {owner}, {no_window}, p.topup, p.state FROM topups p
+SELECT 'topup_without_call' AS what, {owner}, {no_window}, p.topup, p.state FROM topups p
 WHERE p.attempts = 0 AND p.state IN ('credited', 'declined', 'needs_customer', 'sending')
     AND NOT EXISTS (SELECT 1 FROM losses)
     AND NOT EXISTS (SELECT 1 FROM operator_actions x WHERE x.action = 'topup_resolve' AND x.target = p.topup)

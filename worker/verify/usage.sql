@@ -29,18 +29,18 @@ WHERE (q.sealed > q.total OR q.sealed < q.total - q.fresh) AND {clean} AND EXIST
     SELECT 1 FROM assignments a WHERE {assigned} AND a.provider IN (SELECT provider FROM declared)
         AND a.customer_id <> '' AND a.provider NOT IN {unbilled})
 UNION ALL
-SELECT 'vanished', q.org_id, q.window_ms, q.feature, q.ever, q.sealed, 0, 0, 0, '', ''
+SELECT 'missing_samples', q.org_id, q.window_ms, q.feature, q.ever, q.sealed, 0, 0, 0, '', ''
 FROM owed q JOIN placed o ON o.org_id = q.org_id AND q.window_ms >= o.floor_ms AND q.window_ms < o.watermark_ms
 WHERE q.sealed > q.ever AND NOT {clean} AND NOT EXISTS (SELECT 1 FROM adoptions x
     WHERE x.org_id = q.org_id AND x.window_ms = q.window_ms AND x.feature = q.feature)
 UNION ALL
-SELECT 'pending', q.org_id, q.window_ms, '', q.memory_mb, q.seconds, q.samples, q.kept_seconds, q.kept_samples,
+SELECT 'pending_usage_sum', q.org_id, q.window_ms, '', q.memory_mb, q.seconds, q.samples, q.kept_seconds, q.kept_samples,
     q.wanted, q.kept
 FROM waiting q
 WHERE (q.kept_seconds > q.seconds OR q.kept_seconds < q.seconds - q.new_seconds OR q.kept_samples > q.samples
     OR q.kept_samples < q.samples - q.new_samples OR ({other_reason})) AND {clean}
 UNION ALL
-SELECT 'stranger', u.org_id, MIN(u.window_ms), '', SUM(u.samples - u.new_samples), 0, 0, 0, 0, '', ''
+SELECT 'samples_without_org', u.org_id, MIN(u.window_ms), '', SUM(u.samples - u.new_samples), 0, 0, 0, 0, '', ''
 FROM used u LEFT JOIN placed o ON o.org_id = u.org_id
 WHERE o.org_id IS NULL AND u.window_ms < (SELECT watermark_ms FROM earliest)
 GROUP BY u.org_id HAVING SUM(u.samples - u.new_samples) > 0
