@@ -28,9 +28,9 @@ MAX_ENTRY_MICRO = 10**15
 Balances of many such entries fit in 64 bits.
 """
 MOST_BALANCE_MICRO: Final = 10**18
-"""Largest balance or debt of a wallet in micro-credits.
+"""Largest balance or debt of a wallet, in micro-credits.
 
-A balance of a thousand largest entries can still be read, summed, and moved once more.
+It is a thousand times the largest entry. Drawdown can still read it, sum it, and add another entry.
 """
 BOUNDED: Final = frozenset({"usage", "execution"})
 """The kinds of entries that come from outside, in any number."""

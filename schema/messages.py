@@ -40,7 +40,7 @@ EVENTS: Final = (
 TEST: Final = "endpoint.test"
 """The event of a person's test of an endpoint."""
 ID_CHARS: Final = 32
-"""Hex digits of a message's id: 128 bits."""
+"""Hexadecimal digits of a message's id (128 bits)."""
 TOLD_AT_ONCE: Final = 1_000
 """Messages that one statement writes."""
 

@@ -46,9 +46,9 @@ EVER_MS: Final = 2**62
 """A moment later than any other, in milliseconds."""
 MICRO: Final = 1_000_000
 MAX_AMOUNT_MICRO: Final = 10**15
-"""Largest amount: 1,000,000,000 credits.
+"""Largest amount in micro-credits (1,000,000,000 credits).
 
-As a JSON number, any amount up to it is exact.
+JSON numbers represent amounts up to this limit exactly.
 """
 _MICRO_CREDIT: Final = Decimal("0.000001")
 

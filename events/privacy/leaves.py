@@ -26,16 +26,22 @@ from urllib.parse import unquote
 from drawdown.schema.errors import UsageError
 
 MAX_DEPTH: Final = 32
-"""Nested objects and lists of a report."""
+"""Most nested levels of objects and lists in a report."""
 MAX_LEAVES: Final = 200_000
-"""Values of one report. Texts, numbers, objects and lists count."""
+"""Most values in one report.
+
+Texts, numbers, objects and lists count.
+"""
 MAX_DECODED_CHARS: Final = 4_194_304
 """Characters that a scan decodes in the texts of one report, and in the JSON inside them.
 
 Without this limit, a short text could have very many readings.
 """
 LEAST_DECODED_CHARS: Final = 64
-"""Fewest characters that a reading counts against MAX_DECODED_CHARS, because a short reading also takes time."""
+"""Least number of characters by which a reading counts against MAX_DECODED_CHARS.
+
+A shorter reading also takes time.
+"""
 _NESTED: Final = ("{", "[", '"')
 
 
@@ -296,7 +302,7 @@ def _of_base64(run: str) -> str | None:
 
 
 MAX_REPORT_BYTES: Final = 2_097_152
-"""Bytes of a report of usage."""
+"""Largest size of a report of usage, in bytes."""
 
 
 class Pairs(list[tuple[str, object]]):

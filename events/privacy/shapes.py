@@ -121,7 +121,7 @@ def _is_moment(text: str, shape: Class) -> bool:
 
 
 LEAST_KEY_BYTES: Final = 16
-"""Bytes of the shortest key for references."""
+"""Fewest bytes of a key that turns ids into references."""
 REFERENCE: Final = re.compile(r"ref_[0-9a-f]{12}")
 IN_TEXT: Final = re.compile(r"(?<![\w-])ref_[0-9a-f]{12}(?![\w-])")
 

@@ -54,13 +54,16 @@ WITHIN_S: Final = 2.0
 LOOK_AGAIN_MS: Final = SECOND_MS
 """Time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
-"""Remembered keys. Remembered metrics have the same limit."""
+"""API keys that a process remembers for an outage.
+
+Remembered metrics have the same limit.
+"""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
 """Longest time for which a key or metric is remembered for use without the database."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
-"""Uses that a process allowed without the database, and has not recorded yet."""
+"""Uses that a process allowed without the database and has not recorded yet."""
 RECORD_EVERY_S: Final = 1.0
 """Seconds between two attempts to record uses of an outage."""
 CLOSING_S: Final = 5.0

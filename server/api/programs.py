@@ -51,7 +51,7 @@ from drawdown.worker.access.keys import ApiKey
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024
-"""Bytes of the body of a program's request."""
+"""Largest body of a program's request, in bytes."""
 MOST_PARAMETERS: Final = 50
 """Parameters of a program's query."""
 AT_ONCE: Final = 4

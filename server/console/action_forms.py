@@ -52,7 +52,7 @@ WITHIN_S: Final = 10.0
 
 
 MOST_KEPT: Final = 4_000
-"""Characters of a form's values in the address while a person signs in again."""
+"""Characters of a form's values that the URL keeps while a person signs in again."""
 
 
 ONCE: Final = "go back and send the form again. Drawdown executes it once"

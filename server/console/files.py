@@ -23,7 +23,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 PIECE_BYTES: Final = 64 * 1024
-"""Bytes of a piece of a file of the console."""
+"""Bytes in one piece of a file that the console sends."""
 MOST_FILES: Final = 2
 """Files that one process sends at once. The other half of the console's connections stays free for pages."""
 MOST_PIECES: Final = 4

@@ -227,9 +227,9 @@ def _no_constant(name: str) -> None:
 
 
 PIECE_BYTES: Final = 64 * 1024
-"""Bytes that are unpacked at a time."""
+"""Bytes of a body that one step unpacks."""
 MOST_MEMBERS: Final = 1_000
-"""Gzip members in one body."""
+"""Most gzip members in one body."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 

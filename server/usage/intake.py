@@ -52,9 +52,12 @@ from drawdown.worker.usage import invalid
 from drawdown.worker.usage.invalid import InvalidItems
 
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of a body of events or samples, as sent."""
+"""Largest body of events or samples as sent, in bytes."""
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
-"""Unpacked bytes of a body of events or samples, enough for 1,000 items of 8 KB."""
+"""Largest unpacked body of events or samples, in bytes.
+
+1,000 items of 8 KB fit.
+"""
 AT_ONCE: Final = 2
 """Concurrent batches.
 

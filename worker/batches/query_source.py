@@ -41,11 +41,11 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""Milliseconds from the first read of a period to the second, which finds late rows."""
+"""Milliseconds from the first query of a period to the second query, which finds late rows."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
 """Longest wait after the end of a period before Drawdown queries it, in milliseconds."""
 MAX_QUERY_CHARS: Final = 20_000
-"""Characters of a query."""
+"""Most characters of a source's query."""
 MAX_RESULT_ROWS: Final = 5_000_000
 """Rows that a query returns for one period."""
 MAX_RESULT_BYTES: Final = 2 * 1024**3
@@ -58,7 +58,10 @@ ROWS_AT_ONCE: Final = 1_000
 DATABASE_CONNECT_S: Final = 5
 """Longest wait for a connection to a queried database, in seconds."""
 DATABASE_SILENT_S: Final = 30
-"""Most seconds without an acknowledgement before Drawdown closes a connection."""
+"""Most seconds without an acknowledgement from a queried database.
+
+Afterwards Drawdown closes the connection.
+"""
 END_EVERY_S: Final = 0.1
 """Interval between two tries to end a statement that is out of time, in seconds."""
 MAX_SAID_CHARS: Final = 300

@@ -33,7 +33,7 @@ from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap, from_text
 SQL = queries(__file__)
 
 MAX_SOURCES: Final = 100
-"""Watched folders and queries."""
+"""Most watched folders and queries in total."""
 MAX_LISTED_PERIODS: Final = 1_000
 """Periods of a query that one statement looks up."""
 MAX_DUE: Final = 24

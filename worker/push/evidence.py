@@ -185,16 +185,16 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 CHUNK: Final = 200
 """Customers of one read of balances."""
 MOST_SUMS: Final = 2_000
-"""Different sums of a set of pushes that are tried.
+"""Most different sums of a set of pushes that Drawdown tries.
 
-Above this number, Drawdown assumes that other pushes of the set have the same sum. A part of the set then proves
-nothing, and a person decides.
+Above this number, Drawdown assumes that several parts of the set have the same sum. A part is then not evidence, and a
+person decides.
 """
 
 MOST_UNSURE: Final = 12
-"""Most uncertain pushes for which Drawdown tries all combinations that a balance may include.
+"""Most uncertain pushes for which Drawdown tries all combinations.
 
-With more uncertain pushes, Drawdown compares only the bounds.
+A balance may include any of these pushes. With more uncertain pushes, Drawdown compares only the bounds.
 """
 
 

@@ -77,9 +77,9 @@ READ_AGAIN_MS: Final = MINUTE_MS
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 ORGS_A_ROUND = 64
-"""Concurrent reads, if the provider allows several.
+"""Concurrent reads of customers, if the provider allows several.
 
-Fewer would not fully use the connection, and more would delay verdicts.
+Fewer reads would not fully use the connection, and more would delay verdicts.
 """
 
 

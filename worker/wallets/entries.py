@@ -29,7 +29,7 @@ from drawdown.schema.units import DAY_MS, MICRO, in_credits
 SQL = queries(__file__)
 
 MOST_ENTRIES_ON_PAGE: Final = 50
-"""Entries of one page."""
+"""Ledger entries on one page."""
 MOST_ENTRIES_AT_ONCE: Final = 1_000
 """Entries of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000

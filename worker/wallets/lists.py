@@ -33,7 +33,7 @@ from drawdown.worker.wallets.accounts import LotRow, list_lots, list_rates
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
-"""Wallets of one page."""
+"""Wallets on one page."""
 MOST_WALLETS_AT_ONCE: Final = 1_000
 """Wallets of a download that Drawdown reads into memory at a time."""
 MOST_SPENDERS: Final = 20

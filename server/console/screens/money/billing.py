@@ -217,7 +217,7 @@ MOST_WALLETS: Final = 10
 MOST_POOLS: Final = 20
 """Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS
-"""Age of a list of the biggest spenders from which the list is out of date."""
+"""Age from which a list of the biggest spenders is out of date."""
 
 
 def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
