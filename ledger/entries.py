@@ -23,9 +23,9 @@ SQL = queries(__file__)
 SOURCE = "source:grants"
 
 MAX_ENTRY_MICRO = 10**15
-"""Largest amount of an entry, such as a grant: 1,000,000,000 credits.
+"""Largest amount of an entry, such as a grant, in micro-credits.
 
-Balances of many such entries fit in 64 bits.
+It is 1,000,000,000 credits. Balances of many such entries fit in 64 bits.
 """
 MOST_BALANCE_MICRO: Final = 10**18
 """Largest balance or debt of a wallet, in micro-credits.

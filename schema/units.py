@@ -29,7 +29,7 @@ MINUTE_MS: Final = 60 * SECOND_MS
 DAY_MS: Final = 86_400 * SECOND_MS
 WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
-"""Time after the end of a window before it can be sealed."""
+"""Time from the end of a window until Drawdown can seal it."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
 """Revisions of a window that have a minute of their own: revisions 0 to 3.
 
@@ -62,9 +62,9 @@ FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
 MAX_INTERVAL_S: Final = 86_400
 """Most seconds of one sample."""
 MAX_MEMORY_MB: Final = 16_777_216
-"""Most memory of one sample: 16 TiB.
+"""Most memory of one sample, in MB (16 TiB).
 
-With MAX_INTERVAL_S, six million samples of a window fit in 64 bits as MB-seconds.
+With MAX_INTERVAL_S, the MB-seconds of six million samples in a window fit in 64 bits.
 """
 MAX_EVENT_TYPES: Final = 10_000
 """Event types in use. Above the limit, Drawdown refuses events of new types."""

@@ -680,9 +680,12 @@ def meanings() -> dict[str, str]:
 
 
 MAX_KEPT_CHARS: Final = 100
-"""Longest text, in characters, for which the findings are cached."""
+"""Longest text with cached findings, in characters."""
 MAX_KEPT: Final = 8_192
-"""Short texts for which the findings are cached, because fields and labels repeat."""
+"""Short texts with cached findings.
+
+Fields and labels repeat.
+"""
 
 
 def found_in(text: str, key: str) -> tuple[str, ...]:

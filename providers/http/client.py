@@ -45,7 +45,7 @@ MAX_CONNECTIONS: Final = 512
 Further calls wait for a free connection, up to CONNECT_TIMEOUT_S.
 """
 KEEP_ALIVE_S: Final = 4.0
-"""Seconds that an idle connection can still be used again.
+"""Seconds for which Drawdown reuses an idle connection.
 
 Common servers close an idle connection after five seconds. A request on a closing connection has an unknown outcome.
 """
@@ -531,7 +531,7 @@ NAMES_AT_ONCE: Final = 4
 A name server that hangs then does not delay transactions.
 """
 NAMES_KEPT_S: Final = 10.0
-"""Seconds for which a resolved address is cached.
+"""Seconds for which Drawdown caches a resolved address.
 
 Many connections to one host at a time need only one lookup.
 """

@@ -31,7 +31,7 @@ NAMES: Final = frozenset(
     | {"payments_key"}
 )
 OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
-"""Largest age of a push: 35 days, less an hour.
+"""Largest age of a push in milliseconds (35 days, less an hour).
 
 Stripe checks the timestamp later, by its own clock.
 """

@@ -27,7 +27,7 @@ PIECE_BYTES: Final = 64 * 1024
 MOST_FILES: Final = 2
 """Files that one process sends at once. The other half of the console's connections stays free for pages."""
 MOST_PIECES: Final = 4
-"""Pieces of a file that are read but not sent yet."""
+"""Pieces of a file that the server has read but not sent yet."""
 
 GONE_EVERY_S: Final = 1.0
 """Seconds after which a thread notices that the browser of its file is gone."""

@@ -50,9 +50,10 @@ WRITE_PATIENCE_S: Final = 15.0
 SWEEP_S: Final = 0.5
 """Seconds between two searches for connections that waited too long."""
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""Bytes of a request's first line and headers, up to the empty line.
+"""Largest size of a request's first line and headers, in bytes.
 
-The limit holds for trailers, too. The server never refuses smaller headers for their size.
+Bytes up to the empty line count. The limit holds for trailers, too. The server never refuses smaller headers for their
+size.
 """
 PIECE_BYTES: Final = 4 * 1024
 """Bytes of headers that the server reads before it checks the length of the headers again."""

@@ -72,7 +72,7 @@ A batch counts from the arrival of its body, so that slow senders do not use up 
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Batches of one key while other keys do not send.
 
-A key can add a batch only while it has fewer batches than the free slots of MOST_BATCHES. So two busy keys leave room
+A key can add a batch only while it has fewer batches than the free slots of MOST_BATCHES. Two busy keys thus leave room
 for a third key.
 """
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")

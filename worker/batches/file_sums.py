@@ -50,7 +50,7 @@ SQL = queries(__file__)
 MAX_UNCLEAN: Final = 1_000
 """Invalid organisation ids that one file may have.
 
-Their rows are refused. A file with more invalid ids is refused as a whole.
+Drawdown refuses their rows. It refuses a file with more invalid ids as a whole.
 """
 MAX_BATCH_SAMPLES: Final = 5_000_000
 """Samples of one file. One transaction stores all of its sums."""
@@ -519,7 +519,7 @@ The content of a `.zst` is in the spill folder while it is read.
 GZIP_RATIO: Final = 1_032
 """Most bytes to which one byte of gzip can unpack."""
 MAX_WINDOW_LOG: Final = 27
-"""Most memory for unpacking a file, as a power of two: 128 MiB.
+"""Most memory for unpacking a file, as a power of two (128 MiB).
 
 Files of `zstd --ultra` and `--long` may need more.
 """

@@ -59,7 +59,7 @@ A single file may have more.
 MAX_LISTED_FILES: Final = 10_000
 """Files of a folder that a tick looks up at a time, by name.
 
-Once it has found this many new files, it does not look up more.
+After it has found this many new files, it does not look up more.
 """
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""

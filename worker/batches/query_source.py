@@ -41,7 +41,10 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""Milliseconds from the first query of a period to the second query, which finds late rows."""
+"""Milliseconds from the first query of a period to the second.
+
+The second query finds late rows.
+"""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
 """Longest wait after the end of a period before Drawdown queries it, in milliseconds."""
 MAX_QUERY_CHARS: Final = 20_000
@@ -51,7 +54,7 @@ MAX_RESULT_ROWS: Final = 5_000_000
 MAX_RESULT_BYTES: Final = 2 * 1024**3
 """Bytes of CSV that a query returns for one period.
 
-The spill folder has them twice: as received, and sorted.
+The spill folder has two copies: as received, and sorted.
 """
 ROWS_AT_ONCE: Final = 1_000
 """Rows of a query's result that Drawdown keeps in memory at a time."""

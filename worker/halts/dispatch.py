@@ -41,7 +41,7 @@ STILL_RUNNING_MS = MINUTE_MS
 Afterwards Drawdown notifies the cell again.
 """
 MOST_BACKOFF_MS: Final = MINUTE_MS
-"""Longest wait before a halt is sent to its cell again, in milliseconds.
+"""Longest wait before Drawdown sends a halt to its cell again, in milliseconds.
 
 While the cell is down, its open circuit delays all of its halts.
 """

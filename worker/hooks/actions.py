@@ -46,7 +46,7 @@ from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, fin
 SQL = queries(__file__)
 
 MAX_ENDPOINTS: Final = 16
-"""Active endpoints.
+"""Most active endpoints.
 
 Drawdown writes each message once for each endpoint, and calls the endpoints concurrently.
 """

@@ -52,9 +52,9 @@ TURN_MS: Final = 2 * MINUTE_MS
 The next tick continues.
 """
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
-"""Lease of a job, in milliseconds, shorter than the time between two ticks.
+"""Lease of a job, in milliseconds.
 
-So the next tick takes over from a tick that died.
+It is shorter than the time between two ticks, so that the next tick takes over from a tick that died.
 """
 MAX_TRIES: Final = 5
 """Consecutive turns without progress after which a job fails.

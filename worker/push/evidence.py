@@ -1099,9 +1099,9 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known revision that are looked up at once after a loss.
+"""Revisions after the newest known revision to look up together after a loss.
 
-If the provider has the last of them, Drawdown looks up the next batch of the same size. Later revisions are found step
+If the provider has the last of them, Drawdown looks up the next batch of the same size. It finds later revisions step
 by step. After an adoption, the next seal makes a push for the difference. Drawdown looks up that push together with the
 revisions after it.
 """

@@ -61,7 +61,7 @@ class Settlement:
 
 
 MOST_RETRY_MS: Final = DAY_MS
-"""Longest wait before a push is retried, in milliseconds.
+"""Longest wait before Drawdown retries a push, in milliseconds.
 
 A provider cannot request a longer wait.
 """

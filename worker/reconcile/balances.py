@@ -88,7 +88,7 @@ BESIDE: Final = (
     "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
-"""Newest pushes of one customer that are compared with the missing amount of a balance."""
+"""Newest pushes of one customer to compare with the missing amount of a balance."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
 """Longest time in milliseconds between the settlements of lost pushes.
 
@@ -106,7 +106,7 @@ MOST_SUMS: Final = 10_000
 Above this number, a person decides about the difference.
 """
 MOST_LOST_SUMS: Final = 50_000
-"""Sums of pushes that are compared with a balance's missing amount.
+"""Sums of pushes to compare with a balance's missing amount.
 
 Seals wait for this comparison.
 """

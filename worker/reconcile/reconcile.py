@@ -52,7 +52,10 @@ __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 CHUNK: Final = 200
 """Comparisons that one transaction makes."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Age in milliseconds from which usage is normally settled, after its window, its grace and a tick."""
+"""Age in milliseconds from which usage is normally settled.
+
+The time covers the usage's window, its grace and a tick.
+"""
 RECENT_MS: Final = 2 * DAY_MS
 """Age in milliseconds up to which a comparison without a range covers pushes.
 
