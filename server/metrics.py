@@ -107,7 +107,8 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield gauge("database_up", "1 if Drawdown can read the database, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
-        "1 if the database may have lost history. Until you run `drawdown recover`, Drawdown does not seal or push.",
+        "1 if the database may have lost history, 0 if not. Until you run `drawdown recover`, Drawdown does not seal "
+        "or push.",
         [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
@@ -163,7 +164,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     yield gauge(
         "dirty_windows",
-        "Windows of organisations that are due to be sealed again.",
+        "Windows of organisations that ticks must still seal again.",
         [((), figures.dirty_windows(connection))],
     )
     oldest = oldest_open(connection)
@@ -254,7 +255,7 @@ def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     values = sorted((dict.fromkeys(figures.registered_cells(connection), 0) | named).items())
     yield gauge(
         "cell_samples",
-        "Samples of the last complete window, by registered cell.",
+        "Samples in the last complete window of 300 s, by registered cell.",
         [((cell,), n) for cell, n in values],
         ("cell",),
     )
