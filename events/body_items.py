@@ -23,7 +23,7 @@ from drawdown.schema.text import quote_value
 MOST_ITEMS: Final = 1_000
 """Most items in one body of events or samples."""
 MAX_ITEM_BYTES: Final = 16 * 1024
-"""Bytes of one item in a body of events or samples."""
+"""Largest item in a body of events or samples, in bytes."""
 _FIRST_LOOK: Final = 1024
 """Bytes of an item to read first, enough for most items.
 

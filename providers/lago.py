@@ -61,7 +61,7 @@ BALANCE_LAG_MS: Final = 5 * MINUTE_MS
 """Milliseconds between two updates of a wallet's ongoing balance at Lago."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Most pages of one subscription's events that totals read."""
+"""Most pages of one subscription's events to read for totals."""
 MAX_WALLETS: Final = PAGE
 """Number of wallets from which Drawdown does not read a customer's balance.
 

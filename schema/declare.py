@@ -71,7 +71,7 @@ The column cannot store a larger number.
 MAX_TEXT_CHARS: Final = 1_000
 """Most characters of a text or address that a parameter accepts."""
 MAX_AMOUNT: Final = 10**12
-"""Base units of a declared limit, or of a limit override."""
+"""Most base units of a declared limit, or of a limit override."""
 MAX_LENGTH_MS: Final = 3_650 * DAY_MS
 """Longest time that a parameter accepts, in milliseconds."""
 MAX_NUMBER: Final = 10**15

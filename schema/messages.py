@@ -42,7 +42,7 @@ TEST: Final = "endpoint.test"
 ID_CHARS: Final = 32
 """Hexadecimal digits of a message's id (128 bits)."""
 TOLD_AT_ONCE: Final = 1_000
-"""Messages that one statement writes."""
+"""Webhook messages that one statement writes."""
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,9 @@ EARLIEST_TS: Final = 946_684_800_000
 An earlier time is probably in seconds, and was read as milliseconds.
 """
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
-"""Longest time that a sample can be ahead of now."""
+"""Longest time by which a sample may be dated in the future."""
 MAX_INTERVAL_S: Final = 86_400
-"""Most seconds of one sample."""
+"""Longest interval of one sample, in seconds."""
 MAX_MEMORY_MB: Final = 16_777_216
 """Most memory of one sample, in MB (16 TiB).
 
@@ -74,11 +74,11 @@ MAX_METERS: Final = 1_000_000
 Each keeps its meter, even after its last use.
 """
 MAX_ORG_TYPES: Final = 100
-"""Event types in use that the keys of one organisation added."""
+"""Most event types in use that the keys of one organisation added."""
 MAX_KEY_TYPES: Final = 1_000
-"""Event types in use that one key without an organisation added."""
+"""Most event types in use that one key without an organisation added."""
 MAX_SOURCE_TYPES: Final = 1_000
-"""Event types in use that the keys of one source added."""
+"""Most event types in use that the keys of one source added."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
 """Largest meter. A meter takes the place of a memory size, and is larger than any memory size."""
 MAX_ID_CHARS: Final = 200

@@ -205,7 +205,10 @@ def _number(text: str) -> tuple[str, ...]:
 MAX_TEXT_CHARS: Final = 10_000
 """Characters of a text that a scan searches. A longer text is itself a finding."""
 MAX_READINGS: Final = 12
-"""Readings of one text of a report. A reading is a way to decode the text."""
+"""Most readings of one text of a report.
+
+A reading is a way to decode the text.
+"""
 MAX_MARKS: Final = 30
 """Combining marks in a row, as in Unicode's stream-safe form.
 

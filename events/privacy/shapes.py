@@ -20,7 +20,7 @@ from drawdown.events.privacy.leaves import MAX_DEPTH, Key, Number, Pairs, Path, 
 from drawdown.schema.errors import UsageError
 
 MAX_LABEL_CHARS: Final = 64
-"""Characters of a label of a public report."""
+"""Most characters of a label in a public report."""
 _LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9 ._/+-]{{0,{MAX_LABEL_CHARS - 2}}}[A-Za-z0-9+])?")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")

@@ -445,7 +445,7 @@ CARD_PAGE: Final = "drawdown_card_page"
 NEWEST_PAGES: Final = 20
 """Newest completed checkout pages of a customer that Drawdown searches for a card."""
 MAX_URL_CHARS: Final = 5_000
-"""Most characters of a URL to or from a page of Stripe."""
+"""Most characters of a URL that Drawdown sends to Stripe or receives from it."""
 LATEST_S: Final = 253_402_300_799
 """Latest end of a page of Stripe, in seconds (the end of the year 9999)."""
 

@@ -48,7 +48,7 @@ from drawdown.worker.history.incarnation import HistoryDoubted
 T = TypeVar("T")
 
 WITHIN_S: Final = 10.0
-"""Seconds that a dry run or an action may take, and may hold its locks."""
+"""Seconds that a dry run or an action may take and hold its locks."""
 
 
 MOST_KEPT: Final = 4_000

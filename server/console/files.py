@@ -38,7 +38,7 @@ After this time, the server ends the file, so that another file can begin.
 """
 
 WHOLE_WITHIN_S: Final = 300.0
-"""Seconds for a whole file.
+"""Seconds that one file may take.
 
 Without this limit, two slow readers would block all other files. A fast reader gets millions of rows in this time.
 """

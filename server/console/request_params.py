@@ -27,7 +27,7 @@ MOST_PARAMETERS: Final = 20
 MAX_TEXT_CHARS: Final = 12 * 1024
 """Characters of a text in a URL of the console.
 
-Such a text is a link's token, or the form of a person whose session ended.
+Such a text is a link's token, or the form of a signed-out person.
 """
 
 

@@ -65,7 +65,7 @@ Shared transactions of small bodies have the same limit. All transactions of a p
 engine has.
 """
 MOST_BATCHES: Final = 32
-"""Batches in work or waiting.
+"""Batches that run or wait.
 
 A batch counts from the arrival of its body, so that slow senders do not use up the limit.
 """

@@ -53,14 +53,17 @@ MAX_UNCLEAN: Final = 1_000
 Drawdown refuses their rows. It refuses a file with more invalid ids as a whole.
 """
 MAX_BATCH_SAMPLES: Final = 5_000_000
-"""Samples of one file. One transaction stores all of its sums."""
+"""Most samples of one file.
+
+One transaction stores all of its sums.
+"""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
 """Samples of one file on SQLite.
 
 Other processes cannot write while Drawdown stores the file.
 """
 MAX_SAID_CHARS: Final = 120
-"""Stored characters of one refused value."""
+"""Characters of one refused value that Drawdown stores."""
 MAX_ROWS_COMPARED: Final = 200_000
 """Rows of one file that Drawdown compares with earlier rows.
 

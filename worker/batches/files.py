@@ -21,7 +21,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 
 MAX_BATCH_BYTES: Final = 16 * 1024**3
-"""Largest size of one file of usage."""
+"""Largest file of usage, in bytes."""
 HASH_CHARS: Final = 32
 """Hexadecimal characters of a file's SHA-256 in the batch's id (128 bits)."""
 _CHUNK_BYTES: Final = 1 << 20

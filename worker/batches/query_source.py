@@ -50,7 +50,7 @@ MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
 MAX_QUERY_CHARS: Final = 20_000
 """Most characters of a source's query."""
 MAX_RESULT_ROWS: Final = 5_000_000
-"""Rows that a query returns for one period."""
+"""Most rows that a query may return for one period."""
 MAX_RESULT_BYTES: Final = 2 * 1024**3
 """Bytes of CSV that a query returns for one period.
 
@@ -68,7 +68,7 @@ Afterwards Drawdown closes the connection.
 END_EVERY_S: Final = 0.1
 """Interval between two tries to end a statement that is out of time, in seconds."""
 MAX_SAID_CHARS: Final = 300
-"""Stored characters of the error message of a queried database."""
+"""Characters of a queried database's error message that Drawdown stores."""
 _READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")
 _TEXTS: Final = ("org_id", "event_type")
 _BOUND: Final = ("from_ms", "until_ms")

@@ -329,7 +329,7 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 
 
 MAX_READINGS: Final = 3
-"""Incomplete reads of one file after which ticks do not read it again."""
+"""Incomplete reads after which ticks no longer read a file."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
 """Lease of the tick that reads a file, in milliseconds. The lease ends before the next tick."""
 MAX_OPEN_LOOKED_AT: Final = 10_000

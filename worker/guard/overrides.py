@@ -60,7 +60,7 @@ OverrideState: TypeAlias = Literal["asked", "in_force", "refused", "ended"]
 Word: TypeAlias = Literal["approve", "refuse", "end"]
 
 MOST_LIFE_MS: Final = 90 * DAY_MS
-"""Longest life of a limit override that is not permanent, in milliseconds."""
+"""Longest lifetime of a temporary limit override, in milliseconds."""
 MOST_ASKED: Final = 20
 """Pending requests for limit overrides of a metric and a target.
 

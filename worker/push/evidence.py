@@ -183,7 +183,7 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 `ReadFailed`: the read of the customer failed.
 """
 CHUNK: Final = 200
-"""Customers of one read of balances."""
+"""Customers that one step of a read of balances covers."""
 MOST_SUMS: Final = 2_000
 """Most different sums of a set of pushes that Drawdown tries.
 

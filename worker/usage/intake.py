@@ -32,7 +32,7 @@ SQL = queries(__file__)
 MOST_SEEN: Final = 20_000
 """Usage events that one page reads. Drawdown also counts at most this number of quarantined samples of each kind."""
 MOST_KINDS: Final = 200
-"""Pairs of a source and a type that one page lists."""
+"""Pairs of a source and an event type that one page lists."""
 MOST_SAID_CHARS: Final = 200
 """Characters of each text of a conflict (content, source, sample id) that a page shows."""
 MOST_OF_EVENT: Final = 50
@@ -280,7 +280,7 @@ def _from(place: Place) -> dict[str, object]:
 
 
 MOST_LISTED: Final = 10_000
-"""Most events of one page."""
+"""Most events on one page."""
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,10 @@ LOOKS_TO_ZERO: Final = 4
 
 
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999. A later end counts as unlimited."""
+"""Latest end of credit, the last moment of the year 9999.
+
+A later end counts as unlimited.
+"""
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:

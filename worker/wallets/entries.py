@@ -204,7 +204,10 @@ def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> 
 
 
 MOST_DAY_ROWS: Final = 20_000
-"""Rows that one page reads, by day and feature, or by day and kind."""
+"""Rows that one page reads.
+
+A row is a day and a feature, or a day and a kind.
+"""
 MOST_DAY_ENTRIES: Final = 200
 """Entries of one day that a page shows."""
 
