@@ -192,10 +192,10 @@ MAX_KEPT_HOURS: Final = 24
 The engine deletes successful jobs at once.
 """
 ACKNOWLEDGED_S: Final = 30
-"""Seconds for which a worker tries to record the end of a job, more than two heartbeats.
+"""Seconds for which a worker tries to record the end of a job.
 
-If the worker cannot record the end by then, it has lost its heartbeat, too. In that case it starts again, and other
-workers take over its jobs.
+This time is more than two heartbeats. If the worker cannot record the end by then, it has lost its heartbeat, too. It
+then starts again, and other workers take over its jobs.
 """
 RECONCILE_AT: Final = "17 2 * * *"
 """Schedule of the nightly comparison, in UTC."""

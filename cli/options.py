@@ -55,7 +55,10 @@ def _is_typed(context: typer.Context, name: str | None) -> bool:
 
 
 MOST_TYPED: Final = 2**63 - 1
-"""Largest whole number that a database can store."""
+"""Largest whole number that an option accepts.
+
+A database cannot store a larger number.
+"""
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,300}")
 _PARTED: Final = re.compile(r"[+-]?([0-9]{1,300}(\.[0-9]*)?|\.[0-9]+)")
 Number = int | float

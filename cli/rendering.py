@@ -56,7 +56,10 @@ BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
 These are the blanks at a text's ends, and all but the first of several blanks in a row.
 """
 MAX_WIDTH: Final = 10_000
-"""Width at which a table is measured, in characters, wider than any row."""
+"""Width at which Drawdown measures a table, in characters.
+
+It is wider than any row.
+"""
 
 
 class Rows(Table):

@@ -44,7 +44,7 @@ log = structlog.get_logger()
 WITHIN: Final = 0.8
 """Default time limit of a tick, as a share of the interval between ticks.
 
-A tick that hangs ends at this limit.
+A hung tick ends at this limit.
 """
 
 
@@ -191,7 +191,7 @@ ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
 When the machine stops, all processes get the signal, so the nightly process may end first.
 """
 ENDS_WITHIN_S: Final = 20.0
-"""Seconds to wait for the nightly process to end after a request."""
+"""Seconds that the scheduler waits for the nightly process to end after a request."""
 
 
 @dataclass

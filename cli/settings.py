@@ -108,9 +108,9 @@ log = structlog.get_logger()
 
 SUFFIX: Final = "_FILE"
 MAX_BYTES: Final = 128 * 1024
-"""Bytes of a file with a setting.
+"""Largest file with a setting, in bytes.
 
-One environment variable may hold as much on Linux.
+On Linux, an environment variable can be as large.
 """
 
 Check = Callable[[str, str | None], object]

@@ -21,21 +21,21 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.text import quote_value
 
 MOST_ITEMS: Final = 1_000
-"""Items of one body of events or samples."""
+"""Most items in one body of events or samples."""
 MAX_ITEM_BYTES: Final = 16 * 1024
-"""Bytes of one item in a body of events or samples."""
+"""Largest item in a body of events or samples, in bytes."""
 _FIRST_LOOK: Final = 1024
 """Bytes of an item to read first, enough for most items.
 
 If they are not enough, the whole item is read.
 """
 MOST_PASSED_OVER: Final = 200_000
-"""Tokens of one body that Drawdown passes over to skip invalid items.
+"""Most tokens to skip in the invalid items of one body.
 
 Tokens are brackets, texts and commas. A thousand invalid items have fewer.
 """
 MAX_DEPTH: Final = 8
-"""Nested objects and arrays of one item, including the item itself."""
+"""Most nested levels of objects and arrays in one item, including the item itself."""
 
 Item = dict[str, object]
 

@@ -19,7 +19,7 @@ from drawdown.schema.errors import UsageError
 NAME: Final = "usage-summary"
 LEAST: Final = 5
 MAX_GROUPS: Final = 100_000
-"""Groups of one public summary of usage."""
+"""Most groups in one public summary of usage."""
 OTHER: Final = "other"
 NO_PLAN: Final = "none"
 SHAPE: Final[Shape] = {

@@ -25,9 +25,12 @@ SUM: Final = "sum"
 MAX_VALUE_SCALE: Final = 1_000_000_000
 """Largest factor that makes a fractional value whole, such as seconds to nanoseconds."""
 MAX_PATH_CHARS: Final = 200
-"""Characters of the path of an event's value."""
+"""Most characters of the path to an event's value."""
 MAX_VALUE_DIGITS: Final = 100
-"""Digits of an event's value that is multiplied. A sensible number has fewer."""
+"""Most digits of an event's value that Drawdown multiplies.
+
+A plausible number has fewer digits.
+"""
 _EXACT: Final = Context(prec=2 * MAX_VALUE_DIGITS)
 _PATH: Final = re.compile(r"\$(?:\.[A-Za-z0-9_-]+)+")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")

@@ -30,7 +30,7 @@ SQL = queries(__file__)
 MATURE_AT_ONCE: Final = 20_000
 """Reservations that one transaction expires."""
 SWEPT_AT_ONCE: Final = 1_000
-"""Wallets that one transaction of the sweep matures."""
+"""Wallets to which one transaction of the sweep applies due changes."""
 LOOK_AGAIN: Final = 0
 """The due time of a wallet that must be checked again at once."""
 TO_TELL: Final = 1

@@ -23,14 +23,14 @@ SQL = queries(__file__)
 SOURCE = "source:grants"
 
 MAX_ENTRY_MICRO = 10**15
-"""Largest amount of an entry, such as a grant: 1,000,000,000 credits.
+"""Largest amount of an entry, such as a grant, in micro-credits.
 
-Balances of many such entries fit in 64 bits.
+It is 1,000,000,000 credits. Balances of many such entries fit in 64 bits.
 """
 MOST_BALANCE_MICRO: Final = 10**18
-"""Largest balance or debt of a wallet in micro-credits.
+"""Largest balance or debt of a wallet, in micro-credits.
 
-A balance of a thousand largest entries can still be read, summed, and moved once more.
+It is a thousand times the largest entry. Drawdown can still read it, sum it, and add another entry.
 """
 BOUNDED: Final = frozenset({"usage", "execution"})
 """The kinds of entries that come from outside, in any number."""

@@ -17,7 +17,7 @@ from drawdown.ledger.allocation import DEFAULT_PRIORITY, Allocation, Lot, Uses, 
 from drawdown.ledger.calendar import next_start, period_of
 
 ROLLED_AT_ONCE: Final = 24
-"""Months of one wallet with a rollover that one transaction corrects."""
+"""Months of one wallet's rollover that one transaction corrects."""
 ROLLED_PRIORITY: Final = DEFAULT_PRIORITY - 1
 """The priority of rolled-over credit.
 

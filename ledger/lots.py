@@ -34,8 +34,8 @@ BREAKAGE: Final = "breakage"
 EXPIRY_WAIT_MS: Final = 2 * WINDOW_MS + GRACE_MS
 """Milliseconds from the end of a lot until Drawdown books that end.
 
-By then, a tick has sealed the last window of the lot's life, after its grace. So one booking covers all use that
-arrived in time, and later use causes another booking.
+By then, a tick has sealed the last window of the lot, after its grace. One booking then covers all use that arrived in
+time. Later use causes another booking.
 """
 
 RETURNED_AT_ONCE: Final = 1_000

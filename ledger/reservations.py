@@ -52,9 +52,9 @@ reduced.
 NO_END_MICRO: Final = 2**62
 """An amount larger than any wallet can have, in place of "no limit"."""
 MATURE_TRIES: Final = 3
-"""Most times that one transaction matures a wallet.
+"""Most times that one transaction applies a wallet's due changes.
 
-If changes are still due after that, the transaction fails with DatabaseBusy.
+If changes are still due afterwards, the transaction fails with DatabaseBusy.
 """
 MOST_HOLDERS_SAID: Final = 3
 """Reservations of a wallet that a refusal lists."""

@@ -58,12 +58,12 @@ MAX_QUANTITY: Final = 10**15
 LOOKUP_LAG_MS: Final = MINUTE_MS
 """Milliseconds after a send until a lookup finds the event. With the ClickHouse store, events pass through a queue."""
 BALANCE_LAG_MS: Final = 5 * MINUTE_MS
-"""Milliseconds between Lago's updates of a wallet's ongoing balance by usage."""
+"""Milliseconds between two updates of a wallet's ongoing balance at Lago."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Most pages of one subscription's events that totals read."""
+"""Most pages of one subscription's events to read for totals."""
 MAX_WALLETS: Final = PAGE
-"""Number of a customer's wallets from which Drawdown cannot read the balance.
+"""Number of wallets from which Drawdown does not read a customer's balance.
 
 Drawdown reads only one page of wallets, and more may follow a full page.
 """

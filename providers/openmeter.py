@@ -61,9 +61,9 @@ MAX_DEDUPE_H: Final = 10_000
 """Most hours for which OpenMeter deduplicates."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Most pages of meters that totals read."""
+"""Most pages of meters to read for totals."""
 CONFIRM_MS: Final = MINUTE_MS
-"""Milliseconds after a 204 before the event is looked up.
+"""Milliseconds from a 204 until Drawdown looks up the event.
 
 By then, OpenMeter's sink worker has written the event.
 """

@@ -63,7 +63,7 @@ BALANCE_LAG_MS: Final = MINUTE_MS
 """Milliseconds after a charge until a balance shows it."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
-"""Most pages of meters, or of one customer's events, that totals read."""
+"""Most pages of meters, or of one customer's events, to read for totals."""
 
 
 def error_of(status: int, body: Mapping[str, object]) -> str | None:

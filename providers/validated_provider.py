@@ -53,7 +53,7 @@ from drawdown.schema.text import clean
 MAX_FIGURE: Final = 9 * 10**18
 """Largest balance in micro-credits, or quantity in base units, so that figures fit in 64 bits."""
 LATEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999."""
+"""Latest time from a provider, the last moment of the year 9999."""
 MAX_REASON_CHARS: Final = 500
 """Most characters of a reason that a provider returns."""
 MAX_NAME_CHARS: Final = 200
@@ -66,9 +66,12 @@ MAX_KEY_CHARS: Final = 1_000
 MAX_FEATURES: Final = 10_000
 """Most features in a customer's totals or balances, or in a provider's costs."""
 MAX_PARTS: Final = 1_000
-"""Parts that the balances of one customer may have."""
+"""Most parts of the balances of one customer."""
 MAX_LINES: Final = 1_000
-"""Most lines of one check."""
+"""Most lines of the result of a provider's check.
+
+Drawdown drops further lines.
+"""
 MAX_DECIMALS: Final = 10
 """Most decimals of a cost in credits. In recorded calls, Autumn reported balances to ten decimals."""
 MAX_COST: Final = 10**8
@@ -76,10 +79,13 @@ MAX_COST: Final = 10**8
 MOST_PLACES: Final = 400
 """Most digits after the decimal point of an amount.
 
-Floating point cannot have more digits, and a message must not print a million of them.
+A floating-point number cannot have more digits, and a message must not print a million of them.
 """
 MAX_NOTICES: Final = 1_000
-"""Most notices of one webhook."""
+"""Most notices of one webhook.
+
+Drawdown drops further notices.
+"""
 
 
 class ValidatedProvider:

@@ -75,7 +75,10 @@ SQLITE_CACHE_KIB: Final = 32 * 1024
 A tick reads little more. Twice the size did not make a tick faster.
 """
 MAX_OVERFLOW: Final = 15
-"""Connections of a process beyond the pool of five. A server has more connections than threads that need them."""
+"""Connections that a process may open beyond its pool of five.
+
+A server then has more connections than threads that need them.
+"""
 # Set for each transaction and never for a connection, so that a transaction pooler can be in front.
 PG_SETTINGS: Final = (
     "synchronous_commit=on",  # P1: a commit is durable
@@ -406,7 +409,7 @@ def clear_errors(engine: sa.Engine) -> Iterator[None]:
 
 
 CONFLICT_TRIES: Final = 5
-"""Attempts of a transaction that conflicts with another."""
+"""Most attempts of a transaction that conflicts with another transaction."""
 
 
 _CONFLICTS: Final = frozenset({"40001", "40P01"})

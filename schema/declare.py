@@ -59,13 +59,19 @@ from drawdown.schema.units import DAY_MS, SECOND_MS, in_credits
 R = TypeVar("R")
 
 MAX_KEY_CHARS: Final = 700
-"""Characters of a key that joins three ids with separators."""
+"""Most characters of a key.
+
+A key can join three ids with separators.
+"""
 MAX_AT_ONCE: Final = 2**31 - 1
-"""Concurrent sandboxes of a plan, a tier or an org override, the largest value of the column."""
+"""Most concurrent sandboxes of a plan, a tier or an org override.
+
+The column cannot store a larger number.
+"""
 MAX_TEXT_CHARS: Final = 1_000
 """Most characters of a text or address that a parameter accepts."""
 MAX_AMOUNT: Final = 10**12
-"""Base units of a declared limit, or of a limit override."""
+"""Most base units of a declared limit, or of a limit override."""
 MAX_LENGTH_MS: Final = 3_650 * DAY_MS
 """Longest time that a parameter accepts, in milliseconds."""
 MAX_NUMBER: Final = 10**15

@@ -31,7 +31,7 @@ NEIGHBOURS: Final = 500
 The limit is for each source of such ids.
 """
 MAX_SAID_CHARS: Final = 200
-"""Characters of an id that a message repeats."""
+"""Most characters of an id that a message quotes."""
 SCANNED: Final = 100_000
 """Ids to search for one that shares an intact half with a mistyped id."""
 

@@ -40,9 +40,9 @@ EVENTS: Final = (
 TEST: Final = "endpoint.test"
 """The event of a person's test of an endpoint."""
 ID_CHARS: Final = 32
-"""Hex digits of a message's id: 128 bits."""
+"""Hexadecimal digits of a message's id (128 bits)."""
 TOLD_AT_ONCE: Final = 1_000
-"""Messages that one statement writes."""
+"""Webhook messages that one statement writes."""
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ ONE_UPGRADE: Final = 4_927_306_118
 The value is arbitrary.
 """
 UPGRADE_LOCK_S: Final = 5
-"""Seconds that an upgrade waits for a table.
+"""Seconds that an upgrade waits for the lock of a table.
 
-Later statements on the table wait too. If the wait is too short, run the upgrade again.
+Later statements on the table wait, too. If the upgrade times out, run it again.
 """
 
 

@@ -32,7 +32,7 @@ It is difflib's ratio, which is 1 for equal texts.
 COMPARED_AT_MOST: Final = 20
 """Known ids that Drawdown compares, letter by letter, with an unknown id."""
 MAX_COMPARED_CHARS: Final = 64
-"""Compared characters of two ids, without their common start and end."""
+"""Most characters to compare of two ids, without their common start and end."""
 MAX_VALUE_CHARS: Final = 60
 """Characters of an invalid value that an error quotes."""
 

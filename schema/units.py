@@ -29,7 +29,7 @@ MINUTE_MS: Final = 60 * SECOND_MS
 DAY_MS: Final = 86_400 * SECOND_MS
 WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
-"""Time after the end of a window before it can be sealed."""
+"""Time from the end of a window until Drawdown can seal it."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
 """Revisions of a window that have a minute of their own: revisions 0 to 3.
 
@@ -46,9 +46,9 @@ EVER_MS: Final = 2**62
 """A moment later than any other, in milliseconds."""
 MICRO: Final = 1_000_000
 MAX_AMOUNT_MICRO: Final = 10**15
-"""Largest amount: 1,000,000,000 credits.
+"""Largest amount in micro-credits (1,000,000,000 credits).
 
-As a JSON number, any amount up to it is exact.
+JSON numbers represent amounts up to this limit exactly.
 """
 _MICRO_CREDIT: Final = Decimal("0.000001")
 
@@ -58,13 +58,13 @@ EARLIEST_TS: Final = 946_684_800_000
 An earlier time is probably in seconds, and was read as milliseconds.
 """
 FUTURE_SLACK_MS: Final = 5 * MINUTE_MS
-"""Longest time that a sample can be ahead of now."""
+"""Longest time by which a sample may be dated in the future."""
 MAX_INTERVAL_S: Final = 86_400
-"""Most seconds of one sample."""
+"""Longest interval of one sample, in seconds."""
 MAX_MEMORY_MB: Final = 16_777_216
-"""Most memory of one sample: 16 TiB.
+"""Most memory of one sample, in MB (16 TiB).
 
-With MAX_INTERVAL_S, six million samples of a window fit in 64 bits as MB-seconds.
+With MAX_INTERVAL_S, the MB-seconds of six million samples in a window fit in 64 bits.
 """
 MAX_EVENT_TYPES: Final = 10_000
 """Event types in use. Above the limit, Drawdown refuses events of new types."""
@@ -74,11 +74,11 @@ MAX_METERS: Final = 1_000_000
 Each keeps its meter, even after its last use.
 """
 MAX_ORG_TYPES: Final = 100
-"""Event types in use that the keys of one organisation added."""
+"""Most event types in use that the keys of one organisation added."""
 MAX_KEY_TYPES: Final = 1_000
-"""Event types in use that one key without an organisation added."""
+"""Most event types in use that one key without an organisation added."""
 MAX_SOURCE_TYPES: Final = 1_000
-"""Event types in use that the keys of one source added."""
+"""Most event types in use that the keys of one source added."""
 MAX_METER: Final = MAX_MEMORY_MB + MAX_METERS
 """Largest meter. A meter takes the place of a memory size, and is larger than any memory size."""
 MAX_ID_CHARS: Final = 200

@@ -25,9 +25,9 @@ else:
 SLACK_S: Final = 60
 """Seconds that the clocks of the signer and of Drawdown may differ."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
-"""Bytes of one signed token.
+"""Largest signed token, in bytes.
 
-A larger token does not fit into a request's head.
+A larger token does not fit into a request's headers.
 """
 LEAST_SECRET_BYTES: Final = 32
 """Minimum length of an HS256 secret in bytes, the size of the hash. A shorter secret can be guessed."""

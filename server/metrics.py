@@ -107,7 +107,8 @@ def measure(connection: sa.Connection, now_ms: int, *, doubted: bool = False) ->
     yield gauge("database_up", "1 if Drawdown can read the database, 0 if not.", [((), 1)])
     yield gauge(
         "history_doubted",
-        "1 if the database may have lost history. Until you run `drawdown recover`, Drawdown does not seal or push.",
+        "1 if the database may have lost history, 0 if not. Until you run `drawdown recover`, Drawdown does not seal "
+        "or push.",
         [((), int(doubted or figures.doubted_histories(connection) > 0))],
     )
     yield from _sealing(connection, now_ms)
@@ -163,7 +164,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     yield gauge(
         "dirty_windows",
-        "Windows of organisations that are due to be sealed again.",
+        "Windows of organisations that ticks must still seal again.",
         [((), figures.dirty_windows(connection))],
     )
     oldest = oldest_open(connection)
@@ -230,7 +231,9 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         [((), ignored)],
     )
     yield gauge(
-        "orgs_stopped", "Stopped organisations. Each needs manual review.", [((), figures.stopped_orgs(connection))]
+        "orgs_stopped",
+        "Stopped organisations. Drawdown does not bill them until you run `drawdown org resume`.",
+        [((), figures.stopped_orgs(connection))],
     )
     asked = figures.projections_due(connection, now_ms)
     yield gauge("projections_due", "Organisations with a projection that is due for a refresh.", [((), asked.count)])
@@ -252,7 +255,7 @@ def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     values = sorted((dict.fromkeys(figures.registered_cells(connection), 0) | named).items())
     yield gauge(
         "cell_samples",
-        "Samples of the last complete window, by registered cell.",
+        "Samples in the last complete window of 300 s, by registered cell.",
         [((cell,), n) for cell, n in values],
         ("cell",),
     )
@@ -281,7 +284,8 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
         ("reason",),
     )
     wrong = CounterMetricFamily(
-        "drawdown_wrong_estimates", "Halts on an estimate that a later provider read proved wrong, since installation."
+        "drawdown_wrong_estimates",
+        "Halts since installation that were based on an estimate, and that a later read of the provider proved wrong.",
     )
     wrong.add_metric((), wrong_estimates(connection))
     yield wrong
@@ -292,7 +296,7 @@ def watching(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )  # fmt: skip
     yield gauge(
         "orgs_unread_oldest_age_seconds",
-        "Seconds since the start of the longest series of failed reads of an organisation, by provider.",
+        "Longest time in seconds for which all reads of an organisation's customer have failed, by provider.",
         [((row.provider,), seconds(now_ms - row.since_ms)) for row in unread], ("provider",),
     )  # fmt: skip
 
@@ -332,7 +336,8 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )  # fmt: skip
     yield gauge(
         "tick_last_success_timestamp_seconds",
-        "Unix time in seconds of the end of the last tick with exit status 0 or 75 in the last 24 hours, by shard.",
+        "Unix time in seconds at which the last tick with exit status 0 or 75 ended, by shard. Absent after 24 hours "
+        "without such a tick.",
         [(shard, seconds(at)) for (shard, _), at in zip(of, well, strict=True) if at is not None], SHARD,
     )  # fmt: skip
 
@@ -346,7 +351,7 @@ def _cut(connection: sa.Connection, now_ms: int) -> Metric:
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)
     return gauge(
         "calls_cut_to",
-        "Lowest limit of concurrent calls in ticks of the last 15 minutes, by provider that rate-limited calls.",
+        "Lowest limit of concurrent calls to a rate-limiting provider in the last 15 minutes, by provider.",
         [((provider,), at_once) for provider, at_once in found.items()],
         ("provider",),
     )
@@ -372,7 +377,8 @@ def filing(connection: sa.Connection) -> Iterator[Metric]:
     of = (("refused", found.refused), ("conflict", found.conflicts), ("failed", found.failing))
     yield gauge(
         "batch_files_left",
-        "Files and query results of sources that were not imported, by state.",
+        "Files and query results that Drawdown has not imported from sources, by state (`refused`, `conflict` or "
+        "`failed`).",
         [((state,), n) for state, n in of],
         ["state"],
     )
@@ -384,7 +390,8 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     days = [((one.provider,), one.open_days) for one in found]
     yield gauge(
         "uncompared_days",
-        "Customer-days that were settled over 24 hours ago and are not compared with the provider yet, by provider.",
+        "Customer-days that settled over 24 hours ago, and that Drawdown has not compared with the provider, by "
+        "provider.",
         days,
         ["provider"],
     )
@@ -393,14 +400,14 @@ def uncompared(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     ]
     yield gauge(
         "uncompared_balance_age_seconds",
-        "Seconds since a reconcile first skipped the oldest uncompared balance, by provider.",
+        "Seconds since `reconcile` first skipped the balance that has been uncompared longest, by provider.",
         left_out,
         ["provider"],
     )
     ages = [((one.provider,), seconds(now_ms - one.compared_ms)) for one in found if one.compared_ms is not None]
     yield gauge(
         "compared_age_seconds",
-        "Seconds since the time up to which totals are compared with the provider, by provider.",
+        "Seconds since the end of the usage that Drawdown last compared with the provider's totals, by provider.",
         ages,
         ["provider"],
     )
@@ -452,7 +459,7 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
                 [((kind,), ages[kind]) for kind in JOB_KINDS], ("kind",))  # fmt: skip
     failed = [one.failed_ms for one in found.workers if one.failed_ms is not None]
     yield gauge("worker_last_failure_age_seconds",
-                "Seconds since the last failed job of any worker of the last 24 hours. Absent without a failed job.",
+                "Seconds since a job last failed at a worker of the last 24 hours. Absent without a failed job.",
                 [((), seconds(min(failed)))] if failed else [])  # fmt: skip
 
 
@@ -522,7 +529,7 @@ def reserving(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     owed = owed_figures(connection)
     yield gauge(
         "settlements_waiting_credits",
-        "Credits owed to suppliers that a payout has not released.",
+        "Credits that you owe to suppliers and have not released in a payout.",
         [((), owed.waiting_micro / MICRO)],
     )
     yield gauge("settlement_freezes", "Active freezes of settlements or suppliers.", [((), owed.freezes)])
@@ -554,7 +561,7 @@ def topping_up(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     yield gauge("topups_ended", "Top-ups that ended in the last 24 hours, by state.", ended, ("state",))
     yield gauge(
         "topups_blocked",
-        "Wallets with automatic top-ups that stopped after a decline, or after a call that cannot be sent.",
+        "Wallets for which Drawdown stopped automatic top-ups after a decline, or after a call that it cannot send.",
         [((), found.blocked)],
     )
     yield gauge(
@@ -599,14 +606,14 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the metrics of the guard's tables, of all processes."""
     found = guard_figures(connection, now_ms, now_ms - GUARD_RECENT_MS, now_ms - DAY_MS, now_ms + SOON_MS)
     denied = [((name, _word(enforced)), times) for (name, enforced), times in sorted(found.denied.items())]
-    yield gauge("guard_denied", "Guard requests of the last hour that were denied (`enforced` is `true`), or that "
-                "phase 3 would deny (`false`).",
+    yield gauge("guard_denied", "Requests of the last hour that the guard denied (`enforced` is `true`), or would deny "
+                "in phase 3 (`false`).",
                 denied, ("metric", "enforced"))  # fmt: skip
     fail_open = sorted(found.fail_open.items())
-    yield gauge("guard_fail_open_uses", "Guard uses of the last 24 hours that were allowed while the credit was "
+    yield gauge("guard_fail_open_uses", "Uses that the guard allowed in the last 24 hours while the credit was "
                 "unknown, by metric.",
                 [((name,), uses) for name, (uses, _) in fail_open], ("metric",))  # fmt: skip
-    yield gauge("guard_fail_open_units", "Base units of the last 24 hours that were allowed while the credit was "
+    yield gauge("guard_fail_open_units", "Base units that the guard allowed in the last 24 hours while the credit was "
                 "unknown, by metric.",
                 [((name,), units) for name, (_, units) in fail_open], ("metric",))  # fmt: skip
     states = [(("waiting",), found.waiting), (("ending",), found.ending)]
@@ -619,7 +626,7 @@ def guarding(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     age = 0 if found.waiting_since_ms is None else now_ms - found.waiting_since_ms
     yield gauge(
         "guard_overrides_oldest_age_seconds",
-        "Seconds since the oldest limit override that waits for approval was requested.",
+        "Seconds since the request of the oldest limit override that waits for approval.",
         [((), seconds(age))],
     )
 
@@ -640,7 +647,7 @@ def comparing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     found = parity_figures(connection, now_ms - PARITY_RECENT_MS)
     yield gauge("parity_differing", "Organisation-days in the last week that differ from the totals of cells.",
                 [((), found.differing)])  # fmt: skip
-    yield gauge("parity_unread", "Cell-days in the last week without readable totals.", [((), found.unread)])
+    yield gauge("parity_unread", "Cell-days of the last week without readable totals.", [((), found.unread)])
     age = 0 if found.checked_ms is None else now_ms - found.checked_ms
     yield gauge(
         "parity_checked_age_seconds",
@@ -673,7 +680,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     ages = [((name,), seconds(now_ms - one.at_ms) if one.at_ms else 0.0) for name, one in sorted(last.items())]
     yield gauge(
-        "check_age_seconds", "Seconds since the last run of a check, or 0 without a run, by check.", ages, label
+        "check_age_seconds", "Seconds since the last run of a check, or 0 if it has never run, by check.", ages, label
     )
     held = last_held(connection, now_ms)
     ages = [

@@ -60,7 +60,7 @@ def refusals(refused: Mapping[str, int]) -> Metric:
     """Return the refusals of this process, by kind."""
     return _counted(
         "server_refused",
-        "Requests and connections that this process refused since its start because of a limit, by kind (`what`).",
+        "Requests and connections that this process refused since its start above a limit, by kind of limit (`what`).",
         "what",
         refused,
     )
@@ -85,7 +85,7 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
     labels = ("kind", "status")
     metric = CounterMetricFamily(
         "drawdown_intake_items",
-        "Events and samples that this process answered since its start, by kind and status.",
+        "Events and samples that this process accepted or refused since its start, by kind and status.",
         labels=labels,
     )
     for found, count in sorted(items.items()):

@@ -37,9 +37,9 @@ T = TypeVar("T")
 THREADS: Final = 4
 """Concurrent reads of providers, for the gate, webhooks and admin requests."""
 ORDER_THREADS: Final = 2
-"""Signed requests and checks of a scheduler in progress."""
+"""Signed requests and scheduler checks that run concurrently."""
 MAX_ORDERS: Final = 100
-"""Signed requests and checks of a scheduler that are in progress or wait."""
+"""Signed requests and scheduler checks that run or wait."""
 MOST_WAITING: Final = 1_000
 """Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS

@@ -174,14 +174,15 @@ def limits() -> str:
     """Return a table for each package: its bounds, and the tests that hold them."""
     parts = [
         f"# Bounds\n\n{MADE}",
-        "Every queue, wait, buffer, response, cache and batch has a limit: a constant, with its meaning as a docstring."
-        " `server.http.bodies` is `server/http/bodies.py`. `tests/held_bounds.txt` names the test of a bound.",
+        "Every queue, wait, buffer, response, cache and batch has a limit. Each limit is a constant, and the meaning"
+        " is its docstring. `server.http.bodies` is `server/http/bodies.py`. `tests/held_bounds.txt` names the test of"
+        " a bound.",
         "| process | limit under attack | test | measured |\n|---|---|---|---|\n"
         "| `drawdown serve` | 300 MB | `tests/server/test_memory.py` | 87 to 155 MB |\n"
         "| `tick` and `watch` | 300 MB | `tests/acceptance/test_memory.py` | 90 to 182 MB |",
         "`make bench` (case `beside`) measures the effect of eight hostile connections on a healthy provider and cell.",
-        "A *caller* is an IPv4 address, or an IPv6 /64. Many callers share an address of `DRAWDOWN_TRUSTED_PROXIES`, so"
-        " it may hold any number of connections.",
+        "A *caller* is an IPv4 address, or an IPv6 /64. Many callers share the address of a proxy in"
+        " `DRAWDOWN_TRUSTED_PROXIES`, so such an address may hold any number of connections.",
     ]
     tests = bounds.held()
     by_package: dict[str, list[list[str]]] = {}

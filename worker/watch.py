@@ -52,7 +52,7 @@ LOOKS_A_ROUND: Final = 5_000
 COSTS_MS: Final = 5 * MINUTE_MS
 """Interval between a watch's reads of the costs of units, in milliseconds.
 
-Each tick reads them, too.
+Each tick reads the costs, too.
 """
 HALTED_SHARE: Final = 4
 """One in this many reads of a round is for halted organisations.

@@ -56,7 +56,7 @@ MIN_SECRET_CHARS: Final = 16
 MOST_CUSTOMERS: Final = 20
 """Customers of a provider that `doctor` checks, with one call each."""
 PROXY_WITHIN_S: Final = 5.0
-"""Seconds to wait for the response of a proxy."""
+"""Seconds that `doctor` waits for the response of a proxy."""
 NO_HOST: Final = "drawdown.invalid:443"
 
 

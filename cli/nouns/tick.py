@@ -357,7 +357,7 @@ def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, 
 log = structlog.get_logger()
 
 HEARTBEAT_TIMEOUT_S: Final = 10.0
-"""Seconds to wait for the response to a heartbeat."""
+"""Seconds that a tick waits for the response to its heartbeat."""
 READABLE: Final = 0o644
 
 

@@ -26,16 +26,22 @@ from urllib.parse import unquote
 from drawdown.schema.errors import UsageError
 
 MAX_DEPTH: Final = 32
-"""Nested objects and lists of a report."""
+"""Most nested levels of objects and lists in a report."""
 MAX_LEAVES: Final = 200_000
-"""Values of one report. Texts, numbers, objects and lists count."""
-MAX_DECODED_CHARS: Final = 4_194_304
-"""Characters that a scan decodes in the texts of one report, and in the JSON inside them.
+"""Most values in one report.
 
-Without this limit, a short text could have very many readings.
+Texts, numbers, objects and lists count.
+"""
+MAX_DECODED_CHARS: Final = 4_194_304
+"""Most characters that a scan decodes in the texts of one report.
+
+JSON inside the texts counts, too. Without this limit, a short text could have very many readings.
 """
 LEAST_DECODED_CHARS: Final = 64
-"""Fewest characters that a reading counts against MAX_DECODED_CHARS, because a short reading also takes time."""
+"""Least number of characters by which a reading counts against MAX_DECODED_CHARS.
+
+A shorter reading also takes time.
+"""
 _NESTED: Final = ("{", "[", '"')
 
 
@@ -199,14 +205,20 @@ def _number(text: str) -> tuple[str, ...]:
 MAX_TEXT_CHARS: Final = 10_000
 """Characters of a text that a scan searches. A longer text is itself a finding."""
 MAX_READINGS: Final = 12
-"""Readings of one text of a report. A reading is a way to decode the text."""
+"""Most readings of one text of a report.
+
+A reading is a way to decode the text.
+"""
 MAX_MARKS: Final = 30
 """Combining marks in a row, as in Unicode's stream-safe form.
 
 The time to sort longer rows grows with the square of the number of marks.
 """
 MAX_RUNS: Final = 20
-"""Base64 runs of one text that each form a reading of their own. The remaining runs form one reading together."""
+"""Base64 runs of one text that each form a separate reading.
+
+The remaining runs form one reading together.
+"""
 
 _UNSEEN: Final = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
@@ -296,7 +308,7 @@ def _of_base64(run: str) -> str | None:
 
 
 MAX_REPORT_BYTES: Final = 2_097_152
-"""Bytes of a report of usage."""
+"""Largest size of a report of usage, in bytes."""
 
 
 class Pairs(list[tuple[str, object]]):

@@ -545,11 +545,14 @@ PLACES: Final = (
 
 
 MAX_RULES_FILE_BYTES: Final = 4_194_304
-"""Bytes of a file of your own privacy rules."""
+"""Largest size of a file with your privacy rules, in bytes."""
 MAX_RULES: Final = 2_000
-"""Privacy rules in one file of your own."""
+"""Most privacy rules in one of your files."""
 RE2_MEMORY_BYTES: Final = 67_108_864
-"""Bytes of memory for one of your patterns in RE2."""
+"""Most memory that RE2 may use for one of your patterns, in bytes.
+
+Drawdown refuses a pattern that needs more.
+"""
 MOST_ENTROPY: Final = 20
 """Bits of entropy for each character that a rule can require.
 
@@ -677,9 +680,12 @@ def meanings() -> dict[str, str]:
 
 
 MAX_KEPT_CHARS: Final = 100
-"""Longest text, in characters, for which the findings are cached."""
+"""Longest text with cached findings, in characters."""
 MAX_KEPT: Final = 8_192
-"""Short texts for which the findings are cached, because fields and labels repeat."""
+"""Short texts with cached findings.
+
+Fields and labels repeat.
+"""
 
 
 def found_in(text: str, key: str) -> tuple[str, ...]:

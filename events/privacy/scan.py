@@ -167,14 +167,14 @@ def format_path(path: Path, masked: Collection[str]) -> str:
 
 
 LEAST_CHARS: Final = 3
-"""Characters of the shortest id that a scan searches for."""
+"""Fewest characters of an id that a scan searches for."""
 LEAST_DIGITS: Final = 6
 """Digits of the shortest number that is compared with ids.
 
 A shorter number can equal an id by chance.
 """
 LEAST_SECRET_CHARS: Final = 6
-"""Characters of the shortest secret that a scan searches for."""
+"""Fewest characters of a secret that a scan searches for."""
 _BETWEEN_WORDS: Final = re.compile(r"[\s\"'`,;<>()\[\]{}|]+")
 _BETWEEN_PARTS: Final = re.compile(r"[:/=&?#@.]+")
 

@@ -20,7 +20,7 @@ from drawdown.events.privacy.leaves import MAX_DEPTH, Key, Number, Pairs, Path, 
 from drawdown.schema.errors import UsageError
 
 MAX_LABEL_CHARS: Final = 64
-"""Characters of a label of a public report."""
+"""Most characters of a label in a public report."""
 _LABEL: Final = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9 ._/+-]{{0,{MAX_LABEL_CHARS - 2}}}[A-Za-z0-9+])?")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
@@ -121,7 +121,7 @@ def _is_moment(text: str, shape: Class) -> bool:
 
 
 LEAST_KEY_BYTES: Final = 16
-"""Bytes of the shortest key for references."""
+"""Fewest bytes of a key that turns ids into references."""
 REFERENCE: Final = re.compile(r"ref_[0-9a-f]{12}")
 IN_TEXT: Final = re.compile(r"(?<![\w-])ref_[0-9a-f]{12}(?![\w-])")
 

@@ -410,7 +410,7 @@ def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[in
 
 
 MOST_CYCLES: Final = 1_200
-"""Cycles of a plan to follow from its start: a hundred years of months."""
+"""Cycles of a plan to follow from its start (a hundred years of months)."""
 
 
 def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequence[int]:
@@ -444,9 +444,9 @@ def _months_after(at_ms: int, months: int) -> int:
 
 
 MAX_MICRO: Final = 10**18
-"""Largest balance in micro-credits: 10^12 credits.
+"""Largest balance in micro-credits (10^12 credits).
 
-A larger balance is reported as this amount, so that it fits in 64 bits.
+Drawdown reports a larger balance as this amount, so that it fits in 64 bits.
 """
 MAX_CONCURRENT: Final = 10**9
 """Most concurrent sandboxes that a balance of the concurrency feature allows.

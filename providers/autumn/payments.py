@@ -54,7 +54,7 @@ MAX_NAMED: Final = 5
 MAX_CHARS: Final = 200
 """Most characters of Autumn's texts that Drawdown quotes in an outcome."""
 UNREAD_MS: Final = 5 * MINUTE_MS
-"""Milliseconds before an unsent charge at Autumn is retried.
+"""Milliseconds before Drawdown retries an unsent charge at Autumn.
 
 A charge is unsent if its call never left this machine, or if a read that must come before it failed.
 """

@@ -48,7 +48,7 @@ Autumn sums in binary floating point, which loses a unit above this quantity.
 """
 
 CONFIRM_MS: Final = 45 * SECOND_MS
-"""Milliseconds after a 202 before the charge is looked up.
+"""Milliseconds from a 202 until Drawdown looks up the charge.
 
 In recorded calls, Autumn applied the charge about 30 s later.
 """

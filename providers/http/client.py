@@ -40,9 +40,12 @@ from drawdown.schema.errors import UsageError
 from drawdown.schema.text import quote_value
 
 MAX_CONNECTIONS: Final = 512
-"""Open connections to providers."""
+"""Most open connections to providers.
+
+Further calls wait for a free connection, up to CONNECT_TIMEOUT_S.
+"""
 KEEP_ALIVE_S: Final = 4.0
-"""Seconds that an idle connection can still be used again.
+"""Seconds for which Drawdown reuses an idle connection.
 
 Common servers close an idle connection after five seconds. A request on a closing connection has an unknown outcome.
 """
@@ -328,7 +331,7 @@ def _plain(body: bytes, encoding: str, most: int) -> bytes:
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Largest size of a response's headers, including interim responses."""
 MAX_HEADERS: Final = 256
-"""Headers and trailers of a response."""
+"""Most headers and trailers in a response."""
 MAX_INTERIM: Final = 8
 """Interim responses (1xx) before the final response."""
 MAX_WIRE_BYTES: Final = MAX_HEAD_BYTES + 2 * MAX_ANSWER_BYTES
@@ -345,9 +348,9 @@ PIECE_BYTES: Final = 128
 The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, because each takes the same time.
 """
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of one service's responses in flight.
+"""Most bytes of one service's responses in flight.
 
-So a service that floods does not delay others, and does not use more memory.
+A service that sends too much then neither delays others nor exhausts the memory.
 """
 
 
@@ -523,12 +526,12 @@ class Connection(asyncio.Protocol):
 
 
 NAMES_AT_ONCE: Final = 4
-"""Concurrent lookups of host names, in threads of their own.
+"""Concurrent lookups of host names, in separate threads.
 
-So a name server that hangs does not delay transactions.
+A name server that hangs then does not delay transactions.
 """
 NAMES_KEPT_S: Final = 10.0
-"""Seconds for which a resolved address is cached.
+"""Seconds for which Drawdown caches a resolved address.
 
 Many connections to one host at a time need only one lookup.
 """

@@ -21,11 +21,11 @@ from drawdown.schema.text import clean
 from drawdown.schema.units import MINUTE_MS, SECOND_MS
 
 FIRST_BACKOFF_MS: Final = 5 * SECOND_MS
-"""First wait before a call to a provider is retried, in milliseconds."""
+"""First wait before Drawdown retries a call to a provider, in milliseconds."""
 MIN_RETRY_MS: Final = SECOND_MS
-"""Shortest wait before a call to a service is retried, in milliseconds."""
+"""Shortest wait before Drawdown retries a call to a service, in milliseconds."""
 MAX_RETRY_MS: Final = 15 * MINUTE_MS
-"""Longest wait before a call to a service is retried, in milliseconds.
+"""Longest wait before Drawdown retries a call to a service, in milliseconds.
 
 A service cannot request a longer wait by Retry-After.
 """

@@ -29,7 +29,7 @@ from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import MINUTE_MS
 
 KEPT_MS: Final = MINUTE_MS
-"""Milliseconds for which an object from a provider is cached."""
+"""Milliseconds for which Drawdown caches an object from a provider."""
 MAX_KEPT: Final = 10_000
 """Cached objects of a provider. Above the limit, the cache starts empty again."""
 

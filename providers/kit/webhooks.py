@@ -26,9 +26,9 @@ TOLERANCE_MS: Final = 5 * MINUTE_MS
 SIGNATURE_HEADERS: Final = ("svix-signature", "webhook-signature")
 VERSION: Final = "v1"
 MAX_SIGNATURES: Final = 20
-"""Signatures of one header that are compared.
+"""Signatures of one header that Drawdown compares.
 
-A sender has one for each secret in use.
+A sender adds a signature for each secret in use.
 """
 _SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/_-]{16,}={0,2}")
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")

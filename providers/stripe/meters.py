@@ -42,11 +42,11 @@ PAGE: Final = 100
 MAX_PAGES: Final = 50
 """Pages of one list of Stripe's meters, or of a meter's summaries."""
 REMEMBERED_MS: Final = 10 * MINUTE_MS
-"""Milliseconds for which the list of meters is cached.
+"""Milliseconds for which Drawdown caches the list of meters.
 
-A lookup starts an hour after its event was sent. So a meter that is missing in the cached list is newer than that
-event. A meter never changes its time window. Only a meter that was archived and made again within this time can be
-mistaken for the old meter.
+A lookup starts an hour after its event was sent, so a meter that the cached list lacks is newer than that event. A
+meter never changes its time window. Drawdown can mistake a meter for an old meter only if it was archived and created
+again within this time.
 """
 MAX_VALUE: Final = Decimal(10**30)
 CUSTOMER_KEY: Final = "stripe_customer_id"

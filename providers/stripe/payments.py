@@ -85,9 +85,9 @@ CLOCKS_MS: Final = HOUR_MS
 A lookup begins earlier by this time, so that it finds every intent.
 """
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
-"""Milliseconds after a call from which a lookup without the charge can prove that Stripe did not charge.
+"""Milliseconds after a call from which a lookup can prove that Stripe did not charge.
 
-Drawdown stops waiting for a call after 30 s, Stripe's own clients after 80 s.
+Drawdown stops waiting for a call after 30 s, and Stripe's own clients after 80 s.
 """
 
 
@@ -445,9 +445,9 @@ CARD_PAGE: Final = "drawdown_card_page"
 NEWEST_PAGES: Final = 20
 """Newest completed checkout pages of a customer that Drawdown searches for a card."""
 MAX_URL_CHARS: Final = 5_000
-"""Most characters of a URL to or from a page of Stripe."""
+"""Most characters of a URL that Drawdown sends to Stripe or receives from it."""
 LATEST_S: Final = 253_402_300_799
-"""Latest end of a page of Stripe (seconds): the end of the year 9999."""
+"""Latest end of a page of Stripe, in seconds (the end of the year 9999)."""
 
 _CARD: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
 

@@ -31,7 +31,7 @@ NAMES: Final = frozenset(
     | {"payments_key"}
 )
 OLDEST_MS: Final = 35 * DAY_MS - HOUR_MS
-"""Largest age of a push: 35 days, less an hour.
+"""Largest age of a push in milliseconds (35 days, less an hour).
 
 Stripe checks the timestamp later, by its own clock.
 """
@@ -43,9 +43,12 @@ AHEAD_MS: Final = 4 * MINUTE_MS
 Stripe accepts timestamps up to five minutes ahead of its own clock.
 """
 MAX_STREAM_EVENTS: Final = 100
-"""Events of one call."""
+"""Most meter events in one call to Stripe's event stream."""
 MAX_DIGITS: Final = 15
-"""Significant digits of a value. Stripe refuses more."""
+"""Most significant digits of a value.
+
+Stripe refuses more digits.
+"""
 NEVER_MS: Final = next_window(253_402_300_000_000)
 """The last day of the year 9999.
 

@@ -41,7 +41,7 @@ from drawdown.schema.units import MINUTE_MS
 SESSIONS: Final = "/v2/billing/meter_event_session"
 EVENTS: Final = "/v2/billing/meter_event_stream"
 RENEWED_MS: Final = MINUTE_MS
-"""Milliseconds before the end of a session from which Drawdown no longer uses it."""
+"""Milliseconds before its end at which Drawdown stops using a session."""
 MAX_CALLS: Final = 32
 """Calls to Stripe's event stream for one batch. One invalid event in a hundred takes fifteen calls."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})

@@ -22,7 +22,7 @@ from drawdown.schema.units import SECOND_MS
 TOLERANCE_MS: Final = 300 * SECOND_MS
 """Largest difference between the timestamp of Stripe's signature and the machine's clock, in milliseconds."""
 MAX_HEADER: Final = 8192
-"""Characters of Stripe's signature header that are read."""
+"""Characters of Stripe's signature header that Drawdown reads."""
 ERROR_REPORTS: Final = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
 _CUSTOMER_EVENTS: Final = ("customer.", "invoice.", "checkout.", "billing.credit_", "billing.alert.")
 _EVENT_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}")

@@ -35,7 +35,7 @@ from drawdown.schema.units import SECOND_MS
 
 METER_EVENTS: Final = "/v1/billing/meter_events"
 MAX_TEXT: Final = 200
-"""Most characters of Stripe's text in a message."""
+"""Most characters of Stripe's text that a message quotes."""
 MAX_IDEMPOTENCY_CHARS: Final = 255
 """Most characters of an idempotency key at Stripe."""
 DUPLICATE: Final = "An event already exists with identifier"

@@ -13,11 +13,11 @@ from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.schema.units import in_credits as in_credits
 
 LATEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999, the latest that Python's datetime has."""
+"""The last moment of the year 9999, the latest that Python's datetime supports."""
 
 
 EARLIEST_MS: Final = -62_135_596_800_000
-"""The first moment of the year 1."""
+"""The first moment of the year 1, the earliest that Python's datetime supports."""
 _PLAIN: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 RELATIVE: Final = re.compile(r"(\+?)(\d{1,6})(s|m|h|d|w)")
 UNITS_MS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": DAY_MS, "w": 7 * DAY_MS}

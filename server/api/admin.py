@@ -39,7 +39,7 @@ from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments, flips
 
 MAX_BYTES: Final = 64 * 1024
-"""Bytes of the body of an admin request."""
+"""Largest body of an admin request, in bytes."""
 M = TypeVar("M", bound=BaseModel)
 
 

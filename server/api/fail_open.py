@@ -48,23 +48,26 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 FAIL_OPEN_MS: Final = 15 * MINUTE_MS
-"""Milliseconds from the start of an outage in which uses of fail-open metrics are allowed."""
+"""Milliseconds of an outage in which a server allows uses of fail-open metrics."""
 WITHIN_S: Final = 2.0
 """Seconds that a check or a use of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
 """Time in which checks do not wait for a database that did not answer."""
 MOST_REMEMBERED: Final = 1_000
-"""Remembered keys. Remembered metrics have the same limit."""
+"""API keys that a process remembers for an outage.
+
+Remembered metrics have the same limit.
+"""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
-"""Longest time for which a key or metric is remembered for use without the database."""
+"""Longest time for which a process remembers a key or metric for an outage."""
 LEARNED_EVERY_MS: Final = MINUTE_MS
 """Age of a metric's terms from which a server's guard reads them again."""
 KEPT_AT_MOST: Final = 10_000
-"""Uses that a process allowed without the database, and has not recorded yet."""
+"""Uses that a process allowed without the database and has not recorded yet."""
 RECORD_EVERY_S: Final = 1.0
 """Seconds between two attempts to record uses of an outage."""
 CLOSING_S: Final = 5.0
-"""Seconds that the end of the process waits for uses to be recorded."""
+"""Seconds that an ending process waits to record uses."""
 UNREADABLE: Final = "database_unreadable"
 OUTCOMES: Final = ("let_through", "recorded", "lost")
 AWAY: Final = (DatabaseBusy, DatabaseNotReady, TimeoutError)

@@ -45,7 +45,7 @@ LIMIT_ZERO: Final = "limit_zero"
 Hosts check any other limit, because they count running sandboxes.
 """
 MOST_REMEMBERED: Final = 10_000
-"""Organisations with a remembered refresh request."""
+"""Organisations for which the gate remembers a refresh request."""
 ASKS_PER_S: Final = 20
 """Average reads a second that the gate of one process makes at one provider.
 

@@ -330,7 +330,7 @@ class EntriesAnswer(BaseModel):
 
 
 LATEST_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999."""
+"""Latest time that a program can send, the last millisecond of the year 9999."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 EpochMs = Annotated[int, Field(ge=0, le=LATEST_MS)]

@@ -51,7 +51,7 @@ from drawdown.worker.access.keys import ApiKey
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 64 * 1024
-"""Bytes of the body of a program's request."""
+"""Largest body of a program's request, in bytes."""
 MOST_PARAMETERS: Final = 50
 """Parameters of a program's query."""
 AT_ONCE: Final = 4
@@ -67,7 +67,7 @@ Writes and slow reads do not delay them.
 WITHIN_S: Final = 20.0
 """Seconds that a program waits for the database.
 
-Its request may still be done later.
+Drawdown may still process its request later.
 """
 REQUESTS_PER_S: Final = 1_000
 """Average requests a second with one API key at one process.
@@ -535,14 +535,14 @@ def require_scope(key: ApiKey, scope: str) -> None:
 STRANGERS_AT_ONCE: Final = 1
 """Concurrent lookups of keys that this process has not found before."""
 RECALLED_MS: Final = MINUTE_MS
-"""Time for which Drawdown accepts a found key without another lookup.
+"""Time for which Drawdown accepts a known key without another lookup.
 
 Each call reads the key again in its own transaction.
 """
 NAMES_PER_S: Final = 5
 """Average searches a second for the id nearest to a mistyped id.
 
-All programs share the limit. A burst may have twice as many.
+All programs share the limit. A burst may have twice as many searches.
 """
 _ALL: Final = ""
 

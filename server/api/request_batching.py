@@ -26,7 +26,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 GATHER_S: Final = 0.005
-"""Longest wait of a shared transaction for further requests.
+"""Longest time that a shared transaction waits for further requests.
 
 The wait ends once the transaction has as many requests as the previous transaction.
 """
@@ -37,7 +37,7 @@ STUCK_S: Final = 1.0
 MOST_WAITING: Final = 1_024
 """Requests that wait in one queue.
 
-Above the limit, Drawdown refuses a request, and the client must send it again.
+Above the limit, Drawdown refuses a request, and the client must resend it.
 """
 
 A = TypeVar("A")

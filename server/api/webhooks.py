@@ -31,7 +31,7 @@ from drawdown.worker.verdict.refresh_requests import SECOND_READ_MS
 log = structlog.get_logger()
 
 MAX_BYTES: Final = 1_000_000
-"""Bytes of a webhook's body."""
+"""Largest body of a webhook, in bytes."""
 END: Final = {"Connection": "close"}
 """Header that ends a connection with an unread body.
 

@@ -48,11 +48,11 @@ from drawdown.worker.history.incarnation import HistoryDoubted
 T = TypeVar("T")
 
 WITHIN_S: Final = 10.0
-"""Seconds that a dry run or an action may take, and may hold its locks."""
+"""Seconds that a dry run or an action may take and hold its locks."""
 
 
 MOST_KEPT: Final = 4_000
-"""Characters of a form's values in the address while a person signs in again."""
+"""Characters of a form's values that the URL keeps while a person signs in again."""
 
 
 ONCE: Final = "go back and send the form again. Drawdown executes it once"

@@ -23,11 +23,11 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 PIECE_BYTES: Final = 64 * 1024
-"""Bytes of a piece of a file of the console."""
+"""Bytes in one piece of a file that the console sends."""
 MOST_FILES: Final = 2
 """Files that one process sends at once. The other half of the console's connections stays free for pages."""
 MOST_PIECES: Final = 4
-"""Pieces of a file that are read but not sent yet."""
+"""Pieces of a file that the server has read but not sent yet."""
 
 GONE_EVERY_S: Final = 1.0
 """Seconds after which a thread notices that the browser of its file is gone."""
@@ -38,7 +38,7 @@ After this time, the server ends the file, so that another file can begin.
 """
 
 WHOLE_WITHIN_S: Final = 300.0
-"""Seconds for a whole file.
+"""Seconds that one file may take.
 
 Without this limit, two slow readers would block all other files. A fast reader gets millions of rows in this time.
 """

@@ -23,7 +23,10 @@ from drawdown.server.services import Services
 WITHIN_S: Final = 5.0
 """Timeout of a request to a sign-in service, in seconds. A request for a product's public keys has the same timeout."""
 MOST_BYTES: Final = 64 * 1024
-"""Bytes of a sign-in service's response. Drawdown rejects a larger response."""
+"""Largest response of a sign-in service, in bytes.
+
+Drawdown rejects a larger response.
+"""
 MOST_AT_ONCE: Final = 8
 """Concurrent calls to sign-in services. Callers that wait for a read of an uncached response have the same limit."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"

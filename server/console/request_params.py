@@ -25,9 +25,9 @@ MAX_NAME_CHARS: Final = 40
 MOST_PARAMETERS: Final = 20
 """Query parameters of one page of the console."""
 MAX_TEXT_CHARS: Final = 12 * 1024
-"""Characters of a text in an address of the console.
+"""Characters of a text in a URL of the console.
 
-Such a text is a link's token, or the form of a person who was signed out.
+Such a text is a link's token, or the form of a signed-out person.
 """
 
 

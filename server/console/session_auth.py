@@ -120,7 +120,10 @@ def take_back(answer: Response) -> None:
 
 
 MAX_FORM_BYTES: Final = 16 * 1024
-"""Bytes of a form of the console. Drawdown rejects a larger form."""
+"""Largest form of the console, in bytes.
+
+Drawdown rejects a larger form.
+"""
 MOST_FIELDS: Final = 20
 """Fields of a form of the console."""
 

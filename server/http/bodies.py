@@ -39,8 +39,7 @@ MAX_HELD_OF_AN_ADDRESS_BYTES: Final = 4 * 1024 * 1024
 MAX_HELD_OF_A_KEY_BYTES: Final = 16 * 1024 * 1024
 """Bytes of large bodies of one API key in memory.
 
-So one program cannot block all others. All requests without a key, such as webhooks, share one such
-limit.
+One program thus cannot block all others. All requests without a key, such as webhooks, share one such limit.
 """
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Bytes of each body that do not count against the budget of large bodies.
@@ -227,9 +226,9 @@ def _no_constant(name: str) -> None:
 
 
 PIECE_BYTES: Final = 64 * 1024
-"""Bytes that are unpacked at a time."""
+"""Bytes of a body that one step unpacks."""
 MOST_MEMBERS: Final = 1_000
-"""Gzip members in one body."""
+"""Most gzip members in one body."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 

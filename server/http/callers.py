@@ -73,7 +73,7 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
 MOST_CALLERS: Final = 10_000
 """Callers with a remembered rate.
 
-Above the limit, Drawdown forgets the caller that it saw longest ago.
+Above the limit, Drawdown forgets the least recent caller.
 """
 
 

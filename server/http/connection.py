@@ -26,7 +26,10 @@ from drawdown.server.http.errors import ApiError, error_answer
 from drawdown.server.http.limits import CONNECTION, HEADERS
 
 MAX_CONNECTIONS: Final = 512
-"""Connections of a server."""
+"""Most connections of a server.
+
+Beyond them, the server accepts only connections for health (HEALTH_SLOTS).
+"""
 MAX_OF_AN_ADDRESS: Final = 128
 """Connections of one caller.
 
@@ -35,7 +38,8 @@ Trusted proxies are exempt, because many callers share a proxy.
 HEALTH_SLOTS: Final = 32
 """Connections beyond MAX_CONNECTIONS, for health alone.
 
-Each gets one response about health. If all are in use, a new connection closes the oldest of these connections.
+Each gets one response about health. If all are in use, the server closes the oldest of these connections for a new
+connection.
 """
 PATIENCE_S: Final = 15.0
 """Seconds to wait for headers, or for the rest of an answered request."""
@@ -46,9 +50,10 @@ WRITE_PATIENCE_S: Final = 15.0
 SWEEP_S: Final = 0.5
 """Seconds between two searches for connections that waited too long."""
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""Bytes of a request's first line and headers, up to the empty line.
+"""Largest size of a request's first line and headers, in bytes.
 
-The limit holds for trailers, too. The server never refuses smaller headers for their size.
+Bytes up to the empty line count. The limit holds for trailers, too. The server never refuses smaller headers for their
+size.
 """
 PIECE_BYTES: Final = 4 * 1024
 """Bytes of headers that the server reads before it checks the length of the headers again."""

@@ -32,7 +32,10 @@ log = structlog.get_logger()
 CONNECTION: Final = "drawdown.connection"
 """Key of the connection in the state of its requests' scopes."""
 MOST_HEADERS: Final = 100
-"""Headers of a request. An empty header takes as much time as any other."""
+"""Most headers of a request.
+
+An empty header takes as much time as any other.
+"""
 REFUSED_S: Final = 0.5
 """Seconds that the server waits before it reports too many requests."""
 HEADERS: Final = (

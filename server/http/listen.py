@@ -27,7 +27,7 @@ log = structlog.get_logger()
 KEEP_ALIVE_S: Final = 30
 """Seconds that an idle connection stays open between two requests."""
 SHUTDOWN_S: Final = 25
-"""Seconds for requests in progress when a server ends."""
+"""Seconds that a stopping server waits for requests in progress."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 BACKLOG: Final = 512
 """Connections that the operating system queues until the server accepts them."""

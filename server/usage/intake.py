@@ -52,9 +52,12 @@ from drawdown.worker.usage import invalid
 from drawdown.worker.usage.invalid import InvalidItems
 
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of a body of events or samples, as sent."""
+"""Largest body of events or samples as sent, in bytes."""
 MAX_UNPACKED_BYTES: Final = 8 * 1024 * 1024
-"""Unpacked bytes of a body of events or samples, enough for 1,000 items of 8 KB."""
+"""Largest unpacked body of events or samples, in bytes.
+
+1,000 items of 8 KB fit.
+"""
 AT_ONCE: Final = 2
 """Concurrent batches.
 
@@ -62,14 +65,14 @@ Shared transactions of small bodies have the same limit. All transactions of a p
 engine has.
 """
 MOST_BATCHES: Final = 32
-"""Batches in work or waiting.
+"""Batches that run or wait.
 
 A batch counts from the arrival of its body, so that slow senders do not use up the limit.
 """
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Batches of one key while other keys do not send.
 
-A key can add a batch only while it has fewer batches than the free slots of MOST_BATCHES. So two busy keys leave room
+A key can add a batch only while it has fewer batches than the free slots of MOST_BATCHES. Two busy keys thus leave room
 for a third key.
 """
 STATUSES: Final = ("accepted", charged.CODE, "conflict", "duplicate", "invalid", "pending")

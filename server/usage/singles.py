@@ -18,7 +18,7 @@ from drawdown.server.http.errors import SOON, ApiError
 from drawdown.server.http.threads import Threads
 
 SINGLE_BYTES: Final = 4 * 1024
-"""Bytes of the largest body that shares a transaction with others of its key.
+"""Largest body that shares a transaction with others of its key, in bytes.
 
 Such a body has a few events.
 """

@@ -24,7 +24,7 @@ from drawdown.schema.text import quote_value
 from drawdown.schema.typed.parsing import require_range, show_time
 
 MAX_ROWS: Final = 10_000
-"""Rows of one page of the audit."""
+"""Most rows on one page of the audit."""
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
 """The channels through which people and programs act.
 

@@ -67,9 +67,9 @@ OVERLAP_MS: Final = DAY_MS
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
 """Longest time for which a rotated API key still works, in milliseconds."""
 MOST_OF_A_NAME: Final = 1_000
-"""Keys of one name, over all rotations.
+"""API keys of one name, over all rotations.
 
-Each stays in its table for good, so that a key is never reused.
+Drawdown never deletes a key's row, so that a key is never reused.
 """
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
 """Longest lifetime of an API key, in milliseconds."""

@@ -27,7 +27,7 @@ SQL = queries(__file__)
 LIFE_MS: Final = 60 * MINUTE_MS
 """Lifetime of a session at `/my`, in milliseconds."""
 LINK_MS: Final = 15 * MINUTE_MS
-"""Longest lifetime of a link, in milliseconds."""
+"""Longest lifetime of a link to `/my`, in milliseconds."""
 MOST_SESSIONS: Final = 200
 """Sessions of one organisation at `/my`. A further session ends the oldest session."""
 VIA: Final = "my"

@@ -37,8 +37,8 @@ MOST_FAILURES: Final = 5
 MOST_ADDRESS_FAILURES: Final = 50
 """Failed sign-ins from one address with unknown names within WITHIN_MS.
 
-The limit bounds their stored rows. Unknown names do not lock out a person at the same address, because MOST_FAILURES
-bounds a person's own tries.
+The limit bounds the stored rows. It does not lock out people at the same address, because MOST_FAILURES bounds the
+failed sign-ins of each name.
 """
 MOST_SESSIONS: Final = 20
 """Sessions of one person. A further session ends the session with the earliest last use."""

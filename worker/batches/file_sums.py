@@ -50,21 +50,27 @@ SQL = queries(__file__)
 MAX_UNCLEAN: Final = 1_000
 """Invalid organisation ids that one file may have.
 
-Their rows are refused. A file with more invalid ids is refused as a whole.
+Drawdown refuses their rows. It refuses a file with more invalid ids as a whole.
 """
 MAX_BATCH_SAMPLES: Final = 5_000_000
-"""Samples of one file. One transaction stores all of its sums."""
+"""Most samples of one file.
+
+One transaction stores all of its sums.
+"""
 MAX_BATCH_SAMPLES_SQLITE: Final = 500_000
-"""Samples of one file in SQLite, where other processes cannot write meanwhile."""
+"""Samples of one file on SQLite.
+
+Other processes cannot write while Drawdown stores the file.
+"""
 MAX_SAID_CHARS: Final = 120
-"""Stored characters of one refused value."""
+"""Characters of one refused value that Drawdown stores."""
 MAX_ROWS_COMPARED: Final = 200_000
 """Rows of one file that Drawdown compares with earlier rows.
 
-In a larger file, it compares a sample of about this many rows.
+If a file has more rows, Drawdown compares about this many of them.
 """
 MAX_ROWS_KEPT: Final = 4_096
-"""Rows of a batch with stored hashes. Later files are compared with these hashes."""
+"""Rows of a batch for which Drawdown stores hashes, to compare later files."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
 """Rows of a file's sums that one statement fetches and stores."""
@@ -516,7 +522,7 @@ The content of a `.zst` is in the spill folder while it is read.
 GZIP_RATIO: Final = 1_032
 """Most bytes to which one byte of gzip can unpack."""
 MAX_WINDOW_LOG: Final = 27
-"""Most memory for unpacking a file, as a power of two: 128 MiB.
+"""Most memory for unpacking a file, as a power of two (128 MiB).
 
 Files of `zstd --ultra` and `--long` may need more.
 """

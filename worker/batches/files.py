@@ -21,9 +21,9 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.ids import is_clean_id
 
 MAX_BATCH_BYTES: Final = 16 * 1024**3
-"""Largest size of one file of usage."""
+"""Largest file of usage, in bytes."""
 HASH_CHARS: Final = 32
-"""Hexadecimal characters of a file's SHA-256 that form the batch's id: 128 bits."""
+"""Hexadecimal characters of a file's SHA-256 in the batch's id (128 bits)."""
 _CHUNK_BYTES: Final = 1 << 20
 """Bytes of a file that one step hashes."""
 _OPENED: Final = Path("/proc/self/fd")

@@ -50,22 +50,25 @@ from drawdown.worker.engine.effects import OnDisk, Steps, Transaction
 log = structlog.get_logger()
 
 MAX_FILES_A_TICK: Final = 100
-"""Files that one tick takes."""
+"""Most files that one tick imports."""
 MAX_BYTES_A_TICK: Final = 4 * 1024**3
-"""Bytes of the files that one tick takes. A single file may have more."""
+"""Most bytes of the files that one tick imports.
+
+A single file may have more.
+"""
 MAX_LISTED_FILES: Final = 10_000
 """Files of a folder that a tick looks up at a time, by name.
 
-Once it has found this many new files, it does not look up more.
+After it has found this many new files, it does not look up more.
 """
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """Milliseconds that a tick must have left to begin reading a file or listing objects."""
 FULL_READING_S: Final = 60
-"""A read that times out counts towards MAX_READINGS only if it had at least this many seconds.
+"""Fewest seconds of a timed-out read that counts towards MAX_READINGS.
 
-Later ticks do not have more time.
+Later ticks do not have more time for a read.
 """
 
 

@@ -48,7 +48,7 @@ STORE_CONNECT_S: Final = 5
 STORE_READ_S: Final = 30
 """Longest wait for each response of an object store, in seconds."""
 STORE_TRIES: Final = 3
-"""Tries of one call to an object store."""
+"""Attempts of one call to an object store."""
 MAX_ANSWER_BYTES: Final = 8 * 1024**2
 """Largest size of a listing of objects, or of a store's error.
 

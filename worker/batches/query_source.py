@@ -41,28 +41,34 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""Milliseconds from the first read of a period to the second, which finds late rows."""
+"""Milliseconds from the first query of a period to the second.
+
+The second query finds late rows.
+"""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
 """Longest wait after the end of a period before Drawdown queries it, in milliseconds."""
 MAX_QUERY_CHARS: Final = 20_000
-"""Characters of a query."""
+"""Most characters of a source's query."""
 MAX_RESULT_ROWS: Final = 5_000_000
-"""Rows that a query returns for one period."""
+"""Most rows that a query may return for one period."""
 MAX_RESULT_BYTES: Final = 2 * 1024**3
 """Bytes of CSV that a query returns for one period.
 
-The spill folder has them twice: as received, and sorted.
+The spill folder has two copies: as received, and sorted.
 """
 ROWS_AT_ONCE: Final = 1_000
 """Rows of a query's result that Drawdown keeps in memory at a time."""
 DATABASE_CONNECT_S: Final = 5
 """Longest wait for a connection to a queried database, in seconds."""
 DATABASE_SILENT_S: Final = 30
-"""Most seconds without an acknowledgement before Drawdown closes a connection."""
+"""Most seconds without an acknowledgement from a queried database.
+
+Afterwards Drawdown closes the connection.
+"""
 END_EVERY_S: Final = 0.1
 """Interval between two tries to end a statement that is out of time, in seconds."""
 MAX_SAID_CHARS: Final = 300
-"""Stored characters of the error message of a queried database."""
+"""Characters of a queried database's error message that Drawdown stores."""
 _READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")
 _TEXTS: Final = ("org_id", "event_type")
 _BOUND: Final = ("from_ms", "until_ms")

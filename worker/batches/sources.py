@@ -33,7 +33,7 @@ from drawdown.worker.sources.field_map import OWN_NAMES, FieldMap, from_text
 SQL = queries(__file__)
 
 MAX_SOURCES: Final = 100
-"""Watched folders and queries."""
+"""Most watched folders and queries in total."""
 MAX_LISTED_PERIODS: Final = 1_000
 """Periods of a query that one statement looks up."""
 MAX_DUE: Final = 24
@@ -329,7 +329,7 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 
 
 MAX_READINGS: Final = 3
-"""Incomplete reads of one file after which ticks do not read it again."""
+"""Incomplete reads after which ticks no longer read a file."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
 """Lease of the tick that reads a file, in milliseconds. The lease ends before the next tick."""
 MAX_OPEN_LOOKED_AT: Final = 10_000

@@ -31,7 +31,7 @@ MOST_KEPT: Final = 10_000
 At this number, Drawdown does not store new parts, and logs a warning.
 """
 STALE_MS: Final = MINUTE_MS
-"""Milliseconds after Drawdown recorded a part's use in which a read may still show an older use.
+"""Milliseconds after a record of a part's use in which a read may show an older use.
 
 After this time, Drawdown records the use again, even if it did not change.
 """

@@ -39,9 +39,9 @@ def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alert
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Milliseconds before now that a check of the guard's counters covers if an HTTP call starts it.
+"""Range before now of a guard check that an HTTP call starts, in milliseconds.
 
-The check covers all periods that began in this time, and so a whole month.
+The check covers all periods that began in this range, and so a whole month.
 """
 AGAIN_MS: Final = 60 * MINUTE_MS
 """Milliseconds for which a repeated `guard reconcile` still reports the first corrections.

@@ -19,7 +19,7 @@ SQL = queries(__file__)
 MOST_WORKERS: Final = 100
 """Workers that a list shows, newest first."""
 MOST_TOLD: Final = 3
-"""Workers that a text names."""
+"""Workers that a message names."""
 
 
 @dataclass(frozen=True)

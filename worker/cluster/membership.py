@@ -21,7 +21,7 @@ from drawdown.schema.units import BUCKETS, DAY_MS, SECOND_MS
 MAX_SHARDS: Final = BUCKETS
 """Shards of a tick. At most this number of jobs of each kind wait. Running jobs have the same limit."""
 LIVES_S: Final = 30
-"""Seconds after which an unseen worker counts as dead.
+"""Seconds without a heartbeat after which a worker counts as dead.
 
 Other workers take over its jobs.
 """

@@ -77,14 +77,14 @@ GIVE_UP_AFTER: Final = 20
 In an outage, each call would cost a timeout.
 """
 MOST_UNSETTLED: Final = 512
-"""Push calls to one provider without a recorded response, in all lanes together.
+"""Push calls to one provider without a recorded response, in all queues together.
 
 If a process dies, Drawdown must look up their pushes or send them again.
 """
 LAST_ANSWERS_S: Final = 10.0
-"""Seconds to wait for the responses to pushes under way after the time limit.
+"""Seconds after the time limit to wait for responses to pushes in flight.
 
-Drawdown must look up each push that it gives up.
+Drawdown must look up each push that is still without a response.
 """
 
 
@@ -352,7 +352,7 @@ PORTION: Final = 128
 The number is so small that a lost portion costs little, and so large that commits cost little.
 """
 PORTION_S: Final = 1.0
-"""Longest wait of a response for other responses that are written in the same transaction."""
+"""Longest time that a response waits for others, to be written in one transaction."""
 POLL_S: Final = 0.1
 """Seconds between two checks of the time limit (`over`) during a wait for a response."""
 
@@ -491,11 +491,11 @@ class Flight(Generic[A]):
 
 
 PAYMENTS_AT_ONCE: Final = 8
-"""Calls to a payment service at once."""
+"""Concurrent calls to a payment service."""
 LAST_CHARGES_S: Final = 5.0
-"""Seconds to wait for the responses to charges under way after the time limit.
+"""Seconds after the time limit to wait for responses to charges in flight.
 
-Drawdown must look up each charge that it gives up.
+Drawdown must look up each charge that is still without a response.
 """
 
 

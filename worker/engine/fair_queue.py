@@ -28,7 +28,7 @@ If a provider fails, each may stay in doubt for a day. Providers that limit cust
 PACED_MS: Final = 30 * SECOND_MS
 """Longest wait of a customer's pushes after "too many calls", in milliseconds.
 
-The rest is left to a later tick.
+A later tick sends the rest.
 """
 
 TURNED_AWAY: Final = 10
@@ -45,7 +45,7 @@ Each round adds at least 1/STEPS of the number that the provider declares.
 READ_TRIES: Final = 8
 """Attempts of a read that the provider rejects for too many calls.
 
-Six halvings reduce the concurrent reads from all to one.
+Six halvings of the number of concurrent reads reduce it to one.
 """
 
 

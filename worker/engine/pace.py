@@ -13,7 +13,7 @@ from typing import Final
 SLICE_S: Final = 0.02
 """Length of a slice of time, in seconds.
 
-The calls that the rate allows in a slice begin together.
+All calls that the rate allows in a slice begin at its start.
 """
 USED_SHARE: Final = 0.94
 """Used share of the allowed rate.

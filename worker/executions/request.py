@@ -28,7 +28,7 @@ LEAST_LIFE_MS: Final = MINUTE_MS
 MOST_LIFE_MS: Final = 30 * DAY_MS
 """Longest duration of a reservation, in milliseconds."""
 MOST_FEATURES: Final = 100
-"""Features of one estimate or cost."""
+"""Most features in one estimate or cost."""
 MOST_SANDBOXES: Final = 100
 """Sandboxes that one execution can name."""
 USE: Final = "guard:"

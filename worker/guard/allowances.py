@@ -25,7 +25,7 @@ SQL = queries(__file__)
 
 PAGE_METRICS: Final = 50
 MOST_REASONS: Final = 50
-"""Pairs of a blocked metric and a reason that one answer shows."""
+"""Pairs of a blocked metric and a reason that one result shows."""
 ANY_PLAN: Final = "*"
 
 

@@ -32,9 +32,12 @@ SQL = queries(__file__)
 
 State: TypeAlias = Literal["used", "held", "settled", "released", "expired"]
 OVER_AT_ONCE: Final = 1_000
-"""Expired uses (`held`, past their end) of one metric that one statement returns to the counters."""
+"""Expired uses of one metric that one statement subtracts from their counters.
+
+An expired use is `held`, past its end.
+"""
 MOST_OVER_PARTS: Final = 100
-"""Statements in one transaction that each return OVER_AT_ONCE expired uses.
+"""Statements of one transaction that each subtract up to OVER_AT_ONCE expired uses.
 
 The remaining expired uses count until the next transaction.
 """

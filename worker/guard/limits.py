@@ -18,7 +18,7 @@ Per = Annotated[Period, "Period, in UTC"]
 OfPlan = Annotated[str, ID, "Plan; * for all other plans, and for organisations without a plan"]
 OfMetric = Annotated[str, ID, "Metric of the limits"]
 MOST_LIMITS: Final = 1_000
-"""Limits of a metric among which a dry run finds the limit that it changes."""
+"""Limits of a metric that a dry run searches for the limit to change."""
 
 
 def amount_in_words(amount: int | None) -> str:

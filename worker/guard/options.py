@@ -127,7 +127,7 @@ def _command(way: Way, wish: Wish, payer: str) -> str | None:
 
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 MOST_SPONSORS: Final = 5
-"""Payers of an organisation that one answer checks, by one guard check each."""
+"""Payers of an organisation that one call checks, each by a guard check."""
 
 
 @dataclass(frozen=True)

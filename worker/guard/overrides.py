@@ -60,13 +60,12 @@ OverrideState: TypeAlias = Literal["asked", "in_force", "refused", "ended"]
 Word: TypeAlias = Literal["approve", "refuse", "end"]
 
 MOST_LIFE_MS: Final = 90 * DAY_MS
-"""Longest life of a limit override that is not permanent, in milliseconds."""
+"""Longest lifetime of a temporary limit override, in milliseconds."""
 MOST_ASKED: Final = 20
-"""Waiting requests for limit overrides of a metric and a target.
+"""Pending requests for limit overrides of a metric and a target.
 
-The target is one organisation, pattern or plan.
-
-Without this bound, a program that sends requests in a loop could fill the disk.
+The target is an organisation, a pattern or a plan. Without this bound, a program that sends requests in a loop could
+fill the disk.
 """
 SOON_MS: Final = 7 * DAY_MS
 """Milliseconds before its end in which a limit override counts as ending soon."""

@@ -23,9 +23,9 @@ from drawdown.providers.http.egress import Lookup, Outgoing
 Address: TypeAlias = IPv4Address | IPv6Address
 
 MAX_URL_CHARS: Final = 1000
-"""Characters of the URL of a cell or an endpoint."""
+"""Most characters of the URL of a cell or an endpoint."""
 MAX_HOST_CHARS: Final = 253
-"""Characters of the host in the URL of a cell or an endpoint."""
+"""Most characters of the host in the URL of a cell or an endpoint."""
 _PORTS: Final = {"http": 80, "https": 443}
 _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[a-z0-9._-]+))(?::(?P<port>[1-9][0-9]{0,4}))?"

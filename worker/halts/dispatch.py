@@ -41,7 +41,7 @@ STILL_RUNNING_MS = MINUTE_MS
 Afterwards Drawdown notifies the cell again.
 """
 MOST_BACKOFF_MS: Final = MINUTE_MS
-"""Longest wait before a halt is sent to its cell again, in milliseconds.
+"""Longest wait before Drawdown sends a halt to its cell again, in milliseconds.
 
 While the cell is down, its open circuit delays all of its halts.
 """
@@ -51,9 +51,9 @@ BATCH: Final = 50
 The client sends a few of them at a time. If all time out, they still end before the lease.
 """
 EMPTY_FOR_MS: Final = 10 * MINUTE_MS
-"""Age in milliseconds from which Drawdown removes an unacknowledged halt that does not have a sandbox to stop.
+"""Age in milliseconds from which Drawdown removes a halt without sandboxes to stop.
 
-Sandboxes of the organisation at the cell count until they are stopped.
+The cell did not acknowledge the halt. Sandboxes of the organisation at the cell count until they are stopped.
 """
 CELL_BUDGET_MS: Final = 30 * SECOND_MS
 """Milliseconds that one dispatch spends on one cell."""

@@ -24,7 +24,7 @@ PAGE_ROWS: Final = 50
 MOST_AT_ONCE: Final = 1_000
 """Rows of a download that Drawdown reads into memory at a time."""
 MOST_CELLS: Final = 1_000
-"""Cells on a page."""
+"""Most cells that a page lists."""
 NEVER: Final = 2**53
 STATES: Final = ("any", "due")
 PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.DOTALL)
@@ -176,7 +176,7 @@ def _place(after: str, state: str) -> dict[str, object]:
 
 
 MOST_NAMED: Final = 20
-"""Cells that a text names."""
+"""Cells that a message names."""
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,14 @@ from drawdown.worker.hooks.lists import AtEndpoint, EndpointName, MessageId, fin
 SQL = queries(__file__)
 
 MAX_ENDPOINTS: Final = 16
-"""Active endpoints.
+"""Most active endpoints.
 
 Drawdown writes each message once for each endpoint, and calls the endpoints concurrently.
 """
 OVERLAP_MS: Final = DAY_MS
-"""Default milliseconds for which an endpoint's old secret also signs."""
+"""Default time for which an endpoint's old secret also signs, in milliseconds."""
 MOST_OVERLAP_MS: Final = 30 * DAY_MS
-"""Most milliseconds for which an endpoint's old secret also signs."""
+"""Longest time for which an endpoint's old secret also signs, in milliseconds."""
 REPLAYED_AT_ONCE: Final = 10_000
 """Failed messages that one command queues again."""
 EVERYBODY: Final = ""

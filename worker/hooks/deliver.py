@@ -29,7 +29,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 BATCH: Final = 8
-"""Messages that one step claims and sends at once to an endpoint that answers."""
+"""Messages that one step claims and sends concurrently to a responding endpoint."""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
 """Time that one delivery round spends on one endpoint, in milliseconds.
 

@@ -47,19 +47,25 @@ from drawdown.worker.topup.actions import STOPPED, terms_of
 SQL = queries(__file__)
 
 TURN_MS: Final = 2 * MINUTE_MS
-"""Longest work of a tick on jobs, in milliseconds. The next tick continues the rest."""
-JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
-"""Lease of a job, in milliseconds, shorter than the time between two ticks.
+"""Longest time that a tick works on jobs, in milliseconds.
 
-So the next tick takes over from a tick that died.
+The next tick continues.
+"""
+JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
+"""Lease of a job, in milliseconds.
+
+It is shorter than the time between two ticks, so that the next tick takes over from a tick that died.
 """
 MAX_TRIES: Final = 5
-"""Turns in a row without progress after which a job fails.
+"""Consecutive turns without progress after which a job fails.
 
-So a job that kills ticks is stopped, and a provider that never answers does not delay all other jobs.
+Drawdown thus stops a job that kills ticks. A provider that never answers does not delay all other jobs.
 """
 MAX_OPEN_JOBS: Final = 50
-"""Jobs that wait or are under way."""
+"""Most pending and running jobs.
+
+Drawdown refuses to queue further jobs.
+"""
 
 State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 

@@ -50,7 +50,7 @@ from drawdown.worker.topup.fill import Filled, fill
 log = structlog.get_logger()
 
 MAX_A_TICK: Final = 4
-"""Jobs that a tick does."""
+"""Most jobs that one tick runs."""
 SAID: Final = 5
 """Lines of each kind about the rest of a replay in a job's result. `drawdown replay` shows all lines."""
 

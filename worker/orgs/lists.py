@@ -38,7 +38,7 @@ MAX_ROWS: Final = 10_000
 MOST_AT_ONCE: Final = 4_000
 """Rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
-"""Organisations among which a filter finds the plans of other providers."""
+"""Organisations that a filter searches for the plans of other providers."""
 State: TypeAlias = Literal["active", "halted", "stopped", "scheduled", "unassigned"]
 """The state of an organisation.
 

@@ -50,7 +50,7 @@ MAX_LINES: Final = 1_000
 Drawdown records all days, and counts those above the limit.
 """
 KEPT_AT_ONCE: Final = 1_000
-"""Organisation-days and cell-days in a check that one statement stores."""
+"""Organisation-days and cell-days of a check that one statement stores."""
 
 
 @dataclass

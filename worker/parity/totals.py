@@ -26,18 +26,18 @@ from drawdown.worker.sources.table import Table, Unfit
 
 FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
 MAX_FILE_BYTES: Final = 64 << 20
-"""Bytes of a file of totals."""
+"""Largest size of a file of totals, in bytes."""
 MAX_TOTALS: Final = 500_000
-"""Totals in one file."""
+"""Most totals in one file."""
 MAX_ANSWER_TOTALS: Final = 100_000
-"""Totals of a cell's day.
+"""Most totals in a cell's response for a day.
 
-Each may name an organisation that Drawdown does not know yet.
+Each total may name an organisation that Drawdown does not know yet.
 """
 MAX_SECONDS: Final = 10**15
 """Seconds of a total, enough for a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400
-"""Days of a file of totals, or of one check."""
+"""Most days of a file of totals, or of one check."""
 STDIN: Final = "-"
 ALL_CELLS: Final = ""
 _NEEDED: Final = ("day", "org_id", "seconds")

@@ -31,7 +31,7 @@ MOST_SENDS: Final = 5_000
 USED_MS: Final = 7 * DAY_MS
 """Milliseconds after a push's window for which its customer counts as a user of the feature."""
 SENDS_MS: Final = DAY_MS
-"""Age of the oldest send that counts, in milliseconds."""
+"""Largest age of a send that the page of providers counts, in milliseconds."""
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,10 @@ def _sums(file: BillFile) -> dict[str, int]:
 MAX_FILE_BYTES: Final = 64 << 20
 """Largest size of a file of vendors' bills, in bytes."""
 MAX_LINES: Final = 100_000
-"""Sums of one file of bills, each for a vendor, service, day and currency."""
+"""Most sums in one file of bills.
+
+Each sum is for a vendor, service, day and currency.
+"""
 MAX_AMOUNT: Final = 10**9
 """Largest amount of a bill, in units of its currency, positive or negative."""
 MAX_AMOUNT_CHARS: Final = 40

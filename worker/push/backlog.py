@@ -21,7 +21,7 @@ from drawdown.schema.units import MINUTE_MS
 from drawdown.worker.verdict.rates import Prices, Quantity
 
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
-"""Milliseconds over which the rate of a backlog is measured."""
+"""Milliseconds over which Drawdown measures the rate of a backlog."""
 TICKS_LOOKED_AT: Final = 1_000
 """Most ticks that are read, the newest of all shards. Fewer ticks end within RATE_SPAN_MS."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}

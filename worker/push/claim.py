@@ -52,22 +52,25 @@ a few at a time.
 MOST_READ_WAIT_MS: Final = DAY_MS
 """Longest wait of a push for a read of its customer, in milliseconds after its seal.
 
-A customer that can never be read is billed all the same.
+Afterwards Drawdown sends the push, even if it can never read the customer.
 """
 
 MOST_LOOKUPS: Final = 1_000
 """Most lookups of a batch, enough for customers to take turns.
 
-A lookup that has not begun when its lease ends is claimed again.
+If a lookup has not begun when its lease ends, a worker claims it again.
 """
 MOST_TOGETHER: Final = 1_000
 """Most lookups of the same customers that Drawdown adds to a batch.
 
-One balance then covers all pushes of a customer in the batch. If a customer has at least this many absent pushes, those
-without proof are in doubt.
+One balance then covers all pushes of a customer in the batch. If a customer has at least this many absent pushes, a
+push without proof is in doubt.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Most lookups of a batch, if history was lost. Each may take several calls."""
+"""Most lookups of a batch after a loss of history.
+
+Each lookup may take several calls.
+"""
 
 
 @dataclass(frozen=True)

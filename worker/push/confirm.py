@@ -333,10 +333,10 @@ def _still_mine(connection: sa.Connection, row: PushRow, claim: str) -> bool:
 
 DRAWN: Final = "no event shows it, but the customer's balance fell by its amount"
 MOST_WAITS: Final = 100
-"""Most lookups for which a push waits for other pushes of its customer, at least a day in all.
+"""Most lookups for which a push waits for other pushes of its customer.
 
-After these lookups, the push is in doubt and a person decides. The other pushes may never settle if their organisation
-is stopped.
+They take at least a day in all. Afterwards the push is in doubt and a person decides. The other pushes may never settle
+if their organisation is stopped.
 """
 UNTOLD: Final = (
     "absent, and the customer's balance does not prove a charge. Compare with the provider's console, then run "

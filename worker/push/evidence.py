@@ -183,18 +183,18 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 `ReadFailed`: the read of the customer failed.
 """
 CHUNK: Final = 200
-"""Customers of one read of balances."""
+"""Customers that one step of a read of balances covers."""
 MOST_SUMS: Final = 2_000
-"""Different sums of a set of pushes that are tried.
+"""Most different sums of a set of pushes that Drawdown tries.
 
-Above this number, Drawdown assumes that other pushes of the set have the same sum. A part of the set then proves
-nothing, and a person decides.
+Above this number, Drawdown assumes that several parts of the set have the same sum. A part is then not evidence, and a
+person decides.
 """
 
 MOST_UNSURE: Final = 12
-"""Most uncertain pushes for which Drawdown tries all combinations that a balance may include.
+"""Most uncertain pushes for which Drawdown tries all combinations.
 
-With more uncertain pushes, Drawdown compares only the bounds.
+A balance may include any of these pushes. With more uncertain pushes, Drawdown compares only the bounds.
 """
 
 
@@ -1099,9 +1099,9 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known revision that are looked up at once after a loss.
+"""Revisions after the newest known revision to look up together after a loss.
 
-If the provider has the last of them, Drawdown looks up the next batch of the same size. Later revisions are found step
+If the provider has the last of them, Drawdown looks up the next batch of the same size. It finds later revisions step
 by step. After an adoption, the next seal makes a push for the difference. Drawdown looks up that push together with the
 revisions after it.
 """

@@ -314,7 +314,7 @@ def _due_place(connection: sa.Connection, after: str) -> dict[str, object]:
 
 
 MOST_REASONS: Final = 20
-"""Most sums that `wait_sums` returns."""
+"""Most sums of open pushes that `wait_sums` returns."""
 
 
 @dataclass(frozen=True)

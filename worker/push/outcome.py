@@ -61,15 +61,16 @@ class Settlement:
 
 
 MOST_RETRY_MS: Final = DAY_MS
-"""Longest wait before a push is retried, in milliseconds.
+"""Longest wait before Drawdown retries a push, in milliseconds.
 
 A provider cannot request a longer wait.
 """
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
-"""Milliseconds to wait after a charge failed for lack of credit, or a refund for lack of a balance.
+"""Milliseconds to wait after a charge failed for lack of credit.
 
-Afterwards Drawdown bills the push again once the provider shows credit (`worker.push.void`). If only a person can
-settle a rejection, its due time is the time of the rejection.
+The same wait follows a refund that failed for lack of a balance. Afterwards Drawdown bills the push again once the
+provider shows credit (`worker.push.void`). If only a person can settle a rejection, its due time is the time of the
+rejection.
 """
 
 

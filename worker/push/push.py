@@ -73,7 +73,7 @@ SHOWN: Final = 120
 SENDING: Final = 5
 """Eighths of a tick's time after which further pushes are not sent."""
 SPELL_MS: Final = 20 * SECOND_MS
-"""Milliseconds in which a provider's pushes are sent.
+"""Milliseconds for which Drawdown sends a provider's pushes in one turn.
 
 Afterwards verdicts and halts have their turn.
 """

@@ -282,12 +282,12 @@ def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterat
 MOST_AGAIN: Final = 1_000
 """Rejections that one transaction bills again. A tick repeats the transaction until all are done."""
 MOST_GIVE_BACKS: Final = 9
-"""Revisions of a push that gives back credit, after which only a person decides about it.
+"""Revisions of a push that gives back credit, before only a person decides.
 
-By then the push has waited almost two days in all while its customer had credit.
+By then, the push has waited almost two days in all while its customer had credit.
 """
 LONGEST_WAIT_MS: Final = DAY_MS
-"""Longest wait between two tries of a window, in milliseconds."""
+"""Longest wait between two attempts to bill a window again, in milliseconds."""
 
 
 def bill_again(context: Context) -> Steps[int]:

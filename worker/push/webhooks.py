@@ -28,7 +28,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 KEPT_MS: Final = 30 * DAY_MS
-"""Milliseconds for which a webhook's id is kept.
+"""Milliseconds for which Drawdown keeps a webhook's id.
 
 Providers repeat an event for a shorter time.
 """

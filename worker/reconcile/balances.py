@@ -88,9 +88,9 @@ BESIDE: Final = (
     "event. Charge or refund it in the provider's console"
 )
 MOST_LOST: Final = 500
-"""Newest pushes of one customer that are compared with the missing amount of a balance."""
+"""Newest pushes of one customer to compare with the missing amount of a balance."""
 LOST_SPAN_MS: Final = 15 * MINUTE_MS
-"""Milliseconds within which lost pushes were settled.
+"""Longest time in milliseconds between the settlements of lost pushes.
 
 A provider's store writes every few seconds, and a crash loses the changes since its last write. If a person's top-up
 equals the sum of pushes within this time, it counts as such a loss.
@@ -98,15 +98,15 @@ equals the sum of pushes within this time, it counts as such a loss.
 MOST_BESIDE: Final = 12
 """Most pushes that may have been in flight at the provider's last write.
 
-The write may include any of them.
+That write may include any of these pushes.
 """
 MOST_SUMS: Final = 10_000
 """Sums of pushes that one comparison tries.
 
-Afterwards it leaves the difference to a person.
+Above this number, a person decides about the difference.
 """
 MOST_LOST_SUMS: Final = 50_000
-"""Sums of pushes that are compared with a balance's missing amount.
+"""Sums of pushes to compare with a balance's missing amount.
 
 Seals wait for this comparison.
 """

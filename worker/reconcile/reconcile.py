@@ -50,13 +50,16 @@ SQL = queries(__file__)
 __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 
 CHUNK: Final = 200
-"""Comparisons of one transaction."""
+"""Comparisons that one transaction makes."""
 SETTLING_MS: Final = 15 * MINUTE_MS
-"""Age in milliseconds from which usage is normally settled, after its window, its grace and a tick."""
-RECENT_MS: Final = 2 * DAY_MS
-"""A comparison without a range covers the days of pushes that were settled at most this many milliseconds ago.
+"""Age in milliseconds from which usage is normally settled.
 
-It also covers all days since the customer's mark.
+The time covers the usage's window, its grace and a tick.
+"""
+RECENT_MS: Final = 2 * DAY_MS
+"""Age in milliseconds up to which a comparison without a range covers pushes.
+
+The comparison covers the days of pushes that were settled since then, and all days since the customer's mark.
 """
 
 

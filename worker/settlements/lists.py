@@ -36,7 +36,7 @@ from drawdown.schema.units import MICRO
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
-"""Settlements of one page."""
+"""Settlements on one page."""
 MOST_SETTLEMENTS_AT_ONCE: Final = 1_000
 """Settlements of a download that Drawdown reads into memory at a time."""
 

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from typing import Final
 
 MAX_ROW_CHARS: Final = 1_048_576
-"""Characters of one row of a CSV of bills or totals."""
+"""Most characters in one row of a CSV of bills or totals."""
 MOST_COLUMNS: Final = 1_000
-"""Columns of a CSV of bills or totals. The widest known export has far fewer."""
+"""Most columns in a CSV of bills or totals.
+
+The widest known export has far fewer.
+"""
 _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
 
 

@@ -58,7 +58,7 @@ WHOLE: Final = (
 )
 """Queries of the whole status without parameters."""
 MOST_TICKS: Final = 1_000
-"""Newest ticks that are searched for the tick that ended last."""
+"""Newest ticks among which Drawdown finds the tick that ended last."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms", "feature_limits"})
 """Columns of an organisation's row that only the seal, lists or responses to pushes use, and are hidden."""

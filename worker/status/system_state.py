@@ -285,7 +285,7 @@ HALTS_LATE_MS: Final = 10 * MINUTE_MS
 STUCK_MS: Final = 60 * MINUTE_MS
 """Milliseconds after which failing pushes count as stuck, if other pushes of the provider settle."""
 TICK_MISSED_MS: Final = 15 * MINUTE_MS
-"""Milliseconds without a tick after which ticks count as stopped: three intervals."""
+"""Milliseconds without a tick after which ticks count as stopped (three intervals)."""
 NEXT_TICK: Final = "wait for the next tick, which tries again"
 UNANSWERED: Final = {
     True: "sent, but no response is on record. A tick takes them up again when the sender's claim expires",

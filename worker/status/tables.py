@@ -26,7 +26,7 @@ from drawdown.schema.tables.whole import metadata
 SQL = queries(__file__)
 
 MOST_ROWS: Final = 50
-"""Rows of a table about one organisation that are shown as they are stored."""
+"""Rows about one organisation that a table of raw rows shows."""
 MOST_CELL_CHARS: Final = 200
 """Most characters of a stored value that a table of raw rows shows."""
 HIDDEN: Final = re.compile(r".*(sha256|password|secret|fingerprint|token|claim_owner)$")

@@ -215,7 +215,7 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
 CHARGES_AT_ONCE: Final = 16
 """Charges that one claim sends.
 
-If the process dies, each of them must be looked up.
+If the process dies, Drawdown must look up each of them.
 """
 LOOKUPS_AT_ONCE: Final = 16
 """Charges in doubt that one claim looks up."""

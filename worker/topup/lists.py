@@ -22,7 +22,7 @@ SQL = queries(__file__)
 State: TypeAlias = Literal["due", "sending", "in_doubt", "credited", "declined", "needs_customer", "given_up", "shadow"]
 STATES: Final[tuple[str, ...]] = get_args(State)
 MOST_OWED: Final = 20
-"""Wallets with paused top-ups and a debt, as listed by `status`."""
+"""Wallets with paused top-ups and a debt that `status` lists."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from drawdown.worker.engine.effects import backoff_ms
 
 HOUR_MS: Final = 60 * MINUTE_MS
 LEAST_WAIT_MS: Final = 1_000
-"""Shortest wait before a charge is retried, in milliseconds."""
+"""Shortest wait before Drawdown retries a charge, in milliseconds."""
 MOST_WAIT_MS: Final = 24 * HOUR_MS
-"""Longest wait before an unsent charge is retried, in milliseconds.
+"""Longest wait before Drawdown retries an unsent charge, in milliseconds.
 
 If the payment service requests a longer wait, Drawdown shortens it to this time.
 """

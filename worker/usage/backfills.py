@@ -59,7 +59,10 @@ SQL = queries(__file__)
 MAX_RANGE_MS: Final = 31 * DAY_MS
 """Longest range of one backfill, in milliseconds."""
 MOST_STAGED: Final = 100_000
-"""Events of one backfill. To close it, one transaction adds all of them."""
+"""Most events of one backfill.
+
+One transaction adds all of them when the backfill is closed.
+"""
 TAKEN_AT_ONCE: Final = 1_000
 """Events that one step adds, in the transaction that closes a backfill."""
 REVERTED_AT_ONCE: Final = 500

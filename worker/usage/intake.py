@@ -32,7 +32,7 @@ SQL = queries(__file__)
 MOST_SEEN: Final = 20_000
 """Usage events that one page reads. Drawdown also counts at most this number of quarantined samples of each kind."""
 MOST_KINDS: Final = 200
-"""Pairs of a source and a type that one page lists."""
+"""Pairs of a source and an event type that one page lists."""
 MOST_SAID_CHARS: Final = 200
 """Characters of each text of a conflict (content, source, sample id) that a page shows."""
 MOST_OF_EVENT: Final = 50
@@ -280,7 +280,7 @@ def _from(place: Place) -> dict[str, object]:
 
 
 MOST_LISTED: Final = 10_000
-"""Most events of one page."""
+"""Most events on one page."""
 
 
 @dataclass(frozen=True)
@@ -362,7 +362,7 @@ def show_event(connection: sa.Connection, source: str, event_id: str, org_id: st
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
 """Number of event types in use from which Drawdown notifies a person of the limit."""
 MOST_NAMED: Final = 20
-"""Owners of reached limits of event types that one query returns."""
+"""Owners near their limit of event types that one query returns."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
 """Advice for a person if a limit of event types is nearly reached."""
 

@@ -34,9 +34,9 @@ from drawdown.worker.sources.samples.quarantine import SampleRow, row_of
 SQL = queries(__file__)
 
 MAX_DAYS: Final = 400
-"""Days of one usage report."""
+"""Most days of one usage report."""
 MAX_ROWS: Final = 100_000
-"""Rows of one usage report."""
+"""Most rows of one usage report."""
 BY: Final = ("feature", "day", "sandbox", "project", "subject")
 OF_SAMPLES: Final = ("sandbox", "project", "subject")
 """Groupings that samples have, and pushes do not have."""

@@ -111,7 +111,10 @@ def scan_file(connection: sa.Connection | None, name: str, content: bytes, besid
 MAX_SUMMARY_DAYS: Final = 400
 """Most days of one public summary."""
 MAX_USES: Final = 1_000_000
-"""Rows from which one summary is made. A row is a combination of organisation, plan, kind and day."""
+"""Rows of one summary's input.
+
+A row is a combination of organisation, plan, kind and day.
+"""
 
 
 def summarise(

@@ -38,7 +38,10 @@ from drawdown.worker.usage import invalid
 SQL = queries(__file__)
 
 LEAST_TS_MS: Final = 946_684_800_000
-"""2000-01-01, in milliseconds. Samples dated before are quarantined."""
+"""Earliest valid time of a sample, in milliseconds (2000-01-01).
+
+Drawdown quarantines earlier samples.
+"""
 EVER_MS: Final = -(1 << 62)
 AT_ONCE: Final = 20_000
 """Approximate number of samples or pushes that one transaction deletes.

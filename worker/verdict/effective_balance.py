@@ -65,7 +65,7 @@ BEGUN_MS: Final = 3 * MINUTE_MS
 HOST_CLOCK_APART_MS: Final = 30 * SECOND_MS
 """Largest assumed difference between a host's clock and Drawdown's, in either direction."""
 MOST_CHANGES: Final = 8
-"""Latest verdicts of an organisation that are searched for its last halt.
+"""Latest verdicts of an organisation among which Drawdown finds its last halt.
 
 Fewer verdicts happen within BEGUN_MS.
 """
@@ -379,9 +379,12 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 MOST_SAMPLES: Final = 1_000
 """Number of unsealed samples of a customer from which Drawdown caches their sum."""
 KEPT_MS: Final = 5 * SECOND_MS
-"""Milliseconds for which the sum of a customer's unsealed samples is cached."""
+"""Milliseconds for which Drawdown caches the sum of a customer's unsealed samples."""
 MOST_KEPT: Final = 10_000
-"""Customers with many samples and a cached sum. Above this number, the oldest entry is removed."""
+"""Customers with many samples and a cached sum.
+
+Above this number, Drawdown removes the oldest entry.
+"""
 _KEPT: Final = "unbilled_micro"
 
 

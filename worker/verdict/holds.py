@@ -222,7 +222,7 @@ def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
 
 
 SHRUNK_AT_ONCE: Final = 500
-"""Executions that one transaction reads."""
+"""Executions with a reservation that one transaction reads and shrinks."""
 LOOKED_BACK_MS: Final = 60 * MINUTE_MS
 """Milliseconds for which late usage may still shrink a reservation."""
 

@@ -73,13 +73,13 @@ SQL = queries(__file__)
 READING: Final = 7
 """Eighths of a tick's time after which further customers are not read."""
 READ_AGAIN_MS: Final = MINUTE_MS
-"""Milliseconds before a read that failed is repeated."""
+"""Milliseconds before Drawdown repeats a failed read."""
 MAX_UNWRITTEN: Final = 20
 """Unwritten verdicts that a report names. The log has all of them."""
 ORGS_A_ROUND = 64
-"""Concurrent reads, if the provider allows several.
+"""Concurrent reads of customers, if the provider allows several.
 
-Fewer would not fully use the connection, and more would delay verdicts.
+Fewer reads would not fully use the connection, and more would delay verdicts.
 """
 
 

@@ -35,9 +35,9 @@ SECOND_READ_MS: Final = 5 * SECOND_MS
 NOT_ASKED: Final = ReadFailed("not requested: the provider did not answer a moment ago")
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
-"""Milliseconds after its last read until a tick reads a halted organisation again.
+"""Milliseconds from a read of a halted organisation until a tick reads it again.
 
-A watch reads it sooner. Without use, a push does not cause a read, and a provider may not send a webhook of a grant.
+A watch reads it sooner. Without use, a push does not cause a read. A provider may not send a webhook of a grant.
 """
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
@@ -150,7 +150,7 @@ def mark_for_two_reads(connection: sa.Connection, org_ids: Sequence[str], now_ms
 
 
 ASK_EVERY_MS: Final = 10 * SECOND_MS
-"""Shortest time between two requests for an organisation."""
+"""Shortest time between two refresh requests for an organisation, in milliseconds."""
 BUSY_MS: Final = 60 * SECOND_MS
 """Longest wait for a read of another process, longer than any call. The other process may have died."""
 

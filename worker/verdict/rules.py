@@ -47,7 +47,9 @@ CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", 
 
 
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
-"""Milliseconds without a readable provider after which an organisation is halted if its plan requires it (three ticks).
+"""Milliseconds of failed reads after which Drawdown halts an organisation (three ticks).
+
+The halt applies only if the organisation's plan requires it.
 """
 
 
@@ -186,7 +188,7 @@ FIRST_LOOK_MS: Final = 5 * SECOND_MS
 LAST_LOOK_MS: Final = MINUTE_MS
 """Longest wait before the watch looks at an organisation's credit again, in milliseconds.
 
-The use may grow a hundredfold at any time.
+The use can grow a hundredfold at any time.
 """
 
 
@@ -194,7 +196,10 @@ LOOKS_TO_ZERO: Final = 4
 
 
 FURTHEST_MS: Final = 253_402_300_799_999
-"""The last moment of the year 9999. A later end counts as unlimited."""
+"""Latest end of credit, the last moment of the year 9999.
+
+A later end counts as unlimited.
+"""
 
 
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:

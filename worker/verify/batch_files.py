@@ -35,7 +35,7 @@ STORED = queries(str(Path(__file__).with_name("batches.sql")))
 
 DEEP_MEMORY_MB: Final = 512
 MAX_UNITS_OF_EVENT: Final = 10**12
-"""Units of one event of a file that `verify --deep` accepts."""
+"""Most units of one event in a file that `verify --deep` accepts."""
 KEYS: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity")
 Map = dict[str, dict[str, str]]
 """The mapping of fields: `columns` are other names of columns, and `constants` are values for all rows."""

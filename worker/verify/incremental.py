@@ -23,9 +23,9 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 APART_MS: Final = DAY_MS
-"""Milliseconds by which an unseen record may be dated before the run.
+"""Milliseconds before the last run by which a record that it missed may be dated.
 
-Clocks and open transactions cause this.
+Clocks differ, and a transaction can stay open.
 """
 
 

@@ -74,7 +74,7 @@ SQL = queries(__file__)
 MAX_PRIORITY: Final = 1_000
 """Highest priority number of a lot. Drawdown uses lots with lower numbers first."""
 MOST_FEATURES: Final = 100
-"""Features to which one lot may be restricted."""
+"""Most features to which a grant may restrict one lot."""
 MOST_FACTOR_PPM: Final = 1_000 * ONE_PPM
 """Highest factor by which a plan multiplies an estimate, in parts per million."""
 MOST_NAMED: Final = 3

@@ -29,7 +29,7 @@ from drawdown.schema.units import DAY_MS, MICRO, in_credits
 SQL = queries(__file__)
 
 MOST_ENTRIES_ON_PAGE: Final = 50
-"""Entries of one page."""
+"""Ledger entries on one page."""
 MOST_ENTRIES_AT_ONCE: Final = 1_000
 """Entries of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 10_000
@@ -204,7 +204,10 @@ def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> 
 
 
 MOST_DAY_ROWS: Final = 20_000
-"""Rows that one page reads, by day and feature, or by day and kind."""
+"""Rows that one page reads.
+
+A row is a day and a feature, or a day and a kind.
+"""
 MOST_DAY_ENTRIES: Final = 200
 """Entries of one day that a page shows."""
 

@@ -33,7 +33,7 @@ from drawdown.worker.wallets.accounts import LotRow, list_lots, list_rates
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
-"""Wallets of one page."""
+"""Wallets on one page."""
 MOST_WALLETS_AT_ONCE: Final = 1_000
 """Wallets of a download that Drawdown reads into memory at a time."""
 MOST_SPENDERS: Final = 20
@@ -180,7 +180,7 @@ MOST_RELATED: Final = 25
 MOST_OFFERS: Final = 50
 """Plans that a page lists. Tiers have the same limit."""
 MOST_LOOKED_AT: Final = 1_000
-"""Executions of a wallet among which a page finds suppliers."""
+"""Executions of a wallet that a page searches for suppliers."""
 Part: TypeAlias = Literal["biller", "shares", "pays_for_it", "it_pays_for", "pool", "sponsor", "member", "supplier"]
 UPSTREAM: Final[tuple[Part, ...]] = ("biller", "shares", "pays_for_it", "pool", "sponsor")
 """Relations from which a wallet's credit comes, or by which others use it.

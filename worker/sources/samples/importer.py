@@ -532,7 +532,7 @@ MAX_LINE_BYTES: Final = 1 << 20
 
 
 MAX_PASSED_OVER_BYTES: Final = 64 << 20
-"""Bytes of a too long line that the import skips.
+"""Bytes of an overlong line that the import skips.
 
 A longer line, such as that of /dev/zero, ends the import.
 """

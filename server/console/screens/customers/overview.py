@@ -35,7 +35,7 @@ from drawdown.worker.status.ticks import TickRow, ticks_since
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 
 CELL_MS: Final = 30 * MINUTE_MS
-"""Time span of one box of the strip."""
+"""Time span of one box in the strip of a day's ticks."""
 TONES: Final = {"settled": "ok", "behind": "warn", "person_needed": "bad"}
 
 
@@ -164,7 +164,10 @@ MOST_ENDING: Final = 5
 MOST_REASONS: Final = 3
 """Reasons of waiting pushes that one row names."""
 MOST_CALLS: Final = 50
-"""Rows of tasks for a person. `drawdown status` lists all of them."""
+"""Tasks for a person that the overview lists.
+
+`drawdown status` lists all of them.
+"""
 
 
 @dataclass(frozen=True)

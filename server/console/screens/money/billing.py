@@ -213,11 +213,14 @@ def _plans(found: list[Offer], own: str | None, customer: str) -> Table:
 
 
 MOST_WALLETS: Final = 10
-"""Wallets with a negative balance on the page of billing. Wallets with a low balance have the same limit."""
+"""Wallets with a negative balance that the page of billing lists.
+
+Wallets with a low balance have the same limit.
+"""
 MOST_POOLS: Final = 20
 """Pools on the page of billing."""
 STALE_MS: Final = 2 * DAY_MS
-"""Age of a list of the biggest spenders from which the list is out of date."""
+"""Age from which a list of the biggest spenders is out of date."""
 
 
 def read_all(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

@@ -32,7 +32,10 @@ from drawdown.worker.orgs import actions as orgs
 
 PATH: Final = "/console/halts"
 MOST_UNHEEDED: Final = 100
-"""Ignored halts on a page. Each needs a person."""
+"""Ignored halts that a page lists.
+
+A person must act on each.
+"""
 COLUMNS: Final = ("org_id", "cell_id", "halted_at", "due_at", "acked_at", "last_error", "attempts", "ignored")
 
 

@@ -66,7 +66,7 @@ FILTERS: Final = ("state", "provider", "org", "feature", "from", "to", "why")
 TRIED: Final = ("due", "queued")
 CUT: Final = f"This page searched {MOST_LOOKED_AT:,} pushes. The next page continues."
 MOST_CHOICE: Final = 60
-"""Characters of a reason in the filter."""
+"""Characters of a reason that the filter of pushes shows."""
 COLUMNS: Final = (
     "key", "window", "org_id", "feature", "provider", "customer_id", "state", "last_error", "revision", "sealed",
     "sent", "attempts",

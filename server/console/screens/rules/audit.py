@@ -32,11 +32,14 @@ PAGE_ACTIONS: Final = 100
 FILE_ACTIONS: Final = 1_000
 """Actions of a file that Drawdown reads into memory at a time."""
 MOST_LOOKED_THROUGH: Final = 50_000
-"""Actions that one page searches for those that match a filter."""
+"""Actions that one page searches for matches of a filter."""
 MOST_DETAIL_CHARS: Final = 200
 """Characters of an action's details on a page."""
 YEAR_2000_MS: Final = 946_684_800_000
-"""The start of the year 2000. Milliseconds below it are a duration, not a time."""
+"""The start of the year 2000.
+
+The page shows a smaller number of milliseconds as a duration, not as a time.
+"""
 EVER_MS: Final = 2**53
 CHAINED: Final = 6
 """Number of the invariant that covers the chain."""

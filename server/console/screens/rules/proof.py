@@ -23,7 +23,10 @@ from drawdown.worker.checks.proofs import Invariant, Last, Run
 PATH: Final = "/console/proof"
 PAGE_RUNS: Final = 20
 STALE_AFTER_MS: Final = 2 * DAY_MS
-"""Age from which the last run is late. A run is due each night."""
+"""Age from which the last run of `verify` is late.
+
+A run is due each night.
+"""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
