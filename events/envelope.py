@@ -4,9 +4,9 @@ The envelope has the fields of every usage event, from any product.
 
 Guarantee: pure. The database accepts every event that is made here. Any other item has a fault with a code and a place,
 which do not contain the wrong value. Its message may quote the start of the value. Numbers are integers of base units,
-so an adapter scales the fractions of its product. The schema follows from the fields of `UsageEvent` and its bounds. A
-test checks that `usage-event.schema.json` here is the result of `envelope_schema`. Faults that a schema cannot express
-(the bytes of `properties`, times far ahead) are rejected when the event arrives.
+so an adapter scales the fractions of its product. The schema is derived from the fields of `UsageEvent` and its bounds.
+A test checks that `usage-event.schema.json` here is the result of `envelope_schema`. Faults that a schema cannot
+express (the bytes of `properties`, times far in the future) are rejected when the event arrives.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Named: TypeAlias = tuple[str | None, str | None]
 
 
 class Unfit(UsageError):
-    """The error for an item that is not a usage event.
+    """Raised for an item that is not a usage event.
 
     `code`: the fault. `at`: its place in the item (a path; empty: the whole item). `named`: the source and id that the
     item states.

@@ -1,10 +1,10 @@
 """The public summary of usage events, without organisations.
 
-It has counts and quantities by plan, kind and day.
+The summary shows counts and quantities by plan, kind and day.
 
 Guarantee: pure. Each row covers at least LEAST organisations. Smaller groups of one kind and day are joined into one
 group. If it is still too small, it joins such groups of that day, and then those of all days. If the last group is
-still too small, it is omitted. The summary is without totals, because an omitted row could be computed from a total.
+still too small, it is omitted. The summary does not have totals, because an omitted row could be computed from a total.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Decide if an amount of a metric can be used now. Pure.
 
-The decision has its rule, and the amount that is left.
+A decision shows its rule and the remaining amount.
 
 Guarantee: rules apply in one order: the operator, a limit override in place of the plan's limit, the plan's limit, the
 credit of the payer. If the credit is unknown, a setting decides. If a plan lacks a limit for a metric, it does not
-allow the use of the metric. Unlimited use must be set. The decision of phase 3 is always computed (`would`), and the
-phase determines its effect. The gate of sandboxes uses the same rules (`worker/verdict/refresh_requests.py`).
+allow the use of the metric. Unlimited use is allowed only if the plan states it. The decision of phase 3 is always
+computed (`would`), and the phase determines its effect. The gate of sandboxes uses the same rules
+(`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow

@@ -28,9 +28,9 @@ class Wallet:
     """A customer's wallet. Amounts are micro-credits.
 
     `plan` None: without a plan. `max_concurrent`: the concurrent sandboxes that plan and tiers allow (None: without a
-    plan). `held_micro`: reserved by executions. `overdraft_micro`: how far executions can reserve below zero.
-    `over_micro`: the unused credit of ended lots that is not booked yet. `unbilled_micro`: use that is not charged yet;
-    0 if it was not read.
+    plan). `held_micro`: the credit that executions reserve. `overdraft_micro`: how far executions can reserve below
+    zero. `over_micro`: the unused credit of ended lots that is not booked yet. `unbilled_micro`: use that is not
+    charged yet; 0 if it was not read.
     """
 
     balance_micro: int
@@ -43,7 +43,7 @@ class Wallet:
 
     @property
     def lapsed_micro(self) -> int:
-        """Return the unreserved rest of ended lots, in micro-credits.
+        """Return the unreserved credit that remains of ended lots, in micro-credits.
 
         This credit cannot pay for further use, and will leave the balance.
         """
@@ -92,7 +92,7 @@ def has_wallet(connection: sa.Connection, customer_id: str) -> bool:
 def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
     """Put a customer on a plan from now on, and return True if the plan changed.
 
-    The plan's credit is due at once. Errors: Refused for a plan that does not exist.
+    The plan's credit is due immediately. Errors: Refused for a plan that does not exist.
     """
     account = wallet_account(customer_id)
     open_accounts(connection, [account])

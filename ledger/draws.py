@@ -95,7 +95,7 @@ def other_draw(found: Reservation, number: int) -> Denied:
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
-    """Charge a part of an open execution, under a number of the caller.
+    """Charge a part of an open execution, under a number that the caller chooses.
 
     This transaction must have locked `found`.
 

@@ -3,7 +3,7 @@
 Unused credit expires. If the plan allows it, a part of the month's credit rolls over into the next month.
 
 Guarantee: the result is the difference to the amounts booked before. So late use refunds expired credit, and takes it
-from rolled-over credit, as far as that is left. Executions keep the credit that they have reserved. Months are
+from rolled-over credit, as far as that credit remains. Executions keep the credit that they have reserved. Months are
 corrected in order, because the rollover out of a month depends on the rollover into it.
 """
 
@@ -99,10 +99,10 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
     """Return the micro-credits of ended lots that must still leave a wallet.
 
-    The amount is the rest of these lots, less the part that rolls over. This amount ignores reserved credit and earlier
-    bookings.
+    The amount is the remaining credit of these lots, less the part that rolls over. It ignores reserved credit and
+    earlier bookings.
 
-    `lots`: as they were closed, by the same `uses`.
+    `lots`: the lots after a closing with the same `uses`.
     """
     then = Room(room.balance_micro, 0)
     close(lots, uses, then, now_ms, now_ms)

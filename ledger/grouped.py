@@ -1,4 +1,4 @@
-"""Decide several calls one after another, and write their changes at once.
+"""Decide several calls one after another, and write their changes together.
 
 The decisions use rows of wallets that were read before.
 
@@ -45,7 +45,7 @@ class Standing:
     deferred_micro: int
 
     def is_still(self, now_ms: int) -> bool:
-        """Return True if the wallet is without a pending change."""
+        """Return True if the wallet does not have a pending change."""
         is_due = self.next_due_ms is not None and self.next_due_ms <= now_ms
         return not (is_due or self.deferred_micro or self.wallet.over_micro)
 

@@ -4,7 +4,7 @@ Each month you release a supplier's eligible settlements, less its clawbacks.
 
 Guarantee: a supplier has at most one payout for each period. Its amount is exactly the amount that is eligible when it
 is made, less the clawbacks. Each settlement and each clawback is in at most one payout. Drawdown does not pay the
-supplier. Pay by the file of the payout.
+supplier. To pay the supplier, use the payout's file.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read(connection: sa.Connection, payout: str) -> Payout | None:
 def newest(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
     """Return the `most` newest payouts, the newest period first.
 
-    `supplier`: of this supplier only; '': of all suppliers.
+    `supplier`: return only this supplier's payouts; '': return those of all suppliers.
     """
     return [Payout(**row) for row in SQL.run(connection, "newest", {"supplier": supplier, "at_most": most}).mappings()]
 

@@ -120,9 +120,9 @@ MOST_PAYERS: Final = 500
 class Payer:
     """The last decision on a payer and an organisation.
 
-    `number`: the decisions on the pair count from 1. `allowed`: from `since_ms` (milliseconds) on, the payer's wallet
-    can pay for the organisation's executions. `limit_micro`: the most that executions accepted under this decision can
-    reserve and cost in total; None: unlimited.
+    `number`: the number of the decision on this pair, from 1. `allowed`: from `since_ms` (milliseconds) on, the payer's
+    wallet can pay for the organisation's executions. `limit_micro`: the most that executions accepted under this
+    decision can reserve and cost in total; None: unlimited.
     """
 
     payer: str
@@ -137,7 +137,7 @@ class Payer:
 
 
 def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
-    """Return the decision in force; None if a decision never existed."""
+    """Return the current decision; None if the pair never had a decision."""
     row = SQL.run(connection, "newest", {"payer": payer, "org_id": org_id}).mappings().one_or_none()
     return None if row is None else Payer(**{**row, "allowed": bool(row["allowed"])})
 

@@ -279,7 +279,7 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Return wallets, for verdicts. Only read.
+    """Return wallets for verdicts, without a change to them.
 
     If a wallet lacks available credit, or has ended lots, the result includes the wallet's due changes. Otherwise an
     organisation could be halted before its month's credit is granted, or because of use that an ended lot has paid for.
@@ -296,7 +296,7 @@ def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
     """Book all due changes of wallets, and lock the wallets.
 
     They stay locked until this transaction is over. The caller must refresh the verdicts of their organisations, even
-    if it changes nothing else, because the sweep then finds nothing due.
+    if it changes nothing else, because the sweep then does not find due changes.
 
     Errors: DatabaseBusy if more changes are due than one transaction books.
     """

@@ -1,7 +1,7 @@
 """The embedded prepaid ledger as a billing provider: a thin adapter to `ledger/`.
 
 Guarantee: keys are stored permanently, so any push can be sent again at any time, and a duplicate proves delivery. A
-voided push is not charged, however late its sender comes (P5).
+voided push is not charged, even if its call arrives later (P5).
 """
 
 from __future__ import annotations
@@ -156,5 +156,5 @@ def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]
 
 
 def build(setup: Setup) -> EmbeddedProvider:
-    """Build the provider, as its entry point."""
+    """Build the provider. The package's entry point names this function."""
     return EmbeddedProvider(setup.engine, setup.clock)

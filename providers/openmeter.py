@@ -3,14 +3,14 @@
 A push is one CloudEvent, and the balance is that of an entitlement.
 
 Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204 proves only that the event is in
-OpenMeter's queue, so each push is Queued and settled by its lookup. Sources: openmeter.io/docs, its OpenAPI
-description and the source of openmeterio/openmeter. This module was not tried against OpenMeter itself.
+OpenMeter's queue, so each push is Queued and settled by its lookup. Sources: openmeter.io/docs, its OpenAPI description
+and the source of openmeterio/openmeter. This module was not tried against OpenMeter itself.
 
 OpenMeter's responses prove:
 
 - 204: the event is in the queue. A new event and a repeat get the same response.
-- OpenMeter drops repeats by source and id only if deduplication is on. It is off on a self-hosted server. So set
-  DEDUPE_H to the hours for which your server remembers an event. Without it, the provider is dormant.
+- OpenMeter drops repeats by source and id only if deduplication is on. It is off on a self-hosted server. Set DEDUPE_H
+  to the hours for which your server remembers an event. Without this setting, the provider is dormant.
 - An event that no meter can read is stored with `validationErrors` and not counted. Drawdown reads the meter and the
   customer before the push.
 - A meter's sum is sent in floating point. OpenMeter does not document negative sums, so Drawdown carries them.
@@ -323,5 +323,8 @@ def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFaile
 
 
 def build(setup: Setup) -> OpenMeter:
-    """Build the provider, as its entry point. Errors: UsageError."""
+    """Build the provider. The package's entry point names this function.
+
+    Errors: UsageError.
+    """
     return OpenMeter(setup)

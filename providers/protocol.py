@@ -1,4 +1,4 @@
-"""The inputs, the capabilities and the responses of a billing provider.
+"""The inputs, the capabilities and the results of a billing provider.
 
 Guarantee: outcomes are a closed type. "Not sent" is never guessed, so an outcome that is not proven is Unknown. The
 worker obeys the capabilities that a provider declares. A provider calls its service once and returns the outcome.
@@ -229,7 +229,7 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class ShownCredit:
-    """The credit of a customer that the response to a push shows, and the charge.
+    """A customer's credit and charge, as the response to a push shows them.
 
     Amounts are micro-credits.
 
@@ -287,7 +287,7 @@ class RetryAt:
 
     `too_many`: True if the service refused the push because of too many calls, so the customer's other pushes should
     wait, too. `by_person`: True if the service refuses the push until a person changes a setting, such as a key.
-    `drawdown status` then reports at once that a person is needed.
+    `drawdown status` then immediately reports that a person must act.
     """
 
     at_ms: int
@@ -312,7 +312,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Unknown:
-    """The outcome of a push that was sent, if it is unknown whether it was applied."""
+    """The outcome of a push that was sent, if the provider may have applied it."""
 
     reason: str
 
@@ -350,8 +350,8 @@ class Part:
     def ended(self, plans: Collection[str]) -> bool:
         """Return True if a part that a later response lacks ended before it was used up.
 
-        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that answer. In a recorded
-        call, the response to the charge that used a part up showed it at zero.
+        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that response. In a
+        recorded call, the response to the charge that used a part up showed it at zero.
         """
         is_left = self.used is not None and self.used < self.granted
         return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)
@@ -365,7 +365,7 @@ class CustomerState:
     overage and limits included; None: unlimited. If the service blocks a customer, report 0, or a balance below zero.
     `max_concurrent`: concurrent sandboxes; None: unlimited. `refused`: features that a limit of the provider refuses
     although the balance lasts. `parts`: credit that was granted once or by a plan. `plans`: all plans that the customer
-    has, bought ones too. `feature_limits`: the base units that usage limits leave of a feature.
+    has, including bought plans. `feature_limits`: the base units that usage limits leave of a feature.
     """
 
     balance_micro: int | None
@@ -424,7 +424,7 @@ class Absent:
 class CannotTell:
     """The result of a lookup that the provider cannot answer, now or later.
 
-    It has the reason, and a person decides.
+    The result has the reason, and a person decides.
     """
 
     reason: str
@@ -549,7 +549,7 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 
 
 class WebhookRefused(DrawdownError):
-    """The error for a webhook that Drawdown does not use.
+    """Raised for a webhook that Drawdown does not use.
 
     The webhook is not signed correctly, is too old, or belongs to another account.
     """
@@ -581,7 +581,7 @@ class Provider(Protocol):
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         """Read the present state of at most `reads_a_call` customers, without a cache.
 
-        Return it by customer.
+        Return the states by customer.
         """
 
     async def lookup(self, request: PushRequest) -> LookupResult:
@@ -612,7 +612,7 @@ class Provider(Protocol):
         """
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
-        """Return the faults of the configuration, a line each; empty without faults.
+        """Return the faults of the configuration, one line each; empty without faults.
 
         The method checks the key, the version, these features and these customers. It does not charge, and tests the
         key even if both lists are empty.
@@ -648,9 +648,9 @@ class TellsCosts(Protocol):
 
         The result is empty without a credit system.
 
-        If the result lacks a feature of `known`, the feature draws on a balance of its own from now on. If a cost
-        cannot be read now, return the last known cost with `unread`. `known`: every cost that was learned before, so
-        that a charge at an older cost is converted at that cost.
+        If the result lacks a feature of `known`, the feature draws on its own balance from then on. If a cost cannot be
+        read now, return the last known cost with `unread`. `known`: every cost that was learned before, so that a
+        charge at an older cost is converted at that cost.
         """
 
 
@@ -659,8 +659,8 @@ class Setup:
     """The inputs from which a provider is built.
 
     `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. Messages must not
-    contain a secret setting. A name never ends in `_file`: the environment's setting with that end names a file with
-    the value. If the content of the file changes, the provider is built again.
+    contain a secret setting. A name never ends in `_file`, because an environment variable with that ending names a
+    file with the value. If the content of the file changes, Drawdown builds the provider again.
     """
 
     name: str

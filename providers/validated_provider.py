@@ -1,8 +1,8 @@
-"""The only entry of providers' responses.
+"""The only entry point for the results of providers.
 
 All other code calls a provider through this module.
 
-Guarantee: every returned answer can be stored by every database and shown on every terminal. Text is clean and bounded,
+Guarantee: every returned result can be stored by every database and shown on every terminal. Text is clean and bounded,
 numbers are integers or exact decimals within bounds, and lists are bounded. An invalid figure is never used. Drawdown
 omits it, or the push becomes Unknown, or the read ReadFailed. So a customer's name or figure at a provider never fails
 a batch of others (rule S8).
@@ -143,7 +143,7 @@ class ValidatedProvider:
 
 
 def sound(state: CustomerRead) -> CustomerRead:
-    """Return a customer's state, validated.
+    """Validate and return a customer's state.
 
     Return ReadFailed if a figure is out of bounds, the plan is not text, or a list is too long.
     """
@@ -205,7 +205,7 @@ def _is_part(part: Part) -> bool:
 
 
 def outcome(found: Outcome) -> Outcome:
-    """Return the outcome of one push, validated."""
+    """Validate and return the outcome of one push."""
     match found:
         case Accepted(left, cost, parts):
             left = left if left is not None and _is_left(left) else None
@@ -232,7 +232,7 @@ def _is_left(left: ShownCredit) -> bool:
 
 
 def looked_up(found: LookupResult) -> LookupResult:
-    """Return the result of a lookup, validated."""
+    """Validate and return the result of a lookup."""
     match found:
         case FoundPush(quantity) if not _is_figure(quantity):
             return ReadFailed(f"invalid quantity {_format_value(quantity)}")
@@ -246,12 +246,12 @@ def looked_up(found: LookupResult) -> LookupResult:
 
 
 def cancelled(found: Cancelled | ReadFailed) -> Cancelled | ReadFailed:
-    """Return the result of a cancellation, with its evidence, validated."""
+    """Validate and return the result of a cancellation, with its evidence."""
     return Cancelled(_reason(found.evidence)) if isinstance(found, Cancelled) else _failed(found)
 
 
 def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
-    """Return the charges by feature, validated."""
+    """Validate and return the charges by feature."""
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
@@ -263,7 +263,7 @@ def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
 
 
 def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | ReadFailed:
-    """Return the draws that balances show, by feature, validated."""
+    """Validate and return the draws that balances show, by feature."""
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:

@@ -141,7 +141,7 @@ def hold(connection: sa.Connection) -> Head:
 def broken(connection: sa.Connection) -> Iterator[str]:
     """Yield the faults of the chain, as text.
 
-    A wrong row is reported once, and the rows after it are checked from it on.
+    A wrong row is reported once. The next row is checked against the hash that the wrong row has.
     """
     head, before, count = _head(connection), "", 0
     for row in _actions(connection):

@@ -99,7 +99,7 @@ class Transact(Protocol):
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
     """Return an engine for `sqlite:///FILE` or `postgresql://…`.
 
-    It opens no connection yet.
+    It does not connect yet.
 
     `latest`: a function that returns the present URL. Each new connection logs in with the user and password of that
     URL. Errors: UsageError for any other kind of URL.

@@ -73,7 +73,10 @@ MAX_NUMBER: Final = 10**15
 
 
 class WrongField(UsageError):
-    """An error: a value is invalid. `field`: its name, as a program sends it."""
+    """Raised if a value is invalid.
+
+    `field`: its name, as a program sends it.
+    """
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message, at=name)
@@ -131,7 +134,7 @@ class Reach:
 class Hooks(Protocol):
     """The webhooks of this process.
 
-    It has the origins that the process may call, and the secrets that sign for an endpoint.
+    It holds the origins that the process may call, and the secrets that sign for an endpoint.
     """
 
     @property
@@ -142,7 +145,7 @@ class Hooks(Protocol):
 class Providers(Protocol):
     """The providers of this process.
 
-    It has the usable providers, their capabilities, and the reasons why others are unusable.
+    It holds the usable providers, their capabilities, and the reasons why others are unusable.
     """
 
     @property
@@ -198,10 +201,10 @@ class More:
 class Look:
     """A request to read.
 
-    `now_ms`: the moment of the request. `after`: the row before the page. `most`: the rows of the page. `only`: the
-    only organisation that a bound key may see (None: any); a view that is declared `open` filters by it. `hooks`: the
-    webhooks of this process. `read_providers`: a function that returns the providers of this process. Both may be None.
-    `patient`: True if a person waits at a command line, so slow parts are shown too.
+    `now_ms`: the moment of the request. `after`: the row before the page. `most`: the largest number of rows of the
+    page. `only`: the only organisation that a bound key may see (None: any); a view that is declared `open` filters by
+    it. `hooks`: the webhooks of this process. `read_providers`: a function that returns the providers of this process.
+    Both may be None. `patient`: True if a person waits at a command line, so slow parts are shown too.
     """
 
     now_ms: int
@@ -279,7 +282,7 @@ def _any_id(text: str, name: str, _now_ms: int) -> str:
 def is_storable(text: str) -> bool:
     """Return True if a database can store a text.
 
-    Such a text is not empty, is without NUL, and is valid UTF-8.
+    Such a text is not empty, does not contain NUL, and is valid UTF-8.
     """
     return bool(text) and "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
@@ -512,9 +515,9 @@ def by_label(param: Param) -> str:
 def of_texts(
     params: Sequence[Param], given: Mapping[str, Any], now_ms: int, named: Callable[[Param], str] = by_label
 ) -> dict[str, Any]:
-    """Return the values of texts, by the parameters' names.
+    """Parse texts, and return their values by the names of the parameters.
 
-    An empty or missing text has the default.
+    If a text is empty or missing, its value is the default.
 
     A flag is a bool or `yes`. A parameter with `many` is a list, or a text with one value on each line. Errors:
     WrongField.
@@ -556,7 +559,7 @@ def one(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Size
 
 
 def is_done(_result: object) -> Exit:
-    """Return the default exit status of an action, which is that all is settled."""
+    """Return SETTLED, the default exit status of an action."""
     return Exit.SETTLED
 
 

@@ -60,8 +60,8 @@ NAMED: Final = 3
 class Version:
     """The version of a database.
 
-    `current`: its revision; None: it is without tables of Drawdown. `head`: this program's revision. `supported`: True
-    if the database is without tables of Drawdown, or this program has its revision.
+    `current`: its revision; None: it lacks Drawdown's tables. `head`: this program's revision. `supported`: True if the
+    database lacks Drawdown's tables, or this program knows its revision.
     """
 
     current: str | None
@@ -79,7 +79,7 @@ class Version:
 
 
 def version(connection: sa.Connection) -> Version:
-    """Return the schema version of a database, beside the revision of this program."""
+    """Return the schema version of a database, and the revision of this program."""
     current = None
     if sa.inspect(connection).has_table("alembic_version"):
         current = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

@@ -16,7 +16,7 @@ Settled: TypeAlias = Literal["accepted", "voided", "carried", "shadow"]
 
 @dataclass(frozen=True)
 class PushState:
-    """The presentation of a state. A settled state does not have one.
+    """The presentation of a state. A settled state does not have a presentation.
 
     `words`: its name in sentences of the command line. `title`, `meaning`, `tone`: its tile in the console; `bad` if a
     person is needed, `warn` if work waits. `is_stored`: False if statements derive it from another state.

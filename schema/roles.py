@@ -1,6 +1,6 @@
 """The rights on PostgreSQL.
 
-Drawdown makes three roles without a login. An operator makes logins members of these roles.
+Drawdown creates three roles that cannot log in. You make logins members of these roles.
 
 Guarantee: a host inserts samples, and the database writes their arrival. A host writes only the sandboxes of the cell
 that its login is named after, and cannot read other data. A reader cannot write. A worker can do all that Drawdown's

@@ -2,14 +2,14 @@
 
 SQL is in named statements with a comment, in `.sql` files beside the code that runs them.
 
-A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: skip_locked [postgresql]` one for that
-database alone. Comments and blank lines are removed. A query can contain:
+A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: skip_locked [postgresql]` begins a query
+for that database alone. Comments and blank lines are removed. A query can contain:
 
-- `{other}`: another query of the same file or of `words.sql`, or the one that the caller chose for this slot
-  (`slot="other"`; `slot=""` inserts nothing). Text comes from another source only for what Python declares:
-  `{open_states}` lists the open states of a push (`push_states.py`), `{mapping_reasons}` the reasons of pending usage
-  that a mapping fixes (`pending.py`), `{sample_fields}` the columns of a sample,
-  `{sample_marks}` a `?` for each, and `{sample_arrays}` an array of PostgreSQL for each.
+- `{other}`: another query of the same file or of `words.sql`, or the query that the caller chose for this slot
+  (`slot="other"`; `slot=""` inserts nothing). Python declares the only texts from other sources: `{open_states}` lists
+  the open states of a push (`push_states.py`), `{mapping_reasons}` the reasons of pending usage that a mapping fixes
+  (`pending.py`), `{sample_fields}` the columns of a sample, `{sample_marks}` a `?` for each, and `{sample_arrays}` an
+  array of PostgreSQL for each.
 - `:value`: a bound value. After `IN`, `:values` is a list of strings or integers, bound as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
@@ -56,9 +56,9 @@ _LIST: Final = re.compile(r"\b(NOT )?IN :(\w+)")
 
 
 class SqlError(Exception):
-    """An error: a statement cannot be assembled, or run as requested.
+    """Raised if a statement cannot be assembled, or run as requested.
 
-    It is a mistake in this program.
+    The cause is a mistake in this program.
     """
 
 
@@ -343,12 +343,13 @@ def _literal(found: re.Match[str]) -> str:
 
 @contextmanager
 def prepared(connection: sa.Connection) -> Iterator[None]:
-    """Plan the statements inside only once for each connection.
+    """Plan the statements of the context only once for each connection.
 
     Planning is most of the cost of a short query.
 
-    Use it only for statements that name their columns and do not use temporary tables. If a pooler may be in between,
-    the function does not plan in advance, because another process may then answer the connection.
+    Use it only for statements that name their columns and do not use temporary tables. If a pooler may be between the
+    program and the database, the function does not plan in advance, because the pooler may then switch to another
+    process of the database.
     """
     driver: Any = connection.connection.dbapi_connection
     known = connection.connection.info

@@ -1,6 +1,6 @@
 """The units and ids of all other modules.
 
-Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window follows from arithmetic
+Guarantee: quantities and times are integers (64 bits), ids are distinct types, and windows are computed by arithmetic
 alone. This module does not read a clock.
 """
 
@@ -96,7 +96,7 @@ Another system bills them, or they stay unbilled.
 def micro_of(amount: Decimal) -> int:
     """Return the exact micro-credits of an amount of credits.
 
-    Errors: ValueError if it is finer, too large, or not finite.
+    Errors: ValueError if the amount is finer than a micro-credit, too large, or not finite.
     """
     if not amount.is_finite() or amount.adjusted() > 9 or abs(amount) * MICRO > MAX_AMOUNT_MICRO:
         raise ValueError("an amount of credits must be at most 1,000,000,000")
@@ -151,7 +151,7 @@ def window_of(ts_ms: int) -> WindowStart:
 def next_window(ts_ms: int) -> WindowStart:
     """Return the first start of a window at or after a moment.
 
-    Drawdown bills from that window on, never backwards.
+    Drawdown bills from that window on, and never for earlier windows.
     """
     return WindowStart(-(-ts_ms // WINDOW_MS) * WINDOW_MS)
 
@@ -167,8 +167,8 @@ def horizon(now_ms: int) -> WindowStart:
 def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKey:
     """Return the idempotency key of a push.
 
-    The key does not contain the quantity or an epoch (rule P6). A collision that is visible is better than a second
-    charge that is not.
+    The key does not contain the quantity or an epoch (rule P6). A visible collision of keys is better than an invisible
+    second charge.
     """
     suffix = f":r{revision}" if revision else ""
     return PushKey(f"usage:{org_id}:{window_ms}:{feature}{suffix}")

@@ -1,9 +1,9 @@
 """The privacy rules, built in and your own.
 
-They have patterns of secrets, ids, places and people, and names of other findings.
+The module has patterns of secrets, ids, places and people, and the names of other findings.
 
-Guarantee: no built-in pattern has an unbounded repetition, so its time grows no faster than the text. Each pattern has
-texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
+Guarantee: no built-in pattern has an unbounded repetition, so its time is at most proportional to the length of the
+text. Each pattern has texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
 
 Your own rules are a file in the form of gitleaks' `gitleaks.toml`. They run on RE2, in time proportional to the text.
 Drawdown does not include such a file. Gitleaks publishes its own under the MIT licence, and changes that file each
@@ -567,7 +567,7 @@ class Pattern(Protocol):
 class ForeignRule:
     """One rule of your own file.
 
-    `group`: the part of a match that is the secret. `entropy`: bits a character that the secret must exceed.
+    `group`: the part of a match that is the secret. `entropy`: the bits per character that the secret must exceed.
     """
 
     name: str
@@ -632,7 +632,7 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
 
 
 def entropy_of(text: str) -> float:
-    """Return the Shannon entropy of a text in bits a character, as gitleaks counts.
+    """Return the Shannon entropy of a text in bits per character, as gitleaks does.
 
     The result is above 0 for any text that is not empty.
     """

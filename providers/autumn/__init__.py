@@ -1,9 +1,9 @@
 """Autumn (useautumn.com, hosted or on your own server) as a billing provider.
 
 Guarantee: a charge is one HTTP call. This package does not retry or wait. It reports only an outcome that a response
-proves. A duplicate is a claim and not proof, so Drawdown looks it up. The nightly comparison reads balances and events
-back, because a 200 of Autumn is not durable and its key store fails open. Facts: observed on a running server, August
-2026.
+proves. Autumn's claim of a duplicate is not proof, so Drawdown looks the push up. The nightly comparison reads balances
+and events back, because a 200 of Autumn is not durable and its key store fails open. Facts: observed on a running
+server, August 2026.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ BALANCE_LAG_MS: Final = 30 * SECOND_MS
 def capabilities(settings: AutumnSettings) -> Capabilities:
     """Return Autumn's capabilities.
 
-    The batch call is not used (batch_size 1). That call answers 200 even if an item failed, and drops duplicates
-    silently, so its response does not prove a charge.
+    Drawdown does not use Autumn's batch call (batch_size 1). That call returns 200 even if an item failed, and silently
+    drops duplicates, so its response does not prove a charge.
     """
     return Capabilities(
         batch_size=1,
@@ -324,7 +324,7 @@ def _customer_of(told: Mapping[str, object]) -> str:
 
 
 def build(setup: Setup) -> AutumnProvider:
-    """Build the provider, as its entry point.
+    """Build the provider. The package's entry point names this function.
 
     Errors: UsageError for an invalid setting.
     """

@@ -1,6 +1,7 @@
 """The settings of Autumn, read from DRAWDOWN_AUTUMN_…
 
-Guarantee: an invalid setting is rejected by its name. A message or a repr never shows the value of a setting.
+Guarantee: an invalid setting raises an error that names the setting. A message or a repr never shows the value of a
+setting.
 """
 
 from __future__ import annotations

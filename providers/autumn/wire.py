@@ -1,9 +1,9 @@
 """Autumn's calls for billing, and the outcomes that its responses prove. Pure.
 
 Guarantee: the outcome is Accepted only if the response itself shows the charge. It is Rejected or RetryAt only if
-Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. A quoted message of
-Autumn is without texts that look like a key. Facts: the recording of a running server, API 2.3.0, August 2026. The code
-names each fact that it uses.
+Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. Drawdown removes texts
+that look like a key from the messages of Autumn that it quotes. Facts: the recording of a running server, API 2.3.0,
+August 2026. The code names each fact that it uses.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """A response that reports an error. `status`: its HTTP status.
+    """A response of Autumn that reports an error.
 
-    `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
+    `status`: its HTTP status. `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
     """
 
     status: int
@@ -88,7 +88,7 @@ def track(request: PushRequest, *, body_key: bool = True) -> dict[str, object]:
       share the namespace of the header, so the header has another key.
 
     `body_key` False: for a server that refuses the key in the body. Then the header's key alone prevents a second
-    charge, and the property finds the event.
+    charge, and lookups find the event by the property.
     """
     body: dict[str, object] = {
         "customer_id": request.customer_id,

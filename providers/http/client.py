@@ -2,14 +2,14 @@
 
 It speaks HTTP/1.1 over TCP and TLS, and parses with httptools (llhttp).
 
-Guarantee: `NotSent` is returned only if a connection to write the request to did not exist. As soon as a connection has
-the request (`Connection.ask`), every failure is `NoAnswer`. The client does not retry, follow redirects or store
-cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. A connection leads only to
-an address that `socket_to` made a socket for, and each address is resolved at that moment.
+Guarantee: the client returns `NotSent` only if it did not have a connection to write the request to. As soon as a
+connection has the request (`Connection.ask`), every failure is `NoAnswer`. The client does not retry, follow redirects
+or store cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. A connection leads
+only to an address that `socket_to` made a socket for, and each address is resolved at that moment.
 
-A response is whole, or it is a failure. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
-chunks) is cut off at the limits of this module. Unrequested bytes end the connection, and never count as the response
-to the next request.
+A response is whole, or it is a failure. If a server answers endlessly (`100 Continue`, headers, tiny pieces, empty
+chunks), the client stops at the limits of this module. Unrequested bytes end the connection, and never count as the
+response to the next request.
 
 Drawdown does not use another library for this. ops/decisions/0022 lists the situations that each library reports
 wrongly, or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).
@@ -102,9 +102,9 @@ class _ConnectionPool:
             self.make_room()
 
     def make_room(self, more: int = 0) -> None:
-        """Close idle connections until `more` new ones fit into the limit.
+        """Close idle connections until `more` new connections fit into the limit.
 
-        The longest idle is closed first.
+        Close the connection that was idle longest first.
         """
         while self.idle and len(self.idle) + len(self.used) + more > self.most:
             connection, origin = next(iter(self.idle.items()))
@@ -150,7 +150,7 @@ class HttpClient:
         self._held: Counter[str] = Counter()
 
     async def send(self, call: Call) -> HttpResult:
-        """Send a call once, and return its result. It raises only if it is cancelled."""
+        """Send a call once, and return its result. Raise an error only on cancellation."""
         try:
             origin, request = _request(call)
         except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
@@ -352,7 +352,7 @@ So a service that floods does not delay others, and does not use more memory.
 
 
 class Unusable(Exception):
-    """An error: the received bytes are not a response. The message has the reason."""
+    """Raised if the received bytes are not a response. The message has the reason."""
 
 
 CUT_OFF: Final = "the response is too large, so Drawdown cut it off"
@@ -365,9 +365,9 @@ INTERIM: Final = "the server sent only interim responses (1xx)"
 
 
 class Connection(asyncio.Protocol):
-    """The end of one connection, for one request at a time.
+    """The client's end of a connection, for one request at a time.
 
-    Call `ask`, and `done_with` after the response.
+    Call `ask` for each request, and `done_with` after its response.
 
     `held` counts the bytes of all responses in flight from the same origin.
     """
@@ -544,7 +544,7 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 
 class NoConnection(Exception):
-    """An error: a connection failed, so the call was not sent.
+    """Raised if a connection failed, so the call was not sent.
 
     The message has the reason, in Drawdown's own words.
     """
@@ -597,7 +597,7 @@ class Dialer:
         return self._outgoing.certificate is not None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
-        """Connect, TLS included.
+        """Connect to the origin, with TLS if its URL requires it.
 
         Errors: NoConnection; TimeoutError after the caller's time limit.
         """

@@ -46,7 +46,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def path_of(*parts: str) -> str:
-    """Return a path. Each part is quoted, so it may hold any text."""
+    """Return a URL path. Each part is percent-encoded, so it can hold any text."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -60,7 +60,7 @@ def json_object(body: bytes) -> Mapping[str, object] | None:
 
 
 def number(value: object) -> Decimal | None:
-    """Return an exact number, of JSON or of a text such as "12.50"; otherwise None."""
+    """Return an exact number from JSON or a text such as "12.50"; otherwise None."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return Decimal(value)
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
@@ -87,7 +87,7 @@ def moment_ms(value: object) -> int | None:
 
 
 def whole(value: object) -> int | None:
-    """Return a whole number, of JSON or of a text; None for anything else."""
+    """Return a whole number from JSON or a text; None for anything else."""
     found = number(value)
     return int(found) if found is not None and found == found.to_integral_value() else None
 

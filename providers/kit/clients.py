@@ -2,9 +2,9 @@
 
 A client can run on Drawdown's engine, and Drawdown's `Http` can run over your own client.
 
-Guarantee: "not sent" needs two proofs. The client's `trace` never began to send the request's headers, and the error is
-an error of connecting. The name of an exception alone is not a proof. A mocked transport emits no trace, so a mocked
-`ReadTimeout` is unknown. A client that sends a request twice is stopped before the second.
+Guarantee: "not sent" needs two proofs. The client's `trace` shows that it never began to send the request's headers,
+and the error is a connection error. The name of an exception alone is not a proof. A mocked transport emits no trace,
+so a mocked `ReadTimeout` is unknown. If a client tries to send a request twice, it is stopped before the second time.
 
 This module imports neither library. Each function uses the one that you pass, or that made your client.
 """
@@ -131,7 +131,7 @@ class OwnClient:
     def __init__(self, make: Callable[[], Any]) -> None:
         """Make the first client.
 
-        Errors: UsageError for a client that follows redirects or retries by itself.
+        Errors: UsageError for a client that follows redirects or retries.
         """
         self._make = make
         self._client: Any = make()

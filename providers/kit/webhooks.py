@@ -46,7 +46,7 @@ def is_secret(text: str) -> bool:
 
 
 def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_ms: int) -> str:
-    """Return the text of a webhook's body after it is proven genuine and fresh.
+    """Verify that a webhook is genuine and fresh, and return the text of its body.
 
     Header names are in lower case.
 

@@ -1,6 +1,6 @@
 """Stripe's billing meters as a billing provider.
 
-A push is one meter event, by v1 or by v2's stream.
+A push is one meter event, sent by API v1 or by the stream of v2.
 
 Guarantee: the identifier of a meter event is the push's key, so a push that is sent several times within 24 hours is
 charged once. If Stripe did not state an outcome, it is unknown, never guessed. The worker retries, waits and limits
@@ -161,8 +161,8 @@ class StripeProvider:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return a customer's totals by feature, in base units.
 
-        The events are dated in [from_ms, to_ms), whole minutes. Every meter counts that sums, and has an event name
-        that can be a feature. An account may hold meters that are not Drawdown's.
+        The events are dated in [from_ms, to_ms), in whole minutes. The totals include every meter that sums, if its
+        event name can be a feature. An account may hold meters that are not Drawdown's.
         """
         if self.dormant:
             return ReadFailed(self.dormant)
@@ -253,5 +253,8 @@ def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: 
 
 
 def build(setup: Setup) -> StripeProvider:
-    """Build the provider, as its entry point. Errors: UsageError."""
+    """Build the provider. The package's entry point names this function.
+
+    Errors: UsageError.
+    """
     return StripeProvider(setup)

@@ -147,8 +147,8 @@ class Meters:
     async def summed(self, meters: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int) -> Summed:
         """Return the units that these meters charged the customer for.
 
-        The events are dated in [from_ms, to_ms), whole minutes. Return CannotTell if a meter does not sum, or if Stripe
-        refuses the query, such as for an unknown customer.
+        The events are dated in [from_ms, to_ms), in whole minutes. Return CannotTell if a meter does not sum, or if
+        Stripe refuses the query, such as for an unknown customer.
         """
         total = Decimal(0)
         for meter in meters:

@@ -1,6 +1,6 @@
 """Stripe as a payment service.
 
-Each charge is one PaymentIntent, confirmed at once while the customer is away.
+Each charge is one PaymentIntent, confirmed immediately and without the customer.
 
 Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So several calls for a charge within
 24 hours charge once, and a lookup finds the charge by its id. "Paid" needs an intent with our id, amount, currency and
@@ -308,7 +308,7 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 
 
 def sent_before(result: HttpResult) -> bool:
-    """Return True if Stripe refused a call because its Idempotency-Key came before.
+    """Return True if Stripe refused a call for an Idempotency-Key of an earlier call.
 
     The earlier call had different content, or another card.
     """

@@ -4,8 +4,8 @@ A call has up to MAX_STREAM_EVENTS pushes, and the token of a session.
 
 Guarantee: a push is accepted only if the response is the documented one and has Stripe's Request-Id. It is "not
 applied" only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1,
-and is unique for 24 hours. Stripe checks events after its response. Error reports (`webhooks`) notify of samples of its
-errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
+and is unique for 24 hours. Stripe checks events after its response. Stripe's error reports (`webhooks`) quote only some
+of the errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
 api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. This module was not tried against Stripe
 itself.
 """
@@ -138,8 +138,8 @@ def new_session(settings: StripeSettings) -> Call:
 def meter_events(settings: StripeSettings, session: Session, batch: Sequence[PushRequest]) -> Call:
     """Return the call that bills. The same pushes make the same bytes at each attempt.
 
-    The call is without an Idempotency-Key, because another batch would be another request under it. The identifiers
-    deduplicate.
+    The call does not have an Idempotency-Key, because a retry in another batch would be another request under the same
+    key. The identifiers of the events deduplicate.
     """
     headers = common_headers(settings) | {
         "Authorization": f"Bearer {session.token}",

@@ -69,7 +69,7 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
 
     The same push makes the same bytes, except for the Idempotency-Key.
 
-    The identifier deduplicates. A new Idempotency-Key prevents that Stripe repeats a stored 500 for ever.
+    The identifier deduplicates. A new Idempotency-Key prevents Stripe from repeating a stored 500 forever.
     """
     meter = settings.meter_of(push.feature)
     form = {

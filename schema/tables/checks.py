@@ -1,6 +1,6 @@
 """The tables of recurring checks.
 
-They have the latest result of each check, runs of `verify`, and the counts of cells and vendors.
+They store the latest result of each check, runs of `verify`, and the counts of cells and vendors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables of the fleet and of its operators.
 
-They have cells, sandboxes, halts, verdicts, ticks, the audit and jobs.
+They store cells, sandboxes, halts, verdicts, ticks, the audit log and jobs.
 """
 
 from __future__ import annotations

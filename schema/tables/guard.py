@@ -1,6 +1,6 @@
 """The tables of the guard.
 
-They have metrics, prices, limits and limit overrides, and the uses that the guard allowed and refused.
+They store metrics, prices, limits and limit overrides, and the uses that the guard allowed and refused.
 """
 
 import sqlalchemy as sa

@@ -1,6 +1,6 @@
 """The tables of webhooks to the operator's product.
 
-They have endpoints, messages, deliveries, and the levels of balances.
+They store endpoints, messages, deliveries, and the levels of balances.
 """
 
 import sqlalchemy as sa

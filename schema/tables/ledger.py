@@ -1,6 +1,6 @@
 """The tables of the embedded ledger.
 
-They have wallets, plans and their monthly credit, tiers, pools, and payers.
+They store wallets, plans and their monthly credit, tiers, pools, and payers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables of organisations.
 
-They have the features and providers of organisations, and the window from which each applies. They also have the cost
+They store the features and providers of organisations, and the window from which each applies. They also store the cost
 of usage at other providers, and the policies while a provider cannot be read.
 """
 

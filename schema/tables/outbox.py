@@ -1,6 +1,6 @@
 """The tables of the outbox.
 
-They have owed, sealed and sent quantities, and the outcome of each push.
+They store owed, sealed and sent quantities, and the outcome of each push.
 """
 
 import sqlalchemy as sa

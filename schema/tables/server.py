@@ -1,7 +1,7 @@
 """The server's tables.
 
-They have accepted webhooks, the gate's last reads, used signatures, programs' keys and invalid items. For the console,
-they have people, sessions, failed sign-ins, and facts about its database.
+They store accepted webhooks, the gate's last reads, used signatures, programs' keys and invalid items. For the console,
+they store people, sessions, failed sign-ins, and facts about its database.
 """
 
 from __future__ import annotations

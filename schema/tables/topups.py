@@ -1,6 +1,6 @@
 """The tables of automatic top-ups.
 
-They have wallets and their terms, each charge, and each call that may take money.
+They store wallets and their terms, each charge, and each call that may take money.
 """
 
 import sqlalchemy as sa

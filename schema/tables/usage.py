@@ -1,7 +1,7 @@
 """The tables of usage.
 
-They have samples as hosts wrote them, quarantine, events, batches, watched folders and backfills. A batch is an
-accepted file. A backfill waits until a person closes it.
+They store samples as hosts wrote them, quarantined samples, events, batches, watched folders and backfills. A batch is
+an accepted file. A backfill waits until a person closes it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `schema.create` makes the tables, with the triggers that enforce the rules.
 
-A table that is added to one of these files is in the metadata.
+If you add a table to one of these files, it is in the metadata.
 """
 
 from drawdown.schema.tables import (  # noqa: F401 each adds its tables to the metadata

@@ -103,7 +103,7 @@ def offset_of(moment: datetime) -> str:
 def is_said_twice(text: str, zone: ZoneInfo) -> bool:
     """Return True if a time without an offset occurs twice, or never, in a zone.
 
-    The reason is a clock change.
+    This happens at a clock change.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -118,7 +118,7 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
 
     A time relative to now means the window that contains it.
 
-    Errors: UsageError, also for a written moment between two boundaries.
+    Errors: UsageError, also for an absolute time between two boundaries.
     """
     moment = parse_time(text, option, now_ms)
     near = moment - moment % WINDOW_MS
@@ -157,7 +157,7 @@ def parse_length(text: str, option: str) -> int:
 def show_time(ms: int | None) -> str:
     """Return a moment as ISO 8601 in UTC; `-` for None.
 
-    It is to the second, or to the millisecond if needed.
+    The text shows seconds, and milliseconds if needed.
     """
     if ms is None:
         return "-"
