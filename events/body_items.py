@@ -29,7 +29,7 @@ _FIRST_LOOK: Final = 1024
 If they are not enough, the whole item is read.
 """
 MOST_PASSED_OVER: Final = 200_000
-"""Tokens of one body that Drawdown passes over to skip invalid items.
+"""Tokens of one body that Drawdown skips together with invalid items.
 
 Tokens are brackets, texts and commas. A thousand invalid items have fewer.
 """

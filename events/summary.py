@@ -67,7 +67,7 @@ class _Group:
     events: int = 0
     quantity: int = 0
     orgs: set[str] = field(default_factory=set)
-    """At most LEAST organisations: enough to know that the group is not small."""
+    """At most LEAST organisations, which is enough to know that the group is not small."""
 
     def add(self, events: int, quantity: int, orgs: Iterable[str]) -> None:
         self.events += events

@@ -4,7 +4,7 @@ A decision shows its rule and the remaining amount.
 
 Guarantee: rules apply in one order: the operator, a limit override in place of the plan's limit, the plan's limit, the
 credit of the payer. If the credit is unknown, a setting decides. If a plan lacks a limit for a metric, it does not
-allow the use of the metric. Unlimited use is allowed only if the plan states it. The decision of phase 3 is always
+allow the use of the metric. To allow unlimited use, set a limit of `none`. The decision of phase 3 is always
 computed (`would`), and the phase determines its effect. The gate of sandboxes uses the same rules
 (`worker/verdict/refresh_requests.py`).
 
@@ -148,9 +148,9 @@ class Verdict:
 
 
 def in_force(facts: Facts) -> list[Bound]:
-    """Return the bound of each period: the nearest override, or else the limit.
+    """Return the bound of each period: the closest override, or else the limit.
 
-    If several overrides are equally near, the newest applies.
+    The closest override has the narrowest reach. If several have the same reach, the newest applies.
     """
     found: list[Bound] = []
     for period in SPANS:

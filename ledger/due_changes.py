@@ -32,7 +32,7 @@ MATURE_AT_ONCE: Final = 20_000
 SWEPT_AT_ONCE: Final = 1_000
 """Wallets that one transaction of the sweep matures."""
 LOOK_AGAIN: Final = 0
-"""The due time of a wallet that must be checked again at once."""
+"""The due time of a wallet that must be checked again immediately."""
 TO_TELL: Final = 1
 """The due time of a wallet that changed with another wallet. The sweep only has to report it."""
 

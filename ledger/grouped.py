@@ -26,7 +26,7 @@ from drawdown.schema.units import EVER_MS
 SQL = queries(__file__)
 
 _ANY: Final = -NO_END_MICRO
-"""Marks a change that needs no available credit, because it draws or frees credit that was reserved before."""
+"""Marks a change that does not need available credit, because it draws or frees credit that was reserved before."""
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> De
 
     The organisations that the payer pays for must not learn its credit, or its other reservations.
 
-    `capped`: True if the plan's limit refuses, although the credit would suffice.
+    `capped`: True if the plan's limit refuses, and not the amount of credit.
     """
     if capped:
         text = (

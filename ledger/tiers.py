@@ -30,7 +30,7 @@ TIERS: Final = "tiers"
 NO_CREDIT: Final = "no_credit"
 """The reason of the end of a tier that the wallet could not pay for."""
 BILLED_ELSEWHERE: Final = "billed_elsewhere"
-"""The reason of the end of a tier of a wallet that does not pay for an organisation any more."""
+"""The reason of the end of a tier of a wallet that no longer pays for an organisation."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
         if push.key not in voided
     ]
     charges = iter(wallet.charge(connection, uses, now_ms) if uses else ())
-    gone = Rejected("it was voided meanwhile. Its usage is owed under a later revision")
+    gone = Rejected("the push was voided meanwhile. Its usage is owed under a later revision")
     return [gone if push.key in voided else _outcome(next(charges), push) for push in batch]
 
 

@@ -243,7 +243,7 @@ class OpenMeter:
             if isinstance(meters, ReadFailed):
                 return meters
             if page == 1 and not meters:
-                return ReadFailed("OpenMeter lists no meters, although a meter billed usage")
+                return ReadFailed("OpenMeter returned an empty list of meters, although a meter billed usage")
             for slug in [str(meter.get("slug")) for meter in meters if _summed(meter) is not None]:
                 asked = {"subject": customer_id, "from": iso(from_ms), "to": iso(to_ms)}
                 total = _total(await self._api.get("api", "v1", "meters", slug, "query", **asked))

@@ -40,9 +40,9 @@ class Capabilities:
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 
     success_proves_charge: bool = True
-    """True if a response of success proves the charge.
+    """True if a success response proves the charge.
 
-    If False, `push` returns Queued in place of Accepted, and a lookup of the push settles it.
+    If False, `push` returns Queued in place of Accepted, and a lookup decides the outcome.
     """
 
     batch_size: int = 1
@@ -50,14 +50,14 @@ class Capabilities:
     in_flight: int = 1
     """The largest number of concurrent calls."""
     calls_per_s: float | None = None
-    """The most pushing calls a second of one worker; None: unlimited."""
+    """The largest number of push calls per second of one worker; None: unlimited."""
     reads_per_s: float | None = None
-    """The most reading calls a second of one worker; None: unlimited.
+    """The largest number of read calls per second of one worker; None: unlimited.
 
-    Reading calls are customers, lookups, totals and checks.
+    Read calls are customers, lookups, totals and checks.
     """
     lookups_per_s: float | None = None
-    """The most lookups and totals of one customer a second of one worker.
+    """The largest number of lookups and totals of one customer per second of one worker.
 
     None: unlimited.
     """
@@ -337,7 +337,7 @@ class Part:
     plan: str | None = None
     used: Decimal | None = None
     seen_ms: int = field(default=0, compare=False)
-    """The last moment at which Drawdown read this part."""
+    """The last time at which Drawdown read this part."""
 
     @property
     def begins_again(self) -> bool:
@@ -509,8 +509,8 @@ class Drawn:
     own: Mapping[str, Decimal] = field(default_factory=dict)
     """Draws on the own balances of the features of a credit system, by feature.
 
-    They are in base units of the feature, and `quantity` does not include them. Answers do not show the costs at which
-    credits would have been drawn.
+    They are in base units of the feature, and `quantity` does not include them. Responses do not show the costs at
+    which credits would have been drawn.
     """
     earliest_ms: int | None = None
     """The earliest possible start of the cycle, if `since_ms` is the latest possible start.
@@ -567,7 +567,7 @@ class Provider(Protocol):
     dormant: str | None
     """The reason why the provider is dormant, such as a missing key.
 
-    A dormant provider does not call. None: it is ready.
+    A dormant provider does not send calls. None: it is ready.
     """
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:

@@ -162,7 +162,7 @@ def sound(state: CustomerRead) -> CustomerRead:
     limits = {clean(feature, MAX_NAME_CHARS): units for feature, units in state.feature_limits.items()}
     invalid = [units for units in limits.values() if not _is_figure(units)]
     if invalid:
-        return ReadFailed(f"the rest {_format_value(invalid[0])} of a usage limit is not a number of units")
+        return ReadFailed(f"the remainder {_format_value(invalid[0])} of a usage limit is not a number of units")
     if max(len(refused), len(limits)) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
         return ReadFailed(
             f"too many values (refused features: {len(refused)}, usage limits: {len(limits)}, "
@@ -274,7 +274,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
             return ReadFailed(
                 f"{_format_value(balance.quantity)} since {_format_value(balance.since_ms)} is not a drawn quantity"
             )
-        # If a part were left out here, it would pass for a part that was used up.
+        # If a part were omitted here, Drawdown would take it for a part that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):
             return ReadFailed(f"a balance has too many parts ({len(balance.parts)}), or a part without an amount")
     return {

@@ -4,7 +4,7 @@
 SELECT events FROM hook_endpoints WHERE ended_ms IS NULL
 
 -- name: insert
--- A repeated fact has the same id, and adds no row.
+-- A repeated fact has the same id, and does not add a row.
 INSERT INTO hook_messages (message_id, event, fact, org_id, customer_id, at_ms, body)
 SELECT message_id, event, fact, org_id, customer_id, at_ms, body
 FROM {rows :messages (message_id text, event text, fact text, org_id text, customer_id text, at_ms bigint, body text)} r

@@ -36,8 +36,9 @@ DO $$ DECLARE one record; BEGIN
 END $$"""
 """Pin the search path of Drawdown's functions.
 
-Guards name tables without a schema, and PostgreSQL searches the temporary schema first. So a caller's temporary table
-of that name would be used. With this, each function searches it last. Functions of extensions are not changed.
+Guards name tables without a schema, and PostgreSQL searches the temporary schema first. Without a pinned path, a
+function would use a caller's temporary table of that name. With a pinned path, it searches the temporary schema last.
+Functions of extensions are not changed.
 """
 
 ONE_UPGRADE: Final = 4_927_306_118

@@ -31,9 +31,9 @@ WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
 """Time after the end of a window before it can be sealed."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
-"""Revisions of a window that have a minute of their own: revisions 0 to 3.
+"""Revisions of a window that each have their own minute: revisions 0 to 3.
 
-A provider with sums by the minute can look each of them up. Later revisions share the fifth minute.
+A provider that sums by the minute can look each of these up. Later revisions share the fifth minute.
 """
 LATE_HORIZON_MS: Final = 35 * DAY_MS
 """Age of the oldest windows that the nightly sweep reads (rule S2).
@@ -181,7 +181,7 @@ def parse_push_key(key: str) -> dict[str, str | int] | None:
     """
     parts = key.split(":")
     revision = 0
-    # A number that is too long for its column is not of a key.
+    # A number that is too long for its column does not belong to a key.
     if len(parts) > 4 and re.fullmatch("r[0-9]{1,9}", parts[-1]) and parts[-3].isdecimal():
         revision = int(parts.pop()[1:])
     if len(parts) >= 4 and parts[0] == "usage" and re.fullmatch("[0-9]{1,16}", parts[-2]):

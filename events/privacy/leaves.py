@@ -206,7 +206,7 @@ MAX_MARKS: Final = 30
 The time to sort longer rows grows with the square of the number of marks.
 """
 MAX_RUNS: Final = 20
-"""Base64 runs of one text that each form a reading of their own. The remaining runs form one reading together."""
+"""Base64 runs of one text that each form a separate reading. The remaining runs form one reading together."""
 
 _UNSEEN: Final = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"

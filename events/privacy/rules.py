@@ -601,7 +601,7 @@ def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise UsageError("missing [[rules]]: expected a file with the rules of gitleaks", code="bad_rules")
     if len(rules) > MAX_RULES:
-        raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed. Remove some", code="bad_rules")
+        raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed. Remove some rules", code="bad_rules")
     made = tuple(_rule(number, rule) for number, rule in enumerate(rules, 1) if "regex" in rule)
     if not made:
         raise UsageError("invalid rules: expected at least one rule with a regex", code="bad_rules")

@@ -64,7 +64,7 @@ Drawdown accepts and ignores other types.
 """
 
 BALANCE_LAG_MS: Final = 30 * SECOND_MS
-"""Milliseconds after a charge in which the customer's balance can still lack it."""
+"""Milliseconds after a charge in which the customer's balance can still omit the charge."""
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:
@@ -81,7 +81,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         # Autumn states it in a header of each response: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for one
         # customer's events (observed in recorded calls). A read that Autumn refuses is retried once, and again later.
         reads_per_s=10_000,
-        # A lookup makes two calls if it does not find the key: four of the five allowed a second.
+        # A lookup that does not find the key makes two calls. Two lookups use four of the five calls allowed a second.
         lookups_per_s=2,
         key_retention_ms=settings.key_retention_ms,
         # In a recorded call, Autumn was killed between claim and deduction, answered 409 from then on and never
@@ -113,9 +113,9 @@ class AutumnProvider:
         self._clock: Clock = setup.clock
         self._account = AutumnAccount(self._ask, setup.clock)
         self._body_key = True
-        """True if a charge carries its key in the body too, beside the header.
+        """True if a charge has its key in the body and in the header.
 
-        False once Autumn refused it in the body.
+        False once Autumn refused the key in the body.
         """
         self._events = EventReader(self._ask, self._account)
 
@@ -307,7 +307,7 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
     said = wire.read_said(answer)
     trouble = wire.access_trouble(said)
     if trouble is not None:
-        # No status: the fault is a setting, and not the customer or the push.
+        # The text omits the HTTP status, because a setting is wrong, and not the customer or the push.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
 

@@ -372,7 +372,7 @@ def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
         rests = {rest - taken.credits[system] / cost for rest in rests for cost in costs[system]}
     found = taken.credits[systems[-1]]
     size = abs(found) + abs(taken.own) * max(costs[systems[-1]])
-    # Half a unit at most: if digits run out, another quantity must not pass for the requested one.
+    # At most half a unit: if digits run out, another quantity must not count as the requested quantity.
     matching = (
         cost
         for rest in rests

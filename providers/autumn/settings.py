@@ -45,7 +45,7 @@ NAMES: Final = frozenset(
 )
 """The names of the settings.
 
-Any other name is rejected, because a mistyped setting could bill by mistake.
+Any other name is rejected, because a mistyped name could bill usage by mistake.
 """
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
 """The form of Autumn's ids. In recorded calls, Autumn answers 400 to any other form."""

@@ -29,7 +29,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
     """The whole suite. Subclass it in a test module and define `make_bench`."""
 
     seeds = 20
-    """Number of sequences of faults to try the law with."""
+    """Number of sequences of faults with which to check that a push is charged once."""
 
     def test_declared_capabilities_agree_with_each_other(self) -> None:
         capabilities = self.bench.provider.capabilities

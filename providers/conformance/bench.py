@@ -179,7 +179,7 @@ NONSENSE: Final[Mapping[str, Answer]] = {
     "an error of somebody in between": Answer(502, {"content-type": "text/html"}, _HTML),
     "an error of another shape": Answer(500, _JSON, b'{"error": [null], "code": 7, "message": {}}'),
 }
-"""Answers that a service never sends on purpose.
+"""Responses that a service never sends on purpose.
 
 They do not show whether the push was charged before.
 """
@@ -193,7 +193,7 @@ FOREIGN: Final[Mapping[str, Answer]] = {
         ("of a gateway", _JSON, b'{"message": "Not Found", "statusCode": 404, "request_id": "7"}'),
     )
 }
-"""Errors of another sender than the service."""
+"""Errors from senders other than the service."""
 
 THROTTLED: Final[Mapping[str, Mapping[str, str]]] = {
     "seconds": {"retry-after": "7"},

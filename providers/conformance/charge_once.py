@@ -43,7 +43,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 MAX_STEPS: Final = 300
 """Steps of one push: attempts and lookups."""
 FAULTY_STEPS: Final = 6
-"""Steps with faults. After them all calls succeed, and the push must be settled."""
+"""Steps with faults. After these steps, all calls succeed, and the outcome of the push must become known."""
 
 OUTAGE_CHANCE: Final = 0.05
 """Probability that a day passes before the next step."""

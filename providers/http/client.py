@@ -347,7 +347,7 @@ The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, bec
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
 """Bytes of one service's responses in flight.
 
-So a service that floods does not delay others, and does not use more memory.
+Above this limit, a service that floods would delay other services and exhaust the memory.
 """
 
 
@@ -523,9 +523,9 @@ class Connection(asyncio.Protocol):
 
 
 NAMES_AT_ONCE: Final = 4
-"""Concurrent lookups of host names, in threads of their own.
+"""Concurrent lookups of host names.
 
-So a name server that hangs does not delay transactions.
+They run in separate threads, so that a name server that hangs does not delay transactions.
 """
 NAMES_KEPT_S: Final = 10.0
 """Seconds for which a resolved address is cached.
@@ -622,7 +622,9 @@ class Dialer:
             found = await self._addresses(loop, origin)
         except (OSError, UnicodeError):  # UnicodeError: an invalid name
             raise NoConnection(
-                f"{PROXY}: the host name of the proxy does not have an address. Check it" if is_proxy else NO_ADDRESS
+                f"{PROXY}: the host name of the proxy does not have an address. Check the name"
+                if is_proxy
+                else NO_ADDRESS
             ) from None
         socket_to = _socket_to if is_proxy else self._socket_to
         try:
@@ -655,7 +657,9 @@ class Dialer:
             if (status := _status_of(head)) is None:
                 raise NoConnection(f"{PROXY}: the proxy's response is not HTTP. Check the address of the proxy")
             if not 200 <= status < 300:
-                raise NoConnection(f"{PROXY}: the proxy refused to connect, with status {status}. Check its rules")
+                raise NoConnection(
+                    f"{PROXY}: the proxy refused to connect, with status {status}. Check its configuration"
+                )
         except OSError as error:
             raw.close()
             raise NoConnection(f"{PROXY}: {_why(error)} to the proxy") from None

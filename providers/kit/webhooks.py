@@ -61,7 +61,7 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     offered = _offered(signatures)
     # Hash the body once for each secret: a stranger can send many signatures.
     wanted = [_expected(secret, message_id, sent_at, text) for secret in secrets] if offered else []
-    # Compare every secret with every signature, even after a match, so that the time shows no match.
+    # Compare every secret with every signature, even after a match, so that the time does not reveal a match.
     genuine = [hmac.compare_digest(expected, given) for expected in wanted for given in offered]
     if not any(genuine):
         raise WebhookRefused(

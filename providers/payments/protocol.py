@@ -172,7 +172,7 @@ class Link:
 
     url: str = field(repr=False)
     expires_ms: int | None
-    """The end of the page (milliseconds); None: unknown."""
+    """The time at which the page expires (milliseconds); None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class PaymentService(Protocol):
     dormant: str | None
     """The reason why the service is dormant, such as a missing key.
 
-    A dormant service does not call. None: it is ready.
+    A dormant service does not send calls. None: it is ready.
     """
 
     async def charge(self, request: Charge) -> ChargeResult:

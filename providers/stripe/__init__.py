@@ -173,7 +173,7 @@ class StripeProvider:
             return found
         totals = await self._totals(found, customer_id, from_ms, to_ms)
         if not totals or (isinstance(totals, ReadFailed) and not totals.too_many):
-            # Stripe accepts events of a deleted customer and counts none of them, so a retry would be lost too.
+            # Stripe accepts events of a deleted customer, but does not count them, so a retry would be lost too.
             answer = await self._http.send(get(self._settings, path_of("v1", "customers", customer_id)))
             if (why := stripe_check.explain_unbilled(answer)) is not None:
                 return ReadFailed(f"{NEEDS_YOU}{why}")

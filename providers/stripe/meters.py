@@ -154,7 +154,7 @@ class Meters:
         for meter in meters:
             if meter.formula != "sum":
                 return CannotTell(
-                    f"the meter {meter.id} uses the formula {meter.formula}, not sum, so its figures prove nothing"
+                    f"the meter {meter.id} uses the formula {meter.formula}, not sum, so its figures are not proof"
                 )
             asked = {"customer": customer_id, "start_time": str(from_ms // 1000), "end_time": str(to_ms // 1000)}
             found = await self._list(path_of("v1", "billing", "meters", meter.id, "event_summaries"), asked)
@@ -255,7 +255,7 @@ def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
     if result.status != 200:
         error = error_of(result)
         if error is not None and error.type == "invalid_request_error" and _BEFORE.search(error.message):
-            return Cancelled(f"Stripe had already cancelled it: {described(result)}")
+            return Cancelled(f"Stripe had already cancelled the event: {described(result)}")
         return ReadFailed(described(result), too_many=result.status == 429)
     body = json_object(result.body) or {}
     cancel, status = body.get("cancel"), body.get("status")

@@ -85,7 +85,7 @@ CLOCKS_MS: Final = HOUR_MS
 A lookup begins earlier by this time, so that it finds every intent.
 """
 LOOKUP_LAG_MS: Final = 10 * MINUTE_MS
-"""Milliseconds after a call from which a lookup without the charge can prove that Stripe did not charge.
+"""Milliseconds after a call before a lookup that does not find the charge can prove that Stripe did not charge.
 
 Drawdown stops waiting for a call after 30 s, Stripe's own clients after 80 s.
 """
@@ -149,7 +149,7 @@ class StripePayments:
             return InDoubt(self.dormant)
         wrong = unfit(request)
         if wrong:
-            return InDoubt(f"it cannot be looked up: {wrong}")
+            return InDoubt(f"the charge cannot be looked up: {wrong}")
         found = await self._intents_of(request)
         if isinstance(found, InDoubt):
             return found
@@ -177,7 +177,7 @@ class StripePayments:
             if not goes_on:
                 return found
             params["starting_after"] = str(items[-1]["id"])
-        return found or InDoubt(f"the customer has more than {MAX_PAGES * PAGE} payments since")
+        return found or InDoubt(f"the customer has more than {MAX_PAGES * PAGE} payments since the decision to charge")
 
     async def _page(
         self, params: Mapping[str, str], request: Charge

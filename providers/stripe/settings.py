@@ -141,7 +141,7 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
 
 
 def capabilities(settings: StripeSettings) -> Capabilities:
-    """Return the capabilities that the worker has to obey."""
+    """Return the capabilities that the worker must obey."""
     streams = bool(settings.stream_url)
     return Capabilities(
         way="stream" if streams else "",

@@ -207,7 +207,7 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
         # The key in use may be this same push, sent twice by a host in between: "not applied" would be a guess.
         return Unknown(described(answer))
     if error.type == "idempotency_error":
-        # Our Idempotency-Key came before, with different content. At a first attempt, our database lost its history
+        # Our Idempotency-Key was used before, with different content. At a first attempt, our database lost its history
         # (rule R1). As Unknown, the next attempt would find a duplicate with another quantity, and accept it for this
         # push.
         return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
@@ -218,7 +218,7 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     if answer.status == 400 and (error.message.startswith(DUPLICATE) or error.code == "duplicate_meter_event"):
         return Duplicate()
     if "already" in error.message:
-        # It may be a duplicate in other words. As a rejection, it would be voided, sealed again and billed twice.
+        # The error may mean a duplicate. If it counted as a rejection, the usage would be sealed again and billed twice.
         return Unknown(described(answer))
     return Rejected(described(answer))
 
