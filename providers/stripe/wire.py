@@ -218,7 +218,7 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     if answer.status == 400 and (error.message.startswith(DUPLICATE) or error.code == "duplicate_meter_event"):
         return Duplicate()
     if "already" in error.message:
-        # The error may mean a duplicate. If it counted as a rejection, the usage would be sealed again and billed twice.
+        # The error may mean a duplicate. As a rejection, the usage would be sealed again and billed twice.
         return Unknown(described(answer))
     return Rejected(described(answer))
 
