@@ -2,9 +2,10 @@
 
 A body is one JSON object, an array of objects, or one object on each line.
 
-Guarantee: pure. Each item is read and bounded separately. If an item is invalid, only that item is reported, and the
-others are read. To find the ends of invalid items, Drawdown skips at most MOST_PASSED_OVER tokens of a body. A body has
-one meaning, because repeated names, numbers that JSON does not have, and bytes that are not UTF-8 are rejected.
+Guarantee: this module is pure. Each item is read and bounded separately. If an item is invalid, only that item is
+reported, and the others are read. To find the ends of invalid items, Drawdown skips at most MOST_PASSED_OVER tokens of
+a body. A body has one meaning, because repeated names, numbers that JSON does not have, and bytes that are not UTF-8
+are rejected.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 They are CloudEvents 1.0, or objects with the field names of Drawdown's envelope.
 
-Guarantee: pure. Each item becomes one usage event, or one `Unfit` with a code and a place. If a sender repeats an
-event, the result is the same event. Extension attributes, which a tracing library changes with each attempt, are
-dropped. This module does not use the official `cloudevents` package. That package accepts repeated names and numbers
-that JSON does not have, reads all numbers as floats, and rejects a batch for one invalid event.
+Guarantee: this module is pure. Each item becomes one usage event, or one `Unfit` with a code and a place. If a sender
+repeats an event, the result is the same event. Extension attributes, which a tracing library changes with each attempt,
+are dropped. This module does not use the official `cloudevents` package. That package accepts repeated names and
+numbers that JSON does not have, reads all numbers as floats, and rejects a batch for one invalid event.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 The envelope has the fields of every usage event, from any product.
 
-Guarantee: pure. The database accepts every event that is made here. Any other item has a fault with a code and a place,
-which do not contain the wrong value. Its message may quote the start of the value. Numbers are integers of base units,
-so an adapter scales the fractions of its product. The schema is derived from the fields of `UsageEvent` and its bounds.
-A test checks that `usage-event.schema.json` here is the result of `envelope_schema`. Faults that a schema cannot
-express (the bytes of `properties`, times far in the future) are rejected when the event arrives.
+Guarantee: this module is pure. The database accepts every event that is made here. Any other item has a fault with a
+code and a place, which do not contain the wrong value. Its message may quote the start of the value. Numbers are
+integers of base units, so an adapter scales the fractions of its product. The schema is derived from the fields of
+`UsageEvent` and its bounds. A test checks that `usage-event.schema.json` here is the result of `envelope_schema`.
+Faults that a schema cannot express (the bytes of `properties`, times far in the future) are rejected when the event
+arrives.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Single values of an item: a text, a moment, a quantity, labels and properties.
 
-Guarantee: pure and exact. A value is read exactly, or rejected by a code. Numbers are never rounded, and the time to
-read a number grows only with its length. A time in ISO 8601 has one meaning, in events, samples and files. A leap
-second becomes the last moment before it, because most clocks cannot show it. Hour 24 is rejected, because programs
-disagree on its day.
+Guarantee: this module is pure and exact. A value is read exactly, or rejected by a code. Numbers are never rounded, and
+the time to read a number grows only with its length. A time in ISO 8601 has one meaning, in events, samples and files.
+A leap second becomes the last moment before it, because most clocks cannot show it. Hour 24 is rejected, because
+programs disagree on its day.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 The summary shows counts and quantities by plan, kind and day.
 
-Guarantee: pure. Each row covers at least LEAST organisations. Smaller groups of one kind and day are joined into one
-group. If it is still too small, it joins such groups of that day, and then those of all days. If the last group is
-still too small, it is omitted. The summary does not have totals, because an omitted row could be computed from a total.
+Guarantee: this module is pure. Each row covers at least LEAST organisations. Smaller groups of one kind and day are
+joined into one group. If it is still too small, it joins such groups of that day, and then those of all days. If the
+last group is still too small, it is omitted. The summary does not have totals, because an omitted row could be computed
+from a total.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class _Group:
 def grouped(uses: Iterable[OrgUse]) -> tuple[list[SummaryRow], bool]:
     """Return the rows, ordered by day, kind and plan.
 
-    The second result is True if a group was left out because it is too small.
+    The second result is True if a group was omitted because it is too small.
 
     Errors: UsageError for more than MAX_GROUPS.
     """

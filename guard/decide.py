@@ -1,11 +1,11 @@
-"""Decide if an amount of a metric can be used now. Pure.
+"""Decide if an amount of a metric can be used now.
 
 A decision shows its rule and the remaining amount.
 
-Guarantee: rules apply in one order: the operator, a limit override in place of the plan's limit, the plan's limit, the
-credit of the payer. If the credit is unknown, a setting decides. If a plan lacks a limit for a metric, it does not
-allow the use of the metric. To allow unlimited use, set a limit of `none`. The decision of phase 3 is always
-computed (`would`), and the phase determines its effect. The gate of sandboxes uses the same rules
+Guarantee: this module is pure. Rules apply in one order: the operator, a limit override in place of the plan's limit,
+the plan's limit, the credit of the payer. If the credit is unknown, a setting decides. If a plan lacks a limit for a
+metric, it does not allow the use of the metric. To allow unlimited use, set a limit of `none`. The decision of phase 3
+is always computed (`would`), and the phase determines its effect. The gate of sandboxes uses the same rules
 (`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
@@ -134,7 +134,7 @@ class Verdict:
     enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the bound with the
     least left (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before this use,
     in base units. `remaining`: the base units left after this use, or without it if the decision is to block. `used`
-    and `remaining` are None without a bound.
+    and `remaining` are None if `bound` is None.
     """
 
     decision: Decision

@@ -156,7 +156,10 @@ PLAIN: Final = HoldTerms()
 
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
-    """Return a wallet's terms. Return PLAIN without a plan, and None without a wallet."""
+    """Return the terms of a wallet.
+
+    Return PLAIN if the wallet does not have a plan, and None if the wallet does not exist.
+    """
     row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).one_or_none()
     return None if row is None else terms_of_row(row)
 
@@ -175,6 +178,6 @@ def read_hold_terms(connection: sa.Connection, plan: str) -> HoldTerms | None:
 def terms_of_row(row: Sequence[Any]) -> HoldTerms:
     """Return the terms in a plan's columns, which are in the order of the fields.
 
-    Return PLAIN if the columns are NULL, because the wallet is without a plan.
+    Return PLAIN if the columns are NULL, because the wallet does not have a plan.
     """
     return PLAIN if row[-1] is None else replace(HoldTerms(*row), holds_halt=bool(row[-1]))

@@ -1,10 +1,10 @@
-"""Lots, and the use that each of them pays for. Pure.
+"""Lots, and the use that each of them pays for.
 
-Guarantee: the same lots and the same use give the same result, in any order of their rows in the database. Time is cut
-where lots begin and expire. Within a part of time, lots pay in their order of use. If the lots cannot pay for a use, it
-is owed, and later lots pay for it. A refund beyond the use of its part pays for later use, before any lot does. The
-payments of the lots are exactly the use, less the owed part, plus the refunds that were not used up, in micro-credits.
-A lot that has not begun does not pay.
+Guarantee: this module is pure. The same lots and the same use give the same result, in any order of their rows in the
+database. Time is cut where lots begin and expire. Within a part of time, lots pay in their order of use. If the lots
+cannot pay for a use, it is owed, and later lots pay for it. A refund beyond the use of its part pays for later use,
+before any lot does. The payments of the lots are exactly the use, less the owed part, plus the refunds that were not
+used up, in micro-credits. A lot that has not begun does not pay.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def finish(
 
     `cost`: the whole cost of the execution. `settled` requires it; `released` with None charges only the draws so far.
 
-    The function frees the rest of the reserved credit, and makes the supplier's settlement. An expired execution can
+    The function frees the remaining reserved credit, and makes the supplier's settlement. An expired execution can
     still be settled. This transaction must have locked `found`.
 
     Errors: Denied `ended` for an execution that ended otherwise, and `other_content` for another cost. Denied

@@ -34,8 +34,8 @@ class Standing:
     """A wallet as it was read, with its uncharged use and its pending changes.
 
     `next_due_ms`: the time of the next due change (None: all changes are applied). `lots_over_ms`: the end of the last
-    ended lot (None: no lot has ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit
-    of ended lots that waits for the end of executions.
+    ended lot (None: no lot has ended). Use dated earlier may change the remaining credit of ended lots.
+    `deferred_micro`: credit of ended lots that waits for the end of executions.
     """
 
     customer_id: str
@@ -109,7 +109,7 @@ class Moves:
         """Reserve the credit of a new execution, and return its wallet after that.
 
         `most_held_micro`: the most that executions of the wallet can reserve; None: unlimited. If the wallet lacks the
-        credit, exceeds that limit or has a pending change, return None without a change.
+        credit, exceeds that limit or has a pending change, return None and do not reserve credit.
         """
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro

@@ -65,9 +65,9 @@ class Due:
     """The due changes of wallets. Amounts are micro-credits by customer.
 
     `entries`: the entries to post. `deferred`: the amount that waits for the end of an execution, for each checked
-    wallet. `over`: the rest of the ended lots, for each checked wallet. `moved`: customers with changed usable credit.
-    `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all credit of their
-    plans. `unfinished`: customers to check again immediately.
+    wallet. `over`: the remaining credit of the ended lots, for each checked wallet. `moved`: customers with changed
+    usable credit. `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all
+    credit of their plans. `unfinished`: customers to check again immediately.
     """
 
     entries: list[dict[str, object]] = field(default_factory=list)
@@ -200,7 +200,7 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
 
     The function only reads.
 
-    `freed`: the credit of each wallet (micro-credits) that is not reserved any more, although its row still shows it.
+    `freed`: the credit of each wallet (micro-credits) that is no longer reserved, although its row still shows it.
     """
     found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
     to_begin = SQL.part("to_begin", {"customers": list(freed), "now_ms": now_ms})

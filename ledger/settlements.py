@@ -166,7 +166,7 @@ def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None) -> Freeze | None:
-    """Return the open freeze of a settlement or supplier; None without a freeze.
+    """Return the open freeze of a settlement or supplier; None if it is not frozen.
 
     `reservation` None: the freeze of the whole supplier.
     """

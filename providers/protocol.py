@@ -472,8 +472,8 @@ class Lasting:
 
     It was granted once. The other part of the balance renews at `ends_ms` (milliseconds), and charges use it first.
 
-    `used`: the draws on the lasting part. `lasting_left`: the rest of the lasting part. `cycle_left`: the rest of the
-    part that renews. These three figures are in the unit of the balance.
+    `used`: the draws on the lasting part. `lasting_left`: the remainder of the lasting part. `cycle_left`: the
+    remainder of the part that renews. These three figures are in the unit of the balance.
     """
 
     used: Decimal

@@ -63,7 +63,7 @@ def record_many(
 
 
 def in_turn(connection: sa.Connection) -> None:
-    """Lock the chain, so that transactions that call this run one after the other.
+    """Lock the chain, so that transactions that call this run one after another.
 
     Call it before you add rows of any table that depend on the present rows. A lock of rows cannot replace it, because
     the new rows do not exist yet. The next statement reads the rows of all earlier callers.

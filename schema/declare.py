@@ -1,4 +1,4 @@
-"""Actions and views for people and programs, each declared once, beside its logic.
+"""Actions and views for people and programs, each declared once, near its logic.
 
 An `Action` changes something, a `Listing` shows rows, and a `Showing` shows one thing. Each becomes a command and an
 HTTP operation, and an action also a form of the console. The parameters are those of the function itself, by its
@@ -204,7 +204,7 @@ class Look:
     `now_ms`: the moment of the request. `after`: the row before the page. `most`: the largest number of rows of the
     page. `only`: the only organisation that a bound key may see (None: any); a view that is declared `open` filters by
     it. `hooks`: the webhooks of this process. `read_providers`: a function that returns the providers of this process.
-    Both may be None. `patient`: True if a person waits at a command line, so slow parts are shown too.
+    Both may be None. `patient`: True if a person waits at a command line, so slow parts are also shown.
     """
 
     now_ms: int
@@ -442,7 +442,7 @@ class Param:
     def field(self) -> str:
         """Return the parameter's name for programs, with the unit.
 
-        The name of an amount is without a unit, because programs send amounts in credits.
+        The name of an amount does not have a unit, because programs send amounts in credits.
         """
         return self.word if self.kind.name == CREDITS.name else self.name.strip("_")
 
@@ -464,7 +464,7 @@ SPELLED: Final = {"org": "Organisation"}
 def params_of(function: Callable[..., object]) -> tuple[Param, ...]:
     """Return the parameters of a function, by its annotations.
 
-    The connection and the request are left out.
+    The result omits the connection and the request.
     """
     hints = get_type_hints(function, include_extras=True)
     taken = list(inspect.signature(function).parameters.values())[2:]
@@ -572,13 +572,13 @@ class Action(Generic[R]):
     result in sentences. `path`: the path of the HTTP operation, a POST. `scope`: the scope that a key needs. `role`:
     the role that a person of the console needs. `facts`: the values that it changes. `size`: its size.
 
-    `place`: the page after the form, with parameters in braces; empty: the action is without a form. `keyed`: True if
-    people can choose `asked.key`, the idempotency key. `shown_once`: the field of the result with a secret that is not
-    stored. `lost_hint`: the next step if the response is lost. `by_hand`: True if the command of this name does more,
-    and is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a call
-    or a dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing. `count`: a
-    function that returns the number to pass as `expect`, from the result of a dry run. `ends`: a function that returns
-    the exit status of the command.
+    `place`: the page after the form, with parameters in braces; empty: the action does not have a form. `keyed`: True
+    if people can choose `asked.key`, the idempotency key. `shown_once`: the field of the result with a secret that is
+    not stored. `lost_hint`: the next step if the response is lost. `by_hand`: True if the command of this name does
+    more, and is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a
+    call or a dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing.
+    `count`: a function that returns the number to pass as `expect`, from the result of a dry run. `ends`: a function
+    that returns the exit status of the command.
     """
 
     name: str
@@ -746,7 +746,7 @@ class Showing(Generic[R]):
 
     `read`: a function that returns a dataclass, from the connection, a `Look` and the names of the thing. `parts`:
     tables for the fields that are lists of dataclasses, with their titles and columns. A field of a field is named by
-    both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: the default rows of a part; 0 if
+    both (`credit.holders`). A field that is a dataclass is a separate table. `most`: the default rows of a part; 0 if
     the parts have bounds of their own. `open`: as in a list. `notes`: a function that returns texts for people below
     the view (None: without texts). `by_hand`: as in an action.
     """

@@ -1,6 +1,6 @@
 """The only source of SQL.
 
-SQL is in named statements with a comment, in `.sql` files beside the code that runs them.
+SQL is in named statements with a comment, in `.sql` files next to the code that runs them.
 
 A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: skip_locked [postgresql]` begins a query
 for that database alone. Comments and blank lines are removed. A query can contain:
@@ -288,7 +288,7 @@ def _list_sql(dialect: str, name: str, negated: str) -> str:
 def queries(file: str) -> Queries:
     """Return the queries of a module.
 
-    They are in `status.sql` beside `status.py`, or else in `queries.sql` of its package.
+    They are in `status.sql` next to `status.py`, or else in `queries.sql` of its package.
     """
     own = Path(file).with_suffix(".sql")
     return _file(own if own.exists() else own.with_name("queries.sql"))

@@ -40,7 +40,7 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
 
 
 def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | None:
-    """Return the fault of BALANCE_FEATURE; None without a fault.
+    """Return the fault of BALANCE_FEATURE; None if it is valid.
 
     With such a fault, each customer would have a balance of zero.
     """

@@ -1,12 +1,12 @@
-"""Autumn's responses about a customer. Pure.
+"""Autumn's responses about a customer.
 
 The responses show balances, plans, concurrency, draws, and the remaining credit.
 
-Guarantee: a response that cannot be read is Unreadable, never zero. Drawdown reads two recorded shapes: the present
-shape (`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`, `granted_balance`, `reset`). The
-balance is zero exactly if Autumn's own `check` refuses everything that the customer could draw on. Amounts of different
-units are never added. If a deciding figure or control (usage limit, spend limit, overage) is unreadable, the customer
-is Unreadable, and never counts as unlimited or empty.
+Guarantee: this module is pure. A response that cannot be read is Unreadable, never zero. Drawdown reads two recorded
+shapes: the present shape (`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`,
+`granted_balance`, `reset`). The balance is zero exactly if Autumn's own `check` refuses everything that the customer
+could draw on. Amounts of different units are never added. If a deciding figure or control (usage limit, spend limit,
+overage) is unreadable, the customer is Unreadable, and never counts as unlimited or empty.
 
 Facts, observed in recorded calls: a spend limit limits overage. A usage limit refuses although the balance lasts. Once
 a one-off grant is used up exactly, it disappears, and `check` refuses. `customers.get` merges the plan's controls with

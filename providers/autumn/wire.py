@@ -1,9 +1,9 @@
-"""Autumn's calls for billing, and the outcomes that its responses prove. Pure.
+"""Autumn's calls for billing, and the outcomes that its responses prove.
 
-Guarantee: the outcome is Accepted only if the response itself shows the charge. It is Rejected or RetryAt only if
-Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. Drawdown removes texts
-that look like a key from the messages of Autumn that it quotes. Facts: the recording of a running server, API 2.3.0,
-August 2026. The code names each fact that it uses.
+Guarantee: this module is pure. The outcome is Accepted only if the response itself shows the charge. It is Rejected or
+RetryAt only if Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. Drawdown
+removes texts that look like a key from the messages of Autumn that it quotes. Facts: the recording of a running server,
+API 2.3.0, August 2026. The code names each fact that it uses.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def refuses_body_key(result: HttpResult) -> bool:
 
 
 def header_key(key: str) -> str:
-    """Return the key for the header `Idempotency-Key`, beside the body's key.
+    """Return the key for the header `Idempotency-Key`, in addition to the body's key.
 
     Each key alone prevents a second charge. Customers and routes share the header's namespace, and it also stores the
     body's keys, as `track:KEY` (observed in a recorded 409). So a header key with that prefix would be refused because
@@ -300,7 +300,7 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
 def access_trouble(said: WireAnswer) -> str | None:
     """Return the fault of key, address or version that a response reports.
 
-    Return None without such a fault.
+    Return None for any other response.
 
     The message of a 401 repeats a part of the key, so the returned text has only Autumn's code.
     """

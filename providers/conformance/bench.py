@@ -235,7 +235,7 @@ class Bench(ABC):
     def charged(self, request: PushRequest) -> int | None:
         """Return the service's total charge under the key of this push, in base units.
 
-        Return None without such a charge.
+        Return None if the service did not charge under the key.
         """
 
     @abstractmethod

@@ -75,7 +75,7 @@ class _ConnectionPool:
     def take(self, origin: Origin) -> Connection | None:
         """Return the usable connection that was used last, and mark it as in use.
 
-        Return None without a usable connection.
+        Return None if all connections are in use or closed.
         """
         free = self.free.get(origin)
         if not free:

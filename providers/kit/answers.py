@@ -1,7 +1,7 @@
 """The proof in the responses of any service, as far as HTTP alone can show it.
 
-Guarantee: pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not applied".
-Numbers stay exact, because a fraction is a Decimal, and NaN is not JSON.
+Guarantee: this module is pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not
+applied". Numbers stay exact, because a fraction is a Decimal, and NaN is not JSON.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Meters:
         self._reads = 0
 
     async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
-        """Return every meter of the account, archived ones too.
+        """Return every meter of the account, including archived meters.
 
         Concurrent callers share one read and its failure, because each push calls this, and up to 64 are in flight.
         """

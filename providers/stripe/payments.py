@@ -10,9 +10,9 @@ they entered on a page of ours. This module does not retry, and was not tried ag
 needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
 
 A lookup lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. The search
-is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list is without
-these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the charge's
-id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
+is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list does not
+have these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the
+charge's id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
 
 Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
 api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):
@@ -272,7 +272,7 @@ def unfit(charge: Charge) -> str | None:
 def is_customer(text: str) -> bool:
     """Return True if an id can be part of a path.
 
-    An old account may have ids of its own form.
+    Ids of an old account may have another form.
     """
     return 0 < len(text) <= MAX_CUSTOMER_CHARS and text.isprintable() and text.strip(". ") == text
 

@@ -94,14 +94,14 @@ class StripeSettings:
     def meter_of(self, feature: str) -> MeterName:
         """Return the meter of a feature.
 
-        An unlisted feature has the meter of its own name, in base units.
+        The meter of an unlisted feature has the feature's name, and counts base units.
         """
         return self.meters.get(feature) or MeterName(feature)
 
     def conflicting_feature(self, feature: str) -> str | None:
         """Return the listed feature that already has the meter of an unlisted feature.
 
-        Return None without such a feature.
+        Return None if the listed features do not include that meter.
         """
         if feature in self.meters:
             return None

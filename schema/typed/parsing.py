@@ -1,4 +1,4 @@
-"""Parsers of times and amounts that people type. Pure."""
+"""Pure parsers of times and amounts that people type."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def is_quantity(text: str) -> bool:
 def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
     """Return base units by feature, from texts such as `tokens=1200`.
 
-    Return None without texts. Errors: UsageError.
+    Return None for an empty list. Errors: UsageError.
     """
     found: dict[str, int] = {}
     for text in use or []:
