@@ -4,7 +4,7 @@ A body is one JSON object, an array of objects, or one object on each line.
 
 Guarantee: this module is pure. Each item is read and bounded separately. If an item is invalid, only that item is
 reported, and the others are read. To find the ends of invalid items, Drawdown skips at most MOST_PASSED_OVER tokens of
-a body. A body has one meaning, because repeated names, numbers that JSON does not have, and bytes that are not UTF-8
+a body. A body has one meaning, because repeated names, numbers that JSON does not allow, and bytes that are not UTF-8
 are rejected.
 """
 

@@ -5,7 +5,7 @@ They are CloudEvents 1.0, or objects with the field names of Drawdown's envelope
 Guarantee: this module is pure. Each item becomes one usage event, or one `Unfit` with a code and a place. If a sender
 repeats an event, the result is the same event. Extension attributes, which a tracing library changes with each attempt,
 are dropped. This module does not use the official `cloudevents` package. That package accepts repeated names and
-numbers that JSON does not have, reads all numbers as floats, and rejects a batch for one invalid event.
+numbers that JSON does not allow, reads all numbers as floats, and rejects a batch for one invalid event.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def parse_events(
 ) -> Iterator[ReceivedEvent | Unfit]:
     """Yield the events of a body, in order.
 
-    `headers`: names in lower case; a repeated header is there twice. `org_id`, `source`: the organisation and source
-    that the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, also after some
+    `headers`: names in lower case; a repeated header occurs twice. `org_id`, `source`: the organisation and source that
+    the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, also after some
     events. Then reject these events, too.
     """
     for one in _each(body, content_type, headers, org_id, now_ms, source):

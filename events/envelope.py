@@ -68,7 +68,7 @@ def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
 
 @dataclass(frozen=True)
 class UsageEvent:
-    """One act of use.
+    """An act of use that a product reports.
 
     `source` and `event_id` together are its key. `quantity`: base units of its type. `occurred_ms`: milliseconds since
     1970. `subject`, `project` and `plan_key`: labels at the time of the event, never looked up again. Errors: Unfit,

@@ -92,7 +92,7 @@ class Facts:
 
     `phase`: the phase of the metric. `warn_ppm`: the parts per million of a limit that count as little left. `counted`:
     the use by span. `halted`: the operator's reason to halt all use. `limits`: the limits of the plan, at most one for
-    each span. `overrides`: the overrides in force for the caller, in any order. `no_credit`: the code with which the
+    each span. `overrides`: the overrides that apply to the caller, in any order. `no_credit`: the code with which the
     payer was refused, or why the credit is unknown. `fails_open`: True to allow use if the credit is unknown. `pays`:
     True if credit was ever bought.
     """
@@ -132,9 +132,9 @@ class Verdict:
 
     `decision`: the decision that counts. `would`: the decision if each phase were 3. `enforced`: True if the phase
     enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the bound with the
-    least left (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before this use,
-    in base units. `remaining`: the base units left after this use, or without it if the decision is to block. `used`
-    and `remaining` are None if `bound` is None.
+    smallest remainder (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before
+    this use, in base units. `remaining`: the base units left after this use, or without it if the decision is to block.
+    `used` and `remaining` are None if `bound` is None.
     """
 
     decision: Decision

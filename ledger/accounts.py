@@ -27,10 +27,10 @@ WALLET: Final = "wallet:"
 class Wallet:
     """A customer's wallet. Amounts are micro-credits.
 
-    `plan` None: without a plan. `max_concurrent`: the concurrent sandboxes that plan and tiers allow (None: without a
-    plan). `held_micro`: the credit that executions reserve. `overdraft_micro`: how far executions can reserve below
-    zero. `over_micro`: the unused credit of ended lots that is not booked yet. `unbilled_micro`: use that is not
-    charged yet; 0 if it was not read.
+    `plan` None: the wallet does not have a plan. `max_concurrent`: the concurrent sandboxes that plan and tiers allow
+    (None: the wallet does not have a plan). `held_micro`: the credit that executions reserve. `overdraft_micro`: the
+    debt up to which executions can reserve credit. `over_micro`: the unused credit of ended lots that is not booked
+    yet. `unbilled_micro`: use that is not charged yet; 0 if it was not read.
     """
 
     balance_micro: int
@@ -131,7 +131,7 @@ ONE_PPM: Final = 1_000_000
 class HoldTerms:
     """The terms by which an execution reserves credit. Amounts are micro-credits.
 
-    `hold_factor_ppm`: the factor of the estimate (parts in a million). `unknown_hold_micro`: the amount without an
+    `hold_factor_ppm`: the factor of the estimate, in parts per million. `unknown_hold_micro`: the amount without an
     estimate; None: refuse such an execution. `most_hold_micro`, `most_held_micro`: the most for one execution, and for
     all executions of a wallet; None: unlimited. `holds_halt`: True if reserved credit can halt the organisation.
     """

@@ -4,7 +4,7 @@ An execution is charged in parts, at its end, or when it is released.
 
 Guarantee: each number of an execution is drawn once, with one content. The final cost never changes. An amount in base
 units is priced by the rate card at the acceptance of the execution (`card`). Rates that were set later for an earlier
-time do not apply. The overage is the rule for cost above the reserved credit: `charge`, `cap` or `refuse`. With `cap`,
+time do not apply. The rule for cost above the reserved credit, the overage, is `charge`, `cap` or `refuse`. With `cap`,
 a second entry writes off the cost above the reserved credit. If metering settles an execution, this module does not
 charge it.
 """
@@ -85,7 +85,7 @@ class Drawn:
 def other_draw(found: Reservation, number: int) -> Denied:
     """Return the refusal of a number that exists with different content.
 
-    Under another number, the caller would be charged twice.
+    If the caller chose another number for the same draw, it would be charged twice.
     """
     return Denied(
         "other_content",

@@ -2,7 +2,7 @@
 
 Unused credit expires. If the plan allows it, a part of the month's credit rolls over into the next month.
 
-Guarantee: this module is pure. The result is the difference to the amounts booked before. So late use refunds expired
+Guarantee: this module is pure. The result is the difference from the amounts booked before. So late use refunds expired
 credit, and takes it from rolled-over credit, as far as that credit remains. Executions keep the credit that they have
 reserved. Months are corrected in order, because the rollover out of a month depends on the rollover into it.
 """

@@ -1,6 +1,6 @@
 """The credit of plans.
 
-Plans grant included credit each month, its rollover, and a new customer's first credit.
+Each month, a plan grants its included credit and the rollover. A new customer also gets a first credit.
 
 Guarantee: terms are added and never changed. Lots that begin later use the new terms, and earlier lots do not change.
 Due credit depends only on stored rows: a customer's plan at each moment, and the terms of the plan at that moment. Each

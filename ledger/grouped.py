@@ -141,7 +141,7 @@ class Moves:
     ) -> Wallet:
         """Post the draws of an execution, and free its reserved credit.
 
-        Return the wallet after that.
+        Return the wallet afterwards.
         """
         move = self._move(standing)
         amount = sum(int(str(one["amount_micro"])) for one in drawn)

@@ -2,7 +2,7 @@
 
 Guarantee: a balance is always one number. A lot is part of it from the lot's start on. From the lot's end on, its
 remaining credit is not available. After the last windows of its life are sealed, its unused credit is booked as the
-difference to the amount booked before. So late use refunds expired credit. Open executions keep the credit that they
+difference from the amount booked before. So late use refunds expired credit. Open executions keep the credit that they
 have reserved. The caller holds the wallet's lock.
 """
 
@@ -170,7 +170,7 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
-    """Return the allocation of each wallet, by one statement for all wallets."""
+    """Return the allocation of each wallet, with one statement for all wallets."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
     return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 

@@ -145,7 +145,7 @@ def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
     """Return the payers that were ever allowed to pay for an organisation.
 
-    They are in the order of their names, at most MOST_PAYERS. Payers that can pay now are included.
+    The result has at most MOST_PAYERS payers, in the order of their names. It includes payers that can pay now.
     """
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 

@@ -1,7 +1,7 @@
 """The rate card: the price of a quantity, and the query of the card.
 
 Guarantee: a price is an integer number of micro-credits. A negative quantity costs exactly the negative of the positive
-one, so that a refund does not leave a remainder.
+quantity's cost, so that a refund does not leave a remainder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RateCard:
             self._of[rate.feature].append(rate)
 
     def rate(self, feature: str, ts: int) -> Rate | None:
-        """Return the rate in force for a feature at a moment (milliseconds).
+        """Return the rate of a feature at a moment (milliseconds).
 
         Return None if the feature did not have a rate at that moment.
         """

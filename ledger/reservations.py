@@ -450,7 +450,9 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """Check that open executions do not name these sandboxes. `take` decides later.
+    """Check that open executions do not name these sandboxes.
+
+    The final check is in `take`.
 
     Errors: Denied `sandbox_taken`.
     """
@@ -506,8 +508,8 @@ def take(
 class Denied(Refused):
     """Raised if an execution, or a step of an execution, is refused.
 
-    `code`: for programs. `step`: the step of the permission order that refused; None if the refusal is not part of that
-    order.
+    `code`: the code for programs. `step`: the step of the permission order that refused; None if the refusal is not
+    part of that order.
     """
 
     def __init__(self, code: str, text: str, step: str | None = None) -> None:

@@ -7,9 +7,9 @@ second deduction. A settlement never changes. An amount that is not owed after a
 time and the stored rows alone decide if a settlement is held, eligible, frozen, released or reversed. A supplier's
 terms are added and never changed, and a settlement keeps its terms.
 
-Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
-inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After that lock, they
-do not lock a reservation or wallet, so a deadlock is impossible.
+Order of locks: reservations by their keys, then wallets by their ids, then settlements, which are only inserted. A
+freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After that lock, they do not lock
+a reservation or wallet, so a deadlock is impossible.
 """
 
 from __future__ import annotations
@@ -327,8 +327,8 @@ def set_terms(
 
     Return the supplier now and before.
 
-    `terms_after`: returns the new terms for the supplier as it was (None: the supplier is new). Unchanged terms do not
-    make a revision.
+    `terms_after`: a function that returns the new terms, from the supplier before (None: the supplier is new).
+    Unchanged terms do not make a revision.
     """
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)

@@ -148,7 +148,7 @@ def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
 
     Return the customers of these tiers.
 
-    All other due changes of their wallets must be booked before.
+    All other due changes of their wallets must be booked first.
     """
     rows = _due(connection, customer_ids, now_ms)
     if not rows:

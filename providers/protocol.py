@@ -670,7 +670,7 @@ class Setup:
     engine: sa.Engine
 
     def client(self, **options: Any) -> httpx2.AsyncClient:
-        """Return a client of httpx2 that sends by `http`.
+        """Return an httpx2 client that sends through `http`.
 
         Options are those of `httpx2.AsyncClient`: base_url, headers, auth. Send with
         `drawdown.providers.kit.clients.ask`, which returns the proven result. Errors: UsageError.

@@ -83,7 +83,7 @@ MAX_NOTICES: Final = 1_000
 
 
 class ValidatedProvider:
-    """A provider with validated responses.
+    """A provider with validated results.
 
     All other code uses a provider only in this form.
     """
@@ -286,7 +286,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
 
 
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
-    """Return the costs of units, validated.
+    """Validate and return the costs of units.
 
     The result omits a cost that is not positive, not an exact decimal, or not the only cost of its feature. `check`
     reports it.

@@ -356,8 +356,8 @@ def _is_unanswered(error: DBAPIError) -> bool:
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     """Run `work` in one read transaction.
 
-    All of its statements read the same moment. On SQLite, it does not wait for a writer. Errors: DatabaseBusy,
-    DatabaseNotReady, and any error of `work`.
+    All statements of `work` read the database at one moment. On SQLite, this function does not wait for a writer.
+    Errors: DatabaseBusy, DatabaseNotReady, and any error of `work`.
     """
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
@@ -392,7 +392,7 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
     """Turn a driver's error about the database into one clear DrawdownError.
 
-    A DatabaseNotReady also gets the place of the database (`where`).
+    A DatabaseNotReady also has the place of the database (`where`).
     """
     try:
         yield

@@ -1,13 +1,13 @@
 """Actions and views for people and programs, each declared once, near its logic.
 
 An `Action` changes something, a `Listing` shows rows, and a `Showing` shows one thing. Each becomes a command and an
-HTTP operation, and an action also a form of the console. The parameters are those of the function itself, by its
-annotations. A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is
-an option, and is in the body or in the query.
+HTTP operation, and an action also a form of the console. The annotations of the function itself declare the parameters.
+A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is an option, and
+is in the body or in the query.
 
 Names of parameters and of a response's fields end with the unit: `hold_ms`, `share_ppm`, `amount_micro`. People type
-the name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per
-million by the whole name. They send an amount in credits, by the name without `_micro`.
+the name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs use the whole name, with milliseconds
+and parts per million. For an amount, they use the name without `_micro`, with credits.
 
 Guarantee: a value has one meaning and one check, from any channel. The module is pure, so time and randomness are
 passed in.
@@ -87,8 +87,8 @@ class WrongField(UsageError):
 class Fact:
     """A value that an action changes, shown before and after it.
 
-    `fixed`: True if a change of the value between the dry run and the action requires another dry run. A change by time
-    alone does not count.
+    `fixed`: True if a change of the value between the dry run and the action requires another dry run. A change that
+    only time causes does not count.
     """
 
     name: str
@@ -671,7 +671,7 @@ class Action(Generic[R]):
 
 
 def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str]]:
-    """Return the values before and after an action, a row for each name."""
+    """Return the values before and after an action, one row for each name."""
     stood, stands = ({fact.name: fact.value for fact in each} for each in (before, after))
     return [
         {"name": name, "before": stood.get(name, ""), "after": stands.get(name, "")}
@@ -747,8 +747,8 @@ class Showing(Generic[R]):
     `read`: a function that returns a dataclass, from the connection, a `Look` and the names of the thing. `parts`:
     tables for the fields that are lists of dataclasses, with their titles and columns. A field of a field is named by
     both (`credit.holders`). A field that is a dataclass is a separate table. `most`: the default rows of a part; 0 if
-    the parts have bounds of their own. `open`: as in a list. `notes`: a function that returns texts for people below
-    the view (None: without texts). `by_hand`: as in an action.
+    the parts have their own bounds. `open`: as in a list. `notes`: a function that returns texts for people below the
+    view (None: without texts). `by_hand`: as in an action.
     """
 
     name: str
@@ -781,7 +781,7 @@ CREDIT_END: Final = "_micro"
 def answer_of(value: Any) -> Any:
     """Return a result as JSON, for `--json` and HTTP.
 
-    The JSON has the fields of a dataclass by their names. Beside each field in micro-credits, it has the amount in
+    The JSON has the fields of a dataclass by their names. For each field in micro-credits, it also has the amount in
     credits.
     """
     if is_dataclass(value) and not isinstance(value, type):

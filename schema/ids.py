@@ -247,7 +247,7 @@ def has_samples(connection: sa.Connection, org_id: str) -> bool:
 
 
 def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
-    """Check that an id is among `there`, for ids that are in no table.
+    """Check that an id is among `there`, for ids that are not in a table.
 
     Errors: UnknownId.
     """
@@ -303,7 +303,7 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
 def halves(prefix: str, given: str) -> dict[str, str]:
     """Return LIKE patterns for the start and the end of an id.
 
-    They find ids with one slip in the other half.
+    They find ids with a mistake only in the other half.
     """
     middle = len(given) // 2
     head, tail = (

@@ -1,7 +1,7 @@
 """The locks of rules S1 and P5, and the marks of dirty windows (S6).
 
-Guarantee: the rows that a seal reads change only under rule S1's lock. Otherwise a concurrent seal would see one half
-of the change, and lose the other half.
+Guarantee: the rows that a seal reads change only under rule S1's lock. Otherwise a concurrent seal would see only a
+part of the change, and lose the rest.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
     """Let either the charge or the void of an embedded push count (P5).
 
     Charges share a lock of the row with the ledger's terms, which exists before the first seal. A void locks that row
-    alone. The later of the two reads the result of the earlier. The lock is on a row, because any login, even a host's,
-    can take an advisory lock. SQLite has one writer at a time.
+    alone. The later transaction reads the result of the earlier transaction. The lock is on a row, because any login,
+    even a host's, can take an advisory lock. SQLite has one writer at a time.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_charges" if shared else "hold_charges").all()
@@ -47,7 +47,10 @@ def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
 
 
 def lock_org(connection: sa.Connection, org_id: str) -> None:
-    """Take rule S1's lock for one organisation: that of its bucket, present or future."""
+    """Take rule S1's lock of an organisation's bucket.
+
+    The organisation can be unregistered.
+    """
     lock_orgs(connection, [org_id])
 
 

@@ -1,8 +1,9 @@
 """The messages to the operator's product, sent as webhooks.
 
-Guarantee: a message is written in the transaction that writes its fact, with the bytes that will be sent. Its id is
-computed from the fact, so a repeated fact does not add a message. A message is written only if an endpoint subscribes
-to its event at that moment, except for a person's test (`tell_one`). `worker/hooks` sends messages after the commit.
+Guarantee: a message is written in the transaction that writes its fact, with the bytes that will be sent. The message's
+id is computed from the fact, so a repeated fact does not add a message. A message is written only if an endpoint
+subscribes to its event at that moment, except for a person's test (`tell_one`). `worker/hooks` sends messages after the
+commit.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def require_roles(engine: sa.Engine) -> None:
 def statements() -> tuple[str, ...]:
     """Return the statements that make the roles.
 
-    They also revoke rights that an earlier version granted.
+    The statements also revoke rights that an earlier version granted.
     """
     tables, read = (", ".join(sorted(set(metadata.tables) - set(but))) for but in ((), UNREAD))
     return (

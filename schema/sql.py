@@ -15,12 +15,12 @@ for that database alone. Comments and blank lines are removed. A query can conta
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
 - several statements. A `;` at the end of a line ends a statement. They run in order.
 
-`read_together` joins several reading queries into one statement. All of them need one round trip, and read the same
-moment.
+`read_together` joins several reading queries into one statement. Together they need one round trip, and read the
+database at one moment.
 
-Guarantee: values are bound, never pasted. A missing value or query, and an unused slot, is an error that names the file
-and the query. Each text is assembled once for each process. Bound rows on the inner side of a join are in a `WITH … AS
-MATERIALIZED`, or have a LIMIT. Otherwise SQLite would parse their JSON again for each outer row.
+Guarantee: values are bound, never pasted. A missing value or query, and an unused slot, raises an error that names the
+file and the query. Each text is assembled once for each process. Bound rows on the inner side of a join are in a `WITH
+… AS MATERIALIZED`, or have a LIMIT. Otherwise SQLite would parse their JSON again for each outer row.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Statement:
         self.clause = sa.text(_LIST.sub(lambda found: _list_sql(dialect, found[2], found[1] or ""), text))
 
     def bound(self, values: Values) -> dict[str, object]:
-        """Return the values that the statement names, and no others. Errors: KeyError."""
+        """Return only the values that the statement names. Errors: KeyError."""
         found = {name: values[name] for name in self.names}
         for name in self.rows:
             found[name] = json.dumps(found[name])
@@ -115,7 +115,7 @@ class Queries:
     def pieces(self) -> dict[tuple[str, str], str]:
         """Return the queries of the file. Errors: SqlError.
 
-        They are read at the first use, because a command needs only a few files.
+        The file is read at the first use, because a command needs only a few files.
         """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:

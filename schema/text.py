@@ -98,7 +98,7 @@ def in_short(error: BaseException) -> str:
 
 
 def why_unread(error: Exception) -> str:
-    """Return why a text file cannot be read, for the person who named it."""
+    """Return the reason why a text file cannot be read, for the person who named it."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     return str(getattr(error, "strerror", None) or error)

@@ -159,7 +159,7 @@ def next_window(ts_ms: int) -> WindowStart:
 def horizon(now_ms: int) -> WindowStart:
     """Return the boundary up to which windows can be sealed.
 
-    The grace of these windows is over.
+    The grace period of these windows is over.
     """
     return window_of(now_ms - GRACE_MS)
 

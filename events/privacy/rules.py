@@ -6,7 +6,7 @@ Guarantee: no built-in pattern has an unbounded repetition, so its time is at mo
 text. Each pattern has texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
 
 Your own rules are a file in the form of gitleaks' `gitleaks.toml`. They run on RE2, in time proportional to the text.
-Drawdown does not include such a file. Gitleaks publishes its own under the MIT licence, and changes that file each
+Drawdown does not include such a file. Gitleaks publishes its own file under the MIT licence, and changes that file each
 month. Drawdown ignores rules that only match paths, and allow-lists, because both are for code.
 """
 

@@ -2,8 +2,8 @@
 
 Guarantee: a charge is one HTTP call. This package does not retry or wait. It reports only an outcome that a response
 proves. Autumn's claim of a duplicate is not proof, so Drawdown looks the push up. The nightly comparison reads balances
-and events back, because a 200 of Autumn is not durable and its key store fails open. Facts: observed on a running
-server, August 2026.
+and events back, because a 200 of Autumn is not durable and its key store fails open. These facts were observed on a
+running server in August 2026.
 """
 
 from __future__ import annotations

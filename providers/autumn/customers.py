@@ -74,7 +74,10 @@ class Balance:
 
 @dataclass(frozen=True)
 class Controls:
-    """The controls that apply to Drawdown's charges: enabled, and without a filter."""
+    """The controls that apply to Drawdown's charges.
+
+    They are enabled and do not have a filter.
+    """
 
     usage_limits: tuple[UsageLimit, ...] = ()
     spend_limits: Mapping[str, Decimal] = field(default_factory=dict)
@@ -110,7 +113,7 @@ class AutumnCustomer:
 
 
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
-    """Read a customer.
+    """Read a customer from Autumn's response.
 
     Errors: Unreadable for a body without balances or subscriptions, or with an invalid balance or control.
     """

@@ -62,7 +62,7 @@ class AutumnSettings:
     `secret_key`: the key; None if it is not set, so the provider is dormant. `balance_feature`: the feature of the
     balance that decides (None: not set). `concurrency_feature`: the feature with the limit of sandboxes. `plans`: the
     limit of sandboxes by plan. `topup_feature`: the prepaid feature of `topup_plan` (both None: Drawdown does not
-    charge by Autumn).
+    charge cards through Autumn).
     """
 
     name: str

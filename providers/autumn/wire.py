@@ -2,8 +2,8 @@
 
 Guarantee: this module is pure. The outcome is Accepted only if the response itself shows the charge. It is Rejected or
 RetryAt only if Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. Drawdown
-removes texts that look like a key from the messages of Autumn that it quotes. Facts: the recording of a running server,
-API 2.3.0, August 2026. The code names each fact that it uses.
+removes texts that look like a key from the messages of Autumn that it quotes. The facts are from a recording of a
+running server (API 2.3.0, August 2026), and the code names each fact that it uses.
 """
 
 from __future__ import annotations

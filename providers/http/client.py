@@ -11,8 +11,8 @@ A response is whole, or it is a failure. If a server answers endlessly (`100 Con
 chunks), the client stops at the limits of this module. Unrequested bytes end the connection, and never count as the
 response to the next request.
 
-Drawdown does not use another library for this. ops/decisions/0022 lists the situations that each library reports
-wrongly, or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).
+Drawdown does not use an existing HTTP client. ops/decisions/0022 lists the situations that each client reports wrongly,
+or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).
 """
 
 from __future__ import annotations

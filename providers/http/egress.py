@@ -1,6 +1,6 @@
 """The settings of outgoing calls.
 
-They are trusted authorities, client certificates, the proxy, and name resolution.
+The settings are trusted certificate authorities, client certificates, the proxy, and name resolution.
 
 Guarantee: an invalid setting raises an error that names the setting, before Drawdown sends a call. A proxy's password
 is never printed.

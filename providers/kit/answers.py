@@ -1,4 +1,4 @@
-"""The proof in the responses of any service, as far as HTTP alone can show it.
+"""The facts that HTTP alone proves, in the response of any service.
 
 Guarantee: this module is pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not
 applied". Numbers stay exact, because a fraction is a Decimal, and NaN is not JSON.
@@ -139,7 +139,7 @@ def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | A
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """Return the JSON object of a reading call with status 200; otherwise ReadFailed."""
+    """Return the JSON object of a read call with status 200; otherwise ReadFailed."""
     if not isinstance(result, Answer):
         return ReadFailed(result.reason)
     if result.status != 200:

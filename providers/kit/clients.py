@@ -3,10 +3,11 @@
 A client can run on Drawdown's engine, and Drawdown's `Http` can run over your own client.
 
 Guarantee: "not sent" needs two proofs. The client's `trace` shows that it never began to send the request's headers,
-and the error is a connection error. The name of an exception alone is not a proof. A mocked transport emits no trace,
-so a mocked `ReadTimeout` is unknown. If a client tries to send a request twice, it is stopped before the second time.
+and the error is a connection error. The name of an exception alone is not a proof. A mocked transport does not emit a
+trace, so a mocked `ReadTimeout` is unknown. If a client tries to send a request twice, it is stopped before the second
+time.
 
-This module imports neither library. Each function uses the one that you pass, or that made your client.
+This module does not import either library. Each function uses the one that you pass, or that made your client.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class OwnClient:
 
 
 class EngineTransport:
-    """A transport for an `AsyncClient` of either library that sends by an `Http`.
+    """A transport for an `AsyncClient` of either library that sends through an `Http`.
 
     The `Http` is Drawdown's engine, or a `Wire` of the suite.
 

@@ -41,7 +41,7 @@ ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed
 
 
 class KeyRefused(ReadFailed):
-    """A read failed because the service refuses the key."""
+    """The result of a read that failed because the service refuses the key."""
 
 
 class Rest:

@@ -1,4 +1,4 @@
-"""The settings of a provider, from DRAWDOWN_<NAME>_….
+"""The settings of a provider, read from DRAWDOWN_<NAME>_…
 
 Guarantee: an unknown or invalid setting raises an error that names the setting. A message or a repr never shows the
 value of a setting.

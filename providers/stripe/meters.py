@@ -6,8 +6,8 @@ Guarantee: a figure is returned only if it is whole and exact. If a meter was ar
 event name, the usage of both is counted. So charged usage never counts as absent. "Cancelled" is returned only if
 Stripe's response names our identifier, or states that the event was cancelled before.
 
-Stripe applies an adjustment after its response, as it does an event (status `pending`), and offers no way to read it
-again. Reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
+Stripe applies an adjustment after its response, like an event (status `pending`). A later read of the adjustment is
+impossible. Reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
 billing/usage-based/meters/configure). Stripe documents a limit of 24 hours from the receipt, and does not change final
 invoices. It does not document the response to a second adjustment of the same event.
 """
@@ -234,8 +234,8 @@ _BEFORE: Final = re.compile(r"\balready (been )?cancell?ed\b")
 def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
     """Return the call that cancels a push at Stripe.
 
-    `cancel[identifier]` is the push's key, so a repeated call cancels only once. The call has no Idempotency-Key,
-    because Stripe would repeat a stored 500 for the same Idempotency-Key.
+    `cancel[identifier]` is the push's key, so a repeated call cancels only once. The call does not have an
+    Idempotency-Key, because Stripe would repeat a stored 500 for the same Idempotency-Key.
     """
     form = {
         "type": "cancel",

@@ -2,10 +2,10 @@
 
 A call has up to MAX_STREAM_EVENTS pushes, and the token of a session.
 
-Guarantee: a push is accepted only if the response is the documented one and has Stripe's Request-Id. It is "not
-applied" only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1,
-and is unique for 24 hours. Stripe checks events after its response. Stripe's error reports (`webhooks`) quote only some
-of the errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
+Guarantee: a push is accepted only if the response has the documented form and Stripe's Request-Id. It is "not applied"
+only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1, and is
+unique for 24 hours. Stripe checks events after its response. Stripe's error reports (`webhooks`) quote only some of the
+errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
 api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. This module was not tried against Stripe
 itself.
 """
@@ -64,8 +64,8 @@ class Session:
 class NoSession:
     """The result if a session could not be opened, so the pushes were not sent.
 
-    `why`: the reason, in one line. `refused`: the key may not open a session. `headers`: those of the response, which
-    may show when to retry.
+    `why`: the reason, in one line. `refused`: True if the key may not open a session. `headers`: those of the response,
+    which may show when to retry.
     """
 
     why: str

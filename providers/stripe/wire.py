@@ -55,7 +55,7 @@ class StripeError:
 
 
 def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = None, context: str = "") -> Call:
-    """Return a reading call.
+    """Return a call that reads.
 
     `context`: the Stripe-Context in which a thin event must be fetched.
     """
@@ -83,7 +83,7 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def post(settings: StripeSettings, path: str, form: Mapping[str, str], key: str | None = None) -> Call:
-    """Return a writing call, with or without an Idempotency-Key.
+    """Return a call that writes, with or without an Idempotency-Key.
 
     Errors: ValueError for text that a form cannot carry.
     """
@@ -243,7 +243,7 @@ def backoff_ms(attempt: int) -> int:
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """Return the JSON object of a reading call; otherwise ReadFailed."""
+    """Return the JSON object of a read call; otherwise ReadFailed."""
     if not isinstance(result, Answer):
         return ReadFailed(clean(result.reason))
     if result.status != 200:

@@ -91,7 +91,7 @@ def parse_zone(zone: str) -> ZoneInfo:
 
 
 def in_zone(ms: int, zone: ZoneInfo) -> datetime:
-    """Return a moment as the local time of a zone."""
+    """Return a moment as the local time of a time zone."""
     return datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone)
 
 
@@ -233,7 +233,7 @@ def show_percent(ppm: int) -> str:
 def is_quantity(text: str) -> bool:
     """Return True if a text is a whole number of base units, in plain digits.
 
-    A database can store it.
+    A database can store the number.
     """
     return text.isascii() and text.isdigit() and len(text) <= 18
 
