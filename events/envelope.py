@@ -154,13 +154,13 @@ _MOMENT: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9
 _SAYS: Final[Mapping[str, str]] = {
     "source": "Sender of the event. Source and event_id together identify the event.",
     "event_id": "Id of the event within its source. A repeat with this id is the same event.",
-    "event_type": "Action, which a mapping turns into a feature.",
-    "org_id": "Organisation that used it.",
+    "event_type": "Type of the act. A mapping gives each type a feature.",
+    "org_id": "Organisation to which the usage belongs.",
     "quantity": "Quantity in whole base units. To send fractions, count in a smaller unit.",
     "subject": "Label for the user or part of the organisation.",
     "project": "Label by which Drawdown lists usage.",
     "plan_key": "Plan at the time of use, as the sender knows it.",
-    "properties": f"Properties of your own, at most {MAX_PROPERTIES_BYTES} bytes as JSON. They do not change the bill.",
+    "properties": f"Your own properties, at most {MAX_PROPERTIES_BYTES} bytes as JSON. They do not change the bill.",
     TIME_SAID: "Time of use: ISO 8601 with its offset, or milliseconds since 1970. The time of arrival if omitted.",
 }
 

@@ -156,7 +156,7 @@ def _float(number: Decimal, at: str) -> float:
 
 def _storable(text: str, at: str) -> str:
     if _UNSTORABLE.search(text):
-        raise Unfit("bad_text", f"{at} has a NUL character or half of a surrogate pair. Remove it", at)
+        raise Unfit("bad_text", f"{at} has a NUL character or half of a surrogate pair. Remove these characters", at)
     return text
 
 

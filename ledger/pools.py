@@ -177,7 +177,7 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
         since, here = utc(found.since_ms), utc(now_ms)
-        text = f"{payer} pays for executions of {org_id} from {since}, and the time is {here}. Try again then"
+        text = f"{payer} pays for executions of {org_id} from {since}, and the time is {here}. Try again at that time"
         raise Denied("payer_not_allowed", text, "account")
     if found is None or not found.allowed:
         ended = "" if found is None or found.allowed else " any more"

@@ -242,8 +242,8 @@ def reverse(
     if not found.left_micro:
         raise Denied(
             "nothing_left",
-            f"cannot reverse {found.reservation}: its amount, {counted_credits(found.net_micro)}, is reversed. Run "
-            f"`drawdown settlement show {typed(found.reservation)}`",
+            f"cannot reverse {found.reservation}: its amount, {counted_credits(found.net_micro)}, is already reversed. "
+            f"Run `drawdown settlement show {typed(found.reservation)}`",
         )
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:

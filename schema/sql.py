@@ -146,7 +146,7 @@ class Queries:
         try:
             return statement.bound(values)
         except KeyError as missing:
-            raise SqlError(f"{self.path}: {name}: missing value for :{missing.args[0]}. Pass it") from None
+            raise SqlError(f"{self.path}: {name}: missing value for :{missing.args[0]}. Pass the value") from None
 
     def text(self, name: str, dialect: str, /, **slots: str) -> str:
         """Return a query as that database receives it, to show or explain it."""
@@ -159,7 +159,7 @@ class Queries:
         """
         found = self._statements(dialect, part.name, dict(part.slots))
         if len(found) > 1:
-            raise SqlError(f"{self.path}: {part.name} has more than one statement. Split it")
+            raise SqlError(f"{self.path}: {part.name} has more than one statement. Split the query")
         return found[0], self._bound(part.name, found[0], part.values)
 
     def put(self, name: str, text: str, dialect: str = "") -> None:
