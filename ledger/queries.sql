@@ -52,7 +52,7 @@ WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
 -- Use dated before the end of ended lots may change their remaining credit, or the amount that they expired with.
--- Incoming credit may change the amount that waits to expire. Either makes the wallet due at once (0).
+-- Incoming credit may change the amount that waits to expire. Either makes the wallet due immediately (0).
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
         ELSE next_due_ms END

@@ -255,7 +255,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": dated_ms}
         begun = (
             [lots.entry_of(found, by.now_ms)] if found.begins_ms > by.now_ms else []
-        )  # so that its start adds nothing later
+        )  # so that its start does not add credit later
         post(connection, [*begun, back])
         lots.look_again(connection, customer)
         make_true(connection, whose, by.now_ms)

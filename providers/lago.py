@@ -63,7 +63,7 @@ PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of one subscription's events that totals read."""
 MAX_WALLETS: Final = PAGE
-"""Number of a customer's wallets from which Drawdown cannot read the balance.
+"""Number of a customer's wallets at which Drawdown can no longer read the balance.
 
 Drawdown reads only one page of wallets, and more may follow a full page.
 """

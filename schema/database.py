@@ -68,7 +68,7 @@ PG_WAITS: Final = {
 Without them, a wait for a lost host takes two hours.
 """
 SQLITE_PREPARED: Final = 1_000
-"""Prepared statements of a connection. A tick and the verify after it have fewer."""
+"""Prepared statements of a connection. A tick and the next `verify` need fewer."""
 SQLITE_CACHE_KIB: Final = 32 * 1024
 """KiB of the database file that a connection to SQLite caches.
 
@@ -83,7 +83,7 @@ PG_SETTINGS: Final = (
     "idle_in_transaction_session_timeout=30s",  # a suspended or disconnected worker loses its locks
     "timezone=UTC",
     "work_mem=64MB",  # the seal groups by hash, and would spill to disk with the default
-    "jit=off",  # it would compile for 1.5 s a statement that runs for 20 ms
+    "jit=off",  # JIT would spend 1.5 s to compile a statement that runs for 20 ms
 )
 
 

@@ -12,7 +12,7 @@ WHERE 1 = 1 ON CONFLICT DO NOTHING RETURNING message_id
 
 -- name: deliver
 -- Events are words between blanks, without wildcards of LIKE. If a transaction is ending an endpoint, wait for it; then
--- the endpoint gets no delivery. Until this transaction is over, an endpoint with a delivery cannot be ended.
+-- the endpoint does not get a delivery. Until this transaction is over, an endpoint with a delivery cannot be ended.
 INSERT INTO hook_deliveries (message_id, endpoint, due_at_ms)
 SELECT m.message_id, e.name, m.at_ms FROM hook_messages m CROSS JOIN hook_endpoints e
 WHERE m.message_id IN (SELECT message_id FROM {rows :new (message_id text)} r)

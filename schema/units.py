@@ -87,9 +87,9 @@ MAX_ID_CHARS: Final = 200
 EMBEDDED: Final = "embedded"
 """The provider name of the embedded ledger, for code that only compares names."""
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
-"""Providers of assignments that Drawdown does not bill.
+"""Provider names of assignments with usage that Drawdown does not bill.
 
-Another system bills them, or they stay unbilled.
+Another system bills the usage, or the usage stays unbilled.
 """
 
 

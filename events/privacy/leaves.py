@@ -202,7 +202,7 @@ MAX_TEXT_CHARS: Final = 10_000
 MAX_READINGS: Final = 12
 """Readings of one text of a report. A reading is a way to decode the text."""
 MAX_MARKS: Final = 30
-"""Combining marks in a row, as in Unicode's stream-safe form.
+"""Consecutive combining marks, as in Unicode's stream-safe form.
 
 The time to sort longer rows grows with the square of the number of marks.
 """

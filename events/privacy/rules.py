@@ -553,7 +553,7 @@ RE2_MEMORY_BYTES: Final = 67_108_864
 MOST_ENTROPY: Final = 20
 """Bits of entropy for each character that a rule can require.
 
-A rule that requires more would hardly ever match a text.
+A rule that requires more would rarely match a text.
 """
 
 

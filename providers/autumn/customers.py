@@ -414,7 +414,10 @@ def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[in
 
 
 MOST_CYCLES: Final = 1_200
-"""Cycles of a plan to follow from its start: a hundred years of months."""
+"""Cycles of a plan that Drawdown follows from its start.
+
+With monthly cycles, the limit is a hundred years.
+"""
 
 
 def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequence[int]:

@@ -42,7 +42,7 @@ from drawdown.schema.text import quote_value
 MAX_CONNECTIONS: Final = 512
 """Open connections to providers."""
 KEEP_ALIVE_S: Final = 4.0
-"""Seconds that an idle connection can still be used again.
+"""Seconds for which an idle connection can be used again.
 
 Common servers close an idle connection after five seconds. A request on a closing connection has an unknown outcome.
 """
@@ -153,7 +153,7 @@ class HttpClient:
         """Send a call once, and return its result. Raise an error only on cancellation."""
         try:
             origin, request = _request(call)
-        except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
+        except (ValueError, TypeError):  # the URL, the method or a header, before a connection was opened
             return NotSent("invalid request: it cannot be sent")
         lines = self._here()
         ends_at = lines.loop.time() + call.timeout_s
@@ -176,7 +176,7 @@ class HttpClient:
 
     async def _line(self, lines: _ConnectionPool, origin: Origin, within_s: float) -> Connection:
         """Return a connection, and take a slot for it. Errors: NoConnection, TimeoutError."""
-        if not lines.slots.locked():  # the usual way needs no timer
+        if not lines.slots.locked():  # the usual path does not need a timer
             await lines.slots.acquire()
             if (kept := lines.take(origin)) is not None:
                 return kept
@@ -342,12 +342,12 @@ FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
 """Fewest bytes of a response, on average, for each piece that the socket delivers.
 
-The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, because each takes the same time.
+The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, because each piece takes the same time.
 """
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
 """Bytes of one service's responses in flight.
 
-Above this limit, a service that floods would delay other services and exhaust the memory.
+Without this limit, a service that floods would delay other services and exhaust the memory.
 """
 
 

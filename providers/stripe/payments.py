@@ -77,10 +77,10 @@ PAGE: Final = 100
 MAX_PAGES: Final = 20
 """Pages of one customer's payments at Stripe that a lookup reads.
 
-If there are more, and these pages lack the charge, the charge stays in doubt.
+If the list has more pages, and these pages lack the charge, the charge stays in doubt.
 """
 CLOCKS_MS: Final = HOUR_MS
-"""Largest difference by which our clock may be ahead of Stripe's.
+"""Most milliseconds by which our clock may be ahead of Stripe's.
 
 A lookup begins earlier by this time, so that it finds every intent.
 """
@@ -397,7 +397,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
             return _declined(intent.get("last_payment_error"))
         case "processing":
             return InDoubt(f"{payment_id} is in progress")
-    # Not confirmed, or authorised and not captured: our call leaves no such intent. A person cancels it at Stripe.
+    # The intent is unconfirmed, or authorised and not captured. Our calls do not leave such an intent: cancel it.
     return InDoubt(f"{payment_id} is {_text(intent, 'status')}")
 
 
