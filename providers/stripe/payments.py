@@ -397,7 +397,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
             return _declined(intent.get("last_payment_error"))
         case "processing":
             return InDoubt(f"{payment_id} is in progress")
-    # The intent is unconfirmed, or authorised and not captured. Our calls do not leave such an intent: cancel it.
+    # Our calls leave neither an unconfirmed nor an uncaptured intent. A person cancels it at Stripe.
     return InDoubt(f"{payment_id} is {_text(intent, 'status')}")
 
 
