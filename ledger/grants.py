@@ -115,7 +115,7 @@ def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator
 
     They are the start of the stay, and the start of each month.
 
-    No credit begins before the plan's first terms.
+    Credit never begins before the plan's first terms.
     """
     if not of_plan:
         return

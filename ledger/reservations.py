@@ -340,11 +340,12 @@ def _hold(
     now_ms: int,
     room: Room,
 ) -> bool:
-    """Reserve an amount in a wallet, and return True if there was room.
+    """Reserve an amount in a wallet, and return True if the credit sufficed.
 
-    If a change is due, the statement reserves nothing, but it may take the wallet's lock: another transaction may have
-    made the wallet due meanwhile. Maturing then takes the lock of a pool, too. A transaction that allots from the pool
-    at the same time may wait for this one. The database then ends one of the two, and `write` runs it again.
+    If a change is due, the statement does not reserve credit. It may still take the wallet's lock, because another
+    transaction may have made the wallet due meanwhile. Maturing then takes the lock of a pool, too. A transaction that
+    allots from the pool at the same time may wait for this one. The database then ends one of the two, and `write` runs
+    it again.
     """
     values = {
         "account_id": wallet_account(customer_id),

@@ -92,7 +92,7 @@ class EmbeddedProvider:
         return self._read(partial(_features_without_rate, features=features))
 
     def _charged(self, batch: Sequence[PushRequest]) -> list[Outcome]:
-        """Charge a batch at once.
+        """Charge a batch in one step.
 
         If one push cannot be charged, charge each half, until that push is alone.
         """

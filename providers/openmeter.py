@@ -310,7 +310,7 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
 def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:
     """Return the sum of a meter's query without windows.
 
-    If there is no row, the sum is zero.
+    Without a row, the sum is zero.
     """
     rows = found.get("data") if isinstance(found, Mapping) else None
     if not isinstance(rows, list):

@@ -292,7 +292,7 @@ class Polar:
 
 
 def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
-    """Return the items of one page; ReadFailed if it has none."""
+    """Return the items of one page; ReadFailed if it lacks the list."""
     items = found.get("items") if isinstance(found, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
         return found if isinstance(found, ReadFailed) else ReadFailed("Polar did not return a list of items")

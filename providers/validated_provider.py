@@ -175,7 +175,7 @@ def sound(state: CustomerRead) -> CustomerRead:
 def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
     """Return the valid parts, each name once.
 
-    A part with an impossible figure is skipped, so that it never passes for used up.
+    A part with an impossible figure is skipped, so that it never counts as used up.
     """
     named: dict[tuple[str, str], Part] = {}
     for part in filter(_is_part, found):

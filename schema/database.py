@@ -241,8 +241,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 def _read_a_copy(engine: sa.Engine, file: Path) -> None:
     """Open a read-only copy as an immutable file.
 
-    It applies if this user can write neither the file nor its folder. SQLite would otherwise have to write a log beside
-    it.
+    The function applies if this user can write neither the file nor its folder. SQLite would otherwise have to write a
+    log beside it.
     """
 
     @sa.event.listens_for(engine, "do_connect")
@@ -342,10 +342,10 @@ def _commit(transaction: sa.RootTransaction) -> None:
 
 
 def _is_unanswered(error: DBAPIError) -> bool:
-    """Return True if it is unknown whether a commit was done.
+    """Return True if it is unknown whether a transaction was committed.
 
-    This is the case if the response never came, or came from a server that was shutting down. If SQLite reports a
-    failed commit, or PostgreSQL refuses it, it was not done.
+    This is the case if the result never came, or came from a server that was shutting down. If SQLite reports a failed
+    commit, or PostgreSQL refuses the commit, the transaction was not committed.
     """
     if isinstance(error.orig, sqlite3.Error):
         return False

@@ -141,7 +141,8 @@ def upgrade(engine: sa.Engine) -> Version:
 def _require_own(connection: sa.Connection) -> None:
     """Check that a database is empty or Drawdown's.
 
-    Errors: Refused for the database of another program: a mistyped URL would add Drawdown's tables to it.
+    Errors: Refused for the database of another program, because a mistyped URL would otherwise add Drawdown's tables to
+    it.
     """
     tables = sorted(sa.inspect(connection).get_table_names())
     if tables and "buckets" not in tables:

@@ -147,7 +147,8 @@ def _own_sandboxes() -> tuple[str, ...]:
 
     They restrict hosts, and are open for all other roles.
 
-    If a policy hid sandboxes from a worker, it would see no running sandbox, and would halt no organisation.
+    If a policy hid sandboxes from a worker, the worker would not see running sandboxes, and would not halt
+    organisations.
     """
     return (
         "ALTER TABLE sandboxes ENABLE ROW LEVEL SECURITY",

@@ -187,7 +187,7 @@ class AutumnProvider:
         return customers.state(customer, self._settings, self._account.schema)
 
     async def _setting_fault(self, customer: AutumnCustomer) -> str | None:
-        """Return the fault of the setting BALANCE_FEATURE; None if there is no fault.
+        """Return the fault of the setting BALANCE_FEATURE; None if it is valid.
 
         Without this check, a wrong name would be read as a balance of zero. If the customer has the balance, the name
         is right.

@@ -156,7 +156,7 @@ def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
 def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
     """Return the first of these figures that is present.
 
-    Errors: Unreadable if none is present, or the figure is not a number.
+    Errors: Unreadable if all are missing, or the figure is not a number.
     """
     shown = next((found[name] for name in names if found.get(name) is not None), None)
     value = number(shown)
@@ -291,7 +291,7 @@ def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], s
 def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part], lasting: Lasting | None) -> Drawn:
     """Return the draws on a balance in its cycle: the newest cycle of its parts.
 
-    A top-up beside a plan is a part without a repeating cycle. A draw from it before the plan's cycle cannot be
+    A top-up in addition to a plan is a part without a repeating cycle. A draw from it before the plan's cycle cannot be
     distinguished from a later draw.
     """
     newest = max((part.at_ms for part in begun), default=0)
@@ -576,7 +576,7 @@ def _in_credits(amount: Decimal | None, cost: Decimal | None) -> Decimal | None:
 def _alone(customer: AutumnCustomer, feature: str) -> Decimal | None:
     """Return the amount that one feature's balance allows; None: unlimited.
 
-    Without a balance it is 0, whatever the controls.
+    Without a balance, the amount is 0 under any controls.
     """
     balance = customer.balances.get(feature)
     if balance is None:

@@ -155,7 +155,7 @@ def read_event(item: object) -> Event:
 def _applied(item: Mapping[str, object], feature: str) -> Deduction | None:
     """Return the deduction of a listed event.
 
-    If there was none, the list has null (observed; documented as []).
+    Without a deduction, the list has null (observed; documented as []).
     """
     return NOTHING if item.get("deductions", ...) is None else deducted(item, feature)
 
@@ -261,8 +261,8 @@ class EventReader:
     async def _by_key(self, request: PushRequest) -> LookupResult | None:
         """Look up one push by a filter on its key; None if the filter does not find it.
 
-        That proves nothing. In recorded calls, a filter matched a text and not a number. The hosted service was not
-        tried.
+        Then absence is not proven. In recorded calls, a filter matched a text and not a number. The hosted service was
+        not tried.
         """
         try:
             items = await self._read(request.customer_id, request.ts, request.ts + 1, request.key)
@@ -291,7 +291,7 @@ class EventReader:
         """Read the costs again, after the events.
 
         Costs change while pushes are in flight. ReadFailed if they cannot be read, or if older costs are not loaded
-        yet. Then the push is looked up again. A charge at an older cost would otherwise pass for a part of a charge.
+        yet. Then the push is looked up again. A charge at an older cost would otherwise count as a part of a charge.
         """
         try:
             await self._account.read()

@@ -105,7 +105,7 @@ class AutumnPayments:
     async def _unfit(self, request: Charge) -> NotSent | None:
         """Return why the charge must not be made now, by reads alone.
 
-        Return None if no read shows a reason.
+        Return None if the reads do not show a reason.
         """
         fills = await self.fills_itself(request.customer_id)
         if fills is not None:
@@ -195,7 +195,7 @@ class AutumnPayments:
         }
 
     async def _read(self, route: str, body: Mapping[str, object]) -> Mapping[str, object] | NotSent:
-        """Make a call that takes no money, and return its response."""
+        """Make a call that does not take money, and return its response."""
         result = await self._send(route, body, READ_TIMEOUT_S)
         now_ms = self._clock.now_ms()
         if not isinstance(result, Answer):

@@ -124,7 +124,7 @@ def read(setup: Setup) -> AutumnSettings:
 
 @dataclass(frozen=True)
 class _SettingTexts:
-    """Settings as they were written. An empty setting counts as not set."""
+    """Settings as unparsed texts. An empty setting counts as not set."""
 
     name: str
     texts: Mapping[str, str] = field(repr=False)

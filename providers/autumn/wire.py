@@ -205,9 +205,9 @@ def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bo
 
 
 def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
-    """Return the rejection of a charge that took or gave back nothing.
+    """Return the rejection of a charge without a deduction or refund.
 
-    In recorded calls, the key is used up although Autumn charged nothing, so a retry would be reported as a duplicate.
+    In recorded calls, the key is used up although Autumn did not charge, so a retry would be reported as a duplicate.
     """
     customer, feature, quantity = request.customer_id, request.feature, request.quantity
     if quantity < 0:
@@ -282,7 +282,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
 def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     """Return the outcome of an error that Autumn itself sent.
 
-    Autumn charged nothing, and released the key.
+    Autumn did not charge, and released the key.
     """
     fixable = access_trouble(said)
     if fixable is not None:

@@ -112,9 +112,9 @@ class ReadTests(Tools):
                 self._reads_nothing(name, request, absent)
 
     def _reads_nothing(self, name: str, request: PushRequest, absent: HttpResult | None) -> None:
-        """Check that no reading call returns a figure of an invalid response.
+        """Check that read calls do not return a figure of an invalid response.
 
-        A provider that sends no call may know the response.
+        A provider that does not send a call may know the response.
 
         `absent`: the service's response for a push that it does not have, such as an empty list. If an invalid response
         equals it, the provider may believe it.

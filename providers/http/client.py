@@ -268,7 +268,7 @@ def _parts(url: str) -> tuple[Origin, str]:
 def _name(name: str) -> str:
     """Return a header's name in lower case.
 
-    Errors: ValueError for an invalid name, or one that only the client sets.
+    Errors: ValueError for an invalid name, or a name that only the client sets.
     """
     if name.lower() in _OWN_HEADERS or not _HEADER_NAME.fullmatch(name):
         raise ValueError

@@ -42,13 +42,13 @@ _OURS: Final = frozenset({"host", "content-length", "connection", "transfer-enco
 
 
 class _SendsAgainError(Exception):
-    """An error that stops a client before it sends the same request twice."""
+    """Raised to stop a client before it sends the same request twice."""
 
 
 class _Trace:
     """A counter of the times that a client began to send a request.
 
-    CONNECT goes to a proxy and carries no part of the request, so it does not count.
+    CONNECT goes to a proxy and does not carry a part of the request, so it does not count.
     """
 
     def __init__(self) -> None:

@@ -195,9 +195,9 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 
 def _expired(result: HttpResult) -> bool:
-    """Return True if the token is not valid any more, or never was.
+    """Return True if the token is no longer valid, or never was.
 
-    Stripe did nothing under it.
+    Stripe did not do anything under the token.
     """
     return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
 
@@ -209,7 +209,7 @@ def _is_over(error: StripeError | None) -> bool:
 def _refused(result: HttpResult) -> bool:
     """Return True if Stripe refused the whole call as invalid.
 
-    Then it accepted no event of the call.
+    Then Stripe did not accept any event of the call.
 
     A host between Drawdown and Stripe may also answer 400. The Request-Id and the kind of the error show that it is
     Stripe's.

@@ -200,7 +200,7 @@ def _judge_answer(answer: Answer, push: PushRequest) -> Outcome:
 def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     """Return the outcome of a 4xx.
 
-    Only an error in Stripe's own words proves that nothing was applied, because another host may also answer 400.
+    Only an error in Stripe's own words proves that the push was not applied, because another host may also answer 400.
     """
     error = error_of(answer)
     if error is None or error.code == "idempotency_key_in_use":
