@@ -98,7 +98,7 @@ def is_array(body: bytes) -> bool:
 def array(body: bytes) -> Iterator[Item | Unfit]:
     """Yield the items of a JSON array.
 
-    Errors: Unreadable, also after some items. Then reject these items, too.
+    Errors: Unreadable, even after some items. Then also reject those items.
     """
     at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
     if _sign(body, at) != b"[":

@@ -100,8 +100,8 @@ def parse_events(
     """Yield the events of a body, in order.
 
     `headers`: names in lower case; a repeated header occurs twice. `org_id`, `source`: the organisation and source that
-    the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, also after some
-    events. Then reject these events, too.
+    the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, even after some
+    events. Then also reject those events.
     """
     for one in _each(body, content_type, headers, org_id, now_ms, source):
         if isinstance(one, ReceivedEvent) and source is not None and one.event.source != source:

@@ -296,7 +296,7 @@ def entries_for(
 ) -> tuple[list[dict[str, object]], int, int]:
     """Return the entries that charge these lines.
 
-    The other results are the amounts charged and written off, in micro-credits.
+    Return also the amounts charged and written off, in micro-credits.
 
     Errors: Denied `beyond_hold`; UsageError.
     """

@@ -306,9 +306,7 @@ def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
     """Return the first customers with ended allotments of these pools.
 
-    There are at most RETURNED_AT_ONCE.
-
-    The list includes customers who must return less than before.
+    The list has at most RETURNED_AT_ONCE customers, and includes customers who must return less than before.
     """
     part = borrowers_part(customer_ids, now_ms)
     return list(SQL.run(connection, part.name, part.values).scalars())

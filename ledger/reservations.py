@@ -84,9 +84,10 @@ class Ask:
     `reservation`: the key of the execution. `customer_id`: the wallet to charge. `amount_micro`: the amount to reserve.
     `estimate`: the base units by feature from which the price was computed, as JSON; None: the estimate is in credits.
     `project`, `subject` and `action` are labels. `overage`: charge, cap or refuse cost above the amount. `supplier`
-    None: without a supplier. `settled_by`: the way of charging. `hold`: the place of the credit. `fingerprint`:
-    distinguishes a repetition from another request under the same key. `sandboxes`: ids as JSON, in order.
-    `payer_number`: if `customer_id` is not the organisation's own, the row of `payers` by which it pays.
+    None: without a supplier. `settled_by`: the way in which the execution is charged. `hold`: the balance that the
+    reservation counts against. `fingerprint`: distinguishes a repetition from another request under the same key.
+    `sandboxes`: ids as JSON, in order. `payer_number`: if `customer_id` is not the organisation's own, the row of
+    `payers` by which it pays.
     """
 
     reservation: str

@@ -53,7 +53,7 @@ class Registry:
 def installed() -> list[EntryPoint]:
     """Return the entry points installed on this machine, in the order of their names.
 
-    If several share a name, that of this package comes first.
+    If several entry points share a name, that of this package comes first.
     """
     return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
 

@@ -100,10 +100,9 @@ class Fact:
 class Size:
     """The size of an action: its changed rows, and its credit in micro-credits.
 
-    Credit is granted (`micro`) or taken (`taken_micro`).
-
-    `micro` includes usage if the action corrects or waives its charge. `unbounded`: the credit is unknown in advance.
-    Only an admin, or a key without a limit, may run such an action.
+    `micro`: the granted credit. `taken_micro`: the taken credit. `micro` includes usage if the action corrects or
+    waives its charge. `unbounded`: the credit is unknown in advance. Only an admin, or a key without a limit, may run
+    such an action.
     """
 
     rows: int = 1
@@ -239,9 +238,10 @@ class Page(Generic[R]):
 class Kind:
     """A kind of value, with the texts that people type for it.
 
-    `read`: a function that returns the value of a text, from the text, its name for messages and the present moment.
-    `write`: a function that returns the text of a value, which `read` accepts. `metavar`: the value's name in the help.
-    `ending`: the end of a parameter's name that people omit. `least`, `most`: the bounds of a number.
+    `read`: a function that parses a text, and returns its value. Its arguments are the text, a name for messages and
+    the present moment. `write`: a function that returns the text of a value, which `read` accepts. `metavar`: the
+    value's name in the help. `ending`: the end of a parameter's name that people omit. `least`, `most`: the bounds of a
+    number.
     """
 
     name: str
@@ -407,7 +407,7 @@ class Label:
 class Param:
     """A parameter of an action or a list.
 
-    `says`: its line of help. `many`: True if it has several values.
+    `says`: its line of help. `many`: True if the parameter can have several values.
     """
 
     name: str

@@ -33,16 +33,16 @@ The limit is for each source of such ids.
 MAX_SAID_CHARS: Final = 200
 """Characters of an id that a message repeats."""
 SCANNED: Final = 100_000
-"""Ids to search for one that shares an intact half with a mistyped id."""
+"""Ids that Drawdown searches for an id that shares an intact half with a mistyped id."""
 
 SAMPLED_NEIGHBOURS: Final = 50
 
 
 @dataclass(frozen=True)
 class IdSource:
-    """A source of ids of a kind: a fragment of `ids.sql`.
+    """A fragment of `ids.sql` that lists ids of a kind.
 
-    `prefix`: the text before the ids there.
+    `prefix`: the text before the ids in the fragment.
     """
 
     piece: str
@@ -121,7 +121,7 @@ CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), 
 """Cells, including those that only hosts have reported."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample quarantined")
 USED_SAMPLE: Final = Kind("sample", SAMPLE.sources, "drawdown sample list --org ORG --from TIME")
-"""A sample that was billed, or can be."""
+"""A sample that was billed or can be billed."""
 PAYMENTS: Final = Kind("payment service", (), "drawdown topup set --help")
 PROVIDER: Final = Kind("provider", (IdSource("assigned_providers"),), "drawdown provider list")
 ACTOR: Final = Kind("actor", (IdSource("actors"),), "drawdown audit list")

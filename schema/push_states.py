@@ -1,7 +1,7 @@
 """The states of a push.
 
 The outbox, statements, lists, backlogs, metrics, the command line and the console derive their states from this module.
-To add a state, add it to OPEN or SETTLED, to STATES, and if it is open, to `OpenPushes`.
+To add a state, add it to STATES, and to OPEN or SETTLED. If the state is open, also add it to `OpenPushes`.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ MAX_EVENT_TYPES: Final = 10_000
 MAX_METERS: Final = 1_000_000
 """Event types that a database stores in total.
 
-Each keeps its meter, even after its last use.
+Each event type keeps its meter, even after its last use.
 """
 MAX_ORG_TYPES: Final = 100
 """Event types in use that the keys of one organisation added."""

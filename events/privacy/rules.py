@@ -79,7 +79,7 @@ MIXED: Final = (
     r"(?:(?=[a-z]{0,40}\d)(?=\d{0,40}[a-z])[a-z0-9]{4}|"
     r"(?-i:(?=[a-z0-9]{0,40}[A-Z])(?=[A-Z0-9]{0,40}[a-z])[A-Za-z0-9]{10}))"
 )
-"""Letters with digits among them, or in both cases, unlike a word of a language."""
+"""Letters mixed with digits, or in upper and lower case, unlike an ordinary word."""
 
 
 def _is_basic(found: str) -> bool:
