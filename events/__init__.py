@@ -1,1 +1,1 @@
-"""The shape of usage events, and the check of reports about them. Pure."""
+"""The shape of usage events, and the check of reports about them, as pure code."""

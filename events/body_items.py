@@ -2,10 +2,10 @@
 
 A body is one JSON object, an array of objects, or one object on each line.
 
-Guarantee: pure. Each item is read and bounded separately. If an item is invalid, only that item is reported, and the
-others are read. To find the ends of invalid items, Drawdown passes over at most MOST_PASSED_OVER tokens of a body. A
-body has one meaning, because repeated names, numbers that JSON does not have, and bytes that are not UTF-8 are
-rejected.
+Guarantee: this module is pure. Each item is read and bounded separately. If an item is invalid, only that item is
+reported, and the others are read. To find the ends of invalid items, Drawdown skips at most MOST_PASSED_OVER tokens of
+a body. A body has one meaning, because repeated names, numbers that JSON does not allow, and bytes that are not UTF-8
+are rejected.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NO_UTF8: Final = re.compile("[\ud800-\udfff]")
 
 
 class Unreadable(UsageError):
-    """An error: a body cannot be read, so all of its items are rejected.
+    """Raised if a body cannot be read, so all of its items are rejected.
 
     `code`: `not_json` or `too_large`.
     """
@@ -98,7 +98,7 @@ def is_array(body: bytes) -> bool:
 def array(body: bytes) -> Iterator[Item | Unfit]:
     """Yield the items of a JSON array.
 
-    Errors: Unreadable, also after some items. Then reject these items, too.
+    Errors: Unreadable, even after some items. Then also reject those items.
     """
     at, number, left = _skip(body, 0), 0, MOST_PASSED_OVER
     if _sign(body, at) != b"[":

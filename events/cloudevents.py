@@ -2,10 +2,10 @@
 
 They are CloudEvents 1.0, or objects with the field names of Drawdown's envelope.
 
-Guarantee: pure. Each item becomes one usage event, or one `Unfit` with a code and a place. If a sender repeats an
-event, the result is the same event. Extension attributes, which a tracing library changes with each attempt, are
-dropped. This module does not read with the official `cloudevents` package. That package accepts repeated names and
-numbers that JSON does not have, reads all numbers as floats, and rejects a batch for one invalid event.
+Guarantee: this module is pure. Each item becomes one usage event, or one `Unfit` with a code and a place. If a sender
+repeats an event, the result is the same event. Extension attributes, which a tracing library changes with each attempt,
+are dropped. This module does not use the official `cloudevents` package. That package accepts repeated names and
+numbers that JSON does not allow, reads all numbers as floats, and rejects a batch for one invalid event.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ReceivedEvent:
     def counted(self, value: EventValue | None) -> ReceivedEvent | Unfit:
         """Return the event with its quantity, by the value of its type.
 
-        `value` None: the type is without a value. An event without a quantity is then an Unfit.
+        `value` None: the type does not have a value. An event without a quantity is then Unfit.
         """
         if value is not None and self.again is not None:
             return self.again(value)
@@ -99,9 +99,9 @@ def parse_events(
 ) -> Iterator[ReceivedEvent | Unfit]:
     """Yield the events of a body, in order.
 
-    `headers`: names in lower case; a repeated header is there twice. `org_id`, `source`: the organisation and source
-    that the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, also after some
-    events. Then reject these events, too.
+    `headers`: names in lower case; a repeated header occurs twice. `org_id`, `source`: the organisation and source that
+    the sender is bound to, if any. An event without a source has that source. Errors: Unreadable, even after some
+    events. Then also reject those events.
     """
     for one in _each(body, content_type, headers, org_id, now_ms, source):
         if isinstance(one, ReceivedEvent) and source is not None and one.event.source != source:

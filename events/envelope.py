@@ -2,11 +2,12 @@
 
 The envelope has the fields of every usage event, from any product.
 
-Guarantee: pure. The database accepts every event that is made here. Any other item has a fault with a code and a place,
-which do not contain the wrong value. Its message may quote the start of the value. Numbers are integers of base units,
-so an adapter scales the fractions of its product. The schema follows from the fields of `UsageEvent` and its bounds. A
-test checks that `usage-event.schema.json` here is the result of `envelope_schema`. Faults that a schema cannot express
-(the bytes of `properties`, times far ahead) are rejected when the event arrives.
+Guarantee: this module is pure. The database accepts every event that is made here. Any other item has a fault with a
+code and a place, which do not contain the wrong value. Its message may quote the start of the value. Numbers are
+integers of base units, so an adapter scales the fractions of its product. The schema is derived from the fields of
+`UsageEvent` and its bounds. A test checks that `usage-event.schema.json` here is the result of `envelope_schema`.
+Faults that a schema cannot express (the bytes of `properties`, times far in the future) are rejected when the event
+arrives.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Named: TypeAlias = tuple[str | None, str | None]
 
 
 class Unfit(UsageError):
-    """The error for an item that is not a usage event.
+    """Raised for an item that is not a usage event.
 
     `code`: the fault. `at`: its place in the item (a path; empty: the whole item). `named`: the source and id that the
     item states.
@@ -67,7 +68,7 @@ def named_in(item: Mapping[str, object], source: str, name: str) -> Named:
 
 @dataclass(frozen=True)
 class UsageEvent:
-    """One act of use.
+    """An act of use that a product reports.
 
     `source` and `event_id` together are its key. `quantity`: base units of its type. `occurred_ms`: milliseconds since
     1970. `subject`, `project` and `plan_key`: labels at the time of the event, never looked up again. Errors: Unfit,
@@ -153,13 +154,13 @@ _MOMENT: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9
 _SAYS: Final[Mapping[str, str]] = {
     "source": "Sender of the event. Source and event_id together identify the event.",
     "event_id": "Id of the event within its source. A repeat with this id is the same event.",
-    "event_type": "Action, which a mapping turns into a feature.",
-    "org_id": "Organisation that used it.",
+    "event_type": "Type of the act. A mapping gives each type a feature.",
+    "org_id": "Organisation to which the usage belongs.",
     "quantity": "Quantity in whole base units. To send fractions, count in a smaller unit.",
     "subject": "Label for the user or part of the organisation.",
     "project": "Label by which Drawdown lists usage.",
     "plan_key": "Plan at the time of use, as the sender knows it.",
-    "properties": f"Properties of your own, at most {MAX_PROPERTIES_BYTES} bytes as JSON. They do not change the bill.",
+    "properties": f"Your own properties, at most {MAX_PROPERTIES_BYTES} bytes as JSON. They do not change the bill.",
     TIME_SAID: "Time of use: ISO 8601 with its offset, or milliseconds since 1970. The time of arrival if omitted.",
 }
 

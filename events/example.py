@@ -1,7 +1,7 @@
-"""The source and id of a rejected item, as far as they can be shown.
+"""The parts of a rejected item's source and id that can be shown.
 
-Guarantee: pure. A name that looks like a secret, an address or a person's number is left out. Other names are
-shortened.
+Guarantee: this module is pure. A name that looks like a secret, an address or a person's number is omitted. Other names
+are shortened.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Single values of an item: a text, a moment, a quantity, labels and properties.
 
-Guarantee: pure and exact. A value is read exactly, or rejected by a code. Numbers are never rounded, and the time to
-read a number grows only with its length. A time in ISO 8601 has one meaning, in events, samples and files. A leap
-second becomes the last moment before it, because most clocks cannot show it. An hour 24 is rejected, because programs
-disagree on its day.
+Guarantee: this module is pure and exact. A value is read exactly, or rejected by a code. Numbers are never rounded, and
+the time to read a number grows only with its length. A time in ISO 8601 has one meaning, in events, samples and files.
+A leap second becomes the last moment before it, because most clocks cannot show it. Hour 24 is rejected, because
+programs disagree on its day.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _float(number: Decimal, at: str) -> float:
 
 def _storable(text: str, at: str) -> str:
     if _UNSTORABLE.search(text):
-        raise Unfit("bad_text", f"{at} has a NUL character or half of a surrogate pair. Remove it", at)
+        raise Unfit("bad_text", f"{at} has a NUL character or half of a surrogate pair. Remove these characters", at)
     return text
 
 

@@ -1,10 +1,11 @@
 """The public summary of usage events, without organisations.
 
-It has counts and quantities by plan, kind and day.
+The summary shows counts and quantities by plan, kind and day.
 
-Guarantee: pure. Each row covers at least LEAST organisations. Smaller groups of one kind and day are joined into one
-group. If it is still too small, it joins such groups of that day, and then those of all days. If the last group is
-still too small, it is omitted. The summary is without totals, because an omitted row could be computed from a total.
+Guarantee: this module is pure. Each row covers at least LEAST organisations. Smaller groups of one kind and day are
+joined into one group. If it is still too small, it joins such groups of that day, and then those of all days. If the
+last group is still too small, it is omitted. The summary does not have totals, because an omitted row could be computed
+from a total.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class _Group:
     events: int = 0
     quantity: int = 0
     orgs: set[str] = field(default_factory=set)
-    """At most LEAST organisations: enough to know that the group is not small."""
+    """At most LEAST organisations, which is enough to know that the group is not small."""
 
     def add(self, events: int, quantity: int, orgs: Iterable[str]) -> None:
         self.events += events
@@ -84,7 +85,7 @@ class _Group:
 def grouped(uses: Iterable[OrgUse]) -> tuple[list[SummaryRow], bool]:
     """Return the rows, ordered by day, kind and plan.
 
-    The second result is True if a group was left out because it is too small.
+    The second result is True if a group was omitted because it is too small.
 
     Errors: UsageError for more than MAX_GROUPS.
     """

@@ -2,9 +2,9 @@
 
 The quantity is 1, or the value at a path in the event's data.
 
-Guarantee: pure and exact. A value times its scale must be a whole number of base units. Otherwise the value is rejected
-by a code with its place. Numbers are never rounded. The terms are those of OpenMeter's meters: an aggregation (`count`,
-`sum`) and a value property (`$.usage.tokens`).
+Guarantee: this module is pure and exact. A value times its scale must be a whole number of base units. Otherwise the
+value is rejected by a code with its place. Numbers are never rounded. The terms are those of OpenMeter's meters: an
+aggregation (`count`, `sum`) and a value property (`$.usage.tokens`).
 """
 
 from __future__ import annotations

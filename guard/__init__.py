@@ -1,1 +1,1 @@
-"""The guard's rules, which decide whether a use is allowed now, and why. Pure."""
+"""The pure rules of the guard, which decide if a use is allowed now, and why."""

@@ -1,11 +1,12 @@
-"""Decide if an amount of a metric can be used now. Pure.
+"""Decide if an amount of a metric can be used now.
 
-The decision has its rule, and the amount that is left.
+A decision shows its rule and the remaining amount.
 
-Guarantee: rules apply in one order: the operator, a limit override in place of the plan's limit, the plan's limit, the
-credit of the payer. If the credit is unknown, a setting decides. If a plan lacks a limit for a metric, it does not
-allow the use of the metric. Unlimited use must be set. The decision of phase 3 is always computed (`would`), and the
-phase determines its effect. The gate of sandboxes uses the same rules (`worker/verdict/refresh_requests.py`).
+Guarantee: this module is pure. Rules apply in one order: the operator, a limit override in place of the plan's limit,
+the plan's limit, the credit of the payer. If the credit is unknown, a setting decides. If a plan lacks a limit for a
+metric, it does not allow the use of the metric. To allow unlimited use, set a limit of `none`. The decision of phase 3
+is always computed (`would`), and the phase determines its effect. The gate of sandboxes uses the same rules
+(`worker/verdict/refresh_requests.py`).
 
     phase          nothing left                     little left
     0 silent       allow                            allow
@@ -91,7 +92,7 @@ class Facts:
 
     `phase`: the phase of the metric. `warn_ppm`: the parts per million of a limit that count as little left. `counted`:
     the use by span. `halted`: the operator's reason to halt all use. `limits`: the limits of the plan, at most one for
-    each span. `overrides`: the overrides in force for the caller, in any order. `no_credit`: the code with which the
+    each span. `overrides`: the overrides that apply to the caller, in any order. `no_credit`: the code with which the
     payer was refused, or why the credit is unknown. `fails_open`: True to allow use if the credit is unknown. `pays`:
     True if credit was ever bought.
     """
@@ -131,9 +132,9 @@ class Verdict:
 
     `decision`: the decision that counts. `would`: the decision if each phase were 3. `enforced`: True if the phase
     enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the bound with the
-    least left (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before this use,
-    in base units. `remaining`: the base units left after this use, or without it if the decision is to block. `used`
-    and `remaining` are None without a bound.
+    smallest remainder (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before
+    this use, in base units. `remaining`: the base units left after this use, or without it if the decision is to block.
+    `used` and `remaining` are None if `bound` is None.
     """
 
     decision: Decision
@@ -147,9 +148,9 @@ class Verdict:
 
 
 def in_force(facts: Facts) -> list[Bound]:
-    """Return the bound of each period: the nearest override, or else the limit.
+    """Return the bound of each period: the closest override, or else the limit.
 
-    If several overrides are equally near, the newest applies.
+    The closest override has the narrowest reach. If several have the same reach, the newest applies.
     """
     found: list[Bound] = []
     for period in SPANS:

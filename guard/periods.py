@@ -1,9 +1,9 @@
-"""The periods in which the guard counts, and the span of concurrent use. Pure.
+"""The periods in which the guard counts, and the span of concurrent use.
 
 Periods are hours, days and months in UTC.
 
-Guarantee: the periods of a kind do not overlap, and cover every moment. Each counter has the start of its period in its
-key, so Drawdown never resets a counter to zero. Moments are milliseconds.
+Guarantee: this module is pure. The periods of a kind do not overlap, and cover every moment. Each counter has the start
+of its period in its key, so Drawdown never resets a counter to zero. Moments are milliseconds.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ WALLET: Final = "wallet:"
 class Wallet:
     """A customer's wallet. Amounts are micro-credits.
 
-    `plan` None: without a plan. `max_concurrent`: the concurrent sandboxes that plan and tiers allow (None: without a
-    plan). `held_micro`: reserved by executions. `overdraft_micro`: how far executions can reserve below zero.
-    `over_micro`: the unused credit of ended lots that is not booked yet. `unbilled_micro`: use that is not charged yet;
-    0 if it was not read.
+    `plan` None: the wallet does not have a plan. `max_concurrent`: the concurrent sandboxes that plan and tiers allow
+    (None: the wallet does not have a plan). `held_micro`: the credit that executions reserve. `overdraft_micro`: the
+    debt up to which executions can reserve credit. `over_micro`: the unused credit of ended lots that is not booked
+    yet. `unbilled_micro`: use that is not charged yet; 0 if it was not read.
     """
 
     balance_micro: int
@@ -43,7 +43,7 @@ class Wallet:
 
     @property
     def lapsed_micro(self) -> int:
-        """Return the unreserved rest of ended lots, in micro-credits.
+        """Return the unreserved credit that remains of ended lots, in micro-credits.
 
         This credit cannot pay for further use, and will leave the balance.
         """
@@ -92,7 +92,7 @@ def has_wallet(connection: sa.Connection, customer_id: str) -> bool:
 def set_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) -> bool:
     """Put a customer on a plan from now on, and return True if the plan changed.
 
-    The plan's credit is due at once. Errors: Refused for a plan that does not exist.
+    The plan's credit is due immediately. Errors: Refused for a plan that does not exist.
     """
     account = wallet_account(customer_id)
     open_accounts(connection, [account])
@@ -131,7 +131,7 @@ ONE_PPM: Final = 1_000_000
 class HoldTerms:
     """The terms by which an execution reserves credit. Amounts are micro-credits.
 
-    `hold_factor_ppm`: the factor of the estimate (parts in a million). `unknown_hold_micro`: the amount without an
+    `hold_factor_ppm`: the factor of the estimate, in parts per million. `unknown_hold_micro`: the amount without an
     estimate; None: refuse such an execution. `most_hold_micro`, `most_held_micro`: the most for one execution, and for
     all executions of a wallet; None: unlimited. `holds_halt`: True if reserved credit can halt the organisation.
     """
@@ -156,7 +156,10 @@ PLAIN: Final = HoldTerms()
 
 
 def hold_terms(connection: sa.Connection, customer_id: str) -> HoldTerms | None:
-    """Return a wallet's terms. Return PLAIN without a plan, and None without a wallet."""
+    """Return the terms of a wallet.
+
+    Return PLAIN if the wallet does not have a plan, and None if the wallet does not exist.
+    """
     row = SQL.run(connection, "of_wallet", {"account_id": wallet_account(customer_id)}).one_or_none()
     return None if row is None else terms_of_row(row)
 
@@ -175,6 +178,6 @@ def read_hold_terms(connection: sa.Connection, plan: str) -> HoldTerms | None:
 def terms_of_row(row: Sequence[Any]) -> HoldTerms:
     """Return the terms in a plan's columns, which are in the order of the fields.
 
-    Return PLAIN if the columns are NULL, because the wallet is without a plan.
+    Return PLAIN if the columns are NULL, because the wallet does not have a plan.
     """
     return PLAIN if row[-1] is None else replace(HoldTerms(*row), holds_halt=bool(row[-1]))

@@ -1,10 +1,10 @@
-"""Lots, and the use that each of them pays for. Pure.
+"""Lots, and the use that each of them pays for.
 
-Guarantee: the same lots and the same use give the same result, in any order of their rows in the database. Time is cut
-where lots begin and expire. Within a part of time, lots pay in their order of use. If the lots cannot pay for a use, it
-is owed, and later lots pay for it. A refund beyond the use of its part pays for later use, before any lot does. The
-payments of the lots are exactly the use, less the owed part, plus the refunds that were not used up, in micro-credits.
-A lot that has not begun does not pay.
+Guarantee: this module is pure. The same lots and the same use give the same result, in any order of their rows in the
+database. Time is cut where lots begin and expire. Within a part of time, lots pay in their order of use. If the lots
+cannot pay for a use, it is owed, and later lots pay for it. A refund beyond the use of its part pays for later use,
+before any lot does. The payments of the lots are exactly the use, less the owed part, plus the refunds that were not
+used up, in micro-credits. A lot that has not begun does not pay.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Lot:
         return (self.priority, ends is None, ends or 0, self.features is None, self.begins_ms, self.lot)
 
     def is_over(self, moment_ms: int) -> bool:
-        """Return True if the lot does not pay for use at this moment, or later."""
+        """Return True if the lot cannot pay for use at or after this moment."""
         return self.expires_ms is not None and self.expires_ms <= moment_ms
 
 
@@ -121,7 +121,7 @@ def is_same(before: Lot, lot: Lot) -> bool:
 def other_content(before: Lot) -> Refused:
     """Return the refusal of a key that was used before with different content.
 
-    A person may follow the advice in the message after a lost answer, so the advice must not cause a second grant.
+    A person may follow the advice in the message after a lost response, so the advice must not cause a second grant.
     """
     ends = "without expiry" if before.expires_ms is None else f"until {utc(before.expires_ms)}"
     pays = "" if before.features is None else f", for {', '.join(before.features)}"

@@ -1,6 +1,7 @@
-"""Calendar months in UTC. Pure.
+"""Calendar months in UTC.
 
-Guarantee: months do not overlap, and cover every moment. The name of a month is `2026-01`. Moments are milliseconds.
+Guarantee: this module is pure. Months do not overlap, and cover every moment. The name of a month is `2026-01`. Moments
+are milliseconds.
 """
 
 from __future__ import annotations

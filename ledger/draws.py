@@ -4,7 +4,7 @@ An execution is charged in parts, at its end, or when it is released.
 
 Guarantee: each number of an execution is drawn once, with one content. The final cost never changes. An amount in base
 units is priced by the rate card at the acceptance of the execution (`card`). Rates that were set later for an earlier
-time do not apply. The overage is the rule for cost above the reserved credit: `charge`, `cap` or `refuse`. With `cap`,
+time do not apply. The rule for cost above the reserved credit, the overage, is `charge`, `cap` or `refuse`. With `cap`,
 a second entry writes off the cost above the reserved credit. If metering settles an execution, this module does not
 charge it.
 """
@@ -85,7 +85,7 @@ class Drawn:
 def other_draw(found: Reservation, number: int) -> Denied:
     """Return the refusal of a number that exists with different content.
 
-    Under another number, the caller would be charged twice.
+    If the caller chose another number for the same draw, it would be charged twice.
     """
     return Denied(
         "other_content",
@@ -95,7 +95,7 @@ def other_draw(found: Reservation, number: int) -> Denied:
 
 
 def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost, card: RateCard, by: By) -> Drawn:
-    """Charge a part of an open execution, under a number of the caller.
+    """Charge a part of an open execution, under a number that the caller chooses.
 
     This transaction must have locked `found`.
 
@@ -125,7 +125,7 @@ def finish(
 
     `cost`: the whole cost of the execution. `settled` requires it; `released` with None charges only the draws so far.
 
-    The function frees the rest of the reserved credit, and makes the supplier's settlement. An expired execution can
+    The function frees the remaining reserved credit, and makes the supplier's settlement. An expired execution can
     still be settled. This transaction must have locked `found`.
 
     Errors: Denied `ended` for an execution that ended otherwise, and `other_content` for another cost. Denied
@@ -296,7 +296,7 @@ def entries_for(
 ) -> tuple[list[dict[str, object]], int, int]:
     """Return the entries that charge these lines.
 
-    The other results are the amounts charged and written off, in micro-credits.
+    Return also the amounts charged and written off, in micro-credits.
 
     Errors: Denied `beyond_hold`; UsageError.
     """

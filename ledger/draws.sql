@@ -20,7 +20,7 @@ WHERE reservation = :reservation AND key >= :first AND key < :beyond
 SELECT key, -amount_micro AS off_micro FROM ledger_entries WHERE reservation = :reservation AND key LIKE '%:-'
 
 -- name: drawn_by_feature
--- The amount written off with a draw is left out.
+-- The amount written off with a draw is omitted.
 SELECT feature, CAST(COALESCE(SUM(quantity), 0) AS BIGINT) AS quantity,
     CAST(SUM(amount_micro) AS BIGINT) AS amount_micro
 FROM ledger_entries WHERE reservation = :reservation AND key NOT LIKE '%:-' GROUP BY feature

@@ -1,4 +1,4 @@
-"""Changes of a wallet that are due by time, booked before its balance is used.
+"""Changes of a wallet that are due by time. Book them before you use its balance.
 
 The changes are reservations that expire, lots that begin or expire, credit of plans, and tiers. If an execution
 expires, the same transaction queues a webhook to the operator's product.
@@ -32,7 +32,7 @@ MATURE_AT_ONCE: Final = 20_000
 SWEPT_AT_ONCE: Final = 1_000
 """Wallets to which one transaction of the sweep applies due changes."""
 LOOK_AGAIN: Final = 0
-"""The due time of a wallet that must be checked again at once."""
+"""The due time of a wallet that must be checked again immediately."""
 TO_TELL: Final = 1
 """The due time of a wallet that changed with another wallet. The sweep only has to report it."""
 
@@ -50,7 +50,7 @@ class Matured:
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> Wallet:
-    """Return a wallet as if all its due changes were booked. Only read."""
+    """Return a wallet as if all its due changes were booked, without booking them."""
     return look_ahead_with_lots(connection, customer_id, now_ms)[0]
 
 
@@ -64,7 +64,10 @@ def look_ahead_with_lots(connection: sa.Connection, customer_id: str, now_ms: in
 
 
 def look_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a wallet, to run with others: rows for `look_ahead_by`."""
+    """Return the query of a wallet, to run together with other queries.
+
+    Pass its rows to `look_ahead_by`.
+    """
     return SQL.part("look", {"customers": [{"id": customer_id}], "now_ms": now_ms})
 
 

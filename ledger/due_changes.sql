@@ -44,11 +44,11 @@ UPDATE ledger_accounts SET held_micro = held_micro - r.freed
 FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.account_id = r.account_id
 
 -- name: next_due
--- It runs under the wallets' lock and in a statement of its own, so that it sees the reservations made since this
+-- It runs under the wallets' lock and in a separate statement, so that it sees the reservations made since this
 -- transaction began. A wallet is due when a lot ends, and again when that is booked. Afterwards only a change of the
 -- lot makes the wallet due. A wallet on a plan is due when each month begins, even if the plan then grants no
 -- credit. A pool is due when its allotment returns. A wallet that is not settled yet, or is still to be reported
--- (`due_ms`), is due at once. The query reads only the first end of an execution, because many executions may continue.
+-- (`due_ms`), is due now. The query reads only the first end of an execution, because many executions may continue.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     SELECT MIN(h.expires_ms) AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
         AND h.hold = 'wallet'

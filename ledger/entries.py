@@ -37,7 +37,7 @@ BOUNDED: Final = frozenset({"usage", "execution"})
 
 
 class BeyondBalance(Refused):
-    """An error: a charge would move a wallet beyond the largest balance or debt.
+    """Raised if a charge would move a wallet beyond the largest balance or debt.
 
     The charge is for usage or an execution. All entries of the call were refused.
     """

@@ -1,10 +1,10 @@
-"""The end of lots. Pure.
+"""The end of lots.
 
 Unused credit expires. If the plan allows it, a part of the month's credit rolls over into the next month.
 
-Guarantee: the result is the difference to the amounts booked before. So late use refunds expired credit, and takes it
-from rolled-over credit, as far as that is left. Executions keep the credit that they have reserved. Months are
-corrected in order, because the rollover out of a month depends on the rollover into it.
+Guarantee: this module is pure. The result is the difference from the amounts booked before. So late use refunds expired
+credit, and takes it from rolled-over credit, as far as that credit remains. Executions keep the credit that they have
+reserved. Months are corrected in order, because the rollover out of a month depends on the rollover into it.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
     """Return the micro-credits of ended lots that must still leave a wallet.
 
-    The amount is the rest of these lots, less the part that rolls over. This amount ignores reserved credit and earlier
-    bookings.
+    The amount is the remaining credit of these lots, less the part that rolls over. It ignores reserved credit and
+    earlier bookings.
 
-    `lots`: as they were closed, by the same `uses`.
+    `lots`: the lots after a closing with the same `uses`.
     """
     then = Room(room.balance_micro, 0)
     close(lots, uses, then, now_ms, now_ms)
@@ -127,9 +127,9 @@ def _expire(now: dict[str, Lot], allocation: Allocation, room: Room, over_ms: in
 def changes(
     is_over: Sequence[Lot], allocation: Allocation, balance_micro: int, held_micro: int
 ) -> list[tuple[Lot, int, int]]:
-    """Return each ended lot, its rest, and the part of the rest that is booked now.
+    """Return each ended lot, its remainder, and the part that is booked now.
 
-    Amounts are micro-credits. A positive rest expires. A negative rest is a refund.
+    Amounts are micro-credits. A positive remainder expires. A negative remainder is a refund.
 
     The part that executions have reserved waits for the end of these executions.
     """

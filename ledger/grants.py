@@ -1,12 +1,12 @@
 """The credit of plans.
 
-Plans grant included credit each month, its rollover, and a new customer's first credit.
+Each month, a plan grants its included credit and the rollover. A new customer also gets a first credit.
 
 Guarantee: terms are added and never changed. Lots that begin later use the new terms, and earlier lots do not change.
-Due credit follows from rows alone: the plan of a customer since a moment, and the terms of that plan then. Each month
-of a plan is granted only once, under its key, however often Drawdown checks it. A late check still grants the month,
-even if Drawdown did not run in that month. A customer who joins a plan during a month gets all of its credit, from then
-on. The caller holds the wallet's lock.
+Due credit depends only on stored rows: a customer's plan at each moment, and the terms of the plan at that moment. Each
+month of a plan is granted only once, under its key, however often Drawdown checks it. A late check still grants the
+month, even if Drawdown did not run in that month. A customer who joins a plan during a month gets all of its credit,
+from then on. The caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GIVEN_AT_ONCE: Final = 12
 class Stay:
     """The time of a customer on a plan, from `since_ms` to the next stay.
 
-    `since_ms` is in milliseconds. `number`: the stays of a customer count from 1.
+    `since_ms` is in milliseconds. `number`: the number of the customer's stay, from 1.
     """
 
     number: int
@@ -60,7 +60,7 @@ class DueGrants:
 def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
     """Lock the plans that may owe these customers credit, until this transaction ends.
 
-    So the terms cannot change between the computation and the commit.
+    Then the terms cannot change between the computation and the commit.
     """
     plans = SQL.run(connection, "plans_behind", _of(customer_ids, now_ms)).scalars().all()
     if plans:
@@ -68,7 +68,10 @@ def hold_plans(connection: sa.Connection, customer_ids: Sequence[str], now_ms: i
 
 
 def behind_part(customer_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of customers that plans may owe credit: rows for `due`."""
+    """Return the query of customers that plans may owe credit.
+
+    Pass its rows to `due`.
+    """
     return SQL.part("behind", _of(customer_ids, now_ms))
 
 
@@ -112,7 +115,7 @@ def _begins(since_ms: int, beyond_ms: int, of_plan: Sequence[Terms]) -> Iterator
 
     They are the start of the stay, and the start of each month.
 
-    No credit begins before the plan's first terms.
+    Credit never begins before the plan's first terms.
     """
     if not of_plan:
         return
@@ -186,7 +189,7 @@ class Gives:
     """The credit of a plan, in micro-credits.
 
     `included_micro`: the credit of each month; 0: the plan does not include credit. `rollover_min_micro`,
-    `rollover_max_micro`: unused credit rolls over if it is at least the first, and up to the second.
+    `rollover_max_micro`: unused credit rolls over if it is at least `rollover_min_micro`, up to `rollover_max_micro`.
     `rollover_max_micro` 0: unused credit does not roll over. `first_micro`: the credit that a new customer gets once.
     """
 

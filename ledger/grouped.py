@@ -1,4 +1,4 @@
-"""Decide several calls one after another, and write their changes at once.
+"""Decide several calls one after another, and write their changes together.
 
 The decisions use rows of wallets that were read before.
 
@@ -26,7 +26,7 @@ from drawdown.schema.units import EVER_MS
 SQL = queries(__file__)
 
 _ANY: Final = -NO_END_MICRO
-"""Marks a change that needs no available credit, because it draws or frees credit that was reserved before."""
+"""Marks a change that does not need available credit, because it draws or frees credit that was reserved before."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Standing:
     """A wallet as it was read, with its uncharged use and its pending changes.
 
     `next_due_ms`: the time of the next due change (None: all changes are applied). `lots_over_ms`: the end of the last
-    ended lot (None: no lot has ended). Use dated earlier may change the rest of ended lots. `deferred_micro`: credit
-    of ended lots that waits for the end of executions.
+    ended lot (None: no lot has ended). Use dated earlier may change the remaining credit of ended lots.
+    `deferred_micro`: credit of ended lots that waits for the end of executions.
     """
 
     customer_id: str
@@ -45,7 +45,7 @@ class Standing:
     deferred_micro: int
 
     def is_still(self, now_ms: int) -> bool:
-        """Return True if the wallet is without a pending change."""
+        """Return True if the wallet does not have a pending change."""
         is_due = self.next_due_ms is not None and self.next_due_ms <= now_ms
         return not (is_due or self.deferred_micro or self.wallet.over_micro)
 
@@ -109,7 +109,7 @@ class Moves:
         """Reserve the credit of a new execution, and return its wallet after that.
 
         `most_held_micro`: the most that executions of the wallet can reserve; None: unlimited. If the wallet lacks the
-        credit, exceeds that limit or has a pending change, return None without a change.
+        credit, exceeds that limit or has a pending change, return None and do not reserve credit.
         """
         wallet, amount = self.wallet(standing), made.amount_micro
         most = NO_END_MICRO if most_held_micro is None else most_held_micro
@@ -141,7 +141,7 @@ class Moves:
     ) -> Wallet:
         """Post the draws of an execution, and free its reserved credit.
 
-        Return the wallet after that.
+        Return the wallet afterwards.
         """
         move = self._move(standing)
         amount = sum(int(str(one["amount_micro"])) for one in drawn)

@@ -1,4 +1,4 @@
--- Moves of several calls in wallets, written at once.
+-- Moves of several calls in wallets, written together.
 
 -- name: for_update_of_wallets [postgresql]
 ORDER BY w.account_id FOR UPDATE OF w
@@ -11,7 +11,7 @@ FOR UPDATE OF v
 -- name: for_update_of_runs [sqlite]
 
 -- name: hold_runs
--- In the order of their keys, as all transactions lock them. `of_org`: only that organisation; '' any.
+-- Lock executions in the order of their keys, as all transactions do. `of_org`: only that organisation; '': any.
 SELECT v.reservation, v.org_id, v.customer_id, v.project, v.subject, v.action, v.estimate, v.amount_micro, v.drawn_micro,
     v.state, v.overage, v.accepted_ms, v.expires_ms, v.ended_ms, v.ended_by, v.ended_reason, v.fingerprint, v.actor,
     v.reason, v.supplier, v.settled_by, v.payer_number, v.hold, CASE WHEN EXISTS (SELECT 1 FROM reservation_sandboxes n
@@ -31,7 +31,7 @@ FROM {rows :spans (reservation text, first text, beyond text)} r JOIN ledger_ent
     ON e.reservation = r.reservation AND e.key >= r.first AND e.key < r.beyond
 
 -- name: insert_runs
--- In the order of their keys, as all transactions lock them.
+-- Insert in the order of the keys, in which all transactions lock them.
 INSERT INTO reservations (reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro,
     state, overage, accepted_ms, expires_ms, ended_ms, ended_by, ended_reason, fingerprint, actor, reason)
 SELECT reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, drawn_micro, state, overage,
@@ -43,7 +43,7 @@ WHERE 1 = 1 ORDER BY reservation ON CONFLICT (reservation) DO NOTHING
 
 -- name: move
 -- Change the wallets that have room for all moves, and no pending change. If a change is due in a wallet, or some
--- of its lots ended, each call is decided alone. In the order of their ids, as all transactions lock them.
+-- of its lots ended, each call is decided alone. Lock the wallets in the order of their ids, as all transactions do.
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.moved, held_micro = held_micro + r.more_held,
     next_due_ms = CASE WHEN r.ends_ms IS NULL OR next_due_ms < r.ends_ms THEN next_due_ms ELSE r.ends_ms END
 FROM (SELECT r.name, r.moved, r.more_held, r.needed, r.peak, r.most_held, r.ends_ms, r.first_ms

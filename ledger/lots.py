@@ -1,9 +1,9 @@
 """The lots, which are credit with a kind, an order of use, a start and an end.
 
-Guarantee: a balance is always one number. A lot is part of it from the lot's start on. From the lot's end on, its rest
-is not available. After the last windows of its life are sealed, its unused credit is booked as the difference to the
-amount booked before. So late use refunds expired credit. Open executions keep the credit that they have reserved. The
-caller holds the wallet's lock.
+Guarantee: a balance is always one number. A lot is part of it from the lot's start on. From the lot's end on, its
+remaining credit is not available. After the last windows of its life are sealed, its unused credit is booked as the
+difference from the amount booked before. So late use refunds expired credit. Open executions keep the credit that they
+have reserved. The caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Due:
     """The due changes of wallets. Amounts are micro-credits by customer.
 
     `entries`: the entries to post. `deferred`: the amount that waits for the end of an execution, for each checked
-    wallet. `over`: the rest of the ended lots, for each checked wallet. `moved`: customers with changed usable credit.
-    `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all credit of
-    their plans. `unfinished`: customers to check again at once.
+    wallet. `over`: the remaining credit of the ended lots, for each checked wallet. `moved`: customers with changed
+    usable credit. `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all
+    credit of their plans. `unfinished`: customers to check again immediately.
     """
 
     entries: list[dict[str, object]] = field(default_factory=list)
@@ -111,7 +111,7 @@ def give(connection: sa.Connection, lot: Lot) -> bool:
 
 
 def look_again(connection: sa.Connection, customer_id: str) -> None:
-    """Make a wallet due at once, because the value of one of its lots changed."""
+    """Make a wallet due immediately, because the value of one of its lots changed."""
     SQL.run(connection, "expect", {"account_id": wallet_account(customer_id), "moment_ms": 0})
 
 
@@ -149,12 +149,15 @@ def read_all(connection: sa.Connection, customer_ids: Sequence[str]) -> dict[str
 
 
 def wallets_part(customer_ids: Sequence[str]) -> Part:
-    """Return the query of the lots of wallets, to run with others: rows for `lots_of`."""
+    """Return the query of the lots of wallets, to run together with other queries.
+
+    Pass its rows to `lots_of`.
+    """
     return SQL.part("of_wallets", {"customers": list(customer_ids)})
 
 
 def lots_of(customer_ids: Sequence[str], rows: Iterable[Mapping[Any, Any]]) -> dict[str, list[Lot]]:
-    """Return the lots of rows that were read, as `read_all` does."""
+    """Return the lots in the rows of `wallets_part`, as `read_all` does."""
     found: dict[str, list[Lot]] = {customer_id: [] for customer_id in customer_ids}
     for row in rows:
         found[row["customer_id"]].append(_lot(row))
@@ -167,7 +170,7 @@ def _lot(row: Mapping[Any, Any]) -> Lot:
 
 
 def allocations(connection: sa.Connection, lots: Mapping[str, Sequence[Lot]], now_ms: int) -> dict[str, Allocation]:
-    """Return the allocation of each wallet, by one statement for all wallets."""
+    """Return the allocation of each wallet, with one statement for all wallets."""
     uses = uses_in(connection, {customer_id: parts(those) for customer_id, those in lots.items()})
     return {customer_id: allocate(those, uses[customer_id], now_ms) for customer_id, those in lots.items()}
 
@@ -197,7 +200,7 @@ def due(connection: sa.Connection, freed: Mapping[str, int], now_ms: int) -> Due
 
     The function only reads.
 
-    `freed`: the credit of each wallet (micro-credits) that is not reserved any more, although its row still shows it.
+    `freed`: the credit of each wallet (micro-credits) that is no longer reserved, although its row still shows it.
     """
     found, over_ms = Due(), now_ms - EXPIRY_WAIT_MS
     to_begin = SQL.part("to_begin", {"customers": list(freed), "now_ms": now_ms})
@@ -303,9 +306,7 @@ def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
     """Return the first customers with ended allotments of these pools.
 
-    There are at most RETURNED_AT_ONCE.
-
-    The list includes customers who must return less than before.
+    The list has at most RETURNED_AT_ONCE customers, and includes customers who must return less than before.
     """
     part = borrowers_part(customer_ids, now_ms)
     return list(SQL.run(connection, part.name, part.values).scalars())

@@ -3,8 +3,8 @@
 Each month you release a supplier's eligible settlements, less its clawbacks.
 
 Guarantee: a supplier has at most one payout for each period. Its amount is exactly the amount that is eligible when it
-is made, less the clawbacks. Each settlement and each clawback is in at most one payout. Drawdown does not pay the
-supplier. Pay by the file of the payout.
+is created, less the clawbacks. Each settlement and each clawback is in at most one payout. Drawdown does not pay the
+supplier. To pay the supplier, use the payout's file.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read(connection: sa.Connection, payout: str) -> Payout | None:
 def newest(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
     """Return the `most` newest payouts, the newest period first.
 
-    `supplier`: of this supplier only; '': of all suppliers.
+    `supplier`: return only this supplier's payouts; '': return those of all suppliers.
     """
     return [Payout(**row) for row in SQL.run(connection, "newest", {"supplier": supplier, "at_most": most}).mappings()]
 
@@ -87,7 +87,9 @@ def newest(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
 def release(
     connection: sa.Connection, found: Supplier, period: str, expect_micro: int | None, by: By
 ) -> tuple[Payout, bool]:
-    """Make a supplier's payout of a period. Return the payout, and True if it existed.
+    """Create a supplier's payout of a period.
+
+    Return the payout, and True if it existed before.
 
     This transaction must have locked the supplier. `expect_micro`: the total of the dry run; None: any total.
 

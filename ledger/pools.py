@@ -120,9 +120,9 @@ MOST_PAYERS: Final = 500
 class Payer:
     """The last decision on a payer and an organisation.
 
-    `number`: the decisions on the pair count from 1. `allowed`: from `since_ms` (milliseconds) on, the payer's wallet
-    can pay for the organisation's executions. `limit_micro`: the most that executions accepted under this decision can
-    reserve and cost in total; None: unlimited.
+    `number`: the number of the decision on this pair, from 1. `allowed`: from `since_ms` (milliseconds) on, the payer's
+    wallet can pay for the organisation's executions. `limit_micro`: the most that executions accepted under this
+    decision can reserve and cost in total; None: unlimited.
     """
 
     payer: str
@@ -137,7 +137,7 @@ class Payer:
 
 
 def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
-    """Return the decision in force; None if a decision never existed."""
+    """Return the current decision; None if the pair never had a decision."""
     row = SQL.run(connection, "newest", {"payer": payer, "org_id": org_id}).mappings().one_or_none()
     return None if row is None else Payer(**{**row, "allowed": bool(row["allowed"])})
 
@@ -145,7 +145,7 @@ def read(connection: sa.Connection, payer: str, org_id: str) -> Payer | None:
 def of_org(connection: sa.Connection, org_id: str) -> list[str]:
     """Return the payers that were ever allowed to pay for an organisation.
 
-    They are in the order of their names, at most MOST_PAYERS. Payers that can pay now are included.
+    The result has at most MOST_PAYERS payers, in the order of their names. It includes payers that can pay now.
     """
     return list(SQL.run(connection, "of_org", {"org_id": org_id, "at_most": MOST_PAYERS}).scalars())
 
@@ -177,7 +177,7 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
         since, here = utc(found.since_ms), utc(now_ms)
-        text = f"{payer} pays for executions of {org_id} from {since}, and the time is {here}. Try again then"
+        text = f"{payer} pays for executions of {org_id} from {since}, and the time is {here}. Try again at that time"
         raise Denied("payer_not_allowed", text, "account")
     if found is None or not found.allowed:
         ended = "" if found is None or found.allowed else " any more"

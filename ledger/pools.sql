@@ -8,7 +8,7 @@ INSERT INTO pools (pool, at_ms, actor, reason) VALUES (:pool, :at_ms, :actor, :r
 ON CONFLICT (pool) DO NOTHING RETURNING pool
 
 -- name: open_wallet
--- Return no row if the wallet exists: a customer's that another transaction may have made just now.
+-- Do not return a row if the wallet exists: another transaction may just have made it for a customer.
 INSERT INTO ledger_accounts (account_id) VALUES (:account_id) ON CONFLICT (account_id) DO NOTHING RETURNING account_id
 
 -- Payers: the customers that may charge the wallet of another.
@@ -46,7 +46,7 @@ FROM (SELECT COALESCE(MAX(number), 0) + 1 AS number, MAX(moment_ms) AS least_ms 
 
 -- name: spent
 -- Return the amount that open executions reserve, and the amount that the others drew. An execution past its end
--- reserves nothing, even if it is not marked as expired.
+-- does not reserve credit, even if it is not marked as expired.
 SELECT CAST(COALESCE(SUM(CASE WHEN state = 'held' AND expires_ms > :now_ms AND amount_micro > drawn_micro
     THEN amount_micro ELSE drawn_micro END), 0) AS BIGINT)
 FROM reservations WHERE customer_id = :payer AND org_id = :org_id AND payer_number = :number

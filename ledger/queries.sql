@@ -24,7 +24,7 @@ FOR SHARE
 SELECT plan FROM ledger_plans WHERE plan IN :plans ORDER BY plan {for_share}
 
 -- name: set_plan
--- Make the wallet due at once, so that the plan's credit is granted.
+-- Make the wallet due immediately, so that the plan's credit is granted.
 UPDATE ledger_accounts SET plan = :plan, given_to_ms = NULL, next_due_ms = 0
 WHERE account_id = :account_id AND (plan IS NULL OR plan <> :plan) RETURNING account_id
 
@@ -51,8 +51,8 @@ FROM {rows :entries (key text, kind text, from_account text, to_account text, am
 WHERE 1 = 1 ON CONFLICT (key) DO NOTHING RETURNING key
 
 -- name: move
--- Use dated before the end of ended lots may change their rest, or the amount that they expired with. Incoming
--- credit may change the amount that waits to expire. Either makes the wallet due at once (0).
+-- Use dated before the end of ended lots may change their remaining credit, or the amount that they expired with.
+-- Incoming credit may change the amount that waits to expire. Either makes the wallet due immediately (0).
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.amount,
     next_due_ms = CASE WHEN r.first_ms < lots_over_ms OR (deferred_micro > 0 AND r.amount > 0) THEN 0
         ELSE next_due_ms END

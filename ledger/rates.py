@@ -1,7 +1,7 @@
 """The rate card: the price of a quantity, and the query of the card.
 
 Guarantee: a price is an integer number of micro-credits. A negative quantity costs exactly the negative of the positive
-one, so that a refund leaves no remainder.
+quantity's cost, so that a refund does not leave a remainder.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class RateCard:
             self._of[rate.feature].append(rate)
 
     def rate(self, feature: str, ts: int) -> Rate | None:
-        """Return the rate in force for a feature at a moment (milliseconds).
+        """Return the rate of a feature at a moment (milliseconds).
 
-        Return None if the feature is without a rate at that moment.
+        Return None if the feature did not have a rate at that moment.
         """
         return next((rate for rate in reversed(self._of.get(feature, [])) if rate.start_ms <= ts), None)
 
@@ -76,7 +76,7 @@ class RateCard:
     def price(self, feature: str, ts: int, quantity: int) -> MicroCredits | None:
         """Return the cost of a quantity of a feature used at a moment, in micro-credits.
 
-        Return None if the feature is without a rate at that moment.
+        Return None if the feature did not have a rate at that moment.
         """
         rate = self.rate(feature, ts)
         return None if rate is None else rate.price(quantity)
@@ -91,13 +91,13 @@ def read_rate_card(connection: sa.Connection, known_ms: int = EVER_MS) -> RateCa
 
 
 def rates_part() -> Part:
-    """Return the query of the whole rate card: rows for `rate_card`.
+    """Return the query of the whole rate card, to run together with other queries.
 
-    You can run it with other queries in one statement.
+    Pass its rows to `rate_card`.
     """
     return SQL.part("rates", {"known_ms": EVER_MS})
 
 
 def rate_card(rows: Iterable[Any]) -> RateCard:
-    """Return the rate card of rows that were read."""
+    """Return the rate card in the rows of `rates_part`."""
     return RateCard(Rate(row.feature, row.start_ms, row.micro_credits, row.per_quantity) for row in rows)

@@ -1,16 +1,17 @@
 """Reservations of executions.
 
-An execution reserves its possible cost before it starts. Its cost is charged once, and the rest is freed.
+An execution reserves its possible cost before it starts. Its cost is charged once, and the remaining reserved credit is
+freed.
 
-Guarantee: reserved, drawn and freed amounts change in one transaction with their entries. A repeated call gets the
-first answer, and the same key with different content is refused. Due changes are booked before a balance is used. All
+Guarantee: reserved, drawn and freed amounts change in one transaction with their entries. A repeated call returns the
+first result, and the same key with different content is refused. Due changes are booked before a balance is used. All
 code takes locks in one order: an execution's own key, then its sandboxes by their ids, then wallets by their ids. The
 end of an execution never waits for a transaction that names its sandboxes.
 
 Reservations of one wallet can be decided together. Then all are made as `reserve` would make them. If that is
-impossible (`NotTogether`), each is requested alone. The table's own index prevents that two open executions of an
-organisation name one sandbox. Ids belong to the organisation: an execution of another organisation with the same id
-does not conflict.
+impossible (`NotTogether`), each is requested alone. An index of the table prevents two open executions of an
+organisation from naming the same sandbox. Ids belong to the organisation: an execution of another organisation with the
+same id does not conflict.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ MOST_HOLDERS_SAID: Final = 3
 
 @dataclass(frozen=True)
 class Room:
-    """Bounds of a reservation beside the wallet's balance, in micro-credits.
+    """Bounds of a reservation in addition to the wallet's balance, in micro-credits.
 
     `most_held_micro`: the most that all executions of the wallet can reserve; None: unlimited. `unbilled_micro`: use
     that is not charged yet, and that the wallet pays for first.
@@ -83,9 +84,10 @@ class Ask:
     `reservation`: the key of the execution. `customer_id`: the wallet to charge. `amount_micro`: the amount to reserve.
     `estimate`: the base units by feature from which the price was computed, as JSON; None: the estimate is in credits.
     `project`, `subject` and `action` are labels. `overage`: charge, cap or refuse cost above the amount. `supplier`
-    None: without a supplier. `settled_by`: the way of charging. `hold`: the place of the credit. `fingerprint`:
-    distinguishes a repetition from another request under the same key. `sandboxes`: ids as JSON, in order.
-    `payer_number`: if `customer_id` is not the organisation's own, the row of `payers` by which it pays.
+    None: without a supplier. `settled_by`: the way in which the execution is charged. `hold`: the balance that the
+    reservation counts against. `fingerprint`: distinguishes a repetition from another request under the same key.
+    `sandboxes`: ids as JSON, in order. `payer_number`: if `customer_id` is not the organisation's own, the row of
+    `payers` by which it pays.
     """
 
     reservation: str
@@ -201,7 +203,7 @@ def no_room_of_payer(customer_id: str, wanted_micro: int, *, capped: bool) -> De
 
     The organisations that the payer pays for must not learn its credit, or its other reservations.
 
-    `capped`: the plan's limit refuses, not the credit.
+    `capped`: True if the plan's limit refuses, and not the amount of credit.
     """
     if capped:
         text = (
@@ -339,11 +341,12 @@ def _hold(
     now_ms: int,
     room: Room,
 ) -> bool:
-    """Reserve an amount in a wallet, and return True if there was room.
+    """Reserve an amount in a wallet, and return True if the credit sufficed.
 
-    If a change is due, the statement reserves nothing, but it may take the wallet's lock: another transaction may have
-    made the wallet due meanwhile. Maturing then takes the lock of a pool, too. A transaction that allots from the pool
-    at the same time may wait for this one. The database then ends one of the two, and `write` runs it again.
+    If a change is due, the statement does not reserve credit. It may still take the wallet's lock, because another
+    transaction may have made the wallet due meanwhile. Maturing then takes the lock of a pool, too. A transaction that
+    allots from the pool at the same time may wait for this one. The database then ends one of the two, and `write` runs
+    it again.
     """
     values = {
         "account_id": wallet_account(customer_id),
@@ -373,7 +376,7 @@ def expire_one(connection: sa.Connection, found: Reservation, now_ms: int) -> Re
 
 
 def free(connection: sa.Connection, before: Reservation, after: Reservation) -> None:
-    """Free the credit in the wallet that a reservation does not need any more.
+    """Free the credit in the wallet that a reservation no longer needs.
 
     Credit outside a wallet is free at the end of the reservation.
     """
@@ -384,10 +387,10 @@ def free(connection: sa.Connection, before: Reservation, after: Reservation) -> 
 
 
 class NotTogether(Refused):
-    """An error: one transaction cannot make all changes of several requests.
+    """Raised if one transaction cannot make all changes of several requests.
 
-    A key was used before, or a wallet lacks credit for all requests. Or a wallet has a due change, or would exceed the
-    largest balance or debt. Roll the transaction back.
+    A key was used before, or a wallet lacks credit for all requests, has a due change, or would exceed the largest
+    balance or debt. Roll the transaction back.
     """
 
 
@@ -449,7 +452,9 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:
-    """Check that open executions do not name these sandboxes. `take` decides later.
+    """Check that open executions do not name these sandboxes.
+
+    The final check is in `take`.
 
     Errors: Denied `sandbox_taken`.
     """
@@ -503,10 +508,10 @@ def take(
 
 
 class Denied(Refused):
-    """An error: an execution, or a step of it, is refused.
+    """Raised if an execution, or a step of an execution, is refused.
 
-    `code`: for programs. `step`: the step of the permission order that refused; None if the refusal is not part of that
-    order.
+    `code`: the code for programs. `step`: the step of the permission order that refused; None if the refusal is not
+    part of that order.
     """
 
     def __init__(self, code: str, text: str, step: str | None = None) -> None:

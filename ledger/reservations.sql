@@ -56,7 +56,7 @@ reservation, org_id, customer_id, project, subject, action, estimate, amount_mic
     fingerprint, actor, reason, supplier
 
 -- name: insert_together [postgresql]
--- In the order of their keys, as all transactions lock them.
+-- Insert in the order of the keys, in which all transactions lock them.
 INSERT INTO reservations ({columns_together})
 SELECT reservation, org_id, customer_id, project, subject, action, estimate, amount_micro, 'held', overage, accepted_ms,
     expires_ms, fingerprint, actor, reason, supplier
@@ -73,7 +73,7 @@ ON CONFLICT (reservation) DO NOTHING
 -- The sandboxes that executions name.
 
 -- name: take
--- In the order of their ids, as all transactions lock them.
+-- Insert in the order of the ids, in which all transactions lock them.
 INSERT INTO reservation_sandboxes (reservation, sandbox_id, org_id, is_open)
 SELECT reservation, sandbox_id, org_id, TRUE FROM {rows :named (reservation text, sandbox_id text, org_id text)} r
 WHERE 1 = 1 ORDER BY sandbox_id ON CONFLICT DO NOTHING RETURNING sandbox_id

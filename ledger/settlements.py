@@ -3,13 +3,13 @@
 The transaction that ends an execution makes the settlement of the execution.
 
 Guarantee: a settlement does not change a wallet. A supplier is owed a part of the execution's charge, which is never a
-second deduction. A settlement never changes. An amount that is not owed after all is a reversal, in a row of its own.
-Time and rows alone decide if a settlement is held, eligible, frozen, released or reversed. A supplier's terms are added
-and never changed, and a settlement keeps its terms.
+second deduction. A settlement never changes. An amount that is not owed after all is a reversal, in its own row. The
+time and the stored rows alone decide if a settlement is held, eligible, frozen, released or reversed. A supplier's
+terms are added and never changed, and a settlement keeps its terms.
 
-Order of locks: reservations by their keys, then wallets by their ids, then settlements, of which only new ones are
-inserted. A freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After that lock, they
-do not lock a reservation or wallet, so a deadlock is impossible.
+Order of locks: reservations by their keys, then wallets by their ids, then settlements, which are only inserted. A
+freeze, a reversal, a payout and new terms lock the supplier first (`hold_supplier`). After that lock, they do not lock
+a reservation or wallet, so a deadlock is impossible.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def hold(connection: sa.Connection, reservation: str, now_ms: int) -> Settlement
 
 
 def freeze_of(connection: sa.Connection, supplier: str, reservation: str | None) -> Freeze | None:
-    """Return the open freeze of a settlement or supplier; None without a freeze.
+    """Return the open freeze of a settlement or supplier; None if it is not frozen.
 
     `reservation` None: the freeze of the whole supplier.
     """
@@ -208,9 +208,8 @@ def unfreeze(connection: sa.Connection, supplier: str, reservation: str | None, 
 def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> None:
     """Check that the clock is not behind the last act on a supplier.
 
-    Acts are freezes, their ends, and payouts.
-
-    So the times of these acts show if a settlement was released while it was frozen. Errors: Denied `clock_behind`.
+    Acts are freezes, their ends, and payouts. Their times show if a settlement was released while it was frozen.
+    Errors: Denied `clock_behind`.
     """
     last_ms = SQL.run(connection, "last_act", {"supplier": supplier}).scalar()
     if last_ms is not None and now_ms < int(last_ms):
@@ -224,12 +223,12 @@ def require_in_order(connection: sa.Connection, supplier: str, now_ms: int) -> N
 def reverse(
     connection: sa.Connection, found: Settlement, key: str, amount_micro: int | None, by: By
 ) -> tuple[Reversal, bool]:
-    """Reverse a part of a settlement, under a key of the caller.
+    """Reverse a part of a settlement, under the caller's key.
 
     Return the reversal, and True if it existed before.
 
-    `amount_micro` None: reverse all that is left. Before the release, the supplier is owed less for the settlement.
-    After the release, the next payout is lower. This transaction must have locked `found` with `hold`.
+    `amount_micro` None: reverse the whole remaining amount. Before the release, the supplier is owed less for the
+    settlement. After the release, the next payout is lower. This transaction must have locked `found` with `hold`.
 
     Errors: Denied `other_content`, `nothing_left`, `above_left`, `no_clawbacks`.
     """
@@ -243,8 +242,8 @@ def reverse(
     if not found.left_micro:
         raise Denied(
             "nothing_left",
-            f"cannot reverse {found.reservation}: its amount, {counted_credits(found.net_micro)}, is reversed. Run "
-            f"`drawdown settlement show {typed(found.reservation)}`",
+            f"cannot reverse {found.reservation}: its amount, {counted_credits(found.net_micro)}, is already reversed. "
+            f"Run `drawdown settlement show {typed(found.reservation)}`",
         )
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:
@@ -296,7 +295,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Supplier:
-    """A supplier's newest terms, their revision, and the time, actor and reason."""
+    """A supplier's newest terms, with their revision, time, actor and reason."""
 
     supplier: str
     revision: int
@@ -328,8 +327,8 @@ def set_terms(
 
     Return the supplier now and before.
 
-    `terms_after`: returns the new terms for the supplier as it was (None: the supplier is new). The same terms again do
-    not make a revision.
+    `terms_after`: a function that returns the new terms, from the supplier before (None: the supplier is new).
+    Unchanged terms do not make a revision.
     """
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)

@@ -3,9 +3,9 @@
 The wallet's own credit pays for each month.
 
 Guarantee: a month of a tier is charged once, under its key, before it is used. A customer on a plan can have as many
-sandboxes as the plan or the largest of the tiers allows. After the rest of the previous month is booked, the wallet
-pays for the next month, or the tier ends. It also ends if the wallet does not pay for an organisation any more. If
-Drawdown did not run for a whole month, that month is not charged. The caller holds the wallet's lock.
+sandboxes as the plan or the largest of the tiers allows. After the previous month is booked completely, the wallet pays
+for the next month, or the tier ends. It also ends if the wallet no longer pays for an organisation. If Drawdown did not
+run for a whole month, that month is not charged. The caller holds the wallet's lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIERS: Final = "tiers"
 NO_CREDIT: Final = "no_credit"
 """The reason of the end of a tier that the wallet could not pay for."""
 BILLED_ELSEWHERE: Final = "billed_elsewhere"
-"""The reason of the end of a tier of a wallet that does not pay for an organisation any more."""
+"""The reason of the end of a tier of a wallet that no longer pays for an organisation."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: Tier, by: By) -> int:
 
     Return the charge in micro-credits.
 
-    A month that is paid for is not charged again.
+    A paid month is not charged again.
     """
     entry = _entry(customer_id, tier.tier, tier.price_micro, by.now_ms, by)
     charged = tier.price_micro if post(connection, [entry]) else 0
@@ -126,8 +126,8 @@ def look_ahead(
 ) -> tuple[int, frozenset[str]]:
     """Return the due charge of a customer's tiers, and the tiers that end.
 
-    The charge is in micro-credits. This only reads. A tier that should continue ends if `available_micro` does not
-    suffice.
+    The charge is in micro-credits. The function only reads. A tier that should continue ends if `available_micro` does
+    not suffice.
     """
     turns = _allocate_turns(_due(connection, [customer_id], now_ms), {customer_id: available_micro})
     paid = sum(turn.price_micro for turn in turns if turn.pays)
@@ -148,7 +148,7 @@ def turn(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
 
     Return the customers of these tiers.
 
-    All other due changes of their wallets must be booked before.
+    All other due changes of their wallets must be booked first.
     """
     rows = _due(connection, customer_ids, now_ms)
     if not rows:

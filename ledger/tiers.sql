@@ -20,7 +20,7 @@ SELECT customer_id, tier, bought_ms, paid_to_ms, renews, ended_ms, ended_reason 
 WHERE customer_id = :customer_id AND tier = :tier
 
 -- name: buy
--- Buy the tier, also if it ended or does not renew.
+-- Buy the tier, even if it ended or does not renew.
 INSERT INTO tier_holders (customer_id, tier, bought_ms, paid_to_ms, renews, actor, reason)
 VALUES (:customer_id, :tier, :now_ms, :paid_to_ms, TRUE, :actor, :reason)
 ON CONFLICT (customer_id, tier) DO UPDATE SET

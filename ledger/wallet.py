@@ -255,7 +255,7 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": dated_ms}
         begun = (
             [lots.entry_of(found, by.now_ms)] if found.begins_ms > by.now_ms else []
-        )  # so that its start adds nothing later
+        )  # so that its start does not add credit later
         post(connection, [*begun, back])
         lots.look_again(connection, customer)
         make_true(connection, whose, by.now_ms)
@@ -279,7 +279,7 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 
 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
-    """Return wallets, for verdicts. Only read.
+    """Return wallets for verdicts, without a change to them.
 
     If a wallet lacks available credit, or has ended lots, the result includes the wallet's due changes. Otherwise an
     organisation could be halted before its month's credit is granted, or because of use that an ended lot has paid for.
@@ -296,7 +296,7 @@ def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: in
     """Book all due changes of wallets, and lock the wallets.
 
     They stay locked until this transaction is over. The caller must refresh the verdicts of their organisations, even
-    if it changes nothing else, because the sweep then finds nothing due.
+    if it changes nothing else, because the sweep then does not find due changes.
 
     Errors: DatabaseBusy if more changes are due than one transaction books.
     """

@@ -1,7 +1,7 @@
 """The embedded prepaid ledger as a billing provider: a thin adapter to `ledger/`.
 
 Guarantee: keys are stored permanently, so any push can be sent again at any time, and a duplicate proves delivery. A
-voided push is not charged, however late its sender comes (P5).
+voided push is not charged, even if its call arrives later (P5).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class EmbeddedProvider:
         return self._read(partial(_features_without_rate, features=features))
 
     def _charged(self, batch: Sequence[PushRequest]) -> list[Outcome]:
-        """Charge a batch at once.
+        """Charge a batch in one step.
 
         If one push cannot be charged, charge each half, until that push is alone.
         """
@@ -122,7 +122,7 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
         if push.key not in voided
     ]
     charges = iter(wallet.charge(connection, uses, now_ms) if uses else ())
-    gone = Rejected("it was voided meanwhile. Its usage is owed under a later revision")
+    gone = Rejected("the push was voided meanwhile. Its usage is owed under a later revision")
     return [gone if push.key in voided else _outcome(next(charges), push) for push in batch]
 
 
@@ -156,5 +156,5 @@ def _features_without_rate(connection: sa.Connection, *, features: Sequence[str]
 
 
 def build(setup: Setup) -> EmbeddedProvider:
-    """Build the provider, as its entry point."""
+    """Build the provider. The package's entry point names this function."""
     return EmbeddedProvider(setup.engine, setup.clock)

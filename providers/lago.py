@@ -6,14 +6,14 @@ Guarantee: the push's key is the event's `transaction_id`, and Lago stores a `tr
 customer is the subscription's `external_id`, so the same key always goes to the same subscription. Sources:
 docs.getlago.com and the source of lago-api. This module was not tried against a Lago server.
 
-Lago's answers prove:
+Lago's responses prove:
 
 - 200 with our `transaction_id`: the event is stored. Lago bills it only if the metric and an active subscription exist,
   so Drawdown reads both before the push.
 - 422 `value_already_exist`: the event was stored before. Lago does not delete it, so a duplicate proves delivery.
-- With Lago's ClickHouse store a repeat answers 200, and Lago counts it once by `transaction_id` and time.
+- With Lago's ClickHouse store, Lago returns 200 for a repeat, and counts the event once by `transaction_id` and time.
 - Lago stores an event of a period with a final invoice, and does not bill it. Set a grace period at Lago.
-- Lago does not document negative sums, so Drawdown carries them. Lago's HMAC signature is without a time, so Drawdown
+- Lago does not document negative sums, so Drawdown carries them. Lago's HMAC signature lacks a time, so Drawdown
   rejects all webhooks.
 """
 
@@ -315,5 +315,8 @@ def _quantity(event: Mapping[str, object], field: str) -> int | None:
 
 
 def build(setup: Setup) -> Lago:
-    """Build the provider, as its entry point. Errors: UsageError."""
+    """Build the provider. The package's entry point names this function.
+
+    Errors: UsageError.
+    """
     return Lago(setup)

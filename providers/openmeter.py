@@ -3,14 +3,14 @@
 A push is one CloudEvent, and the balance is that of an entitlement.
 
 Guarantee: the push's key is the event's `id` under the source `drawdown`. A 204 proves only that the event is in
-OpenMeter's queue, so each push is Queued and settled by its lookup. Sources: openmeter.io/docs, its OpenAPI
-description and the source of openmeterio/openmeter. This module was not tried against OpenMeter itself.
+OpenMeter's queue, so each push is Queued and settled by its lookup. Sources: openmeter.io/docs, its OpenAPI description
+and the source of openmeterio/openmeter. This module was not tried against OpenMeter itself.
 
 OpenMeter's responses prove:
 
 - 204: the event is in the queue. A new event and a repeat get the same response.
-- OpenMeter drops repeats by source and id only if deduplication is on. It is off on a self-hosted server. So set
-  DEDUPE_H to the hours for which your server remembers an event. Without it, the provider is dormant.
+- OpenMeter drops repeats by source and id only if deduplication is on. It is off on a self-hosted server. Set DEDUPE_H
+  to the hours for which your server remembers an event. Without this setting, the provider is dormant.
 - An event that no meter can read is stored with `validationErrors` and not counted. Drawdown reads the meter and the
   customer before the push.
 - A meter's sum is sent in floating point. OpenMeter does not document negative sums, so Drawdown carries them.
@@ -243,7 +243,7 @@ class OpenMeter:
             if isinstance(meters, ReadFailed):
                 return meters
             if page == 1 and not meters:
-                return ReadFailed("OpenMeter lists no meters, although a meter billed usage")
+                return ReadFailed("OpenMeter returned an empty list of meters, although a meter billed usage")
             for slug in [str(meter.get("slug")) for meter in meters if _summed(meter) is not None]:
                 asked = {"subject": customer_id, "from": iso(from_ms), "to": iso(to_ms)}
                 total = _total(await self._api.get("api", "v1", "meters", slug, "query", **asked))
@@ -310,7 +310,7 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
 def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:
     """Return the sum of a meter's query without windows.
 
-    If there is no row, the sum is zero.
+    Without a row, the sum is zero.
     """
     rows = found.get("data") if isinstance(found, Mapping) else None
     if not isinstance(rows, list):
@@ -323,5 +323,8 @@ def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFaile
 
 
 def build(setup: Setup) -> OpenMeter:
-    """Build the provider, as its entry point. Errors: UsageError."""
+    """Build the provider. The package's entry point names this function.
+
+    Errors: UsageError.
+    """
     return OpenMeter(setup)

@@ -10,7 +10,8 @@ Polar's responses prove:
 - 200 `{"inserted": 1, "duplicates": 0}`: the event is stored, in one transaction. Polar counts it only if a meter's
   filter matches and the customer exists, so Drawdown reads both before the push.
 - 200 `{"inserted": 0, "duplicates": 1}`: an event of this `external_id` is stored. This response proves delivery.
-- The list of events does not promise `external_id`, so the key is also in `metadata`, and is looked up there.
+- Polar does not promise `external_id` in its list of events, so the key is also in `metadata`, and lookups read it
+  there.
 - A job adds events to a customer meter later. Polar does not document negative sums, so Drawdown carries them.
 """
 
@@ -291,7 +292,7 @@ class Polar:
 
 
 def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
-    """Return the items of one page; ReadFailed if it has none."""
+    """Return the items of one page; ReadFailed if it lacks the list."""
     items = found.get("items") if isinstance(found, Mapping) else None
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
         return found if isinstance(found, ReadFailed) else ReadFailed("Polar did not return a list of items")
@@ -323,5 +324,8 @@ def _quantity(event: Mapping[str, object], field: str) -> int | None:
 
 
 def build(setup: Setup) -> Polar:
-    """Build the provider, as its entry point. Errors: UsageError."""
+    """Build the provider. The package's entry point names this function.
+
+    Errors: UsageError.
+    """
     return Polar(setup)

@@ -1,4 +1,4 @@
-"""The inputs, the capabilities and the responses of a billing provider.
+"""The inputs, the capabilities and the results of a billing provider.
 
 Guarantee: outcomes are a closed type. "Not sent" is never guessed, so an outcome that is not proven is Unknown. The
 worker obeys the capabilities that a provider declares. A provider calls its service once and returns the outcome.
@@ -40,9 +40,9 @@ class Capabilities:
     """True if "this key was seen" proves that the push was charged (rule P3)."""
 
     success_proves_charge: bool = True
-    """True if a response of success proves the charge.
+    """True if a success response proves the charge.
 
-    If False, `push` returns Queued in place of Accepted, and a lookup of the push settles it.
+    If False, `push` returns Queued in place of Accepted, and a lookup decides the outcome.
     """
 
     batch_size: int = 1
@@ -50,14 +50,14 @@ class Capabilities:
     in_flight: int = 1
     """The largest number of concurrent calls."""
     calls_per_s: float | None = None
-    """The most pushing calls a second of one worker; None: unlimited."""
+    """The largest number of push calls per second of one worker; None: unlimited."""
     reads_per_s: float | None = None
-    """The most reading calls a second of one worker; None: unlimited.
+    """The largest number of read calls per second of one worker; None: unlimited.
 
-    Reading calls are customers, lookups, totals and checks.
+    Read calls are customers, lookups, totals and checks.
     """
     lookups_per_s: float | None = None
-    """The most lookups and totals of one customer a second of one worker.
+    """The largest number of lookups and totals of one customer per second of one worker.
 
     None: unlimited.
     """
@@ -229,7 +229,7 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class ShownCredit:
-    """The credit of a customer that the response to a push shows, and the charge.
+    """A customer's credit and charge, as the response to a push shows them.
 
     Amounts are micro-credits.
 
@@ -287,7 +287,7 @@ class RetryAt:
 
     `too_many`: True if the service refused the push because of too many calls, so the customer's other pushes should
     wait, too. `by_person`: True if the service refuses the push until a person changes a setting, such as a key.
-    `drawdown status` then reports at once that a person is needed.
+    `drawdown status` then immediately reports that a person must act.
     """
 
     at_ms: int
@@ -312,7 +312,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Unknown:
-    """The outcome of a push that was sent, if it is unknown whether it was applied."""
+    """The outcome of a push that was sent, if the provider may have applied it."""
 
     reason: str
 
@@ -337,7 +337,7 @@ class Part:
     plan: str | None = None
     used: Decimal | None = None
     seen_ms: int = field(default=0, compare=False)
-    """The last moment at which Drawdown read this part."""
+    """The last time at which Drawdown read this part."""
 
     @property
     def begins_again(self) -> bool:
@@ -350,8 +350,8 @@ class Part:
     def ended(self, plans: Collection[str]) -> bool:
         """Return True if a part that a later response lacks ended before it was used up.
 
-        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that answer. In a recorded
-        call, the response to the charge that used a part up showed it at zero.
+        A part that begins again each cycle counts as ended. `plans`: the customer's plans in that response. In a
+        recorded call, the response to the charge that used a part up showed it at zero.
         """
         is_left = self.used is not None and self.used < self.granted
         return is_left or self.begins_again or (self.plan is not None and self.plan not in plans)
@@ -365,7 +365,7 @@ class CustomerState:
     overage and limits included; None: unlimited. If the service blocks a customer, report 0, or a balance below zero.
     `max_concurrent`: concurrent sandboxes; None: unlimited. `refused`: features that a limit of the provider refuses
     although the balance lasts. `parts`: credit that was granted once or by a plan. `plans`: all plans that the customer
-    has, bought ones too. `feature_limits`: the base units that usage limits leave of a feature.
+    has, including bought plans. `feature_limits`: the base units that usage limits leave of a feature.
     """
 
     balance_micro: int | None
@@ -424,7 +424,7 @@ class Absent:
 class CannotTell:
     """The result of a lookup that the provider cannot answer, now or later.
 
-    It has the reason, and a person decides.
+    The result has the reason, and a person decides.
     """
 
     reason: str
@@ -472,8 +472,8 @@ class Lasting:
 
     It was granted once. The other part of the balance renews at `ends_ms` (milliseconds), and charges use it first.
 
-    `used`: the draws on the lasting part. `lasting_left`: the rest of the lasting part. `cycle_left`: the rest of the
-    part that renews. These three figures are in the unit of the balance.
+    `used`: the draws on the lasting part. `lasting_left`: the remainder of the lasting part. `cycle_left`: the
+    remainder of the part that renews. These three figures are in the unit of the balance.
     """
 
     used: Decimal
@@ -509,8 +509,8 @@ class Drawn:
     own: Mapping[str, Decimal] = field(default_factory=dict)
     """Draws on the own balances of the features of a credit system, by feature.
 
-    They are in base units of the feature, and `quantity` does not include them. Answers do not show the costs at which
-    credits would have been drawn.
+    They are in base units of the feature, and `quantity` does not include them. Responses do not show the costs at
+    which credits would have been drawn.
     """
     earliest_ms: int | None = None
     """The earliest possible start of the cycle, if `since_ms` is the latest possible start.
@@ -549,7 +549,7 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 
 
 class WebhookRefused(DrawdownError):
-    """The error for a webhook that Drawdown does not use.
+    """Raised for a webhook that Drawdown does not use.
 
     The webhook is not signed correctly, is too old, or belongs to another account.
     """
@@ -567,7 +567,7 @@ class Provider(Protocol):
     dormant: str | None
     """The reason why the provider is dormant, such as a missing key.
 
-    A dormant provider does not call. None: it is ready.
+    A dormant provider does not send calls. None: it is ready.
     """
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
@@ -581,7 +581,7 @@ class Provider(Protocol):
     async def customers(self, customer_ids: Sequence[str]) -> Mapping[str, CustomerRead]:
         """Read the present state of at most `reads_a_call` customers, without a cache.
 
-        Return it by customer.
+        Return the states by customer.
         """
 
     async def lookup(self, request: PushRequest) -> LookupResult:
@@ -612,7 +612,7 @@ class Provider(Protocol):
         """
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
-        """Return the faults of the configuration, a line each; empty without faults.
+        """Return the faults of the configuration, one line each; empty without faults.
 
         The method checks the key, the version, these features and these customers. It does not charge, and tests the
         key even if both lists are empty.
@@ -648,9 +648,9 @@ class TellsCosts(Protocol):
 
         The result is empty without a credit system.
 
-        If the result lacks a feature of `known`, the feature draws on a balance of its own from now on. If a cost
-        cannot be read now, return the last known cost with `unread`. `known`: every cost that was learned before, so
-        that a charge at an older cost is converted at that cost.
+        If the result lacks a feature of `known`, the feature draws on its own balance from then on. If a cost cannot be
+        read now, return the last known cost with `unread`. `known`: every cost that was learned before, so that a
+        charge at an older cost is converted at that cost.
         """
 
 
@@ -659,8 +659,8 @@ class Setup:
     """The inputs from which a provider is built.
 
     `settings` holds the environment's DRAWDOWN_<NAME>_… by the rest of their names, in lower case. Messages must not
-    contain a secret setting. A name never ends in `_file`: the environment's setting with that end names a file with
-    the value. If the content of the file changes, the provider is built again.
+    contain a secret setting. A name never ends in `_file`, because an environment variable with that ending names a
+    file with the value. If the content of the file changes, Drawdown builds the provider again.
     """
 
     name: str
@@ -670,7 +670,7 @@ class Setup:
     engine: sa.Engine
 
     def client(self, **options: Any) -> httpx2.AsyncClient:
-        """Return a client of httpx2 that sends by `http`.
+        """Return an httpx2 client that sends through `http`.
 
         Options are those of `httpx2.AsyncClient`: base_url, headers, auth. Send with
         `drawdown.providers.kit.clients.ask`, which returns the proven result. Errors: UsageError.

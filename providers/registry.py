@@ -30,10 +30,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class Registry:
-    """The usable providers, and the reasons why others are `broken`.
-
-    Both are by name.
-    """
+    """The usable providers, and the reasons why others are `broken`, by name."""
 
     providers: Mapping[str, Provider] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +42,7 @@ class Registry:
     def renewed(self, made: Registry) -> Registry:
         """Return the providers of a newer registry.
 
-        A provider that could not be built again stays as in this registry.
+        If a provider could not be built again, keep that of this registry.
         """
         kept = {name: provider for name, provider in self.providers.items() if name in made.broken}
         return Registry(
@@ -56,7 +53,7 @@ class Registry:
 def installed() -> list[EntryPoint]:
     """Return the entry points installed on this machine, in the order of their names.
 
-    If several share a name, that of this package comes first.
+    If several entry points share a name, that of this package comes first.
     """
     return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
 

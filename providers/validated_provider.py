@@ -1,8 +1,8 @@
-"""The only entry of providers' responses.
+"""The only entry point for the results of providers.
 
 All other code calls a provider through this module.
 
-Guarantee: every returned answer can be stored by every database and shown on every terminal. Text is clean and bounded,
+Guarantee: every returned result can be stored by every database and shown on every terminal. Text is clean and bounded,
 numbers are integers or exact decimals within bounds, and lists are bounded. An invalid figure is never used. Drawdown
 omits it, or the push becomes Unknown, or the read ReadFailed. So a customer's name or figure at a provider never fails
 a batch of others (rule S8).
@@ -89,7 +89,7 @@ Drawdown drops further notices.
 
 
 class ValidatedProvider:
-    """A provider with validated responses.
+    """A provider with validated results.
 
     All other code uses a provider only in this form.
     """
@@ -149,7 +149,7 @@ class ValidatedProvider:
 
 
 def sound(state: CustomerRead) -> CustomerRead:
-    """Return a customer's state, validated.
+    """Validate and return a customer's state.
 
     Return ReadFailed if a figure is out of bounds, the plan is not text, or a list is too long.
     """
@@ -168,7 +168,7 @@ def sound(state: CustomerRead) -> CustomerRead:
     limits = {clean(feature, MAX_NAME_CHARS): units for feature, units in state.feature_limits.items()}
     invalid = [units for units in limits.values() if not _is_figure(units)]
     if invalid:
-        return ReadFailed(f"the rest {_format_value(invalid[0])} of a usage limit is not a number of units")
+        return ReadFailed(f"the remainder {_format_value(invalid[0])} of a usage limit is not a number of units")
     if max(len(refused), len(limits)) > MAX_FEATURES or max(len(state.parts), len(state.plans)) > MAX_PARTS:
         return ReadFailed(
             f"too many values (refused features: {len(refused)}, usage limits: {len(limits)}, "
@@ -181,7 +181,7 @@ def sound(state: CustomerRead) -> CustomerRead:
 def _parts(found: Sequence[Part]) -> tuple[Part, ...]:
     """Return the valid parts, each name once.
 
-    A part with an impossible figure is skipped, so that it never passes for used up.
+    A part with an impossible figure is skipped, so that it never counts as used up.
     """
     named: dict[tuple[str, str], Part] = {}
     for part in filter(_is_part, found):
@@ -211,7 +211,7 @@ def _is_part(part: Part) -> bool:
 
 
 def outcome(found: Outcome) -> Outcome:
-    """Return the outcome of one push, validated."""
+    """Validate and return the outcome of one push."""
     match found:
         case Accepted(left, cost, parts):
             left = left if left is not None and _is_left(left) else None
@@ -238,7 +238,7 @@ def _is_left(left: ShownCredit) -> bool:
 
 
 def looked_up(found: LookupResult) -> LookupResult:
-    """Return the result of a lookup, validated."""
+    """Validate and return the result of a lookup."""
     match found:
         case FoundPush(quantity) if not _is_figure(quantity):
             return ReadFailed(f"invalid quantity {_format_value(quantity)}")
@@ -252,12 +252,12 @@ def looked_up(found: LookupResult) -> LookupResult:
 
 
 def cancelled(found: Cancelled | ReadFailed) -> Cancelled | ReadFailed:
-    """Return the result of a cancellation, with its evidence, validated."""
+    """Validate and return the result of a cancellation, with its evidence."""
     return Cancelled(_reason(found.evidence)) if isinstance(found, Cancelled) else _failed(found)
 
 
 def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
-    """Return the charges by feature, validated."""
+    """Validate and return the charges by feature."""
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
@@ -269,7 +269,7 @@ def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
 
 
 def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | ReadFailed:
-    """Return the draws that balances show, by feature, validated."""
+    """Validate and return the draws that balances show, by feature."""
     if isinstance(found, ReadFailed):
         return _failed(found)
     if len(found) > MAX_FEATURES:
@@ -280,7 +280,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
             return ReadFailed(
                 f"{_format_value(balance.quantity)} since {_format_value(balance.since_ms)} is not a drawn quantity"
             )
-        # If a part were left out here, it would pass for a part that was used up.
+        # If a part were omitted here, Drawdown would take it for a part that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):
             return ReadFailed(f"a balance has too many parts ({len(balance.parts)}), or a part without an amount")
     return {
@@ -292,7 +292,7 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
 
 
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
-    """Return the costs of units, validated.
+    """Validate and return the costs of units.
 
     The result omits a cost that is not positive, not an exact decimal, or not the only cost of its feature. `check`
     reports it.

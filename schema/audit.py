@@ -1,7 +1,7 @@
 """The record of people's actions, chained by hashes.
 
 Guarantee: every change by a person is on record with actor and reason, in the transaction that makes it. The hash of a
-row covers its content and the hash of the previous row. Rows are chained one transaction after the other, so `verify`
+row covers its content and the hash of the previous row. Rows are chained one transaction after another, so `verify`
 finds a row that was changed, removed, inserted or moved. It also finds removed last rows, because a separate row stores
 the number of rows and the newest hash. A login that can write both tables can make a new chain. So `verify` prints the
 newest hash, and you can store the hash elsewhere.
@@ -32,8 +32,10 @@ class By:
     `via` is one of these channels:
 
     - `cli`: the command line, or `cli --at` with a given time.
-    - `console`: the console. `my`: the pages at /my/ for an organisation's own people.
-    - `http`: a request with a key or a signature. `webhook`: a provider's webhook.
+    - `console`: the console.
+    - `my`: the pages at /my/ for an organisation's own people.
+    - `http`: a request with a key or a signature.
+    - `webhook`: a provider's webhook.
     - `program`: a program that calls the functions itself.
     """
 
@@ -54,7 +56,7 @@ def record_many(
     done: Sequence[tuple[str, Mapping[str, object]]],
     by: By,
 ) -> None:
-    """Append the same action for many targets, a row for each, in one statement."""
+    """Append the same action for many targets, one row each, in one statement."""
     same = {"at_ms": by.now_ms, "action": action, "actor": by.actor, "reason": by.reason, "via": by.via}
     rows = [{"target": target, "details": json.dumps(details, sort_keys=True)} for target, details in done]
     hashes = chained(connection, [{**same, **row} for row in rows])
@@ -63,7 +65,7 @@ def record_many(
 
 
 def in_turn(connection: sa.Connection) -> None:
-    """Lock the chain, so that transactions that call this run one after the other.
+    """Lock the chain, so that transactions that call this run one after another.
 
     Call it before you add rows of any table that depend on the present rows. A lock of rows cannot replace it, because
     the new rows do not exist yet. The next statement reads the rows of all earlier callers.
@@ -74,8 +76,8 @@ def in_turn(connection: sa.Connection) -> None:
 def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
     """Return the organisation's row.
 
-    Errors: UnknownId if it does not exist, with the nearest id. Refused if it has samples that no tick has read yet, or
-    if another call just created it.
+    Errors: UnknownId if it does not exist, with the nearest id. Refused if it has samples that a tick has not read yet,
+    or if another call just created it.
     """
     from drawdown.schema.tables.orgs import orgs  # imported here because it loads PostgreSQL's dialect
 
@@ -141,7 +143,7 @@ def hold(connection: sa.Connection) -> Head:
 def broken(connection: sa.Connection) -> Iterator[str]:
     """Yield the faults of the chain, as text.
 
-    A wrong row is reported once, and the rows after it are checked from it on.
+    A wrong row is reported once. The next row is checked against the hash that the wrong row has.
     """
     head, before, count = _head(connection), "", 0
     for row in _actions(connection):

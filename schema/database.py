@@ -68,7 +68,7 @@ PG_WAITS: Final = {
 Without them, a wait for a lost host takes two hours.
 """
 SQLITE_PREPARED: Final = 1_000
-"""Prepared statements of a connection. A tick and the verify after it have fewer."""
+"""Prepared statements of a connection. A tick and the next `verify` need fewer."""
 SQLITE_CACHE_KIB: Final = 32 * 1024
 """KiB of the database file that a connection to SQLite caches.
 
@@ -86,7 +86,7 @@ PG_SETTINGS: Final = (
     "idle_in_transaction_session_timeout=30s",  # a suspended or disconnected worker loses its locks
     "timezone=UTC",
     "work_mem=64MB",  # the seal groups by hash, and would spill to disk with the default
-    "jit=off",  # it would compile for 1.5 s a statement that runs for 20 ms
+    "jit=off",  # JIT would spend 1.5 s to compile a statement that runs for 20 ms
 )
 
 
@@ -102,7 +102,7 @@ class Transact(Protocol):
 def connect(url: str, latest: Callable[[], str] | None = None) -> sa.Engine:
     """Return an engine for `sqlite:///FILE` or `postgresql://…`.
 
-    It opens no connection yet.
+    It does not connect yet.
 
     `latest`: a function that returns the present URL. Each new connection logs in with the user and password of that
     URL. Errors: UsageError for any other kind of URL.
@@ -244,8 +244,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 def _read_a_copy(engine: sa.Engine, file: Path) -> None:
     """Open a read-only copy as an immutable file.
 
-    It applies if this user can write neither the file nor its folder. SQLite would otherwise have to write a log beside
-    it.
+    The function applies if this user can write neither the file nor its folder. SQLite would otherwise have to write a
+    log beside it.
     """
 
     @sa.event.listens_for(engine, "do_connect")
@@ -345,10 +345,10 @@ def _commit(transaction: sa.RootTransaction) -> None:
 
 
 def _is_unanswered(error: DBAPIError) -> bool:
-    """Return True if it is unknown whether a commit was done.
+    """Return True if it is unknown whether a transaction was committed.
 
-    This is the case if the response never came, or came from a server that was shutting down. If SQLite reports a
-    failed commit, or PostgreSQL refuses it, it was not done.
+    This is the case if the result never came, or came from a server that was shutting down. If SQLite reports a failed
+    commit, or PostgreSQL refuses the commit, the transaction was not committed.
     """
     if isinstance(error.orig, sqlite3.Error):
         return False
@@ -359,8 +359,8 @@ def _is_unanswered(error: DBAPIError) -> bool:
 def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     """Run `work` in one read transaction.
 
-    All of its statements read the same moment. On SQLite, it does not wait for a writer. Errors: DatabaseBusy,
-    DatabaseNotReady, and any error of `work`.
+    All statements of `work` read the database at one moment. On SQLite, this function does not wait for a writer.
+    Errors: DatabaseBusy, DatabaseNotReady, and any error of `work`.
     """
     _require_file(engine)
     one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
@@ -395,7 +395,7 @@ def waiting_at_most(connection: sa.Connection, ms: int) -> Iterator[None]:
 def clear_errors(engine: sa.Engine) -> Iterator[None]:
     """Turn a driver's error about the database into one clear DrawdownError.
 
-    A DatabaseNotReady also gets the place of the database (`where`).
+    A DatabaseNotReady also has the place of the database (`where`).
     """
     try:
         yield

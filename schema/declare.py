@@ -1,13 +1,13 @@
-"""Actions and views for people and programs, each declared once, beside its logic.
+"""Actions and views for people and programs, each declared once, near its logic.
 
 An `Action` changes something, a `Listing` shows rows, and a `Showing` shows one thing. Each becomes a command and an
-HTTP operation, and an action also a form of the console. The parameters are those of the function itself, by its
-annotations. A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is
-an option, and is in the body or in the query.
+HTTP operation, and an action also a form of the console. The annotations of the function itself declare the parameters.
+A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is an option, and
+is in the body or in the query.
 
 Names of parameters and of a response's fields end with the unit: `hold_ms`, `share_ppm`, `amount_micro`. People type
-the name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs send milliseconds and parts per
-million by the whole name. They send an amount in credits, by the name without `_micro`.
+the name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs use the whole name, with milliseconds
+and parts per million. For an amount, they use the name without `_micro`, with credits.
 
 Guarantee: a value has one meaning and one check, from any channel. The module is pure, so time and randomness are
 passed in.
@@ -79,7 +79,10 @@ MAX_NUMBER: Final = 10**15
 
 
 class WrongField(UsageError):
-    """An error: a value is invalid. `field`: its name, as a program sends it."""
+    """Raised if a value is invalid.
+
+    `field`: its name, as a program sends it.
+    """
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message, at=name)
@@ -90,8 +93,8 @@ class WrongField(UsageError):
 class Fact:
     """A value that an action changes, shown before and after it.
 
-    `fixed`: True if a change of the value between the dry run and the action requires another dry run. A change by time
-    alone does not count.
+    `fixed`: True if a change of the value between the dry run and the action requires another dry run. A change that
+    only time causes does not count.
     """
 
     name: str
@@ -103,10 +106,9 @@ class Fact:
 class Size:
     """The size of an action: its changed rows, and its credit in micro-credits.
 
-    Credit is granted (`micro`) or taken (`taken_micro`).
-
-    `micro` includes usage if the action corrects or waives its charge. `unbounded`: the credit is unknown in advance.
-    Only an admin, or a key without a limit, may run such an action.
+    `micro`: the granted credit. `taken_micro`: the taken credit. `micro` includes usage if the action corrects or
+    waives its charge. `unbounded`: the credit is unknown in advance. Only an admin, or a key without a limit, may run
+    such an action.
     """
 
     rows: int = 1
@@ -137,7 +139,7 @@ class Reach:
 class Hooks(Protocol):
     """The webhooks of this process.
 
-    It has the origins that the process may call, and the secrets that sign for an endpoint.
+    It holds the origins that the process may call, and the secrets that sign for an endpoint.
     """
 
     @property
@@ -148,7 +150,7 @@ class Hooks(Protocol):
 class Providers(Protocol):
     """The providers of this process.
 
-    It has the usable providers, their capabilities, and the reasons why others are unusable.
+    It holds the usable providers, their capabilities, and the reasons why others are unusable.
     """
 
     @property
@@ -204,10 +206,10 @@ class More:
 class Look:
     """A request to read.
 
-    `now_ms`: the moment of the request. `after`: the row before the page. `most`: the rows of the page. `only`: the
-    only organisation that a bound key may see (None: any); a view that is declared `open` filters by it. `hooks`: the
-    webhooks of this process. `read_providers`: a function that returns the providers of this process. Both may be None.
-    `patient`: True if a person waits at a command line, so slow parts are shown too.
+    `now_ms`: the moment of the request. `after`: the row before the page. `most`: the largest number of rows of the
+    page. `only`: the only organisation that a bound key may see (None: any); a view that is declared `open` filters by
+    it. `hooks`: the webhooks of this process. `read_providers`: a function that returns the providers of this process.
+    Both may be None. `patient`: True if a person waits at a command line, so slow parts are also shown.
     """
 
     now_ms: int
@@ -242,9 +244,10 @@ class Page(Generic[R]):
 class Kind:
     """A kind of value, with the texts that people type for it.
 
-    `read`: a function that returns the value of a text, from the text, its name for messages and the present moment.
-    `write`: a function that returns the text of a value, which `read` accepts. `metavar`: the value's name in the help.
-    `ending`: the end of a parameter's name that people omit. `least`, `most`: the bounds of a number.
+    `read`: a function that parses a text, and returns its value. Its arguments are the text, a name for messages and
+    the present moment. `write`: a function that returns the text of a value, which `read` accepts. `metavar`: the
+    value's name in the help. `ending`: the end of a parameter's name that people omit. `least`, `most`: the bounds of a
+    number.
     """
 
     name: str
@@ -285,7 +288,7 @@ def _any_id(text: str, name: str, _now_ms: int) -> str:
 def is_storable(text: str) -> bool:
     """Return True if a database can store a text.
 
-    Such a text is not empty, is without NUL, and is valid UTF-8.
+    Such a text is not empty, does not contain NUL, and is valid UTF-8.
     """
     return bool(text) and "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
@@ -410,7 +413,7 @@ class Label:
 class Param:
     """A parameter of an action or a list.
 
-    `says`: its line of help. `many`: True if it has several values.
+    `says`: its line of help. `many`: True if the parameter can have several values.
     """
 
     name: str
@@ -445,7 +448,7 @@ class Param:
     def field(self) -> str:
         """Return the parameter's name for programs, with the unit.
 
-        The name of an amount is without a unit, because programs send amounts in credits.
+        The name of an amount does not have a unit, because programs send amounts in credits.
         """
         return self.word if self.kind.name == CREDITS.name else self.name.strip("_")
 
@@ -467,7 +470,7 @@ SPELLED: Final = {"org": "Organisation"}
 def params_of(function: Callable[..., object]) -> tuple[Param, ...]:
     """Return the parameters of a function, by its annotations.
 
-    The connection and the request are left out.
+    The result omits the connection and the request.
     """
     hints = get_type_hints(function, include_extras=True)
     taken = list(inspect.signature(function).parameters.values())[2:]
@@ -518,9 +521,9 @@ def by_label(param: Param) -> str:
 def of_texts(
     params: Sequence[Param], given: Mapping[str, Any], now_ms: int, named: Callable[[Param], str] = by_label
 ) -> dict[str, Any]:
-    """Return the values of texts, by the parameters' names.
+    """Parse texts, and return their values by the names of the parameters.
 
-    An empty or missing text has the default.
+    If a text is empty or missing, its value is the default.
 
     A flag is a bool or `yes`. A parameter with `many` is a list, or a text with one value on each line. Errors:
     WrongField.
@@ -562,7 +565,7 @@ def one(_connection: sa.Connection, _asked: Invocation, _values: Values) -> Size
 
 
 def is_done(_result: object) -> Exit:
-    """Return the default exit status of an action, which is that all is settled."""
+    """Return SETTLED, the default exit status of an action."""
     return Exit.SETTLED
 
 
@@ -575,13 +578,13 @@ class Action(Generic[R]):
     result in sentences. `path`: the path of the HTTP operation, a POST. `scope`: the scope that a key needs. `role`:
     the role that a person of the console needs. `facts`: the values that it changes. `size`: its size.
 
-    `place`: the page after the form, with parameters in braces; empty: the action is without a form. `keyed`: True if
-    people can choose `asked.key`, the idempotency key. `shown_once`: the field of the result with a secret that is not
-    stored. `lost_hint`: the next step if the response is lost. `by_hand`: True if the command of this name does more,
-    and is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a call
-    or a dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing. `count`: a
-    function that returns the number to pass as `expect`, from the result of a dry run. `ends`: a function that returns
-    the exit status of the command.
+    `place`: the page after the form, with parameters in braces; empty: the action does not have a form. `keyed`: True
+    if people can choose `asked.key`, the idempotency key. `shown_once`: the field of the result with a secret that is
+    not stored. `lost_hint`: the next step if the response is lost. `by_hand`: True if the command of this name does
+    more, and is written in the noun's module. `at_once`: for work in portions, the rows of one transaction of a form, a
+    call or a dry run. The command runs any number of portions. `parts`: tables of the command, as in a showing.
+    `count`: a function that returns the number to pass as `expect`, from the result of a dry run. `ends`: a function
+    that returns the exit status of the command.
     """
 
     name: str
@@ -674,7 +677,7 @@ class Action(Generic[R]):
 
 
 def changes(before: Sequence[Fact], after: Sequence[Fact]) -> list[dict[str, str]]:
-    """Return the values before and after an action, a row for each name."""
+    """Return the values before and after an action, one row for each name."""
     stood, stands = ({fact.name: fact.value for fact in each} for each in (before, after))
     return [
         {"name": name, "before": stood.get(name, ""), "after": stands.get(name, "")}
@@ -749,9 +752,9 @@ class Showing(Generic[R]):
 
     `read`: a function that returns a dataclass, from the connection, a `Look` and the names of the thing. `parts`:
     tables for the fields that are lists of dataclasses, with their titles and columns. A field of a field is named by
-    both (`credit.holders`). A field that is a dataclass is a table of its own. `most`: the default rows of a part; 0 if
-    the parts have bounds of their own. `open`: as in a list. `notes`: a function that returns texts for people below
-    the view (None: without texts). `by_hand`: as in an action.
+    both (`credit.holders`). A field that is a dataclass is a separate table. `most`: the default rows of a part; 0 if
+    the parts have their own bounds. `open`: as in a list. `notes`: a function that returns texts for people below the
+    view (None: without texts). `by_hand`: as in an action.
     """
 
     name: str
@@ -784,7 +787,7 @@ CREDIT_END: Final = "_micro"
 def answer_of(value: Any) -> Any:
     """Return a result as JSON, for `--json` and HTTP.
 
-    The JSON has the fields of a dataclass by their names. Beside each field in micro-credits, it has the amount in
+    The JSON has the fields of a dataclass by their names. For each field in micro-credits, it also has the amount in
     credits.
     """
     if is_dataclass(value) and not isinstance(value, type):

@@ -12,7 +12,7 @@ from typing import Final
 
 
 class Exit(IntEnum):
-    """The exit status of a command, also of a tick that is called by its URL."""
+    """The exit status of a command, or of a tick that is called by its URL."""
 
     SETTLED = 0
     PERSON = 1
@@ -58,7 +58,7 @@ class DrawdownError(Exception):
 
 
 class UsageError(DrawdownError):
-    """An error: a command or a value is wrong, so Drawdown did not change anything.
+    """Raised if a command or a value is wrong. Drawdown did not change anything.
 
     `at`: the name of the wrong value, as a program sends it; None if the error is not about a single value.
     """
@@ -76,7 +76,7 @@ _SHORT: Final = {"organisation": "org", "customer": "org", "API": "key", "top-up
 
 
 class UnknownId(UsageError):
-    """An error: an id does not exist, probably because it is mistyped.
+    """Raised if an id does not exist, probably because it is mistyped.
 
     `noun`: the kind of the id. `near`: the known id that it probably means.
     """
@@ -88,13 +88,13 @@ class UnknownId(UsageError):
 
 
 class Refused(DrawdownError):
-    """An error: a rule forbids the requested change, so Drawdown did not make it."""
+    """Raised if a rule forbids the requested change. Drawdown did not make the change."""
 
     code = "refused"
 
 
 class DatabaseNotReady(DrawdownError):
-    """An error: the database is not usable.
+    """Raised if the database is not usable.
 
     It is missing, not migrated, newer than this program, or read-only.
 
@@ -107,7 +107,7 @@ class DatabaseNotReady(DrawdownError):
 
 
 class DatabaseBusy(DrawdownError):
-    """An error: the database is locked, or lost the connection.
+    """Raised if the database is locked, or lost the connection.
 
     An uncommitted change did not happen. Try again.
     """
@@ -117,7 +117,7 @@ class DatabaseBusy(DrawdownError):
 
 
 class StorageFull(DatabaseBusy):
-    """An error: a disk is full.
+    """Raised if a disk is full.
 
     Uncommitted changes are lost, and retries fail until a person frees space.
     """
@@ -127,16 +127,16 @@ class StorageFull(DatabaseBusy):
 
 
 class LockHeld(DatabaseBusy):
-    """An error: another transaction held a lock for longer than the wait.
+    """Raised if another transaction held a lock for longer than the wait.
 
     The transaction was rolled back.
     """
 
 
 class AnswerLost(DatabaseBusy):
-    """An error: the connection was lost during the commit.
+    """Raised if the connection was lost during the commit.
 
-    So it is unknown whether the change is stored.
+    It is unknown whether the change is stored.
 
     `again`: the next step. You can run most commands again. A command that has another effect the second time sets its
     own text.
@@ -153,7 +153,7 @@ class AnswerLost(DatabaseBusy):
 
 
 class ClockDoubted(DrawdownError):
-    """An error of rule S9: the clocks disagree, or time jumped by more than a day.
+    """Raised by rule S9 if the clocks disagree, or time jumped by more than a day.
 
     Sealing waits for a person.
     """

@@ -38,7 +38,7 @@ def statements(guard: Guard, dialect: str) -> Iterator[str]:
     if not is_postgresql:
         yield f"{head} WHEN {when} BEGIN SELECT RAISE(ABORT, '{message}'); END"
         return
-    # PostgreSQL checks a condition without a subquery itself, and calls no function for the rows that it passes.
+    # PostgreSQL checks a condition without a subquery itself, and does not call a function for the rows that it passes.
     native = when if "SELECT" not in when else ""
     condition = native or guard.only_if
     back = "OLD" if guard.event == "DELETE" else "NEW"
@@ -265,7 +265,7 @@ GUARDS: Final = (
         "reservations_forward", "reservations", "UPDATE",
         "NEW.amount_micro < OLD.amount_micro OR (NEW.state <> OLD.state AND NOT (OLD.state = 'held' OR "
         "(OLD.state = 'expired' AND NEW.state = 'settled')))",
-        "cannot shrink or reopen a reservation, or settle it late before it expired",
+        "cannot shrink or reopen a reservation, or settle it late unless it expired",
     ),
     Guard(
         "reservations_supplier_frozen", "reservations", "UPDATE",
@@ -473,12 +473,12 @@ GUARDS: Final = (
     Guard(
         "plan_stays_no_update", "plan_stays", "UPDATE",
         "1 = 1",
-        "cannot change a customer's plan: plans are append-only. The next row ends the previous plan",
+        "cannot change a customer's plan: plans are append-only. Add a row to end the previous plan",
     ),
     Guard(
         "plan_stays_no_delete", "plan_stays", "DELETE",
         "1 = 1",
-        "cannot delete a customer's plan: plans are append-only. The next row ends the previous plan",
+        "cannot delete a customer's plan: plans are append-only. Add a row to end the previous plan",
     ),
     Guard(
         "tiers_kept", "tiers", "DELETE",
@@ -519,12 +519,12 @@ GUARDS: Final = (
     Guard(
         "payers_no_update", "payers", "UPDATE",
         "1 = 1",
-        "cannot change a payer's row: payers are append-only. The next row ends the previous right",
+        "cannot change a payer's row: payers are append-only. Add a row to end the previous right",
     ),
     Guard(
         "payers_no_delete", "payers", "DELETE",
         "1 = 1",
-        "cannot delete a payer's row: payers are append-only. The next row ends the previous right",
+        "cannot delete a payer's row: payers are append-only. Add a row to end the previous right",
     ),
     Guard(
         "run_usage_no_update", "run_usage", "UPDATE",

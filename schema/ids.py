@@ -33,16 +33,16 @@ The limit is for each source of such ids.
 MAX_SAID_CHARS: Final = 200
 """Most characters of an id that a message quotes."""
 SCANNED: Final = 100_000
-"""Ids to search for one that shares an intact half with a mistyped id."""
+"""Ids that Drawdown searches for an id that shares an intact half with a mistyped id."""
 
 SAMPLED_NEIGHBOURS: Final = 50
 
 
 @dataclass(frozen=True)
 class IdSource:
-    """A source of ids of a kind: a fragment of `ids.sql`.
+    """A fragment of `ids.sql` that lists ids of a kind.
 
-    `prefix`: the text before the ids there.
+    `prefix`: the text before the ids in the fragment.
     """
 
     piece: str
@@ -121,7 +121,7 @@ CELL: Final = Kind("cell", (IdSource("cells"), IdSource("cells_of_sandboxes")), 
 """Cells, including those that only hosts have reported."""
 SAMPLE: Final = Kind("sample", (IdSource("samples"),), "drawdown sample quarantined")
 USED_SAMPLE: Final = Kind("sample", SAMPLE.sources, "drawdown sample list --org ORG --from TIME")
-"""A sample that was billed, or can be."""
+"""A sample that was billed or can be billed."""
 PAYMENTS: Final = Kind("payment service", (), "drawdown topup set --help")
 PROVIDER: Final = Kind("provider", (IdSource("assigned_providers"),), "drawdown provider list")
 ACTOR: Final = Kind("actor", (IdSource("actors"),), "drawdown audit list")
@@ -193,7 +193,7 @@ def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:
     """Check that an id is known, or unlike any known id.
 
-    An id that is unlike all others is new, and not mistyped.
+    An id that is unlike all others counts as new, and not as mistyped.
 
     `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
@@ -214,8 +214,8 @@ def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
     """Check that a customer is known, has samples, or is unlike all known customers.
 
-    A customer that is unlike all others is new, and not mistyped. The same holds for another `kind` that has a wallet.
-    `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
+    A customer that is unlike all others counts as new, and not as mistyped. The same holds for another `kind` that has
+    a wallet. `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
         around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]
@@ -226,7 +226,7 @@ def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kin
 def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) -> None:
     """Check that an organisation is registered or has samples.
 
-    Samples come before the first tick registers it.
+    An organisation can have samples before a tick registers it.
 
     `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
@@ -247,7 +247,7 @@ def has_samples(connection: sa.Connection, org_id: str) -> bool:
 
 
 def require_among(kind: Kind, given: str, there: Iterable[str]) -> None:
-    """Check that an id is among `there`, for ids that are in no table.
+    """Check that an id is among `there`, for ids that are not in a table.
 
     Errors: UnknownId.
     """
@@ -261,7 +261,7 @@ def unknown(
 ) -> UnknownId:
     """Return the error for an unknown id.
 
-    The error has the nearest of the candidates, and the command that lists all.
+    The error has the nearest of the candidates, and the command that lists all ids.
     """
     near = nearest(given, (one for one in candidates if one != given))  # another organisation may have this id
     parts = [f"unknown {kind.noun} {_shorten(given)}"]
@@ -303,7 +303,7 @@ def _around(connection: sa.Connection, kind: Kind, given: str) -> Iterator[str]:
 def halves(prefix: str, given: str) -> dict[str, str]:
     """Return LIKE patterns for the start and the end of an id.
 
-    They find ids with one slip in the other half.
+    They find ids with a mistake only in the other half.
     """
     middle = len(given) // 2
     head, tail = (
@@ -318,8 +318,8 @@ _UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd-\uffff]")
 def is_clean(text: str) -> bool:
     """Return True if all databases store a text in the same way.
 
-    Excluded are control characters (C0, DEL, C1), and halves of surrogate pairs, which no database stores. U+FFFD is
-    excluded because it is the rest of invalid UTF-8. U+FFFE and U+FFFF are excluded because SQLite's functions read
+    Control characters (C0, DEL, C1) are excluded, and so are halves of surrogate pairs, which databases do not store.
+    U+FFFD is excluded because it replaces invalid UTF-8. U+FFFE and U+FFFF are excluded because SQLite's functions read
     them as U+FFFD.
     """
     # isprintable() is a cheap test for nearly all texts. Except for U+FFFD, it is stricter than the rule.

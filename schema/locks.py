@@ -1,7 +1,7 @@
 """The locks of rules S1 and P5, and the marks of dirty windows (S6).
 
-Guarantee: the rows that a seal reads change only under rule S1's lock. Otherwise a concurrent seal would see one half
-of the change, and lose the other half.
+Guarantee: the rows that a seal reads change only under rule S1's lock. Otherwise a concurrent seal would see only a
+part of the change, and lose the rest.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ def lock_charges(connection: sa.Connection, *, shared: bool = False) -> None:
     """Let either the charge or the void of an embedded push count (P5).
 
     Charges share a lock of the row with the ledger's terms, which exists before the first seal. A void locks that row
-    alone. The later of the two reads the result of the earlier. The lock is on a row, because any login, also that of a
-    host, can take an advisory lock. SQLite has one writer at a time.
+    alone. The later transaction reads the result of the earlier transaction. The lock is on a row, because any login,
+    even a host's, can take an advisory lock. SQLite has one writer at a time.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_charges" if shared else "hold_charges").all()
 
 
 def lock_rates(connection: sa.Connection, *, shared: bool = False) -> None:
-    """Let a rate for the past be set before or after a charge, not beside it (S11).
+    """Let a rate for the past be set before or after a charge, not during it (S11).
 
-    Charges share the lock. It is on the row of `lock_charges`, so that a rate also waits for voids. Voids wait for a
-    rate that is set or waits, and not for charges that share only this lock. Take it before a lock of the audit log.
+    Charges share the lock. It is on the row of `lock_charges`, so that a rate also waits for voids. A void waits for a
+    rate that holds or awaits the lock, and not for charges that share only this lock. Take this lock before a lock of
+    the audit log.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_rates" if shared else "hold_rates").all()
@@ -46,7 +47,10 @@ def lock_buckets(connection: sa.Connection, lo: int = 0, hi: int = 255) -> None:
 
 
 def lock_org(connection: sa.Connection, org_id: str) -> None:
-    """Take rule S1's lock for one organisation: that of its bucket, present or future."""
+    """Take rule S1's lock of an organisation's bucket.
+
+    The organisation can be unregistered.
+    """
     lock_orgs(connection, [org_id])
 
 
@@ -61,7 +65,7 @@ def lock_orgs(connection: sa.Connection, org_ids: Collection[str]) -> None:
 def make_windows_dirty(
     connection: sa.Connection, own: Queries, windows: str, values: Values, *, lo: int = 0, hi: int = 255
 ) -> None:
-    """Let the next seal compute the differences of windows again.
+    """Mark windows, so that the next seal computes their differences again.
 
     `windows`: a fragment of the caller's `own` queries that follows FROM, with a WHERE. The function takes S1's lock of
     buckets `lo` to `hi`. A seal deletes the rows that it has read, so without the lock a row inserted meanwhile would

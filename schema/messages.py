@@ -1,8 +1,9 @@
 """The messages to the operator's product, sent as webhooks.
 
-Guarantee: a message is written in the transaction that writes its fact, with the bytes that will be sent. Its id
-follows from the fact, so a repeated fact does not add a message. A message is written only if an endpoint subscribes to
-its event at that moment, except for a person's test (`tell_one`). `worker/hooks` sends messages after the commit.
+Guarantee: a message is written in the transaction that writes its fact, with the bytes that will be sent. The message's
+id is computed from the fact, so a repeated fact does not add a message. A message is written only if an endpoint
+subscribes to its event at that moment, except for a person's test (`tell_one`). `worker/hooks` sends messages after the
+commit.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Message:
     def message_id(self) -> str:
         """Return the id of the message, the same for the same fact.
 
-        The id is without a full stop, because full stops separate a signature's parts.
+        The id does not contain a full stop, because full stops separate a signature's parts.
         """
         return f"msg_{hashlib.sha256(self.fact.encode()).hexdigest()[:ID_CHARS]}"
 

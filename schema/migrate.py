@@ -36,8 +36,9 @@ DO $$ DECLARE one record; BEGIN
 END $$"""
 """Pin the search path of Drawdown's functions.
 
-Guards name tables without a schema, and PostgreSQL searches the temporary schema first. So a caller's temporary table
-of that name would be used. With this, each function searches it last. Functions of extensions are not changed.
+Guards name tables without a schema, and PostgreSQL searches the temporary schema first. Without a pinned path, a
+function would use a caller's temporary table of that name. With a pinned path, it searches the temporary schema last.
+Functions of extensions are not changed.
 """
 
 ONE_UPGRADE: Final = 4_927_306_118
@@ -60,8 +61,8 @@ NAMED: Final = 3
 class Version:
     """The version of a database.
 
-    `current`: its revision; None: it is without tables of Drawdown. `head`: this program's revision. `supported`: True
-    if the database is without tables of Drawdown, or this program has its revision.
+    `current`: its revision; None: it lacks Drawdown's tables. `head`: this program's revision. `supported`: True if the
+    database lacks Drawdown's tables, or this program knows its revision.
     """
 
     current: str | None
@@ -79,7 +80,7 @@ class Version:
 
 
 def version(connection: sa.Connection) -> Version:
-    """Return the schema version of a database, beside the revision of this program."""
+    """Return the schema version of a database, and the revision of this program."""
     current = None
     if sa.inspect(connection).has_table("alembic_version"):
         current = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
@@ -140,7 +141,8 @@ def upgrade(engine: sa.Engine) -> Version:
 def _require_own(connection: sa.Connection) -> None:
     """Check that a database is empty or Drawdown's.
 
-    Errors: Refused for the database of another program: a mistyped URL would add Drawdown's tables to it.
+    Errors: Refused for the database of another program, because a mistyped URL would otherwise add Drawdown's tables to
+    it.
     """
     tables = sorted(sa.inspect(connection).get_table_names())
     if tables and "buckets" not in tables:

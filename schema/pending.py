@@ -1,7 +1,7 @@
 """The reasons why usage is pending, with the fix of each (S6).
 
 The seal chooses the reason (`pend` in `worker/seal/queries.sql`). `verify` proves the choice with its own statement
-(`waiting` in `worker/verify/usage.sql`). Other code reads `REASONS`; `verify` has lists of its own.
+(`waiting` in `worker/verify/usage.sql`). Other code reads `REASONS`; `verify` has its own lists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The states of a push.
 
 The outbox, statements, lists, backlogs, metrics, the command line and the console derive their states from this module.
-To add a state, add it to OPEN or SETTLED, to STATES, and if it is open, to `OpenPushes`.
+To add a state, add it to STATES, and to OPEN or SETTLED. If the state is open, also add it to `OpenPushes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Settled: TypeAlias = Literal["accepted", "voided", "carried", "shadow"]
 
 @dataclass(frozen=True)
 class PushState:
-    """The presentation of a state. A settled state does not have one.
+    """The presentation of a state. A settled state does not have a presentation.
 
     `words`: its name in sentences of the command line. `title`, `meaning`, `tone`: its tile in the console; `bad` if a
     person is needed, `warn` if work waits. `is_stored`: False if statements derive it from another state.

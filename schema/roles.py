@@ -1,6 +1,6 @@
 """The rights on PostgreSQL.
 
-Drawdown makes three roles without a login. An operator makes logins members of these roles.
+Drawdown creates three roles that cannot log in. You make logins members of these roles.
 
 Guarantee: a host inserts samples, and the database writes their arrival. A host writes only the sandboxes of the cell
 that its login is named after, and cannot read other data. A reader cannot write. A worker can do all that Drawdown's
@@ -87,7 +87,7 @@ def require_roles(engine: sa.Engine) -> None:
 def statements() -> tuple[str, ...]:
     """Return the statements that make the roles.
 
-    They also revoke rights that an earlier version granted.
+    The statements also revoke rights that an earlier version granted.
     """
     tables, read = (", ".join(sorted(set(metadata.tables) - set(but))) for but in ((), UNREAD))
     return (
@@ -147,7 +147,8 @@ def _own_sandboxes() -> tuple[str, ...]:
 
     They restrict hosts, and are open for all other roles.
 
-    If a policy hid sandboxes from a worker, it would see no running sandbox, and would halt no organisation.
+    If a policy hid sandboxes from a worker, the worker would not see running sandboxes, and would not halt
+    organisations.
     """
     return (
         "ALTER TABLE sandboxes ENABLE ROW LEVEL SECURITY",

@@ -1,26 +1,26 @@
 """The only source of SQL.
 
-SQL is in named statements with a comment, in `.sql` files beside the code that runs them.
+SQL is in named statements with a comment, in `.sql` files next to the code that runs them.
 
-A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: skip_locked [postgresql]` one for that
-database alone. Comments and blank lines are removed. A query can contain:
+A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: skip_locked [postgresql]` begins a query
+for that database alone. Comments and blank lines are removed. A query can contain:
 
-- `{other}`: another query of the same file or of `words.sql`, or the one that the caller chose for this slot
-  (`slot="other"`; `slot=""` inserts nothing). Text comes from another source only for what Python declares:
-  `{open_states}` lists the open states of a push (`push_states.py`), `{mapping_reasons}` the reasons of pending usage
-  that a mapping fixes (`pending.py`), `{sample_fields}` the columns of a sample,
-  `{sample_marks}` a `?` for each, and `{sample_arrays}` an array of PostgreSQL for each.
+- `{other}`: another query of the same file or of `words.sql`, or the query that the caller chose for this slot
+  (`slot="other"`; `slot=""` inserts nothing). Python declares the only texts from other sources: `{open_states}` lists
+  the open states of a push (`push_states.py`), `{mapping_reasons}` the reasons of pending usage that a mapping fixes
+  (`pending.py`), `{sample_fields}` the columns of a sample, `{sample_marks}` a `?` for each, and `{sample_arrays}` an
+  array of PostgreSQL for each.
 - `:value`: a bound value. After `IN`, `:values` is a list of strings or integers, bound as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
 - several statements. A `;` at the end of a line ends a statement. They run in order.
 
-`read_together` joins several reading queries into one statement. All of them need one round trip, and read the same
-moment.
+`read_together` joins several reading queries into one statement. Together they need one round trip, and read the
+database at one moment.
 
-Guarantee: values are bound, never pasted. A missing value or query, and an unused slot, is an error that names the file
-and the query. Each text is assembled once for each process. Bound rows on the inner side of a join are in a `WITH … AS
-MATERIALIZED`, or have a LIMIT. Otherwise SQLite would parse their JSON again for each outer row.
+Guarantee: values are bound, never pasted. A missing value or query, and an unused slot, raises an error that names the
+file and the query. Each text is assembled once for each process. Bound rows on the inner side of a join are in a `WITH
+… AS MATERIALIZED`, or have a LIMIT. Otherwise SQLite would parse their JSON again for each outer row.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ _LIST: Final = re.compile(r"\b(NOT )?IN :(\w+)")
 
 
 class SqlError(Exception):
-    """An error: a statement cannot be assembled, or run as requested.
+    """Raised if a statement cannot be assembled, or run as requested.
 
-    It is a mistake in this program.
+    The cause is a mistake in this program.
     """
 
 
@@ -76,7 +76,7 @@ class _Statement:
         self.clause = sa.text(_LIST.sub(lambda found: _list_sql(dialect, found[2], found[1] or ""), text))
 
     def bound(self, values: Values) -> dict[str, object]:
-        """Return the values that the statement names, and no others. Errors: KeyError."""
+        """Return only the values that the statement names. Errors: KeyError."""
         found = {name: values[name] for name in self.names}
         for name in self.rows:
             found[name] = json.dumps(found[name])
@@ -115,7 +115,7 @@ class Queries:
     def pieces(self) -> dict[tuple[str, str], str]:
         """Return the queries of the file. Errors: SqlError.
 
-        They are read at the first use, because a command needs only a few files.
+        The file is read at the first use, because a command needs only a few files.
         """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:
@@ -146,7 +146,7 @@ class Queries:
         try:
             return statement.bound(values)
         except KeyError as missing:
-            raise SqlError(f"{self.path}: {name}: missing value for :{missing.args[0]}. Pass it") from None
+            raise SqlError(f"{self.path}: {name}: missing value for :{missing.args[0]}. Pass the value") from None
 
     def text(self, name: str, dialect: str, /, **slots: str) -> str:
         """Return a query as that database receives it, to show or explain it."""
@@ -159,7 +159,7 @@ class Queries:
         """
         found = self._statements(dialect, part.name, dict(part.slots))
         if len(found) > 1:
-            raise SqlError(f"{self.path}: {part.name} has more than one statement. Split it")
+            raise SqlError(f"{self.path}: {part.name} has more than one statement. Split the query")
         return found[0], self._bound(part.name, found[0], part.values)
 
     def put(self, name: str, text: str, dialect: str = "") -> None:
@@ -269,7 +269,7 @@ def _rows_sql(dialect: str, value: str, columns: str) -> str:
     if dialect == "postgresql":
         return f"(SELECT * FROM jsonb_to_recordset(CAST({value} AS jsonb)) AS r({columns}))"
     names = [column.split()[0] for column in columns.split(",")]
-    # Do not use a WITH, although it takes half the time: SQLite makes no index on its rows.
+    # Do not use a WITH, although it takes half the time: SQLite does not index its rows.
     fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
     return f"(SELECT {fields} FROM json_each({value}))"
 
@@ -288,7 +288,7 @@ def _list_sql(dialect: str, name: str, negated: str) -> str:
 def queries(file: str) -> Queries:
     """Return the queries of a module.
 
-    They are in `status.sql` beside `status.py`, or else in `queries.sql` of its package.
+    They are in `status.sql` next to `status.py`, or else in `queries.sql` of its package.
     """
     own = Path(file).with_suffix(".sql")
     return _file(own if own.exists() else own.with_name("queries.sql"))
@@ -343,12 +343,13 @@ def _literal(found: re.Match[str]) -> str:
 
 @contextmanager
 def prepared(connection: sa.Connection) -> Iterator[None]:
-    """Plan the statements inside only once for each connection.
+    """Plan the statements of the context only once for each connection.
 
     Planning is most of the cost of a short query.
 
-    Use it only for statements that name their columns and do not use temporary tables. If a pooler may be in between,
-    the function does not plan in advance, because another process may then answer the connection.
+    Use it only for statements that name their columns and do not use temporary tables. If a pooler may be between the
+    program and the database, the function does not plan in advance, because the pooler may then switch to another
+    process of the database.
     """
     driver: Any = connection.connection.dbapi_connection
     known = connection.connection.info

@@ -1,9 +1,9 @@
 """Text of other programs, made safe to store and show.
 
-Guarantee: each control character (ESC, NUL, a line's end), and each mark that changes the direction of reading, is
-replaced by its escape. So is a half of a surrogate pair, which PostgreSQL does not store. The search for the nearest
-text to a mistyped text is bounded. It first chooses COMPARED_AT_MOST texts by their common starts, ends and letters. It
-then compares the part between the common start and end of each, up to MAX_COMPARED_CHARS.
+Guarantee: each control character (ESC, NUL, a line end), and each mark that changes the direction of text, is replaced
+by its escape. So is a half of a surrogate pair, which PostgreSQL does not store. The search for the nearest text to a
+mistyped text is bounded. It first chooses COMPARED_AT_MOST texts by their common starts, ends and letters. It then
+compares the part between the common start and end of each, up to MAX_COMPARED_CHARS.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def in_short(error: BaseException) -> str:
 
 
 def why_unread(error: Exception) -> str:
-    """Return why a text file cannot be read, for the person who named it."""
+    """Return the reason why a text file cannot be read, for the person who named it."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     return str(getattr(error, "strerror", None) or error)

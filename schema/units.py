@@ -1,6 +1,6 @@
 """The units and ids of all other modules.
 
-Guarantee: quantities and times are integers (64 bits), ids are distinct types, and a window follows from arithmetic
+Guarantee: quantities and times are integers (64 bits), ids are distinct types, and windows are computed by arithmetic
 alone. This module does not read a clock.
 """
 
@@ -31,9 +31,9 @@ WINDOW_MS: Final = 300 * SECOND_MS
 GRACE_MS: Final = 120 * SECOND_MS
 """Time from the end of a window until Drawdown can seal it."""
 OWN_MINUTES: Final = WINDOW_MS // MINUTE_MS - 1
-"""Revisions of a window that have a minute of their own: revisions 0 to 3.
+"""Revisions of a window that each have their own minute: revisions 0 to 3.
 
-A provider with sums by the minute can look each of them up. Later revisions share the fifth minute.
+A provider that sums by the minute can look each of these up. Later revisions share the fifth minute.
 """
 LATE_HORIZON_MS: Final = 35 * DAY_MS
 """Age of the oldest windows that the nightly sweep reads (rule S2).
@@ -71,7 +71,7 @@ MAX_EVENT_TYPES: Final = 10_000
 MAX_METERS: Final = 1_000_000
 """Event types that a database stores in total.
 
-Each keeps its meter, even after its last use.
+Each event type keeps its meter, even after its last use.
 """
 MAX_ORG_TYPES: Final = 100
 """Most event types in use that the keys of one organisation added."""
@@ -87,16 +87,16 @@ MAX_ID_CHARS: Final = 200
 EMBEDDED: Final = "embedded"
 """The provider name of the embedded ledger, for code that only compares names."""
 EXEMPT_PROVIDERS: Final = frozenset({"legacy", "none"})
-"""Providers of assignments that Drawdown does not bill.
+"""Provider names of assignments with usage that Drawdown does not bill.
 
-Another system bills them, or they stay unbilled.
+Another system bills the usage, or the usage stays unbilled.
 """
 
 
 def micro_of(amount: Decimal) -> int:
     """Return the exact micro-credits of an amount of credits.
 
-    Errors: ValueError if it is finer, too large, or not finite.
+    Errors: ValueError if the amount is finer than a micro-credit, too large, or not finite.
     """
     if not amount.is_finite() or amount.adjusted() > 9 or abs(amount) * MICRO > MAX_AMOUNT_MICRO:
         raise ValueError("an amount of credits must be at most 1,000,000,000")
@@ -151,7 +151,7 @@ def window_of(ts_ms: int) -> WindowStart:
 def next_window(ts_ms: int) -> WindowStart:
     """Return the first start of a window at or after a moment.
 
-    Drawdown bills from that window on, never backwards.
+    Drawdown bills from that window on, and never for earlier windows.
     """
     return WindowStart(-(-ts_ms // WINDOW_MS) * WINDOW_MS)
 
@@ -159,7 +159,7 @@ def next_window(ts_ms: int) -> WindowStart:
 def horizon(now_ms: int) -> WindowStart:
     """Return the boundary up to which windows can be sealed.
 
-    The grace of these windows is over.
+    The grace period of these windows is over.
     """
     return window_of(now_ms - GRACE_MS)
 
@@ -167,8 +167,8 @@ def horizon(now_ms: int) -> WindowStart:
 def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKey:
     """Return the idempotency key of a push.
 
-    The key does not contain the quantity or an epoch (rule P6). A collision that is visible is better than a second
-    charge that is not.
+    The key does not contain the quantity or an epoch (rule P6). A visible collision of keys is better than an invisible
+    second charge.
     """
     suffix = f":r{revision}" if revision else ""
     return PushKey(f"usage:{org_id}:{window_ms}:{feature}{suffix}")
@@ -181,7 +181,7 @@ def parse_push_key(key: str) -> dict[str, str | int] | None:
     """
     parts = key.split(":")
     revision = 0
-    # A number that is too long for its column is not of a key.
+    # A number that is too long for its column does not belong to a key.
     if len(parts) > 4 and re.fullmatch("r[0-9]{1,9}", parts[-1]) and parts[-3].isdecimal():
         revision = int(parts.pop()[1:])
     if len(parts) >= 4 and parts[0] == "usage" and re.fullmatch("[0-9]{1,16}", parts[-2]):

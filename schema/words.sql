@@ -7,8 +7,8 @@
 (state = 'rejected' AND due_at_ms > settled_ms AND refused_attempts IS NULL)
 
 -- name: awaits_credit
--- True for such a push that waits without a person. A refund for a customer who never pays again would wait for ever: a
--- person sees it at once, and can settle it first.
+-- True for such a push that waits without a person. A refund for a customer who never pays again would wait forever, so
+-- a person sees it immediately, and can settle it first.
 ({until_credit} AND sent_qty > 0)
 
 -- name: open_state
@@ -32,7 +32,7 @@ SUM(CASE WHEN memory_mb > {most_memory_mb} THEN 0 ELSE seconds END) AS seconds,
 SUM(CASE WHEN memory_mb > {most_memory_mb} THEN seconds ELSE 0 END) AS units
 
 -- name: in_segment
--- True if usage `u` is of the mapping's segment `g`. Each of thousands of meters is a segment of its own, so the first
+-- True if usage `u` is of the mapping's segment `g`. Each of thousands of meters is its own segment, so the first
 -- condition can use a hash or an index.
 CASE WHEN u.memory_mb > {most_memory_mb} THEN u.memory_mb ELSE 0 END
     = CASE WHEN g.lo > {most_memory_mb} THEN g.lo ELSE 0 END AND u.memory_mb BETWEEN g.lo AND g.hi
@@ -54,19 +54,19 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))
 
 -- name: earliest_ask
--- The due time of a requested read of an organisation. A second request does not delay an earlier one: otherwise a
--- machine with a clock that is ahead would keep machines with right clocks from reading at all.
+-- The due time of a requested read of an organisation. A second request does not delay an earlier request. Otherwise a
+-- machine with a fast clock would stop machines with correct clocks from reading.
 CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
 
 -- name: by_key_alone [postgresql]
--- A separate statement. The next statements look rows up by keys. Without it, PostgreSQL would read all of 20,000
--- organisations for 128. With only hash joins off, it would read all pushes for each, if statistics show few. Do not
--- use it for a work table, which has no key.
+-- A separate statement, before statements that look rows up by keys. Without it, PostgreSQL would read all of 20,000
+-- organisations for 128. If only hash joins were off, and the statistics showed few pushes, PostgreSQL would read all
+-- pushes for each organisation. Do not use it for a work table, because a work table does not have a key.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE),
     set_config('enable_seqscan', 'off', TRUE)
 
 -- name: end_by_key [postgresql]
--- One round trip.
+-- Reset the settings in one round trip.
 SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: by_its_key [postgresql]
@@ -99,8 +99,8 @@ CROSS JOIN
 
 -- name: look_up [postgresql]
 -- Look each of those few rows up by its whole key. If statistics showed an empty table (dirty windows come and go),
--- PostgreSQL would read by the organisation and compare times afterwards: all usage of a customer, 20 s for a thousand
--- late samples among three million. A lateral subquery that is not pulled up prevents that.
+-- PostgreSQL would read by the organisation and compare times afterwards. It would read all usage of a customer, which
+-- took 20 s for a thousand late samples among three million. A lateral subquery that is not pulled up prevents that.
 CROSS JOIN LATERAL (SELECT * FROM
 
 -- name: look_up [sqlite]
@@ -185,8 +185,8 @@ x.reservation, x.org_id, x.project, x.supplier, x.gross_micro, x.share_ppm, x.ne
     x.threshold_micro, x.takes_clawbacks, x.reversed_micro, x.clawed_back_micro, x.payout, x.state
 
 -- name: available_micro
--- The `Wallet.available_micro` of a wallet: the balance less reserved credit, and less the rest of ended lots.
--- The part of that rest that open executions have reserved is subtracted only once.
+-- The `Wallet.available_micro` of a wallet: the balance less reserved credit, and less the remaining credit of ended
+-- lots. The part of that credit that open executions have reserved is subtracted only once.
 CASE WHEN over_micro = 0 OR balance_micro - held_micro >= over_micro THEN balance_micro - held_micro - over_micro
     WHEN balance_micro >= held_micro AND balance_micro >= over_micro THEN 0
     WHEN held_micro > over_micro THEN balance_micro - held_micro ELSE balance_micro - over_micro END + overdraft_micro
@@ -263,8 +263,8 @@ COALESCE((SELECT CAST(json_agg(n.sandbox_id ORDER BY n.sandbox_id) AS TEXT) FROM
     ORDER BY m.start_ms DESC, m.mapping_id DESC LIMIT 1)
 
 -- name: charging
--- The times in which metrics of the guard cost credit: from each terms to the next, with the event type or feature of
--- the mapping that it counts.
+-- The times in which metrics of the guard cost credit: from each row of terms to the next, with the event type or
+-- feature of the mapping that the metric counts.
 (SELECT g.metric, g.counts, g.start_ms, g.end_ms FROM (
     SELECT metric, COALESCE(counts, metric) AS counts, price_micro, at_ms AS start_ms,
         COALESCE(LEAD(at_ms) OVER (PARTITION BY metric ORDER BY number), {forever_ms}) AS end_ms
@@ -276,8 +276,8 @@ WHERE g.price_micro > 0)
 
 -- name: charged_by
 -- The metric that forbids a feature for the type `k.event_type` of the meter `k.meter`, from the window
--- `k.window_ms` on: the feature would also apply while the guard charges for it (`billed_once`). NULL if no metric
--- forbids it, or the type has a feature.
+-- `k.window_ms` on, because the feature would also apply while the guard charges for it (`billed_once`).
+-- NULL if no metric forbids it, or the type has a feature.
 CASE WHEN {feature_of_meter} IS NULL THEN (SELECT MIN(c.metric) FROM {charging} c WHERE c.counts = k.event_type
     AND c.end_ms > k.window_ms AND c.start_ms < COALESCE((SELECT MIN(n.start_ms) FROM mappings n
         WHERE n.memory_mb = k.meter AND n.kind = 'exact' AND n.start_ms > k.window_ms), {forever_ms})) END

@@ -2,11 +2,12 @@
 
 A leaf is a text, number or key, with its place. A reading is a way to decode it.
 
-Guarantee: bounded in depth and in number. Values beyond the bounds are reported as trouble, never skipped. JSON inside
-a text is read, too. Each text has at most MAX_READINGS readings, of at most MAX_TEXT_CHARS each. More or longer
-readings are trouble, because a value that is not read may be private. If a key has two values, both are read. A number
-stays as it was written. If a report cannot be read, the error does not quote it. Names of fields are compared
-without case, separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are the same.
+Guarantee: the search is bounded in depth and in number. Values beyond the bounds are reported as trouble, never
+skipped. JSON inside a text is read, too. Each text has at most MAX_READINGS readings, of at most MAX_TEXT_CHARS each.
+More or longer readings are reported as trouble, because a value that is not read may be private. If a key has two
+values, both are read. A number stays as it was written. If a report cannot be read, the error does not quote it. Names
+of fields are compared without case, separators and the `s` of a plural: `ownerIds`, `OWNER-ID` and `owner_id` are the
+same.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ MAX_READINGS: Final = 12
 A reading is a way to decode the text.
 """
 MAX_MARKS: Final = 30
-"""Combining marks in a row, as in Unicode's stream-safe form.
+"""Consecutive combining marks, as in Unicode's stream-safe form.
 
 The time to sort longer rows grows with the square of the number of marks.
 """
@@ -275,7 +276,7 @@ def _decodings(text: str) -> Iterator[str]:
 
 
 def has_few_marks(text: str) -> bool:
-    """Return True if the time to normalise a text grows no faster than its length."""
+    """Return True if the time to normalise a text is proportional to its length."""
     if text.isascii():
         return True
     row = 0

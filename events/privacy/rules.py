@@ -1,12 +1,12 @@
 """The privacy rules, built in and your own.
 
-They have patterns of secrets, ids, places and people, and names of other findings.
+The module has patterns of secrets, ids, places and people, and the names of other findings.
 
-Guarantee: no built-in pattern has an unbounded repetition, so its time grows no faster than the text. Each pattern has
-texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
+Guarantee: no built-in pattern has an unbounded repetition, so its time is at most proportional to the length of the
+text. Each pattern has texts that it must and must not match in `tests/unit/test_privacy_rules.py`.
 
 Your own rules are a file in the form of gitleaks' `gitleaks.toml`. They run on RE2, in time proportional to the text.
-Drawdown does not include such a file. Gitleaks publishes its own under the MIT licence, and changes that file each
+Drawdown does not include such a file. Gitleaks publishes its own file under the MIT licence, and changes that file each
 month. Drawdown ignores rules that only match paths, and allow-lists, because both are for code.
 """
 
@@ -79,7 +79,7 @@ MIXED: Final = (
     r"(?:(?=[a-z]{0,40}\d)(?=\d{0,40}[a-z])[a-z0-9]{4}|"
     r"(?-i:(?=[a-z0-9]{0,40}[A-Z])(?=[A-Z0-9]{0,40}[a-z])[A-Za-z0-9]{10}))"
 )
-"""Letters with digits among them, or in both cases, unlike a word of a language."""
+"""Letters mixed with digits, or in upper and lower case, unlike an ordinary word."""
 
 
 def _is_basic(found: str) -> bool:
@@ -556,7 +556,7 @@ Drawdown refuses a pattern that needs more.
 MOST_ENTROPY: Final = 20
 """Bits of entropy for each character that a rule can require.
 
-A rule that requires more would hardly ever match a text.
+A rule that requires more would rarely match a text.
 """
 
 
@@ -570,7 +570,7 @@ class Pattern(Protocol):
 class ForeignRule:
     """One rule of your own file.
 
-    `group`: the part of a match that is the secret. `entropy`: bits a character that the secret must exceed.
+    `group`: the part of a match that is the secret. `entropy`: the bits per character that the secret must exceed.
     """
 
     name: str
@@ -604,7 +604,7 @@ def rules_of(content: bytes) -> tuple[ForeignRule, ...]:
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise UsageError("missing [[rules]]: expected a file with the rules of gitleaks", code="bad_rules")
     if len(rules) > MAX_RULES:
-        raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed. Remove some", code="bad_rules")
+        raise UsageError(f"too many rules: at most {MAX_RULES:,} are allowed. Remove some rules", code="bad_rules")
     made = tuple(_rule(number, rule) for number, rule in enumerate(rules, 1) if "regex" in rule)
     if not made:
         raise UsageError("invalid rules: expected at least one rule with a regex", code="bad_rules")
@@ -635,7 +635,7 @@ def _rule(number: int, given: Mapping[str, Any]) -> ForeignRule:
 
 
 def entropy_of(text: str) -> float:
-    """Return the Shannon entropy of a text in bits a character, as gitleaks counts.
+    """Return the Shannon entropy of a text in bits per character, as gitleaks does.
 
     The result is above 0 for any text that is not empty.
     """

@@ -48,7 +48,7 @@ class Scan:
 
 
 class NotPublic(DrawdownError):
-    """An error: a report must not be published."""
+    """Raised if a report must not be published."""
 
     code = "not_public"
 

@@ -130,7 +130,7 @@ def reference(key: bytes, kind: str, value: str) -> str:
     """Return the reference of an id: `ref_` and 12 hexadecimal digits.
 
     The digits are the start of an HMAC-SHA-256 of the kind (`org`, `subject`) and the id. So equal ids of two kinds
-    have two references. Errors: UsageError for a key that is too short.
+    have different references. Errors: UsageError for a key that is too short.
     """
     if len(key) < LEAST_KEY_BYTES:
         raise UsageError(

@@ -1,9 +1,9 @@
 """Autumn (useautumn.com, hosted or on your own server) as a billing provider.
 
 Guarantee: a charge is one HTTP call. This package does not retry or wait. It reports only an outcome that a response
-proves. A duplicate is a claim and not proof, so Drawdown looks it up. The nightly comparison reads balances and events
-back, because a 200 of Autumn is not durable and its key store fails open. Facts: observed on a running server, August
-2026.
+proves. Autumn's claim of a duplicate is not proof, so Drawdown looks the push up. The nightly comparison reads balances
+and events back, because a 200 of Autumn is not durable and its key store fails open. These facts were observed on a
+running server in August 2026.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ Drawdown accepts and ignores other types.
 """
 
 BALANCE_LAG_MS: Final = 30 * SECOND_MS
-"""Milliseconds after a charge in which the customer's balance can still lack it."""
+"""Milliseconds after a charge in which the customer's balance can still omit the charge."""
 
 
 def capabilities(settings: AutumnSettings) -> Capabilities:
     """Return Autumn's capabilities.
 
-    The batch call is not used (batch_size 1). That call answers 200 even if an item failed, and drops duplicates
-    silently, so its response does not prove a charge.
+    Drawdown does not use Autumn's batch call (batch_size 1). That call returns 200 even if an item failed, and silently
+    drops duplicates, so its response does not prove a charge.
     """
     return Capabilities(
         batch_size=1,
@@ -81,7 +81,7 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         # Autumn states it in a header of each response: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for one
         # customer's events (observed in recorded calls). A read that Autumn refuses is retried once, and again later.
         reads_per_s=10_000,
-        # A lookup makes two calls if it does not find the key: four of the five allowed a second.
+        # A lookup that does not find the key makes two calls. Two lookups use four of the five calls allowed a second.
         lookups_per_s=2,
         key_retention_ms=settings.key_retention_ms,
         # In a recorded call, Autumn was killed between claim and deduction, answered 409 from then on and never
@@ -113,9 +113,9 @@ class AutumnProvider:
         self._clock: Clock = setup.clock
         self._account = AutumnAccount(self._ask, setup.clock)
         self._body_key = True
-        """True if a charge carries its key in the body too, beside the header.
+        """True if a charge has its key in the body and in the header.
 
-        False once Autumn refused it in the body.
+        False once Autumn refused the key in the body.
         """
         self._events = EventReader(self._ask, self._account)
 
@@ -187,7 +187,7 @@ class AutumnProvider:
         return customers.state(customer, self._settings, self._account.schema)
 
     async def _setting_fault(self, customer: AutumnCustomer) -> str | None:
-        """Return the fault of the setting BALANCE_FEATURE; None if there is no fault.
+        """Return the fault of the setting BALANCE_FEATURE; None if it is valid.
 
         Without this check, a wrong name would be read as a balance of zero. If the customer has the balance, the name
         is right.
@@ -307,7 +307,7 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
     said = wire.read_said(answer)
     trouble = wire.access_trouble(said)
     if trouble is not None:
-        # No status: the fault is a setting, and not the customer or the push.
+        # The text omits the HTTP status, because a setting is wrong, and not the customer or the push.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
 
@@ -324,7 +324,7 @@ def _customer_of(told: Mapping[str, object]) -> str:
 
 
 def build(setup: Setup) -> AutumnProvider:
-    """Build the provider, as its entry point.
+    """Build the provider. The package's entry point names this function.
 
     Errors: UsageError for an invalid setting.
     """

@@ -1,7 +1,7 @@
-"""The faults of an Autumn account, as lines with the next step. Pure.
+"""The faults of an Autumn account, one line each with the next step.
 
-Guarantee: each line names its setting, feature or customer. A customer has one line for each kind of fault, even if the
-fault concerns several features.
+Guarantee: this module is pure. Each line names its setting, feature or customer. A customer has one line for each kind
+of fault, even if the fault concerns several features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drawdown.providers.validated_provider import MAX_COST, MAX_DECIMALS
 
 
 def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[str]) -> list[str]:
-    """Return the faults of features and of settings that name a feature, a line each."""
+    """Return the faults of features and of settings that name features, one line each."""
     billed = sorted(set(features))
     lines = [line for name in billed if (line := _billed(name, schema.features.get(name))) is not None]
     for name in billed:
@@ -40,7 +40,7 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
 
 
 def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | None:
-    """Return the fault of BALANCE_FEATURE; None without a fault.
+    """Return the fault of BALANCE_FEATURE; None if it is valid.
 
     With such a fault, each customer would have a balance of zero.
     """
@@ -111,7 +111,7 @@ class CheckReport:
     def customer(self, customer_id: str, customer: AutumnCustomer, features: Sequence[str]) -> None:
         """Add the faults of one customer.
 
-        In recorded calls, if the customer lacks a balance of a feature, Autumn answers 200 without a charge.
+        If the customer lacks a balance of a feature, Autumn returns 200 without a charge (observed in recorded calls).
         """
         has = customer.balances.keys()
         unpaid = sorted(name for name in set(features) - has if not has & set(self.schema.payers(name)))

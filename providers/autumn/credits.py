@@ -9,7 +9,7 @@ share one read of it. After a mismatch, Drawdown judges a charge by newer costs 
 quantity never counts as the charged quantity. Credits are converted at a known cost; otherwise the result is `Untold`.
 
 Facts, all observed in recorded calls: a charge can be split over own units and credits, and over a plan and top-ups. A
-spend limit clamps an overflow. A sum can be printed as 5.759999999999999.
+spend limit clamps an overflow. Autumn can return a sum as 5.759999999999999.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class KnownCosts:
                 del ever[next(iter(ever))]
 
     def learn(self, schema: Schema) -> None:
-        """Add all costs of a schema, even unusable ones, so that charges at them are read."""
+        """Add all costs of a schema, so that charges at unusable costs are read, too."""
         for system in schema.features.values():
             self.add(Cost(name, system.name, cost) for name, cost in system.costs.items() if cost is not None)
 
@@ -286,9 +286,9 @@ def number(value: object) -> Decimal | None:
 
 
 def whole(value: Decimal) -> int | None:
-    """Return the whole number that a value means, within the error of floating point.
+    """Return the whole number that a value equals within floating-point error.
 
-    Return None if it is a fraction.
+    Return None if the value is not whole.
     """
     nearest = value.to_integral_value()
     return int(nearest) if abs(value - nearest) <= _HALF_UNIT else None
@@ -372,7 +372,7 @@ def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
         rests = {rest - taken.credits[system] / cost for rest in rests for cost in costs[system]}
     found = taken.credits[systems[-1]]
     size = abs(found) + abs(taken.own) * max(costs[systems[-1]])
-    # Half a unit at most: if digits run out, another quantity must not pass for the requested one.
+    # At most half a unit: if digits run out, another quantity must not count as the requested quantity.
     matching = (
         cost
         for rest in rests
@@ -467,8 +467,8 @@ class AutumnAccount:
     async def read_again(self) -> bool:
         """Read the list again, and return True if it was read.
 
-        Concurrent callers share one read. Return False if the last read by this method began within LIST_AGAIN_MS and
-        is over, or if this read failed.
+        Concurrent callers share one read. Return False if the last read by this method began less than LIST_AGAIN_MS
+        ago and has ended, or if this read failed.
         """
         now = self._clock.now_ms()
         if self._waiting is None and now < self._again_ms:
@@ -508,9 +508,9 @@ class AutumnAccount:
 
 
 class Unreadable(DrawdownError):
-    """An error: a response of Autumn reports an error, or cannot be read.
+    """Raised if Autumn's response reports an error, or cannot be read.
 
-    `their_code`: Autumn's error code; None if the response is without a code.
+    `their_code`: Autumn's error code; None if the response lacks a code.
     """
 
     def __init__(self, reason: str, their_code: str | None = None, status: int | None = None) -> None:
@@ -520,4 +520,4 @@ class Unreadable(DrawdownError):
 
 
 class TooMany(Unreadable):
-    """An error: a list of Autumn has more entries than Drawdown reads."""
+    """Raised if Autumn's list has more entries than Drawdown reads."""

@@ -1,12 +1,12 @@
-"""Autumn's responses about a customer. Pure.
+"""Autumn's responses about a customer.
 
-They have balances, plans, concurrency, draws, and the credit left to spend.
+The responses show balances, plans, concurrency, draws, and the remaining credit.
 
-Guarantee: a response that cannot be read is Unreadable, never zero. Drawdown reads two shapes, as recorded: today's
-(`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`, `granted_balance`, `reset`). The
-balance is zero exactly if Autumn's own `check` refuses everything that the customer could draw on. Amounts of different
-units are never added. If a deciding figure or control (usage limit, spend limit, overage) is unreadable, so is the
-customer, never unlimited and never empty.
+Guarantee: this module is pure. A response that cannot be read is Unreadable, never zero. Drawdown reads two recorded
+shapes: the present shape (`remaining`, `granted`, `next_reset_at`) and that of API 2.0 (`current_balance`,
+`granted_balance`, `reset`). The balance is zero exactly if Autumn's own `check` refuses everything that the customer
+could draw on. Amounts of different units are never added. If a deciding figure or control (usage limit, spend limit,
+overage) is unreadable, the customer is Unreadable, and never counts as unlimited or empty.
 
 Facts, observed in recorded calls: a spend limit limits overage. A usage limit refuses although the balance lasts. Once
 a one-off grant is used up exactly, it disappears, and `check` refuses. `customers.get` merges the plan's controls with
@@ -30,7 +30,7 @@ from drawdown.providers.protocol import CustomerState, Drawn, Lasting, Part, Sho
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 ACTIVE: Final = frozenset({"active", "trialing", "past_due"})
-"""Statuses in which a plan grants credit, so not `scheduled` or `expired`."""
+"""Statuses in which a plan grants credit, unlike `scheduled` and `expired`."""
 FIXED: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 
@@ -39,8 +39,8 @@ MONTHS: Final = {"month": 1, "quarter": 3, "semi_annual": 6, "year": 12}
 class Begun:
     """The start of the cycle of one part of a balance.
 
-    `at_ms`, `earliest_ms`: the latest and the earliest possible start, in milliseconds. `at_ms` 0: the part is without
-    a cycle that repeats. `untouched`: True if the part is unused since the start.
+    `at_ms`, `earliest_ms`: the latest and the earliest possible start, in milliseconds. `at_ms` 0: the cycle of the
+    part does not repeat. `untouched`: True if the part is unused since the start.
     """
 
     at_ms: int
@@ -54,7 +54,7 @@ class Begun:
 class Balance:
     """The balance of one feature, in its units.
 
-    `overage`: the customer pays for usage beyond it afterwards, up to `max_purchase` (None: without this limit).
+    `overage`: True if the customer can use more than the balance and pay later, up to `max_purchase` (None: unlimited).
     `lasting`: the part that does not end with the cycle (None: not shown).
     """
 
@@ -74,7 +74,10 @@ class Balance:
 
 @dataclass(frozen=True)
 class Controls:
-    """The controls that apply to Drawdown's charges: enabled, and without a filter."""
+    """The controls that apply to Drawdown's charges.
+
+    They are enabled and do not have a filter.
+    """
 
     usage_limits: tuple[UsageLimit, ...] = ()
     spend_limits: Mapping[str, Decimal] = field(default_factory=dict)
@@ -110,7 +113,7 @@ class AutumnCustomer:
 
 
 def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
-    """Read a customer.
+    """Read a customer from Autumn's response.
 
     Errors: Unreadable for a body without balances or subscriptions, or with an invalid balance or control.
     """
@@ -153,7 +156,7 @@ def _read_flag(found: Mapping[str, object], feature: str, name: str) -> bool:
 def _figure(found: Mapping[str, object], feature: str, *names: str) -> Decimal:
     """Return the first of these figures that is present.
 
-    Errors: Unreadable if none is present, or the figure is not a number.
+    Errors: Unreadable if all are missing, or the figure is not a number.
     """
     shown = next((found[name] for name in names if found.get(name) is not None), None)
     value = number(shown)
@@ -247,10 +250,11 @@ def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
 
     The result omits a balance with unknown draws.
 
-    The draws include each deduction, also a deduction without an event (a key store that fails open). They follow an
-    operator's change of a balance, because `usage` is the granted quantity less the remaining quantity. A credit system
-    counts in credits, beside the own units of its features. The result has it even if the customer lacks its balance,
-    because a grant that was used up exactly disappears.
+    The draws include every deduction, even one without an event, which is possible because Autumn's key store fails
+    open. If an operator changes a balance, its draws change too, because `usage` is the granted quantity less the
+    remaining quantity. The draws of a credit system are in credits, and those of a feature in its own units. The result
+    includes a credit system even if the customer lacks its balance, because a grant that was used up exactly
+    disappears.
     """
     found: dict[str, Drawn] = {}
     pooled: set[str] = set()
@@ -287,7 +291,7 @@ def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], s
 def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part], lasting: Lasting | None) -> Drawn:
     """Return the draws on a balance in its cycle: the newest cycle of its parts.
 
-    A top-up beside a plan is a part without a repeating cycle. A draw from it before the plan's cycle cannot be
+    A top-up in addition to a plan is a part without a repeating cycle. A draw from it before the plan's cycle cannot be
     distinguished from a later draw.
     """
     newest = max((part.at_ms for part in begun), default=0)
@@ -388,10 +392,10 @@ def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
 
 
 def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[int]:
-    """Return the possible starts of the cycle that ends at `resets_at_ms`.
+    """Return the possible starts of the cycle that ends at `resets_at_ms`, in order.
 
-    The earliest is first. The result is empty if the interval is unknown. If a cycle ends on the last day of a short
-    month, it may have begun on any later day of its first month. Then there are several starts.
+    The result is empty if the interval is unknown. If a cycle ends on the last day of a short month, it may have begun
+    on any later day of its first month. Then there are several starts.
     """
     try:
         end = datetime.fromtimestamp(resets_at_ms // SECOND_MS, UTC)
@@ -474,7 +478,7 @@ class Spendable:
 def state(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) -> CustomerState:
     """Return the state to copy to the organisation.
 
-    A customer without any balance has a balance of zero: Autumn's own `check` agrees.
+    A customer without any balance has a balance of zero, as in Autumn's own `check`.
     """
     found = _decided(customer, settings, schema)
     limits = {
@@ -569,7 +573,7 @@ def _in_credits(amount: Decimal | None, cost: Decimal | None) -> Decimal | None:
 def _alone(customer: AutumnCustomer, feature: str) -> Decimal | None:
     """Return the amount that one feature's balance allows; None: unlimited.
 
-    Without a balance it is 0, whatever the controls.
+    Without a balance, the amount is 0 under any controls.
     """
     balance = customer.balances.get(feature)
     if balance is None:
@@ -596,13 +600,13 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
 
 
 def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, schema: Schema) -> ShownCredit | None:
-    """Return the rest of the deciding balance that the response to a charge shows.
+    """Return the remaining deciding balance that the response to a charge shows.
 
     Return None if the response does not show that balance.
 
     A response does not show limits. So the result for a credit system has a `part`, and never states that the credit is
-    unlimited. In recorded calls, the response can have an unchanged balance under `balance`, and the deciding balance
-    under `balances`.
+    unlimited. In recorded calls, the response sometimes has an unchanged balance under `balance`, and the deciding
+    balance under `balances`.
     """
     shown = body.get("balance")
     named = shown.get("feature_id") if isinstance(shown, dict) else None
@@ -632,7 +636,7 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:
     """Return the parts that the response to a charge shows.
 
-    In recorded calls, reads do not show a part once a later charge used it up exactly.
+    If a later charge uses a part up exactly, reads no longer show the part (observed in recorded calls).
     """
     others = body.get("balances")
     shown = [body.get("balance"), *(others.values() if isinstance(others, dict) else ())]
@@ -680,7 +684,10 @@ ABSOLUTE: Final = (None, "absolute")
 
 @dataclass(frozen=True)
 class UsageLimit:
-    """The rest of a feature's usage limit, in its units; reached at zero or less."""
+    """The remaining units of a feature's usage limit.
+
+    The limit is reached at zero or less.
+    """
 
     feature: str
     remaining_units: Decimal

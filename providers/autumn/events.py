@@ -1,9 +1,9 @@
-"""Autumn's list of events: a push found again by its key, and totals of charges.
+"""Autumn's list of events, for lookups of pushes by key and totals of charges.
 
 Guarantee: a quantity is the deducted quantity, never the requested quantity (the list has both). If an event cannot be
 read, the result is "cannot tell", never "absent". A part of a list never counts as the whole, and only the whole list
 proves absence. If credits do not match a known cost, Drawdown reads the costs again before it judges them. Drawdown
-reads two shapes of pages, as recorded: `next_cursor` (2.3) and `has_more` (2.1).
+reads two recorded shapes of pages: `next_cursor` (2.3) and `has_more` (2.1).
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def question(customer_id: str, from_ms: int, to_ms: int, key: str | None = None)
     """Return the query for the first page of a customer's events.
 
     The events are dated in [from_ms, to_ms), with a margin. `key`: only the events of this push. The query does not
-    name a feature, because it was never observed how the list maps a feature to names of events. A push that the list
-    omits would count as absent, and would be billed again.
+    name a feature, because the recorded calls do not show how the list maps a feature to names of events. A push that
+    the list omits would count as absent, and would be billed again.
     """
     asked: dict[str, object] = {
         "customer_id": customer_id,
@@ -155,7 +155,7 @@ def read_event(item: object) -> Event:
 def _applied(item: Mapping[str, object], feature: str) -> Deduction | None:
     """Return the deduction of a listed event.
 
-    If there was none, the list has null (observed; documented as []).
+    Without a deduction, the list has null (observed; documented as []).
     """
     return NOTHING if item.get("deductions", ...) is None else deducted(item, feature)
 
@@ -193,10 +193,10 @@ def by_key(items: Iterable[object]) -> Mapping[str | None, Sequence[Event]]:
 def totals(events: Iterable[Event], costs: KnownCosts) -> dict[str, int]:
     """Return the deducted quantity by feature, in base units, from all senders.
 
-    Events of other senders may have fractions, so each sum is rounded at the end. If the charge of their event is
-    unknown, it is left out, unless Drawdown sent one of these events for its feature.
+    Events of other senders may have fractions, so each sum is rounded at the end. If the charge of an event is unknown,
+    and Drawdown did not send any of these events for its feature, the totals omit the event.
 
-    Errors: Unreadable if the charge of an event is unknown otherwise.
+    Errors: Unreadable if the charge is unknown, and Drawdown sent an event for the feature.
     """
     sums: dict[str, Decimal] = defaultdict(Decimal)
     listed = list(events)
@@ -224,7 +224,7 @@ Events = Mapping[str | None, Sequence[Event]]
 
 
 class EventReader:
-    """Reads the events of one account."""
+    """A reader of the events of one account."""
 
     def __init__(
         self, ask: Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]], account: AutumnAccount
@@ -233,10 +233,10 @@ class EventReader:
         self._account = account
 
     async def find(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
-        """Return the outcomes of pushes of one customer, in their order.
+        """Return the outcomes of one customer's pushes, in the same order.
 
         One push is looked up by its key, in one call. Several pushes are looked up in one list of events. If the list
-        is too long, or has an event that cannot be read, each half of the pushes is looked up.
+        is too long, or has an event that cannot be read, each half of the pushes is looked up separately.
         """
         if len(requests) == 1:
             found = await self._by_key(requests[0])
@@ -261,8 +261,8 @@ class EventReader:
     async def _by_key(self, request: PushRequest) -> LookupResult | None:
         """Look up one push by a filter on its key; None if the filter does not find it.
 
-        That proves nothing. In recorded calls, a filter matched a text and not a number. The hosted service was not
-        tried.
+        Then absence is not proven. In recorded calls, a filter matched a text and not a number. The hosted service was
+        not tried.
         """
         try:
             items = await self._read(request.customer_id, request.ts, request.ts + 1, request.key)
@@ -291,7 +291,7 @@ class EventReader:
         """Read the costs again, after the events.
 
         Costs change while pushes are in flight. ReadFailed if they cannot be read, or if older costs are not loaded
-        yet. Then the push is looked up again. A charge at an older cost would otherwise pass for a part of a charge.
+        yet. Then the push is looked up again. A charge at an older cost would otherwise count as a part of a charge.
         """
         try:
             await self._account.read()

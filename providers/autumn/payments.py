@@ -2,16 +2,17 @@
 
 Each charge attaches a plan of one prepaid feature once.
 
-Guarantee: a charge is attached at most once. Before it, Drawdown reads the amount from Autumn (`preview_attach`). If
-the amount differs, Drawdown does not attach. If a response does not prove whether money was taken, the charge stays in
-doubt, and a person decides. A lookup never reports "paid" or "not found", because Autumn's facts cannot prove either.
+Guarantee: a charge is attached at most once. Before a charge, Drawdown reads the amount from Autumn (`preview_attach`).
+If the amount differs, Drawdown does not attach. If a response does not prove whether money was taken, the charge stays
+in doubt, and a person decides. A lookup never reports "paid" or "not found", because Autumn's facts cannot prove
+either.
 
-Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`. 30
-calls a minute are allowed. The header's key is shared across customers and routes, lasts a day, and its store fails
-open.
+Recorded on a running server (August 2026): `billing.attach` without a Stripe account is a 400 `invalid_request`. Autumn
+allows 30 calls a minute. All customers and routes share the namespace of the header's key. A key lasts a day, and its
+store fails open.
 
 Read in the open-source server and at docs.useautumn.com, and not tried: the responses of attach and its preview. Autumn
-works on one call for a customer at once. `metadata` goes onto Stripe's invoice, where a person finds our id, but
+processes one call for a customer at a time. `metadata` goes onto Stripe's invoice, where a person finds our id, but
 `customers.get` returns invoices without it. If Autumn cannot save an invoice, it only logs that. Autumn's own top-ups
 use a random key for each call, so their keys do not distinguish purchases.
 """
@@ -104,7 +105,7 @@ class AutumnPayments:
     async def _unfit(self, request: Charge) -> NotSent | None:
         """Return why the charge must not be made now, by reads alone.
 
-        Return None if no read shows a reason.
+        Return None if the reads do not show a reason.
         """
         fills = await self.fills_itself(request.customer_id)
         if fills is not None:
@@ -126,7 +127,7 @@ class AutumnPayments:
     async def look_up(self, request: Charge) -> ChargeResult:
         """Return the charge as in doubt, with the invoices that a person must check.
 
-        The invoices are missing if they cannot be read.
+        The result omits the invoices if they cannot be read.
         """
         if self.dormant:
             return InDoubt(self.dormant)
@@ -147,10 +148,10 @@ class AutumnPayments:
         )
 
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
-        """Return NotSent if Autumn tops this customer up by itself; None if it does not.
+        """Return NotSent if Autumn itself tops this customer up; None if it does not.
 
-        NotSent also if Autumn refuses to return the customer, for example because it does not exist. With NotSent,
-        Drawdown must not top up. InDoubt: Autumn's setting could not be read.
+        Return NotSent also if Autumn refuses to return the customer, for example because it does not exist. After
+        NotSent, Drawdown must not top up. Return InDoubt if Autumn's setting could not be read.
         """
         found = await self._read("customers.get", {"customer_id": customer_id})
         if isinstance(found, NotSent):
@@ -194,7 +195,7 @@ class AutumnPayments:
         }
 
     async def _read(self, route: str, body: Mapping[str, object]) -> Mapping[str, object] | NotSent:
-        """Make a call that takes no money, and return its response."""
+        """Make a call that does not take money, and return its response."""
         result = await self._send(route, body, READ_TIMEOUT_S)
         now_ms = self._clock.now_ms()
         if not isinstance(result, Answer):
@@ -297,7 +298,7 @@ def _in_words(invoice: Mapping[str, object]) -> str:
 
 
 def build(setup: Setup) -> AutumnPayments:
-    """Build the payment service, as its entry point.
+    """Build the payment service. The package's entry point names this function.
 
     Errors: UsageError for an invalid setting.
     """

@@ -1,6 +1,7 @@
 """The settings of Autumn, read from DRAWDOWN_AUTUMN_…
 
-Guarantee: an invalid setting is rejected by its name. A message or a repr never shows the value of a setting.
+Guarantee: an invalid setting raises an error that names the setting. A message or a repr never shows the value of a
+setting.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ NAMES: Final = frozenset(
 )
 """The names of the settings.
 
-Any other name is rejected, because a mistyped setting could bill by mistake.
+Any other name is rejected, because a mistyped name could bill usage by mistake.
 """
 ID: Final = re.compile(r"[A-Za-z0-9_:-]{1,200}")
 """The form of Autumn's ids. In recorded calls, Autumn answers 400 to any other form."""
@@ -61,7 +62,7 @@ class AutumnSettings:
     `secret_key`: the key; None if it is not set, so the provider is dormant. `balance_feature`: the feature of the
     balance that decides (None: not set). `concurrency_feature`: the feature with the limit of sandboxes. `plans`: the
     limit of sandboxes by plan. `topup_feature`: the prepaid feature of `topup_plan` (both None: Drawdown does not
-    charge by Autumn).
+    charge cards through Autumn).
     """
 
     name: str
@@ -123,7 +124,7 @@ def read(setup: Setup) -> AutumnSettings:
 
 @dataclass(frozen=True)
 class _SettingTexts:
-    """Settings as they were written. An empty setting counts as not set."""
+    """Settings as unparsed texts. An empty setting counts as not set."""
 
     name: str
     texts: Mapping[str, str] = field(repr=False)

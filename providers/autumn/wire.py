@@ -1,9 +1,9 @@
-"""Autumn's calls for billing, and the outcomes that its responses prove. Pure.
+"""Autumn's calls for billing, and the outcomes that its responses prove.
 
-Guarantee: the outcome is Accepted only if the response itself shows the charge. It is Rejected or RetryAt only if
-Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. A quoted message of
-Autumn is without texts that look like a key. Facts: the recording of a running server, API 2.3.0, August 2026. The code
-names each fact that it uses.
+Guarantee: this module is pure. The outcome is Accepted only if the response itself shows the charge. It is Rejected or
+RetryAt only if Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. Drawdown
+removes texts that look like a key from the messages of Autumn that it quotes. The facts are from a recording of a
+running server (API 2.3.0, August 2026), and the code names each fact that it uses.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ _SECRETS: Final = re.compile(r"\b(?:am|sk|pk|whsec)_[A-Za-z0-9_*+/=-]+|[Bb]earer
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """A response that reports an error. `status`: its HTTP status.
+    """A response of Autumn that reports an error.
 
-    `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
+    `status`: its HTTP status. `code`: Autumn's code; None if the body is not Autumn's JSON, so the sender is unknown.
     """
 
     status: int
@@ -88,7 +88,7 @@ def track(request: PushRequest, *, body_key: bool = True) -> dict[str, object]:
       share the namespace of the header, so the header has another key.
 
     `body_key` False: for a server that refuses the key in the body. Then the header's key alone prevents a second
-    charge, and the property finds the event.
+    charge, and lookups find the event by the property.
     """
     body: dict[str, object] = {
         "customer_id": request.customer_id,
@@ -127,7 +127,7 @@ def refuses_body_key(result: HttpResult) -> bool:
 
 
 def header_key(key: str) -> str:
-    """Return the key for the header `Idempotency-Key`, beside the body's key.
+    """Return the key for the header `Idempotency-Key`, in addition to the body's key.
 
     Each key alone prevents a second charge. Customers and routes share the header's namespace, and it also stores the
     body's keys, as `track:KEY` (observed in a recorded 409). So a header key with that prefix would be refused because
@@ -205,9 +205,9 @@ def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bo
 
 
 def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
-    """Return the rejection of a charge that took or gave back nothing.
+    """Return the rejection of a charge without a deduction or refund.
 
-    In recorded calls, the key is used up although Autumn charged nothing, so a retry would be reported as a duplicate.
+    In recorded calls, the key is used up although Autumn did not charge, so a retry would be reported as a duplicate.
     """
     customer, feature, quantity = request.customer_id, request.feature, request.quantity
     if quantity < 0:
@@ -282,7 +282,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
 def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
     """Return the outcome of an error that Autumn itself sent.
 
-    Autumn charged nothing, and released the key.
+    Autumn did not charge, and released the key.
     """
     fixable = access_trouble(said)
     if fixable is not None:
@@ -300,7 +300,7 @@ def _of_no(request: PushRequest, said: WireAnswer, now_ms: int) -> Outcome:
 def access_trouble(said: WireAnswer) -> str | None:
     """Return the fault of key, address or version that a response reports.
 
-    Return None without such a fault.
+    Return None for any other response.
 
     The message of a 401 repeats a part of the key, so the returned text has only Autumn's code.
     """

@@ -2,7 +2,7 @@
 
 Every provider must pass these pytest tests, Drawdown's own providers and yours.
 
-Guarantee: a provider's responses are compared with the service's own charges, which the bench reports. Accepted means
+Guarantee: a provider's results are compared with the service's own charges, which the bench reports. Accepted means
 charged. Rejected and RetryAt mean not charged. A push is charged exactly once, even if calls are cut, lost or answered
 with nonsense in between. The suite does not import pytest or the worker, and does not read the machine's clock.
 
@@ -29,7 +29,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
     """The whole suite. Subclass it in a test module and define `make_bench`."""
 
     seeds = 20
-    """Number of sequences of faults to try the law with."""
+    """Number of sequences of faults with which to check that a push is charged once."""
 
     def test_declared_capabilities_agree_with_each_other(self) -> None:
         capabilities = self.bench.provider.capabilities
@@ -70,7 +70,7 @@ class ProviderConformance(ChargeTests, TroubleTests, ReadTests, CreditTests, Can
             self.keeps_the_law(seed)
 
     def keeps_the_law(self, seed: int) -> None:
-        """Check the law on a bench without charges, with the faults of a seed."""
+        """Check `charge_once` on a bench without charges, with faults from a seed."""
         law = Law(self.bench, seed, self.run, self.push)
         requests = [law.see_through(self.request(units)) for units in law.units(8)]
         for request in requests:

@@ -1,6 +1,6 @@
 """The bench that a provider's author supplies, and faults for calls.
 
-Guarantee: the tools do not wait. Only the spoil in force changes a response.
+Guarantee: the tools do not wait. Only the active spoil changes a response.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Spoil: TypeAlias = Callable[[Call, Http], Awaitable[HttpResult]]
 
 
 class Unsupported(unittest.SkipTest):
-    """The service cannot support a hook; the message has the reason."""
+    """Raised if the service cannot support a hook. The message has the reason."""
 
 
 @dataclass
@@ -121,7 +121,10 @@ def changed(body: object, path: Path, value: object) -> object:
 
 
 def paths(body: object) -> Iterator[Path]:
-    """Yield the path to every part of a JSON value; of a list, to its first two items."""
+    """Yield the path to every part of a JSON value.
+
+    For a list, yield only the paths to its first two items.
+    """
     within: Iterable[tuple[str | int, object]] = ()
     if isinstance(body, Mapping):
         within = body.items()
@@ -176,7 +179,7 @@ NONSENSE: Final[Mapping[str, Answer]] = {
     "an error of somebody in between": Answer(502, {"content-type": "text/html"}, _HTML),
     "an error of another shape": Answer(500, _JSON, b'{"error": [null], "code": 7, "message": {}}'),
 }
-"""Answers that a service never sends on purpose.
+"""Responses that a service never sends on purpose.
 
 They do not show whether the push was charged before.
 """
@@ -190,7 +193,7 @@ FOREIGN: Final[Mapping[str, Answer]] = {
         ("of a gateway", _JSON, b'{"message": "Not Found", "statusCode": 404, "request_id": "7"}'),
     )
 }
-"""Errors of another sender than the service."""
+"""Errors from senders other than the service."""
 
 THROTTLED: Final[Mapping[str, Mapping[str, str]]] = {
     "seconds": {"retry-after": "7"},
@@ -232,7 +235,7 @@ class Bench(ABC):
     def charged(self, request: PushRequest) -> int | None:
         """Return the service's total charge under the key of this push, in base units.
 
-        Return None without such a charge.
+        Return None if the service did not charge under the key.
         """
 
     @abstractmethod
@@ -269,7 +272,7 @@ class Bench(ABC):
     def cost(self, feature: str) -> tuple[str, Decimal] | None:
         """Return the balance that pays for a feature, and the credits for one base unit.
 
-        Return None if the feature has a balance of its own.
+        Return None if the feature has its own balance.
         """
         return None
 

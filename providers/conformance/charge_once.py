@@ -1,7 +1,7 @@
-"""The law that a push is charged exactly once, even if its calls fail.
+"""The check that a push is charged exactly once, even if its calls fail.
 
-Guarantee: the law decides only by the protocol and the declared capabilities, by the rules of every worker (P2, P3,
-P5). The faults come from a seed, so the same seed gives the same sequence again.
+Guarantee: the check uses only the protocol and the declared capabilities, and obeys the rules of every worker (P2, P3,
+P5). The faults come from a seed, so the same seed repeats the same sequence.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 MAX_STEPS: Final = 300
 """Steps of one push: attempts and lookups."""
 FAULTY_STEPS: Final = 6
-"""Steps with faults. After them all calls succeed, and the push must be settled."""
+"""Steps with faults. After these steps, all calls succeed, and the outcome of the push must become known."""
 
 OUTAGE_CHANCE: Final = 0.05
 """Probability that a day passes before the next step."""
@@ -94,7 +94,7 @@ class Course:
 
 
 class Law:
-    """A worker that sends one push after the other, each until its outcome is known.
+    """A worker that sends one push after another, until each outcome is known.
 
     `story` lists the steps, to explain a failure.
     """
@@ -116,7 +116,7 @@ class Law:
         return [unit * self._rng.randint(1, 100_000) for _ in range(count)]
 
     def see_through(self, request: PushRequest) -> PushRequest:
-        """Send and look up a push until it is settled.
+        """Send and look up a push until its outcome is known.
 
         Return the push that was charged, which may be a later revision.
         """

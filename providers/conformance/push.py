@@ -1,9 +1,9 @@
 """The part of the suite that charges and cancels.
 
-Charges must be exact, happen once, and equal those that the service itself shows.
+A charge must be exact, happen once, and equal the charge that the service shows.
 
-Guarantee: each test has a service of its own, and each outcome is compared with the charges of that service. The suite
-skips the tests of costs and of cancelling for a provider that does not declare them.
+Guarantee: each test has its own service, and each outcome is compared with the charges of that service. The suite skips
+the tests of costs and of cancelling for a provider that does not declare them.
 """
 
 from __future__ import annotations

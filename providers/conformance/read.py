@@ -3,8 +3,8 @@
 An unreadable response must never become a figure. A provider must accept a webhook only from the service and in time,
 and use it only to read the customer again.
 
-Guarantee: each test has a service of its own, and each read is compared with the charges of that service. Each webhook
-is signed as the service signs it. If a test changes a webhook afterwards, the test states the change.
+Guarantee: each test has its own service, and each read is compared with the charges of that service. Each webhook is
+signed as the service signs it. If a test changes a webhook afterwards, the test states the change.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ class ReadTests(Tools):
                 self._reads_nothing(name, request, absent)
 
     def _reads_nothing(self, name: str, request: PushRequest, absent: HttpResult | None) -> None:
-        """Check that no reading call returns a figure of an invalid response.
+        """Check that read calls do not return a figure of an invalid response.
 
-        A provider that sends no call may know the response.
+        A provider that does not send a call may know the response.
 
         `absent`: the service's response for a push that it does not have, such as an empty list. If an invalid response
         equals it, the provider may believe it.
@@ -310,7 +310,7 @@ class WebhookTests(Tools):
     def read_notices(self, headers: Mapping[str, str], body: bytes) -> Sequence[Notice]:
         """Return the notices of a webhook.
 
-        An empty list if it is refused, or its content cannot be read.
+        Return an empty list if the provider refuses it or cannot read its content.
         """
         try:
             found = self.run(awaited(self.bench.provider.notices(headers, body, self.now_ms)))

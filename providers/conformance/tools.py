@@ -1,8 +1,8 @@
 """The building blocks of the conformance tests.
 
-Each calls the provider once and checks the form of the response.
+Each block calls the provider once and checks the form of the result.
 
-Guarantee: every response is compared with the service, must be of a closed type, and must not show a secret.
+Guarantee: every result is compared with the service, must be of a closed type, and must not show a secret.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Tools:
 
     @property
     def unit(self) -> int:
-        """Return the base units of the feature in one unit of the provider's."""
+        """Return the base units of a feature in one unit of the provider."""
         return self.bench.provider.capabilities.unit_of(self.bench.feature)
 
     @property
@@ -96,7 +96,7 @@ class Tools:
         return self.bench.wire
 
     def request(self, quantity: int | None = None, *, customer: str = "", feature: str = "") -> PushRequest:
-        """Return a new push, with a window of its own. The default quantity is 300 units."""
+        """Return a new push, in its own window. The default quantity is 300 units."""
         name = feature or self.bench.feature
         window = self._newest - self._requests * WINDOW_MS
         self._requests += 1

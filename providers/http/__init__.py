@@ -63,7 +63,7 @@ class NotSent:
 class NoAnswer:
     """A call that was sent, at least in part, and has an unknown outcome.
 
-    A whole response did not arrive.
+    The whole response did not arrive.
     """
 
     reason: str

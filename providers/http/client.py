@@ -2,17 +2,17 @@
 
 It speaks HTTP/1.1 over TCP and TLS, and parses with httptools (llhttp).
 
-Guarantee: `NotSent` is returned only if a connection to write the request to did not exist. As soon as a connection has
-the request (`Connection.ask`), every failure is `NoAnswer`. The client does not retry, follow redirects or store
-cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. A connection leads only to
-an address that `socket_to` made a socket for, and each address is resolved at that moment.
+Guarantee: the client returns `NotSent` only if it did not have a connection to write the request to. As soon as a
+connection has the request (`Connection.ask`), every failure is `NoAnswer`. The client does not retry, follow redirects
+or store cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. A connection leads
+only to an address that `socket_to` made a socket for, and each address is resolved at that moment.
 
-A response is whole, or it is a failure. A server that answers without end (`100 Continue`, headers, tiny pieces, empty
-chunks) is cut off at the limits of this module. Unrequested bytes end the connection, and never count as the response
-to the next request.
+A response is whole, or it is a failure. If a server answers endlessly (`100 Continue`, headers, tiny pieces, empty
+chunks), the client stops at the limits of this module. Unrequested bytes end the connection, and never count as the
+response to the next request.
 
-Drawdown does not use another library for this. ops/decisions/0022 lists the situations that each library reports
-wrongly, or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).
+Drawdown does not use an existing HTTP client. ops/decisions/0022 lists the situations that each client reports wrongly,
+or in which it delays other calls. Each situation was tried on a socket (tests/contract/test_http_client.py).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _ConnectionPool:
     def take(self, origin: Origin) -> Connection | None:
         """Return the usable connection that was used last, and mark it as in use.
 
-        Return None without a usable connection.
+        Return None if all connections are in use or closed.
         """
         free = self.free.get(origin)
         if not free:
@@ -105,9 +105,9 @@ class _ConnectionPool:
             self.make_room()
 
     def make_room(self, more: int = 0) -> None:
-        """Close idle connections until `more` new ones fit into the limit.
+        """Close idle connections until `more` new connections fit into the limit.
 
-        The longest idle is closed first.
+        Close the connection that was idle longest first.
         """
         while self.idle and len(self.idle) + len(self.used) + more > self.most:
             connection, origin = next(iter(self.idle.items()))
@@ -153,10 +153,10 @@ class HttpClient:
         self._held: Counter[str] = Counter()
 
     async def send(self, call: Call) -> HttpResult:
-        """Send a call once, and return its result. It raises only if it is cancelled."""
+        """Send a call once, and return its result. Raise an error only on cancellation."""
         try:
             origin, request = _request(call)
-        except (ValueError, TypeError):  # the URL, the method or a header; nothing was opened yet
+        except (ValueError, TypeError):  # the URL, the method or a header, before a connection was opened
             return NotSent("invalid request: it cannot be sent")
         lines = self._here()
         ends_at = lines.loop.time() + call.timeout_s
@@ -179,7 +179,7 @@ class HttpClient:
 
     async def _line(self, lines: _ConnectionPool, origin: Origin, within_s: float) -> Connection:
         """Return a connection, and take a slot for it. Errors: NoConnection, TimeoutError."""
-        if not lines.slots.locked():  # the usual way needs no timer
+        if not lines.slots.locked():  # the usual path does not need a timer
             await lines.slots.acquire()
             if (kept := lines.take(origin)) is not None:
                 return kept
@@ -271,7 +271,7 @@ def _parts(url: str) -> tuple[Origin, str]:
 def _name(name: str) -> str:
     """Return a header's name in lower case.
 
-    Errors: ValueError for an invalid name, or one that only the client sets.
+    Errors: ValueError for an invalid name, or a name that only the client sets.
     """
     if name.lower() in _OWN_HEADERS or not _HEADER_NAME.fullmatch(name):
         raise ValueError
@@ -345,7 +345,7 @@ FREE_PIECES: Final = 256
 PIECE_BYTES: Final = 128
 """Fewest bytes of a response, on average, for each piece that the socket delivers.
 
-The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, because each takes the same time.
+The first FREE_PIECES pieces are free. Drawdown limits the number of pieces, because each piece takes the same time.
 """
 ORIGIN_BYTES: Final = 32 * 1024 * 1024
 """Most bytes of one service's responses in flight.
@@ -355,7 +355,7 @@ A service that sends too much then neither delays others nor exhausts the memory
 
 
 class Unusable(Exception):
-    """An error: the received bytes are not a response. The message has the reason."""
+    """Raised if the received bytes are not a response. The message has the reason."""
 
 
 CUT_OFF: Final = "the response is too large, so Drawdown cut it off"
@@ -368,9 +368,9 @@ INTERIM: Final = "the server sent only interim responses (1xx)"
 
 
 class Connection(asyncio.Protocol):
-    """The end of one connection, for one request at a time.
+    """The client's end of a connection, for one request at a time.
 
-    Call `ask`, and `done_with` after the response.
+    Call `ask` for each request, and `done_with` after its response.
 
     `held` counts the bytes of all responses in flight from the same origin.
     """
@@ -547,7 +547,7 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 
 class NoConnection(Exception):
-    """An error: a connection failed, so the call was not sent.
+    """Raised if a connection failed, so the call was not sent.
 
     The message has the reason, in Drawdown's own words.
     """
@@ -600,7 +600,7 @@ class Dialer:
         return self._outgoing.certificate is not None
 
     async def connect(self, loop: asyncio.AbstractEventLoop, origin: Origin, protocol: asyncio.Protocol) -> None:
-        """Connect, TLS included.
+        """Connect to the origin, with TLS if its URL requires it.
 
         Errors: NoConnection; TimeoutError after the caller's time limit.
         """
@@ -625,7 +625,9 @@ class Dialer:
             found = await self._addresses(loop, origin)
         except (OSError, UnicodeError):  # UnicodeError: an invalid name
             raise NoConnection(
-                f"{PROXY}: the host name of the proxy does not have an address. Check it" if is_proxy else NO_ADDRESS
+                f"{PROXY}: the host name of the proxy does not have an address. Check the name"
+                if is_proxy
+                else NO_ADDRESS
             ) from None
         socket_to = _socket_to if is_proxy else self._socket_to
         try:
@@ -658,7 +660,9 @@ class Dialer:
             if (status := _status_of(head)) is None:
                 raise NoConnection(f"{PROXY}: the proxy's response is not HTTP. Check the address of the proxy")
             if not 200 <= status < 300:
-                raise NoConnection(f"{PROXY}: the proxy refused to connect, with status {status}. Check its rules")
+                raise NoConnection(
+                    f"{PROXY}: the proxy refused to connect, with status {status}. Check its configuration"
+                )
         except OSError as error:
             raw.close()
             raise NoConnection(f"{PROXY}: {_why(error)} to the proxy") from None

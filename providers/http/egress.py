@@ -1,9 +1,9 @@
 """The settings of outgoing calls.
 
-They are trusted authorities, client certificates, the proxy, and name resolution.
+The settings are trusted certificate authorities, client certificates, the proxy, and name resolution.
 
-Guarantee: an invalid setting is rejected by its name, before Drawdown sends a call. A proxy's password is never
-printed.
+Guarantee: an invalid setting raises an error that names the setting, before Drawdown sends a call. A proxy's password
+is never printed.
 
 Drawdown trusts the system's authorities as OpenSSL finds them (`SSL_CERT_FILE`, `SSL_CERT_DIR`). If the system lacks
 authorities, Drawdown trusts those of certifi. It also trusts a company's own authorities. This module does not import a
@@ -82,7 +82,7 @@ class Outgoing:
     def tls(self) -> ssl.SSLContext:
         """Return the TLS context.
 
-        If a file changes, the context is made again. Errors: UsageError, which names the setting.
+        If a file changes, build a new context. Errors: UsageError, which names the setting.
         """
         return _tls(self.system_file, self.ca_file, self.certificate, self._stands())
 
@@ -196,7 +196,7 @@ def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
 
 
 def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
-    """Read a proxy such as `http://user:password@proxy.internal:3128`.
+    """Parse a proxy such as `http://user:password@proxy.internal:3128`.
 
     Return None for an empty text.
 
@@ -234,9 +234,8 @@ def exceptions(text: str) -> tuple[str, ...]:
 def environment(given: Mapping[str, str]) -> tuple[ProxyUrl | None, tuple[str, ...]]:
     """Return the proxy and its exceptions, from the environment.
 
-    Their names are those that other programs use.
-
-    Names in lower case come first, as in curl. Errors: UsageError.
+    The variables have the names that other programs use. A name in lower case takes precedence, as in curl. Errors:
+    UsageError.
     """
 
     def one(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The tools for a plug-in, beside `drawdown.providers.protocol`.
+"""The tools for a plug-in, in addition to `drawdown.providers.protocol`.
 
 Guarantee: this package, `protocol` and `conformance` do not import the worker, the server or a database driver. Only
 the functions to which you pass httpx or httpx2 use one of them.

@@ -1,7 +1,7 @@
-"""The proof in the responses of any service, as far as HTTP alone can show it.
+"""The facts that HTTP alone proves, in the response of any service.
 
-Guarantee: pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not applied".
-Numbers stay exact, because a fraction is a Decimal, and NaN is not JSON.
+Guarantee: this module is pure. Only `NotSent`, and a 429, which comes before the service does anything, count as "not
+applied". Numbers stay exact, because a fraction is a Decimal, and NaN is not JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def path_of(*parts: str) -> str:
-    """Return a path. Each part is quoted, so it may hold any text."""
+    """Return a URL path. Each part is percent-encoded, so it can hold any text."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -60,7 +60,7 @@ def json_object(body: bytes) -> Mapping[str, object] | None:
 
 
 def number(value: object) -> Decimal | None:
-    """Return an exact number, of JSON or of a text such as "12.50"; otherwise None."""
+    """Return an exact number from JSON or a text such as "12.50"; otherwise None."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return Decimal(value)
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
@@ -87,7 +87,7 @@ def moment_ms(value: object) -> int | None:
 
 
 def whole(value: object) -> int | None:
-    """Return a whole number, of JSON or of a text; None for anything else."""
+    """Return a whole number from JSON or a text; None for anything else."""
     found = number(value)
     return int(found) if found is not None and found == found.to_integral_value() else None
 
@@ -139,7 +139,7 @@ def shared_outcome(result: HttpResult, attempt: int, now_ms: int) -> Outcome | A
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """Return the JSON object of a reading call with status 200; otherwise ReadFailed."""
+    """Return the JSON object of a read call with status 200; otherwise ReadFailed."""
     if not isinstance(result, Answer):
         return ReadFailed(result.reason)
     if result.status != 200:

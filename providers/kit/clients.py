@@ -2,11 +2,12 @@
 
 A client can run on Drawdown's engine, and Drawdown's `Http` can run over your own client.
 
-Guarantee: "not sent" needs two proofs. The client's `trace` never began to send the request's headers, and the error is
-an error of connecting. The name of an exception alone is not a proof. A mocked transport emits no trace, so a mocked
-`ReadTimeout` is unknown. A client that sends a request twice is stopped before the second.
+Guarantee: "not sent" needs two proofs. The client's `trace` shows that it never began to send the request's headers,
+and the error is a connection error. The name of an exception alone is not a proof. A mocked transport does not emit a
+trace, so a mocked `ReadTimeout` is unknown. If a client tries to send a request twice, it is stopped before the second
+time.
 
-This module imports neither library. Each function uses the one that you pass, or that made your client.
+This module does not import either library. Each function uses the one that you pass, or that made your client.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ _OURS: Final = frozenset({"host", "content-length", "connection", "transfer-enco
 
 
 class _SendsAgainError(Exception):
-    """An error that stops a client before it sends the same request twice."""
+    """Raised to stop a client before it sends the same request twice."""
 
 
 class _Trace:
     """A counter of the times that a client began to send a request.
 
-    CONNECT goes to a proxy and carries no part of the request, so it does not count.
+    CONNECT goes to a proxy and does not carry a part of the request, so it does not count.
     """
 
     def __init__(self) -> None:
@@ -131,7 +132,7 @@ class OwnClient:
     def __init__(self, make: Callable[[], Any]) -> None:
         """Make the first client.
 
-        Errors: UsageError for a client that follows redirects or retries by itself.
+        Errors: UsageError for a client that follows redirects or retries.
         """
         self._make = make
         self._client: Any = make()
@@ -167,7 +168,7 @@ class OwnClient:
 
 
 class EngineTransport:
-    """A transport for an `AsyncClient` of either library that sends by an `Http`.
+    """A transport for an `AsyncClient` of either library that sends through an `Http`.
 
     The `Http` is Drawdown's engine, or a `Wire` of the suite.
 

@@ -2,8 +2,8 @@
 
 An emulator is a state machine that takes a call and returns its result.
 
-Guarantee: an emulator does not do I/O or read a clock. Only the call, the state, the time that you pass and the seeded
-fault plan decide. If you serve it over HTTP, cut the connection for `NoAnswer`.
+Guarantee: an emulator does not do I/O or read a clock. Its results depend only on the call, the state, the time that
+you pass and the seeded fault plan. If you serve it over HTTP, cut the connection for `NoAnswer`.
 """
 
 from __future__ import annotations

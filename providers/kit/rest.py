@@ -1,4 +1,4 @@
-"""A JSON API under one key, as a provider calls it.
+"""A client for providers of a JSON API under one key.
 
 Guarantee: only the service's own words prove "it does not exist" and "the key is refused", because a gateway also sends
 404 and 401. Objects that are read to judge a push are cached for at most KEPT_MS.
@@ -41,7 +41,7 @@ ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed
 
 
 class KeyRefused(ReadFailed):
-    """A read failed because the service refuses the key."""
+    """The result of a read that failed because the service refuses the key."""
 
 
 class Rest:

@@ -1,7 +1,7 @@
-"""The settings of a provider, DRAWDOWN_<NAME>_…, as its author reads them.
+"""The settings of a provider, read from DRAWDOWN_<NAME>_…
 
-Guarantee: an unknown or invalid setting is rejected by its name. A message or a repr never shows the value of a
-setting.
+Guarantee: an unknown or invalid setting raises an error that names the setting. A message or a repr never shows the
+value of a setting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from drawdown.schema.errors import UsageError
 
 @dataclass(frozen=True)
 class SettingTexts:
-    """Settings as they were written. An empty setting counts as not set."""
+    """Settings as unparsed texts. An empty setting counts as not set."""
 
     name: str
     texts: Mapping[str, str] = field(repr=False)
@@ -54,14 +54,14 @@ class SettingTexts:
         return f"{parts.scheme}://{parts.netloc}"
 
     def list(self, setting: str) -> tuple[str, ...]:
-        """Return the values of a setting that separates them by commas."""
+        """Return the values of a comma-separated setting."""
         return tuple(text.strip() for text in self.text(setting).split(",") if text.strip())
 
 
 def read_settings(setup: Setup, names: Collection[str]) -> SettingTexts:
     """Read the settings of one provider.
 
-    Errors: UsageError for a name that is not in `names`, because a mistyped setting could bill by mistake.
+    Errors: UsageError for a name that is not in `names`, because a mistyped name could bill usage by mistake.
     """
     found = SettingTexts(setup.name, {key: text.strip(" ") for key, text in setup.settings.items()})
     if unknown := sorted(set(setup.settings) - set(names)):

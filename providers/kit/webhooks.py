@@ -46,7 +46,7 @@ def is_secret(text: str) -> bool:
 
 
 def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_ms: int) -> str:
-    """Return the text of a webhook's body after it is proven genuine and fresh.
+    """Verify that a webhook is genuine and fresh, and return the text of its body.
 
     Header names are in lower case.
 
@@ -61,7 +61,7 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     offered = _offered(signatures)
     # Hash the body once for each secret: a stranger can send many signatures.
     wanted = [_expected(secret, message_id, sent_at, text) for secret in secrets] if offered else []
-    # Compare every secret with every signature, even after a match, so that the time shows no match.
+    # Compare every secret with every signature, even after a match, so that the time does not reveal a match.
     genuine = [hmac.compare_digest(expected, given) for expected in wanted for given in offered]
     if not any(genuine):
         raise WebhookRefused(

@@ -1,13 +1,13 @@
 """The protocol of a payment service: its calls, and their possible outcomes.
 
-Guarantee: results are a closed type, and never guessed. A service does one charge or one lookup for each call, and
-returns the outcome. The caller decides by the capabilities when to call again. `NotSent` is about one call alone. If an
+Guarantee: results are a closed type, and never guessed. Each call does one charge or one lookup, and returns the
+outcome. The caller reads the capabilities to decide when to call again. `NotSent` is about one call alone. If an
 earlier call is in doubt, the charge stays in doubt.
 
-A caller avoids charging twice by these rules. It records the charge and each attempt before the call. It looks up a
-charge in doubt. It repeats the charge only after a `NotFound`, once `lookup_lag_ms` have passed since the last call.
-Only a `NotFound` after `applied_within_ms` proves for good that money was not taken. Then the caller can give up the
-charge, and make another under another id.
+A caller must obey these rules, so that it never charges twice. It records the charge and each attempt before the call.
+It looks up a charge in doubt. It repeats the charge only after a `NotFound`, once `lookup_lag_ms` have passed since the
+last call. Only a `NotFound` after `applied_within_ms` proves for good that money was not taken. Then the caller can
+give up the charge, and make another under another id.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Link:
 
     url: str = field(repr=False)
     expires_ms: int | None
-    """The end of the page (milliseconds); None: unknown."""
+    """The time at which the page expires (milliseconds); None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class PaymentService(Protocol):
     dormant: str | None
     """The reason why the service is dormant, such as a missing key.
 
-    A dormant service does not call. None: it is ready.
+    A dormant service does not send calls. None: it is ready.
     """
 
     async def charge(self, request: Charge) -> ChargeResult:
@@ -225,7 +225,7 @@ class PaymentService(Protocol):
 
 @runtime_checkable
 class FillsItself(Protocol):
-    """A service that can top up customers by itself.
+    """A service that can itself top up customers.
 
     Only one program may fill a wallet.
     """

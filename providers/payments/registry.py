@@ -26,10 +26,7 @@ GROUP = "drawdown.payments"
 
 @dataclass(frozen=True)
 class PaymentServices:
-    """The usable payment services, and the reasons why others are `broken`.
-
-    Both are by name.
-    """
+    """The usable payment services, and the reasons why others are `broken`, by name."""
 
     services: Mapping[str, PaymentService] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)

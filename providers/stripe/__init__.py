@@ -1,6 +1,6 @@
 """Stripe's billing meters as a billing provider.
 
-A push is one meter event, by v1 or by v2's stream.
+A push is one meter event, sent by API v1 or by the stream of v2.
 
 Guarantee: the identifier of a meter event is the push's key, so a push that is sent several times within 24 hours is
 charged once. If Stripe did not state an outcome, it is unknown, never guessed. The worker retries, waits and limits
@@ -161,8 +161,8 @@ class StripeProvider:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return a customer's totals by feature, in base units.
 
-        The events are dated in [from_ms, to_ms), whole minutes. Every meter counts that sums, and has an event name
-        that can be a feature. An account may hold meters that are not Drawdown's.
+        The events are dated in [from_ms, to_ms), in whole minutes. The totals include every meter that sums, if its
+        event name can be a feature. An account may hold meters that are not Drawdown's.
         """
         if self.dormant:
             return ReadFailed(self.dormant)
@@ -173,7 +173,7 @@ class StripeProvider:
             return found
         totals = await self._totals(found, customer_id, from_ms, to_ms)
         if not totals or (isinstance(totals, ReadFailed) and not totals.too_many):
-            # Stripe accepts events of a deleted customer and counts none of them, so a retry would be lost too.
+            # Stripe accepts events of a deleted customer, but does not count them, so a retry would be lost too.
             answer = await self._http.send(get(self._settings, path_of("v1", "customers", customer_id)))
             if (why := stripe_check.explain_unbilled(answer)) is not None:
                 return ReadFailed(f"{NEEDS_YOU}{why}")
@@ -253,5 +253,8 @@ def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: 
 
 
 def build(setup: Setup) -> StripeProvider:
-    """Build the provider, as its entry point. Errors: UsageError."""
+    """Build the provider. The package's entry point names this function.
+
+    Errors: UsageError.
+    """
     return StripeProvider(setup)

@@ -23,7 +23,7 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 async def check(
     settings: StripeSettings, http: Http, meters: Meters, features: Sequence[str], customer_ids: Sequence[str]
 ) -> list[str]:
-    """Return the faults, a line each.
+    """Return the faults of the configuration, one line each.
 
     If the key is refused, meters and customers are not checked.
     """

@@ -6,8 +6,8 @@ Guarantee: a figure is returned only if it is whole and exact. If a meter was ar
 event name, the usage of both is counted. So charged usage never counts as absent. "Cancelled" is returned only if
 Stripe's response names our identifier, or states that the event was cancelled before.
 
-Stripe applies an adjustment after its response, as it does an event (status `pending`), and offers no way to read it
-again. Reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
+Stripe applies an adjustment after its response, like an event (status `pending`). A later read of the adjustment is
+impossible. Reconcile compares the totals afterwards. Sources: docs.stripe.com (api/billing/meter-event-adjustment,
 billing/usage-based/meters/configure). Stripe documents a limit of 24 hours from the receipt, and does not change final
 invoices. It does not document the response to a second adjustment of the same event.
 """
@@ -91,7 +91,7 @@ class Meters:
         self._reads = 0
 
     async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
-        """Return every meter of the account, archived ones too.
+        """Return every meter of the account, including archived meters.
 
         Concurrent callers share one read and its failure, because each push calls this, and up to 64 are in flight.
         """
@@ -147,14 +147,14 @@ class Meters:
     async def summed(self, meters: Sequence[Meter], customer_id: str, from_ms: int, to_ms: int) -> Summed:
         """Return the units that these meters charged the customer for.
 
-        The events are dated in [from_ms, to_ms), whole minutes. Return CannotTell if a meter does not sum, or if Stripe
-        refuses the query, such as for an unknown customer.
+        The events are dated in [from_ms, to_ms), in whole minutes. Return CannotTell if a meter does not sum, or if
+        Stripe refuses the query, such as for an unknown customer.
         """
         total = Decimal(0)
         for meter in meters:
             if meter.formula != "sum":
                 return CannotTell(
-                    f"the meter {meter.id} uses the formula {meter.formula}, not sum, so its figures prove nothing"
+                    f"the meter {meter.id} uses the formula {meter.formula}, not sum, so its figures are not proof"
                 )
             asked = {"customer": customer_id, "start_time": str(from_ms // 1000), "end_time": str(to_ms // 1000)}
             found = await self._list(path_of("v1", "billing", "meters", meter.id, "event_summaries"), asked)
@@ -234,8 +234,8 @@ _BEFORE: Final = re.compile(r"\balready (been )?cancell?ed\b")
 def adjustment(settings: StripeSettings, push: PushRequest) -> Call:
     """Return the call that cancels a push at Stripe.
 
-    `cancel[identifier]` is the push's key, so a repeated call cancels only once. The call has no Idempotency-Key,
-    because Stripe would repeat a stored 500 for the same Idempotency-Key.
+    `cancel[identifier]` is the push's key, so a repeated call cancels only once. The call does not have an
+    Idempotency-Key, because Stripe would repeat a stored 500 for the same Idempotency-Key.
     """
     form = {
         "type": "cancel",
@@ -255,7 +255,7 @@ def cancelled(result: HttpResult, push: PushRequest) -> Cancelled | ReadFailed:
     if result.status != 200:
         error = error_of(result)
         if error is not None and error.type == "invalid_request_error" and _BEFORE.search(error.message):
-            return Cancelled(f"Stripe had already cancelled it: {described(result)}")
+            return Cancelled(f"Stripe had already cancelled the event: {described(result)}")
         return ReadFailed(described(result), too_many=result.status == 429)
     body = json_object(result.body) or {}
     cancel, status = body.get("cancel"), body.get("status")

@@ -1,6 +1,6 @@
 """Stripe as a payment service.
 
-Each charge is one PaymentIntent, confirmed at once while the customer is away.
+Each charge is one PaymentIntent, confirmed immediately and without the customer.
 
 Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So several calls for a charge within
 24 hours charge once, and a lookup finds the charge by its id. "Paid" needs an intent with our id, amount, currency and
@@ -10,9 +10,9 @@ they entered on a page of ours. This module does not retry, and was not tried ag
 needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
 
 A lookup lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. The search
-is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list is without
-these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the charge's
-id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
+is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list does not
+have these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the
+charge's id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
 
 Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
 api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):
@@ -77,10 +77,10 @@ PAGE: Final = 100
 MAX_PAGES: Final = 20
 """Pages of one customer's payments at Stripe that a lookup reads.
 
-If there are more, and these pages lack the charge, the charge stays in doubt.
+If the list has more pages, and these pages lack the charge, the charge stays in doubt.
 """
 CLOCKS_MS: Final = HOUR_MS
-"""Largest difference by which our clock may be ahead of Stripe's.
+"""Most milliseconds by which our clock may be ahead of Stripe's.
 
 A lookup begins earlier by this time, so that it finds every intent.
 """
@@ -149,7 +149,7 @@ class StripePayments:
             return InDoubt(self.dormant)
         wrong = unfit(request)
         if wrong:
-            return InDoubt(f"it cannot be looked up: {wrong}")
+            return InDoubt(f"the charge cannot be looked up: {wrong}")
         found = await self._intents_of(request)
         if isinstance(found, InDoubt):
             return found
@@ -177,7 +177,7 @@ class StripePayments:
             if not goes_on:
                 return found
             params["starting_after"] = str(items[-1]["id"])
-        return found or InDoubt(f"the customer has more than {MAX_PAGES * PAGE} payments since")
+        return found or InDoubt(f"the customer has more than {MAX_PAGES * PAGE} payments since the decision to charge")
 
     async def _page(
         self, params: Mapping[str, str], request: Charge
@@ -272,7 +272,7 @@ def unfit(charge: Charge) -> str | None:
 def is_customer(text: str) -> bool:
     """Return True if an id can be part of a path.
 
-    An old account may have ids of its own form.
+    Ids of an old account may have another form.
     """
     return 0 < len(text) <= MAX_CUSTOMER_CHARS and text.isprintable() and text.strip(". ") == text
 
@@ -308,7 +308,7 @@ def customer_of(found: Mapping[str, object]) -> str | None:
 
 
 def sent_before(result: HttpResult) -> bool:
-    """Return True if Stripe refused a call because its Idempotency-Key came before.
+    """Return True if Stripe refused a call for an Idempotency-Key of an earlier call.
 
     The earlier call had different content, or another card.
     """
@@ -397,7 +397,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
             return _declined(intent.get("last_payment_error"))
         case "processing":
             return InDoubt(f"{payment_id} is in progress")
-    # Not confirmed, or authorised and not captured: our call leaves no such intent. A person cancels it at Stripe.
+    # Our calls leave neither an unconfirmed nor an uncaptured intent. A person cancels it at Stripe.
     return InDoubt(f"{payment_id} is {_text(intent, 'status')}")
 
 

@@ -1,7 +1,7 @@
 """The settings of Stripe: DRAWDOWN_STRIPE_…, read and checked once.
 
-Guarantee: an invalid setting is rejected by its name, never by its value, before Drawdown sends a call. An unknown name
-is rejected too, because a mistyped cut-over would bill usage by mistake.
+Guarantee: an invalid setting raises an error that names the setting and not its value, before Drawdown sends a call. An
+unknown name raises an error too, because a mistyped cut-over would bill usage by mistake.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ class StripeSettings:
     def meter_of(self, feature: str) -> MeterName:
         """Return the meter of a feature.
 
-        An unlisted feature has the meter of its own name, in base units.
+        The meter of an unlisted feature has the feature's name, and counts base units.
         """
         return self.meters.get(feature) or MeterName(feature)
 
     def conflicting_feature(self, feature: str) -> str | None:
         """Return the listed feature that already has the meter of an unlisted feature.
 
-        Return None without such a feature.
+        Return None if the listed features do not include that meter.
         """
         if feature in self.meters:
             return None
@@ -144,7 +144,7 @@ def read_settings(given: Mapping[str, str]) -> StripeSettings:
 
 
 def capabilities(settings: StripeSettings) -> Capabilities:
-    """Return the capabilities that the worker has to obey."""
+    """Return the capabilities that the worker must obey."""
     streams = bool(settings.stream_url)
     return Capabilities(
         way="stream" if streams else "",

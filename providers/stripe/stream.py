@@ -2,9 +2,9 @@
 
 A call has up to MAX_STREAM_EVENTS pushes, and the token of a session.
 
-Guarantee: a push is accepted only if the response is the documented one and has Stripe's Request-Id. It is "not
-applied" only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1,
-and is unique for 24 hours. Stripe checks events after its response. Error reports (`webhooks`) notify of samples of its
+Guarantee: a push is accepted only if the response has the documented form and Stripe's Request-Id. It is "not applied"
+only if the call never left, or Stripe itself refused it. The event's identifier is the push's key, as in v1, and is
+unique for 24 hours. Stripe checks events after its response. Stripe's error reports (`webhooks`) quote only some of the
 errors, and reconcile finds the others. Sources: docs.stripe.com (usage-based/recording-usage-api,
 api/v2/billing/meter-event-stream, meter-event-session) and stripe-python 15.6. This module was not tried against Stripe
 itself.
@@ -64,8 +64,8 @@ class Session:
 class NoSession:
     """The result if a session could not be opened, so the pushes were not sent.
 
-    `why`: the reason, in one line. `refused`: the key may not open a session. `headers`: those of the response, which
-    may show when to retry.
+    `why`: the reason, in one line. `refused`: True if the key may not open a session. `headers`: those of the response,
+    which may show when to retry.
     """
 
     why: str
@@ -138,8 +138,8 @@ def new_session(settings: StripeSettings) -> Call:
 def meter_events(settings: StripeSettings, session: Session, batch: Sequence[PushRequest]) -> Call:
     """Return the call that bills. The same pushes make the same bytes at each attempt.
 
-    The call is without an Idempotency-Key, because another batch would be another request under it. The identifiers
-    deduplicate.
+    The call does not have an Idempotency-Key, because a retry in another batch would be another request under the same
+    key. The identifiers of the events deduplicate.
     """
     headers = common_headers(settings) | {
         "Authorization": f"Bearer {session.token}",
@@ -195,9 +195,9 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 
 def _expired(result: HttpResult) -> bool:
-    """Return True if the token is not valid any more, or never was.
+    """Return True if the token is no longer valid, or never was.
 
-    Stripe did nothing under it.
+    Stripe did not do anything under the token.
     """
     return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
 
@@ -209,7 +209,7 @@ def _is_over(error: StripeError | None) -> bool:
 def _refused(result: HttpResult) -> bool:
     """Return True if Stripe refused the whole call as invalid.
 
-    Then it accepted no event of the call.
+    Then Stripe did not accept any event of the call.
 
     A host between Drawdown and Stripe may also answer 400. The Request-Id and the kind of the error show that it is
     Stripe's.
@@ -236,7 +236,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status == 429:
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if not _refused(result) or (error is not None and "already" in error.message):
-        # It may be a duplicate in other words. As a rejection, it would be sealed again and billed twice.
+        # The error may mean a duplicate. As a rejection, the usage would be sealed again and billed twice.
         return Unknown(described(result))
     return Rejected(described(result))
 

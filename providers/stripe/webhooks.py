@@ -60,7 +60,7 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
         raise WebhookRefused("the webhook lacks a header Stripe-Signature of the form t=…,v1=…")
     signed = stamps[0].encode() + b"." + body
     wanted = [hmac.new(secret.encode(), signed, sha256).hexdigest().encode() for secret in secrets]
-    # Compare every pair, each in constant time, so that the time shows nothing of a secret.
+    # Compare every pair, each in constant time, so that the time does not reveal a secret.
     if not sum([hmac.compare_digest(expected, offered) for expected in wanted for offered in given]):
         raise WebhookRefused(
             "the webhook is not signed with any of DRAWDOWN_STRIPE_WEBHOOK_SECRETS. Check the secret of the endpoint"
@@ -74,8 +74,8 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
 def _check_account(account: str | None, event: Mapping[str, object]) -> None:
     """Refuse a webhook of another account.
 
-    A webhook of our own account names no account. A webhook of a connected account names it, and a thin event as its
-    context. Errors: WebhookRefused.
+    A webhook of our own account does not name an account. A webhook of a connected account names it, and a thin event
+    as its context. Errors: WebhookRefused.
     """
     for name in ("account", "context"):
         said = event.get(name)

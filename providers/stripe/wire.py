@@ -55,7 +55,7 @@ class StripeError:
 
 
 def get(settings: StripeSettings, path: str, params: Mapping[str, str] | None = None, context: str = "") -> Call:
-    """Return a reading call.
+    """Return a call that reads.
 
     `context`: the Stripe-Context in which a thin event must be fetched.
     """
@@ -69,7 +69,7 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
 
     The same push makes the same bytes, except for the Idempotency-Key.
 
-    The identifier deduplicates. A new Idempotency-Key prevents that Stripe repeats a stored 500 for ever.
+    The identifier deduplicates. A new Idempotency-Key prevents Stripe from repeating a stored 500 forever.
     """
     meter = settings.meter_of(push.feature)
     form = {
@@ -83,7 +83,7 @@ def meter_event(settings: StripeSettings, push: PushRequest) -> Call:
 
 
 def post(settings: StripeSettings, path: str, form: Mapping[str, str], key: str | None = None) -> Call:
-    """Return a writing call, with or without an Idempotency-Key.
+    """Return a call that writes, with or without an Idempotency-Key.
 
     Errors: ValueError for text that a form cannot carry.
     """
@@ -200,14 +200,14 @@ def _judge_answer(answer: Answer, push: PushRequest) -> Outcome:
 def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     """Return the outcome of a 4xx.
 
-    Only an error in Stripe's own words proves that nothing was applied, because another host may also answer 400.
+    Only an error in Stripe's own words proves that the push was not applied, because another host may also answer 400.
     """
     error = error_of(answer)
     if error is None or error.code == "idempotency_key_in_use":
         # The key in use may be this same push, sent twice by a host in between: "not applied" would be a guess.
         return Unknown(described(answer))
     if error.type == "idempotency_error":
-        # Our Idempotency-Key came before, with different content. At a first attempt, our database lost its history
+        # Our Idempotency-Key was used before, with different content. At a first attempt, our database lost its history
         # (rule R1). As Unknown, the next attempt would find a duplicate with another quantity, and accept it for this
         # push.
         return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
@@ -218,7 +218,7 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     if answer.status == 400 and (error.message.startswith(DUPLICATE) or error.code == "duplicate_meter_event"):
         return Duplicate()
     if "already" in error.message:
-        # It may be a duplicate in other words. As a rejection, it would be voided, sealed again and billed twice.
+        # The error may mean a duplicate. As a rejection, the usage would be sealed again and billed twice.
         return Unknown(described(answer))
     return Rejected(described(answer))
 
@@ -243,7 +243,7 @@ def backoff_ms(attempt: int) -> int:
 
 
 def read_object(result: HttpResult) -> Mapping[str, object] | ReadFailed:
-    """Return the JSON object of a reading call; otherwise ReadFailed."""
+    """Return the JSON object of a read call; otherwise ReadFailed."""
     if not isinstance(result, Answer):
         return ReadFailed(clean(result.reason))
     if result.status != 200:

@@ -1,4 +1,4 @@
-"""Alembic's entry.
+"""Alembic's entry point.
 
 It runs on the connection of `schema.migrate`, inside its transaction.
 """

@@ -1,6 +1,6 @@
 """The tables of recurring checks.
 
-They have the latest result of each check, runs of `verify`, and the counts of cells and vendors.
+They store the latest result of each check, runs of `verify`, and the counts of cells and vendors.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ checks = sa.Table(
     sa.Column("off", Big, nullable=False),
     sa.Column("alerts", Big, nullable=False),
     sa.CheckConstraint("check_name IN ('guard', 'vendors') AND 0 <= alerts AND alerts <= off", name="checks_sane"),
-    comment="The last check of each kind. `at_ms`: its time. `off`: lines that differed. `alerts`: those of them that "
-    "a person must look at. Metrics show these numbers. No decision depends on them.",
+    comment="The last check of each kind. `at_ms`: its time. `off`: lines that differed. `alerts`: the differing lines "
+    "that a person must check. Metrics show these numbers. No decision depends on them.",
 )
 
 
@@ -44,9 +44,9 @@ proofs = sa.Table(
     comment="One row per run of `verify`, append-only. `orgs`: organisations that it examined (NULL: all). "
     "`by_invariant`: its findings by invariant, as JSON. `checked`: the counts of rows that it examined, as JSON. "
     "`open`: the work that it left open, as JSON. `newest_action`: hash of the newest operator action. `doubted`: why "
-    "history may be lost (NULL: no doubt); such a run does not prove anything about lost rows. `follows`: the run "
-    "that this run continued, from window `from_ms` on (NULL: it examined everything). `proven_to_ms`, `arrival`: all "
-    "earlier windows and arrivals were sealed and counted.",
+    "history may be lost (NULL: it is not in doubt). Such a run does not prove that all rows exist. `follows`: the run "
+    "that this run continued, from window `from_ms` on (NULL: the run examined all windows). `proven_to_ms`, "
+    "`arrival`: all earlier windows and arrivals were sealed and counted.",
 )
 
 invariants = sa.Table(
@@ -56,8 +56,8 @@ invariants = sa.Table(
     sa.Column("held_by", Big, nullable=True),
     sa.Column("broken_by", Big, nullable=True),
     comment="The newest runs of `verify` that held and broke each invariant. `held_by`: the newest run that examined "
-    "all organisations and windows, in a database not in doubt, and found no breach. `broken_by`: the newest run that "
-    "found a breach, whatever it examined.",
+    "all organisations and windows, in a database that is not in doubt, without a breach. `broken_by`: the newest run "
+    "that found a breach, even if it examined only a part.",
 )
 
 
@@ -74,9 +74,9 @@ parity_checks = sa.Table(
     sa.Column("ppm", Big, nullable=True),
     sa.Column("verdict", sa.Text, nullable=False),
     ms_column("at_ms"),
-    comment="Seconds that samples show beside seconds that the cell reports, by day, cell and organisation. `cell_id` "
-    "'': all cells. `org_id` '': the whole cell. If `at_ms` differs from the whole cell's, the row is of an earlier "
-    "check. NULL means unknown, never zero.",
+    comment="Seconds by samples, and seconds as the cell reports them, by day, cell and organisation. `cell_id` '': "
+    "all cells. `org_id` '': the whole cell. If `at_ms` differs from that of the whole cell, the row is from an "
+    "earlier check. NULL: unknown.",
 )
 _FOUND = sa.text("verdict IN ('compared', 'differs', 'only_here', 'only_there', 'unread', 'pruned')")
 sa.Index(
@@ -105,9 +105,9 @@ vendor_units = sa.Table(
     sa.CheckConstraint(
         "units >= 0 AND money_micro >= 0 AND per_quantity > 0 AND start_ms % 86400000 = 0", name="vendor_units_sane"
     ),
-    comment="Units and cost of a vendor's service for a feature, from a day on. `units`, `money_micro`: use of the "
-    "service, and its cost in millionths of `currency`, for `per_quantity` base units of the feature. `start_ms`: "
-    "first day (UTC). Append-only.",
+    comment="Units and cost of a vendor's service for a feature. `units`, `money_micro`: use of the service, and its "
+    "cost in millionths of `currency`, for `per_quantity` base units of the feature. `start_ms`: first day (UTC). "
+    "Append-only.",
 )
 
 vendor_imports = sa.Table(
@@ -133,5 +133,5 @@ vendor_bills = sa.Table(
     sa.Column("is_final", sa.Boolean, nullable=False),
     sa.CheckConstraint("day_ms % 86400000 = 0", name="vendor_bills_on_a_day"),
     comment="A vendor's bill for one day, service and currency. `billed_micro`: millionths of `currency`. The latest "
-    "import of a vendor's day replaces the whole day. Append-only.",
+    "import of a day replaces the vendor's earlier bills for that day. Append-only.",
 )

@@ -41,7 +41,7 @@ def ms_column(name: str, *, key: bool = False, null: bool = False) -> "sa.Column
 def said_columns() -> "list[sa.Column[str]]":
     """Return the actor and reason columns.
 
-    Each row by which a person changes money or state has them.
+    Each row by which a person changes money or state has these columns.
     """
     return [sa.Column("actor", sa.Text, nullable=False), sa.Column("reason", sa.Text, nullable=False)]
 

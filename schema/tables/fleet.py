@@ -1,6 +1,6 @@
 """The tables of the fleet and of its operators.
 
-They have cells, sandboxes, halts, verdicts, ticks, the audit and jobs.
+They store cells, sandboxes, halts, verdicts, ticks, the audit log and jobs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ sandboxes = sa.Table(
     sa.Index("sandboxes_by_org", "org_id", "cell_id"),
     sa.Index("sandboxes_running", "cell_id", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
     sa.Index("sandboxes_since", "since_ms", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
-    comment="Sandboxes of organisations, by cell. The hosts' own program writes this table. `since_ms`: when the "
-    "sandbox began to run. `memory_mb` and `since_ms` let the first estimate begin before the first sample.",
+    comment="Sandboxes of organisations, by cell. A program on the hosts writes this table. `since_ms`: when the "
+    "sandbox began to run. With `memory_mb` and `since_ms`, an estimate can begin before the first sample.",
 )
 
 halts = sa.Table(
@@ -49,7 +49,7 @@ halts = sa.Table(
     sa.Column("ignored", sa.Integer, nullable=False, server_default=sa.text("0")),
     ms_column("ignored_since_ms", null=True),
     sa.CheckConstraint("due_at_ms IS NOT NULL OR acked_at_ms IS NOT NULL", name="halts_due_or_acked"),
-    comment="A halt to send to a cell, until the cell acknowledges it. `due_at_ms`: when it is sent next (NULL: "
+    comment="A halt to send to a cell, until the cell acknowledges it. `due_at_ms`: the time of the next send (NULL: "
     "acknowledged). `ignored`: how often sandboxes still ran after the cell acknowledged it.",
 )
 sa.Index(
@@ -88,8 +88,8 @@ projections = sa.Table(
     sa.Column("unsealed_micro", Big, nullable=True),
     sa.Column("held_micro", Big, nullable=True),
     sa.Index("projections_by_org", "org_id", "projection_id"),
-    comment="Each change of an organisation's verdict, with its reason and figures (invariant 8). `read_ms`: when the "
-    "provider's read began.",
+    comment="Each change of an organisation's verdict, with its reason and figures (invariant 8). `read_ms`: the start "
+    "of the read of the provider.",
 )
 sa.Index(
     "projections_wrong",
@@ -109,8 +109,8 @@ provider_states = sa.Table(
     sa.Column("paused_reason", sa.Text, nullable=True),
     ms_column("costs_read_ms", null=True),  # the last read of the costs of units in credits
     comment="One row per provider: its terms and its state. `terms`: JSON; seals depend on them. `live_from_ms`: "
-    "windows before it are in shadow. `wire_since_ms`: since when its names and units hold. `paused_ms`, "
-    "`paused_reason`: when and why a person paused it (NULL: not paused).",
+    "windows before it are in shadow. `wire_since_ms`: the start of its present names and units. `paused_ms`, "
+    "`paused_reason`: the time and reason of a pause by a person (NULL: not paused).",
 )
 
 reconciliations = sa.Table(
@@ -148,10 +148,10 @@ compared_marks = sa.Table(
     ms_column("open_since_ms", null=True),
     sa.Column("said", sa.Text, nullable=False),
     ms_column("at_ms"),
-    comment="How far settled pushes have been compared with a provider, by customer. `customer_id` '': the provider "
-    "as a whole. `compared_ms`: compared up to this time. `open_days`, `open_since_ms`, `said`: days still open, "
-    "since when, and why. If no day is open, `open_since_ms` and `said` show since when, and why, a balance was not "
-    "compared.",
+    comment="The progress of the comparison of settled pushes with a provider, by customer. `customer_id` '': the "
+    "provider as a whole. `compared_ms`: the time up to which they were compared. `open_days`, `open_since_ms`, "
+    "`said`: the days still open, the start of the delay, and its reason. If all days are compared, `open_since_ms` "
+    "and `said` are about a balance that was not compared.",
 )
 
 balance_marks = sa.Table(
@@ -175,9 +175,9 @@ balance_marks = sa.Table(
     sa.Column("own_units", sa.Text, nullable=True),  # JSON, by feature: units drawn, and the value assumed for each
     # The possible additional amount, because the amounts of some charges are unknown.
     sa.Column("unsure_qty", Big, nullable=False, server_default=sa.text("0")),
-    comment="Use of a balance in its present cycle beyond our pushes, at the last comparison (P5, R2). `apart_qty`: "
-    "that excess. `told_qty`, `told_ms`: the part that Drawdown reported and a person has not acknowledged. "
-    "`unsure_qty`: how much more it may be. `scale`: quantities in one unit of the balance.",
+    comment="Use of a balance in its present cycle that exceeds our pushes, at the last comparison (P5, R2). "
+    "`apart_qty`: that excess. `told_qty`, `told_ms`: the part that Drawdown reported and a person has not "
+    "acknowledged. `unsure_qty`: the possible additional excess. `scale`: quantities in one unit of the balance.",
 )
 
 balance_parts = sa.Table(
@@ -194,7 +194,7 @@ balance_parts = sa.Table(
     sa.Column("used", sa.Text, nullable=True),
     comment="Parts of customers' balances, granted once or by a plan, in units of the balance. A provider no longer "
     "shows a part that is used up exactly, that expired, or whose plan ended. `used`: the use of a part that can end. "
-    "`seen_ms`: when a read or a response last showed the part, to a minute.",
+    "`seen_ms`: the last time at which a read or a response showed the part, to a minute.",
 )
 
 ticks = sa.Table(
@@ -251,9 +251,9 @@ incarnation = sa.Table(
     sa.Column("doubted_reason", sa.Text, nullable=True),
     sa.Column("doubted_after_tick", Big, nullable=True),  # the last tick on record at that time
     sa.CheckConstraint("id = 1", name="incarnation_one_row"),
-    comment="A single row that identifies this database (R1). `sends`: how many sends it ever claimed. `doubted_ms`, "
-    "`doubted_reason`: since when, and why, it is in doubt (NULL: it is not); while it is in doubt, ticks neither "
-    "seal nor send.",
+    comment="A single row that identifies this database (R1). `sends`: the number of sends that it ever claimed. "
+    "`doubted_ms`, `doubted_reason`: the start and the reason of a doubt about its history (NULL: no doubt). During a "
+    "doubt, ticks do not seal or send.",
 )
 
 losses = sa.Table(
@@ -287,8 +287,8 @@ replays = sa.Table(
     *said_columns(),
     sa.Column("job_id", Big, nullable=True),
     sqlite_autoincrement=True,
-    comment="One row per replay, with its progress. `next_ms`: where it continues. `lease_ms`: until when its process "
-    "counts as running.",
+    comment="One row per replay, with its progress. `next_ms`: the window from which it continues. `lease_ms`: the "
+    "time until which its process counts as running.",
 )
 sa.Index(
     "replays_by_job",
@@ -317,8 +317,8 @@ jobs = sa.Table(
     sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="jobs_kind"),
     sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="jobs_state"),
     sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="jobs_leased"),
-    comment="Work that a person queued and a tick does. `payload`: the work, as JSON. `tries`: how often a tick took "
-    "the job and did not finish its turn.",
+    comment="Work that a person queued and a tick does. `payload`: the work, as JSON. `tries`: the number of ticks "
+    "that took the job and did not finish their part.",
 )
 sa.Index(
     "jobs_open",

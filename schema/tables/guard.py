@@ -1,6 +1,6 @@
 """The tables of the guard.
 
-They have metrics, prices, limits and limit overrides, and the uses that the guard allowed and refused.
+They store metrics, prices, limits and limit overrides, and the uses that the guard allowed and refused.
 """
 
 import sqlalchemy as sa
@@ -32,9 +32,9 @@ guard_metrics = sa.Table(
     sa.CheckConstraint(
         f"{_PHASE} AND price_micro >= 0 AND per_units > 0 AND warn_ppm BETWEEN 0 AND 1000000", name="guard_metrics_sane"
     ),
-    comment="Metrics that the guard counts. The row with the last `number` is in force. `price_micro`: price of "
+    comment="Metrics that the guard counts. The row with the highest `number` applies. `price_micro`: price of "
     "`per_units`. `payer`: the customer who pays in place of the organisation. `fails_open`: allow use if the payer's "
-    "credit is unknown. `counts`: the event type or feature that the metric counts (NULL: the one with the metric's "
+    "credit is unknown. `counts`: the event type or feature that the metric counts (NULL: that with the metric's "
     "name).",
 )
 
@@ -51,8 +51,8 @@ guard_limits = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint(f"{_PERIODS} AND (phase IS NULL OR {_PHASE}) AND amount >= 0", name="guard_limits_sane"),
-    comment="A plan's limit of a metric in a period. `amount` NULL: no limit. The row with the last `number` is in "
-    "force. `plan` '*': all other plans, and organisations without a plan.",
+    comment="A plan's limit of a metric in a period. `amount` NULL: no limit. The row with the highest `number` "
+    "applies. `plan` '*': all other plans, and organisations without a plan.",
 )
 
 _IN_FORCE = sa.text("state = 'in_force'")
@@ -81,7 +81,7 @@ guard_overrides = sa.Table(
     sa.Index(
         "guard_overrides_in_force", "metric", "reach", "target", sqlite_where=_IN_FORCE, postgresql_where=_IN_FORCE
     ),
-    comment="Amounts that replace a plan's limit. `reach`: an organisation, organisations whose ids begin alike, or a "
+    comment="Amounts that replace a plan's limit. `reach`: an organisation, organisations with a common prefix, or a "
     "plan. `ends_ms`: the end (NULL: permanent), which each read compares with its own time.",
 )
 
@@ -143,8 +143,8 @@ guard_counters = sa.Table(
     sa.Column("uses", Big, nullable=False),
     sa.Column("warned", sa.Boolean, nullable=False),
     sa.CheckConstraint(f"{_PERIODS} AND used >= 0 AND uses >= 0", name="guard_counters_sane"),
-    comment="Total use of a metric in a period, and the number of its uses. The period is in the key, so no counter "
-    "is reset.",
+    comment="Total use of a metric in a period, and the number of its uses. The period is in the key, so counters are "
+    "never reset.",
 )
 
 guard_denials = sa.Table(

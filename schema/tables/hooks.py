@@ -1,6 +1,6 @@
 """The tables of webhooks to the operator's product.
 
-They have endpoints, messages, deliveries, and the levels of balances.
+They store endpoints, messages, deliveries, and the levels of balances.
 """
 
 import sqlalchemy as sa
@@ -19,9 +19,9 @@ hook_endpoints = sa.Table(
     ms_column("ended_ms", null=True),
     *said_columns(),
     sa.CheckConstraint("generation > 0", name="hook_endpoints_generation"),
-    comment="URLs of the operator's product that receive webhooks. `events`: separated by blanks. `generation`: of "
-    "its secret, which Drawdown makes from DRAWDOWN_HOOK_SECRET and does not store. `old_until_ms`: until then the "
-    "previous secret signs too.",
+    comment="URLs of the operator's product that receive webhooks. `events`: separated by spaces. `generation`: the "
+    "number of its secret, which Drawdown derives from DRAWDOWN_HOOK_SECRET and does not store. `old_until_ms`: the "
+    "time until which Drawdown also signs with the previous secret.",
 )
 
 hook_messages = sa.Table(
@@ -61,8 +61,8 @@ hook_deliveries = sa.Table(
     sa.CheckConstraint("attempts >= 0 AND failures >= 0 AND replays >= 0", name="hook_deliveries_sane"),
     sa.Index("hook_deliveries_due", "endpoint", "due_at_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     sa.Index("hook_deliveries_failed", "endpoint", "ended_ms", sqlite_where=_FAILED, postgresql_where=_FAILED),
-    comment="One message for one endpoint. `due_at_ms`: when it is sent next, or until when a claim holds it. "
-    "`failures`: failed attempts in a row, which set the next wait.",
+    comment="One message for one endpoint. `due_at_ms`: the time of the next send, or the end of a claim. `failures`: "
+    "consecutive failed attempts, which determine the next wait.",
 )
 
 balance_levels = sa.Table(

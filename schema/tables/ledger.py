@@ -1,6 +1,6 @@
 """The tables of the embedded ledger.
 
-They have wallets, plans and their monthly credit, tiers, pools, and payers.
+They store wallets, plans and their monthly credit, tiers, pools, and payers.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ ledger_accounts = sa.Table(
     sa.Index("ledger_accounts_due", "next_due_ms", sqlite_where=_DUE, postgresql_where=_DUE),
     sa.Index("ledger_accounts_by_balance", "balance_micro", "account_id"),
     comment="Wallets. `balance_micro`: stored sum of the wallet's entries. `held_micro`: credit that open executions "
-    "reserve. `next_due_ms`: when the first reservation expires, or a lot begins, ends or expires (0: at once). "
-    "`over_micro`: credit left of lots that are over and not booked yet. `lots_over_ms`: use dated earlier may change "
-    "that credit, or the amount that expired. `lots_ended_ms`: last end of a lot that is booked. `deferred_micro`: "
-    "credit that expires when an execution ends. `given_to_ms`: month up to which all credit of plans is granted.",
+    "reserve. `next_due_ms`: the time at which the first reservation expires, or a lot begins, ends or expires (0: "
+    "immediately). `over_micro`: remaining credit of ended lots that is not booked yet. `lots_over_ms`: use dated "
+    "earlier may change that credit, or the amount that expired. `lots_ended_ms`: the last booked end of a lot. "
+    "`deferred_micro`: credit that expires when an execution ends. `given_to_ms`: month up to which all credit of "
+    "plans is granted.",
 )
 
 ledger_entries = sa.Table(
@@ -81,8 +82,8 @@ ledger_entries = sa.Table(
         postgresql_where=sa.text("kind = 'expiry' AND to_account <> 'breakage'"),
     ),
     comment="A move of an amount from one account to another. Its two lines sum to zero by construction. `lot`: the "
-    "lot that the entry expires or takes back. `ts`: usage counts at the start of its window. `rate_ms`: from when "
-    "the rate holds that the usage was charged at (NULL: an older version charged it and did not record the rate).",
+    "lot that the entry expires or takes back. `ts`: usage counts at the start of its window. `rate_ms`: the start of "
+    "the rate at which the usage was charged (NULL: an older version charged it and did not record the rate).",
 )
 
 sa.Index(
@@ -108,8 +109,8 @@ high_spenders = sa.Table(
     ms_column("from_ms"),
     ms_column("at_ms"),
     sa.CheckConstraint("place > 0 AND used_micro > 0 AND from_ms < at_ms", name="high_spenders_sane"),
-    comment="The most used wallets before the last check. `from_ms`, `at_ms`: the time that it measured. If `at_ms` "
-    "differs from the first row's, the row is of an earlier check. No decision depends on this table.",
+    comment="The most used wallets before the last check. `from_ms`, `at_ms`: the measured time. If `at_ms` differs "
+    "from that of the first row, the row is from an earlier check. No decision depends on this table.",
 )
 
 ledger_rates = sa.Table(
@@ -251,8 +252,8 @@ run_usage = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     sa.CheckConstraint("quantity >= 0 AND amount_micro >= 0", name="run_usage_sane"),
-    comment="Usage of an execution without a wallet, under each of its numbers. An execution with a wallet has "
-    "entries instead.",
+    comment="Usage of an execution without a wallet, by the number of the draw. An execution with a wallet has entries "
+    "instead.",
 )
 
 run_samples = sa.Table(
@@ -296,7 +297,7 @@ ledger_lots = sa.Table(
     sa.Index("ledger_lots_to_come", "customer_id", "begins_ms", sqlite_where=_TO_COME, postgresql_where=_TO_COME),
     sa.Index("ledger_lots_of_pool", "pool", "expires_ms", sqlite_where=_OF_POOL, postgresql_where=_OF_POOL),
     comment="One row per grant of credit, with the terms of its use. `lot`: the grant's key. Drawdown computes the "
-    "rest of each lot. `pool`: the pool that owns the credit, and gets the rest back.",
+    "remaining credit of each lot. `pool`: the pool that owns the credit, and to which unused credit returns.",
 )
 
 
@@ -345,7 +346,7 @@ plan_lots = sa.Table(
     sa.CheckConstraint("part IN ('included', 'rollover', 'first')", name="plan_lots_part"),
     sa.CheckConstraint("(part = 'first') = (period IS NULL)", name="plan_lots_period"),
     sa.Index("plan_lots_by_customer", "customer_id", "period"),
-    comment="Lots that plans gave. `plan`, `period`: the plan, and the month. `rollover_min_micro`, "
+    comment="Lots that plans granted. `plan`, `period`: the plan, and the month. `rollover_min_micro`, "
     "`rollover_max_micro`: terms of rolling over, copied from the plan.",
 )
 
@@ -371,8 +372,8 @@ tier_holders = sa.Table(
     sa.Column("ended_reason", sa.Text, nullable=True),
     *said_columns(),
     sa.Index("tier_holders_by_tier", "tier"),
-    comment="Customers who bought a tier. `paid_to_ms`: until when it is paid for. `renews`: whether it continues "
-    "then.",
+    comment="Customers who bought a tier. `paid_to_ms`: the time until which it is paid. `renews`: true if it then "
+    "continues.",
 )
 
 
@@ -398,7 +399,7 @@ payers = sa.Table(
     *said_columns(),
     sa.CheckConstraint("limit_micro IS NULL OR (allowed AND limit_micro > 0)", name="payers_sane"),
     sa.Index("payers_by_org", "org_id"),
-    comment="Customers whose wallet may pay for an organisation's executions, beside its own. The row with the last "
-    "`number` is in force, from its `since_ms` on. `limit_micro`: the most that executions accepted under the row may "
-    "hold and cost (NULL: no limit).",
+    comment="Customers that may pay for an organisation's executions, in addition to its own wallet. The row with the "
+    "highest `number` applies, from its `since_ms` on. `limit_micro`: the most that executions accepted under the row "
+    "may reserve and cost (NULL: no limit).",
 )

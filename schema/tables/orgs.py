@@ -1,6 +1,6 @@
 """The tables of organisations.
 
-They have the features and providers of organisations, and the window from which each applies. They also have the cost
+They store the features and providers of organisations, and the window from which each applies. They also store the cost
 of usage at other providers, and the policies while a provider cannot be read.
 """
 
@@ -211,7 +211,7 @@ watch_state = sa.Table(
     sa.Column("rounds", Big, nullable=False, server_default=sa.text("0")),
     sa.CheckConstraint("id = 1", name="watch_state_one_row"),
     comment="A single row with the last round of a watch (`round_ms`) and the number of rounds. While a watch runs, "
-    "ticks keep its figures too.",
+    "ticks also update its figures.",
 )
 
 provider_reads = sa.Table(
@@ -221,5 +221,5 @@ provider_reads = sa.Table(
     sa.Column("outcome", sa.Text, primary_key=True),
     sa.Column("reads", Big, nullable=False),
     sa.CheckConstraint("outcome IN ('read', 'no_customer', 'failed')", name="provider_reads_outcome"),
-    comment="Number of customer reads at a provider since the beginning, by outcome. Metrics alone use it.",
+    comment="Number of all customer reads at a provider, by outcome. Only metrics use it.",
 )

@@ -1,6 +1,6 @@
 """The tables of the outbox.
 
-They have owed, sealed and sent quantities, and the outcome of each push.
+They store owed, sealed and sent quantities, and the outcome of each push.
 """
 
 import sqlalchemy as sa
@@ -40,7 +40,8 @@ pending_usage = sa.Table(
     sa.CheckConstraint(f"reason IN {tuple(REASONS)}", name="pending_usage_reason"),
     sa.Index("pending_usage_by_org", "org_id", "window_ms"),
     sqlite_with_rowid=False,
-    comment="Usage that cannot be sealed yet, with the reason (S6). The fix of the reason makes the window dirty.",
+    comment="Usage that cannot be sealed yet, with the reason (S6). When the reason is fixed, the window becomes "
+    "dirty.",
 )
 
 pushes = sa.Table(
@@ -80,7 +81,7 @@ pushes = sa.Table(
     sa.CheckConstraint("sealed_qty BETWEEN -9000000000000000000 AND 9000000000000000000", name="pushes_quantity_bound"),
     sqlite_with_rowid=False,
     **OFTEN_VACUUMED,
-    comment="The outbox, one immutable quantity per row (S3). The delivery state alone changes.",
+    comment="The outbox, one immutable quantity per row (S3). Only the delivery state changes.",
 )
 _OPEN = sa.text(f"state IN {sql_list(OPEN_STORED)}")
 sa.Index(
@@ -158,8 +159,8 @@ adoptions = sa.Table(
     *said_columns(),
     sa.CheckConstraint("kind IN ('other', 'excess', 'drawn')", name="adoptions_kind"),
     sa.CheckConstraint("length(evidence) > 0", name="adoptions_evidence_given"),
-    comment="Pushes that the provider turned out to have, at its quantity (R1, R2). The difference from our quantity "
-    "is the rest.",
+    comment="Charges of a provider that Drawdown recorded as pushes, with evidence (R1, R2). A charge that the "
+    "provider lost has a negative quantity.",
 )
 
 carries = sa.Table(

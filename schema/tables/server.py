@@ -1,7 +1,7 @@
 """The server's tables.
 
-They have accepted webhooks, the gate's last reads, used signatures, programs' keys and invalid items. For the console,
-they have people, sessions, failed sign-ins, and facts about its database.
+They store accepted webhooks, the gate's last reads, used signatures, programs' keys and invalid items. For the console,
+they store people, sessions, failed sign-ins, and facts about its database.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ webhooks = sa.Table(
     sa.Column("error", sa.Text, nullable=True),
     sa.CheckConstraint("state IN ('done', 'ignored', 'failed')", name="webhooks_state"),
     sa.Index("webhooks_by_time", "received_ms"),
-    comment="Webhooks proven genuine, by the provider's event id, so that a repeat is recognised. `state` 'failed': "
+    comment="Webhooks that were proven genuine, by the provider's event id, to recognise a repeat. `state` 'failed': "
     "the provider sends it again.",
 )
 
@@ -32,8 +32,8 @@ gate_asks = sa.Table(
     id_column("org_id", key=True),
     ms_column("asked_ms"),
     ms_column("busy_until_ms", null=True),
-    comment="The gate's last request to a provider about each organisation. `busy_until_ms`: until when that request "
-    "may be under way (NULL: it ended).",
+    comment="The gate's last request to a provider about each organisation. `busy_until_ms`: the latest end of that "
+    "request (NULL: it ended).",
 )
 
 used_signatures = sa.Table(
@@ -64,10 +64,10 @@ api_keys = sa.Table(
     sa.Column("gives_micro", Big, nullable=False, server_default="0"),
     sa.CheckConstraint("length(key_sha256) = 64", name="api_keys_hash"),
     sa.Index("api_keys_going", "name", unique=True, sqlite_where=_GOING, postgresql_where=_GOING),
-    comment="Keys of programs, by hash. The key itself is not stored. `scopes`: separated by blanks. `org_id`: the "
-    "one organisation that the key may name. `cell_id`: the one cell whose samples it may send. `source`: the one "
-    "source of its events. `gives_micro`: the most credit that it may give at once. `rotated_ms`: when another key "
-    "replaced it. `expires_ms`: until when it is accepted. `used_ms`: its last use, to a minute.",
+    comment="Keys of programs, by hash. The key itself is not stored. `scopes`: separated by spaces. `org_id`: the "
+    "only organisation that the key may name. `cell_id`: the only cell for which it may send samples. `source`: the "
+    "only source of its events. `gives_micro`: the most credit that one action may grant. `rotated_ms`: the time at "
+    "which another key replaced it. `expires_ms`: the end of its use. `used_ms`: its last use, to a minute.",
 )
 
 invalid_items = sa.Table(
@@ -85,8 +85,8 @@ invalid_items = sa.Table(
     sa.CheckConstraint("kind IN ('events', 'samples')", name="invalid_items_kind"),
     sa.CheckConstraint("items > 0 AND last_ms >= first_ms", name="invalid_items_sane"),
     comment="Counts of items that programs sent and Drawdown rejected as invalid, by hour. Hourly counts keep a "
-    "program that sends in a loop from filling the disk. `source`, `item_id`: the source and id of one such item, cut "
-    "short. No other part of an item is stored.",
+    "program that sends in a loop from filling the disk. `source`, `item_id`: the shortened source and id of an "
+    "example. No other part of an item is stored.",
 )
 
 
@@ -112,8 +112,8 @@ console_users = sa.Table(
     ),
     sa.Index("console_users_by_link", "link_sha256", unique=True, sqlite_where=_LINKED, postgresql_where=_LINKED),
     comment="People of the console. A name belongs to one person permanently. `password`: its Argon2id hash (older "
-    "ones: scrypt). `link_sha256`: hash of the one-time link that sets a password. `grant_limit_micro`: the most "
-    "credit that the person may grant at once.",
+    "hashes: scrypt). `link_sha256`: hash of the one-time link that sets a password. `grant_limit_micro`: the most "
+    "credit that the person may grant in one action.",
 )
 
 console_sessions = sa.Table(
@@ -127,8 +127,8 @@ console_sessions = sa.Table(
     sa.CheckConstraint("seen_ms >= began_ms", name="console_sessions_seen"),
     sa.Index("console_sessions_by_name", "name"),
     sa.Index("console_sessions_by_time", "began_ms"),
-    comment="Signed-in people, by the hash of the token in their browser. Drawdown deletes a session that is over. "
-    "`seen_ms`: its last use, to a minute.",
+    comment="Signed-in people, by the hash of the token in their browser. Drawdown deletes ended sessions. `seen_ms`: "
+    "its last use, to a minute.",
 )
 
 console_failures = sa.Table(
@@ -140,7 +140,7 @@ console_failures = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.CheckConstraint("failures > 0", name="console_failures_some"),
     sa.Index("console_failures_by_time", "since_ms"),
-    comment="Failed sign-ins since a moment, by typed name and address. `name` '': all failures of the address.",
+    comment="Recent failed sign-ins, by the typed name and the address. `name` '': all failures of the address.",
 )
 
 console_marks = sa.Table(
@@ -162,9 +162,9 @@ console_acts = sa.Table(
     sa.Column("answer", sa.Text, nullable=False),
     sa.Column("place", sa.Text, nullable=False),
     sa.Index("console_acts_by_time", "at_ms"),
-    comment="Forms of the console that were carried out, by the key in each form. A form that is sent twice is "
-    "carried out once. `answer`: the response to it. `place`: the page where the person continues. Rows are deleted "
-    "when the form's key no longer counts.",
+    comment="Submitted forms of the console, by the key in each form. A form that is sent twice takes effect once. "
+    "`answer`: the response to the form. `place`: the page where the person continues. Rows are deleted when the "
+    "form's key no longer counts.",
 )
 
 my_sessions = sa.Table(
@@ -182,5 +182,5 @@ my_sessions = sa.Table(
     sa.Index("my_sessions_by_org", "org_id", "began_ms"),
     sa.Index("my_sessions_by_time", "began_ms"),
     comment="Sessions of an organisation's own people, by the hash of the token in their browser. `link_sha256`: hash "
-    "of the id of the link, which signs in once. Rows are deleted when neither the session nor the link can count.",
+    "of the id of the link, which signs in once. Drawdown deletes a row once its session and its link have ended.",
 )

@@ -49,9 +49,9 @@ settlements = sa.Table(
     ),
     sa.Index("settlements_by_supplier", "supplier", "settled_ms"),
     sa.Index("settlements_by_time", "settled_ms", "reservation"),
-    comment="The amount that a supplier is owed for one execution. `reservation`: the execution. The terms of the "
-    "time are copied and never change. Time and other rows decide whether it is held, eligible, frozen, released or "
-    "reversed.",
+    comment="The amount that a supplier is owed for one execution. `reservation`: the execution. The row copies the "
+    "supplier's terms at that time, which never change. Time and other rows decide if it is held, eligible, frozen, "
+    "released or reversed.",
 )
 
 _ENDLESS = sa.text("ended_ms IS NULL")
@@ -77,8 +77,8 @@ settlement_freezes = sa.Table(
         postgresql_where=_ENDLESS_WHOLE,
     ),
     sa.Index("settlement_freezes_by_supplier", "supplier", "from_ms"),
-    comment="A freeze of a settlement, or of a whole supplier (`reservation` NULL). While `ended_ms` is NULL, its "
-    "settlements are not released.",
+    comment="A freeze of a settlement, or of a whole supplier (`reservation` NULL). While `ended_ms` is NULL, Drawdown "
+    "does not release the settlements.",
 )
 
 settlement_reversals = sa.Table(
@@ -129,5 +129,6 @@ payout_lines = sa.Table(
         name="payout_lines_sane",
     ),
     sa.Index("payout_lines_by_payout", "payout", "line"),
-    comment="The settlements that a payout releases, and its clawbacks. The key keeps each in one payout.",
+    comment="The settlements that a payout releases, and its clawbacks. The key prevents a second payout of the same "
+    "line.",
 )

@@ -1,6 +1,6 @@
 """The tables of automatic top-ups.
 
-They have wallets and their terms, each charge, and each call that may take money.
+They store wallets and their terms, each charge, and each call that may take money.
 """
 
 import sqlalchemy as sa
@@ -40,7 +40,7 @@ topup_terms = sa.Table(
         name="topup_terms_sane",
     ),
     sa.CheckConstraint("(blocked_ms IS NULL) = (blocked_reason IS NULL)", name="topup_terms_blocked_says_why"),
-    comment="The terms of a wallet's top-ups. A wallet has one row, because only one party may top it up. "
+    comment="The terms of a wallet's top-ups. A wallet has one row, because only one program may top the wallet up. "
     "`price_minor`: minor units of the currency for one credit.",
 )
 
@@ -85,7 +85,7 @@ topups = sa.Table(
     sa.Index("topups_by_due", "service", "due_at_ms", sqlite_where=_OPEN, postgresql_where=_OPEN),
     sa.Index("topups_by_wallet", "customer_id", "at_ms"),
     sa.Index("topups_by_end", "ended_ms"),
-    comment="One charge per row, the same at every call. `begun_ms`: since when a call may have been made. `answer`, "
+    comment="One charge per row, the same at every call. `begun_ms`: the earliest possible time of a call. `answer`, "
     "`evidence`: the last response and evidence about it.",
 )
 
@@ -109,6 +109,6 @@ topup_switch = sa.Table(
     ms_column("stopped_ms", null=True),
     *said_columns(),
     sa.CheckConstraint("one = 1", name="topup_switch_one"),
-    comment="The kill switch of top-ups. While `stopped_ms` is set, no customer is charged. No row: the switch was "
-    "never used.",
+    comment="The kill switch of top-ups. While `stopped_ms` is set, no customer is charged. Without a row, the switch "
+    "was never used.",
 )

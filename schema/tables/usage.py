@@ -1,7 +1,7 @@
 """The tables of usage.
 
-They have samples as hosts wrote them, quarantine, events, batches, watched folders and backfills. A batch is an
-accepted file. A backfill waits until a person closes it.
+They store samples as hosts wrote them, quarantined samples, events, batches, watched folders and backfills. A batch is
+an accepted file. A backfill waits until a person closes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ usage_samples = sa.Table(
     *sample_columns(),
     sa.Column("ingested_at", Big, nullable=True),
     sa.Column("problem", sa.Text, nullable=True),
-    comment="Usage as observed. Any program may insert; rows never change (S7). `problem`: why the sample is in "
+    comment="Usage as observed. Any program may insert rows. Rows never change (S7). `problem`: why the sample is in "
     "quarantine.",
 )
 
@@ -48,7 +48,7 @@ sample_conflicts = sa.Table(
     sa.Column("content", sa.Text, nullable=False),
     ms_column("seen_ms"),
     sa.UniqueConstraint("sample_id", "content", name="sample_conflicts_once"),
-    comment="A sample id that came again with different content (S7). The content is stored here and never billed.",
+    comment="A sample that repeats an id with different content (S7). The content is stored here and never billed.",
 )
 
 quarantine_closed = sa.Table(
@@ -82,10 +82,10 @@ event_types = sa.Table(
     ms_column("freed_ms", null=True),
     sa.UniqueConstraint("meter", name="event_types_meter"),
     sa.CheckConstraint("meter BETWEEN 16777217 AND 17777216", name="event_types_meters"),
-    comment="Types of usage events. `meter`: number in the place of a sandbox sample's memory size. `org_id`: the "
-    "organisation whose own key brought the type. `key_name`: the key, if it belongs to no organisation. `source`: "
-    "the source of that key. `freed_ms`: since when the type is unused and counts to no bound (NULL: in use). No "
-    "other column changes.",
+    comment="Types of usage events. `meter`: the number that replaces the memory size of a sandbox sample. `org_id`: "
+    "the organisation with the key that added the type. `key_name`: that key, if it is not an organisation's. "
+    "`source`: the source of that key. `freed_ms`: the time from which the type is unused and does not count towards a "
+    "bound (NULL: in use). No other column changes.",
 )
 sa.Index(
     "event_types_in_use",
@@ -108,8 +108,8 @@ event_values = sa.Table(
         "AND scale BETWEEN 1 AND 1000000000)",
         name="event_values_rule",
     ),
-    comment="The quantity of an event that states none, by event type. It is one, or the value at `path` in the "
-    "event's data times `scale`. Declared permanently before the type's first event. Append-only.",
+    comment="The quantity of an event that does not state a quantity, by event type. It is 1, or the value at `path` "
+    "in the event's data times `scale`. Declared permanently before the type's first event. Append-only.",
 )
 
 usage_events = sa.Table(
@@ -130,7 +130,8 @@ usage_events = sa.Table(
     sa.CheckConstraint("quantity BETWEEN 0 AND 1000000000000", name="usage_events_quantity"),
     sa.Index("usage_events_key", "source", "event_id", "org_id", unique=True),
     sa.Index("usage_events_by_ingested", "ingested_ms", "sample_id"),
-    comment="The contents of usage events. Each is billed by its sample, and deleted with it. Rows never change (S7).",
+    comment="The contents of usage events. An event is billed by its sample, and deleted with the sample. Rows never "
+    "change (S7).",
 )
 
 
@@ -159,9 +160,10 @@ batches = sa.Table(
     sa.Index("batches_by_name", "source", "name", unique=True, sqlite_where=_STANDS, postgresql_where=_STANDS),
     sa.Index("batches_by_taken", "taken_ms", "batch"),
     sa.Index("batches_by_time", "to_ms", sqlite_where=_STANDS, postgresql_where=_STANDS),
-    comment="Files of usage, each accepted once. `batch`: hash of the content. Its sums are samples, whose ids begin "
-    "with it. `total`: their seconds or units. `rows_hash`: hash of its rows, in any file format. `rows_kept`: hashes "
-    "of the rows. `field_map`: columns of its fields, if they differ from the fields' names.",
+    comment="Files of usage, each accepted once. `batch`: hash of the content. Its sums are samples with ids that "
+    "begin with the hash. `total`: the seconds or units of these samples. `rows_hash`: hash of its rows, in any file "
+    "format. `rows_kept`: hashes of the rows. `field_map`: columns of its fields, if they differ from the fields' "
+    "names.",
 )
 
 batch_refused_rows = sa.Table(
@@ -171,7 +173,7 @@ batch_refused_rows = sa.Table(
     sa.Column("number", Big, primary_key=True, autoincrement=False),
     sa.Column("wrong_column", sa.Text, nullable=False),
     sa.Column("said", sa.Text, nullable=False),
-    comment="The first rows of a batch that are in no sum. `number`: the row's number in the file.",
+    comment="The first rows of a batch that its sums do not include. `number`: the row's number in the file.",
 )
 
 batch_files = sa.Table(
@@ -194,10 +196,10 @@ batch_files = sa.Table(
         name="batch_files_outcome",
     ),
     sa.Index("batch_files_by_seen", "seen_ms"),
-    comment="Files as they came. `outcome`: shows a repeated content or another file's name too. A watched folder's "
-    "file that is being read, failed or was refused has no batch. `readings`: readings that began and did not end. "
-    "`shared_rows`: rows that are also in other batches, for a file in conflict. A person must accept such a file "
-    "before it is taken.",
+    comment="Files as Drawdown received them. `outcome`: also shows a repeated content or name. A file of a watched "
+    "folder that is being read, failed or was refused does not have a batch. `readings`: readings that began and did "
+    "not end. `shared_rows`: rows that are also in other batches, for a file in conflict. A person must accept such a "
+    "file before Drawdown uses it.",
 )
 
 batch_sources = sa.Table(
@@ -214,8 +216,8 @@ batch_sources = sa.Table(
     sa.Column("closes_after_ms", Big),
     ms_column("next_ms", null=True),
     sa.Column("field_map", sa.Text),
-    comment="Folders whose files a tick takes, and queries. A tick runs a query at another database for each closed "
-    "period, from `next_ms` on. `field_map`: columns of the files for its fields.",
+    comment="Folders from which a tick takes files, and queries. A tick runs a query at another database for each "
+    "closed period, from `next_ms` on. `field_map`: columns of the files for its fields.",
 )
 
 
@@ -241,8 +243,8 @@ backfills = sa.Table(
         name="backfills_moments",
     ),
     sa.Index("backfills_one_open", "org_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
-    comment="Past events of one organisation. They are staged while open, usage once closed, and withdrawn once "
-    "reverted. `diff_hash`: hash of the difference shown before it was closed.",
+    comment="Past events of one organisation. The events are staged while the backfill is open, become usage when it "
+    "is closed, and are withdrawn when it is reverted. `diff_hash`: hash of the difference shown before it was closed.",
 )
 
 backfill_events = sa.Table(
@@ -259,5 +261,5 @@ backfill_events = sa.Table(
     id_column("project", null=True),
     id_column("plan_key", null=True),
     sa.Column("properties", sa.Text, nullable=False),
-    comment="The staged events of a backfill. Once it is closed, the events that became usage.",
+    comment="The staged events of an open backfill, or the events of a closed backfill that became usage.",
 )

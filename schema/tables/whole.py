@@ -2,7 +2,7 @@
 
 `schema.create` makes the tables, with the triggers that enforce the rules.
 
-A table that is added to one of these files is in the metadata.
+The metadata includes each table that you add to one of these files.
 """
 
 from drawdown.schema.tables import (  # noqa: F401 each adds its tables to the metadata

@@ -1,4 +1,4 @@
-"""Parsers of times and amounts that people type. Pure."""
+"""Pure parsers of times and amounts that people type."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def parse_zone(zone: str) -> ZoneInfo:
 
 
 def in_zone(ms: int, zone: ZoneInfo) -> datetime:
-    """Return a moment as the local time of a zone."""
+    """Return a moment as the local time of a time zone."""
     return datetime.fromtimestamp(ms // 1000, UTC).astimezone(zone)
 
 
@@ -103,7 +103,7 @@ def offset_of(moment: datetime) -> str:
 def is_said_twice(text: str, zone: ZoneInfo) -> bool:
     """Return True if a time without an offset occurs twice, or never, in a zone.
 
-    The reason is a clock change.
+    This happens at a clock change.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -118,7 +118,7 @@ def parse_window(text: str, option: str, now_ms: int) -> int:
 
     A time relative to now means the window that contains it.
 
-    Errors: UsageError, also for a written moment between two boundaries.
+    Errors: UsageError, also for an absolute time between two boundaries.
     """
     moment = parse_time(text, option, now_ms)
     near = moment - moment % WINDOW_MS
@@ -157,7 +157,7 @@ def parse_length(text: str, option: str) -> int:
 def show_time(ms: int | None) -> str:
     """Return a moment as ISO 8601 in UTC; `-` for None.
 
-    It is to the second, or to the millisecond if needed.
+    The text shows seconds, and milliseconds if needed.
     """
     if ms is None:
         return "-"
@@ -233,7 +233,7 @@ def show_percent(ppm: int) -> str:
 def is_quantity(text: str) -> bool:
     """Return True if a text is a whole number of base units, in plain digits.
 
-    A database can store it.
+    A database can store the number.
     """
     return text.isascii() and text.isdigit() and len(text) <= 18
 
@@ -241,7 +241,7 @@ def is_quantity(text: str) -> bool:
 def parse_quantities(use: list[str] | None) -> dict[str, int] | None:
     """Return base units by feature, from texts such as `tokens=1200`.
 
-    Return None without texts. Errors: UsageError.
+    Return None for an empty list. Errors: UsageError.
     """
     found: dict[str, int] = {}
     for text in use or []:

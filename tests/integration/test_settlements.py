@@ -409,7 +409,7 @@ REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
     "more than is left": ("above_left", "130 of 140 credits can be reversed", lambda s: s.reverse("e-1", 131, "k")),
     "again what is gone": (
         "nothing_left",
-        "its amount, 140 credits, is reversed",
+        "its amount, 140 credits, is already reversed",
         lambda s: s.reverse("gone", None, "k"),
     ),
     "its key at another amount": ("other_content", "key r was used", lambda s: s.reverse("e-1", 11)),

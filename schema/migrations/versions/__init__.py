@@ -1,4 +1,4 @@
 """The migrations, one file for each version of the schema.
 
-A migration has tables as SQL for each database, and rules as guards.
+A migration contains SQL for the tables of each database, and guards for the rules.
 """
