@@ -289,7 +289,7 @@ class ProviderRow:
 class PolicyRow:
     """A plan's policy while its provider is unreadable.
 
-    It applies to organisations that are not halted. `plan` empty: every other plan.
+    The policy applies to organisations that are not halted. `plan` empty: every plan without its own policy.
     """
 
     plan: str
