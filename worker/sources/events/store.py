@@ -107,7 +107,7 @@ _REPEATED: Final = EventResult(
     "invalid", REPEATED, "another item of the body has the same source and id, and was refused. Send this item alone"
 )
 _FOREIGN: Final = EventResult(
-    "conflict", "other_content", "a sample that does not belong to an event has its id. Send the event with another id"
+    "conflict", "other_content", "a sample that is not of an event already has the id of this event's sample. Send the event with another id"
 )
 UNASSIGNED: Final = EventResult(
     "pending",
@@ -189,7 +189,7 @@ def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[Us
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
     if any(event.occurred_ms < floor for event in events):
-        raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile. Check the usage again")
+        raise Refused(f"cannot store the events: windows of {org_id} before {utc(floor)} were just closed for good. Check the usage again")
 
 
 def _is_told(key: dict[str, str], found: dict[str, EventResult], before: dict[tuple[str, str], Stored]) -> bool:

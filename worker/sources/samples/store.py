@@ -1,7 +1,7 @@
-"""The storage of samples.
+"""Store samples.
 
 Guarantee: a sample is inserted once by its id. The same id with different content goes to `sample_conflicts`, once, and
-is never billed (S7). Both happen in the caller's transaction, and can be repeated.
+is never billed (S7). Both inserts are in the caller's transaction, and can be repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ StoredSamples = tuple[int, list[int]]
 
 
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
-    """Insert a chunk of samples. `origins`: where each sample came from (file:line)."""
+    """Insert a chunk of samples. `origins`: the origin of each sample (file:line)."""
     assert rows and len(rows) == len(origins)
     inserted = _insert(connection, rows)
     if inserted == len(rows):
@@ -41,7 +41,7 @@ def store_each(
 ) -> list[Literal["accepted", "duplicate", "conflict"]]:
     """Insert samples as `store` does, and return the outcome of each.
 
-    Of equal ids, the first sample is inserted.
+    If several samples have the same id, the first of them is inserted.
     """
     assert rows
     new = _insert_each(connection, rows)
@@ -102,7 +102,7 @@ def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[ob
 
 
 def withdrawn_of(connection: sa.Connection, rows: list[Sample]) -> set[str]:
-    """Return the ids of withdrawn samples, which exist and are no longer billed."""
+    """Return the ids of those samples that are stored, but were withdrawn."""
     return set(SQL.run(connection, "withdrawn", _ids(connection, rows)).scalars())
 
 
@@ -116,7 +116,7 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
 
     Numbers are compared as numbers, whatever their type.
     """
-    if stored is None:  # it was just pruned, so it is below the floor, where usage no longer changes
+    if stored is None:  # the sample was just pruned, so it is below the floor, where usage no longer changes
         return True
     cpu, wanted = stored[5], row[5]
     if (cpu is None) != (wanted is None) or (wanted is not None and Decimal(str(cpu)) != Decimal(wanted)):
