@@ -321,7 +321,9 @@ def _chosen(
     Errors: UsageError unless either ids or a filter is given; UnknownId.
     """
     if bool(org_ids) == (chosen != OrgFilter()):
-        raise UsageError("specify either organisations (or --file) or a filter (--provider, --plan, --search), not both")
+        raise UsageError(
+            "specify either organisations (or --file) or a filter (--provider, --plan, --search), not both"
+        )
     if org_ids:
         return list(dict.fromkeys(org_ids))
     require_provider(connection, chosen.provider)

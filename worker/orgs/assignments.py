@@ -94,7 +94,9 @@ def assign(
     or a customer of several organisations.
     """
     if customer_id is not None and len(org_ids) != 1:
-        raise UsageError(f"--customer applies to a single organisation, and you named {len(org_ids):,}. Name exactly one")
+        raise UsageError(
+            f"--customer applies to a single organisation, and you named {len(org_ids):,}. Name exactly one"
+        )
     customers = {org: org if customer_id is None else customer_id for org in org_ids}
     return assign_each(connection, customers, provider, by, from_ms=from_ms)
 
@@ -338,8 +340,8 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     latest = found[0]
     if start_ms not in (None, latest.start_ms):
         raise Refused(
-            f"cannot cancel: the latest assignment of {org_id} begins at {utc(latest.start_ms)}, not at {utc(start_ms)}. See "
-            "`drawdown org scheduled`"
+            f"cannot cancel: the latest assignment of {org_id} begins at {utc(latest.start_ms)}, not at {utc(start_ms)}. "
+            "See `drawdown org scheduled`"
         )
     _require_unsealed(connection, org_id, latest.start_ms)  # a machine with a faster clock may have sealed it
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})

@@ -352,7 +352,9 @@ def _row(row: OrgColumns, left: CreditForecast, now_ms: int) -> OrgRow:
     elif row.is_halted:
         state, since_ms = "halted", row.halted_at
     word: tuple[bool | None, int | None, int | None] = (None, None, None)
-    if row.override_until_ms is None or row.override_until_ms > now_ms:  # an ended org override stays until a tick deletes it
+    if (
+        row.override_until_ms is None or row.override_until_ms > now_ms
+    ):  # an ended override stays until a tick deletes it
         halted = None if row.override_halted is None else bool(row.override_halted)
         word = halted, row.override_max_concurrent, row.override_until_ms
     return OrgRow(

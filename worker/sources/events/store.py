@@ -107,7 +107,9 @@ _REPEATED: Final = EventResult(
     "invalid", REPEATED, "another item of the body has the same source and id, and was refused. Send this item alone"
 )
 _FOREIGN: Final = EventResult(
-    "conflict", "other_content", "a sample that is not of an event already has the id of this event's sample. Send the event with another id"
+    "conflict",
+    "other_content",
+    "a sample that is not of an event already has the id of this event's sample. Send the event with another id",
 )
 UNASSIGNED: Final = EventResult(
     "pending",
@@ -189,7 +191,10 @@ def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[Us
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
     if any(event.occurred_ms < floor for event in events):
-        raise Refused(f"cannot store the events: windows of {org_id} before {utc(floor)} were just closed for good. Check the usage again")
+        raise Refused(
+            f"cannot store the events: windows of {org_id} before {utc(floor)} were just closed for good. Check the "
+            "usage again"
+        )
 
 
 def _is_told(key: dict[str, str], found: dict[str, EventResult], before: dict[tuple[str, str], Stored]) -> bool:
@@ -469,7 +474,7 @@ def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[t
     if not asked:
         return {}
     found: dict[tuple[str, str], Stored] = {}
-    for row in SQL.run(connection, "stored", {"keys": asked}):  # the event under the organisation's own key comes last, and replaces the other
+    for row in SQL.run(connection, "stored", {"keys": asked}):  # the event under the own key comes last
         said = Stored(str(row.sample_id), tuple(row)[4:-1], bool(row.withdrawn))
         found[str(row.name), str(row.asker)] = said
     return found
