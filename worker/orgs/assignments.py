@@ -127,7 +127,10 @@ def joined(*notes: str | None) -> str | None:
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
-    """Return organisations without any assignment, including those that only samples name."""
+    """Return organisations without any assignment.
+
+    The result includes organisations that only samples name.
+    """
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
@@ -252,7 +255,7 @@ def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int)
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
     """Check that an assignment may start at a time.
 
-    Return the start of the only, later assignment, or None. Errors: Refused.
+    If the organisation's only assignment is later, return its start, else None. Errors: Refused.
     """
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
@@ -340,8 +343,8 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     latest = found[0]
     if start_ms not in (None, latest.start_ms):
         raise Refused(
-            f"cannot cancel: the latest assignment of {org_id} begins at {utc(latest.start_ms)}, not at {utc(start_ms)}. "
-            "See `drawdown org scheduled`"
+            f"cannot cancel: the latest assignment of {org_id} begins at {utc(latest.start_ms)}, not at "
+            f"{utc(start_ms)}. See `drawdown org scheduled`"
         )
     _require_unsealed(connection, org_id, latest.start_ms)  # a machine with a faster clock may have sealed it
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
@@ -356,9 +359,9 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
 
 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
-    """Refuse a customer that belongs to another organisation or a pool then.
+    """Refuse a customer that belongs to another organisation or a pool at that time.
 
-    The same applies to a wallet of the customer. Errors: Refused.
+    Also refuse a customer with such a wallet. Errors: Refused.
     """
     provider, customer_id = biller.provider, biller.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:

@@ -120,9 +120,8 @@ def _chunk(
 def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
     """Check customers one by one at a provider that has its own ids of customers.
 
-    Return the flips with problems added.
-
-    The state of a customer does not show if the provider knows it, because it may come from a wallet in this database.
+    Return the flips with problems added. This check is needed because a customer's state may come from a wallet in this
+    database, and does not show whether the provider knows the customer.
     """
     asked = [flip.customer_id for flip in planned if flip.customer_id and not flip.already and flip.problem is None]
     if provider not in context.ready() or not asked:
@@ -255,9 +254,9 @@ def _old_customers(candidates: Sequence[FlipCandidate]) -> dict[str, list[str]]:
 
 
 def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mapping[tuple[str, str], CustomerRead]]:
-    """Return the states of customers, by provider and customer.
+    """Read and return the states of customers, by provider and customer.
 
-    It reads each provider that is ready.
+    The call reads only providers that are ready.
     """
     found: dict[tuple[str, str], CustomerRead] = {}
     for provider, customers in wanted.items():
@@ -277,7 +276,8 @@ def _preflight_states(
 ) -> Mapping[str, CustomerState]:
     """Return the states that the preflight read, by customer.
 
-    They are recorded, because the first pushes may use up a one-time grant before a tick reads the customer.
+    Drawdown records these states, because the first pushes may use up a one-time grant before a tick reads the
+    customer.
     """
     if provider not in context.capabilities or not context.capabilities[provider].costs:
         return {}
@@ -367,9 +367,9 @@ class FlipOptions:
     allow_halt: bool = False
     unchecked: bool = False
     each_alone: bool = False
-    """True: a problem affects only its own organisation, and not all.
+    """True: a problem with an organisation prevents only its own flip.
 
-    It is True for a file, and for all unassigned organisations.
+    The value is True for a file, and for all unassigned organisations.
     """
     new: bool = False
     """True: accept unknown organisations, and unknown customers of the embedded ledger."""
@@ -402,7 +402,7 @@ class Flip:
     already: bool = False
     problem: str | None = None
     away: bool = False
-    """True if the problem is that the provider did not answer. A retry may succeed."""
+    """True if the problem is that the provider did not answer, so a retry may succeed."""
     note: str | None = None
     line: int | None = None
     stops: bool = False
@@ -513,7 +513,7 @@ def problem_of(
 def _halts(was: str | None, is_halted: bool, provider: str, balance_micro: int | None) -> bool:
     """Return True if a move to another provider would halt an organisation.
 
-    That is so if the organisation runs now, and its customer at the new provider has no credit.
+    It would if the organisation runs now, and its customer at the new provider lacks credit.
     """
     is_moved = was is not None and was != provider
     return is_moved and not is_halted and balance_micro is not None and balance_micro <= 0

@@ -302,7 +302,7 @@ def _read_rows(
 def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
     """Return the query fragments that sort a list.
 
-    `known_end`: all its organisations have an end, so an index fits.
+    `known_end`: all its organisations have an estimated end, so that an index applies.
     """
     if sort == "name":
         return {"order": "by_name", "later": "after_name"}
@@ -524,7 +524,7 @@ UNWATCHED: Final = (
 def _behind(after: str, sort: str) -> Place:
     """Return the place that a page's `next` names.
 
-    For the order by end, it also has the end of that credit.
+    If the list is sorted by end, the place also has the end of the credit.
     """
     ends = re.fullmatch(r"([0-9]{1,16}):(.+)", after, re.DOTALL) if sort == "end" else None
     return Place(after) if ends is None else Place(ends[2], int(ends[1]))

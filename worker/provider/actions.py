@@ -159,7 +159,7 @@ def _use(
 ) -> None:
     live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
     moved = not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(capabilities)))
-    # A tick on the former terms may have sent or adopted pushes since the command began, also by a clock that is ahead.
+    # A tick on the former terms may have sent or adopted pushes since the command began, or by a clock that is ahead.
     values = {"provider": provider, "since_ms": by.now_ms}
     since_ms = int(SQL.run(connection, "after_last_sent", values).scalar_one() or by.now_ms)
     _keep(connection, provider, _text(capabilities), live_from, since_ms if moved else stored.wire_since_ms)
@@ -174,10 +174,9 @@ def _sealed_to(connection: sa.Connection) -> int:
 def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
     """Return the new start of sending, in milliseconds.
 
-    It never moves back over windows that another system billed.
-
-    If the provider was in shadow, it goes live from the next window on, and after all sealed windows. A machine with a
-    faster clock may have sealed later windows in shadow.
+    The start never moves back over windows that another system billed. If the provider was in shadow, it goes live from
+    the next window on, and after all sealed windows. A machine with a faster clock may have sealed later windows in
+    shadow.
     """
     if was is not None and was > now_ms:
         return max(declared or 0, next_window(now_ms), sealed_to)
@@ -359,7 +358,7 @@ def set_rate(
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
     holds = card.rate(feature, start)
     is_so = holds is not None and (holds.micro_credits, holds.per_quantity) == rate
-    # With a start, the rate in force may still change before it, so only a row with this start is a repetition.
+    # The rate in force may still change before `from_ms`, so only a row with this start is a repetition.
     if holds is not None and is_so and from_ms in (None, holds.start_ms):
         return holds.start_ms
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}

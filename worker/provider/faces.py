@@ -201,7 +201,7 @@ def _rated(done: ProviderRateSet) -> str:
 def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
     """Return the fact about the organisations that a provider bills now.
 
-    The fact is their number and the first names.
+    The fact has their number, and names the first of them.
     """
     values = {"provider": provider, "now_ms": now_ms}
     count = int(SQL.run(connection, "count_billed", values).scalar_one())

@@ -462,7 +462,7 @@ def _facts_of_settlement(connection: sa.Connection, asked: Invocation, values: V
 def _size_of_reversal(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     """Return the size of a reversal.
 
-    It is the amount of the reversal, or without an amount, the whole rest of the settlement.
+    The size is the amount of the reversal, or without an amount, the whole rest of the settlement.
     """
     amount: int | None = values["amount_micro"]
     if amount is None:

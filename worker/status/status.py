@@ -215,7 +215,7 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
 
     Errors: UnknownId if it does not exist; Refused if only its samples are known.
     """
-    # imported here, because the status of the whole system needs neither
+    # imported here, because the status of the whole system does not need these modules
     from drawdown.worker.verdict.effective_balance import credit_status, verdict_history
     from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 

@@ -199,7 +199,10 @@ class LastTick:
     another_began_ms: int | None
     problems: list[str]
     left: str = ""
-    """The first failure of this tick, or of the last tick of the first shard, which the next tick retries."""
+    """The first failure of this tick, or of the last tick of the first shard.
+
+    The next tick retries the failed work.
+    """
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ class Standing:
     halts: HaltsDue
     undelivered: list[UndeliveredHalts]
     watch_ms: int | None
-    """The time of the watch's last round; None: never."""
+    """The time of the watch's last round (None: before the first round)."""
     unread: list[UnreadOrgs]
     ignored: list[IgnoredHalt]
     differing: list[Differing]
@@ -247,7 +250,7 @@ class Standing:
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None
     clock: str | None
-    """The reason for which ticks refuse this machine's clock; None: they accept it."""
+    """The reason why ticks refuse this machine's clock (None: ticks accept it)."""
     replays: list[OpenReplay]
     jobs: JobsLeft
     files: FilesLeft
@@ -255,7 +258,7 @@ class Standing:
     last_tick: LastTick | None
     needs_person: bool
     cluster: Cluster | None = None
-    """The workers of `drawdown worker`; None: it was never used."""
+    """The workers of `drawdown worker` (None: the command was never used)."""
 
     def unresolved_at(self, provider: str, state: str) -> Unresolved | None:
         """Return the sum of one provider and state, or None if ticks send all its pushes."""
@@ -379,7 +382,7 @@ def calls(found: Standing) -> Iterator[Call]:
 def _seen_by_tick(found: Standing) -> Iterator[Call]:
     """Yield problems of the last tick.
 
-    Halts that are still ignored or undelivered have calls of their own.
+    Ignored and undelivered halts are separate calls.
     """
     last = found.last_tick
     if last is None:
@@ -451,7 +454,7 @@ def _behind(found: Standing) -> Headline | None:
 def _halts_due(found: Standing) -> Headline | None:
     """Return the headline of undelivered halts, or None.
 
-    They come first: while they are due, sandboxes run without credit.
+    Undelivered halts come first, because sandboxes run without credit until they are delivered.
     """
     for one in found.undelivered:
         late = found.at_ms - one.since_ms > HALTS_LATE_MS
@@ -565,7 +568,7 @@ def _unread(unread: UnreadOrgs) -> Headline:
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
 """The next steps of ticks for waiting pushes.
 
-The first is for unsent pushes, the second if some may have arrived.
+The first step is for unsent pushes. The second step is for pushes of which some may have arrived.
 """
 UNREAD: Final = (
     "it is down, a setting is wrong, or it does not know the customer. "

@@ -51,7 +51,7 @@ class RawRows:
 
 
 def _order(table: sa.Table) -> tuple[str, ...]:
-    """Return the columns of a table's index by organisation or payer; () if none."""
+    """Return the columns of a table's index by organisation or payer; () without one."""
     if table.name in _UNNAMED:
         return _UNNAMED[table.name]
     whole = [index for index in table.indexes if index.dialect_options["sqlite"].get("where") is None]
@@ -92,7 +92,10 @@ def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: st
 
 
 GROWING: Final = ("usage_samples", "pushes")
-"""Tables of which autovacuum should start after SHARE of the rows changed, as ops/scale.md measures."""
+"""Tables that autovacuum should clean after changes of SHARE of their rows.
+
+ops/scale.md has the measurements.
+"""
 SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_scale_factor")
 SHARE: Final = 0.02
 """Share of a table's rows after which vacuum runs.

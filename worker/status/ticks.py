@@ -126,9 +126,12 @@ class Report:
     accepted_at: dict[str, int] = field(default_factory=dict)
     """Accepted pushes by provider, for the rate of each backlog."""
     applied_within_ms: dict[str, int] = field(default_factory=dict)
-    """Milliseconds after a send in which each provider may still apply it. For this time a push is looked up."""
+    """Milliseconds, by provider, in which the provider may still apply a send.
+
+    Drawdown looks up a push for this time.
+    """
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest calls at once, by provider, for providers that refused calls as too many."""
+    """The lowest number of concurrent calls, by provider that refused calls as too many."""
     not_accepted: int = 0
     looked_up: int = 0
     voided: int = 0
@@ -144,15 +147,16 @@ class Report:
     messages_failed: int = 0
     jobs_ended: int = 0
     jobs_wait: bool = False
-    """True if a job waits, by a read at the start of the tick and another at its end."""
+    """True if a job waits, as read at the start and at the end of the tick."""
     batches_taken: int = 0
     batches_wait: bool = False
     """True if files in watched folders wait for the next tick. At the start of a tick, True if a folder is watched."""
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
-    """The reason for which the database's history is in doubt (R1). Until `drawdown recover`, ticks do not seal or
-    send.
+    """The reason why the database's history is in doubt (R1).
+
+    Ticks do not seal or send until a person runs `drawdown recover`.
     """
     problems: list[str] = field(default_factory=list)
     """Problems that a person must fix: providers that cannot be used, and cells that do not obey."""

@@ -63,7 +63,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 FILLING = 7
-"""Eighths of the round's time after which further charges do not begin."""
+"""Eighths of a round's time, after which Drawdown does not begin further charges."""
 
 
 @dataclass
@@ -123,9 +123,9 @@ def fill(context: Context, only: str = ALL) -> Steps[Filled]:
 
 
 def _at(context: Context, service: str, only: str, done: Filled) -> Steps[None]:
-    """Handle a service's charges, first those in doubt.
+    """Handle a service's charges. Charges in doubt come first.
 
-    With this order, their gaps can be charged again in the same round.
+    If a lookup shows that a charge failed, the same round can then charge its gap again.
     """
     for one in (_look_up, _charge):
         while not context.out_of_time(FILLING) and context.paying(service).allows(context.clock.now_ms()):
@@ -188,15 +188,15 @@ def _over(context: Context, asks: Asks) -> Over:
 def _is_over(context: Context, lease_end_ms: int) -> bool:
     """Return True if the time or the lease has ended.
 
-    It is checked directly before each call (P1).
+    Each call is made only after this check (P1).
     """
     return context.out_of_time(FILLING) or context.clock.now_ms() >= lease_end_ms
 
 
 def _is_outage(answer: ChargeResult) -> bool:
-    """Return True if a response may come from an outage of the service.
+    """Return True if an outage of the service may have caused the result.
 
-    Such a response is not caused by a customer's card.
+    A customer's card does not cause such a result.
     """
     return isinstance(answer, InDoubt) or (isinstance(answer, NotSent) and answer.retry_at_ms is not None)
 
@@ -480,7 +480,7 @@ def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: i
 
 
 def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
-    """Apply an end to the wallet and its terms.
+    """Apply a new state of a top-up to the wallet and its terms.
 
     An outage of the service does not count as a decline.
     """
@@ -690,7 +690,7 @@ def _mature(connection: sa.Connection, customers: Sequence[str], now: int) -> No
 def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, object]:
     """Return the row of a new top-up.
 
-    `begun_ms`: the time since which its id may have been sent. A lost history may have sent it earlier (R1).
+    `begun_ms`: the earliest time at which its id may have been sent. A lost history may have sent it before now (R1).
     """
     buy = gap(terms, int(terms["available_micro"]))
     episode = int(terms["episodes"]) + 1

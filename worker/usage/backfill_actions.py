@@ -173,9 +173,9 @@ def _revert(connection: sa.Connection, asked: Invocation, backfill: Name) -> Bac
 
 
 def _forecast_wallet(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> WalletForecast | None:
-    """Return the rest of the embedded ledger's wallet that a backfill is charged to.
+    """Return the forecast of the embedded ledger's wallet that pays for a backfill.
 
-    None: it is not charged to such a wallet, or a feature has no price.
+    Returns None if no such wallet pays for it, or if a feature lacks a price.
     """
     prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
     known = [price for price in prices if price is not None]
@@ -209,7 +209,7 @@ def _reverted(done: BackfillReverted) -> str:
 def _would(found: ShownBackfill) -> list[str]:
     """Return lines about the effect of closing a backfill.
 
-    They are for the text below its table.
+    The lines are for the text below the table of the effect.
     """
     if found.hash is None:
         return []

@@ -217,10 +217,7 @@ def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) ->
 
 
 def _find_pruned(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
-    """Return the names of withdrawn events without samples.
-
-    Pruning has deleted their samples since.
-    """
+    """Return the sample ids of withdrawn events with pruned samples."""
     asked = store.keyed(names, events, own=True)
     gone = store.withdrawn_among(connection, asked)
     return gone - {name for name, _ in store.stored(connection, asked)} if gone else gone

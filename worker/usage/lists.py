@@ -141,7 +141,7 @@ def usage_page(
     group: str | int = "" if after is None else after.group
     if by == "day" and after is not None:
         group = _day_ms(after.group)
-        begin_ms = max(from_ms, group)  # days before the place are not summed up again
+        begin_ms = max(from_ms, group)  # do not sum up the days before the place again
     values = {
         "org_id": org_id,
         "from_ms": begin_ms,
@@ -276,7 +276,7 @@ def _units(rules: Sequence[MappingRow]) -> dict[str, str]:
 def _floor(connection: sa.Connection, org_id: str) -> int:
     """Return the floor of an organisation, in milliseconds. Errors: UnknownId.
 
-    It is 0 if the organisation has usage, and no tick has registered it yet.
+    The floor is 0 if the organisation has usage, but no tick has registered it yet.
     """
     if ids.is_known(connection, ids.ORG, org_id) or not ids.has_samples(connection, org_id):
         return int(require_org(connection, org_id).floor_ms)
@@ -286,7 +286,7 @@ def _floor(connection: sa.Connection, org_id: str) -> int:
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
     """Return the carries of an organisation.
 
-    They are few, because each feature has one for each former or present customer.
+    The carries are few, because each feature has one for each former or present customer.
     """
     found = SQL.run(connection, "carried", {"org_id": org_id, "at_most": MAX_ROWS})
     return [Carried(**row._mapping) for row in found]

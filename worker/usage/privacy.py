@@ -140,7 +140,8 @@ def summarise(
         "withheld": withheld,
         "rows": [asdict(row) for row in rows],
     }
-    shared = {label for row in rows for label in (row.plan, row.kind)}  # LEAST organisations use it, so it is not an id
+    # At least LEAST organisations use each of these labels, so a label is not an id.
+    shared = {label for row in rows for label in (row.plan, row.kind)}
 
     def private(words: frozenset[str]) -> set[str]:
         return known_ids(connection, words - shared)

@@ -204,10 +204,8 @@ def _is_of_its_time(row: SampleRow) -> bool:
 def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
     """Return the id of a sample in force of the same sandbox and moment, or None.
 
-    Otherwise both would be billed.
-
-    Samples that this command is about to insert count as in force. So one command for all samples bills the same as one
-    command for each sample.
+    If such a sample exists, a second insert would bill the use twice. Samples that this command is about to insert also
+    count as in force. So one command for all samples bills the same as one command for each sample.
     """
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before
@@ -217,7 +215,7 @@ def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mappi
 
 
 def _new_id(sample_id: str) -> str:
-    """Return the id under which a sample is inserted again. It is always the same."""
+    """Return the id for the fixed sample, which is the same in each call."""
     if len(sample_id) + len(_SUFFIX) <= MAX_ID_CHARS:
         return f"{sample_id}{_SUFFIX}"
     return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"

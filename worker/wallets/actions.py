@@ -288,7 +288,7 @@ def set_rate(
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
     holds = card.rate(feature, start)
     is_so = holds is not None and (holds.micro_credits, holds.per_quantity) == (micro_credits, per_quantity)
-    # With a start, the rate in force may still change before it, so only a row with this start is a repetition.
+    # The rate in force may still change before `from_ms`, so only a row with this start is a repetition.
     if holds is not None and is_so and from_ms in (None, holds.start_ms):
         return holds.start_ms
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
@@ -554,7 +554,7 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
 def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms: int) -> str | None:
     """Return the provider that keeps the balance of a customer or organisation.
 
-    The customer or organisation is known. Returns None if the balance is kept here.
+    The customer or organisation must be known. Returns None if this database keeps the balance.
     """
     return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
@@ -608,7 +608,7 @@ def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
 def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
     """Return True if the end of credit halts a customer.
 
-    A customer that is billed afterwards is halted only once it has had credit.
+    A customer that is billed in arrears is halted only after it has had credit.
     """
     return has_wallet(connection, customer_id) or not billed_elsewhere(connection, customer_id, now_ms)
 
@@ -886,7 +886,7 @@ def _facts_of_plan(connection: sa.Connection, _asked: Invocation, values: Values
 def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of a change of a plan.
 
-    It is the credit of one month for all customers of the plan, at least for one customer.
+    The size is the credit of one month for all customers of the plan, and for at least one customer.
     """
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)
@@ -916,7 +916,7 @@ class OnPlan:
 def _put_on_plan(
     connection: sa.Connection,
     asked: Invocation,
-    # The kind is ID and not ORG, so that a key bound to an organisation cannot choose the organisation's plan.
+    # The kind is ID, not ORG, so that a key that is bound to an organisation cannot choose its plan.
     customer_id: Annotated[str, ID, "Customer's id; usually the organisation's id"],
     plan: PlanName,
     *,

@@ -293,7 +293,7 @@ def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int,
 
 
 PoolName = Annotated[str, ID, "Name of the pool"]
-# These have the kind ID and not ORG: an API key that is bound to an organisation must not spend the credit of others.
+# The kind is ID, not ORG, because an API key that is bound to an organisation must not spend the credit of others.
 Member = Annotated[str, ID, "Customer's id; usually the organisation's id"]
 PayerName = Annotated[str, ID, "Customer or pool that pays"]
 PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
@@ -390,7 +390,7 @@ def _facts_of_allotment(connection: sa.Connection, asked: Invocation, values: Va
 def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of an allotment.
 
-    It is the credit that leaves the pool's wallet. The customer gets it.
+    The size is the credit that moves from the pool's wallet to the customer.
     """
     return Size(micro=max(values["amount_micro"], 0))
 
@@ -461,7 +461,7 @@ def _facts_of_payer(connection: sa.Connection, asked: Invocation, values: Values
 def _size_of_limit(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of a payer's limit.
 
-    It is the amount of the payer's credit that the organisation can use.
+    The size is the amount of the payer's credit that the organisation can use.
     """
     limit_micro = values["limit_micro"]
     return Size(micro=limit_micro or 0, unbounded=limit_micro is None)

@@ -305,7 +305,7 @@ def _changes(
 def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
     """Return texts that name figures that do not add up.
 
-    This happens if rows were changed without the ledger.
+    Figures do not add up if another program changed rows of the ledger.
     """
     problems = []
     moved = sum(change.moved_micro for change in found.changes)

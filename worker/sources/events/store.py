@@ -258,7 +258,7 @@ def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | No
 def _repeated(first: EventResult, *, alike: bool) -> EventResult:
     """Return the answer to an event with the key of an earlier event in this request.
 
-    `first`: the earlier answer.
+    `first`: the answer to the earlier event.
     """
     if _went_in(first):
         return _DUPLICATE if alike and first.status != "conflict" else _OTHER
@@ -350,7 +350,7 @@ def _normalized_content(event: UsageEvent) -> str:
 def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, EventResult]) -> None:
     """Add the answers to events that were not inserted and are not stored.
 
-    Such an event was withdrawn and its sample pruned since, or a sample without an event has its id.
+    Such an event was withdrawn and its sample was pruned, or a sample that is not of an event has its id.
     """
     withdrawn = withdrawn_among(connection, asked)
     for name in (one["sample_id"] for one in asked):

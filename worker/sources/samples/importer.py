@@ -431,8 +431,9 @@ def _quoted(
 ) -> tuple[bytes, list[str] | BadRow]:
     """Return a record with quotes, and the lines that it spans.
 
-    If it cannot be a row, all its lines are refused. They are inside a field, and the author of that text must not be
-    able to write samples. So an open quote also causes the refusal of the lines after it, and the reason names it.
+    If the record cannot be a row, all its lines are refused. The lines may be inside a field, and the author of that
+    field must not be able to write samples. So if a quote stays open, the lines after it are refused, too. The reason
+    names the open quote.
     """
     taken, clean = [(number, raw)], True
 
@@ -630,7 +631,7 @@ class NumberedLines:
     def _line(self) -> bytes:
         """Return the next line with its end.
 
-        Of a too long line, return one byte above the bound, and skip the rest.
+        If the line is too long, return one byte more than the bound, and skip the rest.
         """
         try:
             raw = rest = self._stream.readline(MAX_LINE_BYTES + 1)

@@ -89,9 +89,9 @@ class SampleRow:
     id_bytes: int | None = None
     """The size of an id that was cut, in bytes (None: the id is whole)."""
     samples: int = 1
-    """The number of samples with ids that begin like this one, if it was cut."""
+    """If the id was cut, the number of samples with ids that begin in the same way."""
     event_type: str | None = None
-    """The type of a sample that counts units: `memory_mb` is its meter.
+    """The event type of a sample that counts units, with its meter in `memory_mb`.
 
     None for a sample of a sandbox, and for a quarantined sample.
     """
@@ -176,10 +176,7 @@ def row_of(row: sa.Row[Any]) -> SampleRow:
 
 
 def _counted(sample: SampleRow) -> SampleRow:
-    """Return a sample without the size and the number of its id.
-
-    If the id was cut, the sample keeps both.
-    """
+    """Return a sample with `id_bytes` and `samples` only if its id was cut."""
     return sample if (sample.id_bytes or 0) > MAX_TEXT_BYTES else replace(sample, id_bytes=None, samples=1)
 
 

@@ -283,7 +283,7 @@ REASONS: Final = {
     "line_too_long": "the line is longer than 1 MiB",
     "conflict": "the same id exists with different content",
 }
-"""The text of each reason by its code, for a sentence after the column's name."""
+"""The text of each reason by its code, to follow the column's name in a sentence."""
 
 
 class BadRow(Exception):
@@ -317,7 +317,7 @@ _READ_ID: Final = id_reader("id")
 
 def read_sample_id(text: str) -> str:
     """Read the id of a host's sample. Errors: BadRow `bad_id`, `reserved_id`."""
-    if text.startswith(RESERVED_IDS):  # the database would refuse it with all other rows of the statement
+    if text.startswith(RESERVED_IDS):  # the database would refuse all rows of the statement
         raise BadRow("id", "reserved_id", text)
     return _READ_ID(text)
 
@@ -580,7 +580,7 @@ MOST_SAMPLES: Final = 1_000
 MAX_UNITS: Final = 10**11
 """Most units of one sample of an execution or a batch.
 
-Multiplied by its meter, they still fit in 64 bits.
+Their product with the meter fits in 64 bits.
 """
 CELL: Final = "runs"
 """The cell of samples that belong to executions and batches."""

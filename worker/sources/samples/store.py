@@ -83,11 +83,10 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
 
 
 def _unknown(connection: sa.Connection, rows: list[Sample]) -> Iterator[Sample]:
-    """Return the samples with new ids; of equal ids the first.
+    """Return the samples with new ids. If ids are equal, return only the first.
 
-    SQLite has one writer at a time, so they stay new.
-
-    A trigger would store repeated ones as conflicts, too, but it does not know their file and line.
+    SQLite has one writer at a time, so the ids stay new until the insert. A trigger could also store repeated samples
+    as conflicts, but it does not know their file and line.
     """
     names = [row[0] for row in rows]
     there = set(SQL.run(connection, "there", {"sample_ids": json.dumps(names)}).scalars())
