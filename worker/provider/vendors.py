@@ -125,7 +125,8 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     final = SQL.run(connection, "final_days", {"days": rows}).first() if rows else None
     if final is not None:
         raise Refused(
-            f"{final.vendor}: {show_time(int(final.day_ms))[:10]} is already final. Import its invoice with --final"
+            f"cannot replace the bill of {final.vendor}: {show_time(int(final.day_ms))[:10]} is already final. Import "
+            "its invoice with --final"
         )
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
     record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
@@ -218,7 +219,9 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             key, amount, final = _line(row)
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
             if len(sums) > MAX_LINES:
-                raise ValueError(f"more than {MAX_LINES:,} vendors' services and days. Pass fewer days at once")
+                raise ValueError(
+                    f"more than {MAX_LINES:,} combinations of vendor, service, day and currency. Pass fewer days at once"
+                )
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
     except UnicodeDecodeError as error:
@@ -513,5 +516,5 @@ def _estimated(
 def _rows(connection: sa.Connection, name: str, values: Mapping[str, object]) -> list[Any]:
     found = list(SQL.run(connection, name, values))
     if len(found) > MAX_ROWS:
-        raise UsageError(f"more than {MAX_ROWS:,} rows. Choose a shorter range")
+        raise UsageError(f"the range has more than {MAX_ROWS:,} rows. Choose a shorter range")
     return found

@@ -402,7 +402,7 @@ def _require_sane_terms(holds: HoldTerms) -> None:
     if most is not None and (holds.unknown_hold_micro or 0) > most:
         raise UsageError(
             f"the credit reserved without an estimate, {as_credits(holds.unknown_hold_micro or 0)}, is more than one "
-            f"execution may reserve, {as_credits(most)}. Lower the first, or raise the second"
+            f"execution may reserve, {as_credits(most)}. Pass a lower --unknown-hold, or a higher --most-hold"
         )
 
 
@@ -542,7 +542,8 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
     if (keeper := _keeper(connection, paid, customer_id, now_ms)) is not None:
         said = f"{customer_id} is billed at {keeper}, which keeps the balance. Grant the credit at {keeper}"
         raise WrongField(
-            "customer_id", f"{said}. To fill the wallet here before a move to it, an operator uses the command line"
+            "customer_id",
+            f"{said}. To fill the wallet here before the organisation moves to it, an operator uses the command line",
         )
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
         raise WrongField(
