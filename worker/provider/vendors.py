@@ -220,7 +220,8 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
             if len(sums) > MAX_LINES:
                 raise ValueError(
-                    f"more than {MAX_LINES:,} combinations of vendor, service, day and currency. Pass fewer days at once"
+                    f"more than {MAX_LINES:,} combinations of vendor, service, day and currency. Pass fewer days at "
+                    "once"
                 )
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
