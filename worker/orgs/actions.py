@@ -211,7 +211,7 @@ MOST_SAID: Final = 50
 class OrgOverridden(Overridden):
     """The org override before and now, and the organisation's present state.
 
-    `cleared`: the org override was ended, so the provider's verdict counts again.
+    `cleared`: the call ended the org override, so the provider's verdict counts again.
     """
 
     cleared: bool

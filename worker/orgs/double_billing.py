@@ -4,11 +4,11 @@ Either the seal bills usage, or the guard charges it.
 
 A metric names the event type or feature of the mapping that it counts (`counts`).
 
-Guarantee: if a metric with a price counts an event type, the mapping cannot have a feature for that type. If it counts
-a feature, the mapping cannot map to that feature. If a price and a mapping conflict, the second change is refused. Both
-changes take rule S1's lock first, so the second change sees the first, even if they are made at the same time. A price
-is refused while usage of the event type waits for a feature, because the mapping could no longer add that feature.
-Later usage of the type is refused, and the error names the call to use instead (`sources.events.types`).
+Guarantee: if a metric with a price counts an event type, the mapping cannot have a feature for that type. If such a
+metric counts a feature, the mapping cannot map to that feature. If a price and a mapping conflict, the second change is
+refused. Both changes take rule S1's lock first, so the second change sees the first, even if they are made at the same
+time. A price is refused while usage of the event type waits for a feature, because the mapping could no longer add that
+feature. Later usage of the type is refused, and the error names the call to use instead (`sources.events.types`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SQL = queries(__file__)
 class Charging:
     """A metric with a price in [start_ms, end_ms).
 
-    `counts`: the event type or feature that it counts.
+    `counts`: the event type or feature that the metric counts.
     """
 
     metric: str

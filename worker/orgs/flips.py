@@ -5,7 +5,7 @@ The preflight checks the customers at that provider.
 Guarantee: if the preflight finds a problem, the organisation is not assigned, unless a person allows it. A problem is,
 for example, a missing customer, or a balance that would immediately halt the organisation. If one organisation that a
 person named has a problem, no organisation is assigned. Each line of a file is independent, so you can use the same
-file again until all lines are done. The rules, from the facts about both providers, are pure.
+file again until all lines are done. The rules decide by the facts about both providers, and are pure.
 """
 
 from __future__ import annotations

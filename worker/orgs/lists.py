@@ -1,6 +1,6 @@
-"""Lists of organisations, and the rows of one organisation.
+"""List organisations, and the rows that refer to one organisation.
 
-They show the state, credit, end of credit and provider. Reads only.
+The lists show the state, credit, end of credit and provider. Reads only.
 
 Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the previous page. So new rows do not
 shift other rows, and a row is not shown twice. The cost of a page by name does not depend on the number of
@@ -61,7 +61,7 @@ SORTS: Final = {
 class OrgFilter:
     """A filter of organisations. An empty field matches any organisation.
 
-    `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the credit ends by that time, by the watch's
+    `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the latest end of the credit, by the watch's
     last estimate (None: any).
     """
 
@@ -417,7 +417,7 @@ class Billed(BalancedOrg, Protocol):
 class CreditForecast(NamedTuple):
     """The credit of one organisation, in micro-credits of its provider.
 
-    A value None is unknown, or unlimited.
+    A value is None if it is unknown or unlimited.
 
     `left_now_micro`: the organisation's effective balance, or if no provider bills it, its last read balance.
     `used_a_minute_micro`: the average use per minute, in the last minutes. `runs_out_ms`: the time when the credit ends

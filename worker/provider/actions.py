@@ -53,9 +53,8 @@ MAX_SHADOW_BILLED: Final = 20_000
 class Portion:
     """The progress of `accept` after one of its transactions.
 
-    `voided`: pushes that this transaction voided. `pushes_left`: pushes that are still to be voided.
-
-    The new terms are in force when `pushes_left` is 0.
+    `voided`: the number of pushes that this transaction voided. `pushes_left`: the number of pushes that are still to
+    be voided. The new terms are in force when `pushes_left` is 0.
     """
 
     voided: int
@@ -65,11 +64,10 @@ class Portion:
 def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By, *, dry_run: bool = False) -> int:
     """Accept a provider's new terms from now on. Return the number of voided pushes.
 
-    Pushes that were sealed with the old terms and never sent are voided, so that the next tick seals them again.
-
-    Each transaction voids CHUNK of them, and the last one brings the new terms into force. A voided push is sealed
-    again with the terms that are in force then. If the command is interrupted, a repeated command does the rest.
-    `dry_run`: only return the number of pushes to void. Errors: as `accept_some`.
+    The call voids pushes that were sealed with the old terms and never sent. The next tick seals their usage again,
+    with the terms that are in force then. Each transaction voids up to CHUNK pushes, and the last transaction brings
+    the new terms into force. If the command is interrupted, a repeated command does the rest. `dry_run`: only return
+    the number of pushes to void. Errors: as `accept_some`.
     """
     done, left = 0, 1
     while left:
@@ -214,7 +212,7 @@ class CutOver:
 
 
 def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilities, now_ms: int) -> CutOver:
-    """Return the cut-over that `accept` of these settings would make now, or made."""
+    """Return the cut-over that `accept` would make now, or has already made."""
     stored = _stored(connection).get(provider)
     live = None if stored is None else stored.live_from_ms
     if stored is not None and not is_same(stored.terms, capabilities):

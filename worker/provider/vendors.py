@@ -377,7 +377,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Drifted:
-    """The lines of a comparison, the number of those that alert, and the exit status."""
+    """The lines of a comparison, the number of lines that alert, and the exit status."""
 
     drift: list[DriftLine]
     alerts: int

@@ -224,7 +224,10 @@ def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) ->
 
 
 def _add(own: Sums, row: sa.Row[Any]) -> None:
-    """Add a row, the sums of a supplier's settlements in one state, to `own`."""
+    """Add a row to `own`.
+
+    The row has the sums of a supplier's settlements in one state.
+    """
     own.net_micro += int(row.net_micro)
     own.reversed_micro += int(row.reversed_micro)
     own.clawed_back_micro += int(row.clawed_back_micro)

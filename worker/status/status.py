@@ -70,7 +70,7 @@ def status(
     """Return the status of the whole system, with its headline.
 
     `witness`: this machine's checkpoint of the database, so that a loss shows before the next tick records it.
-    `is_trusted`: a person gave `now_ms`. If False, the clock is checked as in a tick.
+    `is_trusted`: a person set `now_ms`. If False, the call checks the clock as a tick does.
     """
     read = read_together(
         connection,

@@ -58,8 +58,8 @@ def how_much(usage: PendingUsage) -> str:
 class HaltsDue:
     """The due halts.
 
-    `due`: the number of halts. `since_ms`: the time since which the oldest is due (None: `due` is 0). `error`: the
-    error of one of them (None: without an error).
+    `due`: the number of halts. `since_ms`: the time of the oldest halt (None: `due` is 0). `error`: the error of one of
+    them (None: without an error).
     """
 
     due: int

@@ -2,17 +2,17 @@
 
 The queue charges cards, settles the charges, and looks up charges in doubt.
 
-Guarantee: claim and attempt are committed before Drawdown sends the first byte (P1). If a charge has no response,
-Drawdown looks it up before it charges again. If a step dies, the next step continues from the stored row. A payment
-service that hangs or is unreachable delays only its own wallets, and does not count as a decline. While history is in
-doubt (R1), Drawdown does not charge cards. Each transaction checks that history is not in doubt.
+Guarantee: claim and attempt are committed before Drawdown sends the first byte (P1). After a charge without a response,
+Drawdown looks the charge up before it charges again. If a step dies, the next step continues from the stored row. A
+payment service that hangs or is unreachable delays only its own wallets, and does not count as a decline. While history
+is in doubt (R1), Drawdown does not charge cards. Each transaction checks that history is not in doubt.
 
 A top-up begins whenever the credit is at or below the threshold, not only when the credit falls to it. It is one charge
 for the whole gap. A wallet has one open top-up at a time, which an index of the table enforces. Its id,
 `topup:{wallet}:{episode}`, is the payment's idempotency key. The id does not contain a quantity or an incarnation (P6).
 If a restored database counts an episode again, the service already knows the id, and the lookup before the charge
 reports the outcome. A worker claims a charge only if the wallet is still low, its terms are live and are still the
-terms of the charge, and top-ups are not stopped. In addition, no earlier call may have charged the card.
+terms of the charge, and top-ups are not stopped. In addition, earlier calls must provably not have charged the card.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. A response that proves an outcome

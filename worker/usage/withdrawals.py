@@ -4,8 +4,8 @@ This module also returns the worth of usage that a person is about to correct.
 
 Guarantee: samples are not edited (S7). A withdrawal is a separate row with actor and reason. The withdrawal makes the
 window dirty, so that the next tick seals the difference. An event is billed by its sample, and its id is never accepted
-again. A worth uses the rates in force at the time of use, as a charge does. It names the features of usage without a
-rate.
+again. A worth uses the rates in force at the time of use, as a charge does. If usage lacks a rate, the worth names its
+features.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ REASONS: Final = {
 
 
 class BadRow(Exception):
-    """A refused row.
+    """Raised if a row is refused.
 
     `column`: the invalid column (empty: the whole row is invalid). `reason`: the code. `text`: the invalid text.
     """
