@@ -343,8 +343,8 @@ def set_rate(
     ids.require_feature_name(feature)
     if uses_ledger(connection, provider):
         raise Refused(
-            f"cannot set the rate of {feature}: {provider} uses the ledger's rate card. Run `drawdown ledger rate "
-            f"{feature} --micro-credits N`"
+            f"cannot set the rate: {provider} uses the ledger's rate card. Run `drawdown ledger rate {feature} "
+            "--micro-credits N`"
         )
     if tells and tells_costs(connection, provider):
         raise Refused(
