@@ -294,7 +294,7 @@ def test_backfill_event_below_floor_is_not_added(fleet: Fleet) -> None:
 def test_backfill_stage_beyond_limit_is_refused(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfills, "MOST_STAGED", 2)
     opened(fleet)
-    with pytest.raises(Refused, match="would exceed 2 events, the limit"):
+    with pytest.raises(Refused, match="would exceed the limit of 2 events"):
         staged(fleet, event("a"), event("b"), event("c"))
     assert fleet.rows("SELECT * FROM backfill_events") == []
 

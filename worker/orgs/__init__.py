@@ -1,8 +1,6 @@
-"""Organisations.
+"""Register, assign, move, halt and list organisations.
 
-Register, assign, move, halt and list them.
-
-Guarantee: an organisation has one provider at a time; a flip bills once.
+Guarantee: an organisation has one provider at a time, and a flip does not bill usage twice.
 
 Tests: tests/integration/test_overrides.py
 """

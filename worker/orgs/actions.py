@@ -1,9 +1,9 @@
-"""Changes of an organisation by a person.
+"""Change an organisation for a person.
 
-A person can register, halt or resume it, and set an org override.
+A person can register, halt or resume an organisation, and set an org override.
 
-Guarantee: an org override takes precedence over any provider's verdict at once, even if the provider is unreachable. It
-is recorded with actor and reason.
+Guarantee: an org override immediately takes precedence over the provider's verdict, even if the provider is
+unreachable. Drawdown records the org override with actor and reason.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def register(connection: sa.Connection, org_id: str) -> None:
 class Halted:
     """The effect of an operator's halt, or of its end, on an organisation.
 
-    `before`: an operator had already halted it. `halt_reason`: the reason of the present halt.
+    `before`: True if an operator had already halted the organisation. `halt_reason`: the reason for the present halt.
     """
 
     org_id: str
@@ -77,12 +77,10 @@ class Halted:
 def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: bool = False) -> list[Halted]:
     """Halt organisations in one transaction, or undo the operator's halt.
 
-    Return a result for each.
+    Return a result for each organisation. After an undo, the provider's verdict counts again.
 
-    After an undo, the provider's verdict counts again.
-
-    Errors: UnknownId if an organisation is unknown, Refused if only its samples are known. The call then does not halt
-    any of them. UsageError for more than MAX_HALTED.
+    Errors, without any change: UnknownId if an organisation is unknown. Refused if only samples of an organisation are
+    known. UsageError for more than MAX_HALTED organisations.
     """
     if len(org_ids) > MAX_HALTED:
         raise UsageError(f"too many organisations: {len(org_ids):,}. You can halt at most {MAX_HALTED:,} at once")
@@ -106,7 +104,8 @@ class Override:
 
     `max_concurrent`: the limit of concurrent sandboxes. `halted`: True halts, and False prevents a halt.
 
-    If a value is None, the provider's verdict counts. `until_ms` None: it does not end.
+    If one of these is None, the provider's verdict counts in its place. `until_ms`: the end of the org override (None:
+    it does not end).
     """
 
     max_concurrent: int | None = None
@@ -143,12 +142,11 @@ def override(
 ) -> Overridden:
     """Set an org override.
 
-    It takes precedence over the provider's verdict until its end or an undo.
+    The org override takes precedence over the provider's verdict until it ends or is undone. If a value is None, its
+    former setting stays.
 
-    A value that is None keeps its former setting.
-
-    Errors: UnknownId; Refused if only its samples are known. UsageError for an org override without a value, a limit
-    below zero or an end in the past.
+    Errors: UnknownId; Refused if only its samples are known. UsageError for a limit below zero, for an end in the past,
+    or if the org override would have neither a limit nor a halt.
     """
     if max_concurrent is not None and max_concurrent < 0:
         raise UsageError(f"invalid --max-concurrent {max_concurrent}: expected 0 or more")
@@ -213,7 +211,7 @@ MOST_SAID: Final = 50
 class OrgOverridden(Overridden):
     """The org override before and now, and the organisation's present state.
 
-    `cleared`: the org override was ended, so the provider's verdict counts again.
+    `cleared`: the call ended the org override, so the provider's verdict counts again.
     """
 
     cleared: bool
@@ -286,9 +284,10 @@ def _size_of_override(connection: sa.Connection, asked: Invocation, values: Valu
 
 @dataclass(frozen=True)
 class HaltsMade:
-    """The outcome for each organisation. `undo`: the operator's halts were ended.
+    """The outcome of a halt, or of its undo, for each organisation.
 
-    `cells`: the number of their sandboxes, by cell that is notified.
+    `undo`: True if the call ended the operator's halts. `cells`: the number of running sandboxes of the organisations,
+    by cell that Drawdown notifies.
     """
 
     undo: bool
@@ -309,7 +308,7 @@ def _halt(
 ) -> HaltsMade:
     found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):
-        raise Refused(f"expected {counted(expect, 'organisation')}, found {len(found):,}. Repeat --dry-run")
+        raise Refused(f"expected {counted(expect, 'organisation')}, found {len(found):,}. Check again with --dry-run")
     told = {} if undo else running_of(connection, found)
     return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)
 
@@ -322,7 +321,9 @@ def _chosen(
     Errors: UsageError unless either ids or a filter is given; UnknownId.
     """
     if bool(org_ids) == (chosen != OrgFilter()):
-        raise UsageError("specify either organisations (or --file), or a filter by --provider, --plan, --search")
+        raise UsageError(
+            "specify either organisations (or --file) or a filter (--provider, --plan, --search), not both"
+        )
     if org_ids:
         return list(dict.fromkeys(org_ids))
     require_provider(connection, chosen.provider)
@@ -382,7 +383,10 @@ def _size_of_halt(connection: sa.Connection, asked: Invocation, values: Values) 
 
 @dataclass(frozen=True)
 class OrgResumed:
-    """An organisation that is sealed and pushed again. `was`: the reason of its stop."""
+    """An organisation that Drawdown seals and pushes again.
+
+    `was`: the reason for its stop.
+    """
 
     org_id: str
     was: str

@@ -1,4 +1,4 @@
-"""Assignments: the provider that bills an organisation, from a window on.
+"""Assign organisations to the provider that bills them from a window on.
 
 Guarantee: an assignment starts at or after the watermark, or fills a gap without an assignment (P4). The windows with
 pending usage that it fixes become dirty, so that the next tick seals them (S6).
@@ -38,10 +38,8 @@ Unseen: TypeAlias = Mapping[str, Sequence[int]]
 class Waited:
     """Usage that was pending for lack of an assignment.
 
-    `resolved_s`, `resolved_units`: from the assignment's start on. `before_start_s`, `before_start_units`: before that
-    start.
-
-    Seconds of sandboxes and units of event types are never added up.
+    `resolved_s`, `resolved_units`: usage from the assignment's start on. `before_start_s`, `before_start_units`: usage
+    before that start. Seconds of sandboxes (`_s`) and units of event types (`_units`) are never added together.
     """
 
     resolved_s: int = 0
@@ -54,7 +52,7 @@ class Waited:
 class Assigned:
     """A new assignment, and the pending usage that it resolves or leaves.
 
-    `note`: a warning about it (None: absent).
+    `note`: a warning about the assignment (None: without a warning).
     """
 
     org_id: str
@@ -90,12 +88,15 @@ def assign(
 
     `from_ms`: the time (None: the next window boundary).
 
-    Errors: Refused if that would change sealed windows, or windows below a floor. Refused if another assignment starts
-    then, or starts later and is not its first. Refused if another organisation has the customer or its wallet.
-    UsageError for a time that is not a window boundary, or a customer of several organisations.
+    Errors: Refused if the assignment would change sealed windows, or windows below a floor. Refused if the organisation
+    already has an assignment that starts at that time. Refused if it has a later assignment that is not its first.
+    Refused if another organisation has the customer or its wallet. UsageError for a time that is not a window boundary,
+    or a customer of several organisations.
     """
     if customer_id is not None and len(org_ids) != 1:
-        raise UsageError(f"--customer is for a single organisation, not for {len(org_ids):,}. Name exactly one")
+        raise UsageError(
+            f"--customer applies to a single organisation, and you named {len(org_ids):,}. Name exactly one"
+        )
     customers = {org: org if customer_id is None else customer_id for org in org_ids}
     return assign_each(connection, customers, provider, by, from_ms=from_ms)
 
@@ -121,12 +122,15 @@ def assign_each(
 
 
 def joined(*notes: str | None) -> str | None:
-    """Return the notes that are not absent, in one text; None if all are absent."""
+    """Join the notes that exist into one text. Return None without any note."""
     return "; ".join(note for note in notes if note) or None
 
 
 def unassigned(connection: sa.Connection) -> list[str]:
-    """Return organisations without any assignment, also those that only samples name."""
+    """Return organisations without any assignment.
+
+    The result includes organisations that only samples name.
+    """
     return [str(org_id) for org_id in SQL.run(connection, "unassigned").scalars()]
 
 
@@ -142,9 +146,7 @@ def lock_for_assignments(connection: sa.Connection, org_ids: Collection[str]) ->
 def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unseen:
     """Return, by organisation, the sealed windows with samples that no seal has read.
 
-    The caller must own S1's lock.
-
-    Call it once for all organisations, because each call reads all unread arrivals.
+    The caller must have S1's lock. Call it once for all organisations, because each call reads all unread arrivals.
     """
     found: dict[str, list[int]] = defaultdict(list)
     seen = seen_by_seals(connection)
@@ -157,7 +159,7 @@ def unseen_windows(connection: sa.Connection, org_ids: Collection[str]) -> Unsee
 def start_of(from_ms: int | None, by: By) -> int:
     """Return the start of an assignment in milliseconds.
 
-    It is `from_ms`, or the next window boundary.
+    The start is `from_ms`, or without it, the next window boundary.
 
     Errors: UsageError for a time that is not a window boundary.
     """
@@ -182,8 +184,8 @@ def assign_one(
 
     Errors: as `assign`. The caller adds the notes of `stops_of`.
 
-    If the organisation has an assignment to the provider without a customer, the call adds the customer to it instead.
-    Then `from_ms` must not be earlier than its start.
+    If the organisation already has an assignment to the provider without a customer, the call adds the customer to that
+    assignment instead. In this case, `from_ms` must not be earlier than the start of that assignment.
 
     `unseen`: the result of `unseen_windows`. `in_ledger`: providers that declare that the embedded ledger keeps their
     customers' balances, even if a tick has not recorded them yet.
@@ -215,7 +217,8 @@ def _until(connection: sa.Connection, org_id: str, later: int) -> str:
 def stops_of(connection: sa.Connection, starts: Mapping[str, int]) -> dict[str, str]:
     """Return notes about tiers and automatic top-ups that stop, by organisation.
 
-    `starts`: the starts of new assignments by organisation, in order. The last one that leaves a wallet gets the note.
+    `starts`: the starts of new assignments by organisation, in order. If several organisations leave a wallet, the last
+    of them gets the note.
     """
     together: dict[int, list[str]] = defaultdict(list)
     for org_id, start_ms in starts.items():
@@ -252,7 +255,7 @@ def _stopped(connection: sa.Connection, customers: Sequence[str], start_ms: int)
 def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | None:
     """Check that an assignment may start at a time.
 
-    Return the start of the only, later assignment, or None. Errors: Refused.
+    If the organisation's only assignment is later, return its start, else None. Errors: Refused.
     """
     floor = require_org(connection, org_id).floor_ms
     if start < floor:
@@ -264,7 +267,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     if later == start:
         raise Refused(
             f"{org_id} already has an assignment that starts at that time. See `drawdown org show {typed(org_id)}`. "
-            f"Until it begins, `drawdown org assign {typed(org_id, '--undo', '--from', utc(start))}` cancels it"
+            f"To cancel it before it begins, run `drawdown org assign {typed(org_id, '--undo', '--from', utc(start))}`"
         )
     if later is not None and first != later:
         raise Refused(
@@ -340,8 +343,8 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     latest = found[0]
     if start_ms not in (None, latest.start_ms):
         raise Refused(
-            f"{org_id}: its latest assignment begins at {utc(latest.start_ms)}, not at {utc(start_ms)}. See "
-            "`drawdown org scheduled`"
+            f"cannot cancel: the latest assignment of {org_id} begins at {utc(latest.start_ms)}, not at "
+            f"{utc(start_ms)}. See `drawdown org scheduled`"
         )
     _require_unsealed(connection, org_id, latest.start_ms)  # a machine with a faster clock may have sealed it
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
@@ -356,9 +359,9 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
 
 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
-    """Refuse a customer that belongs to another organisation or a pool then.
+    """Refuse a customer that belongs to another organisation or a pool at that time.
 
-    The same applies to a wallet of the customer. Errors: Refused.
+    Also refuse a customer with such a wallet. Errors: Refused.
     """
     provider, customer_id = biller.provider, biller.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:

@@ -77,7 +77,7 @@ WHERE org_id = :org_id
 pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
 -- name: unseen
--- A late sample that no seal has read has not marked its window, so it is found by its arrival (S2).
+-- A late sample that no seal has read has not marked its window, so the query finds the sample by its arrival (S2).
 SELECT DISTINCT s.org_id, {window} AS window_ms FROM usage_samples s WHERE {later} AND s.problem IS NULL
     AND s.ts < (SELECT MAX(watermark_ms) FROM buckets) AND s.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} g)
 
@@ -120,7 +120,7 @@ SELECT COALESCE(SUM(CASE WHEN window_ms >= :start_ms AND {sized} THEN seconds EN
     COALESCE(SUM(CASE WHEN window_ms < :start_ms AND NOT {sized} THEN seconds END), 0) AS before_start_units FROM waiting
 
 -- name: sized
--- The use of sandboxes, in seconds. All other usage is in units of event types, and never added to seconds.
+-- The use of sandboxes is in seconds. All other usage is in units of event types, and is never added to seconds.
 memory_mb <= {most_memory_mb}
 
 -- name: window

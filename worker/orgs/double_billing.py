@@ -1,12 +1,14 @@
-"""The rule that either the seal bills usage or the guard charges it, never both.
+"""Refuse a price or a mapping by which usage would be billed twice.
+
+Either the seal bills usage, or the guard charges it.
 
 A metric names the event type or feature of the mapping that it counts (`counts`).
 
-Guarantee: a metric with a price may count an event type or a feature. Then the mapping cannot have a feature for that
-type, or map to that feature. If a price and a mapping conflict, the second change is refused. Both take rule S1's lock
-first, so if they come at once, the second sees the first. Usage of an event type cannot wait for a feature that the
-mapping may not have. So while usage is pending, a price is refused. Later usage is refused, and the error names the
-call to use instead (`sources.events.types`).
+Guarantee: if a metric with a price counts an event type, the mapping cannot have a feature for that type. If such a
+metric counts a feature, the mapping cannot map to that feature. If a price and a mapping conflict, the second change is
+refused. Both changes take rule S1's lock first, so the second change sees the first, even if they are made at the same
+time. A price is refused while usage of the event type waits for a feature, because the mapping could no longer add that
+feature. Later usage of the type is refused, and the error names the call to use instead (`sources.events.types`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ SQL = queries(__file__)
 class Charging:
     """A metric with a price in [start_ms, end_ms).
 
-    `counts`: the event type or feature that it counts.
+    `counts`: the event type or feature that the metric counts.
     """
 
     metric: str
@@ -38,9 +40,9 @@ class Charging:
     end_ms: int
 
     def meets(self, segment: Segment, event_type: str | None) -> bool:
-        """Return True if the metric has a price in one of the segment's windows.
+        """Return True if the metric charges for usage of the segment.
 
-        The metric must also count the segment's usage.
+        The metric must count the segment's usage, and have a price in one of its windows.
         """
         named = self.counts in (segment.feature, event_type)
         return named and self.start_ms < segment.end_ms and segment.start_ms < self.end_ms
@@ -71,7 +73,7 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
 def require_nothing_waits(connection: sa.Connection, metric: str, event_type: str, meter: int) -> None:
     """Check that usage of an event type is not pending for a feature.
 
-    A price would exclude that feature.
+    After the metric gets a price, the mapping could not add that feature.
 
     The caller must have locked the type (`sources.events.types.hold`), and must have S1's lock. Errors: Refused.
     """
@@ -91,7 +93,7 @@ def require_uncharged(
 ) -> None:
     """Check that metrics do not charge for usage that a new row would bill.
 
-    The row is of the mapping, and the seal bills by it. Errors: Refused.
+    `row`: the new row of the mapping, by which the seal bills. Errors: Refused.
 
     The caller must have S1's lock.
     """
@@ -113,7 +115,7 @@ def require_uncharged(
 def was_charged(connection: sa.Connection, names: Collection[str]) -> bool:
     """Return True if a metric has, or ever had, a price for one of these names.
 
-    They are names of event types or features.
+    `names`: names of event types or features.
     """
     return SQL.run(connection, "charging_for", {"names": sorted(names)}).first() is not None
 

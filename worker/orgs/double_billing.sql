@@ -28,7 +28,7 @@ WHERE {feature_of_meter} IS NULL AND NOT EXISTS (SELECT 1 FROM assignments a WHE
 s.ts - s.ts % {window_length_ms}
 
 -- name: unsealed
--- This uses the indexes by arrival (S2), by time, and by the windows of one organisation.
+-- The query uses the indexes by arrival (S2), by time, and by the windows of one organisation.
 SELECT s.* FROM usage_samples s WHERE {of_the_meter} AND {unseen_by_some}
 UNION SELECT s.* FROM usage_samples s WHERE {of_the_meter} AND s.ts >= (SELECT MIN(watermark_ms) FROM buckets)
 UNION SELECT s.* FROM orgs h JOIN usage_samples s ON s.org_id = h.org_id AND s.ts >= h.held_watermark_ms

@@ -1,11 +1,11 @@
-"""Flips assign organisations to their first or another provider.
+"""Assign organisations to their first or another provider, after a preflight.
 
-A preflight at that provider comes first.
+The preflight checks the customers at that provider.
 
 Guarantee: if the preflight finds a problem, the organisation is not assigned, unless a person allows it. A problem is,
-for example, a missing customer, or a balance that would halt at once. If one organisation that a person named has a
-problem, no organisation is assigned. Each line of a file is independent, so you can use the same file again until all
-lines are done. The rules, from the facts about both providers, are pure.
+for example, a missing customer, or a balance that would immediately halt the organisation. If one organisation that a
+person named has a problem, no organisation is assigned. Each line of a file is independent, so you can use the same
+file again until all lines are done. The rules decide by the facts about both providers, and are pure.
 """
 
 from __future__ import annotations
@@ -120,9 +120,8 @@ def _chunk(
 def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
     """Check customers one by one at a provider that has its own ids of customers.
 
-    Return the flips with problems added.
-
-    The state of a customer does not show if the provider knows it, because it may come from a wallet in this database.
+    Return the flips with problems added. This check is needed because a customer's state may come from a wallet in this
+    database, and does not show whether the provider knows the customer.
     """
     asked = [flip.customer_id for flip in planned if flip.customer_id and not flip.already and flip.problem is None]
     if provider not in context.ready() or not asked:
@@ -176,10 +175,10 @@ def candidates_of(
 def so_since(connection: sa.Connection, wish: Wish, provider: str, from_ms: int | None, by: By) -> int | None:
     """Return the time since which an organisation is assigned as requested.
 
-    The time may be a time to come. Returns None if the organisation is not assigned as requested.
+    The time may be in the future. Returns None if the organisation is not assigned as requested.
 
-    All assignments from then on name the provider and the customer, and the first one starts in time. Without
-    `from_ms`, a customer that is named applies to an assignment that has not begun.
+    All assignments from that time on name the provider and the customer, and the first of them starts no later than
+    requested. If `wish` names a customer and `from_ms` is None, an assignment that has not begun also counts.
     """
     found = _as_wished(connection, wish, provider, from_ms, by)
     return None if found is None else found[0]
@@ -225,9 +224,8 @@ def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str
 def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: bool) -> str | None:
     """Return the provider of these organisations by their latest assignments.
 
-    Returns None if they were never assigned.
-
-    Unless `new`, unknown organisations are ignored here, because the flip refuses them.
+    Returns None if they were never assigned. Unless `new`, ignore unknown organisations here, because the flip refuses
+    them.
 
     Errors: UsageError if they have different providers.
     """
@@ -256,9 +254,9 @@ def _old_customers(candidates: Sequence[FlipCandidate]) -> dict[str, list[str]]:
 
 
 def _read(context: Context, wanted: Mapping[str, Sequence[str]]) -> Steps[Mapping[tuple[str, str], CustomerRead]]:
-    """Return the states of customers, by provider and customer.
+    """Read and return the states of customers, by provider and customer.
 
-    It reads each provider that is ready.
+    The call reads only providers that are ready.
     """
     found: dict[tuple[str, str], CustomerRead] = {}
     for provider, customers in wanted.items():
@@ -278,7 +276,8 @@ def _preflight_states(
 ) -> Mapping[str, CustomerState]:
     """Return the states that the preflight read, by customer.
 
-    They are recorded, because the first pushes may use up a one-time grant before a tick reads the customer.
+    Drawdown records these states, because the first pushes may use up a one-time grant before a tick reads the
+    customer.
     """
     if provider not in context.capabilities or not context.capabilities[provider].costs:
         return {}
@@ -325,7 +324,7 @@ def _assign_one(
 ) -> Flip:
     org, customer = flip.org_id, flip.customer_id
     found = _as_wished(connection, wish, options.provider, options.from_ms, by)
-    if found is not None:  # another person has assigned it so since
+    if found is not None:  # another person has made the same assignment since
         since_ms, customer = found
         return replace(flip, customer_id=customer, already=True, note=joined(flip.note, _to_come(org, since_ms, by)))
     try:
@@ -344,9 +343,9 @@ def _assign_one(
 class Wish:
     """One organisation to assign.
 
-    `customer_id` None: the customer of its latest assignment to this provider. Otherwise the organisation's own id, or
-    if the provider has its own ids, no customer yet. `line`: the number of its line in a file (None: a person named
-    it).
+    `customer_id` None: keep the customer of its latest assignment, if that is to this provider. Otherwise, use the
+    organisation's own id, or if the provider has its own ids, assign without a customer. `line`: the number of its line
+    in a file (None: a person named it).
     """
 
     org_id: str
@@ -358,8 +357,8 @@ class Wish:
 class FlipOptions:
     """The options for all organisations of one command.
 
-    `from_ms`: the start (None: the next window). `allow_halt`: continue even if the organisation is then halted.
-    `unchecked`: omit the preflight at the provider.
+    `from_ms`: the start (None: the next window). `allow_halt`: assign an organisation even if this halts it.
+    `unchecked`: omit the check of customers at the provider.
     """
 
     provider: str
@@ -368,9 +367,9 @@ class FlipOptions:
     allow_halt: bool = False
     unchecked: bool = False
     each_alone: bool = False
-    """True: a problem affects only its own organisation, and not all.
+    """True: a problem with an organisation prevents only its own flip.
 
-    It is True for a file, and for all unassigned organisations.
+    The value is True for a file, and for all unassigned organisations.
     """
     new: bool = False
     """True: accept unknown organisations, and unknown customers of the embedded ledger."""
@@ -383,8 +382,9 @@ class Flip:
     `open_pushes` (by state) and `credit_behind_micro` stay at the former provider. `was`, `customer_was`: the former
     provider and customer (None: never assigned). `credit_there_micro`: the credit at the new provider. Both credits are
     in micro-credits (None: unknown). `start_ms`: the start of the assignment (None: it was not made). `resolved_s` to
-    `before_start_units`: as in `Waited`. `already`: it is already assigned so. `problem`: the reason against
-    the flip. `note`: a warning about the flip. `line`: its line in the file. These three are None if absent.
+    `before_start_units`: as in `Waited`. `already`: it is already assigned as requested. `problem`: the reason why the
+    flip is not made. `note`: a warning about the flip. `line`: its line in the file. `problem`, `note` and `line` are
+    None if absent.
     """
 
     org_id: str
@@ -402,11 +402,11 @@ class Flip:
     already: bool = False
     problem: str | None = None
     away: bool = False
-    """True if the problem is that the provider did not answer. A retry may succeed."""
+    """True if the problem is that the provider did not answer, so a retry may succeed."""
     note: str | None = None
     line: int | None = None
     stops: bool = False
-    """True if the note says what stops at a former wallet."""
+    """True if the note names tiers or automatic top-ups that stop at a former wallet."""
 
 
 @dataclass(frozen=True)
@@ -414,9 +414,8 @@ class FlipCandidate:
     """The state of one organisation before the flip.
 
     `customer_id`: the customer to assign. `provider`, `customer_before`: those of its latest assignment (None: never
-    assigned).
-    `open_pushes`: their number by state. `unknown`: the problem with an unknown id (None: the ids are known).
-    `since_ms`: the start of the requested assignment if it exists already (None: it does not).
+    assigned). `open_pushes`: the number of its open pushes, by state. `unknown`: the error for an unknown id (None: the
+    ids are known). `since_ms`: the start of the requested assignment if it exists already (None: it does not).
     """
 
     wish: Wish
@@ -430,10 +429,7 @@ class FlipCandidate:
     since_ms: int | None = None
 
     def to_come(self, by: By) -> str | None:
-        """Return a note if the assignment exists already, and has not begun.
-
-        Returns None otherwise.
-        """
+        """Return a note if the assignment already exists and has not begun, else None."""
         return None if self.since_ms is None else _to_come(self.wish.org_id, self.since_ms, by)
 
 
@@ -478,7 +474,10 @@ def judge(
 def problem_of(
     candidate: FlipCandidate, options: FlipOptions, state: CustomerRead | None, context: Context
 ) -> tuple[str | None, str | None]:
-    """Return the problem that prevents the flip, and a note; each None if absent."""
+    """Return the problem that prevents the flip, and a note about the flip.
+
+    Each is None if absent.
+    """
     customer = candidate.customer_id
     if options.provider in EXEMPT_PROVIDERS:
         return None, "Drawdown does not bill the organisation from then on"
@@ -514,16 +513,16 @@ def problem_of(
 def _halts(was: str | None, is_halted: bool, provider: str, balance_micro: int | None) -> bool:
     """Return True if a move to another provider would halt an organisation.
 
-    That is so if the organisation runs now, and its customer at the new provider has no credit.
+    It would if the organisation runs now, and its customer at the new provider lacks credit.
     """
     is_moved = was is not None and was != provider
     return is_moved and not is_halted and balance_micro is not None and balance_micro <= 0
 
 
 def would_halt_here(connection: sa.Connection, org_id: str, customer_id: str, now_ms: int) -> bool:
-    """Return True if the embedded ledger would halt an organisation at once.
+    """Return True if the embedded ledger would immediately halt an organisation.
 
-    That is so if an organisation that runs now is assigned to it, and lacks credit.
+    It would if another provider bills the organisation now, it is not halted, and its customer lacks credit.
     """
     latest = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
     if latest is None:

@@ -1,11 +1,11 @@
-"""Lists of organisations, and the rows of one organisation.
+"""List organisations, and the rows that refer to one organisation.
 
-They show the state, credit, end of credit and provider. Reads only.
+The lists show the state, credit, end of credit and provider. Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the former page. So new rows do not
+Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the previous page. So new rows do not
 shift other rows, and a row is not shown twice. The cost of a page by name does not depend on the number of
-organisations. The remaining credit is estimated only for organisations on the page, as the watch does
-(`effective_balance`), as of one moment. The number of statements does not depend on the number of organisations.
+organisations. Drawdown estimates the remaining credit only for organisations on the page, as of one moment, in the same
+way as the watch (`effective_balance`). The number of statements does not depend on the number of organisations.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SORTS: Final = {
 class OrgFilter:
     """A filter of organisations. An empty field matches any organisation.
 
-    `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the credit ends by that time, by the watch's
+    `search`: a part of the id. `state`: one of STATES. `runs_out_by_ms`: the latest end of the credit, by the watch's
     last estimate (None: any).
     """
 
@@ -77,8 +77,9 @@ class OrgFilter:
 class OrgColumns(NamedTuple):
     """A row of the query `list`, with columns of `orgs`.
 
-    `running`: the number of running sandboxes. `is_scheduled`: its first assignment begins later. The driver's own rows
-    are ten times slower, and a download may have 100,000 rows.
+    `running`: the number of running sandboxes. `is_scheduled`: the organisation's first assignment begins later.
+
+    This class replaces the driver's own rows, which are ten times slower, because a download may have 100,000 rows.
     """
 
     org_id: str
@@ -106,9 +107,10 @@ class OrgRow:
     """An organisation in a list. Credit is in millionths of its provider's credits.
 
     `billing_provider`: its provider (None: it has no assignment now). `plan`, `balance_micro`: as last read (None:
-    unknown). `left_now_micro` to `runs_out_ms`: as in `CreditForecast`. `since_ms`, `why`: the time and the reason of a
-    halt or stop (None: neither). `running`: the number of its running sandboxes. `max_concurrent_sandboxes` None:
-    unlimited. `override_halted` to `override_until_ms`: its org override (see `Override`).
+    unknown). `left_now_micro` to `runs_out_ms`: as in `CreditForecast`. `since_ms`, `why`: the start of a halt or stop,
+    and the reason for it (None: neither applies). `running`: the number of its running sandboxes.
+    `max_concurrent_sandboxes` None: unlimited. `override_halted` to `override_until_ms`: its org override (see
+    `Override`).
     """
 
     org_id: str
@@ -135,7 +137,8 @@ class OrgRow:
 class Place:
     """The organisation after which a list continues.
 
-    `ends_ms`: for the order by end, the end of its credit when the page was read (None: use its present value).
+    `ends_ms`: if the list is sorted by end, the end of the organisation's credit when the page was read (None: use its
+    present value).
     """
 
     org_id: str = ""
@@ -198,7 +201,7 @@ def list_orgs(
 
 
 def every_org(connection: sa.Connection, chosen: OrgFilter, now_ms: int, sort: str) -> Iterator[OrgRow]:
-    """Yield all chosen organisations, in the order of pages, with the same figures.
+    """Yield all chosen organisations, in the order and with the figures of the pages.
 
     Errors: UsageError for an unknown state; UnknownId for an unknown plan.
     """
@@ -223,10 +226,10 @@ def chosen_orgs(connection: sa.Connection, chosen: OrgFilter, most: int, now_ms:
 
 @dataclass(frozen=True)
 class NeverHalted:
-    """Organisations with an org override against halts.
+    """Organisations that an org override protects from halts.
 
-    `orgs`: their number. `first`: the first of them, each with the end of its org override in milliseconds (None: it
-    does not end).
+    `orgs`: the number of organisations. `first`: the first of them, each with the end of its org override in
+    milliseconds (None: it does not end).
     """
 
     orgs: int
@@ -243,7 +246,7 @@ def never_halted(connection: sa.Connection, now_ms: int, most: int) -> NeverHalt
 class RunningOut:
     """Organisations with credit that ends within a day, by the watch's last estimate.
 
-    `orgs`: their number. `first`: the first of them, each with the end of its credit in milliseconds.
+    `orgs`: the number of organisations. `first`: the first of them, each with the end of its credit in milliseconds.
     """
 
     orgs: int = 0
@@ -253,7 +256,7 @@ class RunningOut:
 def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut:
     """Return the organisations with credit that ends within a day.
 
-    The result has their number, and the first `most` (1 or more).
+    The result has the number of all these organisations, and names the first `most` of them (1 or more).
     """
     rows = SQL.run(connection, "running_out", {"runs_out_by_ms": now_ms + DAY_MS, "at_most": most}).all()
     first = [(str(row.org_id), int(row.runs_out_ms)) for row in rows]
@@ -261,9 +264,9 @@ def running_out(connection: sa.Connection, now_ms: int, most: int) -> RunningOut
 
 
 def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most: int) -> list[ScheduledFlip]:
-    """Return the assignments that begin later, the next first.
+    """Return the assignments that begin later, the earliest first.
 
-    `provider`: only assignments to this provider ('': to any).
+    `provider`: return only assignments to this provider ('': to any provider).
     """
     values = {"now_ms": now_ms, "provider": provider, "at_most": min(most, MAX_ROWS)}
     return [ScheduledFlip(**row._mapping) for row in SQL.run(connection, "scheduled_flips", values)]
@@ -272,7 +275,8 @@ def scheduled_flips(connection: sa.Connection, provider: str, now_ms: int, most:
 def providers_and_plans(connection: sa.Connection) -> tuple[list[str], list[str]]:
     """Return the providers and the plans that a filter can choose.
 
-    The providers have an assignment. The plans are those of the ledger and of other providers.
+    A provider is included if an organisation is assigned to it. The plans are those of the ledger and of other
+    providers.
     """
     plans = SQL.part("plans", {"looked_at": MOST_LOOKED_AT})
     found = read_together(connection, providers=SQL.part("providers"), plans=plans)
@@ -298,7 +302,7 @@ def _read_rows(
 def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
     """Return the query fragments that sort a list.
 
-    `known_end`: all its organisations have an end, so an index fits.
+    `known_end`: all its organisations have an estimated end, so that an index applies.
     """
     if sort == "name":
         return {"order": "by_name", "later": "after_name"}
@@ -348,7 +352,9 @@ def _row(row: OrgColumns, left: CreditForecast, now_ms: int) -> OrgRow:
     elif row.is_halted:
         state, since_ms = "halted", row.halted_at
     word: tuple[bool | None, int | None, int | None] = (None, None, None)
-    if row.override_until_ms is None or row.override_until_ms > now_ms:  # an ended one stays until a tick deletes it
+    if (
+        row.override_until_ms is None or row.override_until_ms > now_ms
+    ):  # an ended override stays until a tick deletes it
         halted = None if row.override_halted is None else bool(row.override_halted)
         word = halted, row.override_max_concurrent, row.override_until_ms
     return OrgRow(
@@ -368,7 +374,7 @@ MOST_HISTORY: Final = 200
 class PushLine:
     """A push of an organisation.
 
-    `sealed_qty`, `sent_qty`: base units that were sealed, and that were sent.
+    `sealed_qty`: the base units that were sealed. `sent_qty`: the base units that were sent.
     """
 
     key: str
@@ -384,7 +390,7 @@ class PushLine:
 
 
 def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
-    """Return an organisation's pushes of [from_ms, to_ms), the latest window first."""
+    """Return an organisation's pushes of windows in [from_ms, to_ms), latest first."""
     values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
     return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
 
@@ -411,10 +417,11 @@ class Billed(BalancedOrg, Protocol):
 class CreditForecast(NamedTuple):
     """The credit of one organisation, in micro-credits of its provider.
 
-    None: unknown, or unlimited.
+    A value is None if it is unknown or unlimited.
 
-    `left_now_micro`: its effective balance, or without a provider, its last read balance. `used_a_minute_micro`: the
-    use a minute, in the last minutes. `runs_out_ms`: the end of the credit at that rate.
+    `left_now_micro`: the organisation's effective balance, or if no provider bills it, its last read balance.
+    `used_a_minute_micro`: the average use per minute, in the last minutes. `runs_out_ms`: the time when the credit ends
+    at that rate.
     """
 
     left_now_micro: int | None
@@ -452,7 +459,7 @@ def _forecast_credit(row: Billed, used: Used | None, now_ms: int) -> CreditForec
 
 
 def override_in_words(halted: bool | None, max_concurrent: int | None, until_ms: int | None) -> str | None:
-    """Return an org override in words; None if it does not have a value."""
+    """Return an org override in words; None if it sets neither a halt nor a limit."""
     if halted is None and max_concurrent is None:
         return None
     parts = []
@@ -517,7 +524,7 @@ UNWATCHED: Final = (
 def _behind(after: str, sort: str) -> Place:
     """Return the place that a page's `next` names.
 
-    For the order by end, it also has the end of that credit.
+    If the list is sorted by end, the place also has the end of the credit.
     """
     ends = re.fullmatch(r"([0-9]{1,16}):(.+)", after, re.DOTALL) if sort == "end" else None
     return Place(after) if ends is None else Place(ends[2], int(ends[1]))

@@ -2,7 +2,7 @@
 
 -- name: list
 -- One page. `value`: the column to sort by. `order`: its direction, and then the name. `later`: the condition for rows
--- after the former page. The columns are those of `OrgColumns`.
+-- after the previous page. The columns are those of `OrgColumns`.
 SELECT o.org_id, o.billing_provider, o."plan", o.is_halted, o.halted_at, o.halt_reason, o.max_concurrent_sandboxes,
     o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.stopped_at_ms, o.stopped_reason, o.runs_out_ms,
     o.override_halted, o.override_max_concurrent, o.override_until_ms,
@@ -25,7 +25,7 @@ SELECT o.org_id FROM orgs o WHERE {chosen} ORDER BY o.org_id LIMIT :at_most
 NOT o.is_halted AND o.stopped_at_ms IS NULL AND o.billing_provider IS NOT NULL
 
 -- name: is_halted
--- The condition exactly as in the index, because SQLite uses the index only then.
+-- The condition must be exactly that of the index. Otherwise SQLite does not use the index.
 o.is_halted
 
 -- name: is_stopped
@@ -51,7 +51,7 @@ EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)
 o.runs_out_ms IS NOT NULL AND o.runs_out_ms <= :runs_out_by_ms AND {watched}
 
 -- name: ends
--- An organisation that the watch no longer estimates keeps its last estimate, which must not be shown.
+-- If the watch no longer estimates an organisation, the row keeps the last estimate, which a list must not show.
 CASE WHEN {watched} THEN o.runs_out_ms END
 
 -- name: watched
@@ -84,7 +84,8 @@ o.org_id > :after_org_id
 :after_ms
 
 -- name: by_now
--- The last row of the former page. If its value changed since, the page continues from the new value.
+-- The present value of the last row of the previous page. If the value has changed, the page continues from the new
+-- value.
 (SELECT {value} FROM orgs o WHERE o.org_id = :after_org_id)
 
 -- name: by_name
@@ -131,7 +132,7 @@ ORDER BY a.start_ms, a.org_id LIMIT :at_most
 -- Rows that refer to one organisation.
 
 -- name: pushes
--- The index of pushes is by window and organisation, so each window costs one read, however many organisations exist.
+-- The index of pushes is by window and organisation, so the query reads the index once for each window.
 WITH RECURSIVE windows (window_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
     UNION ALL SELECT window_ms + {window_length_ms} FROM windows WHERE window_ms + {window_length_ms} < :to_ms
@@ -144,7 +145,7 @@ ORDER BY q.window_ms DESC, q.feature, q.revision DESC LIMIT :at_most
 JOIN
 
 -- name: then [sqlite]
--- SQLite keeps the order of a cross join. With another join it may begin with all pushes.
+-- SQLite keeps the order of a cross join. With another join, SQLite may read all pushes first.
 CROSS JOIN
 
 -- name: halts

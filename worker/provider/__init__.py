@@ -1,7 +1,6 @@
 """Change and list terms, pauses, rates and policies of providers.
 
-It also changes and lists costs at vendors. It has the list of providers in shadow, and the comparison of vendors' bills
-with usage.
+This package also changes and lists costs at vendors, lists providers in shadow, and compares vendors' bills with usage.
 
 Guarantee: only a person pauses or resumes a provider, or accepts its new terms.
 

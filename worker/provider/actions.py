@@ -1,6 +1,6 @@
-"""Changes of providers by a person.
+"""Change a provider for a person.
 
-Accept terms, bill usage in shadow, pause, resume, set rates for estimates, and set policies for outages.
+A person can accept terms, bill usage in shadow, pause, resume, set rates for estimates, and set policies for outages.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ MAX_SHADOW_BILLED: Final = 20_000
 class Portion:
     """The progress of `accept` after one of its transactions.
 
-    `voided`: pushes that this transaction voided. `pushes_left`: pushes that are still to be voided.
-
-    The new terms are in force when `pushes_left` is 0.
+    `voided`: the number of pushes that this transaction voided. `pushes_left`: the number of pushes that are still to
+    be voided. The new terms are in force when `pushes_left` is 0.
     """
 
     voided: int
@@ -65,11 +64,10 @@ class Portion:
 def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By, *, dry_run: bool = False) -> int:
     """Accept a provider's new terms from now on. Return the number of voided pushes.
 
-    Pushes that were sealed with the old terms and never sent are voided, so that the next tick seals them again.
-
-    Each transaction voids CHUNK of them, and the last one brings the new terms into force. A voided push is sealed
-    again with the terms that are in force then. If the command is interrupted, a repeated command does the rest.
-    `dry_run`: only return the number of pushes to void. Errors: as `accept_some`.
+    The call voids pushes that were sealed with the old terms and never sent. The next tick seals their usage again,
+    with the terms that are in force then. Each transaction voids up to CHUNK pushes, and the last transaction brings
+    the new terms into force. If the command is interrupted, a repeated command does the rest. `dry_run`: only return
+    the number of pushes to void. Errors: as `accept_some`.
     """
     done, left = 0, 1
     while left:
@@ -87,7 +85,7 @@ def accept(transact: Transact, provider: str, capabilities: Capabilities, by: By
 
 
 def half_way(provider: str, voided: int) -> str:
-    """Return a text about the state after an interrupted `accept`."""
+    """Return the text that describes the state after an interrupted `accept`."""
     return (
         f"{counted(voided, 'unsent push was', 'unsent pushes were')} voided before that, and the next tick seals the "
         f"usage again; {provider} still has its old terms. Repeat the command"
@@ -126,7 +124,10 @@ def accept_some(
 
 
 def terms_of(capabilities: Capabilities) -> str:
-    """Return a provider's declaration as stored text, equal for equal declarations."""
+    """Return a provider's declaration as text to store.
+
+    Equal declarations have equal texts.
+    """
     return _text(capabilities)
 
 
@@ -137,7 +138,7 @@ def terms_in_force(connection: sa.Connection, provider: str) -> str | None:
 
 
 def changes(connection: sa.Connection, provider: str, capabilities: Capabilities) -> dict[str, tuple[object, object]]:
-    """Return the terms that differ, each as it is in force and as it is declared."""
+    """Return the terms that differ, each with the value in force and as declared."""
     stored = terms_in_force(connection, provider)
     return differing(json.loads(stored or "{}"), _terms(capabilities))
 
@@ -145,7 +146,7 @@ def changes(connection: sa.Connection, provider: str, capabilities: Capabilities
 def open_at(connection: sa.Connection, provider: str) -> tuple[int, int]:
     """Return the number of pushes that `accept` voids, and of those that prevent it.
 
-    The latter were sent, and are neither settled nor rejected.
+    A push prevents `accept` if it was sent, and is neither settled nor rejected.
     """
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     return int(counts.due), int(counts.sent)
@@ -156,7 +157,7 @@ def _use(
 ) -> None:
     live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
     moved = not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(capabilities)))
-    # A tick on the former terms may have sent or adopted pushes since the command began, also by a clock that is ahead.
+    # A tick on the former terms may have sent or adopted pushes since the command began, or by a clock that is ahead.
     values = {"provider": provider, "since_ms": by.now_ms}
     since_ms = int(SQL.run(connection, "after_last_sent", values).scalar_one() or by.now_ms)
     _keep(connection, provider, _text(capabilities), live_from, since_ms if moved else stored.wire_since_ms)
@@ -171,10 +172,9 @@ def _sealed_to(connection: sa.Connection) -> int:
 def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: int) -> int | None:
     """Return the new start of sending, in milliseconds.
 
-    It never moves back over windows that another system billed.
-
-    If the provider was in shadow, it goes live from the next window on, and after all sealed windows. A machine with a
-    faster clock may have sealed later windows in shadow.
+    The start never moves back over windows that another system billed. If the provider was in shadow, it goes live from
+    the next window on, and after all sealed windows. A machine with a faster clock may have sealed later windows in
+    shadow.
     """
     if was is not None and was > now_ms:
         return max(declared or 0, next_window(now_ms), sealed_to)
@@ -185,7 +185,7 @@ def _live_from(was: int | None, declared: int | None, now_ms: int, sealed_to: in
 class Shadow:
     """A feature's usage that was sealed in shadow, in base units.
 
-    `orgs`: the number of its organisations. `from_ms`: its first window.
+    `orgs`: the number of organisations with this usage. `from_ms`: the first window of the usage.
     """
 
     feature: str
@@ -198,9 +198,10 @@ class Shadow:
 class CutOver:
     """The cut-over of a provider.
 
-    `live_from_ms`: the start of sending (None: always). `since_ms`: the cut-over in its settings. `unbilled`: the usage
-    between these that was sealed in shadow, and that this provider does not bill. `unsealed_s`: seconds and units of
-    samples between these that seals have not read. `worth`: the worth of `unbilled`, by the rates in force.
+    `since_ms`: the cut-over in the provider's settings. `live_from_ms`: the time from which Drawdown sends pushes
+    (None: always). `unbilled`: the usage between these times that was sealed in shadow, and that this provider does not
+    bill. `unsealed_s`: seconds and units of samples between these times that seals have not read. `worth`: the worth of
+    `unbilled`, by the rates in force.
     """
 
     live_from_ms: int | None
@@ -211,7 +212,7 @@ class CutOver:
 
 
 def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilities, now_ms: int) -> CutOver:
-    """Return the cut-over that `accept` of these settings would make now, or made."""
+    """Return the cut-over that `accept` would make now, or has already made."""
     stored = _stored(connection).get(provider)
     live = None if stored is None else stored.live_from_ms
     if stored is not None and not is_same(stored.terms, capabilities):
@@ -243,9 +244,9 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
 
     Return the number of pushes that the next tick seals again.
 
-    Errors: Refused if the provider was never in shadow, is not live, lacks shadow usage since then, or has more than
-    MAX_SHADOW_BILLED pushes. UsageError for a time that is not the start of a window. HistoryDoubted while a recovery
-    is needed.
+    Errors: Refused if the provider was never in shadow, is not live, or lacks shadow usage since `from_ms`. Refused for
+    more than MAX_SHADOW_BILLED pushes. UsageError for a time that is not the start of a window. HistoryDoubted while a
+    recovery is needed.
     """
     if from_ms % WINDOW_MS:
         raise UsageError(
@@ -268,7 +269,7 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
         )
     if len(found) > MAX_SHADOW_BILLED:
         raise Refused(
-            f"{provider} has over {MAX_SHADOW_BILLED:,} pushes in shadow since {utc(from_ms)}. Pass a later --from"
+            f"{provider} has more than {MAX_SHADOW_BILLED:,} pushes in shadow since {utc(from_ms)}. Pass a later --from"
         )
     SQL.run(connection, "go_live_from", values)
     void_many(
@@ -294,7 +295,7 @@ def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] |
     Drawdown does not send pushes to it until it is resumed, but may look up earlier pushes. A repeated pause keeps the
     start, and replaces the reason.
 
-    Return the start (milliseconds) and the reason of the pause before; None if it was not paused.
+    Return the start (milliseconds) and the reason of the existing pause; None if the provider was not paused.
     """
     before = paused(connection).get(provider)
     SQL.run(connection, "pause", {"provider": provider, "paused_ms": by.now_ms, "paused_reason": by.reason})
@@ -305,7 +306,7 @@ def pause(connection: sa.Connection, provider: str, by: By) -> tuple[int, str] |
 def resume(connection: sa.Connection, provider: str, by: By) -> int:
     """Resume sending to a provider. Return the start of its pause, in milliseconds.
 
-    Errors: Refused if it is not paused.
+    Errors: Refused if the provider is not paused.
     """
     since = paused(connection).get(provider)
     if since is None:
@@ -329,12 +330,12 @@ def set_rate(
 ) -> int:
     """Set the rate of a feature at a provider, for estimates.
 
-    Return the window from which it counts, in milliseconds.
+    Return the window from which the rate counts, in milliseconds.
 
     `rate`: (micro-units of the balance, base units). Without `from_ms`, a feature's first rate counts for all its
-    usage, and a later rate from the next window on. If the same rate is already in force then, it does not change. So a
-    caller that lost the response can repeat the call, and gets the window from which the rate counts. `tells`: the
-    provider declares that it reports costs.
+    usage, and a later rate from the next window on. If the same rate is already in force then, nothing changes. So a
+    caller that lost the response can repeat the call, and gets the same window. `tells`: the provider declares that it
+    reports costs.
 
     Errors: UsageError for an invalid feature name. Refused if the provider uses the ledger's rate card, if it reports
     costs, or for a second rate from the same window on. UnknownId for an unknown feature unless `new`.
@@ -342,7 +343,8 @@ def set_rate(
     ids.require_feature_name(feature)
     if uses_ledger(connection, provider):
         raise Refused(
-            f"{provider} uses the ledger's rate card. Set it with `drawdown ledger rate {feature} --micro-credits N`"
+            f"cannot set the rate: {provider} uses the ledger's rate card. Run `drawdown ledger rate {feature} "
+            "--micro-credits N`"
         )
     if tells and tells_costs(connection, provider):
         raise Refused(
@@ -355,7 +357,7 @@ def set_rate(
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
     holds = card.rate(feature, start)
     is_so = holds is not None and (holds.micro_credits, holds.per_quantity) == rate
-    # With a start, the rate in force may still change before it, so only a row with this start is a repetition.
+    # The rate in force may still change before `from_ms`, so only a row with this start is a repetition.
     if holds is not None and is_so and from_ms in (None, holds.start_ms):
         return holds.start_ms
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
@@ -373,9 +375,7 @@ def set_when_down(
 ) -> str | None:
     """Set the policy for customers of a plan while the provider is unreadable.
 
-    Return the former policy or None.
-
-    Plan '': every other plan.
+    Return the former policy, or None. `plan` '': every plan without its own policy.
 
     Errors: UsageError for an invalid policy; UnknownId for an unknown plan unless `new`.
     """
@@ -391,7 +391,9 @@ def set_when_down(
 
 
 def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -> str:
-    """End the policy of a plan ('': every other plan), and return it.
+    """End the policy of a plan, and return that policy.
+
+    `plan` '': every plan without its own policy.
 
     Errors: Refused if the plan does not have a policy.
     """

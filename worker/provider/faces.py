@@ -56,10 +56,10 @@ Policy = Literal["go_on", "estimate", "stop"]
 def require_biller(connection: sa.Connection, known: Providers | None, name: str, what: str) -> None:
     """Refuse a provider that does not bill, or that Drawdown does not know.
 
-    An unknown provider is not installed here and never had an assignment.
+    A provider is unknown if it is not installed here and never had an assignment.
 
-    `what`: the consequence for the error text. Errors: Refused for a provider that does not bill here; UnknownId, which
-    names the nearest provider.
+    `what`: the consequence, for the error text. Errors: Refused for a provider that does not bill here. UnknownId for
+    an unknown provider; the error names the nearest known name.
     """
     if name in EXEMPT_PROVIDERS:
         raise Refused(f"{name} does not bill usage here, so {what}. See `drawdown provider list`")
@@ -71,10 +71,11 @@ def require_biller(connection: sa.Connection, known: Providers | None, name: str
 
 @dataclass(frozen=True)
 class ProviderPaused:
-    """A provider's pause. `paused`: Drawdown does not send pushes to it now.
+    """The effect of a call that pauses or resumes a provider.
 
-    `since_ms`: the start of the pause before (null: it was not paused). `was_reason`: its reason (null: it was not
-    paused, or this call resumed it).
+    `paused`: Drawdown does not send pushes to the provider now. `since_ms`: the start of the pause before the call
+    (null: the provider was not paused). `was_reason`: the reason for that pause (null: the provider was not paused, or
+    this call resumed it).
     """
 
     provider: str
@@ -106,8 +107,8 @@ def _paused(done: ProviderPaused) -> str:
 class PolicySet:
     """A plan's policy while its provider is unreadable.
 
-    It applies to organisations that are not halted. `plan` empty: every other plan. `policy` null: the policy was
-    ended. `was`: the former policy (null: not set).
+    The policy applies to organisations that are not halted. `plan` empty: every plan without its own policy. `policy`
+    null: the call ended the policy. `was`: the former policy (null: not set).
     """
 
     provider: str
@@ -154,9 +155,8 @@ def _sentence(done: PolicySet) -> str:
 class ProviderRateSet:
     """The rate of a feature at a provider, for estimates.
 
-    It applies from the window `start_ms` on.
-
-    It is `micro` millionths of the balance's unit for each `per_quantity` base units.
+    The rate applies from the window `start_ms` on. It is `micro` millionths of the balance's unit for each
+    `per_quantity` base units.
     """
 
     provider: str
@@ -201,7 +201,7 @@ def _rated(done: ProviderRateSet) -> str:
 def _billed(connection: sa.Connection, provider: str, now_ms: int) -> Fact:
     """Return the fact about the organisations that a provider bills now.
 
-    The fact is their number and the first names.
+    The fact has their number, and names the first of them.
     """
     values = {"provider": provider, "now_ms": now_ms}
     count = int(SQL.run(connection, "count_billed", values).scalar_one())
@@ -270,10 +270,10 @@ class ProviderRow:
     """A provider in a list.
 
     `state`: ready, shadow, paused, changed, dormant, broken or missing. `changed`: its settings differ from the terms
-    in force. `dormant`: it lacks a key here. `broken`: its settings are invalid here. `missing`: it is not installed
-    here. `why`: the reason in words (null: it is ready). `orgs`: the number of organisations that it bills now.
-    `without_customer`: how many of these lack a customer there. `oldest_ms`: the time since which the oldest open push
-    waits (null: all pushes are settled).
+    in force. `dormant`: it lacks a key on this machine. `broken`: its settings are invalid on this machine. `missing`:
+    it is not installed on this machine. `why`: the reason for the state, in words (null: it is ready). `orgs`: the
+    number of organisations that it bills now. `without_customer`: how many of these lack a customer there. `oldest_ms`:
+    the time since which the oldest open push waits (null: all pushes are settled).
     """
 
     provider: str
@@ -289,7 +289,7 @@ class ProviderRow:
 class PolicyRow:
     """A plan's policy while its provider is unreadable.
 
-    It applies to organisations that are not halted. `plan` empty: every other plan.
+    The policy applies to organisations that are not halted. `plan` empty: every plan without its own policy.
     """
 
     plan: str
@@ -298,9 +298,9 @@ class PolicyRow:
 
 @dataclass(frozen=True)
 class ShownProvider(ProviderRow):
-    """A provider with its terms in force, its policies, and its rates for estimates.
+    """A provider with its terms in force, policies and rates for estimates.
 
-    `live_from_ms`: the start of sending (null: always, or a tick has not stored the terms yet).
+    `live_from_ms`: the time from which Drawdown sends pushes (null: always, or a tick has not stored the terms yet).
     """
 
     live_from_ms: int | None
@@ -312,7 +312,7 @@ class ShownProvider(ProviderRow):
 def rows_of(connection: sa.Connection, known: Providers | None, now_ms: int) -> list[ProviderRow]:
     """Return all providers, sorted by name.
 
-    They are installed here, or known to the database.
+    A provider is included if it is installed here, or known to the database.
     """
     kept = {one.provider: one for one in provider_lines(connection, now_ms)}
     paused = terms.paused(connection)

@@ -2,8 +2,8 @@
 
 Reads only.
 
-Guarantee: it counts only open pushes, the latest sends, and assignments. Each process has its own circuit breakers,
-which are not stored. The unanswered sends that open a circuit breaker are stored.
+Guarantee: these lists count only open pushes, the latest sends, and assignments. Each process has its own circuit
+breakers, which are not stored. However, the database stores the unanswered sends that open a circuit breaker.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ SENDS_MS: Final = DAY_MS
 class Unanswered:
     """Latest sends that the provider deferred or did not answer.
 
-    `in_a_row`: their number since the last response. `since_ms`, `last_ms`: when the first and the last of them ended
-    (None: there were none). `answered_ms`: when the last answered send ended (None: no send was answered).
+    `in_a_row`: the number of these sends since the last response. `since_ms`, `last_ms`: the end of the first and of
+    the last of them (None: `in_a_row` is 0). `answered_ms`: the end of the last answered send (None: the provider did
+    not answer any).
     """
 
     in_a_row: int
@@ -61,14 +62,15 @@ class ProviderLine:
 
     Only `drawdown provider list` shows invalid settings of a machine.
 
-    `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the start of sending (None:
-    always). `without_customer`: the number of its organisations without a customer there. `open`: open pushes by state.
-    `oldest_ms`: when the oldest of them was sealed (None: all pushes are settled).
+    `met`: a tick has stored its terms. `paused_ms` None: it is not paused. `live_from_ms`: the time from which Drawdown
+    sends pushes (None: always). `without_customer`: the number of its organisations without a customer there. `open`:
+    the number of open pushes, by state. `oldest_ms`: the time when the oldest of them was sealed (None: all pushes are
+    settled).
 
-    The next four fields are about its sends among the latest MOST_SENDS of all providers within a day (None: Drawdown
-    did not send to it). `calls`: the number of those that have an outcome. `failed`: how many of these are neither
-    accepted, queued nor duplicate. `p95_ms`: the 95th percentile of the durations (None, too: all are under way).
-    `unanswered`: sends that the provider deferred or did not answer.
+    The next four fields count its sends among the latest MOST_SENDS sends to all providers within a day. They are None
+    if Drawdown did not send to it. `calls`: the number of sends with an outcome. `failed`: how many of these were
+    neither accepted, queued nor duplicate. `p95_ms`: the 95th percentile of the durations (also None while all sends
+    are under way). `unanswered`: the sends that the provider deferred or did not answer.
 
     `reads`, `reads_failed`: the numbers of all reads of its customers, and of failed reads (None: Drawdown has not
     counted a read).
@@ -94,8 +96,8 @@ class ProviderLine:
     def state(self, now_ms: int) -> str:
         """Return the state: paused, shadow, failing, in use, or not met.
 
-        In shadow, usage is sealed and compared, but not sent. Failing: see `is_failing`. Not met: a tick has not stored
-        its terms yet.
+        `shadow`: usage is sealed and compared, but not sent. `failing`: most of its latest sends failed. `not met`: a
+        tick has not stored its terms yet.
         """
         if self.paused_ms is not None:
             return "paused"
@@ -124,7 +126,7 @@ class ProviderLine:
 def provider_lines(connection: sa.Connection, now_ms: int) -> list[ProviderLine]:
     """Return the providers in use, sorted by name.
 
-    They have an assignment, open pushes, sends or stored state.
+    A provider is in use if it has an assignment, open pushes, sends or stored state.
     """
     found: dict[str, ProviderLine] = {}
     for row in SQL.run(connection, "states"):
@@ -169,9 +171,9 @@ def customers_at(connection: sa.Connection, provider: str, now_ms: int, most: in
 def features_used(
     connection: sa.Connection, provider: str, customers: Sequence[str], now_ms: int
 ) -> dict[tuple[str, ...], list[str]]:
-    """Return the customers by the features of their pushes within USED_MS.
+    """Group customers by the features of their pushes within USED_MS.
 
-    Customers without such a push have the empty key.
+    Customers without such a push are under the empty key.
     """
     values = {"provider": provider, "customers": list(customers), "since_ms": now_ms - USED_MS}
     used: dict[str, list[str]] = {customer: [] for customer in customers}

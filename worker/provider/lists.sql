@@ -55,4 +55,4 @@ SELECT DISTINCT customer_id, feature FROM pushes WHERE window_ms >= :since_ms AN
 -- name: in_use
 SELECT DISTINCT provider FROM assignments WHERE end_ms IS NULL AND provider NOT IN {unbilled} ORDER BY 1
 
--- Providers in shadow: their usage is sealed and compared, but not sent.
+-- Providers in shadow. Drawdown seals and compares their usage, but does not send it.

@@ -1,4 +1,4 @@
-"""Providers in shadow, with the start and the end of their shadow. Reads only."""
+"""Return the providers in shadow, with the span of each shadow. Reads only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class InShadow:
 
 
 def shadow_part(now_ms: int) -> Part:
-    """Return the query of providers in shadow, to run with others in one statement."""
+    """Return the query of providers in shadow, to combine into one statement."""
     return SQL.part("in_shadow", {"now_ms": now_ms})
 
 

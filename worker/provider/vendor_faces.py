@@ -83,9 +83,9 @@ def _summary(done: VendorCostSet) -> str:
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the former cost at the vendor for a dry run.
+    """Return the former cost at the vendor, for a dry run.
 
-    It is the cost on the first day of the new cost.
+    The former cost is that on the first day of the new cost.
     """
     then_ms = max(values["from_ms"], asked.by.now_ms)
     of = {"feature": values["feature"], "vendor": values["vendor"], "service": values["service"]}

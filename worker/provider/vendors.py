@@ -2,11 +2,12 @@
 
 A feature, or a metric of the guard, can have a cost at each vendor.
 
-Guarantee: costs and bills are append-only, and recorded with actor and reason. A file that was imported before does not
-add rows, and only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV. A file without the
-required form is refused as a whole, and so is a file of corrections. Amounts are added up exactly and rounded once, and
-different currencies are never added up. A day without a bill is unknown, and not zero. A service without a cost in this
-database has its own line. Today, the two days before it, and a single day do not cause an alert.
+Guarantee: costs and bills are append-only, and recorded with actor and reason. If a file was imported before, a
+repeated import does not add rows. Only a final bill replaces a final day. A file has FOCUS columns, or is a small CSV.
+A file without the required form is refused as a whole, and so is a file of corrections. Amounts are added up exactly
+and rounded once. Amounts in different currencies are never added together. The bill of a day without bills is unknown,
+not zero. A service without a cost in this database has its own line. A difference causes an alert only on the second of
+two successive days, and not on today or the two days before it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Units:
 def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: int, by: By, *, new: bool) -> None:
     """Set the cost of a feature at a vendor, from the start of a UTC day on.
 
-    If the same cost already begins on that day, the call does not have an effect.
+    If the same cost already begins on that day, nothing changes.
 
     Errors: UsageError for an invalid name, day or amount. UnknownId, unless `new`, for a name that is neither a feature
     nor a metric of the guard. Refused if another cost begins on that day.
@@ -108,9 +109,10 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
 def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     """Import a file's bills, and return True if they are new.
 
-    For each vendor and day in the file, they replace all bills that were imported before.
+    For each vendor and day in the file, the new bills replace all bills that were imported before.
 
-    Errors: Refused if a stored day is final and the file's is not; DatabaseBusy if another file is being imported.
+    Errors: Refused if a stored day is final and the file's bill for it is not. DatabaseBusy if another file is being
+    imported.
     """
     values = {"import_id": file.import_id, "at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     number = SQL.run(connection, "insert_import", values).scalar()
@@ -123,7 +125,8 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     final = SQL.run(connection, "final_days", {"days": rows}).first() if rows else None
     if final is not None:
         raise Refused(
-            f"{final.vendor}: {show_time(int(final.day_ms))[:10]} is already final. Import its invoice with --final"
+            f"cannot replace the bill of {final.vendor}: {show_time(int(final.day_ms))[:10]} is already final. Import "
+            "its invoice with --final"
         )
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
     record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
@@ -194,7 +197,7 @@ class BillLine:
 class BillFile:
     """A file's bills, added up.
 
-    `import_id`: SHA-256 in hex over its bytes and the `is_final` of `read_bills`.
+    `import_id`: the SHA-256 in hex of the file's bytes and of the `is_final` passed to `read_bills`.
     """
 
     import_id: str
@@ -204,9 +207,10 @@ class BillFile:
 def read_bills(name: str, *, is_final: bool) -> BillFile:
     """Read a file's bills.
 
-    Errors: UsageError for a file that cannot be read or is invalid. For an invalid line, the error names the line.
+    A vendor's day is final if `is_final` is True, or if all its lines have an invoice (`InvoiceId`, or `final` as
+    `true`).
 
-    A vendor's day is final with `is_final`, or if all its lines have an invoice (`InvoiceId`, or `final` as `true`).
+    Errors: UsageError for a file that cannot be read or is invalid. For an invalid line, the error names the line.
     """
     raw = _raw(name)
     number = 1
@@ -218,7 +222,10 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             key, amount, final = _line(row)
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
             if len(sums) > MAX_LINES:
-                raise ValueError(f"more than {MAX_LINES:,} vendors' services and days. Pass fewer days at once")
+                raise ValueError(
+                    f"more than {MAX_LINES:,} combinations of vendor, service, day and currency. Pass fewer days at "
+                    "once"
+                )
             if not (is_final or final):
                 open_days.add((key[0], key[2]))
     except UnicodeDecodeError as error:
@@ -336,9 +343,9 @@ class DriftLine:
     """A vendor's service on one day, in millionths of the currency.
 
     `estimated_micro`: the cost of the usage (None: the service is unmapped). `billed_micro`: the bill (None: unknown).
-    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (the service
-    has no cost on that day). `is_off`: the difference exceeds the bounds. `alerts`: the day before also exceeded
-    them, and the day is neither today nor one of the FRESH_DAYS before it.
+    `state`: `final` or `provisional` (of the bill), `unbilled` (the bill is unknown), or `unmapped` (the service has no
+    cost on that day). `is_off`: the difference between both amounts exceeds the bounds. `alerts`: the difference of the
+    day before also exceeded them, and the day is neither today nor one of the FRESH_DAYS before today.
     """
 
     day_ms: int
@@ -356,8 +363,8 @@ class DriftLine:
 class Cost:
     """The cost of a feature in micro-credits and at a vendor.
 
-    It is for `per_quantity` base units. `units`: the vendor's units, of the kind `unit`. `money_micro`: millionths of
-    `currency`. `credits_micro` None: the feature lacks a rate.
+    Each amount is for `per_quantity` base units of the feature. `units`: the vendor's units, of the kind `unit`.
+    `money_micro`: millionths of `currency`. `credits_micro` None: the feature lacks a rate.
     """
 
     feature: str
@@ -373,7 +380,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Drifted:
-    """The lines of a comparison, the number of those that alert, and the exit status."""
+    """The lines of a comparison, the number of lines that alert, and the exit status."""
 
     drift: list[DriftLine]
     alerts: int
@@ -430,9 +437,10 @@ def drift(
 def drift_of(
     connection: sa.Connection, from_ms: int | None, to_ms: int | None, now_ms: int, tolerance_ppm: int, least_micro: int
 ) -> list[DriftLine]:
-    """Compare as `drift`, or as `drift_now` if the range is not given.
+    """Compare estimates with bills, as `drift` does.
 
-    `from_ms` None: SPAN_DAYS before the end. `to_ms` None: today. Errors: as `drift`.
+    `from_ms` None: SPAN_DAYS before the end. `to_ms` None: today. If both are None, compare as `drift_now` does.
+    Errors: as `drift`.
     """
     if from_ms is None and to_ms is None:
         return drift_now(connection, now_ms, tolerance_ppm, least_micro)
@@ -444,10 +452,11 @@ def drift_of(
 def drift_now(connection: sa.Connection, now_ms: int, tolerance_ppm: int, least_micro: int) -> list[DriftLine]:
     """Compare estimates with bills of the last SPAN_DAYS days before today.
 
-    Earlier days of a vendor are compared, too, if their bills were first imported in the last SPAN_DAYS days. So are
-    the days after these, because the second of two days alerts. They begin at most MAX_DAYS before today.
+    Also compare a vendor's earlier days, at most MAX_DAYS before today, if their bills were first imported in the last
+    SPAN_DAYS days. The day after each of these is compared, too, because only the second of two successive days causes
+    an alert.
 
-    Lines and errors are as of `drift`.
+    Lines and errors are those of `drift`.
     """
     span_ms, to_ms = SPAN_DAYS * DAY_MS, now_ms - now_ms % DAY_MS
     from_ms, bounds = to_ms - span_ms, (now_ms, tolerance_ppm, least_micro)
@@ -466,7 +475,7 @@ def drift_now(connection: sa.Connection, now_ms: int, tolerance_ppm: int, least_
 def most_urgent(lines: Sequence[DriftLine], most: int) -> list[DriftLine]:
     """Return at most `most` lines, in their order.
 
-    Lines that alert are kept first, then those that are off.
+    If there are more, prefer lines that alert, then lines that are off.
     """
     ranked = sorted(range(len(lines)), key=lambda place: (not lines[place].alerts, not lines[place].is_off, -place))
     return [lines[place] for place in sorted(ranked[:most])]
@@ -511,5 +520,5 @@ def _estimated(
 def _rows(connection: sa.Connection, name: str, values: Mapping[str, object]) -> list[Any]:
     found = list(SQL.run(connection, name, values))
     if len(found) > MAX_ROWS:
-        raise UsageError(f"more than {MAX_ROWS:,} rows. Choose a shorter range")
+        raise UsageError(f"the range has more than {MAX_ROWS:,} rows. Choose a shorter range")
     return found

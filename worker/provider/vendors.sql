@@ -16,7 +16,8 @@ SELECT start_ms FROM vendor_units
 WHERE feature = :feature AND vendor = :vendor AND service = :service AND start_ms > :start_ms
 
 -- name: insert_import
--- If two files are imported at once, one takes the number. The other one waits for it, and adds no row.
+-- If two files are imported at the same time, one import takes the number. The other import waits, and does not add a
+-- row.
 INSERT INTO vendor_imports (import_id, number, at_ms, actor, reason)
 SELECT :import_id, COALESCE(MAX(i.number), 0) + 1, CAST(:at_ms AS BIGINT), :actor, :reason FROM vendor_imports i
 WHERE 1 = 1
@@ -89,7 +90,8 @@ FROM vendor_bills b WHERE b.day_ms >= :from_ms AND b.day_ms < :to_ms
 LIMIT :at_most
 
 -- name: imported_late
--- The days of vendors with a bill that was first imported since a time. A bill that an earlier import has is not new.
+-- The days of vendors with a bill that was first imported since a time. If an earlier import has the same bill, the
+-- bill is not new.
 SELECT DISTINCT b.vendor, b.day_ms FROM vendor_imports i JOIN vendor_bills b ON b.number = i.number
 WHERE i.at_ms >= :since_ms AND b.day_ms >= :from_ms AND b.day_ms < :to_ms AND NOT EXISTS (SELECT 1 FROM vendor_bills x
     WHERE x.vendor = b.vendor AND x.day_ms = b.day_ms AND x.number < b.number AND x.service = b.service
@@ -98,7 +100,7 @@ LIMIT :at_most
 
 -- name: costs
 -- A feature that the guard charges for has the price of its metric, and a billed feature has a rate. A metric's price
--- takes precedence. The rate of a feature that was billed before does not end.
+-- takes precedence, because the rate of a feature that was billed before does not end.
 SELECT v.feature, v.vendor, v.service, v.unit, v.units, v.money_micro, v.currency, v.per_quantity,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.price_micro END, r.micro_credits, m.price_micro) AS micro_credits,
     COALESCE(CASE WHEN m.price_micro > 0 THEN m.per_units END, r.per_quantity, m.per_units) AS rate_per

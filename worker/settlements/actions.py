@@ -1,7 +1,7 @@
-"""Changes of suppliers by a person: terms, freezes, reversals and payouts.
+"""Change suppliers for a person: terms, freezes, reversals and payouts.
 
-Guarantee: each call is one transaction, under the supplier's lock, and is recorded with actor and reason. It has its
-effect once, so a person who lost the answer can repeat it. Wallets do not change.
+Guarantee: each call is one transaction, under the supplier's lock, and is recorded with actor and reason. A repeated
+call has no further effect, so a person who lost the response can repeat the call. Wallets do not change.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Reversed:
-    """A reversal, and its settlement now. `repeated`: it was made before."""
+    """A reversal, and its settlement as it is now.
+
+    `repeated`: an earlier call made the same reversal.
+    """
 
     reversal: Reversal
     repeated: bool
@@ -83,7 +86,7 @@ def set_supplier(
 ) -> tuple[Supplier, Supplier | None]:
     """Set the terms of a supplier, for executions that end from now on.
 
-    Return it as it is now, and as it was (None: it is new).
+    Return the supplier as it is now, and as it was (None: it is new).
 
     Errors: UsageError for invalid terms, or for a new supplier without a share. Unless `new`, UnknownId for an unknown
     supplier.
@@ -112,9 +115,10 @@ def set_supplier(
 def freeze_supplier(connection: sa.Connection, supplier: str, by: By, *, undo: bool = False) -> bool:
     """Freeze a supplier, or end its freeze (`undo`).
 
-    Return True if the call changed this. The settlements of a frozen supplier are not released.
+    Return True if the call began or ended the freeze. A payout does not release the settlements of a frozen supplier.
+    Executions that name the supplier continue.
 
-    Executions that name the supplier continue. Errors: UnknownId; Denied `clock_behind`.
+    Errors: UnknownId; Denied `clock_behind`.
     """
     _held_supplier(connection, supplier)
     return _freeze(connection, supplier, None, by, undo)
@@ -123,7 +127,7 @@ def freeze_supplier(connection: sa.Connection, supplier: str, by: By, *, undo: b
 def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = False) -> tuple[Settlement, bool]:
     """Freeze one settlement, or end its freeze (`undo`).
 
-    Return it as it is now, and True if the freeze changed.
+    Return the settlement as it is now, and True if the call began or ended the freeze.
 
     Errors: UnknownId; Denied `released`, `clock_behind`.
     """
@@ -141,9 +145,8 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
 def reverse(connection: sa.Connection, reservation: str, key: str, amount_micro: int | None, by: By) -> Reversed:
     """Reverse a settlement under the caller's key.
 
-    Without an amount, all that is left of the settlement is reversed.
-
-    It does not refund the customer, who needs a grant for that.
+    Without an amount, reverse the whole rest of the settlement. A reversal does not refund the customer. To refund the
+    customer, grant credit.
 
     Errors: as `ledger.settlements.reverse`; UnknownId; UsageError.
     """
@@ -168,9 +171,8 @@ def make_payout(
 ) -> tuple[Payout, bool]:
     """Release a supplier's eligible settlements as its payout of a period.
 
-    Return it, and True if it was made before.
-
-    `expect_micro`: the amount of the dry run, in micro-credits (None: any amount).
+    Return the payout, and True if an earlier call made it. `expect_micro`: the expected amount in micro-credits, as the
+    dry run showed (None: any amount).
 
     Errors: as `ledger.payouts.release`. UnknownId. HistoryDoubted while the database is stopped, because a payout in
     lost history may have been paid, and would be paid twice (R1).
@@ -238,7 +240,7 @@ def _require_sane(terms: Terms) -> None:
 class SupplierSet:
     """A supplier's terms, and its former terms (`was`, null: it is new).
 
-    `changed`: they differ.
+    `changed`: both terms differ.
     """
 
     supplier: str
@@ -284,7 +286,7 @@ def _terms(done: SupplierSet) -> str:
 class SupplierFrozen:
     """A supplier's freeze.
 
-    `is_frozen`: its settlements are not released now. `changed`: the call changed that.
+    `is_frozen`: payouts do not release the supplier's settlements now. `changed`: the call began or ended the freeze.
     """
 
     supplier: str
@@ -302,7 +304,7 @@ def _freeze_supplier(
 class SettlementFrozen(SettlementRow):
     """A settlement as it is now.
 
-    `is_frozen`: it has a freeze of its own. `changed`: the call began or ended that freeze.
+    `is_frozen`: the settlement itself is frozen, not only its supplier. `changed`: the call began or ended that freeze.
     """
 
     is_frozen: bool
@@ -325,7 +327,7 @@ class SettlementReversed(SettlementRow):
     """A settlement after a part of it was reversed under a key.
 
     `amount_micro`: the reversed part, in micro-credits. `is_clawback`: the settlement was released before the reversal.
-    `remaining_micro`: the part that is not reversed. `repeated`: the key was used before for the same reversal.
+    `remaining_micro`: the part that is not reversed. `repeated`: an earlier call made the same reversal under this key.
     """
 
     reversal: str
@@ -364,9 +366,10 @@ def _taken_back(done: SettlementReversed) -> str:
 
 @dataclass(frozen=True)
 class PayoutMade(Payout):
-    """A payout. `exists`: it exists now. `repeated`: it was made before.
+    """A payout, made or planned.
 
-    `unpaid_micro`: the part for executions of wallets with a negative balance now.
+    `exists`: False if a dry run only showed it. `repeated`: an earlier call made the same payout. `unpaid_micro`: the
+    part of it, in micro-credits, for executions of wallets that have a negative balance now.
     """
 
     exists: bool
@@ -459,7 +462,7 @@ def _facts_of_settlement(connection: sa.Connection, asked: Invocation, values: V
 def _size_of_reversal(connection: sa.Connection, asked: Invocation, values: Values) -> Size:
     """Return the size of a reversal.
 
-    It is the amount of the reversal, or without an amount, the whole rest of the settlement.
+    The size is the amount of the reversal, or without an amount, the whole rest of the settlement.
     """
     amount: int | None = values["amount_micro"]
     if amount is None:

@@ -1,11 +1,11 @@
-"""Lists of settlements, suppliers and payouts.
+"""List settlements, suppliers and payouts.
 
-They include the sums of suppliers and the file of a payout. Reads only.
+This module also returns the sums of suppliers and the file of a payout. Reads only.
 
 Guarantee: for each supplier, the sum of all its settlements (net) is hold + eligible + frozen + released + reversed.
-The sum of all its payouts (paid) is released less their clawbacks. A file's lines add up to its total. The same payout
-always gives the same bytes, which are read and written in parts. A spreadsheet does not read a text in it as a formula,
-and a text does not change the direction of reading.
+The sum of all its payouts (paid) is released less the clawbacks that payouts have deducted. A file's lines add up to
+its total. The same payout always gives the same bytes, which Drawdown reads and writes in parts. A spreadsheet does not
+interpret a text of the file as a formula, and a text does not change the reading direction.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class SettlementFilter:
 class Sums:
     """The sums of a supplier's settlements, in micro-credits.
 
-    `clawed_back_micro`: reversed after the release. `carried_micro`: the part of `clawed_back_micro` that payouts have
-    not deducted yet. `unsettled_micro`: charges of its executions that expired and were not settled.
+    `clawed_back_micro`: the amount reversed after its release. `carried_micro`: the part of `clawed_back_micro` that
+    payouts have not deducted yet. `unsettled_micro`: the charges of the supplier's executions that expired and were not
+    settled.
     """
 
     net_micro: int = 0
@@ -89,11 +90,10 @@ class Account:
 
 @dataclass(frozen=True)
 class NextPayout:
-    """The amount of a supplier's payout this month, and the threshold.
+    """The amount of a supplier's payout this month, and its threshold.
 
-    `due_micro` must exceed the threshold `above_micro`. Both are in micro-credits.
-
-    `is_made`: this or a later month already has a payout.
+    A payout is possible only if `due_micro` exceeds the threshold `above_micro`. Both are in micro-credits. `is_made`:
+    the supplier already has a payout for this or a later month.
     """
 
     due_micro: int
@@ -110,9 +110,8 @@ def page(
 ) -> tuple[list[Settlement], str | None]:
     """Return a page of settlements, newest first.
 
-    It continues after the settlement of the execution `after`. Errors: UnknownId.
-
-    The second value is the execution after which the next page begins (None: this is the last page).
+    The page begins after the settlement of the execution `after`. The second value is the execution after which the
+    next page begins (None: this is the last page). Errors: UnknownId.
     """
     found = _page(connection, chosen, now_ms, after, most + 1)
     return found[:most], found[most - 1].reservation if len(found) > most else None
@@ -161,14 +160,14 @@ def show_settlement(
 
 
 def list_suppliers(connection: sa.Connection, now_ms: int, most: int) -> list[Account]:
-    """Return suppliers, sorted by name, with their sums at a moment."""
+    """Return suppliers, sorted by name, each with its sums as of `now_ms`."""
     rows = SQL.run(connection, "suppliers", {"at_most": most}, which="of_any").mappings().all()
     sums = _sums(connection, [row["supplier"] for row in rows], now_ms)
     return [_account(row, sums[row["supplier"]]) for row in rows]
 
 
 def account_of_supplier(connection: sa.Connection, supplier: str, now_ms: int) -> Account:
-    """Return one supplier with its sums at a moment. Errors: UnknownId."""
+    """Return one supplier with its sums as of `now_ms`. Errors: UnknownId."""
     ids.require(connection, ids.SUPPLIER, supplier)
     values = {"supplier": supplier, "at_most": 1}
     row = SQL.run(connection, "suppliers", values, which="of_name").mappings().one()
@@ -194,9 +193,9 @@ def next_payouts(connection: sa.Connection, found: Sequence[Account], now_ms: in
 
 
 def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Payout]:
-    """Return payouts, newest first, of one supplier or ('') of all.
+    """Return payouts, newest first.
 
-    Errors: UnknownId.
+    `supplier`: return only payouts of this supplier ('': of all suppliers). Errors: UnknownId.
     """
     if supplier:
         ids.require(connection, ids.SUPPLIER, supplier)
@@ -206,7 +205,7 @@ def list_payouts(connection: sa.Connection, supplier: str, most: int) -> list[Pa
 def unpaid(connection: sa.Connection, payout: str) -> int:
     """Return the part of a payout for executions of overdrawn wallets.
 
-    These wallets have a negative balance now. The part is in micro-credits.
+    The part is in micro-credits. A wallet is overdrawn if its balance is negative now.
     """
     return int(SQL.run(connection, "unpaid", {"payout": payout}).scalar_one())
 
@@ -214,7 +213,7 @@ def unpaid(connection: sa.Connection, payout: str) -> int:
 def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) -> Sums:
     """Return the sums of the chosen settlements.
 
-    Sums that belong to suppliers (`carried_micro`, `paid_micro`, `unsettled_micro`) stay 0.
+    `carried_micro`, `paid_micro` and `unsettled_micro` are 0, because they belong to a supplier, not to settlements.
     """
     found = Sums()
     of_settlements = "of_chosen_org" if chosen.org else "of_chosen"
@@ -225,7 +224,10 @@ def sums_of(connection: sa.Connection, chosen: SettlementFilter, now_ms: int) ->
 
 
 def _add(own: Sums, row: sa.Row[Any]) -> None:
-    """Add a row, the sums of a supplier's settlements in one state, to `own`."""
+    """Add a row to `own`.
+
+    The row has the sums of a supplier's settlements in one state.
+    """
     own.net_micro += int(row.net_micro)
     own.reversed_micro += int(row.reversed_micro)
     own.clawed_back_micro += int(row.clawed_back_micro)
@@ -268,8 +270,8 @@ TEXTS: Final = ("payout", "supplier", "line", "execution", "reason")
 class Line:
     """A line of a payout: a released settlement or a deducted clawback.
 
-    `reservation`: the execution. `share_ppm`: the supplier's share, in parts per million. A clawback has `reversal` and
-    `reason` (None: a settlement), and its amount is below zero.
+    `reservation`: the execution. `share_ppm`: the supplier's share, in parts per million. `reversal`, `reason`: those
+    of a clawback, which has a negative amount (None: the line is a settlement).
     """
 
     line: str
@@ -293,7 +295,7 @@ def require_payout(connection: sa.Connection, payout: str) -> Payout:
 
 
 def lines_of(connection: sa.Connection, payout: str) -> Iterator[Line]:
-    """Yield all lines of a payout, sorted by id. They are read a page at a time."""
+    """Yield all lines of a payout, sorted by id, and read them a page at a time."""
     after: str | None = ""
     while after is not None:
         values = {"payout": payout, "after": after, "at_most": LINES_AT_ONCE}
@@ -354,7 +356,7 @@ def _csv_line(texts: Sequence[str]) -> str:
 class SettlementRow:
     """A supplier's settlement of one execution.
 
-    `gross_micro`: the charge of the execution. `net_micro`: the supplier's share of it. `owed_micro`: the share less
+    `gross_micro`: the charge of the execution. `net_micro`: the supplier's share of it. `owed_micro`: that share, less
     the part that was reversed before its release. `share_ppm`: the share in parts per million. `payout`: the payout
     that released it (None: not released).
     """
@@ -379,7 +381,7 @@ class SettlementRow:
 class ReversalRow:
     """A reversed part of a settlement.
 
-    `is_clawback`: the settlement was released before.
+    `is_clawback`: the settlement was released before the reversal.
     """
 
     reversal: str
@@ -394,7 +396,8 @@ class ReversalRow:
 class FreezeRow:
     """A freeze of a settlement, or (`whole`) of its supplier.
 
-    `ended_ms` to `ended_reason`: its end (None: it is open).
+    `ended_ms`, `ended_by`, `ended_reason`: the end of the freeze, its actor and its reason (None: the freeze
+    continues).
     """
 
     whole: bool
@@ -450,7 +453,7 @@ def _settlements(
     project: Annotated[str, ID, "Project of the executions"] = "",
 ) -> Page[SettlementRow]:
     if look.only is not None and (supplier or project):
-        # This key must not learn if such a supplier, or another organisation's project, exists.
+        # This key must not learn whether such a supplier, or such a project of another organisation, exists.
         said = (
             f"suppliers and projects belong to all organisations, but this key is bound to {look.only}. Omit both, or "
             "use another key"
@@ -462,7 +465,7 @@ def _settlements(
 
 
 def _settlement(connection: sa.Connection, look: Look, execution: Run) -> ShownSettlement:
-    if look.only is not None:  # a bound key must not learn if executions of other organisations exist
+    if look.only is not None:  # a bound key must not learn whether executions of other organisations exist
         there = settlements.read(connection, execution, look.now_ms)
         if there is None or there.org_id != look.only:
             raise UnknownId(

@@ -1,7 +1,7 @@
 -- Lists of settlements, suppliers and payouts.
 
 -- name: page
--- Settlements, the newest first. `behind`: the condition for those after the former page.
+-- Settlements, the newest first. `behind`: the condition for settlements after the previous page.
 SELECT {settlement_columns}
 FROM {settlements_now} x WHERE x.state IN :states AND {behind}
 ORDER BY x.settled_ms DESC, x.reservation DESC LIMIT :at_most
@@ -17,7 +17,7 @@ ORDER BY x.settled_ms DESC, x.reservation DESC LIMIT :at_most
     AND (:project = '' OR r.project = :project)
 
 -- name: of_chosen_org
--- This uses the index on an organisation's executions.
+-- The condition uses the index on an organisation's executions.
 r.org_id = :org AND (:supplier = '' OR s.supplier = :supplier) AND (:project = '' OR r.project = :project)
 
 -- name: reversals
@@ -58,7 +58,7 @@ SELECT supplier, CAST(SUM(total_micro) AS BIGINT) AS paid_micro, CAST(SUM(carrie
 FROM payouts WHERE supplier IN :suppliers GROUP BY supplier
 
 -- name: agreed
--- The lowest threshold that was agreed on for the settlements that the next payout would release.
+-- The lowest threshold of the terms under which the settlements of the next payout were made.
 SELECT x.supplier, MIN(x.threshold_micro) AS threshold_micro FROM {settlements_now} x WHERE x.state = 'eligible'
 GROUP BY x.supplier
 

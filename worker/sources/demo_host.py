@@ -1,6 +1,6 @@
-"""The hosts of the demo.
+"""Act as the hosts of the demo.
 
-They write sandboxes and samples, as the programs of a fleet do.
+The functions write sandboxes and samples, as the programs of a fleet do.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The map from the columns of a file to fields, of an import or a batch.
+"""Map the columns of an imported file, or of a batch, to fields.
 
-`--map FIELD=COLUMN` and `--set FIELD=VALUE` set it.
+`--map FIELD=COLUMN` and `--set FIELD=VALUE` set the map.
 
-Guarantee: pure. A field has one source: a column, or a constant for every row. `text` and `from_text` are inverse, and
-equal maps have equal texts.
+Guarantee: this module is pure. A field has one source, which is a column, or a constant for every row. `text` and
+`from_text` are inverse, and equal maps have equal texts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FieldMap:
     def text(self) -> str | None:
         """Return the map as JSON, as the database stores it.
 
-        None: each field has a column with the field's name.
+        Returns None if each field has a column with the field's name.
         """
         if not self.columns and not self.constants:
             return None
@@ -70,7 +70,7 @@ def from_text(text: str | None) -> FieldMap:
 
 
 def field_map(maps: Sequence[str] | None, sets: Sequence[str] | None) -> FieldMap:
-    """Return the field map of a command's options. Errors: UsageError."""
+    """Return the field map from a command's options. Errors: UsageError."""
     return FieldMap(_pairs(maps, "--map"), _pairs(sets, "--set"))
 
 

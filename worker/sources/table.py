@@ -1,4 +1,4 @@
-"""The rows of a CSV text. Pure.
+"""Read the rows of a CSV text. Pure.
 
 Guarantee: the memory of a row is bounded for any content. A line without an end, a quoted field that never closes, and
 a row with only separators are errors before the row becomes fields.
@@ -22,7 +22,7 @@ _LINE: Final = re.compile(r"[^\r\n]*+(?:\r\n?|\n)?")
 
 
 class Unfit(ValueError):
-    """The fault of a row. `line`: the number of its line."""
+    """Raised if a row is invalid. `line`: the number of its line."""
 
     def __init__(self, line: int, said: str) -> None:
         super().__init__(said)
@@ -55,7 +55,7 @@ class Table:
         except csv.Error as error:
             raise Unfit(self.line, f"not valid CSV: {error}") from error
         if len(row) > MOST_COLUMNS:
-            raise Unfit(self.line, f"too many columns: {len(row):,}, and at most {MOST_COLUMNS:,} are allowed")
+            raise Unfit(self.line, f"too many columns: {len(row):,}. Expected at most {MOST_COLUMNS:,}")
         return row
 
     def _read_lines(self) -> Iterator[str]:

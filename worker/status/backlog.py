@@ -1,9 +1,9 @@
 """Count the backlog, and find the oldest open transaction.
 
-The counts serve the row of a tick, `status` and exit statuses.
+The counts are for the row of a tick, for `status`, and for exit statuses.
 
 Guarantee: this module only reads. An open transaction does not delay Drawdown (S2). Samples that it inserted are billed
-once it ends. While it is open, PostgreSQL keeps rows that others deleted.
+after it ends. While it is open, PostgreSQL keeps rows that other transactions deleted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Backlog(OpenPushes):
 class JobsLeft:
     """The number of open jobs, and of jobs that failed within a day.
 
-    `since_ms`: when the oldest open job was queued (None: `open` is 0).
+    `since_ms`: the time when the oldest open job was queued (None: `open` is 0).
     """
 
     open: int
@@ -71,7 +71,7 @@ COUNTS: Final = ("refused", "dirty_windows", "halts_due", "projections_due", "st
 
 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
-    """Return the number of quarantined samples by reason, without closed samples."""
+    """Return the number of quarantined samples that are not closed, by reason."""
     return {row.reason: int(row.samples) for row in quarantine.SQL.run(connection, "count_by_reason")}
 
 
@@ -92,7 +92,7 @@ def jobs_left(connection: sa.Connection, now_ms: int) -> JobsLeft:
 def read_backlog(connection: sa.Connection, shard: Shard, now_ms: int) -> Backlog:
     """Count a shard's backlog in one statement.
 
-    `Shard()`: the whole database. `quarantined` and `dated_ahead` are always those of the whole database.
+    `Shard()` is the whole database. `quarantined` and `dated_ahead` always count the whole database.
     """
     values: dict[str, object] = {"lo": shard.lo, "hi": shard.hi, "now_ms": now_ms, "ahead_ms": now_ms + FUTURE_SLACK_MS}
     values["needs_you"] = f"{NEEDS_YOU}%"
@@ -125,7 +125,8 @@ Three ticks have then run without its rows.
 class LongOpen:
     """The oldest open transaction, with its owner.
 
-    `age_ms`: None if this user may not see it. `who`: its process or name, its database, and its program.
+    `who`: the process or name of its owner, the database, and the program. `age_ms`: the age (None: this user may not
+    see the age).
     """
 
     who: str

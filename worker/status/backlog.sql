@@ -1,11 +1,12 @@
 -- Counts of the backlog.
 
 -- name: in_shard
--- This is looked up for each row, so that a tick without a backlog does not read all organisations.
+-- The condition is checked for each row, so that a tick without a backlog does not read all organisations.
 EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi {by_its_key})
 
 -- name: askable
--- True if a provider can be read for organisation `o`. Requests for other organisations are never answered.
+-- True if a provider can be read for organisation `o`. Drawdown never reads other organisations, even if a refresh is
+-- requested.
 EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id AND a.end_ms IS NULL AND a.start_ms <= :now_ms
     AND a.provider NOT IN {unbilled} AND a.customer_id <> '')
 
@@ -36,7 +37,7 @@ SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o
 WHERE projection_due_ms <= :now_ms AND {askable}
 
 -- name: stopped_orgs
--- The first condition repeats that of the index word for word, because SQLite does not infer it.
+-- The first condition repeats the condition of the index exactly, because SQLite does not infer it.
 SELECT COUNT(*) AS left_over FROM orgs WHERE (held_watermark_ms IS NOT NULL OR stopped_at_ms IS NOT NULL)
     AND stopped_at_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi
 

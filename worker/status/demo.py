@@ -29,7 +29,7 @@ class FleetRow:
 
 @dataclass(frozen=True)
 class RevisedPush:
-    """A push with the difference (`sealed_qty`) of a window that was sealed before."""
+    """A push with the difference (`sealed_qty`) to an earlier seal of its window."""
 
     key: str
     sealed_qty: int
@@ -38,7 +38,7 @@ class RevisedPush:
 
 @dataclass(frozen=True)
 class DemoTotals:
-    """The seconds used, by samples, and the seconds billed, by the ledger."""
+    """The seconds used according to samples, and billed according to the ledger."""
 
     used_s: int
     billed_s: int
@@ -55,7 +55,7 @@ def fleet(connection: sa.Connection) -> list[FleetRow]:
 
 
 def revised_pushes(connection: sa.Connection) -> list[RevisedPush]:
-    """Return the pushes of windows that were sealed before."""
+    """Return the pushes of windows that were sealed again."""
     return [RevisedPush(**row._mapping) for row in SQL.run(connection, "revised_pushes")]
 
 

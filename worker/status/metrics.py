@@ -1,6 +1,6 @@
 """Read the figures of the metrics.
 
-Guarantee: this module only reads, by indexes.
+Guarantee: this module only reads, and uses indexes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SQL = queries(__file__)
 class Watermarks:
     """The oldest watermark of buckets, and of organisations behind their bucket.
 
-    `oldest_ms` None: buckets were not sealed yet. `held_ms` None: each organisation has the watermark of its bucket.
+    `oldest_ms` None: no bucket was sealed yet. `held_ms` None: each organisation has the watermark of its bucket.
     """
 
     oldest_ms: int | None
@@ -36,7 +36,7 @@ class Watermarks:
 class OpenPushes:
     """The open pushes of a provider, state and feature.
 
-    `oldest_ms`: when the oldest was sealed, in milliseconds. `owed`: base units.
+    `oldest_ms`: the time when the oldest push was sealed, in milliseconds. `owed`: the base units of these pushes.
     """
 
     provider: str
@@ -49,9 +49,9 @@ class OpenPushes:
 
 @dataclass(frozen=True)
 class WaitingCount:
-    """The number of waiting rows, and the time of the oldest.
+    """The number of waiting rows, and the time since which the oldest waits.
 
-    `since_ms`: the time in milliseconds (None: `count` is 0).
+    `since_ms`: that time, in milliseconds (None: `count` is 0).
     """
 
     count: int
@@ -62,7 +62,7 @@ class WaitingCount:
 class Attempts:
     """The attempts of an outcome that took at most `within_ms`.
 
-    `within_ms`: None if they took longer than all limits or did not end. `took_ms`: the sum of their durations in
+    `within_ms`: None if the attempts exceeded all limits, or did not end. `took_ms`: the sum of their durations in
     milliseconds (None: they did not end).
     """
 
@@ -94,7 +94,7 @@ class EndedTick:
 
 
 def watermarks(connection: sa.Connection) -> Watermarks:
-    """Return the lowest watermarks."""
+    """Return the oldest watermarks of buckets and of organisations."""
     return Watermarks(SQL.run(connection, "oldest_watermark").scalar(), SQL.run(connection, "held").scalar())
 
 
@@ -163,22 +163,26 @@ def registered_cells(connection: sa.Connection) -> list[str]:
 def samples_by_cell(connection: sa.Connection, from_ms: int, to_ms: int) -> dict[str | None, int]:
     """Return the number of samples in [from_ms, to_ms) by registered cell.
 
-    All other cells are under None, because hosts may send any name.
+    Samples of all other cells are counted under None, because hosts may send any name.
     """
     found = SQL.run(connection, "samples_by_cell", {"from_ms": from_ms, "to_ms": to_ms})
     return {row.cell: int(row.samples) for row in found}
 
 
 def webhooks_since(connection: sa.Connection, since_ms: int) -> dict[tuple[str, str], int]:
-    """Return the number of authenticated webhooks since then, by provider and state."""
+    """Return the number of authenticated webhooks by provider and state.
+
+    `since_ms`: the time from which they are counted.
+    """
     found = SQL.run(connection, "webhooks", {"since_ms": since_ms})
     return {(row.provider, row.state): row.webhooks for row in found}
 
 
 def attempts_since(connection: sa.Connection, since_ms: int, limits_ms: Sequence[int]) -> list[Attempts]:
-    """Return the attempts since then, by provider, outcome and time limit.
+    """Return the attempts by provider, outcome and time limit.
 
-    `limits_ms`: the limits; an attempt counts under the first that it stayed within.
+    `since_ms`: the time from which they are counted. `limits_ms`: the limits in ascending order. An attempt counts
+    under the first limit that it did not exceed.
     """
     limits = [{"limit_ms": limit} for limit in limits_ms]
     found = SQL.run(connection, "attempts", {"since_ms": since_ms, "limits": limits, "unanswered": UNANSWERED})
@@ -191,14 +195,14 @@ def attempts_since(connection: sa.Connection, since_ms: int, limits_ms: Sequence
 
 
 def provider_reads(connection: sa.Connection) -> list[Reads]:
-    """Return the reads of customers, counted as their verdicts are written."""
+    """Return the reads of customers, which Drawdown counts as it writes verdicts."""
     return [Reads(row.provider, row.outcome, row.reads) for row in SQL.run(connection, "reads")]
 
 
 def ended_ticks(connection: sa.Connection, since_ms: int) -> list[EndedTick] | None:
-    """Return the ticks that ended since then, newest first.
+    """Return the ticks that ended since `since_ms`, newest first.
 
-    The call reads the last 4,096 ticks. None: a tick has never ended.
+    The call reads the last 4,096 ticks. Returns None before the first tick has ended.
     """
     if SQL.run(connection, "any_tick").first() is None:
         return None
@@ -206,9 +210,10 @@ def ended_ticks(connection: sa.Connection, since_ms: int) -> list[EndedTick] | N
 
 
 def calls_cut(connection: sa.Connection, since_ms: int) -> dict[str, int]:
-    """Return the fewest calls at once by provider, in ticks that ended since then.
+    """Return the lowest number of concurrent calls by provider, in recent ticks.
 
-    The call reads the last 256 ticks. The result has only providers that refused calls as too many.
+    The call reads those of the last 256 ticks that ended since `since_ms`. The result has only providers that refused
+    calls as too many.
     """
     reports = SQL.run(connection, "latest_reports", {"since_ms": since_ms}).scalars()
     return least_of([json.loads(report).get("calls_cut", {}) for report in reports if report])

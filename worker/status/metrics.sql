@@ -44,12 +44,12 @@ SELECT c.cell_id AS cell, COUNT(*) AS samples FROM usage_samples s LEFT JOIN cel
 WHERE s.ts >= :from_ms AND s.ts < :to_ms GROUP BY c.cell_id
 
 -- name: webhooks
--- Materialized: otherwise SQLite reads all webhooks in the order of the grouping.
+-- The query is materialized. Otherwise, SQLite reads all webhooks in the order of the grouping.
 WITH recent AS MATERIALIZED (SELECT provider, state FROM webhooks WHERE received_ms >= :since_ms)
 SELECT provider, state, COUNT(*) AS webhooks FROM recent GROUP BY provider, state
 
 -- name: attempts
--- `within_ms`: the first limit that the attempt stayed within.
+-- `within_ms`: the lowest limit that the attempt did not exceed.
 WITH limits AS MATERIALIZED (SELECT limit_ms FROM {rows :limits (limit_ms bigint)} r),
 recent AS (
     SELECT p.provider, COALESCE(a.outcome, :unanswered) AS outcome, a.finished_ms - a.started_ms AS took_ms

@@ -1,6 +1,6 @@
 """Read the status of the whole system or of one organisation.
 
-This includes pending usage, with the command that fixes it. This module only reads.
+The status includes pending usage, with the command that fixes it. This module only reads.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def status(
     """Return the status of the whole system, with its headline.
 
     `witness`: this machine's checkpoint of the database, so that a loss shows before the next tick records it.
-    `is_trusted`: a person gave `now_ms`. If False, the clock is checked as in a tick.
+    `is_trusted`: a person set `now_ms`. If False, the call checks the clock as a tick does.
     """
     read = read_together(
         connection,
@@ -134,18 +134,18 @@ def _unread_samples(connection: sa.Connection, buckets: Sequence[Any]) -> int:
 
 
 def last_tick_ms(connection: sa.Connection, now_ms: int) -> int | None:
-    """Return when the last tick by this clock ended; None: never."""
+    """Return the end of the last tick by this clock; None before the first end."""
     rows = SQL.run(connection, "last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}).all()
     return int(rows[0].finished_ms) if rows else None
 
 
 def newest_tick_ms(connection: sa.Connection) -> int | None:
-    """Return when the newest ended tick ended, by its own clock; None: never."""
+    """Return the end of the newest tick by its own clock; None before the first end."""
     return SQL.run(connection, "newest_tick").scalar_one_or_none()
 
 
 def sealed_to_ms(connection: sa.Connection) -> int:
-    """Return the highest watermark of the buckets; 0: before the first seal."""
+    """Return the highest watermark of the buckets; 0 before the first seal."""
     return int(SQL.run(connection, "sealed_to").scalar_one())
 
 
@@ -215,7 +215,7 @@ def org_status(connection: sa.Connection, org_id: str, now_ms: int) -> OrgStatus
 
     Errors: UnknownId if it does not exist; Refused if only its samples are known.
     """
-    # imported here, because the status of the whole system needs neither
+    # imported here, because the status of the whole system does not need these modules
     from drawdown.worker.verdict.effective_balance import credit_status, verdict_history
     from drawdown.worker.verdict.org_state import AssignmentRow, HaltRow, OrgStatus, PendingSize, PushState
 
@@ -247,7 +247,8 @@ PAGE_ROWS: Final = 50
 class PendingOrg:
     """The pending usage of one organisation, for one reason.
 
-    `seconds`, `units`: its usage of sandboxes and of event types. `sizes`: the number of memory sizes and event types.
+    `seconds`: its usage of sandboxes. `units`: its usage of event types. `sizes`: the number of memory sizes and event
+    types.
     """
 
     org_id: str
@@ -272,7 +273,7 @@ class PendingPage:
 
 @dataclass(frozen=True)
 class Beside:
-    """The counts besides pending usage.
+    """The counts of usage that is not pending, but not billed either.
 
     `dirty_windows`: windows that the next tick seals again. `late`: quarantined samples below a floor. `dated_ahead`:
     samples dated in the future.
@@ -294,9 +295,7 @@ def reasons(connection: sa.Connection) -> list[PendingUsage]:
 def page(connection: sa.Connection, reason: str = "", after: str = "", most: int = PAGE_ROWS) -> PendingPage:
     """Return pending usage of organisations after `after`, by id.
 
-    `reason`: only usage with this reason ('': any).
-
-    Errors: UsageError for an invalid reason.
+    `reason`: return only usage with this reason ('': with any reason). Errors: UsageError for an invalid reason.
     """
     if reason and reason not in REASONS:
         raise UsageError(f"invalid reason {quote_value(reason)}: expected {', '.join(REASONS)}")
@@ -313,6 +312,6 @@ def page(connection: sa.Connection, reason: str = "", after: str = "", most: int
 
 
 def beside(connection: sa.Connection, now_ms: int) -> Beside:
-    """Return the counts of windows and samples that wait besides pending usage."""
+    """Return the counts of dirty windows, late samples and samples dated ahead."""
     row = SQL.run(connection, "windows", {"ahead_ms": now_ms + FUTURE_SLACK_MS}).one()
     return Beside(int(row.dirty), int(row.late), int(row.ahead))

@@ -20,11 +20,11 @@ WHERE tick_id = (SELECT t.tick_id FROM (SELECT tick_id, finished_ms FROM ticks W
     ORDER BY CASE WHEN t.finished_ms <= :now_ms THEN 0 ELSE 1 END, t.finished_ms DESC, t.tick_id DESC LIMIT 1)
 
 -- name: newest_tick
--- By number, not by time.
+-- The newest tick is the tick with the highest number, not with the latest time.
 SELECT finished_ms FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
 
 -- name: unread_samples
--- A count, because PostgreSQL would read all samples to find the first.
+-- The query counts, because to find the first sample, PostgreSQL would read all samples.
 SELECT COUNT(*) AS came FROM usage_samples s WHERE {later} AND s.problem IS NULL
 
 -- name: last_of_first_shard
@@ -51,8 +51,8 @@ WHERE verdict IN ('short', 'over') GROUP BY provider, verdict ORDER BY provider,
 SELECT org_id, halt_reason, halted_at FROM orgs WHERE is_halted ORDER BY halted_at DESC, org_id LIMIT 3
 
 -- name: stopped
--- This repeats the condition of the index word for word. Otherwise SQLite reads all organisations in the order of their
--- ids.
+-- The condition repeats the condition of the index exactly. Otherwise, SQLite reads all organisations in the order of
+-- their ids.
 SELECT org_id, stopped_at_ms, stopped_reason FROM orgs WHERE org_id IN (SELECT x.org_id FROM orgs x
     WHERE (x.held_watermark_ms IS NOT NULL OR x.stopped_at_ms IS NOT NULL) AND x.stopped_at_ms IS NOT NULL) ORDER BY org_id LIMIT 20
 
@@ -70,7 +70,7 @@ FROM pending_usage p LEFT JOIN event_types t ON t.meter = p.memory_mb
 WHERE p.org_id = :org_id AND p.seconds <> 0 GROUP BY p.reason, p.memory_mb ORDER BY p.reason, p.memory_mb
 
 -- name: org_pushes
--- This includes folded pushes.
+-- The sum includes folded pushes.
 SELECT state, provider, feature, CAST(SUM(pushes) AS BIGINT) AS pushes, CAST(SUM(quantity) AS BIGINT) AS quantity FROM (
     SELECT {open_state} AS state, provider, feature, COUNT(*) AS pushes, SUM(sent_qty) AS quantity FROM pushes
     WHERE org_id = :org_id GROUP BY 1, 2, 3
@@ -97,7 +97,7 @@ SELECT reason, {seconds_and_units}, COUNT(DISTINCT org_id) AS orgs, MIN(window_m
 WHERE seconds <> 0 GROUP BY reason ORDER BY reason
 
 -- name: orgs
--- By the index on organisation, so that each organisation is summed up when it is read.
+-- The query uses the index on organisation, so that it sums up each organisation as it reads the index.
 SELECT org_id, reason, {seconds_and_units}, SUM(samples) AS samples, COUNT(DISTINCT memory_mb) AS sizes,
     MIN(window_ms) AS since_ms
 FROM pending_usage WHERE org_id > :after AND seconds <> 0 AND (:reason = '' OR reason = :reason)

@@ -1,6 +1,6 @@
 """Define the state that `status` reads, and choose its headline. Pure.
 
-Guarantee: each field has its name in `--json`. A person is called only if ticks cannot fix the fault. The most serious
+Guarantee: each field has its name in `--json`. A person is needed only if ticks cannot fix the fault. The most serious
 reason comes first.
 """
 
@@ -58,8 +58,8 @@ def how_much(usage: PendingUsage) -> str:
 class HaltsDue:
     """The due halts.
 
-    `due`: their number. `since_ms`: the time of the oldest (None if `due` is 0). `error`: an error of one of them (None
-    if they do not have an error).
+    `due`: the number of halts. `since_ms`: the time of the oldest halt (None: `due` is 0). `error`: the error of one of
+    them (None: without an error).
     """
 
     due: int
@@ -71,8 +71,8 @@ class HaltsDue:
 class UndeliveredHalts:
     """The undelivered halts of one cell and error.
 
-    `error`: None if they were not tried yet. `needs_person`: True if a retry fails until a setting is changed.
-    `description`: the text for people. The other fields are those of `Undelivered`.
+    `error`: the error of the last attempt (None: before the first attempt). `needs_person`: True if each retry fails
+    until a person changes a setting. `description`: the text for people. The other fields are those of `Undelivered`.
     """
 
     cell_id: str
@@ -88,7 +88,7 @@ class UndeliveredHalts:
 class IgnoredHalt:
     """A halt that a cell acknowledged and did not obey, `times` times.
 
-    `since_ms`: the time of the first acknowledgement. `description`: the text for people.
+    `since_ms`: the time of the first acknowledgement. `description`: the text that a person reads.
     """
 
     cell_id: str
@@ -100,10 +100,11 @@ class IgnoredHalt:
 
 @dataclass(frozen=True)
 class Differing:
-    """Daily totals that differ at a provider, by verdict.
+    """A provider's daily totals that differ from accepted pushes, by verdict.
 
-    `verdict`: `short` or `over`, the provider's total against accepted pushes. `days`: the number of these totals, one
-    for each organisation, customer, feature and day. `since_ms`: the first day. `compared_ms`: the last comparison.
+    `verdict`: `short` if the provider's total is lower, `over` if it is higher. `days`: the number of these totals,
+    which are by organisation, customer, feature and day. `since_ms`: the first day. `compared_ms`: the time of the last
+    comparison.
     """
 
     provider: str
@@ -152,7 +153,7 @@ class HaltedOrg:
 class Doubt:
     """The reason why this database may have lost history (R1).
 
-    The time is when Drawdown found the reason.
+    `doubted_ms`: the time when Drawdown found the reason.
     """
 
     doubted_ms: int
@@ -163,8 +164,8 @@ class Doubt:
 class OpenReplay:
     """A replay that has not ended.
 
-    `next_ms`: the window from which it continues. `pushes`: the pushes that it sealed. `lease_ms`: the end of its
-    lease.
+    `next_ms`: the window from which it continues. `pushes`: the number of pushes that it sealed. `lease_ms`: the end of
+    its lease.
     """
 
     replay_id: int
@@ -198,17 +199,21 @@ class LastTick:
     another_began_ms: int | None
     problems: list[str]
     left: str = ""
-    """The first failure of this tick, or of the last tick of the first shard, which the next tick retries."""
+    """The first failure of this tick, or of the last tick of the first shard.
+
+    The next tick retries the failed work.
+    """
 
 
 @dataclass(frozen=True)
 class Standing:
     """The state of the whole system.
 
-    `orgs`, `halted`, `unassigned`: numbers of organisations. `left`: the unsettled work. `providers`: those with open
-    pushes, and paused ones. `paused`: pauses by provider. `unread`: organisations with a failed last read. `stopped`:
-    the first stopped organisations by id. `halted_orgs`: the organisations that were halted last. `open_transaction`:
-    the oldest open transaction, if it is old enough to report. `doubted` None: the history is complete.
+    `orgs`, `halted`, `unassigned`: numbers of organisations. `left`: the unsettled work. `providers`: the providers
+    that have open pushes or are paused. `paused`: pauses by provider. `unread`: organisations with a failed last read.
+    `stopped`: the first stopped organisations by id. `halted_orgs`: the organisations that were halted last.
+    `open_transaction`: the oldest open transaction, if it is old enough to report. `doubted` None: the history is
+    complete.
     """
 
     orgs: int
@@ -230,7 +235,7 @@ class Standing:
     halts: HaltsDue
     undelivered: list[UndeliveredHalts]
     watch_ms: int | None
-    """The time of the watch's last round; None: never."""
+    """The time of the watch's last round (None: before the first round)."""
     unread: list[UnreadOrgs]
     ignored: list[IgnoredHalt]
     differing: list[Differing]
@@ -245,7 +250,7 @@ class Standing:
     halted_orgs: list[HaltedOrg]
     doubted: Doubt | None
     clock: str | None
-    """The reason for which ticks refuse this machine's clock; None: they accept it."""
+    """The reason why ticks refuse this machine's clock (None: ticks accept it)."""
     replays: list[OpenReplay]
     jobs: JobsLeft
     files: FilesLeft
@@ -253,7 +258,7 @@ class Standing:
     last_tick: LastTick | None
     needs_person: bool
     cluster: Cluster | None = None
-    """The workers of `drawdown worker`; None: it was never used."""
+    """The workers of `drawdown worker` (None: the command was never used)."""
 
     def unresolved_at(self, provider: str, state: str) -> Unresolved | None:
         """Return the sum of one provider and state, or None if ticks send all its pushes."""
@@ -377,7 +382,7 @@ def calls(found: Standing) -> Iterator[Call]:
 def _seen_by_tick(found: Standing) -> Iterator[Call]:
     """Yield problems of the last tick.
 
-    Halts that are still ignored or undelivered have calls of their own.
+    Ignored and undelivered halts are separate calls.
     """
     last = found.last_tick
     if last is None:
@@ -416,9 +421,9 @@ def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
 
 
 def missed_minutes(found: Standing) -> int:
-    """Return the minutes since the last tick, if that is too long, else 0.
+    """Return the minutes since the last tick, if ticks are late, else 0.
 
-    It is 0 before the first tick.
+    The result is 0 before the first tick.
     """
     last = found.last_tick
     if last is None:
@@ -430,7 +435,7 @@ def missed_minutes(found: Standing) -> int:
 def unwatched_minutes(found: Standing) -> int:
     """Return the minutes since the last round of a watch that stopped, else 0.
 
-    It is 0 if a watch runs or is not expected.
+    The result is 0 if a watch runs or is not expected.
     """
     age = 0 if found.watch_ms is None else found.at_ms - found.watch_ms
     return int(age // MINUTE_MS) if WATCHED_FOR_MS <= age < STOPPED_FOR_MS else 0
@@ -449,7 +454,7 @@ def _behind(found: Standing) -> Headline | None:
 def _halts_due(found: Standing) -> Headline | None:
     """Return the headline of undelivered halts, or None.
 
-    They come first: while they are due, sandboxes run without credit.
+    Undelivered halts come first, because sandboxes run without credit until they are delivered.
     """
     for one in found.undelivered:
         late = found.at_ms - one.since_ms > HALTS_LATE_MS
@@ -563,7 +568,7 @@ def _unread(unread: UnreadOrgs) -> Headline:
 MENDED: Final = ("send them", "look up what may have arrived, and send the rest,")
 """The next steps of ticks for waiting pushes.
 
-The first is for unsent pushes, the second if some may have arrived.
+The first step is for unsent pushes. The second step is for pushes of which some may have arrived.
 """
 UNREAD: Final = (
     "it is down, a setting is wrong, or it does not know the customer. "

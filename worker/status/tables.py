@@ -2,11 +2,12 @@
 
 Guarantee: this module only reads. A table is shown only if it has an index by the organisation or its payer. The number
 of rows is bounded, and the database cuts long texts. Tables that the database's readers may not see
-(`schema.roles.UNREAD`) are left out. So are columns of secrets and of values derived from them.
+(`schema.roles.UNREAD`) are omitted. Columns of secrets, and of values derived from secrets, are omitted, too.
 
-For tables that grow with use, the settings of vacuum are checked. Missing settings are reported, but values that a
-person chose are valid. An attached table is always reported, because its rows are read as ours but lack our keys,
-triggers and guards. Rule S7 counts an id once, by a key that a child table does not share.
+For tables that grow with use, this module checks the settings of vacuum. It reports missing settings, and accepts any
+values that a person set. It always reports a table that is attached to a table of Drawdown. PostgreSQL reads the rows
+of the attached table as rows of the other, but without its keys, triggers and guards. So an id in the attached table
+could count twice (S7).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class RawRows:
 
 
 def _order(table: sa.Table) -> tuple[str, ...]:
-    """Return the columns of a table's index by organisation or payer; () if none."""
+    """Return the columns of a table's index by organisation or payer; () without one."""
     if table.name in _UNNAMED:
         return _UNNAMED[table.name]
     whole = [index for index in table.indexes if index.dialect_options["sqlite"].get("where") is None]
@@ -73,7 +74,7 @@ COMMENTS: Final[Mapping[str, str]] = {name: (metadata.tables[name].comment or ""
 def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: str) -> RawRows:
     """Return the last rows of a table about an organisation or its payer.
 
-    `table`: one of TABLES. The rows are read by its index.
+    `table`: one of TABLES. The call reads the rows by the table's index.
     """
     wallet = wallet_account(customer_id)
     named = {"customer_id": customer_id, "account_id": wallet, "from_account": wallet}
@@ -91,7 +92,10 @@ def raw_rows(connection: sa.Connection, table: str, org_id: str, customer_id: st
 
 
 GROWING: Final = ("usage_samples", "pushes")
-"""Tables of which autovacuum should start after SHARE of the rows changed, as ops/scale.md measures."""
+"""Tables that autovacuum should clean after changes of SHARE of their rows.
+
+ops/scale.md has the measurements.
+"""
 SETTINGS: Final = ("autovacuum_vacuum_scale_factor", "autovacuum_vacuum_insert_scale_factor")
 SHARE: Final = 0.02
 """Share of a table's rows after which vacuum runs.
@@ -106,9 +110,9 @@ ON: Final = ("true", "on", "yes", "1")
 class Upkeep:
     """The upkeep of tables on PostgreSQL.
 
-    `works`: True if autovacuum works on the server. `statements`: for each table with missing settings, the statement
-    for its owner to run. `attached`: the statement for each table that is attached to one of ours, or to which one of
-    ours is attached.
+    `works`: True if autovacuum works on the server. `statements`: the statement that the owner must run, by table with
+    missing settings. `attached`: the statement that detaches a table, by table that is attached to a table of Drawdown,
+    or the reverse.
     """
 
     works: bool
@@ -117,7 +121,7 @@ class Upkeep:
 
 
 def upkeep(connection: sa.Connection) -> Upkeep | None:
-    """Return the upkeep of tables; None on SQLite, which reuses space by itself."""
+    """Return the upkeep of tables; None on SQLite, which reuses space automatically."""
     if connection.dialect.name != "postgresql":
         return None
     rows = SQL.run(connection, "upkeep", {"tables": list(GROWING)}).all()

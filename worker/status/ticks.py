@@ -1,6 +1,6 @@
 """Define and read the reports of ticks.
 
-A report has a tick's work and backlog, and is JSON in the row of the tick.
+A report has the work and the backlog of a tick. The tick's row stores the report as JSON.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ class TickDone:
     report: dict[str, object] = field(default_factory=dict)
 
     def count(self, name: str) -> int | None:
-        """Return a figure of the tick's report, or None if it is missing."""
+        """Return a figure of the tick's report, or None if the figure is missing."""
         found = self.report.get(name)
         return found if isinstance(found, int) else None
 
     def report_lines(self, name: str) -> list[str]:
-        """Return lines of the tick's report, or an empty list if they are missing."""
+        """Return the lines of a field of the report; an empty list without the field."""
         found = self.report.get(name)
         return [str(line) for line in found] if isinstance(found, list) else []
 
 
 def latest_ticks(connection: sa.Connection, before: int = LAST_TICK, most: int = PAGE_ROWS) -> list[TickDone]:
-    """Return the ticks before a tick, newest first."""
+    """Return the ticks with numbers below `before`, newest first."""
     rows = SQL.run(connection, "page", {"before": before, "at_most": most})
     return [
         TickDone(**{**row._mapping, "clock_trusted": bool(row.clock_trusted), "report": _report(row.report)})
@@ -103,7 +103,7 @@ def _report(text: str | None) -> dict[str, object]:
 
 
 def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
-    """Return ticks since then, newest first, of the last MOST_TICKS."""
+    """Return the ticks since `since_ms` among the last MOST_TICKS, newest first."""
     rows = SQL.run(connection, "since", {"since_ms": since_ms, "at_most": MOST_TICKS})
     return [TickRow(**row._mapping) for row in rows]
 
@@ -126,9 +126,12 @@ class Report:
     accepted_at: dict[str, int] = field(default_factory=dict)
     """Accepted pushes by provider, for the rate of each backlog."""
     applied_within_ms: dict[str, int] = field(default_factory=dict)
-    """Milliseconds after a send in which each provider may still apply it. For this time a push is looked up."""
+    """Milliseconds, by provider, in which the provider may still apply a send.
+
+    Drawdown looks up a push for this time.
+    """
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest calls at once, by provider, for providers that refused calls as too many."""
+    """The lowest number of concurrent calls, by provider that refused calls as too many."""
     not_accepted: int = 0
     looked_up: int = 0
     voided: int = 0
@@ -144,15 +147,16 @@ class Report:
     messages_failed: int = 0
     jobs_ended: int = 0
     jobs_wait: bool = False
-    """True if a job waits, by a read at the start of the tick and another at its end."""
+    """True if a job waits, as read at the start and at the end of the tick."""
     batches_taken: int = 0
     batches_wait: bool = False
     """True if files in watched folders wait for the next tick. At the start of a tick, True if a folder is watched."""
     stopped_orgs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubted: str | None = None
-    """The reason for which the database's history is in doubt (R1). Until `drawdown recover`, ticks do not seal or
-    send.
+    """The reason why the database's history is in doubt (R1).
+
+    Ticks do not seal or send until a person runs `drawdown recover`.
     """
     problems: list[str] = field(default_factory=list)
     """Problems that a person must fix: providers that cannot be used, and cells that do not obey."""
@@ -160,7 +164,7 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """Return 0 if all is settled, 75 if work is left, 1 if a person is needed."""
+        """Return 0 if all work is settled, 75 if work is left, 1 if a person is needed."""
         if self.left.needs_person or self.problems or self.doubted is not None:
             return 1
         return 75 if self.failures or self.jobs_wait or self.batches_wait or self.left.waits_for_tick else 0
@@ -169,7 +173,7 @@ class Report:
 def summed(reports: Sequence[Report], left: Backlog) -> Report:
     """Sum up the reports of a tick's shards.
 
-    `left`: the backlog of all of them. Errors: ValueError if `reports` is empty.
+    `left`: the backlog of all shards. Errors: ValueError if `reports` is empty.
     """
     counts: Counter[str] = Counter()
     for report in reports:
@@ -201,7 +205,7 @@ def least_of(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def collect(report: Report, results: Sequence[object]) -> None:
-    """Add the results of a tick's lanes to its report.
+    """Add the results of a tick's queues to its report.
 
     Errors: DatabaseBusy or DatabaseNotReady, which end the tick.
     """
@@ -238,7 +242,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 report.batches_taken, report.batches_wait = result.taken, result.wait
                 report.problems += result.problems
                 report.failures += result.failures
-            case LockHeld():  # only this step fails: others need other rows
+            case LockHeld():  # only this queue fails, because the others need other rows
                 log.error("lane_failed", error=str(result))
                 report.failures.append(str(result))
             case DatabaseBusy() | DatabaseNotReady():
@@ -247,11 +251,11 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 log.error("lane_failed", error=in_short(result))
                 report.failures.append(in_short(result))
             case _:
-                raise AssertionError(f"an unexpected result: {result!r}")
+                raise AssertionError(f"unexpected result of a queue: {result!r}")
 
 
 def add_lanes(report: Report, context: Context, lanes: Mapping[str, object]) -> None:
-    """Note accepted pushes, and the time in which a send may apply, by provider."""
+    """Add accepted pushes, and the time in which a send may apply, by provider."""
     # A provider that cannot be used accepts 0 pushes, so that its earlier rate does not predict an end.
     report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
     report.accepted_at |= {provider: accepted_of(lane) for provider, lane in lanes.items()}
@@ -259,7 +263,7 @@ def add_lanes(report: Report, context: Context, lanes: Mapping[str, object]) -> 
 
 
 def accepted_of(done: object) -> int:
-    """Return the number of pushes that a lane's provider accepted."""
+    """Return the number of pushes that the provider of a queue accepted."""
     if isinstance(done, list):
         return sum(accepted_of(part) for part in done)
     return done.accepted if isinstance(done, Confirmed | Pushed) else 0

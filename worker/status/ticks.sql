@@ -1,7 +1,7 @@
 -- Ticks, the newest first.
 
 -- name: since
--- By the key, newest first, because time does not have an index.
+-- The order is by the key, newest first, because the time does not have an index.
 SELECT t.tick_id, t.worker, t.started_ms, t.finished_ms, t.exit_status
 FROM (SELECT * FROM ticks ORDER BY tick_id DESC LIMIT :at_most) t WHERE t.started_ms >= :since_ms ORDER BY t.tick_id DESC
 

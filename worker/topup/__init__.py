@@ -1,4 +1,4 @@
-"""Automatic top-ups fill a low wallet by a charge at a payment service.
+"""Fill low wallets automatically, by charges at a payment service.
 
 Guarantee: a gap is charged once, and a paid charge is credited once.
 

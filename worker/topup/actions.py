@@ -1,12 +1,12 @@
-"""Changes of automatic top-ups by a person.
+"""Change automatic top-ups for a person.
 
-They set terms, stop or start top-ups, resume them after a change of the card, or resolve a charge in doubt.
+A person can set terms, stop or start top-ups, resume top-ups after a change of the card, and resolve a charge in doubt.
 
-Guarantee: this module does not charge a card. If the payment service would refuse the terms, or their charges could not
-fill a wallet, the terms are refused at once. If a payment service can fill its customers' balances itself, Drawdown
-first asks it, because only the service or Drawdown may fill a wallet. If terms change or top-ups stop, an unsent top-up
-is given up. A person must give evidence for the outcome of a charge. If the outcome is paid, the same transaction
-credits it.
+Guarantee: this module does not charge a card. If the payment service would refuse the charges, or they could not fill a
+wallet, Drawdown refuses the terms immediately. Some payment services can fill their customers' balances themselves.
+Drawdown first asks such a service, because either the service or Drawdown may fill a wallet, not both. If terms change
+or top-ups stop, Drawdown gives up an unsent top-up. To record the outcome of a charge, a person must pass evidence. If
+the charge was paid, the same transaction credits it.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Terms:
     """The terms of a wallet's top-ups.
 
     A top-up begins if the available credit is at or below `threshold_micro`. It adds a multiple of `amount_micro`, or
-    fills up to `fill_to_micro`. The other of these two fields is None. A top-up is one charge of at most `most_minor`
-    minor units. `price_minor`: minor units of `currency` for a credit. `max_day`, `max_month`: the most top-ups in 24
-    hours and in 30 days, with any outcome. `service_customer`: the customer's id at `service`.
+    fills up to `fill_to_micro`. One of these two fields is None. A top-up is one charge of at most `most_minor` minor
+    units. `price_minor`: the price of a credit, in minor units of `currency`. `max_day`, `max_month`: the maximum
+    numbers of top-ups in 24 hours and in 30 days, with any outcome. `service_customer`: the customer's id at `service`.
     """
 
     threshold_micro: int
@@ -88,14 +88,14 @@ class Terms:
 
 @dataclass(frozen=True)
 class TermsChange:
-    """A wallet's terms after a change, and before (`was`, None: they are new)."""
+    """A wallet's terms after a change, and before it (`was`, None: new terms)."""
 
     terms: Terms
     was: Terms | None
     blocked_reason: str | None = None
     """The reason why top-ups had stopped before (None: they had not stopped)."""
     open_topup: str | None = None
-    """The open top-up that may still be paid by the former terms, and then credited (None: there is none)."""
+    """The open top-up that may still be paid on the former terms, and then credited (None: without one)."""
 
 
 def set_terms(
@@ -103,12 +103,11 @@ def set_terms(
 ) -> TermsChange:
     """Set the terms of a wallet's top-ups.
 
-    If its top-ups had stopped themselves, they continue, because the terms may name a customer with another card. If
-    the terms differ from those before, an unsent top-up is given up.
+    If top-ups had stopped after declines, they continue, because the terms may name a customer with another card. If
+    the terms differ from the former terms, give up an unsent top-up.
 
-    Errors: UsageError for invalid terms. Refused for a wallet with a balance that a provider keeps. Unless `new`,
-    UsageError also for another currency than before, or for a currency that the service is not known to take. Unless
-    `new`, UnknownId for an unknown customer.
+    Errors: UsageError for invalid terms. Refused if a provider keeps the wallet's balance. Unless `new`, UsageError for
+    a change of the currency, or for a currency that the service does not list, and UnknownId for an unknown customer.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -118,7 +117,7 @@ def set_terms(
     ids.require(connection, ids.CUSTOMER, customer_id, new=new)
     _require_own(connection, customer_id, by.now_ms)
     row = _row(connection, customer_id)
-    if row is None:  # no row is locked yet, so another person's first terms may come before these
+    if row is None:  # without a row to lock, another person may set the first terms before this call
         in_turn(connection)
         row = _row(connection, customer_id)
     if not new:
@@ -135,7 +134,7 @@ def set_terms(
 def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) -> TermsChange:
     """Stop, start or shadow one wallet's top-ups.
 
-    An unsent top-up is given up, unless the mode is live. Charges in doubt are still looked up. Errors: UnknownId.
+    Unless the mode is live, give up an unsent top-up. Drawdown still looks up charges in doubt. Errors: UnknownId.
     """
     row = _require_terms(connection, customer_id)
     terms, blocked = _before(row)
@@ -151,9 +150,8 @@ def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) ->
 def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
     """Resume a wallet's top-ups after a change of the card.
 
-    Its declines are deleted, so a low wallet fills at once.
-
-    You can repeat the call. A wallet with an open top-up, or with enough credit, does not begin another top-up.
+    The call deletes the wallet's declines, so the next tick can fill a low wallet. You can repeat the call. A wallet
+    with an open top-up, or with enough credit, does not begin another top-up.
 
     Errors: UnknownId; Refused if its top-ups are stopped.
     """
@@ -184,9 +182,8 @@ def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
 def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evidence: str, by: By) -> str:
     """Record the outcome of a charge in doubt.
 
-    It was paid as `payment_id` and is credited, or with None, it was not charged.
-
-    Returns the new state. If a charge later proves to be paid, it is credited even then.
+    `payment_id`: the payment, which this call credits (None: the card was not charged). Return the new state. If the
+    charge later proves to be paid after all, Drawdown credits it.
 
     Errors: UsageError for invalid evidence or an invalid payment id; UnknownId. Refused for a charge that is not in
     doubt, unless it was given up and was paid as `payment_id`. Refused for a payment that already credited another
@@ -237,10 +234,10 @@ def terms_of(row: sa.RowMapping) -> Terms:
 
 
 def rearm_paid(connection: sa.Connection, customer_id: str) -> None:
-    """Resume a wallet's top-ups that stopped themselves, or wait after a decline.
+    """Resume a wallet's top-ups that stopped or wait because of declines.
 
-    Call it if a person grants credit for the first time under a key. Call it before the wallet changes, because terms
-    are locked before wallets.
+    Call it when a person grants credit under a new key. Call it before the wallet changes, because terms are locked
+    before wallets.
     """
     SQL.run(connection, "rearm_paid", {"customer_id": customer_id})
 
@@ -271,7 +268,7 @@ def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> No
     keeper = keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
         raise Refused(
-            f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its balances itself. Set up top-ups "
+            f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its own balances. Set up top-ups "
             f"at {keeper}"
         )
 
@@ -316,7 +313,8 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
     """Refuse a currency that is probably a mistake. Errors: UsageError."""
     if before is not None and terms.currency != before:
         raise UsageError(
-            f"charges were in {before} so far, and prices are not converted. To use {terms.currency}, pass --new"
+            f"charges were in {before} so far, and Drawdown does not convert prices. To use {terms.currency}, pass "
+            "--new"
         )
     if can.least and terms.currency not in can.least:
         there = ", ".join(sorted(can.least))
@@ -327,7 +325,7 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
 def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities) -> None:
     """Refuse terms with an unusable smallest charge.
 
-    It is too small for the service, or above the largest allowed charge. Errors: UsageError.
+    The charge is unusable if it is too small for the service, or above the largest allowed charge. Errors: UsageError.
     """
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
     cost = f"the price of {counted_credits(least_micro)} is {counted(money, 'minor unit')}"
@@ -344,8 +342,8 @@ def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities
 def require_only_one(context: Context, service: str, service_customer: str) -> Steps[InDoubt | None]:
     """Refuse a customer if the payment service fills the customer's balance itself.
 
-    Return InDoubt if the service does not answer. Return None if Drawdown may top up the customer, or if the service is
-    dormant. Errors: Refused.
+    Return None if Drawdown may top up the customer, or if the service is dormant. Return InDoubt if the service does
+    not answer. Errors: Refused if the service fills the balance.
     """
     if service in context.dormant_payments:
         return None
@@ -359,10 +357,11 @@ def require_only_one(context: Context, service: str, service_customer: str) -> S
 class TopupStopped:
     """The stop of a wallet's top-ups, or of all top-ups (`customer_id` null).
 
-    `is_stopped`: they are stopped now. `was`: the wallet's mode before, or the actor and reason of the former stop of
-    all top-ups (null: they were not stopped). `blocked`: the reason why the wallet's top-ups had stopped themselves
-    (null: they had not, or the stop is of all top-ups). `open_topups`: the number of top-ups that may still be
-    paid and credited. `open_topup`: that of the wallet (null: there is none, or the stop is of all top-ups).
+    `is_stopped`: the top-ups are stopped now. `was`: the wallet's mode before, or the actor and reason of the former
+    stop of all top-ups (null: they were not stopped). `blocked`: the reason why the wallet's top-ups had stopped
+    without a person (null: they had not, or the call is for all top-ups). `open_topups`: the number of top-ups that may
+    still be paid and credited. `open_topup`: the wallet's top-up that may still be paid (null: without one, or the call
+    is for all top-ups).
     """
 
     customer_id: str | None
@@ -411,7 +410,7 @@ def _stopped(done: TopupStopped) -> str:
 
 
 def in_flight(topup: str) -> str:
-    """Return a text about an open top-up that may have been sent."""
+    """Return the text about an open top-up that may have been sent."""
     return f"the charge of {topup} may still be paid and credited. Run `drawdown topup show {typed(topup)}`"
 
 
@@ -474,7 +473,7 @@ def facts_of_topup(connection: sa.Connection, topup: str) -> Sequence[Fact]:
 
 
 def size_of_topup(connection: sa.Connection, topup: str, paid: str | None) -> Size:
-    """Return the size of an outcome: the credit that the wallet gets if it is paid."""
+    """Return the credit that the wallet gets if the charge was paid."""
     found, _ = show_topup(connection, topup, 1)
     return Size(micro=0 if paid is None else found.credits_micro)
 

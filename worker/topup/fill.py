@@ -1,23 +1,24 @@
-"""The queue *fill* for low wallets.
+"""Run the queue *fill*, which tops up low wallets.
 
-It charges, settles the charges, and looks up charges in doubt.
+The queue charges cards, settles the charges, and looks up charges in doubt.
 
-Guarantee: claim and attempt are committed before a byte leaves (P1). A charge without a response is looked up before it
-is charged again. If a step dies, it leaves a row from which the next step continues. A payment service that hangs or is
-unreachable delays only its own wallets, and does not count as a decline. While history is in doubt (R1), cards are not
-charged. Each transaction checks that.
+Guarantee: claim and attempt are committed before Drawdown sends the first byte (P1). After a charge without a response,
+Drawdown looks the charge up before it charges again. If a step dies, the next step continues from the stored row. A
+payment service that hangs or is unreachable delays only its own wallets, and does not count as a decline. While history
+is in doubt (R1), Drawdown does not charge cards. Each transaction checks that history is not in doubt.
 
 A top-up begins whenever the credit is at or below the threshold, not only when the credit falls to it. It is one charge
 for the whole gap. A wallet has one open top-up at a time, which an index of the table enforces. Its id,
 `topup:{wallet}:{episode}`, is the payment's idempotency key. The id does not contain a quantity or an incarnation (P6).
-If a restored database counts an episode again, the service knows the id, and the lookup that comes first reports its
-outcome. A charge is claimed only if the wallet is still low, its terms are live and still those of the charge, and
-top-ups are not stopped. Earlier calls must not have charged it.
+If a restored database counts an episode again, the service already knows the id, and the lookup before the charge
+reports the outcome. A worker claims a charge only if the wallet is still low, its terms are live and are still the
+terms of the charge, and top-ups are not stopped. In addition, earlier calls must provably not have charged the card.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
 refreshes the organisation's verdict, so that a halted customer who paid is resumed. A response that proves an outcome
 is recorded even if the claim has expired. Any other response is recorded only by the claim's worker. A payment credits
-one top-up. If a person recorded it for another top-up, the charge stays in doubt until a person decides.
+one top-up. If a person already recorded the payment for another top-up, the charge stays in doubt until a person
+decides.
 """
 
 from __future__ import annotations
@@ -62,14 +63,14 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 FILLING = 7
-"""Eighths of the round's time after which further charges do not begin."""
+"""Eighths of a round's time, after which Drawdown does not begin further charges."""
 
 
 @dataclass
 class Filled:
     """The numbers of top-ups that one round changed, by effect, and the failures.
 
-    `looked_up`: the number of lookups. The other numbers are of top-ups. `failures`: texts about calls that failed.
+    `looked_up`: the number of lookups. The other numbers count top-ups. `failures`: the texts of failed calls.
     """
 
     begun: int = 0
@@ -103,7 +104,7 @@ ALL: Final = ""
 def fill(context: Context, only: str = ALL) -> Steps[Filled]:
     """Begin, charge and look up the top-ups of all wallets, or of one wallet.
 
-    `only`: that wallet. Without a payment service, the function does not have an effect.
+    `only`: the one wallet (ALL: all wallets). Without a payment service, this function does nothing.
     """
     done = Filled()
     if not context.payments or context.out_of_time(FILLING):
@@ -122,9 +123,9 @@ def fill(context: Context, only: str = ALL) -> Steps[Filled]:
 
 
 def _at(context: Context, service: str, only: str, done: Filled) -> Steps[None]:
-    """Handle a service's charges, first those in doubt.
+    """Handle a service's charges. Charges in doubt come first.
 
-    With this order, their gaps can be charged again in the same round.
+    If a lookup shows that a charge failed, the same round can then charge its gap again.
     """
     for one in (_look_up, _charge):
         while not context.out_of_time(FILLING) and context.paying(service).allows(context.clock.now_ms()):
@@ -187,15 +188,15 @@ def _over(context: Context, asks: Asks) -> Over:
 def _is_over(context: Context, lease_end_ms: int) -> bool:
     """Return True if the time or the lease has ended.
 
-    It is checked directly before each call (P1).
+    Each call is made only after this check (P1).
     """
     return context.out_of_time(FILLING) or context.clock.now_ms() >= lease_end_ms
 
 
 def _is_outage(answer: ChargeResult) -> bool:
-    """Return True if a response may come from an outage of the service.
+    """Return True if an outage of the service may have caused the result.
 
-    Such a response is not caused by a customer's card.
+    A customer's card does not cause such a result.
     """
     return isinstance(answer, InDoubt) or (isinstance(answer, NotSent) and answer.retry_at_ms is not None)
 
@@ -204,7 +205,7 @@ def _answers(context: Context, asking: ChargeMoney | LookUpMoney) -> Steps[Seque
     try:
         answers: Sequence[ChargeResult] = yield asking
         assert len(answers) == len(asking.charges), f"answers: {len(answers)}, charges: {len(asking.charges)}"
-    except Exception as error:  # a response against the contract does not prove an outcome
+    except Exception as error:  # a response that breaks the contract does not prove an outcome
         log.exception("payment_service_failed", service=asking.service)
         answers = [InDoubt(in_short(error))] * len(asking.charges)
     failed = all(_is_outage(answer) for answer in answers)
@@ -229,8 +230,8 @@ UNWANTED_AT_ONCE: Final = 200
 class Claim:
     """The top-ups of one claim, with the lost history and a checkpoint.
 
-    `loss`: the lost history (None: the history is complete). Drawdown saves `witness` before it sends a charge (None:
-    it does not save a checkpoint).
+    `loss`: the lost history (None: the history is complete). `witness`: the local checkpoint that Drawdown saves before
+    it sends a charge (None: it does not save a checkpoint).
     """
 
     topups: Sequence[Topup]
@@ -257,8 +258,8 @@ class Asks:
 def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
     """Claim due and wanted charges, and count them as sends (R1).
 
-    If an unwanted charge was never sent, Drawdown gives it up. If it may have been sent, Drawdown looks it up until its
-    outcome is known.
+    If an unwanted charge was never sent, this call gives up its top-up. If the charge may have been sent, Drawdown
+    looks it up until its outcome is known.
     """
     require_same(connection, asks.witness)
     lock_switch(connection, shared=True)
@@ -277,7 +278,7 @@ def claim_charges(connection: sa.Connection, *, asks: Asks) -> Claim:
 def claim_lookups(connection: sa.Connection, *, asks: Asks) -> Claim:
     """Claim charges that a lookup must decide.
 
-    They are in doubt, were never settled, or may have been sent by a lost history (R1).
+    Such a charge is in doubt, was never settled, or may have been sent by a lost history (R1).
     """
     require_same(connection, asks.witness)
     loss = read_loss(connection)
@@ -331,9 +332,10 @@ def leave_open(connection: sa.Connection, customer_id: str, now: int) -> str | N
 
 
 def lock_switch(connection: sa.Connection, *, shared: bool = False) -> None:
-    """Let claims of charges and changes of the kill switch read each other's result.
+    """Lock the kill switch, so that claims and changes of the switch do not overlap.
 
-    Claims share the lock, and a change of the switch takes it alone. SQLite has one writer at a time.
+    Claims of charges share the lock, and a change of the switch takes the lock alone. SQLite has one writer at a time,
+    so it does not need the lock.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_switch" if shared else "hold_switch")
@@ -342,7 +344,7 @@ def lock_switch(connection: sa.Connection, *, shared: bool = False) -> None:
 def count_in_flight(connection: sa.Connection) -> int:
     """Return the number of top-ups that may still be paid and credited.
 
-    After a stop of all top-ups in this transaction, no other top-up is charged until the stop is undone.
+    If the transaction has stopped all top-ups, Drawdown charges no others until the stop is undone.
     """
     return int(SQL.run(connection, "may_be_paid").scalar_one())
 
@@ -381,7 +383,7 @@ Such a response is recorded even without the claim.
 
 @dataclass(frozen=True)
 class Settled:
-    """A top-up and its end. `changed`: this call recorded the end."""
+    """A top-up and its new state. `changed`: this call recorded the state."""
 
     topup: Topup
     end: End
@@ -389,11 +391,11 @@ class Settled:
 
 
 def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
-    """Return the end of a charge from its response."""
+    """Return the new state of a top-up from the response to its charge."""
     if isinstance(result, NotSent):
         return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
     if isinstance(result, NotFound):
-        result = InDoubt("the service answered a charge as if it were a lookup")  # against its contract
+        result = InDoubt("the service answered a charge as if it were a lookup")  # which breaks the contract
     end = of_answer(result, found.charge.amount, found.charge.currency, found.lookups, now_ms)
     assert end is not None
     return end
@@ -402,9 +404,9 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
 def end_of_lookup(
     found: Topup, result: ChargeResult, asked_ms: int, now_ms: int, can: PaymentCapabilities, loss: Loss | None
 ) -> End:
-    """Return the end of a lookup from its response.
+    """Return the new state of a top-up from the response to its lookup.
 
-    A response that the lookup was not sent does not prove an outcome.
+    If the lookup was not sent, the result does not prove an outcome.
     """
     if isinstance(result, NotFound):
         return of_not_found(found.calls, loss, asked_ms, now_ms, can, refused=found.refused)
@@ -424,9 +426,9 @@ def settle(
     witness: Witness | None,
     asked_ms: int | None = None,
 ) -> list[Settled]:
-    """Record the ends of claimed top-ups.
+    """Record the new states of claimed top-ups.
 
-    `asked_ms`: the time of their lookup (None: the ends are of charges).
+    `asked_ms`: the time of the lookup (None: the states follow from charges).
     """
     require_same(connection, witness)
     customers = sorted({found.customer_id for found, _ in ends})
@@ -478,7 +480,7 @@ def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: i
 
 
 def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
-    """Apply an end to the wallet and its terms.
+    """Apply a new state of a top-up to the wallet and its terms.
 
     An outage of the service does not count as a decline.
     """
@@ -497,7 +499,10 @@ def _follow(connection: sa.Connection, found: Topup, end: End, now: int) -> None
 
 
 class PaymentUsed(Exception):
-    """The payment already credited another top-up (`other`) of the same service."""
+    """Raised if the payment already credited another top-up of the same service.
+
+    `other`: the credited top-up.
+    """
 
     def __init__(self, payment_id: str, other: str) -> None:
         super().__init__(f"{payment_id} already credited {other}")
@@ -506,11 +511,12 @@ class PaymentUsed(Exception):
 
 @contextmanager
 def credited_once(connection: sa.Connection, topup: str, payment_id: str | None) -> Iterator[None]:
-    """Undo the statements in this block if the payment credited another top-up.
+    """Undo the block's statements if the payment already credited another top-up.
 
-    The payment credited it before. An index of the table decides, so this is safe while another transaction records the
-    same payment. `payment_id` None: the block does not record a payment. Errors: PaymentUsed, after which the
-    transaction can continue.
+    An index of the table detects the conflict, so this is safe while another transaction records the same payment.
+    `payment_id` None: the block does not record a payment.
+
+    Errors: PaymentUsed, after which the transaction can continue.
     """
     if payment_id is None:
         yield
@@ -582,7 +588,8 @@ class Begun:
 class Topup:
     """A top-up that this worker may charge or look up until its lease ends.
 
-    `credits_micro`: the credit that it adds. `attempt`: the number of this call. `lookups`: the number of its lookups.
+    `credits_micro`: the credit that it adds. `attempt`: the number of this attempt. `lookups`: the number of its
+    lookups.
     """
 
     charge: Charge
@@ -594,7 +601,7 @@ class Topup:
     arrived_before: bool
     """True if an earlier call may have charged the card."""
     refused: bool
-    """True if the last response stated that its id belongs to another payment."""
+    """True if the last response stated that the id of the charge belongs to another payment."""
 
 
 def money_of(credits_micro: int, price_minor: int) -> int:
@@ -613,9 +620,8 @@ def is_wanted(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
 def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
     """Return the size of one charge for the whole gap.
 
-    It is at most the largest charge that the terms allow.
-
-    It fills up to the terms' level, or adds the least multiple of their amount that ends above the threshold.
+    The charge fills the wallet to the level of the terms, or adds the smallest multiple of their amount that lifts the
+    credit above the threshold. It does not exceed the largest charge that the terms allow.
     """
     most_micro = min(int(terms["most_minor"]) * MICRO // int(terms["price_minor"]), MAX_ENTRY_MICRO)
     if terms["fill_to_micro"] is not None:
@@ -630,7 +636,7 @@ def gap(terms: Mapping[str, Any], available_micro: int) -> Buy:
 def description(credits_micro: int) -> str:
     """Return the text of the receipt, such as `12.5 credits`.
 
-    It is the same at each attempt.
+    The text is the same at each attempt.
     """
     whole, part = divmod(credits_micro, MICRO)
     return f"{whole}.{part:06d}".rstrip("0").rstrip(".") + " credits"
@@ -650,8 +656,8 @@ def begin(
 ) -> Begun:
     """Insert a top-up for each low wallet without an open top-up.
 
-    It does so for at most BEGUN_AT_ONCE wallets, if their caps and waits allow it. Due changes of a wallet are booked
-    before its balance is read.
+    The call does so for at most BEGUN_AT_ONCE wallets, if their caps and waits allow a top-up. It books due changes of
+    a wallet before it reads the balance.
     """
     if SQL.run(connection, "any_terms").first() is None:
         return Begun()
@@ -684,7 +690,7 @@ def _mature(connection: sa.Connection, customers: Sequence[str], now: int) -> No
 def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, object]:
     """Return the row of a new top-up.
 
-    `begun_ms`: the time since which its id may have been sent. A lost history may have sent it earlier (R1).
+    `begun_ms`: the earliest time at which its id may have been sent. A lost history may have sent it before now (R1).
     """
     buy = gap(terms, int(terms["available_micro"]))
     episode = int(terms["episodes"]) + 1
@@ -703,11 +709,10 @@ def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, obj
 
 
 def tell_ends(connection: sa.Connection, topups: Sequence[str], now_ms: int) -> None:
-    """Send webhook events about top-ups that just ended.
+    """Queue webhook events about top-ups that just ended.
 
-    They were credited, or failed without a known charge.
-
-    If a top-up proves to be paid after it was given up, an event about its credit follows.
+    An event reports that the top-up was credited, or that it failed without a known charge. If a top-up proves to be
+    paid after it was given up, an event about its credit follows.
     """
     if topups:
         values = {"topups": [{"topup": topup} for topup in topups], "now_ms": now_ms}

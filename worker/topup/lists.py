@@ -1,6 +1,6 @@
-"""Lists of automatic top-ups, and their figures for Prometheus.
+"""List automatic top-ups, and return their figures for Prometheus.
 
-The lists have terms, charges and their calls. Reads only.
+The lists contain terms, charges and the calls of charges. Reads only.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class WalletTerms:
 class TopupRow:
     """A top-up, in micro-credits and minor units of money.
 
-    `answer`, `evidence`: the last response and its text. `ended_ms` None: it is open, or a shadow. `payment_id` None:
-    the payment is unknown.
+    `answer`, `evidence`: the last response, as a word and as text. `ended_ms` None: it is open, or a shadow.
+    `payment_id` None: the payment is unknown.
     """
 
     topup: str
@@ -79,10 +79,10 @@ class TopupRow:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that may have charged the card. `outcome` None: it is unknown.
+    """One call that may have charged the card.
 
-    `finished_ms` None: the call has not ended, or its process died. `detail`: the response in words (None: without a
-    response).
+    `outcome`: the result of the call (None: unknown). `finished_ms` None: the call has not ended, or its process died.
+    `detail`: the response in words (None: without a response).
     """
 
     attempt: int
@@ -106,8 +106,9 @@ class TopupFigures:
     """Figures of top-ups.
 
     `open`: the number of open top-ups and the time of the oldest in milliseconds, by state. `ended`: the number of
-    ended top-ups, by state. `blocked`: the number of wallets with top-ups that stopped themselves. `manual_review`: the
-    number of top-ups that a person must decide. `stopped`: all top-ups are stopped.
+    ended top-ups, by state. `blocked`: the number of wallets with top-ups that wait until a person resumes them.
+    `manual_review`: the number of top-ups for which a person must record the outcome. `stopped`: all top-ups are
+    stopped.
     """
 
     open: dict[str, tuple[int, int]]
@@ -121,8 +122,8 @@ class TopupFigures:
 class PausedDebt:
     """A wallet with a debt, and with paused top-ups.
 
-    The debt is `owed_micro` micro-credits. The top-ups pause because no organisation uses the wallet. A wallet pays for
-    usage before its organisation moved, also if Drawdown seals that usage later.
+    `owed_micro`: the debt, in micro-credits. The top-ups pause because no organisation uses the wallet now. The wallet
+    still pays for usage from before its organisation moved, even if Drawdown seals that usage later.
     """
 
     customer_id: str
@@ -146,7 +147,8 @@ def paused_debts_part(now_ms: int) -> Part:
 def list_terms(connection: sa.Connection, most: int, wallet: str = "") -> list[WalletTerms]:
     """Return the terms of wallets.
 
-    Wallets with top-ups that stopped themselves come first. `wallet`: return only its terms (empty: those of all).
+    Wallets with top-ups that a person must resume come first. `wallet`: return only the terms of this wallet (empty: of
+    all wallets).
 
     Errors: UnknownId for a wallet without terms.
     """
@@ -191,7 +193,7 @@ def open_now(connection: sa.Connection) -> dict[str, int]:
 
 
 def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
-    """Return the figures of open top-ups, and of those that ended since `since_ms`."""
+    """Return the figures of open top-ups, and of top-ups ended since `since_ms`."""
     open_ = {row.state: (int(row.topups), int(row.oldest_ms)) for row in SQL.run(connection, "open")}
     ended = {row.state: int(row.topups) for row in SQL.run(connection, "ended", {"since_ms": since_ms})}
     blocked = int(SQL.run(connection, "blocked").scalar_one())
@@ -203,9 +205,8 @@ def figures(connection: sa.Connection, since_ms: int) -> TopupFigures:
 class Topups:
     """Wallets with automatic top-ups, and the top-ups.
 
-    Stopped wallets and the newest top-ups come first.
-
-    `stopped`: the kill switch (None: it is off).
+    Stopped wallets and the newest top-ups come first. `stopped`: the stop of all top-ups by the kill switch (None: the
+    kill switch is off).
     """
 
     stopped: Switched | None

@@ -36,7 +36,7 @@ SELECT state, COUNT(*) AS topups FROM topups WHERE ended_ms > :since_ms AND stat
 SELECT COUNT(*) FROM topup_terms WHERE blocked_ms IS NOT NULL AND mode = 'live'
 
 -- name: paused_debts
--- The debts come first, because they are few.
+-- The query reads the debts first, because they are few.
 WITH t AS MATERIALIZED (SELECT x.customer_id, -a.balance_micro AS owed_micro
     FROM topup_terms x {each_then} ledger_accounts a ON a.account_id = 'wallet:' || x.customer_id
     WHERE x.mode = 'live' AND a.balance_micro < 0)

@@ -1,8 +1,9 @@
-"""The consequence of a payment service's response. Pure.
+"""Derive the new state of a top-up from a payment service's response. Pure.
 
-Guarantee: a charge is sent again only if each earlier call provably had no effect. Either the call was not sent, or a
-lookup found no charge after the service's lag. That lookup must come while the service still knows the charge's id
-(P2), or after the time in which it can apply an earlier call. Only the latter proof, or a person, gives a charge up.
+Guarantee: a charge is sent again only if each earlier call provably had no effect. Proof is that the call was not sent,
+or that a lookup found no charge after the service's lag. Such a lookup counts while the service still knows the
+charge's id (P2), or after the time in which it can apply an earlier call. Drawdown gives a charge up only after a
+lookup of the second kind, or if a person records the outcome.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Loss:
 class Calls:
     """The claim times of the first and last call that may have had an effect.
 
-    None: such a call does not exist.
+    Both are None if no call may have had an effect.
     """
 
     first_ms: int | None
@@ -66,9 +67,9 @@ class Calls:
 class End:
     """The new state of a top-up after a response.
 
-    `answer`, `detail`: the answer as a word and as text. `due_at_ms`: the time of the next call, if it is open.
-    `blocks`: the reason why its wallet's top-ups stop until a person resumes them (None: they continue).
-    `declined`: it counts as a decline.
+    `answer`, `detail`: the response as a word and as text. `due_at_ms`: the time of the next call, if the top-up is
+    open. `blocks`: the reason why the wallet's top-ups stop until a person resumes them (None: they continue).
+    `declined`: the response counts as a decline.
     """
 
     state: str
@@ -87,7 +88,7 @@ class End:
 def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: int, now_ms: int) -> End | None:
     """Return the state that follows from a call's response alone.
 
-    Returns None for NotSent and NotFound, because their consequence depends on earlier calls.
+    Returns None for NotSent and NotFound, because the state then also depends on earlier calls.
     """
     soon = now_ms + backoff_ms(lookups + 1)
     match result:
@@ -113,7 +114,7 @@ def of_answer(result: ChargeResult, money_minor: int, currency: str, lookups: in
 def of_used_payment(payment_id: str, other: str, now_ms: int) -> End:
     """Return the state after a response with the payment of another top-up.
 
-    The payment already credited that top-up. A person gave that top-up the payment, so a person must decide.
+    That payment already credited the other top-up, because a person recorded it there. So a person must decide.
     """
     said = f"paid as {payment_id}, but {other} was already credited from this payment"
     return End("in_doubt", "other_content", said, now_ms + PERSON_WAIT_MS)
@@ -137,8 +138,8 @@ def of_not_found(
 ) -> End:
     """Return the state after a lookup at `asked_ms` that did not find a charge.
 
-    A call begins within its lease, or never. `refused`: the service refused the last call because its id belongs to
-    another payment, so it would refuse the next call, too.
+    A worker begins a call within its lease, or never. `refused`: the service refused the last call because its id
+    belongs to another payment. It would refuse the next call, too.
     """
     known = calls.with_lost(loss)
     if known.first_ms is None or known.last_ms is None:
@@ -160,5 +161,5 @@ def of_not_found(
 
 
 def safe_retention_ms(retention_ms: int) -> int:
-    """Return the time for which a service certainly knows an id, in milliseconds (P2)."""
+    """Return the time for which a service surely knows an id, in milliseconds (P2)."""
     return retention_ms - HOUR_MS if retention_ms >= 2 * HOUR_MS else retention_ms // 2

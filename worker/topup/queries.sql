@@ -26,7 +26,7 @@ COALESCE((SELECT {available_micro} FROM ledger_accounts a
     WHERE a.account_id = 'wallet:' || t.customer_id), 0)
 
 -- name: shadowed
--- Credit of shadow top-ups counts as bought. Otherwise a shadow would buy the same gap again in each round.
+-- The credit of shadow top-ups counts as bought. Otherwise, shadow mode would buy the same gap again in each round.
 COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.customer_id = t.customer_id
     AND p.state = 'shadow' AND p.ended_ms IS NULL AND t.mode = 'shadow'), 0)
 
@@ -34,7 +34,7 @@ COALESCE((SELECT CAST(SUM(p.credits_micro) AS BIGINT) FROM topups p WHERE p.cust
 (SELECT COUNT(*) FROM topup_switch s WHERE s.stopped_ms IS NOT NULL) = 0
 
 -- name: share_switch
--- The lock is on the table, because a switch that was never used has no row.
+-- The lock is on the table, because a switch that was never used does not have a row.
 LOCK TABLE topup_switch IN ROW SHARE MODE
 
 -- name: hold_switch
@@ -57,8 +57,8 @@ p.service = t.service AND p.service_customer = t.service_customer AND p.price_mi
 SELECT 1 FROM topup_terms t WHERE t.customer_id = :customer_id AND {is_wanted}
 
 -- name: may_begin
--- This checks the level each time, and does not depend on a past fall. Each top-up that was begun counts towards the
--- caps, with any outcome.
+-- The query compares the present level with the threshold, whether or not the level fell recently. Each top-up that was
+-- begun counts towards the caps, with any outcome.
 (t.mode = 'shadow' OR (t.mode = 'live' AND t.service IN :ready)) AND t.blocked_ms IS NULL AND {of_those}
     AND (t.wait_until_ms IS NULL OR t.wait_until_ms <= :now_ms) AND {is_on}
     AND {available} + {shadowed} <= t.threshold_micro
@@ -125,7 +125,7 @@ WHERE p.service = :service AND p.state IN {open} AND p.state = 'due' AND {of_tho
 ORDER BY p.topup LIMIT :at_most {skip_topups}
 
 -- name: open_of
--- The open top-up of a wallet. A claim that is not committed yet is waited for, and its state is read.
+-- The open top-up of a wallet. The query waits for a claim that is not committed yet, and then reads its state.
 SELECT p.topup, p.state, {arrived} AS arrived FROM topups p
 WHERE p.customer_id = :customer_id AND p.state IN {open} {for_update}
 
@@ -141,7 +141,7 @@ WHERE topup = :topup AND state = 'due'
 UPDATE topups SET state = 'in_doubt', due_at_ms = :due_at_ms, claim_owner = NULL WHERE topup = :topup AND state = 'due'
 
 -- name: is_proven
--- The charge was never sent, by all records; or a lookup has just shown that it does not exist.
+-- By all records, the charge was never sent, or a lookup has just shown that it does not exist.
 ((:lost = 0 AND NOT {arrived}) OR COALESCE(p.asked_ms, 0) >= :proven_ms)
 
 -- name: claim
@@ -199,7 +199,7 @@ SELECT o.topup FROM topups p JOIN topups o ON o.service = p.service AND o.paymen
 WHERE p.topup = :topup
 
 -- name: if_not_credited
--- A paid top-up is credited, with any former state except a shadow.
+-- A paid top-up is credited from any state, except if it is a shadow.
 state NOT IN ('credited', 'shadow')
 
 -- name: if_open

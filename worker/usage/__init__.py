@@ -1,8 +1,6 @@
-"""Usage after its arrival.
+"""List, withdraw, backfill, quarantine, prune and fold usage.
 
-List, withdraw, backfill, quarantine, prune and fold it.
-
-Guarantee: a correction reverses exactly the billed usage.
+Guarantee: a correction reverses exactly the usage that was billed.
 
 Tests: tests/integration/test_corrections.py
 """

@@ -1,6 +1,6 @@
-"""Usage that a person is about to withdraw.
+"""Return the usage that a person is about to withdraw.
 
-It has a worth, organisations, and a time. Reads only.
+The result has the worth of the usage, its organisations, and its times. Reads only.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Affected:
     def size(self, rows: int) -> Size:
         """Return the size of an action that withdraws the usage.
 
-        `rows`: the number of rows that it changes.
+        `rows`: the number of rows that the action changes.
         """
         return size_of(self.worth, rows)
 
 
 def of_batch(connection: sa.Connection, first_id: str, beyond_id: str) -> Affected:
-    """Return the samples in force with ids between two ids, without those two."""
+    """Return the samples in force with ids between two ids, excluding both."""
     return _affected(connection, "between_ids", {"first_id": first_id, "beyond_id": beyond_id})
 
 
@@ -71,7 +71,7 @@ def of_backfill(connection: sa.Connection, backfill: str) -> Affected:
 
 
 def of_samples(connection: sa.Connection, sample_ids: Sequence[str]) -> Affected:
-    """Return those of the samples with these ids that are in force."""
+    """Return the samples with these ids that are in force."""
     return _affected(connection, "these_samples", {"samples": [{"sample_id": one} for one in sample_ids]})
 
 

@@ -22,7 +22,7 @@ SELECT COUNT(*) AS samples, COUNT(DISTINCT s.org_id) AS orgs, MIN(s.ts) AS from_
 SELECT DISTINCT s.org_id FROM {those} ORDER BY s.org_id LIMIT :at_most
 
 -- name: used_sizes
--- The usage with the providers that bill its windows.
+-- The usage, with the providers that bill its windows.
 SELECT a.provider, u.memory_mb, u.window_ms, CAST(SUM(u.interval_s) AS BIGINT) AS seconds
 FROM (SELECT s.org_id, s.memory_mb, s.interval_s, s.ts - s.ts % {window_length_ms} AS window_ms FROM {those}) u
 JOIN assignments a ON a.org_id = u.org_id AND a.start_ms <= u.window_ms

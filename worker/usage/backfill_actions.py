@@ -1,4 +1,4 @@
-"""Actions and lists of backfills."""
+"""Declare the actions and lists of backfills."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class ShownBackfill(BackfillRow):
     """A backfill, and while it is open, the effect of closing it.
 
     `counts`: events by outcome. `lines`: the usage that closing would add, by feature or event type. `price_micro`: the
-    total in micro-credits (null: a feature lacks a price, or the effect is not shown). `forecast`: the forecast of the
-    wallet (null: there is not exactly one wallet to charge, a feature lacks a price, or the effect is not shown).
-    `hash`: the hash that closes it (null: it is not open, or has too many events to compare at once).
+    total charge in micro-credits (null: a feature lacks a price, or the effect is not shown). `forecast`: the forecast
+    of the wallet (null: not exactly one wallet pays, a feature lacks a price, or the effect is not shown). `hash`: the
+    hash to pass to close it (null: it is not open, or has too many events to compare in one call).
     """
 
     counts: dict[str, int]
@@ -77,8 +77,8 @@ class BackfillClosed(BackfillRow):
     """A closed backfill. Its events are usage now.
 
     `price_micro`: the charge by the ledger's rate card, in micro-credits (null: a feature lacks a price, or the call
-    was repeated). `forecast`: the forecast of the wallet (null: there is not exactly one wallet to charge, a feature
-    lacks a price, or the call was repeated).
+    was repeated). `forecast`: the forecast of the wallet (null: not exactly one wallet pays, a feature lacks a price,
+    or the call was repeated).
     """
 
     price_micro: int | None
@@ -87,9 +87,9 @@ class BackfillClosed(BackfillRow):
 
 @dataclass(frozen=True)
 class BackfillReverted:
-    """A reverted backfill. Its events no longer count. `was`: its state before.
+    """A reverted backfill, with events that no longer count.
 
-    `withdrawn`: the number of its withdrawn events.
+    `was`: the state before the call. `withdrawn`: the number of events that the call withdrew.
     """
 
     backfill: str
@@ -173,9 +173,9 @@ def _revert(connection: sa.Connection, asked: Invocation, backfill: Name) -> Bac
 
 
 def _forecast_wallet(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> WalletForecast | None:
-    """Return the rest of the embedded ledger's wallet that a backfill is charged to.
+    """Return the forecast of the embedded ledger's wallet that pays for a backfill.
 
-    None: it is not charged to such a wallet, or a feature has no price.
+    Returns None if no such wallet pays for it, or if a feature lacks a price.
     """
     prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
     known = [price for price in prices if price is not None]
@@ -209,7 +209,7 @@ def _reverted(done: BackfillReverted) -> str:
 def _would(found: ShownBackfill) -> list[str]:
     """Return lines about the effect of closing a backfill.
 
-    They are for the text below its table.
+    The lines are for the text below the table of the effect.
     """
     if found.hash is None:
         return []

@@ -1,16 +1,16 @@
-"""Backfills stage usage events of the past and show their sums.
+"""Stage usage events of the past in backfills, and show their sums.
 
-They become usage when a person closes the backfill.
+The events become usage when a person closes the backfill.
 
 Guarantee: a staged event is not usage yet, so seals, the watch and proofs do not read it. To close a backfill, a person
-names the hash of the shown effect. Exactly that effect happens in one transaction, or the call is refused. A revert
+passes the hash of the shown effect. One transaction applies exactly that effect, or the call is refused. A revert
 withdraws all events that the backfill added, and the seal refunds the charges. If a revert is interrupted, a repeated
 command completes it. The ids of reverted events are never accepted again. A backfill affects only its organisation,
 because another organisation may have used the same id.
 
 A file has one event on each line: the envelope, or CloudEvents. Each line that is not blank gives one event, or one
-error, with the number of the line. Each event in a file must have a time, because without it each read would give
-another event.
+error, with the number of the line. Each event in a file must have a time. Otherwise, a second read of the file would
+give a different event.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ class Backfill:
 class DiffLine:
     """The usage of a feature or event type that closing a backfill would add.
 
-    `what`: a feature, or an event type without a feature. `quantity`: its base units. `provider`: the provider that
-    would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: the reason why the
-    usage would be pending (None: it would be billed). `price_micro`: the charge by the ledger's rate card, in
-    micro-credits (None: the card lacks a price; 0: the usage would not be billed).
+    `what`: a feature, or an event type without a feature. `quantity`: the base units of the usage. `provider`: the
+    provider that would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: the
+    reason why the usage would be pending (None: it would be billed). `price_micro`: the charge by the ledger's rate
+    card, in micro-credits (None: the card lacks a price; 0: the usage would not be billed).
     """
 
     what: str
@@ -117,9 +117,9 @@ class DiffLine:
 class Diff:
     """The effect of closing a backfill.
 
-    `counts`: the number of events by outcome. A `new` event becomes usage. A `duplicate` is usage already. A `conflict`
-    has another event's key. A `too_late`, `withdrawn` or `charged_at_once` event never becomes usage. `price_micro`:
-    the total charge (None: a feature lacks a price). `hash`: the hash that closes the backfill.
+    `counts`: the number of events by outcome. A `new` event becomes usage. A `duplicate` event is usage already. A
+    `conflict` event has the key of another event. A `too_late`, `withdrawn` or `charged_at_once` event never becomes
+    usage. `price_micro`: the total charge (None: a feature lacks a price). `hash`: the hash that closes the backfill.
     """
 
     backfill: Backfill
@@ -132,9 +132,9 @@ class Diff:
 def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: int, to_ms: int, by: By) -> Backfill:
     """Open a backfill. While it is open, a repeated call returns the same backfill.
 
-    Errors: UsageError for an invalid name or range. UnknownId for the organisation. Refused if the name is used for
-    another organisation or range, or for a closed or reverted backfill. Refused if the range is below the floor, or
-    the organisation has another open backfill, or only its samples are known.
+    Errors: UsageError for an invalid name or range. UnknownId for the organisation. Refused if a backfill with this
+    name has another organisation or range, or is not open. Refused if the range begins below the floor, if the
+    organisation has another open backfill, or if only its samples are known.
     """
     if not is_clean_id(name):
         raise UsageError(
@@ -178,9 +178,9 @@ def open_backfill(connection: sa.Connection, name: str, org_id: str, from_ms: in
 
 
 def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], now_ms: int) -> list[EventResult]:
-    """Add events to an open backfill, without making them usage.
+    """Add events to an open backfill. Return an answer for each.
 
-    Return an answer for each.
+    The events are not usage yet.
 
     Errors: UnknownId; Refused if the backfill is not open, or would exceed MOST_STAGED events.
     """
@@ -198,7 +198,9 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
         rows.setdefault(row["sample_id"], row)
     new = set(SQL.run(connection, "stage", {"backfill": name, "events": list(rows.values())}).scalars())
     if int(SQL.run(connection, "staged", {"backfill": name}).scalar_one()) > MOST_STAGED:
-        raise Refused(f"{name} would exceed {MOST_STAGED:,} events, the limit. Close it, and open another for the rest")
+        raise Refused(
+            f"{name} would exceed the limit of {MOST_STAGED:,} events. Close it, and open another backfill for the rest"
+        )
     values = {"backfill": name, "sample_ids": list(rows)}
     stored = {row["sample_id"]: dict(row) for row in SQL.run(connection, "staged_before", values).mappings()}
     return [no or _staged(row, stored[row["sample_id"]], new) for row, no in zip(asked, wrong, strict=True)]
@@ -218,10 +220,7 @@ def _staged(row: Mapping[str, Any], stored: Mapping[str, Any], new: set[str]) ->
 
 
 def _find_pruned(connection: sa.Connection, names: Sequence[str], events: Sequence[UsageEvent]) -> set[str]:
-    """Return the names of withdrawn events without samples.
-
-    Pruning has deleted their samples since.
-    """
+    """Return the sample ids of withdrawn events with pruned samples."""
     asked = store.keyed(names, events, own=True)
     gone = store.withdrawn_among(connection, asked)
     return gone - {name for name, _ in store.stored(connection, asked)} if gone else gone
@@ -236,9 +235,9 @@ def _outside(found: Backfill, event: UsageEvent) -> EventResult | None:
 
 
 def diff(connection: sa.Connection, name: str) -> Diff:
-    """Return the effect that closing has now.
+    """Return the effect that closing a backfill would have now.
 
-    Errors: UnknownId; Refused if it is not open.
+    Errors: UnknownId; Refused if the backfill is not open.
     """
     return _diff(connection, _require_open(_require(connection, name)))
 
@@ -248,8 +247,7 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 
     `shown`: the hash of the shown effect.
 
-    You can repeat the call, because it has its effect once. A repeated call returns an effect without counts, lines and
-    price.
+    A repeated call has no further effect, and returns an effect without counts, lines and price.
 
     Errors: UnknownId. Refused for another hash, if the backfill was reverted, or if some of its windows were closed for
     good. Refused if another call sent an event of the backfill in the meantime.
@@ -280,12 +278,11 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
 
 
 def revert(connection: sa.Connection, name: str, by: By, judged: Witness | None = None) -> tuple[int, bool]:
-    """Withdraw a portion of a backfill.
+    """Withdraw a portion of a backfill's events.
 
-    Return the number of withdrawn events, and True after the last portion.
-
-    Call it until it returns True. The events of an open backfill are deleted at once. `judged`: the result of
-    `judge_backfill` before the first portion.
+    Return the number of withdrawn events, and True after the last portion. Call it until it returns True. If the
+    backfill is open, the first call deletes all its events. `judged`: the result of `judge_backfill` before the first
+    portion.
 
     Errors: UnknownId; Refused and HistoryDoubted as for `withdraw`.
     """
@@ -427,9 +424,8 @@ class BackfillRow:
 class WalletForecast:
     """A wallet's credit now and after the charge of a backfill.
 
-    `has_micro` can be used now. `remaining_micro` remains after the charge. Both are in micro-credits.
-
-    `halts`: the charge would halt the organisation, which is not halted now.
+    `has_micro`: the credit available now. `remaining_micro`: the credit available after the charge. Both are in
+    micro-credits. `halts`: the organisation is not halted now, and the charge would halt it.
     """
 
     org_id: str
@@ -443,8 +439,8 @@ class WalletForecast:
 class Overdue:
     """An open backfill that waits for a person's decision.
 
-    `why`: `open_long` (it is open for longer than the check allows) or `below_floor`. With `below_floor`, a part of its
-    range is below its organisation's floor, and that part can never become usage.
+    `why`: `open_long` (it is open for longer than the check allows) or `below_floor`. In the latter case, a part of its
+    range is below its organisation's floor and can never become usage.
     """
 
     backfill: str
@@ -456,9 +452,9 @@ class Overdue:
 
 @dataclass(frozen=True)
 class OpenBackfills:
-    """The number of open backfills, and the start of the oldest.
+    """The number of open backfills, and the time when the oldest was opened.
 
-    `since_ms`: that start (None: `count` is 0).
+    `since_ms`: that time, in milliseconds (None: `count` is 0).
     """
 
     count: int
@@ -477,7 +473,7 @@ def overdue(connection: sa.Connection, now_ms: int, open_ms: int = OPEN_MS) -> l
 
 
 def open_backfills(connection: sa.Connection) -> OpenBackfills:
-    """Return the number of open backfills and the time of the oldest, by an index."""
+    """Return the number of open backfills, and the time of the oldest."""
     row = SQL.run(connection, "figures").one()
     return OpenBackfills(int(row.backfills), None if row.since_ms is None else int(row.since_ms))
 
@@ -485,7 +481,7 @@ def open_backfills(connection: sa.Connection) -> OpenBackfills:
 def list_backfills(connection: sa.Connection, *, org_id: str = "", most: int = 100) -> list[BackfillRow]:
     """Return backfills, newest first.
 
-    `org_id`: only backfills of this organisation ('': of all). Errors: UnknownId.
+    `org_id`: return only backfills of this organisation ('': of all organisations). Errors: UnknownId.
     """
     if org_id:
         ids.require(connection, ids.ORG, org_id)
@@ -504,9 +500,8 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
 def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> WalletForecast | None:
     """Return the forecast of the wallet that pays for a backfill's range.
 
-    `price_micro`: the further charge in micro-credits.
-
-    Returns None unless exactly one wallet of the embedded ledger pays for it.
+    `price_micro`: the charge of the backfill, in micro-credits. Returns None unless exactly one wallet of the embedded
+    ledger pays for the range.
     """
     span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
     rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
@@ -534,9 +529,8 @@ def read_events(
 ) -> Iterator[tuple[int, UsageEvent | Unfit]]:
     """Yield the events of one organisation, or the reasons why lines are invalid.
 
-    Each has the number of its line.
-
-    `values`: how events of a type are counted, by type. Errors: DrawdownError if the file cannot be read to its end.
+    Each event or reason has the number of its line. `values`: the declared values of event types, by type. Errors:
+    DrawdownError if the file cannot be read to its end.
     """
     for number, raw in lines:
         if not is_blank(raw):

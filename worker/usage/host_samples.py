@@ -1,10 +1,10 @@
-"""Samples that hosts send over HTTP, several in a request.
+"""Store samples that hosts send over HTTP, several in a request.
 
-Each sample gets its own answer, like usage events.
+Each sample gets its own answer, like each usage event.
 
-Guarantee: a sample is stored once by its id. The same id with different content is stored apart, as a conflict (S7). A
-sample below its organisation's floor is not stored, because its window is closed for good (S4). If the answer is
-`accepted`, the sample is above the floor when it is committed.
+Guarantee: a sample is stored once by its id. The same id with different content is stored separately, as a conflict
+(S7). A sample below its organisation's floor is not stored, because its window is closed for good (S4). If the answer
+is `accepted`, the sample is above the floor when it is committed.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class _Standing:
 
 
 def take_samples(connection: sa.Connection, rows: Sequence[Sample], origin: str, now_ms: int) -> list[EventResult]:
-    """Store samples.
+    """Store samples. Return an answer for each, in their order.
 
-    Return an answer for each, in their order. `origin`: the text stored with conflicts.
+    `origin`: the text to store with conflicts.
     """
     turn = connection.begin_nested()
     taken = _take(connection, rows, origin)
     if store.hold(connection, [(row[1], row[7]) for row in rows], taken, now_ms):
         return taken
     turn.rollback()
-    # A floor was raised past some samples just now, so they get TOO_LATE. The lock prevents that it is raised again.
+    # A floor was just raised past some samples, so they get TOO_LATE. The lock prevents another rise.
     lock_orgs(connection, {row[1] for row in rows})
     return _take(connection, rows, origin)
 

@@ -1,11 +1,11 @@
-"""Received usage events, and the pushes of an event.
+"""Return received usage events, and the pushes of an event.
 
-It returns events by source and type, by arrival, and by time of use. It also returns conflicts, numbers of quarantined
-samples, and limits of event types that are nearly reached. Reads only.
+This module returns events by source and type, by arrival, and by time of use. It also returns conflicts, numbers of
+quarantined samples, and limits of event types that are nearly reached. Reads only.
 
 Guarantee: a page by arrival reads a bounded number of the newest events, by the index of their arrival. The numbers by
-source and type state the time since which they count. The next page begins where the last page ended, and omits no
-event.
+source and type have the time since which they count. The next page begins where the last page ended, so pages do not
+omit events.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class EventFilter:
 
 @dataclass(frozen=True)
 class Place:
-    """The key of an event in the order of arrival, after which a page continues.
+    """The place of an event in the order of arrival, after which a page begins.
 
-    The newest event comes first, so events after this one are older.
+    The newest event comes first, so events after this place are older.
     """
 
     ingested_ms: int
@@ -87,7 +87,7 @@ class EventLine:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """The number of events of a source and a type, among those that were read.
+    """The number of events of a source and a type, among the events read.
 
     `orgs`: the number of their organisations. `of_day`: events that arrived in the last 24 hours. `first_ms`,
     `last_ms`: the first and the last arrival.
@@ -104,9 +104,10 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class Sources:
-    """Numbers of events by source and type, of the newest `seen` events.
+    """Numbers of events by source and type, among the newest `seen` events.
 
-    `since_ms`: the arrival of the oldest of them (None: without events). `whole`: these are all events.
+    `since_ms`: the arrival of the oldest event that was read (None: without events). `whole`: all stored events were
+    read.
     """
 
     rows: list[SourceRow]
@@ -117,7 +118,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A page of events. `next`: the start of the next page (None: this is the last)."""
+    """A page of events. `next`: the start of the next page (None: the last page)."""
 
     events: list[EventLine]
     next: Place | None
@@ -127,8 +128,8 @@ class Arrivals:
 class ConflictRow:
     """An item that differs from the stored item with its id.
 
-    `event_source`, `event_id`, `org_id`: those of the stored event (None: the stored item is not an event). `closed`: a
-    person dismissed the conflict or fixed it. Texts are cut to MOST_SAID_CHARS.
+    `event_source`, `event_id`, `org_id`: the source, id and organisation of the stored event (None: the stored item is
+    not an event). `closed`: a person dismissed the conflict or fixed it. Texts are cut to MOST_SAID_CHARS.
     """
 
     conflict_id: int
@@ -146,7 +147,7 @@ class ConflictRow:
 class ConflictsPage:
     """Conflicts, newest first.
 
-    `next_before`: the `before` of the next page (None: this is the last page).
+    `next_before`: the argument `before` for the next page (None: this is the last page).
     """
 
     conflicts: list[ConflictRow]
@@ -185,9 +186,8 @@ class EntryLine:
 class Became:
     """The result of an event: its window, the window's pushes, and their entries.
 
-    The pushes are those of the event's feature. The entries are those of the ledger.
-
-    Each push is for the whole window, with all events and samples of the feature.
+    `pushes`: the pushes of the event's feature. Each push bills the whole window, with all events and samples of the
+    feature. `entries`: the ledger's entries of these pushes.
     """
 
     window_ms: int
@@ -196,7 +196,7 @@ class Became:
 
 
 def sources(connection: sa.Connection, now_ms: int, chosen: EventFilter = EventFilter()) -> Sources:
-    """Return numbers of recent events by source and type, the highest first.
+    """Return numbers of recent events by source and type, highest number first.
 
     Errors: UnknownId.
     """
@@ -226,8 +226,8 @@ def arrivals(
 ) -> Arrivals:
     """Return a page of events in the order of arrival, newest first.
 
-    A page reads MOST_SEEN events at most. If few of them match the filter, the page may be short or empty, and still
-    have a next page.
+    A page reads at most MOST_SEEN events. If few of them match the filter, the page may be short or empty, although a
+    next page exists.
     """
     values = {**vars(chosen), **_from(after or _BEGIN), "at_most": most + 1}
     found = [
@@ -242,7 +242,10 @@ def arrivals(
 
 
 def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> ConflictsPage:
-    """Return the items that differ from the stored item with their id, newest first."""
+    """Return conflicts, newest first.
+
+    A conflict is an item that differs from the stored item with the same id.
+    """
     values = {"before": before, "at_most": most + 1, "chars": MOST_SAID_CHARS}
     rows = SQL.run(connection, "conflicts", values).mappings()
     found = [ConflictRow(**{**row, "closed": bool(row["closed"])}) for row in rows]
@@ -252,8 +255,8 @@ def conflicts(connection: sa.Connection, *, before: int = 0, most: int = 50) -> 
 def quarantined(connection: sa.Connection) -> dict[str, int]:
     """Return the number of quarantined samples, by reason.
 
-    Invalid samples, late samples and conflicts are each counted up to MOST_SEEN. A count of MOST_SEEN means that number
-    or more.
+    Invalid samples, late samples and conflicts are each counted up to MOST_SEEN. A count of MOST_SEEN means at least
+    that number.
     """
     rows = SQL.run(connection, "quarantined", {"counted": MOST_SEEN})
     return {str(row.reason): int(row.samples) for row in rows}
@@ -288,8 +291,8 @@ class EventRow:
     """One event.
 
     `quantity`: units of its type, as sent. `ts`: the time of use in milliseconds, as sent. `feature` None: the type
-    lacked a feature at that time. `withdrawn`: the reason of the withdrawal (None: it was not withdrawn). `properties`:
-    JSON. `subject`, `project`, `plan_key` None: the event does not have one.
+    lacked a feature at that time. `withdrawn`: the reason for the withdrawal (None: it was not withdrawn).
+    `properties`: JSON. `subject`, `project`, `plan_key` None: the event does not have one.
     """
 
     source: str
@@ -326,9 +329,7 @@ def list_events(
 ) -> EventPage:
     """Return an organisation's events dated in [from, to), the oldest first.
 
-    Withdrawn events are included.
-
-    `after`: only events after this sample id.
+    The page includes withdrawn events. `after`: the sample id after which the page begins.
 
     Errors: UsageError for a page size outside 1 to MOST_LISTED, and if `after` is not a sample of the organisation.
     """
@@ -353,7 +354,7 @@ def list_events(
 def show_event(connection: sa.Connection, source: str, event_id: str, org_id: str | None = None) -> EventRow:
     """Return one event by its source and id.
 
-    `org_id`: only an event of this organisation. Errors: those of `samples_of`.
+    `org_id`: return only an event of this organisation. Errors: as `samples_of`.
     """
     sample_id = samples_of(connection, source, [event_id], org_id)[event_id]
     return EventRow(**SQL.run(connection, "show", {"sample_id": sample_id}).one()._mapping)
@@ -372,7 +373,8 @@ class ShortOfTypes:
     """The owner of a reached limit of event types, or the database near its limit.
 
     `kind`: the kind of owner, which is `database`, `organisation`, `key` or `source`. `name`: the owner's name (empty:
-    the database). `types`: the number of types in use that it added; for the database, of all types in use.
+    the database). `types`: the number of types in use that the owner added. For the database, the number of all types
+    in use.
     """
 
     kind: str
@@ -388,10 +390,7 @@ class ShortOfTypes:
 
 
 def short_of_types_part() -> Part:
-    """Return the query of `short_of_types`.
-
-    It runs with other queries in one statement.
-    """
+    """Return the query of `short_of_types`, to combine into one statement."""
     most = {"most_org": MAX_ORG_TYPES, "most_key": MAX_KEY_TYPES, "most_source": MAX_SOURCE_TYPES}
     return SQL.part("short_of_types", {"near": NEAR_TYPES, "at_most": MOST_NAMED, **most})
 
@@ -475,8 +474,8 @@ def _event(
 class ListedSource:
     """Recent events of one source and type.
 
-    `of_day`: events that arrived in the last 24 hours. `events`: events among the newest that were read, of `orgs`
-    organisations. `first_ms`, `last_ms`: the first and the last arrival.
+    `of_day`: the events that arrived in the last 24 hours. `events`: the events among the newest that were read.
+    `orgs`: the number of organisations with these events. `first_ms`, `last_ms`: the first and the last arrival.
     """
 
     source: str

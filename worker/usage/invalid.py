@@ -1,10 +1,10 @@
-"""Items of programs that got the answer `invalid`.
+"""Count items of programs that got the answer `invalid`.
 
-They are counted by API key, code and hour, with one example.
+The counts are by API key, code and hour, each with one example.
 
-Guarantee: only an item's source and id are stored, shortened, and only if neither looks private. A client that sends in
-a loop adds to existing rows, because a key has one row for each code and hour. All keys together have MOST_ROWS_A_DAY
-rows a day. Servers that write at the same moment may exceed it by a few rows.
+Guarantee: Drawdown stores only an item's source and id, shortened, and only if neither looks private. If a client sends
+in a loop, existing rows count its items, because a key has one row for each code and hour. All keys together get at
+most MOST_ROWS_A_DAY rows a day. Servers that write at the same moment may exceed this limit by a few rows.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _slot(one: InvalidItems) -> tuple[str, str, str]:
 
 
 def forget(connection: sa.Connection, before_ms: int) -> int:
-    """Delete rows of hours that began before a moment. Return the number of rows."""
+    """Delete rows of hours before a moment. Return the number of deleted rows."""
     return SQL.run(connection, "forget", {"before_ms": before_ms}).rowcount
 
 
@@ -86,9 +86,7 @@ class InvalidRow:
 def invalid_items(connection: sa.Connection, since_ms: int, most: int, *, key: str = "") -> list[InvalidRow]:
     """Return invalid items by API key, kind and code.
 
-    They are of hours that began at `since_ms` or later.
-
-    The highest number of items comes first.
+    Only hours that began at `since_ms` or later count. The row with the most items comes first.
 
     Errors: UnknownId for an API key that never existed.
     """

@@ -1,13 +1,11 @@
-"""An organisation's usage with its sealed part, and its stored samples.
+"""Return an organisation's usage with its sealed part, and its samples.
 
-Usage is by feature, day, sandbox, project or subject.
+The usage is grouped by feature, day, sandbox, project or subject. Reads only.
 
-Reads only.
-
-Guarantee: `used` is the sum of the samples in force, mapped as the seal maps them. Below the floor, where samples are
-pruned, it is their sealed quantity, which is the same (invariant 1). Each grouping has the same sums. A report is never
-cut. If it would be too long, it is refused. All pages together are the whole report. A page reads only its own rows
-from the database.
+Guarantee: `used` is the sum of the samples in force, mapped as the seal maps them. Below the floor, where samples may
+be pruned, `used` is the sealed quantity, which is equal (invariant 1). All groupings have the same total. A report is
+never cut. If it would be too long, it is refused. All pages together are the whole report. A page reads only its own
+rows from the database.
 """
 
 from __future__ import annotations
@@ -47,8 +45,8 @@ class UsageRow:
     """One row of a report, in base units of a feature.
 
     `used`: by samples. `sealed`: by pushes. `feature` '': usage without a feature, in seconds or units of event types.
-    `group`: the day (UTC), sandbox, project or subject. It is '' by feature, if the events lack such a label, or if
-    the samples were pruned. `sealed` None: pushes do not have this grouping.
+    `group`: the day (UTC), sandbox, project or subject. `group` is '' if the report is by feature, if the events lack
+    such a label, or if the samples were pruned. `sealed` None: pushes do not have this grouping.
     """
 
     group: str
@@ -60,11 +58,9 @@ class UsageRow:
 
 @dataclass(frozen=True)
 class Carried:
-    """Base units that are sealed now, and wait for a whole unit.
+    """Sealed base units that wait, because their provider bills whole units (S10).
 
-    Their provider bills whole units (rule S10).
-
-    `quantity` below 0: more was sent than is sealed.
+    `quantity` below 0: Drawdown sent more than is sealed.
     """
 
     provider: str
@@ -93,7 +89,7 @@ class UsageReport:
 class Place:
     """The key of a row in a report, after which a page begins.
 
-    For `by=day`, `group` is the day as in the row.
+    If the report is by day, `group` is the day as in the row.
     """
 
     group: str
@@ -102,12 +98,15 @@ class Place:
 
 
 def until_now(now_ms: int) -> int:
-    """Return the default end of a range: the end of the current window (milliseconds)."""
+    """Return the end of the current window, the default end of a range, in ms."""
     return window_of(now_ms) + WINDOW_MS
 
 
 def last_days(now_ms: int, days: int) -> tuple[int, int]:
-    """Return the range of the last days (milliseconds), as `drawdown usage --from 7d`."""
+    """Return the range of the last days, in milliseconds.
+
+    The range is that of `drawdown usage --from 7d` for 7 days.
+    """
     return window_of(now_ms) - days * DAY_MS, until_now(now_ms)
 
 
@@ -128,10 +127,8 @@ def usage_page(
 ) -> tuple[UsageReport, bool]:
     """Return a report with at most `most` rows after `after`.
 
-    The call also returns True if more rows follow.
-
-    `after` is valid even if its row no longer exists. Errors: as `read_usage`, but not for many rows. UsageError for an
-    invalid `after`.
+    The second value is True if more rows follow. `after` is valid even if its row no longer exists. Errors: as
+    `read_usage`, but not for many rows. UsageError for an invalid `after`.
     """
     if by not in BY:
         raise UsageError(f"invalid --by {quote_value(by)}: expected one of {', '.join(BY)}")
@@ -144,7 +141,7 @@ def usage_page(
     group: str | int = "" if after is None else after.group
     if by == "day" and after is not None:
         group = _day_ms(after.group)
-        begin_ms = max(from_ms, group)  # days before the place are not summed up again
+        begin_ms = max(from_ms, group)  # do not sum up the days before the place again
     values = {
         "org_id": org_id,
         "from_ms": begin_ms,
@@ -242,9 +239,8 @@ def read_shares(
 ) -> dict[str, list[Share]]:
     """Return an organisation's usage by sandbox and by project.
 
-    The highest usage comes first. It reads the samples once.
-
-    The figures equal those of `read_usage` for windows that are not pruned. `floor_ms`: the organisation's floor.
+    The highest usage comes first. The call reads the samples once. For windows that are not pruned, the figures equal
+    those of `read_usage`. `floor_ms`: the organisation's floor.
 
     Errors: UsageError for more than MAX_ROWS combinations of sandbox, project and feature.
     """
@@ -280,7 +276,7 @@ def _units(rules: Sequence[MappingRow]) -> dict[str, str]:
 def _floor(connection: sa.Connection, org_id: str) -> int:
     """Return the floor of an organisation, in milliseconds. Errors: UnknownId.
 
-    It is 0 if the organisation has usage, and no tick has registered it yet.
+    The floor is 0 if the organisation has usage, but no tick has registered it yet.
     """
     if ids.is_known(connection, ids.ORG, org_id) or not ids.has_samples(connection, org_id):
         return int(require_org(connection, org_id).floor_ms)
@@ -290,7 +286,7 @@ def _floor(connection: sa.Connection, org_id: str) -> int:
 def _carried(connection: sa.Connection, org_id: str) -> list[Carried]:
     """Return the carries of an organisation.
 
-    They are few, because each feature has one for each former or present customer.
+    The carries are few, because each feature has one for each former or present customer.
     """
     found = SQL.run(connection, "carried", {"org_id": org_id, "at_most": MAX_ROWS})
     return [Carried(**row._mapping) for row in found]
@@ -316,7 +312,7 @@ def _day(start_ms: int) -> str:
 def list_samples(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int, most: int) -> list[SampleRow]:
     """Return an organisation's samples in [from, to), the oldest first.
 
-    Withdrawn samples are included, but quarantined samples are not. The number of rows is at most `most` and
+    The list includes withdrawn samples, and excludes quarantined samples. It has at most `most` rows, and at most
     MAX_SAMPLES.
     """
     values = {"org_id": org_id, "from_ms": from_ms, "to_ms": to_ms, "at_most": min(most, MAX_SAMPLES)}

@@ -3,7 +3,7 @@
 -- name: usage
 -- `grouping`: the group. `label`: its value in a sample. `of_event`: the join for a value that only the event has.
 -- `shown`: the rows besides those with usage. `of_page`: the condition for the rows of a page. The index of pushes is
--- by window and organisation, so each window costs one read, however many organisations exist.
+-- by window and organisation, so the query reads the index once for each window.
 WITH RECURSIVE windows (window_ms) AS (
     SELECT CAST(:from_ms AS BIGINT)
     UNION ALL SELECT window_ms + {window_length_ms} FROM windows WHERE window_ms + {window_length_ms} < :to_ms
@@ -35,11 +35,11 @@ SELECT {grouping} AS what, feature, of_events, SUM(used) AS used, SUM(sealed) AS
 WHERE (used <> 0 OR {shown}) {of_page} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT :at_most
 
 -- name: cut_days
--- Folded days, which have only sums, at the ends of a range that cuts them.
+-- The folded days that the ends of a range cut. Such days have only sums.
 SELECT 1 FROM folded_pushes WHERE org_id = :org_id AND day_ms IN :days LIMIT 1
 
 -- name: later_rows
--- The rows after the last row of the former page, in the order of the report.
+-- The rows after the last row of the previous page, in the order of the report.
 AND ({grouping} > :what OR ({grouping} = :what AND (feature > :feature OR (feature = :feature AND of_events > :of_events))))
 
 -- name: shares
@@ -64,8 +64,8 @@ FROM taken u LEFT JOIN segments g ON {in_segment} AND u.window_ms >= g.start_ms 
 GROUP BY 1, 2, 3, 4 LIMIT :at_most
 
 -- name: then [postgresql]
--- Join from the windows to their rows. SQLite keeps the order of a cross join. With another join it may begin with all
--- pushes.
+-- Join from the windows to their rows. SQLite keeps the order of a cross join. With another join, SQLite may read all
+-- pushes first.
 JOIN
 
 -- name: then [sqlite]

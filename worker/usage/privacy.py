@@ -1,8 +1,7 @@
-"""The privacy scanner of this database, and the public summary of events.
+"""Scan reports for private data, and return the public summary of events.
 
-The scanner uses the ids of this database. Reads only.
-
-The scanner checks reports of people and programs. It also checks the summary before it is returned.
+The scanner compares the words of a report with the ids of this database. It checks reports of people and programs, and
+the summary before a call returns it. Reads only.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ SHAPES: Final[dict[str, Shape]] = {NAME: SHAPE}
 class ScannedFile:
     """The findings of one file.
 
-    `reports`: the number of its reports. `count`: the number of all findings. `findings`: the first MAX_FINDINGS. For
-    JSON lines, the line comes before the path.
+    `reports`: the number of its reports. `count`: the number of all findings. `findings`: the first MAX_FINDINGS
+    findings. In a file of JSON lines, each path begins with the line.
     """
 
     file: str
@@ -51,10 +50,9 @@ class ScannedFile:
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
     """Return the words that are ids in this database.
 
-    They are ids of organisations, customers, suppliers, users and records, such as samples and events. A word that is
-    also the name of a feature, an event type or a tier is not returned.
-
-    Tables without a suitable index are read as a whole, once for WORDS_AT_ONCE words.
+    The ids are those of organisations, customers, suppliers, users and records, such as samples and events. A word that
+    is also the name of a feature, an event type or a tier is not returned. The call reads tables without a suitable
+    index as a whole, once for WORDS_AT_ONCE words.
     """
     asked = sorted(filter(is_clean_id, words))
     found: set[str] = set()
@@ -84,9 +82,9 @@ class Beside:
 def scan_file(connection: sa.Connection | None, name: str, content: bytes, beside: Beside) -> ScannedFile:
     """Scan a file of reports.
 
-    `connection` None: do not compare with ids of a database.
+    `connection` None: do not compare words with ids of a database. Each report must have the shape of `beside`.
 
-    Each report must have the shape of `beside`. Errors: UsageError with the file's name if it cannot be read.
+    Errors: UsageError with the file's name if the file cannot be read.
     """
     try:
         reports = read_reports(content)
@@ -120,9 +118,9 @@ A row is a combination of organisation, plan, kind and day.
 def summarise(
     connection: sa.Connection, from_ms: int, to_ms: int, now_ms: int, secrets: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the public summary of the UTC days of [from_ms, to_ms).
+    """Return the public summary of the UTC days in [from_ms, to_ms).
 
-    It has the shape `events.summary.SHAPE`.
+    The summary has the shape `events.summary.SHAPE`.
 
     Errors: UsageError for a range that is empty, too long, or not of whole days, or has more than MAX_USES rows.
     NotPublic if a text of the summary is private.
@@ -145,7 +143,8 @@ def summarise(
         "withheld": withheld,
         "rows": [asdict(row) for row in rows],
     }
-    shared = {label for row in rows for label in (row.plan, row.kind)}  # LEAST organisations use it, so it is not an id
+    # At least LEAST organisations use each of these labels, so a label is not an id.
+    shared = {label for row in rows for label in (row.plan, row.kind)}
 
     def private(words: frozenset[str]) -> set[str]:
         return known_ids(connection, words - shared)

@@ -1,8 +1,8 @@
 -- Ids of this database among the words of a report.
 
 -- name: known
--- Most of these tables lack a suitable index, so a scan reads each once, as a whole. Only scans of people wait for
--- that. An id that is also the name of a feature, an event type or a tier is a public word.
+-- Most of these tables lack a suitable index, so a scan reads each table once, as a whole. Only a scan that a person
+-- starts takes this time. An id that is also the name of a feature, an event type or a tier is a public word.
 WITH asked AS MATERIALIZED (SELECT word FROM {rows :words (word text)} r)
 SELECT word FROM (
     SELECT a.word FROM asked a JOIN orgs o ON o.org_id = a.word

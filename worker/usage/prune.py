@@ -2,17 +2,17 @@
 
 Prune samples below the floor (S4), and fold settled pushes into sums of a day (S3).
 
-Guarantee: the floor is raised first, under the seal's lock, and never past a window that is pending, unsealed, dirty or
-unread. So a deleted sample cannot look like a refund, and cannot stay unbilled. Samples are deleted afterwards, and
-other steps do not wait for the deletion. A quarantined sample is deleted only after it was fixed or dismissed, because
-its time may be wrong. The database's trigger checks only the floor. Hosts cannot delete rows, and the worker's login
-deletes samples only in this module.
+Guarantee: the prune first raises the floor, under the seal's lock, and never past a window that is pending, unsealed,
+dirty or unread. So a deleted sample cannot look like a refund, and cannot stay unbilled. The prune deletes samples
+afterwards, and other steps do not wait for the deletion. It deletes a quarantined sample only after a person fixed or
+dismissed it, because its time may be wrong. The database's trigger checks only the floor. Hosts cannot delete rows, and
+the worker's login deletes samples only in this module.
 
 A push is folded only below its organisation's floor, where windows are no longer sealed. The same transaction adds it
 to the sum of its day, customer, feature and state. So the sums and the remaining pushes always equal all pushes, and
 `verify` proves them against the ledger. Only pushes of the embedded ledger are folded, because its entries record each
-charge, and stay. Pushes to other providers stay, because Drawdown looks up, compares and refunds them push by push.
-The records of voids and adoptions stay, too. They are few and are evidence, and they prevent a delayed sender from
+charge, and stay. Pushes to other providers stay, because Drawdown looks up, compares and refunds them push by push. The
+records of voids and adoptions stay, too, because they are few and are evidence. They also prevent a delayed sender from
 charging a voided push.
 """
 
@@ -52,9 +52,9 @@ HOUR_MS: Final = 3_600_000
 
 
 class Portion(Protocol):
-    """A function that deletes rows in windows of [since, to) in one transaction.
+    """A function that deletes rows of windows in [since, to) in one transaction.
 
-    It returns the number of deleted rows.
+    The function returns the number of deleted rows.
     """
 
     def __call__(self, connection: sa.Connection, *, since: int, to: int) -> int: ...
@@ -63,7 +63,7 @@ class Portion(Protocol):
 class Next(Protocol):
     """A function that returns the first window or time with rows to check.
 
-    It searches from a moment on, and returns None after the last row.
+    The function searches from a moment on, and returns None after the last row.
     """
 
     def __call__(self, connection: sa.Connection, *, since: int) -> int | None: ...
@@ -88,14 +88,13 @@ class Pruned:
 def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> Pruned:
     """Delete samples of windows that ended before a moment.
 
-    It deletes up to each organisation's floor.
+    One short transaction raises the floors under the seal's lock. Then the prune deletes each organisation's samples
+    below its floor, in portions of some windows. Each portion has its own transaction, for which seals do not wait. If
+    the command is interrupted, a repeated command deletes the rest. The prune also deletes records of invalid items
+    from before the moment.
 
-    One short transaction raises the floors under the lock. Then samples are deleted in portions of some windows, each
-    in its own transaction for which seals do not wait. If the command is interrupted, a repeated command deletes the
-    rest. Records of invalid items from before the moment are deleted, too.
-
-    `dry_run`: count, and roll back. Errors: UsageError for a moment within the late horizon (35 days), in which samples
-    may still arrive.
+    `dry_run`: count the samples, and roll back. Errors: UsageError for a moment within the last 35 days, in which late
+    samples may still arrive.
     """
     before = window_of(before_ms)
     if before > by.now_ms - LATE_HORIZON_MS:
@@ -117,10 +116,8 @@ def prune(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) 
 def raise_floors(connection: sa.Connection, *, before: int, by: By) -> Mapping[str, int]:
     """Close windows before a moment for good. Return the floor of each organisation.
 
-    Floors are in milliseconds.
-
-    A floor is lower than the moment if the organisation has an open window before it. Organisations are written in
-    the order of their ids, so that two writers never deadlock.
+    Floors are in milliseconds. If an organisation has an open window before the moment, its floor is lower than the
+    moment. The call writes organisations in the order of their ids, so that two writers never deadlock.
     """
     lock_buckets(connection)
     values = {"before_ms": before}
@@ -146,8 +143,8 @@ def _first_sample(connection: sa.Connection, *, since: int, before: int) -> int 
 def in_portions(transact: Transact, portion: Portion, following: Next, before: int) -> int:
     """Delete one portion after the other, and return the number of deleted rows.
 
-    A portion has as many windows as have about `AT_ONCE` rows, at most an hour. The first portion, and each portion
-    after an empty one, extends to the next window with rows.
+    A portion has windows with about `AT_ONCE` rows in all, and spans at most an hour. The first portion, and each
+    portion after an empty one, extends to the next window with rows.
     """
     since, gone = EVER_MS, 0
     deleted, length = 0, WINDOW_MS
@@ -190,10 +187,9 @@ They are a year, and the month before it for comparison.
 class FoldedMonths:
     """The result of `push fold`, or of its dry run.
 
-    The command replaces pushes with daily sums.
-
-    `pushes`: the number of pushes that are replaced, or would be. `kept`: pushes of the embedded ledger before
-    `before_ms` that stay. `held_back`: the organisations of these, which have a lower floor or an open push.
+    The command replaces pushes with daily sums. `pushes`: the number of pushes that it replaced, or would replace.
+    `kept`: the number of pushes of the embedded ledger before `before_ms` that stay. `held_back`: the number of
+    organisations with such pushes, because they have a lower floor or an open push.
     """
 
     before_ms: int
@@ -205,10 +201,9 @@ class FoldedMonths:
 def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -> FoldedMonths:
     """Replace the pushes of the months that ended before a moment with daily sums.
 
-    The moment must be the start of a month.
-
-    The pushes are replaced in portions of some windows, each in its own transaction. Seals do not wait for it, because
-    windows below the floor are not sealed. If the command is interrupted, a repeated command replaces the rest.
+    The moment must be the start of a month. The call replaces the pushes in portions of some windows, each in its own
+    transaction. Seals do not wait for these transactions, because windows below the floor are not sealed. If the
+    command is interrupted, a repeated command replaces the rest.
 
     `dry_run`: count, and roll back. Errors: UsageError if the moment is not the start of a month, or fewer than
     MONTHS_KEPT whole months would stay.
@@ -254,5 +249,6 @@ def _require_month(before_ms: int, now_ms: int) -> None:
     if before_ms > newest + 1:
         newest_text = show_time(newest + 1)[: len("2025-01")]
         raise UsageError(
-            f"Drawdown keeps single pushes for {MONTHS_KEPT} months. Pass --before {newest_text} or earlier"
+            f"invalid --before: Drawdown keeps single pushes for {MONTHS_KEPT} months. Pass --before {newest_text} or "
+            "earlier"
         )

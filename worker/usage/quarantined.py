@@ -1,10 +1,10 @@
-"""Quarantined samples: fixed with the intended time, or dismissed.
+"""Fix quarantined samples with the intended time, or dismiss them.
 
-Guarantee: samples are not edited (S7). A fixed sample is inserted once, under an id made from its own, with the same
-content except its time. It arrives like any other sample, and the next tick seals it. A sample stays quarantined, with
-the reason, if a correct sample arrived since, if it is below the floor, or if its time is ambiguous. Both commands
-choose and judge samples under rule S1's lock, so they are safe even if several people use them at once. If several
-samples mean one sandbox and moment, one of them is inserted. A dismissed sample is not billed.
+Guarantee: samples are not edited (S7). A fixed sample is inserted once, with the same content except its time, under a
+new id that contains the original id or its hash. It arrives like any other sample, and the next tick seals it. A sample
+stays quarantined, with the reason, if a correct sample has arrived, if it is below the floor, or if its time is
+ambiguous. Both commands choose and check samples under rule S1's lock, so several people can use them at the same time.
+If several samples mean the same sandbox and moment, one of them is inserted. A dismissed sample is not billed.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ SQL = queries(__file__)
 class Mended:
     """The outcome for one sample.
 
-    `new_id`, `ts_ms`, `unit`: the new sample, its time, and the unit in which the text was read (None: not inserted).
-    `why_not`: the reason why not (None: it was inserted). `ts`: its original time as text. `interval_s`: its seconds
-    (0: not inserted).
+    `ts`: the original time as text. `new_id`, `ts_ms`, `unit`: the id of the new sample, its time, and the unit in
+    which `ts` was read (None: not inserted). `interval_s`: the seconds of the new sample (0: not inserted). `why_not`:
+    the reason why it was not inserted (None: it was inserted).
     """
 
     sample_id: str
@@ -72,17 +72,15 @@ class Mended:
 def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: str = "auto") -> list[Mended]:
     """Insert quarantined samples again if only their time is wrong.
 
-    The new time is the time that its text means in a unit.
-
-    `unit` `auto`: the unit in which the text is a time between 2000 and now. If several samples mean one sandbox and
-    moment, the first by id is inserted.
+    The new time is the stored text, read in `unit`. `unit` `auto`: the unit in which the text is a time between 2000
+    and now. If several samples mean the same sandbox and moment, the first by id is inserted.
 
     Errors: UsageError for an unknown unit, or more than MAX_MENDED samples. UnknownId for an unknown id. Refused for
     the id of a sample that is not quarantined.
     """
     if unit not in AS:
         raise UsageError(f"invalid --as {quote_value(unit)}: expected one of {', '.join(AS)}")
-    lock_buckets(connection)  # so that this call sees what a concurrent fix inserted, or a raised floor
+    lock_buckets(connection)  # so that this call sees the samples of a concurrent fix, and a raised floor
     rows = _chosen(connection, chosen, by)
     wrong_time = [row.sample_id for row in rows if _is_of_its_time(row)]
     asked = {"sample_ids": wrong_time}
@@ -110,7 +108,8 @@ def _details(fixed: Mended) -> dict[str, object]:
 def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list[str]:
     """Dismiss quarantined samples.
 
-    They are then not billed or counted. Return their ids. An id that is too long is returned cut, once for each sample.
+    Return their ids. Dismissed samples are neither billed nor counted as quarantined. An id that is too long is
+    returned cut, once for each sample.
 
     Errors: UsageError for more than MAX_MENDED samples. UnknownId for an unknown id. Refused for the id of a sample
     that is not quarantined.
@@ -131,10 +130,10 @@ def dismiss(connection: sa.Connection, chosen: QuarantineFilter, by: By) -> list
 def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, only: str | None = None) -> list[str]:
     """Quarantine dismissed samples again.
 
-    `only`: the organisation that the samples must belong to.
+    `only`: the organisation to which the samples must belong (None: any).
 
-    Errors: UnknownId if one of them is unknown, or does not belong to `only`. Refused, for all samples, if one of them
-    was not dismissed.
+    Errors, without any change: UnknownId if a sample is unknown, or does not belong to `only`. Refused if a sample is
+    not dismissed.
     """
     for name in sample_ids:
         its_id = "cut_id" if is_cut(name) else "whole_id"
@@ -205,10 +204,8 @@ def _is_of_its_time(row: SampleRow) -> bool:
 def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mapping[SandboxMoment, str]) -> str | None:
     """Return the id of a sample in force of the same sandbox and moment, or None.
 
-    Otherwise both would be billed.
-
-    Samples that this command is about to insert count as in force. So one command for all samples bills the same as one
-    command for each sample.
+    If such a sample exists, a second insert would bill the use twice. Samples that this command is about to insert also
+    count as in force. So one command for all samples bills the same as one command for each sample.
     """
     if (before := entered.get((row.org_id, row.sandbox_id, moment))) is not None:
         return before
@@ -218,7 +215,7 @@ def _twin(connection: sa.Connection, row: SampleRow, moment: int, entered: Mappi
 
 
 def _new_id(sample_id: str) -> str:
-    """Return the id under which a sample is inserted again. It is always the same."""
+    """Return the id for the fixed sample, which is the same in each call."""
     if len(sample_id) + len(_SUFFIX) <= MAX_ID_CHARS:
         return f"{sample_id}{_SUFFIX}"
     return f"{sample_id[:100]}…{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}{_SUFFIX}"

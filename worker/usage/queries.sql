@@ -37,13 +37,14 @@ WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
 {rows :floors (org_id text, floor_ms bigint)} f
 
 -- name: forget_nothing
--- A row without seconds does not wait for billing. It is deleted, because a trigger refuses a floor above pending rows.
+-- A row without seconds does not wait for billing. The statement deletes such rows, because a trigger refuses a floor
+-- above pending rows.
 DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM {floors}
     WHERE f.org_id = pending_usage.org_id AND pending_usage.window_ms < f.floor_ms)
 
 -- name: raise_floors [postgresql]
--- This is one statement because seals wait for it. For 10,000 organisations, single statements took four times as long.
--- The rows are locked in their order before.
+-- One statement raises all floors, because seals wait for it. For 10,000 organisations, single statements took four
+-- times as long. The rows are locked in their order before.
 SELECT COUNT(*) FROM (SELECT 1 FROM orgs WHERE org_id IN (SELECT org_id FROM {floors})
     ORDER BY org_id FOR NO KEY UPDATE) q;
 {move_floors}
@@ -117,7 +118,7 @@ SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id W
 AND s.ts = :ts AND s.sandbox_id = :sandbox_id AND s.problem IS NULL AND w.sample_id IS NULL AND s.id <> :new_id LIMIT 1
 
 -- name: close
--- A conflict that occurred again after it was closed is closed again.
+-- If a conflict occurs again after it was closed, it is closed again.
 INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
 SELECT sample_id, new_id, :at_ms, :actor, :reason
 FROM {rows :closed (sample_id text, new_id text)} r WHERE 1 = 1

@@ -1,4 +1,4 @@
-"""Actions and lists of samples: list, repair, dismiss, withdraw."""
+"""Declare the actions and lists of samples: list, repair, dismiss, withdraw."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def chosen_of(
 def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
     """Refuse a choice with neither ids nor filters, or with both. Errors: UsageError.
 
-    `only`: the organisation of a bound API key. Beside ids, it does not count as a filter.
+    `only`: the organisation to which the API key is bound. If ids are given, it does not count as a filter.
     """
     named = QuarantineFilter(chosen.ids, chosen.org if chosen.org == only else "")
     if chosen == QuarantineFilter() or (chosen.ids and chosen != named):
@@ -82,7 +82,7 @@ def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
 
 
 def require_expected(expect: int | None, found: int) -> None:
-    """Refuse a number of samples that differs from the expected one. Errors: Refused."""
+    """Refuse a number of samples other than the expected number. Errors: Refused."""
     if expect not in (None, found):
         raise Refused(f"expected {expect:,}, but found {found:,}. Check again with --dry-run")
 
@@ -91,7 +91,7 @@ def require_expected(expect: int | None, found: int) -> None:
 class SamplesMended:
     """The outcomes of quarantined samples.
 
-    Each was inserted again under a new id, or has the reason why not.
+    Each sample was inserted again under a new id, or has the reason why it was not.
     """
 
     repaired: list[Mended]
@@ -118,7 +118,7 @@ def _mend(
 
 @dataclass(frozen=True)
 class SamplesDismissed:
-    """Ids of dismissed samples. `undo`: they were quarantined again instead."""
+    """The ids of dismissed samples. `undo`: the call quarantined them again instead."""
 
     dismissed: list[str]
     undo: bool
@@ -177,7 +177,7 @@ def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size
 def _waiting(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the number of chosen samples that are quarantined.
 
-    After the dry run, samples may lose the reason.
+    The number may change after a dry run, because samples may lose the reason.
     """
     chosen = QuarantineFilter(
         tuple(values["ids"] or ()), values["org_id"] or "", values["why"], values["from_ms"], values["to_ms"]

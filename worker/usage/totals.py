@@ -1,10 +1,10 @@
-"""Usage across organisations.
+"""Return usage across organisations.
 
-Its sums are by organisation, feature, project, subject, day or hour.
+The sums are by organisation, feature, project, subject, day or hour.
 
 Guarantee: reads only. `used` is the sum of the samples in force, mapped as the seal maps them. If an organisation's
-samples were pruned, it is their sealed quantity, as in `lists`. Different units are never added up. A day or hour is in
-the given time zone. All pages of one query together are all of its rows.
+samples were pruned, `used` is their sealed quantity, as in `lists`. Quantities in different units are never added
+together. A day or hour is in the given time zone. All pages of one query together are all of its rows.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _TYPES: Final = (str, str, str, str, str, int, int)
 class UsageTotal:
     """A sum (`used`) of base units of one unit (`s`, `mb_s` or `units`).
 
-    If a field is null, the query does not group by it, and the sum covers all its values. `feature` empty: the mapping
-    lacks a feature for the usage. `project` or `subject` empty: the usage lacks such a label, or the samples were
-    pruned. `period`: the day, or the start of the hour with its offset.
+    If a field is null, the query does not group by this field, and the sum covers all its values. `feature` empty: the
+    mapping lacks a feature for the usage. `project` or `subject` empty: the usage lacks such a label, or the samples
+    were pruned. `period`: the day, or the start of the hour with its offset.
     """
 
     org_id: str | None

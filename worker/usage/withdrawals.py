@@ -1,10 +1,11 @@
-"""Withdrawals of wrong samples and events.
+"""Withdraw wrong samples and events.
 
-They show the worth of usage that a person is about to correct.
+This module also returns the worth of usage that a person is about to correct.
 
-Guarantee: samples are not edited (S7). A withdrawal is a separate row with actor and reason. It makes the window dirty,
-so that the next tick seals the difference. An event is billed by its sample, and its id is never accepted again. A
-worth uses the rates in force at the time of use, as a charge does. It names the features of usage without a rate.
+Guarantee: samples are not edited (S7). A withdrawal is a separate row with actor and reason. The withdrawal makes the
+window dirty, so that the next tick seals the difference. An event is billed by its sample, and its id is never accepted
+again. A worth uses the rates in force at the time of use, as a charge does. If usage lacks a rate, the worth names its
+features.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def withdraw(
     taken = [sample for sample in done if not sample.already]
     void_rejected(connection, taken, by)
     seal_again(connection, taken)  # call it after all checks, because it makes the windows unsealed
-    if taken:  # record last: other transactions that record have locked their own rows before
+    if taken:  # record last, because other transactions lock their rows before they record
         record_many(connection, "sample_withdraw", [(one.sample_id, _details(one)) for one in taken], by)
     return done
 
@@ -77,10 +78,11 @@ def _details(sample: Withdrawn) -> dict[str, object]:
 
 
 def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
-    """Check that all events of a backfill can be withdrawn, before the first portion.
+    """Check that all events of a backfill can be withdrawn.
 
-    Each portion makes its windows dirty. After that, they look the same as windows that were not sealed since history
-    was lost. Returns None if the backfill is not closed, because then its events are not usage.
+    Call it before the first portion, because each portion makes its windows dirty. Dirty windows look the same as
+    windows that were not sealed since history was lost. Returns None if the backfill is not closed, because its events
+    are then not usage.
 
     Errors: Refused if an event was not sealed since history was lost, or is below the floor. HistoryDoubted while a
     recovery is needed.
@@ -138,7 +140,7 @@ def withdraw_events(
 ) -> list[Withdrawn]:
     """Withdraw events of a source.
 
-    `org_id`: only events of this organisation. Errors: as `withdraw` and `samples_of`.
+    `org_id`: withdraw only events of this organisation. Errors: as `withdraw` and `samples_of`.
     """
     return withdraw(connection, list(samples_of(connection, source, event_ids, org_id).values()), by)
 
@@ -152,7 +154,7 @@ def worth_of_pushes(connection: sa.Connection, keys: Sequence[str]) -> Worth:
 
 
 def worth_of_events(connection: sa.Connection, source: str, event_ids: Sequence[str], org_id: str | None) -> Worth:
-    """Return the worth of those of the events that were not withdrawn.
+    """Return the worth of the events that were not withdrawn.
 
     Errors: as `samples_of`.
     """
@@ -171,7 +173,10 @@ MOST_FACTS: Final = 20
 
 @dataclass(frozen=True)
 class EventsWithdrawn:
-    """Withdrawn events of a source, by their samples. They no longer count."""
+    """Withdrawn events of a source, by their samples.
+
+    The events no longer count.
+    """
 
     source: str
     withdrawn: list[Withdrawn]

@@ -1,6 +1,6 @@
-"""Actions and lists of the embedded ledger's wallets.
+"""Declare the actions and lists of the embedded ledger's wallets.
 
-They concern grants, lots, pools, tiers and statements.
+The actions and lists are of grants, lots, pools, tiers and statements.
 
 Guarantee: each change of credit is an entry with actor and reason.
 

@@ -1,16 +1,18 @@
-"""An account: a wallet in its parts, its entries and the rate card. Reads only.
+"""Return an account: a wallet's parts and entries, and the rate card.
+
+Reads only.
 
 Guarantee: in an account and its lots, due changes of the wallet count as done, as they do for a reservation. For
-example, an expired reservation is available again, and the credit of a month that began is granted. Use that is not
-charged yet is not available.
+example, an expired reservation is available again, and the credit of a month that began is granted. The available
+credit excludes use that is not charged yet.
 
-The balance is the rest of the lots minus `owed_micro`. Until the end of a lot is booked, the balance includes its rest,
-but the lots do not. The balance is also the sum of `available_micro`, `reserved_micro`, `unbilled_micro` and
-`over_micro`. A due charge of a tier changes the balance before the lots.
+The balance is the rest of the lots minus `owed_micro`. Until Drawdown books the end of a lot, the balance includes the
+rest of this lot, but the lots do not. The balance is also the sum of `available_micro`, `reserved_micro`,
+`unbilled_micro` and `over_micro`. A due charge of a tier reduces the balance before it reduces the lots.
 
 An organisation's users see the wallet that pays for it, without an operator's name or reason. If a wallet pays, or ever
-paid, for the metered usage of several organisations, their users cannot see it. Its credit and its entries would reveal
-the use of another organisation.
+paid, for the metered usage of several organisations, their users cannot see the wallet. Its credit and its entries
+would reveal the use of another organisation.
 """
 
 from __future__ import annotations
@@ -44,11 +46,11 @@ SQL = queries(__file__)
 class Account:
     """A customer's wallet, in micro-credits.
 
-    `unbilled_micro`: used, and not charged yet. `over_micro`: the rest of ended lots that is not reserved. A later
-    booking takes it out of the balance. `plan` None: the customer does not have a plan. `included_micro` to
-    `refund_micro`: the rest of the lots in use, by kind. `owed_micro`: use that lots have not paid for, less refunds
-    beyond the use. `hold_micro`: the part of its executions' cost that suppliers wait for. It is charged already, and
-    other fields do not include it.
+    `unbilled_micro`: the cost of use that is not charged yet. `over_micro`: the rest of ended lots that is not
+    reserved, which a later booking deducts from the balance. `plan` None: the customer does not have a plan.
+    `included_micro` to `refund_micro`: the rest of the lots in use, by kind. `owed_micro`: use that lots have not paid
+    for, less refunds beyond the use. `hold_micro`: the part of its executions' cost that suppliers wait for. This part
+    is already charged, so the other fields do not include it.
     """
 
     customer_id: str
@@ -67,7 +69,7 @@ class Account:
     hold_micro: int
 
     def in_credits(self) -> dict[str, int | float]:
-        """Return each amount in credits, by its name without `_micro`."""
+        """Return each amount in credits, by the name of its field without `_micro`."""
         suffix = "_micro"
         return {
             name.removesuffix(suffix): in_credits(value) for name, value in vars(self).items() if name.endswith(suffix)
@@ -103,7 +105,7 @@ class PaidFrom:
     """The wallet that pays for an organisation's executions.
 
     `provider`: the provider that bills the organisation now (None: it is not assigned). `keeper`: that provider, if it
-    keeps the balance outside this database (None: `provider` does not do so). `has_wallet`: the wallet was ever used.
+    keeps the balance outside this database (None: it does not). `has_wallet`: the wallet was used at least once.
     `begins_ms`: the start of the organisation's first assignment (None: it was never assigned).
     """
 
@@ -117,7 +119,7 @@ class PaidFrom:
     def is_here(self) -> bool:
         """Return True if this database keeps the balance.
 
-        Unless the embedded ledger bills the organisation, the wallet must have been used.
+        If the embedded ledger does not bill the organisation, the result is True only if the wallet was ever used.
         """
         return self.keeper is None and (self.has_wallet or self.provider == EMBEDDED)
 
@@ -126,7 +128,7 @@ class PaidFrom:
         """Return True if you can grant credit to this wallet.
 
         Returns False if a provider keeps the balance outside this database. Also returns False for an unused wallet of
-        a customer that is billed afterwards, because Drawdown would halt the customer at the end of the credit.
+        a customer that is billed in arrears, because Drawdown would halt the customer at the end of the credit.
         """
         return self.is_here or (self.keeper is None and self.provider in (None, *EXEMPT_PROVIDERS))
 
@@ -134,8 +136,8 @@ class PaidFrom:
 def payer_of(connection: sa.Connection, org_id: str, now_ms: int) -> str:
     """Return the id of the wallet that pays for an organisation's executions.
 
-    If the organisation's provider keeps wallets in this database, it is the customer's wallet. Otherwise it is the
-    organisation's own. Errors: UnknownId.
+    If the organisation's provider keeps wallets in this database, its customer's wallet pays. Otherwise, the
+    organisation's own wallet pays. Errors: UnknownId.
     """
     return paid_from(connection, org_id, now_ms).customer_id
 
@@ -158,15 +160,13 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
             f"{text}, and does not have a wallet here. To see its usage, run `drawdown org usage {org}`",
         )
     show = typed("drawdown", "org", "show", org_id)
-    raise Denied("billed_elsewhere", f"{text}, which keeps its balance. The latest read is the `credit` of `{show}`")
+    raise Denied("billed_elsewhere", f"{text}, which keeps its balance. To see the latest read, run `{show}`")
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:
     """Return the wallet that pays for an organisation or customer.
 
-    The result names the provider that bills it now.
-
-    Errors: UnknownId.
+    The result names the provider that bills the organisation or customer now. Errors: UnknownId.
     """
     values = {"org_id": org_id, "own": wallet_account(org_id), "now_ms": now_ms}
     found = read_together(
@@ -231,9 +231,9 @@ class LotRow:
 
     `amount_micro = remaining_micro + waits_micro + used_micro + expired_micro + taken_back_micro`. `waits_micro`: the
     rest of an ended lot that is not booked yet. `taken_back_micro`: the credit that was taken back from this lot, and
-    its share of credit that was taken back without naming a lot. `expires_ms` None: it does not end. `features` None:
-    it pays for all features. A lower `priority` is used first. `place`: its place in the order of use (None: not in
-    use).
+    the lot's share of credit that was taken back without naming a lot. `expires_ms` None: it does not end. `features`
+    None: it pays for all features. A lower `priority` is used first. `place`: its place in the order of use (None: not
+    in use).
     """
 
     lot: str
@@ -280,7 +280,7 @@ class LotsView:
 def list_lots(connection: sa.Connection, customer_id: str, now_ms: int) -> LotsView:
     """Return all lots of a customer as they are now.
 
-    They include the credit of plans that is due and not booked yet.
+    The lots include credit of plans that is due and not booked yet.
     """
     kept = lots.read_all(connection, [customer_id])[customer_id]
     return view_lots(connection, kept, look_ahead_with_lots(connection, customer_id, now_ms)[1], customer_id, now_ms)
@@ -336,9 +336,8 @@ def list_rates(connection: sa.Connection) -> list[Rate]:
 def list_entries(connection: sa.Connection, customer_id: str, most: int, after: str = "") -> list[EntryRow]:
     """Return a customer's entries, newest first.
 
-    With `after`, return those that follow the entry with that key.
-
-    Errors: UsageError if the wallet does not have an entry with that key.
+    `after`: the key of the entry after which the list begins. Errors: UsageError if the wallet does not have an entry
+    with that key.
     """
     values = {"account_id": wallet_account(customer_id), "at_most": most, "after": after}
     if after and SQL.run(connection, "is_entry", values).first() is None:
@@ -376,7 +375,8 @@ class Blocked:
 def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked]:
     """Return the metrics with blocked uses of the last BLOCKED_DAYS days.
 
-    The metric with the latest blocked use comes first. Uses that the phase did not block do not count.
+    The metric with the latest blocked use comes first. Uses that exceeded a limit, but that its phase did not block, do
+    not count.
     """
     values = {"org_id": org_id, "since_ms": now_ms - BLOCKED_DAYS * DAY_MS, "at_most": MOST_BLOCKED}
     rows = SQL.run(connection, "blocked", values)
@@ -387,10 +387,9 @@ def blocked(connection: sa.Connection, org_id: str, now_ms: int) -> list[Blocked
 class Card:
     """A wallet's automatic top-up.
 
-    It charges a card of `service_customer` at a payment service.
-
-    A top-up begins if the credit is at or below `threshold_micro`. It adds `amount_micro` (None: it fills up to a sum).
-    `stopped`: charges failed, so top-ups are stopped until a person resumes them.
+    A top-up charges a card of `service_customer` at a payment service. It begins if the credit is at or below
+    `threshold_micro`, and adds `amount_micro` (None: it fills up to a level). `stopped`: charges failed, so top-ups
+    wait until a person resumes them.
     """
 
     service: str
@@ -404,8 +403,8 @@ class Card:
 class WalletView:
     """A customer's wallet.
 
-    `is_shared`: other organisations use it, or did. `card`: its automatic top-up (None: the wallet is shared, or does
-    not have one).
+    `is_shared`: other organisations use the wallet, or used it before. `card`: its automatic top-up (None: the wallet
+    is shared, or does not have one).
     """
 
     paid: PaidFrom
@@ -418,8 +417,8 @@ class Org:
     """An organisation's halt, with its start and reason, and its balance.
 
     `halted_at`: the start of the halt, in milliseconds. `unconfirmed_micro`: sent use that the balance does not show
-    yet. `balance_micro`: the provider's last answer, in its micro-credits, read at `balance_read_ms`. `runs_out_ms`:
-    the end of credit, as the watch estimates it.
+    yet. `balance_micro`: the balance in the provider's micro-credits, as read at `balance_read_ms`. `runs_out_ms`: the
+    end of the credit, as the watch estimates it.
     """
 
     billing_provider: str | None
@@ -445,7 +444,7 @@ class Standing:
 class OrgOverride:
     """A limit override of one organisation. `amount`: base units (None: unlimited).
 
-    `number`: its id. `ends_ms` None: it is permanent. `state`: `asked` waits for a decision, and `in_force` counts.
+    `number`: its id. `ends_ms` None: it is permanent. `state`: `asked` (it waits for a decision) or `in_force`.
     """
 
     number: int
@@ -487,7 +486,7 @@ def standing(connection: sa.Connection, customer_id: str, now_ms: int) -> Standi
 def overrides(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> list[OrgOverride]:
     """Return an organisation's limit overrides of a metric that have not ended.
 
-    Those that wait for a decision come first, then the newest.
+    Overrides that wait for a decision come first, and then the newest.
     """
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": MOST_OVERRIDES}
     return [OrgOverride(**row._mapping) for row in SQL.run(connection, "overrides", values)]

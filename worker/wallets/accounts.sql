@@ -38,8 +38,8 @@ ORDER BY at_ms DESC, key DESC LIMIT :at_most
 -- The rows that an organisation's users may see.
 
 -- name: told
--- Whether another organisation uses a wallet, or did. Past charges are in the ledger, too. A customer that is an
--- organisation itself uses its own wallet. The row also has the wallet's top-up terms, or NULL.
+-- Shows whether another organisation uses a wallet, or used it before. Past charges are in the ledger, too. A customer
+-- that is an organisation itself uses its own wallet. The row also has the wallet's top-up terms, or NULL.
 SELECT EXISTS (
         SELECT 1 FROM assignments a WHERE a.customer_id = :customer_id AND a.org_id <> :org_id AND a.provider IN (
             SELECT p.provider FROM provider_states p WHERE p.terms IS NOT NULL UNION ALL SELECT 'embedded')
@@ -58,7 +58,8 @@ FROM guard_denials WHERE org_id = :org_id AND minute_ms >= :since_ms AND enforce
 GROUP BY metric ORDER BY MAX(last_ms) DESC, metric LIMIT :at_most
 
 -- name: overrides
--- Limit overrides that were requested or made for one organisation, and have not ended. Waiting ones come first.
+-- Limit overrides that were requested or made for one organisation, and have not ended. Overrides that wait for a
+-- decision come first.
 SELECT number, period, amount, ends_ms, state, at_ms FROM guard_overrides
 WHERE metric = :metric AND reach = 'org' AND target = :org_id
     AND (state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))

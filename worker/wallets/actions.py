@@ -1,6 +1,7 @@
-"""An operator's changes of the embedded ledger.
+"""Change the embedded ledger for an operator.
 
-Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it.
+Guarantee: if a change may alter the verdict of an organisation, the organisation is marked, so that the next tick
+refreshes the verdict.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def grant(
 
     A negative amount takes credit back without naming a lot. `plan`: also put the customer on this plan.
 
-    A repeated grant under the same key changes nothing, so a caller without an answer can repeat it, even after the end
-    of the credit or a change of the plan. The audit log records the grant once.
+    If the key was used before, the call does not change anything. So a caller that lost the response can repeat the
+    call, even after the end of the credit or a change of the plan. The audit log records the grant once.
 
     Errors: Refused for a key that was used before with different content; UsageError for an invalid id or terms;
     UnknownId for an unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with
@@ -141,8 +142,8 @@ def grant(
 def _require_sane(terms: Terms, amount_micro: int, now_ms: int, *, is_new: bool) -> None:
     if amount_micro <= 0 and terms != PLAIN:
         raise UsageError(
-            f"invalid amount {as_credits(amount_micro)}: kind, begin, end, priority and features need a positive "
-            "amount. Omit them, or grant credit"
+            f"invalid amount {as_credits(amount_micro)}: kind, start, end, priority and features need a positive "
+            "amount. Omit these terms, or pass a positive amount"
         )
     if not 0 <= terms.priority <= MAX_PRIORITY:
         raise UsageError(f"invalid priority {terms.priority}: expected 0 (used first) to {MAX_PRIORITY}")
@@ -150,7 +151,7 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int, *, is_new: bool)
         raise UsageError(f"invalid kind of credit {quote_value(terms.kind)}: expected one of {', '.join(KINDS)}")
     begins_ms = now_ms if terms.begins_ms is None else terms.begins_ms
     if begins_ms < EARLIEST_TS:
-        raise UsageError(f"invalid begin of credit {show_time(begins_ms)}: expected a time in the year 2000 or later")
+        raise UsageError(f"invalid start of credit {show_time(begins_ms)}: expected a time in the year 2000 or later")
     if is_new and terms.expires_ms is not None and terms.expires_ms <= max(begins_ms, now_ms):
         raise UsageError(
             f"invalid end of credit {show_time(terms.expires_ms)}: expected a time in the future, after the credit "
@@ -168,10 +169,10 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int, *, is_new: bool)
 class TakenBack:
     """The result of taking back a lot.
 
-    `taken_back_micro`: the credit taken back now. `reserved_micro`: the part of the lot that executions have reserved.
-    `balance_micro`: the balance afterwards. `pool`: the pool that got the credit (null: not an allotment). `orgs`: the
-    organisations for which the wallet pays; if the wallet is empty, the next tick halts them. `is_refilled`: automatic
-    top-ups fill the wallet again.
+    `taken_back_micro`: the credit that this call took back. `reserved_micro`: the part of the lot that executions have
+    reserved. `balance_micro`: the balance after the call. `pool`: the pool that got the credit (null: the lot is not an
+    allotment). `orgs`: the organisations for which the wallet pays. If the wallet is empty, the next tick halts them.
+    `is_refilled`: automatic top-ups will fill the wallet again.
     """
 
     lot: str
@@ -187,9 +188,8 @@ class TakenBack:
 def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> TakenBack:
     """Take back the part of a lot that is neither used nor reserved.
 
-    With `whole`, take back the whole lot.
-
-    Credit that was taken before is not taken again, so a caller without an answer can repeat the call.
+    `whole`: take back the whole lot, including used and reserved credit. Credit that was taken back before is not taken
+    back again, so a caller that lost the response can repeat the call.
 
     Errors: UnknownId; DatabaseBusy.
     """
@@ -235,9 +235,8 @@ def rate_at(connection: sa.Connection, feature: str, moment_ms: int) -> Rate | N
 class RateEffect:
     """The cost of the last day's usage at the former and the new rate.
 
-    `was_micro` is at the former rate, `now_micro` at the new rate. Both are in micro-credits.
-
-    `quantity`: the usage in base units. `orgs`: the number of organisations with such usage.
+    `was_micro`: the cost at the former rate. `now_micro`: the cost at the new rate. Both are in micro-credits.
+    `quantity`: the usage in base units. `orgs`: the number of organisations with this usage.
     """
 
     quantity: int
@@ -251,8 +250,8 @@ def rate_effect(
 ) -> RateEffect:
     """Return the effect of a rate on the pushes of the last day.
 
-    It counts the pushes of providers that keep wallets in this database. `was`: the former rate (None: the feature did
-    not have a rate). `micro`, `per`: the new rate, in micro-credits for base units.
+    Only pushes to providers that keep wallets in this database count. `was`: the former rate (None: the feature did not
+    have a rate). `micro`, `per`: the new rate, in micro-credits for base units.
     """
     values = {"feature": feature, "from_ms": now_ms - DAY_MS, "providers": sorted(wallets_at(connection))}
     row = SQL.run(connection, "used_since", values).one()
@@ -273,11 +272,11 @@ def set_rate(
 ) -> int:
     """Set the price of a feature from a window on.
 
-    The price is `micro_credits` for `per_quantity` base units. Return the start of that window, in milliseconds.
+    The price is `micro_credits` for `per_quantity` base units. Return the start of the window, in milliseconds.
 
-    Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on, unless
-    the same rate is already in force then. A caller that lost the answer can repeat the call, and gets the window from
-    which the rate counts.
+    Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on. If the
+    same rate is already in force then, nothing changes. So a caller that lost the response can repeat the call, and
+    gets the same window.
 
     Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on; UnknownId for an
     unknown feature unless `new`.
@@ -289,13 +288,13 @@ def set_rate(
     start = from_ms if from_ms is not None else (next_window(by.now_ms) if known else 0)
     holds = card.rate(feature, start)
     is_so = holds is not None and (holds.micro_credits, holds.per_quantity) == (micro_credits, per_quantity)
-    # With a start, the rate in force may still change before it, so only a row with this start is a repetition.
+    # The rate in force may still change before `from_ms`, so only a row with this start is a repetition.
     if holds is not None and is_so and from_ms in (None, holds.start_ms):
         return holds.start_ms
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     if start < next_window(by.now_ms):
-        lock_rates(connection)  # charges under way end first: later ones of their windows then use their rate (S11)
+        lock_rates(connection)  # charges under way end first: later charges of their windows then use their rate (S11)
     # The insert decides: if two people set a rate at the same moment, the second one gets the error.
     if SQL.run(connection, "insert_rate", {**details, "feature": feature, **person}).first() is None:
         taken = read_rate_card(connection).explain_taken_start(feature, start, by.now_ms)
@@ -316,10 +315,10 @@ def set_plan_limit(
 ) -> int | None:
     """Change or create a plan.
 
-    Return its former limit of concurrent sandboxes; None if it is new.
+    Return the plan's former limit of concurrent sandboxes; None if the plan is new.
 
-    `max_concurrent`: concurrent sandboxes (None: unchanged). `holds`: changed fields of `HoldTerms`, for reservations
-    of executions. `gives`: changed fields of `Gives`, for grants from now on.
+    `max_concurrent`: the limit of concurrent sandboxes (None: unchanged). `holds`: changed fields of `HoldTerms`, for
+    reservations of executions. `gives`: changed fields of `Gives`, for grants from now on.
 
     Errors: UsageError for an invalid name or terms, or a new plan without `max_concurrent`. Unless `new`, UnknownId for
     an unknown plan.
@@ -403,7 +402,7 @@ def _require_sane_terms(holds: HoldTerms) -> None:
     if most is not None and (holds.unknown_hold_micro or 0) > most:
         raise UsageError(
             f"the credit reserved without an estimate, {as_credits(holds.unknown_hold_micro or 0)}, is more than one "
-            f"execution may reserve, {as_credits(most)}. Lower the first, or raise the second"
+            f"execution may reserve, {as_credits(most)}. Pass a lower --unknown-hold, or a higher --most-hold"
         )
 
 
@@ -412,8 +411,8 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 
     Return the former plan; None if the customer did not have a plan.
 
-    You can repeat the call, because it has its effect once. Errors: UsageError for an invalid id; UnknownId for an
-    unknown plan. Unless `new`, UnknownId also for an unknown customer with an id like an existing id.
+    A repeated call has no further effect. Errors: UsageError for an invalid id; UnknownId for an unknown plan. Unless
+    `new`, UnknownId also for an unknown customer with an id like an existing id.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -432,9 +431,9 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 class Plan:
     """A plan of the embedded ledger.
 
-    `max_concurrent`: concurrent sandboxes. `customers`: the number of its customers. `hold_factor_ppm` to `holds_halt`:
-    the terms of reservations, as in `HoldTerms`. The other fields are its credit in micro-credits, as in
-    `ledger.grants.Gives`.
+    `max_concurrent`: the limit of concurrent sandboxes. `customers`: the number of its customers. `hold_factor_ppm` to
+    `holds_halt`: the terms of reservations, as in `HoldTerms`. The other fields are the plan's credit in micro-credits,
+    as in `ledger.grants.Gives`.
     """
 
     plan: str
@@ -464,9 +463,9 @@ PlanName = Annotated[str, ID, "Name of the plan"]
 class CreditGiven:
     """A customer's credit after a grant.
 
-    `granted_micro`: the credit that this call added (0 for a `repeated` grant). `before_micro`: the balance before
-    (null: the customer `is_new`). `begins_ms`: the time from which the credit counts (null: at once). `lot`: the lot by
-    which you can take the credit back (null: the grant did not add a lot).
+    `granted_micro`: the credit that this call added (0 for a `repeated` grant). `before_micro`: the balance before the
+    call (null: the customer `is_new`). `begins_ms`: the time from which the credit counts (null: immediately). `lot`:
+    the lot by which you can take the credit back (null: the grant did not add a lot).
     """
 
     customer_id: str
@@ -500,8 +499,8 @@ def _grant(
     new: New = False,
 ) -> CreditGiven:
     if asked.key != (asked.key.strip() or None):
-        said = f"invalid --key {quote_value(asked.key)}: it is empty, or has blanks at its ends. Pass a key that only "
-        said += "this grant has"
+        said = f"invalid --key {quote_value(asked.key)}: it is empty, or has blanks at its ends. Pass a key for only "
+        said += "this grant"
         raise UsageError(said)
     if plan is not None and asked.reach is not None and asked.reach.org_id is not None:
         raise Denied(
@@ -533,10 +532,9 @@ HTTP: Final = "http"
 def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -> None:
     """Refuse a wallet if a grant to it would not have an effect.
 
-    This is so if a provider keeps the balance, or if another wallet pays for the organisation. An unknown customer is
-    not refused. Errors: WrongField.
-
-    An operator can fill such a wallet on the command line, before a move to it.
+    A grant has no effect if a provider keeps the balance, or if another wallet pays for the organisation. An unknown
+    customer is not refused. To fill such a wallet before the organisation moves to it, an operator uses the command
+    line. Errors: WrongField.
     """
     if not ids.is_known(connection, ids.CUSTOMER, customer_id):
         return
@@ -544,7 +542,8 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
     if (keeper := _keeper(connection, paid, customer_id, now_ms)) is not None:
         said = f"{customer_id} is billed at {keeper}, which keeps the balance. Grant the credit at {keeper}"
         raise WrongField(
-            "customer_id", f"{said}. To fill the wallet here before a move to it, an operator uses the command line"
+            "customer_id",
+            f"{said}. To fill the wallet here before the organisation moves to it, an operator uses the command line",
         )
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
         raise WrongField(
@@ -556,7 +555,7 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
 def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms: int) -> str | None:
     """Return the provider that keeps the balance of a customer or organisation.
 
-    The customer or organisation is known. Returns None if the balance is kept here.
+    The customer or organisation must be known. Returns None if this database keeps the balance.
     """
     return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
@@ -576,7 +575,7 @@ def _grant_sentence(done: CreditGiven) -> str:
 def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> Sequence[Fact]:
     """Return the facts of a wallet for a dry run.
 
-    Facts that change by themselves, such as a balance, are not `fixed`.
+    Facts that can change between two calls, such as a balance, are not `fixed`.
     """
     account = account_of(connection, customer_id, now_ms)
     given = list_lots(connection, customer_id, now_ms).lots
@@ -610,7 +609,7 @@ def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
 def _halts(connection: sa.Connection, customer_id: str, now_ms: int) -> bool:
     """Return True if the end of credit halts a customer.
 
-    A customer that is billed afterwards is halted only once it has had credit.
+    A customer that is billed in arrears is halted only after it has had credit.
     """
     return has_wallet(connection, customer_id) or not billed_elsewhere(connection, customer_id, now_ms)
 
@@ -700,8 +699,8 @@ class RateSet:
     """The rate of a feature from `start_ms` on.
 
     `micro_credits` is the price of `per_quantity` base units. `was`: the former rate at that time (null: the feature
-    did not have a rate). `is_past`: the caller set a start in the past, and usage that is charged already keeps its
-    price. `effect`: the effect on the usage of the last day.
+    did not have a rate). `is_past`: the caller set a start in the past. Usage that is already charged keeps its price.
+    `effect`: the effect of the rate on the usage of the last day.
     """
 
     feature: str
@@ -779,7 +778,7 @@ def _factor(text: str, name: str, _now_ms: int) -> int:
 
 
 def show_factor(ppm: int) -> str:
-    """Return a factor in parts per million as a decimal number, as people type it."""
+    """Return a factor in parts per million as a decimal number, such as `1.5`."""
     return f"{Decimal(ppm) / ONE_PPM:f}"
 
 
@@ -788,7 +787,7 @@ FACTOR: Final = ValueKind("number", "N", _factor, show_factor, "_ppm", least=1, 
 
 @dataclass(frozen=True)
 class PlanSet(Plan):
-    """A plan as it is now. `was`: its former limit of sandboxes (null: it is new)."""
+    """A plan as it is now. `was`: its former limit of sandboxes (null: a new plan)."""
 
     was: int | None
 
@@ -888,7 +887,7 @@ def _facts_of_plan(connection: sa.Connection, _asked: Invocation, values: Values
 def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of a change of a plan.
 
-    It is the credit of one month for all customers of the plan, at least for one customer.
+    The size is the credit of one month for all customers of the plan, and for at least one customer.
     """
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)
@@ -903,8 +902,8 @@ def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values)
 class OnPlan:
     """A customer's plan, limit of sandboxes and balance.
 
-    `was`: the former plan (null: the customer did not have a plan). `max_concurrent`: concurrent sandboxes.
-    `balance_micro`: micro-credits. `changed`: `plan` and `was` differ.
+    `was`: the former plan (null: the customer did not have a plan). `max_concurrent`: the limit of concurrent
+    sandboxes. `balance_micro`: the balance in micro-credits. `changed`: `plan` and `was` differ.
     """
 
     customer_id: str
@@ -918,7 +917,7 @@ class OnPlan:
 def _put_on_plan(
     connection: sa.Connection,
     asked: Invocation,
-    # The kind is ID and not ORG, so that a key bound to an organisation cannot choose the organisation's plan.
+    # The kind is ID, not ORG, so that a key that is bound to an organisation cannot choose its plan.
     customer_id: Annotated[str, ID, "Customer's id; usually the organisation's id"],
     plan: PlanName,
     *,

@@ -19,7 +19,7 @@ INSERT INTO ledger_plans (plan, max_concurrent_sandboxes) VALUES (:plan, :max_co
 ON CONFLICT (plan) DO NOTHING RETURNING plan
 
 -- name: hold_plan
--- Lock a plan. Until this transaction is over, another one cannot change the plan or grant its credit.
+-- Lock a plan. Until this transaction is over, other transactions cannot change the plan or grant its credit.
 SELECT max_concurrent_sandboxes FROM ledger_plans WHERE plan = :plan {to_change}
 
 -- name: set_plan_limit

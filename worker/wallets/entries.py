@@ -1,13 +1,13 @@
-"""A wallet's entries by page, its days, and a forecast of the end of its credit.
+"""Return a wallet's entries and days, and a forecast of the end of its credit.
 
 The latest use comes first. Reads only.
 
-Guarantee: the cost of a page does not depend on the number of entries. A page begins after the last entry of the former
-page, and if it omits entries, it reads at most MOST_LOOKED_AT. The entries of all pages add up to the balance. Days are
-in UTC, by the time of use, and have the same entries as the pages. Each SQL statement uses an index of this wallet, so
-other wallets are not read. A forecast needs MIN_DAYS full days since the first use, and counts at most DAYS. With fewer
-days, the state is `unknown`. If the use of these days is 0, the state is `lasts`. If credit is not available, it is
-`spent`.
+Guarantee: the cost of a page does not depend on the number of entries. A page begins after the last entry of the
+previous page. If a filter omits entries, the page reads at most MOST_LOOKED_AT entries. The entries of all pages add up
+to the balance. Days are in UTC, by the time of use, and have the same entries as the pages. Each SQL statement uses an
+index of this wallet, so other wallets are not read. A forecast needs MIN_DAYS full days since the first use, and counts
+at most DAYS of them. With fewer days, its state is `unknown`. If the use of these days is 0, its state is `lasts`. If
+the wallet has no available credit, its state is `spent`.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ BELOW_A_CENT: Final = ("<0.01", ">-0.01")
 class Chosen:
     """The choice of entries by time of use, time of booking, and size.
 
-    Each time is in [from, to), in milliseconds.
-
-    `sizes`: [from, to) in micro-credits, without the sign. The default is all entries.
+    Each time is in [from, to), in milliseconds. `sizes`: the amounts in [from, to), in micro-credits, without the sign.
+    By default, all entries are chosen.
     """
 
     used_from_ms: int = 0
@@ -69,7 +68,7 @@ class Chosen:
 
     @property
     def amount(self) -> str | None:
-        """Return the amount for which `sizes_of` returns `sizes`; None for any amount."""
+        """Return the amount for which `sizes_of` returns `sizes`; None for all amounts."""
         begin, end = self.sizes
         if self.sizes == ALL.sizes:
             return None
@@ -84,9 +83,10 @@ ALL: Final = Chosen()
 def sizes_of(text: str, option: str) -> tuple[int, int]:
     """Return the sizes that an amount may mean.
 
-    They are [from, to) in micro-credits. For example, `4.8` means all that round to 4.80.
+    The sizes are [from, to), in micro-credits. For example, `4.8` means all amounts that round to 4.80. An amount with
+    more than two decimals means only this amount. The sign is ignored.
 
-    An amount with more than two decimals means itself only. The sign is ignored. Errors: UsageError for `option`.
+    Errors: UsageError that names `option`.
     """
     plain = text.strip().replace("\N{MINUS SIGN}", "-")
     if plain in BELOW_A_CENT:
@@ -173,7 +173,7 @@ def page(
             )
         behind = min(behind, (int(moment), after))
     values["after_ms"], values["after_key"] = behind
-    # A charge is booked after its use, so its index can be read from the end of the time of booking on.
+    # A charge is booked after its use, so the read can begin at the end of the time of booking.
     values["left_ms"], values["left_key"] = min(behind, (chosen.booked_to_ms, ""))
     last = SQL.run(connection, "last", values).one_or_none() if chosen.narrows else None
     is_cut, down_to = last is not None and last.looked == MOST_LOOKED_AT, ""
@@ -189,7 +189,7 @@ def page(
 
 
 def every(connection: sa.Connection, customer_id: str, chosen: Chosen = ALL) -> Iterator[tuple[EntryLine, int | None]]:
-    """Yield all chosen entries, in the order of pages, each with the balance after it.
+    """Yield all chosen entries in the order of pages, each with the balance after it.
 
     The balance is None if the choice may omit entries. Errors: as `page`.
     """
@@ -216,7 +216,7 @@ MOST_DAY_ENTRIES: Final = 200
 class Use:
     """The cost of a feature in a day or an hour from `at_ms` on.
 
-    It is in micro-credits. `feature` '': entries without a feature.
+    The cost is in micro-credits. `feature` '': entries without a feature.
     """
 
     at_ms: int
@@ -261,11 +261,11 @@ class RunSteps:
 
     Amounts are in micro-credits.
 
-    `accepted_micro`: the amounts of their reservations. `going`: executions that continue. `waiting`: continuing
-    executions that were not charged yet. `held_micro`: the credit that continuing executions reserve now. `complete`:
-    executions that have ended. `drawn_micro`: the charges of ended executions. `settling`: executions that a supplier
-    has a share of. `left_micro`: the shares, less their reversals. `unreleased_micro`: the part of the shares that
-    suppliers wait for.
+    `accepted`: all these executions. `accepted_micro`: the amounts of their reservations. `going`: executions that have
+    not ended. `waiting`: those of them that were not charged yet. `held_micro`: the credit that executions reserve now.
+    `complete`: executions that have ended. `drawn_micro`: the charges of ended executions. `settling`: executions with
+    a share for a supplier. `left_micro`: these shares, less their reversals. `unreleased_micro`: the part of these
+    shares that no payout has released.
     """
 
     accepted: int
@@ -281,9 +281,9 @@ class RunSteps:
 
 
 def use_by(connection: sa.Connection, customer_id: str, from_ms: int, to_ms: int, step_ms: int = DAY_MS) -> list[Use]:
-    """Return the use by feature and day, or by any length that divides a day.
+    """Return the use by feature and day, or by feature and a part of a day.
 
-    Refunds reduce it.
+    `step_ms`: the length of that part, which must divide a day. Refunds reduce the use.
     """
     values = {"account_id": wallet_account(customer_id), "from_ms": from_ms, "to_ms": to_ms, "step_ms": step_ms}
     return _uses(SQL.run(connection, "use_by", {**values, "at_most": MOST_DAY_ROWS}))
@@ -328,8 +328,8 @@ def _steps(*found: Any) -> RunSteps:
 class EntriesQuery:
     """A query of a wallet's days, in milliseconds. Days begin at midnight (UTC).
 
-    `from_ms` to `to_ms`: the days. `use_from_ms`: the start of the use by day. `hours_from_ms`: the start of the use by
-    hour. `opened_ms`: the day with entries to show (None: entries are not shown).
+    `from_ms`, `to_ms`: the span of the days. `use_from_ms`: the start of the use by day. `hours_from_ms`: the start of
+    the use by hour. `opened_ms`: the start of the day with entries to show (None: entries are not shown).
     """
 
     customer_id: str
@@ -345,9 +345,8 @@ class EntriesQuery:
 class WalletDays:
     """The use, ledger sums, entries and execution steps of a wallet's days.
 
-    Use is by day and by hour. The entries are of one day.
-
-    `forecast`: a row for `forecast_by`. `closing_micro`: the balance at the end of the days, in micro-credits.
+    `by_day`, `by_hour`: the use by day and by hour. `entries`: the entries of one day. `forecast`: a row for
+    `forecast_by`. `closing_micro`: the balance at the end of the days, in micro-credits.
     """
 
     by_day: list[Use]
@@ -403,10 +402,11 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 class Forecast:
     """A forecast of the end of the credit that is available now.
 
-    `state` is `ends` (at `ends_ms`), `spent` (the available credit is 0 or less), `lasts` or `unknown`. The forecast
-    uses `used_micro` in `days` full days from `from_ms` on, by the time of use and not of booking. `lasts`: the use in
-    these days is 0 or less, or the end is beyond FURTHEST_MS. `unknown`: fewer than MIN_DAYS full days since the first
-    use. With fewer days, `from_ms` and `used_micro` are None.
+    `state`: `ends`, `spent`, `lasts` or `unknown`. `ends`: the credit ends at `ends_ms`. `spent`: the available credit
+    is 0 or less. `lasts`: the use in the counted days is 0 or less, or the end is beyond FURTHEST_MS. `unknown`: fewer
+    than MIN_DAYS full days have passed since the first use. `used_micro`: the use in the `days` full days from
+    `from_ms` on, by the time of use, not of booking. With fewer than MIN_DAYS days, `from_ms` and `used_micro` are
+    None.
     """
 
     state: ForecastState
@@ -423,7 +423,7 @@ class Forecast:
 def forecast_of(connection: sa.Connection, customer_id: str, available_micro: int, now_ms: int) -> Forecast:
     """Return the forecast of a wallet with this available credit.
 
-    It ignores credit that expires or begins later, and the monthly changes by plans and tiers.
+    The forecast ignores credit that expires or begins later, and the monthly changes by plans and tiers.
     """
     part = used_part(customer_id, now_ms)
     return forecast_by(SQL.run(connection, part.name, part.values).one(), available_micro, now_ms)
@@ -432,7 +432,7 @@ def forecast_of(connection: sa.Connection, customer_id: str, available_micro: in
 def used_part(customer_id: str, now_ms: int) -> Part:
     """Return the query of a wallet's use on its last full days.
 
-    It runs with other queries, and `forecast_by` reads its row.
+    The query runs with others in one statement, and `forecast_by` reads its row.
     """
     values = {"account_id": wallet_account(customer_id), "today_ms": now_ms - now_ms % DAY_MS, "most_days": DAYS}
     return SQL.part("used", values)

@@ -30,7 +30,8 @@ ts >= :used_from_ms AND (ts, key) < (:left_ms, :left_key)
 at_ms >= :booked_from_ms AND at_ms < :booked_to_ms AND ABS(amount_micro) >= :size_from AND ABS(amount_micro) < :size_to
 
 -- name: last
--- The last of :looked_at entries that leave the wallet. Entries that come in are few, so they are not bounded.
+-- The last of the entries that leave the wallet, within the bound. Entries that come in are few, so they are not
+-- bounded.
 SELECT ts, key, COUNT(*) OVER () AS looked FROM (SELECT ts, key FROM ledger_entries
     WHERE from_account = :account_id AND {left} ORDER BY ts DESC, key DESC LIMIT :looked_at) looked
 ORDER BY ts, key LIMIT 1
@@ -93,7 +94,7 @@ FROM reservations r WHERE {of_org}
 r.org_id = :org_id AND r.accepted_ms >= :from_ms
 
 -- name: run_settlements
--- For those executions, with any payer: the share that suppliers have or will have, and the part of it that is not
+-- The shares that suppliers have, or will have, of those executions, with any payer, and the part that no payout has
 -- released.
 SELECT COUNT(*) AS settling, SUM(x.owed_micro - x.clawed_back_micro) AS left_micro,
     SUM(CASE WHEN x.state = 'released' THEN 0 ELSE x.owed_micro END) AS unreleased_micro

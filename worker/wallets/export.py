@@ -1,15 +1,15 @@
-"""The ledger and sealed usage as CSV or JSON lines for other programs, row by row.
+"""Export the ledger and sealed usage for other programs, row by row.
 
-Reads only.
+An export is CSV or JSON lines. Reads only.
 
-Guarantee: an export reads the database as of one moment, however long it takes, and never keeps all rows in memory. By
-the time of booking, later exports of all wallets have the same entries before `final_before`, except entries that
-somebody books in the past (`--at`). So adjacent final ranges have each entry once. An export of one organisation is
-that of the wallet that pays for it now.
+Guarantee: an export reads the database as of one moment, however long it takes, and never keeps all rows in memory. If
+an export of all wallets is by the time of booking, later exports have the same entries before `final_before`. The
+exception is an entry that a person books in the past (`--at`). So adjacent final ranges have each entry once. An export
+of one organisation is the export of the wallet that pays for it now.
 
 Each row has an id that never changes, so a program can merge a second export of the same time into the first. Amounts
 are exact: whole micro-credits, and credits as a decimal text. Times are milliseconds since 1970 (UTC). In CSV, a
-spreadsheet does not read a text as a formula, and a text does not change the direction of reading.
+spreadsheet does not interpret a text as a formula, and a text does not change the reading direction.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ Other people or programs wrote some of them, so CSV escapes formulas.
 class Span:
     """A span to export, of one organisation ('': all).
 
-    It is from `from_ms` to before `to_ms`, in milliseconds.
-
-    `by`: whether the time of booking or the time of use selects the ledger's entries. The window selects usage.
+    The span is [from_ms, to_ms), in milliseconds. `by`: the time that selects the ledger's entries, `booked` or `used`.
+    Usage is selected by its window.
     """
 
     org_id: str
@@ -79,8 +78,8 @@ class Span:
 def final_before(span: Span, now_ms: int) -> int:
     """Return the moment before which the ledger's entries can no longer change.
 
-    The moment is in milliseconds, and applies to a span by booking. It is the end of the span, or FINAL_AFTER_MS before
-    now, but not before the start of the span.
+    The moment is in milliseconds, and applies to a span by booking. It is the end of the span or FINAL_AFTER_MS before
+    now, whichever is earlier, but not before the start of the span.
     """
     return max(span.from_ms, min(span.to_ms, now_ms - FINAL_AFTER_MS))
 
@@ -92,7 +91,7 @@ def export_lines(connection: sa.Connection, kind: Kind, span: Span, form: Format
     sums.
     """
     rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)
-    columns, first = COLUMNS[kind], list(islice(rows, 1))  # read a row before the first output: errors come here
+    columns, first = COLUMNS[kind], list(islice(rows, 1))  # read a row before the first output: errors are raised here
     if form == "csv":
         yield _csv_line({name: name for name in columns}, columns)
     for row in chain(first, rows):
@@ -112,7 +111,7 @@ def _ledger(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict
 
 def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[str, object]]:
     if span.org_id:
-        payer_of(connection, span.org_id, now_ms)  # refuses an unknown id
+        payer_of(connection, span.org_id, now_ms)  # raises UnknownId for an unknown id
     values = {"from_ms": span.from_ms, "to_ms": span.to_ms, "org_id": span.org_id}
     of_whom = "of_org" if span.org_id else "of_all"
     folded = SQL.run(connection, "folded", values, of_whom=of_whom).scalar()

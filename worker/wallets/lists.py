@@ -1,13 +1,11 @@
-"""Wallets by page, the highest spenders, relations, and figures for Prometheus.
+"""List wallets, the highest spenders, relations, and figures for Prometheus.
 
-The lowest balance comes first.
-
-Reads only.
+In a list of wallets, the lowest balance comes first. Reads only.
 
 Guarantee: the cost of a page does not depend on the number of wallets, because it begins after the last wallet of the
-former page. The highest spenders are those of the last check (`worker.checks.checks`), with its time, because a check
-reads all charges. Each list of a wallet's relations is one statement by indexes of this wallet, with a bound for each
-part.
+previous page. The highest spenders are those of the last check (`worker.checks.checks`), with the time of the check,
+because a check reads all charges. Each list of a wallet's relations is one statement by indexes of this wallet, with a
+bound for each part.
 """
 
 from __future__ import annotations
@@ -50,9 +48,9 @@ general low balance counts. An amount that is not set counts as 0.
 
 @dataclass(frozen=True)
 class Chosen:
-    """A choice of wallets.
+    """A filter of wallets. An empty field matches any wallet.
 
-    `which`: one of WHICH. `search`: a part of the customer's id. Empty: any.
+    `which`: one of WHICH. `search`: a part of the customer's id.
     """
 
     which: str = ""
@@ -64,7 +62,7 @@ class Chosen:
 class WalletLine:
     """A wallet in the list, in micro-credits.
 
-    Changes that are due by time are not included until they are booked.
+    The amounts do not include due changes, such as an expiry, until Drawdown books them.
 
     `mode`, `threshold_micro`: the terms of its automatic top-up (None: it does not have one). `blocked_reason`: the
     reason why its top-ups stopped (None: they have not stopped).
@@ -134,7 +132,7 @@ def every(connection: sa.Connection, chosen: Chosen) -> Iterator[WalletLine]:
 
 
 def spenders_now(connection: sa.Connection, now_ms: int, most: int = MOST_SPENDERS) -> list[Spender]:
-    """Return the customers who spent most in the last SPENT_DAYS days.
+    """Return the highest spenders of the last SPENT_DAYS days.
 
     Spending is the sum of the charges of usage and executions, less refunds. It does not include tiers.
     """
@@ -198,7 +196,7 @@ class BillingTerms:
     `mode` to `blocked_reason`: its automatic top-up (None: it does not have one). `stopped_ms`, `stopped_by`: the time
     since which all top-ups are stopped, and the actor (None: they are not stopped). `low_micro`: the balance at or
     below which Drawdown sends a message (None: never). `org_id` to `balance_read_ms`: the organisation (None: it does
-    not exist). `pool`: the name of the pool (None: it is not a pool's wallet).
+    not exist). `pool`: the name of the pool (None: the wallet does not belong to a pool).
     """
 
     mode: str | None
@@ -235,9 +233,9 @@ class Relation:
     """A relation of a wallet to `who`.
 
     `limit_micro`: the limit of a payer, or the credit of a pool's or sponsor's lots (None: unlimited, or without such
-    an amount). `spent_micro`: the used part of it (None: unknown). `other`: for a biller, its customer; for a sponsor,
-    its lot; for an organisation that shares the wallet, the biller. `since_ms`: its start (None: unknown). `said`: the
-    reason of the person who made it.
+    an amount). `spent_micro`: the used part of this amount (None: unknown). `other`: the customer of a biller, the lot
+    of a sponsor, or the biller of an organisation that shares the wallet. `since_ms`: the start of the relation (None:
+    unknown). `said`: the reason that a person gave for the relation.
     """
 
     part: Part
@@ -255,8 +253,8 @@ class Offer:
 
     `at_once`: its concurrent sandboxes. `price_micro`: a tier's price for a month (None: a plan). `included_micro`,
     `rollover_max_micro`, `first_micro`: the credit of a plan, as in `Gives`. `hold_factor_ppm`, `most_hold_micro`: the
-    terms of its reservations, as in `HoldTerms`. All five are None for a tier. `paid_to_ms`: the time up to which this
-    customer has paid (None: a plan, or the customer never had this tier).
+    terms of its reservations, as in `HoldTerms`. All five are None for a tier. `paid_to_ms`: the end of the time that
+    this customer has paid (None: a plan, or the customer never had this tier).
     """
 
     part: Literal["plan", "tier"]
@@ -284,11 +282,11 @@ class Offer:
 class Happened:
     """An event of a wallet.
 
-    It is a day's charges, a grant, a top-up, a new plan, or an ended tier.
+    An event is the sum of a day's charges, a grant, a top-up, a new plan, or an ended tier.
 
-    `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, it can be a change that is
-    not made yet. `minor`: money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`:
-    those of the entry, top-up, plan or tier.
+    `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, the change may still be
+    pending. `minor`: the money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`: the
+    kind, key, state and reason of the entry, top-up, plan or tier.
     """
 
     part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]
@@ -297,7 +295,7 @@ class Happened:
     key: str
     micro: int | None
     entries: int
-    """The number of entries of the event; for a top-up, the number of calls."""
+    """The number of entries of the event. For a top-up, the number of calls."""
     minor: int | None
     currency: str
     state: str
@@ -306,13 +304,13 @@ class Happened:
 
 
 def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> BillingTerms:
-    """Return the terms of a wallet, and of the organisation for which it is read."""
+    """Return the terms of a wallet, and the state of an organisation that it pays for."""
     row = SQL.run(connection, "terms", {"customer_id": customer_id, "org_id": org_id}).mappings().one()
     return BillingTerms(**{**row, "is_halted": bool(row["is_halted"])})
 
 
 def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
-    """Return the relations of a customer, sources of its credit first."""
+    """Return the relations of a customer. Sources of its credit come first."""
     values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
     rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()
     found = [Relation(**row) for row in rows]
@@ -322,7 +320,7 @@ def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: in
 def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], list[Offer]]:
     """Return the plans and the tiers.
 
-    Each list is sorted by the limit of concurrent sandboxes, the lowest first.
+    Each list is sorted by the limit of concurrent sandboxes, lowest first.
     """
     rows = SQL.run(connection, "offers", {"customer_id": customer_id, "at_most": MOST_OFFERS}).mappings()
     found = [Offer(**{**row, "goes_on": bool(row["goes_on"])}) for row in rows]
@@ -332,8 +330,8 @@ def offers(connection: sa.Connection, customer_id: str) -> tuple[list[Offer], li
 def happened(connection: sa.Connection, customer_id: str, now_ms: int) -> tuple[list[Happened], list[Happened]]:
     """Return the events of a wallet, and its last top-ups.
 
-    The events are of the last HAPPENED_DAYS days, and charges of the last CHARGED_DAYS days. The top-ups are of any
-    time. Both lists are sorted newest first.
+    The first list has the events of the last HAPPENED_DAYS days, with charges of the last CHARGED_DAYS days. The second
+    list has top-ups of any time. Both lists are sorted newest first.
     """
     values = {
         "customer_id": customer_id,
@@ -357,8 +355,8 @@ def _latest(found: Sequence[Happened]) -> list[Happened]:
 class RunFigures:
     """Numbers of executions.
 
-    `held`: those that have credit reserved. `overdue`: those of them past their end. `overdue_since_ms`: the earliest
-    such end (None: `overdue` is 0). `expired`: executions that expired and were not settled.
+    `held`: executions with reserved credit. `overdue`: those of them that are past their end. `overdue_since_ms`: the
+    earliest of these ends (None: `overdue` is 0). `expired`: executions that expired and were not settled.
     """
 
     held: int
@@ -371,8 +369,8 @@ class RunFigures:
 class OwedFigures:
     """Credit that suppliers are owed, and open freezes.
 
-    `waiting_micro`: the credit before a payout releases it, in micro-credits. `frozen_since_ms`: the time of the oldest
-    open freeze (None: `freezes` is 0).
+    `waiting_micro`: the credit that no payout has released, in micro-credits. `freezes`: the number of open freezes.
+    `frozen_since_ms`: the start of the oldest open freeze (None: `freezes` is 0).
     """
 
     waiting_micro: int

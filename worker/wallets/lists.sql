@@ -52,7 +52,7 @@ FROM (
 ) s LEFT JOIN ledger_accounts a ON a.account_id = s.from_account ORDER BY s.used_micro DESC, s.customer_id
 
 -- name: spenders_kept
--- The rows of the last check only: rows of earlier checks can remain.
+-- Only the rows of the last check count, because rows of earlier checks can remain.
 SELECT k.place, k.customer_id, k.used_micro, k.from_ms, k.at_ms, a.balance_micro, a."plan"
 FROM high_spenders k LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || k.customer_id
 WHERE k.at_ms = (SELECT f.at_ms FROM high_spenders f WHERE f.place = 1) ORDER BY k.place LIMIT :at_most
@@ -117,7 +117,7 @@ CAST(COALESCE((SELECT SUM(CASE WHEN r.state = 'held' AND r.expires_ms > :now_ms 
     WHERE r.customer_id = p.payer AND r.org_id = p.org_id AND r.payer_number = p.number), 0) AS BIGINT)
 
 -- name: offers
--- Plans and tiers, and which of the tiers the customer holds, or held.
+-- Plans and tiers, with the tiers that the customer holds, or held before.
 SELECT * FROM (SELECT 'plan' AS part, p."plan" AS name, p.max_concurrent_sandboxes AS at_once,
         CAST(NULL AS BIGINT) AS price_micro, COALESCE(t.included_micro, 0) AS included_micro,
         COALESCE(t.rollover_max_micro, 0) AS rollover_max_micro, COALESCE(t.first_micro, 0) AS first_micro,
@@ -175,14 +175,16 @@ SELECT * FROM (SELECT 'tier', h.ended_ms, 'tier', h.tier, CAST(NULL AS BIGINT), 
 SELECT COUNT(*) FROM reservations WHERE state = 'held'
 
 -- name: overdue
--- A decision by a wallet's balance expires these first. The sweep has not reached them yet.
+-- Executions past their end. Each decision about the wallet's balance expires them first, but the sweep has not reached
+-- them yet.
 SELECT COUNT(*) AS runs, MIN(expires_ms) AS since_ms FROM reservations WHERE state = 'held' AND expires_ms <= :now_ms
 
 -- name: expired
 SELECT COUNT(*) FROM reservations WHERE state = 'expired' AND ended_ms > :since_ms
 
 -- name: waiting
--- The waiting amount: all net amounts, less those reversed before their release, less those released.
+-- The waiting amount is the sum of all net amounts, less the amounts reversed before their release, less the released
+-- amounts.
 SELECT CAST(COALESCE((SELECT SUM(net_micro) FROM settlements), 0)
     - COALESCE((SELECT SUM(amount_micro) FROM settlement_reversals WHERE NOT is_clawback), 0)
     - COALESCE((SELECT SUM(released_micro) FROM payouts), 0) AS BIGINT)

@@ -1,7 +1,8 @@
-"""Pools with their allotments, and the payers of executions.
+"""Change and list pools with their allotments, and the payers of executions.
 
-Guarantee: each call has its effect once, so that a caller who lost the answer can repeat it. An organisation is marked
-if its verdict may change, so that the next tick refreshes it. The lists only read.
+Guarantee: a repeated call has no further effect, so a caller that lost the response can repeat the call. If a call may
+change the verdict of an organisation, it marks the organisation, so that the next tick refreshes the verdict. The lists
+only read.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Allotted:
-    """The lot of an allotment, and the wallets of pool and member afterwards.
+    """The lot of an allotment, and the wallets of pool and member after it.
 
-    `repeated`: it was allotted before.
+    `repeated`: an earlier call made the same allotment.
     """
 
     lot: Lot
@@ -67,7 +68,7 @@ class Allotted:
 def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> bool:
     """Create a pool, with a wallet of its name, if it does not exist.
 
-    Return True if it is new.
+    Return True if the call created the pool.
 
     Errors: UsageError for an invalid name. Denied `taken` for the name of a customer. UnknownId, unless `new`, for a
     name that resembles that of a pool or customer.
@@ -76,7 +77,7 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
         raise UsageError(
             f"invalid pool name {quote_value(pool)}: expected 1 to 200 characters without colons and control characters"
         )
-    lock_buckets(connection)  # so that a concurrent assignment of this name is seen, or sees the pool (P4)
+    lock_buckets(connection)  # so that this call sees a concurrent assignment of this name, or the reverse (P4)
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
         raise pools.name_taken(pool)
     ids.require_meant(connection, pool, new=new, kind=ids.POOL)
@@ -91,7 +92,7 @@ def allot(
 ) -> Allotted:
     """Move credit, in micro-credits, out of a pool into a lot of a customer.
 
-    The lot pays before all others, and its rest returns to the pool at its end.
+    The customer's use draws on this lot before all other lots. At the end of the lot, its rest returns to the pool.
 
     Errors: UnknownId; UsageError for an invalid amount, end or key; Denied `pays_itself`, `is_pool`, `other_content`,
     `no_credit`; DatabaseBusy.
@@ -99,11 +100,11 @@ def allot(
     ids.require(connection, ids.POOL, pool)
     if customer_id == pool:
         raise Denied(
-            "pays_itself", f"the pool {pool} cannot allot to itself. Name the customer who is to use the credit"
+            "pays_itself", f"the pool {pool} cannot allot to itself. Name the customer that should get the credit"
         )
     ids.require(connection, ids.CUSTOMER, customer_id)
     if pools.is_pool(connection, customer_id):
-        raise Denied("is_pool", f"{customer_id} is a pool, too. Name the customer who is to use the credit")
+        raise Denied("is_pool", f"{customer_id} is a pool, too. Name the customer that should get the credit")
     if not 0 < amount_micro <= MAX_ENTRY_MICRO:
         raise UsageError(
             f"invalid allotment {as_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
@@ -128,22 +129,21 @@ def allow(
 ) -> tuple[Payer, Payer | None]:
     """Allow a wallet to pay for executions of an organisation, up to a limit.
 
-    The limit is in micro-credits (None: unlimited).
-
-    Returns the permission in force now, and the one before (None: this is the first).
+    `limit_micro`: the limit in micro-credits (None: unlimited). Return the permission in force now, and the former
+    permission (None: this is the first).
 
     Errors: UnknownId; UsageError for an invalid limit; Denied `pays_itself`, `no_wallet`.
     """
     ids.require(connection, ids.CUSTOMER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
     if payer == org_id:
-        raise Denied("pays_itself", f"{payer} pays for its own executions anyway. Name another organisation")
+        raise Denied("pays_itself", f"{payer} already pays for its own executions. Name another organisation")
     if limit_micro is not None and not 0 < limit_micro <= MAX_ENTRY_MICRO:
         raise UsageError(
             f"invalid limit {as_credits(limit_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
-        # An empty wallet would halt a customer who is billed afterwards.
+        # An empty wallet would halt a customer that is billed in arrears.
         text = f"{payer} does not have a wallet here. Run `drawdown ledger grant {typed(payer, 'AMOUNT')}` first"
         raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])
@@ -158,9 +158,8 @@ def allow(
 def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
     """End the permission of a wallet to pay for new executions of an organisation.
 
-    Return True if it was in force.
-
-    The wallet still pays for executions that were accepted. Errors: UnknownId.
+    Return True if the permission was in force. The wallet still pays for executions that are already accepted. Errors:
+    UnknownId.
     """
     ids.require(connection, ids.PAYER, payer)
     ids.require(connection, ids.CUSTOMER, org_id)
@@ -175,8 +174,9 @@ def end(connection: sa.Connection, payer: str, org_id: str, by: By) -> bool:
 class PoolRow:
     """A pool, in micro-credits.
 
-    `allotted_micro`: all allotments, less the credit that the pool took back. `returned_micro`: the part of these that
-    returned when an allotment ended. `members`: the number of customers with an allotment that continues.
+    `allotted_micro`: the sum of all allotments, less the credit that the pool took back. `returned_micro`: the part of
+    this sum that returned when an allotment ended. `members`: the number of customers with an allotment that has not
+    ended.
     """
 
     pool: str
@@ -227,10 +227,9 @@ class PoolView:
 class PayerRow:
     """A payer of an organisation's executions, and its limit.
 
-    `allowed`: it pays for new executions now. `limit_micro` None: unlimited. `since_ms`: the start of the permission.
-
-    `spent_micro`: the credit reserved and charged by executions that were accepted under its last permission, including
-    ended executions.
+    `allowed`: the payer pays for new executions now. `limit_micro` None: unlimited. `since_ms`: the start of the
+    permission. `spent_micro`: the credit that executions under the last permission have reserved or were charged,
+    including ended executions.
     """
 
     payer: str
@@ -282,7 +281,7 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
 def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int) -> list[PayerRow]:
     """Return the last decision on each pair of payer and organisation.
 
-    `payer`, `org_id`: return only theirs (empty: of all). Errors: UnknownId.
+    `payer`, `org_id`: return only decisions on this payer or organisation (empty: on all). Errors: UnknownId.
     """
     if payer:
         ids.require(connection, ids.PAYER, payer)
@@ -294,7 +293,7 @@ def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int,
 
 
 PoolName = Annotated[str, ID, "Name of the pool"]
-# These have the kind ID and not ORG: an API key that is bound to an organisation must not spend the credit of others.
+# The kind is ID, not ORG, because an API key that is bound to an organisation must not spend the credit of others.
 Member = Annotated[str, ID, "Customer's id; usually the organisation's id"]
 PayerName = Annotated[str, ID, "Customer or pool that pays"]
 PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
@@ -302,7 +301,7 @@ PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
 
 @dataclass(frozen=True)
 class PoolMade:
-    """A pool. `created`: this call created it."""
+    """A pool. `created`: the call created the pool."""
 
     pool: str
     created: bool
@@ -333,9 +332,7 @@ def _facts_of_pool(connection: sa.Connection, _asked: Invocation, values: Values
 class PoolAllotted:
     """An allotment, and the credit available to pool and customer after it.
 
-    Amounts are in micro-credits.
-
-    `allotted_micro`: the credit that this call moved, so 0 if it is `repeated`.
+    Amounts are in micro-credits. `allotted_micro`: the credit that this call moved (0 if `repeated`).
     """
 
     pool: str
@@ -393,7 +390,7 @@ def _facts_of_allotment(connection: sa.Connection, asked: Invocation, values: Va
 def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of an allotment.
 
-    It is the credit that leaves the pool's wallet. The customer gets it.
+    The size is the credit that moves from the pool's wallet to the customer.
     """
     return Size(micro=max(values["amount_micro"], 0))
 
@@ -402,7 +399,7 @@ def _size_of_allotment(_connection: sa.Connection, _asked: Invocation, values: V
 class PayerAllowed(Payer):
     """The decision in force on a payer and an organisation.
 
-    `changed`: it was different before.
+    `changed`: the call changed the decision.
     """
 
     changed: bool
@@ -428,7 +425,10 @@ def _allowed(done: PayerAllowed) -> str:
 
 @dataclass(frozen=True)
 class PayerEnded:
-    """A payer that no longer pays for new executions. `changed`: it paid until now."""
+    """A payer that does not pay for new executions.
+
+    `changed`: the payer paid for new executions before the call.
+    """
 
     payer: str
     org_id: str
@@ -461,7 +461,7 @@ def _facts_of_payer(connection: sa.Connection, asked: Invocation, values: Values
 def _size_of_limit(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of a payer's limit.
 
-    It is the amount of the payer's credit that the organisation can use.
+    The size is the amount of the payer's credit that the organisation can use.
     """
     limit_micro = values["limit_micro"]
     return Size(micro=limit_micro or 0, unbounded=limit_micro is None)
@@ -473,7 +473,7 @@ def _pools(connection: sa.Connection, look: Look) -> Page[PoolRow]:
 
 @dataclass(frozen=True)
 class ShownPool:
-    """A pool's credit in micro-credits, and its allotments by end, latest first.
+    """A pool's credit in micro-credits, and its allotments, latest end first.
 
     `more`: the pool has more allotments than these.
     """
@@ -499,7 +499,7 @@ def _payers(
     payer: Annotated[str, ID, "Payer of the organisations"] = "",
     org_id: Annotated[str | None, ORG, "Organisation of the payers"] = None,
 ) -> Page[PayerRow]:
-    if look.only is not None and payer:  # this key must not learn if such a payer exists
+    if look.only is not None and payer:  # this key must not learn whether such a payer exists
         said = f"payers belong to all organisations, but this key is bound to {look.only}. Use another key"
         raise Denied("foreign_org", said)
     return Page(list_payers(connection, payer, org_id or "", look.now_ms, look.most))

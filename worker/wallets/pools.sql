@@ -23,5 +23,6 @@ FROM payers p WHERE (:payer = '' OR p.payer = :payer) AND (:org_id = '' OR p.org
 ORDER BY p.payer, p.org_id LIMIT :at_most
 
 -- name: allowed_last
--- The last permission of a payer. An end has its own number, and no execution was accepted under it.
+-- The last permission of a payer. The end of a permission has its own number, under which executions are never
+-- accepted.
 (SELECT MAX(l.number) FROM payers l WHERE l.payer = p.payer AND l.org_id = p.org_id AND l.allowed)

@@ -1,18 +1,16 @@
-"""An account's statement of a span, mostly a month.
+"""Return an account's statement of a span, mostly a month.
 
-It has an opening balance, changes and a closing balance. Reads only.
+A statement has an opening balance, changes and a closing balance, as one object or as CSV. Reads only.
 
-It is one object, or CSV.
-
-Guarantee: it adds up to the micro-credit. The opening balance plus all changes is the closing balance, and each section
-is the sum of its lines. A line of usage is quantity times rate, except for the rounding of its charges. It uses the
-time of booking, so a month does not change once it is over (`is_final`). A line of usage also has the month of use. The
-database adds up the entries, all as of one moment. Each section has a bounded number of lines, and the last line sums
-up those that are not shown. `problems` names figures that do not add up.
+Guarantee: a statement adds up to the micro-credit. The opening balance plus all changes is the closing balance, and
+each section is the sum of its lines. A line of usage is quantity times rate, except for the rounding of its charges. A
+statement uses the time of booking, so the statement of a month does not change after it is final (`is_final`). A line
+of usage also has the month of use. The database adds up the entries, all as of one moment. Each section has a bounded
+number of lines, and the last line sums up those that are not shown. `problems` names figures that do not add up.
 
 In the CSV, `balance` of the first row and the column `moved` of all rows add up to `balance` of the row `closing`.
-Reserved credit has its own column. A spreadsheet does not read a text as a formula, and a text does not change the
-direction of reading.
+Reserved credit has its own column. A spreadsheet does not interpret a text as a formula, and a text does not change the
+reading direction.
 """
 
 from __future__ import annotations
@@ -53,10 +51,7 @@ SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 
 @dataclass(frozen=True)
 class Span:
-    """The entries that were booked in a span.
-
-    The span is from `from_ms`, and before `to_ms` (milliseconds).
-    """
+    """The span in which entries were booked: [from_ms, to_ms), in milliseconds."""
 
     from_ms: int
     to_ms: int
@@ -64,7 +59,7 @@ class Span:
 
 @dataclass(frozen=True)
 class CreditLine:
-    """Credit that came in, or left without use, of one kind (`what`).
+    """Credit of one kind that came in, or that left without use.
 
     `what`: the kind of the lot or of the entry, `rolled over`, `allotted`, `returned`, or `of no lot`. `entries`: the
     number of entries. `moved_micro`: the change of the wallet, in micro-credits. `money_minor`: for top-ups, the paid
@@ -84,9 +79,10 @@ class UsageLine:
     """Charges of one feature, by the month of use and the rate.
 
     `charged_micro = quantity * micro_credits / per_quantity`, rounded to a micro-credit (a half away from zero), plus
-    `rounding_micro`, because each charge was rounded by itself. A line without a rate sums up charges that do not match
-    a rate. Its `micro_credits`, `per_quantity` and `rounding_micro` are None. `feature` None: charges without a
-    feature. `more`: the number of lines that are not shown and are added up in this line. Their features can differ.
+    `rounding_micro`, because each charge was rounded separately. A line without a rate sums up charges that do not
+    match a rate, and its `micro_credits`, `per_quantity` and `rounding_micro` are None. `feature` None: charges without
+    a feature. `more`: the number of lines that are not shown, and that this line adds up. The features of these lines
+    can differ.
     """
 
     feature: str | None
@@ -105,8 +101,9 @@ class ExecutionsLine:
     """The charges of executions of one project, less the amounts written off.
 
     `project` None: executions without a project, or a line that adds up others. Amounts are in micro-credits.
-    `drawn_micro`: charged while the executions continued. `settled_micro`: charged at their end. `late_micro`: charged
-    after their reservation expired. `more`: the number of lines that are added up in this line.
+    `drawn_micro`: the charges before the executions ended. `settled_micro`: the charges at their end. `late_micro`: the
+    charges after their reservations expired. `more`: the number of lines that are not shown, and that this line adds
+    up.
     """
 
     project: str | None
@@ -123,9 +120,9 @@ class ExecutionsLine:
 class HeldLine:
     """An execution with credit reserved at the end of the span.
 
-    `expires_ms`: the end of its reservation. `held_micro`: the credit in micro-credits. `project` None: the execution
-    does not have a project. `more`: the number of executions that this line adds up. If it is not 0, `execution`,
-    `org_id`, `project` and `expires_ms` are None.
+    `expires_ms`: the end of its reservation. `held_micro`: the reserved credit in micro-credits. `project` None: the
+    execution does not have a project. `more`: the number of executions that this line adds up. If `more` is not 0,
+    `execution`, `org_id`, `project` and `expires_ms` are None.
     """
 
     execution: str | None
@@ -138,7 +135,7 @@ class HeldLine:
 
 @dataclass(frozen=True)
 class Change:
-    """A section's sum: its change of the wallet, in micro-credits."""
+    """The change of the wallet by one section, in micro-credits."""
 
     section: Section
     moved_micro: int
@@ -171,7 +168,7 @@ class Statement:
 def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
     """Return the span of a month in UTC (2026-02), or of two times in milliseconds.
 
-    Errors: UsageError unless exactly one of them is given, or if it is invalid.
+    Errors: UsageError if neither or both are given, or if the given one is invalid.
     """
     if month is not None:
         if from_ms is not None or to_ms is not None:
@@ -201,9 +198,8 @@ def _of_month(month: str) -> Span:
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
     """Return the statement of a customer's wallet.
 
-    It has at most `most` lines of each section.
-
-    Call it first in its transaction, so that all its reads are as of one moment.
+    The statement has at most `most` lines in each section. Call it first in its transaction, so that all its reads are
+    as of one moment.
     """
     return _read(connection, customer_id, span, now_ms, most)
 
@@ -309,7 +305,7 @@ def _changes(
 def _problems(found: Statement, ever_micro: int, kept_micro: int) -> list[str]:
     """Return texts that name figures that do not add up.
 
-    This happens if rows were changed without the ledger.
+    Figures do not add up if another program changed rows of the ledger.
     """
     problems = []
     moved = sum(change.moved_micro for change in found.changes)
@@ -366,8 +362,8 @@ def _with_credits(row: Mapping[str, object]) -> dict[str, object]:
 def csv_lines(found: Statement) -> Iterator[str]:
     """Yield the statement as lines of CSV.
 
-    They are the header, the opening balance, the lines of all sections, the closing balance, the reserved credit, and
-    the problems.
+    The lines are the header, the opening balance, the lines of all sections, the closing balance, the reserved credit,
+    and the problems.
     """
     span = {"customer": found.customer_id, "from": _time(found.from_ms), "to": _time(found.to_ms)}
     yield _csv_line({name: name for name in COLUMNS})

@@ -1,7 +1,8 @@
 -- An account's statement. The database sums up the entries, so the answer has a bounded number of lines.
 
 -- name: entries
--- A wallet's entries with their changes of the wallet. Only grants, and credit that returns to a pool, come in.
+-- A wallet's entries with their changes of the wallet. Only grants, and credit that returns to a pool, come into a
+-- wallet.
 (SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, -amount_micro AS moved_micro, 1 AS pays
     FROM ledger_entries WHERE from_account = :account_id
 UNION ALL SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, amount_micro, 0
@@ -38,8 +39,8 @@ FROM (
 ) q GROUP BY q.section, q.what, q.currency ORDER BY q.section, q.what, q.currency
 
 -- name: usage
--- Charges by feature, month of use and rate. The rate is that which gives the charge's amount (NULL: no rate gives it).
--- Lines without a rate come first, so they are always shown.
+-- Charges by feature, month of use and rate. The rate is the rate that gives the charge's amount (NULL: no rate gives
+-- this amount). Lines without a rate come first, so they are always shown.
 WITH charged AS (
     SELECT e.feature, {month} AS month, e.quantity, e.amount_micro,
         COALESCE((SELECT MAX(r.start_ms) FROM {fitting} AND r.at_ms <= e.at_ms),
@@ -71,7 +72,7 @@ ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms
     AND {is_priced}
 
 -- name: is_priced
--- Whether the entry's amount is the cost of its quantity at the rate `r`, rounded to the nearest micro-credit, a half
+-- True if the entry's amount is the cost of its quantity at the rate `r`, rounded to the nearest micro-credit, a half
 -- away from zero. ABS(q) = n * per + rest, so that products stay small.
 (e.amount_micro = 0 OR (e.amount_micro < 0) = (e.quantity < 0))
     AND 2 * r.per_quantity * {beyond_whole} <= {price_of_rest}
@@ -94,7 +95,8 @@ CASE WHEN e.ts BETWEEN 0 AND 253402300799999
 CASE WHEN e.ts BETWEEN 0 AND 253402300799999 THEN STRFTIME('%Y-%m', e.ts / 1000, 'unixepoch') ELSE '' END
 
 -- name: executions
--- Charges by project: while executions continued, at their end, and after their reservation expired.
+-- Charges by project, with separate sums for the time before the end of executions, at their end, and after their
+-- reservation expired.
 WITH drawn AS (
     SELECT COALESCE(r.project, '') AS project, e.reservation, e.amount_micro,
         CASE WHEN SUBSTR(e.key, LENGTH(e.key) - 1) = ':-' THEN 'written off'

@@ -1,9 +1,10 @@
-"""Tiers, their prices and holders.
+"""Change and list tiers, their prices and their holders.
 
-A tier is more concurrent sandboxes, which a customer buys by the month.
+A tier is a higher limit of concurrent sandboxes, which a customer buys by the month.
 
-Guarantee: an organisation is marked if its verdict may change, so that the next tick refreshes it. Each call has its
-effect once, so that a caller who lost the answer can repeat it. The lists only read.
+Guarantee: if a call may change the verdict of an organisation, it marks the organisation, so that the next tick
+refreshes the verdict. A repeated call has no further effect, so a caller that lost the response can repeat the call.
+The lists only read.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ SQL = queries(__file__)
 NAME: Final = re.compile(r"[a-z0-9_+.-]{1,64}")
 """The form of a tier's name.
 
-It is a part of keys, so it must not contain a colon, which separates the parts.
+The name is a part of keys, so it must not contain a colon, which separates the parts.
 """
 
 
@@ -70,7 +71,7 @@ class Change:
 class Bought:
     """A customer's tier and wallet after a call.
 
-    `charged_micro`: micro-credits that this call charged. `changed`: the call changed the customer's tier.
+    `charged_micro`: the micro-credits that this call charged. `changed`: the call changed the customer's tier.
     """
 
     holder: Holder
@@ -84,9 +85,8 @@ def set_tier(
 ) -> tuple[Tier, Tier | None]:
     """Change or create a tier.
 
-    Return it as it is now, and as it was (None: it is new).
-
-    The new number of sandboxes counts for its holders from now on, and the new price from the next month on.
+    Return the tier as it is now, and as it was (None: it is new). For holders of the tier, the new number of sandboxes
+    counts from now on, and the new price from the next month on.
 
     Errors: UsageError for invalid values, or for a new tier without all values. Unless `new`, UnknownId for an unknown
     tier.
@@ -113,7 +113,7 @@ def set_tier(
 def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bought:
     """Sell a tier to a customer from now on.
 
-    Charge this month at once, and each later month as it begins.
+    The call charges this month. Drawdown charges each later month when it begins.
 
     Errors: UnknownId; DatabaseBusy. Denied `no_plan` for a customer without a plan of the embedded ledger, and
     `no_credit` if the available credit is below the price.
@@ -127,7 +127,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     now = read_wallets(connection, [customer_id])[customer_id]
     if now.plan is None:
         raise Denied(
-            "no_plan", f"{customer_id} is not on a plan, and may have any number of sandboxes. It does not need a tier"
+            "no_plan", f"{customer_id} is not on a plan, so its sandboxes are not limited, and it does not need a tier"
         )
     before = tiers.holder(connection, customer_id, tier)
     if before is not None and before.ended_ms is None and before.renews and before.paid_to_ms > by.now_ms:
@@ -193,8 +193,8 @@ def _answer(
 class TierRow:
     """A tier of sandboxes.
 
-    `at_once`: its concurrent sandboxes. `price_micro`: its monthly price in micro-credits. `customers`: its number of
-    holders.
+    `at_once`: the limit of concurrent sandboxes. `price_micro`: the monthly price in micro-credits. `customers`: the
+    number of holders.
     """
 
     tier: str
@@ -207,8 +207,8 @@ class TierRow:
 class HeldTier:
     """A tier of a customer, paid until `paid_to_ms` (milliseconds).
 
-    `renews`: it continues after that. `ended_ms`, `ended_reason`: the time and the reason of its end (None: it has not
-    ended).
+    `renews`: the tier continues after that time. `ended_ms`, `ended_reason`: the time of its end, and the reason (None:
+    it has not ended).
     """
 
     tier: str
@@ -276,10 +276,9 @@ def _facts_of_tier(connection: sa.Connection, _asked: Invocation, values: Values
 class TierBought(Holder):
     """A customer's tier after a call.
 
-    It includes the customer's balance and limit of sandboxes.
-
-    `charged_micro`: the micro-credits that this call charged. `max_concurrent`: null if the number is not limited.
-    `changed`: the call changed the customer's tier.
+    The result includes the customer's balance and limit of sandboxes. `charged_micro`: the micro-credits that this call
+    charged. `max_concurrent`: the limit of sandboxes (null: unlimited). `changed`: the call changed the customer's
+    tier.
     """
 
     charged_micro: int

@@ -1,1 +1,1 @@
-"""The storage of usage events, each with the sample by which it is billed."""
+"""Store usage events, each with the sample by which it is billed."""

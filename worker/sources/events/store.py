@@ -1,16 +1,16 @@
-"""The storage of usage events, each with its content and its sample.
+"""Store usage events, each with its content and its sample.
 
-An event is sealed, pushed and verified by its sample.
+Drawdown seals, pushes and verifies an event by its sample.
 
 Guarantee: an event is inserted once by its key, with its sample, in the caller's transaction. Both are inserted, or
 neither. The same key with different content goes to `sample_conflicts`, once, and is never billed (S7). An invalid item
-gets an error as its answer, and the others are inserted. The number of statements does not depend on the number of
+gets an error as its answer, and the other items are inserted. The number of statements does not depend on the number of
 events. If the answer is `accepted`, the event is above its organisation's floor when it is committed (S4).
 
 The key of an event is its organisation, source and id. A sender for one organisation only (a bound API key, a backfill)
-does not see or take events of other organisations. A sender for all organisations claims the source and id among all.
-The same key for another organisation is different content. Each kind of sender finds the events of its organisation
-that the other kind sent.
+does not see or take events of other organisations. A sender for all organisations claims the source and id among all
+organisations. If the same source and id then arrive for another organisation, they count as different content. Each
+kind of sender finds the events of its organisation that the other kind sent.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ Event: TypeAlias = tuple[dict[str, str], UsageEvent]
 class EventResult:
     """The answer to one event.
 
-    Status `pending`: it is stored, and billed once its reason (`code`) is fixed. `code`, `message`: the reason (None:
-    it is accepted, or a duplicate that was not withdrawn).
+    `status` `pending`: the event is stored, and billed after you fix the reason (`code`). `code`, `message`: the reason
+    for the answer (None: the event is accepted, or it is a duplicate that was not withdrawn).
     """
 
     status: Status
@@ -107,7 +107,9 @@ _REPEATED: Final = EventResult(
     "invalid", REPEATED, "another item of the body has the same source and id, and was refused. Send this item alone"
 )
 _FOREIGN: Final = EventResult(
-    "conflict", "other_content", "a sample that does not belong to an event has its id. Send the event with another id"
+    "conflict",
+    "other_content",
+    "a sample that is not of an event already has the id of this event's sample. Send the event with another id",
 )
 UNASSIGNED: Final = EventResult(
     "pending",
@@ -136,12 +138,12 @@ def take(
     """Store events. Return an answer for each, in their order.
 
     `own`: the sender sends only for its own organisation, and does not claim ids among all organisations. `types_by`:
-    the sender, for the limits of event types. `unlike`: an event of an unknown type that resembles a known type gets
+    the sender, for the limits of event types. `unlike`: if an unknown event type resembles a known type, answer
     `invalid`, `unknown_type`.
 
-    An event below its organisation's floor gets `invalid`, `too_late`, and is not stored. Only above the floor, a key
-    is unique for good. If the floor rises before the commit, the event is quarantined, as a host's insert would be
-    (S4), unless `keep_above_floor` or `hold` follows.
+    An event below its organisation's floor gets `invalid`, `too_late`, and is not stored, because a key is unique for
+    good only above the floor. If the floor rises before the commit, the event is quarantined, as a host's insert would
+    be (S4). To prevent that, call `keep_above_floor` or `hold` afterwards.
 
     Errors: DatabaseBusy if a concurrent sample used an event's id, or another call set a price for an event type.
     """
@@ -180,16 +182,19 @@ def _take(
 def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[UsageEvent]) -> None:
     """Check that an organisation's floor is below its new events.
 
-    The floor then cannot rise before the commit.
+    After this call, the floor cannot rise before the commit. A transaction that raises a floor reads the committed
+    events under S1's lock, and does not see the events of open transactions. Seals wait from this call to the end of
+    the transaction.
 
-    A transaction that raises a floor reads, under S1's lock, the committed events. It does not see the events of open
-    transactions. Seals wait from this call to the end of the transaction. Errors: Refused if the floor was raised past
-    the events since they were stored.
+    Errors: Refused if the floor was raised past an event since it was stored.
     """
     lock_org(connection, org_id)
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
     if any(event.occurred_ms < floor for event in events):
-        raise Refused(f"windows of {org_id} before {utc(floor)} were closed for good meanwhile. Check the usage again")
+        raise Refused(
+            f"cannot store the events: windows of {org_id} before {utc(floor)} were just closed for good. Check the "
+            "usage again"
+        )
 
 
 def _is_told(key: dict[str, str], found: dict[str, EventResult], before: dict[tuple[str, str], Stored]) -> bool:
@@ -204,7 +209,7 @@ def names_of(events: Sequence[UsageEvent], *, own: bool) -> list[str]:
 def times(connection: sa.Connection, events: Sequence[UsageEvent], *, own: bool) -> dict[tuple[str, str], int]:
     """Return the times of use of stored events with these keys.
 
-    They are in milliseconds, by sample id and organisation.
+    The times are in milliseconds, by sample id and organisation.
     """
     found = stored(connection, keyed(names_of(events, own=own), events, own=own))
     at = _SAID.index("ts")
@@ -253,7 +258,7 @@ def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | No
 def _repeated(first: EventResult, *, alike: bool) -> EventResult:
     """Return the answer to an event with the key of an earlier event in this request.
 
-    `first`: the earlier answer.
+    `first`: the answer to the earlier event.
     """
     if _went_in(first):
         return _DUPLICATE if alike and first.status != "conflict" else _OTHER
@@ -345,7 +350,7 @@ def _normalized_content(event: UsageEvent) -> str:
 def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, EventResult]) -> None:
     """Add the answers to events that were not inserted and are not stored.
 
-    Such an event was withdrawn and its sample pruned since, or a sample without an event has its id.
+    Such an event was withdrawn and its sample was pruned, or a sample that is not of an event has its id.
     """
     withdrawn = withdrawn_among(connection, asked)
     for name in (one["sample_id"] for one in asked):
@@ -381,7 +386,7 @@ def _standing(
 def charged_at_once(event: UsageEvent, at_once: Mapping[types.Spot, str]) -> EventResult | None:
     """Return the answer to an event that the guard charges at once.
 
-    Returns None for any other event. `at_once`: from `charged`.
+    Returns None for any other event. `at_once`: the result of `charged`.
     """
     metric = at_once.get(types.spot_of(event))
     return None if metric is None else EventResult("invalid", types.CODE, types.WHY.format(event.event_type, metric))
@@ -411,10 +416,10 @@ class Stored:
 
 
 def sample_id_of(source: str, event_id: str, org_id: str | None = None) -> str:
-    """Return the id of an event's sample. The same key has the same id on every host.
+    """Return the id of an event's sample, which is the same on every host.
 
-    Without an organisation, it claims the source and id among all organisations. With an organisation, it is the id of
-    an event of a sender for only that organisation.
+    Without `org_id`, the id claims the source and the event's id among all organisations. With `org_id`, it is the id
+    for a sender that sends only for that organisation.
     """
     parts = (source, event_id) if org_id is None else (org_id, source, event_id)
     return PREFIX + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
@@ -423,7 +428,7 @@ def sample_id_of(source: str, event_id: str, org_id: str | None = None) -> str:
 def content_of(event: UsageEvent) -> tuple[Any, ...]:
     """Return the content of an event without its source and id.
 
-    It is in the order of the table's columns.
+    The values are in the order of the table's columns.
     """
     return (event.event_type, event.org_id, event.quantity, event.occurred_ms, event.subject, event.project,
             event.plan_key, event.properties_json)  # fmt: skip
@@ -432,8 +437,8 @@ def content_of(event: UsageEvent) -> tuple[Any, ...]:
 def is_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """Return True if two events of one key have the same content.
 
-    If the sender is bound to an organisation, a CloudEvent's subject is a label. Otherwise it is the organisation. So a
-    subject equal to the organisation is ignored.
+    A subject that equals the organisation is ignored, because the subject of a CloudEvent depends on its sender. If the
+    sender is bound to an organisation, the subject is a label. Otherwise, it names the organisation.
     """
     return _meant(one) == _meant(other)
 
@@ -446,7 +451,8 @@ def _meant(content: tuple[Any, ...]) -> tuple[Any, ...]:
 def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> list[dict[str, str]]:
     """Return all the keys under which each event may be stored.
 
-    They are its sample id (`names`), the sample id from the other kind of sender, and its source, id and organisation.
+    The keys of an event are its sample id (`names`), the sample id that the other kind of sender would give it, and its
+    source, id and organisation.
     """
     return [
         {
@@ -463,22 +469,19 @@ def keyed(names: Sequence[str], events: Sequence[UsageEvent], *, own: bool) -> l
 def stored(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> dict[tuple[str, str], Stored]:
     """Return the stored events with these keys, by sample id and organisation.
 
-    An event of the own organisation takes precedence over one that claims the same source and id.
+    An event under the organisation's own key takes precedence over an event that claims the same source and id.
     """
     if not asked:
         return {}
     found: dict[tuple[str, str], Stored] = {}
-    for row in SQL.run(connection, "stored", {"keys": asked}):  # the own one comes last
+    for row in SQL.run(connection, "stored", {"keys": asked}):  # the event under the own key comes last
         said = Stored(str(row.sample_id), tuple(row)[4:-1], bool(row.withdrawn))
         found[str(row.name), str(row.asker)] = said
     return found
 
 
 def withdrawn_among(connection: sa.Connection, asked: Sequence[dict[str, str]]) -> set[str]:
-    """Return the sample ids of withdrawn events.
-
-    They include those with samples that were pruned since.
-    """
+    """Return the sample ids of withdrawn events, including those with pruned samples."""
     return set(SQL.run(connection, "withdrawn", {"keys": asked}).scalars()) if asked else set()
 
 
@@ -490,13 +493,13 @@ A floor cannot rise past newer events and samples, because `prune` refuses it.
 
 
 def hold(connection: sa.Connection, used: Sequence[tuple[str, int]], taken: Sequence[EventResult], now_ms: int) -> bool:
-    """Lock floors below old usage until it is committed.
+    """Lock floors below old usage until the usage is committed.
 
-    Return False if a floor was raised past some of it.
+    Return False if a floor was already raised past some of the usage. In this case, the caller must store the usage
+    again. `used`: the organisation and the time of each item. `taken`: the answer to each item.
 
-    Then the caller must store the usage again. A transaction that raises a floor reads, under S1's lock, the committed
-    usage, and does not see open transactions. SQLite has one writer at a time, so it does not need a lock. `used`: the
-    organisation and the time of each item. `taken`: the answers.
+    The lock is needed because a transaction that raises a floor reads the committed usage under S1's lock, and does not
+    see open transactions. SQLite has one writer at a time, so it does not need the lock.
     """
     if connection.dialect.name != "postgresql":
         return True
@@ -515,9 +518,8 @@ def samples_of(
 ) -> dict[str, str]:
     """Return the sample ids of a source's events, by event id.
 
-    Each occurs once, in the order of `event_ids`.
-
-    `org_id`: only events of this organisation. Errors: UnknownId; UsageError for an id that several organisations used.
+    Each event id occurs once, in the order of `event_ids`. `org_id`: only events of this organisation. Errors:
+    UnknownId; UsageError for an id that several organisations used.
     """
     values = {"source": source, "event_ids": list(event_ids), "org_id": org_id or ""}
     rows = SQL.run(connection, "of_keys", values).all()
@@ -548,9 +550,8 @@ def require_source(connection: sa.Connection, source: str) -> None:
 def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
     """Return the error for a key without an event.
 
-    It names the nearest source, or the nearest event of that source, if the caller may see names.
-
-    At most `ids.SCANNED` events are compared.
+    If the caller may see names, the error names the nearest source, or the nearest event of that source. The call
+    compares at most `ids.SCANNED` events.
     """
     if not ids.tells_names(connection):
         return UnknownId("unknown event among those that you may see", ids.USAGE_EVENT.noun)

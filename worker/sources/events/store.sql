@@ -10,8 +10,8 @@ id, org_id, sandbox_id, cell_id, memory_mb, interval_s, ts, ingested_at
 sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project, plan_key, properties, ingested_ms
 
 -- name: insert [postgresql]
--- One statement inserts events from arrays. An event is new if neither its organisation's key nor its claim exists.
--- Inserts are in the order of keys. Otherwise two requests with the same events could deadlock. A withdrawn event is
+-- One statement inserts events from arrays. An event is new if neither its organisation's key nor its claim exists. The
+-- inserts are in the order of keys. Otherwise, two requests with the same events could deadlock. A withdrawn event is
 -- not inserted, even if its sample was pruned. The statement returns the events without a new sample. If `noted` is set
 -- for one of them, a concurrent sample used its id.
 WITH incoming AS MATERIALIZED (
@@ -61,7 +61,7 @@ LEFT JOIN assignments a ON a.org_id = k.org_id AND a.start_ms <= k.window_ms
 {rows :keys (sample_id text, other_id text, source text, event_id text, org_id text)}
 
 -- name: stored
--- Stored events by the claim of source and id (place 0), and by the organisation's own key (place 1).
+-- Stored events by their claim of source and id (place 0), and by the organisation's own key (place 1).
 WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT q.name, q.asker, q.place, q.sample_id, q.event_type, q.org_id, q.quantity, q.ts, q.subject, q.project, q.plan_key,
     q.properties, CASE WHEN w.sample_id IS NULL THEN 0 ELSE 1 END AS withdrawn
@@ -76,14 +76,14 @@ WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
 
 -- name: not_new
--- SQLite reads these before the insert, because it has one writer at a time.
+-- On SQLite, this query runs before the insert, because SQLite has one writer at a time.
 WITH asked AS MATERIALIZED (SELECT * FROM {keys} k)
 SELECT i.sample_id FROM asked i WHERE EXISTS ({was_withdrawn})
     OR EXISTS (SELECT 1 FROM usage_samples s WHERE s.id = i.sample_id)
     OR EXISTS (SELECT 1 FROM usage_events e WHERE e.source = i.source AND e.event_id = i.event_id
         AND e.org_id = i.org_id)
 
--- Events by their keys, and events with similar keys for a mistyped one.
+-- Events by their keys, and events with keys similar to a mistyped key.
 
 -- name: of_keys
 SELECT event_id, org_id, sample_id FROM usage_events
@@ -96,6 +96,6 @@ SELECT 1 FROM usage_events WHERE source = :source LIMIT 1
 SELECT DISTINCT source FROM (SELECT source FROM usage_events LIMIT :scanned) e ORDER BY 1 LIMIT :at_most
 
 -- name: alike
--- Events with ids that begin or end like the given id.
+-- Events with ids that share the beginning or the end of the given id.
 SELECT event_id FROM (SELECT source, event_id FROM usage_events LIMIT :scanned) e
 WHERE source = :source AND (event_id LIKE :head ESCAPE '!' OR event_id LIKE :tail ESCAPE '!') LIMIT :at_most

@@ -1,18 +1,19 @@
-"""Event types and their meters.
+"""Store event types and their meters.
 
-Samples of events have a meter in place of the memory size.
+A meter is the number of an event type. A sample of an event has it in place of the memory size.
 
-Guarantee: a type has one meter, for good, and other types do not have it. Transactions that add types at the same time
-wait for one another without errors, and the limits apply to all of them together. Unused types no longer count to the
-limits of their sender after a day.
+Guarantee: each type has its own meter, for good. Transactions that add types at the same time wait for one another
+without errors, and the limits apply to all of them together. An unused type no longer counts towards its sender's
+limits after a day.
 
-If events of a type do not state a quantity, its value is declared once, before the first event. So a repeated event has
-the same quantity.
+If events of a type do not state a quantity, a person declares the type's value once, before the first event. So a
+repeated event has the same quantity.
 
-If a metric with a price counts a type without a feature in the mapping, its usage is refused. The guard charges it at
-once, and a seal could never bill it. A transaction that stores usage of a type, and another that sets a price for it,
-wait for each other on the type's row. So the second sees the first one's change. This also applies to a type with a
-feature, because the feature may end, and the price be set, before the usage is committed.
+If a metric with a price counts a type without a feature in the mapping, usage of the type is refused. The guard charges
+such usage at once, and a seal could never bill it. A transaction that stores usage of a type and a transaction that
+sets a price for it wait for each other on the type's row. So the second transaction sees the change of the first. This
+also applies to a type with a feature, because the feature may end, and the price may be set, before the usage is
+committed.
 """
 
 from __future__ import annotations
@@ -47,10 +48,9 @@ SQL = queries(__file__)
 class Bringer:
     """A sender of events, which adds their types.
 
-    It is an API key of one organisation (`org_id`), or an unbound key.
-
-    An unbound key is identified by its name, and by the source to which it may be bound. For people and files, only the
-    limit MAX_EVENT_TYPES applies. All fields None: people and files.
+    `org_id`: the organisation to which an API key is bound. `key_name`, `source`: the name of an unbound key, and the
+    source to which it may be bound. If all fields are None, the sender is a person or a file, and only the limit
+    MAX_EVENT_TYPES applies.
     """
 
     org_id: str | None = None
@@ -71,19 +71,15 @@ def meters(
 ) -> dict[str, int]:
     """Return the meter of each type.
 
-    An unknown type gets the next meter, within the limits of its sender.
-
-    If the sender's limits or MAX_EVENT_TYPES are reached, the type is missing from the result.
+    An unknown type gets the next meter. If a limit of its sender or MAX_EVENT_TYPES is reached, the type is missing
+    from the result.
     """
     found = find_meters(connection, sorted(set(event_types)))
     return found | add_meters(connection, sorted(set(event_types) - found.keys()), now_ms, by)
 
 
 def add_meters(connection: sa.Connection, event_types: list[str], now_ms: int, by: Bringer = PEOPLE) -> dict[str, int]:
-    """Give unknown types the next meters, as `meters` does.
-
-    Return their meters by type.
-    """
+    """Give unknown types the next meters, as `meters` does. Return them by type."""
     found: dict[str, int] = {}
     for _ in range(MAX_EVENT_TYPES):  # if another call took the same number, retry: each round at least one type is new
         unknown = [name for name in event_types if name not in found]
@@ -104,8 +100,8 @@ MAP_FIRST: Final = "to use a new event type, first map it with `drawdown feature
 def find_mistyped(connection: sa.Connection, event_types: Collection[str]) -> dict[str, str]:
     """Return an error text for each unknown type that resembles a known type.
 
-    A transaction that several calls share must not show names. There each unknown type has an error, and its call is
-    retried alone.
+    A transaction that several calls share must not show names. There, every unknown type gets an error, and Drawdown
+    retries its call alone.
     """
     if not ids.tells_names(connection):
         return {name: f"unknown event type {name}" for name in event_types}
@@ -128,11 +124,10 @@ def is_full(connection: sa.Connection) -> bool:
 
 
 def free_unused(connection: sa.Connection, now_ms: int) -> None:
-    """Mark unused types, so that they do not count to the limits.
+    """Mark unused types, so that they do not count towards the limits.
 
-    This applies from FREE_AFTER_MS after their first use on.
-
-    A type that is used again counts again. Each type keeps its meter, and its events are accepted as before.
+    A type is marked at the earliest FREE_AFTER_MS after its first use. If it is used again, it counts again. Each type
+    keeps its meter, and its events are accepted as before.
     """
     SQL.run(connection, "free", {"now_ms": now_ms, "before_ms": now_ms - FREE_AFTER_MS})
 
@@ -152,7 +147,7 @@ def _bounds(by: Bringer) -> dict[str, object]:
 
 
 def find_meters(connection: sa.Connection, wanted: list[str]) -> dict[str, int]:
-    """Return the meters of those of these types that are known."""
+    """Return the meters of the known types among these types."""
     rows = SQL.run(connection, "known", {"event_types": wanted})
     return {str(row.event_type): int(row.meter) for row in rows}
 
@@ -170,9 +165,8 @@ def values(connection: sa.Connection, event_types: Collection[str] | None = None
 def declare_value(connection: sa.Connection, event_type: str, value: EventValue, by: By) -> bool:
     """Declare the value of an event type for good.
 
-    Return False if the type already has it.
-
-    Call it first in its transaction, because it locks the type's row, for which transactions with events wait.
+    Return False if the type already has this value. Call it first in its transaction, because it locks the type's row,
+    and transactions that store its events wait for that lock.
 
     Errors: Refused if the type has another value or already has events, which state their quantity. Refused if the
     limit of event types is reached.
@@ -218,13 +212,13 @@ Spot: TypeAlias = tuple[str, int]
 def spot_of(event: UsageEvent) -> Spot:
     """Return the event type and the window of an event.
 
-    They decide if the guard charges it at once.
+    These two decide whether the guard charges the event at once.
     """
     return event.event_type, int(window_of(event.occurred_ms))
 
 
 def charged(connection: sa.Connection, spots: Collection[Spot]) -> dict[Spot, str]:
-    """Return the spots that the guard charges at once, each with its metric."""
+    """Return those spots that the guard charges at once, each with its metric."""
     asked = [{"event_type": event_type, "window_ms": window_ms} for event_type, window_ms in sorted(set(spots))]
     found = SQL.run(connection, "charged", {"spots": asked})
     return {(str(row.event_type), int(row.window_ms)): str(row.metric) for row in found if row.metric is not None}
@@ -236,18 +230,16 @@ def ever_charged(connection: sa.Connection, event_types: Collection[str]) -> set
 
 
 def share(connection: sa.Connection, event_types: Collection[str]) -> None:
-    """Lock known types.
+    """Lock known types, so that another transaction cannot set a price for them.
 
-    Until this transaction is over, another transaction cannot set a price for them.
-
-    SQLite has one writer at a time, so it does not need a lock.
+    The lock lasts until the end of the transaction. SQLite has one writer at a time, so it does not need the lock.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share", {"event_types": sorted(set(event_types))}).all()
 
 
 def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> None:
-    """Check that locked types without a feature did not get a price since it was read.
+    """Check that types without a feature did not get a price since they were read.
 
     `share` locks the types.
 
@@ -258,14 +250,11 @@ def require_uncharged(connection: sa.Connection, spots: Collection[Spot]) -> Non
 
 
 def hold(connection: sa.Connection, event_type: str, now_ms: int) -> int | None:
-    """Lock a type.
+    """Lock a type, so that another transaction cannot store its usage.
 
-    Until this transaction is over, another transaction cannot store its usage.
-
-    Return its meter.
-
-    A type without a meter gets one. Returns None if the limit of event types is reached, so that its events are
-    refused. Call it before this transaction takes locks of another kind.
+    The lock lasts until the end of the transaction. Return the type's meter. A type without a meter gets the next one.
+    Returns None if the limit of event types is reached, so that events of the type are refused. Call it before this
+    transaction takes locks of another kind.
     """
     meter = meters(connection, [event_type], now_ms).get(event_type)
     if connection.dialect.name == "postgresql":

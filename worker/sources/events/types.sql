@@ -4,7 +4,7 @@
 SELECT event_type, meter FROM event_types WHERE event_type IN :event_types
 
 -- name: is_full
--- A row is returned if another type would exceed a limit.
+-- Returns a row if another type would exceed a limit.
 SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :most_types
     OR (SELECT MAX(meter) FROM event_types) >= :most
 
@@ -21,8 +21,8 @@ SELECT 1 WHERE (SELECT COUNT(*) FROM event_types WHERE freed_ms IS NULL) >= :mos
 SELECT 1 WHERE {room}
 
 -- name: meet
--- Types are inserted in the order of their meters. If two transactions add types at once, the second waits at its first
--- insert. It does not insert types if the limits are reached, or if a concurrent type took the number.
+-- Types are inserted in the order of their meters. If two transactions add types at the same time, the second waits at
+-- its first insert. A type is not inserted if the limits are reached, or if a concurrent type took its number.
 INSERT INTO event_types (event_type, meter, first_seen_ms, org_id, key_name, source)
 SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
     SELECT event_type, COALESCE((SELECT MAX(meter) FROM event_types), :below)
@@ -33,7 +33,7 @@ SELECT event_type, meter, :first_seen_ms, :org_id, :key_name, :source FROM (
 ORDER BY meter
 ON CONFLICT DO NOTHING
 
--- Unused types do not count to the limits.
+-- Unused types do not count towards the limits.
 
 -- name: used
 -- A type is used if a mapping, a value or a metric names it, a backfill has its events, or its usage is pending.
@@ -50,7 +50,8 @@ ON CONFLICT DO NOTHING
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE {changed_use}
 
 -- name: free [postgresql]
--- A transaction that stores usage of a type locks its row. Such a type is skipped, and checked again a day later.
+-- A transaction that stores usage of a type locks the type's row. This statement skips locked types, which are checked
+-- again a day later.
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE event_type IN (
     SELECT event_type FROM event_types WHERE {changed_use} FOR NO KEY UPDATE SKIP LOCKED)
 

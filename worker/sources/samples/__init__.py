@@ -1,1 +1,1 @@
-"""The storage and import of samples."""
+"""Store and import samples."""

@@ -1,12 +1,12 @@
-"""The import of samples from files.
+"""Import samples from files.
 
-It converts files to lines, lines to records, and records to rows.
+This module converts files to lines, lines to records, and records to rows.
 
 Guarantee: if an import fails half-way, a repeated import ends in the same rows. A sample is inserted once by its id,
-and the same id with different content is quarantined (S7). Every row counts as exactly one of inserted, already there,
-rejected, or conflict. Every line that is not blank, with any bytes, becomes a part of exactly one record, under its own
-number. A broken record is refused with all its lines, because they may be inside a field. The longest record bounds the
-memory, and not the file.
+and the same id with different content is quarantined (S7). Every row counts exactly once: as inserted, already there,
+rejected, or in conflict. Every line that is not blank, with any bytes, becomes a part of exactly one record, under its
+own number. A broken record is refused with all its lines, because they may be inside a field. The memory depends on the
+longest record, not on the size of the file.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class RefusedRow:
     file: str
     line: int
     column: str
-    """The wrong column; empty if the whole row is wrong."""
+    """The invalid column; empty if the whole row is invalid."""
     reason: str
     text: str
-    """The wrong text, shortened to MAX_SHOWN_CHARS."""
+    """The invalid text, shortened to MAX_SHOWN_CHARS."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: {self.column} {meaning(self.reason)}".replace(":  ", ": ")
@@ -104,13 +104,12 @@ def import_samples(
 ) -> ImportReport:
     """Import files in this order (`-`: standard input).
 
-    Each transaction has `options.chunk_rows` rows.
+    Each transaction imports `options.chunk_rows` rows. With `options.strict`, one transaction imports all rows, or is
+    rolled back. That transaction begins after pipes are read.
 
-    With `options.strict`, one transaction imports all rows, or is rolled back. It begins after pipes are read.
-
-    Errors: UsageError for files and options, before any change, and for a pipe when it is read. DatabaseBusy;
-    DatabaseNotReady. DrawdownError if a file cannot be read to its end. Committed rows stay, and a repeated import
-    completes them.
+    Errors: UsageError for invalid files and options before any change, and for an invalid pipe when it is read.
+    DatabaseBusy; DatabaseNotReady. DrawdownError if a file cannot be read to its end. In these cases, committed rows
+    stay, and a repeated import adds the other rows.
     """
     _check(sources, options, now_ms)
     run = _ImportRun(sources, options, now_ms, on_progress, stdin)
@@ -178,7 +177,7 @@ def _keep(lines: NumberedLines) -> Iterator[BinaryIO]:
         except OSError as error:
             raise DrawdownError(
                 f"{lines.name}: cannot be stored in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
-                "enough space, and import it again"
+                "enough space, and repeat the import"
             ) from error
         yield cast(BinaryIO, file)
 
@@ -235,9 +234,9 @@ class _ImportRun:
     def pipes_kept(self) -> Iterator[None]:
         """Copy pipes into temporary files.
 
-        Otherwise a transaction would keep its locks while their programs pause.
+        Without the copy, the transaction would keep its locks while the programs that write to the pipes pause.
 
-        Errors: UsageError for an empty pipe; DrawdownError if it cannot be read to its end, or not be copied.
+        Errors: UsageError for an empty pipe. DrawdownError if a pipe cannot be read to its end, or cannot be copied.
         """
         with ExitStack() as opened:
             for place, name in enumerate(self._sources):
@@ -265,9 +264,9 @@ class _ImportRun:
         return self._report
 
     def all_or_nothing(self, connection: sa.Connection) -> ImportReport:
-        """Import all files in one transaction, which may be repeated.
+        """Import all files in one transaction, which the caller may retry.
 
-        To roll it back, raise _Undone.
+        Errors: _Undone if a row is rejected or in conflict, so that the transaction is rolled back.
         """
         report = self.load_all(lambda chunk: chunk(connection))
         if report.rejected or report.conflicts:
@@ -344,7 +343,7 @@ def format_of(name: str, options: ImportOptions) -> str:
 def prefix_of(name: str, options: ImportOptions) -> str | None:
     """Return the prefix of ids made from line numbers; None if the file contains ids.
 
-    Errors: UsageError.
+    Errors: UsageError for an invalid prefix, or if standard input needs one.
     """
     if not options.id_from_line:
         return None
@@ -370,7 +369,7 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
 def read_records(lines: NumberedLines, options: ImportOptions, now_ms: int) -> Iterator[Record]:
     """Return an iterator over the records of a file, including refused records.
 
-    The header is read at once.
+    The call reads the header immediately, and the iterator reads the records.
 
     Errors: UsageError for a header without the required fields; DrawdownError if the file cannot be read to its end.
     """
@@ -432,8 +431,9 @@ def _quoted(
 ) -> tuple[bytes, list[str] | BadRow]:
     """Return a record with quotes, and the lines that it spans.
 
-    If it cannot be a row, all its lines are refused. They are inside a field, and the author of that text must not be
-    able to write samples. So an open quote also causes the refusal of the lines after it, and the reason names it.
+    If the record cannot be a row, all its lines are refused. The lines may be inside a field, and the author of that
+    field must not be able to write samples. So if a quote stays open, the lines after it are refused, too. The reason
+    names the open quote.
     """
     taken, clean = [(number, raw)], True
 
@@ -625,13 +625,13 @@ class NumberedLines:
         return self._number, raw
 
     def put_back(self, lines: list[tuple[int, bytes]]) -> None:
-        """Put lines back, so that they come next, in this order."""
+        """Put lines back, so that the iterator returns them next, in this order."""
         self._back.extendleft(reversed(lines))
 
     def _line(self) -> bytes:
         """Return the next line with its end.
 
-        Of a too long line, return one byte above the bound, and skip the rest.
+        If the line is too long, return one byte more than the bound, and skip the rest.
         """
         try:
             raw = rest = self._stream.readline(MAX_LINE_BYTES + 1)
@@ -655,7 +655,7 @@ class NumberedLines:
 def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[NumberedLines]:
     """Open the lines of a file, or of standard input for `-`.
 
-    The first bytes show if it is gzip.
+    The first bytes show whether the content is gzip.
 
     Errors: UsageError if the file does not exist, cannot be read, or is empty.
     """

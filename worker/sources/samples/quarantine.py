@@ -1,10 +1,10 @@
-"""The list of quarantined samples, each with its reason and its probable time.
+"""List quarantined samples, each with its reason and its probable time.
 
 Reads only.
 
-Guarantee: a page has at most MAX_ROWS rows, and the other rows of its last id. The next page continues after that id.
-The list has every sample that the quarantine's counts include. A host may write ids of megabytes, so the database cuts
-too long texts. Samples with equal cut texts are one row with their number.
+Guarantee: a page has at most MAX_ROWS rows, plus the other rows of its last id. The next page begins after that id. The
+list has every sample that the quarantine's counts include. A host may write ids of megabytes, so the database cuts long
+texts. Samples with equal cut texts are in one row, which has the number of these samples.
 """
 
 from __future__ import annotations
@@ -56,9 +56,8 @@ The other fields were checked before, and are valid.
 class QuarantineFilter:
     """A filter of quarantined samples, by ids or by properties.
 
-    The properties are organisation, reason and time of arrival in [from_ms, to_ms).
-
-    Empty or None: any.
+    The properties are the organisation, the reason, and the time of arrival in [from_ms, to_ms). An empty field or None
+    matches any sample.
     """
 
     ids: tuple[str, ...] = ()
@@ -72,9 +71,9 @@ class QuarantineFilter:
 class SampleRow:
     """A stored sample. `ts` is a text, because it may be invalid.
 
-    `reason`: the reason of its quarantine, or `withdrawn` (None: neither applies). `came_ms`: the time of arrival
-    (None: it is invalid). `meant_ms`: the probable time in milliseconds, from its text in the unit `meant_as`. Both are
-    None if its time is not the reason, or its text is not a time in any unit.
+    `reason`: the reason why it is quarantined, or `withdrawn` (None: neither applies). `came_ms`: the time of arrival
+    (None: the stored value is invalid). `meant_ms`: the probable time in milliseconds, if `ts` is read in the unit
+    `meant_as`. Both are None if the reason does not concern the time, or if `ts` is not a time in any unit.
     """
 
     sample_id: str
@@ -90,9 +89,9 @@ class SampleRow:
     id_bytes: int | None = None
     """The size of an id that was cut, in bytes (None: the id is whole)."""
     samples: int = 1
-    """The number of samples with ids that begin like this one, if it was cut."""
+    """If the id was cut, the number of samples with ids that begin in the same way."""
     event_type: str | None = None
-    """The type of a sample that counts units: `memory_mb` is its meter.
+    """The event type of a sample that counts units, with its meter in `memory_mb`.
 
     None for a sample of a sandbox, and for a quarantined sample.
     """
@@ -123,7 +122,7 @@ def list_quarantined(
 ) -> SamplePage:
     """Return a page of quarantined samples, sorted by id, each with its probable time.
 
-    All rows of its last id are on the page, even above `most`. Errors: UsageError for a page size outside 1 to
+    The page has all rows of its last id, even if that exceeds `most`. Errors: UsageError for a page size outside 1 to
     MAX_ROWS.
     """
     if not 0 < most <= MAX_ROWS:
@@ -160,12 +159,12 @@ def values_of(chosen: QuarantineFilter) -> dict[str, object]:
 
 
 def cut(text: str) -> str:
-    """Return a text as the list shows it: whole, or its beginning if it is too long."""
+    """Return a text as the list shows it, which is cut if it is too long."""
     return text if len(text.encode("utf-8", "surrogatepass")) <= MAX_TEXT_BYTES else text[:MAX_ID_CHARS] + CUT
 
 
 def is_cut(sample_id: str) -> bool:
-    """Return True if this is the beginning of longer ids, as the list shows it."""
+    """Return True if the list shows this text for ids that were cut."""
     return len(sample_id) == MAX_ID_CHARS + 1 and sample_id.endswith(CUT)
 
 
@@ -177,10 +176,7 @@ def row_of(row: sa.Row[Any]) -> SampleRow:
 
 
 def _counted(sample: SampleRow) -> SampleRow:
-    """Return a sample without the size and the number of its id.
-
-    If the id was cut, the sample keeps both.
-    """
+    """Return a sample with `id_bytes` and `samples` only if its id was cut."""
     return sample if (sample.id_bytes or 0) > MAX_TEXT_BYTES else replace(sample, id_bytes=None, samples=1)
 
 
@@ -208,8 +204,8 @@ def time_of(text: str, unit: str) -> int | None:
     Returns None if the text is not a time in this unit.
 
     `unit`: seconds (`s`), milliseconds (`ms`), microseconds (`us`) or nanoseconds (`ns`) since 1970, or `iso` for ISO
-    8601, in UTC by default. A number means a time of this century in at most one of the four units, because they differ
-    by a factor of 1,000.
+    8601 (UTC without an offset). In at most one of the four units, a number is a time of this century, because adjacent
+    units differ by a factor of 1,000.
     """
     if unit == "iso":
         try:

@@ -41,7 +41,7 @@ FROM late_quarantine l LEFT JOIN usage_samples s ON s.id = l.sample_id
 WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = l.sample_id)
 
 -- name: from_conflicts
--- A conflict that was seen after its sample was closed is a new conflict.
+-- If a conflict occurs after its sample was closed, it is a new conflict.
 FROM sample_conflicts c LEFT JOIN usage_samples s ON s.id = c.sample_id
 WHERE NOT EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = c.sample_id AND q.at_ms >= c.seen_ms)
 
@@ -66,7 +66,7 @@ SELECT DISTINCT reason FROM ({quarantined_reasons}) x ORDER BY 1
 SELECT reason, COUNT(*) AS samples FROM ({quarantined_reasons}) x GROUP BY reason ORDER BY reason
 
 -- name: close_long
--- Close all samples with ids that begin like :sample_id. Only the database reads the ids, because they can be of any
+-- Close all samples with ids that begin like :sample_id. Only the database reads these ids, because an id can have any
 -- length.
 INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
 SELECT DISTINCT x.sample_id, CAST(NULL AS TEXT), CAST(:at_ms AS BIGINT), :actor, :reason_given

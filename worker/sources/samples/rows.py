@@ -1,15 +1,15 @@
 """Convert one row of a file, or one JSON object of a host, to one sample.
 
-If it is refused, the result is the reason.
+If the row or object is refused, the error has the reason.
 
-Guarantee: pure and exact (integers and Decimals, never a float). A row always gives the same sample or the same reason,
-and the database never quarantines such a sample. The cost of a text is at most proportional to its length, for any
-number in it. The reasons are the codes of the column `usage_samples.problem`, where the database has one. If a sender
-is bound to a value, the value fills a missing field of the object, and any other value is refused. An id cannot be that
-of a sample of an event, an execution or a batch.
+Guarantee: this module is pure, and exact (integers and Decimals, never a float). A row always gives the same sample or
+the same reason, and the database never quarantines such a sample. The time to read a text is at most proportional to
+its length, even if the text is a huge number. A reason is the code in the column `usage_samples.problem`, if the
+database has a code for it. If a sender is bound to a value, the value fills a missing field of the object, and any
+other value is refused. An id cannot be that of a sample of an event, an execution or a batch.
 
 This module also splits a quantity of a feature into samples. The samples add up to the quantity exactly, or the
-quantity is refused. The same call makes the same ids.
+quantity is refused. A repeated call returns the same ids.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class RowReader:
     def has_line_break(self, fields: list[str]) -> bool:
         """Return True if a used field contains a line break.
 
-        That is invalid, so a quote was left open.
+        Such a field is invalid, and shows that a quote was not closed.
         """
         return any("\n" in fields[at] for at in self.positions if at < len(fields))
 
@@ -206,16 +206,14 @@ def _position(name: str, field: str, header: Sequence[str], options: ImportOptio
 
 
 def meaning(reason: str) -> str:
-    """Return a reason in words, for a sentence after the column's name."""
+    """Return the text of a reason, to follow the column's name in a sentence."""
     return REASONS["bad_id" if reason.startswith("bad_") else reason]
 
 
 def content(sample: Sample) -> str:
     """Return a sample's content as canonical JSON.
 
-    Equal content has equal texts.
-
-    The time of arrival is omitted.
+    Equal content has equal texts. The time of arrival is omitted.
     """
     return content_of(dict(zip(FIELDS[1:], sample[1:-1], strict=True)))
 
@@ -285,13 +283,13 @@ REASONS: Final = {
     "line_too_long": "the line is longer than 1 MiB",
     "conflict": "the same id exists with different content",
 }
-"""The text of each reason by its code, for a sentence after the column's name."""
+"""The text of each reason by its code, to follow the column's name in a sentence."""
 
 
 class BadRow(Exception):
-    """A refused row.
+    """Raised if a row is refused.
 
-    `column`: the wrong column (empty: the whole row). `reason`: the code. `text`: the wrong text.
+    `column`: the invalid column (empty: the whole row is invalid). `reason`: the code. `text`: the invalid text.
     """
 
     def __init__(self, column: str, reason: str, text: str = "") -> None:
@@ -319,7 +317,7 @@ _READ_ID: Final = id_reader("id")
 
 def read_sample_id(text: str) -> str:
     """Read the id of a host's sample. Errors: BadRow `bad_id`, `reserved_id`."""
-    if text.startswith(RESERVED_IDS):  # the database would refuse it with all other rows of the statement
+    if text.startswith(RESERVED_IDS):  # the database would refuse all rows of the statement
         raise BadRow("id", "reserved_id", text)
     return _READ_ID(text)
 
@@ -362,9 +360,8 @@ def read_interval_s(text: str) -> int:
 def read_cpu_count(text: str) -> str | None:
     """Read a number of CPUs to nine decimals, which SQLite stores exactly.
 
-    Return its shortest text; None if empty.
-
-    It is never billed, and stored because other programs read it. Errors: BadRow.
+    Return the shortest text of the number; None for an empty text. Drawdown does not bill CPUs, but stores the number
+    for other programs. Errors: BadRow.
     """
     if not text.strip():
         return None
@@ -390,10 +387,11 @@ _MAX_MS_DIGITS: Final = 18
 def time_reader(style: str, zone: str) -> Callable[[str], int]:
     """Return a reader of times.
 
-    It returns milliseconds since 1970, rounded down, and raises BadRow.
+    The reader returns milliseconds since 1970, rounded down, and raises BadRow.
 
     `style`: `iso`, `s` or `ms` (since 1970, with decimals), or a strptime pattern. Times without an offset are local in
-    `zone`. If clocks were put back, the first of the two times counts. A time that clocks skipped is refused.
+    `zone`. If clocks showed a time twice, because they were put back, the first moment counts. A time that clocks
+    skipped is refused.
 
     Errors: UsageError for an invalid style or zone.
     """
@@ -475,8 +473,8 @@ def _local(moment: datetime, zone: tzinfo) -> datetime:
 class Field(NamedTuple):
     """A field of a sample.
 
-    `read`: the reader of its text, which raises BadRow. An import reads `ts` as its options say. `schema`: the JSON
-    schema. `optional`: True if a file or an object may omit the field.
+    `read`: the reader of its text, which raises BadRow. An import reads `ts` in the format of its options instead.
+    `schema`: the JSON schema. `optional`: True if a file or an object may omit the field.
     """
 
     read: Callable[[str], Any]
@@ -582,7 +580,7 @@ MOST_SAMPLES: Final = 1_000
 MAX_UNITS: Final = 10**11
 """Most units of one sample of an execution or a batch.
 
-Multiplied by its meter, they still fit in 64 bits.
+Their product with the meter fits in 64 bits.
 """
 CELL: Final = "runs"
 """The cell of samples that belong to executions and batches."""
@@ -591,23 +589,22 @@ CELL: Final = "runs"
 def own_sample(
     name: str, org_id: str, sandbox_id: str, memory_mb: int, interval_s: int, ts: int, now_ms: int
 ) -> Sample:
-    """Return a sample that Drawdown makes itself.
+    """Return a sample that Drawdown makes for an execution or a batch.
 
-    `sandbox_id`: the id of its execution or batch.
+    `sandbox_id`: the id of the execution or batch.
     """
     return (name, org_id, sandbox_id, CELL, memory_mb, None, interval_s, ts, now_ms)
 
 
 class NotMade(Refused):
-    """A quantity cannot be split into samples."""
+    """Raised if a quantity cannot be split into samples."""
 
 
 def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, int]]:
     """Yield (memory in MB, seconds) of samples that add up to a quantity.
 
-    The quantity is in base units, and the sizes are from `lo` to `hi`.
-
-    For the unit `units`, yield (meter, units) instead.
+    The quantity is in base units, and the sizes are from `lo` to `hi`. If the unit is `units`, yield (meter, units)
+    instead.
 
     Errors: NotMade if the sizes cannot add up to the quantity, or need more than MOST_SAMPLES samples.
     """
@@ -645,7 +642,7 @@ def _in_parts(size: int, quantity: int, most: int) -> Iterator[tuple[int, int]]:
 def id_of(*parts: object) -> str:
     """Return an id of `run:` and the parts.
 
-    If it would be too long, return its beginning and a hash of the whole.
+    If that id would be too long, return its beginning and a hash of the whole id.
     """
     whole = OF_RUNS + ":".join(map(str, parts))
     if len(whole) <= MAX_ID_CHARS:

@@ -1,7 +1,7 @@
-"""The storage of samples.
+"""Store samples.
 
 Guarantee: a sample is inserted once by its id. The same id with different content goes to `sample_conflicts`, once, and
-is never billed (S7). Both happen in the caller's transaction, and can be repeated.
+is never billed (S7). Both inserts are in the caller's transaction, and can be repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ StoredSamples = tuple[int, list[int]]
 
 
 def store(connection: sa.Connection, rows: list[Sample], origins: list[str]) -> StoredSamples:
-    """Insert a chunk of samples. `origins`: where each sample came from (file:line)."""
+    """Insert a chunk of samples. `origins`: the origin of each sample (file:line)."""
     assert rows and len(rows) == len(origins)
     inserted = _insert(connection, rows)
     if inserted == len(rows):
@@ -41,7 +41,7 @@ def store_each(
 ) -> list[Literal["accepted", "duplicate", "conflict"]]:
     """Insert samples as `store` does, and return the outcome of each.
 
-    Of equal ids, the first sample is inserted.
+    If several samples have the same id, the first of them is inserted.
     """
     assert rows
     new = _insert_each(connection, rows)
@@ -83,11 +83,10 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
 
 
 def _unknown(connection: sa.Connection, rows: list[Sample]) -> Iterator[Sample]:
-    """Return the samples with new ids; of equal ids the first.
+    """Return the samples with new ids. If ids are equal, return only the first.
 
-    SQLite has one writer at a time, so they stay new.
-
-    A trigger would store repeated ones as conflicts, too, but it does not know their file and line.
+    SQLite has one writer at a time, so the ids stay new until the insert. A trigger could also store repeated samples
+    as conflicts, but it does not know their file and line.
     """
     names = [row[0] for row in rows]
     there = set(SQL.run(connection, "there", {"sample_ids": json.dumps(names)}).scalars())
@@ -102,7 +101,7 @@ def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[ob
 
 
 def withdrawn_of(connection: sa.Connection, rows: list[Sample]) -> set[str]:
-    """Return the ids of withdrawn samples, which exist and are no longer billed."""
+    """Return the ids of those samples that are stored, but were withdrawn."""
     return set(SQL.run(connection, "withdrawn", _ids(connection, rows)).scalars())
 
 
@@ -116,7 +115,7 @@ def _same(stored: tuple[object, ...] | None, row: Sample) -> bool:
 
     Numbers are compared as numbers, whatever their type.
     """
-    if stored is None:  # it was just pruned, so it is below the floor, where usage no longer changes
+    if stored is None:  # the sample was just pruned, so it is below the floor, where usage no longer changes
         return True
     cpu, wanted = stored[5], row[5]
     if (cpu is None) != (wanted is None) or (wanted is not None and Decimal(str(cpu)) != Decimal(wanted)):

@@ -8,8 +8,8 @@
 INSERT INTO usage_samples ({columns}) VALUES ({sample_marks}, ?)
 
 -- name: insert [postgresql]
--- One statement inserts from arrays, without a temporary table. Of equal ids in one chunk, the first is inserted.
--- Inserts are in the order of ids. Otherwise two imports of the same samples could deadlock.
+-- One statement inserts from arrays, without a temporary table. If a chunk repeats an id, its first sample is inserted.
+-- The inserts are in the order of ids. Otherwise two imports of the same samples could deadlock.
 INSERT INTO usage_samples ({columns}) SELECT {columns} FROM unnest(
     {sample_arrays}, CAST(:ingested_at AS bigint[])
 ) WITH ORDINALITY AS incoming ({columns}, n) ORDER BY id COLLATE "C", n ON CONFLICT (id) DO NOTHING
