@@ -1,16 +1,15 @@
 """The mapping from memory sizes and meters to features, by window (rule S5).
 
-An event type has a meter.
+A meter is the number of an event type.
 
-Pure, except `mapping_rows` and `read_in_use`, which read.
+This module is pure, except `mapping_rows` and `read_in_use`, which read.
 
-Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window for which a
-new row would change the feature. So a change of past windows can only add missing features.
+Guarantee: a window always uses the mapping in force at its start. `rewrites` finds any size and window for which a new
+row would change the feature. So a change of past windows can only add missing features.
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
-Rows with the same selector (kind and size) follow one another in time. The row that started last is in force, and a row
-without a feature ends the selector. A meter is above all sizes, and has only exact rows. Tiers and the open top do not
-include it.
+If rows have the same selector (kind and size), the row with the latest start is in force. A row without a feature ends
+the selector. A meter is above all sizes, and has only exact rows. Tiers and the open top do not include meters.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def is_meter(memory_mb: int | None) -> bool:
 
 
 def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
-    """Return the whole mapping, in the order in which its rows were added."""
+    """Return the whole mapping, in the order in which the rows were added."""
     return mapping_of(SQL.run(connection, "mapping_rows"))
 
 
@@ -107,7 +106,7 @@ def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
-    """Return the row in force for a size in a window; None without a feature."""
+    """Return the row in force for a size in a window; None: the size does not have a feature."""
     in_force: dict[tuple[str, int | None], MappingRow] = {}
     for row in rows:  # in the order they were added: of two with one start, the later one counts
         before = in_force.get(row.selector)
@@ -124,9 +123,8 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
 def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[MappingRow]:
     """Return the rows with a feature that are in force at `from_ms` or later.
 
-    They are grouped by selector, and sorted by start.
-
-    A row that another row replaced before that time is not included.
+    The rows are grouped by selector, and sorted by start. A row that another row replaced before `from_ms` is not
+    included.
     """
     by_selector: dict[tuple[str, int | None], dict[int, MappingRow]] = {}
     for row in rows:  # of two with one start, the later one counts
@@ -155,9 +153,7 @@ def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
 def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     """Return the mapping as segments of sizes and windows that do not overlap.
 
-    Segments of meters come last.
-
-    The seal joins samples to these segments.
+    Segments of meters come last. The seal joins samples to these segments.
     """
     of_sizes = _segments(tuple(row for row in rows if not row.is_of_events))
     by_meter: dict[int, list[MappingRow]] = {}
@@ -205,7 +201,7 @@ def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
 def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
     """Return the rows that can affect the usage of a new row.
 
-    For a meter, they are its rows. For a memory size, they are the rows of all sizes.
+    For a meter, these are the rows of the same meter. For a memory size, they are the rows of all sizes.
     """
     if new.is_of_events:
         return [row for row in rows if row.memory_mb == new.memory_mb]
@@ -217,7 +213,7 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 
     The result is (size, window, present feature). Sealed windows are below `sealed_to_ms`.
 
-    None: the row does not change an existing feature in these windows. It may still add a missing feature.
+    None: the row does not change an existing feature in these windows, although it may add a missing feature.
     """
     rows = akin(rows, new)
     after = [*rows, new]
@@ -236,8 +232,7 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None:
     """Return a row that has the new row's feature in another unit, at any time.
 
-    None: such a row does not exist. A row is ignored if a later row has the same selector and start, because that row
-    replaces it.
+    None: such a row does not exist. A row is ignored if a later row with the same selector and start replaces it.
     """
     if new.feature is None:
         return None
@@ -248,7 +243,7 @@ def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None
 def read_in_use(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> dict[str, frozenset[str]]:
     """Return the features that organisations use now, by organisation.
 
-    They are the features of running sandboxes, and of samples of the current and the former window.
+    These are the features of running sandboxes, and of samples in the current and the previous window.
     """
     if not org_ids:
         return {}

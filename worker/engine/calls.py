@@ -2,13 +2,13 @@
 
 Guarantee: a call that was not begun is answered as not sent. If a call breaks its contract, the outcome of its pushes
 is unknown, and other pushes are not affected. A charge without a response in time is in doubt. A service that hangs
-delays others only for the time that is left, and `LAST_CHARGES_S`.
+delays others only for the rest of the time, and `LAST_CHARGES_S`.
 
-Responses are returned as they arrive (`Flight`), each once. If a process dies, it loses few of them. At most `most`
-calls that began are not completed, and a response waits at most a second for others. A call is completed once its
-responses were fetched and the next responses are requested. Once `over` or `closed` returns True, further calls do not
-begin. Calls that did not begin are answered once all calls under way have ended. Calls under way have `grace_s` left
-once `over` returns True. If only `closed` does, they have all the time that they take.
+`Flight` returns responses as they arrive, each once. If a process dies, it loses few of them. At most `most` calls that
+began are not completed, and a response waits at most a second for others. A call is completed once its responses were
+fetched and the next responses are requested. Once `over` or `closed` returns True, further calls do not begin. After
+all calls under way have ended, the calls that did not begin are answered. If `over` returns True, calls under way have
+`grace_s` left. If only `closed` does, they have no time limit.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class Calls:
     ) -> Mapping[str, CustomerRead]:
         """Return the states of customers, or ReadFailed, by id.
 
-        `cut`: receives the fewest calls at once that were allowed, if fewer than declared (None: not called).
+        `cut`: receives the fewest concurrent calls that were allowed, if fewer than declared (None: not called).
         """
         size = self._provider.capabilities.reads_a_call
         parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
@@ -294,7 +294,7 @@ class Calls:
         return found
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
-        """Return the faults of each customer, a line each, or ReadFailed; in order."""
+        """Return the faults of each customer as lines of text, or ReadFailed; in order."""
         return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)), str)
 
     async def _each(
@@ -358,10 +358,10 @@ POLL_S: Final = 0.1
 
 
 class Flight(Generic[A]):
-    """Answers to `count` requests, which arrive one by one.
+    """The responses to `count` requests, which arrive one by one.
 
-    A place is the index of a request. `instead`: a function that returns the response for a place that did not get a
-    response. Its second argument is True if the call was begun.
+    A place is the index of a request. `instead`: a function that returns the result for a place without a response. Its
+    second argument is True if the call was begun.
     """
 
     def __init__(
@@ -410,12 +410,12 @@ class Flight(Generic[A]):
         await self._room.acquire()
 
     def begin(self, places: Iterable[int]) -> None:
-        """Record that a call begins, after which its responses may be lost."""
+        """Record that a call begins. A crash can lose its responses from then on."""
         call = set(places)
         self._call_of.update(dict.fromkeys(call, call))
 
     def may_begin(self, places: Iterable[int]) -> bool:
-        """Record that a call begins, and return True, unless time is over."""
+        """Record that a call begins, and return True. Return False if time is over."""
         if self.over():
             return False
         self.begin(places)
@@ -542,10 +542,10 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Return a service's response whether it tops up a customer by itself.
+    """Return the payment service's answer: does it top up a customer itself?
 
-    NotSent: it does. InDoubt: it failed, or did not answer before the effect was `over`. None: it does not, or cannot
-    be called, or does not offer this question.
+    NotSent: the service does. InDoubt: the service failed, or did not answer before the effect was `over`. None: the
+    service does not, or cannot be called, or cannot answer this question.
     """
     if service.dormant is not None or not isinstance(service, FillsItself):
         return None

@@ -1,8 +1,8 @@
 """Define the inputs of a tick: time, providers, limits, circuits, shard, stores.
 
 Guarantee: steps take time, providers and limits from here, not from the machine. After several failures in a row, calls
-to a provider or cell stop for a while. So an outage costs few calls, and does not delay other providers or cells.
-Secrets of stores never print.
+to a provider or cell stop for a while. During an outage, Drawdown makes few calls, and other providers or cells are not
+delayed. Secrets of stores are never printed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Context:
     """The context of one worker's tick.
 
     `new_orgs`: how to assign new organisations (None: leave them unassigned). `began_ms`, `deadline_ms`: the start and
-    the end of its time (None: unlimited). `accept_clock`: a person accepted the clock. `breakers`: the circuits of
-    providers and services. `progress`: a function that is called with a step's name and a count (None: progress is not
+    the end of the tick's time (None: unlimited). `accept_clock`: a person accepted the clock. `breakers`: the circuits
+    of providers and services. `progress`: a function that receives a step's name and a count (None: progress is not
     reported).
     """
 
@@ -88,7 +88,7 @@ class Context:
     def out_of_time(self, eighths: int = 8) -> bool:
         """Return True if this many `eighths` of the tick's time are over.
 
-        Also return True if the process must end. The next tick does the rest.
+        Also return True if the process must end. The next tick continues the work.
 
         Earlier steps leave some time to later steps, so that a provider that hangs does not delay a halt.
         """
@@ -108,7 +108,7 @@ class Context:
         return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 
     def within(self, duration_ms: int) -> Context:
-        """Return a copy with at most this duration left."""
+        """Return a copy of the context with at most this duration left."""
         ends_ms = self.clock.now_ms() + duration_ms
         return replace(self, deadline_ms=ends_ms if self.deadline_ms is None else min(ends_ms, self.deadline_ms))
 

@@ -40,7 +40,7 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class Transaction:
-    """Run `work` in one write transaction, and answer with its result.
+    """Run `work` in one write transaction, and return its result.
 
     `rollback`: roll the transaction back, as in a dry run.
     """
@@ -54,10 +54,10 @@ class Transaction:
 class Push:
     """Send pushes to a provider, in any number of calls.
 
-    Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
-    that they take. The result is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield
-    the same effect again until each push has an outcome. `cut`: a function that receives the lowest number of
-    concurrent requests that was allowed, if it is below the declared number (None: do not report it).
+    Once `over` or `closed` returns True, further calls do not begin. If only `closed` does, calls under way have no
+    time limit. The result is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
+    same effect again until each push has an outcome. `cut`: a function that receives the lowest number of concurrent
+    requests that was allowed, if it is below the declared number (None: do not report it).
     """
 
     provider: str
@@ -85,7 +85,7 @@ class LookUp:
 class ReadTotals:
     """Read a provider's charges of customers in [from_ms, to_ms).
 
-    The result is Totals or ReadFailed for each, in order. Once it is `over`, further calls do not begin.
+    The result is Totals or ReadFailed for each, in order. Once `over` returns True, further calls do not begin.
     """
 
     provider: str
@@ -97,8 +97,8 @@ class ReadTotals:
 class ReadDrawn:
     """Read the draws that customers' balances at a provider show.
 
-    The result is Drawn by feature, or ReadFailed, for each customer in order. Once it is `over`, further calls do not
-    begin.
+    The result is Drawn by feature, or ReadFailed, for each customer in order. Once `over` returns True, further calls
+    do not begin.
     """
 
     provider: str
@@ -145,7 +145,7 @@ class CheckCustomers:
 class ChargeMoney:
     """Charge customers at a payment service.
 
-    Once it is `over`, further charges do not begin. The result is a ChargeResult for each, in order.
+    Once `over` returns True, further charges do not begin. The result is a ChargeResult for each, in order.
     """
 
     service: str
@@ -167,10 +167,10 @@ class LookUpMoney:
 
 @dataclass(frozen=True)
 class AskWhoFills:
-    """Ask a payment service whether it tops up a customer by itself.
+    """Ask a payment service whether it tops up a customer itself.
 
-    The result is NotSent if the service does, and InDoubt if it fails or does not answer before the effect is `over`.
-    None: Drawdown may top up the customer.
+    The result is NotSent if the service does. It is InDoubt if the service fails, or does not answer before `over`
+    returns True. None: Drawdown may top up the customer.
     """
 
     service: str
@@ -206,7 +206,7 @@ class HookRequest:
 class HookAnswer:
     """The outcome of a message.
 
-    `status`: the HTTP status (None: without a response). `error`: None if the endpoint has accepted the message.
+    `status`: the HTTP status (None: the endpoint did not respond). `error`: None if the endpoint accepted the message.
     `is_sent`: False if the call was not begun.
     """
 
@@ -257,8 +257,8 @@ class CellReader(Protocol):
 class SendHalts:
     """Send halts to cells.
 
-    Once it is `over`, further halts are not sent. The result is None for each acknowledged halt, else the error, in
-    order.
+    Once `over` returns True, further halts are not sent. The result is None for each acknowledged halt, else the error,
+    in order.
     """
 
     halts: Sequence[HaltRequest]
@@ -269,7 +269,7 @@ class SendHalts:
 class SendHooks:
     """Send messages to the operator's product.
 
-    Once it is `over`, further messages are not sent. The result is a HookAnswer for each, in order.
+    Once `over` returns True, further messages are not sent. The result is a HookAnswer for each, in order.
     """
 
     messages: Sequence[HookRequest]
@@ -280,7 +280,7 @@ class SendHooks:
 class ReadCells:
     """Read the counts of cells.
 
-    Once it is `over`, further cells are not called. The result is a UsageAnswer for each, in order.
+    Once `over` returns True, further cells are not called. The result is a UsageAnswer for each, in order.
     """
 
     requests: Sequence[UsageRequest]
@@ -297,14 +297,14 @@ class LoadWitness:
 
 @dataclass(frozen=True)
 class SaveWitness:
-    """Save this machine's checkpoint, on disk before the response."""
+    """Save this machine's checkpoint, on disk before the effect returns."""
 
     witness: Witness
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Read files in a thread, and answer with the result of `look`."""
+    """Read files in a thread, and return the result of `look`."""
 
     name: str
     look: Callable[[], object]
@@ -312,7 +312,7 @@ class OnDisk:
 
 @dataclass(frozen=True)
 class RunTogether:
-    """Run several steps at the same time, and answer with their results in order.
+    """Run several steps at the same time, and return their results in order.
 
     If a step fails, its result is the exception, and the others continue.
     """
@@ -346,7 +346,7 @@ Steps: TypeAlias = Generator[Effect, Any, R]
 def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = never) -> Steps[Sequence[LookupResult]]:
     """Look up pushes, and return the results in order.
 
-    Once time is `over`, the other results are ReadFailed.
+    Once `over` returns True, the remaining results are ReadFailed.
     """
     looking, found = LookUp(provider, requests, over), dict[int, LookupResult]()
     while len(found) < len(requests):
@@ -357,7 +357,7 @@ def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = nev
 def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
     """Return the next results, by the index of their request.
 
-    `left`: the indexes without a result. If the lookup fails, the result of each is ReadFailed.
+    `left`: the indexes without a result. If the lookup fails, each of them gets ReadFailed.
     """
     try:
         found: Mapping[int, LookupResult] = yield looking
@@ -397,6 +397,6 @@ def backoff_ms(attempt: int) -> int:
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
     """Return the time in milliseconds up to which a provider shows settled pushes.
 
-    It allows for the provider's lag, and for clocks that are CLOCKS_APART_MS apart.
+    The time allows for the provider's lag, and for clocks that are CLOCKS_APART_MS apart.
     """
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

@@ -46,7 +46,7 @@ class Pace:
     async def turn(self) -> None:
         """Wait until a call may be made.
 
-        If a caller is cancelled, the next caller gets its place.
+        If a caller is cancelled, the next caller gets its turn.
         """
         loop = asyncio.get_running_loop()
         self._begin(loop.time())
@@ -88,6 +88,6 @@ class Pace:
 def pace(allowed: float | None, processes: int = 1) -> Pace | None:
     """Return the limiter for an allowed rate; None if the rate is unlimited.
 
-    `allowed`: calls a second, which `processes` share equally.
+    `allowed`: calls a second; `processes` processes share them equally.
     """
     return None if allowed is None else Pace(allowed / processes)

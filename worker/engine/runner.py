@@ -1,8 +1,8 @@
 """Run steps, and perform their effects in production.
 
 Guarantee: effects are performed in the order in which a step yields them. Steps that run together share only the
-database. Database work is synchronous, in a thread, so that a provider's response does not wait for another
-transaction.
+database. Database work is synchronous, in a thread, so that the response of a provider does not wait for a transaction
+of another step.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class NoCells:
 
 
 class NoWitness:
-    """The store for a database that ends with its process."""
+    """The store for a database that exists only as long as its process."""
 
     def load(self, engine: sa.Engine) -> Witness | None:
         return None

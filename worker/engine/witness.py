@@ -38,4 +38,4 @@ class WitnessStore(Protocol):
         """
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
-        """Save the checkpoint. It is on disk when this returns."""
+        """Save the checkpoint, on disk before this returns."""

@@ -1,10 +1,10 @@
 """Recover after a restore of the database, or a failover that lost commits.
 
-This is rule R1.
+Source: rule R1.
 
-Guarantee: Drawdown asks the provider about each window from before the loss before it sends a push of it. A push that
-the provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage
-that was billed in the lost history is not billed again, and usage that was not billed is billed.
+Guarantee: Drawdown looks up each window from before the loss at the provider before it sends a push of the window. If
+the provider has the push, Drawdown accepts the push, or adopts the provider's quantity. The seal makes the rest from
+the samples. So Drawdown bills only the usage that the lost history did not bill.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Recovered:
-    """A loss, as far as it is known, and its consequences. Times are in milliseconds."""
+    """A loss, as far as Drawdown knows it, and its consequences.
+
+    Times are in milliseconds.
+    """
 
     found: str | None
     """The evidence of the loss; None: history was not lost, and the call did not have an effect."""
@@ -70,10 +73,10 @@ def recover(
     The next ticks look up and settle open pushes.
 
     `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
-    person states that history was lost, although Drawdown lacks evidence of it.
+    person states that history was lost, although Drawdown lacks evidence of the loss.
 
     Errors: UsageError for a time in the future, or if the local checkpoint cannot be read or written. StorageFull if
-    its disk is full.
+    the disk of the checkpoint is full.
     """
     if since_ms is not None and since_ms > by.now_ms:
         raise UsageError(f"invalid --since {show_time(since_ms)}: it is in the future. Pass the time of the backup")

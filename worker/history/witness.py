@@ -47,10 +47,9 @@ Kept: TypeAlias = str | int | Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class KeptWitness:
-    """The checkpoint of a database at one place.
+    """The checkpoint of a database at one place, with its first tick there.
 
-    It has the first tick that this machine began there. `last`: the checkpoint. `since_tick`, `since_worker`: that tick
-    and its worker.
+    `last`: the checkpoint. `since_tick`, `since_worker`: the first tick that this machine began there, and its worker.
     """
 
     last: Witness
@@ -61,7 +60,7 @@ class KeptWitness:
 class WitnessFile:
     """The checkpoint files, one for each database id.
 
-    A backup of the database does not restore their folder.
+    A restore of the database does not restore the folder of these files.
 
     A copy of a database has the id of its original, and its own history from its first use on. So checkpoints are
     stored by place: a file, or a server and a database on it. A database is compared with the checkpoint of its own
@@ -75,7 +74,7 @@ class WitnessFile:
     def load(self, engine: sa.Engine) -> Witness | None:
         """Return the checkpoint of the database of `engine`.
 
-        Returns None if a checkpoint does not exist yet.
+        None: a checkpoint does not exist yet.
 
         Errors: UsageError for an unreadable or invalid file.
         """
@@ -93,9 +92,9 @@ class WitnessFile:
         return max(counts, key=lambda witness: (witness.number, witness.sends), default=None)
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
-        """Write a checkpoint, unless the stored one is newer.
+        """Write a checkpoint, unless the stored checkpoint is newer.
 
-        Errors: StorageFull; UsageError if it cannot be written. If either is raised, the caller must not send.
+        Errors: StorageFull; UsageError if the file cannot be written. After either error, the caller must not send.
         """
         file, place = self._file(witness.database_id), read(engine, place_of)
         try:
@@ -120,7 +119,7 @@ class WitnessFile:
             raise UsageError(f"cannot write {file}: {error.strerror}. {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
-        """Check that the folder is writable by a test file, which is then deleted.
+        """Check that the folder is writable: write a test file, then delete it.
 
         Errors: as `save`.
         """
@@ -231,7 +230,7 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 def is_on_unnamed_volume(folder: str, mounts: str) -> bool:
     """Return True if a folder is on an unnamed volume.
 
-    A new container does not get such a volume.
+    A new container gets another volume, so the folder does not survive.
 
     `mounts`: the text of MOUNTS.
     """

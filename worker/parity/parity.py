@@ -57,7 +57,7 @@ KEPT_AT_ONCE: Final = 1_000
 class Checked:
     """The result of a check.
 
-    `lines`: the first differences and unknown days. `more`: the number of others.
+    `lines`: the first differences and unknown days. `more`: the number of further differences and unknown days.
     """
 
     compared: int = 0
@@ -76,7 +76,7 @@ class Checked:
 
     @property
     def exit_status(self) -> int:
-        """Return 1 if a person is needed, 75 if a later run can compare more, else 0."""
+        """Return 1 if a person must act, 75 if a later run can compare more, else 0."""
         if self.differing or self.unknown > self.unread:
             return 1
         return 75 if self.unread or self.waiting else 0
@@ -94,10 +94,10 @@ def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checke
 
 
 def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Over = never) -> Steps[Checked]:
-    """Read the totals of each registered cell for these days, and compare them.
+    """Read and compare the totals of each registered cell, and store the result.
 
-    Store the result. `days`: their starts in milliseconds. Once `over` returns True, further cells are not read, and
-    get the verdict `unread`.
+    `days`: the starts of the days to compare, in milliseconds. Once `over` returns True, further cells are not read,
+    and get the verdict `unread`.
     """
     done = Checked()
     ended = _over_by(clock.now_ms())
@@ -123,8 +123,8 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
 def days_due(connection: sa.Connection, now_ms: int) -> list[int]:
     """Return the days that a check without a range compares.
 
-    Each day is given by its start, in milliseconds. The days are yesterday, and each day of the last DUE_FOR_MS that
-    was not compared with a registered cell. The days before the first check of a cell are not due.
+    Each day is given by its start, in milliseconds. The days are yesterday, and each day of the last DUE_FOR_MS on
+    which a registered cell was not compared. The days before the first check of a cell are not due.
     """
     today = now_ms - now_ms % DAY_MS
     first = today - DUE_FOR_MS
@@ -289,9 +289,9 @@ class Line:
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
     `theirs`: None if the cell does not name the organisation, or did not answer. `withdrawn`: seconds of withdrawn
     samples. `off`: the sum of the differences of all sizes. `ppm`: `off` in parts per million of the sum of the larger
-    sides, rounded up. Both are None if a difference was not computed. `verdict`: `compared` for a whole cell, otherwise
-    equal, within, withdrawn, differs, only_here, only_there, pruned or unread. `note`: further facts, such as the sizes
-    that differ, or None.
+    sides, rounded up. `off` and `ppm` are None if a difference was not computed. `verdict`: `compared` for a whole
+    cell, otherwise equal, within, withdrawn, differs, only_here, only_there, pruned or unread. `note`: further facts,
+    such as the sizes that differ, or None.
     """
 
     day_ms: int
@@ -340,7 +340,7 @@ def _whole(day_ms: int, cell_id: str, lines: list[Line], sides: list[tuple[int, 
 
 
 def unread(day_ms: int, cell_id: str, why: str) -> Line:
-    """Return the line of a cell without a readable answer."""
+    """Return the line of a cell without a readable response."""
     return Line(day_ms, cell_id, "", None, None, 0, None, None, "unread", why)
 
 
@@ -375,7 +375,7 @@ def _line(
 def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
     """Return the sum of the differences by size, and the sum of the larger sides.
 
-    If the other side does not report sizes, the totals are compared.
+    If the cell does not report sizes, the totals are compared.
     """
     if None in theirs:
         ours = {None: sum(ours.values())}

@@ -2,8 +2,8 @@
 
 This module is pure, except that it opens the file.
 
-Guarantee: an input with an invalid total is refused as a whole, and the error names the place. A total that is read
-wrongly would look like a difference, or hide one. Totals are not truncated, and a duplicate is refused.
+Guarantee: if one total is invalid, the whole input is refused, and the error names the place. A misread total would
+look like a difference, or hide a difference. Totals are not truncated, and a duplicate is refused.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _DAY: Final = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class BadTotal(ValueError):
-    """A total is invalid. The text names the fault."""
+    """Raised if a total is invalid. The text names the fault."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
 def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
     """Return a cell's counts of a day.
 
-    The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`. Errors: BadTotal
-    for an invalid or too long response.
+    The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`.
+
+    Errors: BadTotal if the response is invalid or too long.
     """
     if not _may_be_read(body):
         raise _too_many()
@@ -144,7 +145,10 @@ def _too_many() -> BadTotal:
 
 
 def total_of(row: Mapping[str, object]) -> Total:
-    """Return a total from texts (CSV) or JSON values. Errors: BadTotal."""
+    """Return a total from texts (CSV) or JSON values.
+
+    Errors: BadTotal.
+    """
     org, cell = row.get("org_id"), row.get("cell_id")
     if not isinstance(org, str) or not is_clean_id(org):
         raise BadTotal(
@@ -163,8 +167,8 @@ def total_of(row: Mapping[str, object]) -> Total:
 def by_day(totals: Iterable[Total]) -> Days:
     """Return the totals by day, cell, organisation and size.
 
-    Errors: BadTotal if a total appears twice, both by size and for all sizes, or both by cell and for all cells.
-    BadTotal, too, for more than MAX_DAYS days.
+    Errors: BadTotal for more than MAX_DAYS days, or if a total appears twice. BadTotal, too, for totals both by size
+    and for all sizes, or both by cell and for all cells.
     """
     found: Days = {}
     for one in totals:

@@ -28,16 +28,17 @@ FLIPS_SHOWN: Final = 200
 
 
 class ReplayAtWork(Refused):
-    """Another replay of some of these windows is running, or took this one over.
+    """Raised if another replay of some of these windows runs, or took this one over.
 
-    A retry can succeed once it has ended.
+    A retry can succeed once the other replay has ended.
     """
 
 
 class ReplayAhead(Refused):
-    """This replay has reached the end of the plan, and its range continues.
+    """Raised if a replay has reached the end of the plan, but its range continues.
 
-    Another clock closed more windows than this one. A retry can succeed once this clock has closed them.
+    Another clock closed more windows than this clock, and an earlier run sealed them. A retry can succeed once this
+    clock has closed these windows.
     """
 
 
@@ -45,7 +46,7 @@ class ReplayAhead(Refused):
 class ReplayScope:
     """The scope of a replay.
 
-    It is the organisations `orgs`, the usage that `provider` bills, or, if both are empty, all organisations.
+    It is the organisations `orgs`, or the usage that `provider` bills. If both are empty, it is all organisations.
     """
 
     orgs: tuple[str, ...] = ()
@@ -83,10 +84,10 @@ class PlannedFlip:
 class ReplayPlan:
     """The plan of a replay: the windows in [from_ms, to_ms) of `scope`.
 
-    [asked_from_ms, asked_to_ms) was requested, in whole windows. `orgs`: None for all organisations. `cut_at_horizon`:
-    the end was moved to the end of the last closed window. `cut_at_first_use`: the start was moved to the first sample
-    or push. `stopped`: stopped organisations, which the replay excludes. `flips`: the first FLIPS_SHOWN changes of the
-    biller in the range. `flip_count`: the number of all these changes.
+    [asked_from_ms, asked_to_ms): the requested range, in whole windows. `orgs`: None for all organisations.
+    `cut_at_horizon`: the end was moved to the end of the last closed window. `cut_at_first_use`: the start was moved to
+    the first sample or push. `stopped`: stopped organisations, which the replay excludes. `flips`: the first
+    FLIPS_SHOWN changes of the biller in the range. `flip_count`: the number of all changes of the biller in the range.
     """
 
     scope: ReplayScope
@@ -114,7 +115,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
 
     Errors: UsageError for a range that is empty, not closed yet or before the first sample. UsageError if samples do
     not exist, or the range begins below the floor of a named organisation. UnknownId for an unknown organisation.
-    Refused for a provider without an assignment in the range, and for the names in EXEMPT_PROVIDERS.
+    Refused if the provider does not have an assignment in the range, or is in EXEMPT_PROVIDERS.
     """
     require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
@@ -213,7 +214,7 @@ def _open_from(connection: sa.Connection, end: int) -> int | None:
 
 
 def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) -> bool:
-    """Return True if two scopes may contain the same window, or if that is unknown."""
+    """Return True if two scopes may contain the same windows."""
     if not (scope.orgs or scope.provider) or not (other.orgs or other.provider):
         return True
     if scope.provider is not None and other.provider is not None:
@@ -225,7 +226,7 @@ def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) 
 
 
 def notes(made: ReplayPlan) -> list[tuple[str, str]]:
-    """Return the notes on a plan, each with a kind and a line for people.
+    """Return the notes on a plan, each as its kind and a line for people.
 
     The kind is `floor`, `stopped`, `flip` or empty.
     """

@@ -1,10 +1,10 @@
 """Replay: seal a past range again, and send the resulting pushes.
 
 Guarantee: sealed quantities are subtracted, so a replay of a healthy range does not send any push and cannot bill
-twice. It works in chunks, between which ticks run. The transaction of a chunk seals and stores the progress. If a
-replay is killed, the next run continues from its progress. The seal's lock alone keeps bills correct. The lease only
-prevents a second replay of the same windows, so that its report is clear. In a dry run, each transaction is rolled
-back. For a page, a dry run ends between two transactions once its time is over, and reports that.
+twice. A replay works in chunks, and ticks run between them. The transaction of a chunk seals and stores the progress.
+If a replay is killed, the next run continues from its progress. The seal's lock alone keeps bills correct. The lease
+only prevents a second replay of the same windows, so that its report is clear. In a dry run, each transaction is rolled
+back. If a dry run for a page reaches its time limit, it ends between two transactions and reports that.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class Replayed:
     """The result of a replay.
 
     `pushes`, `quantity`: the number and the quantity of all found pushes. `first`: the first of these pushes.
-    `resumed_from_ms`: where it continued an earlier run (None: it did not). `totals`: the sums of all found pushes, by
-    organisation, provider and feature. `left_out`: usage that did not become a push, by reason. `failures`: reasons why
-    pushes to a provider were not sent. `quantity` and `open_quantity` are in base units, of all features together.
+    `resumed_from_ms`: the window from which the replay continued an earlier run (None: it is a new run). `totals`: the
+    sums of all found pushes, by organisation, provider and feature. `left_out`: usage that did not become a push, by
+    reason. `failures`: reasons why pushes to a provider were not sent. `quantity` and `open_quantity` are in base
+    units, of all features together.
     """
 
     from_ms: int
@@ -101,7 +102,7 @@ class Replayed:
 
     @property
     def exit_status(self) -> int:
-        """Return 0 if all is settled, 75 if work is left, 1 if a person is needed.
+        """Return 0 if all is settled, 75 if work is left, 1 if a person must act.
 
         After a dry run, return 1 if an organisation cannot be sealed, else 0.
         """
@@ -118,8 +119,8 @@ class Replayed:
 class Begun:
     """The stored progress of a replay.
 
-    `resumed`: it continues an earlier run. `next_ms`: the window from which it continues. `pushes`: the pushes that it
-    sealed before.
+    `resumed`: True if it continues an earlier run. `next_ms`: the window from which it continues. `pushes`: the number
+    of pushes that earlier runs sealed.
     """
 
     replay_id: int
@@ -130,7 +131,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The result of one chunk. `load`: the number of samples and sums that it read."""
+    """The result of one chunk.
+
+    `load`: the number of samples and sums that the chunk read.
+    """
 
     pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]
@@ -142,8 +146,8 @@ def replay(
 ) -> Steps[Replayed]:
     """Seal the planned windows again, and send the resulting pushes.
 
-    `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job that it belongs
-    to (None: it was not queued).
+    `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job of the replay
+    (None: it was not queued).
 
     Errors: ReplayAtWork while another process replays some of these windows. ReplayAhead if the stored progress has
     reached the end of the plan, and the range continues. HistoryDoubted while a recovery is needed. An error of the
@@ -339,7 +343,9 @@ def _send(context: Context, provider: str) -> Steps[None]:
 def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> Replayed:
     """Make a dry run of a replay, and return its result.
 
-    A dry run yields only transactions. Errors: those of the database.
+    The dry run yields only transactions.
+
+    Errors: those of the database.
     """
     steps = replay(context, plan, by, dry_run=True, most=SHOWN)
     answer: Any = None
@@ -363,9 +369,10 @@ LEFT: Final = ("left_pending", "left_exempt", "left_shadow", "left_quarantined")
 
 @dataclass(frozen=True)
 class FoundPush:
-    """A push for usage that the range still owed.
+    """A push for usage of the range that was still owed.
 
-    `price_micro`: micro-credits by the rate card; None without a rate. `shadow`: True if it is sealed and never sent.
+    `price_micro`: micro-credits by the rate card; None without a rate. `shadow`: True if the push is sealed and never
+    sent.
     """
 
     org_id: str
@@ -406,8 +413,8 @@ class Tally:
 class SkippedUsage:
     """Usage in the range that did not become a push.
 
-    `why`: the reason. `windows`: the number of windows of organisations; of samples, if `unit` is `samples`.
-    `quantity`: in `unit`.
+    `why`: the reason. `windows`: the number of windows of organisations; if `unit` is `samples`, the number of samples.
+    `quantity`: the amount in `unit`.
     """
 
     why: str
@@ -442,7 +449,7 @@ def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundP
 def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[SkippedUsage]:
     """Return usage in [start, end) that is not billed, by reason.
 
-    It is pending, exempt, in shadow, quarantined, or of a stopped organisation.
+    It is pending, exempt, in shadow, quarantined, or belongs to a stopped organisation.
     """
     values: dict[str, object] = {"start_ms": start, "end_ms": end, "seal_id": seal_id}
     only = ""

@@ -1,7 +1,7 @@
 """Stop an organisation's billing, and resume it.
 
-Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples stay. Once resumed, it
-catches up.
+Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples do not change. After the
+resume, Drawdown bills the usage since the stop.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def resume_org(
 ) -> str:
     """Resume a stopped organisation, and return the reason of its stop.
 
-    It takes the lock of the organisation's bucket. Otherwise a seal that began without its samples could read its
+    This takes the lock of the organisation's bucket. Otherwise a seal that began without its samples could read its
     pushes, and give them back.
-    Errors: UnknownId if it does not exist; Refused if it is not stopped.
+
+    Errors: UnknownId if the organisation does not exist; Refused if it is not stopped.
     """
     lock_org(connection, org_id)
     org = require_org(connection, org_id)
