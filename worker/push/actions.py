@@ -1,26 +1,26 @@
 """Void, resolve, retry or cancel pushes at a person's command.
 
-The command names pushes by key or by a filter, or it takes all in doubt.
+The command names the pushes by keys or by a filter, or it takes all pushes in doubt.
 
 Guarantee: the audit records each push as if the command named its key. `void`, `resolve_accepted` and `retry` change
-all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It does
-not change pushes that a rule protects, and counts them by reason. If it is cut off, repeat it. If a person reports a
-push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the provider does not
-have it.
+all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It
+counts pushes that a rule protects by reason, and does not change them. If it is interrupted, repeat it. If a person
+reports a push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the provider
+does not have it.
 
-Cancelling undoes a wrong push at its provider, then voids it here. The provider is called only after the intent is
-committed (rule P1). A push is voided only once the provider has confirmed (rule P5). `intend` puts the push in doubt.
-Until the command ends, the push counts as neither accepted nor absent, and its usage is not sent again. `status` and
-`push list` show it, and ticks look it up after an hour. If a process dies between the two transactions, or a response
-is lost, there are three ways to continue, and each keeps the bill correct:
+`push cancel` cancels a wrong push at its provider, then voids it here. Drawdown calls the provider only after it has
+committed the intent (rule P1). It voids a push only after the provider has confirmed the cancellation (rule P5).
+`intend` puts the push in doubt. Until the command ends, the push counts as neither accepted nor absent, and its usage
+is not sent again. `status` and `push list` show it, and ticks look it up after an hour. If a process dies between the
+two transactions, or a response is lost, there are three ways to continue, and each keeps the bill correct:
 
-- The command runs again. The provider cancels by identifier, so it does no more than once, and the push is voided.
+- The command runs again. The provider cancels by identifier, so a push is cancelled only once, and Drawdown voids it.
 - If the lookup finds the push, the cancellation did not happen. The push is accepted again at its quantity.
-- If the lookup does not find the push, a tick voids it once the provider can no longer apply it. Its usage is then
-  owed again.
+- If the lookup does not find the push, a tick voids the push once the provider can no longer apply it. The usage is
+  then owed again.
 
-If the provider confirms a cancellation and does not do it, its totals are higher than ours, and reconcile shows it
-(R2).
+If the provider confirms a cancellation but keeps the charge, its totals are higher than ours, and reconcile shows the
+difference (R2).
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def void(
 
     The usage is sealed again under the next revision.
 
-    `kind`: the kind of evidence that the void stores. `lost`: the pushes as they were read before their lookup. `keys`
-    may also name pushes of `lost` that were accepted then and have not changed since.
+    `kind`: the kind of evidence to store with the void. `lost`: the pushes that were read before their lookup. `keys`
+    may also name accepted pushes of `lost` that have not changed since.
 
     Errors: UsageError without evidence. UnknownId for an unknown push. Refused, for all of them, if a push is neither
-    rejected nor in doubt, or a rule protects it (`refusals`). Refused if a push was accepted since `lost` was read, or
-    is taken back as lost already. HistoryDoubted while a recovery is needed, because a push that is unsent here may
+    rejected nor in doubt, or a rule protects it (`refusals`). Refused if a push was accepted after `lost` was read, or
+    was already taken back as lost. HistoryDoubted while a recovery is needed, because a push that is unsent here may
     have been sent (R1).
     """
     if not evidence.strip():
@@ -196,8 +196,8 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     """Let the next tick send due pushes, and void rejected pushes.
 
-    A due push keeps its key. A rejected push is voided with the provider's rejection as evidence, so that the next tick
-    seals its usage again.
+    A due push keeps its key. The void of a rejected push has the provider's rejection as evidence. The next tick seals
+    its usage again.
 
     Errors: UnknownId for an unknown push. Refused, for all of them, if a push is neither due nor rejected, or a rule
     protects it from a void (`refusals`). HistoryDoubted while a recovery is needed.
@@ -229,9 +229,8 @@ def find_unacknowledged(connection: sa.Connection, org_id: str = "", *, hold: bo
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:
     """Acknowledge and return the reports on an organisation's balances.
 
-    If `org_id` is empty, acknowledge the reports of all organisations.
-
-    A reconciliation that runs meanwhile writes its reports later, and they stay unacknowledged.
+    If `org_id` is empty, acknowledge the reports of all organisations. If a reconciliation runs at the same time, it
+    writes its reports later, and these stay unacknowledged.
     """
     rows = find_unacknowledged(connection, org_id, hold=True)
     for row in rows:
@@ -253,12 +252,12 @@ def require_lost(
 ) -> Steps[None]:
     """Look up the accepted pushes among these; refuse if a provider has a push.
 
-    `known`: the capabilities of providers, by name. `unready`: reasons of installed providers that this machine cannot
-    look up now, by name. Pushes of providers that are not installed, or that lack a lookup, are not looked up.
-    `since_ms`: the start of the providers' names and units (`wire_since`).
+    `known`: the capabilities of providers, by name. `unready`: the reasons why this machine cannot look up pushes at
+    installed providers now, by name. Pushes of providers that are not installed, or that lack a lookup, are not looked
+    up. `since_ms`: the start of the providers' names and units (`wire_since`).
 
     Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet. Refused for a
-    push that was sent on earlier terms: a lookup would miss its charge.
+    push that was sent on earlier terms, because a lookup would miss its charge.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
@@ -318,9 +317,9 @@ A command changes them only if it names their keys or this state.
 class Chosen:
     """The pushes that a command names by their keys, or by a filter.
 
-    `keys` None: the filter counts. `states` None: all states that the command accepts. `error`: a part of the last
-    error. An empty `org`, `provider` or `error` matches all. `expect`: the expected number of pushes; another number is
-    refused (None: any).
+    `keys` None: the other fields are the filter. `states` None: all states that the command accepts. `error`: a part of
+    the last error. An empty `org`, `provider` or `error` matches all. `expect`: the expected number of pushes (None:
+    any). Another number is refused.
     """
 
     keys: list[str] | None
@@ -457,8 +456,9 @@ def _next_step(push: PushRow) -> str:
 class CancelReport:
     """The result of a cancellation, by key.
 
-    `voided`: pushes that are voided now. `before`: the provider confirmed the cancellation, but another process had
-    already settled the push. `unconfirmed`: the provider's reason by key, if it did not confirm.
+    `voided`: pushes that this command voided. `before`: pushes that another process had already settled when the
+    provider confirmed the cancellation. `unconfirmed`: the provider's reason by key, if it did not confirm the
+    cancellation.
     """
 
     voided: list[str]
@@ -513,8 +513,8 @@ PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
 class DoubtFilter:
     """A filter of pushes in doubt. An empty field matches all.
 
-    Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more
-    (None: any number).
+    The filter finds windows in [from_ms, to_ms), and last errors that contain `error`. `at_most`: the largest number of
+    pushes that is not refused (None: any number).
     """
 
     provider: str = ""
@@ -566,8 +566,8 @@ class DoubtFilter:
 class Stays:
     """Pushes that a rule protects from a command.
 
-    `pushes`: their number. `example`: the refusal of the first. `wait_ms`: milliseconds until the last can be resolved;
-    0: unknown.
+    `pushes`: the number of pushes. `example`: the refusal of the first push. `wait_ms`: milliseconds until the last
+    push can be resolved; 0: unknown.
     """
 
     reason: Barrier
@@ -593,7 +593,8 @@ class ResolvedAll:
     """The result of `resolve_all`; in a dry run, the planned result.
 
     `found`: the number of pushes that the filter found. `pushes`, `orgs`: the numbers of resolved pushes and of their
-    organisations. `worth`: that of the resolved pushes. `stays`: the others, by the rule that protects them.
+    organisations. `worth`: the worth of the resolved pushes. `stays`: the protected pushes, by the rule that protects
+    them.
     """
 
     outcome: Outcome
@@ -632,7 +633,7 @@ class PushEffect:
 
 
 def effect_of(connection: sa.Connection, keys: Sequence[str]) -> PushEffect:
-    """Return the size of a set of pushes, by their keys."""
+    """Return the size of a set of pushes; `keys` names the pushes."""
     rows: list[PushRow] = []
     for at in range(0, len(keys), AT_ONCE):
         rows += find_pushes(connection, keys[at : at + AT_ONCE]).values()

@@ -1,8 +1,8 @@
 """Claim due pushes, record their attempts (P1), and claim due lookups.
 
-Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage. A claim takes the newest
-windows first, in which organisations take turns. It also takes a few pushes that wait longest, so that each push is
-sent at some time.
+Guarantee: Drawdown commits an attempt before it sends a byte. A backlog does not delay new usage. A claim takes the
+newest windows first, and organisations take turns in each window. It also takes a few pushes that have waited longest,
+so that each push is sent eventually.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def claim_due(
 
 
 def longest_due(most: int, claim: str) -> int:
-    """Return the number of pushes in a claim that are taken by the longest wait.
+    """Return how many pushes a claim takes because they have waited longest.
 
     If a claim has fewer than four pushes, this is 1 for about a quarter of claims, else 0.
     """
@@ -236,9 +236,10 @@ def claim_lookups(
 ) -> list[Sought]:
     """Claim pushes that are due for a lookup.
 
-    If the provider shows what it drew, also claim the other due pushes of the same customers.
+    If the provider shows what each customer drew, also claim the other due pushes of the same customers.
 
-    Errors: as `claim_due`. A push would be looked up in another place than it was sent to, and be billed twice.
+    Errors: as `claim_due`. On other terms, Drawdown would look up a push in another place than it was sent to, and bill
+    it twice.
     """
     require_same(connection, witness)
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}

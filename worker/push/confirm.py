@@ -1,10 +1,10 @@
 """Confirm: look up pushes with an unproven outcome at the provider.
 
-Guarantee: a push with an unproven outcome is neither accepted nor sent again blind (P2, P3). A push is voided only if a
-lookup shows that it is absent, after the provider could last have applied it (P5). If a provider may charge without an
-event, the customer's balance must agree as well. If the balance shows that a push drew on it, the push is accepted. If
-it proves neither, a person decides. A push that was never sent did not draw on a balance. After a failed lookup, a push
-keeps its state, and Drawdown looks it up again later.
+Guarantee: Drawdown neither accepts a push with an unproven outcome nor sends it again without a lookup (P2, P3). It
+voids a push only if a lookup after the last time at which the provider could apply the push does not find it (P5). If a
+provider may charge without an event, the customer's balance must agree as well. If the balance shows that a push drew
+on it, the push is accepted. If the balance proves neither, a person decides. A push that was never sent did not draw on
+a balance. After a failed lookup, a push keeps its state, and Drawdown looks it up again later.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Confirmed:
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     """Look up all pushes of a provider that are due for a lookup.
 
-    It ends early if the tick's time is over, or if the provider did not answer any lookup of a batch.
+    This ends early if the tick's time is over, or if the provider did not answer any lookup of a batch.
     """
     done = Confirmed()
     capabilities = context.capabilities[provider]
@@ -425,16 +425,16 @@ def ends_by_balance(
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
 ) -> list[End]:
-    """Return the ends of a batch, after the balances decided its absent pushes.
+    """Return the decisions about a batch, after balances decided its absent pushes.
 
-    Other ends stay as they were.
+    The decisions about other pushes do not change.
 
-    `is_mine`: returns True and locks the push, if it is still claimed for this lookup.
+    `is_mine`: a function that returns True and locks the push, if it is still claimed for this lookup.
 
-    If pushes are decided together, to be voided or sent for the first time, their sum is enough. Some pushes will be
-    sent again, may still be applied, or belong to another worker. The balance must distinguish each of these from all
-    other pushes. If a lost history may have drawn a push, the push is not sent for the first time before the balance is
-    conclusive.
+    If all pushes of a balance are decided together, to be voided or sent for the first time, the balance must prove
+    only their sum. Some pushes will be sent again, may still be applied, or belong to another worker. The balance must
+    distinguish each of these from all other pushes. If a lost history may have drawn a push, the push is not sent for
+    the first time before the balance is conclusive.
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
