@@ -71,7 +71,7 @@ Evidence = Annotated[str, TEXT, "Evidence of the outcome"]
 class PushesChanged:
     """The keys of the changed pushes, and their effect.
 
-    If a push could not be changed, the command does not change any of them.
+    If one push cannot be changed, the command does not change any of them.
     """
 
     pushes: list[str]
@@ -82,7 +82,7 @@ class PushesChanged:
 class PushesResolved:
     """The keys of the resolved pushes, their outcome and effect.
 
-    If a push cannot be resolved, the command does not resolve any of them.
+    If one push cannot be resolved, the command does not resolve any of them.
     """
 
     pushes: list[str]

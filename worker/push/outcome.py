@@ -1,7 +1,7 @@
 """Decide a push's new state and next attempt from an outcome. Pure.
 
-Guarantee: a push is accepted only with proof (P3). A push in doubt never becomes due again. The same key is sent again
-only while the provider is sure to remember it (P2, P5).
+Guarantee: a push is accepted only with proof (P3). A push in doubt never becomes due again. Drawdown sends the same key
+again only while the provider is sure to remember it (P2, P5).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from drawdown.worker.engine.fair_queue import NotBegun
 class Settlement:
     """The new state of a push.
 
-    `due_at_ms`: the time of the next attempt or lookup. `outcome`: the outcome of the attempt or lookup, as a word.
+    `due_at_ms`: the time of the next attempt or lookup. `outcome`: a word for the outcome of the attempt or lookup.
     `error`: the reason of the outcome (None: without a reason).
     """
 
@@ -78,7 +78,7 @@ def safe_retention_ms(capabilities: Capabilities) -> int | None:
 
     They count from the first attempt. None: without a limit.
 
-    It is the retention less an hour, or less half of it if it is shorter than two hours.
+    They are the provider's retention minus an hour. If the retention is shorter than two hours, they are half of it.
     """
     kept = capabilities.key_retention_ms
     return None if kept is None else kept - min(HOUR_MS, kept // 2)
@@ -89,9 +89,8 @@ def settle(
 ) -> Settlement:
     """Return the settlement of a push after an attempt's outcome.
 
-    `attempt`: its number, from 1 on.
-
-    `sent_before`: an earlier attempt may have reached the provider. By default, any earlier attempt may have.
+    `attempt`: the number of the attempt, from 1 on. `sent_before`: True if an earlier attempt may have reached the
+    provider; None: any earlier attempt may have reached it.
     """
     match outcome:
         case Accepted(_, cost):
@@ -144,9 +143,9 @@ def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabi
 
 
 def applied_within(declared: Mapping[str, Capabilities]) -> dict[str, int]:
-    """Return the milliseconds after a send in which a lookup may miss it.
+    """Return how long after a send a lookup may miss the push, by provider.
 
-    The keys are the providers that have a lookup.
+    The values are milliseconds. Providers without a lookup are left out.
     """
     return {
         name: max(can.applied_within_ms, can.lookup_lag_ms)
