@@ -1,17 +1,18 @@
 """Compare the draws that balances show with our pushes (reconcile).
 
-Guarantee: if pushes that were sent twice add up to an excess exactly, the second draws are adopted, and so given back.
-A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a hidden part may have
-paid for further draws, the amount is reported to a person.
+Guarantee: if the extra draws of pushes that were sent twice add up to an excess exactly, the second draws are adopted,
+and so given back. A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a
+hidden part may have paid for further draws, the amount is reported to a person.
 
-If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. It
-was observed that the events stay, and the balance goes back. The lack is adopted, so that the next seal sends the usage
-again. At the first comparison of credits, it is only reported, because a hidden part may be used up.
+If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. In
+such a loss, the events stay and the balance goes back (observed). Drawdown adopts the missing draws, so that the next
+seal sends the usage again. At the first comparison of credits, it only reports them, because a hidden part may be used
+up.
 
-Any other difference between a balance and our pushes is reported to a person once, with the amount, and stored as a
-mark. Later comparisons begin from the mark. If a push was on its way meanwhile, the balance is not compared. If events
-and pushes still differ in a way that only a console shows, the balance's difference is reported each time, without a
-mark. With a mark, a correction in the console would count as drawn twice.
+Drawdown reports any other difference between a balance and our pushes to a person once, with the amount, and stores it
+as a mark. Later comparisons begin from the mark. If a push was on its way at the time, the balance is not compared. If
+events and pushes still differ in a way that only a console shows, the balance's difference is reported each time,
+without a mark. With a mark, a correction in the console would count as drawn twice.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ ONCE: Final = ". Reported once, until you run `drawdown reconcile ORG --acknowle
 class Compared:
     """The inputs of a comparison: balances, pushes and options.
 
-    `before`: the accepted pushes, read before the balances. `settled_by`: the time in milliseconds after which a
-    settled push may be missing at the provider. `pools`: the balances that pay for features.
+    `before`: the accepted pushes, read before the balances. `settled_by`: a push that was settled after this time, in
+    milliseconds, may be missing at the provider. `pools`: the balances that pay for features.
     """
 
     provider: str
@@ -475,9 +476,9 @@ def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> l
     """Return the indexes of charges that add up to an amount, newest first.
 
     `drew`, `settled_ms`: the draws and the times of the charges, newest first. The result has consecutive charges
-    within LOST_SPAN_MS, and any of the charges that were settled together just before them. At most MOST_BESIDE of the
-    latter are tried. None: such charges do not exist, too many sums are possible, or a top-up may equal a tried sum by
-    chance.
+    within LOST_SPAN_MS, and any of the charges that were settled together just before them. Of these earlier charges,
+    at most MOST_BESIDE are tried. None: such charges do not exist, too many sums are possible, or a top-up may equal a
+    tried sum by chance.
     """
     tried: set[int] = set()
     tries = 0
@@ -595,8 +596,8 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     """Return the pushes with extra draws that add up to an amount.
 
     `pushes`: each quantity, and its possible number of extra draws. The result is the number of extra draws, by the
-    index of the push. None: they do not add up, or there are more than MOST_SUMS sums, so that a person's change of the
-    balance is more likely.
+    index of the push. None: the extra draws do not add up to the amount, or there are more than MOST_SUMS sums. With so
+    many sums, a person's change of the balance is more likely.
     """
     counts = range(1, max((times for _, times in pushes), default=0) + 1)
     copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]

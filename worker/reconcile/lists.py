@@ -1,8 +1,8 @@
 """List the results of comparisons with providers, and what is not compared (R2).
 
-This module only reads, and does not call providers.
+This module only reads the database, and does not call providers.
 
-Guarantee: `of_days` returns differences first. A page begins after the last line of the page before.
+Guarantee: `of_days` returns differences first. A page begins after the last line of the previous page.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Compared:
 class ComparedAt:
     """The comparisons of one time that are the last of their feature and day.
 
-    `lines`: their number. `differing`: how many of them show a difference. MOST_COUNTED stands for this number or more.
+    `lines`: the number of comparisons. `differing`: the number of comparisons with a difference. The number
+    MOST_COUNTED means this number or more.
     """
 
     at_ms: int
@@ -72,7 +73,7 @@ class ComparedAt:
 class UnacknowledgedDifference:
     """An unacknowledged difference between a balance's draws and our pushes.
 
-    `feature`: the balance, of which `scale` quantities make one unit. `told_qty`: the reported difference in these
+    `feature`: the balance; `scale` quantities make one unit of it. `told_qty`: the reported difference in these
     quantities, positive if the balance drew more. `unsure_qty`: the uncertainty, because of which the difference may be
     0. `told_ms`: the time of the report in milliseconds (None: not on record).
     """
@@ -166,9 +167,9 @@ def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compare
 
 
 def runs(connection: sa.Connection) -> list[ComparedAt]:
-    """Return the latest times of comparisons, each with its numbers of comparisons.
+    """Return the latest runs of comparisons, each with its numbers of comparisons.
 
-    An organisation's feature on a day counts only at its last comparison.
+    An organisation's feature on a day counts only in the run of its last comparison.
     """
     rows = SQL.run(connection, "runs", {"at_most": MOST_RUNS, "counted": MOST_COUNTED})
     return [ComparedAt(int(row.at_ms), int(row.lines), int(row.differing)) for row in rows]
@@ -211,10 +212,10 @@ LATE_AFTER_MS: Final = 2 * DAY_MS
 class Uncompared:
     """The missing comparisons with a provider.
 
-    `compared_ms`: up to when it was compared as a whole (None: never). `open_days`: the number of open days of
-    customers. `open_since_ms`: the first of these days (None: `open_days` is 0). `said`: the customer and the reason of
-    one of them. `is_late`: True if it bills an organisation, and its last comparison is older than LATE_AFTER_MS. Times
-    are in milliseconds.
+    `compared_ms`: the end of the time that was compared as a whole (None: never). `open_days`: the number of open days
+    of customers. `open_since_ms`: the first of these days (None: `open_days` is 0). `said`: the customer and the reason
+    of one of these days. `is_late`: True if the provider bills an organisation, and its last comparison is older than
+    LATE_AFTER_MS. Times are in milliseconds.
     """
 
     provider: str

@@ -4,12 +4,13 @@ A line is an organisation's feature on a day.
 
 Guarantee: a line is compared only after the provider's lag, and only if its pushes are settled. A mark for each
 customer moves only past windows that were compared, or that a person acknowledged as unbilled. If a night is skipped,
-or its totals cannot be read, a later run compares it. Without `--correct`, a comparison does not change pushes. A
-correction follows the provider's own report. It voids a push that the provider lacks, and adopts a charge without a
-push. The next seal then bills or gives back the difference. If a difference cannot be assigned to a push, it is
-reported as a note. Once time is over, the run does not make further calls or corrections.
+or its totals cannot be read, a later run makes the comparison. Without `--correct`, a comparison does not change
+pushes. A correction follows the provider's own report. It voids a push that the provider lacks, and adopts a charge
+without a push. The next seal then bills or gives back the difference. If a difference cannot be assigned to a push, the
+run reports it as a note. Once time is over, the run does not make further calls or corrections.
 
-Days with a lost history (R1) may have charges without a push here. They are reported, and not corrected.
+Days with a lost history (R1) may have charges without a push here. The run reports these charges, and does not correct
+them.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconcil
     """Compare each provider; with `scope.correct`, correct proven differences.
 
     Errors: HistoryDoubted for corrections while a recovery is needed, or if the database is not that of
-    `context.witness`. They would rest on a lost history (R1).
+    `context.witness`. Such corrections would rest on a lost history (R1).
     """
     done = Reconciled()
     if scope.correct:
@@ -401,10 +402,10 @@ def compare_lost(
     done: Reconciled,
     over: Over,
 ) -> Steps[bool]:
-    """Report charges of lost days that do not have a push here.
+    """Report charges of lost days without a push in this database.
 
-    `since_ms`: the time from which on a loss must be on record. Differences are added to `done`. Return False if a
-    later run must read some of these days again.
+    `since_ms`: losses that were recorded before this time are left out. Differences are added to `done`. Return False
+    if a later run must read some of these days again.
     """
     is_read = True
     spans, pushed = yield Transaction(
@@ -475,8 +476,8 @@ FIRST_LOOK_MS: Final = 35 * DAY_MS
 class Settled:
     """A customer's day and feature, and whether it was compared.
 
-    `settled_ms`: when its last push was settled. `open_reason`: why it was not compared; '' if it was. `quantity`: the
-    base units that the provider accepted.
+    `settled_ms`: when its last push was settled. `open_reason`: the reason why it was not compared; '' if it was.
+    `quantity`: the base units that the provider accepted.
     """
 
     org_id: str
@@ -493,9 +494,9 @@ class Settled:
 
 @dataclass(frozen=True)
 class Balanced:
-    """The customers of which a reconciliation compared or tried to compare balances.
+    """The customers with balances that a reconciliation compared or tried to compare.
 
-    `left_out`: by customer, the reason why it did not compare the balances.
+    `left_out`: the reasons why it did not compare balances, by customer.
     """
 
     customers: Collection[str] = ()
@@ -503,7 +504,7 @@ class Balanced:
 
 
 def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
-    """Return up to when a provider was compared; None: never."""
+    """Return the time up to which a provider was compared; None: never."""
     found = SQL.run(connection, "provider_mark", {"provider": provider}).scalar_one_or_none()
     return None if found is None else int(found)
 
@@ -520,11 +521,11 @@ def keep_marks(
 ) -> int:
     """Move the marks of a provider and its customers past compared days.
 
-    Acknowledged days count as compared. Returns the number of open lines.
+    Acknowledged days count as compared. Return the number of open lines.
 
-    Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If a balance was left out, its
-    customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left a
-    balance out, the balance stays left out until a run tries to compare it.
+    Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If this run left out a balance, the
+    customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left
+    out a balance, the balance stays left out until a run tries to compare it.
     """
     by_customer: dict[str, list[Settled]] = {}
     days = _without_acknowledged(connection, provider, days)
