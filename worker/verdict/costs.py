@@ -1,6 +1,6 @@
 """Learn the costs of units from a provider that shows them.
 
-They serve estimates, and comparisons of balances in credits.
+Costs serve estimates, and comparisons of balances in credits.
 
 Guarantee: costs are append-only and on record, like an operator's rates. If a cost cannot be read, the cost in force
 stays. A response never replaces a cost that was stored after its request, because another response may be newer. The
@@ -45,7 +45,7 @@ Each estimate reads all of them, and they are never removed.
 def learn_costs(context: Context, provider: str) -> Steps[None]:
     """Read the costs of units from a provider, and store those that changed.
 
-    Providers without `costs` are not read. If a cost cannot be stored, it is logged, and the other steps continue.
+    Providers without `costs` are not read. If a cost cannot be stored, this logs it, and the other steps continue.
     """
     if not context.capabilities[provider].costs:
         return

@@ -37,7 +37,10 @@ class PendingSize:
 
 @dataclass(frozen=True)
 class PushState:
-    """Pushes of one state, provider and feature. `quantity`: base units to send."""
+    """Pushes of one state, provider and feature.
+
+    `quantity`: base units to send.
+    """
 
     state: str
     provider: str
@@ -65,8 +68,8 @@ class HaltRow:
 class OrgStatus:
     """An organisation's row, without columns of the seal, and its related rows.
 
-    Fields of the verdict are as in `OrgState`. `registered`: False if only its samples named it. `credit` None: it is
-    not billed.
+    Fields of the verdict are as in `OrgState`. `registered`: False if only its samples name the organisation. `credit`
+    None: the organisation is not billed.
     """
 
     org_id: str

@@ -1,7 +1,7 @@
 """Project: copy the provider's verdict to the organisation.
 
 Guarantee: each projection reads the provider again. A projection has the time at which its read began, and an older
-read never overwrites a newer one. If a customer cannot be read or does not exist, its stored figures stay, and do not
+read never overwrites a newer read. If a customer cannot be read or does not exist, its stored figures stay, and do not
 become zero. Only a new read, an operator or the end of billing resumes an organisation that was halted for lack of
 credit. Within HOLD_MS after the halt, the read must show an effective balance above the use of at least a minute.
 """
@@ -87,8 +87,8 @@ Fewer would not fully use the connection, and more would delay verdicts.
 class Projected:
     """The counts of a projection's reads and verdicts, by organisation.
 
-    `read`: organisations with a new read. `failed`: those without a read or with an unwritten verdict. `halted`,
-    `resumed`: changed verdicts. `wrong_estimates`: halts on an estimate that a read proved wrong.
+    `read`: organisations with a new read. `failed`: organisations without a read or with an unwritten verdict.
+    `halted`, `resumed`: changed verdicts. `wrong_estimates`: halts on an estimate that a read proved wrong.
     """
 
     read: int = 0
@@ -391,7 +391,7 @@ class Here:
 def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_again: bool) -> Change:
     """Return the change of an organisation after a successful read.
 
-    `asked_again`: a request came since the read began, so the read does not answer it.
+    `asked_again`: True if a request came after the read began, so that the read does not answer it.
     """
     used, held_micro = here.used, here.held_micro
     found, hidden, judged = None, None, None
@@ -472,7 +472,7 @@ def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
 def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
     """Return the change of an organisation after a failed read.
 
-    `policy`: that of its plan. `due`: the time of the next read.
+    `policy`: the policy of its plan for an unavailable provider. `due`: the time of the next read.
     """
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)

@@ -28,8 +28,8 @@ class Verdict:
 class Overrides:
     """The operator's halt and org override of one organisation.
 
-    `halted`, `max_concurrent` None: the provider's verdict counts. `until_ms`: the end of the org override; None: until
-    it is cleared.
+    `halted`, `max_concurrent` None: the provider's verdict counts. `until_ms`: the end of the org override; None: the
+    override lasts until it is cleared.
     """
 
     operator_halt: bool = False
@@ -69,8 +69,8 @@ class Estimate:
 class Refused:
     """Features that a usage limit of the provider refuses although credit is left.
 
-    `in_use`: features that the organisation uses now. `halted`: True if it is halted for the limit now, so that its use
-    has ended.
+    `in_use`: features that the organisation uses now. `halted`: True if the organisation is halted for the limit now,
+    so that its use has ended.
     """
 
     features: frozenset[str] = frozenset()
@@ -151,9 +151,9 @@ def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed:
 
     The verdict applies until the next read of the provider.
 
-    `billed`: a provider bills the organisation. `spent`: by the provider's last response, the balance is 0 or less.
-    While it is billed, only an operator's decision or a fresh read resumes it. If it is not billed, only an operator
-    halts and limits it.
+    `billed`: True if a provider bills the organisation. `spent`: True if the provider's last response showed a balance
+    of 0 or less. While the organisation is billed, only an operator's decision or a fresh read resumes it. If it is not
+    billed, only an operator halts and limits it.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
@@ -200,7 +200,7 @@ FURTHEST_MS: Final = 253_402_300_799_999
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
     """Return when an effective balance ends at the present use, in milliseconds.
 
-    None: it is unlimited or not in use, or it ends after FURTHEST_MS.
+    None: the balance is unlimited or not in use, or it ends after FURTHEST_MS.
     """
     if effective_micro is None or burn_a_minute <= 0:
         return None
@@ -231,7 +231,7 @@ WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
 
 
 def turn_ms(org_id: str, after_ms: int) -> int:
-    """Return an organisation's next turn after a time.
+    """Return the time of an organisation's next turn after a given time.
 
     A turn comes once an hour, at a moment that depends on the id, so that reads are spread evenly.
     """
@@ -277,8 +277,9 @@ class Remaining:
 def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
     """Return when to refresh an organisation with charged pushes (milliseconds).
 
-    This is at once if the organisation is halted or unread, was read before its last turn, or may be near its end of
-    credit. Otherwise it is in its turn. `remaining`: None if a response did not show the credit left.
+    The refresh is due at once if the organisation is halted or unread, was read before its last turn, or may be near
+    the end of its credit. Otherwise it is due in the organisation's next turn. `remaining`: None if a response did not
+    show the credit left.
     """
     if known.is_halted or known.unread or known.read_ms is None:
         return now_ms
@@ -288,9 +289,9 @@ def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> in
 
 
 def is_limit_near(left: int, charged: int) -> bool:
-    """Return True if a usage limit would end before the next turn.
+    """Return True if a usage limit would be reached before the next turn.
 
-    The rate of these pushes decides. `left`: base units that it leaves after them.
+    The rate of these pushes decides. `left`: the base units that the limit leaves after them.
     """
     return left <= charged * WINDOWS_A_TURN
 
