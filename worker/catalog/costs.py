@@ -148,7 +148,7 @@ class Pools:
         else:
             told = [one for one in between if not one.is_own and one.credits == exact]
             seen = [self._each(pool, one) for one in told or between]
-            # No read of the costs may have shown the cost of this charge yet. Then it is possible beside the others.
+            # No read of the costs may have shown the cost of this charge yet. In that case, it is possible, too.
             if exact is not None and not told:
                 seen += [self._each(pool, one, exact) for one in between if not one.is_own]
         return min(seen), max(seen)

@@ -36,9 +36,9 @@ UNITS: Final = "units"
 
 
 MOST_MAPPINGS: Final = 8
-"""Mappings with segments that a process caches.
+"""Most mappings for which a process caches the segments.
 
-Each tick and each guard needs them, and they seldom change.
+Each tick and each guard needs the segments, and mappings seldom change.
 """
 
 
@@ -108,7 +108,7 @@ def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
     """Return the row in force for a size in a window; None: the size does not have a feature."""
     in_force: dict[tuple[str, int | None], MappingRow] = {}
-    for row in rows:  # in the order they were added: of two with one start, the later one counts
+    for row in rows:  # in the order in which they were added; if two have the same start, the later row counts
         before = in_force.get(row.selector)
         if row.start_ms <= window_ms and (before is None or row.start_ms >= before.start_ms):
             in_force[row.selector] = row
@@ -127,7 +127,7 @@ def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[Mappi
     included.
     """
     by_selector: dict[tuple[str, int | None], dict[int, MappingRow]] = {}
-    for row in rows:  # of two with one start, the later one counts
+    for row in rows:  # if two have the same start, the later row counts
         by_selector.setdefault(row.selector, {})[row.start_ms] = row
     found: list[MappingRow] = []
     for mine in by_selector.values():
@@ -157,7 +157,7 @@ def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     """
     of_sizes = _segments(tuple(row for row in rows if not row.is_of_events))
     by_meter: dict[int, list[MappingRow]] = {}
-    for row in rows:  # each meter alone: there may be thousands, and their rows are independent
+    for row in rows:  # each meter separately, because there may be thousands with independent rows
         if row.memory_mb is not None and row.is_of_events:
             by_meter.setdefault(row.memory_mb, []).append(row)
     return [*of_sizes, *(found for _, mine in sorted(by_meter.items()) for found in _of_meter(mine))]
@@ -165,7 +165,7 @@ def segments(rows: Sequence[MappingRow]) -> list[Segment]:
 
 def _of_meter(rows: list[MappingRow]) -> list[Segment]:
     """Return the segments of one meter."""
-    last = {row.start_ms: row for row in rows}  # of two with one start, the later one counts
+    last = {row.start_ms: row for row in rows}  # if two have the same start, the later row counts
     starts = sorted(last)
     found: list[Segment] = []
     for start, end in pairwise([*starts, FOREVER_MS]):

@@ -200,7 +200,7 @@ class Calls:
         """Adjust the limits of later calls by a response."""
         allowance = self._slots.allowance
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
-        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # first reduce calls at once
+        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # first reduce concurrent calls
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
         self._heed(allowance, number, customer, too_many)
 
@@ -347,7 +347,7 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 
 
 PORTION: Final = 128
-"""Answers that are fetched at once, unless one call has more.
+"""Responses that are fetched together, unless one call has more.
 
 The number is so small that a lost portion costs little, and so large that commits cost little.
 """
@@ -382,7 +382,7 @@ class Flight(Generic[A]):
         self._grace_s = grace_s
         self._left = set(range(count))
         self._call_of: dict[int, set[int]] = {}
-        """The places of the call that each begun place belongs to, without completed places."""
+        """For each begun place, the places of its call that are not completed."""
         self._ready: dict[int, A] = {}
         self._fetched: list[int] = []
         self._first_at = 0.0
@@ -475,7 +475,7 @@ class Flight(Generic[A]):
         return self._ends_at is not None and at >= self._ends_at
 
     async def _give_up(self) -> None:
-        """Cancel the calls, and answer the rest by `instead`."""
+        """Cancel the calls, and answer the remaining places with `instead`."""
         await self.close()
         for task in self._tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -491,7 +491,7 @@ class Flight(Generic[A]):
 
 
 PAYMENTS_AT_ONCE: Final = 8
-"""Calls to a payment service at once."""
+"""Most concurrent calls to one payment service."""
 LAST_CHARGES_S: Final = 5.0
 """Seconds to wait for the responses to charges under way after the time limit.
 
@@ -559,6 +559,6 @@ async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | I
         task.cancel()
     try:
         return task.result()
-    except Exception as error:  # it is unknown whether the service tops up by itself
+    except Exception as error:  # it is unknown whether the service itself tops up
         log.exception("payment_service_failed", service=service.name, customer=effect.customer_id)
         return InDoubt(in_short(error))

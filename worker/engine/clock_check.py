@@ -16,7 +16,7 @@ SQL = queries(__file__)
 MAX_SKEW_MS = 30 * SECOND_MS
 """Most milliseconds by which the clocks of the machine and the database may differ."""
 MAX_JUMP_MS = DAY_MS
-"""Largest jump of the clock without `--accept-clock`."""
+"""Largest jump of the clock, in milliseconds, that a tick accepts without `--accept-clock`."""
 
 
 def database_now(connection: sa.Connection, now: int) -> int:

@@ -23,11 +23,11 @@ log = structlog.get_logger()
 
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # True once further work must not begin: time is over, or the process must end
-Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of calls at once
+Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of concurrent calls
 NOT_SENT: Final = "not sent: no time was left"
 """The result of a request that had not begun when the time limit (`over`) was reached."""
 LANES: Final = 2
-"""Batches of pushes that are sent to one provider at once.
+"""Batches of pushes that are sent to one provider at the same time.
 
 The responses of a batch are stored while the other is sent.
 """

@@ -21,9 +21,10 @@ from drawdown.worker.engine.pace import Pace, pace
 
 Answer = TypeVar("Answer")
 AT_ONCE: Final = 4
-"""Pushes of one customer in flight.
+"""Most pushes of one customer in flight.
 
-If a provider fails, each may stay in doubt for a day. Providers that limit customers refuse larger bursts.
+If a provider fails, each of these pushes may stay in doubt for a day. Providers that limit customers refuse larger
+bursts.
 """
 PACED_MS: Final = 30 * SECOND_MS
 """Longest wait of a customer's pushes after "too many calls", in milliseconds.
@@ -32,13 +33,13 @@ The rest is left to a later tick.
 """
 
 TURNED_AWAY: Final = 10
-"""Customers with "too many calls" in a round that halve the calls at once.
+"""Customers refused with "too many calls" in one round after which concurrent calls are halved.
 
-The number is at most an eighth of the calls at once, but at least 2. It is below GIVE_UP_AFTER, after which the rest is
-not sent.
+The number is at most an eighth of the concurrent calls, but at least 2. It is below GIVE_UP_AFTER, after which the rest
+is not sent.
 """
 STEPS: Final = 32
-"""Rounds without "too many calls" until the calls at once are back at the maximum.
+"""Rounds without "too many calls" after which the concurrent calls are back at the maximum.
 
 Each round adds at least 1/STEPS of the number that the provider declares.
 """
@@ -206,7 +207,7 @@ class Allowance:
     most: int
     allowed: int = 0
     least: int = 0
-    """The fewest calls at once that were allowed so far."""
+    """The fewest concurrent calls that were allowed so far."""
     begun: int = 0
     """The number of calls so far, which is also the number of the next call."""
     since: int = 0

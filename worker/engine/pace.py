@@ -32,7 +32,8 @@ limit of a second by one call.
 class Pace:
     """A limiter of calls in one event loop, in the order of requests.
 
-    A caller must have a slot of `fair_queue.Slots` first, so that only as many wait as the provider allows at once.
+    A caller must have a slot of `fair_queue.Slots` first, so that only as many callers wait as the provider allows
+    concurrent calls.
     """
 
     def __init__(self, a_second: float) -> None:

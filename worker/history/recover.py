@@ -147,7 +147,7 @@ def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilitie
     """Mark open pushes to be looked up first, or to be decided by a person.
 
     The pushes may have been sent since. Returns the number of both. If this machine lacks a provider, its pushes become
-    in doubt: another machine looks them up, or a person decides.
+    in doubt. Another machine looks them up, or a person decides.
     """
     to_look_up = to_decide = 0
     for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):

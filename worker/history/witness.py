@@ -223,7 +223,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 MOUNTS: Final = "/proc/self/mountinfo"
 _UNNAMED: Final = re.compile(r"/volumes/[0-9a-f]{64}/_data(/|$)")
-"""The path of an unnamed volume: Docker and Podman name it by 64 hexadecimal digits."""
+"""The path of an unnamed volume, which Docker and Podman name by 64 hexadecimal digits."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 

@@ -41,16 +41,16 @@ Hosts write the last samples of a day after its end.
 DUE_FOR_MS: Final = 7 * DAY_MS
 """Milliseconds for which a day stays due after a missed check or an unreadable cell."""
 CELLS_AT_ONCE: Final = 8
-"""Cells from which Drawdown requests totals at a time. All of their responses are in memory at once."""
+"""Most cells from which Drawdown requests totals at the same time. All their responses are in memory together."""
 MAX_STRANGERS: Final = 100
-"""Unregistered cells that the comparison of a day reports."""
+"""Most unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000
-"""Organisation-days that the report and the log of a comparison list.
+"""Most organisation-days that the report and the log of a comparison list.
 
 Drawdown records all days, and counts those above the limit.
 """
 KEPT_AT_ONCE: Final = 1_000
-"""Organisation-days and cell-days in a check that one statement stores."""
+"""Most organisation-days and cell-days that one statement stores."""
 
 
 @dataclass
@@ -269,7 +269,7 @@ PPM: Final = 1_000_000
 ALERTING: Final = ("differs", "only_here", "only_there")
 """Verdicts that need a person."""
 SIZES_SAID: Final = 4
-"""Sizes that a note names."""
+"""Most sizes that a note names."""
 UNKNOWN: Final = ("pruned", "unread")
 """Verdicts without a comparison."""
 

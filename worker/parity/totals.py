@@ -26,18 +26,18 @@ from drawdown.worker.sources.table import Table, Unfit
 
 FIELDS: Final = ("day", "cell_id", "org_id", "memory_mb", "seconds")
 MAX_FILE_BYTES: Final = 64 << 20
-"""Bytes of a file of totals."""
+"""Largest file of totals, in bytes."""
 MAX_TOTALS: Final = 500_000
-"""Totals in one file."""
+"""Most totals in one file."""
 MAX_ANSWER_TOTALS: Final = 100_000
-"""Totals of a cell's day.
+"""Most totals of one cell's day.
 
 Each may name an organisation that Drawdown does not know yet.
 """
 MAX_SECONDS: Final = 10**15
-"""Seconds of a total, enough for a million sandboxes for thirty years."""
+"""Most seconds in one total, enough for a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400
-"""Days of a file of totals, or of one check."""
+"""Most days in a file of totals, or in one check."""
 STDIN: Final = "-"
 ALL_CELLS: Final = ""
 _NEEDED: Final = ("day", "org_id", "seconds")
@@ -131,7 +131,7 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
 def _may_be_read(body: bytes) -> bool:
     """Return True if a body does not have more signs than the most totals can have.
 
-    Parsing turns a name, value or object of a few bytes into 60 to 200 bytes. Ids may contain such signs too: if there
+    Parsing turns a name, value or object of a few bytes into 60 to 200 bytes. Ids may also contain such signs. If there
     are too many signs, those inside strings are not counted.
     """
     most = _SIGNS_OF_A_TOTAL * (MAX_ANSWER_TOTALS + 1)

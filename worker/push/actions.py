@@ -307,7 +307,7 @@ def unready_of(context: Context) -> dict[str, str]:
 
 
 AWAITING_CREDIT: Final = "awaiting_credit"
-"""The state of rejected pushes that Drawdown bills again by itself.
+"""The state of rejected pushes that Drawdown bills again without a person.
 
 A command changes them only if it names their keys or this state.
 """

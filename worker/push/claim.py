@@ -37,7 +37,7 @@ lease.
 CALLS_A_CLAIM: Final = 2
 """Calls of a claim for each call that may be in flight.
 
-When a call ends, the next call of the claim can then begin at once.
+When a call ends, the next call of the claim can then begin immediately.
 
 If a process dies, its claimed and unsent pushes wait for the claim's lease to end.
 """
@@ -45,14 +45,14 @@ If a process dies, its claimed and unsent pushes wait for the claim's lease to e
 LONGEST_DUE: Final = 16
 """Pushes of a claim that are chosen by the longest wait.
 
-In a small claim, a quarter is chosen so. They are few, because all may belong to one customer, and its pushes are sent
-a few at a time.
+In a small claim, the number is a quarter of the claim. It is small, because all these pushes may belong to one
+customer, and a customer's pushes are sent a few at a time.
 """
 
 MOST_READ_WAIT_MS: Final = DAY_MS
 """Longest wait of a push for a read of its customer, in milliseconds after its seal.
 
-A customer that can never be read is billed all the same.
+After this time, Drawdown also bills a customer that cannot be read.
 """
 
 MOST_LOOKUPS: Final = 1_000

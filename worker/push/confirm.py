@@ -127,7 +127,7 @@ def _look_up_batch(
         [request_of(sought.row, capabilities) for sought in asked],
         lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
     )
-    # A lookup proves the state at the time it was made: this process may sleep before it stores the response.
+    # A lookup proves the state at the time it was made. This process may sleep before it stores the response.
     asked_ms = context.clock.now_ms()
     left, read = set(range(len(asked))), False
     told: dict[int, LookupResult] = {}
@@ -263,7 +263,7 @@ def _charged_meanwhile(
 def _on_terms_in_force(
     connection: sa.Connection, provider: str, asked: Sequence[Sought], found: Sequence[LookupResult]
 ) -> list[LookupResult]:
-    """Leave pushes to a person that were sent on former names and units.
+    """Leave pushes that were sent on former names and units to a person.
 
     A lookup asks in the provider's present place and unit. If it finds no charge, the former place may have it. A lost
     history may have sent a push earlier than this database knows.

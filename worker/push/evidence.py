@@ -184,12 +184,12 @@ Balances = Mapping[str, Mapping[str, Level] | ReadFailed]
 `ReadFailed`: the read of the customer failed.
 """
 CHUNK: Final = 200
-"""Customers of one read of balances."""
+"""Most customers in one read of balances."""
 MOST_SUMS: Final = 2_000
 """Different sums of a set of pushes that are tried.
 
-Above this number, Drawdown assumes that other pushes of the set have the same sum. A part of the set then proves
-nothing, and a person decides.
+Above this number, Drawdown assumes that other pushes of the set have the same sum. In that case, the sum of a part of
+the set is not proof, and a person decides.
 """
 
 MOST_UNSURE: Final = 12
@@ -728,7 +728,7 @@ def read_balances(provider: str, customers: Collection[str], now_ms: int, over: 
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
-        # Parts are listed before the read: a part that is first shown meanwhile would otherwise look as if it were
+        # Parts are listed before the read. Otherwise a part that is first shown meanwhile would look as if it were
         # gone.
         pools, known = yield Transaction(
             "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
@@ -1101,7 +1101,7 @@ def unknown_of(
 
 
 NEXT_REVISIONS: Final = 3
-"""Revisions after the newest known revision that are looked up at once after a loss.
+"""Revisions after the newest known revision that are looked up together after a loss.
 
 If the provider has the last of them, Drawdown looks up the next batch of the same size. Later revisions are found step
 by step. After an adoption, the next seal makes a push for the difference. Drawdown looks up that push together with the

@@ -23,7 +23,7 @@ SQL = queries(__file__)
 
 SAMPLES_SHOWN: Final = 200
 MOST_REVISIONS: Final = 100
-"""Revisions of a window on a push's page."""
+"""Most revisions of a window on a push's page."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
 
 
 MOST_VERDICTS: Final = 3
-"""Verdicts of the organisation after a push that the push's page shows."""
+"""Most verdicts after a push that the push's page shows."""
 MOST_TOLD: Final = 100
 """Most halts of cells on a push's page."""
 

@@ -94,7 +94,7 @@ def settle(
     """
     match outcome:
         case Accepted(_, cost):
-            # An earlier attempt may have been charged at another cost: this response has only the cost of its own
+            # An earlier attempt may have been charged at another cost. This response has only the cost of its own
             # attempt.
             alone = not (attempt > 1 if sent_before is None else sent_before)
             return Settlement("accepted", now_ms, "accepted", cost=cost if alone else None)
@@ -129,7 +129,7 @@ def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities
         return Settlement(
             "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, but not proven. A tick looks it up"
         )
-    # This database never sent the key, but the provider knows it: a part of our history may be lost (R1).
+    # This database never sent the key, but the provider knows it. A part of our history may be lost (R1).
     lost = "the provider knows this key, but this database does not have an earlier attempt of the push"
     return Settlement(
         "queued" if capabilities.lookup else "in_doubt", _look_up_at(now_ms, capabilities), "duplicate", lost
@@ -240,7 +240,7 @@ def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
     """Return the cost to store with an accepted push; None if it is uncertain.
 
     If several attempts may have arrived, another one may have been charged at another cost. If the charge ended inside
-    a unit, its cost is stored nevertheless: without it, the rest of the unit would look lost.
+    a unit, its cost is stored nevertheless. Without the cost, the rest of the unit would look lost.
     """
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 

@@ -91,7 +91,7 @@ class Pushed:
     other: int = 0
     rounds: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest calls at once, by provider, if the provider refused calls as too many."""
+    """The fewest concurrent calls, by provider, if the provider refused calls as too many."""
     more: bool = False
     """True if the spell was over, so that more pushes may be due."""
     why: Counter[str] = field(default_factory=Counter)
@@ -340,7 +340,7 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
         SQL.run(connection, "expire", {**values, **limits, "state": state})
     if oldest or capabilities.max_quantity is not None:
         words = {
-            # Rounded up: a provider may declare a little less than it accepts, to allow for a late call.
+            # Rounded up, because a provider may declare a little less than it accepts, to allow for a late call.
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
@@ -361,7 +361,7 @@ def _settle(
     ask: partial[None],
     note: partial[None],
 ) -> None:
-    # If history was lost after the send, the push is looked up: its key may now have another quantity here (R1).
+    # If history was lost after the send, the push is looked up, because its key may now have another quantity here (R1).
     require_same(connection, witness)
     rows = [
         {

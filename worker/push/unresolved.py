@@ -22,7 +22,7 @@ from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 SQL = queries(__file__)
 
 AWAITING_CREDIT: Final = "awaiting_credit"
-"""The state of a rejected push that is billed again once credit is shown."""
+"""The state of a rejected push that Drawdown bills again once the provider shows credit."""
 UNTIL_CREDIT: Final = "billed when the provider shows credit"
 
 

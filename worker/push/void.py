@@ -238,7 +238,7 @@ def _take_back(connection: sa.Connection, push: PushRow, state: str, why: str, n
 def _charged(connection: sa.Connection, chosen: Sequence[PushRow]) -> set[str]:
     """Return the keys of the pushes that the embedded ledger has charged.
 
-    The ledger is in this database: a process that was suspended may charge at any time, and its charge is valid.
+    The ledger is in this database. A process that was suspended may charge at any time, and its charge is valid.
     """
     ours = [str(push.key) for push in chosen if push.provider == EMBEDDED]
     if not ours:

@@ -274,7 +274,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
 def _of_pair(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted
 ) -> Iterator[tuple[Line | LeftOut | None, Mark | None]]:
-    # A part from an earlier cycle may have been drawn on before. If all our pushes are of this cycle, it was not by us.
+    # A part from an earlier cycle may have been drawn on before. If all our pushes are of this cycle, we did not.
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
@@ -301,7 +301,7 @@ def _of_pair(
     if least <= 0 <= most and not is_sure:
         is_open = is_range or ours.is_repriced
         apart = 0 if is_open else nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
-        # If uncertain amounts explain the difference, this is a guess: the same amount may be lost or drawn twice.
+        # If uncertain amounts explain the difference, this is a guess, because the same amount may be lost or drawn twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
         # Pushes that were billed by hand since are in the balance or not. From now on the mark includes that.
@@ -396,8 +396,8 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
     """Return True if a used-up part may explain the missing amount of a balance.
 
-    Such a part was granted once, and reads and responses never showed it: each push except the last was charged without
-    a response. Only customers with parts granted once are checked.
+    Such a part was granted once, and reads and responses never showed it. This is possible only if each push except the
+    last was charged without a response. Only customers with parts granted once are checked.
     """
     if not _has_parts(connection, asked, pair):
         return False

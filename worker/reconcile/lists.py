@@ -23,11 +23,11 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
-"""Comparisons with providers that one page lists."""
+"""Most comparisons with providers that one page lists."""
 MOST_DIFFERING: Final = 100
-"""Differing comparisons that a page shows first."""
+"""Most differing comparisons that a page shows first."""
 MOST_RUNS: Final = 10
-"""Latest runs of the comparison that a page lists."""
+"""Most runs of comparisons that a page lists, the latest first."""
 MOST_COUNTED: Final = 1_000
 """Comparisons of one run that a page counts. From this number on, the page shows "or more"."""
 MOST_TOLD: Final = 50

@@ -51,7 +51,7 @@ SQL = queries(__file__)
 __all__ = ["Line", "ReconcileScope", "Reconciled", "reconcile"]
 
 CHUNK: Final = 200
-"""Comparisons of one transaction."""
+"""Most comparisons in one transaction."""
 SETTLING_MS: Final = 15 * MINUTE_MS
 """Age in milliseconds from which usage is normally settled, after its window, its grace and a tick."""
 RECENT_MS: Final = 2 * DAY_MS
@@ -167,7 +167,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
 
         # One balance pays for several features, so the events of all of them must be compared first.
         told = pairs((day.line.customer_id, day.line.feature) for day in ready) - pairs(untold)
-        # An open day of one feature would hide what a credit system lacks of the others. Without a correction of
+        # An open day of one feature would hide missing draws of the others on a credit system. Without a correction of
         # events, a balance would report the same difference a second time.
         standing = {pair for pair in pairs(left_open) if pools.in_credits(pair[1]) and scope.correct}
         told -= pairs(left_open) - standing

@@ -42,7 +42,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 SHOWN: Final = 1000
-"""Pushes of a replay that its report lists. The report counts all pushes."""
+"""Most pushes that the report of a replay lists. The report counts all pushes."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
 """Range of the first chunk of a replay, in milliseconds."""
 CHUNK_LOAD: Final = 400_000
@@ -280,7 +280,7 @@ def _advance(
 
 
 def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
-    lock_buckets(connection)  # if two replays begin at once, the second waits and sees the first
+    lock_buckets(connection)  # if two replays begin together, the second waits and sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
     if doubted is not None:
@@ -294,7 +294,7 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        if row.next_ms >= plan.to_ms:  # such a plan would end at once, and the rest of the range would count as done
+        if row.next_ms >= plan.to_ms:  # such a plan would end immediately, and the rest of the range would count as done
             raise ReplayAhead(
                 f"this replay has reached {utc(row.next_ms)}, and by the clock of this machine ({utc(now)}) later "
                 "windows are not closed yet. Check that clock, and repeat the replay once they are closed"

@@ -401,7 +401,7 @@ def know_tables(run: Statements) -> None:
 
 
 AT_ONCE: Final = 20_000
-"""Organisations for which one statement writes rows."""
+"""Most organisations for which one statement writes rows."""
 
 
 def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> int:

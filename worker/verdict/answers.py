@@ -1,6 +1,6 @@
 """Note the credit left in responses to pushes, and request refreshes for them.
 
-Guarantee: after an answered push, Drawdown reads the organisation at its provider at once, or in the organisation's
+Guarantee: after an answered push, Drawdown reads the organisation at its provider immediately, or in the organisation's
 turn within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never a response. The credit of a
 response is written only on these conditions. The organisation was not read since the push was claimed, and a read of it
 is not requested. The provider accepted all its pushes of the claim. Its other pushes are not claimed and do not wait
@@ -132,7 +132,7 @@ class ClaimedAt:
 class Noted:
     """The effects of responses on organisations.
 
-    `refresh_now`: organisations to refresh at once. `turns`: the turns of the other organisations (milliseconds).
+    `refresh_now`: organisations to refresh immediately. `turns`: the turns of the other organisations (milliseconds).
     `balances`: the credit left, in micro-credits. `limits`: the base units that usage limits leave, as JSON.
     """
 
@@ -145,8 +145,8 @@ class Noted:
 def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
     """Request refreshes of organisations with answered pushes; note the credit left.
 
-    A refresh comes at once, or in the organisation's turn. If balances are in our own database, all organisations are
-    refreshed at once, because that does not need a call.
+    A refresh comes immediately, or in the organisation's turn. If balances are in our own database, all organisations
+    are refreshed immediately, because that does not need a call.
     """
     org_ids = [org.org_id for org in answers]
     if lane.capabilities.same_database or lane.capabilities.balance_in_ledger:

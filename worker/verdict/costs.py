@@ -31,9 +31,9 @@ SQL = queries(__file__)
 
 
 AT_ONCE: Final = 500
-"""Costs that one transaction writes.
+"""Most costs that one transaction writes.
 
-An account may have thousands, and other writers wait.
+An account may have thousands of costs, and other writers wait for the transaction.
 """
 MOST_CHANGES: Final = 1_000
 """Most costs of a feature that Drawdown ever learns.
@@ -61,7 +61,7 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
     if isinstance(told, ReadFailed):
         log.warning("costs_not_read", provider=provider, reason=told.reason)
         return
-    # If a feature leaves its credit system, it draws on a balance of its own: that is a change, too.
+    # If a feature leaves its credit system, it draws on its own balance. That is a change, too.
     ended = sorted(pools.newest().keys() - {cost.feature for cost in told})
     features = {*ended, *(cost.feature for cost in told)}
     told = [*(cost for cost in told if not cost.unread), *(Cost(feature, feature, Decimal(0)) for feature in ended)]
@@ -92,11 +92,11 @@ def _learn(
 
     `named`: all features of the response, with its last costs; None: more costs of it follow.
     """
-    # The provider's row is locked first: if two processes learn the same cost, the second finds it stored.
+    # The provider's row is locked first. If two processes learn the same cost, the second process finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
         return False  # before the provider's first seal, a tick stores its terms
-    # A mark after this moment is of a clock that was wrong. It must not stop all responses until then.
+    # A mark after this time comes from a wrong clock. It must not stop all responses until then.
     latest_ms = now_ms + CLOCKS_APART_MS
     if held.costs_read_ms is not None and asked_ms < held.costs_read_ms <= latest_ms:
         return False
@@ -125,7 +125,7 @@ def _learn(
             "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
         }
         by = By(now_ms, "drawdown", f"reported by {provider}")
-        # If costs were read before without this cost, its feature drew on a balance of its own until then.
+        # If costs were read before without this cost, its feature drew on its own balance until then.
         confirmed = held.costs_read_ms if before is None else held.costs_read_ms or before.at_ms
         confirmed = None if confirmed is None else min(confirmed, now_ms)
         more = {"balance": cost.balance, "confirmed_ms": confirmed, "provider": provider}

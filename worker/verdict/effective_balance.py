@@ -80,22 +80,22 @@ class Used:
     """
 
     unsealed: int = 0
-    """Used and not sealed, without usage that ended lots pay for."""
+    """Use that is not sealed, without usage that ended lots pay for."""
     unsampled: int = 0
     """Use without a sample yet, as if running sandboxes run until their next sample."""
     unsent: int = 0
-    """Sealed, but not sent yet, or proven not to have arrived."""
+    """Use that is sealed, but is not sent yet or is proven not to have arrived."""
     rejected: int = 0
     """The part of `unsent` that the provider rejected. A balance does not include it until a person settles it.
     """
     sent_since: int = 0
-    """First sent after the read of the stored balance."""
+    """Use that was first sent after the read of the stored balance."""
     held_micro: int = 0
     """The credit of its wallet that executions have reserved."""
     wallet: int | None = None
     """The credit of its wallet, if the wallet is here, because executions charge it between reads."""
     in_flight: int = 0
-    """Sent, but not accepted yet."""
+    """Use that is sent, but not accepted yet."""
     mirrors: bool = False
     """True if its wallet mirrors another service's bills, so that accepted pushes are drawn from it.
 
@@ -122,7 +122,7 @@ class Used:
 
         The rates are those of the last minute, of the last five minutes, and of the running sandboxes.
 
-        So a sandbox that starts counts at once, and a sandbox that pauses counts for five more minutes.
+        So a sandbox that starts counts immediately, and a sandbox that pauses counts for five more minutes.
         """
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, self.running, 0)
 
@@ -382,7 +382,7 @@ MOST_SAMPLES: Final = 1_000
 KEPT_MS: Final = 5 * SECOND_MS
 """Milliseconds for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
-"""Customers with many samples and a cached sum. Above this number, the oldest entry is removed."""
+"""Most customers with a cached sum of samples. Above this number, the oldest entry is removed."""
 _KEPT: Final = "unbilled_micro"
 
 
@@ -467,7 +467,7 @@ def _added_up(connection: sa.Connection, rows: Sequence[Any], now_ms: int) -> in
 
 
 MOST_HOLDERS: Final = 10
-"""Executions with reserved credit in `org show`."""
+"""Most executions with reserved credit that `org show` lists."""
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def _expire(connection: sa.Connection, *, now_ms: int) -> Matured:
 
 
 SHRUNK_AT_ONCE: Final = 500
-"""Executions that one transaction reads."""
+"""Most executions with reservations that one transaction shrinks."""
 LOOKED_BACK_MS: Final = 60 * MINUTE_MS
 """Milliseconds for which late usage may still shrink a reservation."""
 

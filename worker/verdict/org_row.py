@@ -315,7 +315,7 @@ def _of_levels(
 
 
 APPLIED_AT_ONCE: Final = 500
-"""Organisations for which one transaction writes verdicts from the stored facts."""
+"""Most organisations for which one transaction writes verdicts from the stored facts."""
 
 
 def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:

@@ -75,7 +75,7 @@ READING: Final = 7
 READ_AGAIN_MS: Final = MINUTE_MS
 """Milliseconds before a read that failed is repeated."""
 MAX_UNWRITTEN: Final = 20
-"""Unwritten verdicts that a report names. The log has all of them."""
+"""Most unwritten verdicts that a report names. The log has all of them."""
 ORGS_A_ROUND = 64
 """Concurrent reads, if the provider allows several.
 
@@ -97,7 +97,7 @@ class Projected:
     resumed: int = 0
     wrong_estimates: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest reads at once, by provider, if the provider refused reads as too many."""
+    """The fewest concurrent reads, by provider, if the provider refused reads as too many."""
     unwritten: list[str] = field(default_factory=list)
     """Organisations with a verdict that the database refused, each with the reason."""
     problems: list[str] = field(default_factory=list)
@@ -358,8 +358,8 @@ def _used(
     """Return the usage of organisations beyond their balance.
 
     If a watch runs, `wanted` has all organisations. Otherwise it has only those that are halted for lack of credit, or
-    have rejected pushes. While history is in doubt (R1), the result is empty: a charge of a lost history would be
-    subtracted twice.
+    have rejected pushes. While history is in doubt (R1), the result is empty, because a charge of a lost history would
+    be subtracted twice.
     """
     if SQL.run(connection, "is_doubted").first() is not None:
         return {}
@@ -404,7 +404,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     overrides = overrides_of(org)
     new = verdict(state.balance_micro, state.max_concurrent, overrides, at.now_ms, judged, held_micro, refused)
     if used is not None and state.balance_micro is not None and org.is_halted and not new.is_halted:
-        # The credit exceeds the last pushes: so the read came after a payment, and includes these pushes.
+        # The credit exceeds the last pushes, so the read came after a payment, and includes these pushes.
         found, hidden = effective_after(org, state.balance_micro, used, paid=True)
     # A request came since this read began, or a push set a turn while it ran. A turn is not enough for a halted
     # organisation, so its read is due now.

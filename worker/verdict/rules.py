@@ -277,9 +277,9 @@ class Remaining:
 def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
     """Return when to refresh an organisation with charged pushes (milliseconds).
 
-    The refresh is due at once if the organisation is halted or unread, was read before its last turn, or may be near
-    the end of its credit. Otherwise it is due in the organisation's next turn. `remaining`: None if a response did not
-    show the credit left.
+    The refresh is due immediately if the organisation is halted or unread, was read before its last turn, or may be
+    near the end of its credit. Otherwise it is due in the organisation's next turn. `remaining`: None if a response did
+    not show the credit left.
     """
     if known.is_halted or known.unread or known.read_ms is None:
         return now_ms
@@ -310,8 +310,8 @@ def _calls_for_a_read(known: KnownState, remaining: Remaining) -> bool:
     """Return True if a read is needed now.
 
     It is needed if credit would end before the next turn at the rate of these pushes, or has reached the low level. It
-    is also needed if a balance exceeds the stored balance. Then the customer has paid, or a limit decides that answers
-    do not show.
+    is also needed if a balance exceeds the stored balance. In that case, the customer has paid, or a limit decides that
+    responses do not show.
     """
     left = remaining.left_micro
     if left is None:
