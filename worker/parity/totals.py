@@ -185,8 +185,8 @@ def by_day(totals: Iterable[Total]) -> Days:
     both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
     if both:
         raise BadTotal(
-            f"{day_text(min(both))} has totals with a cell_id and totals without a cell_id. Pass all totals with it, "
-            "or all without it"
+            f"{day_text(min(both))} has totals with a cell_id and totals without a cell_id. Pass all totals with a "
+            "cell_id, or all totals without"
         )
     return found
 

@@ -94,8 +94,8 @@ def void(
         _require_unchanged(accepted, lost or ())
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
-                f"cannot void {key}: reconcile found its loss, and has billed its usage again since {adopted}. Run "
-                f"`{typed('drawdown', 'push', 'show', key)}`"
+                f"cannot void {key}: reconcile found its loss and adopted it as {adopted}, so its usage is billed "
+                f"again. See `{typed('drawdown', 'push', 'show', key)}`"
             )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
         own_up_to_lost(connection, accepted)
@@ -275,7 +275,7 @@ def require_lost(
             if was_sent_before(push, since_ms.get(provider, 0)):
                 raise Refused(
                     f"cannot void {push.key}: it was sent on earlier terms of {provider}, so a lookup "
-                    "cannot find its charge. If the provider's console shows no charge, charge the customer there"
+                    "cannot find its charge. If its console does not show the charge, charge the customer there"
                 )
             if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
                 raise Refused(

@@ -343,8 +343,8 @@ UNTOLD: Final = (
     "`drawdown push resolve KEY --outcome OUTCOME --evidence TEXT`"
 )
 BELOW: Final = (
-    "the provider has no charge or another quantity, and the push falls below the floor. Settle it with the customer, "
-    "then run `drawdown push resolve KEY --outcome accepted --evidence TEXT`"
+    "the provider lacks the charge or has another quantity, and the push falls below the floor. Settle it with the "
+    "customer, then run `drawdown push resolve KEY --outcome accepted --evidence TEXT`"
 )
 OTHER_TERMS: Final = (
     "sent on earlier terms of the provider, so a lookup cannot find the charge. Compare with the "

@@ -127,7 +127,10 @@ def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities
         return Settlement("accepted", now_ms, "duplicate")
     if sent_before:
         return Settlement(
-            "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, but not proven. A tick looks it up"
+            "queued",
+            _look_up_at(now_ms, capabilities),
+            "duplicate",
+            "the provider has the key, but the charge is not proven. A tick looks it up",
         )
     # This database never sent the key, but the provider knows it. A part of our history may be lost (R1).
     lost = "the provider knows this key, but this database does not have an earlier attempt of the push"
@@ -221,7 +224,7 @@ def after_lookup(
         case FoundPush(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case FoundPush(0):
-            said = "the provider has the push on record and charged nothing for it"
+            said = "the provider recorded the push, but did not charge it"
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case FoundPush(quantity, cost):
             return Adopt(quantity, _cost_of(cost, asked))
@@ -260,7 +263,7 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):
         return Void("absent. The push was sealed before the provider's total for this customer and feature was known")
     if asked.others and asked.sent_qty == 0:
-        return Void("the push had no quantity to send, and the provider has later revisions of its window")
+        return Void("the push did not have a quantity to send, and the provider has later revisions of its window")
     if asked.waits and not asked.others:
         return Settlement(asked.state, now_ms + FIRST_BACKOFF_MS, "absent", OTHERS_FIRST)
     if over and asked.may_be_sent and not asked.others and asked.state == "queued":

@@ -361,7 +361,7 @@ def _settle(
     ask: partial[None],
     note: partial[None],
 ) -> None:
-    # If history was lost after the send, the push is looked up, because its key may now have another quantity here (R1).
+    # If history was lost after the send, the push is looked up. Its key may now have another quantity here (R1).
     require_same(connection, witness)
     rows = [
         {

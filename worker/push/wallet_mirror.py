@@ -86,7 +86,7 @@ def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: in
         return
     for use, charge in zip(uses, charges, strict=True):
         if charge is wallet.Charge.NO_RATE:
-            log.warning("wallet_not_drawn", feature=use.feature, detail="the ledger has no rate for the feature")
+            log.warning("wallet_not_drawn", feature=use.feature, detail="the embedded ledger lacks a rate")
 
 
 def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:

@@ -82,7 +82,8 @@ LESS: Final = (
     "provider. If the provider lost a charge, draw it again in the provider's console"
 )
 FAR: Final = (
-    "the difference between the balance and the pushes exceeds the largest storable number. Drawdown compared neither"
+    "the difference between the balance and the pushes exceeds the largest storable number, so Drawdown did not "
+    "compare them"
 )
 BESIDE: Final = (
     "the balance differs by this amount from all accepted pushes, including those without an "
@@ -301,7 +302,7 @@ def _of_pair(
     if least <= 0 <= most and not is_sure:
         is_open = is_range or ours.is_repriced
         apart = 0 if is_open else nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
-        # If uncertain amounts explain the difference, this is a guess, because the same amount may be lost or drawn twice.
+        # If uncertain amounts explain the difference, this is a guess. The same amount may be lost or drawn twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
         # Pushes that were billed by hand since are in the balance or not. From now on the mark includes that.

@@ -166,7 +166,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
     if scope.provider is None:
         return tuple(sorted(set(scope.orgs))) or None
     if scope.provider in EXEMPT_PROVIDERS:
-        raise Refused(f"{scope.provider} does not bill usage here, so you cannot replay it. Name another provider")
+        raise Refused(f"{scope.provider} does not bill usage here, so you cannot replay usage of it. Name another")
     values = {"provider": scope.provider, "start_ms": start, "end_ms": end}
     found = tuple(str(org_id) for org_id in SQL.run(connection, "billed_by", values).scalars())
     if not found:
@@ -183,7 +183,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
     first = _of(connection, "first_sample", orgs, NOTHING)[0].first_sample_ms
     if first is None:
-        raise UsageError(f"cannot replay {scope}: samples do not exist. Import samples first")
+        raise UsageError(f"cannot replay {scope}: samples are missing. Import samples first")
     if end <= window_of(first):
         raise UsageError(
             f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}). Pass a range that "
@@ -205,7 +205,9 @@ def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> N
     for org_id in scope.orgs:
         floor = require_org(connection, org_id).floor_ms
         if start < floor:
-            raise UsageError(f"{org_id}: windows before {utc(floor)} are closed for good. Pass --from {utc(floor)}")
+            raise UsageError(
+                f"cannot replay {org_id}: windows before {utc(floor)} are closed for good. Pass --from {utc(floor)}"
+            )
 
 
 def _open_from(connection: sa.Connection, end: int) -> int | None:

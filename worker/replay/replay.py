@@ -275,7 +275,7 @@ def _advance(
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise ReplayAtWork(
             "this replay stopped for so long that another process took it over. It continues there, and "
-            "no usage is lost or billed twice"
+            "usage is neither lost nor billed twice"
         )
 
 
@@ -284,7 +284,7 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
     if doubted is not None:
-        raise HistoryDoubted(f"run `drawdown recover` before a replay: {doubted}")
+        raise HistoryDoubted(f"cannot replay: {doubted}. Run `drawdown recover`")
     rows = SQL.run(connection, "unfinished", {"since_ms": now - RESUME_MS}).all()
     for row in rows:
         at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
@@ -294,7 +294,7 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        if row.next_ms >= plan.to_ms:  # such a plan would end immediately, and the rest of the range would count as done
+        if row.next_ms >= plan.to_ms:  # such a plan would end here, and the rest of the range would count as done
             raise ReplayAhead(
                 f"this replay has reached {utc(row.next_ms)}, and by the clock of this machine ({utc(now)}) later "
                 "windows are not closed yet. Check that clock, and repeat the replay once they are closed"

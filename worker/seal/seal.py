@@ -366,7 +366,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
         "cursor_restart",
         f"buckets {shard.lo}..{shard.hi}",
         {"cursor": lock.arrivals.cursor},
-        By(request.now_ms, "drawdown", "S2: the cursor exceeded the database's own counter: the database was restored"),
+        By(request.now_ms, "drawdown", "S2: the cursor exceeded the database's counter, so the database was restored"),
     )
     return Lock(UNREAD, watermark_ms=lock.watermark_ms, epoch=lock.epoch + 1)
 

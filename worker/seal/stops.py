@@ -47,7 +47,7 @@ def resume_org(
         if org.operator_halt:
             lift = f"Run `drawdown org halt {typed(org_id, '--undo')}` to resume it"
             raise Refused(f"cannot resume {org_id}: it is not stopped, but halted by an operator. {lift}")
-        raise Refused(f"cannot resume {org_id}: it is not stopped. `drawdown status {typed(org_id)}` shows its state")
+        raise Refused(f"cannot resume {org_id}: it is not stopped. See `drawdown status {typed(org_id)}`")
     SQL.run(connection, "resume_org", {"org_id": org_id})
     was = str(org.stopped_reason)
     record(connection, "org_resume", org_id, {"was": was}, By(now_ms, actor, reason, via))

@@ -126,7 +126,7 @@ class Projected:
             log.error(
                 "estimate_wrong",
                 org=org.org_id,
-                detail="Drawdown halted the organisation on an estimate, but credit is left, so it resumed",
+                detail="Drawdown halted the organisation on an estimate, but credit is left. Drawdown resumed it",
             )
 
 
