@@ -97,8 +97,8 @@ def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> 
 
     Each has a text about the difference and the next command.
 
-    If usage were sent on the declared terms, it would go to another place, or in another unit, than the usage that was
-    sealed and compared so far. Machines with different settings would bill in turn.
+    On the declared terms, usage would go to another place, or in another unit, than the usage sealed and compared so
+    far. Machines with different settings would bill in turn.
     """
     found = {}
     for name, stored in _stored(connection).items():

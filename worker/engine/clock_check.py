@@ -29,9 +29,9 @@ def database_now(connection: sa.Connection, now: int) -> int:
 def require_clock(connection: sa.Connection, now: int) -> None:
     """Check the clock, for a command that stores its time.
 
-    Errors: ClockDoubted if this machine's clock differs from the database's by more than MAX_SKEW_MS, or is more than
-    MAX_SKEW_MS behind the last tick. Without this check, a change could have an earlier date than the rows that it
-    changes.
+    Errors: ClockDoubted if this machine's clock is more than MAX_SKEW_MS behind the last tick. Also if it differs from
+    the database's clock by more than MAX_SKEW_MS. Without this check, a change could have an earlier date than the rows
+    that it changes.
     """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:

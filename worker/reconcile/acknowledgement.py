@@ -1,7 +1,7 @@
 """Acknowledge reported balance differences and unbilled days (R2).
 
-A day is unbilled if the provider does not bill its usage until a person acts, for example because the customer was
-deleted at the provider.
+A day is unbilled if the provider does not bill its usage until a person acts. An example is a customer that was deleted
+at the provider.
 
 Guarantee: an acknowledgement covers only days that `status` reported, and only those of its organisation. A later
 comparison counts such a day as compared only while it cannot be compared without a person. If a push of the day changes

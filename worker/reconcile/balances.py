@@ -1,7 +1,7 @@
 """Compare the draws that balances show with our pushes (reconcile).
 
-Guarantee: if the extra draws of pushes that were sent twice add up to an excess exactly, the second draws are adopted,
-and so given back. A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a
+Guarantee: if the second draws of pushes that were sent twice exactly equal an excess, Drawdown adopts them, and so
+gives them back. A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a
 hidden part may have paid for further draws, the amount is reported to a person.
 
 If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. In

@@ -277,9 +277,9 @@ class Remaining:
 def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
     """Return when to refresh an organisation with charged pushes (milliseconds).
 
-    The refresh is due immediately if the organisation is halted or unread, was read before its last turn, or may be
-    near the end of its credit. Otherwise it is due in the organisation's next turn. `remaining`: None if a response did
-    not show the credit left.
+    The refresh is due immediately if the organisation is halted or unread, or was read before its last turn. The same
+    applies if its credit may end soon. Otherwise it is due in the organisation's next turn. `remaining`: None if a
+    response did not show the credit left.
     """
     if known.is_halted or known.unread or known.read_ms is None:
         return now_ms
