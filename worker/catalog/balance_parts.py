@@ -33,7 +33,7 @@ At this number, Drawdown does not store new parts, and logs a warning.
 STALE_MS: Final = MINUTE_MS
 """Milliseconds after Drawdown recorded a part's use in which a read may still show an older use.
 
-After this time, Drawdown records the use again, even if it did not change.
+After this time, Drawdown records the use again, even if the use did not change.
 """
 UNSETTLED_MS: Final = 2 * STALE_MS
 """Milliseconds after a charge in which a read of a part does not prove the charge.
@@ -113,7 +113,7 @@ def _keep(
 
 
 def _newer(before: Part, part: Part, now_ms: int) -> Part | None:
-    """Return the part to store; None if it did not change."""
+    """Return the part to store; None if the stored part did not change."""
     if part.seen_ms:  # an ended part keeps the time when it was last shown
         return part
     if before.used is not None and part.used is not None and now_ms < before.seen_ms + STALE_MS:

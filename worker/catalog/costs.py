@@ -170,7 +170,7 @@ class Pools:
         return self.weight_told(pool, feature, *self._find_change_range(feature, from_ms, to_ms), cost)
 
     def _find_change_range(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
-        """Return the first and the last change of a cost that a charge may have seen."""
+        """Return the first and the last change of a cost that may apply to a charge."""
         changes = self._of.get(feature, ())[1:]
         return sum(_holds(one) <= from_ms for one in changes), sum(_begins(one) <= to_ms for one in changes)
 
@@ -184,7 +184,7 @@ class Pools:
         ]
 
     def count(self, feature: str) -> int:
-        """Return the number of known costs of a feature, reported or assumed before."""
+        """Return the number of known costs of a feature, including the cost assumed before the first report."""
         return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:

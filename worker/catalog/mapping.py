@@ -44,7 +44,7 @@ Each tick and each guard needs the segments, and mappings seldom change.
 
 @dataclass(frozen=True)
 class MappingRow:
-    """One row of `mappings`.
+    """A row of `mappings`.
 
     `memory_mb` None: the open top. `feature` None: the selector ends. `at_ms`: when the row was added, in milliseconds.
     Rows that differ only in this time are equal.
@@ -96,7 +96,10 @@ def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
 
 
 def mapping_part() -> Part:
-    """Return the query of the mapping, to run with others: rows for `mapping_of`."""
+    """Return the query of the mapping: rows for `mapping_of`.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("mapping_rows")
 
 
@@ -139,7 +142,7 @@ def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[Mappi
 def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
     """Return the sizes at which the feature may change.
 
-    Each begins a range of sizes with the same rows.
+    Each of these sizes begins a range of sizes with the same rows.
     """
     edges = {0, MAX_MEMORY_MB + 1}
     for row in rows:

@@ -26,10 +26,10 @@ SQL = queries(__file__)
 MODE: Final = "mode"
 """The mode of a provider's key, the only term that was added later.
 
-Databases of earlier versions do not have it. A machine without the key does not report it.
+Databases of earlier versions do not have the mode. A machine without the key does not report the mode.
 """
 WIRE: Final = frozenset({"unit", "units", "names", "mode", "way"})
-"""Terms that change the place or the unit of usage at the provider, or the way in which it stores usage."""
+"""Terms that change the place or the unit of usage at the provider, or the way in which the provider stores usage."""
 UNSAID: Final = {"way": "v1"}
 """Values of terms that a provider does not store or declare.
 
@@ -222,6 +222,6 @@ def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capab
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
-    """Return the paused providers, each with its start (milliseconds) and reason."""
+    """Return the paused providers, each with the pause's start (ms) and reason."""
     rows = SQL.run(connection, "paused")
     return {row.provider: (int(row.paused_ms), str(row.paused_reason)) for row in rows}

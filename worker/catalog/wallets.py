@@ -105,7 +105,10 @@ def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[
 
 
 def billers_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a customer's billers, to run with others in one statement."""
+    """Return the query of a customer's billers.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("billers", {"customer_id": customer_id, "at_ms": now_ms})
 
 
@@ -119,7 +122,7 @@ def customers_on(connection: sa.Connection, plan: str) -> list[str]:
 class Claim:
     """The claim of an organisation to use a customer's credit for a time.
 
-    It lasts from `start_ms` to before `end_ms` (None: for good).
+    The claim lasts from `start_ms` until just before `end_ms` (None: without an end).
     """
 
     org_id: str
@@ -132,7 +135,7 @@ class Claim:
 class Owner:
     """Another owner of credit: an organisation, or a pool.
 
-    `provider` bills the organisation. For a pool, both fields are None.
+    `org_id`: the organisation. `provider`: the provider that bills it. For a pool, both fields are None.
     """
 
     org_id: str | None = None

@@ -32,14 +32,14 @@ Check = Literal["guard", "vendors"]
 def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alerts: int) -> None:
     """Store the result of a check.
 
-    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
-    them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: the number of
+    these differences that need a person.
     """
     SQL.run(connection, "keep", {"check_name": check, "at_ms": at_ms, "off": off, "alerts": alerts})
 
 
 SPAN_MS: Final = 35 * DAY_MS
-"""Milliseconds before now that a check of the guard's counters covers if an HTTP call starts it.
+"""Milliseconds before now that a check of the guard's counters covers if an HTTP call starts the check.
 
 The check covers all periods that began in this time, and so a whole month.
 """
@@ -131,8 +131,8 @@ def check_vendors(
 class LastCheck:
     """The last result of a check.
 
-    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
-    them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: the number of
+    these differences that need a person.
     """
 
     at_ms: int

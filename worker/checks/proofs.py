@@ -29,7 +29,7 @@ SQL = queries(__file__)
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
 """Age of the last full run, in milliseconds, from which `verify --since-last` makes a full run.
 
-If it runs each night, every seventh run is a full run.
+If you run `verify --since-last` each night, every seventh run is a full run.
 """
 
 
@@ -46,8 +46,8 @@ def keep(
 ) -> int:  # fmt: skip
     """Store the result of a run, and return its number.
 
-    `took_ms`: its duration. `orgs`: the number of checked organisations; None: all. `doubted`: the reason for which
-    history may be lost, or None.
+    `took_ms`: the duration of the run. `orgs`: the number of checked organisations; None: all. `doubted`: the reason
+    for which history may be lost, or None.
     """
     values = {
         "at_ms": by.now_ms,
@@ -126,8 +126,9 @@ class Run:
 
     `orgs`: the number of checked organisations; None: all. `by_invariant`: the number of breaches by invariant.
     `checked`: the number of checked rows by kind. `open`: the counts of open items. `newest_action`: the hash of the
-    newest action. `doubted`: the reason for which history may be lost, so that the run does not prove it (None: the
-    history is complete). `follows`: the run that it continued, from the window `from_ms` on; None: it was a full run.
+    newest action. `doubted`: the reason for which history may be lost, so that the run does not prove the invariants
+    (None: the history is complete). `follows`: the run that it continued, from the window `from_ms` on; None: it was a
+    full run.
     """
 
     number: int
@@ -155,7 +156,7 @@ class Run:
 class RunsPage:
     """A page of runs, newest first.
 
-    `next_before`: the start of the next page; None: this is the last.
+    `next_before`: the start of the next page; None: this is the last page.
     """
 
     runs: list[Run]

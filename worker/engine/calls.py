@@ -77,14 +77,14 @@ GIVE_UP_AFTER: Final = 20
 In an outage, each call would cost a timeout.
 """
 MOST_UNSETTLED: Final = 512
-"""Push calls to one provider without a recorded response, in all lanes together.
+"""Most push calls to one provider without a recorded response, in all lanes together.
 
-If a process dies, Drawdown must look up their pushes or send them again.
+If a process dies, Drawdown must look up the pushes of these calls, or send them again.
 """
 LAST_ANSWERS_S: Final = 10.0
 """Seconds to wait for the responses to pushes under way after the time limit.
 
-Drawdown must look up each push that it gives up.
+Drawdown must look up each push without a response in that time.
 """
 
 
@@ -170,7 +170,7 @@ class Calls:
         return line.left_over() if line.wait_until_ms > now else NotBegun(now, NOT_SENT)
 
     async def _call(self, flight: Flight[Outcome], sent: dict[int, PushRequest], failed: InARow, waited_ms: int) -> int:
-        """Make one call, in its line's turn, unless time is over.
+        """Make one call in the turn of its line, unless time is over.
 
         Return 0, or the time until which the customer must wait (milliseconds). In that case, the call was not made.
         """
@@ -209,7 +209,7 @@ class Calls:
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
-        """Return the outcomes of a call that must not be made; None if it may be made."""
+        """Return the outcomes of a call that must not be made; None if the call may be made."""
         if failed.count >= GIVE_UP_AFTER:
             return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row failed")] * count
         if line.is_closed(now):
@@ -352,7 +352,7 @@ PORTION: Final = 128
 The number is so small that a lost portion costs little, and so large that commits cost little.
 """
 PORTION_S: Final = 1.0
-"""Longest wait of a response for other responses that are written in the same transaction."""
+"""Longest wait of a response, in seconds, for other responses to write in the same transaction."""
 POLL_S: Final = 0.1
 """Seconds between two checks of the time limit (`over`) during a wait for a response."""
 
@@ -495,7 +495,7 @@ PAYMENTS_AT_ONCE: Final = 8
 LAST_CHARGES_S: Final = 5.0
 """Seconds to wait for the responses to charges under way after the time limit.
 
-Drawdown must look up each charge that it gives up.
+Drawdown must look up each charge without a response in that time.
 """
 
 

@@ -29,8 +29,8 @@ def database_now(connection: sa.Connection, now: int) -> int:
 def require_clock(connection: sa.Connection, now: int) -> None:
     """Check the clock, for a command that stores its time.
 
-    Errors: ClockDoubted if this machine's clock is more than MAX_SKEW_MS behind the last tick. Also if it differs from
-    the database's clock by more than MAX_SKEW_MS. Without this check, a change could have an earlier date than the rows
+    Errors: ClockDoubted if this machine's clock differs from the database's by more than MAX_SKEW_MS. ClockDoubted,
+    too, if it is that much behind the last tick. Without this check, a change could have an earlier date than the rows
     that it changes.
     """
     server_now = database_now(connection, now)

@@ -23,7 +23,7 @@ from drawdown.worker.engine.witness import Witness
 LEASE_MS = 2 * MINUTE_MS
 """Milliseconds for which a claim excludes other workers.
 
-Correctness does not depend on it, because two senders send identical bytes (P1).
+Correctness does not depend on this time, because two senders send identical bytes (P1).
 """
 
 
@@ -79,11 +79,11 @@ class Context:
     witness: Witness | None = None
     """This machine's checkpoint of the database; None: without a checkpoint.
 
-    It is updated during the tick.
+    The tick updates it.
     """
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
-    """Shared with all copies of this context, so that each claim of a worker has its own name."""
+    """The counter of claims. All copies of this context share it, so that each claim of a worker has a unique name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
         """Return True if this many `eighths` of the tick's time are over.

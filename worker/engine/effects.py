@@ -121,7 +121,7 @@ class ReadCosts:
 class ReadCustomers:
     """Read the states of a provider's customers.
 
-    The result has a CustomerState or ReadFailed for each id. `cut`: as for `Push`.
+    The result has a CustomerState or ReadFailed for each id. `cut`: as in `Push`.
     """
 
     provider: str
@@ -180,7 +180,10 @@ class AskWhoFills:
 
 @dataclass(frozen=True)
 class HaltRequest:
-    """A halt to send to a cell. `halted_at`: its start, in milliseconds."""
+    """A halt to send to a cell.
+
+    `halted_at`: the start of the halt, in milliseconds.
+    """
 
     org_id: str
     cell_id: str
@@ -243,14 +246,14 @@ class HookSender(Protocol):
     """A sender of messages to the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """Send messages. Return a response for each, in order, in bounded time."""
+        """Send messages, and return a HookAnswer for each, in order, in bounded time."""
 
 
 class CellReader(Protocol):
     """A reader of cells' counts."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Read counts. Return a response for each, in order, in bounded time."""
+        """Read counts, and return a UsageAnswer for each, in order, in bounded time."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ bursts.
 PACED_MS: Final = 30 * SECOND_MS
 """Longest wait of a customer's pushes after "too many calls", in milliseconds.
 
-The rest is left to a later tick.
+If the wait is longer, a later tick sends the pushes.
 """
 
 TURNED_AWAY: Final = 10
@@ -242,8 +242,8 @@ class Allowance:
 
 
 Heed = Callable[[Allowance, int, str, bool], None]
-"""Adjusts an allowance by a response. The arguments are the allowance, the call's number, its customer, and True if it
-was refused as too many calls.
+"""Adjusts an allowance by a response. The arguments are the allowance, the call's number, its customer, and True if the
+call was refused as too many calls.
 """
 
 

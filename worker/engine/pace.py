@@ -16,7 +16,7 @@ SLICE_S: Final = 0.02
 The calls that the rate allows in a slice begin together.
 """
 USED_SHARE: Final = 0.94
-"""Used share of the allowed rate.
+"""Share of the allowed rate that Drawdown uses.
 
 The rest allows for calls that arrive closer together than they were sent. It also allows for a second that begins
 inside a slice, and so touches two more slices.
@@ -62,7 +62,7 @@ class Pace:
     def _begin(self, now: float) -> None:
         """Begin the next slice if its time has come.
 
-        A fraction of a call is carried over, whole calls are not.
+        A fraction of a call is carried over to the next slice, but whole calls are not.
         """
         due = self._began + self._slice_s
         if now < due:

@@ -91,7 +91,7 @@ class World:
     http: Http | None = None
     """The client that providers share; None: they do not share a client.
 
-    It is closed when the steps have ended.
+    The runner closes the client when the steps have ended.
     """
     witness: WitnessStore = field(default_factory=NoWitness)
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def ask(question: Callable[[], Coroutine[object, object, R]], world: World) -> R
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the loop of uvloop if it is installed, which makes more calls a second."""
+    """Return the loop of uvloop, if installed, because it makes more calls a second."""
     try:
         import uvloop
     except ImportError:

@@ -40,7 +40,8 @@ class Recovered:
     found: str | None
     """The evidence of the loss; None: history was not lost, and the call did not have an effect."""
     from_ms: int = 0
-    """The start of the last tick on record, or an earlier time that a person gave. Later changes may be lost."""
+    """The start of the last tick on record, or an earlier time that a person gave. Changes after this time may be lost.
+    """
     until_ms: int = 0
     number: int = 0
     """The database's incarnation from now on."""
@@ -52,14 +53,15 @@ class Recovered:
     A person decides them (`drawdown push resolve`), unless another machine can look them up.
     """
     last_sample_ms: int | None = None
-    """The time of the newest stored sample. Hosts have to write later samples again."""
+    """The time of the newest stored sample. Hosts must write later samples again."""
     other_terms: Sequence[str] = ()
     """Providers that declare other terms on this machine than in this database.
 
     A person decides their earlier pushes, unless a lookup finds exactly their charge.
     """
     recovered_ms: int | None = None
-    """The time of an earlier recovery, if history was not lost since. Then [from_ms, until_ms) is the earlier loss.
+    """The time of an earlier recovery, if history was not lost since. In that case, [from_ms, until_ms) is the earlier
+    loss.
 
     None: this call recovered the database, or it was never recovered.
     """
@@ -130,7 +132,7 @@ def _recover(
 def _as_it_was(connection: sa.Connection, number: int) -> Recovered:
     """Return the result if no history was lost.
 
-    The result has the facts of the last recovery, if a recovery was made.
+    If the database was recovered before, the result has the facts of the last recovery.
     """
     last = SQL.run(connection, "last_loss", {"number": number}).one_or_none()
     if last is None:

@@ -3,7 +3,8 @@
 It is a file outside the database.
 
 Guarantee: the checkpoint is on disk before the pushes that it counts are sent, and its counts never fall. Several
-processes of one machine share one file. The kernel's table of mounts shows if its folder survives a container (pure).
+processes of one machine share one file. The kernel's table of mounts shows whether the folder of the file survives a
+container (pure).
 """
 
 from __future__ import annotations
@@ -204,13 +205,13 @@ def place_of(connection: sa.Connection) -> str:
 def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
     """Return True if the database has the first tick at the place of a checkpoint.
 
-    Tick 0: the database was recovered there before its first tick was recorded.
+    If this tick is 0, the database was recovered there before its first tick was recorded.
     """
     return kept.since_tick == 0 or worker_of_tick(connection, kept.since_tick) == kept.since_worker
 
 
 def _private(file: Path) -> TextIO:
-    """Open a file for writing that only this user can read, for any umask."""
+    """Open a file for writing. For any umask, only this user can read the file."""
     return os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8")
 
 

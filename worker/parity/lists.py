@@ -17,7 +17,7 @@ SQL = queries(__file__)
 MOST_FOUND: Final = 100
 """Most rows of each list of days.
 
-A list has the cell-days, or the organisation-days that differ.
+One list has the cell-days, and the other list has the organisation-days that differ.
 """
 
 

@@ -170,7 +170,7 @@ def _explained(line: Line, quarantined: int) -> Line:
 
 
 def _note(lines: list[Line], now_ms: int, done: Checked) -> Steps[None]:
-    """Store lines, and log the first of those that need attention."""
+    """Store lines, and log the first lines that need attention."""
     yield Transaction("parity_keep", partial(_keep, lines=lines, now_ms=now_ms))
     done.cells.append(lines[0])
     done.compared += sum(1 for line in lines if line.org_id and line.verdict not in UNKNOWN)
@@ -193,7 +193,7 @@ def _ended(done: Checked) -> Checked:
 
 
 def _tell(line: Line) -> None:
-    """Log an event for a line, on which an alert can rest."""
+    """Log an event for a line, for alerts."""
     say = log.error if line.verdict in ALERTING else log.warning
     event = "parity_differs" if line.verdict in ALERTING else "parity_unknown"
     say(
@@ -220,8 +220,8 @@ def _cells(connection: sa.Connection, *, day_ms: int) -> tuple[list[tuple[str, s
 class _Here:
     """Our figures of a day, by organisation.
 
-    `ours`: seconds of samples. `pruned`: organisations with samples that may be deleted. `quarantined`: numbers of
-    samples.
+    `ours`: seconds of samples. `pruned`: organisations with samples that may be deleted. `quarantined`: the number of
+    quarantined samples.
     """
 
     ours: dict[str, Ours]

@@ -42,7 +42,7 @@ STDIN: Final = "-"
 ALL_CELLS: Final = ""
 _NEEDED: Final = ("day", "org_id", "seconds")
 _SIGNS_OF_A_TOTAL: Final = 8
-"""Signs in the JSON of a total: `{`, three `:`, two `,`, one after it, and one for its surroundings."""
+"""Signs in the JSON of a total: `{`, three `:`, two `,`, a sign after the total, and a sign for its surroundings."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
 """A sign outside of strings, with all characters before it. An endless string extends to the end, and so does the
 rest without a sign, so that each character is read once.
@@ -78,7 +78,7 @@ Days = dict[tuple[int, str], dict[str, BySize]]
 def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
     """Return the totals of a file of CSV or JSON lines; `-` is standard input.
 
-    Errors: UsageError for a file that cannot be read, or has an invalid total. The error for a total names its line.
+    Errors: UsageError for a file that cannot be read, or has an invalid total. The error names the line of the total.
     """
     text = _text_of(name, stdin)
     rows: Iterator[tuple[int, Mapping[str, object] | str]]

@@ -115,9 +115,9 @@ def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> 
 
 @contextmanager
 def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
-    """Add to a refusal of several keys that all their pushes are unchanged.
+    """Add to a refusal of several keys that no push was changed.
 
-    One transaction changes all of them, so an invalid push refuses all.
+    One transaction changes all pushes, so an invalid push refuses all of them.
     """
     try:
         yield
@@ -135,7 +135,7 @@ def _chosen(
 ) -> list[PushRow]:
     """Return the pushes with these keys, each once, and lock them for the transaction.
 
-    `if_accepted`: advice for the error about an accepted push.
+    `if_accepted`: the next step in the error for an accepted push.
 
     Errors: UnknownId if a push does not exist; Refused if it is in another state.
     """
@@ -182,7 +182,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
 def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence: str) -> None:
     """Accept pushes that the caller has checked and locked, with their evidence.
 
-    Drawdown then reads the organisations' balances again, because the person may just have charged them.
+    Drawdown then reads the organisations' balances again, because the person may just have charged these pushes.
     """
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
@@ -365,7 +365,7 @@ class Chosen:
 
 
 MAX_KEYS: Final = 100
-"""Most keys of one `push cancel`. Each is one request to the provider."""
+"""Most keys of one `push cancel`. Each key takes one request to the provider."""
 CANCELLING: Final = (
     "the cancellation is not confirmed yet. Run the same `drawdown push cancel` again, or wait for the "
     "lookup of the push"
@@ -386,7 +386,7 @@ def intend(
 ) -> list[Intent]:
     """Put pushes in doubt and record the intent to cancel them, each once.
 
-    `capabilities`: those of the providers that can be called now.
+    `capabilities`: the capabilities of the providers that can be called now.
 
     Errors: UsageError without a reason or for too many keys. UnknownId for an unknown push. Refused, for all of them,
     if a push cannot be cancelled. HistoryDoubted while a recovery is needed.
@@ -471,7 +471,7 @@ def conclude(
 ) -> CancelReport:
     """Void the pushes that the provider has cancelled.
 
-    All others stay in doubt, and ticks look them up.
+    All other pushes stay in doubt, and ticks look them up.
 
     Errors: Refused, for all of them, if a rule protects a push (`refusals`). HistoryDoubted while a recovery is needed.
     """
@@ -673,7 +673,7 @@ class _Portion:
     resolved_rows: Sequence[PushRow]
     refused: Sequence[Refusal]
     last: PushRow | None
-    """The last push read, after which the next portion begins. None: this portion is the last."""
+    """The last push that was read. The next portion begins after it. None: this portion is the last."""
 
 
 def resolve_all(

@@ -23,14 +23,14 @@ from drawdown.worker.verdict.rates import Prices, Quantity
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds over which the rate of a backlog is measured."""
 TICKS_LOOKED_AT: Final = 1_000
-"""Most ticks that are read, the newest of all shards. Fewer ticks end within RATE_SPAN_MS."""
+"""Most ticks that are read, the newest first, of all shards. Fewer ticks end within RATE_SPAN_MS."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class _OfProvider:
-    """The first field of `Waiting`, before the numbers by state that JSON has next."""
+    """The first field of `Waiting`. In JSON, the numbers by state follow it."""
 
     provider: str
 
@@ -53,7 +53,7 @@ class Waiting(OpenPushes, _OfProvider):
     oldest_window_ms: int = 0
     error: str | None = None
     errors: dict[str, str] = field(default_factory=dict)
-    """The most frequent error by state: in_doubt, rejected, waiting. `error` is the first of these."""
+    """The most frequent error by state: in_doubt, rejected, waiting. `error` is the first of these errors."""
     other_errors: dict[str, int] = field(default_factory=dict)
     """The number of other errors by state, without states that have only one error."""
     error_pushes: int = 0
@@ -73,7 +73,7 @@ class Waiting(OpenPushes, _OfProvider):
     paused_reason: str | None = None
     settled_per_min: int = 0
     drained_ms: int | None = None
-    """When all due pushes are sent, at the present rate.
+    """The time at which all due pushes are sent, at the present rate.
 
     None: `due` is 0, the provider is paused, or its rate is zero.
     """

@@ -31,8 +31,8 @@ SQL = queries(__file__)
 MAX_CLAIM: Final = 2_048
 """Most pushes of a claim, unless one call of the provider takes more.
 
-A worker has at most two claims of a provider at a time. If it is killed, its unsent pushes wait for the end of the
-lease.
+A worker has at most two claims of a provider at a time. If the worker is killed, its unsent pushes wait for the end of
+the lease.
 """
 CALLS_A_CLAIM: Final = 2
 """Calls of a claim for each call that may be in flight.
@@ -63,11 +63,11 @@ A lookup that has not begun when its lease ends is claimed again.
 MOST_TOGETHER: Final = 1_000
 """Most lookups of the same customers that Drawdown adds to a batch.
 
-One balance then covers all pushes of a customer in the batch. If a customer has at least this many absent pushes, those
-without proof are in doubt.
+One balance then covers all pushes of a customer in the batch. If a customer has at least this many absent pushes, the
+pushes without proof are in doubt.
 """
 MOST_LOST = 200 // (1 + NEXT_REVISIONS)
-"""Most lookups of a batch, if history was lost. Each may take several calls."""
+"""Most lookups of a batch, if history was lost. Each lookup may take several calls."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def longest_due(most: int, claim: str) -> int:
 def _take(connection: sa.Connection, values: dict[str, object]) -> list[sa.Row[tuple[object, ...]]]:
     """Claim pushes in three steps, until `at_most` are claimed.
 
-    First a few that wait longest, then the newest that were never sent, then any others that are due.
+    The steps claim a few pushes that wait longest, then the newest that were never sent, then other due pushes.
     """
     most = values["at_most"]
     assert isinstance(most, int)

@@ -176,7 +176,7 @@ def _ready(
 def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
     """Store the key under which a push was found without a known attempt of ours.
 
-    Late refusals use that key. It also shows that a person did not charge the push by hand.
+    Late refusals use that key. The key also shows that a person did not charge the push by hand.
     """
     if row.attempts or row.wire_key:
         return row
@@ -481,21 +481,21 @@ def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
     """Return True if a balance can show a push.
 
     A balance cannot show a push that may have been drawn in the cycle before. Nor can it show a lost push (R1) if its
-    draw was reported to a person since as another user's.
+    draw has since been reported to a person as use by another system.
     """
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
     return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
 
 
 def _is_last_word(end: End) -> bool:
-    """Return True if an end, without the balance, proves that a push never arrived."""
+    """Return True if a decision without the balance proves that a push never arrived."""
     return isinstance(end, Void) or (isinstance(end, Settlement) and end.never_sent)
 
 
 def _grouped(
     asked: Sequence[Sought], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
 ) -> tuple[list[End], dict[CustomerPool, list[int]]]:
-    """Return the ends so far, and the pushes that balances have to decide.
+    """Return the decisions so far, and the pushes that balances must decide.
 
     These pushes are grouped by customer and balance, as places in the batch.
     """
@@ -515,7 +515,7 @@ def _grouped(
 def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) -> list[End]:
     """Put pushes below the floor in doubt instead of voiding or adopting them.
 
-    Below the floor, a seal would not replace them, so a person settles them.
+    Below the floor, a seal would not replace these pushes, so a person settles them.
     """
     below = Settlement("in_doubt", asked_ms + DAY_MS, "absent", BELOW)
     return [
@@ -544,8 +544,8 @@ def _charged(
 ) -> frozenset[int] | None:
     """Return the places of the pushes that drew on a balance; None if unknown.
 
-    If other pushes are open, a balance is conclusive only if it does not show any draw. A draw may be of the other
-    pushes or of these, and the provider may have lost something else.
+    If other pushes are open, a balance is conclusive only if it does not show any draw. A draw may belong to the other
+    pushes or to these, and the provider may have lost another draw.
     """
     if (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
         return None

@@ -132,8 +132,8 @@ OwnUnits = Mapping[str, tuple[Decimal, int]]
 class Expired:
     """A part that ended before it was used up.
 
-    `used`: its use when it was last shown, which counts as drawn. `unused`: the rest. Both are quantities of its
-    balance.
+    `used`: the use of the part when it was last shown, which counts as drawn. `unused`: the rest. Both are quantities
+    of its balance.
     """
 
     part: Part
@@ -165,7 +165,7 @@ class Level:
     earliest_ms: int | None = None
     """The earliest possible start of its cycle, if that is before `since_ms`."""
     is_first: bool = False
-    """True if its parts were never reset, so that this is its first cycle."""
+    """True if the parts of the balance were never reset, so that this is its first cycle."""
     shown_parts: tuple[Part, ...] = field(default=(), compare=False)
     """The parts that the read showed."""
 
@@ -222,8 +222,8 @@ class Accounted:
     hand_below: int = 0
     """The sums billed and credited by hand since the last comparison, which the balance may include or not. If a person
     voided a push that gives back, it counts as credited, because the provider may have credited a part of it. If a
-    charge was made while its cost changed, the balance may have it at the lower cost, so the difference counts here
-    too.
+    charge was made while its cost changed, the balance may have it at the lower cost, so the difference of the costs
+    also counts here.
     """
     other_balance: int = 0
     """The sum of the pushes that may have drawn on another balance, so that this balance may lack them."""
@@ -241,11 +241,11 @@ class Accounted:
     None: the balance was not compared in this cycle.
     """
     marked_ms: int = 0
-    """The time of that comparison, or of the last comparison in the cycle before."""
+    """The time of the last comparison in this cycle, or else in the cycle before."""
     earlier: tuple[int, int] | None = None
     """The least and the most draws on a balance that were made before its cycle began; None: unknown.
 
-    It follows from the last comparison in the cycle before.
+    The bounds follow from the last comparison in the cycle before.
     """
     own: OwnUnits = field(default_factory=dict)
     """The own units at the last comparison."""
@@ -477,8 +477,8 @@ def _read_rows(
 def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
     """Return the bounds of own units beyond their amount in the balance.
 
-    Own units of the last comparison (`known`) keep their amount of then. Units drawn since count at one of the costs
-    since then. The last value is True if the bounds differ only because a feature joined or left a credit system.
+    Own units of the last comparison (`known`) keep the amount that they had then. Units drawn since count at one of the
+    costs since then. The last value is True if the bounds differ only because a feature joined or left a credit system.
     """
     least = most = Decimal(0)
     joined = True
@@ -569,8 +569,8 @@ def _disturbed(
 ) -> dict[CustomerPool, Between]:
     """Return the balances that have only bounds of draws until their cycle's end.
 
-    The span begins at the last comparison. A push in it gave back, was billed by hand or voided, or is still open. Or a
-    cost changed, or the order of the draws on its parts is unknown.
+    Since the last comparison of such a balance, a push gave back, was billed by hand, was voided or is still open, or a
+    cost changed. The same applies if the order of the draws on its parts is unknown.
     """
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
     found: dict[CustomerPool, Between] = {}
@@ -652,7 +652,7 @@ class Unsure:
 
     quantities: Sequence[int]
     is_decided: bool
-    """True if people decided about more than MOST_UNSURE of them."""
+    """True if people decided about more than MOST_UNSURE of the pushes."""
 
 
 def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted) -> Unsure:
@@ -786,7 +786,7 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
 
 
 def _used(part: Part) -> Decimal:
-    """Return the amount drawn on an ended part. With a debt, it exceeds the grant."""
+    """Return the amount drawn on an ended part. With a debt, the amount exceeds the grant."""
     return Decimal(0) if part.used is None else max(Decimal(0), part.used)
 
 
@@ -803,7 +803,7 @@ def _as_expired(part: Part, each: int) -> Expired:
 def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], pools: Pools) -> OwnUnits:
     """Return the own units that were drawn, at their present amounts.
 
-    `drew`: the draws on parts that are gone, which are included.
+    `drew`: the draws on parts that are gone. The result includes these draws.
     """
     units: dict[str, Decimal] = {}
     for feature, used in [*drawn.own.items(), *((balance, amount) for balance, amount in drew if balance != pool)]:
@@ -931,7 +931,7 @@ class Mark:
 def write_marks(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
     """Write the marks for the next comparisons.
 
-    Unacknowledged reports to a person add up.
+    If a person has not acknowledged a report, the new report is added to it.
     """
     rows = [
         {

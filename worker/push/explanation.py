@@ -205,7 +205,7 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
 def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSample], int]:
     """Return the first samples of a push's feature, and the quantity of all in force.
 
-    The database sums them up by size, because their number is not bounded.
+    The database adds up the samples by size, because their number is not bounded.
     """
     rules = mapping_rows(connection)
     values = {"org_id": push.org_id, "window_ms": push.window_ms, "window_end_ms": push.window_ms + WINDOW_MS}
@@ -293,7 +293,7 @@ def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
 def _list_halts(connection: sa.Connection, org_id: str, verdicts: list[VerdictAfter]) -> list[HaltRow]:
     """Return the halts that these verdicts caused.
 
-    A halt has the time of the verdict that caused it.
+    A halt has the same time as the verdict that caused the halt.
     """
     halting = [one.at_ms for one in verdicts if one.is_halted]
     if not halting:

@@ -36,7 +36,7 @@ RANKS: Final = {"in_doubt": -3, "rejected": -2}
 These pushes then come first.
 """
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a download that Drawdown reads into memory at a time."""
+"""Most rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 5_000
 """Most pushes that a page reads.
 
@@ -159,7 +159,7 @@ def list_pushes(
 
     Errors: UsageError for an unknown state, an invalid range or `after`, or a `why` that open pushes do not have.
     UnknownId for an unknown feature or organisation, or if the push of `after` does not exist. A provider without
-    pushes is valid, because only this machine may know it.
+    pushes is valid, because the database may not know a new provider yet.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")

@@ -56,14 +56,14 @@ class Settlement:
     cost: UnitCost | None = None
     """The credits that the provider charged for one base unit.
 
-    None: it did not report them.
+    None: the provider did not report them.
     """
 
 
 MOST_RETRY_MS: Final = DAY_MS
 """Longest wait before a push is retried, in milliseconds.
 
-A provider cannot request a longer wait.
+If a provider requests a longer wait, Drawdown waits for this time.
 """
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """Milliseconds to wait after a charge failed for lack of credit, or a refund for lack of a balance.
@@ -176,7 +176,7 @@ class LookedUpPush:
     """
     first_sent_ms: int
     claimed: bool
-    """True if the provider reported that it has the key, so that a retry would only repeat that."""
+    """True if the provider reported that it has the key, so that a retry would only repeat that response."""
     may_be_sent: bool = False
     """True if it is unsent in this database, but a lost history may have sent it (R1)."""
     stale: bool = False

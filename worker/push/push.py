@@ -76,7 +76,7 @@ SENDING: Final = 5
 SPELL_MS: Final = 20 * SECOND_MS
 """Milliseconds in which a provider's pushes are sent.
 
-Afterwards verdicts and halts have their turn.
+After this time, verdicts and halts have their turn.
 """
 
 
@@ -188,8 +188,8 @@ def _send_all(
     """Send the claimed pushes, unless the lease runs out, and settle the responses.
 
     The lease is checked again right before each call (P1). Once the spell is over, further calls do not begin. Pushes
-    without a call are due again. Unread customers are read before their pushes are sent. They come last, so that the
-    other pushes do not wait for these reads.
+    for which no call began are due again. Unread customers are read before their pushes are sent. They come last, so
+    that the other pushes do not wait for these reads.
     """
     clock, lease_end, lane = context.clock, now + LEASE_MS, ClaimedAt(provider, context.capabilities[provider], now)
     sending = Push(
@@ -263,8 +263,8 @@ def _settle_portion(
 def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> Steps[Mapping[int, Outcome]]:
     """Read the customers of unread pushes, and record their parts.
 
-    This happens before the pushes are sent. Returns the outcomes of the pushes that must wait, by place, because their
-    customer is not read.
+    This happens before the pushes are sent. Return the outcomes of the pushes that must wait for a read of their
+    customer, by place.
 
     Autumn omits a one-time part from its responses as soon as it is used up exactly (seen in a recorded call). If the
     first push uses up an unknown part and its response is lost, the balance would prove that the push is absent (P5).
@@ -395,7 +395,7 @@ def _settle(
 AT_ONCE: Final = 4_096
 """Most pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
-"""Most micro-credits, and most base units, of a rate that is charged in place.
+"""Most micro-credits, and most base units, in a rate that is charged in place.
 
 `ledger rate` has the same limit.
 """

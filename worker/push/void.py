@@ -254,7 +254,7 @@ def _may_arrive(newest_ms: int | None, now_ms: int) -> bool:
 def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> Iterator[Refusal]:
     """Refuse pushes with an unanswered attempt that may still arrive.
 
-    Such an attempt may be charged after a later attempt was rejected, and a void would then bill twice.
+    The provider may charge such an attempt after it rejected a later attempt, and a void would then bill twice.
     """
     for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
         if newest is not None and _may_arrive(newest, now_ms):
@@ -269,7 +269,7 @@ def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: in
 def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterator[Refusal]:
     """Refuse pushes below the floor of their organisation (S4).
 
-    Below the floor, Drawdown does not seal any more, so the usage of a voided push would be lost.
+    Below the floor, Drawdown no longer seals, so the usage of a voided push would be lost.
     """
     orgs = [{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})]
     floors = {row.org_id: int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": orgs})}

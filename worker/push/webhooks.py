@@ -74,7 +74,7 @@ def take_event(
 
 
 def _store(connection: sa.Connection, event: WebhookEvent, state: str, error: str | None, now_ms: int) -> bool:
-    """Store an event, and return True if it is new, or came again after it had failed."""
+    """Store an event; return True if it is new, or came again after a failure."""
     values = {
         "provider": event.provider,
         "event_id": event.event_id,
@@ -126,7 +126,7 @@ def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: 
 def _is_storable(text: str) -> bool:
     """Return True if PostgreSQL can store and compare the text.
 
-    It cannot if the text has a NUL or half of a surrogate pair.
+    PostgreSQL cannot store a text with a NUL or half of a surrogate pair.
     """
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 

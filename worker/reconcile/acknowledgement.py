@@ -99,7 +99,7 @@ def find_unbilled(connection: sa.Connection, org_id: str = "") -> list[Unbilled]
 def _marks(connection: sa.Connection, org_id: str, *, lock: bool = False) -> Sequence[Any]:
     """Return the marks of customers with reported days.
 
-    `lock`: lock them until the transaction ends.
+    `lock`: lock the marks until the transaction ends.
     """
     chosen = {"needs_you": f"{NEEDS_YOU}%", "org_id": org_id, "at_most": MOST_MARKS}
     return SQL.run(connection, "marks_for_person", chosen, locked="for_update" if lock else "").all()

@@ -103,17 +103,17 @@ MOST_BESIDE: Final = 12
 The write may include any of them.
 """
 MOST_SUMS: Final = 10_000
-"""Sums of pushes that one comparison tries.
+"""Most sums of pushes that one comparison tries.
 
-Afterwards it leaves the difference to a person.
+After these sums, the comparison leaves the difference to a person.
 """
 MOST_LOST_SUMS: Final = 50_000
-"""Sums of pushes that are compared with a balance's missing amount.
+"""Most sums of pushes that are compared with a balance's missing amount.
 
 Seals wait for this comparison.
 """
 MOST_CHARGES: Final = 5_000
-"""Pushes since the last comparison that may have used up a one-time part of a balance.
+"""Most pushes since the last comparison that may have used up a one-time part of a balance.
 
 If there are more, a person decides.
 """
@@ -459,8 +459,8 @@ def _find_lost_pushes(
 ) -> list[PushRow] | None:
     """Return the pushes with draws that a balance has lost.
 
-    None: unknown, or a person may have topped it up. A store that goes back to its last write loses all later draws,
-    and any of those that were under way.
+    None: the pushes are unknown, or a person may have topped up the balance. A store that goes back to its last write
+    loses all later draws, and any of those that were under way.
     """
     drew: list[int] = []
     for row in newest:
@@ -515,7 +515,7 @@ def _is_chance(tried: Collection[int], amount: int) -> bool:
     """Return True if an amount may be among some sums by chance.
 
     People top up by round amounts. Consider all amounts up to the largest sum that are as round as this one. If more
-    than one in CHANCE of them is among the sums, the result is True.
+    than one in CHANCE of these amounts is among the sums, return True.
     """
     grain = 1
     while amount % (grain * 10) == 0:
@@ -549,7 +549,7 @@ def _of_more(
 ) -> tuple[Line | LeftOut | None, Mark | None]:
     """Adopt or report draws beyond the pushes.
 
-    They are of pushes that were sent twice, or by another system.
+    Such draws come from pushes that were sent twice, or from another system.
     """
     pools = asked.pools
     values = {
@@ -586,7 +586,7 @@ def _of_more(
 def _cost(pools: Pools, pool: str, push: PushRow) -> int:
     """Return the draw of a push's unit; 0 if its cost has changed since.
 
-    With another cost, giving it back would give another amount.
+    At another cost, Drawdown would give back another amount than the push drew.
     """
     feature, settled_ms = str(push.feature), int(push.settled_ms)
     least, most = pools.weight_between(pool, feature, int(push.first_attempt_ms), settled_ms)

@@ -158,7 +158,7 @@ class Short:
     below: int = 0
     """The quantity below the floor. All quantities are base units, and negative for pushes that give back."""
     by_window: ByWindow = field(default_factory=dict)
-    """The totals that events show of each window, if they show too much in some."""
+    """The totals that events show of each window, if they show too much in some windows."""
     unseen: dict[int, int] = field(default_factory=dict)
     """The quantity by window that only the balance shows as charged."""
     doubted: set[int] = field(default_factory=set)
@@ -248,8 +248,8 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
 def _is_still(connection: sa.Connection, row: PushRow) -> bool:
     """Return True if a push has not changed since it was read.
 
-    The state `accepted` is not enough: the push may have been refused late and billed by hand meanwhile. In that case
-    it is accepted again, and an invoice has its usage without an event.
+    The state `accepted` is not enough, because the push may have been refused late and billed by hand meanwhile. In
+    that case it is accepted again, and an invoice has its usage without an event.
     """
     found = SQL.run(connection, "hold_settlement", push_id_of(row)).one()
     return all(getattr(row, name) == now for name, now in found._mapping.items())
@@ -290,8 +290,8 @@ def _charged_of(
 ) -> frozenset[int] | None:
     """Return the places of absent pushes that drew on the balance.
 
-    These stay accepted. None: the balance does not show it. None, too, if it does not include the excess of events,
-    which then belongs to a day that is not compared now.
+    These pushes stay accepted. None: the balance does not show which pushes drew on it. None, too, if the balance does
+    not include the excess of events, which then belongs to a day that is not compared now.
     """
     if not quantities:
         return frozenset() if beyond[1] >= extra else None
@@ -493,7 +493,7 @@ def _lock(connection: sa.Connection, context: Context, provider: str) -> None:
 
 
 def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By, *, weighs: bool) -> int:
-    """Adopt the quantities that events show, also zero.
+    """Adopt the quantities that events show, including zero.
 
     `weighs`: leave out pushes that the balance decides. Return the decrease of the accepted quantity, in quantities of
     the balance.

@@ -29,11 +29,11 @@ MOST_DIFFERING: Final = 100
 MOST_RUNS: Final = 10
 """Most runs of comparisons that a page lists, the latest first."""
 MOST_COUNTED: Final = 1_000
-"""Comparisons of one run that a page counts. From this number on, the page shows "or more"."""
+"""Most comparisons of one run that a page counts. From this number on, the page shows "or more"."""
 MOST_TOLD: Final = 50
-"""Unacknowledged reports of differences in balances that a page lists."""
+"""Most unacknowledged reports of differences in balances that a page lists."""
 MOST_LINES_AT_ONCE: Final = 1_000
-"""Comparisons of a download that Drawdown reads into memory at a time."""
+"""Most comparisons of a download that Drawdown reads into memory at a time."""
 VERDICTS: Final = ("short", "over", "equal", "shadow")
 
 

@@ -55,9 +55,9 @@ CHUNK: Final = 200
 SETTLING_MS: Final = 15 * MINUTE_MS
 """Age in milliseconds from which usage is normally settled, after its window, its grace and a tick."""
 RECENT_MS: Final = 2 * DAY_MS
-"""A comparison without a range covers the days of pushes that were settled at most this many milliseconds ago.
+"""Largest age of settled pushes, in milliseconds, that a comparison without a range covers.
 
-It also covers all days since the customer's mark.
+The comparison covers the whole days of these pushes, and all days since the customer's mark.
 """
 
 
@@ -316,7 +316,7 @@ def _corrected(
 def _give_back_beside(context: Context, short: Short, line: Line, settled_by: int, by: By) -> Steps[Line]:
     """Correct a short line that has an excess in other windows of its day.
 
-    `line`: the line with its results without that.
+    `line`: the line with its results before this correction.
     """
     over = yield from compare_over(context, short, settled_by, by)
     notes = [note for note in (line.note, over.note) if note]
@@ -438,7 +438,7 @@ def compare_lost(
 def _find_lost(
     connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
 ) -> tuple[list[Span], set[tuple[str, str, str, int]]]:
-    """Return the lost spans, and the pushes that are known of their days.
+    """Return the lost spans, and the known pushes of their days.
 
     A day that was settled long ago is known, although a run of recent days does not compare it.
     """

@@ -66,8 +66,8 @@ class Line:
     scale: int = 1
     """Quantities in one unit of the balance, for a credit system."""
     standing: bool = False
-    """True if events leave days of the customer open. Then the line of the balance is reported each time, without a
-    mark.
+    """True if events leave days of the customer open. In that case, the line of the balance is reported each time,
+    without a mark.
     """
     unsure: int = 0
     """The possible further difference, because the amounts of some charges are unknown."""

@@ -1,6 +1,6 @@
 """Plan a replay, and refuse it if its range or scope is impossible.
 
-The plan is made before the first seal.
+A replay makes its plan before the first seal.
 
 Guarantee: an error names the fault and the next step. This module only reads.
 """
@@ -99,7 +99,7 @@ class ReplayPlan:
     cut_at_horizon: bool
     cut_at_first_use: bool
     open_from_ms: int | None
-    """The start of the windows that are not sealed yet. Ticks seal them, and not the replay.
+    """The start of the windows that are not sealed yet. Ticks seal these windows, and the replay does not.
 
     None: all windows of the range are sealed.
     """
@@ -200,7 +200,7 @@ def _first_push(connection: sa.Connection) -> int:
 def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> None:
     """Refuse a named organisation with a floor above the start.
 
-    Without named organisations, each begins at its floor.
+    Without named organisations, each organisation begins at its floor.
     """
     for org_id in scope.orgs:
         floor = require_org(connection, org_id).floor_ms

@@ -48,7 +48,7 @@ FIRST_CHUNK: Final = 12 * WINDOW_MS
 CHUNK_LOAD: Final = 400_000
 """Approximate number of samples and sums that one transaction reads, in a second or two."""
 RESUME_MS: Final = DAY_MS
-"""Milliseconds after the end of a dead replay's lease in which a repeat continues the replay.
+"""Milliseconds after the end of a dead replay's lease within which a repeat continues the replay.
 
 A later repeat begins again, because its caller may have another reason.
 """
@@ -77,7 +77,9 @@ class Replayed:
     totals: list[Tally] = field(default_factory=list)
     left_out: list[SkippedUsage] = field(default_factory=list)
     stopped: list[Bad] = field(default_factory=list)
-    """Organisations that the replay excludes, because their seal fails (S8). Except in a dry run, it stops them."""
+    """Organisations that the replay excludes, because their seal fails (S8). Except in a dry run, the replay stops
+    these organisations.
+    """
     failures: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
     """Providers of found pushes to which Drawdown cannot send now."""
@@ -239,7 +241,7 @@ def next_size(size: int, load: int) -> int:
     """Return the length of the next chunk in milliseconds, from a window to a day.
 
     The chunk is shorter if the last chunk read many samples. `size`: the length of the last chunk, in milliseconds.
-    `load`: the number of samples and sums that it read.
+    `load`: the number of samples and sums that the last chunk read.
     """
     wanted = size * CHUNK_LOAD // max(load, 1)
     return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))

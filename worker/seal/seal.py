@@ -80,7 +80,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
 
 
 def _scan(run: Statements, request: SealRequest, lock: Lock) -> None:
-    """Add up fresh windows, and find late arrivals for others (S2)."""
+    """Add up fresh windows, and find late arrivals for sealed windows (S2)."""
     if run.is_postgresql:
         run.run("scan", "scope", "later", which="fresh_or_later")
         return
@@ -142,7 +142,7 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
 
 
 def go_by(run: Statements, request: SealRequest) -> None:
-    """Read the mapping, terms and losses for the statements of owed quantities."""
+    """Bind the mapping, terms and losses to the statements of owed quantities."""
     mapping = segments(mapping_rows(run.connection))
     terms = {**request.providers, **stored_terms(run.connection)}
     shadows = {name: its.live_from_ms for name, its in terms.items() if its.live_from_ms is not None}
@@ -266,7 +266,7 @@ class SealRequest:
     only: tuple[str, ...] | None = None
     """Seal only these organisations, without a change of watermarks; None: all.
 
-    A replay uses it, and the search for an organisation at fault (S8).
+    A replay uses this, and so does the search for an organisation at fault (S8).
     """
     witness: Witness | None = None
     """The local checkpoint with which the tick began (R1); None: without a checkpoint."""

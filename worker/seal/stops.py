@@ -20,9 +20,9 @@ SQL = queries(__file__)
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
     """Stop an organisation's seals and pushes; return True if this stopped it.
 
-    False: it was already stopped, or does not exist.
+    False: the organisation was already stopped, or does not exist.
 
-    It takes the lock of the organisation's bucket, so that a seal under way ends first, and its watermark is stored.
+    This takes the lock of the organisation's bucket, so that a seal under way ends first, and its watermark is stored.
     """
     lock_org(connection, org_id)
     changed = SQL.run(connection, "stop_org", {"now_ms": now_ms, "reason": reason, "org_id": org_id}).rowcount

@@ -45,8 +45,8 @@ class Charge(Protocol):
 class OrgAnswers:
     """The responses to one claim's pushes of one organisation.
 
-    `shown_credits`: the credits that the responses show (None: a response does not show credit). `all_charged`: the
-    provider accepted each push. `all_answered`: all pushes have a response.
+    `shown_credits`: the credits that the responses show (None: a response does not show credit). `all_charged`: True if
+    the provider accepted each push. `all_answered`: True if all pushes have a response.
     """
 
     org_id: str
@@ -184,8 +184,8 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
 def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mapping[str, Any], now_ms: int) -> None:
     """Write the requests, turns and balances.
 
-    A balance is dated a millisecond after the claim: it includes the pushes of the claim, but not later pushes. The
-    date always changes, so that a read under way notices it.
+    A balance is dated a millisecond after the claim, because it includes the pushes of the claim, but not later pushes.
+    The date always changes, so that a read under way notices it.
     """
     answers = [
         {
@@ -252,8 +252,8 @@ def _read_known_state(row: Any, held_micro: int, *, estimated: bool) -> KnownSta
 def _to_note(row: Any, remaining: Remaining | None) -> int | None:
     """Return the balance to write; None: keep the stored balance.
 
-    A push uses credit. If a response shows more credit than stored, it is older or follows a payment, and a read
-    decides.
+    A push uses credit. If a response shows more credit than stored, the response is older or follows a payment. In that
+    case, a read decides.
     """
     if remaining is None or not remaining.whole or remaining.left_micro is None:
         return None

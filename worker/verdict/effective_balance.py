@@ -66,7 +66,7 @@ BEGUN_MS: Final = 3 * MINUTE_MS
 HOST_CLOCK_APART_MS: Final = 30 * SECOND_MS
 """Largest assumed difference between a host's clock and Drawdown's, in either direction."""
 MOST_CHANGES: Final = 8
-"""Latest verdicts of an organisation that are searched for its last halt.
+"""Most verdicts of an organisation that are searched for its last halt, the latest first.
 
 Fewer verdicts happen within BEGUN_MS.
 """
@@ -82,7 +82,7 @@ class Used:
     unsealed: int = 0
     """Use that is not sealed, without usage that ended lots pay for."""
     unsampled: int = 0
-    """Use without a sample yet, as if running sandboxes run until their next sample."""
+    """Use without a sample yet. It assumes that running sandboxes run until their next sample."""
     unsent: int = 0
     """Use that is sealed, but is not sent yet or is proven not to have arrived."""
     rejected: int = 0
@@ -378,7 +378,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 
 
 MOST_SAMPLES: Final = 1_000
-"""Number of unsealed samples of a customer from which Drawdown caches their sum."""
+"""Number of unsealed samples of a customer from which on Drawdown caches their sum."""
 KEPT_MS: Final = 5 * SECOND_MS
 """Milliseconds for which the sum of a customer's unsealed samples is cached."""
 MOST_KEPT: Final = 10_000
@@ -387,7 +387,7 @@ _KEPT: Final = "unbilled_micro"
 
 
 class _Unread(NamedTuple):
-    """An organisation for `read_used_now` that counts as read now.
+    """An organisation that `read_used_now` treats as read now.
 
     So earlier pushes do not count.
     """
@@ -402,7 +402,7 @@ class _Unread(NamedTuple):
 class _CachedCost(NamedTuple):
     """The cached cost of a customer's samples.
 
-    `at_ms`: when it was read. `mark`: the state of the database for which it holds.
+    `at_ms`: when the cost was read. `mark`: the state of the database for which the cost holds.
     """
 
     at_ms: int

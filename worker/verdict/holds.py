@@ -123,7 +123,10 @@ def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str]
 
 
 def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of ended lots, to run with others: rows for `lapsed_of`."""
+    """Return the query of ended lots: rows for `lapsed_of`.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("lapsed", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -142,7 +145,10 @@ def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[
 
 
 def wallets_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of wallets, to run with others: rows for `wallets_of`."""
+    """Return the query of wallets: rows for `wallets_of`.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("in_wallets", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -250,7 +256,7 @@ class Uses:
 class Drawn:
     """The amount that metering has drawn for an execution, in micro-credits.
 
-    `before`: the final part before `to_ms`. `freed_micro`: the reserved credit that it frees.
+    `before`: the part before `to_ms`, which is final. `freed_micro`: the reserved credit that it frees.
     """
 
     reservation: str
@@ -359,7 +365,7 @@ def _floor(moment_ms: int) -> int:
 def _from_by_org(runs: Iterable[sa.Row[Any]]) -> list[dict[str, object]]:
     """Return the first window of each organisation that is not finally counted.
 
-    It is the earliest of its executions.
+    It is the earliest such window of the organisation's executions.
     """
     found: dict[str, int] = {}
     for run in runs:
@@ -370,7 +376,7 @@ def _from_by_org(runs: Iterable[sa.Row[Any]]) -> list[dict[str, object]]:
 def _read_uses(connection: sa.Connection, runs: Sequence[sa.Row[Any]]) -> Uses:
     """Read the use of executions from samples in force.
 
-    It begins with the first window that is not finally counted.
+    The use begins with the first window that is not finally counted.
     """
     mapping = mapping_rows(connection)
     feature_of = cache(lambda memory_mb, window_ms: resolve(mapping, memory_mb, window_ms))

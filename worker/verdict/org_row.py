@@ -67,8 +67,8 @@ class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits.
 
     `unaccepted`: the sealed usage, sent or not, that the balance may not show. `unsealed`: the usage of samples that is
-    not sealed. If the organisation is not halted, it also includes the use since the last samples. `held_micro`: the
-    credit that executions have reserved.
+    not sealed. If the organisation is not halted, `unsealed` also includes the use since the last samples.
+    `held_micro`: the credit that executions have reserved.
     """
 
     balance: int
@@ -127,7 +127,8 @@ class Change:
     state: OrgState
     history: dict[str, object] | None = None
     left_micro: int | None = None
-    """The balance by the read, minus usage that it does not include, in micro-credits. None: it was not read."""
+    """The balance by the read, minus usage that it does not include, in micro-credits. None: the balance was not read.
+    """
 
     @property
     def reason(self) -> str | None:
@@ -180,7 +181,7 @@ def overrides_of(org: Row) -> Overrides:
 
 
 def unchanged(org: Row, due: int | None) -> OrgState:
-    """Return the state as it is, with the next read at `due`.
+    """Return the present state, with the next read at `due`.
 
     `due` None: a read is not requested.
     """
@@ -227,7 +228,7 @@ def history_of(
 def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
     """Return True if an organisation was halted on an estimate, but has credit.
 
-    The balance did not rise since, so that the credit is not a grant.
+    The balance must not have risen since the halt, so that the credit is not a grant.
     """
     no_more = balance is not None and org.balance_micro is not None and balance <= org.balance_micro
     return bool(org.halt_reason == "estimate" and not new.is_halted and org.override_halted is None and no_more)
@@ -253,8 +254,8 @@ def tell_verdicts(
 ) -> None:
     """Queue notices of changed verdicts and of low or exhausted credit.
 
-    `verdicts`: rows of the history, with the earlier verdicts. `left`: micro-credits by organisation, by a read that
-    was just written. The caller must have locked the organisations' rows.
+    `verdicts`: rows of the history, with the earlier verdicts. `left`: the micro-credits left by organisation, from a
+    read that was just written. The caller must have locked the organisations' rows.
     """
     turned = [verdict for verdict in verdicts if bool(verdict["is_halted"]) != bool(verdict["was_halted"])]
     if not turned and not left:

@@ -51,9 +51,10 @@ class PushState:
 
 @dataclass(frozen=True)
 class HaltRow:
-    """A halt at a cell. `halted_at`: its start, in milliseconds.
+    """A halt at a cell. `halted_at`: the start of the halt, in milliseconds.
 
-    `due_at_ms`: the next try (None: it is not due). `acked_at_ms`: the cell's acknowledgement (None: not acknowledged).
+    `due_at_ms`: the time of the next try (None: not due). `acked_at_ms`: the time of the cell's acknowledgement (None:
+    not acknowledged).
     """
 
     cell_id: str

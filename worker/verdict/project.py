@@ -77,7 +77,7 @@ READ_AGAIN_MS: Final = MINUTE_MS
 MAX_UNWRITTEN: Final = 20
 """Most unwritten verdicts that a report names. The log has all of them."""
 ORGS_A_ROUND = 64
-"""Concurrent reads, if the provider allows several.
+"""Most concurrent reads, if the provider allows several.
 
 Fewer would not fully use the connection, and more would delay verdicts.
 """
@@ -165,9 +165,9 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
 
 
 def _write(work: partial[Projected], due: Sequence[DueProjection], done: Projected) -> Steps[None]:
-    """Write verdicts; if that fails, halve them until the invalid one is alone (S8).
+    """Write verdicts; after a failure, halve them to find the invalid verdict (S8).
 
-    That organisation keeps its verdict and is read again later. The other halts are not delayed.
+    The organisation of the invalid verdict keeps its verdict and is read again later. The other halts are not delayed.
     """
     parts = [tuple(due)]
     while parts:
@@ -431,7 +431,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
 def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
     """Return when to read the provider a second time; None: not planned.
 
-    After a webhook, this is SECOND_READ_MS after the start of the first read, since that response may be older than the
+    After a webhook, this is SECOND_READ_MS after the start of the first read, because that read may be older than the
     reported change. If a part of the balance ends soon, it is the time of the last look at that part.
     """
     if org.refresh_deadline_ms == READ_TWICE:
@@ -454,8 +454,8 @@ def _compute_remaining_credit(state: CustomerState, found: Effective | None, use
 def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:
     """Return the credit that an organisation needs to resume.
 
-    It is the use of a minute. If the balance did not rise, it is at least the use that was expected at the halt,
-    because samples come late. After HOLD_MS, any credit is enough.
+    The credit is the use of a minute. If the balance did not rise, the credit is at least the use that was expected at
+    the halt, because samples come late. After HOLD_MS, any credit is enough.
     """
     if org.halted_at is None or at.now_ms - org.halted_at >= HOLD_MS:
         return 0

@@ -100,7 +100,8 @@ def _begins(row: Any) -> int:
 class RateRow:
     """A rate of a provider: `micro` for each `per_quantity` base units.
 
-    `balance`: None if an operator set the rate. `in_use`: True if estimates use the rate.
+    `balance`: the balance that the cost draws on; None if an operator set the rate. `in_use`: True if estimates use the
+    rate.
     """
 
     feature: str
@@ -224,14 +225,14 @@ class Prices:
         return self._cards[provider]
 
     def _balance(self, provider: str, rate: Rate) -> str:
-        """Return the balance that a rate draws on, as read from the provider."""
+        """Return the balance that a rate draws on; `credits` if the provider did not report it."""
         return self._balances[provider].get((rate.feature, rate.start_ms), CREDITS)
 
 
 def size_of(worth: Worth, rows: int = 1) -> Size:
     """Return the size of an action that changes usage of this worth.
 
-    It is unbounded if some usage does not have a rate, or is paid from a balance in another unit than credits.
+    The size is unbounded if some usage does not have a rate, or is paid from a balance in another unit than credits.
     """
     foreign = any(balance != CREDITS for balance in worth.credits_micro)
     return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)

@@ -31,14 +31,17 @@ time, and other organisations, pushes and halts would wait.
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""Milliseconds from the start of a read for a webhook to a second read. The result of the first read may be stale."""
+"""Milliseconds from the start of the first read after a webhook to the second read. The result of the first read may be
+stale.
+"""
 
 NOT_ASKED: Final = ReadFailed("not requested: the provider did not answer a moment ago")
 
 HALTED_AGAIN_MS: Final = 5 * MINUTE_MS
-"""Milliseconds after its last read until a tick reads a halted organisation again.
+"""Milliseconds after the last read of a halted organisation until a tick reads it again.
 
-A watch reads it sooner. Without use, a push does not cause a read, and a provider may not send a webhook of a grant.
+A watch reads the organisation sooner. Without use, a push does not cause a read. A provider may not send a webhook of a
+grant.
 """
 
 HALTED_READS_MS: Final = 10 * SECOND_MS
@@ -208,7 +211,8 @@ class LeaveToAsk:
 def in_doubt(code: str | None, *, allowed: bool) -> Facts:
     """Return the facts of an organisation without a limit.
 
-    `code`: the reason why its credit is missing or unknown, or None. `allowed`: True if the gate allows it in doubt.
+    `code`: the reason why its credit is missing or unknown, or None. `allowed`: True if the gate allows the
+    organisation in doubt.
     """
     limits = (Limit("at_once", None, plan="*"),)
     return Facts(BLOCK_ALL, 0, False, limits, {"at_once": Counted()}, no_credit=code, fails_open=allowed)

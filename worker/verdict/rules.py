@@ -16,7 +16,8 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 class Verdict:
     """The verdict that is copied to the organisation.
 
-    `reason`: of the halt (None: it is not halted). `max_concurrent`: concurrent sandboxes (None: unlimited).
+    `reason`: the reason of the halt (None: not halted). `max_concurrent`: the most concurrent sandboxes (None:
+    unlimited).
     """
 
     is_halted: bool
@@ -271,7 +272,7 @@ class Remaining:
     whole: bool
     """True if this is the whole credit; otherwise other balances may add to it."""
     largest_micro: int | None = None
-    """The largest shown balance, if `left_micro` adds up balances; None: `left_micro`."""
+    """The largest shown balance, if `left_micro` adds up balances; None: it is `left_micro`."""
 
 
 def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:

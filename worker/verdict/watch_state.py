@@ -23,7 +23,7 @@ SQL = queries(__file__)
 WATCHED_FOR_MS: Final = 5 * MINUTE_MS
 """Milliseconds for which all organisations count as watched after a round of the watch."""
 ESTIMATE_WRONG: Final = "estimate_wrong"
-"""The reason in the history if a halt on a wrong estimate ends."""
+"""The reason in the history for the end of a halt on a wrong estimate."""
 STOPPED_FOR_MS: Final = DAY_MS
 """Milliseconds without a round after which alerts no longer expect a watch.
 
