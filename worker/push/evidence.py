@@ -222,7 +222,7 @@ class Accounted:
     hand_below: int = 0
     """The sums billed and credited by hand since the last comparison, which the balance may include or not. If a person
     voided a push that gives back, it counts as credited, because the provider may have credited a part of it. If a
-    charge was made while its cost changed, the balance may have it at the lower cost, so the difference of the costs
+    cost changed around a charge, the balance may have the charge at the lower cost. So the difference of the costs
     also counts here.
     """
     other_balance: int = 0
@@ -569,8 +569,8 @@ def _disturbed(
 ) -> dict[CustomerPool, Between]:
     """Return the balances that have only bounds of draws until their cycle's end.
 
-    Since the last comparison of such a balance, a push gave back, was billed by hand, was voided or is still open, or a
-    cost changed. The same applies if the order of the draws on its parts is unknown.
+    Since the last comparison, a push gave back, was billed by hand, was voided or is still open, or a cost changed. The
+    same applies if the order of the draws on its parts is unknown.
     """
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
     found: dict[CustomerPool, Between] = {}
