@@ -5,17 +5,17 @@ receives only breaches, never samples. A breach names the organisation, window a
 breaches are counted, and the first LISTED are listed. Known and unsettled usage (dirty windows, samples that arrived
 after the cursor) does not count as a breach, and is reported as open.
 
-`verify` does not claim these facts:
+`verify` does not prove these facts:
 
 - which of several rates that had begun by a push's window was on record when the push was charged
-- the exact time at which an entry was written (`at_ms`), although its `ts` is claimed. For a push, `at_ms` is claimed
-  to the minute, or to the day if several workers may have sent the push. For an execution, the claim is only that
-  `at_ms` is not a day before the execution. For a tier, `at_ms` is not claimed
+- the exact time at which an entry was written (`at_ms`), although it proves `ts`. For a push, `at_ms` is proven to the
+  minute, or to the day if several workers may have sent the push. For an execution, it is only proven that `at_ms` is
+  not a day before the execution. For a tier, `at_ms` is not proven
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
-- which of a plan's terms were the newest when a month began (that the terms in a lot are the plan's is claimed)
+- which of a plan's terms were the newest when a month began (it proves that the terms in a lot are the plan's)
 - the price of a tier when a month of it was charged
 - that the expired credit of a lot is the part that was not used in time
-- which of a supplier's terms were the newest when an execution ended (the copied terms are claimed)
+- which of a supplier's terms were the newest when an execution ended (the copied terms are proven)
 - the figures of the last read in an organisation's row (such as `balance_micro`)
 - that a provider's own figures agree (`drawdown reconcile` compares)
 - the original values of a tick's assignment of a new organisation that was changed later
@@ -114,8 +114,8 @@ def verify(
 ) -> Verification:
     """Check all invariants, and return the result.
 
-    `orgs`: only these organisations; None: all. `now_ms`: claim that credit which wallets count as over has ended by
-    then; None: do not claim that. `held`: the run that this one continues; None: a full run.
+    `orgs`: only these organisations; None: all. `now_ms`: prove that credit which wallets count as over has ended by
+    then; None: do not prove that. `held`: the run that this one continues; None: a full run.
 
     Call this through `schema.database.read`, because all statements must see one snapshot.
     """
