@@ -184,7 +184,10 @@ class Pools:
         ]
 
     def count(self, feature: str) -> int:
-        """Return the number of known costs of a feature, including the cost assumed before the first report."""
+        """Return the number of known costs of a feature.
+
+        The number includes the cost that was assumed before the first report.
+        """
         return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:

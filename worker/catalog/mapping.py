@@ -109,7 +109,10 @@ def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
-    """Return the row in force for a size in a window; None: the size does not have a feature."""
+    """Return the row in force for a size in a window.
+
+    None: the size does not have a feature.
+    """
     in_force: dict[tuple[str, int | None], MappingRow] = {}
     for row in rows:  # in the order in which they were added; if two have the same start, the later row counts
         before = in_force.get(row.selector)

@@ -209,7 +209,10 @@ class Calls:
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
-        """Return the outcomes of a call that must not be made; None if the call may be made."""
+        """Return the outcomes of a call that must not be made.
+
+        None: the call may be made.
+        """
         if failed.count >= GIVE_UP_AFTER:
             return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row failed")] * count
         if line.is_closed(now):

@@ -1,4 +1,4 @@
-"""Define a worker's share of organisations, and the assignment of new organisations."""
+"""Define a worker's share of organisations, and assign new organisations."""
 
 from __future__ import annotations
 

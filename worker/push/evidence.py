@@ -786,7 +786,10 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
 
 
 def _used(part: Part) -> Decimal:
-    """Return the amount drawn on an ended part. With a debt, the amount exceeds the grant."""
+    """Return the amount drawn on an ended part.
+
+    With a debt, the amount exceeds the grant.
+    """
     return Decimal(0) if part.used is None else max(Decimal(0), part.used)
 
 

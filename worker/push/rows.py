@@ -75,7 +75,10 @@ def _require_unfolded(connection: sa.Connection, key: str) -> None:
 
 
 def _around(connection: sa.Connection, key: str) -> list[str]:
-    """Return the keys on either side of this key; the newest keys if this key is invalid."""
+    """Return the keys on either side of this key.
+
+    If this key is invalid, return the newest keys.
+    """
     push_id = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
     values = {**push_id, "at_most": ids.NEIGHBOURS}
     return [str(near) for side in ("keys_from", "keys_before") for near in SQL.run(connection, side, values).scalars()]

@@ -225,7 +225,10 @@ class Prices:
         return self._cards[provider]
 
     def _balance(self, provider: str, rate: Rate) -> str:
-        """Return the balance that a rate draws on; `credits` if the provider did not report it."""
+        """Return the balance that a rate draws on.
+
+        If the provider did not report the rate, the balance is `credits`.
+        """
         return self._balances[provider].get((rate.feature, rate.start_ms), CREDITS)
 
 
