@@ -133,7 +133,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Owner:
-    """Another owner of credit: an organisation, or a pool.
+    """The other owner of credit: an organisation, or a pool.
 
     `org_id`: the organisation. `provider`: the provider that bills it. For a pool, both fields are None.
     """

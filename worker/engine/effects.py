@@ -40,7 +40,9 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class Transaction:
-    """Run `work` in one write transaction, and return its result.
+    """The effect that runs `work` in one write transaction.
+
+    The result is the result of `work`.
 
     `rollback`: roll the transaction back, as in a dry run.
     """
@@ -52,7 +54,7 @@ class Transaction:
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """Send pushes to a provider, in any number of calls.
+    """The effect that sends pushes to a provider, in any number of calls.
 
     Once `over` or `closed` returns True, further calls do not begin. If only `closed` does, calls under way have no
     time limit. The result is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
@@ -70,7 +72,7 @@ class Push:
 
 @dataclass(frozen=True, eq=False)
 class LookUp:
-    """Look up pushes at a provider.
+    """The effect that looks up pushes at a provider.
 
     The result is a portion of the LookupResults that arrived, by the index of the push in `requests`. Yield the same
     effect again until each push has a result.
@@ -83,7 +85,7 @@ class LookUp:
 
 @dataclass(frozen=True)
 class ReadTotals:
-    """Read a provider's charges of customers in [from_ms, to_ms).
+    """The effect that reads a provider's charges of customers in [from_ms, to_ms).
 
     The result is Totals or ReadFailed for each, in order. Once `over` returns True, further calls do not begin.
     """
@@ -95,7 +97,7 @@ class ReadTotals:
 
 @dataclass(frozen=True)
 class ReadDrawn:
-    """Read the draws that customers' balances at a provider show.
+    """The effect that reads the draws shown by customers' balances at a provider.
 
     The result is Drawn by feature, or ReadFailed, for each customer in order. Once `over` returns True, further calls
     do not begin.
@@ -108,7 +110,7 @@ class ReadDrawn:
 
 @dataclass(frozen=True)
 class ReadCosts:
-    """Read a provider's costs of units of features in credits.
+    """The effect that reads a provider's costs of units of features in credits.
 
     The result is a list of Cost, or ReadFailed. `known_costs`: the costs learned before.
     """
@@ -119,7 +121,7 @@ class ReadCosts:
 
 @dataclass(frozen=True)
 class ReadCustomers:
-    """Read the states of a provider's customers.
+    """The effect that reads the states of a provider's customers.
 
     The result has a CustomerState or ReadFailed for each id. `cut`: as in `Push`.
     """
@@ -132,7 +134,7 @@ class ReadCustomers:
 
 @dataclass(frozen=True)
 class CheckCustomers:
-    """Check customers at a provider.
+    """The effect that checks customers at a provider.
 
     The result is the faults as lines of text, or ReadFailed, for each in order.
     """
@@ -143,7 +145,7 @@ class CheckCustomers:
 
 @dataclass(frozen=True, eq=False)
 class ChargeMoney:
-    """Charge customers at a payment service.
+    """The effect that charges customers at a payment service.
 
     Once `over` returns True, further charges do not begin. The result is a ChargeResult for each, in order.
     """
@@ -155,7 +157,7 @@ class ChargeMoney:
 
 @dataclass(frozen=True, eq=False)
 class LookUpMoney:
-    """Look up charges at a payment service, without charging.
+    """The effect that looks up charges at a payment service, without charging.
 
     The result is a ChargeResult for each, in order.
     """
@@ -167,7 +169,7 @@ class LookUpMoney:
 
 @dataclass(frozen=True)
 class AskWhoFills:
-    """Ask a payment service whether it tops up a customer itself.
+    """The effect that asks a payment service whether it tops up a customer itself.
 
     The result is NotSent if the service does. It is InDoubt if the service fails, or does not answer before `over`
     returns True. None: Drawdown may top up the customer.
@@ -258,7 +260,7 @@ class CellReader(Protocol):
 
 @dataclass(frozen=True)
 class SendHalts:
-    """Send halts to cells.
+    """The effect that sends halts to cells.
 
     Once `over` returns True, further halts are not sent. The result is None for each acknowledged halt, else the error,
     in order.
@@ -270,7 +272,7 @@ class SendHalts:
 
 @dataclass(frozen=True)
 class SendHooks:
-    """Send messages to the operator's product.
+    """The effect that sends messages to the operator's product.
 
     Once `over` returns True, further messages are not sent. The result is a HookAnswer for each, in order.
     """
@@ -281,7 +283,7 @@ class SendHooks:
 
 @dataclass(frozen=True)
 class ReadCells:
-    """Read the counts of cells.
+    """The effect that reads the counts of cells.
 
     Once `over` returns True, further cells are not called. The result is a UsageAnswer for each, in order.
     """
@@ -292,7 +294,7 @@ class ReadCells:
 
 @dataclass(frozen=True)
 class LoadWitness:
-    """Load this machine's checkpoint of the database.
+    """The effect that loads this machine's checkpoint of the database.
 
     The result is a Witness, or None if a checkpoint does not exist.
     """
@@ -300,14 +302,20 @@ class LoadWitness:
 
 @dataclass(frozen=True)
 class SaveWitness:
-    """Save this machine's checkpoint, on disk before the effect returns."""
+    """The effect that saves this machine's checkpoint.
+
+    The checkpoint is on disk before the effect returns.
+    """
 
     witness: Witness
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Read files in a thread, and return the result of `look`."""
+    """The effect that reads files in a thread.
+
+    The result is the result of `look`.
+    """
 
     name: str
     look: Callable[[], object]
@@ -315,9 +323,9 @@ class OnDisk:
 
 @dataclass(frozen=True)
 class RunTogether:
-    """Run several steps at the same time, and return their results in order.
+    """The effect that runs several steps at the same time.
 
-    If a step fails, its result is the exception, and the others continue.
+    The results are in the order of the steps. If a step fails, its result is the exception, and the others continue.
     """
 
     steps: Sequence[Steps[object]]

@@ -79,7 +79,7 @@ CustomerPool = tuple[str, str]
 
 @dataclass(frozen=True)
 class Outlasting:
-    """`Lasting` in quantities of a balance.
+    """The lasting parts of a balance (`Lasting`), in quantities of the balance.
 
     `used` includes parts that were used up and that the provider does not show. `lasting_left`: the rest of the parts
     granted once. `cycle_left`: the rest of the parts that renew at `ends_ms`.
@@ -1206,7 +1206,7 @@ class Sought:
 def look_further(
     provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """After a loss of history, also look up later revisions of the pushes' windows.
+    """Look up later revisions of the pushes' windows, too, after a loss of history.
 
     Return the pushes with their `others`, and the results. If a later revision cannot be read, the result of its push
     is that failure.

@@ -165,7 +165,7 @@ def go_by(run: Statements, request: SealRequest) -> None:
 
 
 def _ask_first_what_was_lost(run: Statements, providers: Mapping[str, Capabilities]) -> None:
-    """If a window's history was lost (R1), begin its pushes with a lookup."""
+    """Begin the pushes of a window with a lookup if its history was lost (R1)."""
     lost = run.run("last_loss", of=SQL).one()
     if lost.until_ms is None:
         return
