@@ -1,7 +1,7 @@
 """Parts of customers' balances, granted once or by a plan.
 
 Guarantee: Drawdown stores a part from the first read that showed it. Source: Autumn omits a one-time part from all its
-answers as soon as it is used up exactly (observed in a recorded call). Only its absence shows the use. A part is also
+responses as soon as it is used up exactly (observed in a recorded call). Only its absence shows the use. A part is also
 absent if it expired, or if its plan ended. Drawdown records the use of a part from reads and from responses to charges.
 Each response shows the parts that its charge used. Responses and reads arrive out of order, and a read may be seconds
 old. So Drawdown does not lower the recorded use of a part for a minute.

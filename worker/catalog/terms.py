@@ -206,10 +206,10 @@ def wire_since(connection: sa.Connection, provider: str) -> int:
 
 
 def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capabilities], since_ms: int) -> list[str]:
-    """Date changed places and units of providers, and return these providers.
+    """Set the date of changed places and units of providers, and return the providers.
 
-    A lost history may have accepted the declared terms and sent pushes on them. A lookup on either terms then does not
-    prove that the provider lacks an earlier push (R1).
+    The date is at least `since_ms`. A lost history may have accepted the declared terms and sent pushes on them. A
+    lookup on either terms then does not prove that the provider lacks an earlier push (R1).
     """
     moved = [
         (name, stored)

@@ -1,10 +1,10 @@
 """The wallets of the embedded ledger: customers, owners (P4) and prices.
 
 Guarantee: all callers use this module to find a wallet's rate card, its customers, and the customers to read again
-after its changes. They are the ledger's own customers, and those of providers without a hard stop. Only its owner uses
-a wallet, or an organisation that the owner allowed (`ledger.pools`). A pool is its own owner. Any other wallet belongs
-to the organisation that is billed as its customer. Prices are in integer micro-credits. A feature without a rate does
-not have a price.
+after its changes. These customers are the ledger's own, and those of providers without a hard stop. Only its owner, or
+an organisation that the owner allowed (`ledger.pools`), uses a wallet. A pool is its own owner. Any other wallet
+belongs to the organisation that is billed as its customer. Prices are in integer micro-credits. A feature without a
+rate does not have a price.
 """
 
 from __future__ import annotations

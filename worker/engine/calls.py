@@ -545,7 +545,7 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Return the payment service's answer: does it top up a customer itself?
+    """Return a value that shows whether a payment service tops up a customer itself.
 
     NotSent: the service does. InDoubt: the service failed, or did not answer before the effect was `over`. None: the
     service does not, or cannot be called, or cannot answer this question.

@@ -36,9 +36,9 @@ class Context:
     """The context of one worker's tick.
 
     `new_orgs`: how to assign new organisations (None: leave them unassigned). `began_ms`, `deadline_ms`: the start and
-    the end of the tick's time (None: unlimited). `accept_clock`: a person accepted the clock. `breakers`: the circuits
-    of providers and services. `progress`: a function that receives a step's name and a count (None: progress is not
-    reported).
+    the end of the tick's time (None: unlimited). `accept_clock`: True if a person accepted the clock. `breakers`: the
+    circuits of providers and services. `progress`: a function that receives a step's name and a count (None: progress
+    is not reported).
     """
 
     worker: str

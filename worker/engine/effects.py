@@ -44,7 +44,7 @@ class Transaction:
 
     The result is the result of `work`.
 
-    `rollback`: roll the transaction back, as in a dry run.
+    `rollback`: True to roll the transaction back, as in a dry run.
     """
 
     name: str

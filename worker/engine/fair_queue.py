@@ -198,10 +198,10 @@ def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[
 
 @dataclass
 class Allowance:
-    """The number of concurrent calls that are allowed. Pure.
+    """The number of concurrent calls that are allowed.
 
     If the provider refuses calls of several customers as too many, the number is halved. After each round without such
-    a refusal, the number grows by a step.
+    a refusal, the number grows by a step. This class is pure.
     """
 
     most: int

@@ -74,8 +74,8 @@ def recover(
 
     The next ticks look up and settle open pushes.
 
-    `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
-    person states that history was lost, although Drawdown lacks evidence of the loss.
+    `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`:
+    True if a person states that history was lost, although Drawdown lacks evidence of the loss.
 
     Errors: UsageError for a time in the future, or if the local checkpoint cannot be read or written. StorageFull if
     the disk of the checkpoint is full.
@@ -148,7 +148,7 @@ def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
     """Mark open pushes to be looked up first, or to be decided by a person.
 
-    The pushes may have been sent since. Returns the number of both. If this machine lacks a provider, its pushes become
+    The pushes may have been sent since. Return the numbers of both. If this machine lacks a provider, its pushes become
     in doubt. Another machine looks them up, or a person decides.
     """
     to_look_up = to_decide = 0

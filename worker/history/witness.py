@@ -4,7 +4,7 @@ It is a file outside the database.
 
 Guarantee: the checkpoint is on disk before the pushes that it counts are sent, and its counts never fall. Several
 processes of one machine share one file. The kernel's table of mounts shows whether the folder of the file survives a
-container (pure).
+container.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class WitnessFile:
 
     A copy of a database has the id of its original, and its own history from its first use on. So checkpoints are
     stored by place: a file, or a server and a database on it. A database is compared with the checkpoint of its own
-    place. It is also compared with those of places that its history includes, or at which it was recovered. At a new
-    place, it is compared with all checkpoints, because it may have been restored there.
+    place. It is also compared with the checkpoints of places that its history includes, or at which it was recovered.
+    At a new place, it is compared with all checkpoints, because it may have been restored there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -233,7 +233,7 @@ def is_on_unnamed_volume(folder: str, mounts: str) -> bool:
 
     A new container gets another volume, so the folder does not survive.
 
-    `mounts`: the text of MOUNTS.
+    `mounts`: the text of MOUNTS. This function is pure.
     """
     deepest, its_root = "", ""
     for line in mounts.splitlines():

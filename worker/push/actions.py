@@ -105,7 +105,9 @@ def void(
 def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> None:
     """Refuse pushes that were accepted after their lookup (P5).
 
-    Such a push may be at its provider. Errors: Refused.
+    The provider may have such a push.
+
+    Errors: Refused.
     """
     seen = {(push.key, push.attempts, push.settled_ms) for push in lost if push.state == "accepted"}
     for push in accepted:

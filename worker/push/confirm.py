@@ -1,10 +1,11 @@
 """Confirm: look up pushes with an unproven outcome at the provider.
 
 Guarantee: Drawdown neither accepts a push with an unproven outcome nor sends it again without a lookup (P2, P3). It
-voids a push only if a lookup after the last time at which the provider could apply the push does not find it (P5). If a
+voids a push only if a lookup does not find the push after the last time at which the provider could apply it (P5). If a
 provider may charge without an event, the customer's balance must agree as well. If the balance shows that a push drew
-on it, the push is accepted. If the balance proves neither, a person decides. A push that was never sent did not draw on
-a balance. After a failed lookup, a push keeps its state, and Drawdown looks it up again later.
+on it, the push is accepted. If the balance does not prove whether the push was charged, a person decides. A push that
+was never sent did not draw on a balance. After a failed lookup, a push keeps its state, and Drawdown looks it up again
+later.
 """
 
 from __future__ import annotations

@@ -263,7 +263,7 @@ class Accounted:
     The balance may show or omit each charge since then.
     """
     expired: tuple[int, int] = (0, 0)
-    """The possible draws, less and more than counted, on parts that ended since the last comparison."""
+    """The amounts by which draws on parts that ended since the last comparison may be below and above the count."""
     is_range: bool = False
     """True if the earlier draws may be any value between the bounds of `earlier`."""
     of_cycle: int | None = None
@@ -295,7 +295,7 @@ class Accounted:
         - If either of two costs may have applied, the higher cost counts, because the lower cost would hide a loss of
           the same amount.
         - If a feature joined or left a credit system, all its charges may have drawn on the other balance.
-        - The balance may show any of the pushes that were sent as the cycle began, because events and answers prove
+        - The balance may show any of the pushes that were sent as the cycle began, because events and responses prove
           them.
         - Own units that were drawn while a cost changed may have any amount between the two costs. In that case, the
           result is False.
@@ -385,9 +385,9 @@ def _expired(
     balances: Balances,
     pools: Pools,
 ) -> Mapping[CustomerPool, tuple[int, int]]:
-    """Return how much less and more than counted may be drawn on ended parts.
+    """Return the amounts by which draws on ended parts may differ from the count.
 
-    This covers the time since the last comparison.
+    The amounts are the largest shortfall and the largest excess since the last comparison.
 
     A response shows the parts that its charge drew on. So only charges without a response may have drawn more. If a
     proxy repeated charges, so may the last charges before a part was last shown. The provider may also have lost such
@@ -747,7 +747,9 @@ def _pools_and_parts(
 
 
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
-    """Return the draws of balances, including draws on parts that are gone. Pure.
+    """Return the draws of balances, including draws on parts that are gone.
+
+    This function is pure.
 
     If a part is gone before its end, it was used up. This also applies to a feature's own units in a credit system. A
     balance of one feature with a fraction is left out, because our pushes do not draw fractions.

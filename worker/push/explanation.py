@@ -28,7 +28,7 @@ MOST_REVISIONS: Final = 100
 
 @dataclass(frozen=True)
 class PushColumns:
-    """A push as it is stored.
+    """A stored push.
 
     `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider, in base units. `seal_id`: the seal
     that wrote the push. `claim_owner`: the last claim to send the push or look it up. `wire_key`: the push's key at the
@@ -140,7 +140,7 @@ class Adoption:
 
 @dataclass(frozen=True)
 class Revision:
-    """A push of the same window and feature, under its revision.
+    """A push of the same window and feature, with its revision.
 
     `sealed_qty`, `sent_qty`: base units, as in `PushColumns`. `settled_ms` None: the push is not settled.
     """

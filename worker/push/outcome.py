@@ -1,4 +1,6 @@
-"""Decide a push's new state and next attempt from an outcome. Pure.
+"""Decide a push's new state and next attempt from an outcome.
+
+This module is pure.
 
 Guarantee: a push is accepted only with proof (P3). A push in doubt never becomes due again. Drawdown sends the same key
 again only while the provider is sure to remember it (P2, P5).
@@ -242,8 +244,8 @@ def after_lookup(
 def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
     """Return the cost to store with an accepted push; None if it is uncertain.
 
-    If several attempts may have arrived, another one may have been charged at another cost. If the charge ended inside
-    a unit, its cost is stored nevertheless. Without the cost, the rest of the unit would look lost.
+    If several attempts may have arrived, another attempt may have been charged at another cost. If the charge ended
+    inside a unit, its cost is stored nevertheless. Without the cost, the rest of the unit would look lost.
     """
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 

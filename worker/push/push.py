@@ -188,8 +188,8 @@ def _send_all(
     """Send the claimed pushes, unless the lease runs out, and settle the responses.
 
     The lease is checked again right before each call (P1). Once the spell is over, further calls do not begin. Pushes
-    for which no call began are due again. Unread customers are read before their pushes are sent. They come last, so
-    that the other pushes do not wait for these reads.
+    for which no call began are due again. Unread customers are read before their pushes are sent. These pushes come
+    last, so that the other pushes do not wait for these reads.
     """
     clock, lease_end, lane = context.clock, now + LEASE_MS, ClaimedAt(provider, context.capabilities[provider], now)
     sending = Push(

@@ -87,8 +87,8 @@ def _around(connection: sa.Connection, key: str) -> list[str]:
 def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, PushRow]:
     """Return the existing pushes among these keys, by key.
 
-    `hold`: lock them until the transaction ends. Without the lock, a push that is accepted meanwhile could be voided as
-    if it were still in doubt.
+    `hold`: lock the pushes until the transaction ends. Without the lock, a push that is accepted meanwhile could be
+    voided as if it were still in doubt.
     """
     push_ids = {key: push_id for key in keys if (push_id := parse_push_key(key)) is not None}
     values = {"push_ids": list(push_ids.values())}

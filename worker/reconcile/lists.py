@@ -1,4 +1,4 @@
-"""List the results of comparisons with providers, and what is not compared (R2).
+"""List the results of comparisons with providers, and missing comparisons (R2).
 
 This module only reads the database, and does not call providers.
 
@@ -146,8 +146,8 @@ def of_days(
 ) -> list[Compared]:
     """Return the comparisons of days in [from_ms, to_ms), those that differ first.
 
-    They have any verdict, because `chosen.verdict` is only checked. Errors: UnknownId for an unknown organisation or
-    provider; UsageError for an invalid verdict.
+    The result has comparisons with any verdict, because `chosen.verdict` is only validated. Errors: UnknownId for an
+    unknown organisation or provider; UsageError for an invalid verdict.
     """
     _require(connection, chosen)
     values = {"provider": chosen.provider, "org_id": chosen.org, "from_ms": from_ms, "to_ms": to_ms, "at_most": most}

@@ -17,8 +17,8 @@ class ReconcileScope:
     """The scope of a comparison: the windows in [from_ms, to_ms).
 
     `threshold`: the share of our quantity by which the provider's quantity may differ without a report. `org_id`,
-    `provider`: '' for all. `correct`: correct proven differences. `recent`: compare days that were settled recently, or
-    since the last comparison of their customer.
+    `provider`: '' for all. `correct`: True to correct proven differences. `recent`: True to compare days that were
+    settled recently, or since the last comparison of their customer.
     """
 
     from_ms: int = 0

@@ -148,8 +148,8 @@ def replay(
 ) -> Steps[Replayed]:
     """Seal the planned windows again, and send the resulting pushes.
 
-    `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job of the replay
-    (None: it was not queued).
+    `dry_run`: True to roll all changes back. `most`: the largest number of listed pushes (None: all). `job_id`: the job
+    of the replay (None: it was not queued).
 
     Errors: ReplayAtWork while another process replays some of these windows. ReplayAhead if the stored progress has
     reached the end of the plan, and the range continues. HistoryDoubted while a recovery is needed. An error of the
@@ -451,7 +451,7 @@ def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundP
 def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[SkippedUsage]:
     """Return usage in [start, end) that is not billed, by reason.
 
-    It is pending, exempt, in shadow, quarantined, or belongs to a stopped organisation.
+    Such usage is pending, exempt, in shadow, quarantined, or belongs to a stopped organisation.
     """
     values: dict[str, object] = {"start_ms": start, "end_ms": end, "seal_id": seal_id}
     only = ""

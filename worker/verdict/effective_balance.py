@@ -297,7 +297,10 @@ class BalanceRows:
 
 
 def used_by(seen: BalanceRows, orgs: Sequence[BalancedOrg], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
-    """Add up the rows by organisation. Pure."""
+    """Add up the rows by organisation.
+
+    This function is pure.
+    """
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in seen.held_micro.items():
         found[org_id].held_micro = held_micro

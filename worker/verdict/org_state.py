@@ -1,4 +1,6 @@
-"""Define the state of an organisation, as `org_status` reads it. Pure.
+"""Define the state of an organisation, as `org_status` reads it.
+
+This module is pure.
 
 Guarantee: each field has its name in `--json`.
 """

@@ -1,4 +1,6 @@
-"""Decide an organisation's verdict, and the time of the next read. Pure.
+"""Decide an organisation's verdict, and the time of the next read.
+
+This module is pure.
 
 The verdict follows from the provider's response, the operator's halt and org override, and the time.
 """
@@ -56,7 +58,7 @@ UNREAD_STOP_MS: Final = 15 * MINUTE_MS
 class Estimate:
     """The credit of a fresh read, minus the use that it does not show.
 
-    Amounts are micro-credits. `may_halt`: the estimate may halt an organisation that runs.
+    Amounts are micro-credits. `may_halt`: True if the estimate may halt an organisation that runs.
     """
 
     effective_micro: int

@@ -171,8 +171,9 @@ def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
 def _unpacked(path: Path, spill: str) -> Path:
     """Return a file, unpacked if it is a `.zst` file.
 
-    Its size is not checked again: its hash shows that the import has unpacked it. Errors: UsageError if zstd is not
-    installed.
+    The size of the file is not checked again, because its hash shows that the import has unpacked it.
+
+    Errors: UsageError if zstd is not installed.
     """
     if path.suffix.lower() != ".zst":
         return path

@@ -209,7 +209,7 @@ def _breach(row: sa.RowMapping) -> Breach:
 def _plain(value: object) -> object:
     """Return a value for a text.
 
-    Decimals become integers, because PostgreSQL's sums are decimals and all of ours are whole.
+    Decimals become integers, because PostgreSQL's sums are decimals, but all our sums are whole.
     """
     if isinstance(value, Decimal | float):
         return int(value)
