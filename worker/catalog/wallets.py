@@ -157,7 +157,10 @@ def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: 
 
 
 def other_owner(connection: sa.Connection, claim: Claim, providers: Collection[str]) -> Owner | None:
-    """Return the other owner of a claim's credit; None: there is none."""
+    """Return the other owner of a claim's credit.
+
+    None: the credit does not have another owner.
+    """
     return other_owners(connection, [claim], providers).get(claim)
 
 

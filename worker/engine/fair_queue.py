@@ -54,7 +54,7 @@ Six halvings reduce the concurrent reads from all to one.
 class NotBegun(RetryAt):
     """The outcome of a push without a call.
 
-    It does not count as a failure of the provider's circuit.
+    Such a push does not count for the circuit of its provider.
     """
 
 

@@ -276,8 +276,8 @@ class SealRequest:
 class Sealed:
     """The result of one seal transaction.
 
-    `pushes`, `new_orgs`: the numbers of written pushes and of new organisations. `restored`: True if S2 found that the
-    database was restored.
+    `pushes`, `new_orgs`: the numbers of written pushes and of assigned new organisations. `restored`: True if S2 found
+    that the database was restored.
     """
 
     seal_id: int
