@@ -1,6 +1,6 @@
 """The terms of billing: features, units, wallets and the terms of providers.
 
-Guarantee: all machines bill by the same features, units and terms.
+Guarantee: all machines use the same features, units and terms for billing.
 
 Tests: tests/unit/test_mapping.py
 """

@@ -1,10 +1,10 @@
 """Parts of customers' balances, granted once or by a plan.
 
 Guarantee: Drawdown stores a part from the first read that showed it. Source: Autumn omits a one-time part from all its
-answers as soon as it is used up exactly (observed in a recorded call). Only its absence shows the use. A part is also
-absent if it expired, or if its plan ended. Drawdown records the use of a part from reads and from answers to charges.
-Each answer shows the parts that its charge used. Answers and reads arrive out of order, and a read may be seconds old.
-So for a minute the recorded use of a part does not fall.
+responses as soon as it is used up exactly (observed in a recorded call). Only its absence shows the use. A part is also
+absent if it expired, or if its plan ended. Drawdown records the use of a part from reads and from responses to charges.
+Each response shows the parts that its charge used. Responses and reads arrive out of order, and a read may be seconds
+old. So Drawdown does not lower the recorded use of a part for a minute.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ At this number, Drawdown does not store new parts, and logs a warning.
 STALE_MS: Final = MINUTE_MS
 """Milliseconds after a record of a part's use in which a read may show an older use.
 
-After this time, Drawdown records the use again, even if it did not change.
+After this time, Drawdown records the use again, even if the use did not change.
 """
 UNSETTLED_MS: Final = 2 * STALE_MS
 """Milliseconds after a charge in which a read of a part does not prove the charge.
@@ -47,9 +47,9 @@ ENDS_SOON_MS: Final = 15 * MINUTE_MS
 def last_look_ms(ends_ms: Iterable[int | None], now_ms: int) -> int | None:
     """Return the time of the next read of a customer if a part ends soon.
 
-    None: a part does not end within ENDS_SOON_MS.
+    None: the customer does not have a part that ends within ENDS_SOON_MS.
 
-    After the end of a part, reads cannot show that the provider lost a charge on it.
+    After the end of a part, a read cannot show whether the provider lost a charge on the part.
     """
     ends_soon = any(one is not None and now_ms < one <= now_ms + ENDS_SOON_MS for one in ends_ms)
     return now_ms + UNSETTLED_MS if ends_soon else None
@@ -70,7 +70,7 @@ def known_parts(connection: sa.Connection, provider: str, customers: Collection[
 def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, CustomerState], now_ms: int) -> None:
     """Record the parts that reads of customers showed.
 
-    Reads without a change do not write.
+    Parts that did not change are not written.
     """
     known = known_parts(connection, provider, read)
     shown = {
@@ -83,9 +83,9 @@ def note_parts(connection: sa.Connection, provider: str, read: Mapping[str, Cust
 def note_shown_parts(
     connection: sa.Connection, provider: str, shown: Mapping[str, Sequence[Part]], now_ms: int
 ) -> None:
-    """Record the parts that answers to charges showed.
+    """Record the parts that responses to charges showed.
 
-    The next charge may use up a part before a read.
+    Without this, the next charge could use up a part before a read shows it.
     """
     if shown:
         _keep(connection, provider, shown, known_parts(connection, provider, shown), now_ms)
@@ -113,7 +113,7 @@ def _keep(
 
 
 def _newer(before: Part, part: Part, now_ms: int) -> Part | None:
-    """Return the part to store; None if it did not change."""
+    """Return the part to store; None if the stored part did not change."""
     if part.seen_ms:  # an ended part keeps the time when it was last shown
         return part
     if before.used is not None and part.used is not None and now_ms < before.seen_ms + STALE_MS:

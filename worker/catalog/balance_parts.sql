@@ -14,8 +14,8 @@ ON CONFLICT (provider, customer_id, balance, part) DO UPDATE SET granted = exclu
     ends_ms = excluded.ends_ms, plan = excluded.plan, used = {newer_used}, seen_ms = excluded.seen_ms
 
 -- name: newer_used [postgresql]
--- Another transaction may have stored a larger use since this one read the parts. A write that lowers the use on purpose
--- keeps the time at which the part was seen.
+-- Another transaction may have stored a larger use since this transaction read the parts. A write that lowers the use
+-- on purpose keeps the time at which the part was seen.
 CASE WHEN excluded.seen_ms <> balance_parts.seen_ms AND excluded.seen_ms < balance_parts.seen_ms + :stale_ms
     AND CAST(balance_parts.used AS numeric) > CAST(excluded.used AS numeric)
 THEN balance_parts.used ELSE excluded.used END

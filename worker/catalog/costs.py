@@ -1,10 +1,10 @@
 """Costs in credits that a provider reported.
 
-A cost is for a base unit, and names the balance that pays for a feature.
+A cost applies to a base unit, and names the balance that pays for a feature.
 
-Guarantee: reads only. A cost is exact. A balance is compared in whole quantities, of which `scale` make a unit of the
-balance. A charge during a change of its cost has a minimum and a maximum cost, and not one assumed cost. Source: Autumn
-charges by its schema at the time of the charge, and not at the time of use (observed, API 2.3.0).
+Guarantee: this module only reads. A cost is exact. A balance is compared in whole quantities, and `scale` quantities
+make one unit of the balance. If the cost changed around a charge, the charge has a minimum and a maximum cost. Source:
+Autumn charges by its schema at the time of the charge, and not at the time of use (observed, API 2.3.0).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SQL = queries(__file__)
 class ToldCost:
     """A reported cost: `micro` micro-credits for each `per_quantity` base units.
 
-    The provider changed to it between `confirmed_ms` and `at_ms`. `confirmed_ms`: the time when the former cost was
-    last confirmed (None: the former cost is unknown). `balance`: the credit system that pays, or the feature's own name
-    if a credit system no longer pays for it.
+    The provider changed to this cost between `confirmed_ms` and `at_ms`. `confirmed_ms`: the time when the former cost
+    was last confirmed (None: the former cost is unknown). `balance`: the credit system that pays, or the feature's own
+    name if a credit system no longer pays for it.
     """
 
     feature: str
@@ -57,7 +57,7 @@ class ToldCost:
 def own_cost(feature: str, confirmed_ms: int | None, at_ms: int) -> ToldCost:
     """Return the cost of a feature that its own balance pays for.
 
-    A credit system stopped paying for it between `confirmed_ms` and `at_ms`.
+    A credit system stopped paying for the feature between `confirmed_ms` and `at_ms`.
     """
     return ToldCost(feature, feature, 0, 1, confirmed_ms, at_ms)
 
@@ -65,8 +65,8 @@ def own_cost(feature: str, confirmed_ms: int | None, at_ms: int) -> ToldCost:
 class Pools:
     """The balances of one provider that pay for features.
 
-    A feature without a reported cost is paid from a balance with the feature's name. A unit of use costs a unit of this
-    balance.
+    If the provider does not report a feature's cost, the balance with the feature's name pays for it. One unit of use
+    then costs one unit of this balance.
     """
 
     def __init__(self, told: Iterable[ToldCost]) -> None:
@@ -96,7 +96,7 @@ class Pools:
     def features(self, pool: str) -> Sequence[str]:
         """Return the features that a balance ever paid for.
 
-        They include a credit system itself, which can be charged.
+        They include the credit system itself, because it can be charged.
         """
         return self._features.get(pool, (pool,))
 
@@ -110,7 +110,7 @@ class Pools:
     def changes(self, features: Iterable[str]) -> list[dict[str, object]]:
         """Return the changes of costs.
 
-        Statements use them to find the changes that a charge may have seen.
+        SQL statements find in them the changes that may have applied to a charge.
         """
         return [
             {"feature": cost.feature, "confirmed_ms": _begins(cost), "at_ms": _holds(cost)}
@@ -121,9 +121,8 @@ class Pools:
     def weight(self, pool: str, feature: str, first: int, last: int) -> tuple[int, int]:
         """Return the minimum and maximum cost of one base unit.
 
-        Both are quantities of a balance.
-
-        The charge saw the cost of one of the changes `first` to `last` (0: the cost before any change).
+        Both are quantities of a balance. The charge was made at the cost after one of the changes `first` to `last` (0:
+        the cost before any change).
         """
         least, most = self.weight_told(pool, feature, first, last, None)
         return int(least), int(most)
@@ -149,7 +148,7 @@ class Pools:
         else:
             told = [one for one in between if not one.is_own and one.credits == exact]
             seen = [self._each(pool, one) for one in told or between]
-            # No read of the costs may have shown the cost of this charge yet. Then it is possible beside the others.
+            # No read of the costs may have shown the cost of this charge yet. In that case, it is possible, too.
             if exact is not None and not told:
                 seen += [self._each(pool, one, exact) for one in between if not one.is_own]
         return min(seen), max(seen)
@@ -161,17 +160,17 @@ class Pools:
         return self.scale(pool) * (Fraction(1) if cost.is_own else each)
 
     def weight_between(self, pool: str, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
-        """Return `weight` for a charge that was made between two moments."""
+        """Return `weight` for a charge that was made between two times."""
         return self.weight(pool, feature, *self._find_change_range(feature, from_ms, to_ms))
 
     def weight_told_between(
         self, pool: str, feature: str, from_ms: int, to_ms: int, cost: str | None
     ) -> tuple[Fraction, Fraction]:
-        """Return `weight_told` for a charge that was made between two moments."""
+        """Return `weight_told` for a charge that was made between two times."""
         return self.weight_told(pool, feature, *self._find_change_range(feature, from_ms, to_ms), cost)
 
     def _find_change_range(self, feature: str, from_ms: int, to_ms: int) -> tuple[int, int]:
-        """Return the first and the last change of a cost that a charge may have seen."""
+        """Return the first and the last change of a cost that may apply to a charge."""
         changes = self._of.get(feature, ())[1:]
         return sum(_holds(one) <= from_ms for one in changes), sum(_begins(one) <= to_ms for one in changes)
 
@@ -185,7 +184,10 @@ class Pools:
         ]
 
     def count(self, feature: str) -> int:
-        """Return the number of known costs of a feature, reported or assumed before."""
+        """Return the number of known costs of a feature.
+
+        The number includes the cost that was assumed before the first report.
+        """
         return len(self._of.get(feature, ()))
 
     def newest(self) -> Mapping[str, ToldCost]:
@@ -230,9 +232,9 @@ def pools_of(rows: Iterable[Any]) -> Pools:
 
 
 def as_text(cost: UnitCost | None) -> str | None:
-    """Return a cost as it is stored with a push; None if it is unknown.
+    """Return the text of a cost that is stored with a push; None if it is unknown.
 
-    It is a decimal, or a fraction if the charge ended inside a unit.
+    The text is a decimal, or a fraction if the charge ended inside a unit.
     """
     if isinstance(cost, Fraction):
         return f"{cost.numerator}/{cost.denominator}"
@@ -242,7 +244,7 @@ def as_text(cost: UnitCost | None) -> str | None:
 def as_rate(credits: Decimal) -> tuple[int, int]:
     """Return the exact rate of a cost in credits.
 
-    It is a number of micro-credits, and the number of base units that cost this amount.
+    The rate is a number of micro-credits, and the number of base units that cost this amount.
     """
     numerator, denominator = (credits * MICRO).as_integer_ratio()
     # The number of base units is a power of ten, so that the costs of a schema have a small common multiple.

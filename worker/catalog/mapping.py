@@ -1,16 +1,15 @@
 """The mapping from memory sizes and meters to features, by window (rule S5).
 
-An event type has a meter.
+A meter is the number of an event type.
 
-Pure, except `mapping_rows` and `read_in_use`, which read.
+This module is pure, except `mapping_rows` and `read_in_use`, which read.
 
-Guarantee: a window uses the mapping in force at its start, for good. `rewrites` finds any size and window for which a
-new row would change the feature. So a change of past windows can only add missing features.
+Guarantee: a window always uses the mapping in force at its start. `rewrites` finds any size and window for which a new
+row would change the feature. So a change of past windows can only add missing features.
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
-Rows with the same selector (kind and size) follow one another in time. The row that started last is in force, and a row
-without a feature ends the selector. A meter is above all sizes, and has only exact rows. Tiers and the open top do not
-include it.
+If rows have the same selector (kind and size), the row with the latest start is in force. A row without a feature ends
+the selector. A meter is above all sizes, and has only exact rows. Tiers and the open top do not include meters.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ UNITS: Final = "units"
 
 
 MOST_MAPPINGS: Final = 8
-"""Mappings with segments that a process caches.
+"""Most mappings for which a process caches the segments.
 
-Each tick and each guard needs them, and they seldom change.
+Each tick and each guard needs the segments, and mappings seldom change.
 """
 
 
 @dataclass(frozen=True)
 class MappingRow:
-    """One row of `mappings`.
+    """A row of `mappings`.
 
     `memory_mb` None: the open top. `feature` None: the selector ends. `at_ms`: when the row was added, in milliseconds.
     Rows that differ only in this time are equal.
@@ -92,12 +91,15 @@ def is_meter(memory_mb: int | None) -> bool:
 
 
 def mapping_rows(connection: sa.Connection) -> list[MappingRow]:
-    """Return the whole mapping, in the order in which its rows were added."""
+    """Return the whole mapping, in the order in which the rows were added."""
     return mapping_of(SQL.run(connection, "mapping_rows"))
 
 
 def mapping_part() -> Part:
-    """Return the query of the mapping, to run with others: rows for `mapping_of`."""
+    """Return the query of the mapping: rows for `mapping_of`.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("mapping_rows")
 
 
@@ -107,9 +109,12 @@ def mapping_of(rows: Iterable[Any]) -> list[MappingRow]:
 
 
 def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> MappingRow | None:
-    """Return the row in force for a size in a window; None without a feature."""
+    """Return the row in force for a size in a window.
+
+    None: the size does not have a feature.
+    """
     in_force: dict[tuple[str, int | None], MappingRow] = {}
-    for row in rows:  # in the order they were added: of two with one start, the later one counts
+    for row in rows:  # in the order in which they were added; if two have the same start, the later row counts
         before = in_force.get(row.selector)
         if row.start_ms <= window_ms and (before is None or row.start_ms >= before.start_ms):
             in_force[row.selector] = row
@@ -124,12 +129,11 @@ def resolve(rows: Iterable[MappingRow], memory_mb: int, window_ms: int) -> Mappi
 def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[MappingRow]:
     """Return the rows with a feature that are in force at `from_ms` or later.
 
-    They are grouped by selector, and sorted by start.
-
-    A row that another row replaced before that time is not included.
+    The rows are grouped by selector, and sorted by start. A row that another row replaced before `from_ms` is not
+    included.
     """
     by_selector: dict[tuple[str, int | None], dict[int, MappingRow]] = {}
-    for row in rows:  # of two with one start, the later one counts
+    for row in rows:  # if two have the same start, the later row counts
         by_selector.setdefault(row.selector, {})[row.start_ms] = row
     found: list[MappingRow] = []
     for mine in by_selector.values():
@@ -141,7 +145,7 @@ def making(rows: Iterable[MappingRow], feature: str, from_ms: int) -> list[Mappi
 def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
     """Return the sizes at which the feature may change.
 
-    Each begins a range of sizes with the same rows.
+    Each of these sizes begins a range of sizes with the same rows.
     """
     edges = {0, MAX_MEMORY_MB + 1}
     for row in rows:
@@ -155,13 +159,11 @@ def _size_edges(rows: Iterable[MappingRow]) -> list[int]:
 def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     """Return the mapping as segments of sizes and windows that do not overlap.
 
-    Segments of meters come last.
-
-    The seal joins samples to these segments.
+    Segments of meters come last. The seal joins samples to these segments.
     """
     of_sizes = _segments(tuple(row for row in rows if not row.is_of_events))
     by_meter: dict[int, list[MappingRow]] = {}
-    for row in rows:  # each meter alone: there may be thousands, and their rows are independent
+    for row in rows:  # each meter separately, because there may be thousands with independent rows
         if row.memory_mb is not None and row.is_of_events:
             by_meter.setdefault(row.memory_mb, []).append(row)
     return [*of_sizes, *(found for _, mine in sorted(by_meter.items()) for found in _of_meter(mine))]
@@ -169,7 +171,7 @@ def segments(rows: Sequence[MappingRow]) -> list[Segment]:
 
 def _of_meter(rows: list[MappingRow]) -> list[Segment]:
     """Return the segments of one meter."""
-    last = {row.start_ms: row for row in rows}  # of two with one start, the later one counts
+    last = {row.start_ms: row for row in rows}  # if two have the same start, the later row counts
     starts = sorted(last)
     found: list[Segment] = []
     for start, end in pairwise([*starts, FOREVER_MS]):
@@ -205,7 +207,7 @@ def _segments(rows: tuple[MappingRow, ...]) -> Sequence[Segment]:
 def akin(rows: Iterable[MappingRow], new: MappingRow) -> list[MappingRow]:
     """Return the rows that can affect the usage of a new row.
 
-    For a meter, they are its rows. For a memory size, they are the rows of all sizes.
+    For a meter, these are the rows of the same meter. For a memory size, they are the rows of all sizes.
     """
     if new.is_of_events:
         return [row for row in rows if row.memory_mb == new.memory_mb]
@@ -217,7 +219,7 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 
     The result is (size, window, present feature). Sealed windows are below `sealed_to_ms`.
 
-    None: the row does not change an existing feature in these windows. It may still add a missing feature.
+    None: the row does not change an existing feature in these windows, although it may add a missing feature.
     """
     rows = akin(rows, new)
     after = [*rows, new]
@@ -236,8 +238,7 @@ def rewrites(rows: Sequence[MappingRow], new: MappingRow, sealed_to_ms: int) -> 
 def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None:
     """Return a row that has the new row's feature in another unit, at any time.
 
-    None: such a row does not exist. A row is ignored if a later row has the same selector and start, because that row
-    replaces it.
+    None: such a row does not exist. A row is ignored if a later row with the same selector and start replaces it.
     """
     if new.feature is None:
         return None
@@ -248,7 +249,7 @@ def other_unit(rows: Sequence[MappingRow], new: MappingRow) -> MappingRow | None
 def read_in_use(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> dict[str, frozenset[str]]:
     """Return the features that organisations use now, by organisation.
 
-    They are the features of running sandboxes, and of samples of the current and the former window.
+    These are the features of running sandboxes, and of samples in the current and the previous window.
     """
     if not org_ids:
         return {}

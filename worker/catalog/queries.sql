@@ -54,7 +54,7 @@ SELECT DISTINCT u.org_id, g.feature FROM used u JOIN segments g ON {in_segment} 
 -- The owner of a wallet.
 
 -- name: other_owners
--- The other owners of the credit in each claim. They are the pool of that name, if the embedded ledger keeps the
+-- The other owners of the credit in each claim. The owners are the pool of that name, if the embedded ledger keeps the
 -- credit, and organisations that are billed as this customer at that time.
 SELECT c.n, p.pool, a.org_id, a.provider
 FROM {rows :claims (n bigint, org_id text, customer_id text, start_ms bigint, end_ms bigint)} c

@@ -1,7 +1,7 @@
 """The stored state of providers: their terms for quantities, and their pauses.
 
-Guarantee: a seal uses the terms in the database, so that two machines with different settings cannot bill in turn. A
-person must accept changed terms, and until then Drawdown does not send pushes to the provider. Without terms, usage is
+Guarantee: a seal uses the terms in the database, so that two machines with different settings cannot bill in turn. If
+terms changed, Drawdown does not send pushes to the provider until a person accepts them. Without terms, usage is
 pending. Drawdown does not send pushes to a paused provider, and still seals its usage.
 """
 
@@ -26,10 +26,10 @@ SQL = queries(__file__)
 MODE: Final = "mode"
 """The mode of a provider's key, the only term that was added later.
 
-Databases of earlier versions do not have it. A machine without the key does not report it.
+Databases of earlier versions do not have the mode. A machine without the key does not report the mode.
 """
 WIRE: Final = frozenset({"unit", "units", "names", "mode", "way"})
-"""Terms that change the place or the unit of usage at the provider, or the way in which it stores usage."""
+"""Terms that change the place or the unit of usage at the provider, or the way in which the provider stores usage."""
 UNSAID: Final = {"way": "v1"}
 """Values of terms that a provider does not store or declare.
 
@@ -38,15 +38,15 @@ UNSAID: Final = {"way": "v1"}
 
 
 class TermsChanged(Refused):
-    """An error: the terms in force are no longer those with which this process began."""
+    """Raised if the terms in force changed after this process began."""
 
 
 def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> None:
     """Store the terms of new providers.
 
-    It also stores new terms of providers without sealed usage, and the mode of a key if it is not stored yet.
+    Also store new terms of providers without sealed usage, and the mode of a key if it is not stored yet.
 
-    Windows with usage that waited for these terms become dirty. Terms affect seals, so they are stored under the
+    Windows with usage that waited for these terms become dirty. Terms affect seals, so this stores them under the
     seal's lock.
     """
     if not _unmet(connection, declared) and not _to_learn(connection, declared):
@@ -95,10 +95,10 @@ def is_same(stored: str, capabilities: Capabilities) -> bool:
 def changed(connection: sa.Connection, declared: Mapping[str, Capabilities]) -> dict[str, str]:
     """Return the providers with declared terms that differ from those in force.
 
-    Each has the difference.
+    Each has a text about the difference and the next command.
 
-    Their usage would go to another place, or in another unit, than the usage that was sealed and compared so far.
-    Machines with different settings would bill in turn.
+    On the declared terms, usage would go to another place, or in another unit, than the usage sealed and compared so
+    far. Machines with different settings would bill in turn.
     """
     found = {}
     for name, stored in _stored(connection).items():
@@ -115,15 +115,15 @@ def require_terms(connection: sa.Connection, provider: str, capabilities: Capabi
     """Check that this process declares a provider's terms in force.
 
     A process reads the terms when it begins, and another machine may change them later. Call this after the statement
-    that reads or claims pushes: a push that was sealed on newer terms is never visible before these terms are.
+    that reads or claims pushes. A push that was sealed on newer terms is never visible before these terms.
 
-    Errors: TermsChanged. Without it, a process would send a quantity in another unit, or to another place, than it was
-    sealed for.
+    Errors: TermsChanged. Without this check, a process could send a quantity in another unit, or to another place, than
+    it was sealed for.
     """
     if changed(connection, {provider: capabilities}):
         raise TermsChanged(
-            f"cannot bill by {provider}: other terms were accepted since this process read its settings. Start it with "
-            "the settings in force. See `drawdown provider list`"
+            f"cannot bill by {provider}: other terms were accepted after this process started. Restart it with the "
+            "settings in force. See `drawdown provider list`"
         )
 
 
@@ -135,7 +135,7 @@ def describe(moved: Mapping[str, tuple[object, object]]) -> str:
 def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """Return the terms that differ, each before and now.
 
-    A missing term is its default, or None. A mode that only one of both has is not a difference.
+    A missing term has its default, or None. If only one side has a mode, this is not a difference.
     """
     parts = dict.fromkeys((*now, *then))
     if MODE not in now or MODE not in then:
@@ -146,10 +146,10 @@ def differing(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str
 
 @dataclass(frozen=True)
 class StoredTerms:
-    """The terms in force of a provider. `terms`: the declaration, as JSON.
+    """The terms in force of a provider.
 
-    `live_from_ms`: the start of sending, which only a cut-over changes (None: always). `wire_since_ms`: the time since
-    which the names and units are in force.
+    `terms`: the declaration, as JSON. `live_from_ms`: the start of sending, which only a cut-over changes (None:
+    always). `wire_since_ms`: the time since which the names and units are in force.
     """
 
     terms: str
@@ -206,10 +206,10 @@ def wire_since(connection: sa.Connection, provider: str) -> int:
 
 
 def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capabilities], since_ms: int) -> list[str]:
-    """Date changed places and units of providers, and return these providers.
+    """Set the date of changed places and units of providers, and return the providers.
 
-    A lost history may have accepted the declared terms and sent pushes on them. A lookup on either terms then does not
-    prove that an earlier push is absent (R1).
+    The date is at least `since_ms`. A lost history may have accepted the declared terms and sent pushes on them. A
+    lookup on either terms then does not prove that the provider lacks an earlier push (R1).
     """
     moved = [
         (name, stored)
@@ -222,6 +222,6 @@ def date_differing_terms(connection: sa.Connection, declared: Mapping[str, Capab
 
 
 def paused(connection: sa.Connection) -> dict[str, tuple[int, str]]:
-    """Return the paused providers, each with its start (milliseconds) and reason."""
+    """Return the paused providers, each with the pause's start (ms) and reason."""
     rows = SQL.run(connection, "paused")
     return {row.provider: (int(row.paused_ms), str(row.paused_reason)) for row in rows}

@@ -1,10 +1,10 @@
 """The wallets of the embedded ledger: customers, owners (P4) and prices.
 
-Guarantee: all callers use this module to decide which customers use a wallet and its rate card, and are read again
-after its changes. They are the ledger's own customers, and those of providers without a hard stop. Only its owner uses
-a wallet, or an organisation that the owner allowed (`ledger.pools`). A pool is its own owner. Any other wallet belongs
-to the organisation that is billed as its customer. Prices are in integer micro-credits. A feature without a rate does
-not have a price.
+Guarantee: all callers use this module to find a wallet's rate card, its customers, and the customers to read again
+after its changes. These customers are the ledger's own, and those of providers without a hard stop. Only its owner, or
+an organisation that the owner allowed (`ledger.pools`), uses a wallet. A pool is its own owner. Any other wallet
+belongs to the organisation that is billed as its customer. Prices are in integer micro-credits. A feature without a
+rate does not have a price.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def wallets_at(connection: sa.Connection) -> Collection[str]:
 def terms_part() -> Part:
     """Return the query of the terms in force: rows for `with_wallets`.
 
-    It can be read together with others in one statement.
+    One statement can run this query together with others.
     """
     return SQL.part("terms_in_force")
 
@@ -44,21 +44,21 @@ def with_wallets(stored: Iterable[Any]) -> Collection[str]:
 def mirrors(provider: str) -> bool:
     """Return True if a wallet mirrors the bills of this provider.
 
-    Accepted pushes are then charged to the wallet, too.
+    Drawdown then also charges accepted pushes to the wallet.
     """
     return provider != EMBEDDED
 
 
 def mirrored_at(connection: sa.Connection) -> Collection[str]:
-    """Return the providers with wallets here that charge elsewhere."""
+    """Return the providers with wallets here that charge customers elsewhere."""
     return set(filter(mirrors, wallets_at(connection)))
 
 
 def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collection[str] = ()) -> list[str]:
     """Return a provider and all providers that share its wallets, sorted.
 
-    At each of them, an equal customer id means the same wallet. The result has only this provider if it does not keep
-    balances in the ledger.
+    Equal customer ids at these providers mean the same wallet. If the provider does not keep balances in the ledger,
+    the result has only this provider.
 
     `in_ledger`: providers that declare such wallets, and do not have terms in force yet.
     """
@@ -67,9 +67,9 @@ def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collectio
 
 
 def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]:
-    """Return the organisations that may get another verdict because wallets changed.
+    """Return the organisations that are, were or will be billed as these customers.
 
-    The wallets are those of these customers.
+    A change of the customers' wallets may change the verdicts of these organisations.
     """
     theirs = wallets_at(connection)
     rows = SQL.run(connection, "orgs_of_customers", {"customers": [{"id": customer} for customer in customer_ids]})
@@ -79,8 +79,7 @@ def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]
 def keeper_of(connection: sa.Connection, customer_id: str, now_ms: int) -> str | None:
     """Return the provider that keeps a customer's balance itself.
 
-    Returns None if the customer does not have a provider, or if one of its providers keeps its balance in the embedded
-    ledger.
+    None: the customer does not have a provider, or one of its providers keeps its balance in the embedded ledger.
     """
     here, billers = wallets_at(connection), _billers(connection, customer_id, now_ms)
     others = [biller for biller in billers if biller not in {*here, *EXEMPT_PROVIDERS}]
@@ -106,7 +105,10 @@ def billed_as(connection: sa.Connection, customer_id: str, now_ms: int) -> list[
 
 
 def billers_part(customer_id: str, now_ms: int) -> Part:
-    """Return the query of a customer's billers, to run with others in one statement."""
+    """Return the query of a customer's billers.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("billers", {"customer_id": customer_id, "at_ms": now_ms})
 
 
@@ -120,7 +122,7 @@ def customers_on(connection: sa.Connection, plan: str) -> list[str]:
 class Claim:
     """The claim of an organisation to use a customer's credit for a time.
 
-    It lasts from `start_ms` to before `end_ms` (None: for good).
+    The claim lasts from `start_ms` until just before `end_ms` (None: without an end).
     """
 
     org_id: str
@@ -131,9 +133,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Owner:
-    """Another owner of credit: an organisation, or a pool.
+    """The other owner of credit: an organisation, or a pool.
 
-    `provider` bills the organisation. For a pool, both fields are None.
+    `org_id`: the organisation. `provider`: the provider that bills it. For a pool, both fields are None.
     """
 
     org_id: str | None = None
@@ -141,9 +143,7 @@ class Owner:
 
 
 def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: Collection[str]) -> dict[Claim, Owner]:
-    """Return the claims to credit that has another owner.
-
-    Each has the first such owner.
+    """Return the claims to credit that has another owner, each with the first owner.
 
     `providers`: the providers at which such a customer has the same balance (`one_wallet_at`).
     """
@@ -157,7 +157,10 @@ def other_owners(connection: sa.Connection, claims: Sequence[Claim], providers: 
 
 
 def other_owner(connection: sa.Connection, claim: Claim, providers: Collection[str]) -> Owner | None:
-    """Return the other owner of a claim's credit; None: it does not have another."""
+    """Return the other owner of a claim's credit.
+
+    None: the credit does not have another owner.
+    """
     return other_owners(connection, [claim], providers).get(claim)
 
 
@@ -167,14 +170,14 @@ def rate_card(connection: sa.Connection) -> RateCard:
 
 
 def add(amount: int | None, other: int | None) -> int | None:
-    """Return the sum of two amounts; None if either is None."""
+    """Return the sum of two amounts; None if either amount is None."""
     return None if amount is None or other is None else amount + other
 
 
 def payable_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     """Return the credit of a wallet that decides about halts, in micro-credits.
 
-    It includes the due changes of the wallet.
+    The credit includes the due changes of the wallet.
     """
     from drawdown.ledger.wallet import read_ahead  # imported here, because `status` does not need it
 

@@ -1,7 +1,7 @@
 """Check the guard's counters, vendors' bills and high spenders.
 
-Guarantee: each kind has one row with its latest result. An older check that ends late does not replace a newer one.
-Each counter of the guard is computed and corrected under its lock. A dry run does not write.
+Guarantee: each kind has one row with its latest result. An older check that ends late does not replace the result of a
+newer check. Each counter of the guard is computed and corrected under its lock. A dry run does not write.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Check = Literal["guard", "vendors"]
 def keep(connection: sa.Connection, check: Check, at_ms: int, *, off: int, alerts: int) -> None:
     """Store the result of a check.
 
-    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
-    them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: the number of
+    these differences that need a person.
     """
     SQL.run(connection, "keep", {"check_name": check, "at_ms": at_ms, "off": off, "alerts": alerts})
 
@@ -54,8 +54,8 @@ The response of the first command may be lost.
 class Reconciled:
     """The result of a check of counters.
 
-    `drifts`: the counters with a difference. `corrected`: how many were corrected. `above_tolerance`: how many exceeded
-    the tolerance.
+    `drifts`: the counters with a difference. `corrected`: the number of corrected counters. `above_tolerance`: the
+    number of counters that differed by more than the tolerance.
     """
 
     drifts: Sequence[Drift]
@@ -81,8 +81,8 @@ def judge_drift(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
 def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: int, by: By) -> Reconciled:
     """Correct counters with a difference, and store the result.
 
-    The stored result includes corrections by the same actor and reason within AGAIN_MS, because their answer may be
-    lost.
+    The stored result includes corrections by the same actor and reason within AGAIN_MS, because the response with these
+    corrections may be lost.
     """
     counters = [_counter(one) for one in found if one.has_uses]
     done = guard_reconcile.correct(connection, counters, by)
@@ -101,7 +101,7 @@ def _counter(one: Drift) -> Counter:
 def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
     """Find the wallets with the most use, store them, and return them.
 
-    An older check that ends late does not replace a newer one.
+    An older check that ends late does not replace the result of a newer check.
     """
     found = spenders_now(connection, now_ms)
     rows = [
@@ -118,7 +118,7 @@ def check_vendors(
 ) -> Drifted:
     """Compare vendors' recent bills, and store the result.
 
-    This compares the bills of recent days and of recent imports (see `vendors.drift_now`). Today is left out.
+    This compares the bills of recent days and of recent imports (see `vendors.drift_now`). It leaves out today.
     `tolerance_ppm`, `least_micro`: differences up to either bound are ignored.
     """
     lines = vendors.drift_now(connection, now_ms, tolerance_ppm, least_micro)
@@ -131,8 +131,8 @@ def check_vendors(
 class LastCheck:
     """The last result of a check.
 
-    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: how many of
-    them need a person.
+    `off`: the number of compared counters, or of vendors' services and days, with a difference. `alerts`: the number of
+    these differences that need a person.
     """
 
     at_ms: int

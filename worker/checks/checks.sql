@@ -1,7 +1,7 @@
 -- Results of the last check of each kind.
 
 -- name: keep
--- If two checks run at once, the later one counts.
+-- If two checks run at the same time, the later check counts.
 INSERT INTO checks (check_name, at_ms, off, alerts) VALUES (:check_name, :at_ms, :off, :alerts)
 ON CONFLICT (check_name) DO UPDATE SET at_ms = excluded.at_ms, off = excluded.off, alerts = excluded.alerts
 WHERE excluded.at_ms >= checks.at_ms

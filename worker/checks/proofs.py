@@ -2,8 +2,9 @@
 
 Guarantee: a run is one row, which never changes. An invariant holds only by a full run of all organisations without a
 breach of it, while the history is not in doubt. A run of some organisations, or a run that continues another run, can
-show a breach but not that an invariant holds. The same is true of a run that began before another run's breach was
-stored, because it may not have seen that breach. An organisation is not stopped if a person has resumed it since.
+show a breach but cannot show that an invariant holds. The same is true of a run that began before another run's breach
+was stored, because it may not have seen that breach. If a person resumed an organisation since, Drawdown does not stop
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SQL = queries(__file__)
 WHOLE_EACH_MS: Final = 7 * DAY_MS - DAY_MS // 4
 """Age of the last full run, in milliseconds, from which `verify --since-last` makes a full run.
 
-If it runs each night, every seventh run is a full run.
+If you run `verify --since-last` each night, every seventh run is a full run.
 """
 
 
@@ -45,8 +46,8 @@ def keep(
 ) -> int:  # fmt: skip
     """Store the result of a run, and return its number.
 
-    `took_ms`: its duration. `orgs`: the number of checked organisations; None: all. `doubted`: the reason for which
-    history may be lost, or None.
+    `took_ms`: the duration of the run. `orgs`: the number of checked organisations; None: all. `doubted`: the reason
+    for which history may be lost, or None.
     """
     values = {
         "at_ms": by.now_ms,
@@ -96,8 +97,8 @@ class Invariant:
     """An invariant, with its last runs.
 
     `findings`: the number of kinds of breach that are checked. `says`: its meaning in short. `held_by`: the last run by
-    which it held; None: not on record. `broken_by`: the last run with a breach; None: not on record. `breaches`: their
-    number in that run. `rows`: the rows that the run `held_by` checked, by kind.
+    which it held; None: not on record. `broken_by`: the last run with a breach; None: not on record. `breaches`: the
+    number of breaches in the run `broken_by`. `rows`: the rows that the run `held_by` checked, by kind.
     """
 
     invariant: int
@@ -113,7 +114,7 @@ class Invariant:
 
     @property
     def holds(self) -> bool | None:
-        """Return True if it held in the newest of these runs; None: it was not checked."""
+        """Return True if the invariant held in its newest run; None: it was not checked."""
         if self.held_by is None and self.broken_by is None:
             return None
         return (self.held_by or 0) > (self.broken_by or 0)
@@ -125,8 +126,9 @@ class Run:
 
     `orgs`: the number of checked organisations; None: all. `by_invariant`: the number of breaches by invariant.
     `checked`: the number of checked rows by kind. `open`: the counts of open items. `newest_action`: the hash of the
-    newest action. `doubted`: the reason for which history may be lost, so that the run does not prove it (None: the
-    history is complete). `follows`: the run that it continued, from the window `from_ms` on; None: it was a full run.
+    newest action. `doubted`: the reason for which history may be lost, so that the run does not prove the invariants
+    (None: the history is complete). `follows`: the run that it continued, from the window `from_ms` on; None: it was a
+    full run.
     """
 
     number: int
@@ -154,7 +156,7 @@ class Run:
 class RunsPage:
     """A page of runs, newest first.
 
-    `next_before`: the start of the next page; None: this is the last.
+    `next_before`: the start of the next page; None: this is the last page.
     """
 
     runs: list[Run]
@@ -165,7 +167,7 @@ class RunsPage:
 class Last:
     """The times at which all invariants last held.
 
-    `whole_ms`: by a full run. `continued_ms`: by a run that continued another. None: never.
+    `whole_ms`: the time by a full run. `continued_ms`: the time by a run that continued another. None: never.
     """
 
     whole_ms: int | None
@@ -213,10 +215,10 @@ def stop_breached(connection: sa.Connection, verification: Verification, now_ms:
     """Stop each organisation with a breach; return those that were running.
 
     An organisation that a person resumed after the run began is left out. Its breach may be fixed, and the next run
-    shows that.
+    shows whether it is.
 
-    This must be the transaction's first statement. So a seal that is under way ends first, and the stored watermarks
-    are those after it.
+    Make this the first statement of the transaction. Then a seal that is under way ends first, and the transaction
+    reads the watermarks that the seal stored.
     """
     lock_buckets(connection)
     resumed = set(SQL.run(connection, "resumed_since", {"action": verification.before.action}).scalars())

@@ -25,8 +25,8 @@ ON CONFLICT (invariant) DO UPDATE SET
 
 -- name: to_continue
 -- The newest run without a breach, full or continued, if a full run is recent enough. After a breach or a loss of
--- history, a full run that saw it must come first. A run that began before may be stored after it. A run with a time in
--- the future is left out, because it cannot show later rows.
+-- history, a full run that saw the breach or the loss must come first. A run that began before this full run may be
+-- stored after it. A run with a time in the future is left out, because it cannot show later rows.
 SELECT p.number, p.at_ms, p.proven_to_ms, p.arrival FROM proofs p
 WHERE {held} AND p.at_ms <= :now_ms AND p.number > {broken_last}
     AND NOT EXISTS (SELECT 1 FROM invariants i WHERE i.broken_by > COALESCE(i.held_by, 0))
@@ -56,8 +56,8 @@ SELECT number, at_ms, took_ms, orgs, breaches, by_invariant, checked, open, newe
 FROM proofs WHERE :before = 0 OR number < :before ORDER BY number DESC LIMIT :at_most
 
 -- name: last
--- When the last full run without a breach was, and the last that continued one. A run with a time in the future is left
--- out.
+-- The times of the last full run without a breach, and of the last run that continued another run. A run with a time in
+-- the future is left out.
 SELECT MAX(CASE WHEN follows IS NULL THEN at_ms END) AS whole_ms,
     MAX(CASE WHEN follows IS NOT NULL THEN at_ms END) AS continued_ms
 FROM proofs WHERE orgs IS NULL AND doubted IS NULL AND breaches = 0 AND at_ms <= :now_ms

@@ -1,7 +1,7 @@
 """Stop calls to a provider or cell that fails repeatedly, for a while.
 
-Guarantee: after OPEN_AFTER failures in a row, calls stop for OPEN_FOR_MS. So an outage costs one call in that time, and
-does not delay other providers or cells.
+Guarantee: after OPEN_AFTER failures in a row, calls stop for OPEN_FOR_MS. During an outage, Drawdown makes one call in
+that time, and other providers or cells are not delayed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OPEN_FOR_MS: Final = 30 * SECOND_MS
 class Breaker:
     """The circuit of a provider or cell, which counts failures in a row.
 
-    If failures name their customers, each new name counts once. `open_after`: the number of failures that opens it.
-    `open_until_ms`: the end of the wait, in milliseconds. `named`: the names that counted.
+    If failures name their customers, each new name counts once. `open_after`: the number of failures that opens the
+    circuit. `open_until_ms`: the end of the wait, in milliseconds. `named`: the names that counted.
     """
 
     failures: int = 0
@@ -33,14 +33,14 @@ class Breaker:
     def allows(self, now_ms: int) -> bool:
         """Return True if a call may be made.
 
-        Once the wait is over, the next call closes the circuit or opens it again.
+        After the wait, the next call closes the circuit or opens it again.
         """
         return self.failures < self.open_after or now_ms >= self.open_until_ms
 
     def note(self, *, failed: bool, now_ms: int, about: Collection[str] = ()) -> None:
         """Record the outcome of a call.
 
-        `about`: the customers that its failure may concern; empty: all.
+        `about`: the customers that the failure may concern; empty: all.
         """
         if not failed:
             self.failures = 0

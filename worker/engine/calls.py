@@ -2,13 +2,13 @@
 
 Guarantee: a call that was not begun is answered as not sent. If a call breaks its contract, the outcome of its pushes
 is unknown, and other pushes are not affected. A charge without a response in time is in doubt. A service that hangs
-delays others only for the time that is left, and `LAST_CHARGES_S`.
+delays others only for the rest of the time, and `LAST_CHARGES_S`.
 
-Responses are returned as they arrive (`Flight`), each once. If a process dies, it loses few of them. At most `most`
-calls that began are not completed, and a response waits at most a second for others. A call is completed once its
-responses were fetched and the next responses are requested. Once `over` or `closed` returns True, further calls do not
-begin. Calls that did not begin are answered once all calls under way have ended. Calls under way have `grace_s` left
-once `over` returns True. If only `closed` does, they have all the time that they take.
+`Flight` returns responses as they arrive, each once. If a process dies, it loses few of them. At most `most` calls that
+began are not completed, and a response waits at most a second for others. A call is completed once its responses were
+fetched and the next responses are requested. Once `over` or `closed` returns True, further calls do not begin. After
+all calls under way have ended, the calls that did not begin are answered. If `over` returns True, calls under way have
+`grace_s` left. If only `closed` does, they have no time limit.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ In an outage, each call would cost a timeout.
 MOST_UNSETTLED: Final = 512
 """Push calls to one provider without a recorded response, in all queues together.
 
-If a process dies, Drawdown must look up their pushes or send them again.
+If a process dies, Drawdown must look up the pushes of these calls, or send them again.
 """
 LAST_ANSWERS_S: Final = 10.0
 """Seconds after the time limit to wait for responses to pushes in flight.
@@ -170,7 +170,7 @@ class Calls:
         return line.left_over() if line.wait_until_ms > now else NotBegun(now, NOT_SENT)
 
     async def _call(self, flight: Flight[Outcome], sent: dict[int, PushRequest], failed: InARow, waited_ms: int) -> int:
-        """Make one call, in its line's turn, unless time is over.
+        """Make one call in the turn of its line, unless time is over.
 
         Return 0, or the time until which the customer must wait (milliseconds). In that case, the call was not made.
         """
@@ -200,7 +200,7 @@ class Calls:
         """Adjust the limits of later calls by a response."""
         allowance = self._slots.allowance
         too_many = any(isinstance(answer, RetryAt) and answer.too_many for answer in answers)
-        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # first reduce calls at once
+        if not (too_many and (number < allowance.since or allowance.allowed > 1)):  # first reduce concurrent calls
             failed.note(all(isinstance(answer, RetryAt | Unknown) for answer in answers))
         self._heed(allowance, number, customer, too_many)
 
@@ -209,7 +209,10 @@ class Calls:
             log.warning("calls_cut", provider=self._provider.name, at_once=allowance.allowed)
 
     def _not_sent(self, line: CustomerLine, failed: InARow, count: int, now: int) -> Sequence[Outcome] | None:
-        """Return the outcomes of a call that must not be made; None if it may be made."""
+        """Return the outcomes of a call that must not be made.
+
+        None: the call may be made.
+        """
         if failed.count >= GIVE_UP_AFTER:
             return [NotBegun(now + OPEN_FOR_MS, f"not sent: {GIVE_UP_AFTER} calls in a row failed")] * count
         if line.is_closed(now):
@@ -266,7 +269,7 @@ class Calls:
     ) -> Mapping[str, CustomerRead]:
         """Return the states of customers, or ReadFailed, by id.
 
-        `cut`: receives the fewest calls at once that were allowed, if fewer than declared (None: not called).
+        `cut`: receives the fewest concurrent calls that were allowed, if fewer than declared (None: not called).
         """
         size = self._provider.capabilities.reads_a_call
         parts = [customer_ids[at : at + size] for at in range(0, len(customer_ids), size)]
@@ -294,7 +297,7 @@ class Calls:
         return found
 
     async def check(self, customer_ids: Sequence[str]) -> list[Sequence[str] | ReadFailed]:
-        """Return the faults of each customer, a line each, or ReadFailed; in order."""
+        """Return the faults of each customer as lines of text, or ReadFailed; in order."""
         return await self._each(customer_ids, lambda customer: self._provider.check((), (customer,)), str)
 
     async def _each(
@@ -347,7 +350,7 @@ def _unread(_place: int, begun: bool) -> ReadFailed:
 
 
 PORTION: Final = 128
-"""Answers that are fetched at once, unless one call has more.
+"""Responses that are fetched together, unless one call has more.
 
 The number is so small that a lost portion costs little, and so large that commits cost little.
 """
@@ -358,10 +361,10 @@ POLL_S: Final = 0.1
 
 
 class Flight(Generic[A]):
-    """Answers to `count` requests, which arrive one by one.
+    """The responses to `count` requests, which arrive one by one.
 
-    A place is the index of a request. `instead`: a function that returns the response for a place that did not get a
-    response. Its second argument is True if the call was begun.
+    A place is the index of a request. `instead`: a function that returns the result for a place without a response. Its
+    second argument is True if the call was begun.
     """
 
     def __init__(
@@ -382,7 +385,7 @@ class Flight(Generic[A]):
         self._grace_s = grace_s
         self._left = set(range(count))
         self._call_of: dict[int, set[int]] = {}
-        """The places of the call that each begun place belongs to, without completed places."""
+        """For each begun place, the places of its call that are not completed."""
         self._ready: dict[int, A] = {}
         self._fetched: list[int] = []
         self._first_at = 0.0
@@ -410,12 +413,12 @@ class Flight(Generic[A]):
         await self._room.acquire()
 
     def begin(self, places: Iterable[int]) -> None:
-        """Record that a call begins, after which its responses may be lost."""
+        """Record that a call begins. A crash can lose its responses from then on."""
         call = set(places)
         self._call_of.update(dict.fromkeys(call, call))
 
     def may_begin(self, places: Iterable[int]) -> bool:
-        """Record that a call begins, and return True, unless time is over."""
+        """Record that a call begins, and return True. Return False if time is over."""
         if self.over():
             return False
         self.begin(places)
@@ -475,7 +478,7 @@ class Flight(Generic[A]):
         return self._ends_at is not None and at >= self._ends_at
 
     async def _give_up(self) -> None:
-        """Cancel the calls, and answer the rest by `instead`."""
+        """Cancel the calls, and answer the remaining places with `instead`."""
         await self.close()
         for task in self._tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -542,10 +545,10 @@ async def _answer(service: PaymentService, request: Charge, *, charges: bool) ->
 
 
 async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | InDoubt | None:
-    """Return a service's response whether it tops up a customer by itself.
+    """Return a value that shows whether a payment service tops up a customer itself.
 
-    NotSent: it does. InDoubt: it failed, or did not answer before the effect was `over`. None: it does not, or cannot
-    be called, or does not offer this question.
+    NotSent: the service does. InDoubt: the service failed, or did not answer before the effect was `over`. None: the
+    service does not, or cannot be called, or cannot answer this question.
     """
     if service.dormant is not None or not isinstance(service, FillsItself):
         return None
@@ -559,6 +562,6 @@ async def who_fills(service: PaymentService, effect: AskWhoFills) -> NotSent | I
         task.cancel()
     try:
         return task.result()
-    except Exception as error:  # it is unknown whether the service tops up by itself
+    except Exception as error:  # it is unknown whether the service itself tops up
         log.exception("payment_service_failed", service=service.name, customer=effect.customer_id)
         return InDoubt(in_short(error))

@@ -1,6 +1,6 @@
 """Compare this machine's clock with the database's and the last tick (rule S9).
 
-With a wrong clock, a tick would seal windows that are still open, or would stop sealing.
+If the clock is wrong, a tick would seal windows that are still open, or would stop sealing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_JUMP_MS = DAY_MS
 
 
 def database_now(connection: sa.Connection, now: int) -> int:
-    """Return the time of the database server (milliseconds). For SQLite, it is `now`."""
+    """Return the time of the database server (milliseconds); for SQLite, `now`."""
     if connection.dialect.name != "postgresql":
         return now
     return int(SQL.run(connection, "database_now").scalar_one())
@@ -29,8 +29,9 @@ def database_now(connection: sa.Connection, now: int) -> int:
 def require_clock(connection: sa.Connection, now: int) -> None:
     """Check the clock, for a command that stores its time.
 
-    Errors: ClockDoubted if this machine's clock differs from the database's by more than MAX_SKEW_MS, or is that much
-    behind the last tick. Without this check, a change could be dated before the rows that it changes.
+    Errors: ClockDoubted if this machine's clock differs from the database's by more than MAX_SKEW_MS. ClockDoubted,
+    too, if it is that much behind the last tick. Without this check, a change could have an earlier date than the rows
+    that it changes.
     """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:
@@ -46,7 +47,7 @@ def require_clock(connection: sa.Connection, now: int) -> None:
 def last_doubted_clock(connection: sa.Connection) -> int | None:
     """Return the start of the last tick without `--accept-clock`, in milliseconds.
 
-    None: such a tick has not run.
+    None: such a tick has not run yet.
     """
     found: int | None = SQL.run(connection, "last_doubted_clock").scalar_one_or_none()
     return found
@@ -61,8 +62,8 @@ def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
 
     All times are in milliseconds. `previous`: the start of the last tick (None: the first tick).
 
-    Errors: ClockDoubted if the clocks differ by more than MAX_SKEW_MS, or the clock jumped by more than MAX_JUMP_MS. A
-    person then decides which clock is correct.
+    Errors: ClockDoubted if the clocks differ by more than MAX_SKEW_MS, or the clock jumped by more than MAX_JUMP_MS. In
+    that case, a person decides which clock is correct.
     """
     if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(

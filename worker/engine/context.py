@@ -1,8 +1,8 @@
 """Define the inputs of a tick: time, providers, limits, circuits, shard, stores.
 
 Guarantee: steps take time, providers and limits from here, not from the machine. After several failures in a row, calls
-to a provider or cell stop for a while. So an outage costs few calls, and does not delay other providers or cells.
-Secrets of stores never print.
+to a provider or cell stop for a while. During an outage, Drawdown makes few calls, and other providers or cells are not
+delayed. Secrets of stores are never printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from drawdown.worker.engine.witness import Witness
 LEASE_MS = 2 * MINUTE_MS
 """Milliseconds for which a claim excludes other workers.
 
-Correctness does not depend on it, because two senders send identical bytes (P1).
+Correctness does not depend on this time, because two senders send identical bytes (P1).
 """
 
 
@@ -36,9 +36,9 @@ class Context:
     """The context of one worker's tick.
 
     `new_orgs`: how to assign new organisations (None: leave them unassigned). `began_ms`, `deadline_ms`: the start and
-    the end of its time (None: unlimited). `accept_clock`: a person accepted the clock. `breakers`: the circuits of
-    providers and services. `progress`: a function that is called with a step's name and a count (None: progress is not
-    reported).
+    the end of the tick's time (None: unlimited). `accept_clock`: True if a person accepted the clock. `breakers`: the
+    circuits of providers and services. `progress`: a function that receives a step's name and a count (None: progress
+    is not reported).
     """
 
     worker: str
@@ -79,16 +79,16 @@ class Context:
     witness: Witness | None = None
     """This machine's checkpoint of the database; None: without a checkpoint.
 
-    It is updated during the tick.
+    The tick updates it.
     """
     progress: Callable[[str, int], None] | None = None
     _claims: Iterator[int] = field(default_factory=lambda: count(1))
-    """Shared with all copies of this context, so that each claim of a worker has its own name."""
+    """The counter of claims. All copies of this context share it, so that each claim of a worker has a unique name."""
 
     def out_of_time(self, eighths: int = 8) -> bool:
         """Return True if this many `eighths` of the tick's time are over.
 
-        Also return True if the process must end. The next tick does the rest.
+        Also return True if the process must end. The next tick continues the work.
 
         Earlier steps leave some time to later steps, so that a provider that hangs does not delay a halt.
         """
@@ -108,7 +108,7 @@ class Context:
         return not self.stopping() and (ends_ms is None or self.clock.now_ms() + duration_ms <= ends_ms)
 
     def within(self, duration_ms: int) -> Context:
-        """Return a copy with at most this duration left."""
+        """Return a copy of the context with at most this duration left."""
         ends_ms = self.clock.now_ms() + duration_ms
         return replace(self, deadline_ms=ends_ms if self.deadline_ms is None else min(ends_ms, self.deadline_ms))
 

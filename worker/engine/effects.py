@@ -23,11 +23,11 @@ log = structlog.get_logger()
 
 R = TypeVar("R")
 Over: TypeAlias = Callable[[], bool]  # True once further work must not begin: time is over, or the process must end
-Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of calls at once
+Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of concurrent calls
 NOT_SENT: Final = "not sent: no time was left"
 """The result of a request that had not begun when the time limit (`over`) was reached."""
 LANES: Final = 2
-"""Batches of pushes that are sent to one provider at once.
+"""Batches of pushes that are sent to one provider at the same time.
 
 The responses of a batch are stored while the other is sent.
 """
@@ -40,9 +40,11 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class Transaction:
-    """Run `work` in one write transaction, and answer with its result.
+    """The effect that runs `work` in one write transaction.
 
-    `rollback`: roll the transaction back, as in a dry run.
+    The result is the result of `work`.
+
+    `rollback`: True to roll the transaction back, as in a dry run.
     """
 
     name: str
@@ -52,12 +54,12 @@ class Transaction:
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """Send pushes to a provider, in any number of calls.
+    """The effect that sends pushes to a provider, in any number of calls.
 
-    Once it is `over` or `closed`, further calls do not begin. If it is only `closed`, calls under way have all the time
-    that they take. The result is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield
-    the same effect again until each push has an outcome. `cut`: a function that receives the lowest number of
-    concurrent requests that was allowed, if it is below the declared number (None: do not report it).
+    Once `over` or `closed` returns True, further calls do not begin. If only `closed` does, calls under way have no
+    time limit. The result is a portion of the outcomes that arrived, by the index of the push in `batch`. Yield the
+    same effect again until each push has an outcome. `cut`: a function that receives the lowest number of concurrent
+    requests that was allowed, if it is below the declared number (None: do not report it).
     """
 
     provider: str
@@ -70,7 +72,7 @@ class Push:
 
 @dataclass(frozen=True, eq=False)
 class LookUp:
-    """Look up pushes at a provider.
+    """The effect that looks up pushes at a provider.
 
     The result is a portion of the LookupResults that arrived, by the index of the push in `requests`. Yield the same
     effect again until each push has a result.
@@ -83,9 +85,9 @@ class LookUp:
 
 @dataclass(frozen=True)
 class ReadTotals:
-    """Read a provider's charges of customers in [from_ms, to_ms).
+    """The effect that reads a provider's charges of customers in [from_ms, to_ms).
 
-    The result is Totals or ReadFailed for each, in order. Once it is `over`, further calls do not begin.
+    The result is Totals or ReadFailed for each, in order. Once `over` returns True, further calls do not begin.
     """
 
     provider: str
@@ -95,10 +97,10 @@ class ReadTotals:
 
 @dataclass(frozen=True)
 class ReadDrawn:
-    """Read the draws that customers' balances at a provider show.
+    """The effect that reads the draws shown by customers' balances at a provider.
 
-    The result is Drawn by feature, or ReadFailed, for each customer in order. Once it is `over`, further calls do not
-    begin.
+    The result is Drawn by feature, or ReadFailed, for each customer in order. Once `over` returns True, further calls
+    do not begin.
     """
 
     provider: str
@@ -108,7 +110,7 @@ class ReadDrawn:
 
 @dataclass(frozen=True)
 class ReadCosts:
-    """Read a provider's costs of units of features in credits.
+    """The effect that reads a provider's costs of units of features in credits.
 
     The result is a list of Cost, or ReadFailed. `known_costs`: the costs learned before.
     """
@@ -119,9 +121,9 @@ class ReadCosts:
 
 @dataclass(frozen=True)
 class ReadCustomers:
-    """Read the states of a provider's customers.
+    """The effect that reads the states of a provider's customers.
 
-    The result has a CustomerState or ReadFailed for each id. `cut`: as for `Push`.
+    The result has a CustomerState or ReadFailed for each id. `cut`: as in `Push`.
     """
 
     provider: str
@@ -132,7 +134,7 @@ class ReadCustomers:
 
 @dataclass(frozen=True)
 class CheckCustomers:
-    """Check customers at a provider.
+    """The effect that checks customers at a provider.
 
     The result is the faults as lines of text, or ReadFailed, for each in order.
     """
@@ -143,9 +145,9 @@ class CheckCustomers:
 
 @dataclass(frozen=True, eq=False)
 class ChargeMoney:
-    """Charge customers at a payment service.
+    """The effect that charges customers at a payment service.
 
-    Once it is `over`, further charges do not begin. The result is a ChargeResult for each, in order.
+    Once `over` returns True, further charges do not begin. The result is a ChargeResult for each, in order.
     """
 
     service: str
@@ -155,7 +157,7 @@ class ChargeMoney:
 
 @dataclass(frozen=True, eq=False)
 class LookUpMoney:
-    """Look up charges at a payment service, without charging.
+    """The effect that looks up charges at a payment service, without charging.
 
     The result is a ChargeResult for each, in order.
     """
@@ -167,10 +169,10 @@ class LookUpMoney:
 
 @dataclass(frozen=True)
 class AskWhoFills:
-    """Ask a payment service whether it tops up a customer by itself.
+    """The effect that asks a payment service whether it tops up a customer itself.
 
-    The result is NotSent if the service does, and InDoubt if it fails or does not answer before the effect is `over`.
-    None: Drawdown may top up the customer.
+    The result is NotSent if the service does. It is InDoubt if the service fails, or does not answer before `over`
+    returns True. None: Drawdown may top up the customer.
     """
 
     service: str
@@ -180,7 +182,10 @@ class AskWhoFills:
 
 @dataclass(frozen=True)
 class HaltRequest:
-    """A halt to send to a cell. `halted_at`: its start, in milliseconds."""
+    """A halt to send to a cell.
+
+    `halted_at`: the start of the halt, in milliseconds.
+    """
 
     org_id: str
     cell_id: str
@@ -206,7 +211,7 @@ class HookRequest:
 class HookAnswer:
     """The outcome of a message.
 
-    `status`: the HTTP status (None: without a response). `error`: None if the endpoint has accepted the message.
+    `status`: the HTTP status (None: the endpoint did not respond). `error`: None if the endpoint accepted the message.
     `is_sent`: False if the call was not begun.
     """
 
@@ -243,22 +248,22 @@ class HookSender(Protocol):
     """A sender of messages to the operator's product."""
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """Send messages. Return a response for each, in order, in bounded time."""
+        """Send messages, and return a HookAnswer for each, in order, in bounded time."""
 
 
 class CellReader(Protocol):
     """A reader of cells' counts."""
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Read counts. Return a response for each, in order, in bounded time."""
+        """Read counts, and return a UsageAnswer for each, in order, in bounded time."""
 
 
 @dataclass(frozen=True)
 class SendHalts:
-    """Send halts to cells.
+    """The effect that sends halts to cells.
 
-    Once it is `over`, further halts are not sent. The result is None for each acknowledged halt, else the error, in
-    order.
+    Once `over` returns True, further halts are not sent. The result is None for each acknowledged halt, else the error,
+    in order.
     """
 
     halts: Sequence[HaltRequest]
@@ -267,9 +272,9 @@ class SendHalts:
 
 @dataclass(frozen=True)
 class SendHooks:
-    """Send messages to the operator's product.
+    """The effect that sends messages to the operator's product.
 
-    Once it is `over`, further messages are not sent. The result is a HookAnswer for each, in order.
+    Once `over` returns True, further messages are not sent. The result is a HookAnswer for each, in order.
     """
 
     messages: Sequence[HookRequest]
@@ -278,9 +283,9 @@ class SendHooks:
 
 @dataclass(frozen=True)
 class ReadCells:
-    """Read the counts of cells.
+    """The effect that reads the counts of cells.
 
-    Once it is `over`, further cells are not called. The result is a UsageAnswer for each, in order.
+    Once `over` returns True, further cells are not called. The result is a UsageAnswer for each, in order.
     """
 
     requests: Sequence[UsageRequest]
@@ -289,7 +294,7 @@ class ReadCells:
 
 @dataclass(frozen=True)
 class LoadWitness:
-    """Load this machine's checkpoint of the database.
+    """The effect that loads this machine's checkpoint of the database.
 
     The result is a Witness, or None if a checkpoint does not exist.
     """
@@ -297,14 +302,20 @@ class LoadWitness:
 
 @dataclass(frozen=True)
 class SaveWitness:
-    """Save this machine's checkpoint, on disk before the response."""
+    """The effect that saves this machine's checkpoint.
+
+    The checkpoint is on disk before the effect returns.
+    """
 
     witness: Witness
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Read files in a thread, and answer with the result of `look`."""
+    """The effect that reads files in a thread.
+
+    The result is the result of `look`.
+    """
 
     name: str
     look: Callable[[], object]
@@ -312,9 +323,9 @@ class OnDisk:
 
 @dataclass(frozen=True)
 class RunTogether:
-    """Run several steps at the same time, and answer with their results in order.
+    """The effect that runs several steps at the same time.
 
-    If a step fails, its result is the exception, and the others continue.
+    The results are in the order of the steps. If a step fails, its result is the exception, and the others continue.
     """
 
     steps: Sequence[Steps[object]]
@@ -346,7 +357,7 @@ Steps: TypeAlias = Generator[Effect, Any, R]
 def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = never) -> Steps[Sequence[LookupResult]]:
     """Look up pushes, and return the results in order.
 
-    Once time is `over`, the other results are ReadFailed.
+    Once `over` returns True, the remaining results are ReadFailed.
     """
     looking, found = LookUp(provider, requests, over), dict[int, LookupResult]()
     while len(found) < len(requests):
@@ -357,7 +368,7 @@ def look_up_all(provider: str, requests: Sequence[PushRequest], over: Over = nev
 def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, LookupResult]]:
     """Return the next results, by the index of their request.
 
-    `left`: the indexes without a result. If the lookup fails, the result of each is ReadFailed.
+    `left`: the indexes without a result. If the lookup fails, each of them gets ReadFailed.
     """
     try:
         found: Mapping[int, LookupResult] = yield looking
@@ -397,6 +408,6 @@ def backoff_ms(attempt: int) -> int:
 def visible_by(now_ms: int, capabilities: Capabilities) -> int:
     """Return the time in milliseconds up to which a provider shows settled pushes.
 
-    It allows for the provider's lag, and for clocks that are CLOCKS_APART_MS apart.
+    The time allows for the provider's lag, and for clocks that are CLOCKS_APART_MS apart.
     """
     return now_ms - (capabilities.totals_lag_ms or 0) - CLOCKS_APART_MS

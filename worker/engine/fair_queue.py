@@ -2,8 +2,8 @@
 
 Guarantee: customers take turns, and a customer that must wait does not delay others. A line is one customer's pushes.
 If a provider accepts the pushes of a feature one at a time, a line is one customer's pushes of one feature. The number
-of calls at once is the number that the provider declares. If several customers have too many calls, it is smaller, but
-at least one. The calls in each second keep the provider's limit.
+of concurrent calls is the number that the provider declares. If the provider refuses calls of several customers as too
+many, the number is smaller, but at least 1. The calls in each second keep the provider's limit.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from drawdown.worker.engine.pace import Pace, pace
 
 Answer = TypeVar("Answer")
 AT_ONCE: Final = 4
-"""Pushes of one customer in flight.
+"""Most pushes of one customer in flight.
 
-If a provider fails, each may stay in doubt for a day. Providers that limit customers refuse larger bursts.
+If a provider fails, each of these pushes may stay in doubt for a day. Providers that limit customers refuse larger
+bursts.
 """
 PACED_MS: Final = 30 * SECOND_MS
 """Longest wait of a customer's pushes after "too many calls", in milliseconds.
@@ -32,13 +33,13 @@ A later tick sends the rest.
 """
 
 TURNED_AWAY: Final = 10
-"""Customers with "too many calls" in a round that halve the calls at once.
+"""Customers refused with "too many calls" in one round after which concurrent calls are halved.
 
-The number is at most an eighth of the calls at once, but at least 2. It is below GIVE_UP_AFTER, after which the rest is
-not sent.
+The number is at most an eighth of the concurrent calls, but at least 2. It is below GIVE_UP_AFTER, after which the rest
+is not sent.
 """
 STEPS: Final = 32
-"""Rounds without "too many calls" until the calls at once are back at the maximum.
+"""Rounds without "too many calls" after which the concurrent calls are back at the maximum.
 
 Each round adds at least 1/STEPS of the number that the provider declares.
 """
@@ -53,7 +54,7 @@ Six halvings of the number of concurrent reads reduce it to one.
 class NotBegun(RetryAt):
     """The outcome of a push without a call.
 
-    It does not count for its provider's circuit.
+    Such a push does not count for the circuit of its provider.
     """
 
 
@@ -84,7 +85,7 @@ class CustomerLine:
             self._paced_since_ms = now_ms if self._paced_since_ms is None else self._paced_since_ms
 
     def is_closed(self, now_ms: int) -> bool:
-        """Return True if its wait is so long that a later tick sends the rest."""
+        """Return True if the wait is so long that a later tick sends the rest."""
         since = self._paced_since_ms
         return since is not None and self.wait_until_ms > now_ms and self.wait_until_ms - since > PACED_MS
 
@@ -103,7 +104,7 @@ class CustomerLines:
     def of(self, push: PushRequest) -> CustomerLine:
         """Return the line of a push.
 
-        If a call can have pushes of several customers, each push gets a new line, because lines are not used.
+        If a call can have pushes of several customers, each push gets a new line, because such calls do not use lines.
         """
         if not self._has_lines:
             return CustomerLine()
@@ -126,8 +127,8 @@ class CustomerLines:
     def streams(self, batch: Sequence[PushRequest]) -> Iterator[list[list[int]]]:
         """Yield streams of calls, each call as the indexes of its pushes in the batch.
 
-        The calls of a stream are made one after another, and streams at the same time. A line has at most as many
-        streams as it may have pushes in flight. Lines take turns.
+        Calls of one stream are made one after another, and different streams run at the same time. A line has at most
+        as many streams as it may have pushes in flight. Lines take turns.
         """
         size = self._capabilities.batch_size
         if not self._has_lines:
@@ -160,10 +161,9 @@ class StreamQueue:
     def take(self, now_ms: int) -> tuple[list[list[int]], int] | None:
         """Return the next stream, and the time until which it must wait.
 
-        The time is in milliseconds; 0: it need not wait. None: all streams are taken or done.
+        The time is in milliseconds; 0: the stream need not wait. None: all streams are taken or done.
 
-        A stream with an ended wait comes first, then a stream that was not begun, then the stream with the shortest
-        wait.
+        The order is: streams with an ended wait, streams that were not begun, the stream with the shortest wait.
         """
         if not self._aside or self._aside[0][0] > now_ms:
             stream = next(self._streams, None)
@@ -180,7 +180,7 @@ class StreamQueue:
 
 
 def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[int]]:
-    """Yield calls as the indexes of requests, each of one customer within the span.
+    """Yield calls as the indexes of requests; each call is for one customer.
 
     `span_ms`: the longest span of one call; 0: each call has one request. The oldest call of each customer comes first.
     """
@@ -198,16 +198,16 @@ def by_customer(requests: Sequence[PushRequest], span_ms: int) -> Iterable[list[
 
 @dataclass
 class Allowance:
-    """The number of calls at once that are allowed. Pure.
+    """The number of concurrent calls that are allowed.
 
-    It is halved if calls of several customers are refused as too many. After each round without such a refusal, it
-    grows by a step.
+    If the provider refuses calls of several customers as too many, the number is halved. After each round without such
+    a refusal, the number grows by a step. This class is pure.
     """
 
     most: int
     allowed: int = 0
     least: int = 0
-    """The fewest calls at once that were allowed so far."""
+    """The fewest concurrent calls that were allowed so far."""
     begun: int = 0
     """The number of calls so far, which is also the number of the next call."""
     since: int = 0
@@ -224,7 +224,7 @@ class Allowance:
         return self.begun - 1
 
     def note(self, number: int, customer: str, *, turned_away: bool) -> bool:
-        """Count a response, and return True if fewer calls are allowed from now on."""
+        """Count a response, and return True if it reduced the allowed calls."""
         if number < self.since:
             return False
         self._answers += 1
@@ -242,13 +242,13 @@ class Allowance:
 
 
 Heed = Callable[[Allowance, int, str, bool], None]
-"""Adjusts an allowance by a response. The arguments are the allowance, the call's number, its customer, and True if it
-was refused as too many calls.
+"""Adjusts an allowance by a response. The arguments are the allowance, the call's number, its customer, and True if the
+call was refused as too many calls.
 """
 
 
 class Slots:
-    """The slots for calls at once, within an allowance."""
+    """The slots for concurrent calls, within an allowance."""
 
     def __init__(self, most: int) -> None:
         self.allowance = Allowance(most)
@@ -256,7 +256,7 @@ class Slots:
         self._held_back = 0
 
     def tell(self, cut: Callable[[int], None] | None) -> None:
-        """Report the fewest calls at once that were allowed, if fewer than declared."""
+        """Report the fewest concurrent calls that were allowed, if fewer than declared."""
         if cut is not None and self.allowance.least < self.allowance.most:
             cut(self.allowance.least)
 
@@ -281,8 +281,8 @@ def turned_away(answer: object) -> bool:
 class Reads:
     """All reads of a provider, within its limits.
 
-    The limits are reads at once, reads a second, and lookups a second of one customer. `heed`: adjusts the allowance
-    by each response.
+    The limits are concurrent reads, reads a second, and lookups a second of one customer. `heed`: adjusts the allowance
+    after each response.
     """
 
     def __init__(self, capabilities: Capabilities, processes: int, heed: Heed) -> None:
@@ -297,9 +297,9 @@ class Reads:
     ) -> Answer | None:
         """Return the response of a read; None if `begin` returned False first.
 
-        If a read is refused as too many calls, it is repeated in its turn. After the first repeat, it is repeated only
-        if fewer reads at once are allowed than when it was made. A single refused customer does not reduce that number.
-        `paced`: keep within the rate for one customer.
+        If the provider refuses a read as too many calls, the read is repeated in its turn. After that, it is repeated
+        only if fewer concurrent reads are allowed than when it was made. A single refused customer does not reduce that
+        number. `paced`: keep within the rate for one customer.
         """
         answer, allowance = None, self.slots.allowance
         for tried in range(READ_TRIES):

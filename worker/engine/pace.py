@@ -16,7 +16,7 @@ SLICE_S: Final = 0.02
 All calls that the rate allows in a slice begin at its start.
 """
 USED_SHARE: Final = 0.94
-"""Used share of the allowed rate.
+"""Share of the allowed rate that Drawdown uses.
 
 The rest allows for calls that arrive closer together than they were sent. It also allows for a second that begins
 inside a slice, and so touches two more slices.
@@ -32,7 +32,8 @@ limit of a second by one call.
 class Pace:
     """A limiter of calls in one event loop, in the order of requests.
 
-    A caller must have a slot of `fair_queue.Slots` first, so that only as many wait as the provider allows at once.
+    A caller must have a slot of `fair_queue.Slots` first, so that only as many callers wait as the provider allows
+    concurrent calls.
     """
 
     def __init__(self, a_second: float) -> None:
@@ -46,7 +47,7 @@ class Pace:
     async def turn(self) -> None:
         """Wait until a call may be made.
 
-        If a caller is cancelled, the next caller gets its place.
+        If a caller is cancelled, the next caller gets its turn.
         """
         loop = asyncio.get_running_loop()
         self._begin(loop.time())
@@ -61,7 +62,7 @@ class Pace:
     def _begin(self, now: float) -> None:
         """Begin the next slice if its time has come.
 
-        A fraction of a call is carried over, whole calls are not.
+        A fraction of a call is carried over to the next slice, but whole calls are not.
         """
         due = self._began + self._slice_s
         if now < due:
@@ -88,6 +89,6 @@ class Pace:
 def pace(allowed: float | None, processes: int = 1) -> Pace | None:
     """Return the limiter for an allowed rate; None if the rate is unlimited.
 
-    `allowed`: calls a second, which `processes` share equally.
+    `allowed`: calls a second; `processes` processes share them equally.
     """
     return None if allowed is None else Pace(allowed / processes)

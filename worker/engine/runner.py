@@ -1,8 +1,8 @@
 """Run steps, and perform their effects in production.
 
 Guarantee: effects are performed in the order in which a step yields them. Steps that run together share only the
-database. Database work is synchronous, in a thread, so that a provider's response does not wait for another
-transaction.
+database. Database work is synchronous, in a thread, so that the response of a provider does not wait for a transaction
+of another step.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class NoCells:
 
 
 class NoWitness:
-    """The store for a database that ends with its process."""
+    """The store for a database that exists only as long as its process."""
 
     def load(self, engine: sa.Engine) -> Witness | None:
         return None
@@ -91,7 +91,7 @@ class World:
     http: Http | None = None
     """The client that providers share; None: they do not share a client.
 
-    It is closed when the steps have ended.
+    The runner closes the client when the steps have ended.
     """
     witness: WitnessStore = field(default_factory=NoWitness)
     payments: Mapping[str, PaymentService] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def ask(question: Callable[[], Coroutine[object, object, R]], world: World) -> R
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the loop of uvloop if it is installed, which makes more calls a second."""
+    """Return the loop of uvloop, if installed, because it makes more calls a second."""
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""Define a worker's share of organisations, and the assignment of new ones."""
+"""Define a worker's share of organisations, and the option for new organisations."""
 
 from __future__ import annotations
 

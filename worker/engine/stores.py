@@ -1,6 +1,6 @@
 """Define the external stores of usage, and their credentials.
 
-Secrets never print.
+Secrets are never printed.
 """
 
 from __future__ import annotations

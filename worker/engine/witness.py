@@ -1,6 +1,6 @@
 """Define a machine's local checkpoint of a database (rule R1).
 
-Code that only reads a checkpoint does not need an effect for it.
+Code that only reads a checkpoint does not need an effect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Witness:
     """The number of sends that were claimed."""
     tick_id: int
     tick_worker: str
-    """The worker of `tick_id`, the last tick that this machine began. Only this history has both."""
+    """The worker of `tick_id`, the last tick that this machine began. Only this history has a tick with this number and
+    worker.
+    """
 
 
 class WitnessStore(Protocol):
@@ -34,8 +36,8 @@ class WitnessStore(Protocol):
     def load(self, engine: sa.Engine) -> Witness | None:
         """Return the checkpoint; None if it does not exist.
 
-        Errors: UsageError if it cannot be read.
+        Errors: UsageError if the checkpoint cannot be read.
         """
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
-        """Save the checkpoint. It is on disk when this returns."""
+        """Save the checkpoint, on disk before this returns."""

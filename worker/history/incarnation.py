@@ -4,12 +4,12 @@
 
 Guarantee: Drawdown detects a restored database, or a failover to a copy that lacks commits, before it seals or sends.
 Three marks show it: the system identifier and timeline, the count of sends, and the last tick that this machine began.
-The local checkpoint has the last two. The finding is stored in the database, so that every machine stops until
+The local checkpoint has the last two. Drawdown stores the finding in the database, so that every machine stops until
 `drawdown recover`.
 
-After a recovery, Drawdown asks the provider about each window from before the loss before it sends a push of it. A push
-that the provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So
-usage that was billed in the lost history is not billed again, and usage that was not billed is billed.
+After a recovery, Drawdown looks up each window from before the loss at the provider before it sends a push of the
+window. If the provider has the push, Drawdown accepts the push, or adopts the provider's quantity. The seal makes the
+rest from the samples. So Drawdown bills only the usage that the lost history did not bill.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SQL = queries(__file__)
 
 
 class HistoryDoubted(DrawdownError):
-    """The database was restored, or lost commits.
+    """Raised if the database was restored, or lost commits.
 
     Drawdown does not seal or send until `drawdown recover`.
     """
@@ -39,9 +39,9 @@ class HistoryDoubted(DrawdownError):
 class Incarnation:
     """The database's own identity, and that of its server.
 
-    `number`: the incarnation, which grows by 1 with each recovery. `sends`: the number of sends that were claimed.
-    `system_id`, `timeline`: the stored identity of the server. `doubted`: the reason for which history may be lost
-    (None: it is complete).
+    `number`: the incarnation, which grows by 1 with each recovery. `sends`: the number of claimed sends. `system_id`,
+    `timeline`: the stored identity of the server. `doubted`: the reason for which history may be lost (None: the
+    history is complete).
     """
 
     database_id: str
@@ -65,7 +65,7 @@ def read_incarnation(connection: sa.Connection) -> Incarnation:
 def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
     """Return the server's system identifier and timeline.
 
-    Each is None if the server does not have or report it.
+    Each is None if the server does not have it or does not report it.
     """
     if connection.dialect.name != "postgresql":
         return None, None
@@ -103,9 +103,7 @@ def _keep_server(connection: sa.Connection, found: Incarnation) -> None:
 def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None:
     """Return the reason why this database may have lost history, or None.
 
-    It only reads.
-
-    The reason is the stored doubt, or a difference from the local checkpoint.
+    The reason is the stored doubt, or a difference from the local checkpoint. This only reads.
     """
     found = read_incarnation(connection)
     return found.doubted or difference(connection, found, witness)
@@ -114,7 +112,7 @@ def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None
 def difference(connection: sa.Connection, found: Incarnation, witness: Witness | None) -> str | None:
     """Return why this database cannot be that of the local checkpoint.
 
-    Returns None if it can be.
+    None: it can be the same database.
     """
     system, timeline = found.server
     if None not in (system, found.system_id) and system != found.system_id:
@@ -155,11 +153,11 @@ def worker_of_tick(connection: sa.Connection, tick_id: int) -> str | None:
 
 
 def count_sends(connection: sa.Connection, claimed: int, witness: Witness | None) -> Witness | None:
-    """Count claimed sends. Call it last in the transaction that claims them.
+    """Count claimed sends. Call this last in the transaction that claims them.
 
-    Returns the checkpoint to save before the sends; None without a checkpoint.
+    Return the checkpoint to save before the sends; None without a checkpoint.
 
-    Errors: HistoryDoubted if the database is not that on which the tick began, or is stopped.
+    Errors: HistoryDoubted if the database is stopped, or is not that on which the tick began.
     """
     row = SQL.run(connection, "count_sends", {"claimed": claimed}).one_or_none()
     if row is None:
@@ -178,13 +176,12 @@ STANDS_STILL = (
 
 
 def require_same(connection: sa.Connection, witness: Witness | None) -> None:
-    """Refuse to continue on another history.
+    """Refuse to continue if the database changed since the tick began.
 
-    There, the reads and claims of a tick are invalid.
+    A worker may still run during a restore, and during `recover`. On another history, the reads and claims of its tick
+    are invalid.
 
-    A worker can continue to run during a restore, and during `recover`.
-
-    Errors: HistoryDoubted if the database is not that on which the tick began, or is stopped.
+    Errors: HistoryDoubted if the database is stopped, or is not that on which the tick began.
     """
     require_whole(connection)
     if witness is None:
@@ -196,9 +193,9 @@ def require_same(connection: sa.Connection, witness: Witness | None) -> None:
 
 
 def present(connection: sa.Connection) -> Witness:
-    """Return a checkpoint of the database now.
+    """Return a checkpoint of the database as it is now.
 
-    It is for a command that reads in one transaction and changes in a later one.
+    Use this in a command that reads in one transaction and changes in a later one.
 
     Errors: HistoryDoubted while the database is stopped.
     """
@@ -208,7 +205,10 @@ def present(connection: sa.Connection) -> Witness:
 
 
 def require_whole(connection: sa.Connection) -> None:
-    """Check that a recovery is not needed. Errors: HistoryDoubted."""
+    """Check that the database does not need a recovery.
+
+    Errors: HistoryDoubted.
+    """
     if SQL.run(connection, "doubted").first() is not None:
         raise HistoryDoubted(STANDS_STILL)
 
@@ -229,7 +229,7 @@ def read_losses(connection: sa.Connection) -> list[Loss]:
 def loss_of(window_ms: int, losses: Sequence[Loss]) -> Loss | None:
     """Return the span in which unrecorded pushes of a window may have been sent.
 
-    Returns None if such a span does not exist.
+    None: such a span does not exist.
     """
     its = [loss for loss in losses if window_ms < loss.until_ms]
     return Loss(min(loss.from_ms for loss in its), max(loss.until_ms for loss in its)) if its else None

@@ -1,10 +1,10 @@
 """Recover after a restore of the database, or a failover that lost commits.
 
-This is rule R1.
+Source: rule R1.
 
-Guarantee: Drawdown asks the provider about each window from before the loss before it sends a push of it. A push that
-the provider has is accepted, or adopted at the provider's quantity. The seal makes the rest from the samples. So usage
-that was billed in the lost history is not billed again, and usage that was not billed is billed.
+Guarantee: Drawdown looks up each window from before the loss at the provider before it sends a push of the window. If
+the provider has the push, Drawdown accepts the push, or adopts the provider's quantity. The seal makes the rest from
+the samples. So Drawdown bills only the usage that the lost history did not bill.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Recovered:
-    """A loss, as far as it is known, and its consequences. Times are in milliseconds."""
+    """A loss, as far as Drawdown knows it, and its consequences.
+
+    Times are in milliseconds.
+    """
 
     found: str | None
     """The evidence of the loss; None: history was not lost, and the call did not have an effect."""
     from_ms: int = 0
-    """The start of the last tick on record, or an earlier time that a person gave. Later changes may be lost."""
+    """The start of the last tick on record, or an earlier time that a person gave. Changes after this time may be lost.
+    """
     until_ms: int = 0
     number: int = 0
     """The database's incarnation from now on."""
@@ -49,14 +53,15 @@ class Recovered:
     A person decides them (`drawdown push resolve`), unless another machine can look them up.
     """
     last_sample_ms: int | None = None
-    """The time of the newest stored sample. Hosts have to write later samples again."""
+    """The time of the newest stored sample. Hosts must write later samples again."""
     other_terms: Sequence[str] = ()
     """Providers that declare other terms on this machine than in this database.
 
     A person decides their earlier pushes, unless a lookup finds exactly their charge.
     """
     recovered_ms: int | None = None
-    """The time of an earlier recovery, if history was not lost since. Then [from_ms, until_ms) is the earlier loss.
+    """The time of an earlier recovery, if history was not lost since. In that case, [from_ms, until_ms) is the earlier
+    loss.
 
     None: this call recovered the database, or it was never recovered.
     """
@@ -69,11 +74,11 @@ def recover(
 
     The next ticks look up and settle open pushes.
 
-    `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`: a
-    person states that history was lost, although Drawdown lacks evidence of it.
+    `since_ms`: the time of the backup, if a person knows that it is earlier than the last recorded tick. `restored`:
+    True if a person states that history was lost, although Drawdown lacks evidence of the loss.
 
     Errors: UsageError for a time in the future, or if the local checkpoint cannot be read or written. StorageFull if
-    its disk is full.
+    the disk of the checkpoint is full.
     """
     if since_ms is not None and since_ms > by.now_ms:
         raise UsageError(f"invalid --since {show_time(since_ms)}: it is in the future. Pass the time of the backup")
@@ -127,7 +132,7 @@ def _recover(
 def _as_it_was(connection: sa.Connection, number: int) -> Recovered:
     """Return the result if no history was lost.
 
-    The result has the facts of the last recovery, if a recovery was made.
+    If the database was recovered before, the result has the facts of the last recovery.
     """
     last = SQL.run(connection, "last_loss", {"number": number}).one_or_none()
     if last is None:
@@ -143,8 +148,8 @@ def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
     """Mark open pushes to be looked up first, or to be decided by a person.
 
-    The pushes may have been sent since. Returns the number of both. If this machine lacks a provider, its pushes become
-    in doubt: another machine looks them up, or a person decides.
+    The pushes may have been sent since. Return the numbers of both. If this machine lacks a provider, its pushes become
+    in doubt. Another machine looks them up, or a person decides.
     """
     to_look_up = to_decide = 0
     for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):

@@ -3,7 +3,8 @@
 It is a file outside the database.
 
 Guarantee: the checkpoint is on disk before the pushes that it counts are sent, and its counts never fall. Several
-processes of one machine share one file. The kernel's table of mounts shows if its folder survives a container (pure).
+processes of one machine share one file. The kernel's table of mounts shows whether the folder of the file survives a
+container.
 """
 
 from __future__ import annotations
@@ -47,10 +48,9 @@ Kept: TypeAlias = str | int | Mapping[str, str | int]
 
 @dataclass(frozen=True)
 class KeptWitness:
-    """The checkpoint of a database at one place.
+    """The checkpoint of a database at one place, with its first tick there.
 
-    It has the first tick that this machine began there. `last`: the checkpoint. `since_tick`, `since_worker`: that tick
-    and its worker.
+    `last`: the checkpoint. `since_tick`, `since_worker`: the first tick that this machine began there, and its worker.
     """
 
     last: Witness
@@ -61,12 +61,12 @@ class KeptWitness:
 class WitnessFile:
     """The checkpoint files, one for each database id.
 
-    A backup of the database does not restore their folder.
+    A restore of the database does not restore the folder of these files.
 
     A copy of a database has the id of its original, and its own history from its first use on. So checkpoints are
     stored by place: a file, or a server and a database on it. A database is compared with the checkpoint of its own
-    place. It is also compared with those of places that its history includes, or at which it was recovered. At a new
-    place, it is compared with all checkpoints, because it may have been restored there.
+    place. It is also compared with the checkpoints of places that its history includes, or at which it was recovered.
+    At a new place, it is compared with all checkpoints, because it may have been restored there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +75,7 @@ class WitnessFile:
     def load(self, engine: sa.Engine) -> Witness | None:
         """Return the checkpoint of the database of `engine`.
 
-        Returns None if a checkpoint does not exist yet.
+        None: a checkpoint does not exist yet.
 
         Errors: UsageError for an unreadable or invalid file.
         """
@@ -93,9 +93,9 @@ class WitnessFile:
         return max(counts, key=lambda witness: (witness.number, witness.sends), default=None)
 
     def save(self, engine: sa.Engine, witness: Witness) -> None:
-        """Write a checkpoint, unless the stored one is newer.
+        """Write a checkpoint, unless the stored checkpoint is newer.
 
-        Errors: StorageFull; UsageError if it cannot be written. If either is raised, the caller must not send.
+        Errors: StorageFull; UsageError if the file cannot be written. After either error, the caller must not send.
         """
         file, place = self._file(witness.database_id), read(engine, place_of)
         try:
@@ -120,7 +120,7 @@ class WitnessFile:
             raise UsageError(f"cannot write {file}: {error.strerror}. {ELSEWHERE}") from error
 
     def try_to_write(self) -> None:
-        """Check that the folder is writable by a test file, which is then deleted.
+        """Check that the folder is writable: write a test file, then delete it.
 
         Errors: as `save`.
         """
@@ -205,13 +205,13 @@ def place_of(connection: sa.Connection) -> str:
 def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
     """Return True if the database has the first tick at the place of a checkpoint.
 
-    Tick 0: the database was recovered there before its first tick was recorded.
+    If this tick is 0, the database was recovered there before its first tick was recorded.
     """
     return kept.since_tick == 0 or worker_of_tick(connection, kept.since_tick) == kept.since_worker
 
 
 def _private(file: Path) -> TextIO:
-    """Open a file for writing that only this user can read, for any umask."""
+    """Open a file for writing. For any umask, only this user can read the file."""
     return os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8")
 
 
@@ -224,16 +224,16 @@ def _alone(lock: Path) -> Iterator[None]:
 
 MOUNTS: Final = "/proc/self/mountinfo"
 _UNNAMED: Final = re.compile(r"/volumes/[0-9a-f]{64}/_data(/|$)")
-"""The path of an unnamed volume: Docker and Podman name it by 64 hexadecimal digits."""
+"""The path of an unnamed volume, which Docker and Podman name by 64 hexadecimal digits."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 def is_on_unnamed_volume(folder: str, mounts: str) -> bool:
     """Return True if a folder is on an unnamed volume.
 
-    A new container does not get such a volume.
+    A new container gets another volume, so the folder does not survive.
 
-    `mounts`: the text of MOUNTS.
+    `mounts`: the text of MOUNTS. This function is pure.
     """
     deepest, its_root = "", ""
     for line in mounts.splitlines():

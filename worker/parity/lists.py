@@ -17,7 +17,7 @@ SQL = queries(__file__)
 MOST_FOUND: Final = 100
 """Most rows of each list of days.
 
-A list has the cell-days, or the organisation-days that differ.
+One list has the cell-days, and the other list has the organisation-days that differ.
 """
 
 
@@ -26,7 +26,7 @@ class ParityFigures:
     """The figures of parity.
 
     `differing`: the number of organisations' days that differ. `unread`: the number of cells' days that could not be
-    read. `checked_ms`: the last comparison of any day; None: never.
+    read. `checked_ms`: the time of the last comparison of any day; None: never.
     """
 
     differing: int
@@ -44,9 +44,10 @@ def parity_figures(connection: sa.Connection, since_ms: int) -> ParityFigures:
 class ParityLine:
     """A day at a cell: seconds by samples, and by the cell itself.
 
-    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours_s`, `theirs_s`: by samples, and by the cell
-    (None: unknown). `off_s`: the sum of the differences of all sizes. `ppm`: this sum in parts per million of the
-    larger sides. Both are None if a difference was not computed. `withdrawn_s`: seconds of withdrawn samples.
+    `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours_s`, `theirs_s`: the seconds by samples, and by
+    the cell (None: unknown). `off_s`: the sum of the differences of all sizes. `ppm`: this sum in parts per million of
+    the larger sides. `off_s` and `ppm` are None if a difference was not computed. `withdrawn_s`: seconds of withdrawn
+    samples.
     """
 
     day_ms: int

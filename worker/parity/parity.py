@@ -41,11 +41,11 @@ Hosts write the last samples of a day after its end.
 DUE_FOR_MS: Final = 7 * DAY_MS
 """Milliseconds for which a day stays due after a missed check or an unreadable cell."""
 CELLS_AT_ONCE: Final = 8
-"""Cells from which Drawdown requests totals at a time. All of their responses are in memory at once."""
+"""Most cells from which Drawdown requests totals at the same time. All their responses are in memory together."""
 MAX_STRANGERS: Final = 100
-"""Unregistered cells that the comparison of a day reports."""
+"""Most unregistered cells that the comparison of a day reports."""
 MAX_LINES: Final = 1_000
-"""Organisation-days that the report and the log of a comparison list.
+"""Most organisation-days that the report and the log of a comparison list.
 
 Drawdown records all days, and counts those above the limit.
 """
@@ -57,7 +57,7 @@ KEPT_AT_ONCE: Final = 1_000
 class Checked:
     """The result of a check.
 
-    `lines`: the first differences and unknown days. `more`: the number of others.
+    `lines`: the first differences and unknown days. `more`: the number of further differences and unknown days.
     """
 
     compared: int = 0
@@ -76,7 +76,7 @@ class Checked:
 
     @property
     def exit_status(self) -> int:
-        """Return 1 if a person is needed, 75 if a later run can compare more, else 0."""
+        """Return 1 if a person must act, 75 if a later run can compare more, else 0."""
         if self.differing or self.unknown > self.unread:
             return 1
         return 75 if self.unread or self.waiting else 0
@@ -94,10 +94,10 @@ def check_totals(totals: Days, tolerance_ppm: int, clock: Clock) -> Steps[Checke
 
 
 def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Over = never) -> Steps[Checked]:
-    """Read the totals of each registered cell for these days, and compare them.
+    """Read and compare the totals of each registered cell, and store the result.
 
-    Store the result. `days`: their starts in milliseconds. Once `over` returns True, further cells are not read, and
-    get the verdict `unread`.
+    `days`: the starts of the days to compare, in milliseconds. Once `over` returns True, further cells are not read,
+    and get the verdict `unread`.
     """
     done = Checked()
     ended = _over_by(clock.now_ms())
@@ -123,8 +123,8 @@ def check_cells(days: Sequence[int], tolerance_ppm: int, clock: Clock, over: Ove
 def days_due(connection: sa.Connection, now_ms: int) -> list[int]:
     """Return the days that a check without a range compares.
 
-    Each day is given by its start, in milliseconds. The days are yesterday, and each day of the last DUE_FOR_MS that
-    was not compared with a registered cell. The days before the first check of a cell are not due.
+    Each day is given by its start, in milliseconds. The days are yesterday, and each day of the last DUE_FOR_MS on
+    which a registered cell was not compared. The days before the first check of a cell are not due.
     """
     today = now_ms - now_ms % DAY_MS
     first = today - DUE_FOR_MS
@@ -170,7 +170,7 @@ def _explained(line: Line, quarantined: int) -> Line:
 
 
 def _note(lines: list[Line], now_ms: int, done: Checked) -> Steps[None]:
-    """Store lines, and log the first of those that need attention."""
+    """Store lines, and log the first lines that need attention."""
     yield Transaction("parity_keep", partial(_keep, lines=lines, now_ms=now_ms))
     done.cells.append(lines[0])
     done.compared += sum(1 for line in lines if line.org_id and line.verdict not in UNKNOWN)
@@ -193,7 +193,7 @@ def _ended(done: Checked) -> Checked:
 
 
 def _tell(line: Line) -> None:
-    """Log an event for a line, on which an alert can rest."""
+    """Log an event for a line, for alerts."""
     say = log.error if line.verdict in ALERTING else log.warning
     event = "parity_differs" if line.verdict in ALERTING else "parity_unknown"
     say(
@@ -220,8 +220,8 @@ def _cells(connection: sa.Connection, *, day_ms: int) -> tuple[list[tuple[str, s
 class _Here:
     """Our figures of a day, by organisation.
 
-    `ours`: seconds of samples. `pruned`: organisations with samples that may be deleted. `quarantined`: numbers of
-    samples.
+    `ours`: seconds of samples. `pruned`: organisations with samples that may be deleted. `quarantined`: the number of
+    quarantined samples.
     """
 
     ours: dict[str, Ours]
@@ -269,7 +269,7 @@ PPM: Final = 1_000_000
 ALERTING: Final = ("differs", "only_here", "only_there")
 """Verdicts that need a person."""
 SIZES_SAID: Final = 4
-"""Sizes that a note names."""
+"""Most sizes that a note names."""
 UNKNOWN: Final = ("pruned", "unread")
 """Verdicts without a comparison."""
 
@@ -289,9 +289,9 @@ class Line:
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
     `theirs`: None if the cell does not name the organisation, or did not answer. `withdrawn`: seconds of withdrawn
     samples. `off`: the sum of the differences of all sizes. `ppm`: `off` in parts per million of the sum of the larger
-    sides, rounded up. Both are None if a difference was not computed. `verdict`: `compared` for a whole cell, otherwise
-    equal, within, withdrawn, differs, only_here, only_there, pruned or unread. `note`: further facts, such as the sizes
-    that differ, or None.
+    sides, rounded up. `off` and `ppm` are None if a difference was not computed. `verdict`: `compared` for a whole
+    cell, otherwise equal, within, withdrawn, differs, only_here, only_there, pruned or unread. `note`: further facts,
+    such as the sizes that differ, or None.
     """
 
     day_ms: int
@@ -340,7 +340,7 @@ def _whole(day_ms: int, cell_id: str, lines: list[Line], sides: list[tuple[int, 
 
 
 def unread(day_ms: int, cell_id: str, why: str) -> Line:
-    """Return the line of a cell without a readable answer."""
+    """Return the line of a cell without a readable response."""
     return Line(day_ms, cell_id, "", None, None, 0, None, None, "unread", why)
 
 
@@ -375,7 +375,7 @@ def _line(
 def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
     """Return the sum of the differences by size, and the sum of the larger sides.
 
-    If the other side does not report sizes, the totals are compared.
+    If the cell does not report sizes, the totals are compared.
     """
     if None in theirs:
         ours = {None: sum(ours.values())}

@@ -41,7 +41,7 @@ WHERE s.ts >= :from_ms AND s.ts < :to_ms AND s.problem IS NULL AND s.memory_mb <
 ORDER BY 1 LIMIT :at_most
 
 -- name: quarantined
--- Quarantined samples of a day, by organisation. They often explain a difference.
+-- Quarantined samples of a day, by organisation. Such samples often explain a difference.
 SELECT s.org_id, COUNT(*) AS samples FROM usage_samples s
 WHERE s.problem IS NOT NULL AND s.ts >= :from_ms AND s.ts < :to_ms AND s.org_id IS NOT NULL AND {of_cell}
 GROUP BY s.org_id

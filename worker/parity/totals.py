@@ -2,8 +2,8 @@
 
 This module is pure, except that it opens the file.
 
-Guarantee: an input with an invalid total is refused as a whole, and the error names the place. A total that is read
-wrongly would look like a difference, or hide one. Totals are not truncated, and a duplicate is refused.
+Guarantee: if one total is invalid, the whole input is refused, and the error names the place. A misread total would
+look like a difference, or hide a difference. Totals are not truncated, and a duplicate is refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ MAX_ANSWER_TOTALS: Final = 100_000
 Each total may name an organisation that Drawdown does not know yet.
 """
 MAX_SECONDS: Final = 10**15
-"""Seconds of a total, enough for a million sandboxes for thirty years."""
+"""Most seconds in one total, enough for a million sandboxes for thirty years."""
 MAX_DAYS: Final = 400
 """Most days of a file of totals, or of one check."""
 STDIN: Final = "-"
 ALL_CELLS: Final = ""
 _NEEDED: Final = ("day", "org_id", "seconds")
 _SIGNS_OF_A_TOTAL: Final = 8
-"""Signs in the JSON of a total: `{`, three `:`, two `,`, one after it, and one for its surroundings."""
+"""Signs in the JSON of a total: `{`, three `:`, two `,`, a sign after the total, and a sign for its surroundings."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
 """A sign outside of strings, with all characters before it. An endless string extends to the end, and so does the
 rest without a sign, so that each character is read once.
@@ -52,7 +52,7 @@ _DAY: Final = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class BadTotal(ValueError):
-    """A total is invalid. The text names the fault."""
+    """Raised if a total is invalid. The text names the fault."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ Days = dict[tuple[int, str], dict[str, BySize]]
 def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
     """Return the totals of a file of CSV or JSON lines; `-` is standard input.
 
-    Errors: UsageError for a file that cannot be read, or has an invalid total. The error for a total names its line.
+    Errors: UsageError for a file that cannot be read, or has an invalid total. The error names the line of the total.
     """
     text = _text_of(name, stdin)
     rows: Iterator[tuple[int, Mapping[str, object] | str]]
@@ -102,8 +102,9 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
 def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
     """Return a cell's counts of a day.
 
-    The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`. Errors: BadTotal
-    for an invalid or too long response.
+    The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`.
+
+    Errors: BadTotal if the response is invalid or too long.
     """
     if not _may_be_read(body):
         raise _too_many()
@@ -130,7 +131,7 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
 def _may_be_read(body: bytes) -> bool:
     """Return True if a body does not have more signs than the most totals can have.
 
-    Parsing turns a name, value or object of a few bytes into 60 to 200 bytes. Ids may contain such signs too: if there
+    Parsing turns a name, value or object of a few bytes into 60 to 200 bytes. Ids may also contain such signs. If there
     are too many signs, those inside strings are not counted.
     """
     most = _SIGNS_OF_A_TOTAL * (MAX_ANSWER_TOTALS + 1)
@@ -144,7 +145,10 @@ def _too_many() -> BadTotal:
 
 
 def total_of(row: Mapping[str, object]) -> Total:
-    """Return a total from texts (CSV) or JSON values. Errors: BadTotal."""
+    """Return a total from texts (CSV) or JSON values.
+
+    Errors: BadTotal.
+    """
     org, cell = row.get("org_id"), row.get("cell_id")
     if not isinstance(org, str) or not is_clean_id(org):
         raise BadTotal(
@@ -163,8 +167,8 @@ def total_of(row: Mapping[str, object]) -> Total:
 def by_day(totals: Iterable[Total]) -> Days:
     """Return the totals by day, cell, organisation and size.
 
-    Errors: BadTotal if a total appears twice, both by size and for all sizes, or both by cell and for all cells.
-    BadTotal, too, for more than MAX_DAYS days.
+    Errors: BadTotal for more than MAX_DAYS days, or if a total appears twice. BadTotal, too, for totals both by size
+    and for all sizes, or both by cell and for all cells.
     """
     found: Days = {}
     for one in totals:
@@ -181,8 +185,8 @@ def by_day(totals: Iterable[Total]) -> Days:
     both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
     if both:
         raise BadTotal(
-            f"{day_text(min(both))} has totals with a cell_id and totals without a cell_id. Pass all totals with it, "
-            "or all without it"
+            f"{day_text(min(both))} has totals with a cell_id and totals without a cell_id. Pass all totals with a "
+            "cell_id, or all totals without"
         )
     return found
 

@@ -1,26 +1,26 @@
 """Void, resolve, retry or cancel pushes at a person's command.
 
-The command names pushes by key or by a filter, or it takes all in doubt.
+The command names the pushes by keys or by a filter, or it takes all pushes in doubt.
 
 Guarantee: the audit records each push as if the command named its key. `void`, `resolve_accepted` and `retry` change
-all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It does
-not change pushes that a rule protects, and counts them by reason. If it is cut off, repeat it. If a person reports a
-push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the provider does not
-have it.
+all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It
+counts pushes that a rule protects by reason, and does not change them. If it is interrupted, repeat it. If a person
+reports a push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the provider
+does not have it.
 
-Cancelling undoes a wrong push at its provider, then voids it here. The provider is called only after the intent is
-committed (rule P1). A push is voided only once the provider has confirmed (rule P5). `intend` puts the push in doubt.
-Until the command ends, the push counts as neither accepted nor absent, and its usage is not sent again. `status` and
-`push list` show it, and ticks look it up after an hour. If a process dies between the two transactions, or a response
-is lost, there are three ways to continue, and each keeps the bill correct:
+`push cancel` cancels a wrong push at its provider, then voids it here. Drawdown calls the provider only after it has
+committed the intent (rule P1). It voids a push only after the provider has confirmed the cancellation (rule P5).
+`intend` puts the push in doubt. Until the command ends, the push counts as neither accepted nor absent, and its usage
+is not sent again. `status` and `push list` show it, and ticks look it up after an hour. If a process dies between the
+two transactions, or a response is lost, there are three ways to continue, and each keeps the bill correct:
 
-- The command runs again. The provider cancels by identifier, so it does no more than once, and the push is voided.
+- The command runs again. The provider cancels by identifier, so a push is cancelled only once, and Drawdown voids it.
 - If the lookup finds the push, the cancellation did not happen. The push is accepted again at its quantity.
-- If the lookup does not find the push, a tick voids it once the provider can no longer apply it. Its usage is then
-  owed again.
+- If the lookup does not find the push, a tick voids the push once the provider can no longer apply it. The usage is
+  then owed again.
 
-If the provider confirms a cancellation and does not do it, its totals are higher than ours, and reconcile shows it
-(R2).
+If the provider confirms a cancellation but keeps the charge, its totals are higher than ours, and reconcile shows the
+difference (R2).
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def void(
 
     The usage is sealed again under the next revision.
 
-    `kind`: the kind of evidence that the void stores. `lost`: the pushes as they were read before their lookup. `keys`
-    may also name pushes of `lost` that were accepted then and have not changed since.
+    `kind`: the kind of evidence to store with the void. `lost`: the pushes that were read before their lookup. `keys`
+    may also name accepted pushes of `lost` that have not changed since.
 
     Errors: UsageError without evidence. UnknownId for an unknown push. Refused, for all of them, if a push is neither
-    rejected nor in doubt, or a rule protects it (`refusals`). Refused if a push was accepted since `lost` was read, or
-    is taken back as lost already. HistoryDoubted while a recovery is needed, because a push that is unsent here may
+    rejected nor in doubt, or a rule protects it (`refusals`). Refused if a push was accepted after `lost` was read, or
+    was already taken back as lost. HistoryDoubted while a recovery is needed, because a push that is unsent here may
     have been sent (R1).
     """
     if not evidence.strip():
@@ -94,8 +94,8 @@ def void(
         _require_unchanged(accepted, lost or ())
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
-                f"cannot void {key}: reconcile found its loss, and has billed its usage again since {adopted}. Run "
-                f"`{typed('drawdown', 'push', 'show', key)}`"
+                f"cannot void {key}: reconcile found its loss and adopted it as {adopted}, so its usage is billed "
+                f"again. See `{typed('drawdown', 'push', 'show', key)}`"
             )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
         own_up_to_lost(connection, accepted)
@@ -105,7 +105,9 @@ def void(
 def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> None:
     """Refuse pushes that were accepted after their lookup (P5).
 
-    Such a push may be at its provider. Errors: Refused.
+    The provider may have such a push.
+
+    Errors: Refused.
     """
     seen = {(push.key, push.attempts, push.settled_ms) for push in lost if push.state == "accepted"}
     for push in accepted:
@@ -115,9 +117,9 @@ def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> 
 
 @contextmanager
 def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
-    """Add to a refusal of several keys that all their pushes are unchanged.
+    """Add to a refusal of several keys that no push was changed.
 
-    One transaction changes all of them, so an invalid push refuses all.
+    One transaction changes all pushes, so an invalid push refuses all of them.
     """
     try:
         yield
@@ -135,7 +137,7 @@ def _chosen(
 ) -> list[PushRow]:
     """Return the pushes with these keys, each once, and lock them for the transaction.
 
-    `if_accepted`: advice for the error about an accepted push.
+    `if_accepted`: the next step in the error for an accepted push.
 
     Errors: UnknownId if a push does not exist; Refused if it is in another state.
     """
@@ -182,7 +184,7 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
 def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, evidence: str) -> None:
     """Accept pushes that the caller has checked and locked, with their evidence.
 
-    Drawdown then reads the organisations' balances again, because the person may just have charged them.
+    Drawdown then reads the organisations' balances again, because the person may just have charged these pushes.
     """
     change(connection, chosen, "to_accepted", by.now_ms)
     draw_if_ours(connection, chosen, by.now_ms)
@@ -196,8 +198,8 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
 def retry(connection: sa.Connection, keys: Sequence[str], by: By) -> list[str]:
     """Let the next tick send due pushes, and void rejected pushes.
 
-    A due push keeps its key. A rejected push is voided with the provider's rejection as evidence, so that the next tick
-    seals its usage again.
+    A due push keeps its key. The void of a rejected push has the provider's rejection as evidence. The next tick seals
+    its usage again.
 
     Errors: UnknownId for an unknown push. Refused, for all of them, if a push is neither due nor rejected, or a rule
     protects it from a void (`refusals`). HistoryDoubted while a recovery is needed.
@@ -229,9 +231,8 @@ def find_unacknowledged(connection: sa.Connection, org_id: str = "", *, hold: bo
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Sequence[Row]:
     """Acknowledge and return the reports on an organisation's balances.
 
-    If `org_id` is empty, acknowledge the reports of all organisations.
-
-    A reconciliation that runs meanwhile writes its reports later, and they stay unacknowledged.
+    If `org_id` is empty, acknowledge the reports of all organisations. If a reconciliation runs at the same time, it
+    writes its reports later, and these stay unacknowledged.
     """
     rows = find_unacknowledged(connection, org_id, hold=True)
     for row in rows:
@@ -253,12 +254,12 @@ def require_lost(
 ) -> Steps[None]:
     """Look up the accepted pushes among these; refuse if a provider has a push.
 
-    `known`: the capabilities of providers, by name. `unready`: reasons of installed providers that this machine cannot
-    look up now, by name. Pushes of providers that are not installed, or that lack a lookup, are not looked up.
-    `since_ms`: the start of the providers' names and units (`wire_since`).
+    `known`: the capabilities of providers, by name. `unready`: the reasons why this machine cannot look up pushes at
+    installed providers now, by name. Pushes of providers that are not installed, or that lack a lookup, are not looked
+    up. `since_ms`: the start of the providers' names and units (`wire_since`).
 
     Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet. Refused for a
-    push that was sent on earlier terms: a lookup would miss its charge.
+    push that was sent on earlier terms, because a lookup would miss its charge.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
@@ -276,7 +277,7 @@ def require_lost(
             if was_sent_before(push, since_ms.get(provider, 0)):
                 raise Refused(
                     f"cannot void {push.key}: it was sent on earlier terms of {provider}, so a lookup "
-                    "cannot find its charge. If the provider's console shows no charge, charge the customer there"
+                    "cannot find its charge. If its console does not show the charge, charge the customer there"
                 )
             if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
                 raise Refused(
@@ -308,7 +309,7 @@ def unready_of(context: Context) -> dict[str, str]:
 
 
 AWAITING_CREDIT: Final = "awaiting_credit"
-"""The state of rejected pushes that Drawdown bills again by itself.
+"""The state of rejected pushes that Drawdown bills again without a person.
 
 A command changes them only if it names their keys or this state.
 """
@@ -318,9 +319,9 @@ A command changes them only if it names their keys or this state.
 class Chosen:
     """The pushes that a command names by their keys, or by a filter.
 
-    `keys` None: the filter counts. `states` None: all states that the command accepts. `error`: a part of the last
-    error. An empty `org`, `provider` or `error` matches all. `expect`: the expected number of pushes; another number is
-    refused (None: any).
+    `keys` None: the other fields are the filter. `states` None: all states that the command accepts. `error`: a part of
+    the last error. An empty `org`, `provider` or `error` matches all. `expect`: the expected number of pushes (None:
+    any). Another number is refused.
     """
 
     keys: list[str] | None
@@ -366,7 +367,7 @@ class Chosen:
 
 
 MAX_KEYS: Final = 100
-"""Most keys of one `push cancel`. Each is one request to the provider."""
+"""Most keys of one `push cancel`. Each key takes one request to the provider."""
 CANCELLING: Final = (
     "the cancellation is not confirmed yet. Run the same `drawdown push cancel` again, or wait for the "
     "lookup of the push"
@@ -387,7 +388,7 @@ def intend(
 ) -> list[Intent]:
     """Put pushes in doubt and record the intent to cancel them, each once.
 
-    `capabilities`: those of the providers that can be called now.
+    `capabilities`: the capabilities of the providers that can be called now.
 
     Errors: UsageError without a reason or for too many keys. UnknownId for an unknown push. Refused, for all of them,
     if a push cannot be cancelled. HistoryDoubted while a recovery is needed.
@@ -457,8 +458,9 @@ def _next_step(push: PushRow) -> str:
 class CancelReport:
     """The result of a cancellation, by key.
 
-    `voided`: pushes that are voided now. `before`: the provider confirmed the cancellation, but another process had
-    already settled the push. `unconfirmed`: the provider's reason by key, if it did not confirm.
+    `voided`: pushes that this command voided. `before`: pushes that another process had already settled when the
+    provider confirmed the cancellation. `unconfirmed`: the provider's reason by key, if it did not confirm the
+    cancellation.
     """
 
     voided: list[str]
@@ -471,7 +473,7 @@ def conclude(
 ) -> CancelReport:
     """Void the pushes that the provider has cancelled.
 
-    All others stay in doubt, and ticks look them up.
+    All other pushes stay in doubt, and ticks look them up.
 
     Errors: Refused, for all of them, if a rule protects a push (`refusals`). HistoryDoubted while a recovery is needed.
     """
@@ -513,8 +515,8 @@ PASSING: Final[frozenset[Barrier]] = frozenset({"charged", "may_arrive"})
 class DoubtFilter:
     """A filter of pushes in doubt. An empty field matches all.
 
-    Their windows are in [from_ms, to_ms), and their last error contains `error`. `at_most`: refuse if there are more
-    (None: any number).
+    The filter finds windows in [from_ms, to_ms), and last errors that contain `error`. `at_most`: the largest number of
+    pushes that is not refused (None: any number).
     """
 
     provider: str = ""
@@ -566,8 +568,8 @@ class DoubtFilter:
 class Stays:
     """Pushes that a rule protects from a command.
 
-    `pushes`: their number. `example`: the refusal of the first. `wait_ms`: milliseconds until the last can be resolved;
-    0: unknown.
+    `pushes`: the number of pushes. `example`: the refusal of the first push. `wait_ms`: milliseconds until the last
+    push can be resolved; 0: unknown.
     """
 
     reason: Barrier
@@ -593,7 +595,8 @@ class ResolvedAll:
     """The result of `resolve_all`; in a dry run, the planned result.
 
     `found`: the number of pushes that the filter found. `pushes`, `orgs`: the numbers of resolved pushes and of their
-    organisations. `worth`: that of the resolved pushes. `stays`: the others, by the rule that protects them.
+    organisations. `worth`: the worth of the resolved pushes. `stays`: the protected pushes, by the rule that protects
+    them.
     """
 
     outcome: Outcome
@@ -632,7 +635,7 @@ class PushEffect:
 
 
 def effect_of(connection: sa.Connection, keys: Sequence[str]) -> PushEffect:
-    """Return the size of a set of pushes, by their keys."""
+    """Return the size of a set of pushes; `keys` names the pushes."""
     rows: list[PushRow] = []
     for at in range(0, len(keys), AT_ONCE):
         rows += find_pushes(connection, keys[at : at + AT_ONCE]).values()
@@ -672,7 +675,7 @@ class _Portion:
     resolved_rows: Sequence[PushRow]
     refused: Sequence[Refusal]
     last: PushRow | None
-    """The last push read, after which the next portion begins. None: this portion is the last."""
+    """The last push that was read. The next portion begins after it. None: this portion is the last."""
 
 
 def resolve_all(

@@ -1,8 +1,8 @@
 """Adopt charges that only the provider has, at its quantities (R1, R2).
 
-Guarantee: an adopted push is one more row of the outbox, accepted with evidence. Its window becomes dirty, so that the
-next seal makes a push of the difference. That push sends a missing quantity, or gives back a quantity that was charged
-twice. A charge that the provider lost is adopted as a negative quantity.
+Guarantee: an adopted push is a further row of the outbox, accepted with evidence. Its window becomes dirty, so that the
+next seal makes a push for the difference. That push sends a missing quantity, or gives back a quantity that was charged
+twice. Drawdown adopts a charge that the provider lost as a negative quantity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class Other:
-    """A push that only the provider has. `quantity`: in base units."""
+    """A push that only the provider has.
+
+    `quantity`: in base units.
+    """
 
     revision: int
     wire_key: str
@@ -38,7 +41,8 @@ def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By,
 
     Call this under S1's lock.
 
-    `quantity`: that of the provider's push, in base units. `cost`: the credits for one base unit; None: unknown.
+    `quantity`: the quantity of the provider's push, in base units. `cost`: the credits for one base unit; None:
+    unknown.
 
     Errors: Refused if the push is below the floor.
     """
@@ -51,8 +55,8 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
     """Adopt a later revision of this push's window that only the provider has (R1).
 
     Call this under S1's lock. The adopted push has the same revision in our outbox as at the provider. If an earlier
-    revision is missing here, it was voided or never sent, and a void is recorded for it. If our outbox has the revision
-    already, it does not change.
+    revision is missing here, it was voided or never sent, and this records its void. A revision that our outbox already
+    has does not change.
     """
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
@@ -109,11 +113,11 @@ def adopt_excess(
     """Add a push for the difference between a window's charges and its pushes.
 
     Call this under S1's lock. Drawdown then reads the customer's balance again, because a read since the charge may not
-    show it.
+    show the charge.
 
-    `quantity`: the charges minus the pushes, in base units; negative for a lost charge. `drawn`: only the customer's
-    balance shows the difference, and its events do not. `credit_cost`: the credits for one base unit, as a text of
-    `as_text` (None: unknown).
+    `quantity`: the charges minus the pushes, in base units; negative for a lost charge. `drawn`: True if only the
+    customer's balance shows the difference, and events do not. `credit_cost`: the credits for one base unit, as a text
+    of `as_text` (None: unknown).
     """
     mark_for_projection(connection, [str(push.org_id)], by.now_ms)
     kind = "drawn" if drawn else "excess"

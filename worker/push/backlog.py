@@ -1,6 +1,6 @@
 """Report the open pushes of each provider: errors, age, worth, expected end.
 
-Guarantee: only open pushes are read, by their own index, so settled pushes do not slow the read.
+Guarantee: only open pushes are read, by the index on open pushes. So settled pushes do not slow the read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from drawdown.worker.verdict.rates import Prices, Quantity
 RATE_SPAN_MS: Final = 15 * MINUTE_MS
 """Milliseconds over which Drawdown measures the rate of a backlog."""
 TICKS_LOOKED_AT: Final = 1_000
-"""Most ticks that are read, the newest of all shards. Fewer ticks end within RATE_SPAN_MS."""
+"""Most ticks that are read, the newest first, of all shards. Fewer ticks end within RATE_SPAN_MS."""
 RANKS: Final = {1: "in_doubt", 2: "rejected", 3: "waiting"}
 SQL = queries(__file__)
 
 
 @dataclass(frozen=True)
 class _OfProvider:
-    """The first field of `Waiting`, before the numbers by state that JSON has next."""
+    """The first field of `Waiting`. In JSON, the numbers by state follow it."""
 
     provider: str
 
@@ -39,11 +39,11 @@ class _OfProvider:
 class Waiting(OpenPushes, _OfProvider):
     """The open pushes of a provider. Prices are micro-credits.
 
-    They are priced by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are
-    only in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`.
-    `oldest_window_ms`: the start of the oldest window (0: without open pushes). `error_pushes`: the number of pushes
-    with `error`. `units`: base units by feature. `settled_per_min`: the pushes accepted a minute in recent ticks.
-    `paused_ms` to `paused_reason`: its pause (None: it is not paused).
+    Prices are by the provider's own rates, otherwise by the embedded ledger's rate card. Pushes without a rate are only
+    in `unpriced`. If several balances pay for the pushes, all of them are in `unpriced`. `oldest_window_ms`: the start
+    of the oldest window (0: without open pushes). `error_pushes`: the number of pushes with `error`. `units`: base
+    units by feature. `settled_per_min`: the pushes accepted a minute in recent ticks. `paused_ms` to `paused_reason`:
+    the pause of the provider (None: it is not paused).
     """
 
     oldest_ms: int = 0
@@ -53,7 +53,7 @@ class Waiting(OpenPushes, _OfProvider):
     oldest_window_ms: int = 0
     error: str | None = None
     errors: dict[str, str] = field(default_factory=dict)
-    """The most frequent error by state: in_doubt, rejected, waiting. `error` is the first of these."""
+    """The most frequent error by state: in_doubt, rejected, waiting. `error` is the first of these errors."""
     other_errors: dict[str, int] = field(default_factory=dict)
     """The number of other errors by state, without states that have only one error."""
     error_pushes: int = 0
@@ -73,7 +73,7 @@ class Waiting(OpenPushes, _OfProvider):
     paused_reason: str | None = None
     settled_per_min: int = 0
     drained_ms: int | None = None
-    """When all due pushes are sent, at the present rate.
+    """The time at which all due pushes are sent, at the present rate.
 
     None: `due` is 0, the provider is paused, or its rate is zero.
     """
@@ -90,7 +90,11 @@ class Waiting(OpenPushes, _OfProvider):
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Return the sort key: first providers that need a person, then by waiting pushes."""
+        """Return the sort key of the provider.
+
+        The provider with the most pushes that need a person comes first, then the provider with the most waiting
+        pushes.
+        """
         return (-(self.in_doubt + self.rejected), -self.waiting, self.provider)
 
 
@@ -115,7 +119,7 @@ class _Open:
 def read_providers(connection: sa.Connection, now_ms: int) -> list[Waiting]:
     """Return the paused providers and those with open pushes, sorted by `order`.
 
-    This takes one statement, and another if a provider with open pushes has rates of its own.
+    This runs one statement, and a second if a provider with open pushes has its own rates.
     """
     read = read_together(
         connection,
@@ -223,9 +227,9 @@ def _last_lookup(some: Iterable[_Open], within_ms: int | None) -> int | None:
 
 
 def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
-    """Return the milliseconds after a send in which each provider may still apply it.
+    """Return how long each provider may still apply a push after its send.
 
-    `ticks`: newest first; the newest report of a provider counts.
+    The times are milliseconds. `ticks`: the newest tick first; the newest report of a provider counts.
     """
     found: dict[str, int] = {}
     for row in ticks:
@@ -236,8 +240,8 @@ def applied_within(ticks: Iterable[Any]) -> dict[str, int]:
 def settled_per_minute(ticks: Iterable[Any], now_ms: int) -> Mapping[str, float]:
     """Return pushes accepted a minute, by provider, from the reports of recent ticks.
 
-    `ticks`: newest first. The count goes back to the last tick with 0 accepted pushes, because the rate before an
-    outage does not predict its end.
+    `ticks`: the newest tick first. The count goes back to the last tick with 0 accepted pushes, because the rate before
+    an outage does not predict when the backlog ends.
     """
     totals: dict[str, int] = {}
     since: dict[str, int] = {}

@@ -1,8 +1,8 @@
 """Claim due pushes, record their attempts (P1), and claim due lookups.
 
-Guarantee: an attempt is committed before a byte leaves. A backlog does not delay new usage. A claim takes the newest
-windows first, in which organisations take turns. It also takes a few pushes that wait longest, so that each push is
-sent at some time.
+Guarantee: Drawdown commits an attempt before it sends a byte. A backlog does not delay new usage. A claim takes the
+newest windows first, and organisations take turns in each window. It also takes a few pushes that have waited longest,
+so that each push is sent eventually.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SQL = queries(__file__)
 MAX_CLAIM: Final = 2_048
 """Most pushes of a claim, unless one call of the provider takes more.
 
-A worker has at most two claims of a provider at a time. If it is killed, its unsent pushes wait for the end of the
-lease.
+A worker has at most two claims of a provider at a time. If the worker is killed, its unsent pushes wait for the end of
+the lease.
 """
 CALLS_A_CLAIM: Final = 2
 """Calls of a claim for each call that may be in flight.
 
-When a call ends, the next call of the claim can then begin at once.
+When a call ends, the next call of the claim can then begin immediately.
 
 If a process dies, its claimed and unsent pushes wait for the claim's lease to end.
 """
@@ -45,8 +45,8 @@ If a process dies, its claimed and unsent pushes wait for the claim's lease to e
 LONGEST_DUE: Final = 16
 """Pushes of a claim that are chosen by the longest wait.
 
-In a small claim, a quarter is chosen so. They are few, because all may belong to one customer, and its pushes are sent
-a few at a time.
+In a small claim, the number is a quarter of the claim. It is small, because all these pushes may belong to one
+customer, and a customer's pushes are sent a few at a time.
 """
 
 MOST_READ_WAIT_MS: Final = DAY_MS
@@ -160,7 +160,7 @@ def claim_due(
 
 
 def longest_due(most: int, claim: str) -> int:
-    """Return the number of pushes in a claim that are taken by the longest wait.
+    """Return how many pushes a claim takes because they have waited longest.
 
     If a claim has fewer than four pushes, this is 1 for about a quarter of claims, else 0.
     """
@@ -170,7 +170,7 @@ def longest_due(most: int, claim: str) -> int:
 def _take(connection: sa.Connection, values: dict[str, object]) -> list[sa.Row[tuple[object, ...]]]:
     """Claim pushes in three steps, until `at_most` are claimed.
 
-    First a few that wait longest, then the newest that were never sent, then any others that are due.
+    The steps claim a few pushes that wait longest, then the newest that were never sent, then other due pushes.
     """
     most = values["at_most"]
     assert isinstance(most, int)
@@ -239,9 +239,10 @@ def claim_lookups(
 ) -> list[Sought]:
     """Claim pushes that are due for a lookup.
 
-    If the provider shows what it drew, also claim the other due pushes of the same customers.
+    If the provider shows what each customer drew, also claim the other due pushes of the same customers.
 
-    Errors: as `claim_due`. A push would be looked up in another place than it was sent to, and be billed twice.
+    Errors: as `claim_due`. On other terms, Drawdown would look up a push in another place than it was sent to, and bill
+    it twice.
     """
     require_same(connection, witness)
     mine = {"provider": provider, "claim_owner": claim, "lease_end_ms": now + LEASE_MS}

@@ -1,10 +1,11 @@
 """Confirm: look up pushes with an unproven outcome at the provider.
 
-Guarantee: a push with an unproven outcome is neither accepted nor sent again blind (P2, P3). A push is voided only if a
-lookup shows that it is absent, after the provider could last have applied it (P5). If a provider may charge without an
-event, the customer's balance must agree as well. If the balance shows that a push drew on it, the push is accepted. If
-it proves neither, a person decides. A push that was never sent did not draw on a balance. After a failed lookup, a push
-keeps its state, and Drawdown looks it up again later.
+Guarantee: Drawdown neither accepts a push with an unproven outcome nor sends it again without a lookup (P2, P3). It
+voids a push only if a lookup does not find the push after the last time at which the provider could apply it (P5). If a
+provider may charge without an event, the customer's balance must agree as well. If the balance shows that a push drew
+on it, the push is accepted. If the balance does not prove whether the push was charged, a person decides. A push that
+was never sent did not draw on a balance. After a failed lookup, a push keeps its state, and Drawdown looks it up again
+later.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Confirmed:
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     """Look up all pushes of a provider that are due for a lookup.
 
-    It ends early if the tick's time is over, or if the provider did not answer any lookup of a batch.
+    This ends early if the tick's time is over, or if the provider did not answer any lookup of a batch.
     """
     done = Confirmed()
     capabilities = context.capabilities[provider]
@@ -127,7 +128,7 @@ def _look_up_batch(
         [request_of(sought.row, capabilities) for sought in asked],
         lambda: context.out_of_time(ASKING) or context.clock.now_ms() >= lease_end,
     )
-    # A lookup proves the state at the time it was made: this process may sleep before it stores the response.
+    # A lookup proves the state at the time it was made. This process may sleep before it stores the response.
     asked_ms = context.clock.now_ms()
     left, read = set(range(len(asked))), False
     told: dict[int, LookupResult] = {}
@@ -176,7 +177,7 @@ def _ready(
 def _keep_wire_key(connection: sa.Connection, row: PushRow, capabilities: Capabilities) -> PushRow:
     """Store the key under which a push was found without a known attempt of ours.
 
-    Late refusals use that key. It also shows that a person did not charge the push by hand.
+    Late refusals use that key. The key also shows that a person did not charge the push by hand.
     """
     if row.attempts or row.wire_key:
         return row
@@ -263,7 +264,7 @@ def _charged_meanwhile(
 def _on_terms_in_force(
     connection: sa.Connection, provider: str, asked: Sequence[Sought], found: Sequence[LookupResult]
 ) -> list[LookupResult]:
-    """Leave pushes to a person that were sent on former names and units.
+    """Leave pushes that were sent on former names and units to a person.
 
     A lookup asks in the provider's present place and unit. If it finds no charge, the former place may have it. A lost
     history may have sent a push earlier than this database knows.
@@ -343,8 +344,8 @@ UNTOLD: Final = (
     "`drawdown push resolve KEY --outcome OUTCOME --evidence TEXT`"
 )
 BELOW: Final = (
-    "the provider has no charge or another quantity, and the push falls below the floor. Settle it with the customer, "
-    "then run `drawdown push resolve KEY --outcome accepted --evidence TEXT`"
+    "the provider lacks the charge or has another quantity, and the push falls below the floor. Settle it with the "
+    "customer, then run `drawdown push resolve KEY --outcome accepted --evidence TEXT`"
 )
 OTHER_TERMS: Final = (
     "sent on earlier terms of the provider, so a lookup cannot find the charge. Compare with the "
@@ -425,16 +426,16 @@ def ends_by_balance(
     asked_ms: int,
     is_mine: Callable[[PushRow], bool],
 ) -> list[End]:
-    """Return the ends of a batch, after the balances decided its absent pushes.
+    """Return the decisions about a batch, after balances decided its absent pushes.
 
-    Other ends stay as they were.
+    The decisions about other pushes do not change.
 
-    `is_mine`: returns True and locks the push, if it is still claimed for this lookup.
+    `is_mine`: a function that returns True and locks the push, if it is still claimed for this lookup.
 
-    If pushes are decided together, to be voided or sent for the first time, their sum is enough. Some pushes will be
-    sent again, may still be applied, or belong to another worker. The balance must distinguish each of these from all
-    other pushes. If a lost history may have drawn a push, the push is not sent for the first time before the balance is
-    conclusive.
+    If all pushes of a balance are decided together, to be voided or sent for the first time, the balance must prove
+    only their sum. Some pushes will be sent again, may still be applied, or belong to another worker. The balance must
+    distinguish each of these from all other pushes. If a lost history may have drawn a push, the push is not sent for
+    the first time before the balance is conclusive.
     """
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
@@ -481,21 +482,21 @@ def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
     """Return True if a balance can show a push.
 
     A balance cannot show a push that may have been drawn in the cycle before. Nor can it show a lost push (R1) if its
-    draw was reported to a person since as another user's.
+    draw has since been reported to a person as use by another system.
     """
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
     return is_of_cycle(sought.first_sent_ms, drawn) and not was_told
 
 
 def _is_last_word(end: End) -> bool:
-    """Return True if an end, without the balance, proves that a push never arrived."""
+    """Return True if a decision without the balance proves that a push never arrived."""
     return isinstance(end, Void) or (isinstance(end, Settlement) and end.never_sent)
 
 
 def _grouped(
     asked: Sequence[Sought], found: Sequence[LookupResult], ends: Sequence[End], weighed: Weighed
 ) -> tuple[list[End], dict[CustomerPool, list[int]]]:
-    """Return the ends so far, and the pushes that balances have to decide.
+    """Return the decisions so far, and the pushes that balances must decide.
 
     These pushes are grouped by customer and balance, as places in the batch.
     """
@@ -515,7 +516,7 @@ def _grouped(
 def _above_floor(rows: Sequence[PushRow], ends: Sequence[End], asked_ms: int) -> list[End]:
     """Put pushes below the floor in doubt instead of voiding or adopting them.
 
-    Below the floor, a seal would not replace them, so a person settles them.
+    Below the floor, a seal would not replace these pushes, so a person settles them.
     """
     below = Settlement("in_doubt", asked_ms + DAY_MS, "absent", BELOW)
     return [
@@ -544,8 +545,8 @@ def _charged(
 ) -> frozenset[int] | None:
     """Return the places of the pushes that drew on a balance; None if unknown.
 
-    If other pushes are open, a balance is conclusive only if it does not show any draw. A draw may be of the other
-    pushes or of these, and the provider may have lost something else.
+    If other pushes are open, a balance is conclusive only if it does not show any draw. A draw may belong to the other
+    pushes or to these, and the provider may have lost another draw.
     """
     if (now.send_counts, now.accepted) != (before.send_counts, before.accepted):
         return None

@@ -1,26 +1,27 @@
 """Find evidence of pushes without an event: balances (P5) and lost history (R1).
 
-Guarantee: a balance decides only if it was read between two equal reads of the accepted pushes. Then pushes were not on
-their way meanwhile. If a change by a person or use by another system leaves a doubt, the result is None.
+Guarantee: a balance decides only if it was read between two equal reads of the accepted pushes. In that case, no push
+was on its way during the read of the balance. If a change by a person or use by another system leaves a doubt, the
+result is None.
 
-Autumn draws on a balance at once and stores the event later, or never (observed). So a missing event alone does not
-prove that a push is absent. A top-up by `add_to_balance` looks like giving back. A mark stores the difference between
-balance and pushes at the last comparison, so that a difference is reported once. If a top-up between two comparisons
-equals a draw without an event, Drawdown cannot see either.
+Autumn draws on a balance immediately and stores the event later, or never (observed). So a missing event alone does not
+prove that a push is absent. A top-up by `add_to_balance` looks like usage that was given back. A mark stores the
+difference between balance and pushes at the last comparison, so that a difference is reported once. If a top-up between
+two comparisons equals a draw without an event, Drawdown cannot see either.
 
 A balance pays for one feature, or, as a credit system, for several features at a cost each. All quantities here are
 those of the balance (`worker.catalog.costs.Pools`). They are base units of its feature, or parts of a credit.
-`Pools.scale` is the number of parts in a credit. A feature of a credit system may have units of its own, drawn on
-first. They count at the cost in force when they are read. If it changed since the last comparison, the amount of units
-that were drawn since is a range.
+`Pools.scale` is the number of parts in a credit. A feature of a credit system may have its own units, which are drawn
+on first. They count at the cost in force when they are read. If the cost changed since the last comparison, the amount
+of units that were drawn since is a range.
 
 If a balance does not show a part that was ever reset, all draws since its beginning are compared. If a part ended
-before it was used up, the amount is a range. It follows from its last shown use, or, for a plan, from all charges since
-the last mark.
+before it was used up, the amount is a range. The range follows from the last shown use of the part, or, for a plan,
+from all charges since the last mark.
 
-If history was lost, a push of a window before the loss is looked up before it is sent. The next possible revisions are
-looked up as well, which finds charges under unknown keys. The draws of such charges do not count as draws of a known
-push. A failed read is None, never zero.
+If history was lost, Drawdown looks up a push of a window before the loss before it sends the push. It also looks up the
+next possible revisions, which finds charges under unknown keys. The draws of such charges do not count as draws of a
+known push. A failed read is None, never zero.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ CustomerPool = tuple[str, str]
 
 @dataclass(frozen=True)
 class Outlasting:
-    """`Lasting` in quantities of a balance.
+    """The lasting parts of a balance (`Lasting`), in quantities of the balance.
 
     `used` includes parts that were used up and that the provider does not show. `lasting_left`: the rest of the parts
     granted once. `cycle_left`: the rest of the parts that renew at `ends_ms`.
@@ -92,10 +93,10 @@ class Outlasting:
     def used_at_end(self, charged: int) -> tuple[int, int] | None:
         """Return the least and most draws on parts granted once, at the cycle's end.
 
-        `charged`: the charges until then.
+        `charged`: the charges until the cycle's end.
 
-        Parts granted meanwhile may have taken more than the known parts could. None: unknown, because `charged` is
-        negative.
+        Parts that were granted in the meantime may have paid for more than the known parts could. None: unknown,
+        because `charged` is negative.
         """
         if charged < 0:
             return None
@@ -105,7 +106,7 @@ class Outlasting:
     def within(self, between: Between) -> tuple[int, int]:
         """Return the bounds of `used_at_end` if the charges are not exactly known.
 
-        This is also the case if credit was given back to an unknown part.
+        This also applies if credit was given back to an unknown part.
         """
         least, most = (max(0, charged - self.cycle_left) for charged in (between.least, between.most))
         return self.used + min(least, max(0, self.lasting_left)) - between.back, self.used + most
@@ -115,7 +116,7 @@ class Outlasting:
 class Between:
     """The bounds of the charges between a comparison and the end of a cycle.
 
-    `back`: the amount that may have been given back besides. All are quantities of the balance.
+    `back`: the further amount that may have been given back. All amounts are quantities of the balance.
     """
 
     least: int = 0
@@ -131,8 +132,8 @@ OwnUnits = Mapping[str, tuple[Decimal, int]]
 class Expired:
     """A part that ended before it was used up.
 
-    `used`: its use when it was last shown, which counts as drawn. `unused`: the rest. Both are quantities of its
-    balance.
+    `used`: the use of the part when it was last shown, which counts as drawn. `unused`: the rest. Both are quantities
+    of its balance.
     """
 
     part: Part
@@ -148,9 +149,9 @@ class Expired:
 class Level:
     """The draws that a balance shows since `since_ms`, in its own quantities.
 
-    `since_ms` None: all draws count. `expired`: parts that are gone and may not be used up. `whole`: the draws were
-    zero at `since_ms`. `is_gone`: the provider does not show any balance, so that credit was not given back to it.
-    `lasting`: the part that does not end with the cycle (None: without such a part, or unknown).
+    `since_ms` None: all draws count. `expired`: parts that are gone and may not be used up. `whole`: True if the draws
+    were zero at `since_ms`. `is_gone`: True if the provider does not show any balance, so that it did not give credit
+    back to the balance. `lasting`: the part that does not end with the cycle (None: without such a part, or unknown).
     """
 
     quantity: int
@@ -164,7 +165,7 @@ class Level:
     earliest_ms: int | None = None
     """The earliest possible start of its cycle, if that is before `since_ms`."""
     is_first: bool = False
-    """True if its parts were never reset, so that this is its first cycle."""
+    """True if the parts of the balance were never reset, so that this is its first cycle."""
     shown_parts: tuple[Part, ...] = field(default=(), compare=False)
     """The parts that the read showed."""
 
@@ -172,7 +173,7 @@ class Level:
     def from_ms(self) -> int:
         """Return the earliest possible start of its cycle.
 
-        Pushes that were sent before do not count in the cycle.
+        Pushes that were sent before this time do not count in the cycle.
         """
         return (self.since_ms if self.earliest_ms is None else self.earliest_ms) or 0
 
@@ -221,8 +222,8 @@ class Accounted:
     hand_below: int = 0
     """The sums billed and credited by hand since the last comparison, which the balance may include or not. If a person
     voided a push that gives back, it counts as credited, because the provider may have credited a part of it. If a
-    charge was made while its cost changed, the balance may have it at the lower cost, so the difference counts here
-    too.
+    cost changed around a charge, the balance may have the charge at the lower cost. So the difference of the costs
+    also counts here.
     """
     other_balance: int = 0
     """The sum of the pushes that may have drawn on another balance, so that this balance may lack them."""
@@ -240,11 +241,11 @@ class Accounted:
     None: the balance was not compared in this cycle.
     """
     marked_ms: int = 0
-    """The time of that comparison, or of the last comparison in the cycle before."""
+    """The time of the last comparison in this cycle, or else in the cycle before."""
     earlier: tuple[int, int] | None = None
     """The least and the most draws on a balance that were made before its cycle began; None: unknown.
 
-    It follows from the last comparison in the cycle before.
+    The bounds follow from the last comparison in the cycle before.
     """
     own: OwnUnits = field(default_factory=dict)
     """The own units at the last comparison."""
@@ -262,7 +263,7 @@ class Accounted:
     The balance may show or omit each charge since then.
     """
     expired: tuple[int, int] = (0, 0)
-    """The possible draws, less and more than counted, on parts that ended since the last comparison."""
+    """The amounts by which draws on parts that ended since the last comparison may be below and above the count."""
     is_range: bool = False
     """True if the earlier draws may be any value between the bounds of `earlier`."""
     of_cycle: int | None = None
@@ -289,15 +290,15 @@ class Accounted:
         return drawn.quantity - self.most - most - less, drawn.quantity - self.least - least + more
 
     def is_as_settled(self, drawn: Level) -> bool:
-        """Return True if a balance shows exactly the accepted pushes, as persons decided.
+        """Return True if a balance shows exactly the pushes as people settled them.
 
         - If either of two costs may have applied, the higher cost counts, because the lower cost would hide a loss of
           the same amount.
         - If a feature joined or left a credit system, all its charges may have drawn on the other balance.
-        - The balance may show any of the pushes that were sent as the cycle began, because events and answers prove
+        - The balance may show any of the pushes that were sent as the cycle began, because events and responses prove
           them.
-        - Own units that were drawn while a cost changed may have any amount between the two costs. Then the result is
-          False.
+        - Own units that were drawn while a cost changed may have any amount between the two costs. In that case, the
+          result is False.
         """
         if self.is_repriced and not self.joined:
             return False
@@ -384,9 +385,9 @@ def _expired(
     balances: Balances,
     pools: Pools,
 ) -> Mapping[CustomerPool, tuple[int, int]]:
-    """Return how much less and more than counted may be drawn on ended parts.
+    """Return the amounts by which draws on ended parts may differ from the count.
 
-    This covers the time since the last comparison.
+    The amounts are the largest shortfall and the largest excess since the last comparison.
 
     A response shows the parts that its charge drew on. So only charges without a response may have drawn more. If a
     proxy repeated charges, so may the last charges before a part was last shown. The provider may also have lost such
@@ -476,8 +477,8 @@ def _read_rows(
 def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
     """Return the bounds of own units beyond their amount in the balance.
 
-    Own units of the last comparison (`known`) keep their amount of then. Units drawn since count at one of the costs
-    since then. The last value is True if the bounds differ only because a feature joined or left a credit system.
+    Own units of the last comparison (`known`) keep the amount that they had then. Units drawn since count at one of the
+    costs since then. The last value is True if the bounds differ only because a feature joined or left a credit system.
     """
     least = most = Decimal(0)
     joined = True
@@ -568,8 +569,8 @@ def _disturbed(
 ) -> dict[CustomerPool, Between]:
     """Return the balances that have only bounds of draws until their cycle's end.
 
-    The span begins at the last comparison. A push in it gave back, was billed by hand or voided, or is still open. Or a
-    cost changed, or the order of the draws on its parts is unknown.
+    Since the last comparison, a push gave back, was billed by hand, was voided or is still open, or a cost changed. The
+    same applies if the order of the draws on its parts is unknown.
     """
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
     found: dict[CustomerPool, Between] = {}
@@ -612,7 +613,7 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
         return round(sum(int(getattr(row, name)) * most for row, (_, most) in zip(rows, costs, strict=True)))
 
     def unsure(name: str) -> int:
-        """Return how much less charges during a change of cost may have drawn."""
+        """Return the amount by which charges during a change of cost may be lower."""
         less = (int(getattr(row, name)) * (most - least) for row, (least, most) in zip(rows, costs, strict=True))
         return round(sum(less))
 
@@ -647,18 +648,18 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
 
 @dataclass(frozen=True)
 class Unsure:
-    """Quantities that may be in a balance or not, at most MOST_UNSURE + 1."""
+    """Quantities that a balance may include or not, at most MOST_UNSURE + 1."""
 
     quantities: Sequence[int]
     is_decided: bool
-    """True if people decided about more than MOST_UNSURE of them."""
+    """True if people decided about more than MOST_UNSURE of the pushes."""
 
 
 def read_unsure(connection: sa.Connection, provider: str, pair: CustomerPool, drawn: Level, now: Accounted) -> Unsure:
-    """Read the quantities that may be in a balance or not.
+    """Read the quantities that a balance may include or not.
 
-    They are pushes that people billed or credited by hand, and pushes that were sent as the balance's cycle began. A
-    charge during a change of its cost adds its possible reduction.
+    They are pushes that people billed or credited by hand, and pushes that were sent as the balance's cycle began. If
+    the cost changed around a charge, the amount by which the charge may be lower is also such a quantity.
     """
     pools = read_pools(connection, provider)
     features = list(pools.features(pair[1]))
@@ -685,8 +686,8 @@ def nearest(least: int, unsure: Unsure) -> int:
     """Return the possible difference of a balance from our pushes nearest to zero.
 
     Each uncertain push is in the balance or not. `least`: the lowest possible difference. If more than MOST_UNSURE
-    pushes are uncertain, return 0, because some of these would explain any amount. If people decided more than
-    MOST_UNSURE of them, return `least`, because otherwise a loss would never be reported.
+    pushes are uncertain, return 0, because some of them would explain any amount. If people decided more than
+    MOST_UNSURE of them, return `least`, because otherwise Drawdown would never report a loss.
     """
     if unsure.is_decided:
         return least
@@ -704,8 +705,8 @@ def can_be_zero(
     """Return True if a balance can show exactly the accepted pushes.
 
     Each uncertain push counts in full or not at all. `least`: the least draw beyond the accepted pushes. Draws on an
-    ended part, before a first comparison, or while a cost changed can be any amount between two bounds. Then return
-    False, because a lost charge could hide there.
+    ended part, before a first comparison, or while a cost changed can be any amount between two bounds. In that case,
+    return False, because a lost charge could hide in this range.
     """
     is_first = now.apart is None and (now.is_range or (now.of_cycle is None and drawn.earliest_ms is not None))
     if is_first or now.is_unmatched or now.is_repriced or now.expired != (0, 0):
@@ -721,13 +722,13 @@ def _since(balance: Mapping[str, Level] | ReadFailed | None, pool: str) -> int:
 def read_balances(provider: str, customers: Collection[str], now_ms: int, over: Over = never) -> Steps[Balances]:
     """Read the draws that customers' balances show.
 
-    `over`: returns True when time is up; the other customers then count as not read.
+    `over`: a function that returns True when time is up. The remaining customers then count as not read.
     """
     found: dict[str, Mapping[str, Level] | ReadFailed] = {}
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
-        # Parts are listed before the read: a part that is first shown meanwhile would otherwise look as if it were
+        # Parts are listed before the read. Otherwise a part that is first shown meanwhile would look as if it were
         # gone.
         pools, known = yield Transaction(
             "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
@@ -746,10 +747,12 @@ def _pools_and_parts(
 
 
 def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_ms: int) -> Mapping[str, Level]:
-    """Return the draws of balances, including those on parts that are gone. Pure.
+    """Return the draws of balances, including draws on parts that are gone.
 
-    If a part is gone before it ends, it was used up. This also applies to own units of a feature of a credit system. If
-    a balance of one feature has a fraction, it is left out, because our pushes do not draw fractions.
+    This function is pure.
+
+    If a part is gone before its end, it was used up. This also applies to a feature's own units in a credit system. A
+    balance of one feature with a fraction is left out, because our pushes do not draw fractions.
     """
     found: dict[str, Level] = {}
     # A feature that left a credit system shows its parts itself.
@@ -785,7 +788,10 @@ def levels(read: Mapping[str, Drawn], pools: Pools, known: Sequence[Part], now_m
 
 
 def _used(part: Part) -> Decimal:
-    """Return the amount drawn on an ended part. With a debt, it exceeds the grant."""
+    """Return the amount drawn on an ended part.
+
+    With a debt, the amount exceeds the grant.
+    """
     return Decimal(0) if part.used is None else max(Decimal(0), part.used)
 
 
@@ -802,7 +808,7 @@ def _as_expired(part: Part, each: int) -> Expired:
 def _own_units(pool: str, drawn: Drawn, drew: Sequence[tuple[str, Decimal]], pools: Pools) -> OwnUnits:
     """Return the own units that were drawn, at their present amounts.
 
-    `drew`: the draws on parts that are gone, which are included.
+    `drew`: the draws on parts that are gone. The result includes these draws.
     """
     units: dict[str, Decimal] = {}
     for feature, used in [*drawn.own.items(), *((balance, amount) for balance, amount in drew if balance != pool)]:
@@ -842,7 +848,7 @@ def drawn_of(balances: Balances, pair: CustomerPool) -> Level | None:
 def is_of_cycle(sent_ms: int, drawn: Level) -> bool:
     """Return True if a push first sent at `sent_ms` must draw in this cycle.
 
-    A balance does not prove any other push.
+    A balance does not prove whether other pushes were charged.
     """
     return drawn.since_ms is None or sent_ms >= drawn.since_ms + CLOCKS_APART_MS
 
@@ -853,15 +859,16 @@ def charged_among(
     """Return the indexes of the pushes that drew `least` to `most` on a balance.
 
     `can_be_zero`: a function that gets `least`, and returns True if some choice of the uncertain amounts makes the draw
-    0. If no choice explains the balance exactly, another charge was lost or drawn twice. So the balance does not prove
-    that these pushes were not charged (P5).
+    0. If no choice explains the balance exactly, another charge was lost or drawn twice. In that case, the balance does
+    not prove that these pushes were not charged (P5).
 
     None: the balance does not show which pushes drew on it. If all pushes are settled together, any set with the same
     sum costs the customer the same. Otherwise the caller must check `is_only_choice`. If events show another set later,
     reconcile compares the windows together.
 
-    None, too, if only some pushes equal the draw, and the sets of all have more than MOST_SUMS sums: then many draws
-    equal such a sum by chance. If a part of the balance was used up before a read showed it, the draw looks smaller.
+    None, too, if only some pushes equal the draw, and all sets of pushes have more than MOST_SUMS sums. In that case,
+    many draws equal such a sum by chance. If a part of the balance was used up before a read showed it, the draw looks
+    smaller.
     """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities) and can_be_zero(least)):
@@ -909,7 +916,8 @@ class Mark:
     """The difference of a balance from the accepted pushes.
 
     `pair`: the customer and the balance. `apart`: the difference, in quantities. `scale`: the quantities in one unit of
-    the balance. `reported_quantity`: the part that is reported to a person now. `unsure`: its uncertainty.
+    the balance. `reported_quantity`: the part of the difference that is reported to a person now. `unsure`: the
+    uncertainty of that part.
     """
 
     pair: CustomerPool
@@ -928,7 +936,7 @@ class Mark:
 def write_marks(connection: sa.Connection, provider: str, marks: Sequence[Mark], now_ms: int) -> None:
     """Write the marks for the next comparisons.
 
-    Unacknowledged reports to a person add up.
+    If a person has not acknowledged a report, the new report is added to it.
     """
     rows = [
         {
@@ -965,9 +973,9 @@ def _figures_of_next_cycle(mark: Mark) -> dict[str, int | None]:
 
 
 def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, str]:
-    """Return pushes that were taken back as lost by a comparison of balances.
+    """Return pushes that a comparison of balances took back as lost.
 
-    The values are the keys of the adopted pushes that took them back, by the keys of the pushes.
+    The result maps the key of each push to the key of the adopted push that took it back.
     """
     keys = [{"key": push.key} for push in accepted]
     return {str(row.key): str(row.adopted) for row in SQL.run(connection, "taken_back", {"keys": keys})} if keys else {}
@@ -976,9 +984,8 @@ def taken_back(connection: sa.Connection, accepted: Sequence[Row]) -> dict[str, 
 def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
     """Reduce the missing draws of balances by pushes that a person reports lost.
 
-    Call this under S1's lock.
-
-    Otherwise, the draws of the pushes that replace them would look as if these pushes had been drawn after all.
+    Call this under S1's lock. Without this, the draws of the replacement pushes would look like draws of the lost
+    pushes.
     """
     lost: dict[tuple[str, CustomerPool], list[tuple[Row, Fraction]]] = defaultdict(list)
     scales: dict[str, Pools] = {}
@@ -1079,9 +1086,9 @@ def unknown_of(
 ) -> int | None:
     """Return the quantity that events show beyond accepted and `found` pushes.
 
-    It is in quantities of the balance, and at least 0, because charges without an event can make the difference
-    negative. If `shown` is None, history was not lost, and the result is 0. None: the totals could not be read, or a
-    cost changed since.
+    The quantity is in the balance's quantities. It is at least 0, because charges without an event can make the
+    difference negative. If `shown` is None, history was not lost, and the result is 0. None: the totals could not be
+    read, or a cost changed since.
     """
     if shown is None:
         return 0
@@ -1111,7 +1118,8 @@ revisions after it.
 class CarryDoubt:
     """The doubts about a push of a lost window because of other pushes.
 
-    `stale`: it rests on an obsolete carry. `waits`: other pushes of its customer and feature are unknown.
+    `stale`: True if the push depends on an obsolete carry. `waits`: True if the outcomes of other pushes of its
+    customer and feature are unknown.
     """
 
     stale: bool = False
@@ -1122,8 +1130,8 @@ def carry_doubt(connection: sa.Connection, row: PushRow, capabilities: Capabilit
     """Return the doubts about a push of a lost window.
 
     If a provider accepts only whole units, or does not accept negative quantities, a push depends on the carries of all
-    earlier pushes. Then all are looked up before one of them is sent, and a push that rests on an obsolete carry is
-    sealed again.
+    earlier pushes. In that case, Drawdown looks up all of them before it sends any. It seals a push again if the push
+    depends on an obsolete carry.
     """
     if capabilities.unit_of(row.feature) == 1 and capabilities.negatives:
         return CarryDoubt()
@@ -1167,9 +1175,9 @@ class Sought:
 
     @property
     def first_sent_ms(self) -> int:
-        """Return the earliest time at which it may have been sent.
+        """Return the earliest time at which the push may have been sent.
 
-        In a lost history, that may be as soon as its window was over.
+        In a lost history, that may be immediately after the end of its window.
         """
         first = int(self.row.first_attempt_ms or self.row.last_sent_ms)
         if self.loss is None:
@@ -1178,7 +1186,7 @@ class Sought:
 
     @property
     def last_sent_ms(self) -> int:
-        """Return the latest time at which it may have been sent.
+        """Return the latest time at which the push may have been sent.
 
         After a loss, that is at least the end of the loss, even if our attempts are earlier.
         """
@@ -1191,7 +1199,7 @@ class Sought:
     def is_unsent(self) -> bool:
         """Return True if each attempt is proven not to have arrived.
 
-        Then the push was not charged. After a loss of history this is False, because an attempt may be missing here.
+        Such a push was not charged. After a loss of history this is False, because an attempt may be missing here.
         """
         row = self.row
         return self.loss is None and bool(row.attempts) and not row.claimed and not row.arrivals
@@ -1200,7 +1208,7 @@ class Sought:
 def look_further(
     provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """After a loss of history, look up later revisions of the pushes' windows too.
+    """Look up later revisions of the pushes' windows, too, after a loss of history.
 
     Return the pushes with their `others`, and the results. If a later revision cannot be read, the result of its push
     is that failure.
@@ -1240,6 +1248,6 @@ def look_further(
 def find_lost_push(result: LookupResult) -> LookupResult:
     """Return a found push in place of a doubt about its quantity.
 
-    After a loss, a quantity other than ours is that of our own lost push.
+    After a loss, another quantity is that of our own lost push.
     """
     return FoundPush(result.holds) if isinstance(result, CannotTell) and result.holds is not None else result

@@ -1,8 +1,8 @@
-"""Explain a push: samples, responses, ledger entries, verdicts, notified cells.
+"""Explain a push by its samples, responses, ledger entries, verdicts and halts.
 
 This module only reads.
 
-Guarantee: each part has a bound and is read by a key.
+Guarantee: each part has a bound, and this module reads it by a key.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ SQL = queries(__file__)
 
 SAMPLES_SHOWN: Final = 200
 MOST_REVISIONS: Final = 100
-"""Revisions of a window on a push's page."""
+"""Most revisions of a window on a push's page."""
 
 
 @dataclass(frozen=True)
 class PushColumns:
-    """A push as it is stored.
+    """A stored push.
 
     `sealed_qty`: the sealed base units. `sent_qty`: the whole units of the provider, in base units. `seal_id`: the seal
-    that wrote it. `claim_owner`: the last claim to send it or look it up. `wire_key`: its key at the provider (None:
-    `key`, or it was never sent). `by_hand`: a person billed it. A time is None if that did not happen.
+    that wrote the push. `claim_owner`: the last claim to send the push or look it up. `wire_key`: the push's key at the
+    provider (None: `key`, or the push was never sent). `by_hand`: True if a person billed the push. A time is None if
+    its event did not happen.
 
-    `lookup_answer`: `found`, `found N` for another quantity, `absent`, `drawn` (only the balance shows it),
-    `cannot_tell` or `not_read`. None: it was never looked up.
+    `lookup_answer`: `found`, `found N` for another quantity, `absent`, `drawn` (only the balance shows the push),
+    `cannot_tell` or `not_read`. None: the push was never looked up.
     """
 
     window_ms: int
@@ -94,7 +95,8 @@ class ShownSample:
 class ShownAttempt:
     """An attempt to send a push. `owner`: the claim, `WORKER/NUMBER`.
 
-    `outcome` None: a response was not recorded. `finished_ms` None: it did not end. `detail`: the provider's reason.
+    `outcome` None: the outcome is not recorded. `finished_ms` None: the attempt did not end. `detail`: the provider's
+    reason.
     """
 
     attempt: int
@@ -124,9 +126,9 @@ class ShownVoid:
 class Adoption:
     """The adoption of a push.
 
-    `kind`: `other`, `excess` or `drawn`. At `other`, only the provider had the push, or it had another quantity. At
-    `excess`, the provider's totals differ from the window's pushes. At `drawn`, only the customer's balance shows the
-    charge, or that a charge was lost.
+    `kind`: `other`, `excess` or `drawn`. `other`: only the provider had the push, or it had another quantity. `excess`:
+    the provider's totals differ from the window's pushes. `drawn`: only the customer's balance shows the charge, or
+    that a charge was lost.
     """
 
     at_ms: int
@@ -138,9 +140,9 @@ class Adoption:
 
 @dataclass(frozen=True)
 class Revision:
-    """A push of the same window and feature, under its revision.
+    """A push of the same window and feature, with its revision.
 
-    `sealed_qty`, `sent_qty`: base units, as in `PushColumns`. `settled_ms` None: it is not settled.
+    `sealed_qty`, `sent_qty`: base units, as in `PushColumns`. `settled_ms` None: the push is not settled.
     """
 
     revision: int
@@ -156,9 +158,9 @@ class Revision:
 class ExplainedPush:
     """A push with the rows that explain it.
 
-    `samples`: the first SAMPLES_SHOWN. `samples_in_force_qty`: the base units of all samples in force. `sealed_qty`:
-    the base units of all revisions that are not voided. `void`, `adoption` None: it was not voided or adopted.
-    `revisions`: the first MOST_REVISIONS.
+    `samples`: the first SAMPLES_SHOWN samples. `samples_in_force_qty`: the base units of all samples in force.
+    `sealed_qty`: the base units of all revisions that are not voided. `void`, `adoption` None: the push was not voided
+    or adopted. `revisions`: the first MOST_REVISIONS revisions.
     """
 
     push: PushColumns
@@ -203,7 +205,7 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
 def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSample], int]:
     """Return the first samples of a push's feature, and the quantity of all in force.
 
-    The database sums them up by size, because their number is not bounded.
+    The database adds up the samples by size, because their number is not bounded.
     """
     rules = mapping_rows(connection)
     values = {"org_id": push.org_id, "window_ms": push.window_ms, "window_end_ms": push.window_ms + WINDOW_MS}
@@ -228,7 +230,7 @@ def _without(row: sa.Row[tuple[object, ...]], name: str) -> dict[str, Any]:
 
 
 MOST_VERDICTS: Final = 3
-"""Verdicts of the organisation after a push that the push's page shows."""
+"""Most verdicts after a push that the push's page shows."""
 MOST_TOLD: Final = 100
 """Most halts of cells on a push's page."""
 
@@ -237,8 +239,8 @@ MOST_TOLD: Final = 100
 class PushEntry:
     """An entry of a push in the embedded ledger.
 
-    It is the push's charge, or a draw that mirrors a charge at another provider. `from_account`, `to_account`: the
-    accounts of the ledger that lose and get the amount.
+    The entry is the push's charge, or a draw that mirrors a charge at another provider. `from_account`, `to_account`:
+    the accounts of the ledger that lose and get the amount.
     """
 
     key: str
@@ -253,7 +255,7 @@ class PushEntry:
 class VerdictAfter:
     """A verdict in force when the push was settled, or a later verdict.
 
-    For an open push, the time of the seal counts. `balance_micro`: the balance by the read (None: unlimited or
+    For an open push, the time of the seal counts. `balance_micro`: the balance that the read showed (None: unlimited or
     unknown).
     """
 
@@ -265,7 +267,7 @@ class VerdictAfter:
 
 @dataclass(frozen=True)
 class PushChain:
-    """The rows from a push to its effects.
+    """The effects of a push, in their order: ledger entries, verdicts and halts.
 
     `told`: the halts that `verdicts` caused, a row for each cell.
     """
@@ -291,7 +293,7 @@ def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
 def _list_halts(connection: sa.Connection, org_id: str, verdicts: list[VerdictAfter]) -> list[HaltRow]:
     """Return the halts that these verdicts caused.
 
-    A halt has the time of the verdict that caused it.
+    A halt has the same time as the verdict that caused the halt.
     """
     halting = [one.at_ms for one in verdicts if one.is_halted]
     if not halting:

@@ -35,7 +35,7 @@ UNION ALL SELECT 'adoption', at_ms, kind, evidence, actor, reason FROM adoptions
 SELECT key, kind, from_account, to_account, amount_micro, at_ms FROM ledger_entries WHERE key IN :names ORDER BY key
 
 -- name: verdicts
--- The verdict in force when the push was settled, or sealed if it is not settled, and the verdicts after it.
+-- The verdict in force when the push was settled (or sealed, if not settled), and later verdicts.
 SELECT * FROM (SELECT projection_id, at_ms, is_halted, reason, balance_micro FROM projections
     WHERE org_id = :org_id AND at_ms <= :at_ms ORDER BY projection_id DESC LIMIT 1) before
 UNION ALL

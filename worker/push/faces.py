@@ -71,7 +71,7 @@ Evidence = Annotated[str, TEXT, "Evidence of the outcome"]
 class PushesChanged:
     """The keys of the changed pushes, and their effect.
 
-    If a push could not be changed, the command does not change any of them.
+    If one push cannot be changed, the command does not change any of them.
     """
 
     pushes: list[str]
@@ -82,7 +82,7 @@ class PushesChanged:
 class PushesResolved:
     """The keys of the resolved pushes, their outcome and effect.
 
-    If a push cannot be resolved, the command does not resolve any of them.
+    If one push cannot be resolved, the command does not resolve any of them.
     """
 
     pushes: list[str]
@@ -213,7 +213,8 @@ def _choose(connection: sa.Connection, asked: Invocation, possible: Sequence[str
 def _standing(possible: Sequence[str], connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the facts of a dry run: worth, organisations, time, and first states.
 
-    With a filter, return also the number of matches. A dry run reads them again after the change, when the number is 0.
+    With a filter, return also the number of matches. A dry run reads the facts again after the change, when the number
+    of matches is 0.
     """
     states = (*possible, "voided", "accepted")
     keys, matches = list(values.get("keys") or ()), list[Fact]()

@@ -2,8 +2,9 @@
 
 Guarantee: the cost of a page does not depend on the number of settled pushes. Each list uses an index in its order. A
 list of one organisation reads the windows of at most MOST_ORG_MS. A list of pushes that need a person reads only such
-pushes. Any other list reads at most MOST_LOOKED_AT rows. If a page is not full at such a limit, it names the place to
-continue. Sums read only open pushes, by their own index. Quantities of different features are never added up.
+pushes. Any other list reads at most MOST_LOOKED_AT rows. If a limit ends a page before it is full, the page names the
+place to continue. Sums read only open pushes, by the index on open pushes. Quantities of different features are never
+added up.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ RANKS: Final = {"in_doubt": -3, "rejected": -2}
 These pushes then come first.
 """
 MOST_AT_ONCE: Final = 1_000
-"""Rows of a download that Drawdown reads into memory at a time."""
+"""Most rows of a download that Drawdown reads into memory at a time."""
 MOST_LOOKED_AT: Final = 5_000
 """Most pushes that a page reads.
 
@@ -66,8 +67,8 @@ LAST: Final = 2**62
 class PushFilter:
     """A filter of pushes. An empty field matches all.
 
-    `state`: one of STATES. `from_ms`, `to_ms`: windows in [from_ms, to_ms) (None: without this bound). `why`: the first
-    160 characters of the last error, or NO_ERROR.
+    `state`: a state of STATES. `from_ms`, `to_ms`: windows in [from_ms, to_ms) (None: without this bound). `why`: the
+    first 160 characters of the last error, or NO_ERROR.
     """
 
     state: str = "open"
@@ -138,8 +139,8 @@ class PushLine:
 class PushPage:
     """A page of pushes.
 
-    `next_after`: the start of the next page; None: this is the last. `is_cut`: the page ended after MOST_LOOKED_AT
-    rows, or after MOST_ORG_MS for one organisation, before it was full.
+    `next_after`: the start of the next page; None: this is the last. `is_cut`: True if the page ended before it was
+    full: after MOST_LOOKED_AT rows, or after MOST_ORG_MS for one organisation.
     """
 
     lines: list[PushLine]
@@ -158,7 +159,7 @@ def list_pushes(
 
     Errors: UsageError for an unknown state, an invalid range or `after`, or a `why` that open pushes do not have.
     UnknownId for an unknown feature or organisation, or if the push of `after` does not exist. A provider without
-    pushes is valid, because only this machine may know it.
+    pushes is valid, because the database may not know a new provider yet.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")
@@ -352,7 +353,7 @@ class WaitSum:
     """All open pushes of a provider and state with the same last error, or NO_ERROR.
 
     `error`: the first 160 characters of the error. `oldest_ms`: the start of their oldest window. `next_ms`: when a
-    tick sends or looks up the first of them; None: the state is neither `due` nor `queued`.
+    tick sends or looks up the first of these pushes; None: the state is neither `due` nor `queued`.
     """
 
     provider: str
@@ -365,7 +366,10 @@ class WaitSum:
 
 @dataclass(frozen=True)
 class WaitSums:
-    """At most MOST_REASONS sums by reason. `more`: True if there are others."""
+    """At most MOST_REASONS sums by reason.
+
+    `more`: True if there are further sums.
+    """
 
     sums: list[WaitSum]
     more: bool
@@ -374,7 +378,7 @@ class WaitSums:
 def sum_pushes(connection: sa.Connection, chosen: PushFilter) -> list[PushSum]:
     """Return sums of the open pushes that a filter finds.
 
-    They are by provider, customer, feature and state.
+    Each sum is of a provider, customer, feature and state.
     """
     return [PushSum(**row._mapping) for row in SQL.run(connection, "customer_sums", chosen.values)]
 

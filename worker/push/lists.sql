@@ -24,7 +24,7 @@ ORDER BY state, window_ms, org_id, feature, revision LIMIT :at_most
 provider, due_at_ms, window_ms, org_id, feature, revision
 
 -- name: open
--- Pushes that ticks send, by the index on open pushes. They are sorted by provider and due time.
+-- Pushes that ticks send, by the index on open pushes. The pushes are sorted by provider and due time.
 SELECT {columns} FROM pushes WHERE state IN {open_states} AND state NOT IN ('in_doubt', 'rejected') AND {narrowed}
     AND ({due_place}) > (:provider_after, :due_at_ms, :window_ms, :org_id, :feature_after, :revision) {due_to}
 ORDER BY {due_place} LIMIT :at_most

@@ -1,7 +1,9 @@
-"""Decide a push's new state and next attempt from an outcome. Pure.
+"""Decide a push's new state and next attempt from an outcome.
 
-Guarantee: a push is accepted only with proof (P3). A push in doubt never becomes due again. The same key is sent again
-only while the provider is sure to remember it (P2, P5).
+This module is pure.
+
+Guarantee: a push is accepted only with proof (P3). A push in doubt never becomes due again. Drawdown sends the same key
+again only while the provider is sure to remember it (P2, P5).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from drawdown.worker.engine.fair_queue import NotBegun
 class Settlement:
     """The new state of a push.
 
-    `due_at_ms`: the time of the next attempt or lookup. `outcome`: the outcome of the attempt or lookup, as a word.
+    `due_at_ms`: the time of the next attempt or lookup. `outcome`: a word for the outcome of the attempt or lookup.
     `error`: the reason of the outcome (None: without a reason).
     """
 
@@ -56,14 +58,14 @@ class Settlement:
     cost: UnitCost | None = None
     """The credits that the provider charged for one base unit.
 
-    None: it did not report them.
+    None: the provider did not report them.
     """
 
 
 MOST_RETRY_MS: Final = DAY_MS
 """Longest wait before Drawdown retries a push, in milliseconds.
 
-A provider cannot request a longer wait.
+If a provider requests a longer wait, Drawdown waits for this time.
 """
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """Milliseconds to wait after a charge failed for lack of credit.
@@ -79,7 +81,7 @@ def safe_retention_ms(capabilities: Capabilities) -> int | None:
 
     They count from the first attempt. None: without a limit.
 
-    It is the retention less an hour, or less half of it if it is shorter than two hours.
+    They are the provider's retention minus an hour. If the retention is shorter than two hours, they are half of it.
     """
     kept = capabilities.key_retention_ms
     return None if kept is None else kept - min(HOUR_MS, kept // 2)
@@ -90,13 +92,12 @@ def settle(
 ) -> Settlement:
     """Return the settlement of a push after an attempt's outcome.
 
-    `attempt`: its number, from 1 on.
-
-    `sent_before`: an earlier attempt may have reached the provider. By default, any earlier attempt may have.
+    `attempt`: the number of the attempt, from 1 on. `sent_before`: True if an earlier attempt may have reached the
+    provider; None: any earlier attempt may have reached it.
     """
     match outcome:
         case Accepted(_, cost):
-            # An earlier attempt may have been charged at another cost: this response has only the cost of its own
+            # An earlier attempt may have been charged at another cost. This response has only the cost of its own
             # attempt.
             alone = not (attempt > 1 if sent_before is None else sent_before)
             return Settlement("accepted", now_ms, "accepted", cost=cost if alone else None)
@@ -129,9 +130,12 @@ def _settle_duplicate(sent_before: bool, now_ms: int, capabilities: Capabilities
         return Settlement("accepted", now_ms, "duplicate")
     if sent_before:
         return Settlement(
-            "queued", _look_up_at(now_ms, capabilities), "duplicate", "claimed, but not proven. A tick looks it up"
+            "queued",
+            _look_up_at(now_ms, capabilities),
+            "duplicate",
+            "the provider has the key, but the charge is not proven. A tick looks it up",
         )
-    # This database never sent the key, but the provider knows it: a part of our history may be lost (R1).
+    # This database never sent the key, but the provider knows it. A part of our history may be lost (R1).
     lost = "the provider knows this key, but this database does not have an earlier attempt of the push"
     return Settlement(
         "queued" if capabilities.lookup else "in_doubt", _look_up_at(now_ms, capabilities), "duplicate", lost
@@ -145,9 +149,9 @@ def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabi
 
 
 def applied_within(declared: Mapping[str, Capabilities]) -> dict[str, int]:
-    """Return the milliseconds after a send in which a lookup may miss it.
+    """Return how long after a send a lookup may miss the push, by provider.
 
-    The keys are the providers that have a lookup.
+    The values are milliseconds. Providers without a lookup are left out.
     """
     return {
         name: max(can.applied_within_ms, can.lookup_lag_ms)
@@ -175,7 +179,7 @@ class LookedUpPush:
     """
     first_sent_ms: int
     claimed: bool
-    """True if the provider reported that it has the key, so that a retry would only repeat that."""
+    """True if the provider reported that it has the key, so that a retry would only repeat that response."""
     may_be_sent: bool = False
     """True if it is unsent in this database, but a lost history may have sent it (R1)."""
     stale: bool = False
@@ -223,7 +227,7 @@ def after_lookup(
         case FoundPush(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case FoundPush(0):
-            said = "the provider has the push on record and charged nothing for it"
+            said = "the provider recorded the push, but did not charge it"
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
         case FoundPush(quantity, cost):
             return Adopt(quantity, _cost_of(cost, asked))
@@ -241,8 +245,8 @@ def after_lookup(
 def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
     """Return the cost to store with an accepted push; None if it is uncertain.
 
-    If several attempts may have arrived, another one may have been charged at another cost. If the charge ended inside
-    a unit, its cost is stored nevertheless: without it, the rest of the unit would look lost.
+    If several attempts may have arrived, another attempt may have been charged at another cost. If the charge ended
+    inside a unit, its cost is stored nevertheless. Without the cost, the rest of the unit would look lost.
     """
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 
@@ -262,7 +266,7 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):
         return Void("absent. The push was sealed before the provider's total for this customer and feature was known")
     if asked.others and asked.sent_qty == 0:
-        return Void("the push had no quantity to send, and the provider has later revisions of its window")
+        return Void("the push did not have a quantity to send, and the provider has later revisions of its window")
     if asked.waits and not asked.others:
         return Settlement(asked.state, now_ms + FIRST_BACKOFF_MS, "absent", OTHERS_FIRST)
     if over and asked.may_be_sent and not asked.others and asked.state == "queued":

@@ -1,13 +1,14 @@
 """Push: send due pushes to their provider and record each outcome.
 
-Guarantee: claim and attempt are committed before a byte leaves (P1). The bytes sent are those of the outbox row. A push
-without a response is due again under the same key, or is looked up. Responses are settled in portions as they arrive,
-so that a process that dies loses few of them. For any number of due pushes, verdicts and halts wait at most for one
-spell and its last calls.
+Guarantee: Drawdown commits claim and attempt before it sends a byte (P1). The bytes sent are those of the outbox row. A
+push without a response is due again under the same key, or is looked up. Responses are settled in portions as they
+arrive, so that a process that dies loses few of them. For any number of due pushes, verdicts and halts wait at most for
+one spell and its last calls.
 
 The embedded ledger's own pushes are charged in place. One transaction picks, charges and settles them, so that a
-response cannot be lost. Each key is charged once. If a push is special (sent before, without a rate, beyond a bound, or
-charged already), it stays due. It is then sent like a push of any provider, and those outcomes cover these cases.
+response cannot be lost. Each key is charged once. A push is special if it was sent before, lacks a rate, exceeds a
+bound, or was charged already. A special push stays due, and is then sent like a push of any provider. The outcomes of
+such a send cover these cases.
 """
 
 from __future__ import annotations
@@ -75,19 +76,22 @@ SENDING: Final = 5
 SPELL_MS: Final = 20 * SECOND_MS
 """Milliseconds for which Drawdown sends a provider's pushes in one turn.
 
-Afterwards verdicts and halts have their turn.
+After this time, verdicts and halts have their turn.
 """
 
 
 @dataclass
 class Pushed:
-    """The number of pushes by their outcome. `rounds`: the number of claims."""
+    """The number of pushes by their outcome.
+
+    `rounds`: the number of claims.
+    """
 
     accepted: int = 0
     other: int = 0
     rounds: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest calls at once, by provider, if the provider refused calls as too many."""
+    """The fewest concurrent calls, by provider, if the provider refused calls as too many."""
     more: bool = False
     """True if the spell was over, so that more pushes may be due."""
     why: Counter[str] = field(default_factory=Counter)
@@ -106,8 +110,8 @@ def push_in_spells(
 ) -> Steps[list[object]]:
     """Send all due pushes of a provider, in spells.
 
-    After each spell, run `others`, with True if more pushes may be due. Return the results of all steps. The result of
-    a failed step is its exception.
+    Run `others` after each spell, with True if more pushes may be due. Return the results of all steps. The result of a
+    failed step is its exception.
     """
     at_once = 1 if context.capabilities[provider].in_flight == 1 else LANES
     expired: list[object] = yield RunTogether([expire(context, provider)])  # once, because it reads all due pushes
@@ -131,8 +135,8 @@ def expire(context: Context, provider: str) -> Steps[None]:
 def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
     """Send due pushes of a provider, claim after claim.
 
-    It ends once all due pushes are sent, the tick's time or `spell_ms` is over, or the circuit breaker of the provider
-    is open. Without `spell_ms`, it calls `expire` first.
+    This ends once all due pushes are sent, the tick's time or `spell_ms` is over, or the circuit breaker of the
+    provider is open. Without `spell_ms`, it calls `expire` first.
     """
     done = Pushed()
     until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms
@@ -184,8 +188,8 @@ def _send_all(
     """Send the claimed pushes, unless the lease runs out, and settle the responses.
 
     The lease is checked again right before each call (P1). Once the spell is over, further calls do not begin. Pushes
-    without a call are due again. Unread customers are read before their pushes are sent. They come last, so that the
-    other pushes do not wait for these reads.
+    for which no call began are due again. Unread customers are read before their pushes are sent. These pushes come
+    last, so that the other pushes do not wait for these reads.
     """
     clock, lease_end, lane = context.clock, now + LEASE_MS, ClaimedAt(provider, context.capabilities[provider], now)
     sending = Push(
@@ -259,8 +263,8 @@ def _settle_portion(
 def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> Steps[Mapping[int, Outcome]]:
     """Read the customers of unread pushes, and record their parts.
 
-    This happens before the pushes are sent. Returns the outcomes of the pushes that must wait, by place, because their
-    customer is not read.
+    This happens before the pushes are sent. Return the outcomes of the pushes that must wait for a read of their
+    customer, by place.
 
     Autumn omits a one-time part from its responses as soon as it is used up exactly (seen in a recorded call). If the
     first push uses up an unknown part and its response is lost, the balance would prove that the push is absent (P5).
@@ -336,7 +340,7 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
         SQL.run(connection, "expire", {**values, **limits, "state": state})
     if oldest or capabilities.max_quantity is not None:
         words = {
-            # Rounded up: a provider may declare a little less than it accepts, to allow for a late call.
+            # Rounded up, because a provider may declare a little less than it accepts, to allow for a late call.
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
@@ -357,7 +361,7 @@ def _settle(
     ask: partial[None],
     note: partial[None],
 ) -> None:
-    # If history was lost after the send, the push is looked up: its key may now have another quantity here (R1).
+    # If history was lost after the send, the push is looked up. Its key may now have another quantity here (R1).
     require_same(connection, witness)
     rows = [
         {
@@ -391,7 +395,7 @@ def _settle(
 AT_ONCE: Final = 4_096
 """Most pushes that one transaction charges."""
 MOST_RATE: Final = 10**12
-"""Most micro-credits, and most base units, of a rate that is charged in place.
+"""Most micro-credits, and most base units, in a rate that is charged in place.
 
 `ledger rate` has the same limit.
 """
@@ -400,17 +404,17 @@ MOST_PRODUCT: Final = 2**62
 
 
 class NotPlain(Refused):
-    """A key was charged before, or a wallet would exceed its limit.
+    """Raised if a key was charged before, or a wallet would exceed its limit.
 
-    The transaction is rolled back and does not charge any push.
+    The transaction is rolled back, and no push is charged.
     """
 
 
 def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | None = None) -> Steps[int]:
     """Charge the embedded ledger's plain pushes in place, and return their number.
 
-    It ends once all plain pushes are charged, `sending` eighths of the tick's time are over, or `until_ms` has come. It
-    also ends if a charge is refused (`NotPlain`), and the rest stays due.
+    This ends once all plain pushes are charged, `sending` eighths of the tick's time are over, or `until_ms` has come.
+    It also ends if a charge is refused (`NotPlain`), and the remaining pushes stay due.
     """
     done = 0
     while not context.out_of_time(sending):
@@ -437,8 +441,8 @@ def charge_due(
 ) -> tuple[int, Witness | None]:
     """Charge and settle at most AT_ONCE due pushes.
 
-    Return their number, and the local checkpoint to save. None: it did not charge any push, or this machine does not
-    have a checkpoint.
+    Return the number of charged pushes, and the local checkpoint to save. The checkpoint is None if no push was
+    charged, or if this machine does not have a checkpoint.
 
     Errors: NotPlain if a charge is refused. HistoryDoubted if the history changed, or a recovery is needed.
     """

@@ -74,7 +74,7 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
     AND first_attempt_ms IS NOT NULL AND (first_attempt_ms <= :oldest_attempt_ms OR window_ms < :oldest_window_ms)
 
 -- name: reject_unsendable
--- A push that exceeds the provider's declared limits is not sent. It was never sent, so a person can decide.
+-- A push that exceeds the provider's declared limits is not sent. Such a push was never sent, so a person can decide.
 UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WHEN window_ms < :oldest_window_ms
     THEN 'not sent: the provider takes nothing dated more than ' || :days || ' days back'
     ELSE 'not sent: the provider takes no quantity above ' || :largest_qty END
@@ -118,7 +118,7 @@ WHERE {is_of_updated_push}
 RETURNING pushes.window_ms, pushes.key, pushes.customer_id, pushes.feature, pushes.sent_qty, pushes.state
 
 -- name: finish_attempts
--- The present number of attempts shows whether a later attempt had begun. Clocks of two workers cannot show it.
+-- The present number of attempts shows whether a later attempt had begun. Clocks of two workers cannot show this.
 UPDATE attempts SET finished_ms = :now_ms, outcome = p.outcome, detail = p.error, attempts_then = (
     SELECT x.attempts FROM pushes x WHERE {is_of_push})
 FROM {settlements} p
@@ -202,8 +202,8 @@ WHERE x.org_id = :org_id AND x.feature = :feature AND p.provider = :provider AND
     AND x.at_ms >= :sealed_at_ms LIMIT 1
 
 -- name: known_by_events
--- The charges of a customer by events in a span, as this database has them. If a person charged by hand, or only a
--- balance shows a charge, it does not have an event.
+-- The charges of a customer by events in a span, as this database has them. A charge by hand, or a charge that only a
+-- balance shows, does not have an event.
 SELECT CAST(COALESCE(SUM(p.sent_qty), 0) AS BIGINT) FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature = :feature AND p.state = 'accepted'
     AND p.window_ms >= :from_ms AND p.window_ms < :until_ms AND NOT p.by_hand AND COALESCE(p.lookup_answer, '') <> 'drawn'
@@ -329,7 +329,7 @@ ORDER BY p.due_at_ms LIMIT :at_most {skip_locked}
 
 -- name: by_key [postgresql]
 -- The planner does not know the number of rows in the work table. Pushes and wallets must be read by their keys, even
--- if statistics show few of them.
+-- if statistics show few rows.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE)
 
 -- name: by_turn [postgresql]
@@ -388,12 +388,12 @@ SELECT DISTINCT org_id FROM charges_work ORDER BY org_id
 -- The figures to compare with a customer's balance, and the reported differences.
 
 -- name: accounted
--- A push belongs to the balance's present cycle if it was settled in it. If it was sent just before the cycle began, or
--- was billed by hand, it may be drawn from the balance or not. `from_ms`: the earliest possible start of the cycle. A
--- push that may have arrived is open until it is settled. If a person voided a negative push that was sent, a part of
--- it may have been given back. Autumn gives back at most the drawn quantity, and not always with an event. A charge was
--- made at one of the costs from `first` to `last`, because the exact times of charges and of changes are unknown.
--- `fresh` is the amount that counts in the cycle since the last comparison.
+-- A push belongs to the balance's present cycle if it was settled in this cycle. If the push was sent just before the
+-- cycle began, or was billed by hand, the balance may include it or not. `from_ms`: the earliest possible start of the
+-- cycle. A push that may have arrived is open until it is settled. If a person voided a negative push that was sent, a
+-- part of it may have been given back. Autumn gives back at most the drawn quantity, and not always with an event. A
+-- charge was made at one of the costs from `first` to `last`, because the exact times of charges and of changes are
+-- unknown. `fresh` is the amount that counts in the cycle since the last comparison.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cost, SUM(p.attempts) AS attempts,
     SUM(CASE WHEN p.open = 1 THEN 1 ELSE 0 END) AS open,
@@ -564,10 +564,10 @@ WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.cust
 -- Rejected pushes that wait for credit.
 
 -- name: waiting
--- Pushes that were rejected for lack of credit, of customers with credit for their feature in a later read. It repeats
--- the condition of the index of pushes that need a person word for word, so due pushes do not slow it. With each
--- refusal, a window waits twice as long. After `most_give_backs` revisions, a person decides about a push that gives
--- back.
+-- Pushes that were rejected for lack of credit, of customers with credit for their feature in a later read. The
+-- statement repeats the condition of the index of pushes that need a person word for word, so due pushes do not slow
+-- it. With each refusal, a window waits twice as long. After `most_give_backs` revisions, a person decides about a push
+-- that gives back.
 SELECT p.* FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
     AND (p.sent_qty > 0 OR p.revision < :most_give_backs)

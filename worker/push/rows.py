@@ -1,7 +1,7 @@
-"""Find pushes by key, change many at once, and build their requests.
+"""Find pushes by key, change many in one statement, and build their requests.
 
-Guarantee: for any number of pushes, each read and each change is one statement. Keys are found by the primary key of
-the outbox, because the text of keys does not have an index. The same row makes the same bytes (P2).
+Guarantee: for any number of pushes, each read and each change is one statement. Pushes are found by the primary key of
+the outbox, because the text of keys does not have an index. The same row always makes the same request bytes (P2).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def push_id_of(push: Row) -> dict[str, object]:
 def was_sent_before(push: PushRow, since_ms: int) -> bool:
     """Return True if a push was first sent before a time.
 
-    An example is the start of its provider's names and units. If the time of its first send is unknown, the time of its
-    seal counts.
+    An example of the time is the start of its provider's names and units. If the time of the first send is unknown, the
+    time of the seal counts.
     """
     sent_ms = push.sealed_at_ms if push.first_attempt_ms is None else push.first_attempt_ms
     return int(sent_ms) < since_ms
@@ -75,7 +75,10 @@ def _require_unfolded(connection: sa.Connection, key: str) -> None:
 
 
 def _around(connection: sa.Connection, key: str) -> list[str]:
-    """Return the keys on either side of this key; the newest keys if it is invalid."""
+    """Return the keys on either side of this key.
+
+    If this key is invalid, return the newest keys.
+    """
     push_id = parse_push_key(key) or {"window_ms": 2**62, "org_id": "", "feature": "", "revision": 0}
     values = {**push_id, "at_most": ids.NEIGHBOURS}
     return [str(near) for side in ("keys_from", "keys_before") for near in SQL.run(connection, side, values).scalars()]
@@ -84,8 +87,8 @@ def _around(connection: sa.Connection, key: str) -> list[str]:
 def find_pushes(connection: sa.Connection, keys: Iterable[str], *, hold: bool = False) -> dict[str, PushRow]:
     """Return the existing pushes among these keys, by key.
 
-    `hold`: lock them until the transaction ends. Without it, a push that is accepted meanwhile could be voided as if it
-    were still in doubt.
+    `hold`: lock the pushes until the transaction ends. Without the lock, a push that is accepted meanwhile could be
+    voided as if it were still in doubt.
     """
     push_ids = {key: push_id for key in keys if (push_id := parse_push_key(key)) is not None}
     values = {"push_ids": list(push_ids.values())}
@@ -121,7 +124,7 @@ def wire_key(key: str, capabilities: Capabilities) -> str:
 def dated(window_ms: int, revision: int) -> int:
     """Return the time of a push at its provider.
 
-    It is in the middle of a minute of the push's window, so that any sum of the window includes it.
+    It is in the middle of a minute of the push's window, so that any sum over the window includes the push.
     """
     return window_ms + min(revision, OWN_MINUTES) * MINUTE_MS + MINUTE_MS // 2
 
@@ -136,7 +139,8 @@ def request_of(row: sa.Row[tuple[object, ...]], capabilities: Capabilities) -> P
 def plan(connection: sa.Connection, *ways: str) -> None:
     """Make PostgreSQL plan the next statements in these ways.
 
-    `ways`: names of statements that change settings of its planner. Otherwise old statistics decide the plan.
+    `ways`: names of statements that change settings of PostgreSQL's planner. Without these settings, old statistics
+    decide the plan.
     """
     for way in ways if connection.dialect.name == "postgresql" else ():
         SQL.run(connection, way)

@@ -2,8 +2,8 @@
 
 There is one sum for each provider and state.
 
-Guarantee: it reads only these pushes, by their own index. Amounts are in credits by the provider's rates; quantities of
-different features are never added up.
+Guarantee: this module reads only these pushes, by the index on pushes that need a person. Amounts are in credits by the
+provider's rates. Quantities of different features are never added up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from drawdown.worker.verdict.rates import Prices, Quantity, Worth
 SQL = queries(__file__)
 
 AWAITING_CREDIT: Final = "awaiting_credit"
-"""The state of a rejected push that is billed again once credit is shown."""
+"""The state of a rejected push that Drawdown bills again once the provider shows credit."""
 UNTIL_CREDIT: Final = "billed when the provider shows credit"
 
 
@@ -30,8 +30,9 @@ UNTIL_CREDIT: Final = "billed when the provider shows credit"
 class Unresolved:
     """All pushes of one provider and state: `in_doubt`, `rejected` or AWAITING_CREDIT.
 
-    `oldest_window_ms`: start of the oldest window. `oldest_ms`: when the oldest push was sealed. `looked_up_ms`: the
-    latest due time of their next lookups. None: they are not in doubt, or Drawdown has never looked them up.
+    `oldest_window_ms`: the start of the oldest window. `oldest_ms`: when the oldest push was sealed. `looked_up_ms`:
+    the latest due time of the pushes' next lookups. None: the pushes are not in doubt, or Drawdown has never looked
+    them up.
     """
 
     provider: str
@@ -50,12 +51,12 @@ class Unresolved:
 
     @property
     def waits(self) -> str:
-        """Return the verb after `size`."""
+        """Return the verb that follows `size`."""
         return "waits" if self.pushes == 1 else "wait"
 
     @property
     def command(self) -> str:
-        """Return the command for all of them: `resolve-all` if in doubt, else the list."""
+        """Return the command: `resolve-all` if the pushes are in doubt, else the list."""
         if self.state == "in_doubt":
             return resolve_all(self.provider)
         return typed("drawdown", "push", "list", "--state", self.state, "--provider", self.provider)
@@ -69,7 +70,7 @@ def resolve_all(provider: str) -> str:
 def unresolved_parts() -> dict[str, Part]:
     """Return the queries of the rows for `unresolved_of`.
 
-    They can be read together with others in one statement.
+    One statement can run these queries together with others.
     """
     return {"unresolved": SQL.part("sums"), "unresolved_orgs": SQL.part("orgs")}
 

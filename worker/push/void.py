@@ -1,13 +1,13 @@
 """Void pushes that never arrived: by a person, or when a customer has credit.
 
-Guarantee: a void is a row of its own, with actor and reason. It makes the window dirty, so that the next tick seals the
+Guarantee: a void is a separate row, with actor and reason. It makes the window dirty, so that the next tick seals the
 difference (P5). A push is not voided if its outcome is unknown, or if our own ledger has charged it.
 
-A rejection that waits for credit is voided only on two conditions. Its last response proves that it was not charged,
-and a later read shows credit for its feature. The next seal bills its usage under a new key, because Autumn stores the
-key of a charge that failed (observed in a recorded call). With each refusal, a push waits longer. Each tick reads the
-balances of customers with waiting pushes, because Autumn does not send a webhook of a grant (observed in recorded
-calls). After MOST_GIVE_BACKS revisions of its window, a person decides about a push that gives back.
+Drawdown voids a rejected push that waits for credit only on two conditions. Its last response proves that it was not
+charged, and a later read shows credit for its feature. The next seal bills its usage under a new key, because Autumn
+stores the key of a charge that failed (observed in a recorded call). With each refusal, a push waits longer. Each tick
+reads the balances of customers with waiting pushes, because Autumn does not send a webhook of a grant (observed in
+recorded calls). If a push gives back usage, a person decides about it after MOST_GIVE_BACKS revisions of its window.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ Barrier = Literal["below_floor", "charged", "may_arrive", "not_charged"]
 class Refusal:
     """The reason why a person cannot resolve a push now.
 
-    `barrier`: the rule as a word. `text`: the error. `wait_ms`: milliseconds until the reason ends; 0: unknown.
+    `barrier`: the name of the rule that protects the push. `text`: the error. `wait_ms`: milliseconds until the reason
+    ends; 0: unknown.
     """
 
     key: str
@@ -90,8 +91,8 @@ def refusals(
 
     Call this under S1's lock. A push may have several refusals.
 
-    `adopted`: the provider's push takes its place, so charges of the ledger do not count. `answered`: refuse pushes
-    with an attempt that may still arrive.
+    `adopted`: True if the provider's push takes the place of ours, so that charges of the ledger do not count.
+    `answered`: True to refuse pushes with an attempt that may still arrive.
     """
     yield from _below_floor(connection, chosen)
     for key in () if adopted else sorted(_charged(connection, chosen)):
@@ -128,8 +129,8 @@ def void_many(
 ) -> None:
     """Void pushes, each with its evidence.
 
-    Call this under S1's lock. The call takes a few statements for any number of pushes. `answered`: refuse a push with
-    an attempt that may still arrive. A caller with the proof of a lookup or of a cancellation passes False.
+    Call this under S1's lock. For any number of pushes, this runs a few statements. `answered`: True to refuse a push
+    with an attempt that may still arrive. A caller with the proof of a lookup or of a cancellation passes False.
 
     Errors: Refused, for all of them, if a rule protects a push.
     """
@@ -158,9 +159,10 @@ def void_many(
 def void_rejected(connection: sa.Connection, what: Sequence[OfWindow], by: By) -> None:
     """Void rejected pushes of windows from which usage is withdrawn.
 
-    Call this under S1's lock. The windows of the voided pushes are sealed again, so that one push has the rest.
-    Otherwise a correction would give back usage that was not charged. The correction could also be rejected, as these
-    pushes were, if it costs more than the largest entry of a wallet. Pushes that may still be charged stay.
+    Call this under S1's lock. The windows of the voided pushes are sealed again, so that one push has the remaining
+    usage. Otherwise a correction would give back usage that was not charged. The correction could also be rejected, as
+    these pushes were, if it costs more than the largest entry of a wallet. Pushes that may still be charged do not
+    change.
     """
     windows = [{"org_id": org, "window_ms": ms} for org, ms in sorted({(one.org_id, one.window_ms) for one in what})]
     found = SQL.run(connection, "rejected_of", {"windows": windows}).all()
@@ -207,9 +209,9 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
 
     Give back its draw, and return its new state: `rejected`, or `in_doubt`.
 
-    If several of its attempts may have arrived, the provider may have refused one attempt and charged another. In that
-    case the push is in doubt, and looked up. It loses its claim, because a response that is still on its way is older
-    than the refusal.
+    If several attempts of the push may have arrived, the provider may have refused one attempt and charged another. In
+    that case the push is in doubt, and looked up. It loses its claim, because a response that is still on its way is
+    older than the refusal.
     """
     several = SQL.run(connection, "arrivals_of", push_id_of(push)).scalar_one() > 1
     state, words = ("in_doubt", DOUBTED) if several else ("rejected", "")
@@ -220,7 +222,8 @@ def refuse_late(connection: sa.Connection, push: PushRow, reason: str, now_ms: i
 def put_in_doubt(connection: sa.Connection, push: PushRow, why: str, now_ms: int) -> None:
     """Put an accepted push in doubt, because its provider may no longer count it.
 
-    Its draw is given back. It is looked up after MAY_ARRIVE_MS. Responses to earlier attempts do not make it accepted.
+    Give back its draw. Drawdown looks the push up after MAY_ARRIVE_MS. Responses to earlier attempts do not make it
+    accepted.
     """
     _take_back(connection, push, "in_doubt", why, now_ms)
 
@@ -235,7 +238,7 @@ def _take_back(connection: sa.Connection, push: PushRow, state: str, why: str, n
 def _charged(connection: sa.Connection, chosen: Sequence[PushRow]) -> set[str]:
     """Return the keys of the pushes that the embedded ledger has charged.
 
-    The ledger is in this database: a process that was suspended may charge at any time, and its charge is valid.
+    The ledger is in this database. A process that was suspended may charge at any time, and its charge is valid.
     """
     ours = [str(push.key) for push in chosen if push.provider == EMBEDDED]
     if not ours:
@@ -251,7 +254,7 @@ def _may_arrive(newest_ms: int | None, now_ms: int) -> bool:
 def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: int) -> Iterator[Refusal]:
     """Refuse pushes with an unanswered attempt that may still arrive.
 
-    Such an attempt may be charged after a later attempt was rejected, and a void would then bill twice.
+    The provider may charge such an attempt after it rejected a later attempt, and a void would then bill twice.
     """
     for push, newest in zip(chosen, newest_unanswered(connection, chosen), strict=True):
         if newest is not None and _may_arrive(newest, now_ms):
@@ -266,7 +269,7 @@ def _unanswered(connection: sa.Connection, chosen: Sequence[PushRow], now_ms: in
 def _below_floor(connection: sa.Connection, chosen: Sequence[PushRow]) -> Iterator[Refusal]:
     """Refuse pushes below the floor of their organisation (S4).
 
-    Below the floor, Drawdown does not seal any more, so the usage of a voided push would be lost.
+    Below the floor, Drawdown no longer seals, so the usage of a voided push would be lost.
     """
     orgs = [{"org_id": org} for org in sorted({str(push.org_id) for push in chosen})]
     floors = {row.org_id: int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": orgs})}
@@ -293,7 +296,7 @@ LONGEST_WAIT_MS: Final = DAY_MS
 def bill_again(context: Context) -> Steps[int]:
     """Void pushes rejected for lack of credit if their customers have credit now.
 
-    Return the number of these pushes.
+    Return the number of voided pushes.
     """
     done = 0
     while not context.out_of_time():

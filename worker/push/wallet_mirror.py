@@ -2,9 +2,9 @@
 
 The wallet is the customer's account in the embedded ledger.
 
-Guarantee: a push is drawn once, by its key, in the transaction that accepts it. If the push is refused later, it is
-given back once. If a customer's wallet changed, the customer's verdict is refreshed. A customer without a grant here is
-not charged here, and not halted for it.
+Guarantee: a push is drawn once, by its key, in the transaction that accepts it. If the provider refuses the push later,
+the draw is given back once. If a customer's wallet changed, Drawdown refreshes the customer's verdict. A customer
+without a grant here is not charged here, and not halted for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AGAIN: Final = ":redrawn"
 
 
 class Billed(Protocol):
-    """The columns of a push that a wallet needs: a row of `pushes`."""
+    """The columns of `pushes` that a wallet needs for a draw."""
 
     @property
     def key(self) -> str: ...
@@ -54,7 +54,7 @@ def usage_of(push: Billed) -> entries.Usage:
 
 
 def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: int) -> None:
-    """Draw accepted pushes from their customers' wallets, if they have a wallet.
+    """Draw accepted pushes from the wallets of customers that have a wallet.
 
     Call this only for providers without a hard stop, which `draw_if_ours` checks.
     """
@@ -68,7 +68,7 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
 
 
 def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: int) -> None:
-    """Charge all uses at once; if a wallet cannot owe so much, charge them in halves.
+    """Charge all uses together; if a wallet cannot owe so much, charge them in halves.
 
     A use that is too large alone is not drawn, although the provider charged it. `verify` finds it (`undrawn`), and the
     others do not wait.
@@ -86,7 +86,7 @@ def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: in
         return
     for use, charge in zip(uses, charges, strict=True):
         if charge is wallet.Charge.NO_RATE:
-            log.warning("wallet_not_drawn", feature=use.feature, detail="the ledger has no rate for the feature")
+            log.warning("wallet_not_drawn", feature=use.feature, detail="the embedded ledger lacks a rate")
 
 
 def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:

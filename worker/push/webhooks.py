@@ -1,9 +1,9 @@
 """Apply webhooks of providers, each event once.
 
-Guarantee: each webhook was authenticated. The content of an event is applied in the transaction that stores its id. An
-event that could not be fetched is stored as failed, and may come again. The figures in a notice are not used. A
-customer that changed is read again, twice. A refused push becomes rejected, and a person or `push retry` decides. If
-another of its attempts may have been charged, it is in doubt, and looked up.
+Guarantee: each webhook was authenticated. One transaction applies the content of an event and stores its id. An event
+with content that could not be fetched is stored as failed, and may come again. Drawdown does not use the figures in a
+notice. It reads a changed customer again, twice. A refused push becomes rejected, and a person or `push retry` decides.
+If another of its attempts may have been charged, the push is in doubt, and looked up.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def take_event(
 
 
 def _store(connection: sa.Connection, event: WebhookEvent, state: str, error: str | None, now_ms: int) -> bool:
-    """Store an event, and return True if it is new, or came again after it had failed."""
+    """Store an event; return True if it is new, or came again after a failure."""
     values = {
         "provider": event.provider,
         "event_id": event.event_id,
@@ -92,7 +92,7 @@ _SHOWN = {"rejected": "rejected", "in_doubt": "in doubt"}
 def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[Notice], now_ms: int) -> list[str]:
     """Apply authenticated notices of a provider, and return a line about each.
 
-    A notice of an unknown customer or push is valid and gets a line too, because the provider may serve other systems.
+    A notice of an unknown customer or push is valid and also gets a line, because the provider may serve other systems.
     """
     rejected: list[str] = []
     lines = [_apply(connection, provider, notice, now_ms, rejected) for notice in notices]
@@ -126,7 +126,7 @@ def orgs_of(connection: sa.Connection, provider: str, customer_id: str, now_ms: 
 def _is_storable(text: str) -> bool:
     """Return True if PostgreSQL can store and compare the text.
 
-    It cannot if the text has a NUL or half of a surrogate pair.
+    PostgreSQL cannot store a text with a NUL or half of a surrogate pair.
     """
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 

@@ -1,6 +1,6 @@
 """Compare accepted pushes with the charges that the provider reports (rule R2).
 
-Guarantee: each accepted push is compared with the provider's charges once their lag is over.
+Guarantee: Drawdown compares each accepted push with the provider's charges once the provider's lag is over.
 
 Tests: tests/integration/test_reconcile.py
 """

@@ -1,11 +1,11 @@
 """Acknowledge reported balance differences and unbilled days (R2).
 
-A day is unbilled if its provider does not bill it until a person acts. An example is a customer that was deleted at the
-provider.
+A day is unbilled if the provider does not bill its usage until a person acts. An example is a customer that was deleted
+at the provider.
 
 Guarantee: an acknowledgement covers only days that `status` reported, and only those of its organisation. A later
-comparison passes such a day only while a person is still needed to read it. If a push of the day changes afterwards,
-the day is reported again, with the difference from the acknowledged quantity.
+comparison counts such a day as compared only while it cannot be compared without a person. If a push of the day changes
+afterwards, the day is reported again, with the difference from the acknowledged quantity.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Unbilled:
     """Accepted usage of an organisation that its provider does not bill.
 
     `days`: the number of days, from `first_day` to `last_day`. `quantities`: base units by feature, without quantities
-    that were acknowledged before. `by_day`: the same by day in milliseconds. `worth`: the price in words.
-    `until_ms`: all pushes of these days were settled before that time, in milliseconds.
+    that were acknowledged before. `by_day`: the same quantities by the start of the day in milliseconds. `worth`: the
+    price in words. `until_ms`: all pushes of these days were settled before that time, in milliseconds.
     """
 
     org_id: str
@@ -66,7 +66,7 @@ class Unbilled:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """The differences of balances, and the days, that a person acknowledged.
+    """The balance differences and the days that a person acknowledged.
 
     The differences are rows of `balance_marks`.
     """
@@ -77,9 +77,9 @@ class Acknowledged:
 
 @dataclass
 class Covered:
-    """The days and amounts that the acknowledgements of a customer cover.
+    """The days and amounts that acknowledgements cover.
 
-    They are those of one organisation. `until_ms`: days that were settled before that time, in milliseconds.
+    They belong to one organisation and customer. `until_ms`: days that were settled before that time, in milliseconds.
     `quantities`: base units by feature and day.
     """
 
@@ -90,7 +90,7 @@ class Covered:
 def find_unbilled(connection: sa.Connection, org_id: str = "") -> list[Unbilled]:
     """Return the reported days that no provider bills.
 
-    It reads at most MOST_MARKS customers. `org_id`: empty for all organisations.
+    This reads at most MOST_MARKS customers. `org_id`: empty for all organisations.
     """
     prices = Prices(connection)
     return [one for mark in _marks(connection, org_id) for one in _of_mark(connection, mark, org_id, prices)]
@@ -99,7 +99,7 @@ def find_unbilled(connection: sa.Connection, org_id: str = "") -> list[Unbilled]
 def _marks(connection: sa.Connection, org_id: str, *, lock: bool = False) -> Sequence[Any]:
     """Return the marks of customers with reported days.
 
-    `lock`: lock them until the transaction ends.
+    `lock`: lock the marks until the transaction ends.
     """
     chosen = {"needs_you": f"{NEEDS_YOU}%", "org_id": org_id, "at_most": MOST_MARKS}
     return SQL.run(connection, "marks_for_person", chosen, locked="for_update" if lock else "").all()
@@ -158,10 +158,10 @@ def _worth(provider: str, some: Sequence[dict[int, dict[str, int]]], prices: Pri
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
     """Acknowledge reported balance differences and unbilled days, and return them.
 
-    If `org_id` is empty, acknowledge the balance differences of all organisations, and no unbilled days. Their usage
-    would stay unbilled without a look at each customer.
+    If `org_id` is empty, acknowledge the balance differences of all organisations, but no unbilled days. Otherwise the
+    usage of those days would stay unbilled, although a person did not check each customer.
 
-    A reconciliation that runs meanwhile writes its reports later, and they stay unacknowledged.
+    If a reconciliation runs at the same time, it writes its reports later, and these stay unacknowledged.
     """
     seen = balances.acknowledge(connection, org_id, by)
     prices, unbilled = Prices(connection), list[Unbilled]()
@@ -204,7 +204,7 @@ def _report_others(connection: sa.Connection, mark: Any, prices: Prices) -> None
 
 
 def with_worth(reason: str, worth: Worth) -> str:
-    """Return the reason of open days, with the price of their usage.
+    """Return the reason of open days, followed by the price of their usage.
 
     A mark stores this text.
     """
@@ -214,7 +214,7 @@ def with_worth(reason: str, worth: Worth) -> str:
 def read_covered(
     connection: sa.Connection, provider: str, org_ids: Collection[str]
 ) -> defaultdict[tuple[str, str], Covered]:
-    """Return what acknowledgements cover, by organisation and customer."""
+    """Return the covered days and amounts, by organisation and customer."""
     found: defaultdict[tuple[str, str], Covered] = defaultdict(Covered)
     values = {"orgs": [{"org_id": org_id} for org_id in sorted(org_ids)], "action": ACTION}
     for row in SQL.run(connection, "acknowledged", values) if org_ids else ():

@@ -1,17 +1,18 @@
 """Compare the draws that balances show with our pushes (reconcile).
 
-Guarantee: if pushes that were sent twice add up to an excess exactly, the second draws are adopted, and so given back.
-A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a hidden part may have
-paid for further draws, the amount is reported to a person.
+Guarantee: if the second draws of pushes that were sent twice exactly equal an excess, Drawdown adopts them, and so
+gives them back. A second draw is as large as its push. A part of a balance is hidden if reads never showed it. If a
+hidden part may have paid for further draws, the amount is reported to a person.
 
-If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. It
-was observed that the events stay, and the balance goes back. The lack is adopted, so that the next seal sends the usage
-again. At the first comparison of credits, it is only reported, because a hidden part may be used up.
+If a balance lacks exactly the draws of pushes within a few minutes, the provider lost these draws with its store. In
+such a loss, the events stay and the balance goes back (observed). Drawdown adopts the missing draws, so that the next
+seal sends the usage again. At the first comparison of credits, it only reports them, because a hidden part may be used
+up.
 
-Any other difference between a balance and our pushes is reported to a person once, with the amount, and stored as a
-mark. Later comparisons begin from the mark. If a push was on its way meanwhile, the balance is not compared. If events
-and pushes still differ in a way that only a console shows, the balance's difference is reported each time, without a
-mark. With a mark, a correction in the console would count as drawn twice.
+Drawdown reports any other difference between a balance and our pushes to a person once, with the amount, and stores it
+as a mark. Later comparisons begin from the mark. If a push was on its way at the time, the balance is not compared. If
+events and pushes still differ in a way that only a console shows, the balance's difference is reported each time,
+without a mark. With a mark, a correction in the console would count as drawn twice.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ LESS: Final = (
     "provider. If the provider lost a charge, draw it again in the provider's console"
 )
 FAR: Final = (
-    "the difference between the balance and the pushes exceeds the largest storable number. Drawdown compared neither"
+    "the difference between the balance and the pushes exceeds the largest storable number, so Drawdown did not "
+    "compare them"
 )
 BESIDE: Final = (
     "the balance differs by this amount from all accepted pushes, including those without an "
@@ -101,7 +103,7 @@ MOST_BESIDE: Final = 12
 That write may include any of these pushes.
 """
 MOST_SUMS: Final = 10_000
-"""Sums of pushes that one comparison tries.
+"""Most sums of pushes that one comparison tries.
 
 Above this number, a person decides about the difference.
 """
@@ -111,7 +113,7 @@ MOST_LOST_SUMS: Final = 50_000
 Seals wait for this comparison.
 """
 MOST_CHARGES: Final = 5_000
-"""Pushes since the last comparison that may have used up a one-time part of a balance.
+"""Most pushes since the last comparison that may have used up a one-time part of a balance.
 
 If there are more, a person decides.
 """
@@ -154,8 +156,8 @@ ONCE: Final = ". Reported once, until you run `drawdown reconcile ORG --acknowle
 class Compared:
     """The inputs of a comparison: balances, pushes and options.
 
-    `before`: the accepted pushes, read before the balances. `settled_by`: the time in milliseconds after which a
-    settled push may be missing at the provider. `pools`: the balances that pay for features.
+    `before`: the accepted pushes, read before the balances. `settled_by`: a push that was settled after this time, in
+    milliseconds, may be missing at the provider. `pools`: the balances that pay for features.
     """
 
     provider: str
@@ -273,7 +275,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
 def _of_pair(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted
 ) -> Iterator[tuple[Line | LeftOut | None, Mark | None]]:
-    # A part from an earlier cycle may have been drawn on before. If all our pushes are of this cycle, it was not by us.
+    # A part from an earlier cycle may have been drawn on before. If all our pushes are of this cycle, we did not.
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
@@ -300,7 +302,7 @@ def _of_pair(
     if least <= 0 <= most and not is_sure:
         is_open = is_range or ours.is_repriced
         apart = 0 if is_open else nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
-        # If uncertain amounts explain the difference, this is a guess: the same amount may be lost or drawn twice.
+        # If uncertain amounts explain the difference, this is a guess. The same amount may be lost or drawn twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
         # Pushes that were billed by hand since are in the balance or not. From now on the mark includes that.
@@ -395,8 +397,8 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
     """Return True if a used-up part may explain the missing amount of a balance.
 
-    Such a part was granted once, and reads and responses never showed it: each push except the last was charged without
-    a response. Only customers with parts granted once are checked.
+    Such a part was granted once, and reads and responses never showed it. This is possible only if each push except the
+    last was charged without a response. Only customers with parts granted once are checked.
     """
     if not _has_parts(connection, asked, pair):
         return False
@@ -457,8 +459,8 @@ def _find_lost_pushes(
 ) -> list[PushRow] | None:
     """Return the pushes with draws that a balance has lost.
 
-    None: unknown, or a person may have topped it up. A store that goes back to its last write loses all later draws,
-    and any of those that were under way.
+    None: the pushes are unknown, or a person may have topped up the balance. A store that goes back to its last write
+    loses all later draws, and any of those that were under way.
     """
     drew: list[int] = []
     for row in newest:
@@ -475,9 +477,9 @@ def lost_among(drew: Sequence[int], settled_ms: Sequence[int], amount: int) -> l
     """Return the indexes of charges that add up to an amount, newest first.
 
     `drew`, `settled_ms`: the draws and the times of the charges, newest first. The result has consecutive charges
-    within LOST_SPAN_MS, and any of the charges that were settled together just before them. At most MOST_BESIDE of the
-    latter are tried. None: such charges do not exist, too many sums are possible, or a top-up may equal a tried sum by
-    chance.
+    within LOST_SPAN_MS, and any of the charges that were settled together just before them. Of these earlier charges,
+    at most MOST_BESIDE are tried. None: such charges do not exist, too many sums are possible, or a top-up may equal a
+    tried sum by chance.
     """
     tried: set[int] = set()
     tries = 0
@@ -513,7 +515,7 @@ def _is_chance(tried: Collection[int], amount: int) -> bool:
     """Return True if an amount may be among some sums by chance.
 
     People top up by round amounts. Consider all amounts up to the largest sum that are as round as this one. If more
-    than one in CHANCE of them is among the sums, the result is True.
+    than one in CHANCE of these amounts is among the sums, return True.
     """
     grain = 1
     while amount % (grain * 10) == 0:
@@ -547,7 +549,7 @@ def _of_more(
 ) -> tuple[Line | LeftOut | None, Mark | None]:
     """Adopt or report draws beyond the pushes.
 
-    They are of pushes that were sent twice, or by another system.
+    Such draws come from pushes that were sent twice, or from another system.
     """
     pools = asked.pools
     values = {
@@ -584,7 +586,7 @@ def _of_more(
 def _cost(pools: Pools, pool: str, push: PushRow) -> int:
     """Return the draw of a push's unit; 0 if its cost has changed since.
 
-    With another cost, giving it back would give another amount.
+    At another cost, Drawdown would give back another amount than the push drew.
     """
     feature, settled_ms = str(push.feature), int(push.settled_ms)
     least, most = pools.weight_between(pool, feature, int(push.first_attempt_ms), settled_ms)
@@ -595,8 +597,8 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     """Return the pushes with extra draws that add up to an amount.
 
     `pushes`: each quantity, and its possible number of extra draws. The result is the number of extra draws, by the
-    index of the push. None: they do not add up, or there are more than MOST_SUMS sums, so that a person's change of the
-    balance is more likely.
+    index of the push. None: the extra draws do not add up to the amount, or there are more than MOST_SUMS sums. With so
+    many sums, a person's change of the balance is more likely.
     """
     counts = range(1, max((times for _, times in pushes), default=0) + 1)
     copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]

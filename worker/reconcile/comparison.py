@@ -1,13 +1,13 @@
 """Compare a line with the provider's events and balance, and correct it.
 
 Guarantee: only a lookup or a balance decides about a push, and a failed read never counts as zero. While a push is on
-its way, a balance is not conclusive. A push counts as undrawn only if the figures agree exactly (P5). A push is voided
-only if its lookup shows that it was not charged. If the provider may charge without an event, the customer's balance
-must agree as well.
+its way, a balance is not conclusive. A push counts as undrawn only if the figures agree exactly (P5). Drawdown voids a
+push only if its lookup shows that it was not charged. If the provider may charge without an event, the customer's
+balance must agree as well.
 
-An excess is given back once, and only if our pushes of the window do not explain it and the balance agrees. A quantity
-that was given back before does not count as excess. If neither events nor balance decide, or if the floor prevents
-another seal, a person decides. A line is an organisation's feature on a day.
+Drawdown gives back an excess once, and only if our pushes of the window do not explain the excess and the balance
+agrees. A quantity that was given back before does not count as excess. If neither events nor balance decide, or if the
+floor prevents another seal, a person decides. A line is an organisation's feature on a day.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def is_unclear(row: PushRow, found: LookupResult) -> bool:
 def is_contradicted(row: PushRow, found: LookupResult) -> bool:
     """Return True if a push's response proved a charge, but its event shows less.
 
-    One of them is wrong. If the customer's balance is conclusive, it decides, as for a push without an event.
+    Either the response or the event is wrong. If the customer's balance is conclusive, it decides, as for a push
+    without an event.
     """
     if not isinstance(found, FoundPush) or not row.answered:
         return False
@@ -107,16 +108,16 @@ def windows_of(connection: sa.Connection, *, line: Line) -> list[Row]:
     """Return the sums of a line's pushes by window, the earliest window first.
 
     A row also has the number of due, queued and in-doubt pushes, the last revision and the floor. Carried pushes are
-    left out.
+    not counted.
     """
     return list(SQL.run(connection, "by_window", of_line(line)))
 
 
 def read_windows(line: Line, before: ByWindow, over: Over) -> Steps[tuple[Sequence[Row], ByWindow]]:
-    """Return the windows of a line, and the totals that events show of each now.
+    """Return the windows of a line, and the totals that events show for each now.
 
-    If a window cannot be read, its totals are those of `before`, if they are there. So charges in the place of voided
-    pushes are corrected nevertheless.
+    If a window cannot be read, the result has its totals of `before`, if there are any. So charges in the place of
+    voided pushes are corrected nevertheless.
     """
     windows: list[Row] = yield Transaction("reconcile_windows", partial(windows_of, line=line), rollback=True)
     asked = [int(row.window_ms) for row in windows]
@@ -144,7 +145,8 @@ BY_HAND: Final = (
 class Short:
     """A line with its pushes, their lookups and the results.
 
-    `corrected`: corrected now. `covered`: the balance shows the charge. `untold`: the outcome is not proven.
+    `corrected`: the quantity that was corrected now. `covered`: the quantity that the balance shows as charged.
+    `untold`: the quantity without a proven outcome.
     """
 
     line: Line
@@ -156,7 +158,7 @@ class Short:
     below: int = 0
     """The quantity below the floor. All quantities are base units, and negative for pushes that give back."""
     by_window: ByWindow = field(default_factory=dict)
-    """The totals that events show of each window, if they show too much in some."""
+    """The totals that events show of each window, if they show too much in some windows."""
     unseen: dict[int, int] = field(default_factory=dict)
     """The quantity by window that only the balance shows as charged."""
     doubted: set[int] = field(default_factory=set)
@@ -188,11 +190,11 @@ class Short:
 
     @property
     def is_absent(self) -> bool:
-        """Return True if the provider lacks a push, or has another quantity of it."""
+        """Return True if the provider lacks a push, or has another quantity for it."""
         return bool(self.corrected or self.covered or self.untold or self.below)
 
     def begin(self) -> None:
-        """Clear the results, because the transaction can be repeated."""
+        """Clear the results, because the transaction may run again."""
         self.corrected = self.covered = self.untold = self.below = 0
         self.unseen, self.doubted = {}, set()
         self.balanced = self.explained = self.moving = False
@@ -206,7 +208,7 @@ class Short:
 def ended_short(short: Short, capabilities: Capabilities) -> Line:
     """Return the line of a provider that charged less, with its results and note.
 
-    The verdict is `equal` if the balance shows all missing charges.
+    If the balance shows all missing charges, the verdict is `equal`.
     """
     if not capabilities.lookup:
         note = (
@@ -246,17 +248,17 @@ def ended_short(short: Short, capabilities: Capabilities) -> Line:
 def _is_still(connection: sa.Connection, row: PushRow) -> bool:
     """Return True if a push has not changed since it was read.
 
-    The state `accepted` is not enough: the push may have been refused late and billed by hand meanwhile. In that case
-    it is accepted again, and an invoice has its usage without an event.
+    The state `accepted` is not enough, because the push may have been refused late and billed by hand meanwhile. In
+    that case it is accepted again, and an invoice has its usage without an event.
     """
     found = SQL.run(connection, "hold_settlement", push_id_of(row)).one()
     return all(getattr(row, name) == now for name, now in found._mapping.items())
 
 
 def drew(pools: Pools, push: PushRow) -> tuple[Fraction, Fraction]:
-    """Return the least and the most draws of a base unit of an accepted push.
+    """Return the least and the most that a base unit of an accepted push drew.
 
-    They are in quantities of its balance.
+    Both are in quantities of the push's balance.
     """
     settled_ms = int(push.settled_ms or push.sealed_at_ms)
     pool = pools.of(str(push.feature))
@@ -288,8 +290,8 @@ def _charged_of(
 ) -> frozenset[int] | None:
     """Return the places of absent pushes that drew on the balance.
 
-    These stay accepted. None: the balance does not show it. None, too, if it does not include the excess of events,
-    which then belongs to a day that is not compared now.
+    These pushes stay accepted. None: the balance does not show which pushes drew on it. None, too, if the balance does
+    not include the excess of events, which then belongs to a day that is not compared now.
     """
     if not quantities:
         return frozenset() if beyond[1] >= extra else None
@@ -312,7 +314,7 @@ def weighed(
 ) -> frozenset[int] | None:
     """Return the indexes of absent pushes that drew on the customer's balance.
 
-    The indexes are those of `absent`. None: the balance does not decide. The results are noted in `some`, too, unless
+    The indexes are those of `absent`. None: the balance does not decide. This also notes the results in `some`, unless
     `before` is None, or there is neither an absent push nor an excess of events.
 
     `before`: the accepted pushes before the read of the balance; None: events decide, and the result is empty.
@@ -374,7 +376,7 @@ def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int
 def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By) -> Steps[list[Short]]:
     """Look up the pushes of these lines, and void those that the provider lacks.
 
-    If the provider shows another quantity, adopt that quantity. A push that was settled after `settled_by` (in
+    If the provider shows another quantity, this adopts that quantity. A push that was settled after `settled_by` (in
     milliseconds) is left out, because the provider may not show it yet. All days of a customer are compared together,
     because one balance covers them. If the provider cannot look up pushes, the lines are returned without results.
 
@@ -491,7 +493,7 @@ def _lock(connection: sa.Connection, context: Context, provider: str) -> None:
 
 
 def _take_over(connection: sa.Connection, short: Short, pools: Pools, by: By, *, weighs: bool) -> int:
-    """Adopt the quantities that events show, also zero.
+    """Adopt the quantities that events show, including zero.
 
     `weighs`: leave out pushes that the balance decides. Return the decrease of the accepted quantity, in quantities of
     the balance.

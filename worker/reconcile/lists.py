@@ -1,8 +1,8 @@
-"""List the results of comparisons with providers, and what is not compared (R2).
+"""List the results of comparisons with providers, and missing comparisons (R2).
 
-This module only reads, and does not call providers.
+This module only reads the database, and does not call providers.
 
-Guarantee: `of_days` returns differences first. A page begins after the last line of the page before.
+Guarantee: `of_days` returns differences first. A page begins after the last line of the previous page.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from drawdown.schema.units import DAY_MS
 SQL = queries(__file__)
 
 MOST_ON_PAGE: Final = 50
-"""Comparisons with providers that one page lists."""
+"""Most comparisons with providers that one page lists."""
 MOST_DIFFERING: Final = 100
-"""Differing comparisons that a page shows first."""
+"""Most differing comparisons that a page shows first."""
 MOST_RUNS: Final = 10
-"""Latest runs of the comparison that a page lists."""
+"""Most runs of comparisons that a page lists, the latest first."""
 MOST_COUNTED: Final = 1_000
-"""Comparisons of one run that a page counts. From this number on, the page shows "or more"."""
+"""Most comparisons of one run that a page counts. From this number on, the page shows "or more"."""
 MOST_TOLD: Final = 50
-"""Unacknowledged reports of differences in balances that a page lists."""
+"""Most unacknowledged reports of differences in balances that a page lists."""
 MOST_LINES_AT_ONCE: Final = 1_000
-"""Comparisons of a download that Drawdown reads into memory at a time."""
+"""Most comparisons of a download that Drawdown reads into memory at a time."""
 VERDICTS: Final = ("short", "over", "equal", "shadow")
 
 
@@ -60,7 +60,8 @@ class Compared:
 class ComparedAt:
     """The comparisons of one time that are the last of their feature and day.
 
-    `lines`: their number. `differing`: how many of them show a difference. MOST_COUNTED stands for this number or more.
+    `lines`: the number of comparisons. `differing`: the number of comparisons with a difference. The number
+    MOST_COUNTED means this number or more.
     """
 
     at_ms: int
@@ -72,7 +73,7 @@ class ComparedAt:
 class UnacknowledgedDifference:
     """An unacknowledged difference between a balance's draws and our pushes.
 
-    `feature`: the balance, of which `scale` quantities make one unit. `told_qty`: the reported difference in these
+    `feature`: the balance; `scale` quantities make one unit of it. `told_qty`: the reported difference in these
     quantities, positive if the balance drew more. `unsure_qty`: the uncertainty, because of which the difference may be
     0. `told_ms`: the time of the report in milliseconds (None: not on record).
     """
@@ -145,8 +146,8 @@ def of_days(
 ) -> list[Compared]:
     """Return the comparisons of days in [from_ms, to_ms), those that differ first.
 
-    They have any verdict, because `chosen.verdict` is only checked. Errors: UnknownId for an unknown organisation or
-    provider; UsageError for an invalid verdict.
+    The result has comparisons with any verdict, because `chosen.verdict` is only validated. Errors: UnknownId for an
+    unknown organisation or provider; UsageError for an invalid verdict.
     """
     _require(connection, chosen)
     values = {"provider": chosen.provider, "org_id": chosen.org, "from_ms": from_ms, "to_ms": to_ms, "at_most": most}
@@ -166,9 +167,9 @@ def every(connection: sa.Connection, chosen: ComparedFilter) -> Iterator[Compare
 
 
 def runs(connection: sa.Connection) -> list[ComparedAt]:
-    """Return the latest times of comparisons, each with its numbers of comparisons.
+    """Return the latest runs of comparisons, each with its numbers of comparisons.
 
-    An organisation's feature on a day counts only at its last comparison.
+    An organisation's feature on a day counts only in the run of its last comparison.
     """
     rows = SQL.run(connection, "runs", {"at_most": MOST_RUNS, "counted": MOST_COUNTED})
     return [ComparedAt(int(row.at_ms), int(row.lines), int(row.differing)) for row in rows]
@@ -211,10 +212,10 @@ LATE_AFTER_MS: Final = 2 * DAY_MS
 class Uncompared:
     """The missing comparisons with a provider.
 
-    `compared_ms`: up to when it was compared as a whole (None: never). `open_days`: the number of open days of
-    customers. `open_since_ms`: the first of these days (None: `open_days` is 0). `said`: the customer and the reason of
-    one of them. `is_late`: True if it bills an organisation, and its last comparison is older than LATE_AFTER_MS. Times
-    are in milliseconds.
+    `compared_ms`: the end of the time that was compared as a whole (None: never). `open_days`: the number of open days
+    of customers. `open_since_ms`: the first of these days (None: `open_days` is 0). `said`: the customer and the reason
+    of one of these days. `is_late`: True if the provider bills an organisation, and its last comparison is older than
+    LATE_AFTER_MS. Times are in milliseconds.
     """
 
     provider: str

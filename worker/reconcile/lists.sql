@@ -32,7 +32,7 @@ ORDER BY k.day_ms DESC, k.org_id DESC, k.provider DESC, k.customer_id DESC, k.fe
     < (:after_day_ms, :after_org, :after_provider, :after_customer, :after_feature)
 
 -- name: runs
--- The times of the last comparisons. Each time is looked up from the next later one, so that the lines between are not
+-- The times of the last comparisons. Each time is looked up from the next later time, so that the lines between are not
 -- read.
 WITH RECURSIVE moments (at_ms, number) AS (
     SELECT MAX(k.at_ms), 1 FROM reconciliations k

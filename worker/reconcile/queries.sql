@@ -2,8 +2,8 @@
 --
 -- Guarantee: if only a balance shows a charge (adopted as `drawn`), the provider does not have an event of it. So it is
 -- left out of comparisons of events, and counted in comparisons of balances. If a person charged by hand, the events
--- may include the charge or not. A credit by hand is not among the events. If it counted, it would hide a loss of the
--- same amount on its day.
+-- may include the charge or not. A credit by hand is not among the events. If such a credit counted, it would hide a
+-- loss of the same amount on its day.
 
 -- name: is_drawn
 EXISTS (SELECT 1 FROM adoptions x WHERE {is_of_push} AND x.kind = 'drawn')
@@ -72,8 +72,8 @@ WHERE {is_of_line} AND p.state = 'accepted' AND NOT {is_drawn}
     AND (p.attempts > 0 OR p.wire_key IS NOT NULL) AND NOT p.by_hand ORDER BY p.window_ms, p.revision
 
 -- name: sent_again
--- Pushes that may have extra draws without an event. They may have arrived more than once, or were voided without an
--- event but may have arrived. Pushes below the floor are left out, because they cannot be given back.
+-- Pushes that may have extra draws without an event. Such pushes may have arrived more than once, or were voided
+-- without an event but may have arrived. Pushes below the floor are left out, because they cannot be given back.
 SELECT s.*, CASE WHEN s.state = 'accepted' THEN s.arrived - 1 ELSE s.arrived END * s.sent_qty AS may_be
 FROM (SELECT p.*, (SELECT COUNT(*) FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome NOT IN ('retry', 'rejected'))) AS arrived
@@ -110,8 +110,8 @@ WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :
 LIMIT :at_most
 
 -- name: unanswered_since
--- Charges since a time that may have been made without a response. They may have used up parts of balances that reads
--- never showed.
+-- Charges since a time that may have been made without a response. Such charges may have used up parts of balances that
+-- reads never showed.
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.sent_qty > 0
     AND p.first_attempt_ms IS NOT NULL AND p.settled_ms >= :since_ms

@@ -4,12 +4,13 @@ A line is an organisation's feature on a day.
 
 Guarantee: a line is compared only after the provider's lag, and only if its pushes are settled. A mark for each
 customer moves only past windows that were compared, or that a person acknowledged as unbilled. If a night is skipped,
-or its totals cannot be read, a later run compares it. Without `--correct`, a comparison does not change pushes. A
-correction follows the provider's own report. It voids a push that the provider lacks, and adopts a charge without a
-push. The next seal then bills or gives back the difference. If a difference cannot be assigned to a push, it is
-reported as a note. Once time is over, the run does not make further calls or corrections.
+or its totals cannot be read, a later run makes the comparison. Without `--correct`, a comparison does not change
+pushes. A correction follows the provider's own report. It voids a push that the provider lacks, and adopts a charge
+without a push. The next seal then bills or gives back the difference. If a difference cannot be assigned to a push, the
+run reports it as a note. Once time is over, the run does not make further calls or corrections.
 
-Days with a lost history (R1) may have charges without a push here. They are reported, and not corrected.
+Days with a lost history (R1) may have charges without a push here. The run reports these charges, and does not correct
+them.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconcil
     """Compare each provider; with `scope.correct`, correct proven differences.
 
     Errors: HistoryDoubted for corrections while a recovery is needed, or if the database is not that of
-    `context.witness`. They would rest on a lost history (R1).
+    `context.witness`. Such corrections would rest on a lost history (R1).
     """
     done = Reconciled()
     if scope.correct:
@@ -169,7 +170,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
 
         # One balance pays for several features, so the events of all of them must be compared first.
         told = pairs((day.line.customer_id, day.line.feature) for day in ready) - pairs(untold)
-        # An open day of one feature would hide what a credit system lacks of the others. Without a correction of
+        # An open day of one feature would hide missing draws of the others on a credit system. Without a correction of
         # events, a balance would report the same difference a second time.
         standing = {pair for pair in pairs(left_open) if pools.in_credits(pair[1]) and scope.correct}
         told -= pairs(left_open) - standing
@@ -318,7 +319,7 @@ def _corrected(
 def _give_back_beside(context: Context, short: Short, line: Line, settled_by: int, by: By) -> Steps[Line]:
     """Correct a short line that has an excess in other windows of its day.
 
-    `line`: the line with its results without that.
+    `line`: the line with its results before this correction.
     """
     over = yield from compare_over(context, short, settled_by, by)
     notes = [note for note in (line.note, over.note) if note]
@@ -404,10 +405,10 @@ def compare_lost(
     done: Reconciled,
     over: Over,
 ) -> Steps[bool]:
-    """Report charges of lost days that do not have a push here.
+    """Report charges of lost days without a push in this database.
 
-    `since_ms`: the time from which on a loss must be on record. Differences are added to `done`. Return False if a
-    later run must read some of these days again.
+    `since_ms`: losses that were recorded before this time are left out. Differences are added to `done`. Return False
+    if a later run must read some of these days again.
     """
     is_read = True
     spans, pushed = yield Transaction(
@@ -440,7 +441,7 @@ def compare_lost(
 def _find_lost(
     connection: sa.Connection, *, provider: str, scope: ReconcileScope, since_ms: int, now_ms: int
 ) -> tuple[list[Span], set[tuple[str, str, str, int]]]:
-    """Return the lost spans, and the pushes that are known of their days.
+    """Return the lost spans, and the known pushes of their days.
 
     A day that was settled long ago is known, although a run of recent days does not compare it.
     """
@@ -478,8 +479,8 @@ FIRST_LOOK_MS: Final = 35 * DAY_MS
 class Settled:
     """A customer's day and feature, and whether it was compared.
 
-    `settled_ms`: when its last push was settled. `open_reason`: why it was not compared; '' if it was. `quantity`: the
-    base units that the provider accepted.
+    `settled_ms`: when its last push was settled. `open_reason`: the reason why it was not compared; '' if it was.
+    `quantity`: the base units that the provider accepted.
     """
 
     org_id: str
@@ -496,9 +497,9 @@ class Settled:
 
 @dataclass(frozen=True)
 class Balanced:
-    """The customers of which a reconciliation compared or tried to compare balances.
+    """The customers with balances that a reconciliation compared or tried to compare.
 
-    `left_out`: by customer, the reason why it did not compare the balances.
+    `left_out`: the reasons why it did not compare balances, by customer.
     """
 
     customers: Collection[str] = ()
@@ -506,7 +507,7 @@ class Balanced:
 
 
 def compared_to_ms(connection: sa.Connection, provider: str) -> int | None:
-    """Return up to when a provider was compared; None: never."""
+    """Return the time up to which a provider was compared; None: never."""
     found = SQL.run(connection, "provider_mark", {"provider": provider}).scalar_one_or_none()
     return None if found is None else int(found)
 
@@ -523,11 +524,11 @@ def keep_marks(
 ) -> int:
     """Move the marks of a provider and its customers past compared days.
 
-    Acknowledged days count as compared. Returns the number of open lines.
+    Acknowledged days count as compared. Return the number of open lines.
 
-    Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If a balance was left out, its
-    customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left a
-    balance out, the balance stays left out until a run tries to compare it.
+    Marks move at most to `to_ms`, and the provider's own mark to `whole_to_ms`. If this run left out a balance, the
+    customer's mark stays at the last settled push, so that the next run compares the balance. If an earlier run left
+    out a balance, the balance stays left out until a run tries to compare it.
     """
     by_customer: dict[str, list[Settled]] = {}
     days = _without_acknowledged(connection, provider, days)

@@ -14,11 +14,11 @@ FEW: Final = 5
 
 @dataclass(frozen=True)
 class ReconcileScope:
-    """The scope of a comparison.
+    """The scope of a comparison: the windows in [from_ms, to_ms).
 
-    It has the windows in [from_ms, to_ms). `threshold`: the share of our quantity by which the provider's may differ
-    without a report. `org_id`, `provider`: '' for all. `correct`: correct proven differences. `recent`: compare days
-    that were settled recently, or since the last comparison of their customer.
+    `threshold`: the share of our quantity by which the provider's quantity may differ without a report. `org_id`,
+    `provider`: '' for all. `correct`: True to correct proven differences. `recent`: True to compare days that were
+    settled recently, or since the last comparison of their customer.
     """
 
     from_ms: int = 0
@@ -66,8 +66,8 @@ class Line:
     scale: int = 1
     """Quantities in one unit of the balance, for a credit system."""
     standing: bool = False
-    """True if events leave days of the customer open. Then the line of the balance is reported each time, without a
-    mark.
+    """True if events leave days of the customer open. In that case, the line of the balance is reported each time,
+    without a mark.
     """
     unsure: int = 0
     """The possible further difference, because the amounts of some charges are unknown."""
@@ -134,9 +134,9 @@ class Reconciled:
 
     @property
     def exit_status(self) -> int:
-        """Return 1 if a person is needed, 75 if the next run is, else 0.
+        """Return 1 if a person must act, 75 if the next run must continue, else 0.
 
-        The next run is needed after a correction, a failed read, or the end of the time.
+        The next run must continue after a correction, a failed read, or the end of the time.
         """
         if self.unusable or any(line.is_left for line in self.differing):
             return 1
@@ -146,7 +146,7 @@ class Reconciled:
 def above(line: Line, threshold: float) -> bool:
     """Return True if a difference must be reported.
 
-    It or its uncertainty must exceed `threshold`, a share of our quantity.
+    The difference or its uncertainty must exceed `threshold`, a share of our quantity.
     """
     return max(abs(line.theirs - line.ours), line.unsure) > threshold * abs(line.ours)
 
@@ -154,7 +154,7 @@ def above(line: Line, threshold: float) -> bool:
 def tell(line: Line) -> None:
     """Log `reconcile_differs` for a line, or `reconcile_covered` if it is equal.
 
-    An alert can use the event.
+    You can build an alert on the event.
     """
     say = log.info if line.verdict == "equal" else log.error
     say(
@@ -172,7 +172,7 @@ def tell(line: Line) -> None:
 
 
 def tell_left_out(one: LeftOut) -> None:
-    """Log an event for a balance that was not compared."""
+    """Log `balance_not_compared` for a balance that was not compared."""
     its = {"provider": one.provider, "customer": one.customer_id, "feature": one.feature, "reason": one.reason}
     log.warning("balance_not_compared", **its)
 

@@ -1,6 +1,6 @@
 """Seal a past range again, and send the resulting pushes.
 
-Guarantee: a past range is sealed again, and not billed twice.
+Guarantee: usage that was billed before is not billed again.
 
 Tests: tests/integration/test_replay.py
 """

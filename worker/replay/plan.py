@@ -1,6 +1,6 @@
 """Plan a replay, and refuse it if its range or scope is impossible.
 
-The plan is made before the first seal.
+A replay makes its plan before the first seal.
 
 Guarantee: an error names the fault and the next step. This module only reads.
 """
@@ -28,16 +28,17 @@ FLIPS_SHOWN: Final = 200
 
 
 class ReplayAtWork(Refused):
-    """Another replay of some of these windows is running, or took this one over.
+    """Raised if another replay of some of these windows runs, or took this one over.
 
-    A retry can succeed once it has ended.
+    A retry can succeed once the other replay has ended.
     """
 
 
 class ReplayAhead(Refused):
-    """This replay has reached the end of the plan, and its range continues.
+    """Raised if a replay has reached the end of the plan, but its range continues.
 
-    Another clock closed more windows than this one. A retry can succeed once this clock has closed them.
+    Another clock closed more windows than this clock, and an earlier run sealed them. A retry can succeed once this
+    clock has closed these windows.
     """
 
 
@@ -45,7 +46,7 @@ class ReplayAhead(Refused):
 class ReplayScope:
     """The scope of a replay.
 
-    It is the organisations `orgs`, the usage that `provider` bills, or, if both are empty, all organisations.
+    It is the organisations `orgs`, or the usage that `provider` bills. If both are empty, it is all organisations.
     """
 
     orgs: tuple[str, ...] = ()
@@ -83,10 +84,10 @@ class PlannedFlip:
 class ReplayPlan:
     """The plan of a replay: the windows in [from_ms, to_ms) of `scope`.
 
-    [asked_from_ms, asked_to_ms) was requested, in whole windows. `orgs`: None for all organisations. `cut_at_horizon`:
-    the end was moved to the end of the last closed window. `cut_at_first_use`: the start was moved to the first sample
-    or push. `stopped`: stopped organisations, which the replay excludes. `flips`: the first FLIPS_SHOWN changes of the
-    biller in the range. `flip_count`: the number of all these changes.
+    [asked_from_ms, asked_to_ms): the requested range, in whole windows. `orgs`: None for all organisations.
+    `cut_at_horizon`: the end was moved to the end of the last closed window. `cut_at_first_use`: the start was moved to
+    the first sample or push. `stopped`: stopped organisations, which the replay excludes. `flips`: the first
+    FLIPS_SHOWN changes of the biller in the range. `flip_count`: the number of all changes of the biller in the range.
     """
 
     scope: ReplayScope
@@ -98,7 +99,7 @@ class ReplayPlan:
     cut_at_horizon: bool
     cut_at_first_use: bool
     open_from_ms: int | None
-    """The start of the windows that are not sealed yet. Ticks seal them, and not the replay.
+    """The start of the windows that are not sealed yet. Ticks seal these windows, and the replay does not.
 
     None: all windows of the range are sealed.
     """
@@ -114,7 +115,7 @@ def plan(connection: sa.Connection, scope: ReplayScope, from_ms: int, to_ms: int
 
     Errors: UsageError for a range that is empty, not closed yet or before the first sample. UsageError if samples do
     not exist, or the range begins below the floor of a named organisation. UnknownId for an unknown organisation.
-    Refused for a provider without an assignment in the range, and for the names in EXEMPT_PROVIDERS.
+    Refused if the provider does not have an assignment in the range, or is in EXEMPT_PROVIDERS.
     """
     require_range(from_ms, to_ms)
     start, end, last = window_of(from_ms), window_of(to_ms + WINDOW_MS - 1), horizon(now_ms)
@@ -165,7 +166,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
     if scope.provider is None:
         return tuple(sorted(set(scope.orgs))) or None
     if scope.provider in EXEMPT_PROVIDERS:
-        raise Refused(f"{scope.provider} does not bill usage here, so you cannot replay it. Name another provider")
+        raise Refused(f"cannot replay: {scope.provider} does not bill usage here. Name another provider")
     values = {"provider": scope.provider, "start_ms": start, "end_ms": end}
     found = tuple(str(org_id) for org_id in SQL.run(connection, "billed_by", values).scalars())
     if not found:
@@ -182,7 +183,7 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
     first = _of(connection, "first_sample", orgs, NOTHING)[0].first_sample_ms
     if first is None:
-        raise UsageError(f"cannot replay {scope}: samples do not exist. Import samples first")
+        raise UsageError(f"cannot replay {scope}: samples are missing. Import samples first")
     if end <= window_of(first):
         raise UsageError(
             f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}). Pass a range that "
@@ -199,12 +200,14 @@ def _first_push(connection: sa.Connection) -> int:
 def _above_floor(connection: sa.Connection, scope: ReplayScope, start: int) -> None:
     """Refuse a named organisation with a floor above the start.
 
-    Without named organisations, each begins at its floor.
+    Without named organisations, each organisation begins at its floor.
     """
     for org_id in scope.orgs:
         floor = require_org(connection, org_id).floor_ms
         if start < floor:
-            raise UsageError(f"{org_id}: windows before {utc(floor)} are closed for good. Pass --from {utc(floor)}")
+            raise UsageError(
+                f"cannot replay {org_id}: windows before {utc(floor)} are closed for good. Pass --from {utc(floor)}"
+            )
 
 
 def _open_from(connection: sa.Connection, end: int) -> int | None:
@@ -213,7 +216,7 @@ def _open_from(connection: sa.Connection, end: int) -> int | None:
 
 
 def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) -> bool:
-    """Return True if two scopes may contain the same window, or if that is unknown."""
+    """Return True if two scopes may contain the same windows."""
     if not (scope.orgs or scope.provider) or not (other.orgs or other.provider):
         return True
     if scope.provider is not None and other.provider is not None:
@@ -225,7 +228,7 @@ def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) 
 
 
 def notes(made: ReplayPlan) -> list[tuple[str, str]]:
-    """Return the notes on a plan, each with a kind and a line for people.
+    """Return the notes on a plan, each as its kind and a line for people.
 
     The kind is `floor`, `stopped`, `flip` or empty.
     """

@@ -54,7 +54,7 @@ INSERT INTO replays (scope, from_ms, to_ms, next_ms, worker, started_ms, lease_m
 VALUES (:scope, :from_ms, :to_ms, :next_ms, :worker, :started_ms, :lease_ms, :actor, :reason, :job_id) RETURNING replay_id
 
 -- name: take_over
--- If a replay by hand is continued by a job, or the reverse, it belongs to the job.
+-- If a job continues a replay by hand, or the reverse, the replay belongs to the job.
 UPDATE replays SET worker = :worker, lease_ms = :lease_ms, job_id = COALESCE(:job_id, job_id) WHERE replay_id = :replay_id
 
 -- name: advance

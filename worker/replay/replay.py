@@ -1,10 +1,10 @@
 """Replay: seal a past range again, and send the resulting pushes.
 
 Guarantee: sealed quantities are subtracted, so a replay of a healthy range does not send any push and cannot bill
-twice. It works in chunks, between which ticks run. The transaction of a chunk seals and stores the progress. If a
-replay is killed, the next run continues from its progress. The seal's lock alone keeps bills correct. The lease only
-prevents a second replay of the same windows, so that its report is clear. In a dry run, each transaction is rolled
-back. For a page, a dry run ends between two transactions once its time is over, and reports that.
+twice. A replay works in chunks, and ticks run between them. The transaction of a chunk seals and stores the progress.
+If a replay is killed, the next run continues from its progress. The seal's lock alone keeps bills correct. The lease
+only prevents a second replay of the same windows, so that its report is clear. In a dry run, each transaction is rolled
+back. If a dry run for a page reaches its time limit, it ends between two transactions and reports that.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 SHOWN: Final = 1000
-"""Pushes of a replay that its report lists. The report counts all pushes."""
+"""Most pushes that the report of a replay lists. The report counts all pushes."""
 FIRST_CHUNK: Final = 12 * WINDOW_MS
 """Range of the first chunk of a replay, in milliseconds."""
 CHUNK_LOAD: Final = 400_000
 """Approximate number of samples and sums that one transaction reads, in a second or two."""
 RESUME_MS: Final = DAY_MS
-"""Milliseconds after the end of a dead replay's lease in which a repeat continues the replay.
+"""Milliseconds after the end of a dead replay's lease within which a repeat continues the replay.
 
 A later repeat begins again, because its caller may have another reason.
 """
@@ -59,9 +59,10 @@ class Replayed:
     """The result of a replay.
 
     `pushes`, `quantity`: the number and the quantity of all found pushes. `first`: the first of these pushes.
-    `resumed_from_ms`: where it continued an earlier run (None: it did not). `totals`: the sums of all found pushes, by
-    organisation, provider and feature. `left_out`: usage that did not become a push, by reason. `failures`: reasons why
-    pushes to a provider were not sent. `quantity` and `open_quantity` are in base units, of all features together.
+    `resumed_from_ms`: the window from which the replay continued an earlier run (None: it is a new run). `totals`: the
+    sums of all found pushes, by organisation, provider and feature. `left_out`: usage that did not become a push, by
+    reason. `failures`: reasons why pushes to a provider were not sent. `quantity` and `open_quantity` are in base
+    units, of all features together.
     """
 
     from_ms: int
@@ -76,7 +77,9 @@ class Replayed:
     totals: list[Tally] = field(default_factory=list)
     left_out: list[SkippedUsage] = field(default_factory=list)
     stopped: list[Bad] = field(default_factory=list)
-    """Organisations that the replay excludes, because their seal fails (S8). Except in a dry run, it stops them."""
+    """Organisations that the replay excludes, because their seal fails (S8). Except in a dry run, the replay stops
+    these organisations.
+    """
     failures: list[str] = field(default_factory=list)
     not_ready: list[str] = field(default_factory=list)
     """Providers of found pushes to which Drawdown cannot send now."""
@@ -101,7 +104,7 @@ class Replayed:
 
     @property
     def exit_status(self) -> int:
-        """Return 0 if all is settled, 75 if work is left, 1 if a person is needed.
+        """Return 0 if all is settled, 75 if work is left, 1 if a person must act.
 
         After a dry run, return 1 if an organisation cannot be sealed, else 0.
         """
@@ -118,8 +121,8 @@ class Replayed:
 class Begun:
     """The stored progress of a replay.
 
-    `resumed`: it continues an earlier run. `next_ms`: the window from which it continues. `pushes`: the pushes that it
-    sealed before.
+    `resumed`: True if it continues an earlier run. `next_ms`: the window from which it continues. `pushes`: the number
+    of pushes that earlier runs sealed.
     """
 
     replay_id: int
@@ -130,7 +133,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The result of one chunk. `load`: the number of samples and sums that it read."""
+    """The result of one chunk.
+
+    `load`: the number of samples and sums that the chunk read.
+    """
 
     pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]
@@ -142,8 +148,8 @@ def replay(
 ) -> Steps[Replayed]:
     """Seal the planned windows again, and send the resulting pushes.
 
-    `dry_run`: roll all changes back. `most`: the number of listed pushes (None: all). `job_id`: the job that it belongs
-    to (None: it was not queued).
+    `dry_run`: True to roll all changes back. `most`: the largest number of listed pushes (None: all). `job_id`: the job
+    of the replay (None: it was not queued).
 
     Errors: ReplayAtWork while another process replays some of these windows. ReplayAhead if the stored progress has
     reached the end of the plan, and the range continues. HistoryDoubted while a recovery is needed. An error of the
@@ -235,7 +241,7 @@ def next_size(size: int, load: int) -> int:
     """Return the length of the next chunk in milliseconds, from a window to a day.
 
     The chunk is shorter if the last chunk read many samples. `size`: the length of the last chunk, in milliseconds.
-    `load`: the number of samples and sums that it read.
+    `load`: the number of samples and sums that the last chunk read.
     """
     wanted = size * CHUNK_LOAD // max(load, 1)
     return int(min(max(wanted - wanted % WINDOW_MS, WINDOW_MS), 4 * size, DAY_MS))
@@ -271,16 +277,16 @@ def _advance(
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise ReplayAtWork(
             "this replay stopped for so long that another process took it over. It continues there, and "
-            "no usage is lost or billed twice"
+            "usage is neither lost nor billed twice"
         )
 
 
 def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
-    lock_buckets(connection)  # if two replays begin at once, the second waits and sees the first
+    lock_buckets(connection)  # if two replays begin together, the second waits and sees the first
     now = context.clock.now_ms()
     doubted = recognise(connection, context.witness, now).doubted
     if doubted is not None:
-        raise HistoryDoubted(f"run `drawdown recover` before a replay: {doubted}")
+        raise HistoryDoubted(f"cannot replay: {doubted}. Run `drawdown recover`")
     rows = SQL.run(connection, "unfinished", {"since_ms": now - RESUME_MS}).all()
     for row in rows:
         at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
@@ -290,7 +296,7 @@ def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by:
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        if row.next_ms >= plan.to_ms:  # such a plan would end at once, and the rest of the range would count as done
+        if row.next_ms >= plan.to_ms:  # such a plan would end here, and the rest of the range would count as done
             raise ReplayAhead(
                 f"this replay has reached {utc(row.next_ms)}, and by the clock of this machine ({utc(now)}) later "
                 "windows are not closed yet. Check that clock, and repeat the replay once they are closed"
@@ -339,7 +345,9 @@ def _send(context: Context, provider: str) -> Steps[None]:
 def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> Replayed:
     """Make a dry run of a replay, and return its result.
 
-    A dry run yields only transactions. Errors: those of the database.
+    The dry run yields only transactions.
+
+    Errors: those of the database.
     """
     steps = replay(context, plan, by, dry_run=True, most=SHOWN)
     answer: Any = None
@@ -363,9 +371,10 @@ LEFT: Final = ("left_pending", "left_exempt", "left_shadow", "left_quarantined")
 
 @dataclass(frozen=True)
 class FoundPush:
-    """A push for usage that the range still owed.
+    """A push for usage of the range that was still owed.
 
-    `price_micro`: micro-credits by the rate card; None without a rate. `shadow`: True if it is sealed and never sent.
+    `price_micro`: micro-credits by the rate card; None without a rate. `shadow`: True if the push is sealed and never
+    sent.
     """
 
     org_id: str
@@ -406,8 +415,8 @@ class Tally:
 class SkippedUsage:
     """Usage in the range that did not become a push.
 
-    `why`: the reason. `windows`: the number of windows of organisations; of samples, if `unit` is `samples`.
-    `quantity`: in `unit`.
+    `why`: the reason. `windows`: the number of windows of organisations; if `unit` is `samples`, the number of samples.
+    `quantity`: the amount in `unit`.
     """
 
     why: str
@@ -442,7 +451,7 @@ def found_in(connection: sa.Connection, seal_id: int, start: int) -> list[FoundP
 def left_in(connection: sa.Connection, plan: ReplayPlan, start: int, end: int, seal_id: int) -> Sequence[SkippedUsage]:
     """Return usage in [start, end) that is not billed, by reason.
 
-    It is pending, exempt, in shadow, quarantined, or of a stopped organisation.
+    Such usage is pending, exempt, in shadow, quarantined, or belongs to a stopped organisation.
     """
     values: dict[str, object] = {"start_ms": start, "end_ms": end, "seal_id": seal_id}
     only = ""

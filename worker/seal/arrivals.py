@@ -1,8 +1,9 @@
 """Track the arrivals of samples that seals have read: the cursor (rule S2).
 
-Guarantee: each sample is read exactly once, for any order of commits. On PostgreSQL the cursor and the list `in_flight`
-are one snapshot. All arrivals before the cursor were visible, except those of transactions in flight, which the next
-scan reads by number. So a transaction that stays open, in any database of the server, does not delay a seal.
+Guarantee: seals read each sample exactly once, for any order of commits. On PostgreSQL the cursor and the list
+`in_flight` are from one snapshot. All arrivals before the cursor were visible, except those of transactions in flight.
+The next scan reads these by their transaction numbers. So a transaction that stays open, in any database of the server,
+does not delay a seal.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class ArrivalCursor:
-    """The read arrivals: those before `cursor`, except those in flight.
+    """The arrivals that were read: those before `cursor`, except those in flight.
 
-    `in_flight`: numbers of PostgreSQL's transactions.
+    `in_flight`: transaction numbers of PostgreSQL.
     """
 
     cursor: int = 0
@@ -30,9 +31,9 @@ class ArrivalCursor:
 
     @property
     def piece(self) -> str:
-        """Return the name of the fragment for samples that arrived since.
+        """Return the name of the fragment for samples that arrived after these arrivals.
 
-        In it, `s` is the sample, and `values` are the parameters.
+        In the fragment, `s` is the sample, and `values` are the parameters.
         """
         return "arrived_since_or_in_flight" if self.in_flight else "arrived_since"
 
@@ -53,7 +54,7 @@ def seen_by_all(buckets: Sequence[Any]) -> ArrivalCursor:
 def buckets_part() -> Part:
     """Return the query of each bucket's cursor: rows for `seen_by_all`.
 
-    It can be read together with others in one statement.
+    One statement can run this query together with others.
     """
     return SQL.part("of_buckets")
 

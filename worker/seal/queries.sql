@@ -100,8 +100,8 @@ WHERE id BETWEEN :lo AND :hi AND cursor < COALESCE((SELECT MAX(arrival) + 1 FROM
 s.ts >= :watermark_ms AND s.ts < :horizon_ms
 
 -- name: fresh_or_later
--- Windows at or above :watermark_ms are read whole. Below it, only arrivals are read, to find the windows that they
--- make dirty.
+-- Windows at or above :watermark_ms are read whole. Below this watermark, only arrivals are read, to find the windows
+-- that they make dirty.
 (({fresh}) OR ({later} AND s.ts < :watermark_ms))
 
 -- name: late [sqlite]
@@ -121,7 +121,7 @@ FROM (SELECT pg_current_snapshot() AS now) s
 SELECT COALESCE((SELECT MAX(arrival) + 1 FROM usage_samples), 0) AS cursor, NULL AS in_flight
 
 -- name: any_below_floor
--- Rule S4: a sample that arrives below the floor is never billed. It is stored in the quarantine of late samples.
+-- Rule S4: a sample that arrives below the floor is never billed. The seal stores it in the quarantine of late samples.
 SELECT 1 FROM seal_work w JOIN orgs o ON o.org_id = w.org_id
 WHERE w.window_ms < :watermark_ms AND w.window_ms < o.floor_ms LIMIT 1
 
@@ -209,9 +209,9 @@ SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.o
 WHERE {later} AND s.problem IS NULL AND o.bucket IS NULL
 
 -- name: unknown_tables [postgresql]
--- Tables that were filled and never analysed, or were empty when they were. For these, the planner expects one row of
--- `bucket BETWEEN 0 AND 255`. It compares each group with each organisation (5 s instead of 0.1 s for 20,000 of each).
--- It also reads all samples and pushes.
+-- Tables that were filled and never analysed, or were empty at their analysis. For these, the planner expects one row
+-- of `bucket BETWEEN 0 AND 255`. Then the planner compares each group with each organisation (5 s instead of 0.1 s for
+-- 20,000 of each). It also reads all samples and pushes.
 SELECT t.name FROM (VALUES ('orgs', 'bucket'), ('assignments', 'start_ms'), ('usage_samples', 'ts'),
     ('pushes', 'window_ms')) t(name, attribute)
 WHERE pg_relation_size(t.name::regclass) > 0 AND NOT EXISTS (SELECT 1 FROM pg_stats s
@@ -387,8 +387,8 @@ SELECT window_ms, org_id, feature, revision, provider, customer_id, quantity, se
 FROM ({sent}) sized WHERE quantity <> 0 OR sent_qty <> 0
 
 -- name: gives_back
--- A give-back waits until all other pushes of the window are settled, because they may never be charged. It becomes a
--- push only then, so that it is not sent, looked up or reconciled before.
+-- A give-back waits until all other pushes of the window are settled, because they may never be charged. The give-back
+-- becomes a push only then, so that it is not sent, looked up or reconciled before.
 SUM(quantity) < 0 AND MAX(is_open) = 0
 
 -- name: gives_back_units

@@ -1,15 +1,15 @@
 """Seal: write owed quantities as pushes and advance the watermark, atomically.
 
 Guarantee: owed = samples in force - pushes not voided, for each (organisation, window, feature), computed from
-committed rows. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges. So after
-a crash, by a second worker or in a replay, the owed quantity is 0. The lock is a seal's first statement (rule S1). The
-mapping, terms and lost history are read under it, and bound as values.
+committed rows. One function serves fresh, late, replayed, swept and newly mapped usage, with different ranges. If a
+seal runs again after a crash, by a second worker or in a replay, the owed quantity is 0. The lock is a seal's first
+statement (rule S1). The seal reads the mapping, terms and lost history under the lock, and binds them as values.
 
 Each sample is read exactly once, for any order of commits (S2). `worker.seal.arrivals` explains the cursor. A
 transaction that stays open, in any database of the server, does not delay a seal.
 
 An organisation that is first seen in samples gets a row and a bucket before its usage is sealed or becomes pending
-(S6). If a seal fails, dry runs of halves find the organisations at fault, and only these are left out (S8).
+(S6). If a seal fails, dry runs of halves find the organisations at fault, and the seal leaves out only these (S8).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SWEEP_CHUNK_MS = DAY_MS
 def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
     """Seal the shard up to the horizon, late and fresh usage together.
 
-    It follows rules S1 (one lock, first), S2 (arrivals and cursor from one later statement), S3, S4, S6 and S10.
+    The seal follows rules S1 (one lock, first), S2 (arrivals and cursor from one later statement), S3, S4, S6 and S10.
 
     Errors: HistoryDoubted if the history changed, or a recovery is needed. Errors of the database, for which the caller
     finds the organisation at fault (S8).
@@ -80,7 +80,7 @@ def seal(connection: sa.Connection, request: SealRequest) -> Sealed:
 
 
 def _scan(run: Statements, request: SealRequest, lock: Lock) -> None:
-    """Add up fresh windows, and find late arrivals for others (S2)."""
+    """Add up fresh windows, and find late arrivals for sealed windows (S2)."""
     if run.is_postgresql:
         run.run("scan", "scope", "later", which="fresh_or_later")
         return
@@ -99,10 +99,10 @@ def seal_range(
 ) -> Sealed:
     """Seal a past range [from_ms, to_ms) again.
 
-    Watermark, cursor and dirty windows stay as they are.
+    The watermark, cursor and dirty windows do not change.
 
-    A replay and the nightly sweep use it. It does not seal windows at or above an organisation's watermark, or below
-    its floor. `biller`: seal only windows that are assigned to this provider (None: to any).
+    A replay and the nightly sweep use this. It does not seal windows at or above an organisation's watermark, or below
+    its floor. `biller`: seal only windows that are assigned to this provider (None: any provider).
 
     Errors: those of `seal`.
     """
@@ -125,7 +125,7 @@ def seal_range(
 def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
     """Seal the next day of the nightly sweep (the fallback of S2).
 
-    The sweep covers LATE_HORIZON_MS. None: it is complete for today, or the range is empty.
+    The sweep covers LATE_HORIZON_MS. None: today's sweep is complete, or the range is empty.
     """
     shard = {"lo": request.shard.lo, "hi": request.shard.hi}
     row = SQL.run(connection, "swept", shard).one()
@@ -142,7 +142,7 @@ def sweep(connection: sa.Connection, request: SealRequest) -> Sealed | None:
 
 
 def go_by(run: Statements, request: SealRequest) -> None:
-    """Read the mapping, terms and losses for the statements of owed quantities."""
+    """Bind the mapping, terms and losses to the statements of owed quantities."""
     mapping = segments(mapping_rows(run.connection))
     terms = {**request.providers, **stored_terms(run.connection)}
     shadows = {name: its.live_from_ms for name, its in terms.items() if its.live_from_ms is not None}
@@ -165,7 +165,7 @@ def go_by(run: Statements, request: SealRequest) -> None:
 
 
 def _ask_first_what_was_lost(run: Statements, providers: Mapping[str, Capabilities]) -> None:
-    """If a window's history was lost (R1), begin its pushes with a lookup."""
+    """Begin the pushes of a window with a lookup if its history was lost (R1)."""
     lost = run.run("last_loss", of=SQL).one()
     if lost.until_ms is None:
         return
@@ -208,7 +208,7 @@ def _term_rows(terms: Mapping[str, Capabilities], carrying: Collection[str]) -> 
 def write_owed(run: Statements, epoch: int, *, reached_ms: int) -> Sealed:
     """Write the owed quantities as pushes of a new seal.
 
-    `reached_ms`: the horizon that the seal's row has; 0 if the seal does not advance the watermark.
+    `reached_ms`: the horizon to store with the seal; 0 if the seal does not advance the watermark.
     """
     cursor = run.run("oldest_cursor", of=SQL).scalar_one()
     run.values.update(oldest_cursor=cursor, epoch=epoch, reached_ms=reached_ms)
@@ -232,7 +232,7 @@ def write_pending(run: Statements) -> None:
 
 
 def hold_what_is_open(run: Statements) -> None:
-    """Lock the open pushes of windows that may give back, until the commit."""
+    """Lock the open pushes of windows with usage to give back, until the commit."""
     # SQLite has one writer at a time.
     if run.is_postgresql and run.run("any_dirty", "dirty_scope", of=SQL).first():
         run.run("hold_what_is_open", "open_of", "dirty_scope", of=SQL)
@@ -241,8 +241,8 @@ def hold_what_is_open(run: Statements) -> None:
 def advance(run: Statements, *, whole: bool) -> None:
     """Remove dirty windows that were sealed, and advance the watermark.
 
-    A window in which less may be owed stays dirty while an earlier push is open. `whole`: the whole shard was sealed.
-    Otherwise the watermark stays.
+    A window in which less may be owed stays dirty while an earlier push is open. `whole`: True if the whole shard was
+    sealed; otherwise the watermark does not change.
     """
     run.run("forget_dirty", "pending_scope", "something_is_open", "dirty_scope", of=SQL)
     if whole:
@@ -266,7 +266,7 @@ class SealRequest:
     only: tuple[str, ...] | None = None
     """Seal only these organisations, without a change of watermarks; None: all.
 
-    A replay uses it, and the search for an organisation at fault (S8).
+    A replay uses this, and so does the search for an organisation at fault (S8).
     """
     witness: Witness | None = None
     """The local checkpoint with which the tick began (R1); None: without a checkpoint."""
@@ -276,7 +276,8 @@ class SealRequest:
 class Sealed:
     """The result of one seal transaction.
 
-    `pushes`, `new_orgs`: their numbers. `restored`: S2 found that the database was restored.
+    `pushes`, `new_orgs`: the numbers of written pushes and of assigned new organisations. `restored`: True if S2 found
+    that the database was restored.
     """
 
     seal_id: int
@@ -289,7 +290,7 @@ class Sealed:
 class Lock:
     """The state of the locked bucket rows.
 
-    `arrivals`: the arrivals that seals have read. `epoch`: grows by 1 when all arrivals are read again.
+    `arrivals`: the arrivals that seals have read. `epoch`: a number that grows by 1 when all arrivals are read again.
     """
 
     arrivals: ArrivalCursor
@@ -327,7 +328,7 @@ class Statements:
     def run(self, name: str, *slots: str, of: Queries = SQL, **chosen: str) -> sa.CursorResult[Any]:
         """Run a statement with fragments in its slots.
 
-        `slots`: names of slots with this seal's fragments. `chosen`: other fragments by slot.
+        `slots`: the names of slots for this seal's own fragments. `chosen`: other fragments, by slot.
         """
         chosen.update((slot, self.slots[slot]) for slot in slots)
         return of.run(self.connection, name, self.values, **chosen)
@@ -336,8 +337,8 @@ class Statements:
 def lock_shard(connection: sa.Connection, request: SealRequest) -> tuple[Lock, bool]:
     """Lock the shard's buckets; return their state, and True after a restore (S2).
 
-    Errors: HistoryDoubted if the history changed, or a recovery is needed (R1). Sealed usage stays sealed, so an
-    assignment in the lost history could not be made again.
+    Errors: HistoryDoubted if the history changed, or a recovery is needed (R1). Sealed usage stays sealed, so Drawdown
+    could not repeat an assignment that the lost history made.
     """
     rows = SQL.run(connection, "lock_shard", {"lo": request.shard.lo, "hi": request.shard.hi}).all()
     assert rows, "the buckets are never deleted"
@@ -365,7 +366,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
         "cursor_restart",
         f"buckets {shard.lo}..{shard.hi}",
         {"cursor": lock.arrivals.cursor},
-        By(request.now_ms, "drawdown", "S2: the cursor exceeded the database's own counter: the database was restored"),
+        By(request.now_ms, "drawdown", "S2: the cursor exceeded the database's counter, so the database was restored"),
     )
     return Lock(UNREAD, watermark_ms=lock.watermark_ms, epoch=lock.epoch + 1)
 
@@ -373,7 +374,7 @@ def _restart_cursor(connection: sa.Connection, request: SealRequest, lock: Lock)
 def narrow_if_needed(run: Statements, request: SealRequest) -> bool:
     """Limit the scan to requested organisations, or exclude stopped organisations.
 
-    Return True if it excludes stopped organisations. Their samples and pushes are not added up, because they would
+    Return True if stopped organisations are excluded. Their samples and pushes are not added up, because they would
     break the seal again (S8).
     """
     if request.only is not None:
@@ -389,7 +390,10 @@ def narrow_if_needed(run: Statements, request: SealRequest) -> bool:
 
 
 def know_tables(run: Statements) -> None:
-    """Update PostgreSQL's statistics, without which it joins row by row."""
+    """Update PostgreSQL's statistics of the tables.
+
+    Without statistics, PostgreSQL joins row by row.
+    """
     if run.is_postgresql:
         for name in run.run("unknown_tables").scalars().all():
             run.run(f"analyze_{name}")
@@ -397,7 +401,7 @@ def know_tables(run: Statements) -> None:
 
 
 AT_ONCE: Final = 20_000
-"""Organisations for which one statement writes rows."""
+"""Most organisations for which one statement writes rows."""
 
 
 def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> int:
@@ -414,9 +418,9 @@ def register_unknown_orgs(run: Statements, request: SealRequest, lock: Lock) -> 
 
 
 def register_unknown_orgs_by_arrival(connection: sa.Connection, request: SealRequest) -> None:
-    """Register organisations without a scan, by the arrivals of samples.
+    """Register organisations by the arrivals of samples, without a scan.
 
-    Use this if the shard's samples cannot be added up, because a sample is at fault (S8).
+    Use this if a scan of the shard fails because a sample is at fault (S8).
     """
     lock, _ = lock_shard(connection, request)
     found = SQL.run(connection, "strangers_by_arrival", lock.arrivals.values, later=lock.arrivals.piece).scalars()
@@ -472,7 +476,7 @@ class Bad:
 def find_bad(candidates: Sequence[str], probe: Probe) -> Steps[list[Bad]]:
     """Return the candidates on which the work fails.
 
-    Errors: those of the database, if the work fails even without candidates.
+    Errors: those of the database, if the work also fails without candidates.
     """
     yield Transaction("probe", probe(()), rollback=True)
     groups = [tuple(candidates)] if candidates else []

@@ -1,7 +1,7 @@
 """Stop an organisation's billing, and resume it.
 
-Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples stay. Once resumed, it
-catches up.
+Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples do not change. After the
+resume, Drawdown bills the usage since the stop.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SQL = queries(__file__)
 def stop_org(connection: sa.Connection, *, org_id: str, reason: str, now_ms: int, actor: str) -> bool:
     """Stop an organisation's seals and pushes; return True if this stopped it.
 
-    False: it was already stopped, or does not exist.
+    False: the organisation was already stopped, or does not exist.
 
-    It takes the lock of the organisation's bucket, so that a seal under way ends first, and its watermark is stored.
+    This takes the lock of the organisation's bucket, so that a seal under way ends first, and its watermark is stored.
     """
     lock_org(connection, org_id)
     changed = SQL.run(connection, "stop_org", {"now_ms": now_ms, "reason": reason, "org_id": org_id}).rowcount
@@ -36,9 +36,10 @@ def resume_org(
 ) -> str:
     """Resume a stopped organisation, and return the reason of its stop.
 
-    It takes the lock of the organisation's bucket. Otherwise a seal that began without its samples could read its
+    This takes the lock of the organisation's bucket. Otherwise a seal that began without its samples could read its
     pushes, and give them back.
-    Errors: UnknownId if it does not exist; Refused if it is not stopped.
+
+    Errors: UnknownId if the organisation does not exist; Refused if it is not stopped.
     """
     lock_org(connection, org_id)
     org = require_org(connection, org_id)
@@ -46,7 +47,7 @@ def resume_org(
         if org.operator_halt:
             lift = f"Run `drawdown org halt {typed(org_id, '--undo')}` to resume it"
             raise Refused(f"cannot resume {org_id}: it is not stopped, but halted by an operator. {lift}")
-        raise Refused(f"cannot resume {org_id}: it is not stopped. `drawdown status {typed(org_id)}` shows its state")
+        raise Refused(f"cannot resume {org_id}: it is not stopped. See `drawdown status {typed(org_id)}`")
     SQL.run(connection, "resume_org", {"org_id": org_id})
     was = str(org.stopped_reason)
     record(connection, "org_resume", org_id, {"was": was}, By(now_ms, actor, reason, via))

@@ -1,10 +1,10 @@
 """Note the credit left in responses to pushes, and request refreshes for them.
 
-Guarantee: after an answered push, the provider of its organisation is read at once, or in the organisation's turn
-within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never a response. The credit of a response
-is written only on these conditions. The organisation was not read since the push was claimed, and a read of it is not
-requested. The provider accepted all its pushes of the claim. Its other pushes are not claimed and do not wait for a
-lookup. The credit of a response never raises a balance.
+Guarantee: after an answered push, Drawdown reads the organisation at its provider immediately, or in the organisation's
+turn within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never a response. The credit of a
+response is written only on these conditions. The organisation was not read since the push was claimed, and a read of it
+is not requested. The provider accepted all its pushes of the claim. Its other pushes are not claimed and do not wait
+for a lookup. The credit of a response never raises a balance.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Charge(Protocol):
 class OrgAnswers:
     """The responses to one claim's pushes of one organisation.
 
-    `shown_credits`: the credits that the responses show (None: a response does not show credit). `all_charged`: the
-    provider accepted each push. `all_answered`: all pushes have a response.
+    `shown_credits`: the credits that the responses show (None: a response does not show credit). `all_charged`: True if
+    the provider accepted each push. `all_answered`: True if all pushes have a response.
     """
 
     org_id: str
@@ -73,15 +73,15 @@ class OrgAnswers:
     def limits_left(self, stored: str | None) -> dict[str, int]:
         """Return the base units that usage limits leave after these pushes, by feature.
 
-        `stored`: those before the pushes, as JSON.
+        `stored`: the base units that they left before the pushes, as JSON.
         """
         limits: dict[str, int] = json.loads(stored or "{}")
         return {feature: left - max(self.quantities[feature], 0) for feature, left in limits.items()}
 
     def remaining(self) -> Remaining | None:
-        """Return the credit left by all responses; None if they do not show it.
+        """Return the credit left by all responses; None if a response does not show it.
 
-        If several responses show a balance, the least counts, because they may arrive in any order.
+        If several responses show a balance, the smallest counts, because responses may arrive in any order.
         """
         told = [left for left in self.shown_credits if left is not None]
         if len(told) < len(self.shown_credits):
@@ -108,7 +108,7 @@ class ClaimAnswers:
     def take(self, portion: Sequence[Charge], outcomes: Sequence[Outcome]) -> list[OrgAnswers]:
         """Add a portion, and return its organisations with all their responses so far.
 
-        While charges are under way, a balance does not show them. It is used only after the last response.
+        While charges are under way, a balance does not show them. So the balance is used only after the last response.
         """
         for push, outcome in zip(portion, outcomes, strict=True):
             self._answers.setdefault(push.org_id, OrgAnswers(push.org_id)).take(push, outcome)
@@ -132,8 +132,8 @@ class ClaimedAt:
 class Noted:
     """The effects of responses on organisations.
 
-    `refresh_now`: organisations to refresh at once. `turns`: the turns of the others (milliseconds). `balances`: the
-    credit left, in micro-credits. `limits`: the base units that usage limits leave, as JSON.
+    `refresh_now`: organisations to refresh immediately. `turns`: the turns of the other organisations (milliseconds).
+    `balances`: the credit left, in micro-credits. `limits`: the base units that usage limits leave, as JSON.
     """
 
     refresh_now: set[str]
@@ -145,9 +145,8 @@ class Noted:
 def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Sequence[OrgAnswers], now_ms: int) -> None:
     """Request refreshes of organisations with answered pushes; note the credit left.
 
-    A refresh comes at once, or in the organisation's turn.
-
-    If balances are in our own database, all are refreshed at once, because that does not need a call.
+    A refresh comes immediately, or in the organisation's turn. If balances are in our own database, all organisations
+    are refreshed immediately, because that does not need a call.
     """
     org_ids = [org.org_id for org in answers]
     if lane.capabilities.same_database or lane.capabilities.balance_in_ledger:
@@ -185,8 +184,8 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
 def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mapping[str, Any], now_ms: int) -> None:
     """Write the requests, turns and balances.
 
-    A balance is dated a millisecond after the claim: it includes the pushes of the claim, but not later pushes. The
-    date always changes, so that a read under way notices it.
+    A balance is dated a millisecond after the claim, because it includes the pushes of the claim, but not later pushes.
+    The date always changes, so that a read under way notices it.
     """
     answers = [
         {
@@ -253,8 +252,8 @@ def _read_known_state(row: Any, held_micro: int, *, estimated: bool) -> KnownSta
 def _to_note(row: Any, remaining: Remaining | None) -> int | None:
     """Return the balance to write; None: keep the stored balance.
 
-    A push uses credit. If a response shows more credit than stored, it is older or follows a payment, and a read
-    decides.
+    A push uses credit. If a response shows more credit than stored, the response is older or follows a payment. In that
+    case, a read decides.
     """
     if remaining is None or not remaining.whole or remaining.left_micro is None:
         return None

@@ -1,6 +1,6 @@
 """Learn the costs of units from a provider that shows them.
 
-They serve estimates, and comparisons of balances in credits.
+Costs serve estimates, and comparisons of balances in credits.
 
 Guarantee: costs are append-only and on record, like an operator's rates. If a cost cannot be read, the cost in force
 stays. A response never replaces a cost that was stored after its request, because another response may be newer. The
@@ -31,9 +31,9 @@ SQL = queries(__file__)
 
 
 AT_ONCE: Final = 500
-"""Costs that one transaction writes.
+"""Most costs that one transaction writes.
 
-An account may have thousands, and other writers wait.
+An account may have thousands of costs, and other writers wait for the transaction.
 """
 MOST_CHANGES: Final = 1_000
 """Most costs of a feature that Drawdown ever learns.
@@ -45,7 +45,7 @@ Each estimate reads all of them, and they are never removed.
 def learn_costs(context: Context, provider: str) -> Steps[None]:
     """Read the costs of units from a provider, and store those that changed.
 
-    Providers without `costs` are not read. If a cost cannot be stored, it is logged, and the other steps continue.
+    Providers without `costs` are not read. If a cost cannot be stored, this logs it, and the other steps continue.
     """
     if not context.capabilities[provider].costs:
         return
@@ -61,7 +61,7 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
     if isinstance(told, ReadFailed):
         log.warning("costs_not_read", provider=provider, reason=told.reason)
         return
-    # If a feature leaves its credit system, it draws on a balance of its own: that is a change, too.
+    # If a feature leaves its credit system, it draws on its own balance. That is a change, too.
     ended = sorted(pools.newest().keys() - {cost.feature for cost in told})
     features = {*ended, *(cost.feature for cost in told)}
     told = [*(cost for cost in told if not cost.unread), *(Cost(feature, feature, Decimal(0)) for feature in ended)]
@@ -90,13 +90,13 @@ def _learn(
 
     Return True if all are stored, and none is newer than the response.
 
-    `named`: all features of the response, with its last costs; None: more costs of it follow.
+    `named`: all features of the response, with its last costs; None: more costs of the response follow.
     """
-    # The provider's row is locked first: if two processes learn the same cost, the second finds it stored.
+    # The provider's row is locked first. If two processes learn the same cost, the second process finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
         return False  # before the provider's first seal, a tick stores its terms
-    # A mark after this moment is of a clock that was wrong. It must not stop all responses until then.
+    # A mark after this time comes from a wrong clock. It must not stop all responses until then.
     latest_ms = now_ms + CLOCKS_APART_MS
     if held.costs_read_ms is not None and asked_ms < held.costs_read_ms <= latest_ms:
         return False
@@ -125,7 +125,7 @@ def _learn(
             "start_ms": _start_ms(connection, provider, cost.feature, now_ms),
         }
         by = By(now_ms, "drawdown", f"reported by {provider}")
-        # If costs were read before without this cost, its feature drew on a balance of its own until then.
+        # If costs were read before without this cost, its feature drew on its own balance until then.
         confirmed = held.costs_read_ms if before is None else held.costs_read_ms or before.at_ms
         confirmed = None if confirmed is None else min(confirmed, now_ms)
         more = {"balance": cost.balance, "confirmed_ms": confirmed, "provider": provider}

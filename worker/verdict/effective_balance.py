@@ -4,10 +4,11 @@ An effective balance is the balance, minus sealed usage that the balance does no
 minus reserved credit.
 
 Guarantee: an estimate uses only committed rows, at rates in force. Usage without a rate is left out and named. A push
-on its way, or accepted within the lag of balances, may or may not be in the balance. It is counted until the balance
-has fallen by it, so that it is not subtracted twice permanently. If a wallet here pays a push, the push is counted
-until it is accepted. This applies between reads, and, if the wallet mirrors another service, at reads as well. Usage
-that ended lots still pay for is not subtracted, because these lots are no longer in the balance.
+that is on its way, or was accepted within the lag of balances, may or may not be in the balance. It is counted until
+the balance has fallen by its amount, so that it is not subtracted twice permanently. If a wallet here pays for a push,
+the push is counted until it is accepted. This applies between reads. If the wallet mirrors another service, it also
+applies at reads. Usage that ended lots still pay for is not subtracted, because these lots are no longer in the
+balance.
 
 For a page, `read_used_now` computes the figures as of now. Its number of statements does not depend on the number of
 organisations. `unbilled_micro` computes the unbilled usage of a wallet, with or without a watch. Credit that is given
@@ -79,22 +80,22 @@ class Used:
     """
 
     unsealed: int = 0
-    """Used and not sealed, without usage that ended lots pay for."""
+    """Use that is not sealed, without usage that ended lots pay for."""
     unsampled: int = 0
-    """Use without a sample yet, as if running sandboxes run until their next sample."""
+    """Use without a sample yet. It assumes that running sandboxes run until their next sample."""
     unsent: int = 0
-    """Sealed, but not sent yet, or proven not to have arrived."""
+    """Use that is sealed, but is not sent yet or is proven not to have arrived."""
     rejected: int = 0
     """The part of `unsent` that the provider rejected. A balance does not include it until a person settles it.
     """
     sent_since: int = 0
-    """First sent after the read of the stored balance."""
+    """Use that was first sent after the read of the stored balance."""
     held_micro: int = 0
     """The credit of its wallet that executions have reserved."""
     wallet: int | None = None
     """The credit of its wallet, if the wallet is here, because executions charge it between reads."""
     in_flight: int = 0
-    """Sent, but not accepted yet."""
+    """Use that is sent, but not accepted yet."""
     mirrors: bool = False
     """True if its wallet mirrors another service's bills, so that accepted pushes are drawn from it.
 
@@ -121,7 +122,7 @@ class Used:
 
         The rates are those of the last minute, of the last five minutes, and of the running sandboxes.
 
-        So a sandbox that starts counts at once, and a sandbox that pauses counts for five more minutes.
+        So a sandbox that starts counts immediately, and a sandbox that pauses counts for five more minutes.
         """
         return max(self.just_now, self.lately * JUST_NOW_MS // LATELY_MS, self.running, 0)
 
@@ -149,8 +150,8 @@ class BalancedOrg(Balanced, Protocol):
 def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int:
     """Return the sent use that a fresh balance does not show yet.
 
-    It is the earlier unseen use (`was`), plus the use sent since, minus the fall of the balance. At most it is the use
-    that may be unseen (`used.maybe`), and at the first read it is all of that.
+    It is the earlier unseen use (`was`), plus the use sent since, minus the fall of the balance. It is at most the use
+    that may be unseen (`used.maybe`). At the first read, it is all of that use.
     """
     low, high = min(used.maybe, 0), max(used.maybe, 0)
     if before is None:
@@ -161,7 +162,7 @@ def unseen(before: int | None, was: int | None, balance: int, used: Used) -> int
 def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = False) -> tuple[Effective, int]:
     """Return the effective balance by a fresh read, and the unseen sent use.
 
-    `paid`: it is known that a payment made the balance rise.
+    `paid`: True if a payment is known to have raised the balance.
     """
     # If a balance rose, there was a payment, or the read shows an older state. So a running organisation continues.
     before = org.balance_micro
@@ -176,7 +177,7 @@ def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = Fal
 def since_read(org: Balanced, used: Used) -> Effective | None:
     """Return the effective balance by the last read, or by a wallet here.
 
-    Return None if the customer was never read, or the balance is unlimited.
+    None: the customer was never read, or the balance is unlimited.
     """
     if org.balance_read_ms is None or org.balance_micro is None:
         return None
@@ -246,7 +247,7 @@ def parts_of(
 ) -> tuple[Part, Part]:
     """Return queries of unsealed usage, and of pushes that a balance may not show.
 
-    Their rows are those of `BalanceRows`.
+    `BalanceRows` takes their rows.
     """
     read_before = min(now_ms if org.balance_read_ms is None else org.balance_read_ms for org in orgs)
     values: dict[str, object] = {
@@ -296,7 +297,10 @@ class BalanceRows:
 
 
 def used_by(seen: BalanceRows, orgs: Sequence[BalancedOrg], *, read_ms: int, lag_ms: int) -> dict[str, Used]:
-    """Add up the rows by organisation. Pure."""
+    """Add up the rows by organisation.
+
+    This function is pure.
+    """
     found: dict[str, Used] = defaultdict(Used)
     for org_id, held_micro in seen.held_micro.items():
         found[org_id].held_micro = held_micro
@@ -343,7 +347,7 @@ def _is_in_time(row: Any, lapsed: Mapping[str, Lapsed]) -> bool:
 def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[BalancedOrg]], now_ms: int) -> dict[str, Used]:
     """Return the use by organisation as of now.
 
-    It has the organisations that used or reserved credit, or have a wallet here. `orgs`: rows by provider. The
+    The result has the organisations that used or reserved credit, or have a wallet here. `orgs`: rows by provider. The
     connection must read at one moment (`schema.database.read`).
     """
     providers = sorted(name for name, rows in orgs.items() if rows)
@@ -377,7 +381,7 @@ def read_used_now(connection: sa.Connection, orgs: Mapping[str, Sequence[Balance
 
 
 MOST_SAMPLES: Final = 1_000
-"""Number of unsealed samples of a customer from which Drawdown caches their sum."""
+"""Number of unsealed samples of a customer from which on Drawdown caches their sum."""
 KEPT_MS: Final = 5 * SECOND_MS
 """Milliseconds for which Drawdown caches the sum of a customer's unsealed samples."""
 MOST_KEPT: Final = 10_000
@@ -389,7 +393,7 @@ _KEPT: Final = "unbilled_micro"
 
 
 class _Unread(NamedTuple):
-    """An organisation for `read_used_now` that counts as read now.
+    """An organisation that `read_used_now` treats as read now.
 
     So earlier pushes do not count.
     """
@@ -404,7 +408,7 @@ class _Unread(NamedTuple):
 class _CachedCost(NamedTuple):
     """The cached cost of a customer's samples.
 
-    `at_ms`: when it was read. `mark`: the state of the database for which it holds.
+    `at_ms`: when the cost was read. `mark`: the state of the database for which the cost holds.
     """
 
     at_ms: int
@@ -419,8 +423,8 @@ _FOUND: Final[WeakKeyDictionary[sa.Engine, OrderedDict[str, _CachedCost]]] = Wea
 def unbilled_micro(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     """Return the cost of unbilled usage of a customer's organisations.
 
-    It is in micro-credits, of all organisations that are billed as this customer now. Only usage that a wallet of the
-    embedded ledger pays for counts.
+    The cost is in micro-credits, of all organisations that are billed as this customer now. It includes only usage that
+    a wallet of the embedded ledger pays for.
     """
     kept: dict[tuple[str, int], int] = _transaction_cache(connection)
     key = (customer_id, now_ms)
@@ -469,7 +473,7 @@ def _added_up(connection: sa.Connection, rows: Sequence[Any], now_ms: int) -> in
 
 
 MOST_HOLDERS: Final = 10
-"""Executions with reserved credit in `org show`."""
+"""Most executions with reserved credit that `org show` lists."""
 
 
 @dataclass(frozen=True)
@@ -489,7 +493,7 @@ class Credit:
     use that is not sealed, or not sampled yet. `burn_a_minute_micro`: the present use a minute. `no_estimate_for`:
     features without a rate. `unread_since_ms`: the start of failing reads (None: the last read succeeded). `when_down`:
     the policy while the provider is unreadable. `holders`: the executions with the most reserved credit, at most
-    MOST_HOLDERS. Any other None: the balance was not read yet, or is unlimited.
+    MOST_HOLDERS. If another field is None, the balance was not read yet, or is unlimited.
     """
 
     provider: str
@@ -511,7 +515,7 @@ class Credit:
 class VerdictChange:
     """A change of the verdict, with its reason and figures (micro-credits).
 
-    None: not known, or unlimited. `read_ms`: the start of the read. The figures are as in `Credit`.
+    A figure is None if it is unknown or unlimited. `read_ms`: the start of the read. The figures are as in `Credit`.
     """
 
     at_ms: int
@@ -528,8 +532,8 @@ class VerdictChange:
 def credit_status(connection: sa.Connection, org: sa.Row[tuple[object, ...]], now_ms: int) -> Credit | None:
     """Return the parts of an organisation's effective balance.
 
-    They are by the last read, or by a wallet of the embedded ledger. `org`: the organisation's row. Return None if it
-    is not billed.
+    They are by the last read, or by a wallet of the embedded ledger. `org`: the organisation's row. None: the
+    organisation is not billed.
     """
     provider = SQL.run(connection, "biller", {"org_id": org.org_id, "now_ms": now_ms}).scalar_one_or_none()
     if provider is None or provider in EXEMPT_PROVIDERS:

@@ -4,7 +4,8 @@
 -- to the present provider and customer count.
 
 -- name: last_seals
--- The newest committed seals. They are several, because a seal may be committed after another that began later.
+-- The newest committed seals. There may be several, because a seal may be committed after another seal that began
+-- later.
 SELECT seal_id FROM seals ORDER BY seal_id DESC LIMIT 64
 
 -- name: picked
@@ -30,10 +31,10 @@ billed AS MATERIALIZED (
 -- name: unsealed
 -- `owed`: usage that is owed and not sealed: whole windows at or above the watermark, and the difference in dirty
 -- windows below it. `lately` and `just_now`: recent use, sealed or not, for the rate of use. `unsampled`: the use of
--- running sandboxes since their last sample, if they send one every minute or more often. It counts from the arrival of
--- the sample, for at most two intervals, because a sample may be late. After three intervals, or if a halt came since,
--- it is 0. A sandbox that began recently and has not sent a sample counts with its size since then. `a_minute`: the use
--- of all running sandboxes in a minute, if hosts report their size.
+-- running sandboxes since their last sample, if they send one every minute or more often. This use counts from the
+-- arrival of the sample, for at most two intervals, because a sample may be late. After three intervals, or if a halt
+-- came since, the use is 0. A sandbox that began recently and has not sent a sample counts with its size since then.
+-- `a_minute`: the use of all running sandboxes in a minute, if hosts report their size.
 WITH {picked},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
@@ -164,9 +165,9 @@ OFFSET 0) q
 -- Usage that is not charged to a wallet here yet.
 
 -- name: used_by
--- The organisations that are billed as a customer now and may have such usage. It is above the watermark, in dirty
--- windows below it, or in open pushes. Most organisations do not have any. `samples`: the number of unsealed
--- samples, at most `many`.
+-- The organisations that are billed as a customer now and may have such usage. Such usage is above the watermark, in
+-- dirty windows below the watermark, or in open pushes. Most organisations do not have such usage. `samples`: the
+-- number of unsealed samples, at most `many`.
 SELECT a.provider, a.org_id, COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS sealed_to,
     CASE WHEN {has_open} THEN 1 ELSE 0 END AS has_open,
     (SELECT COUNT(*) FROM (SELECT 1 FROM usage_samples s WHERE {is_unsealed} LIMIT :many) m) AS samples

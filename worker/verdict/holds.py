@@ -3,14 +3,15 @@
 Reserved credit is in wallets, or in balances that providers keep. It reduces the credit that an organisation may use.
 Due changes are the ends of reservations, and lots that begin and expire.
 
-Guarantee: a reservation that is over does not count, even before it is recorded as expired. If metering settles an
-execution, the use of its sandboxes is not reserved as well, because usage is subtracted separately. A transaction that
-reserves credit applies due changes first; the sweep of a tick only does so earlier.
+Guarantee: a reservation that is over does not count, even before its end is recorded. If metering settles an execution,
+the use of its sandboxes is not reserved as well, because usage is subtracted separately. A transaction that reserves
+credit applies due changes first; the sweep of a tick only applies them earlier.
 
 If metering settles an execution, its reservation shrinks by the amount that metering has drawn for its sandboxes. Seal
-and push are independent of it. The drawn amount is computed again each time. It is the execution's part of the ledger's
-charge for a window and feature, by its share of the samples. It never exceeds the price of its own samples, and the
-parts of all executions never exceed the charge. Locks: reservations by their keys, then wallets by their ids.
+and push do not depend on the reservation. The drawn amount is computed again each time. It is the execution's part of
+the ledger's charge for a window and feature, by its share of the samples. It never exceeds the price of the execution's
+own samples, and the parts of all executions never exceed the charge. Locks: reservations by their keys, then wallets by
+their ids.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ MOST_OVER_AT_ONCE: Final = 1_000
 def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> Mapping[str, int]:
     """Return the reserved credit by organisation, in micro-credits.
 
-    It is in their wallets, or in their balances at the provider. Wallets on a plan without `holds_halt` are not
-    included, because their reservations do not halt an organisation.
+    The credit is in the organisations' wallets, or in their balances at the provider. Wallets on a plan without
+    `holds_halt` are not included, because their reservations do not halt an organisation.
     """
     if not org_ids:
         return {}
@@ -77,9 +78,9 @@ def read_held(connection: sa.Connection, provider: str, org_ids: Sequence[str], 
 def held_part(provider: str, org_ids: Sequence[str], now_ms: int, *, in_wallets: bool) -> Part:
     """Return the query of reservations: rows for `metering_in` and `held_of`.
 
-    It can be read together with others in one statement.
+    One statement can run this query together with others.
 
-    `in_wallets`: the balances are in this ledger.
+    `in_wallets`: True if the balances are in this ledger.
     """
     values = {"org_ids": org_ids, "provider": provider, "now_ms": now_ms}
     return SQL.part("held" if in_wallets else "held_elsewhere", values)
@@ -88,7 +89,7 @@ def held_part(provider: str, org_ids: Sequence[str], now_ms: int, *, in_wallets:
 def metering_in(rows: Iterable[Any]) -> list[str]:
     """Return the customers with reservations that metering settles.
 
-    Read `used_up` for them, too.
+    For these customers, also read `used_up`.
     """
     return [row.customer_id for row in rows if row.has_metering]
 
@@ -105,7 +106,7 @@ def held_of(rows: Iterable[Any], used: Mapping[str, int]) -> dict[str, int]:
 class Lapsed:
     """The rest of an organisation's ended lots, in micro-credits.
 
-    It pays only for use before `until_ms` that is not charged yet.
+    The rest pays only for use before `until_ms` that is not charged yet.
     """
 
     lapsed_micro: int
@@ -122,7 +123,10 @@ def read_lapsed(connection: sa.Connection, provider: str, org_ids: Sequence[str]
 
 
 def lapsed_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of ended lots, to run with others: rows for `lapsed_of`."""
+    """Return the query of ended lots: rows for `lapsed_of`.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("lapsed", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -134,14 +138,17 @@ def lapsed_of(rows: Iterable[Any]) -> dict[str, Lapsed]:
 def read_in_wallets(connection: sa.Connection, provider: str, org_ids: Sequence[str], now_ms: int) -> dict[str, int]:
     """Return the credit of wallets by organisation, in micro-credits.
 
-    It is the credit for new use and for open executions. Call this only for a provider with balances in this ledger.
+    The credit is for new use and for open executions. Call this only for a provider with balances in this ledger.
     """
     part = wallets_part(provider, org_ids, now_ms)
     return wallets_of(SQL.run(connection, part.name, part.values))
 
 
 def wallets_part(provider: str, org_ids: Sequence[str], now_ms: int) -> Part:
-    """Return the query of wallets, to run with others: rows for `wallets_of`."""
+    """Return the query of wallets: rows for `wallets_of`.
+
+    One statement can run this query together with others.
+    """
     return SQL.part("in_wallets", {"org_ids": org_ids, "provider": provider, "now_ms": now_ms})
 
 
@@ -153,9 +160,9 @@ def wallets_of(rows: Iterable[Any]) -> dict[str, int]:
 def expire_holds(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
     """Apply changes that are due by time; return the number of changed wallets.
 
-    They are ends of reservations, in wallets or not, and lots that begin or expire. A wallet counts as changed if its
-    balance moved, or if it can pay another amount. `sweeps`: the most transactions for wallets, and as many for other
-    reservations.
+    Due changes are ends of reservations, in wallets or not, and lots that begin or expire. A wallet counts as changed
+    if its balance moved, or if it can pay another amount. `sweeps`: the most transactions for wallets, and as many for
+    other reservations.
     """
     yield from shrink_holds(context)
     over = 0 if context.out_of_time() else (yield from _end_elsewhere(context, sweeps))
@@ -169,7 +176,8 @@ def mature_wallets(context: Context, sweeps: int = MOST_SWEEPS) -> Steps[int]:
 
     A wallet counts as changed if its balance moved, or if it can pay another amount. `sweeps`: the most transactions.
 
-    Verdicts wait for it if usage came late. An ended lot may pay for that usage, and until then the balance is too low.
+    If usage came late, an ended lot may pay for it, and the balance is too low until this has run. So verdicts wait for
+    this.
     """
     done = 0
     for _ in range(sweeps):
@@ -248,7 +256,7 @@ class Uses:
 class Drawn:
     """The amount that metering has drawn for an execution, in micro-credits.
 
-    `before`: the final part before `to_ms`. `freed_micro`: the reserved credit that it frees.
+    `before`: the part before `to_ms`, which is final. `freed_micro`: the reserved credit that it frees.
     """
 
     reservation: str
@@ -262,7 +270,7 @@ class Drawn:
 def shrink(connection: sa.Connection, now_ms: int, after: str = "") -> str | None:
     """Shrink at most SHRUNK_AT_ONCE reservations with keys after `after`.
 
-    Return the key of the last execution if there may be more, else None.
+    Return the key of the last reservation if there may be more, else None.
     """
     values = {"after": after, "at_most": SHRUNK_AT_ONCE}
     runs = SQL.run(connection, "hold_runs", values).all()
@@ -331,7 +339,7 @@ def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) 
 def used_up(connection: sa.Connection, customers: Sequence[str], now_ms: int) -> Mapping[str, int]:
     """Return the part of customers' reservations that sandboxes have already used.
 
-    The usage may be charged, sealed or neither. The credit is still reserved, but an estimate subtracts the usage
+    The usage may be charged, sealed or neither. The credit is still reserved, and an estimate subtracts the usage
     separately.
     """
     runs = [row for row in SQL.run(connection, "runs_of", {"customers": list(customers)}) if row.expires_ms > now_ms]
@@ -357,7 +365,7 @@ def _floor(moment_ms: int) -> int:
 def _from_by_org(runs: Iterable[sa.Row[Any]]) -> list[dict[str, object]]:
     """Return the first window of each organisation that is not finally counted.
 
-    It is the earliest of its executions.
+    It is the earliest such window of the organisation's executions.
     """
     found: dict[str, int] = {}
     for run in runs:
@@ -368,7 +376,7 @@ def _from_by_org(runs: Iterable[sa.Row[Any]]) -> list[dict[str, object]]:
 def _read_uses(connection: sa.Connection, runs: Sequence[sa.Row[Any]]) -> Uses:
     """Read the use of executions from samples in force.
 
-    It begins with the first window that is not finally counted.
+    The use begins with the first window that is not finally counted.
     """
     mapping = mapping_rows(connection)
     feature_of = cache(lambda memory_mb, window_ms: resolve(mapping, memory_mb, window_ms))

@@ -91,8 +91,8 @@ JOIN ledger_entries e ON e.from_account = 'wallet:' || r.customer_id AND e.ts >=
 GROUP BY 1, 2, 3
 
 -- name: behind
--- The time before which an organisation's windows are sealed, charged and not dirty. It repeats the condition of the
--- index on open pushes word for word.
+-- The time before which an organisation's windows are sealed, charged and not dirty. The statement repeats the
+-- condition of the index on open pushes word for word.
 SELECT r.org_id, (SELECT MIN(m.end_ms) FROM (
     SELECT COALESCE(o.held_watermark_ms, b.watermark_ms, 0) AS end_ms
     UNION ALL SELECT MIN(q.window_ms) FROM pushes q

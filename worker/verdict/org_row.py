@@ -1,8 +1,8 @@
 """Write organisations' verdicts, their history, and notices of changes.
 
 Guarantee: `halted_at` changes only when the verdict does. Each change of the verdict is stored with its reason and
-figures. The operator's product is notified once of a halt, and once of its end. A low or exhausted balance is reported
-once, and again only after a read above the level. Drawdown compares the level with the balance minus usage that the
+figures. Drawdown notifies the operator's product once of a halt, and once of its end. It reports a low or exhausted
+balance once, and again only after a read above the level. It compares the level with the balance minus usage that the
 balance does not include yet, without subtracting reserved credit. Unless an endpoint subscribes to these events, their
 rows are not read or written.
 """
@@ -56,7 +56,7 @@ def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[R
 def is_asked_for(org: Row, now_ms: int) -> bool:
     """Return True if a read is requested, or if the organisation's turn has come.
 
-    A request stays after a failed read. A read that answers all requests ends the request and the turn.
+    After a failed read, the request stays. A read that answers all requests ends the request and the turn.
     """
     return org.projection_due_ms is not None or (
         org.refresh_deadline_ms is not None and org.refresh_deadline_ms <= now_ms
@@ -67,8 +67,8 @@ class Effective(NamedTuple):
     """An effective balance with its parts, in micro-credits.
 
     `unaccepted`: the sealed usage, sent or not, that the balance may not show. `unsealed`: the usage of samples that is
-    not sealed. If the organisation is not halted, it also includes the use since the last samples. `held_micro`: the
-    credit that executions have reserved.
+    not sealed. If the organisation is not halted, `unsealed` also includes the use since the last samples.
+    `held_micro`: the credit that executions have reserved.
     """
 
     balance: int
@@ -90,7 +90,8 @@ class OrgState:
     for two reads. `unconfirmed_micro`: the sent use that the balance does not show yet. `unread_since_ms`: the start of
     failing reads. `watch_due_ms`: when the watch looks again. `resume_above_micro`: the credit above which the
     organisation resumes. `refused`: features that a limit of the provider refuses, as JSON. `feature_limits`: the base
-    units that usage limits leave, by feature, as JSON. None: unknown, unlimited, or not the case.
+    units that usage limits leave, by feature, as JSON. A column is None if its value is unknown or unlimited, or if it
+    does not apply.
     """
 
     org_id: str
@@ -126,7 +127,8 @@ class Change:
     state: OrgState
     history: dict[str, object] | None = None
     left_micro: int | None = None
-    """The balance by the read, minus usage that it does not include, in micro-credits. None: it was not read."""
+    """The balance by the read, minus usage that it does not include, in micro-credits. None: the balance was not read.
+    """
 
     @property
     def reason(self) -> str | None:
@@ -138,8 +140,8 @@ class Change:
 class Moment:
     """The times of a read.
 
-    `read_ms`: when it began. `now_ms`: when it is applied. `watched`: True if a watch runs, so that an estimate alone
-    may halt an organisation.
+    `read_ms`: when the read began. `now_ms`: when its result is applied. `watched`: True if a watch runs, so that an
+    estimate alone may halt an organisation.
     """
 
     read_ms: int
@@ -150,7 +152,7 @@ class Moment:
 def after_operator(org: Row, now_ms: int) -> Change:
     """Return the change of an organisation after an operator's decision.
 
-    This includes the end of a decision, and the end of billing.
+    The end of a decision, and the end of billing, count as decisions.
     """
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     billed = org.billing_provider is not None and org.billing_provider not in EXEMPT_PROVIDERS
@@ -179,7 +181,7 @@ def overrides_of(org: Row) -> Overrides:
 
 
 def unchanged(org: Row, due: int | None) -> OrgState:
-    """Return the state as it is, with the next read at `due`.
+    """Return the present state, with the next read at `due`.
 
     `due` None: a read is not requested.
     """
@@ -226,7 +228,7 @@ def history_of(
 def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
     """Return True if an organisation was halted on an estimate, but has credit.
 
-    The balance did not rise since, so that the credit is not a grant.
+    The balance must not have risen since the halt, so that the credit is not a grant.
     """
     no_more = balance is not None and org.balance_micro is not None and balance <= org.balance_micro
     return bool(org.halt_reason == "estimate" and not new.is_halted and org.override_halted is None and no_more)
@@ -252,8 +254,8 @@ def tell_verdicts(
 ) -> None:
     """Queue notices of changed verdicts and of low or exhausted credit.
 
-    `verdicts`: rows of the history, with the earlier verdicts. `left`: micro-credits by organisation, by a read that
-    was just written. The caller must have locked the organisations' rows.
+    `verdicts`: rows of the history, with the earlier verdicts. `left`: the micro-credits left by organisation, from a
+    read that was just written. The caller must have locked the organisations' rows.
     """
     turned = [verdict for verdict in verdicts if bool(verdict["is_halted"]) != bool(verdict["was_halted"])]
     if not turned and not left:
@@ -314,7 +316,7 @@ def _of_levels(
 
 
 APPLIED_AT_ONCE: Final = 500
-"""Organisations for which one transaction writes verdicts from the stored facts."""
+"""Most organisations for which one transaction writes verdicts from the stored facts."""
 
 
 def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
@@ -326,7 +328,7 @@ def end_overrides(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
 def resume_exempt(connection: sa.Connection, shard: Shard, now_ms: int) -> None:
     """Resume organisations that an earlier biller's verdict halted.
 
-    They are not billed now, and an operator did not halt them. So a read would never resume them.
+    These organisations are not billed now, and an operator did not halt them. A read would never resume them.
     """
     found = SQL.run(connection, "halted_and_exempt", {"lo": shard.lo, "hi": shard.hi})
     apply_now(connection, found.scalars().all(), now_ms)

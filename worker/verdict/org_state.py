@@ -1,4 +1,6 @@
-"""Define the state of an organisation, as `org_status` reads it. Pure.
+"""Define the state of an organisation, as `org_status` reads it.
+
+This module is pure.
 
 Guarantee: each field has its name in `--json`.
 """
@@ -37,7 +39,10 @@ class PendingSize:
 
 @dataclass(frozen=True)
 class PushState:
-    """Pushes of one state, provider and feature. `quantity`: base units to send."""
+    """Pushes of one state, provider and feature.
+
+    `quantity`: base units to send.
+    """
 
     state: str
     provider: str
@@ -48,9 +53,10 @@ class PushState:
 
 @dataclass(frozen=True)
 class HaltRow:
-    """A halt at a cell. `halted_at`: its start, in milliseconds.
+    """A halt at a cell. `halted_at`: the start of the halt, in milliseconds.
 
-    `due_at_ms`: the next try (None: it is not due). `acked_at_ms`: the cell's acknowledgement (None: not acknowledged).
+    `due_at_ms`: the time of the next try (None: not due). `acked_at_ms`: the time of the cell's acknowledgement (None:
+    not acknowledged).
     """
 
     cell_id: str
@@ -65,8 +71,8 @@ class HaltRow:
 class OrgStatus:
     """An organisation's row, without columns of the seal, and its related rows.
 
-    Fields of the verdict are as in `OrgState`. `registered`: False if only its samples named it. `credit` None: it is
-    not billed.
+    Fields of the verdict are as in `OrgState`. `registered`: False if only its samples name the organisation. `credit`
+    None: the organisation is not billed.
     """
 
     org_id: str

@@ -1,7 +1,7 @@
 """Project: copy the provider's verdict to the organisation.
 
 Guarantee: each projection reads the provider again. A projection has the time at which its read began, and an older
-read never overwrites a newer one. If a customer cannot be read or does not exist, its stored figures stay, and do not
+read never overwrites a newer read. If a customer cannot be read or does not exist, its stored figures stay, and do not
 become zero. Only a new read, an operator or the end of billing resumes an organisation that was halted for lack of
 credit. Within HOLD_MS after the halt, the read must show an effective balance above the use of at least a minute.
 """
@@ -75,7 +75,7 @@ READING: Final = 7
 READ_AGAIN_MS: Final = MINUTE_MS
 """Milliseconds before Drawdown repeats a failed read."""
 MAX_UNWRITTEN: Final = 20
-"""Unwritten verdicts that a report names. The log has all of them."""
+"""Most unwritten verdicts that a report names. The log has all of them."""
 ORGS_A_ROUND = 64
 """Concurrent reads of customers, if the provider allows several.
 
@@ -87,8 +87,8 @@ Fewer reads would not fully use the connection, and more would delay verdicts.
 class Projected:
     """The counts of a projection's reads and verdicts, by organisation.
 
-    `read`: organisations with a new read. `failed`: those without a read or with an unwritten verdict. `halted`,
-    `resumed`: changed verdicts. `wrong_estimates`: halts on an estimate that a read proved wrong.
+    `read`: organisations with a new read. `failed`: organisations without a read or with an unwritten verdict.
+    `halted`, `resumed`: changed verdicts. `wrong_estimates`: halts on an estimate that a read proved wrong.
     """
 
     read: int = 0
@@ -97,7 +97,7 @@ class Projected:
     resumed: int = 0
     wrong_estimates: int = 0
     calls_cut: dict[str, int] = field(default_factory=dict)
-    """The fewest reads at once, by provider, if the provider refused reads as too many."""
+    """The fewest concurrent reads, by provider, if the provider refused reads as too many."""
     unwritten: list[str] = field(default_factory=list)
     """Organisations with a verdict that the database refused, each with the reason."""
     problems: list[str] = field(default_factory=list)
@@ -126,7 +126,7 @@ class Projected:
             log.error(
                 "estimate_wrong",
                 org=org.org_id,
-                detail="Drawdown halted the organisation on an estimate, but credit is left, so it resumed",
+                detail="Drawdown halted the organisation on an estimate, but credit is left. Drawdown resumed it",
             )
 
 
@@ -165,9 +165,9 @@ def project(context: Context, provider: str, org: str = "") -> Steps[Projected]:
 
 
 def _write(work: partial[Projected], due: Sequence[DueProjection], done: Projected) -> Steps[None]:
-    """Write verdicts; if that fails, halve them until the invalid one is alone (S8).
+    """Write verdicts; after a failure, halve them to find the invalid verdict (S8).
 
-    That organisation keeps its verdict and is read again later. The other halts are not delayed.
+    The organisation of the invalid verdict keeps its verdict and is read again later. The other halts are not delayed.
     """
     parts = [tuple(due)]
     while parts:
@@ -358,8 +358,8 @@ def _used(
     """Return the usage of organisations beyond their balance.
 
     If a watch runs, `wanted` has all organisations. Otherwise it has only those that are halted for lack of credit, or
-    have rejected pushes. While history is in doubt (R1), the result is empty: a charge of a lost history would be
-    subtracted twice.
+    have rejected pushes. While history is in doubt (R1), the result is empty, because a charge of a lost history would
+    be subtracted twice.
     """
     if SQL.run(connection, "is_doubted").first() is not None:
         return {}
@@ -391,7 +391,7 @@ class Here:
 def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_again: bool) -> Change:
     """Return the change of an organisation after a successful read.
 
-    `asked_again`: a request came since the read began, so the read does not answer it.
+    `asked_again`: True if a request came after the read began, so that the read does not answer it.
     """
     used, held_micro = here.used, here.held_micro
     found, hidden, judged = None, None, None
@@ -404,7 +404,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     overrides = overrides_of(org)
     new = verdict(state.balance_micro, state.max_concurrent, overrides, at.now_ms, judged, held_micro, refused)
     if used is not None and state.balance_micro is not None and org.is_halted and not new.is_halted:
-        # The credit exceeds the last pushes: so the read came after a payment, and includes these pushes.
+        # The credit exceeds the last pushes, so the read came after a payment, and includes these pushes.
         found, hidden = effective_after(org, state.balance_micro, used, paid=True)
     # A request came since this read began, or a push set a turn while it ran. A turn is not enough for a halted
     # organisation, so its read is due now.
@@ -431,7 +431,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
 def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
     """Return when to read the provider a second time; None: not planned.
 
-    After a webhook, this is SECOND_READ_MS after the start of the first read, since that response may be older than the
+    After a webhook, this is SECOND_READ_MS after the start of the first read, because that read may be older than the
     reported change. If a part of the balance ends soon, it is the time of the last look at that part.
     """
     if org.refresh_deadline_ms == READ_TWICE:
@@ -454,8 +454,8 @@ def _compute_remaining_credit(state: CustomerState, found: Effective | None, use
 def _margin(org: Row, balance: int, used: Used, at: Moment) -> int:
     """Return the credit that an organisation needs to resume.
 
-    It is the use of a minute. If the balance did not rise, it is at least the use that was expected at the halt,
-    because samples come late. After HOLD_MS, any credit is enough.
+    The credit is the use of a minute. If the balance did not rise, the credit is at least the use that was expected at
+    the halt, because samples come late. After HOLD_MS, any credit is enough.
     """
     if org.halted_at is None or at.now_ms - org.halted_at >= HOLD_MS:
         return 0
@@ -472,7 +472,7 @@ def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
 def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
     """Return the change of an organisation after a failed read.
 
-    `policy`: that of its plan. `due`: the time of the next read.
+    `policy`: the policy of its plan for an unavailable provider. `due`: the time of the next read.
     """
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)

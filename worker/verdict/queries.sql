@@ -19,8 +19,9 @@ UPDATE orgs SET refresh_deadline_ms = :twice WHERE org_id IN (SELECT org_id FROM
 
 -- name: projections_due
 -- The requested reads. Running organisations come first, the least credit first. Then come halted organisations, the
--- longest wait first. The watch requests all of them repeatedly. In the order of their credit, those that paid would
--- never be read. Then come organisations in their turn. An index gives each order, because there may be many rows.
+-- longest wait first. The watch requests all of them repeatedly. In the order of their credit, organisations that paid
+-- would never be read. Then come organisations in their turn. An index gives each order, because there may be many
+-- rows.
 SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
     EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
 FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL SELECT * FROM ({in_turn}) t) d
@@ -123,8 +124,8 @@ SELECT a.provider FROM assignments a WHERE a.org_id = :org_id AND {in_force_now}
 
 -- name: may_ask
 -- Both conditions are in one statement, so that only one of several simultaneous requests gets the row. A request with
--- a time in the future counts, because clocks of machines differ. If it is later than `busy_until_ms`, a clock was
--- corrected since, and it does not count.
+-- a time in the future counts, because clocks of machines differ. If this time is later than `busy_until_ms`, a clock
+-- was corrected since, and the request does not count.
 INSERT INTO gate_asks (org_id, asked_ms, busy_until_ms) VALUES (:org_id, :now_ms, :busy_until_ms)
 ON CONFLICT (org_id) DO UPDATE SET asked_ms = :now_ms, busy_until_ms = :busy_until_ms
 WHERE (gate_asks.asked_ms <= :earlier_ms AND COALESCE(gate_asks.busy_until_ms, 0) <= :now_ms)

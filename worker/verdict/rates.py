@@ -1,6 +1,6 @@
 """Price usage by a provider's rates, and read its policy while unavailable.
 
-An operator sets the rates, or they are read from the provider.
+An operator sets the rates, or Drawdown reads them from the provider.
 
 Guarantee: rates are append-only and begin at a window. They are on record with actor and reason. They serve estimates,
 not charges. All rates of a card are in one unit. Amounts of different units are never added up, and a feature without a
@@ -55,7 +55,7 @@ def rate_card_of(connection: sa.Connection, provider: str) -> RateCard:
 def rates_part(provider: str) -> Part:
     """Return the query of a provider's own rates: rows for `card_of`.
 
-    It can be read together with others in one statement.
+    One statement can run this query together with others.
     """
     return SQL.part("rates", {"provider": provider})
 
@@ -64,8 +64,8 @@ def card_of(rows: Iterable[Any], *, apart: bool = False) -> RateCard:
     """Return the rate card of rows that were read.
 
     From the time at which the provider reports a feature's cost, an operator's rates of the feature do not count. If a
-    provider reports costs in several balances, their amounts cannot be added up. Such costs count only if the caller
-    keeps balances `apart`.
+    provider reports costs in several balances, their amounts cannot be added up. The card has such costs only if
+    `apart` is True, because the caller then keeps balances apart.
     """
     read = list(rows)
     begins = _told_since(read) if apart or balance_told(read) is not None else {}
@@ -80,7 +80,7 @@ def card_of(rows: Iterable[Any], *, apart: bool = False) -> RateCard:
 def balance_told(rows: Iterable[Any]) -> str | None:
     """Return the balance in which a provider shows all its present costs.
 
-    None: it does not show costs, or shows them in several balances.
+    None: the provider does not show costs, or shows them in several balances.
     """
     newest = {row.feature: row.balance for row in sorted(rows, key=_begins) if row.balance is not None}
     balances = {balance for feature, balance in newest.items() if balance != feature}
@@ -100,7 +100,8 @@ def _begins(row: Any) -> int:
 class RateRow:
     """A rate of a provider: `micro` for each `per_quantity` base units.
 
-    `balance`: None if an operator set the rate. `in_use`: True if estimates use the rate.
+    `balance`: the balance that the cost draws on; None if an operator set the rate. `in_use`: True if estimates use the
+    rate.
     """
 
     feature: str
@@ -126,7 +127,7 @@ def tells_costs(connection: sa.Connection, provider: str) -> bool:
 
 
 def policies_of(connection: sa.Connection, provider: str) -> dict[str, str]:
-    """Return the policies by plan, for plans with their own; '' is all other plans."""
+    """Return the policies by plan, for plans with a policy; '' is all other plans."""
     rows = SQL.run(connection, "policies", {"provider": provider})
     return {str(row.plan): str(row.policy) for row in rows}
 
@@ -176,7 +177,10 @@ class Worth:
 
 
 def named_quantities(quantities: Mapping[str, int], most: int = MOST_NAMED) -> str:
-    """Return the first quantities by feature, and the number of others, for people."""
+    """Return a text for people: the first quantities, and the number of others.
+
+    The quantities are by feature.
+    """
     some = [f"{quantity:,} {feature}" for feature, quantity in sorted(quantities.items())]
     more = len(some) - most
     return ", ".join(some[:most]) + (f" and {counted(more, 'more feature')}" if more > 0 else "")
@@ -191,7 +195,7 @@ class Prices:
         self._balances: dict[str, dict[tuple[str, int], str]] = {}
 
     def worth(self, some: Iterable[Quantity]) -> Worth:
-        """Add up quantities by feature and price each rate's sum."""
+        """Add up quantities by feature, and price the sum at each rate."""
         quantities, unpriced = Counter[str](), Counter[str]()
         at_rate = Counter[tuple[str, Rate]]()
         for one in some:
@@ -221,14 +225,17 @@ class Prices:
         return self._cards[provider]
 
     def _balance(self, provider: str, rate: Rate) -> str:
-        """Return the balance that a rate draws on, as read from the provider."""
+        """Return the balance that a rate draws on.
+
+        If the provider did not report the rate, the balance is `credits`.
+        """
         return self._balances[provider].get((rate.feature, rate.start_ms), CREDITS)
 
 
 def size_of(worth: Worth, rows: int = 1) -> Size:
     """Return the size of an action that changes usage of this worth.
 
-    It is unbounded if some usage does not have a rate, or is paid from a balance in another unit than credits.
+    The size is unbounded if some usage does not have a rate, or is paid from a balance in another unit than credits.
     """
     foreign = any(balance != CREDITS for balance in worth.credits_micro)
     return Size(rows=rows, micro=worth.credits_micro.get(CREDITS, 0), unbounded=bool(worth.unpriced) or foreign)

@@ -1,8 +1,9 @@
 """Request refreshes of verdicts, and bound the reads that answer them.
 
-Guarantee: a round ends, for any number of requests meanwhile. It reads an organisation once for each request, and at
-most MOST_READS times. If it passes over an organisation, the request stays for the next round. If many requests at the
-gate want to read an organisation at once, only the first may read it. Another may read it ten seconds later.
+Guarantee: a round ends, for any number of new requests during the round. It reads an organisation once for each
+request, and at most MOST_READS times. If it passes over an organisation, the request stays for the next round. If many
+requests at the gate want to read an organisation at the same time, only the first may read it. Another may read it ten
+seconds later.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ time, and other organisations, pushes and halts would wait.
 
 
 SECOND_READ_MS: Final = 5 * SECOND_MS
-"""Milliseconds from the start of a read for a webhook to a second read. The result of the first read may be stale."""
+"""Milliseconds from the start of the first read after a webhook to the second read. The result of the first read may be
+stale.
+"""
 
 NOT_ASKED: Final = ReadFailed("not requested: the provider did not answer a moment ago")
 
@@ -54,7 +57,7 @@ The reader's clock sets the time of the second read.
 
 
 def find_answer(states: Mapping[str, CustomerRead], customer_id: str) -> CustomerRead:
-    """Return the provider's response about a customer."""
+    """Return the result of a read for a customer; ReadFailed if it is missing."""
     return states.get(customer_id, ReadFailed("the provider did not answer about this customer"))
 
 
@@ -91,7 +94,7 @@ class OneRound:
     _asks: dict[str, list[int]] = field(default_factory=dict)
 
     def to_read(self, found: Iterable[DueProjection]) -> list[DueProjection]:
-        """Return the organisations to read, and pass over the others in this round."""
+        """Return the organisations to read; leave the others to the next round."""
         due: list[DueProjection] = []
         for wanted in found:
             before = self._asks.get(wanted.org_id, [])
@@ -110,7 +113,7 @@ class OneRound:
 def mark_for_projection(connection: sa.Connection, org_ids: Sequence[str], now_ms: int) -> None:
     """Request a read of these organisations at their provider.
 
-    The count of requests grows with each, so that a projection answers only requests from before its read.
+    Each request increases a count, so that a projection answers only the requests from before its read.
     """
     orgs = [{"org_id": org_id} for org_id in sorted(set(org_ids))]
     SQL.run(connection, "mark_for_projection", {"now_ms": now_ms, "orgs": orgs})
@@ -121,8 +124,8 @@ def mark_halted(
 ) -> None:
     """Request a refresh of halted organisations with an old read, the oldest first.
 
-    Halts and org overrides by a person do not depend on credit, so they are left out. A wallet of the embedded ledger
-    requests a refresh itself when it gets credit.
+    Halts and org overrides by a person do not depend on credit, so these organisations are left out. A wallet of the
+    embedded ledger requests a refresh itself when it gets credit.
     """
     if capabilities.same_database or capabilities.balance_in_ledger:
         return
@@ -159,9 +162,9 @@ BUSY_MS: Final = 60 * SECOND_MS
 class Gated:
     """An organisation's row for the gate.
 
-    `unknown`: neither a provider nor an operator has decided about it. `overridden`: an operator's decision replaces
-    the provider's. `projection_read_ms`: the start of the last read (None: never). `max_concurrent_sandboxes` None:
-    unlimited.
+    `unknown`: True if neither a provider nor an operator has decided about the organisation. `overridden`: True if an
+    operator's decision replaces the provider's. `projection_read_ms`: the start of the last read (None: never).
+    `max_concurrent_sandboxes` None: unlimited.
     """
 
     billing_provider: str | None
@@ -197,7 +200,7 @@ class Gated:
 class LeaveToAsk:
     """Permission to read an organisation at its biller.
 
-    `provider`: its biller now. Its row of `orgs` may name another biller until the next tick.
+    `provider`: the organisation's biller now. Its row of `orgs` may name another biller until the next tick.
     """
 
     at_ms: int
@@ -207,7 +210,8 @@ class LeaveToAsk:
 def in_doubt(code: str | None, *, allowed: bool) -> Facts:
     """Return the facts of an organisation without a limit.
 
-    `code`: the reason why its credit is missing or unknown, or None. `allowed`: True if the gate allows it in doubt.
+    `code`: the reason why its credit is missing or unknown, or None. `allowed`: True if the gate allows the
+    organisation in doubt.
     """
     limits = (Limit("at_once", None, plan="*"),)
     return Facts(BLOCK_ALL, 0, False, limits, {"at_once": Counted()}, no_credit=code, fails_open=allowed)
@@ -224,7 +228,7 @@ def read_gated(connection: sa.Connection, org_id: str) -> Gated | None:
 def may_ask(connection: sa.Connection, org_id: str, now_ms: int) -> LeaveToAsk | None:
     """Request a read of an organisation unless another request is recent.
 
-    None: it is not billed, or a request came within ASK_EVERY_MS or is still in progress.
+    None: the organisation is not billed, or a request came within ASK_EVERY_MS or is still in progress.
     """
     now = {"org_id": org_id, "now_ms": now_ms}
     values = {**now, "earlier_ms": now_ms - ASK_EVERY_MS, "busy_until_ms": now_ms + BUSY_MS}
@@ -236,5 +240,5 @@ def may_ask(connection: sa.Connection, org_id: str, now_ms: int) -> LeaveToAsk |
 
 
 def end_request(connection: sa.Connection, org_id: str, at_ms: int) -> None:
-    """Record that the request that began at this time has ended."""
+    """Record that the request that began at `at_ms` has ended."""
     SQL.run(connection, "asked", {"org_id": org_id, "asked_ms": at_ms})

@@ -1,4 +1,6 @@
-"""Decide an organisation's verdict, and the time of the next read. Pure.
+"""Decide an organisation's verdict, and the time of the next read.
+
+This module is pure.
 
 The verdict follows from the provider's response, the operator's halt and org override, and the time.
 """
@@ -16,7 +18,8 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 class Verdict:
     """The verdict that is copied to the organisation.
 
-    `reason`: of the halt (None: it is not halted). `max_concurrent`: concurrent sandboxes (None: unlimited).
+    `reason`: the reason of the halt (None: not halted). `max_concurrent`: the most concurrent sandboxes (None:
+    unlimited).
     """
 
     is_halted: bool
@@ -28,8 +31,8 @@ class Verdict:
 class Overrides:
     """The operator's halt and org override of one organisation.
 
-    `halted`, `max_concurrent` None: the provider's verdict counts. `until_ms`: the end of the org override; None: until
-    it is cleared.
+    `halted`, `max_concurrent` None: the provider's verdict counts. `until_ms`: the end of the org override; None: the
+    override lasts until it is cleared.
     """
 
     operator_halt: bool = False
@@ -57,7 +60,7 @@ The halt applies only if the organisation's plan requires it.
 class Estimate:
     """The credit of a fresh read, minus the use that it does not show.
 
-    Amounts are micro-credits. `may_halt`: the estimate may halt an organisation that runs.
+    Amounts are micro-credits. `may_halt`: True if the estimate may halt an organisation that runs.
     """
 
     effective_micro: int
@@ -71,8 +74,8 @@ class Estimate:
 class Refused:
     """Features that a usage limit of the provider refuses although credit is left.
 
-    `in_use`: features that the organisation uses now. `halted`: True if it is halted for the limit now, so that its use
-    has ended.
+    `in_use`: features that the organisation uses now. `halted`: True if the organisation is halted for the limit now,
+    so that its use has ended.
     """
 
     features: frozenset[str] = frozenset()
@@ -153,9 +156,9 @@ def told_verdict(present: Verdict, overrides: Overrides, now_ms: int, *, billed:
 
     The verdict applies until the next read of the provider.
 
-    `billed`: a provider bills the organisation. `spent`: by the provider's last response, the balance is 0 or less.
-    While it is billed, only an operator's decision or a fresh read resumes it. If it is not billed, only an operator
-    halts and limits it.
+    `billed`: True if a provider bills the organisation. `spent`: True if the provider's last response showed a balance
+    of 0 or less. While the organisation is billed, only an operator's decision or a fresh read resumes it. If it is not
+    billed, only an operator halts and limits it.
     """
     limit = _limit(present.max_concurrent if billed else None, overrides, now_ms)
     said = _operator(overrides, limit, now_ms)
@@ -205,7 +208,7 @@ A later end counts as unlimited.
 def end_ms(effective_micro: int | None, burn_a_minute: int, now_ms: int) -> int | None:
     """Return when an effective balance ends at the present use, in milliseconds.
 
-    None: it is unlimited or not in use, or it ends after FURTHEST_MS.
+    None: the balance is unlimited or not in use, or it ends after FURTHEST_MS.
     """
     if effective_micro is None or burn_a_minute <= 0:
         return None
@@ -236,7 +239,7 @@ WINDOWS_A_TURN: Final = TURN_MS // WINDOW_MS
 
 
 def turn_ms(org_id: str, after_ms: int) -> int:
-    """Return an organisation's next turn after a time.
+    """Return the time of an organisation's next turn after a given time.
 
     A turn comes once an hour, at a moment that depends on the id, so that reads are spread evenly.
     """
@@ -276,14 +279,15 @@ class Remaining:
     whole: bool
     """True if this is the whole credit; otherwise other balances may add to it."""
     largest_micro: int | None = None
-    """The largest shown balance, if `left_micro` adds up balances; None: `left_micro`."""
+    """The largest shown balance, if `left_micro` adds up balances; None: it is `left_micro`."""
 
 
 def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> int:
     """Return when to refresh an organisation with charged pushes (milliseconds).
 
-    This is at once if the organisation is halted or unread, was read before its last turn, or may be near its end of
-    credit. Otherwise it is in its turn. `remaining`: None if a response did not show the credit left.
+    The refresh is due immediately if the organisation is halted or unread, or was read before its last turn. The same
+    applies if its credit may end soon. Otherwise it is due in the organisation's next turn. `remaining`: None if a
+    response did not show the credit left.
     """
     if known.is_halted or known.unread or known.read_ms is None:
         return now_ms
@@ -293,9 +297,9 @@ def ask_at_ms(known: KnownState, remaining: Remaining | None, now_ms: int) -> in
 
 
 def is_limit_near(left: int, charged: int) -> bool:
-    """Return True if a usage limit would end before the next turn.
+    """Return True if a usage limit would be reached before the next turn.
 
-    The rate of these pushes decides. `left`: base units that it leaves after them.
+    The rate of these pushes decides. `left`: the base units that the limit leaves after them.
     """
     return left <= charged * WINDOWS_A_TURN
 
@@ -314,8 +318,8 @@ def _calls_for_a_read(known: KnownState, remaining: Remaining) -> bool:
     """Return True if a read is needed now.
 
     It is needed if credit would end before the next turn at the rate of these pushes, or has reached the low level. It
-    is also needed if a balance exceeds the stored balance. Then the customer has paid, or a limit decides that answers
-    do not show.
+    is also needed if a balance exceeds the stored balance. In that case, the customer has paid, or a limit decides that
+    responses do not show.
     """
     left = remaining.left_micro
     if left is None:

@@ -1,6 +1,6 @@
 """Read and write the state of the watch: rounds, reads and wrong estimates.
 
-Guarantee: within WATCHED_FOR_MS after a watch ended, ticks stop estimating. Each count is written in the transaction
+Guarantee: ticks stop estimating within WATCHED_FOR_MS after a watch ended. Each count is written in the transaction
 that did the work.
 """
 
@@ -23,7 +23,7 @@ SQL = queries(__file__)
 WATCHED_FOR_MS: Final = 5 * MINUTE_MS
 """Milliseconds for which all organisations count as watched after a round of the watch."""
 ESTIMATE_WRONG: Final = "estimate_wrong"
-"""The reason in the history if a halt on a wrong estimate ends."""
+"""The reason in the history for the end of a halt on a wrong estimate."""
 STOPPED_FOR_MS: Final = DAY_MS
 """Milliseconds without a round after which alerts no longer expect a watch.
 
@@ -33,7 +33,10 @@ Drawdown can run with ticks alone.
 
 @dataclass(frozen=True)
 class RoundCount:
-    """The number of rounds of all watch processes. `last_ms`: the last; None: never."""
+    """The number of rounds of all watch processes.
+
+    `last_ms`: the time of the last round; None: never.
+    """
 
     last_ms: int | None
     count: int
@@ -43,7 +46,7 @@ class RoundCount:
 class UnreadOrgs:
     """The organisations of a provider with a failed last read.
 
-    `since_ms`: the start of the longest failure. `first_org`: the first by its id.
+    `since_ms`: the start of the longest failure. `first_org`: the first organisation by its id.
     """
 
     provider: str
@@ -64,7 +67,10 @@ def last_round_ms(connection: sa.Connection) -> int | None:
 
 
 def unread_orgs(connection: sa.Connection) -> list[UnreadOrgs]:
-    """Return organisations with a failed last read, by provider ('' if not billed)."""
+    """Return organisations with a failed last read, by provider.
+
+    The provider is '' for an organisation that is not billed.
+    """
     return [UnreadOrgs(**row) for row in SQL.run(connection, "unread_orgs").mappings()]
 
 

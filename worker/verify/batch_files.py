@@ -1,8 +1,8 @@
 """Read the files of batches again, and compare sums (`drawdown verify --deep`).
 
-Guarantee: it does not share code with the import of batches. Each value is read as text, and each text is parsed in one
-way. If a file is missing or changed, it is counted as unproven. So are objects that their store does not return now,
-and answers of queries, which are not queried again.
+Guarantee: this module does not share code with the import of batches. Each value is read as text, and each text is
+parsed in one way. A missing or changed file counts as unproven. An object that its store does not return now also
+counts as unproven. The same applies to results of queries, because they are not queried again.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _here(place: str, folder: str, bring: Bring | None) -> Path | None:
     if not place.startswith("s3://"):
         return Path(place)
     if bring is None:
-        raise UsageError("cannot read the objects of batches: no object store is connected")
+        raise UsageError("cannot read the objects of batches: the object store is not connected")
     return bring(place, Path(folder))
 
 
@@ -171,8 +171,9 @@ def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
 def _unpacked(path: Path, spill: str) -> Path:
     """Return a file, unpacked if it is a `.zst` file.
 
-    Its size is not checked again: its hash shows that the import has unpacked it. Errors: UsageError if zstd is not
-    installed.
+    The size of the file is not checked again, because its hash shows that the import has unpacked it.
+
+    Errors: UsageError if zstd is not installed.
     """
     if path.suffix.lower() != ".zst":
         return path

@@ -4,7 +4,7 @@ Guarantee: the run skips only windows that an earlier run proved and that record
 that may reach back names its window, and the earliest of these windows is the point. Such records are late samples,
 withdrawals, voids, adoptions and attempts. Pushes count if they were sealed, settled or replaced with daily sums (`push
 fold`), or are open. The other records are assignments, mappings, ledger entries and dirty windows. If a row was changed
-or deleted past the guards, a run finds it above the point. Below it, only a full run finds it.
+or deleted past the guards, a run finds the change above the point. Below the point, only a full run finds it.
 
 Facts without a window (balances, carries, lots, halts, verdicts, the record of actions) are proven in full each time.
 """
@@ -33,7 +33,7 @@ Clocks differ, and a transaction can stay open.
 class Mark:
     """The progress of a run.
 
-    Each window before `window_ms` was sealed, and each arrival below `arrival` counted.
+    Each window before `window_ms` was sealed, and each arrival below `arrival` was counted.
     """
 
     window_ms: int
@@ -42,7 +42,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class ProvenRun:
-    """A run without a breach that may be continued. `at_ms`: when it began."""
+    """A run without a breach that may be continued.
+
+    `at_ms`: when the run began.
+    """
 
     run: int
     at_ms: int
@@ -53,8 +56,8 @@ class ProvenRun:
 class Point:
     """The point from which a run continues.
 
-    The run `run` at `at_ms`, or a run before it, proved the windows before `window_ms`. `why`: the record that touched
-    the window at the point since; '' if a record did not touch it.
+    The run `run` at `at_ms`, or a run before it, proved the windows before `window_ms`. `why`: the record that has
+    since touched the first window of this run; '' if a record did not touch it.
     """
 
     window_ms: int
@@ -67,7 +70,7 @@ class Point:
 class Before:
     """The newest stored run, and the newest action, when a run began (0: never).
 
-    Runs may overlap, and clocks differ, so these numbers show which rows a run saw.
+    These numbers show which rows a run saw. Times do not show that, because runs may overlap and clocks differ.
     """
 
     run: int = 0
@@ -89,7 +92,7 @@ def mark(connection: sa.Connection) -> Mark:
 def point(connection: sa.Connection, held: ProvenRun) -> Point | None:
     """Return the point from which a run can continue `held`.
 
-    None: arrivals are counted again, as after a restore, so that the point is unknown.
+    None: the point is unknown, because arrivals are counted again, as after a restore.
     """
     if held.mark.arrival > int(SQL.run(connection, "newest").scalar_one()):
         return None

@@ -1,21 +1,21 @@
 """Prove the invariants on any database, from its raw tables (`drawdown verify`).
 
-Guarantee: it only reads, in one snapshot, with statements that are separate from those of the tick. Python receives
-only breaches, never samples. A breach names the organisation, window and feature with the numbers. All breaches are
-counted, and the first LISTED are listed. Known and unsettled usage (dirty windows, samples that arrived after the
-cursor) does not count as a breach, and is reported as open.
+Guarantee: this module only reads, in one snapshot, with statements that are separate from those of the tick. Python
+receives only breaches, never samples. A breach names the organisation, window and feature with the numbers. All
+breaches are counted, and the first LISTED are listed. Known and unsettled usage (dirty windows, samples that arrived
+after the cursor) does not count as a breach, and is reported as open.
 
-These are not claimed:
+`verify` does not prove these facts:
 
 - which of several rates that had begun by a push's window was on record when the push was charged
-- the exact time at which an entry was written (`at_ms`; its `ts` is claimed). For a push it is claimed to the minute,
-  or to the day if several workers may have sent the push. For an execution, it is only claimed that it is not a day
-  before the execution. For a tier, it is not claimed
+- the exact time at which an entry was written (`at_ms`), although it proves `ts`. For a push, `at_ms` is proven to the
+  minute, or to the day if several workers may have sent the push. For an execution, it is only proven that `at_ms` is
+  not a day before the execution. For a tier, `at_ms` is not proven
 - that a wallet was drawn on for a push accepted within a day of its first credit or of its feature's first rate
-- which of a plan's terms were the newest when a month began (that the terms in a lot are the plan's is claimed)
+- which of a plan's terms were the newest when a month began (it proves that the terms in a lot are the plan's)
 - the price of a tier when a month of it was charged
 - that the expired credit of a lot is the part that was not used in time
-- which of a supplier's terms were the newest when an execution ended (the copied terms are claimed)
+- which of a supplier's terms were the newest when an execution ended (the copied terms are proven)
 - the figures of the last read in an organisation's row (such as `balance_micro`)
 - that a provider's own figures agree (`drawdown reconcile` compares)
 - the original values of a tick's assignment of a new organisation that was changed later
@@ -23,11 +23,11 @@ These are not claimed:
 - that each event was sent to all endpoints that subscribed to it at that time
 - the amounts that the guard's reserved uses counted for before they ended, and refused uses
 - the id of a usage event, from which its sample's id is made, and the day and service of a line of a bill
-- that withdrawals, org overrides, cells and policies for an unavailable provider each agree with an action
+- that each withdrawal, org override, cell and policy for an unavailable provider agrees with an action
 - the limits of a plan without an action, and the first rates of an `init` that did not record them
 
-A login that can write to all tables, with all guards off, can make another consistent history. To find that, compare
-with a backup, and compare the newest action's hash with the last one that you stored.
+A login that can write to all tables, with all guards off, can make another consistent history. To find such a history,
+compare the database with a backup, and the newest action's hash with the last hash that you stored.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ LISTED: Final = 1_000
 class Breach:
     """A breach of an invariant (1 to 15).
 
-    `org_id`: None if it concerns more than one organisation, such as the ledger's sum. `window_ms` and `feature`: None
-    if it does not concern a window or feature.
+    `org_id`: None if the breach concerns more than one organisation, such as the ledger's sum. `window_ms` and
+    `feature`: None if the breach does not concern a window or feature.
     """
 
     invariant: int
@@ -70,8 +70,8 @@ class Breach:
 class Verification:
     """The result of a run.
 
-    `breaches`: the first LISTED. `by_invariant`: the number of all. `first`: the first breach of each organisation.
-    `checked`, `open`: counts by name.
+    `breaches`: the first LISTED breaches. `by_invariant`: the number of all breaches by invariant. `first`: the first
+    breach of each organisation. `checked`, `open`: counts by name.
     """
 
     breaches: list[Breach] = field(default_factory=list)
@@ -114,10 +114,10 @@ def verify(
 ) -> Verification:
     """Check all invariants, and return the result.
 
-    `orgs`: only these organisations; None: all. `now_ms`: claim that credit which wallets count as over has ended by
-    then; None: do not claim that. `held`: the run that this one continues; None: a full run.
+    `orgs`: only these organisations; None: all. `now_ms`: prove that credit which wallets count as over has ended by
+    then; None: do not prove that. `held`: the run that this one continues; None: a full run.
 
-    Call it by `schema.database.read`, because all statements must see one snapshot.
+    Call this through `schema.database.read`, because all statements must see one snapshot.
     """
     if connection.dialect.name == "postgresql":
         STATE.run(connection, "in_parts")
@@ -209,7 +209,7 @@ def _breach(row: sa.RowMapping) -> Breach:
 def _plain(value: object) -> object:
     """Return a value for a text.
 
-    Decimals become integers, because PostgreSQL's sums are decimals and all of ours are whole.
+    Decimals become integers, because PostgreSQL's sums are decimals, but all our sums are whole.
     """
     if isinstance(value, Decimal | float):
         return int(value)
