@@ -1,12 +1,13 @@
 """Requests that take effect once.
 
-They are forms of the console, calls of programs, and signed requests.
+Such requests are forms of the console, calls of programs, and signed requests.
 
-Guarantee: each form has its own key. A double click, a reload or a lost response may send it twice. It takes effect
-once, and both requests get the same response. The key is stored in the transaction of the change, and valid until
-LIFE_MS after the form was created. A session does not last longer. Rows that serialise changes by the same shown state
-are in the same table, and are deleted as the keys are. A call with an Idempotency-Key is stored like a form, for at
-least a day. The same key with different content is refused. A signature is used up in the transaction of its request.
+Guarantee: each form has its own key. If a double click, a reload or a lost response sends a form twice, the form takes
+effect once, and both requests get the same response. The transaction of the change stores the key. The key is valid
+until LIFE_MS after the form was created, which is also the longest session. The same table has the rows that serialise
+changes decided by the same shown state, and deletes them as it deletes keys. A call with an Idempotency-Key is stored
+like a form, for at least a day. If a call sends the same key with different content, the call fails. A signature is
+used up in the transaction of its request.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def new_key(now_ms: int, secret: str) -> str:
 def claim(connection: sa.Connection, key: str, person: Person, action: str, now_ms: int) -> Acted | None:
     """Claim a form's key for this transaction.
 
-    Return its effect if it was done before; None if it is new.
+    Return the form's effect if it was sent before; None if it is new.
 
     Errors: Refused for a key that has expired, or belongs to another form or person.
     """
@@ -77,11 +78,10 @@ def claim(connection: sa.Connection, key: str, person: Person, action: str, now_
 
 
 def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: int) -> None:
-    """Serialise changes that were decided by the same shown state.
+    """Serialise changes that people decided by the same shown state.
 
-    This applies to all actors and reasons.
-
-    The next change then reads again, and sees the effect of the former change. `picture`: the hash of the shown state.
+    The changes wait for each other, even if their actors or reasons differ. Each change reads the state again, and sees
+    the effect of the change before. `picture`: the hash of the shown state.
     """
     SQL.run(connection, "in_turn", {"picture": picture, "name": person.name, "now_ms": now_ms})
 
@@ -98,7 +98,7 @@ def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
 
 
 class OtherContent(Refused):
-    """The Idempotency-Key was used for another call."""
+    """Raised if the Idempotency-Key was used for another call."""
 
     code = "other_content"
 
@@ -118,7 +118,7 @@ class Call:
 
     @property
     def own(self) -> str:
-        """Return the key that makes the change itself idempotent, for good.
+        """Return the key that makes the change itself idempotent, without an expiry.
 
         It begins with the program, so the same key from another program or a person belongs to another change.
         """

@@ -648,7 +648,7 @@ def _remove_left(folder: Path) -> None:
 def _locked(folder: str) -> int | None:
     """Lock a folder.
 
-    Returns None if another process has the lock, or the folder is not ours or is gone.
+    Return None if another process has the lock, or the folder is not ours or is gone.
     """
     with suppress(OSError):
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -341,7 +341,7 @@ def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_m
 
     Return the number of its incomplete reads, including this one.
 
-    Returns None while another tick reads the file.
+    Return None while another tick reads the file.
     """
     values = {**_its(source, file), "size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
     found = SQL.run(connection, "begin", {**values, "now_ms": now_ms, "lease_ms": READING_LEASE_MS}).scalar()

@@ -229,7 +229,7 @@ def _known_as(connection: sa.Connection, sums: Sums) -> str:
 def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
     """Return the overlap because of which a person has to accept a file.
 
-    Returns None if the file can be billed.
+    Return None if the file can be billed.
     """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first():
         return None
@@ -372,7 +372,7 @@ def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
 
     A batch in force comes before a withdrawn batch.
 
-    Returns None if such a batch does not exist.
+    Return None if such a batch does not exist.
     """
     if sums.rows_hash is None:
         return None
@@ -437,7 +437,7 @@ def accept(connection: sa.Connection, batch: str, by: By) -> int:
 
     The next tick or `batch take` takes all of it.
 
-    Returns the number of files with this content. Errors: UnknownId; Refused if such a file does not wait.
+    Return the number of files with this content. Errors: UnknownId; Refused if such a file does not wait.
     """
     ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
@@ -480,7 +480,7 @@ def withdraw_some(
 
     The samples follow the id `after` (at first '').
 
-    Returns the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
+    Return the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
     `judge_batch` before the first portion.
 
     Errors: UnknownId. Refused if its windows were not sealed since history was lost. HistoryDoubted while the database
@@ -543,7 +543,7 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
 def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> int:
     """Withdraw a portion.
 
-    Returns the number of samples that were not withdrawn before.
+    Return the number of samples that were not withdrawn before.
     """
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     withdrawn = SQL.run(connection, "withdraw", {**portion, **person}).rowcount

@@ -188,7 +188,7 @@ def consume(
 
     Return the wallet afterwards.
 
-    Returns None, without a change, if the wallet lacks the credit.
+    Return None, without a change, if the wallet lacks the credit.
     """
     permit = Permit(standing.customer_id, terms.held_for(price), terms)
     made = runs.noted(ask_of(name, run, permit, by.now_ms), by)

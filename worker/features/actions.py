@@ -262,7 +262,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
     """Return the start of a selector's newest row if that row already fits.
 
-    The row fits if it has the wanted feature and unit. Returns None otherwise.
+    The row fits if it has the wanted feature and unit. Return None otherwise.
     """
     mine = [before for before in mapping if before.selector == row.selector]
     newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two, the last added

@@ -171,7 +171,7 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
     It can run with other queries in one statement.
 
-    Returns None if the keys do not need a lock (`lock_keys`).
+    Return None if the keys do not need a lock (`lock_keys`).
     """
     at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
     if not at_turn or connection.dialect.name != "postgresql":
@@ -182,7 +182,7 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
     """Return the amounts of at most OVER_AT_ONCE expired uses to their counters.
 
-    Returns the number of these uses.
+    Return the number of these uses.
     """
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()

@@ -86,7 +86,7 @@ def do_all(
 ) -> tuple[Mapping[str, ApiKey], list[Any]]:
     """Decide calls in one transaction, each by the API key with the hash in `proofs`.
 
-    Returns the valid keys, and the answers in the order of the calls. An answer is None for a key that has ended, and
+    Return the valid keys, and the answers in the order of the calls. An answer is None for a key that has ended, and
     Alone for a call that has to be decided alone.
 
     Errors: NotTogether if every call has to be decided alone; LockHeld; DatabaseBusy.
@@ -265,7 +265,7 @@ class _Work:
     def _read_facts(self, ends: Mapping[int, Use]) -> tuple[dict[int, AskerRows], dict[str, list[Any]]]:
         """Read the facts for the decisions, except the locked rows.
 
-        Returns the facts of the callers by the place of the call, and all rows that were read, by query.
+        Return the facts of the callers by the place of the call, and all rows that were read, by query.
         """
         asked: list[tuple[int, tuple[str, str, str]]] = []
         names, there, spans, has_quantities = list[str](), list[str](), list[Mapping[str, object]](), False
@@ -302,7 +302,7 @@ class _Work:
     def _emit(self) -> dict[int, Alone]:
         """Record the events of the allowed uses.
 
-        If one event is refused, roll all of them back. Returns the refused events, by the places of their calls.
+        If one event is refused, roll all of them back. Return the refused events, by the places of their calls.
         """
         if not self._emits:
             return {}
@@ -508,7 +508,7 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
 def _group_of(call: Call, ending: Use | None) -> _Group | None:
     """Return the group with the counters that a call moves.
 
-    Returns None if the call is not a use, and does not end a use.
+    Return None if the call is not a use, and does not end a use.
     """
     if isinstance(call, Ask):
         return call.wish.org_id, call.wish.metric

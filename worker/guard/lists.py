@@ -289,7 +289,7 @@ class BlockRate:
     def blocked_ppm(self) -> int | None:
         """Return the blocked uses per million requested.
 
-        Returns None without a requested use, because the rate is then unknown.
+        Return None without a requested use, because the rate is then unknown.
         """
         return None if not self.requests else self.blocked * ONE_PPM // self.requests
 

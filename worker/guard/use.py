@@ -481,7 +481,7 @@ def check_by_keys(
 ) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
     """Read API keys and the facts of wishes by one statement, and check the wishes.
 
-    Returns the valid keys of `proofs`, by hash, and the answers in the order of the wishes (see `check_all`).
+    Return the valid keys of `proofs`, by hash, and the answers in the order of the wishes (see `check_all`).
     """
     part = seen_part([(one.org_id, one.metric, one.project or "") for one in wishes], now_ms)
     with prepared(connection):
@@ -564,7 +564,7 @@ def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: Aske
     This uses the facts that are already read.
 
     The case is plain if the organisation's own wallet pays and has no step due. Also, only the last step of the
-    permission order, credits, may refuse. Returns None in all other cases.
+    permission order, credits, may refuse. Return None in all other cases.
     """
     price, asker = known.metric.price.of(wish.quantity), known.asker
     account, balance, held, overdraft, over, due_ms, *_ = seen.wallet
@@ -839,7 +839,7 @@ def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) ->
 def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
     """Return the use that a key of an organisation names.
 
-    Returns None if the organisation does not have such a use.
+    Return None if the organisation does not have such a use.
 
     Errors: UsageError for an invalid key.
     """
@@ -956,7 +956,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
 def _resets_ms(span: Span | None, at_ms: int) -> int | None:
     """Return the time when a span begins again, in milliseconds.
 
-    Returns None for an `at_once` limit.
+    Return None for an `at_once` limit.
     """
     return None if span is None or span == "at_once" else end_of(span, at_ms)
 

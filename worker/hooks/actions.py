@@ -307,7 +307,7 @@ class EndpointSet:
 def _secret_of(asked: Invocation, name: str, generation: int) -> str | None:
     """Return the secret of an endpoint.
 
-    Returns None if this process does not have DRAWDOWN_HOOK_SECRET.
+    Return None if this process does not have DRAWDOWN_HOOK_SECRET.
     """
     found = () if asked.hooks is None else asked.hooks.secrets_of(name, (generation,))
     return found[0] if found else None

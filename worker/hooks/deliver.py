@@ -207,6 +207,6 @@ It is shorter than a round of the watch, which makes these calls concurrently wi
 def next_wait_ms(failures: int) -> int | None:
     """Return the wait after a number of consecutive failures, in milliseconds.
 
-    Returns None if the delivery has failed.
+    Return None if the delivery has failed.
     """
     return WAITS[failures - 1] if failures <= len(WAITS) else None

@@ -49,14 +49,14 @@ class HookSettings:
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
         """Return the reason why a message to a URL is refused, as its name resolves now.
 
-        Returns None if the message is allowed.
+        Return None if the message is allowed.
         """
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_HOOK")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
         """Return the reason why a connection to an address is refused for a URL.
 
-        Returns None if the connection is allowed.
+        Return None if the connection is allowed.
         """
         return address_refused(self, url, host)
 
