@@ -4,8 +4,8 @@ It can access one file and its own spill folder, but not the network or extensio
 
 This module sets its limits of memory, disk and time.
 
-Guarantee: an error of DuckDB becomes one line about the file. A fault of the content raises Refused. A fault of memory,
-disk or time raises NotNow, so that a later tick retries.
+Guarantee: an error of DuckDB becomes one line about the file. If the content is invalid, the error is Refused. If
+memory, disk space or time runs out, the error is NotNow, so that a later tick retries.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def time_limit(seconds: float) -> Iterator[Event]:
 
 @contextmanager
 def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up: Event) -> Iterator[None]:
-    """Explain errors, and end a query that takes too long.
+    """Convert DuckDB's errors to one line, and end a query that takes too long.
 
-    Errors: Refused for faults of the content; NotNow for the rest.
+    Errors: Refused if the content is invalid; NotNow for any other error.
     """
     import duckdb  # it needs 60 MB, so only programs that take a batch import it
 

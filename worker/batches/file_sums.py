@@ -1,12 +1,12 @@
-"""The sums of a file, by organisation, window, and memory size or event type.
+"""Add up a file by organisation, window, and memory size or event type.
 
-DuckDB adds them up.
+DuckDB computes the sums.
 
-Guarantee: sums are exact. Every row counts once, in a sum or as refused, and sums are integers of 128 bits. A file with
-unexpected columns, types or syntax is refused as a whole, with the name of the column. A packed file is unpacked as a
-whole. It is refused if it is truncated, has content after its last frame, exceeds the bounds here, or needs too much
-memory. DuckDB alone would read a truncated zstd file as if it were complete. If a killed read left files on the disk,
-the next read removes them.
+Guarantee: sums are exact, because they are integers of 128 bits. Every row counts once, in a sum or as a refused row.
+If a file has unexpected columns, types or syntax, the whole file is refused, and the error names the column. A packed
+file is unpacked completely. It is refused if it is truncated, has content after its last frame, exceeds the bounds of
+this module, or needs too much memory. DuckDB alone would read a truncated zstd file as if it were complete. If a read
+was killed and left files on the disk, the next read removes them.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ MAX_SAID_CHARS: Final = 120
 MAX_ROWS_COMPARED: Final = 200_000
 """Rows of one file that Drawdown compares with earlier rows.
 
-In a larger file, it compares a sample of about this many rows.
+From a larger file, Drawdown compares about this many rows.
 """
 MAX_ROWS_KEPT: Final = 4_096
-"""Rows of a batch with stored hashes. Later files are compared with these hashes."""
+"""Rows of a batch for which Drawdown stores hashes, to compare later files."""
 _HASHES: Final = 1 << 64
 AT_ONCE: Final = 5_000
 """Rows of a file's sums that one statement fetches and stores."""
@@ -74,8 +74,8 @@ AT_ONCE: Final = 5_000
 class RefusedRow:
     """A refused row, which is not in a sum.
 
-    `number`: its number among the file's rows, from 1, without the header. `column`: the wrong column. `said`: the
-    value of that column.
+    `number`: the number of the row in the file, from 1, without the header. `column`: the column with the invalid
+    value. `said`: that value.
     """
 
     number: int
@@ -95,11 +95,11 @@ class Sums:
 
     `rows`: the number of rows in the sums. `refused`: the number of refused rows. `samples`: the number of samples that
     the sums become. `total`: the sum of all samples, in seconds or units. `from_ms`, `to_ms`: the start of the first
-    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. These three are
-    None without rows. `labels`: the columns that distinguish rows. `is_whole`: all rows, not a sample of them, are
-    compared with earlier batches. `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes
-    in MB, or its event types. `first_refused`: the first refused rows. `fields`: the column of each field.
-    `connection`: DuckDB, with the samples. `opened`: closes the connection and the file.
+    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. If `rows` is 0,
+    these three are None. `labels`: the columns that distinguish rows. `is_whole`: Drawdown compares all rows with
+    earlier batches, not only a part of the rows. `of_events`: the file has events, not samples of sandboxes. `kinds`:
+    its memory sizes in MB, or its event types. `first_refused`: the first refused rows. `fields`: the column of each
+    field. `connection`: DuckDB, with the samples. `opened`: closes the connection and the file.
     """
 
     batch: str
@@ -134,7 +134,7 @@ class Sums:
     def kept_rows(self) -> str:
         """Return the hashes of up to MAX_ROWS_KEPT rows as text.
 
-        `shared` of a later file uses them.
+        For a later file, `shared` compares its rows with these hashes.
         """
         rows = self.connection.execute(SQL.text("kept_rows", "duckdb"), {"most": MAX_ROWS_KEPT}).fetchall()
         return base64.b64encode(array("Q", [number for row in rows for number in row]).tobytes()).decode()
@@ -164,9 +164,10 @@ def add_up(
     The file must not change while it is read. `most`: the maximum number of samples. `fields`: the column of each
     field.
 
-    Errors: Unreadable if a program to read it is not installed. NotNow. UsageError for an unknown field, or a field
-    with two sources. OSError of this machine's disk. Refused if the file does not have the format of its name, has
-    unexpected columns, is broken, or becomes too many samples.
+    Errors: Unreadable if a package to read the file is not installed. NotNow if memory, disk space or time runs out, or
+    the file changes. UsageError for an unknown field, or a field with two sources. OSError if this machine's disk
+    fails. Refused if the file does not have the format of its name, has unexpected columns, is broken, or becomes too
+    many samples.
     """
     fields.require(FILE_FIELDS)
     with ExitStack() as opened:
@@ -291,15 +292,21 @@ NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
 Without it, a folder called `org_id=globex` would replace the organisation of the rows.
 """
 MAX_REFUSED_KEPT: Final = 100
-"""Refused rows of one file that Drawdown stores with the reason. Drawdown counts all refused rows."""
+"""Refused rows of one file that Drawdown stores with the reason.
+
+Drawdown counts refused rows above this number, but does not store them.
+"""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")
-"""Columns of ids. A row with an id that is both imported and taken as a batch would be billed twice."""
+"""Columns of ids, which a batch cannot have.
+
+If a row with an id were both imported and taken as a batch, its usage would be billed twice.
+"""
 _LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
 """Columns that distinguish rows with the same billed fields."""
 FILE_FIELDS: Final = tuple(dict.fromkeys((*_SIZES, *_EVENTS, *_LABELS)))
-"""Fields that a file may have in a column of another name, or once for all rows."""
+"""Fields for which `--map` can name a column, and `--set` a value for all rows."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
                               "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
 _SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -382,7 +389,7 @@ class Columns:
     def with_ids(self, what: str, name: str) -> Refused:
         """Return the error for a file with ids in the column `name`.
 
-        `what`: the fault in words.
+        `what`: the first part of the message, such as "its rows have ids".
         """
         of_events = name == "event_id" or self.of_events
         by = "Send its rows to POST /v1/events" if of_events else "Use `drawdown import FILE`"
@@ -530,11 +537,11 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
     """Return the file to read.
 
-    For zstd this is the unpacked content in `folder`, and otherwise the file itself.
+    For zstd, the result is the unpacked content in `folder`, and otherwise the file itself. DuckDB unpacks gzip, after
+    this function has checked the unpacked size.
 
-    For gzip, DuckDB unpacks the content, and this function checks its size before.
-
-    Errors: Refused. Unreadable if zstd support is not installed. NotNow if its time is up or the disk fails.
+    Errors: Refused for a broken or too large file. Unreadable if zstd support is not installed. NotNow if the time is
+    up or the disk fails.
     """
     if file.packed == "gzip":
         _measure_gzip(file, over)
@@ -544,7 +551,7 @@ def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 def _measure_gzip(file: FoundFile, over: Event) -> None:
     """Refuse a gzip file that unpacks to more than MAX_UNPACKED_BYTES.
 
-    This happens before DuckDB reads the file. A small file cannot unpack to so much, so it is not measured. DuckDB
+    Drawdown measures the file before DuckDB reads it. It skips a small file, which cannot unpack to so much. DuckDB
     reports a broken file. Errors: Refused; NotNow.
     """
     if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
@@ -622,7 +629,7 @@ PREFIX: Final = "drawdown-batch-"
 
 @contextmanager
 def spill_folder() -> Iterator[str]:
-    """Yield a new folder for one read, which is removed afterwards. Errors: OSError."""
+    """Yield a new folder for one read, and remove it afterwards. Errors: OSError."""
     _remove_left(Path(tempfile.gettempdir()))
     while True:
         made = tempfile.mkdtemp(prefix=PREFIX)

@@ -1,13 +1,13 @@
 """The step of a tick that takes files.
 
-They are in watched folders, or are answers of queries about closed periods.
+The files are in watched folders and object stores, or are the results of queries for closed periods.
 
 Guarantee: a tick takes at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK bytes, and the next tick takes the rest. If
-a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person has to
-decide. A file's result is reported once. A file that cannot be read does not prevent others from being taken. A file is
-refused for good because of its content, or after MAX_READINGS ticks that did not complete it. If the machine lacks the
-space for it, that is a failure, and it is retried after all others. A file that was written in the last QUIET_MS is not
-read, because its writer may not have finished.
+a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person must
+decide. Drawdown reports the outcome of a file once. If a file cannot be read, the tick still takes the others. A file
+is refused for good because of its content, or after MAX_READINGS ticks that did not complete the read. If the machine
+does not have enough space, the read fails, and later ticks retry it after all other files. A tick does not read a file
+that was written in the last QUIET_MS, because its writer may not have finished.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ MAX_BYTES_A_TICK: Final = 4 * 1024**3
 MAX_LISTED_FILES: Final = 10_000
 """Files of a folder that a tick looks up at a time, by name.
 
-Once it has found this many new files, it does not look up more.
+After a tick has found this many new files, it does not look up more files.
 """
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
 """Milliseconds that a tick must have left to begin reading a file or listing objects."""
 FULL_READING_S: Final = 60
-"""A read that times out counts towards MAX_READINGS only if it had at least this many seconds.
+"""Shortest timed-out read that counts towards MAX_READINGS, in seconds.
 
-Later ticks do not have more time.
+A later tick does not have more time for the read.
 """
 
 
@@ -107,7 +107,7 @@ def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
 
 
 def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
-    """Take a file, unless another tick reads it now or MAX_READINGS ticks gave it up."""
+    """Take a file, unless another tick reads it now, or MAX_READINGS ticks failed."""
     source = its.source
     begin = partial(begin_reading, source=source, file=file, now_ms=context.clock.now_ms())
     readings: int | None = yield Transaction("begin_reading", begin)

@@ -1,6 +1,4 @@
-"""Prefixes of object stores with the S3 API.
-
-It lists their objects, and makes a local copy of an object.
+"""List the objects under a prefix of an S3 object store, and copy them here.
 
 Guarantee: an object is copied whole, as it was listed, or not at all. The bytes of an object, and the pages, bytes and
 time of a listing, have the bounds in this module. Requests go only to the store of the settings.
@@ -66,8 +64,8 @@ _GONE: Final = frozenset({"404", "NoSuchKey"})
 class Page:
     """A page of a prefix: its files, and the start of the next page.
 
-    `names`: names that a batch may have. `files`: files that no longer change. `goes_on`: the start of the next page
-    (None: this is the last).
+    `names`: the valid names of batches. `files`: the files that were not written recently. `goes_on`: the start of the
+    next page (None: this is the last page).
     """
 
     names: list[str]
@@ -78,7 +76,7 @@ class Page:
 
 
 class NoSuchObject(Unreadable):
-    """The object does not exist."""
+    """Raised if an object does not exist."""
 
 
 def is_prefix(place: str) -> bool:
@@ -133,7 +131,9 @@ def require_listed(store: ObjectStore, place: str) -> None:
 
 
 def object_at(store: ObjectStore, place: str) -> FoundFile:
-    """Return one object by its address, s3://BUCKET/PREFIX/NAME, as a tick finds it.
+    """Return one object, in the form in which a tick finds it.
+
+    `place`: its address, s3://BUCKET/PREFIX/NAME.
 
     Errors: UsageError for an invalid prefix or name. NotNow, Unreadable. NoSuchObject if it does not exist.
     """
@@ -151,7 +151,7 @@ def object_at(store: ObjectStore, place: str) -> FoundFile:
 def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
     """Copy one object into a folder of this machine.
 
-    Return its path; None if it does not exist or changes.
+    Return the path of the copy; None if the object does not exist, or changes during the copy.
 
     Errors: UsageError for an invalid prefix or name, or a too large object. NotNow, Unreadable; OSError.
     """
@@ -296,7 +296,7 @@ class _Read:
 def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Iterator[None]:
     """Convert a store's error to one line.
 
-    It is never a fault of the content. Errors: FileChanged, NotNow.
+    A store's error is never due to the content of an object. Errors: FileChanged, NotNow.
     """
     try:
         yield

@@ -1,13 +1,13 @@
-"""A query of another database as a source.
+"""Query another database as a source of usage.
 
-Its result for a closed period is a file.
+The result of the query for one closed period is a file.
 
-Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows make the same
-file, in any order. The number of rows is at most MAX_RESULT_ROWS, and they are read in portions. A fault of the
-database is temporary (`NotNow`), and a fault of the rows is a fault of the content (`Refused`).
+Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows in any order
+make the same file. Drawdown reads at most MAX_RESULT_ROWS rows, in portions. If the database fails, the error is
+temporary (`NotNow`). If a row is invalid, the content is refused (`Refused`).
 
-The operator must ensure that a period is closed. Drawdown reads it twice, `ASKED_AGAIN_MS` apart. If rows came late,
-the second read has different content under the same name, which is a conflict.
+You must ensure that rows of a closed period no longer change. Drawdown reads each period twice, `ASKED_AGAIN_MS` apart.
+If rows came late, the second read has different content with the same name, which is a conflict.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ MAX_RESULT_ROWS: Final = 5_000_000
 MAX_RESULT_BYTES: Final = 2 * 1024**3
 """Bytes of CSV that a query returns for one period.
 
-The spill folder has them twice: as received, and sorted.
+The spill folder has the rows twice, as received and sorted.
 """
 ROWS_AT_ONCE: Final = 1_000
-"""Rows of a query's result that Drawdown keeps in memory at a time."""
+"""Rows of a query's result that Drawdown holds in memory at a time."""
 DATABASE_CONNECT_S: Final = 5
 """Longest wait for a connection to a queried database, in seconds."""
 DATABASE_SILENT_S: Final = 30
@@ -117,7 +117,7 @@ def closed_periods(
 ) -> list[tuple[int, bool, FoundFile]]:
     """Return up to `most` closed periods from `first_ms` on.
 
-    Each has its start, True if this is its last read, and its file.
+    Each tuple has the start of a period, True if its second and last read is due, and its file.
     """
     length, found = question.period_ms, []
     for start_ms in range(first_ms, now_ms - length - question.closes_after_ms + 1, length)[:most]:

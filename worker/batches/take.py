@@ -1,18 +1,18 @@
-"""Take a batch.
+"""Take a batch, and withdraw it.
 
-The sums of a file become samples in one transaction.
+One transaction stores the sums of a file as samples.
 
-A batch can be withdrawn.
-
-Guarantee: the same rows are taken once, under any name or format of their file. The hash of the file is the batch's
-key, and is inserted in the same transaction as the usage. If different content has the name of a batch in force, it is
-a conflict, and it is not taken. If a file shares rows with another batch, it waits until a person accepts it. Rows
-without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each batch:
-of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
+Guarantee: Drawdown takes the same rows once, even if their files have different names or formats. The hash of the file
+is the batch's key. The transaction that inserts the usage also inserts the key. If a file has the name of a batch in
+force and different content, it is a conflict, and Drawdown does not take it. If a file shares rows with another batch,
+it waits until a person accepts it, because rows without ids do not show whether they are the same use. Drawdown stores
+the hashes of up to MAX_ROWS_KEPT rows of each batch. From a larger batch, it stores the smallest hashes. The seal finds
+the samples by their arrival, as it finds other samples (S2).
 
 A withdrawal does not edit samples (S7). Each sample gets its own withdrawal row, and the next tick refunds the charges.
-A withdrawal works in portions, because each takes S1's lock. The batch stays in force until the last portion is done.
-Usage below a floor is closed for good. A withdrawn batch is never taken again, and different content can have its name.
+A withdrawal works in portions, because each portion holds S1's lock, for which seals wait. The batch stays in force
+until the last portion is done. Usage below a floor is closed for good, so its charges stay. Drawdown never takes a
+withdrawn batch again, but different content can have its name.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ UNREAD: Final = ""
 class TakenFile:
     """The outcome of a file.
 
-    `rows`: the number of taken rows. `refused`: the number of refused rows. For a repeated file, both are those of the
-    first time. `said`: the reason why it was not taken.
+    `rows`: the number of taken rows. `refused`: the number of refused rows. For a repeated file, both are the numbers
+    of the first time. `said`: the reason why the file was not taken.
     """
 
     source: str
@@ -92,9 +92,9 @@ class TakenFile:
 
 
 def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
-    """Return the result for a file that could not be read.
+    """Return the outcome of a file that could not be read.
 
-    The text of the error begins with the file's name. The result has a field for the name, so the text omits it.
+    The error begins with the file's name. The outcome has a field for the name, so its text omits the name.
     """
     return TakenFile(source, name, UNREAD, "refused", said=str(error).removeprefix(f"{name}: "))
 
@@ -102,7 +102,7 @@ def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
 def most_samples(connection: sa.Connection) -> int:
     """Return the maximum number of samples of a file.
 
-    It is lower in SQLite, which has one writer at a time.
+    The maximum is lower in SQLite, which has one writer at a time.
     """
     return MAX_BATCH_SAMPLES if connection.dialect.name == "postgresql" else MAX_BATCH_SAMPLES_SQLITE
 
@@ -110,10 +110,8 @@ def most_samples(connection: sa.Connection) -> int:
 def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
     """Create the meters of a file's event types.
 
-    This is a separate transaction before `take`.
-
-    Another file with a new type then waits only for this short transaction, and not for the whole file. If the limit of
-    event types is reached, `take` reports it.
+    Call it in a separate transaction before `take`. If another file has a new type, it then waits only for this short
+    transaction, and not for the whole file. If the limit of event types is reached, `take` reports it.
     """
     if sums.of_events:
         meters(connection, [str(kind) for kind in sums.kinds], now_ms)
@@ -125,8 +123,8 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
     Call `meet_types` first. `by.now_ms`: a time before the file was read.
 
     Errors: Refused if the guard charges one of its event types at once, or if another program used one of its sample
-    ids. NotNow if the limit of event types is reached, or a floor was raised past its usage meanwhile. NotNow if
-    another process took some of its rows, its content, or a batch with its name meanwhile.
+    ids. NotNow if the limit of event types is reached. NotNow if meanwhile a floor was raised past its usage, or
+    another process took some of its rows, its content, or a batch with its name.
     """
     seen: set[str] = set()
     taken = _claim(connection, sums, source, by, seen)
@@ -338,12 +336,12 @@ def _sample(batch: str, part: Part, sizes: Mapping[int | str, int], now_ms: int)
 
 
 def ids_of(batch: str) -> dict[str, str]:
-    """Return the two ids between which the ids of a batch's samples are."""
+    """Return the bounds of the ids of a batch's samples."""
     return {"first_id": f"{OF_BATCHES}{batch}:", "beyond_id": f"{OF_BATCHES}{batch};"}
 
 
 MAX_BATCHES_COMPARED: Final = 500
-"""Newest batches of the same time with which Drawdown compares one file."""
+"""Batches of the same time with which Drawdown compares one file, newest first."""
 _SHOWN: Final = 3
 
 
@@ -351,7 +349,7 @@ _SHOWN: Final = 3
 class Overlap:
     """The rows that a file shares with other batches.
 
-    `rows`: their number. `detail`: the batches and the use.
+    `rows`: the number of these rows. `detail`: the other batches and the shared use, as a text.
     """
 
     rows: int
@@ -370,9 +368,8 @@ class SameRows:
 def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
     """Return a batch with the same rows as a file, in any format of its file.
 
-    A batch in force comes before a withdrawn batch.
-
-    Return None if such a batch does not exist.
+    If several batches have these rows, return one in force rather than a withdrawn batch. Return None if such a batch
+    does not exist.
     """
     if sums.rows_hash is None:
         return None
@@ -388,7 +385,7 @@ def is_accepted(connection: sa.Connection, batch: str) -> bool:
 def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
     """Return the overlap of a file with batches in force.
 
-    It omits the batches in `seen`, and adds the compared batches to `seen`.
+    The function skips the batches in `seen`, and adds the batches that it compares to `seen`.
     """
     if sums.rows_hash is None:
         return None
@@ -435,9 +432,9 @@ def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
 def accept(connection: sa.Connection, batch: str, by: By) -> int:
     """Accept a file although it shares rows with others.
 
-    The next tick or `batch take` takes all of it.
+    The next tick or `drawdown batch take` then takes all of its rows.
 
-    Return the number of files with this content. Errors: UnknownId; Refused if such a file does not wait.
+    Return the number of files with this content. Errors: UnknownId; Refused if a file with this content does not wait.
     """
     ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
@@ -458,8 +455,8 @@ WITHDRAWN_AT_ONCE: Final = 5_000
 class WithdrawnBatch:
     """The result of a withdrawal.
 
-    `samples`: the number of withdrawn samples. `closed`: the number of samples below their organisation's floor. Their
-    charges stay. `already`: the batch was withdrawn before.
+    `samples`: the number of withdrawn samples. `closed`: the number of samples below their organisation's floor. The
+    charges of these samples stay. `already`: the batch was withdrawn before.
     """
 
     batch: str
@@ -478,7 +475,7 @@ def withdraw_some(
 ) -> str | WithdrawnBatch:
     """Withdraw up to `at_most` samples of a batch, and record their count.
 
-    The samples follow the id `after` (at first '').
+    The portion begins after the sample id `after` ('' for the first portion).
 
     Return the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
     `judge_batch` before the first portion.
@@ -517,9 +514,8 @@ def withdraw_some(
 def judge_batch(connection: sa.Connection, batch: str) -> Witness:
     """Check that a batch was sealed in full since history was lost.
 
-    Call it before the first portion is withdrawn.
-
-    Each portion makes its windows dirty. After that, they look the same as windows that were not sealed.
+    Call it before you withdraw the first portion. Each portion makes its windows dirty, and dirty windows look the same
+    as windows that were not sealed.
 
     Errors: Refused if some of it was not sealed since then. HistoryDoubted while a recovery is needed.
     """
