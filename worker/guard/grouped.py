@@ -1,14 +1,12 @@
-"""Calls that arrive together and are decided in one transaction.
+"""Decide calls that arrive together in one transaction.
 
-They are uses, ends of uses, executions, and changes of executions.
+The calls are uses, ends of uses, executions, and changes of executions, from any organisations.
 
-The calls may be of any organisations.
-
-Guarantee: each call gets the answer that it would have got alone, and writes the same rows. If a call is refused, or
-needs a longer path (see `executions.grouped`), it is decided alone later (`Alone`). It then writes no rows, and the
-other calls continue. If rows changed between read and write, the transaction is rolled back (`NotTogether`). Locks are
-taken in the guard's order: counters, uses, executions, events, wallets. If a lock takes longer than MOST_WAIT_MS, the
-transaction is rolled back. Calls of an API key that has ended do not take effect.
+Guarantee: each call gets the answer that it would get alone, and writes the same rows. If a call is refused, or is not
+plain (see `executions.grouped`), its answer here is `Alone`. Such a call does not write here, the other calls continue,
+and the caller decides it alone later. If rows changed between read and write, the transaction is rolled back
+(`NotTogether`). The transaction takes locks in the guard's order: counters, uses, executions, events, wallets. If it
+waits longer than MOST_WAIT_MS for a lock, it is rolled back. Calls of an ended API key do not take effect.
 """
 
 from __future__ import annotations
@@ -77,7 +75,10 @@ class End:
 
 Call: TypeAlias = Ask | End | RequestedExecution | Change
 _Group: TypeAlias = tuple[str, str]
-"""An organisation and a metric. A transaction moves their counters of one moment."""
+"""An organisation and a metric.
+
+A transaction changes their counters of one moment.
+"""
 _Counter: TypeAlias = tuple[str, str, Period, int]
 
 
@@ -86,10 +87,10 @@ def do_all(
 ) -> tuple[Mapping[str, ApiKey], list[Any]]:
     """Decide calls in one transaction, each by the API key with the hash in `proofs`.
 
-    Return the valid keys, and the answers in the order of the calls. An answer is None for a key that has ended, and
-    Alone for a call that has to be decided alone.
+    Return the valid keys, and the answers in the order of the calls. An answer is None if the call's API key has ended,
+    and Alone if the call must be decided alone.
 
-    Errors: NotTogether if every call has to be decided alone; LockHeld; DatabaseBusy.
+    Errors: NotTogether if every call must be decided alone; LockHeld; DatabaseBusy.
     """
     with prepared(connection):
         work = _Work(connection, proofs, calls, now_ms)
