@@ -1,6 +1,6 @@
 """Read and change the guard's counters, each of which is the sum of its uses.
 
-A use changes the counters. `verify` compares the counters with all uses.
+A use changes the counters. The check in `worker.checks` compares the counters with all uses.
 
 Guarantee: a counter is locked before it is read for a decision, and changes in the transaction of the use that it
 counts. A transaction locks the counters of an organisation's metric in the order in which their periods begin. If two

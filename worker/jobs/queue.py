@@ -1,9 +1,9 @@
 """Queue, cancel, claim and end jobs.
 
-Guarantee: a job is queued only if it could begin now by the rows of the database. It can be cancelled only while it
-waits. One job is under way at a time, the oldest first. Its tick has a lease. If the tick dies, another tick can take
-the job once the lease has expired. A job ends once. A job about a wallet's top-ups applies to the terms that the person
-saw. If they changed or a payment was declined since, the job fails.
+Guarantee: a job is queued only if, by the rows of the database, it could begin now. It can be cancelled only while it
+waits. Ticks do one job at a time, the oldest first. The tick that does a job has a lease. If the tick dies, another
+tick can take the job after the lease has expired. A job ends once. A job about a wallet's top-ups applies to the terms
+that the person saw. If the terms changed or a payment was declined since, the job fails.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ TURN_MS: Final = 2 * MINUTE_MS
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Lease of a job, in milliseconds, shorter than the time between two ticks.
 
-So the next tick takes over from a tick that died.
+If a tick dies, the next tick can therefore take over its job.
 """
 MAX_TRIES: Final = 5
 """Turns in a row without progress after which a job fails.
 
-So a job that kills ticks is stopped, and a provider that never answers does not delay all other jobs.
+This stops a job that kills ticks, and a job that waits for a provider that never answers. Otherwise such a job would
+delay all other jobs.
 """
 MAX_OPEN_JOBS: Final = 50
 """Jobs that wait or are under way."""
@@ -68,9 +69,9 @@ State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 class ClaimedJob:
     """A job that this worker has claimed.
 
-    `by.now_ms`: when it was claimed. `queued_ms`: when it was queued. `plan`: the plan of a replay; None for another
-    job, or if fewer windows of the range are closed by this worker's clock than by the clock that queued the job.
-    `failed`: why the job cannot be done and has ended; '' if it can.
+    `by.now_ms`: the time of the claim. `queued_ms`: the time when it was queued. `plan`: the plan of a replay. It is
+    None for another kind of job, or if this worker's clock is so far behind that fewer windows of the range are closed
+    than when the job was queued. `failed`: the reason why the job failed before it began ('': it can begin).
     """
 
     job_id: int
@@ -86,7 +87,8 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
 
     Errors: those of `plan`. HistoryDoubted for a correction while a recovery is needed. UnknownId for a wallet without
     top-ups. Refused if the job is not needed or cannot be done, if the same job is already queued, or if MAX_OPEN_JOBS
-    are open. If two equal jobs are queued at the same moment, both may be stored. The second finds its work done.
+    are open. If two equal jobs are queued at the same moment, both may be stored. The second job then finds its work
+    done.
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
@@ -120,7 +122,9 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
 
 
 def understood(connection: sa.Connection, asked: Asked) -> Asked:
-    """Return the job as it is stored, with the present state if it needs that.
+    """Return the job in the form in which it is stored.
+
+    An assignment or a top-up is stored with the present state of its object.
 
     Errors: UnknownId for a wallet without top-ups.
     """
@@ -151,7 +155,8 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
 def require_as_it_stood(connection: sa.Connection, asked: Asked, by: By) -> None:
     """Refuse a job if a person has changed its object since it was queued.
 
-    Call it again under the locks of the change, because a person can act while a provider is read. Errors: Refused.
+    Call the function again under the locks of the change, because a person can act while Drawdown reads a provider.
+    Errors: Refused.
     """
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
@@ -180,7 +185,7 @@ def _require_need(connection: sa.Connection, asked: AssignJob, by: By) -> None:
 def _is_so(connection: sa.Connection, asked: AssignJob, by: By) -> bool:
     """Return True if a requested assignment exists.
 
-    One that begins later counts only if the person saw an assignment to this provider.
+    An assignment with a later start counts only if the person saw an assignment to this provider.
     """
     since_ms, was = _since(connection, asked, by), asked.was
     was_there = was is not None and was.provider == asked.provider
@@ -220,7 +225,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
 def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
     """Claim and return the oldest open job.
 
-    Return None if another worker has claimed it, or if all jobs have ended.
+    Return None if another worker has claimed that job, or if all jobs have ended.
     """
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
@@ -243,7 +248,8 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
 def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:
     """Put a job back for the next tick; return False if another worker has it.
 
-    `said`: why it waits. `in_vain`: the turn counts as one of its tries. Otherwise, its tries begin again at 0.
+    `said`: the reason why the job waits. `in_vain`: True if this turn counts as a try without progress; False to set
+    the count of tries to 0.
     """
     values = {"job_id": job_id, "worker": worker, "said": said, "counted": int(in_vain)}
     return SQL.run(connection, "put_back", values).rowcount == 1
@@ -258,7 +264,7 @@ def end(connection: sa.Connection, job_id: int, worker: str, state: State, said:
 def sealed(connection: sa.Connection, job_id: int) -> int:
     """Return the number of pushes that all replays of a job sealed.
 
-    It includes those of ticks that died.
+    The number includes the pushes of ticks that died.
     """
     return int(SQL.run(connection, "sealed", {"job_id": job_id}).scalar_one())
 
@@ -280,7 +286,7 @@ def stands(connection: sa.Connection, wallet: str) -> Stood:
 
 
 def require_use(asked: TopupJob) -> None:
-    """Refuse a job about top-ups that is not needed, or cannot be done.
+    """Refuse a job about top-ups that is not needed or is not possible.
 
     Errors: Refused.
     """
@@ -299,7 +305,7 @@ def require_use(asked: TopupJob) -> None:
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
     """Return True if a job about top-ups must still be done.
 
-    False: a tick that died, or a person, has done it.
+    If it is False, a tick that died or a person has done the job.
 
     Errors: Refused if a person changed the terms since the job was queued, or a charge was declined since.
     """
