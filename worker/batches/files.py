@@ -221,7 +221,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
     digest = hashlib.sha256()
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
-        raise changed(file, "the file is not a regular file any more")
+        raise changed(file, "the file is no longer a regular file")
     if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
         raise changed(file)
     at = 0

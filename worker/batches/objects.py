@@ -305,7 +305,7 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
         if as_changed is not None and code in _GONE:
             raise as_changed() from error
         if isinstance(error, KeyError | ValueError | TypeError | AttributeError):
-            raise NotNow(f"{name}: the object store: unexpected response: {error!r}"[:300]) from error
+            raise NotNow(f"{name}: the object store returned an unexpected response: {error!r}"[:300]) from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
-            raise NotNow(f"{name}: the object store: {' '.join(str(error).split())[:300]}") from error
+            raise NotNow(f"{name}: the object store returned an error: {' '.join(str(error).split())[:300]}") from error
         raise

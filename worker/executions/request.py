@@ -68,10 +68,10 @@ class Request:
 
 
 def require_key(key: str) -> None:
-    """Refuse an invalid key of an execution. Errors: UsageError."""
+    """Refuse an invalid execution key. Errors: UsageError."""
     if not is_clean_id(key):
         raise UsageError(
-            f"invalid key of an execution {quote_value(key)}: expected 1 to 200 characters without control characters"
+            f"invalid execution key {quote_value(key)}: expected 1 to 200 characters without control characters"
         )
 
 
@@ -152,7 +152,7 @@ def _require_said(request: Request) -> None:
     if any(not is_clean_id(name) for name in request.sandboxes):
         wrong = next(name for name in request.sandboxes if not is_clean_id(name))
         raise UsageError(
-            f"invalid id of a sandbox {quote_value(wrong)}: expected 1 to 200 characters without control characters"
+            f"invalid sandbox id {quote_value(wrong)}: expected 1 to 200 characters without control characters"
         )
     if len(request.named) > MOST_SANDBOXES:
         raise Denied(
@@ -169,7 +169,7 @@ def _require_said(request: Request) -> None:
     if request.settled_by != "metering":
         return
     if not request.sandboxes:
-        raise Denied("no_sandbox", "an execution that metering settles must name at least one sandbox")
+        raise Denied("no_sandbox", "metering cannot settle an execution without sandboxes. Name at least one sandbox")
     if request.supplier is not None or request.payer is not None or request.overage != "charge":
         raise Denied(
             "metering_alone",
@@ -181,7 +181,7 @@ def _require_said(request: Request) -> None:
 def require_number(number: int) -> None:
     """Refuse an invalid number of a charge. Errors: UsageError."""
     if not 0 <= number < 2**31:
-        raise UsageError(f"invalid number of a draw {number}: expected 0 to 2,147,483,647")
+        raise UsageError(f"invalid number {number} of a charge: expected 0 to 2,147,483,647")
 
 
 def require_quantities(quantities: Mapping[str, int] | None) -> None:

@@ -179,8 +179,7 @@ def end_feature(
                 for row, unbegun in before
             ]
         raise Refused(
-            f"cannot end the feature {feature}: sizes and event types are not mapped to it from {utc(start)} on. Run "
-            "`drawdown feature list`"
+            f"cannot end the feature {feature}: it is not mapped from {utc(start)} on. Run `drawdown feature list`"
         )
     ended: list[Ended] = []
     for row in mine:

@@ -358,7 +358,7 @@ class _Work:
             charged = price if ask.state == "used" else 0
             return Charged(Costs(price, charged, standing.customer_id, wallet.available_micro), name)
         if not self._has_none(standing, facts.terms, price):
-            raise Alone("the wallet may have room after a full check")
+            raise Alone("the wallet may have enough credit after a full check")
         return Charged(Costs(price, 0, run.org_id), None, "no_credit")
 
     def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:

@@ -647,7 +647,7 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
     require_life(for_ms)
     if to is not None and not 0 < to <= MAX_UNITS:
         raise UsageError(
-            f"invalid quantity to hold {to}: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric"
+            f"invalid quantity to reserve {to}: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric"
         )
     counters, use = _locked(connection, key, by.now_ms)
     if use.state != "held":
@@ -846,18 +846,18 @@ Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locall
 class Answer:
     """The answer about a use. Quantities are in base units.
 
-    - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
+    - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, because of
       `reason`.
     - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before this use (None: all are
       unlimited, or an earlier call decided it). `remaining`: the rest after this use (None: as `used`). `resets_ms`:
       the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a reservation (None:
       it was not reserved).
-    - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
-      if this call is `repeated`.
+    - `price_micro`: the cost. `charged_micro`: the charge of this call. `charged_before_micro`: the charge of the first
+      call, if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit
       (None: it was not read, or the caller may not see it).
-    - `options`: the ways out. `degraded`: decided while the credit was unknown.
-    - `repeated`: an earlier call decided it, and this call did not change it.
+    - `options`: the ways out of a block. `degraded`: the guard decided while the credit was unknown.
+    - `repeated`: an earlier call decided the use, and this call did not change it.
     - `state`: the state of the use (None: it is not recorded). `event`: the outcome of the event that it emits.
     """
 

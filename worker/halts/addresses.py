@@ -249,7 +249,7 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     return f"{refused[0]}. Add it to {settings}_NETWORKS"
 
 
-NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
+NOT_ALLOWED: Final = "is not on the allow-list. Add its origin to DRAWDOWN_CELL_ORIGINS"
 UNSIGNED: Final = "missing signing secret. Set DRAWDOWN_CELL_SECRET"
 NOT_CALLED: Final = "not called unless"
 """Part of an error about an address outside the allowed networks."""

@@ -112,7 +112,7 @@ def set_endpoint(
             f"invalid endpoint name {quote_value(name)}: expected 1 to 200 characters without control characters"
         )
     if origin(url) is None:
-        raise UsageError("invalid url: expected a plain http(s) URL such as https://app.example/webhooks/drawdown")
+        raise UsageError("invalid URL: expected a plain http(s) URL such as https://app.example/webhooks/drawdown")
     for event in events:
         ids.require_among(ids.EVENT, event, EVENTS)
     ids.require(connection, ids.ENDPOINT, name, new=new)

@@ -55,10 +55,10 @@ class HookClient:
 
     async def _one(self, line: tuple[Target, HttpClient] | None, message: HookRequest) -> HookAnswer:
         if line is None:
-            return HookAnswer(error="the URL is not on the allow-list (DRAWDOWN_HOOK_ORIGINS)")
+            return HookAnswer(error="the URL is not on the allow-list. Add its origin to DRAWDOWN_HOOK_ORIGINS")
         secrets = self._settings.secrets_of(message.endpoint, message.generations)
         if not secrets:
-            return HookAnswer(error="no secret to sign with. Set DRAWDOWN_HOOK_SECRET")
+            return HookAnswer(error="missing signing secret. Set DRAWDOWN_HOOK_SECRET")
         target, http = line
         body, within_s = message.body.encode(), CALL_MS / SECOND_MS
         signed = headers_of(secrets, message.message_id, self._clock.now_ms() // SECOND_MS, body)
