@@ -647,7 +647,8 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
     require_life(for_ms)
     if to is not None and not 0 < to <= MAX_UNITS:
         raise UsageError(
-            f"invalid quantity to reserve {to}: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric"
+            f"invalid quantity to reserve {to}: expected a whole number from 1 to {MAX_UNITS:,} base units of the "
+            "metric"
         )
     counters, use = _locked(connection, key, by.now_ms)
     if use.state != "held":

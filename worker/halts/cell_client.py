@@ -210,7 +210,8 @@ class CellUsageClient:
         url = parse(request.url)
         if url is None or url.origin not in self._settings.allowed:
             return UsageAnswer(
-                error=f"the URL of cell {request.cell_id} is not on the allow-list. Add its origin to DRAWDOWN_CELL_ORIGINS"
+                error=f"the URL of cell {request.cell_id} is not on the allow-list. Add its origin to "
+                "DRAWDOWN_CELL_ORIGINS"
             )
         secrets = self._settings.secrets_of(request.cell_id)
         if not secrets:
