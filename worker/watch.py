@@ -46,13 +46,16 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
-"""Time for each part of a round of the watch, such as one provider, in milliseconds."""
+"""Longest time of each part of a round of the watch, in milliseconds.
+
+A part is, for example, one provider.
+"""
 LOOKS_A_ROUND: Final = 5_000
 """Organisations of one provider that a round of the watch estimates."""
 COSTS_MS: Final = 5 * MINUTE_MS
 """Interval between a watch's reads of the costs of units, in milliseconds.
 
-Each tick reads them, too.
+Each tick also reads the costs.
 """
 HALTED_SHARE: Final = 4
 """One in this number of reads of a round is for halted organisations.
@@ -68,7 +71,10 @@ The limit is this long because hosts may write the sandbox's row late.
 """
 
 Begun: TypeAlias = Mapping[str, tuple[int, int]]
-"""The number of an organisation's new sandboxes, and the start of the newest in milliseconds, by organisation."""
+"""The new sandboxes of each organisation.
+
+They are given as their number, and the start of the newest sandbox in milliseconds.
+"""
 
 
 @dataclass

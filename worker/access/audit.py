@@ -1,4 +1,4 @@
-"""The audit of each action of a person or program.
+"""List the recorded actions of people and programs.
 
 An entry has the actor, time, reason, object and channel. This module only reads.
 
@@ -28,7 +28,8 @@ MAX_ROWS: Final = 10_000
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
 """The channels through which people and programs act.
 
-`program`: a program that calls the functions itself. `unknown`: an action before channels existed.
+`program`: a program that calls Drawdown's functions directly. `unknown`: the action is older than the record of
+channels.
 """
 SQL = queries(__file__)
 
@@ -37,8 +38,8 @@ SQL = queries(__file__)
 class AuditFilter:
     """A filter of actions. An empty field matches any action.
 
-    `target`: the changed object, such as an organisation, a customer or a push. `via`: the channel. Actions are in
-    [from_ms, to_ms), in milliseconds.
+    `target`: the changed object, such as an organisation, a customer or a push. `via`: the channel. `from_ms`, `to_ms`:
+    the range of times, [from_ms, to_ms), in milliseconds.
     """
 
     actor: str = ""

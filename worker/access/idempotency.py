@@ -1,9 +1,9 @@
-"""Requests that take effect once.
+"""Let each request take effect once, even if it is sent again.
 
-Such requests are forms of the console, calls of programs, and signed requests.
+The requests are forms of the console, calls of programs, and signed requests.
 
 Guarantee: each form has its own key. If a double click, a reload or a lost response sends a form twice, the form takes
-effect once, and both requests get the same response. The transaction of the change stores the key. The key is valid
+effect once, and each request gets the same response. The transaction of the change stores the key. The key is valid
 until LIFE_MS after the form was created, which is also the longest session. The same table has the rows that serialise
 changes decided by the same shown state, and deletes them as it deletes keys. A call with an Idempotency-Key is stored
 like a form, for at least a day. If a call sends the same key with different content, the call fails. A signature is
@@ -120,7 +120,7 @@ class Call:
     def own(self) -> str:
         """Return the key that makes the change itself idempotent, without an expiry.
 
-        It begins with the program, so the same key from another program or a person belongs to another change.
+        The key begins with the program, so the same key from another program or a person belongs to another change.
         """
         kind, _, name = self.actor.partition(":")
         # A name may contain a colon. It is quoted, so that different names do not make the same key.
@@ -169,7 +169,7 @@ def _sha256(text: str) -> str:
 def use_once(connection: sa.Connection, signature: str, now_ms: int, *, fresh_ms: int) -> bool:
     """Use up a signature. Return True if it was not used before.
 
-    It is stored for twice the time for which a signature is valid (`fresh_ms`).
+    The signature is stored for twice the time for which it is valid (`fresh_ms`).
     """
     SQL.run(connection, "forget_signatures", {"now_ms": now_ms})
     values = {"signature_sha256": _sha256(signature), "expires_ms": now_ms + 2 * fresh_ms}

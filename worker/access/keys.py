@@ -1,4 +1,4 @@
-"""API keys of programs: create, rotate, end, list, and check at each request.
+"""Create, rotate, end, list and check the API keys of programs.
 
 Guarantee: a key is never stored, logged or recorded; only its SHA-256 is stored. A key has 256 random bits, so it does
 not need the slow hash that protects a password. A check reads one row by the hash. The time of that lookup does not
@@ -69,7 +69,7 @@ MOST_OVERLAP_MS: Final = 30 * DAY_MS
 MOST_OF_A_NAME: Final = 1_000
 """Keys of one name, over all rotations.
 
-Each stays in its table for good, so that a key is never reused.
+Each key stays in its table for good, so that it is never reused.
 """
 MOST_LIFE_MS: Final = 3_650 * DAY_MS
 """Longest lifetime of an API key, in milliseconds."""
@@ -97,10 +97,13 @@ class ApiKey:
     source: str | None = None
     gives_micro: int = 0
     proof: str = field(default="", repr=False, compare=False)
-    """The hash by which the key was found, and can be found again."""
+    """The SHA-256 of the key, by which the key can be read again."""
     expires_ms: int | None = field(default=None, compare=False)
     recalled: bool = field(default=False, compare=False)
-    """True if it comes from a cache. A transaction must then read it again (`Programs.identify`)."""
+    """True if this object comes from a cache.
+
+    A transaction must then read the key again (`Programs.identify`).
+    """
 
     @property
     def actor(self) -> str:
@@ -330,10 +333,10 @@ class KeyRow:
     """An API key in a list. Times are in milliseconds.
 
     `org_id`, `cell_id`, `source`: the organisation, cell or source to which it is bound (None: any). `used_ms`: its
-    last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended. Only
-    `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits. `expires_ms` None: it
-    does not expire. `rotated_ms`, `ended_ms` None: it was not rotated, or not ended. `actor`, `reason`: those of the
-    key's creation.
+    last use, accurate to a minute (None: never). `maker_ended`: the access of the console user who created it has
+    ended. Only `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
+    `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: it was not rotated, or not ended. `actor`,
+    `reason`: those of the key's creation.
     """
 
     name: str
@@ -404,7 +407,9 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
 
 @dataclass(frozen=True)
 class KeyMade:
-    """A new API key. `key`: shown only once (null: the call was repeated).
+    """A new API key.
+
+    `key`: the key itself, which Drawdown shows only once (null: the call was repeated).
 
     `org_id`, `cell_id`, `source`: the organisation, cell and source to which it is bound (null: any). `expires_ms`
     null: it does not expire. `gives_micro`: the maximum of one grant, in micro-credits.
@@ -432,7 +437,10 @@ class KeyRotated(KeyMade):
 
 @dataclass(frozen=True)
 class KeyEnded:
-    """The end of a name's keys. `changed`: at least one of them was not ended before."""
+    """The end of all keys of a name.
+
+    `changed`: True if at least one of the keys was not ended before.
+    """
 
     name: str
     changed: bool
@@ -524,9 +532,9 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the facts of a name for a dry run.
+    """Return the facts about a name for a dry run.
 
-    The facts are its keys by creation, and the last use.
+    The facts are the keys of the name, in the order of their creation, and the last use.
     """
     found = keys_named(connection, values["name"], asked.by.now_ms)
     facts = [Fact(f"Created {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]

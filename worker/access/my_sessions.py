@@ -1,4 +1,4 @@
-"""Sessions of an organisation's users.
+"""Begin, find and end sessions of an organisation's users.
 
 Users sign in by a link, and see only their organisation.
 
@@ -29,7 +29,10 @@ LIFE_MS: Final = 60 * MINUTE_MS
 LINK_MS: Final = 15 * MINUTE_MS
 """Longest lifetime of a link, in milliseconds."""
 MOST_SESSIONS: Final = 200
-"""Sessions of one organisation at `/my`. A further session ends the oldest session."""
+"""Sessions of one organisation at `/my`.
+
+A further session ends the oldest session.
+"""
 VIA: Final = "my"
 STAFF: Final = "console:"
 """Prefix of the names of console users who view an organisation's pages.

@@ -1,12 +1,12 @@
-"""Users of the console and their passwords.
+"""Add, list and end users of the console, and check their passwords.
 
-Add a user, set a role, reset a user by a link, end and list users.
+A user sets a password by a link.
 
 Guarantee: neither a password nor a link is stored, logged or recorded. A link has 256 random bits, so its SHA-256 is
 stored. A person chooses a password, so each guess must cost memory and time. Drawdown therefore stores its Argon2id
 hash, with version and cost. It still verifies an older hash, and replaces that hash at the next sign-in. A name belongs
-to one person for good, because it is the actor of that person's actions. If a person is ended or gets another link, the
-same transaction signs them out.
+to one person for good, because it is the actor of that person's actions. If a person's access ends, or the person gets
+another link, the same transaction signs the person out.
 """
 
 from __future__ import annotations
@@ -47,9 +47,15 @@ LEAST_PASSWORD_CHARS: Final = 12
 MAX_PASSWORD_CHARS: Final = 200
 """Most characters of a password."""
 _NOBODY: Final = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$gL0iVLWaBgvLNRmgzOJfMXwh02Ty6GjPvPhiy6MhjM8"
-"""The hash that is checked if a name has no password, so that the check takes as long."""
+"""The hash that is checked for a name without a password.
+
+The check then takes the same time as for a name with a password.
+"""
 _SCRYPT: Final = {"n": 2**15, "r": 8, "p": 3}
-"""The cost of scrypt hashes, which were stored before Argon2id as `salt:hash` in hexadecimal."""
+"""The cost of scrypt hashes, which earlier versions stored.
+
+Such a hash is stored as `salt:hash` in hexadecimal.
+"""
 _SCRYPT_STORED: Final = re.compile(r"([0-9a-f]{32}):([0-9a-f]{128})")
 _SCRYPT_MEMORY: Final = 64 * 1024 * 1024
 
@@ -135,7 +141,7 @@ def is_password(password: str, stored: str | None) -> bool:
 def rehashed(password: str, stored: str) -> str:
     """Return the text to store for a verified password.
 
-    It is the stored text, or a new hash with the present cost.
+    The result is the stored text if its cost is the present cost, or else a new hash.
     """
     current = not _SCRYPT_STORED.fullmatch(stored) and not _hasher().check_needs_rehash(stored)
     return stored if current else _hasher().hash(_bytes(password))
@@ -299,7 +305,7 @@ def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
 class UserRow:
     """A user in a list. Times are in milliseconds.
 
-    State `invited`: their link is valid until `link_expires_ms`. State `locked`: the link expired before use.
+    `state`: `invited` if their link is valid until `link_expires_ms`, and `locked` if the link expired before use.
     `sessions`: the number of their stored sessions. Expired sessions count until the next sign-in of any user.
     `grant_limit_micro` None: they cannot grant credit. `link_expires_ms` None: they do not have a link. `signed_in_ms`
     None: they never signed in. `ended_ms` None: their access has not ended.

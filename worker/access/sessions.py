@@ -41,7 +41,10 @@ The limit bounds their stored rows. Unknown names do not lock out a person at th
 bounds a person's own tries.
 """
 MOST_SESSIONS: Final = 20
-"""Sessions of one person. A further session ends the session with the earliest last use."""
+"""Sessions of one person.
+
+A further session ends the session with the earliest last use.
+"""
 NOTHING: Final[Mapping[str, str]] = {}
 
 

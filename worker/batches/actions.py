@@ -1,7 +1,6 @@
-"""Actions and lists of batches and their sources.
+"""Accept, withdraw and list batches, and pause and remove their sources.
 
-Guarantee: a withdrawal withdraws all samples of a batch that are not below a floor, in portions of
-`take.withdraw_some`.
+Guarantee: a withdrawal includes all samples of a batch that are not below a floor, in portions of `take.withdraw_some`.
 """
 
 from __future__ import annotations

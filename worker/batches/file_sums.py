@@ -84,9 +84,15 @@ class RefusedRow:
 
 
 Part = tuple[int, str, int, int | str, int]
-"""One sample: number, organisation, start of the window, memory size in MB or event type, seconds or units."""
+"""The fields of one sample of a batch.
+
+They are the number, organisation, start of the window, memory size in MB or event type, and seconds or units.
+"""
 Shared = tuple[str, str, str, int, int]
-"""A sum of shared rows: earlier batch, organisation, memory size or event type, number of rows, seconds or units."""
+"""The fields of one sum of shared rows.
+
+They are the earlier batch, organisation, memory size or event type, number of rows, and seconds or units.
+"""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Sums:
     these three are None. `labels`: the columns that distinguish rows. `is_whole`: Drawdown compares all rows with
     earlier batches, not only a part of the rows. `of_events`: the file has events, not samples of sandboxes. `kinds`:
     its memory sizes in MB, or its event types. `first_refused`: the first refused rows. `fields`: the column of each
-    field. `connection`: DuckDB, with the samples. `opened`: closes the connection and the file.
+    field. `connection`: DuckDB, with the samples. `opened`: the stack that closes the connection and the file.
     """
 
     batch: str
@@ -235,7 +241,7 @@ class _Reading:
     def _with_ids(self) -> Refused:
         """Return the error for rows with ids.
 
-        The file is read again, in its order, up to the first such row.
+        The function reads the file again, in its order, up to the first such row.
         """
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection, self.over):
@@ -263,7 +269,10 @@ class _Reading:
         return unclean
 
     def _refused(self, unclean: Sequence[str]) -> Sequence[RefusedRow]:
-        """Return the first refused rows. The file is read again, in its order."""
+        """Return the first refused rows.
+
+        The function reads the file again, in its order.
+        """
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection, self.over):
             if unclean:
@@ -655,7 +664,7 @@ def _remove_left(folder: Path) -> None:
 def _locked(folder: str) -> int | None:
     """Lock a folder.
 
-    Return None if another process has the lock, or the folder is not ours or is gone.
+    Return None if another process has the lock, or if the folder belongs to another user or is gone.
     """
     with suppress(OSError):
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -74,7 +74,7 @@ class FoundFile:
     modified_ns: int
     number: int | None = None
     at: str = ""
-    """Its address, if it is not in a folder of this machine, such as s3://BUCKET/PREFIX/NAME."""
+    """The address of a remote file, such as s3://BUCKET/PREFIX/NAME ('': local)."""
     bring: Bring | None = field(default=None, compare=False, repr=False)
     """The function that copies a remote file into a folder of this machine.
 
@@ -205,7 +205,8 @@ def hash_of(file: FoundFile) -> str:
 def _open(file: FoundFile) -> Iterator[int]:
     """Open a file and yield its descriptor.
 
-    If a pipe has its name now, the call does not wait for it. Errors: FileChanged if the file cannot be opened.
+    If a pipe has the file's name now, the call does not wait for the pipe. Errors: FileChanged if the file cannot be
+    opened.
     """
     try:
         number = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""The step of a tick that takes files.
+"""Take the new files of all sources, as a step of the tick.
 
 The files are in watched folders and object stores, or are the results of queries for closed periods.
 
@@ -61,7 +61,7 @@ After a tick has found this many new files, it does not look up more files.
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
-"""Milliseconds that a tick must have left to begin reading a file or listing objects."""
+"""Milliseconds that a tick must have left to read a file or list objects."""
 FULL_READING_S: Final = 60
 """Shortest timed-out read that counts towards MAX_READINGS, in seconds.
 
@@ -195,7 +195,7 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
 def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
     """Report files with invalid names as a failure.
 
-    They do not prevent other files from being taken.
+    The tick still takes the other files.
     """
     if strange:
         some = counted(len(strange), "file has an invalid name", "files have invalid names")
@@ -258,7 +258,7 @@ def _in_order(new: list[tuple[bool, FoundFile]]) -> list[FoundFile]:
 def _names(folder: Path) -> list[str]:
     """Return the names of batches.
 
-    Names that begin with a dot, or have no ending of a batch, are ignored. Errors: OSError.
+    The function ignores names that begin with a dot, or do not end with a batch's format. Errors: OSError.
     """
     names = (path.name for path in folder.iterdir())
     return sorted(name for name in names if not name.startswith(".") and format_of(name)[0])

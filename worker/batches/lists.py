@@ -1,4 +1,4 @@
-"""The files of watched folders that wait for a person, and a tick's results.
+"""Count the files of watched folders that wait, and define a tick's result.
 
 This module only reads. It does not import the readers of files, because `status` and each tick import it.
 """

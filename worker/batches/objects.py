@@ -70,7 +70,7 @@ class Page:
 
     names: list[str]
     strange: list[str]
-    """Names that a batch may not have."""
+    """The names that are invalid for a batch."""
     files: list[FoundFile]
     goes_on: str | None
 

@@ -41,9 +41,9 @@ from drawdown.worker.engine.stores import Databases
 SCHEME: Final = "query:"
 PERIODS_MS: Final = {"hour": 60 * MINUTE_MS, "day": DAY_MS}
 ASKED_AGAIN_MS: Final = DAY_MS
-"""Milliseconds from the first read of a period to the second, which finds late rows."""
+"""Milliseconds between the two reads of a period; the second finds late rows."""
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""Longest wait after the end of a period before Drawdown queries it, in milliseconds."""
+"""Longest delay after a period before Drawdown queries it, in milliseconds."""
 MAX_QUERY_CHARS: Final = 20_000
 """Characters of a query."""
 MAX_RESULT_ROWS: Final = 5_000_000
@@ -73,7 +73,8 @@ _KINDS: Final = ("postgresql", "sqlite")
 class Question:
     """A query, the name of its database in the settings, and its periods.
 
-    `period_ms`: their length. `closes_after_ms`: the delay after a period before Drawdown queries it.
+    `period_ms`: the length of a period. `closes_after_ms`: the delay after the end of a period before Drawdown queries
+    it.
     """
 
     query: str
@@ -242,7 +243,7 @@ def _drain(line: io.StringIO) -> bytes:
 
 
 def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, over: Event, said: str) -> None:
-    """Sort the rows by their bytes: a database may return them in any order.
+    """Sort the rows by their bytes, because a database may return them in any order.
 
     Errors: Refused, NotNow; OSError.
     """
@@ -314,7 +315,8 @@ def _open_sqlite(at: str) -> sqlite3.Connection:
 def _ender(driver: Any, opened: ExitStack) -> Callable[[], object]:
     """Return a function that ends a statement at once.
 
-    For PostgreSQL it closes the connection. The server ends the statement when it notices that, or by its timeout.
+    For PostgreSQL, the function closes the connection. The server then ends the statement when it notices the closed
+    connection, or after its timeout.
     """
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt

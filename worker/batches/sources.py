@@ -84,9 +84,9 @@ class BatchRow:
     """A file and its outcome.
 
     `rows`, `refused`: the numbers of its taken and refused rows. `samples`: the number of samples that the taken rows
-    became. `from_ms`, `to_ms`: its windows. These five are None if its content was not taken. `withdrawn_ms`: the time
-    of its withdrawal (None: it was not withdrawn). `said`: the outcome in words. `seen_ms`: the time when Drawdown last
-    read it, in milliseconds.
+    became. `from_ms`, `to_ms`: the range of its windows. These five are None if its content was not taken.
+    `withdrawn_ms`: the time of its withdrawal (None: it was not withdrawn). `said`: the outcome in words. `seen_ms`:
+    the time when Drawdown last read it, in milliseconds.
     """
 
     source: str
@@ -221,7 +221,8 @@ def due_periods(
 def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
     """Return all sources, by name.
 
-    If `source` is not among them, they are locked: another process cannot add a source until this transaction ends.
+    If `source` is not among them, the sources are locked, so that another process cannot add a source until this
+    transaction ends.
     """
     there = {row.source: row for row in list_sources(connection)}
     if source in there:
@@ -330,9 +331,15 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 MAX_READINGS: Final = 3
 """Incomplete reads of one file after which ticks do not read it again."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""Lease of the tick that reads a file, in milliseconds. The lease ends before the next tick."""
+"""Lease of the tick that reads a file, in milliseconds.
+
+The lease ends before the next tick.
+"""
 MAX_OPEN_LOOKED_AT: Final = 10_000
-"""Files of a source, waiting for a person or a retry, that one tick looks up."""
+"""Waiting files of a source that one tick looks up.
+
+They wait for a person or a retry.
+"""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:

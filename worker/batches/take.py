@@ -83,9 +83,15 @@ class TakenFile:
     refused: int = 0
     said: str = ""
     withdrawn: bool = False
-    """For a repeated file: True if its batch was withdrawn, so it is not billed. A person may expect that it is."""
+    """True if the file is repeated, and its batch was withdrawn.
+
+    The file is then not billed, although a person may expect that.
+    """
     shared_rows: int | None = None
-    """For a conflict by shared rows: the number of these rows. You can accept such a file."""
+    """The number of rows that the file shares with other batches.
+
+    If it is not None, the file is a conflict that you can accept.
+    """
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
@@ -171,8 +177,8 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set[str]) -> TakenFile:
     """Insert the batch's row, and return the file's outcome.
 
-    If two processes take the same file at once, the second one waits here, and then finds the first one's row. `seen`:
-    the batches that the file was compared with are added to it. Errors: NotNow.
+    If two processes take the same file at the same time, the second process waits here, and then finds the row of the
+    first. `seen`: the set to which the function adds the compared batches. Errors: NotNow.
     """
     name, file = sums.file.name, sums.file
     its = {"source": source, "name": name, "path": file.place, "folder": file.folder}
@@ -216,7 +222,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
 def _known_as(connection: sa.Connection, sums: Sums) -> str:
     """Return the batch id of a file.
 
-    It is the id of the content, or the id of a batch in force with the same rows.
+    The result is the id of the content, or the id of a batch in force with the same rows.
     """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first() or is_accepted(connection, sums.batch):
         return sums.batch
@@ -225,9 +231,9 @@ def _known_as(connection: sa.Connection, sums: Sums) -> str:
 
 
 def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
-    """Return the overlap because of which a person has to accept a file.
+    """Return the overlap for which a person must accept a file.
 
-    Return None if the file can be billed.
+    Return None if the file can be billed without acceptance.
     """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first():
         return None
@@ -315,7 +321,8 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     """Return the number in samples for each memory size or event type.
 
-    It is the memory size itself, or the meter of the event type. Errors: NotNow if an event type has no meter.
+    The number is the memory size itself, or the meter of the event type. Errors: NotNow if an event type does not have
+    a meter.
     """
     if not sums.of_events:
         return {int(size): int(size) for size in sums.kinds}
@@ -480,8 +487,8 @@ def withdraw_some(
     Return the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
     `judge_batch` before the first portion.
 
-    Errors: UnknownId. Refused if its windows were not sealed since history was lost. HistoryDoubted while the database
-    is stopped, or if it is not the judged database.
+    Errors: UnknownId. Refused if some of the portion was not sealed again since history was lost. HistoryDoubted while
+    a recovery is needed, or if the database is not the database of `judged`.
     """
     lock_buckets(connection)
     require_same(connection, judged)

@@ -59,7 +59,7 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""Default duration of a reservation, in milliseconds, if its execution is not queued.
+"""Default duration of a reservation without `queued`, in milliseconds.
 
 An extension has the same default.
 """

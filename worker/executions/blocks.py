@@ -1,4 +1,4 @@
-"""The action that blocks new executions of a project or an action."""
+"""Block new executions of a project or an action."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 class RunFilter:
     """A filter of executions. An empty field matches any execution.
 
-    `accepted_by_ms`: accepted at that time or before. `phase`: a part of the executions in the state `held`, which must
+    `accepted_by_ms`: the latest time of acceptance. `phase`: a part of the executions in the state `held`, which must
     then be the only state. It is `waiting` (not charged yet), `drawing` (charged at least once), or `over` (past its
     end, but not marked as expired yet).
     """

@@ -370,7 +370,7 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
 def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
     """Return the wallet that pays for an organisation.
 
-    It is the wallet of the organisation's customer at its provider. Without a provider, it is the organisation's own
+    The wallet is that of the organisation's customer at its provider. Without a provider, it is the organisation's own
     wallet, unless that wallet has another owner. If the provider keeps the balance itself, the result names the
     provider instead of a wallet. The same applies to a customer that is billed afterwards and never had credit. Errors:
     Denied; UnknownId.

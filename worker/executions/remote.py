@@ -63,7 +63,7 @@ class Standing:
 
     @property
     def wallet(self) -> accounts.Wallet | None:
-        """Return the balance as a wallet; None if it is not limited or not known."""
+        """Return the balance as a wallet; None if the balance is unlimited or unknown."""
         if self.balance_micro is None:
             return None
         return accounts.Wallet(self.balance_micro, None, None, self.held_micro)

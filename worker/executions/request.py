@@ -63,7 +63,7 @@ class Request:
 
     @property
     def named(self) -> list[str]:
-        """Return the named sandboxes, each once, sorted."""
+        """Return the ids of the named sandboxes, sorted and without duplicates."""
         return sorted(set(self.sandboxes))
 
 

@@ -258,9 +258,9 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
 
 
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
-    """Return the start of a selector's newest row if that row already fits.
+    """Return the start of a selector's newest row if that row fits; otherwise None.
 
-    The row fits if it has the wanted feature and unit. Return None otherwise.
+    The row fits if it has the wanted feature and unit.
     """
     mine = [before for before in mapping if before.selector == row.selector]
     newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two, the last added
@@ -330,7 +330,7 @@ def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: 
 def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
     """Return the ranges of windows in which a size gets its first feature.
 
-    A new row gives it the feature from `start` on.
+    The size gets the feature by the new row `row`, from `start` on.
     """
     times = sorted({start, *(before.start_ms for before in mapping if before.start_ms > start)})
 

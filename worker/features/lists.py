@@ -39,7 +39,7 @@ class UnmappedSize:
 class MappedEvent:
     """An event type with a feature in windows that start in [start_ms, end_ms).
 
-    `end_ms` None: it does not end.
+    `end_ms` None: the mapping does not end.
     """
 
     event_type: str
@@ -48,7 +48,7 @@ class MappedEvent:
     start_ms: int
     end_ms: int | None
     value: str | None = None
-    """The declared quantity of events that do not state a quantity (None: not declared)."""
+    """The declared quantity of events without a quantity (None: not declared)."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class StandingRow:
 
     @property
     def remaining(self) -> int | None:
-        """Return the remaining base units; None: unlimited."""
+        """Return the remaining base units; None if the limit is unlimited."""
         if self.period is None:
             return 0
         return None if self.amount is None else max(self.amount - self.used, 0)

@@ -42,9 +42,10 @@ MOST_OVER_PARTS: Final = 100
 The remaining expired uses count until the next transaction.
 """
 TURN_MS: Final = 5 * MINUTE_MS
-"""Milliseconds before and after the turn of a month, in which uses of both months may run at once.
+"""Milliseconds around the turn of a month in which uses of both months may run.
 
-Servers with different clocks then use different counters, so a counter's lock does not protect a use key.
+Servers with different clocks then use different counters, so a counter's lock does not protect a use key. The time
+counts before and after the turn.
 """
 NO_END: Final = 2**62
 """Amount above every counter, in base units.
@@ -114,8 +115,8 @@ class Use:
 class Counters:
     """The counters of an organisation's metric at a moment, locked or as read.
 
-    `uses`: the number of uses in the month. `overs`: the number of expired uses of the metric that still count.
-    `rows`: the number of the counters that exist.
+    `uses`: the number of uses in the month. `overs`: the number of expired uses of the metric that still count. `rows`:
+    the number of existing counters.
     """
 
     org_id: str
@@ -221,7 +222,7 @@ def write(
     connection: sa.Connection, found: Counters, then: Counters, bounds: Sequence[Bound],
     *, passes: Collection[Span] = (),
 ) -> None:  # fmt: skip
-    """Move locked counters from `found` to `then`.
+    """Change locked counters from `found` to `then`.
 
     The SQL statement checks the limits again. `passes`: the periods in which the counters may exceed a limit.
 

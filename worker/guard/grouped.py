@@ -98,7 +98,7 @@ def do_all(
 
 
 class _Work:
-    """One transaction.
+    """The transaction that decides the calls.
 
     Each step reads the facts that the next step needs. The last step writes.
     """
@@ -151,7 +151,7 @@ class _Work:
         return read
 
     def _read_ends(self) -> dict[int, Use]:
-        """Return the uses to end, by the places of their calls. They are not locked yet."""
+        """Return the uses to end, which are not locked yet, by the places of their calls."""
         names = [name for one in self._calls if isinstance(one, End) for name in one.names]
         if not names:
             return {}
@@ -254,7 +254,7 @@ class _Work:
     def _make(self, seen: Mapping[int, AskerRows], ends: Mapping[int, Use]) -> bool:
         """Create and lock the missing counters of known organisations.
 
-        Return True if there were any.
+        Return True if a counter was missing.
         """
         groups = {_group_of(self._calls[at], ends.get(at)) for at, one in seen.items() if one.is_known}
         if made := [one for one in self._missing if one[:2] in groups]:
@@ -438,7 +438,7 @@ class _Work:
     def _run_of(self, call: Change) -> Reservation | None:
         """Return the execution of a call.
 
-        If the call is bound to an organisation, it must be that organisation's.
+        If the API key of the call is bound to an organisation, the execution must belong to that organisation.
 
         Another call of the transaction may have locked an execution of another organisation with the same key.
         """
@@ -448,7 +448,7 @@ class _Work:
     def _book(self, group: _Group, known: AskerTerms, seen: AskerRows, at_ms: int) -> Book:
         """Return the book of a group's counters.
 
-        Errors: Alone if an expired hold must be returned first.
+        Errors: Alone if expired uses must be subtracted first.
         """
         if seen.has_overs:
             raise Alone("expired uses must be released first")

@@ -212,7 +212,7 @@ def list_uses(
 
 
 def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) -> PhaseReport:
-    """Return the report of the uses that a phase would have blocked since a moment.
+    """Return a report about uses that a phase would have blocked since a moment.
 
     Errors: UnknownId.
     """
@@ -264,7 +264,10 @@ def _require(connection: sa.Connection, metric: str, org_id: str) -> None:
 
 
 MOST_COUNTED: Final = 5_000
-"""Newest uses of one metric that a page counts. Minutes of refusals have the same limit."""
+"""Newest uses of one metric that a page counts.
+
+Minutes of refusals have the same limit.
+"""
 PAGE_METRICS: Final = 20
 MOST_BLOCKED: Final = 20
 """Pairs of an organisation and a metric that a page names as most blocked."""
@@ -463,7 +466,7 @@ def guard_figures(
 def open_overrides(
     connection: sa.Connection, now_ms: int, ending_by_ms: int, metric: str = ""
 ) -> tuple[int, int | None, int]:
-    """Return figures of limit overrides that wait or end soon.
+    """Return figures about limit overrides that wait for a decision or end soon.
 
     The figures are the number that wait for a decision, the time of the oldest such request in milliseconds (None: the
     number is 0), and the number that end by `ending_by_ms`. `metric`: if not empty, count only limit overrides of that

@@ -240,9 +240,9 @@ def list_overrides(
     connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
     org_id: str = "", state: OverrideState | Literal[""] = "", after: int = 0, known: bool = False,
 ) -> list[OverrideRow]:  # fmt: skip
-    """Return limit overrides.
+    """Return limit overrides, first those that wait for a decision.
 
-    Limit overrides that wait for a decision come first. The others follow, sorted by their ends.
+    The others follow, sorted by their ends.
 
     `metric`: empty for all. `everything`: include refused and ended limit overrides. `soon`: only those that end within
     7 days. `org_id`: only those with this organisation as target. `after`: with `state`, only those after the limit
@@ -292,7 +292,10 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
 
 Number = Annotated[int, whole(1, MAX_NUMBER, 1), "Number of the limit override"]
 MOST_LIMITS: Final = 1_000
-"""Limits of one metric that a dry run reads for its facts. Limit overrides have the same limit."""
+"""Limits of one metric that a dry run reads for its facts.
+
+Limit overrides have the same bound.
+"""
 
 
 @dataclass(frozen=True)
@@ -336,7 +339,7 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
 def _size_of_approval(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of an approval.
 
-    It is the use that the approval allows in one period, at the metric's price.
+    The size is the use that the approval allows in one period, at the metric's price.
     """
     found = show(connection, values["number"])
     if found.amount is None or found.reach != "org":

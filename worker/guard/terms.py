@@ -220,7 +220,7 @@ def _changed(metric: str, was: Metric | None, change: Change) -> Metric:
 def _charges_for(was: Metric | None, now: Metric) -> str | None:
     """Return the event type or feature that a metric newly charges for.
 
-    Return None if neither that nor the price is new.
+    Return None if neither the event type or feature nor the price is new.
     """
     is_new = was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)
     return (now.counts or now.metric) if now.price_micro and is_new else None
@@ -350,7 +350,7 @@ def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
 def halted_by(asker: Asker) -> str | None:
     """Return the code of an operator's halt or stop of an organisation.
 
-    It is `stopped` or `halted`, or None if neither is in force.
+    The code is `stopped` or `halted`, or None if neither is in force.
     """
     if asker.stopped_at_ms is not None:
         return "stopped"

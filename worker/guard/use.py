@@ -269,7 +269,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
 def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
     """Return the decision about a use.
 
-    If the client already allowed it, it is allowed, with `would` as decided.
+    If a client already allowed the use, the decision allows it, and `would` stays as decided.
     """
     verdict = decide(known.facts(counters, code), ask.wish.quantity)
     if ask.failed_open and verdict.decision == "block":
@@ -327,8 +327,8 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
 def _charge(connection: sa.Connection, ask: Ask, known: AskerTerms, is_beyond: bool) -> Charged:
     """Charge a use by its own execution.
 
-    The execution is settled at once unless the use is held. If the use is beyond the metric's limit, and the metric
-    names another payer, that payer is not charged.
+    If the use is not a reservation, the execution is settled immediately. If the use exceeds the metric's limit, and
+    the metric names another payer, that payer is not charged.
     """
     terms = known.metric.price
     price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
@@ -411,7 +411,7 @@ class Costs:
 
 
 Paying: TypeAlias = tuple[str | None, Costs]
-"""The code with which the charge is refused (None: it is not refused), and the cost."""
+"""The code of the refused charge (None: it is not refused), and the cost."""
 NOTHING: Final[Paying] = None, Costs()
 
 
@@ -439,7 +439,10 @@ class AskerRows:
     is_blocked: bool
     has_overs: bool
     has_other_owner: bool
-    """The wallet may have another owner (see `owners` for the time and the providers that count)."""
+    """The wallet may have another owner.
+
+    See `owners` for the time and the providers that count.
+    """
     has_used: bool
     """The wallet may still have to pay for recorded usage."""
     limits: list[list[Any]] | None
@@ -765,7 +768,8 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
     """Lock a use, and return it with the locked counters that count it.
 
-    If its hold is past its end, expire it. Errors: UnknownId; UsageError; Denied `ended` if it was used at once.
+    If its reservation is past its end, the call expires it. Errors: UnknownId; UsageError; Denied `ended` if it was
+    used at once.
     """
     require_key(key)
     use = guard_counts.read_use(connection, key)

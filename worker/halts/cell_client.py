@@ -79,7 +79,7 @@ class Target:
     def socket_to(self, found: tuple[Any, ...]) -> socket.socket:
         """Check an address, and return a socket for it.
 
-        Every connection is made by this function.
+        This function makes every connection.
 
         Errors: OSError if the address is refused.
         """
@@ -179,9 +179,15 @@ class CellClient:
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
-"""Timeout of a request for a cell's totals, in seconds, from the DNS lookup to the last byte of the response."""
+"""Timeout of a request for a cell's totals, in seconds.
+
+The time is from the DNS lookup to the last byte of the response.
+"""
 MAX_USAGE_BYTES: Final = 8 << 20
-"""Most bytes of a cell's response with the totals of a day, enough for about 100,000 organisations and sizes."""
+"""Most bytes of a cell's response with the totals of a day.
+
+They are enough for about 100,000 organisations and sizes.
+"""
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:

@@ -103,7 +103,7 @@ def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
 
 @dataclass
 class _Lane:
-    """A cell in this dispatch."""
+    """The queue of one cell in a dispatch."""
 
     cell_id: str
     began_ms: int

@@ -196,11 +196,15 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 
 
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
-"""Waits after each consecutive failure, in milliseconds. The first call is at once."""
-CALL_MS: Final = 4 * SECOND_MS
-"""Timeout of one call to an endpoint, in milliseconds, from the DNS lookup to the response.
+"""Waits after each consecutive failure, in milliseconds.
 
-It is shorter than a round of the watch, which makes these calls concurrently with halts.
+The first call is immediate.
+"""
+CALL_MS: Final = 4 * SECOND_MS
+"""Timeout of one call to an endpoint, in milliseconds.
+
+The time is from the DNS lookup to the response. It is shorter than a round of the watch, which makes these calls
+concurrently with halts.
 """
 
 

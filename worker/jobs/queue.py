@@ -47,7 +47,10 @@ from drawdown.worker.topup.actions import STOPPED, terms_of
 SQL = queries(__file__)
 
 TURN_MS: Final = 2 * MINUTE_MS
-"""Longest work of a tick on jobs, in milliseconds. The next tick continues the rest."""
+"""Longest work of a tick on jobs, in milliseconds.
+
+The next tick continues the rest.
+"""
 JOB_LEASE_MS: Final = TURN_MS + LEASE_MS
 """Lease of a job, in milliseconds, shorter than the time between two ticks.
 

@@ -52,7 +52,10 @@ log = structlog.get_logger()
 MAX_A_TICK: Final = 4
 """Jobs that a tick does."""
 SAID: Final = 5
-"""Lines of each kind about the rest of a replay in a job's result. `drawdown replay` shows all lines."""
+"""Lines of each kind in the result of a replay job.
+
+`drawdown replay` shows all lines.
+"""
 
 
 @dataclass
