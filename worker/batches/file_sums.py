@@ -494,7 +494,7 @@ class Columns:
             said = _SEPARATORS[found[0]]
             raise Refused(f"{self.file.name}: its columns are separated by {said}. Separate them by commas")
         if len(set(names)) < len(names):
-            raise Refused(f"{self.file.name}: duplicate column in the header. Rename one of them")
+            raise Refused(f"{self.file.name}: duplicate column in the header. Give each column a different name")
         return names
 
     def _requiretext(self, types: dict[str, str], *names: str) -> None:

@@ -354,7 +354,7 @@ def _explained(name: str, over: Event) -> Iterator[None]:
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:
         if over.is_set():
             raise NotNow(
-                f"cannot query the database {name}: the time limit ended before the query did. {SMALLER}"
+                f"cannot query the database {name}: the time limit ended before the result was complete. {SMALLER}"
             ) from error
         said = clean(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])[:MAX_SAID_CHARS]
         raise NotNow(

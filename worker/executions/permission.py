@@ -405,8 +405,8 @@ def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, othe
     whose = whose if ids.tells_names(connection) else "another owner"
     return Denied(
         "payer_not_allowed",
-        f"the wallet {customer_id} belongs to {whose}, and does not pay for executions of {org_id}. Assign a customer "
-        f"of its own with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
+        f"the wallet {customer_id} belongs to {whose}, and does not pay for executions of {org_id}. Assign a separate "
+        f"customer with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
         "account",
     )
 

@@ -1,4 +1,4 @@
-"""Reserve and bill executions of organisations whose balance a provider keeps.
+"""Reserve and bill executions of organisations with a balance at a provider.
 
 Drawdown reserves the credit in this database, and the provider bills the use.
 
@@ -257,7 +257,7 @@ def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, i
     drawn = {row.feature: int(row.quantity) for row in rows}
     rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
     if any(quantity < 0 for quantity in rest.values()):
-        said = f"{found.reservation} has drawn more, so its use cannot be lower. "
+        said = f"cannot end {found.reservation}: it was already charged for more use. "
         said += "To return usage, run `drawdown sample withdraw ID` for its samples"
         raise Denied("below_drawn", said)
     return rest
@@ -324,8 +324,8 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
         if inserted < len(rows):
             raise Denied(
                 "other_content",
-                f"cannot bill {found.reservation}: of its {counted(len(rows), 'sample')}, from {rows[0][0]} on, an id "
-                "exists already with different content. Run `drawdown sample list --org "
+                f"cannot bill {found.reservation}: an id of its {counted(len(rows), 'sample')}, from {rows[0][0]} on, "
+                "belongs to a different sample. Run `drawdown sample list --org "
                 f"{typed(found.org_id)}`",
             )
         SQL.run(connection, "note_samples", {"samples": [{**run, **noted} for _, noted in made]})
@@ -344,7 +344,7 @@ def _samples(
     makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]
     if not makes:
         said = (
-            f"{line.feature} does not have a memory size or event type now, so Drawdown cannot bill it. Run "
+            f"cannot bill {line.feature}: the feature is not mapped now. Run "
             f"`drawdown feature map {line.feature} --memory-mb N`"
         )
         raise Denied("not_metered", said)

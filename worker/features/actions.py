@@ -424,7 +424,7 @@ def _sizes(done: FeatureMapped) -> list[str]:
         return [f"{what}: already mapped to {done.feature}, {_since(made)}; nothing was changed"]
     sizes, windows = counted(made.resolved_sizes, "size"), counted(made.resolved_windows, "window")
     return [
-        f"mapped {what} to {done.feature} {_since(made)}; before: {made.was or 'no mapping of their own'}",
+        f"mapped {what} to {done.feature} {_since(made)}; before: {made.was or 'not mapped separately'}",
         f"{made.resolved_s:,} s of {sizes} in {windows} without a feature will be sealed by the next tick",
     ]
 

@@ -240,8 +240,8 @@ def decide_use(book: Book, ask: Ask) -> Answer:
         require_open(ask.key)
     wish, known, before = ask.wish, book.terms, book.counters
     if ask.failed_open and not known.metric.fails_open:
-        text = f"{wish.metric} fails closed, so a client cannot allow a use of it by itself. "
-        text += f"To change that, run `drawdown guard set {wish.metric} --fail open`"
+        text = f"{wish.metric} fails closed, so a client cannot allow its use without the server. "
+        text += f"To change this, run `drawdown guard set {wish.metric} --fail open`"
         raise Denied("fails_closed", text)
     verdict = _decide_use(known, before, ask)
     done, event = Charged(Costs()), None

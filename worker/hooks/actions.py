@@ -558,8 +558,8 @@ ACTIONS: Final = (
     Action(
         "hook test",
         "Test an endpoint",
-        "Send a test message to an endpoint. The event is `endpoint.test`. The watch sends it within "
-        "seconds, otherwise the next tick.",
+        "Send a test message to an endpoint. The event is `endpoint.test`. The watch sends the message within "
+        "seconds. Without a watch, the next tick sends it.",
         _test,
         lambda done: f"{done.message_id} is due at {done.name}",
         path="/v1/hooks/{endpoint}/test",
@@ -571,8 +571,8 @@ ACTIONS: Final = (
     Action(
         "hook low",
         "Set when a balance is low",
-        "Set the low balance that sends `balance.low`. It is for the organisation in --org, or for all organisations "
-        "without their own low balance.",
+        "Set the low balance that sends `balance.low`. It applies to the organisation in --org, or to all "
+        "organisations without their own low balance.",
         _low,
         _is_low,
         path="/v1/levels",

@@ -131,7 +131,10 @@ def _sentence(done: OrgAssigned) -> str:
     if done.undone:
         return f"{done.org_id}: cancelled its assignment to {done.provider} at {show_time(done.start_ms)}"
     if done.job_id is not None:
-        return f"queued as job {done.job_id}. A tick asks {done.provider}, and then assigns {done.org_id}"
+        return (
+            f"queued as job {done.job_id}. A tick looks up the customer at {done.provider}, and then assigns "
+            f"{done.org_id}"
+        )
     said = f"{done.org_id}: billed by {done.provider} as {done.customer_id} from {show_time(done.start_ms)} on"
     return assignments.joined(said, "nothing changes" if done.already else None, done.note) or said
 

@@ -157,7 +157,7 @@ def in_words(pushes: int, found: Replayed) -> str:
 
     `pushes`: the number of pushes that all turns of the job sealed.
     """
-    none = "nothing more to seal" if found.to_settle else "no further push was needed"
+    none = "nothing more to seal" if found.to_settle else "another push was not needed"
     said = [f"sealed {counted(pushes, 'push', 'pushes')}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
     said += [f"skipped {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
