@@ -152,7 +152,7 @@ def _then(context: Context, report: Report) -> Steps[None]:
 
 
 def _do_jobs(context: Context, report: Report) -> Steps[None]:
-    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # imported here, because most ticks have no job
+    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # imported here, because most ticks do not do jobs
 
     results = yield RunTogether([do_jobs(context)])
     match results:

@@ -250,7 +250,9 @@ def reads_a_round(capabilities: Capabilities) -> int:
 def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> ArrivalCursor:
     values = {"lo": shard.lo, "hi": shard.hi}
     seen = watcher.arrivals or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
-    following = seen_now(connection)  # before the scan, so that no commit is missed, although some are read twice
+    following = seen_now(
+        connection
+    )  # before the scan, so that it does not miss a commit, although it may read some twice
     SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following
 
@@ -293,7 +295,9 @@ def _look_at(
             if len(wanted) == at_most:
                 continue  # it stays due, and the next round begins with it
             wanted.append(org.org_id)
-        soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # an org override decides, whatever is read
+        soon = (
+            ROUND_MS if org.override_halted is None else LAST_LOOK_MS
+        )  # an org override decides, even if a read differs
         burn = used[org.org_id].burn_a_minute
         look_ms = now + soon if gone else next_look_ms(effective, burn, now)
         looks.append({"org_id": org.org_id, "watch_due_ms": look_ms, "runs_out_ms": end_ms(effective, burn, now)})

@@ -81,7 +81,7 @@ def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: i
     """Serialise changes that people decided by the same shown state.
 
     The changes wait for each other, even if their actors or reasons differ. Each change reads the state again, and sees
-    the effect of the change before. `picture`: the hash of the shown state.
+    the effect of the earlier change. `picture`: the hash of the shown state.
     """
     SQL.run(connection, "in_turn", {"picture": picture, "name": person.name, "now_ms": now_ms})
 

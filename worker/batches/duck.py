@@ -89,7 +89,7 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 
     Errors: Refused if the content is invalid; NotNow for any other error.
     """
-    import duckdb  # it needs 60 MB, so only programs that take a batch import it
+    import duckdb  # DuckDB needs 60 MB, so only programs that take a batch import it
 
     over = Event()
     watching = Thread(target=_watch, args=(connection, over, time_is_up), daemon=True)

@@ -431,7 +431,7 @@ class Columns:
         line = connection.execute(
             f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
             f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
-            f"compression = {packed}, parallel = false) LIMIT 1"  # two threads could return another line
+            f"compression = {packed}, parallel = false) LIMIT 1"  # two threads could return a later line
         ).fetchone()
         if line is None:
             return self._nothing()
@@ -644,7 +644,7 @@ def spill_folder() -> Iterator[str]:
         made = tempfile.mkdtemp(prefix=PREFIX)
         lock = _locked(made)
         if lock is not None:
-            break  # otherwise another read removed it as an abandoned folder before the lock
+            break  # otherwise another read took it for an abandoned folder, and removed it
     try:
         yield made
     finally:

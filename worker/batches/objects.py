@@ -206,7 +206,7 @@ def _bring(
             raise changed(file)
         left = file.size_bytes
         with answer["Body"] as body:
-            # read1 returns the bytes that have arrived. A read of all bytes would wait while they arrive slowly.
+            # read1 returns the bytes that have arrived. `read` would wait for all bytes, even if they arrive slowly.
             read = getattr(body, "_raw_stream", body).read1
             while left and (chunk := read(min(left, _CHUNK_BYTES))):
                 written.write(chunk)
@@ -221,9 +221,9 @@ def _bring(
 
 @lru_cache(maxsize=1)
 def _client(store: ObjectStore) -> Any:
-    """Return the client of a store. It is created once, because that takes a second.
+    """Return the client of a store, which is created once, because that takes a second.
 
-    Errors: Unreadable if botocore is not installed, or this machine has no credentials.
+    Errors: Unreadable if botocore is not installed, or if this machine lacks credentials.
     """
     try:
         from botocore.config import Config

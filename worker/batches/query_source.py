@@ -203,7 +203,7 @@ def _text_of(name: str, value: object) -> str:
         exact = Decimal(value)
         whole = exact.is_finite() and abs(exact) < 10**18 and exact == int(exact)
         return str(int(exact) if whole else value)
-    if isinstance(value, date) and name == "ts":  # a datetime is a date, too; without a zone it is in UTC
+    if isinstance(value, date) and name == "ts":  # a datetime is also a date; without a zone, it is in UTC
         return value.isoformat()
     wanted = "text" if name in _TEXTS else "a number"
     raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}. Cast it in the query")

@@ -513,7 +513,7 @@ def withdraw_some(
     samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
     done = WithdrawnBatch(batch, samples, int(row.samples) - samples, already=False)
     SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
-    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: a note of a conflict holds the batch
+    SQL.run(connection, "look_again", {"batch": batch})  # after the mark, because a note of a conflict locks the batch
     record(connection, "batch_withdraw", batch, {"name": row.name, "samples": withdrawn, "closed": done.closed}, by)
     return done
 

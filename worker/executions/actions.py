@@ -363,8 +363,8 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
     The wallet includes its due changes.
 
     `freed_micro`: micro-credits that are no longer reserved. If the change may halt or resume an organisation, or leave
-    it with a low balance, its verdict is refreshed. This includes an organisation without credit before, because its
-    halt may not be recorded yet.
+    it with a low balance, the function requests a refresh of its verdict. This includes an organisation that lacked
+    credit before, because its halt may not be recorded yet.
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
@@ -378,7 +378,8 @@ def _read_balance(
 ) -> tuple[accounts.Wallet | None, int | None]:
     """Return the wallet of an execution, or the rest of a provider's balance.
 
-    The rest comes with the time of its read. If the credit `moved`, the verdicts that may change are refreshed.
+    The rest comes with the time of its read. If the credit `moved`, the function requests a refresh of the verdicts
+    that may change.
     """
     if found.hold == "wallet":
         customer = found.customer_id

@@ -317,7 +317,10 @@ def _shifted(wallet: Wallet, moved: Moved) -> Wallet:
 
 
 def tell(connection: sa.Connection, moved: Mapping[str, Moved], now_ms: int) -> None:
-    """Refresh the verdicts that may change with these wallets, as a single call does."""
+    """Request a refresh of the verdicts that these wallets may change.
+
+    A call that is decided alone does the same.
+    """
     if not moved:
         return
     rows = [{"customer_id": one, "balance": found.wallet.payable_micro} for one, found in sorted(moved.items())]

@@ -264,6 +264,6 @@ def _place(chosen: RunFilter, after: str) -> dict[str, object]:
                 f"invalid `after` {quote_value(after)}: expected the `next` of a page. Start at the first page"
             )
         at_ms = int(text)
-    if not chosen.ends_first:  # begin at the newest execution that was accepted in time
+    if not chosen.ends_first:  # begin at the newest execution that was accepted by that time
         at_ms, key = min((at_ms, key), (chosen.accepted_by_ms + 1, ""))
     return {"at_ms": at_ms, "key": key}

@@ -159,7 +159,7 @@ def make_room(
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     least = wanted_micro
-    if growing is not None:  # the charges of metering to it are not known yet
+    if growing is not None:  # the metered charges of this execution are not known yet
         kept = max(growing.amount_micro, growing.drawn_micro)
         least = 0 if growing.settled_by == "metering" else wanted_micro - kept
     most = reservations.NO_END_MICRO if most_held_micro is None else most_held_micro

@@ -229,8 +229,8 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
 def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
     """Return an organisation's balance after one of its executions changed.
 
-    If the organisation's verdict may change, the verdict is refreshed. `freed_micro`: micro-credits that are no longer
-    reserved.
+    If the organisation's verdict may change, the function requests a refresh of it. `freed_micro`: micro-credits that
+    are no longer reserved.
     """
     found = standing(connection, org_id, now_ms)
     had = None if found.balance_micro is None else found.balance_micro - found.held_micro - freed_micro

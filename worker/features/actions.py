@@ -198,7 +198,7 @@ def _ended(rows: list[MappingRow], feature: str, from_ms: int | None) -> list[tu
     """
     by_selector: defaultdict[tuple[str, int | None], list[tuple[int, MappingRow]]] = defaultdict(list)
     for number, row in sorted(enumerate(rows), key=lambda one: one[1].start_ms):
-        by_selector[row.selector].append((number, row))  # of two with one start, the later one comes last
+        by_selector[row.selector].append((number, row))  # of two rows with the same start, the later row comes last
     ends = {
         (row.selector, row.start_ms): (row, row.at_ms < row.start_ms == before.start_ms)
         for mine in by_selector.values()
@@ -253,7 +253,9 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     action = "feature_map" if row.feature else "feature_end"
     record(connection, action, row.feature or "", details, by)
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
-    was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
+    was = (
+        sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None
+    )  # of two rows, the last added
     return replace(_fix(connection, start, mapping, row), was=was)
 
 
@@ -263,7 +265,7 @@ def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
     The row fits if it has the wanted feature and unit.
     """
     mine = [before for before in mapping if before.selector == row.selector]
-    newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two, the last added
+    newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two rows, the last added
     if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
         return None
     return newest.start_ms

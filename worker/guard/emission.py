@@ -91,11 +91,11 @@ def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: i
     found: dict[int, EventResult] = {}
     for own, by in sorted({(one.own, one.by) for one in emissions}, key=repr):
         mine = [at for at, one in enumerate(emissions) if (one.own, one.by) == (own, by)]
-        # An event that is this old has to wait for a seal, and a use cannot wait.
+        # An event of this age must wait for a seal, and a use cannot wait.
         old = {at: _TOO_OLD for at in mine if emissions[at].event.occurred_ms < now_ms - NOT_YET_MS}
         left = [at for at in mine if at not in old]
         events = [emissions[at].event for at in left]
-        # A key that is bound to an organisation must not learn names of others: it gets no similar names.
+        # A key that is bound to an organisation must not learn other names, so its errors do not suggest similar names.
         taken = store.take(connection, events, now_ms, own=own, types_by=by, unlike=not own) if left else ()
         found |= old | dict(zip(left, taken, strict=True))
     return [found[at] for at in range(len(emissions))]

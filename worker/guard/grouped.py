@@ -127,7 +127,7 @@ class _Work:
         before = list(self._found)
         self._decide(ends, moments)
         refused = self._emit()
-        if refused:  # decide these alone; the others have written no rows yet, so decide them again
+        if refused:  # these are decided alone; the other calls have not written yet, so decide them again
             self._found = [refused.get(at, one) for at, one in enumerate(before)]
             self._moves, self._books, self._changed = Moves(now_ms), {}, []
             self._decide(ends, moments)
@@ -483,7 +483,7 @@ class _Work:
 def _moves_of(book: Book) -> list[dict[str, object]]:
     """Return the changes of a group's counters, a row for each period.
 
-    Without a change, there are no rows.
+    If the counters do not change, the result is empty.
     """
     if book.counters == book.locked:
         return []

@@ -1,4 +1,4 @@
-"""List the ways out of a block, which ones are open, and how to use them.
+"""List the ways out of a block, and describe the open ways.
 
 The ways are: top up, sponsor, request a limit override, and run locally.
 

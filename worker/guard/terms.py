@@ -35,7 +35,7 @@ from drawdown.worker.sources.events import types
 SQL = queries(__file__)
 
 ANY_PLAN: Final = "*"
-"""The plan name of limits for every plan without a limit of its own.
+"""The plan name of limits for every plan without a separate limit.
 
 These limits also apply to organisations without a plan.
 """

@@ -768,8 +768,8 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
     """Lock a use, and return it with the locked counters that count it.
 
-    If its reservation is past its end, the call expires it. Errors: UnknownId; UsageError; Denied `ended` if it was
-    used at once.
+    If its reservation is past its end, the call marks it as expired. Errors: UnknownId; UsageError; Denied `ended` if
+    it was used at once.
     """
     require_key(key)
     use = guard_counts.read_use(connection, key)

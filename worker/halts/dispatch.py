@@ -128,7 +128,7 @@ class _DispatchRun:
         """
         now = self.context.clock.now_ms()
         cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.cells)))
-        fresh = [cell for cell in cells if cell not in self.cells]  # another lane may have taken some
+        fresh = [cell for cell in cells if cell not in self.cells]  # another lane may have taken some of the cells
         self.cells.update(fresh)
         if fresh:
             results = yield RunTogether([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
@@ -150,7 +150,7 @@ class _DispatchRun:
                 break
             lane.answers = any(error is None or error.startswith(ANSWERED) for error in errors)
             breaker.note(failed=not lane.answers, now_ms=self.context.clock.now_ms())
-            # A sandbox may have moved meanwhile: its new cell does not wait for this cell's timeouts.
+            # A sandbox may have moved meanwhile. Its new cell then does not wait for this cell's timeouts.
             if not lane.answers and (yield from self.newcomers([self.lane(lane)])):
                 return
         yield from self.newcomers()
@@ -164,7 +164,7 @@ class _DispatchRun:
         batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
         if not batch:
             return []
-        # If a worker slept past its lease, it does not send: the halt may be over.
+        # If a worker slept past its lease, it does not send, because the halt may be over.
         errors = yield from _send(batch, lambda: context.out_of_time() or context.clock.now_ms() >= until)
         now = context.clock.now_ms()
         yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))

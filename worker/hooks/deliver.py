@@ -29,7 +29,7 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 BATCH: Final = 8
-"""Messages that one step claims and sends at once to an endpoint that answers."""
+"""Messages that one step claims and sends together to an endpoint that answers."""
 ENDPOINT_BUDGET_MS: Final = 30 * SECOND_MS
 """Time that one delivery round spends on one endpoint, in milliseconds.
 
@@ -78,7 +78,7 @@ def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
 
 
 def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
-    """Send messages to one endpoint until no message is due.
+    """Send the due messages of one endpoint.
 
     The lane also stops if the endpoint does not answer, or if the time is up. Until its first response, the endpoint
     gets one message at a time.
@@ -115,7 +115,7 @@ def _send(context: Context, claimed: Sequence[ClaimedMessage], lease_end_ms: int
     try:
         answers: Sequence[HookAnswer] = yield SendHooks([message.request for message in claimed], over)
         assert len(answers) == len(claimed), f"answers: {len(answers)}, messages: {len(claimed)}"
-    except Exception as error:  # it is unknown if the messages arrived
+    except Exception as error:  # it is unknown whether the messages arrived
         log.exception("endpoint_call_failed", endpoint=claimed[0].request.endpoint)
         return [HookAnswer(error=in_short(error))] * len(claimed)
     return answers

@@ -239,7 +239,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
         if row.tries > MAX_TRIES:
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
         require_as_it_stood(connection, asked, by)
-        # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
+        # By a clock that is behind, fewer windows are closed, so the plan would leave out a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
         planned = None if is_short else _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:

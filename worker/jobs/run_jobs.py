@@ -75,7 +75,7 @@ def do_jobs(context: Context) -> Steps[JobsDone]:
     for _ in range(MAX_A_TICK):
         if turn.out_of_time():
             break
-        # Of two ticks at once, one gets the job, and the other ends.
+        # If two ticks run at the same time, one gets the job, and the other does not do jobs.
         take = partial(queue.take, worker=turn.worker, now_ms=turn.clock.now_ms())
         taken: ClaimedJob | None = yield Transaction("take_job", take)
         if taken is None or not (yield from _do(turn, taken, done)):
@@ -282,7 +282,7 @@ def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
     """
     if asked.provider and asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
-    # A copy, so that its checkpoint does not replace that of the later jobs.
+    # Use a copy of the context, so that its checkpoint does not replace the checkpoint of later jobs.
     found: Reconciled = yield from reconcile(replace(context), scope_of(asked), by)
     if found.unfinished or found.unread:
         return Turn(None, corrections_in_words(found), in_vain=True)
