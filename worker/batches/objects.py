@@ -221,7 +221,9 @@ def _bring(
 
 @lru_cache(maxsize=1)
 def _client(store: ObjectStore) -> Any:
-    """Return the client of a store, which is created once, because that takes a second.
+    """Return the client of a store.
+
+    The client is created once, because that takes a second.
 
     Errors: Unreadable if botocore is not installed, or if this machine lacks credentials.
     """

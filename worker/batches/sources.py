@@ -235,7 +235,7 @@ def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By)
     if len(list_sources(connection)) >= MAX_SOURCES:
         raise Refused(
             f"cannot add source {source}: the limit of {MAX_SOURCES} is reached. Run `drawdown source list`. "
-            "For a source without files, run `drawdown source remove SOURCE`"
+            "To remove a source without batches, run `drawdown source remove SOURCE`"
         )
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms", "field_map"))
@@ -285,8 +285,8 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
         raise Refused(explain_race("source", source))
     if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
         raise Refused(
-            f"source {source} took the batch {batch}, so it cannot be removed. "
-            f"Run `drawdown source pause {typed(source)}`"
+            f"cannot remove source {source}: it took the batch {batch}. "
+            f"To stop the source, run `drawdown source pause {typed(source)}`"
         )
     SQL.run(connection, "forget_files", {"source": source})
     SQL.run(connection, "remove", {"source": source})

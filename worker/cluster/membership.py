@@ -119,7 +119,7 @@ def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) 
     more = "" if len(others) <= MOST_NAMED else f" and {len(others) - MOST_NAMED:,} more"
     raise Refused(
         f"workers of this database have different terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Use the "
-        f"same terms to join them, or end them first. A killed worker is forgotten after {LIVES_S} s"
+        f"same terms, or end these workers first. A killed worker counts for another {LIVES_S} s"
     )
 
 
