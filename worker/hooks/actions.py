@@ -357,8 +357,8 @@ def _rotate(
     secret = _secret_of(asked, endpoint, done.generation)
     if secret is None:  # do not rotate to a secret that cannot be shown
         raise UsageError(
-            "cannot rotate the secret: DRAWDOWN_HOOK_SECRET is not set. Set it, because Drawdown derives each endpoint's "
-            "secret from it"
+            "cannot rotate the secret: DRAWDOWN_HOOK_SECRET is not set. Set it, because Drawdown derives each "
+            "endpoint's secret from it"
         )
     return SecretRotated(endpoint, done.generation, done.old_until_ms, secret)
 
