@@ -5,9 +5,9 @@ The requests are forms of the console, calls of programs, and signed requests.
 Guarantee: each form has its own key. If a double click, a reload or a lost response sends a form twice, the form takes
 effect once, and each request gets the same response. The transaction of the change stores the key. The key is valid
 until LIFE_MS after the form was created, which is also the longest session. The same table has the rows that serialise
-changes decided by the same shown state, and deletes them as it deletes keys. A call with an Idempotency-Key is stored
-like a form, for at least a day. If a call sends the same key with different content, the call fails. A signature is
-used up in the transaction of its request.
+changes decided by the same shown state. Drawdown deletes these rows as it deletes keys. A call with an Idempotency-Key
+is stored like a form, for at least a day. If a call sends the same key with different content, the call fails. A
+signature is used up in the transaction of its request.
 """
 
 from __future__ import annotations
