@@ -1,11 +1,9 @@
 """Run one tick for all providers concurrently.
 
-It seals, then pushes, projects and dispatches, and then does the other steps.
+A tick seals, and then pushes, projects and dispatches. After that, it fills wallets, delivers messages to the
+operator's product, does queued jobs, and takes files of watched folders.
 
-The other steps fill wallets, deliver messages to the operator's product, do queued jobs, and take files of watched
-folders.
-
-Guarantee: if a step fails, the steps before it are committed, and the next tick continues from there. A bad
+Guarantee: if a step fails, the steps before it stay committed, and the next tick continues with the failed step. A bad
 organisation (S8) or provider does not delay others. Each tick writes a row with its work and the remaining backlog.
 
 Tests: tests/integration/test_tick.py
@@ -55,7 +53,7 @@ SQL = queries(__file__)
 
 
 def tick(context: Context) -> Steps[Report]:
-    """Do one whole tick of one shard. Return its report.
+    """Run one tick for one shard, and return its report.
 
     Errors: ClockDoubted (S9) before the seal. HistoryDoubted if the database was restored during the tick (R1).
     UsageError if the local checkpoint cannot be read or written. DatabaseBusy or DatabaseNotReady if the database
@@ -104,7 +102,7 @@ def tick(context: Context) -> Steps[Report]:
 def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[object]]:
     """Do the steps of one provider: push, project and dispatch.
 
-    Halts come last, because the provider's new answer may end a due halt. While history is in doubt (R1), verdicts and
+    Halts come last, because the provider's new verdict may end a due halt. While history is in doubt (R1), verdicts and
     halts continue, and pushes are not settled.
     """
     if not settling:
@@ -154,7 +152,7 @@ def _then(context: Context, report: Report) -> Steps[None]:
 
 
 def _do_jobs(context: Context, report: Report) -> Steps[None]:
-    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # imported here, because most ticks have no job
+    from drawdown.worker.jobs.run_jobs import JobsDone, do_jobs  # imported here, because most ticks do not do jobs
 
     results = yield RunTogether([do_jobs(context)])
     match results:
@@ -167,8 +165,8 @@ def _do_jobs(context: Context, report: Report) -> Steps[None]:
 def _verdicts(context: Context, provider: str, more: bool = False) -> Steps[list[object]]:
     """Project a provider's verdicts, and send its halts.
 
-    `more`: a backlog is being sent. Then also send halts of organisations without a provider here, so that they do not
-    wait for it.
+    `more`: True while a backlog is being sent. The function then also sends halts of organisations without a provider
+    here, so that these halts do not wait for the backlog.
     """
     projected = yield from project(context, provider)
     return [projected, (yield from dispatch(context, "" if more else provider))]
@@ -242,9 +240,9 @@ def _unusable(connection: sa.Connection, context: Context) -> list[str]:
 def _bring_providers_up_to_date(connection: sa.Connection, since: int | None, now: int) -> None:
     """Set `orgs.billing_provider`, and refresh changed organisations.
 
-    It is the provider of the assignment in force. The refresh is needed because a halted organisation has no usage that
-    would cause one. All assignments in force are checked, even old assignments. The clock of an earlier tick may have
-    been wrong, and an assignment may be made after its start.
+    The value is the provider of the assignment in force. A halted organisation does not have usage that would cause a
+    refresh, so this function requests it. The function checks all assignments in force, even old assignments, because
+    the clock of an earlier tick may have been wrong, and because an assignment may be made after its start.
     """
     since_ms = 0 if since is None else min(since, now) - WINDOW_MS
     SQL.run(connection, "bring_providers_up_to_date", {"now_ms": now, "since_ms": since_ms})
@@ -300,9 +298,9 @@ def _seal_all(context: Context, report: Report) -> Steps[None]:
 
 
 def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> Steps[bool]:
-    """Stop only those organisations of one bucket that cannot be sealed.
+    """Stop the organisations of one bucket that cannot be sealed, and no others.
 
-    Return True if there were any.
+    Return True if the function stopped an organisation.
     """
     orgs: list[str] = yield Transaction("orgs_of_bucket", partial(_orgs_of, request=request))
     bad = yield from find_bad(orgs, lambda only: partial(sealing.seal, request=replace(request, only=only)))
@@ -315,9 +313,9 @@ def _stop_bad_orgs(context: Context, report: Report, request: SealRequest) -> St
 
 
 def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
-    """Return the organisations of the shard that may be at fault.
+    """Return the organisations of the shard, any of which may prevent the seal.
 
-    They include those that only samples name.
+    They include organisations that only samples name.
     """
     register_unknown_orgs_by_arrival(connection, request)
     registered = SQL.run(connection, "orgs_of_buckets", {"lo": request.shard.lo, "hi": request.shard.hi})
@@ -327,7 +325,7 @@ def _orgs_of(connection: sa.Connection, *, request: SealRequest) -> list[str]:
 def _sweep(context: Context, report: Report) -> Steps[None]:
     """Do a part of the nightly sweep, which finds missed arrivals (S2).
 
-    If it fails, the next tick repeats it.
+    If the sweep fails, the next tick repeats it.
     """
     if context.out_of_time():
         return

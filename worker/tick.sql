@@ -34,7 +34,7 @@ FROM assignments a WHERE a.org_id = orgs.org_id
     AND (a.start_ms >= :since_ms OR orgs.billing_provider IS NULL OR orgs.billing_provider <> a.provider)
 
 -- name: jobs_wait
--- This query is here, so that a tick without jobs does not import the modules for jobs. The same applies to folders.
+-- The queries about jobs and folders are here, so that a tick without either does not import their modules.
 SELECT 1 FROM jobs WHERE state IN ('waiting', 'under_way') LIMIT 1
 
 -- name: folders_watched

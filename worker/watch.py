@@ -1,12 +1,12 @@
-"""The watch between ticks.
+"""Run the watch, which acts between ticks.
 
-It halts an organisation without credit within seconds, and resumes one that paid.
+The watch halts an organisation without credit within seconds, and resumes an organisation that paid. The same round
+fills low wallets, and delivers messages to the operator's product.
 
-The same round fills wallets that ran low, and delivers messages to the operator's product.
-
-Guarantee: the watch does not seal, send or bill usage. An estimate only decides which organisations to read at their
-provider. The fresh read decides (`project`), and its halts go to the cells in the same round. The result does not
-depend on this process's memory. Several watches, or a restarted watch, act alike under the same locks and leases.
+Guarantee: the watch does not seal, send or bill usage. An estimate only decides which balances to read at their
+provider. The fresh balance decides about a halt (`project`), and the halts go to the cells in the same round. The
+result does not depend on this process's memory. Several watches, or a restarted watch, have the same result, because
+they use the same locks and leases.
 
 Tests: tests/integration/test_watch.py
 """
@@ -46,7 +46,10 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 ROUND_MS: Final = 5 * SECOND_MS
-"""Time for each part of a round of the watch, such as one provider, in milliseconds."""
+"""Longest time of each part of a round of the watch, in milliseconds.
+
+A part is, for example, one provider.
+"""
 LOOKS_A_ROUND: Final = 5_000
 """Organisations of one provider that a round of the watch estimates."""
 COSTS_MS: Final = 5 * MINUTE_MS
@@ -55,29 +58,32 @@ COSTS_MS: Final = 5 * MINUTE_MS
 Each tick reads the costs, too.
 """
 HALTED_SHARE: Final = 4
-"""One in this many reads of a round is for halted organisations.
+"""One in this number of reads of a round is for halted organisations.
 
 The other reads are for organisations with credit that may end.
 """
 
 
 BEGUN_FOR_MS: Final = MINUTE_MS
-"""Maximum age of a new sandbox for which the watch estimates its organisation's balance at once, in milliseconds.
+"""Maximum age of a new sandbox that makes its organisation due, in milliseconds.
 
-Hosts may write the sandbox's row late.
+The limit is this long because hosts may write the sandbox's row late.
 """
 
 Begun: TypeAlias = Mapping[str, tuple[int, int]]
-"""The number of an organisation's new sandboxes, and the start of the newest in milliseconds, by organisation."""
+"""The new sandboxes of each organisation.
+
+They are given as their number, and the start of the newest sandbox in milliseconds.
+"""
 
 
 @dataclass
 class Watched:
     """The counts of one round of the watch.
 
-    `estimates`: estimated organisations. `refresh_requests`: requested reads. `read`, `failed`: customers that were
-    read, and failed reads. `wrong_estimates`: halts on an estimate that a read proved wrong. `failures`: texts. The
-    others are numbers of organisations, halts, top-ups and messages.
+    `estimates`: estimated organisations. `refresh_requests`: requested reads. `read`: customers that were read.
+    `failed`: failed reads. `wrong_estimates`: halts on an estimate that a read proved wrong. `failures`: the errors of
+    failed steps. The other fields are numbers of organisations, halts, top-ups and messages.
     """
 
     estimates: int = 0
@@ -98,10 +104,11 @@ class Watched:
 
 @dataclass
 class Looked:
-    """The result of one look of the watch.
+    """The result of the first step of a round, which estimates balances.
 
-    `arrivals`: the arrivals that it has read. `begun`: organisations that new sandboxes woke. `doubted`: the history is
-    in doubt. `estimates`: the number of estimates. `refresh_requests`: the number of requested reads.
+    `arrivals`: the position up to which it has read arrivals. `begun`: the organisations that new sandboxes made due.
+    `doubted`: True if the history is in doubt. `estimates`: the number of estimates. `refresh_requests`: the number of
+    requested reads.
     """
 
     arrivals: ArrivalCursor
@@ -113,25 +120,26 @@ class Looked:
 
 @dataclass
 class Watcher:
-    """The memory of a watch. It only makes the watch faster."""
+    """The memory of a watch, which only makes the watch faster."""
 
     once: bool = False
     """True for a single round, which must not be recorded as a running watch."""
     arrivals: ArrivalCursor | None = None
-    """The arrivals that were read (None: begin at the arrivals that the seal has read)."""
+    """The position after the last read arrival (None: begin where the seal has read)."""
     costs_due_ms: int = 0
     """The time of the next read of the costs of units, in milliseconds."""
     begun: Begun = field(default_factory=dict)
-    """Organisations that new sandboxes have woken. Each new sandbox wakes its organisation once.
+    """Organisations that new sandboxes have made due.
 
-    Otherwise a busy organisation would be estimated in each round.
+    Each new sandbox makes its organisation due once. Otherwise the watch would estimate a busy organisation in each
+    round.
     """
 
 
 def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
-    """Do one round.
+    """Run one round of the watch.
 
-    Estimate, read at providers, halt or resume, and send halts to the cells.
+    A round estimates balances, reads balances at providers, halts or resumes organisations, and sends halts to cells.
 
     Errors: UsageError if the local checkpoint cannot be read. DatabaseBusy or DatabaseNotReady if the database fails.
     """
@@ -163,7 +171,7 @@ def watch(context: Context, watcher: Watcher) -> Steps[Watched]:
 def _costs(context: Context, watcher: Watcher) -> list[Steps[None]]:
     """Return the steps that read the costs of units, if they are due.
 
-    They run concurrently with the halts, so that a provider without a response does not delay others.
+    These steps run concurrently with the halts, so that a provider that does not respond does not delay others.
     """
     if context.clock.now_ms() < watcher.costs_due_ms:
         return []
@@ -233,7 +241,7 @@ def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object
 def reads_a_round(capabilities: Capabilities) -> int:
     """Return the number of customers that one round may read.
 
-    It is half of the provider's limit.
+    The number is half of the provider's limit.
     """
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call
@@ -242,7 +250,9 @@ def reads_a_round(capabilities: Capabilities) -> int:
 def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> ArrivalCursor:
     values = {"lo": shard.lo, "hi": shard.hi}
     seen = watcher.arrivals or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
-    following = seen_now(connection)  # before the scan, so that no commit is missed, although some are read twice
+    following = seen_now(
+        connection
+    )  # before the scan, so that it does not miss a commit, although it may read some twice
     SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following
 
@@ -250,7 +260,7 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
 def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Begun:
     """Make organisations with new sandboxes due at once, and return them.
 
-    They use more from now on.
+    Such organisations use more from now on.
     """
     times = {"from_ms": now - BEGUN_FOR_MS - HOST_CLOCK_APART_MS, "to_ms": now + HOST_CLOCK_APART_MS}
     begun = {row.org_id: (int(row.sandboxes), int(row.since_ms)) for row in SQL.run(connection, "begun", times)}
@@ -270,7 +280,7 @@ def _look_at(
 
     Return those to read at their provider, at most `at_most`.
 
-    They have no credit left by the estimate, or were never read.
+    By the estimate, their credit is used up, or their balance was never read.
     """
     rows = SQL.run(connection, "due", {**_billed_by(context, provider, now), "at_most": LOOKS_A_ROUND}).all()
     lag = context.capabilities[provider].balance_lag_ms
@@ -285,7 +295,9 @@ def _look_at(
             if len(wanted) == at_most:
                 continue  # it stays due, and the next round begins with it
             wanted.append(org.org_id)
-        soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS  # an org override decides, whatever is read
+        soon = (
+            ROUND_MS if org.override_halted is None else LAST_LOOK_MS
+        )  # an org override decides, even if a read differs
         burn = used[org.org_id].burn_a_minute
         look_ms = now + soon if gone else next_look_ms(effective, burn, now)
         looks.append({"org_id": org.org_id, "watch_due_ms": look_ms, "runs_out_ms": end_ms(effective, burn, now)})

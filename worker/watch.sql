@@ -1,8 +1,8 @@
 -- The watch: organisations with new usage, due organisations, and halted organisations that are read again.
 
 -- name: wake
--- An organisation without usage is not estimated until it has new usage. `later`: the arrivals since the watch's last
--- read.
+-- The watch does not estimate an organisation without usage until it has new usage. `later`: the arrivals since the
+-- watch's last read.
 UPDATE orgs SET watch_due_ms = :now_ms WHERE watch_due_ms IS NULL AND NOT is_halted AND bucket BETWEEN :lo AND :hi
     AND billing_provider NOT IN {unbilled}
     AND org_id IN (SELECT s.org_id FROM usage_samples s WHERE {later} AND s.problem IS NULL)
@@ -48,7 +48,7 @@ FOR UPDATE OF o SKIP LOCKED
 UPDATE orgs SET watch_due_ms = :watch_due_ms, runs_out_ms = :runs_out_ms WHERE org_id = :org_id AND NOT is_halted
 
 -- name: halted
--- A halt or org override by a person does not depend on credit, so these organisations are not read.
+-- A halt or org override by a person does not depend on credit, so the watch does not read these organisations.
 SELECT o.org_id {billed} WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL
     AND o.projection_due_ms IS NULL AND o.bucket BETWEEN :lo AND :hi
 ORDER BY COALESCE(o.balance_read_ms, 0) LIMIT :at_most

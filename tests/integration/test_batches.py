@@ -445,7 +445,7 @@ def test_batch_file_changed_during_read_is_refused(
         monkeypatch.setattr(file_sums._Reading, "whole", change)
         with pytest.raises(files.NotNow, match="did not take it" if change is not piped else "cannot be read"):
             taken(fleet, path)
-    with pytest.raises(files.FileChanged, match="not a regular file any more"):
+    with pytest.raises(files.FileChanged, match="no longer a regular file"):
         file_sums.add_up(found, fleet.clock.at_ms)
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 

@@ -187,7 +187,7 @@ def test_webhook_url_outside_allow_list_is_not_called(url: str) -> None:
     async def run() -> None:
         async with sockets.serving(sockets.polite) as seen:
             (answer,) = await send(url, request(url), allowed=origin_of(seen.url))
-            assert "allow-list (DRAWDOWN_HOOK_ORIGINS)" in (answer.error or "")
+            assert "Add its origin to DRAWDOWN_HOOK_ORIGINS" in (answer.error or "")
             assert seen.connections == 0
 
     asyncio.run(run())

@@ -320,7 +320,7 @@ def test_metered_execution_with_invalid_terms_is_refused(lab: Lab) -> None:
     assert refused.value.code == "metering_alone"
     many = tuple(f"sb-{number}" for number in range(MOST_SANDBOXES + 1))
     assert code_of(lambda: lab.accept(sandboxes=many)) == "too_many_sandboxes"
-    with pytest.raises(UsageError, match="invalid id of a sandbox"):
+    with pytest.raises(UsageError, match="invalid sandbox id"):
         lab.accept(sandboxes=("a\nb",))
     assert lab.fleet.rows("SELECT 1 FROM reservations") == []
     assert len(lab.accept(sandboxes=many[1:] + many[1:2]).reservation.named) == MOST_SANDBOXES

@@ -1,9 +1,9 @@
-"""The audit of each action of a person or program.
+"""List the recorded actions of people and programs.
 
-An entry has the actor, time, reason, object and channel. Reads only.
+An entry has the actor, time, reason, object and channel. This module only reads.
 
-Guarantee: pages have a bounded size, with the newest action first. A filter with an unknown name is refused, so an
-empty list means that no such action exists.
+Guarantee: the size of a page is bounded, and the newest action comes first. If a filter has an unknown name, the call
+fails. So an empty list proves that a matching action does not exist.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ MAX_ROWS: Final = 10_000
 VIAS: Final = ("cli", "cli --at", "console", "my", "http", "webhook", "program", "unknown")
 """The channels through which people and programs act.
 
-`program`: a program that calls the functions itself. `unknown`: an action before channels existed.
+`program`: a program that calls Drawdown's functions directly. `unknown`: the action is older than the record of
+channels.
 """
 SQL = queries(__file__)
 
@@ -37,8 +38,8 @@ SQL = queries(__file__)
 class AuditFilter:
     """A filter of actions. An empty field matches any action.
 
-    `target`: the changed object, such as an organisation, a customer or a push. `via`: the channel. Actions are in
-    [from_ms, to_ms), in milliseconds.
+    `target`: the changed object, such as an organisation, a customer or a push. `via`: the channel. `from_ms`, `to_ms`:
+    the range of times, [from_ms, to_ms), in milliseconds.
     """
 
     actor: str = ""
@@ -51,7 +52,7 @@ class AuditFilter:
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One action.
+    """A recorded action of a user or program.
 
     `details`: the new values and the values that they replaced. `via`: the channel, one of VIAS. `target`: the changed
     object. `at_ms`: the time, in milliseconds.
@@ -81,7 +82,9 @@ class AuditPage:
 def list_audit(
     connection: sa.Connection, chosen: AuditFilter, *, before: int = 0, most: int = 100, within: int | None = None
 ) -> AuditPage:
-    """Return a page of actions. `before`: the `next_before` of the former page.
+    """Return a page of actions.
+
+    `before`: the `next_before` of the page before (0: begin at the newest action).
 
     `within`: the number of actions to read if the filter does not fit an index. A page may then be short or empty, and
     still have a next page.
@@ -126,7 +129,7 @@ def _floor(connection: sa.Connection, chosen: AuditFilter, before: int, within: 
 
 
 def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[int]:
-    """Return the numbers of actions with a hash that breaks the chain.
+    """Return the ids of the actions with a hash that breaks the hash chain.
 
     `schema.audit` defines the hash.
     """
@@ -139,7 +142,7 @@ def unchained(connection: sa.Connection, actions: Sequence[AuditEntry]) -> list[
 
 
 def is_cut(connection: sa.Connection, chain: Head) -> bool:
-    """Return True if the newest recorded action is not the last of the chain."""
+    """Return True if the newest recorded action is not the last action of `chain`."""
     newest = SQL.run(connection, "newest_hash").scalar()
     return (newest or "") != chain.hash
 

@@ -1,12 +1,13 @@
-"""Requests that take effect once.
+"""Let each request take effect once, even if it is sent again.
 
-They are forms of the console, calls of programs, and signed requests.
+The requests are forms of the console, calls of programs, and signed requests.
 
-Guarantee: each form has its own key. A double click, a reload or a lost response may send it twice. It takes effect
-once, and both requests get the same response. The key is stored in the transaction of the change, and valid until
-LIFE_MS after the form was created. A session does not last longer. Rows that serialise changes by the same shown state
-are in the same table, and are deleted as the keys are. A call with an Idempotency-Key is stored like a form, for at
-least a day. The same key with different content is refused. A signature is used up in the transaction of its request.
+Guarantee: each form has its own key. If a double click, a reload or a lost response sends a form twice, the form takes
+effect once, and each request gets the same response. The transaction of the change stores the key. The key is valid
+until LIFE_MS after the form was created, which is also the longest session. The same table has the rows that serialise
+changes decided by the same shown state. Drawdown deletes these rows as it deletes keys. A call with an Idempotency-Key
+is stored like a form, for at least a day. If a call sends the same key with different content, the call fails. A
+signature is used up in the transaction of its request.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def new_key(now_ms: int, secret: str) -> str:
 def claim(connection: sa.Connection, key: str, person: Person, action: str, now_ms: int) -> Acted | None:
     """Claim a form's key for this transaction.
 
-    Return its effect if it was done before; None if it is new.
+    Return the form's effect if it was sent before; None if it is new.
 
     Errors: Refused for a key that has expired, or belongs to another form or person.
     """
@@ -77,11 +78,10 @@ def claim(connection: sa.Connection, key: str, person: Person, action: str, now_
 
 
 def take_turn(connection: sa.Connection, picture: str, person: Person, now_ms: int) -> None:
-    """Serialise changes that were decided by the same shown state.
+    """Serialise changes that people decided by the same shown state.
 
-    This applies to all actors and reasons.
-
-    The next change then reads again, and sees the effect of the former change. `picture`: the hash of the shown state.
+    The changes wait for each other, even if their actors or reasons differ. Each change reads the state again, and sees
+    the effect of the earlier change. `picture`: the hash of the shown state.
     """
     SQL.run(connection, "in_turn", {"picture": picture, "name": person.name, "now_ms": now_ms})
 
@@ -98,7 +98,7 @@ def read(connection: sa.Connection, key: str, person: Person) -> Acted | None:
 
 
 class OtherContent(Refused):
-    """The Idempotency-Key was used for another call."""
+    """Raised if the Idempotency-Key was used for another call."""
 
     code = "other_content"
 
@@ -118,9 +118,9 @@ class Call:
 
     @property
     def own(self) -> str:
-        """Return the key that makes the change itself idempotent, for good.
+        """Return the key that makes the change itself idempotent, without an expiry.
 
-        It begins with the program, so the same key from another program or a person belongs to another change.
+        The key begins with the program, so the same key from another program or a person belongs to another change.
         """
         kind, _, name = self.actor.partition(":")
         # A name may contain a colon. It is quoted, so that different names do not make the same key.
@@ -169,7 +169,7 @@ def _sha256(text: str) -> str:
 def use_once(connection: sa.Connection, signature: str, now_ms: int, *, fresh_ms: int) -> bool:
     """Use up a signature. Return True if it was not used before.
 
-    It is stored for twice the time for which a signature is valid (`fresh_ms`).
+    The signature is stored for twice the time for which it is valid (`fresh_ms`).
     """
     SQL.run(connection, "forget_signatures", {"now_ms": now_ms})
     values = {"signature_sha256": _sha256(signature), "expires_ms": now_ms + 2 * fresh_ms}

@@ -9,7 +9,7 @@ INSERT INTO console_acts (key, name, action, at_ms, answer, place) VALUES ('turn
 ON CONFLICT (key) DO UPDATE SET at_ms = excluded.at_ms
 
 -- name: claim
--- A second request with the same form waits here, and then finds the first one's row.
+-- A second request with the same form waits here, and then finds the row of the first request.
 INSERT INTO console_acts (key, name, action, at_ms, answer, place) VALUES (:key, :name, :action, :now_ms, '', '')
 ON CONFLICT DO NOTHING RETURNING key
 

@@ -1,9 +1,9 @@
-"""API keys of programs: create, rotate, end, list, and check at each request.
+"""Create, rotate, end, list and check the API keys of programs.
 
-Guarantee: a key is never stored, logged or recorded. Its SHA-256 is stored. A slow hash would protect a secret that a
-person chose. A key has 256 random bits, so it does not need a slow hash, and a check costs one read by the hash. The
-time of a lookup by hash does not help a guesser, who cannot choose the hash of a guess. The rights of a key never
-change. A name belongs to one program for good, because it is the actor of that program's actions.
+Guarantee: a key is never stored, logged or recorded; only its SHA-256 is stored. A key has 256 random bits, so it does
+not need the slow hash that protects a password. A check reads one row by the hash. The time of that lookup does not
+help an attacker, because an attacker cannot choose the hash of a guess. The rights of a key never change. A name
+belongs to one program for good, because it is the actor of that program's actions.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class ApiKey:
     """An API key with its rights.
 
     `org_id`, `cell_id`, `source`: the organisation, cell and source of usage to which the key is bound (None: any).
-    `gives_micro`: the maximum of one grant, in micro-credits. `expires_ms`: its end in milliseconds (None: it does not
-    end).
+    `gives_micro`: the maximum of one grant, in micro-credits. `expires_ms`: the time when it expires, in milliseconds
+    (None: it does not expire).
     """
 
     name: str
@@ -97,10 +97,13 @@ class ApiKey:
     source: str | None = None
     gives_micro: int = 0
     proof: str = field(default="", repr=False, compare=False)
-    """The hash by which the key was found, and can be found again."""
+    """The SHA-256 of the key, by which the key can be read again."""
     expires_ms: int | None = field(default=None, compare=False)
     recalled: bool = field(default=False, compare=False)
-    """True if it comes from a cache. A transaction must then read it again (`Programs.identify`)."""
+    """True if this object comes from a cache.
+
+    A transaction must then read the key again (`Programs.identify`).
+    """
 
     @property
     def actor(self) -> str:
@@ -110,10 +113,10 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The new key of a rotation, and the ends of both keys.
+    """The new key of a rotation, and the times when both keys expire.
 
-    `expires_ms`: the end of the new key (None: it does not end). `old_until_ms`: the time until which the old key
-    works.
+    `expires_ms`: the time when the new key expires (None: it does not expire). `old_until_ms`: the time until which the
+    old key works.
     """
 
     key: ApiKey
@@ -122,7 +125,7 @@ class Rotated:
 
 
 def hash_of(key: str) -> str:
-    """Return the hash of a key, which is stored."""
+    """Return the SHA-256 of a key in hexadecimal, which Drawdown stores."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -145,7 +148,10 @@ def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) ->
 
 
 def finding(proofs: Collection[str], now_ms: int) -> Part:
-    """Return the query of valid keys by their hashes: rows for `index_keys`."""
+    """Return the query of the valid keys with these hashes.
+
+    `index_keys` reads its rows.
+    """
     return SQL.part("find", {"proofs": sorted(set(proofs)), "now_ms": now_ms})
 
 
@@ -168,7 +174,7 @@ def index_keys(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
 
 
 def note_use(connection: sa.Connection, key: str, now_ms: int) -> None:
-    """Record that a key is used now, unless a use within the last minute is recorded."""
+    """Record that a key is used now, at most once a minute."""
     values = {"key_sha256": hash_of(key), "now_ms": now_ms, "since_ms": now_ms - USED_EVERY_MS}
     SQL.run(connection, "note_use", values)
 
@@ -190,13 +196,14 @@ def create(
 ) -> int | None:
     """Create an API key from the secret `key`.
 
-    Return the time of its end in milliseconds; None if it does not end.
+    Return the time when the key expires, in milliseconds; None if it does not expire.
 
-    `any_source`: a key of one organisation may send events of every source, and samples with every id. It could then
-    use the ids of other producers' usage.
+    `any_source`: allow a key of one organisation to send events of every source, and samples with every id. The holder
+    of the key can then use the ids of other producers' usage.
 
     Errors: UsageError for an invalid value, or if a key of one organisation lacks a source that it needs. UnknownId for
-    an unknown scope, and unless `new`, for an unknown organisation or cell. Refused for a name or secret that is used.
+    an unknown scope, and unless `new`, for an unknown organisation or cell. Refused if another key has the name or the
+    secret.
     """
     if not is_clean_id(name):
         raise UsageError(
@@ -243,12 +250,11 @@ def create(
 def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
     """Rotate an API key.
 
-    `key` is the new secret. The old key works for `overlap_ms` longer, but not beyond its own end.
-
-    The new key has the lifetime that the old key had from its creation.
+    `key`: the new secret. The old key works for another `overlap_ms`, but never after its own expiry. The new key gets
+    the same lifetime as the old key had at its creation.
 
     Errors: UsageError for an invalid overlap or secret. UnknownId. Refused for an ended key, if the name has
-    MOST_OF_A_NAME keys, or for a secret that is used.
+    MOST_OF_A_NAME keys, or if another key has the secret.
     """
     if not 0 <= overlap_ms <= MOST_OVERLAP_MS:
         raise UsageError(f"invalid overlap {lasting(overlap_ms)}: expected 0 to 30 days")
@@ -293,7 +299,8 @@ def end(connection: sa.Connection, name: str, by: By) -> bool:
 def _hold(connection: sa.Connection, name: str) -> int:
     """Lock a name, and return the number of its keys. Errors: UnknownId.
 
-    Until this transaction is over, another one cannot rotate or end keys of the name. The next statement sees all keys.
+    Until this transaction ends, other transactions cannot rotate or end keys of the name. The next statement sees all
+    keys.
     """
     found = SQL.run(connection, "hold_name", {"name": name}).all()
     if not found:
@@ -326,10 +333,10 @@ class KeyRow:
     """An API key in a list. Times are in milliseconds.
 
     `org_id`, `cell_id`, `source`: the organisation, cell or source to which it is bound (None: any). `used_ms`: its
-    last use, accurate to a minute (None: never). `maker_ended`: the console user who created it was ended. Only
-    `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
-    `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: that did not happen. `actor`, `reason`: of the
-    key's creation.
+    last use, accurate to a minute (None: never). `maker_ended`: the access of the console user who created it has
+    ended. Only `page_of_keys` sets `maker_ended`. `gives_micro`: the maximum of one grant, in micro-credits.
+    `expires_ms` None: it does not expire. `rotated_ms`, `ended_ms` None: it was not rotated, or not ended. `actor`,
+    `reason`: those of the key's creation.
     """
 
     name: str
@@ -352,7 +359,7 @@ class KeyRow:
 def list_keys(connection: sa.Connection, now_ms: int, most: int) -> list[KeyRow]:
     """Return API keys, sorted by name, with the newest key of each name first.
 
-    State `rotated`: a new key replaced it, and it still works.
+    The state `rotated` means that a newer key exists, and that the old key still works.
     """
     return [_row(row._mapping, now_ms) for row in SQL.run(connection, "list", {"at_most": most})]
 
@@ -371,7 +378,7 @@ class KeysPage:
 def page_of_keys(connection: sa.Connection, now_ms: int, *, after: str = "", most: int = 100) -> KeysPage:
     """Return a page of API keys, sorted by name.
 
-    It has the newest key of each name, and the older keys that still work.
+    The page has the newest key of each name, and the older keys that still work.
     """
     values = {"after": after, "at_most": most + 1, "now_ms": now_ms}
     found = [_row(row._mapping, now_ms) for row in SQL.run(connection, "taken", values)]
@@ -400,7 +407,9 @@ def _row(row: sa.RowMapping, now_ms: int) -> KeyRow:
 
 @dataclass(frozen=True)
 class KeyMade:
-    """A new API key. `key`: shown only once (null: the call was repeated).
+    """A new API key.
+
+    `key`: the key itself, which Drawdown shows only once (null: the call was repeated).
 
     `org_id`, `cell_id`, `source`: the organisation, cell and source to which it is bound (null: any). `expires_ms`
     null: it does not expire. `gives_micro`: the maximum of one grant, in micro-credits.
@@ -428,7 +437,10 @@ class KeyRotated(KeyMade):
 
 @dataclass(frozen=True)
 class KeyEnded:
-    """The end of a name's keys. `changed`: at least one of them was not ended before."""
+    """The end of all keys of a name.
+
+    `changed`: True if at least one of the keys was not ended before.
+    """
 
     name: str
     changed: bool
@@ -520,9 +532,9 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
 
 
 def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the facts of a name for a dry run.
+    """Return the facts about a name for a dry run.
 
-    The facts are its keys by creation, and the last use.
+    The facts are the keys of the name, in the order of their creation, and the last use.
     """
     found = keys_named(connection, values["name"], asked.by.now_ms)
     facts = [Fact(f"Created {show_time(one.created_ms)}, number {at}", one.state) for at, one in enumerate(found, 1)]

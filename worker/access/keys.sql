@@ -1,4 +1,4 @@
--- Keys of programs, by their hashes.
+-- API keys of programs, which are found by their hashes.
 
 -- name: for_update [postgresql]
 FOR UPDATE

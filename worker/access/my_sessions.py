@@ -1,10 +1,10 @@
-"""Sessions of an organisation's users.
+"""Begin, find and end sessions of an organisation's users.
 
-They sign in by a link, and see only that organisation.
+Users sign in by a link, and see only their organisation.
 
-Guarantee: a link begins one session, even if several callers use it at once. A session belongs to one organisation, and
-ends LIFE_MS after its start. Only the SHA-256 of links and sessions is stored. The hash of a link is stored as long as
-its session lasts, which is longer than a link is valid.
+Guarantee: a link begins one session, even if several callers use it at the same time. A session belongs to one
+organisation, and ends LIFE_MS after its start. Only the SHA-256 of links and sessions is stored. The hash of a link is
+stored as long as its session lasts, which is longer than a link is valid.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ LIFE_MS: Final = 60 * MINUTE_MS
 LINK_MS: Final = 15 * MINUTE_MS
 """Longest lifetime of a link to `/my`, in milliseconds."""
 MOST_SESSIONS: Final = 200
-"""Sessions of one organisation at `/my`. A further session ends the oldest session."""
+"""Sessions of one organisation at `/my`.
+
+A further session ends the oldest session.
+"""
 VIA: Final = "my"
 STAFF: Final = "console:"
 """Prefix of the names of console users who view an organisation's pages.
@@ -39,7 +42,7 @@ Links cannot have such a name.
 
 
 class UsedLink(Refused):
-    """The link was used before."""
+    """Raised if the link was used before."""
 
     code = "used_link"
 
@@ -72,7 +75,7 @@ def visitor(org_id: str, person: str | None) -> Visitor:
 
 
 def enter(connection: sa.Connection, link_id: str, who: Visitor, session: str, address: str, now_ms: int) -> None:
-    """Begin a session by a verified link. Errors: UsedLink."""
+    """Begin a session for the visitor of a verified link. Errors: UsedLink."""
     SQL.run(connection, "forget", {"life_ms": now_ms - LIFE_MS})
     values = {
         "session_sha256": hash_of(session),

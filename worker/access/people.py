@@ -1,12 +1,12 @@
-"""Users of the console and their passwords.
+"""Add, list and end users of the console, and check their passwords.
 
-Add a user, set a role, reset a user by a link, end and list users.
+A user sets a password by a link.
 
-Guarantee: neither a password nor a link is stored, logged or recorded. The SHA-256 of a link is stored, because a link
-has 256 random bits. For a password, Drawdown stores its Argon2id hash, with version and cost. A person chose the
-password, so each guess must cost memory and time. An older hash is verified, and replaced at the next sign-in. A name
-belongs to one person for good, because it is the actor of that person's actions. If a person is ended or gets another
-link, the same transaction signs them out.
+Guarantee: neither a password nor a link is stored, logged or recorded. A link has 256 random bits, so its SHA-256 is
+stored. A person chooses a password, so each guess must cost memory and time. Drawdown therefore stores its Argon2id
+hash, with version and cost. It still verifies an older hash, and replaces that hash at the next sign-in. A name belongs
+to one person for good, because it is the actor of that person's actions. If a person's access ends, or the person gets
+another link, the same transaction signs the person out.
 """
 
 from __future__ import annotations
@@ -47,9 +47,15 @@ LEAST_PASSWORD_CHARS: Final = 12
 MAX_PASSWORD_CHARS: Final = 200
 """Most characters of a password."""
 _NOBODY: Final = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$gL0iVLWaBgvLNRmgzOJfMXwh02Ty6GjPvPhiy6MhjM8"
-"""The hash that is checked if a name has no password, so that the check takes as long."""
+"""The hash that is checked for a name without a password.
+
+The check then takes the same time as for a name with a password.
+"""
 _SCRYPT: Final = {"n": 2**15, "r": 8, "p": 3}
-"""The cost of scrypt hashes, which were stored before Argon2id as `salt:hash` in hexadecimal."""
+"""The cost of scrypt hashes, which earlier versions stored.
+
+Such a hash is stored as `salt:hash` in hexadecimal.
+"""
 _SCRYPT_STORED: Final = re.compile(r"([0-9a-f]{32}):([0-9a-f]{128})")
 _SCRYPT_MEMORY: Final = 64 * 1024 * 1024
 
@@ -69,14 +75,14 @@ class Person:
 
     @property
     def via(self) -> str:
-        """Return the channel of their actions in the audit."""
+        """Return the channel that the audit records for their actions."""
         return "console"
 
     @property
     def actor(self) -> str:
-        """Return the actor of their actions.
+        """Return the actor that the audit records for their actions.
 
-        It differs from a user of the operating system with the same name.
+        The actor differs from that of an operating system user with the same name.
         """
         return f"console:{self.name}"
 
@@ -86,7 +92,7 @@ class Person:
 
 
 def hash_of(secret: str) -> str:
-    """Return the hash of a link or a session, which is stored."""
+    """Return the SHA-256 of a link or session in hexadecimal, which Drawdown stores."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -104,9 +110,9 @@ def _hasher() -> PasswordHasher:
 def hash_password(password: str) -> str:
     """Return the text to store for a password: scheme, version, cost, salt and hash.
 
-    It takes about 40 ms and 19 MiB.
+    The hash takes about 40 ms and 19 MiB.
 
-    Errors: UsageError if it is too short or too long.
+    Errors: UsageError if the password is too short or too long.
     """
     if not LEAST_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
         raise UsageError(f"invalid password: expected {LEAST_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
@@ -116,8 +122,8 @@ def hash_password(password: str) -> str:
 def is_password(password: str, stored: str | None) -> bool:
     """Return True if a password matches the stored hash.
 
-    The check takes as long if `stored` is None, so that the time does not reveal which names exist. An older hash takes
-    longer. Until its person signs in, the time reveals that the name exists.
+    The check takes the same time if `stored` is None, so that an attacker cannot find out which names exist. The check
+    of an older hash takes longer. Until that person signs in again, the time reveals that the name exists.
     """
     given, fits = _bytes(password[:MAX_PASSWORD_CHARS]), len(password) <= MAX_PASSWORD_CHARS
     older = _SCRYPT_STORED.fullmatch(stored or "")
@@ -135,7 +141,7 @@ def is_password(password: str, stored: str | None) -> bool:
 def rehashed(password: str, stored: str) -> str:
     """Return the text to store for a verified password.
 
-    It is the stored text, or a new hash with the present cost.
+    The result is the stored text if its cost is the present cost, or else a new hash.
     """
     current = not _SCRYPT_STORED.fullmatch(stored) and not _hasher().check_needs_rehash(stored)
     return stored if current else _hasher().hash(_bytes(password))
@@ -150,10 +156,10 @@ def add(
 ) -> int:
     """Add a person, who sets a password with `link`.
 
-    Return the end of the link, in milliseconds.
+    Return the time when the link expires, in milliseconds.
 
-    Errors: UsageError for an invalid name, grant limit or link. UnknownId for an unknown role. Refused for a name that
-    is used.
+    Errors: UsageError for an invalid name, grant limit or link. UnknownId for an unknown role. Refused if another
+    person has the name.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
@@ -201,10 +207,8 @@ def set_role(connection: sa.Connection, name: str, role: str, by: By, *, grant_l
 def reset(connection: sa.Connection, name: str, link: str, by: By) -> int:
     """Delete a person's password, and sign them out everywhere.
 
-    They set another one with `link`.
-
-    Return the end of the link, in milliseconds. Errors: UsageError for an invalid link. UnknownId. Refused for an ended
-    person.
+    The person sets a new password with `link`. Return the time when the link expires, in milliseconds. Errors:
+    UsageError for an invalid link. UnknownId. Refused for an ended person.
     """
     _hold(connection, name)
     SQL.run(connection, "reset", {"name": name, **_link(link, by.now_ms)})
@@ -231,7 +235,7 @@ def set_password(connection: sa.Connection, link: str, password: str, now_ms: in
 
     The link is then used up.
 
-    `password`: the text from `hash_password`. Returns None if the link does not exist or has expired.
+    Return the person; None if the link does not exist or has expired. `password`: the result of `hash_password`.
     """
     if not LINK.fullmatch(link):
         return None
@@ -259,7 +263,7 @@ def linked(connection: sa.Connection, link: str, now_ms: int) -> str | None:
 def mark_demo(connection: sa.Connection, now_ms: int) -> None:
     """Mark this database for good as a database with only demo data.
 
-    The console shows that on each page.
+    The console shows this mark on each page.
     """
     SQL.run(connection, "mark_demo", {"now_ms": now_ms})
 
@@ -301,10 +305,10 @@ def _hold(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
 class UserRow:
     """A user in a list. Times are in milliseconds.
 
-    State `invited`: their link is valid until `link_expires_ms`. State `locked`: the link expired before use.
+    `state`: `invited` if their link is valid until `link_expires_ms`, and `locked` if the link expired before use.
     `sessions`: the number of their stored sessions. Expired sessions count until the next sign-in of any user.
-    `grant_limit_micro` None: they cannot grant credit. `link_expires_ms` None: they do not have a link.
-    `signed_in_ms`, `ended_ms` None: that did not happen.
+    `grant_limit_micro` None: they cannot grant credit. `link_expires_ms` None: they do not have a link. `signed_in_ms`
+    None: they never signed in. `ended_ms` None: their access has not ended.
     """
 
     name: str
@@ -325,7 +329,7 @@ def list_users(
 ) -> list[UserRow]:
     """Return users, sorted by name, with ended users last.
 
-    `after`: the name after which the page begins. `ended`: the user with that name is ended.
+    `after`: the name after which the page begins. `ended`: True if the access of the user with that name has ended.
     """
     values = {"at_most": most, "after": after, "ended": int(ended)}
     return [_listed(row._mapping, now_ms) for row in SQL.run(connection, "list", values)]

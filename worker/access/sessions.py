@@ -1,11 +1,11 @@
 """Sign in to the console, and sign out.
 
 Guarantee: each sign-in creates a new session, and only its SHA-256 is stored. A session ends IDLE_MS after its last
-use, and at the latest LIFE_MS after its start. A try is counted before its password is checked, so concurrent tries
-count, too. In WITHIN_MS, MOST_FAILURES tries of one name from one address are checked, and MOST_ADDRESS_FAILURES tries
-of unknown names from one address. A successful sign-in resets the count of its name.
+use, and at the latest LIFE_MS after its start. Drawdown counts a try before it checks the password, so concurrent tries
+count, too. Within WITHIN_MS, it checks at most MOST_FAILURES tries of one name from one address, and at most
+MOST_ADDRESS_FAILURES tries of unknown names from one address. A successful sign-in resets the count of its name.
 
-If the password is changed, or the person is ended, between the check and the session, the sign-in fails.
+If the password changes or the person's access ends after the check and before the session begins, the sign-in fails.
 """
 
 from __future__ import annotations
@@ -41,12 +41,15 @@ The limit bounds the stored rows. It does not lock out people at the same addres
 failed sign-ins of each name.
 """
 MOST_SESSIONS: Final = 20
-"""Sessions of one person. A further session ends the session with the earliest last use."""
+"""Sessions of one person.
+
+A further session ends the session with the earliest last use.
+"""
 NOTHING: Final[Mapping[str, str]] = {}
 
 
 class TooManyFailures(Refused):
-    """Too many sign-ins failed, so passwords are not checked for a while."""
+    """Raised after too many failed sign-ins, before the password is checked."""
 
     code = "too_many_failures"
 
@@ -54,9 +57,9 @@ class TooManyFailures(Refused):
 def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -> str | None:
     """Count a try of a name from an address.
 
-    Return the stored hash of the password; None without a password.
+    Return the stored hash of the person's password; None without a password or a person.
 
-    Errors: TooManyFailures. The try is then not counted.
+    Errors: TooManyFailures. The refused try does not count.
     """
     given = {"name": clean(name, MAX_ID_CHARS), "address": clean(address, MAX_ID_CHARS)}
     SQL.run(connection, "forget_failures", {"since_ms": now_ms - WITHIN_MS})
@@ -75,7 +78,7 @@ def begin(
 ) -> Person | None:
     """Begin a session of a person after the stored hash `password` was verified.
 
-    Return None if the hash has changed, or the person was ended.
+    Return None if the hash has changed, or the person's access has ended.
 
     `rehashed`: a hash of the same password with the present cost, which replaces the stored hash ('': keep it).
     """
@@ -95,7 +98,7 @@ def enter(connection: sa.Connection, link: str, session: str, address: str, now_
 
     The link stays valid.
 
-    Returns None in any other database, or if the link does not exist or has expired.
+    Return None in any other database, or if the link does not exist or has expired.
     """
     if not LINK.fullmatch(link):
         return None
@@ -143,7 +146,7 @@ def _begin(
 def find(connection: sa.Connection, session: str, now_ms: int) -> tuple[Person, int] | None:
     """Return the person of a session, and the time of its last use in milliseconds.
 
-    Returns None if the session has ended, or its person was ended.
+    Return None if the session or the person's access has ended.
     """
     if not LINK.fullmatch(session):
         return None

@@ -1,6 +1,6 @@
-"""Batches: files of usage that are added up once, as they arrive.
+"""Take batches, which are files of usage, and add up each batch once.
 
-Guarantee: a file is taken once, whole or not at all.
+Guarantee: Drawdown takes a file once, and takes all of its valid rows or none.
 
 Tests: tests/integration/test_batches.py
 """

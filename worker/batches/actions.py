@@ -1,6 +1,6 @@
-"""Actions and lists of batches and their sources.
+"""Accept, withdraw and list batches, and pause and remove their sources.
 
-Guarantee: a withdrawal takes back all of a batch above the floors, in portions of `take.withdraw_some`.
+Guarantee: a withdrawal includes all samples of a batch that are not below a floor, in portions of `take.withdraw_some`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def _accept(connection: sa.Connection, asked: Invocation, batch: Batch) -> Batch
 def _shared(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the facts of a file that waits, for a dry run.
 
-    The billed amount is not known before the file is read. The rows that it shares with other batches are known.
+    They include the rows that the file shares with other batches. They cannot include the billed amount, because that
+    needs a read of the file.
     """
     found = sources.files_of(connection, values["batch"])
     waits = [one for one in found if one.outcome == "conflict"]
@@ -116,7 +117,10 @@ def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size
 
 @dataclass(frozen=True)
 class SourcePaused:
-    """A source. `paused`: ticks do not take files from it."""
+    """The state of a source after a pause or a resume.
+
+    `paused`: True if ticks do not take files from the source.
+    """
 
     source: str
     paused: bool

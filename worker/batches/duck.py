@@ -1,11 +1,10 @@
-"""An isolated DuckDB.
+"""Run DuckDB in isolation, to read one file.
 
-It can access one file and its own spill folder, but not the network or extensions.
+DuckDB can access one file and its own spill folder, but not the network or extensions. This module sets its limits of
+memory, disk and time.
 
-This module sets its limits of memory, disk and time.
-
-Guarantee: an error of DuckDB becomes one line about the file. A fault of the content raises Refused. A fault of memory,
-disk or time raises NotNow, so that a later tick retries.
+Guarantee: an error of DuckDB becomes one line about the file. If the content is invalid, the error is Refused. If
+memory, disk space or time runs out, the error is NotNow, so that a later tick retries.
 """
 
 from __future__ import annotations
@@ -86,11 +85,11 @@ def time_limit(seconds: float) -> Iterator[Event]:
 
 @contextmanager
 def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up: Event) -> Iterator[None]:
-    """Explain errors, and end a query that takes too long.
+    """Convert DuckDB's errors to one line, and end a query that takes too long.
 
-    Errors: Refused for faults of the content; NotNow for the rest.
+    Errors: Refused if the content is invalid; NotNow for any other error.
     """
-    import duckdb  # it needs 60 MB, so only programs that take a batch import it
+    import duckdb  # DuckDB needs 60 MB, so only programs that take a batch import it
 
     over = Event()
     watching = Thread(target=_watch, args=(connection, over, time_is_up), daemon=True)
@@ -111,8 +110,8 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 def _about_the_file(error: duckdb.Error) -> str:
     """Return the first lines of DuckDB's message, without the failed statement.
 
-    This omits the lines that quote the statement (`LINE 1: CREATE …`). If the file is not text, return only the number
-    of the line: its content would not help a reader.
+    The result omits the lines that quote the statement (`LINE 1: CREATE …`). If the file is not text, return only the
+    number of the line, because its content would not help a reader.
     """
     at = _NO_TEXT.search(str(error))
     if at is not None:
@@ -136,7 +135,7 @@ def _of_content(error: duckdb.Error) -> bool:
 def _watch(connection: duckdb.DuckDBPyConnection, over: Event, time_is_up: Event) -> None:
     """Interrupt a connection repeatedly once time is up.
 
-    One interrupt does not suffice, because it has no effect between two statements.
+    One interrupt is not enough, because an interrupt between two statements is lost.
     """
     while not over.wait(INTERRUPT_EVERY_S):
         if time_is_up.is_set():

@@ -1,12 +1,12 @@
-"""The sums of a file, by organisation, window, and memory size or event type.
+"""Add up a file by organisation, window, and memory size or event type.
 
-DuckDB adds them up.
+DuckDB computes the sums.
 
-Guarantee: sums are exact. Every row counts once, in a sum or as refused, and sums are integers of 128 bits. A file with
-unexpected columns, types or syntax is refused as a whole, with the name of the column. A packed file is unpacked as a
-whole. It is refused if it is truncated, has content after its last frame, exceeds the bounds here, or needs too much
-memory. DuckDB alone would read a truncated zstd file as if it were complete. If a killed read left files on the disk,
-the next read removes them.
+Guarantee: sums are exact, because they are integers of 128 bits. Every row counts once, in a sum or as a refused row.
+If a file has unexpected columns, types or syntax, the whole file is refused, and the error names the column. A packed
+file is unpacked completely. It is refused if it is truncated, has content after its last frame, exceeds the bounds of
+this module, or needs too much memory. DuckDB alone would read a truncated zstd file as if it were complete. If a read
+was killed and left files on the disk, the next read removes them.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ AT_ONCE: Final = 5_000
 class RefusedRow:
     """A refused row, which is not in a sum.
 
-    `number`: its number among the file's rows, from 1, without the header. `column`: the wrong column. `said`: the
-    value of that column.
+    `number`: the number of the row in the file, from 1, without the header. `column`: the column with the invalid
+    value. `said`: that value.
     """
 
     number: int
@@ -90,9 +90,15 @@ class RefusedRow:
 
 
 Part = tuple[int, str, int, int | str, int]
-"""One sample: number, organisation, start of the window, memory size in MB or event type, seconds or units."""
+"""The fields of one sample of a batch.
+
+They are the number, organisation, start of the window, memory size in MB or event type, and seconds or units.
+"""
 Shared = tuple[str, str, str, int, int]
-"""A sum of shared rows: earlier batch, organisation, memory size or event type, number of rows, seconds or units."""
+"""The fields of one sum of shared rows.
+
+They are the earlier batch, organisation, memory size or event type, number of rows, and seconds or units.
+"""
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,11 @@ class Sums:
 
     `rows`: the number of rows in the sums. `refused`: the number of refused rows. `samples`: the number of samples that
     the sums become. `total`: the sum of all samples, in seconds or units. `from_ms`, `to_ms`: the start of the first
-    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. These three are
-    None without rows. `labels`: the columns that distinguish rows. `is_whole`: all rows, not a sample of them, are
-    compared with earlier batches. `of_events`: the file has events, not samples of sandboxes. `kinds`: its memory sizes
-    in MB, or its event types. `first_refused`: the first refused rows. `fields`: the column of each field.
-    `connection`: DuckDB, with the samples. `opened`: closes the connection and the file.
+    window and the end of the last. `rows_hash`: a hash of the rows that does not depend on their order. If `rows` is 0,
+    these three are None. `labels`: the columns that distinguish rows. `is_whole`: Drawdown compares all rows with
+    earlier batches, not only a part of the rows. `of_events`: the file has events, not samples of sandboxes. `kinds`:
+    its memory sizes in MB, or its event types. `first_refused`: the first refused rows. `fields`: the column of each
+    field. `connection`: DuckDB, with the samples. `opened`: the stack that closes the connection and the file.
     """
 
     batch: str
@@ -140,7 +146,7 @@ class Sums:
     def kept_rows(self) -> str:
         """Return the hashes of up to MAX_ROWS_KEPT rows as text.
 
-        `shared` of a later file uses them.
+        For a later file, `shared` compares its rows with these hashes.
         """
         rows = self.connection.execute(SQL.text("kept_rows", "duckdb"), {"most": MAX_ROWS_KEPT}).fetchall()
         return base64.b64encode(array("Q", [number for row in rows for number in row]).tobytes()).decode()
@@ -170,9 +176,10 @@ def add_up(
     The file must not change while it is read. `most`: the maximum number of samples. `fields`: the column of each
     field.
 
-    Errors: Unreadable if a program to read it is not installed. NotNow. UsageError for an unknown field, or a field
-    with two sources. OSError of this machine's disk. Refused if the file does not have the format of its name, has
-    unexpected columns, is broken, or becomes too many samples.
+    Errors: Unreadable if a package to read the file is not installed. NotNow if memory, disk space or time runs out, or
+    the file changes. UsageError for an unknown field, or a field with two sources. OSError if this machine's disk
+    fails. Refused if the file does not have the format of its name, has unexpected columns, is broken, or becomes too
+    many samples.
     """
     fields.require(FILE_FIELDS)
     with ExitStack() as opened:
@@ -240,7 +247,7 @@ class _Reading:
     def _with_ids(self) -> Refused:
         """Return the error for rows with ids.
 
-        The file is read again, in its order, up to the first such row.
+        The function reads the file again, in its order, up to the first such row.
         """
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection, self.over):
@@ -268,7 +275,10 @@ class _Reading:
         return unclean
 
     def _refused(self, unclean: Sequence[str]) -> Sequence[RefusedRow]:
-        """Return the first refused rows. The file is read again, in its order."""
+        """Return the first refused rows.
+
+        The function reads the file again, in its order.
+        """
         connection = self._open(in_order=True)
         with connection, explained(self.file, connection, self.over):
             if unclean:
@@ -297,15 +307,21 @@ NAMES_SAY_NOTHING: Final = "hive_partitioning = false"
 Without it, a folder called `org_id=globex` would replace the organisation of the rows.
 """
 MAX_REFUSED_KEPT: Final = 100
-"""Refused rows of one file that Drawdown stores with the reason. Drawdown counts all refused rows."""
+"""Refused rows of one file that Drawdown stores with the reason.
+
+Drawdown counts refused rows above this number, but does not store them.
+"""
 _SIZES: Final = ("org_id", "ts", "memory_mb", "interval_s")
 _EVENTS: Final = ("org_id", "ts", "event_type", "quantity")
 _IDS: Final = ("id", "event_id")
-"""Columns of ids. A row with an id that is both imported and taken as a batch would be billed twice."""
+"""Columns of ids, which a batch cannot have.
+
+If a row with an id were both imported and taken as a batch, its usage would be billed twice.
+"""
 _LABELS: Final = ("cell_id", "project", "sandbox_id", "source", "subject")
 """Columns that distinguish rows with the same billed fields."""
 FILE_FIELDS: Final = tuple(dict.fromkeys((*_SIZES, *_EVENTS, *_LABELS)))
-"""Fields that a file may have in a column of another name, or once for all rows."""
+"""Fields for which `--map` can name a column, and `--set` a value for all rows."""
 _INTEGERS: Final = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
                               "UINTEGER", "UBIGINT", "UHUGEINT"})  # fmt: skip
 _SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -388,7 +404,7 @@ class Columns:
     def with_ids(self, what: str, name: str) -> Refused:
         """Return the error for a file with ids in the column `name`.
 
-        `what`: the fault in words.
+        `what`: the first part of the message, such as "its rows have ids".
         """
         of_events = name == "event_id" or self.of_events
         by = "Send its rows to POST /v1/events" if of_events else "Use `drawdown import FILE`"
@@ -421,7 +437,7 @@ class Columns:
         line = connection.execute(
             f"FROM read_csv({path}, {NAMES_SAY_NOTHING}, columns = {{'line': 'VARCHAR'}}, header = false, "
             f"auto_detect = false, delim = chr(1), quote = '', escape = '', max_line_size = {MAX_ROW_BYTES}, "
-            f"compression = {packed}, parallel = false) LIMIT 1"  # two threads could return another line
+            f"compression = {packed}, parallel = false) LIMIT 1"  # two threads could return a later line
         ).fetchone()
         if line is None:
             return self._nothing()
@@ -484,7 +500,7 @@ class Columns:
             said = _SEPARATORS[found[0]]
             raise Refused(f"{self.file.name}: its columns are separated by {said}. Separate them by commas")
         if len(set(names)) < len(names):
-            raise Refused(f"{self.file.name}: duplicate column in the header. Rename one of them")
+            raise Refused(f"{self.file.name}: duplicate column in the header. Give each column a different name")
         return names
 
     def _requiretext(self, types: dict[str, str], *names: str) -> None:
@@ -536,11 +552,11 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
     """Return the file to read.
 
-    For zstd this is the unpacked content in `folder`, and otherwise the file itself.
+    For zstd, the result is the unpacked content in `folder`, and otherwise the file itself. DuckDB unpacks gzip, after
+    this function has checked the unpacked size.
 
-    For gzip, DuckDB unpacks the content, and this function checks its size before.
-
-    Errors: Refused. Unreadable if zstd support is not installed. NotNow if its time is up or the disk fails.
+    Errors: Refused for a broken or too large file. Unreadable if zstd support is not installed. NotNow if the time is
+    up or the disk fails.
     """
     if file.packed == "gzip":
         _measure_gzip(file, over)
@@ -550,7 +566,7 @@ def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 def _measure_gzip(file: FoundFile, over: Event) -> None:
     """Refuse a gzip file that unpacks to more than MAX_UNPACKED_BYTES.
 
-    This happens before DuckDB reads the file. A small file cannot unpack to so much, so it is not measured. DuckDB
+    Drawdown measures the file before DuckDB reads it. It skips a small file, which cannot unpack to so much. DuckDB
     reports a broken file. Errors: Refused; NotNow.
     """
     if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
@@ -628,13 +644,13 @@ PREFIX: Final = "drawdown-batch-"
 
 @contextmanager
 def spill_folder() -> Iterator[str]:
-    """Yield a new folder for one read, which is removed afterwards. Errors: OSError."""
+    """Yield a new folder for one read, and remove it afterwards. Errors: OSError."""
     _remove_left(Path(tempfile.gettempdir()))
     while True:
         made = tempfile.mkdtemp(prefix=PREFIX)
         lock = _locked(made)
         if lock is not None:
-            break  # otherwise another read removed it as an abandoned folder before the lock
+            break  # otherwise another read took it for an abandoned folder, and removed it
     try:
         yield made
     finally:
@@ -654,7 +670,7 @@ def _remove_left(folder: Path) -> None:
 def _locked(folder: str) -> int | None:
     """Lock a folder.
 
-    Returns None if another process has the lock, or the folder is not ours or is gone.
+    Return None if another process has the lock, or if the folder belongs to another user or is gone.
     """
     with suppress(OSError):
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -19,7 +19,7 @@ CREATE MACRO moment_of_zoned(x) AS epoch_ms(x);
 CREATE TABLE unclean (org_id VARCHAR)
 
 -- name: by_column
--- For text, and for columns that have a type.
+-- Readers for text, and for columns that have a type.
 CREATE MACRO text_of(x) AS x;
 CREATE MACRO said_of(x) AS CAST(x AS VARCHAR)
 
@@ -103,7 +103,7 @@ INSERT INTO earlier
 SELECT $batch, $labelled_alike, unnest(CAST($plain AS UBIGINT[])), unnest(CAST($whole AS UBIGINT[]))
 
 -- name: shared
--- Rows that an earlier batch has, too. If both have the same label columns, two rows must also have the same labels.
+-- Rows that are also in an earlier batch. If both files have the same label columns, the labels must be equal, too.
 SELECT batch, org_id, kind, CAST(SUM(times) AS BIGINT) AS rows, CAST(SUM(times * quantity) AS HUGEINT) AS quantity
 FROM (SELECT DISTINCT e.batch, c.* FROM compared c JOIN earlier e ON e.plain = c.plain
     AND (NOT e.labelled_alike OR e.whole = c.whole)) s
@@ -149,7 +149,7 @@ DROP TABLE groups
 SELECT number, org_id, window_ms, kind, quantity FROM parts ORDER BY number
 
 -- name: refused
--- The wrong column and its value of the first rows that do not fit, in the order of the file.
+-- The first rows that do not fit, in the order of the file, each with the wrong column and its value.
 SELECT number, CASE WHEN NOT org_fits THEN 'org_id' WHEN NOT COALESCE(kind_fits(kind), false) THEN kind_column()
         WHEN NOT COALESCE(quantity BETWEEN 0 AND most_quantity(), false) THEN quantity_column() ELSE 'ts' END AS wrong,
     CASE wrong WHEN 'org_id' THEN said_org WHEN 'ts' THEN said_ts WHEN kind_column() THEN said_kind

@@ -1,8 +1,8 @@
-"""A file that was found: its name, its format, and the hash that identifies it.
+"""Find a file, and return its name, its format, and the hash that identifies it.
 
-Guarantee: only a plain file is read, never a pipe or a device. In a watched folder, a link cannot lead to a file
-outside it. A file is opened once, so the checked file is also the file that is read, even if another file gets its name
-meanwhile. A file that changes while it is read is refused.
+Guarantee: Drawdown reads only regular files, never a pipe or a device. In a watched folder, a link cannot lead to a
+file outside the folder. A file is opened once, so Drawdown reads the file that it checked, even if another file gets
+the same name meanwhile. If a file changes while it is read, it is not taken.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
 class NotNow(Refused):
-    """The file was not taken, for a reason other than its content.
+    """Raised if a file was not taken, for a reason other than its content.
 
     A retry can succeed.
     """
 
 
 class TimeUp(NotNow):
-    """The read exceeded its time. A retry takes as long."""
+    """Raised if a read exceeded its time. A retry takes the same time."""
 
 
 class Unreadable(UsageError):
-    """This machine cannot access the file, or lacks a program to read it.
+    """Raised if this machine cannot access a file, or lacks a package to read it.
 
-    The content may be valid.
+    The content of the file may be valid.
     """
 
 
 class FileChanged(NotNow):
-    """The file was written, replaced or deleted during the read, so it was not taken."""
+    """Raised if a file was changed or deleted during the read, so it was not taken."""
 
 
 Bring = Callable[[Path, Event], "FoundFile"]
@@ -59,9 +59,9 @@ Bring = Callable[[Path, Event], "FoundFile"]
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that can be read, with its whole path.
+    """A file that can be read, with its absolute path.
 
-    Its size and time of change are those when it was found.
+    `size_bytes` and `modified_ns` are those at the time when Drawdown found the file.
 
     `packed`: the packing (None: not packed). `number`: the descriptor of the opened file (None: it is not open).
     """
@@ -74,9 +74,12 @@ class FoundFile:
     modified_ns: int
     number: int | None = None
     at: str = ""
-    """Its address, if it is not in a folder of this machine, such as s3://BUCKET/PREFIX/NAME."""
+    """The address of a remote file, such as s3://BUCKET/PREFIX/NAME ('': local)."""
     bring: Bring | None = field(default=None, compare=False, repr=False)
-    """A function that copies a remote file into a folder of this machine, within a time (None: the file is local)."""
+    """The function that copies a remote file into a folder of this machine.
+
+    The copy stops when the event is set. None: the file is local.
+    """
 
     @property
     def place(self) -> str:
@@ -92,9 +95,9 @@ class FoundFile:
 
     @property
     def opened(self) -> str:
-        """Return the path of the opened file.
+        """Return the path of the opened file, such as /proc/self/fd/5.
 
-        If the system lacks such paths, return the file's own path.
+        If the system does not have such paths, return the file's own path.
         """
         return str(self.path if self.number is None or not _OPENED.is_dir() else _OPENED / str(self.number))
 
@@ -102,10 +105,10 @@ class FoundFile:
 def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
     """Return a file by its path.
 
-    `within`: the folder that must contain it after links are resolved.
+    `within`: the folder that must contain the file after links are resolved.
 
-    Errors: Unreadable. UsageError if it is outside of `within`, is not a plain file, is too large, or its name lacks a
-    format.
+    Errors: Unreadable. UsageError if the file is outside `within`, is not a regular file, is too large, or its name
+    does not end with a format.
     """
     try:
         whole = path.resolve(strict=True)
@@ -125,7 +128,7 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
 
 
 def format_by_name(name: str, place: str) -> tuple[str, str | None]:
-    """Return the format of a batch's name, as `format_of`.
+    """Return the format and the packing of a batch's name, as `format_of` does.
 
     Errors: UsageError for an invalid name or format.
     """
@@ -144,7 +147,8 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 
     Formats are `parquet`, `csv` and `jsonl`. Packings are `gzip` and `zstd`.
 
-    Each is None if the name does not have it. Both are None for a packed Parquet file.
+    A name without a format or a packing has None in its place. A packed Parquet file has two None, because Drawdown
+    does not read it.
     """
     endings = Path(name.lower()).suffixes
     packed = PACKED.get(endings.pop()) if endings and endings[-1] in PACKED else None
@@ -156,9 +160,9 @@ def format_of(name: str) -> tuple[str | None, str | None]:
 def unchanged(file: FoundFile, over: Event | None = None) -> Iterator[tuple[str, FoundFile]]:
     """Yield the hash of a file and the opened file, to read it inside the block.
 
-    `over` is set when its time is up.
+    `over`: an event that is set when the time is up.
 
-    Errors: FileChanged if it is deleted, is not a plain file, or changed meanwhile; NotNow if its time is up.
+    Errors: FileChanged if the file is deleted, is not a regular file, or changed meanwhile; NotNow if the time is up.
     """
     with _open(file) as number:
         before = _hash(file, number, over)
@@ -201,7 +205,8 @@ def hash_of(file: FoundFile) -> str:
 def _open(file: FoundFile) -> Iterator[int]:
     """Open a file and yield its descriptor.
 
-    If a pipe has its name now, the call does not wait for it. Errors: FileChanged if the file cannot be opened.
+    If a pipe has the file's name now, the call does not wait for the pipe. Errors: FileChanged if the file cannot be
+    opened.
     """
     try:
         number = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -217,7 +222,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
     digest = hashlib.sha256()
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
-        raise changed(file, "the file is not a regular file any more")
+        raise changed(file, "the file is no longer a regular file")
     if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.modified_ns):
         raise changed(file)
     at = 0

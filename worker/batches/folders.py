@@ -1,13 +1,13 @@
-"""The step of a tick that takes files.
+"""Take the new files of all sources, as a step of the tick.
 
-They are in watched folders, or are answers of queries about closed periods.
+The files are in watched folders and object stores, or are the results of queries for closed periods.
 
 Guarantee: a tick takes at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK bytes, and the next tick takes the rest. If
-a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person has to
-decide. A file's result is reported once. A file that cannot be read does not prevent others from being taken. A file is
-refused for good because of its content, or after MAX_READINGS ticks that did not complete it. If the machine lacks the
-space for it, that is a failure, and it is retried after all others. A file that was written in the last QUIET_MS is not
-read, because its writer may not have finished.
+a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person must
+decide. Drawdown reports the outcome of a file once. If a file cannot be read, the tick still takes the others. A file
+is refused for good because of its content, or after MAX_READINGS ticks that did not complete the read. If the machine
+does not have enough space, the read fails, and later ticks retry it after all other files. A tick does not read a file
+that was written in the last QUIET_MS, because its writer may not have finished.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ After it has found this many new files, it does not look up more.
 QUIET_MS: Final = MINUTE_MS
 """Milliseconds without a change before a tick takes a file of a watched folder."""
 LEAST_READING_MS: Final = 10 * SECOND_MS
-"""Milliseconds that a tick must have left to begin reading a file or listing objects."""
+"""Milliseconds that a tick must have left to read a file or list objects."""
 FULL_READING_S: Final = 60
 """Fewest seconds of a timed-out read that counts towards MAX_READINGS.
 
@@ -110,7 +110,7 @@ def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
 
 
 def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
-    """Take a file, unless another tick reads it now or MAX_READINGS ticks gave it up."""
+    """Take a file, unless another tick reads it now, or MAX_READINGS ticks failed."""
     source = its.source
     begin = partial(begin_reading, source=source, file=file, now_ms=context.clock.now_ms())
     readings: int | None = yield Transaction("begin_reading", begin)
@@ -141,7 +141,7 @@ def _take(context: Context, its: BatchSource, file: FoundFile, most: int, done: 
             if sums.of_events:
                 yield Transaction("meet_types", partial(meet_types, sums=sums, now_ms=by.now_ms))
             taken: TakenFile = yield Transaction("take_batch", partial(take, sums=sums, source=source, by=by))
-    except (NotNow, Unreadable, OSError) as error:  # the next tick retries: the file or the machine may change
+    except (NotNow, Unreadable, OSError) as error:  # the next tick retries, because the file or the machine may change
         said = str(error) if isinstance(error, DrawdownError) else f"{file.name}: {error}"
         done.failures.append(f"{source}: {said}")
         log.info("batch", source=source, name=file.name, outcome="failed", said=said)
@@ -198,7 +198,7 @@ def _new(_context: Context, source: BatchSource, quiet_ms: int, done: BatchesDon
 def _set_aside(source: BatchSource, strange: Collection[str], done: BatchesDone) -> None:
     """Report files with invalid names as a failure.
 
-    They do not prevent other files from being taken.
+    The tick still takes the other files.
     """
     if strange:
         some = counted(len(strange), "file has an invalid name", "files have invalid names")
@@ -261,7 +261,7 @@ def _in_order(new: list[tuple[bool, FoundFile]]) -> list[FoundFile]:
 def _names(folder: Path) -> list[str]:
     """Return the names of batches.
 
-    Names that begin with a dot, or have no ending of a batch, are ignored. Errors: OSError.
+    The function ignores names that begin with a dot, or do not end with a batch's format. Errors: OSError.
     """
     names = (path.name for path in folder.iterdir())
     return sorted(name for name in names if not name.startswith(".") and format_of(name)[0])

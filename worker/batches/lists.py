@@ -1,8 +1,6 @@
-"""The files of watched folders that wait for a person, and a tick's results.
+"""Count the files of watched folders that wait, and define a tick's result.
 
-Reads only.
-
-This module does not import readers of files, because `status` and each tick import it.
+This module only reads. It does not import the readers of files, because `status` and each tick import it.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class FilesLeft:
-    """Numbers of files that wait in watched folders for a person or a retry.
+    """The numbers of files in watched folders that wait for a person or a retry.
 
-    `refused`, `conflicts`: by outcome. `failing`: files that each tick fails to read. `since_ms`: the time of the
-    oldest such outcome (None: the three numbers are 0).
+    `refused`, `conflicts`: the files with that outcome. `failing`: the files that each tick fails to read. `since_ms`:
+    the time of the oldest of these outcomes (None: the three numbers are 0).
     """
 
     refused: int
@@ -31,7 +29,7 @@ class FilesLeft:
 
 
 def files_part() -> Part:
-    """Return the query of the files of all watched folders."""
+    """Return the query of the waiting files of all watched folders."""
     return SQL.part("files_left")
 
 
@@ -43,10 +41,11 @@ def files_left(connection: sa.Connection) -> FilesLeft:
 
 @dataclass
 class BatchesDone:
-    """The result of one tick, with the number of files that it took.
+    """The batches of one tick.
 
-    `problems`: texts about files that it did not take. `failures`: texts about sources that it could not read. `wait`:
-    some files wait for the next tick.
+    `taken`: the number of files that the tick took. `problems`: texts about files that it did not take, or took without
+    some rows. `failures`: texts about files and sources that it could not read. `wait`: some files wait for the next
+    tick.
     """
 
     taken: int = 0

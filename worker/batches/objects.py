@@ -1,6 +1,4 @@
-"""Prefixes of object stores with the S3 API.
-
-It lists their objects, and makes a local copy of an object.
+"""List the objects under a prefix of an S3 object store, and copy them here.
 
 Guarantee: an object is copied whole, as it was listed, or not at all. The bytes of an object, and the pages, bytes and
 time of a listing, have the bounds in this module. Requests go only to the store of the settings.
@@ -66,19 +64,19 @@ _GONE: Final = frozenset({"404", "NoSuchKey"})
 class Page:
     """A page of a prefix: its files, and the start of the next page.
 
-    `names`: names that a batch may have. `files`: files that no longer change. `goes_on`: the start of the next page
-    (None: this is the last).
+    `names`: the valid names of batches. `files`: the files that were not written recently. `goes_on`: the start of the
+    next page (None: this is the last page).
     """
 
     names: list[str]
     strange: list[str]
-    """Names that a batch may not have."""
+    """The names that are invalid for a batch."""
     files: list[FoundFile]
     goes_on: str | None
 
 
 class NoSuchObject(Unreadable):
-    """The object does not exist."""
+    """Raised if an object does not exist."""
 
 
 def is_prefix(place: str) -> bool:
@@ -133,7 +131,9 @@ def require_listed(store: ObjectStore, place: str) -> None:
 
 
 def object_at(store: ObjectStore, place: str) -> FoundFile:
-    """Return one object by its address, s3://BUCKET/PREFIX/NAME, as a tick finds it.
+    """Return one object, in the form in which a tick finds it.
+
+    `place`: its address, s3://BUCKET/PREFIX/NAME.
 
     Errors: UsageError for an invalid prefix or name. NotNow, Unreadable. NoSuchObject if it does not exist.
     """
@@ -151,7 +151,7 @@ def object_at(store: ObjectStore, place: str) -> FoundFile:
 def brought(store: ObjectStore, place: str, folder: Path, over: Event) -> Path | None:
     """Copy one object into a folder of this machine.
 
-    Return its path; None if it does not exist or changes.
+    Return the path of the copy; None if the object does not exist, or changes during the copy.
 
     Errors: UsageError for an invalid prefix or name, or a too large object. NotNow, Unreadable; OSError.
     """
@@ -206,7 +206,7 @@ def _bring(
             raise changed(file)
         left = file.size_bytes
         with answer["Body"] as body:
-            # read1 returns the bytes that have arrived. A read of all bytes would wait while they arrive slowly.
+            # read1 returns the bytes that have arrived. `read` would wait for all bytes, even if they arrive slowly.
             read = getattr(body, "_raw_stream", body).read1
             while left and (chunk := read(min(left, _CHUNK_BYTES))):
                 written.write(chunk)
@@ -221,9 +221,11 @@ def _bring(
 
 @lru_cache(maxsize=1)
 def _client(store: ObjectStore) -> Any:
-    """Return the client of a store. It is created once, because that takes a second.
+    """Return the client of a store.
 
-    Errors: Unreadable if botocore is not installed, or this machine has no credentials.
+    The client is created once, because that takes a second.
+
+    Errors: Unreadable if botocore is not installed, or if this machine lacks credentials.
     """
     try:
         from botocore.config import Config
@@ -296,7 +298,7 @@ class _Read:
 def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Iterator[None]:
     """Convert a store's error to one line.
 
-    It is never a fault of the content. Errors: FileChanged, NotNow.
+    A store's error is never due to the content of an object. Errors: FileChanged, NotNow.
     """
     try:
         yield
@@ -305,7 +307,7 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
         if as_changed is not None and code in _GONE:
             raise as_changed() from error
         if isinstance(error, KeyError | ValueError | TypeError | AttributeError):
-            raise NotNow(f"{name}: the object store: unexpected response: {error!r}"[:300]) from error
+            raise NotNow(f"{name}: the object store returned an unexpected response: {error!r}"[:300]) from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
-            raise NotNow(f"{name}: the object store: {' '.join(str(error).split())[:300]}") from error
+            raise NotNow(f"{name}: the object store returned an error: {' '.join(str(error).split())[:300]}") from error
         raise

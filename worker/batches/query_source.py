@@ -1,13 +1,13 @@
-"""A query of another database as a source.
+"""Query another database as a source of usage.
 
-Its result for a closed period is a file.
+The result of the query for one closed period is a file.
 
-Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows make the same
-file, in any order. The number of rows is at most MAX_RESULT_ROWS, and they are read in portions. A fault of the
-database is temporary (`NotNow`), and a fault of the rows is a fault of the content (`Refused`).
+Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows in any order
+make the same file. Drawdown reads at most MAX_RESULT_ROWS rows, in portions. If the database fails, the error is
+temporary (`NotNow`). If a row is invalid, the content is refused (`Refused`).
 
-The operator must ensure that a period is closed. Drawdown reads it twice, `ASKED_AGAIN_MS` apart. If rows came late,
-the second read has different content under the same name, which is a conflict.
+You must ensure that rows of a closed period no longer change. Drawdown reads each period twice, `ASKED_AGAIN_MS` apart.
+If rows came late, the second read has different content with the same name, which is a conflict.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ASKED_AGAIN_MS: Final = DAY_MS
 The second query finds late rows.
 """
 MAX_CLOSES_AFTER_MS: Final = 35 * DAY_MS
-"""Longest wait after the end of a period before Drawdown queries it, in milliseconds."""
+"""Longest delay after a period before Drawdown queries it, in milliseconds."""
 MAX_QUERY_CHARS: Final = 20_000
 """Most characters of a source's query."""
 MAX_RESULT_ROWS: Final = 5_000_000
@@ -57,7 +57,7 @@ MAX_RESULT_BYTES: Final = 2 * 1024**3
 The spill folder has two copies: as received, and sorted.
 """
 ROWS_AT_ONCE: Final = 1_000
-"""Rows of a query's result that Drawdown keeps in memory at a time."""
+"""Rows of a query's result that Drawdown holds in memory at a time."""
 DATABASE_CONNECT_S: Final = 5
 """Longest wait for a connection to a queried database, in seconds."""
 DATABASE_SILENT_S: Final = 30
@@ -79,7 +79,8 @@ _KINDS: Final = ("postgresql", "sqlite")
 class Question:
     """A query, the name of its database in the settings, and its periods.
 
-    `period_ms`: their length. `closes_after_ms`: the delay after a period before Drawdown queries it.
+    `period_ms`: the length of a period. `closes_after_ms`: the delay after the end of a period before Drawdown queries
+    it.
     """
 
     query: str
@@ -123,7 +124,7 @@ def closed_periods(
 ) -> list[tuple[int, bool, FoundFile]]:
     """Return up to `most` closed periods from `first_ms` on.
 
-    Each has its start, True if this is its last read, and its file.
+    Each tuple has the start of a period, True if its second and last read is due, and its file.
     """
     length, found = question.period_ms, []
     for start_ms in range(first_ms, now_ms - length - question.closes_after_ms + 1, length)[:most]:
@@ -208,7 +209,7 @@ def _text_of(name: str, value: object) -> str:
         exact = Decimal(value)
         whole = exact.is_finite() and abs(exact) < 10**18 and exact == int(exact)
         return str(int(exact) if whole else value)
-    if isinstance(value, date) and name == "ts":  # a datetime is a date, too; without a zone it is in UTC
+    if isinstance(value, date) and name == "ts":  # a datetime is also a date; without a zone, it is in UTC
         return value.isoformat()
     wanted = "text" if name in _TEXTS else "a number"
     raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}. Cast it in the query")
@@ -248,7 +249,7 @@ def _drain(line: io.StringIO) -> bytes:
 
 
 def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, over: Event, said: str) -> None:
-    """Sort the rows by their bytes: a database may return them in any order.
+    """Sort the rows by their bytes, because a database may return them in any order.
 
     Errors: Refused, NotNow; OSError.
     """
@@ -320,7 +321,8 @@ def _open_sqlite(at: str) -> sqlite3.Connection:
 def _ender(driver: Any, opened: ExitStack) -> Callable[[], object]:
     """Return a function that ends a statement at once.
 
-    For PostgreSQL it closes the connection. The server ends the statement when it notices that, or by its timeout.
+    For PostgreSQL, the function closes the connection. The server then ends the statement when it notices the closed
+    connection, or after its timeout.
     """
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt
@@ -358,7 +360,7 @@ def _explained(name: str, over: Event) -> Iterator[None]:
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ValueError, OverflowError) as error:
         if over.is_set():
             raise NotNow(
-                f"cannot query the database {name}: the time limit ended before the query did. {SMALLER}"
+                f"cannot query the database {name}: the time limit ended before the result was complete. {SMALLER}"
             ) from error
         said = clean(str(getattr(error, "orig", None) or error).strip().partition("\n")[0])[:MAX_SAID_CHARS]
         raise NotNow(

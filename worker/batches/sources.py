@@ -1,10 +1,10 @@
-"""Watched folders and queries, the state of their files, and the lists of batches.
+"""Add, change and list sources of batches, and record the state of their files.
 
-Guarantee: a folder belongs to one source. Once a source took a batch, it keeps its folder, or its query, for good. Only
-a person can skip a period of a query. The source stores the first period that Drawdown may still query, and moves past
-it after its last read, once its rows are taken. A file that ends the process that reads it, or that takes too long, is
-read at most MAX_READINGS times. If a file could not be read for another reason, it is retried for ever, after all
-others.
+Guarantee: a folder belongs to one source. Once a source has taken a batch, its folder or query never changes. Only a
+person can skip a period of a query. The source stores the first period that Drawdown may still query. After the last
+read of that period, when its rows are taken, the source moves to the next period. If a file kills the process that
+reads it, or takes too long, Drawdown reads the file at most MAX_READINGS times. If a read fails for another reason,
+each tick retries it, after all other files.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ MAX_PERIODS_BACK: Final = 10_000
 class BatchSource:
     """A watched folder, or a query on another database.
 
-    `batches`: the number of its batches in force. `asked_of`: the database of the query, by its name in the settings.
+    `batches`: the number of its batches in force. `asked_of`: the name of the query's database in the settings.
     `next_ms`: the start of the first period that Drawdown may still query. `paused_ms`: the start of its pause (None:
-    it is not paused). `period_ms`, `closes_after_ms`: the length of a query's period, and the delay after it.
-    `field_map`: the map of columns to fields as JSON (None: the columns have the names of the fields). For a folder,
-    the fields of a query are None.
+    it is not paused). `period_ms`: the length of a query's period. `closes_after_ms`: the delay after the end of a
+    period before Drawdown queries it. `field_map`: the map of columns to fields as JSON (None: the columns have the
+    names of the fields). If the source is a folder, the fields of a query are None.
     """
 
     source: str
@@ -84,9 +84,9 @@ class BatchRow:
     """A file and its outcome.
 
     `rows`, `refused`: the numbers of its taken and refused rows. `samples`: the number of samples that the taken rows
-    became. `from_ms`, `to_ms`: its windows. These five are None if its content was not taken. `withdrawn_ms`: the time
-    of its withdrawal (None: it was not withdrawn). `said`: the outcome in words. `seen_ms`: the time when Drawdown last
-    read it, in milliseconds.
+    became. `from_ms`, `to_ms`: the range of its windows. These five are None if its content was not taken.
+    `withdrawn_ms`: the time of its withdrawal (None: it was not withdrawn). `said`: the outcome in words. `seen_ms`:
+    the time when Drawdown last read it, in milliseconds.
     """
 
     source: str
@@ -105,7 +105,10 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class RefusedRowOf:
-    """A refused row of a batch: its number, the wrong column, and its value (`said`)."""
+    """A refused row of a batch.
+
+    `number`: the number of the row. `wrong_column`: the column with the invalid value. `said`: that value.
+    """
 
     batch: str
     number: int
@@ -118,9 +121,7 @@ def add_source(
 ) -> BatchSource:
     """Watch a folder, or a prefix of objects (s3://BUCKET/PREFIX).
 
-    `fields`: the columns of its files.
-
-    You can repeat the call, because it has an effect once.
+    `fields`: the columns of its files. The call is idempotent.
 
     Errors: UsageError for an invalid name or folder, an unknown field, or a field with two sources. Refused if the name
     or the folder belongs to another source, if this source has different columns, or if MAX_SOURCES exist.
@@ -151,11 +152,10 @@ def add_source(
 def add_query(
     connection: sa.Connection, source: str, question: Question, by: By, from_ms: int | None = None
 ) -> BatchSource:
-    """Run a query for each closed period.
+    """Add a query as a source, which a tick runs for each closed period.
 
-    The first period begins at or after `from_ms` (None: now).
-
-    A second call with a time starts again from that time. Drawdown then does not read earlier periods.
+    The first period begins at or after `from_ms` (None: now). A later call with `from_ms` starts again at that time,
+    and skips all earlier periods.
 
     Errors: UsageError for an invalid name or query. Refused if the source has different terms, for a time in the future
     or too long ago, or if MAX_SOURCES exist.
@@ -195,11 +195,11 @@ def due_periods(
 ) -> list[tuple[bool, int, FoundFile]]:
     """Return the closed periods of a query that are due.
 
-    They do not have an outcome yet, or a second read is due. The call also stores the first period that is not
-    completed.
+    A period is due if it does not have an outcome yet, or if its second read is due. The call also stores the first
+    period that is not completed.
 
-    Each has True if the last read failed, its start, and its file. Completed periods are skipped. If the source was
-    removed meanwhile, the list is empty.
+    Each tuple has True if the last read failed, the start of the period, and its file. If the source was removed
+    meanwhile, the list is empty.
     """
     begins = SQL.run(connection, "hold_turn", {"source": source}).scalar_one_or_none()
     if begins is None:
@@ -221,7 +221,8 @@ def due_periods(
 def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
     """Return all sources, by name.
 
-    If `source` is not among them, they are locked: another process cannot add a source until this transaction ends.
+    If `source` is not among them, the sources are locked, so that another process cannot add a source until this
+    transaction ends.
     """
     there = {row.source: row for row in list_sources(connection)}
     if source in there:
@@ -234,7 +235,7 @@ def _add(connection: sa.Connection, source: str, its: dict[str, object], by: By)
     if len(list_sources(connection)) >= MAX_SOURCES:
         raise Refused(
             f"cannot add source {source}: the limit of {MAX_SOURCES} is reached. Run `drawdown source list`. "
-            "For a source without files, run `drawdown source remove SOURCE`"
+            "To remove a source without batches, run `drawdown source remove SOURCE`"
         )
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     none = dict.fromkeys(("query", "asked_of", "period_ms", "closes_after_ms", "next_ms", "field_map"))
@@ -272,9 +273,8 @@ def pause_source(connection: sa.Connection, source: str, by: By, *, resume: bool
 def remove_source(connection: sa.Connection, source: str, by: By) -> None:
     """Remove a source that never took a batch.
 
-    The outcomes of files in its folder are removed, too.
-
-    A tick that is reading one of the files now may still take it.
+    The call also removes the outcomes of files in its folder. If a tick reads one of the files now, the tick may still
+    take it.
 
     Errors: UnknownId; Refused for a source that took a batch, even a withdrawn one, because the batch keeps the
     source's name.
@@ -285,8 +285,8 @@ def remove_source(connection: sa.Connection, source: str, by: By) -> None:
         raise Refused(explain_race("source", source))
     if batch := SQL.run(connection, "its_batch", {"source": source}).scalar():
         raise Refused(
-            f"source {source} took the batch {batch}, so it cannot be removed. "
-            f"Run `drawdown source pause {typed(source)}`"
+            f"cannot remove source {source}: it took the batch {batch}. "
+            f"To stop the source, run `drawdown source pause {typed(source)}`"
         )
     SQL.run(connection, "forget_files", {"source": source})
     SQL.run(connection, "remove", {"source": source})
@@ -301,7 +301,7 @@ def list_sources(connection: sa.Connection) -> list[BatchSource]:
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
     """Return files with their outcomes, newest first.
 
-    `source`: None for all files, and '' for files that people named by hand.
+    `source`: the source of the files; None for all files, and '' for files that people named by hand.
 
     Errors: UnknownId for an unknown source.
     """
@@ -331,9 +331,15 @@ def refused_rows(connection: sa.Connection, batch: str) -> list[RefusedRowOf]:
 MAX_READINGS: Final = 3
 """Incomplete reads after which ticks no longer read a file."""
 READING_LEASE_MS: Final = 4 * MINUTE_MS
-"""Lease of the tick that reads a file, in milliseconds. The lease ends before the next tick."""
+"""Lease of the tick that reads a file, in milliseconds.
+
+The lease ends before the next tick.
+"""
 MAX_OPEN_LOOKED_AT: Final = 10_000
-"""Files of a source that one tick looks up because they wait for a person or a retry."""
+"""Waiting files of a source that one tick looks up.
+
+They wait for a person or a retry.
+"""
 
 
 def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_ms: int) -> int | None:
@@ -341,7 +347,7 @@ def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_m
 
     Return the number of its incomplete reads, including this one.
 
-    Returns None while another tick reads the file.
+    Return None while another tick reads the file.
     """
     values = {**_its(source, file), "size_bytes": file.size_bytes, "modified_ns": file.modified_ns}
     found = SQL.run(connection, "begin", {**values, "now_ms": now_ms, "lease_ms": READING_LEASE_MS}).scalar()
@@ -351,9 +357,10 @@ def begin_reading(connection: sa.Connection, source: str, file: FoundFile, now_m
 def end_reading(
     connection: sa.Connection, source: str, file: FoundFile, said: str, now_ms: int, *, counts: bool = False
 ) -> None:
-    """Record why a file could not be read. (`take` and `note` record an outcome.)
+    """Record why a file could not be read.
 
-    `counts` True: this read counts for MAX_READINGS. False: the count begins again.
+    `counts`: True if this read counts towards MAX_READINGS; False to reset that count. An outcome is recorded by `take`
+    and `note`.
     """
     SQL.run(connection, "end", {**_its(source, file), "said": said, "now_ms": now_ms, "counts": counts})
 
@@ -369,7 +376,7 @@ def new_files(connection: sa.Connection, source: str, found: Sequence[FoundFile]
 def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) -> None:
     """Record that waiting files are gone from the folder.
 
-    They then need a person no longer.
+    Such files no longer need a person.
     """
     if gone := [{"name": name} for name in left_open(connection, source) if name not in there]:
         SQL.run(connection, "gone", {"source": source, "gone": gone})
@@ -378,7 +385,8 @@ def forget_gone(connection: sa.Connection, source: str, there: Collection[str]) 
 def left_open(connection: sa.Connection, source: str) -> list[str]:
     """Return the names of a source's open files, sorted.
 
-    They wait for a person or a retry, or a tick reads them now. The call returns at most MAX_OPEN_LOOKED_AT names.
+    An open file waits for a person or a retry, or a tick reads it now. The call returns at most MAX_OPEN_LOOKED_AT
+    names.
     """
     names = SQL.run(connection, "open", {"source": source, "at_most": MAX_OPEN_LOOKED_AT}).scalars()
     return [str(name) for name in names]

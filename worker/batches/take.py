@@ -1,18 +1,18 @@
-"""Take a batch.
+"""Take a batch, and withdraw it.
 
-The sums of a file become samples in one transaction.
+One transaction stores the sums of a file as samples.
 
-A batch can be withdrawn.
-
-Guarantee: the same rows are taken once, under any name or format of their file. The hash of the file is the batch's
-key, and is inserted in the same transaction as the usage. If different content has the name of a batch in force, it is
-a conflict, and it is not taken. If a file shares rows with another batch, it waits until a person accepts it. Rows
-without ids do not show if they are the same use. Drawdown stores the hashes of up to MAX_ROWS_KEPT rows of each batch:
-of a larger batch, those with the smallest hashes. The seal finds the samples by their arrival, as other samples (S2).
+Guarantee: Drawdown takes the same rows once, even if their files have different names or formats. The hash of the file
+is the batch's key. The transaction that inserts the usage also inserts the key. If a file has the name of a batch in
+force and different content, it is a conflict, and Drawdown does not take it. If a file shares rows with another batch,
+it waits until a person accepts it, because rows without ids do not show whether they are the same use. Drawdown stores
+the hashes of up to MAX_ROWS_KEPT rows of each batch. From a larger batch, it stores the smallest hashes. The seal finds
+the samples by their arrival, as it finds other samples (S2).
 
 A withdrawal does not edit samples (S7). Each sample gets its own withdrawal row, and the next tick refunds the charges.
-A withdrawal works in portions, because each takes S1's lock. The batch stays in force until the last portion is done.
-Usage below a floor is closed for good. A withdrawn batch is never taken again, and different content can have its name.
+A withdrawal works in portions, because each portion holds S1's lock, for which seals wait. The batch stays in force
+until the last portion is done. Usage below a floor is closed for good, so its charges stay. Drawdown never takes a
+withdrawn batch again, but different content can have its name.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ UNREAD: Final = ""
 class TakenFile:
     """The outcome of a file.
 
-    `rows`: the number of taken rows. `refused`: the number of refused rows. For a repeated file, both are those of the
-    first time. `said`: the reason why it was not taken.
+    `rows`: the number of taken rows. `refused`: the number of refused rows. For a repeated file, both are the numbers
+    of the first time. `said`: the reason why the file was not taken.
     """
 
     source: str
@@ -83,18 +83,24 @@ class TakenFile:
     refused: int = 0
     said: str = ""
     withdrawn: bool = False
-    """For a repeated file: True if its batch was withdrawn, so it is not billed. A person may expect that it is."""
+    """True if the file is repeated, and its batch was withdrawn.
+
+    The file is then not billed, although a person may expect that.
+    """
     shared_rows: int | None = None
-    """For a conflict by shared rows: the number of these rows. You can accept such a file."""
+    """The number of rows that the file shares with other batches.
+
+    If it is not None, the file is a conflict that you can accept.
+    """
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}" + (f": {self.said}" if self.said else "")
 
 
 def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
-    """Return the result for a file that could not be read.
+    """Return the outcome of a file that could not be read.
 
-    The text of the error begins with the file's name. The result has a field for the name, so the text omits it.
+    The error begins with the file's name. The outcome has a field for the name, so its text omits the name.
     """
     return TakenFile(source, name, UNREAD, "refused", said=str(error).removeprefix(f"{name}: "))
 
@@ -102,7 +108,7 @@ def unread(source: str, name: str, error: DrawdownError) -> TakenFile:
 def most_samples(connection: sa.Connection) -> int:
     """Return the maximum number of samples of a file.
 
-    It is lower in SQLite, which has one writer at a time.
+    The maximum is lower in SQLite, which has one writer at a time.
     """
     return MAX_BATCH_SAMPLES if connection.dialect.name == "postgresql" else MAX_BATCH_SAMPLES_SQLITE
 
@@ -110,10 +116,8 @@ def most_samples(connection: sa.Connection) -> int:
 def meet_types(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
     """Create the meters of a file's event types.
 
-    This is a separate transaction before `take`.
-
-    Another file with a new type then waits only for this short transaction, and not for the whole file. If the limit of
-    event types is reached, `take` reports it.
+    Call it in a separate transaction before `take`. If another file has a new type, it then waits only for this short
+    transaction, and not for the whole file. If the limit of event types is reached, `take` reports it.
     """
     if sums.of_events:
         meters(connection, [str(kind) for kind in sums.kinds], now_ms)
@@ -125,8 +129,8 @@ def take(connection: sa.Connection, sums: Sums, source: str, by: By) -> TakenFil
     Call `meet_types` first. `by.now_ms`: a time before the file was read.
 
     Errors: Refused if the guard charges one of its event types at once, or if another program used one of its sample
-    ids. NotNow if the limit of event types is reached, or a floor was raised past its usage meanwhile. NotNow if
-    another process took some of its rows, its content, or a batch with its name meanwhile.
+    ids. NotNow if the limit of event types is reached. NotNow if meanwhile a floor was raised past its usage, or
+    another process took some of its rows, its content, or a batch with its name.
     """
     seen: set[str] = set()
     taken = _claim(connection, sums, source, by, seen)
@@ -173,8 +177,8 @@ def note(connection: sa.Connection, file: FoundFile, taken: TakenFile, now_ms: i
 def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set[str]) -> TakenFile:
     """Insert the batch's row, and return the file's outcome.
 
-    If two processes take the same file at once, the second one waits here, and then finds the first one's row. `seen`:
-    the batches that the file was compared with are added to it. Errors: NotNow.
+    If two processes take the same file at the same time, the second process waits here, and then finds the row of the
+    first. `seen`: the set to which the function adds the compared batches. Errors: NotNow.
     """
     name, file = sums.file.name, sums.file
     its = {"source": source, "name": name, "path": file.place, "folder": file.folder}
@@ -218,7 +222,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
 def _known_as(connection: sa.Connection, sums: Sums) -> str:
     """Return the batch id of a file.
 
-    It is the id of the content, or the id of a batch in force with the same rows.
+    The result is the id of the content, or the id of a batch in force with the same rows.
     """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first() or is_accepted(connection, sums.batch):
         return sums.batch
@@ -227,9 +231,9 @@ def _known_as(connection: sa.Connection, sums: Sums) -> str:
 
 
 def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
-    """Return the overlap because of which a person has to accept a file.
+    """Return the overlap for which a person must accept a file.
 
-    Returns None if the file can be billed.
+    Return None if the file can be billed without acceptance.
     """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first():
         return None
@@ -317,7 +321,8 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     """Return the number in samples for each memory size or event type.
 
-    It is the memory size itself, or the meter of the event type. Errors: NotNow if an event type has no meter.
+    The number is the memory size itself, or the meter of the event type. Errors: NotNow if an event type does not have
+    a meter.
     """
     if not sums.of_events:
         return {int(size): int(size) for size in sums.kinds}
@@ -338,12 +343,12 @@ def _sample(batch: str, part: Part, sizes: Mapping[int | str, int], now_ms: int)
 
 
 def ids_of(batch: str) -> dict[str, str]:
-    """Return the two ids between which the ids of a batch's samples are."""
+    """Return the bounds of the ids of a batch's samples."""
     return {"first_id": f"{OF_BATCHES}{batch}:", "beyond_id": f"{OF_BATCHES}{batch};"}
 
 
 MAX_BATCHES_COMPARED: Final = 500
-"""Newest batches of the same time with which Drawdown compares one file."""
+"""Batches of the same time with which Drawdown compares one file, newest first."""
 _SHOWN: Final = 3
 
 
@@ -351,7 +356,7 @@ _SHOWN: Final = 3
 class Overlap:
     """The rows that a file shares with other batches.
 
-    `rows`: their number. `detail`: the batches and the use.
+    `rows`: the number of these rows. `detail`: the other batches and the shared use, as a text.
     """
 
     rows: int
@@ -370,9 +375,8 @@ class SameRows:
 def same_rows(connection: sa.Connection, sums: Sums) -> SameRows | None:
     """Return a batch with the same rows as a file, in any format of its file.
 
-    A batch in force comes before a withdrawn batch.
-
-    Returns None if such a batch does not exist.
+    If several batches have these rows, return one in force rather than a withdrawn batch. Return None if such a batch
+    does not exist.
     """
     if sums.rows_hash is None:
         return None
@@ -388,7 +392,7 @@ def is_accepted(connection: sa.Connection, batch: str) -> bool:
 def overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
     """Return the overlap of a file with batches in force.
 
-    It omits the batches in `seen`, and adds the compared batches to `seen`.
+    The function skips the batches in `seen`, and adds the batches that it compares to `seen`.
     """
     if sums.rows_hash is None:
         return None
@@ -435,9 +439,9 @@ def _amount(sums: Sums, org_id: str, kind: str, quantity: int) -> str:
 def accept(connection: sa.Connection, batch: str, by: By) -> int:
     """Accept a file although it shares rows with others.
 
-    The next tick or `batch take` takes all of it.
+    The next tick or `drawdown batch take` then takes all of its rows.
 
-    Returns the number of files with this content. Errors: UnknownId; Refused if such a file does not wait.
+    Return the number of files with this content. Errors: UnknownId; Refused if a file with this content does not wait.
     """
     ids.require(connection, ids.SHARING_BATCH, batch)
     files = SQL.run(connection, "accept", {"batch": batch, "now_ms": by.now_ms}).rowcount
@@ -458,8 +462,8 @@ WITHDRAWN_AT_ONCE: Final = 5_000
 class WithdrawnBatch:
     """The result of a withdrawal.
 
-    `samples`: the number of withdrawn samples. `closed`: the number of samples below their organisation's floor. Their
-    charges stay. `already`: the batch was withdrawn before.
+    `samples`: the number of withdrawn samples. `closed`: the number of samples below their organisation's floor. The
+    charges of these samples stay. `already`: the batch was withdrawn before.
     """
 
     batch: str
@@ -478,13 +482,13 @@ def withdraw_some(
 ) -> str | WithdrawnBatch:
     """Withdraw up to `at_most` samples of a batch, and record their count.
 
-    The samples follow the id `after` (at first '').
+    The portion begins after the sample id `after` ('' for the first portion).
 
-    Returns the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
+    Return the id of the last sample of the portion, or the result after the last portion. `judged`: the result of
     `judge_batch` before the first portion.
 
-    Errors: UnknownId. Refused if its windows were not sealed since history was lost. HistoryDoubted while the database
-    is stopped, or if it is not the judged database.
+    Errors: UnknownId. Refused if some of the portion was not sealed again since history was lost. HistoryDoubted while
+    a recovery is needed, or if the database is not the database of `judged`.
     """
     lock_buckets(connection)
     require_same(connection, judged)
@@ -509,7 +513,7 @@ def withdraw_some(
     samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
     done = WithdrawnBatch(batch, samples, int(row.samples) - samples, already=False)
     SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
-    SQL.run(connection, "look_again", {"batch": batch})  # after the mark: a note of a conflict holds the batch
+    SQL.run(connection, "look_again", {"batch": batch})  # after the mark, because a note of a conflict locks the batch
     record(connection, "batch_withdraw", batch, {"name": row.name, "samples": withdrawn, "closed": done.closed}, by)
     return done
 
@@ -517,9 +521,8 @@ def withdraw_some(
 def judge_batch(connection: sa.Connection, batch: str) -> Witness:
     """Check that a batch was sealed in full since history was lost.
 
-    Call it before the first portion is withdrawn.
-
-    Each portion makes its windows dirty. After that, they look the same as windows that were not sealed.
+    Call it before you withdraw the first portion. Each portion makes its windows dirty, and dirty windows look the same
+    as windows that were not sealed.
 
     Errors: Refused if some of it was not sealed since then. HistoryDoubted while a recovery is needed.
     """
@@ -543,7 +546,7 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
 def _withdraw(connection: sa.Connection, portion: dict[str, str], by: By) -> int:
     """Withdraw a portion.
 
-    Returns the number of samples that were not withdrawn before.
+    Return the number of samples that were not withdrawn before.
     """
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     withdrawn = SQL.run(connection, "withdraw", {**portion, **person}).rowcount

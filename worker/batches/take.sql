@@ -13,9 +13,9 @@ FOR SHARE OF b
 -- name: shared [sqlite]
 
 -- name: other_of_name
--- A batch in force with this name, or with this path from another source. The other source is a watched folder or a
--- person. It also finds a batch if its file has another name now. The lock is shared. A withdrawal of the batch, which
--- makes ticks read files in conflict again, comes before this transaction or waits for it.
+-- A batch in force with this name, or with this path from another source, which is a watched folder or a person. The
+-- query also finds a batch if its file has another name now. The lock is shared. A withdrawal of the batch makes ticks
+-- read files in conflict again, so the withdrawal comes before this transaction or waits for it.
 SELECT f.batch, f.seen_ms > :now_ms AS is_newer FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
     AND (f.source = :source OR f.source <> '' OR f.path = :path)
@@ -59,7 +59,7 @@ ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size
 DELETE FROM batch_files WHERE source = :source AND name = :name AND batch = '' AND path = :path
 
 -- name: settle_elsewhere
--- A person took a file that ticks gave up or could not read. Ticks must not read it again, because it could end them.
+-- A person took a file that ticks could not read. Ticks must not read it again, because it could kill them.
 UPDATE batch_files SET batch = :batch, outcome = 'repeated', said = 'taken by hand', size_bytes = :size_bytes,
     modified_ns = :modified_ns, seen_ms = :seen_ms, readings = 0
 WHERE name = :name AND batch = '' AND path = :path AND source <> :source AND NOT EXISTS (SELECT 1 FROM batch_files o

@@ -1,6 +1,6 @@
-"""Coordinate workers on several machines, in a schema of their own.
+"""Coordinate workers on several machines, by tables in a separate schema.
 
-Guarantee: workers share one set of terms, and see which workers live.
+Guarantee: all workers use one set of terms, and know which workers are alive.
 
 Tests: tests/integration/test_cluster.py
 """

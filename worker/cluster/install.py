@@ -1,9 +1,9 @@
 """Create and upgrade the schema of `drawdown worker`.
 
-It has the tables of the job engine and of the workers.
+The schema has the tables of the job engine and of the workers.
 
-Guarantee: an installation or upgrade is one transaction, and safe to repeat. Each step is on record by name. A schema
-that is newer than this program is refused, and not changed.
+Guarantee: an installation or upgrade is one transaction, and safe to repeat. The schema records each step by name. If
+the schema is newer than this program, the installation fails without a change.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from drawdown.schema.sql import Part, queries
 SCHEMA: Final = "drawdown_cluster"
 ENGINE: Final = "procrastinate"
 OWN: Final = ("own_1",)
-"""The steps for our own tables, by the names of their statements."""
+"""The steps for Drawdown's own tables, by the names of their statements."""
 SQL = queries(__file__)
 
 
 def require_engine() -> None:
-    """Refuse to continue without the extra `cluster`. Errors: UsageError."""
+    """Check that the extra `cluster` is installed. Errors: UsageError."""
     if find_spec(ENGINE) is None:
         raise UsageError("the extra `cluster` is not installed. Run pip install 'drawdown[cluster]'")
 
@@ -38,7 +38,10 @@ def is_there(connection: sa.Connection) -> bool:
 
 
 def there_part() -> Part:
-    """Return the query of `is_there`, to run with others: a row if the schema exists."""
+    """Return the query of `is_there`, to run with other queries.
+
+    It returns a row if the schema exists.
+    """
     return SQL.part("is_there")
 
 
@@ -74,7 +77,7 @@ def require_postgresql(engine: sa.Engine) -> None:
 def require_direct(engine: sa.Engine) -> None:
     """Refuse a connection through a pooler. Errors: DatabaseNotReady.
 
-    Behind a pooler, settings of the engine's connections would affect other clients.
+    Behind a pooler, the settings of the engine's connections would affect other clients.
     """
     direct = read(engine, _is_direct)
     if not direct:
@@ -102,9 +105,9 @@ def require_installed(engine: sa.Engine) -> None:
 
 
 def list_migrations() -> list[str]:
-    """Return all steps in order: ours, then the engine's.
+    """Return the names of all steps in order: Drawdown's own steps, then the engine's.
 
-    The names of the engine's steps begin with their version.
+    The name of an engine's step begins with the version of the engine.
     """
     names = (one.name for one in files(ENGINE).joinpath("sql/migrations").iterdir())
     return [*OWN, *sorted(name.removesuffix(".sql") for name in names if name.endswith(".sql"))]

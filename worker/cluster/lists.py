@@ -24,11 +24,11 @@ MOST_TOLD: Final = 3
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """A worker of the last day. Ages are in milliseconds.
+    """A worker that was alive in the last day. Ages are in milliseconds.
 
-    `state`: lives, ended, or gone (it died without notice). `up_ms`: since its start. `seen_ms`: since its last sign of
-    life. `done`: the number of its finished jobs. `failed_ms`, `failure`: the age and the text of its last failure
-    (None: it never failed).
+    `state`: `lives`, `ended`, or `gone` (it died without notice). `up_ms`: the time since its start. `seen_ms`: the
+    time since its last heartbeat. `done`: the number of jobs that it finished. `failed_ms`, `failure`: the age and the
+    text of its last failure (None: it never failed).
     """
 
     name: str
@@ -43,10 +43,10 @@ class WorkerRow:
 
 @dataclass(frozen=True)
 class JobsOfKind:
-    """Jobs of one kind and state.
+    """The number of jobs of one kind in one state.
 
-    `kind`: tick, watch, reconcile or take_over. `state`: waits, runs or failed. `oldest_ms`: the age of the oldest in
-    this state.
+    `kind`: `tick`, `watch`, `reconcile` or `take_over`. `state`: `waits`, `runs` or `failed`. `oldest_ms`: the age of
+    the oldest of these jobs, in milliseconds.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class JobsOfKind:
 class Cluster:
     """The terms of all workers, the workers, and their jobs.
 
-    `shards`: the parts of a tick. `every_s`: seconds between two ticks.
+    `shards`: the number of parts of a tick. `every_s`: seconds between two ticks.
     """
 
     shards: int
@@ -73,7 +73,7 @@ class Cluster:
     def is_late(self, jobs: JobsOfKind) -> bool:
         """Return True if a tick still runs when the next tick is due.
 
-        The next tick leaves the rest to it, unless it hangs.
+        The next tick leaves the remaining work to the late tick, unless the late tick hangs.
         """
         return (jobs.kind, jobs.state) == ("tick", "runs") and jobs.oldest_ms > self.every_s * SECOND_MS
 
@@ -102,7 +102,7 @@ def read_cluster(connection: sa.Connection) -> Cluster | None:
 def worker_lines(found: Cluster) -> list[tuple[str, str]]:
     """Return labels and texts about the workers, for people.
 
-    They name living and gone workers, waiting jobs, late ticks, and the last failure.
+    The texts name living and gone workers, waiting jobs, late ticks, and the last failure.
     """
     living, gone = found.of("lives"), found.of("gone")
     text = f"{len(living):,} live{_named(living)}; {counted(found.shards, 'shard')}, a tick every {found.every_s:,} s"

@@ -1,7 +1,7 @@
 """Register the workers of a cluster, and agree on their terms.
 
-Guarantee: the workers of a database use one set of terms while any of them lives. Bills do not depend on it, because
-shards that overlap are correct. The agreement only prevents two clusters from doing all work twice.
+Guarantee: while any worker of a database is alive, all workers use one set of terms. Bills do not depend on these
+terms, because overlapping shards bill correctly. The agreement only prevents two clusters from doing all work twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ MAX_SHARDS: Final = BUCKETS
 LIVES_S: Final = 30
 """Seconds without a heartbeat after which a worker counts as dead.
 
-Other workers take over its jobs.
+At most this number of jobs of each kind wait, and at most this number run.
+"""
+LIVES_S: Final = 30
+"""Seconds without a heartbeat after which a worker counts as dead.
+
+Other workers then take over its jobs.
 """
 KEPT_S: Final = DAY_MS // SECOND_MS
 """Seconds for which a dead worker stays in the list."""
@@ -44,9 +49,9 @@ NOBODY: Final = "none"
 class Terms:
     """The terms of all workers of a database.
 
-    `shards`: the parts of a tick. `every_s`: seconds between two ticks. `new_org_provider`: the provider of new
-    organisations (None: they stay unassigned). `providers`: those that can be used. If a worker lacks one of them, it
-    would leave its pushes to others.
+    `shards`: the number of parts of a tick. `every_s`: seconds between two ticks. `new_org_provider`: the provider of
+    new organisations (None: they stay unassigned). `providers`: the providers that each worker can use. A worker
+    without the settings of a provider would leave its pushes to other workers.
     """
 
     shards: int
@@ -57,7 +62,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class RequestedTerms:
-    """The terms that a worker was started with; None: those of the other workers."""
+    """The terms that a worker was started with. None: use the agreed term."""
 
     shards: int | None
     every_s: int | None
@@ -84,8 +89,8 @@ class Membership:
 def take_part(connection: sa.Connection, member: Member, wanted: RequestedTerms) -> Membership:
     """Register a worker, or renew its registration, and return the terms.
 
-    A worker calls this repeatedly. Errors: Refused if living workers use different terms, or terms of another version
-    of the program.
+    A worker calls this function repeatedly. Errors: Refused if living workers use different terms, or terms of another
+    version of Drawdown.
     """
     found = SQL.run(connection, "hold_agreed").scalar_one()
     others = list(SQL.run(connection, "others", {"name": member.name, "lives_s": LIVES_S}).scalars())
@@ -97,9 +102,9 @@ def take_part(connection: sa.Connection, member: Member, wanted: RequestedTerms)
 
 
 def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) -> Terms:
-    """Return the terms to use. Terms of other living workers stay in force.
+    """Return the terms to use: those of other living workers, or else `wanted`.
 
-    Errors: Refused if `wanted` differs from these.
+    Errors: Refused if `wanted` differs from the terms of other living workers.
     """
     shards, every_s = (agreed.shards, agreed.every_s) if agreed is not None else (SHARDS, EVERY_S)
     asked = Terms(
@@ -116,7 +121,7 @@ def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) 
     more = "" if len(others) <= MOST_NAMED else f" and {len(others) - MOST_NAMED:,} more"
     raise Refused(
         f"workers of this database have different terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Use the "
-        f"same terms to join them, or end them first. A killed worker is forgotten after {LIVES_S} s"
+        f"same terms, or end these workers first. A killed worker counts for another {LIVES_S} s"
     )
 
 
@@ -131,12 +136,12 @@ def _new_orgs(wanted: str | None, agreed: Terms | None) -> str | None:
 
 
 def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
-    """Read the agreed terms; None if they must be agreed on again.
+    """Return the agreed terms; None if the workers must agree again.
 
-    Terms of another version of the program may have different fields. They stay in force while one of its workers
-    lives.
+    Terms of another version of Drawdown may have different fields. They stay in force while a worker of that version is
+    alive.
 
-    Errors: Refused while such a worker lives.
+    Errors: Refused while such a worker is alive.
     """
     if text is None:
         return None
@@ -156,7 +161,7 @@ def _format_value(value: object) -> str:
 
 
 class Book:
-    """A writer of a worker's own state, each time in its own transaction."""
+    """A writer of one worker's state, with one transaction for each change."""
 
     def __init__(self, engine: sa.Engine, member: Member) -> None:
         self._engine, self._name = engine, {"name": member.name}

@@ -1,7 +1,7 @@
 -- The tables of the job engine and of the workers. Only `drawdown worker` uses them, only on PostgreSQL.
 
 -- name: make_schema
--- The engine's tables are in a separate schema, so that our statements cannot name one of them by accident.
+-- The engine's tables are in a separate schema, so that Drawdown's statements cannot name them by accident.
 CREATE SCHEMA IF NOT EXISTS drawdown_cluster;
 CREATE TABLE IF NOT EXISTS drawdown_cluster.migrations (name text PRIMARY KEY)
 
@@ -48,7 +48,7 @@ CREATE TABLE drawdown_cluster.workers (
 )
 
 -- name: hold_agreed
--- Workers that register at once wait for each other. Otherwise two first workers would agree on different terms.
+-- Workers that register at the same time wait for each other. Otherwise two first workers could set different terms.
 SELECT CAST(terms AS text) FROM drawdown_cluster.agreed WHERE id = 1 FOR UPDATE
 
 -- name: others

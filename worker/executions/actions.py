@@ -1,7 +1,8 @@
 """Preview, accept, charge, extend, settle and release executions on credit.
 
 Guarantee: the steps of permission have one order (`executions.permission`), and an error names the first step that
-refuses. Each call is one transaction, under the caller's key. If the response is lost, the caller can repeat the call.
+refuses. Each call is one transaction, with the caller's key as its idempotency key. If the response is lost, the caller
+can repeat the call.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ SQL = queries(__file__)
 __all__ = ["Accepted", "Preview", "RequestedExecution", "Settled"]
 
 LIFE_MS: Final = 60 * MINUTE_MS
-"""Default duration of a reservation, in milliseconds, if its execution is not queued.
+"""Default duration of a reservation without `queued`, in milliseconds.
 
 An extension has the same default.
 """
@@ -67,9 +68,10 @@ QUEUED_LIFE_MS: Final = DAY_MS
 
 
 def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Asker | None = None) -> Preview:
-    """Return the response that `accept` would give now, without a write.
+    """Return the result that `accept` would return now, without a write.
 
-    `asker`: the requesting organisation, if it was just read. If a step refuses, the response contains the refusal.
+    If a step refuses, the result contains the refusal. `asker`: the requesting organisation, if it was just read (None:
+    read it).
 
     Errors: UnknownId; UsageError.
     """
@@ -104,11 +106,10 @@ def preview(connection: sa.Connection, request: Request, now_ms: int, asker: Ask
 def _ahead(
     connection: sa.Connection, org_id: str, found: Permit | None, own: accounts.Wallet | None, now_ms: int
 ) -> tuple[int | None, int | None]:
-    """Return the credit available to an organisation, and the time of the read.
+    """Return the credit available to an organisation, and the time of its read.
 
-    The credit is in micro-credits, and the time is that of the provider's read. The credit is in the organisation's
-    `own` wallet (without a time), or in a balance that a provider keeps. For another payer, both are None, because its
-    credit must not be shown.
+    The credit is in micro-credits. It is that of the organisation's `own` wallet (time None), or of a balance that a
+    provider keeps. If another payer pays, both are None, because the caller must not see that payer's credit.
     """
     if found is None or found.payer is not None:
         return None, None
@@ -122,7 +123,8 @@ def _ahead(
 def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_use: bool = False) -> Accepted:
     """Accept an execution, and reserve the credit that it may cost.
 
-    `of_use`, here and below: the guard is the caller. Other callers cannot accept or end its executions.
+    `of_use` (also in the other functions): True if the guard calls. Other callers cannot accept or end the guard's
+    executions.
 
     Errors: Denied with the step that refuses, or `other_content` for a key of another execution; UnknownId; UsageError.
     DatabaseBusy if the organisation's provider or its kind of balance just changed.
@@ -162,10 +164,11 @@ def _require_no_use(key: str) -> None:
 def accept_asked(connection: sa.Connection, asked: RequestedExecution, now_ms: int) -> Accepted:
     """Accept an execution for a program.
 
-    The key belongs to the organisation, or to unbound API keys.
+    An execution's key belongs to one organisation if the API key is bound to it, or else to all unbound API keys.
 
-    If an execution does not exist under the organisation's key, the call finds the organisation's execution under the
-    same unbound key. An unbound API key does not find executions under keys of an organisation. Errors: as `accept`.
+    If a bound API key does not find an execution under its own key, the call looks for the organisation's execution
+    under the same unbound key. An unbound API key does not find executions under keys of an organisation. Errors: as
+    `accept`.
     """
     run_request.require_key(asked.key)
     _require_no_use(asked.key)
@@ -183,9 +186,9 @@ def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecutio
 
     If a request fails, the call does not accept any of them.
 
-    The transaction must not have other work.
+    The transaction must not do other work.
 
-    Errors: NotTogether, Denied, UsageError or UnknownId if at least one of them has to be accepted alone.
+    Errors: NotTogether, Denied, UsageError or UnknownId if at least one of the executions must be accepted alone.
     """
     for one in asked:
         run_request.require_key(one.key)
@@ -212,7 +215,7 @@ def accept_together(connection: sa.Connection, asked: Sequence[RequestedExecutio
 
 
 def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
-    """Return the requested reservation of a permitted execution."""
+    """Return the reservation to create for a permitted execution."""
     life_ms = request.for_ms or (QUEUED_LIFE_MS if request.queued else LIFE_MS)
     return Ask(
         reservation=key,
@@ -235,7 +238,9 @@ def ask_of(key: str, request: Request, found: Permit, now_ms: int) -> Ask:
 
 
 def draw(connection: sa.Connection, key: str, number: int, cost: Cost, by: By) -> Settled:
-    """Charge a part of an execution, under a number that the caller chooses.
+    """Charge a part of the cost of an execution.
+
+    `number`: the number of the charge, which the caller chooses. A repeated number does not charge again.
 
     Errors: as `ledger.draws.draw` or `remote.draw`; Denied `of_a_use` for an execution of the guard; UnknownId.
     """
@@ -253,9 +258,11 @@ def extend(
 ) -> Accepted:
     """Extend an execution to `to_micro` reserved micro-credits in all.
 
-    It then ends `for_ms` from now (None: LIFE_MS). `to_micro` None: the reserved credit does not change.
+    The reservation then expires `for_ms` from now (None: LIFE_MS). `to_micro` None: the reserved credit does not
+    change.
 
-    The call does not reduce the credit or the time. It shows that the execution continues.
+    The call never reduces the reserved credit or the time until expiry. A caller can use it as a heartbeat of the
+    execution.
 
     Errors: Denied `ended`, `of_a_use`, `balance_unknown`, `above_cap`, `no_credit`, `too_much_held`,
     `payer_not_allowed`, `payer_limit`; UnknownId; UsageError.
@@ -288,12 +295,10 @@ def extend(
 
 
 def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of_use: bool = False) -> Settled:
-    """Settle an execution with its total cost.
+    """Settle an execution with its total cost, and release its remaining reservation.
 
-    Omit the cost if metering charges for it.
-
-    The rest of its reservation is released. Errors: as `ledger.draws.finish` or `remote.finish`; UnknownId; UsageError.
-    Denied `of_a_use` for an execution of the guard.
+    `cost`: None if metering charges for the execution. Errors: as `ledger.draws.finish` or `remote.finish`; UnknownId;
+    UsageError. Denied `of_a_use` for an execution of the guard.
     """
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
@@ -305,9 +310,9 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 
 
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
-    """Charge the incurred cost of an execution, and release its other credit.
+    """Charge the incurred cost of an execution, and release its remaining reservation.
 
-    `incurred` None: earlier charges stay, without a further charge. Errors: as `settle`.
+    `incurred` None: do not charge more; earlier charges stay. Errors: as `settle`.
     """
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)
@@ -358,8 +363,8 @@ def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro
     The wallet includes its due changes.
 
     `freed_micro`: micro-credits that are no longer reserved. If the change may halt or resume an organisation, or leave
-    it with a low balance, its verdict is refreshed. This includes an organisation without credit before, because its
-    halt may not be recorded yet.
+    it with a low balance, the function requests a refresh of its verdict. This includes an organisation that lacked
+    credit before, because its halt may not be recorded yet.
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}
@@ -373,7 +378,8 @@ def _read_balance(
 ) -> tuple[accounts.Wallet | None, int | None]:
     """Return the wallet of an execution, or the rest of a provider's balance.
 
-    The rest comes with the time of its read. If the credit `moved`, the verdicts that may change are refreshed.
+    The rest comes with the time of its read. If the credit `moved`, the function requests a refresh of the verdicts
+    that may change.
     """
     if found.hold == "wallet":
         customer = found.customer_id

@@ -2,7 +2,7 @@
 
 -- name: verdict_may_change
 -- True if an organisation of this wallet is halted, or if the wallet just lost a tier. Also true if its balance is low
--- and the operator's product has to be notified of it.
+-- and the operator's product needs a message about it.
 SELECT 1 FROM assignments a JOIN orgs o ON o.org_id = a.org_id
 WHERE a.customer_id = :customer_id AND (o.is_halted OR (:balance_micro <= {low_level}
     AND EXISTS (SELECT 1 FROM hook_endpoints h WHERE h.ended_ms IS NULL

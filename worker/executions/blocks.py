@@ -1,4 +1,4 @@
-"""The action that blocks new executions of a project or an action."""
+"""Block new executions of a project or an action."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Kind = Literal["project", "action"]
 
 @dataclass(frozen=True)
 class Blocked:
-    """An organisation's project or action.
+    """The state of an organisation's project or action.
 
-    `blocked`: new executions are refused. `changed`: this call changed that.
+    `blocked`: True if new executions are refused. `changed`: True if this call blocked or unblocked it.
     """
 
     org_id: str

@@ -1,11 +1,11 @@
-"""Changes of executions that are decided together in one transaction.
+"""Decide several changes of executions together, in one transaction.
 
-They accept, charge, settle or release.
+A change accepts, charges, settles or releases an execution.
 
-Guarantee: this module decides only plain calls: a wallet in this database pays, the execution continues, and the call
-is not refused. It decides each call as it would be decided alone, one after another. Repeated and refused calls are
-decided alone (`Alone`), and so are calls with payers, suppliers, sandboxes, or balances that a provider keeps. They do
-not write here.
+Guarantee: this module decides only plain calls. In a plain call, a wallet in this database pays, the execution
+continues, and no step refuses. The calls are decided one after another, each with the result that it would have alone.
+Any other call raises `Alone` before it writes. Such calls are repeated or refused, or have payers, suppliers,
+sandboxes, or balances that a provider keeps.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ SQL = queries(__file__)
 
 
 class Alone(NotTogether):
-    """A call that must be decided alone. It did not write, and other calls continue."""
+    """Raised if a call must be decided alone, before it writes. Other calls continue."""
 
 
 @dataclass(frozen=True)
 class Change:
     """A program's change of an execution.
 
-    It is a charge (`draw`) under a number, or the end as `settled` or `released`.
+    `kind`: a charge (`draw`) with its `number`, or the end of the execution (`settled` or `released`).
 
     `org_id`: the organisation to which the API key is bound (None: unbound). A bound key finds the executions of its
     organisation, and changes those that it began.
@@ -66,7 +66,7 @@ class Change:
     def names(self) -> list[tuple[str, str]]:
         """Return the keys under which the execution may be stored.
 
-        Each has its organisation ('': any).
+        Each key comes with the organisation to which the execution must belong ('': any organisation).
         """
         if self.org_id is None:
             return [(self.key, "")]
@@ -102,16 +102,17 @@ class Facts:
 
 
 Finish: TypeAlias = Callable[[Mapping[str, Moved]], Any]
-"""A function that returns the response, from the changes of all wallets in the transaction."""
+"""A function that returns a call's result from the changes of all wallets."""
 
 
 @dataclass(frozen=True)
 class WalletRow:
     """A wallet's row.
 
-    `has_used`: the wallet may still have to pay for recorded usage. Amounts are in micro-credits. `held_micro`:
-    reserved credit. `over_micro`: the rest of ended lots that is not booked yet. `lots_over_ms`: use dated earlier may
-    change this rest. `next_due_ms`: the time of the next due change (None: all changes are applied).
+    Amounts are in micro-credits. `held_micro`: reserved credit. `over_micro`: the remaining credit of ended lots that
+    is not booked yet. `lots_over_ms`: the time before which use can still change `over_micro`. `next_due_ms`: the time
+    of the next due change (None: all changes are applied). `has_used`: the wallet may still have to pay for recorded
+    usage.
     """
 
     customer_id: str
@@ -134,13 +135,13 @@ class WalletRow:
 
 
 def wallets_part(customers: Iterable[str], now_ms: int) -> Part:
-    """Return the query of wallets: rows for `WalletRow`."""
+    """Return the query of these customers' wallets, with rows for `WalletRow`."""
     rows = [{"customer_id": one} for one in sorted(set(customers))]
     return SQL.part("wallets", {"customers": rows, "asking": len(rows), "now_ms": now_ms})
 
 
 def rates_part() -> Part:
-    """Return the query of the whole rate card: rows for `card_at`."""
+    """Return the query of the whole rate card, with rows for `card_at`."""
     return SQL.part("rates")
 
 
@@ -184,11 +185,9 @@ def consume(
     standing: Standing, run: run_request.Request, name: str, price: int, moves: Moves, terms: HoldTerms, by: By,
     *, ends: bool,
 ) -> Wallet | None:  # fmt: skip
-    """Accept the execution of a use, and settle it at once if it `ends`.
+    """Accept the execution of a use, and settle it immediately if `ends`.
 
-    Return the wallet afterwards.
-
-    Returns None, without a change, if the wallet lacks the credit.
+    Return the wallet after the change; None, without a change, if the wallet lacks the credit.
     """
     permit = Permit(standing.customer_id, terms.held_for(price), terms)
     made = runs.noted(ask_of(name, run, permit, by.now_ms), by)
@@ -236,7 +235,7 @@ def change(
 def end_of_use(
     found: Reservation, standing: Standing, state: Literal["settled", "released"], price: int, moves: Moves, by: By
 ) -> int:
-    """End the execution of a use that was not charged yet.
+    """End the execution of a use, which must not have a charge yet.
 
     Return the charge in micro-credits. Errors: Alone.
     """
@@ -318,7 +317,10 @@ def _shifted(wallet: Wallet, moved: Moved) -> Wallet:
 
 
 def tell(connection: sa.Connection, moved: Mapping[str, Moved], now_ms: int) -> None:
-    """Refresh the verdicts that the changed wallets may change, as a single call does."""
+    """Request a refresh of the verdicts that these wallets may change.
+
+    A call that is decided alone does the same.
+    """
     if not moved:
         return
     rows = [{"customer_id": one, "balance": found.wallet.payable_micro} for one, found in sorted(moved.items())]

@@ -14,8 +14,7 @@ FROM paying r JOIN ledger_accounts x ON x.account_id = 'wallet:' || r.customer_i
 SELECT feature, start_ms, micro_credits, per_quantity, at_ms FROM ledger_rates
 
 -- name: verdict_may_change
--- Those of the customers with a halted organisation, or with a low balance of which the operator's product has to be
--- notified.
+-- The customers with a halted organisation, or with a low balance that needs a message to the operator's product.
 WITH moved AS MATERIALIZED (
     SELECT r.customer_id, r.balance FROM {rows :moved (customer_id text, balance bigint)} r LIMIT :asking
 )

@@ -1,9 +1,9 @@
-"""Lists of executions, an execution with its charges, and the reserved credit.
+"""List executions, show one with its charges, and sum the reserved credit.
 
-Reads only.
+This module only reads.
 
-Guarantee: a page reads at most MOST_LOOKED_AT rows of an index. The next page begins after its last row, so new rows
-do not shift other rows, and a row is not shown twice.
+Guarantee: a page reads at most MOST_LOOKED_AT rows of an index. The next page begins after its last row, so new rows do
+not shift other rows, and a row is not shown twice.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 class RunFilter:
     """A filter of executions. An empty field matches any execution.
 
-    `accepted_by_ms`: accepted at that time or before. `phase` needs `held` as the only state. It is `waiting` (not
-    charged yet), `drawing` (charged at least once), or `over` (past its end, but not marked as expired yet).
+    `accepted_by_ms`: the latest time of acceptance. `phase`: a part of the executions in the state `held`, which must
+    then be the only state. It is `waiting` (not charged yet), `drawing` (charged at least once), or `over` (past its
+    end, but not marked as expired yet).
     """
 
     states: tuple[str, ...] = ()
@@ -82,7 +83,7 @@ class RunPage:
 class RunEntry:
     """A charge of an execution, in micro-credits.
 
-    `quantity`: base units of `feature` (both None: they were not sent).
+    `quantity`: base units of `feature` (both None: the caller did not send quantities).
     """
 
     key: str
@@ -98,10 +99,10 @@ class RunEntry:
 class HeldFigures:
     """Figures of the chosen executions in the state `held`.
 
-    `runs`: the number of those before their end. `over`: the number of those past their end. `waiting`: the number of
-    those that were not charged yet. `held_micro`: the reserved credit of all those before their end, in micro-credits.
-    `oldest_ms`: the time when the oldest of them was accepted (None: `runs` is 0). `is_cut`: more may exist, because
-    only the MOST_LOOKED_AT that end first were read.
+    `runs`: the number of executions before their end. `over`: the number of executions past their end. `waiting`: the
+    number of executions without a charge. `held_micro`: the reserved credit of the `runs`, in micro-credits.
+    `oldest_ms`: the time when the oldest of the `runs` was accepted (None: `runs` is 0). `is_cut`: more executions may
+    exist, because only the MOST_LOOKED_AT that end first were read.
     """
 
     is_cut: bool
@@ -135,8 +136,8 @@ def list_runs(
     newest first. `most`: at most MOST_LOOKED_AT.
 
     Errors: UsageError for an invalid `after`, or for a phase without the state `held`. UnknownId for an organisation, a
-    payer or a label without executions. If the caller may not learn names, the page is empty instead. The caller then
-    does not learn whether another organisation has the label.
+    payer or a label without executions. If the caller may not learn names, the function returns an empty page instead
+    of UnknownId. The caller then cannot find out whether another organisation has the label.
     """
     if chosen.phase and not chosen.is_of_held:
         raise UsageError(
@@ -199,7 +200,7 @@ def held_figures(connection: sa.Connection, chosen: RunFilter, now_ms: int) -> H
 def holders(connection: sa.Connection, now_ms: int) -> list[Holder]:
     """Return the wallets with the most reserved credit.
 
-    It counts the MOST_LOOKED_AT executions that end first.
+    The amounts include only the MOST_LOOKED_AT executions that end first.
     """
     values = {"now_ms": now_ms, "at_most": MOST_LOOKED_AT, "named": MOST_HOLDERS}
     return [Holder(**row._mapping) for row in SQL.run(connection, "holders", values)]
@@ -263,6 +264,6 @@ def _place(chosen: RunFilter, after: str) -> dict[str, object]:
                 f"invalid `after` {quote_value(after)}: expected the `next` of a page. Start at the first page"
             )
         at_ms = int(text)
-    if not chosen.ends_first:  # begin at the newest execution that was accepted in time
+    if not chosen.ends_first:  # begin at the newest execution that was accepted by that time
         at_ms, key = min((at_ms, key), (chosen.accepted_by_ms + 1, ""))
     return {"at_ms": at_ms, "key": key}

@@ -1,4 +1,4 @@
--- Executions: lists, one with its draws, and the held credit.
+-- Lists of executions, an execution with its charges, and the reserved credit.
 
 -- name: seen
 -- An execution past its end is shown as expired, even before a transaction expires it.
@@ -18,7 +18,7 @@ SELECT {columns} FROM reservations WHERE {among} AND {behind} {no_further} AND {
 ORDER BY {order} LIMIT :at_most
 
 -- name: far
--- The last row of the index that a page may read. If the index has fewer rows, no row is returned.
+-- The last row of the index that a page may read. If the index has fewer rows, the result is empty.
 SELECT {time} AS at_ms, reservation FROM reservations WHERE {among} AND {behind} ORDER BY {order} LIMIT 1 OFFSET :passed
 
 -- name: any
@@ -86,8 +86,8 @@ FROM run_usage WHERE reservation = :reservation
 ORDER BY at_ms, key LIMIT :at_most
 
 -- name: figures
--- The number of held reservations that were read by their index, and figures of the chosen ones. A reservation past its
--- end does not count as reserved credit, and `over` counts it.
+-- The number of held reservations that were read by their index, and the figures of the chosen reservations. A
+-- reservation past its end does not count as reserved credit, but counts in `over`.
 SELECT COUNT(*) AS looked, SUM(CASE WHEN expires_ms > :now_ms THEN is_chosen ELSE 0 END) AS runs,
     SUM(CASE WHEN expires_ms <= :now_ms THEN is_chosen ELSE 0 END) AS over,
     SUM(CASE WHEN expires_ms > :now_ms AND drawn_micro = 0 THEN is_chosen ELSE 0 END) AS waiting,

@@ -1,6 +1,6 @@
-"""The permission for an execution.
+"""Decide whether an organisation may start an execution.
 
-It depends on organisation, paying wallet, account state, plan, project, action and credits.
+The steps check organisation, paying wallet, account state, plan, project, action and credits.
 
 Guarantee: the order of the steps is fixed, and an error names the first step that refuses (`Denied.step`). This module
 writes only the blocks that a person sets.
@@ -41,11 +41,9 @@ SQL = queries(__file__)
 class Permit:
     """The permission: the paying customer, the amount to reserve, and the terms.
 
-    The amount is in micro-credits.
-
-    `payer`: the permission of another payer (None: the organisation's own wallet or customer pays). `hold`: the kind of
-    the reservation, `wallet`, `local` or `declared`. Another payer reserves in its wallet. `provider`: the provider
-    that bills, if the reservation is not in a wallet.
+    `amount_micro`: the amount in micro-credits. `payer`: the permission of another payer, which then reserves credit in
+    its wallet (None: the organisation's own wallet or customer pays). `hold`: the kind of the reservation, `wallet`,
+    `local` or `declared`. `provider`: the provider that bills, if the reservation is not in a wallet.
     """
 
     customer_id: str
@@ -61,7 +59,8 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
 
     The reservation itself checks the credits.
 
-    `asker`: the requesting organisation, if it was read already. Errors: Denied with its step; UnknownId; UsageError.
+    `asker`: the requesting organisation, if it was read already (None: read it). Errors: Denied with the step that
+    refuses; UnknownId; UsageError.
     """
     if asker is None or asker.org_id != request.org_id:
         asker = read_asker(connection, request.org_id, now_ms)
@@ -85,7 +84,7 @@ def permit(connection: sa.Connection, request: Request, now_ms: int, asker: Aske
 def permit_together(connection: sa.Connection, requests: Sequence[Request], now_ms: int) -> list[Permit]:
     """Check several requests of one organisation as `permit` does.
 
-    Common facts are read once.
+    The function reads facts that the requests share only once.
 
     Errors: Denied, UnknownId or UsageError for any request; NotTogether if a wallet in this database does not pay.
     """
@@ -107,9 +106,8 @@ def permit_together(connection: sa.Connection, requests: Sequence[Request], now_
 def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wallet, now_ms: int) -> None:
     """Check the last step, credits, against the paying wallet, for a preview.
 
-    Errors: Denied.
-
-    For an acceptance, the reservation itself checks the credits. `remote.require_room` checks a provider's balance.
+    When an execution is accepted, the reservation itself checks the credits. `remote.require_room` checks a provider's
+    balance. Errors: Denied.
     """
     most = found.terms.most_held_micro
     capped = most is not None and wallet.held_micro + found.amount_micro > most
@@ -127,7 +125,7 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:
     """Return a wallet with its due changes and its uncharged usage.
 
-    Its reservations are reduced by the charges of metering.
+    The charges of metering reduce its reservations.
     """
     found = without_freed(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     return with_unbilled(connection, customer_id, found, now_ms)
@@ -155,12 +153,13 @@ def make_room(
 ) -> int:
     """Reduce a wallet's reservations by metered charges if it seems to lack credit.
 
-    Reservations are not checked if the credit would be missing even without them. `growing`: the execution that needs
-    `wanted_micro` reserved in all (None: a new execution). Return the wallet's uncharged usage, in micro-credits.
+    If the wallet would lack credit even without its reservations, the function does not read metered charges.
+    `growing`: the execution that needs `wanted_micro` reserved in all (None: a new execution). Return the wallet's
+    uncharged usage, in micro-credits.
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     least = wanted_micro
-    if growing is not None:  # the charges of metering to it are not known yet
+    if growing is not None:  # the metered charges of this execution are not known yet
         kept = max(growing.amount_micro, growing.drawn_micro)
         least = 0 if growing.settled_by == "metering" else wanted_micro - kept
     most = reservations.NO_END_MICRO if most_held_micro is None else most_held_micro
@@ -191,10 +190,9 @@ def _require_unblocked(connection: sa.Connection, request: Request) -> None:
 def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: int) -> None:
     """Refuse sandboxes of other organisations, or of another execution.
 
-    Errors: Denied.
-
     An unknown sandbox is accepted, because it may start later. If the caller may not learn names, another
-    organisation's sandbox is treated as unknown. Its samples still belong to that organisation.
+    organisation's sandbox counts as unknown. The samples of that sandbox still belong to the other organisation.
+    Errors: Denied.
     """
     values = {"org_id": request.org_id, "names": request.named}
     other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
@@ -206,9 +204,9 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
 def to_hold(
     connection: sa.Connection, request: Request, paying: Paying, now_ms: int, card: RateCard | None = None
 ) -> int:
-    """Return the micro-credits to reserve, the estimate times the plan's factor.
+    """Return the micro-credits to reserve for an execution.
 
-    Without an estimate, it is the plan's amount for unknown costs.
+    They are the estimate times the plan's factor or, without an estimate, the plan's amount for unknown costs.
 
     Errors: Denied `no_estimate`, `above_cap`, `no_rate`; UnknownId; UsageError.
     """
@@ -298,11 +296,10 @@ def _require_feature(connection: sa.Connection, feature: str) -> None:
 
 @dataclass(frozen=True)
 class Asker:
-    """An organisation that requests an execution, as it is now.
+    """The present state of an organisation that requests an execution.
 
-    It has a provider, a customer, a halt with its reason, and a stop.
-
-    `provider`, `customer_id` None: the organisation is not assigned. `stopped_at_ms` None: it is not stopped.
+    `provider`, `customer_id` None: the organisation is not assigned. `halt_reason`: the reason of its halt, if
+    `is_halted`. `stopped_at_ms`: the time when it was stopped (None: it is not stopped).
     """
 
     org_id: str
@@ -340,11 +337,9 @@ class Paying:
 
 
 def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
-    """Return an organisation that requests an execution.
+    """Return the present state of an organisation that requests an execution.
 
-    An unknown organisation is returned without a provider.
-
-    Every execution needs this call, so it is one statement.
+    If the organisation is unknown, its provider is None. Every execution needs this call, so it is one statement.
     """
     row = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).mappings().one()
     return Asker(org_id, **{**row, "is_halted": bool(row["is_halted"])})
@@ -353,8 +348,9 @@ def read_asker(connection: sa.Connection, org_id: str, now_ms: int) -> Asker:
 def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: int) -> Paying | None:
     """Return the payer that a request names; None if the organisation itself pays.
 
-    An error about an unknown payer names the nearest payer of the organisation. If the caller may not learn names, an
-    unknown payer gets the error of a payer that does not pay. Errors: UnknownId; Denied.
+    If the payer is unknown, the error suggests the organisation's payer with the most similar name. If the caller may
+    not learn names, the error is the same as for a customer that does not pay for the organisation. Errors: UnknownId;
+    Denied.
     """
     payer, org_id = request.payer, request.org_id
     if payer is None:
@@ -374,7 +370,7 @@ def sponsor(connection: sa.Connection, request: Request, asker: Asker, now_ms: i
 def own_wallet(connection: sa.Connection, asker: Asker, now_ms: int) -> Paying:
     """Return the wallet that pays for an organisation.
 
-    It is the wallet of the organisation's customer at its provider. Without a provider, it is the organisation's own
+    The wallet is that of the organisation's customer at its provider. Without a provider, it is the organisation's own
     wallet, unless that wallet has another owner. If the provider keeps the balance itself, the result names the
     provider instead of a wallet. The same applies to a customer that is billed afterwards and never had credit. Errors:
     Denied; UnknownId.
@@ -409,8 +405,8 @@ def _other_wallet(connection: sa.Connection, org_id: str, customer_id: str, othe
     whose = whose if ids.tells_names(connection) else "another owner"
     return Denied(
         "payer_not_allowed",
-        f"the wallet {customer_id} belongs to {whose}, and does not pay for executions of {org_id}. Assign a customer "
-        f"of its own with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
+        f"the wallet {customer_id} belongs to {whose}, and does not pay for executions of {org_id}. Assign a separate "
+        f"customer with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`",
         "account",
     )
 
@@ -432,7 +428,7 @@ def block(
 ) -> bool:
     """Block new executions of an organisation's project or action.
 
-    `undo` unblocks them. Return True if the call changed this.
+    `undo`: unblock them. Return True if the call changed the block.
 
     Accepted executions continue. Errors: UsageError for an invalid name; UnknownId for an unknown organisation. Unless
     `new`, UnknownId also for a name without executions.

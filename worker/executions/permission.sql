@@ -1,4 +1,4 @@
--- Reasons to refuse an execution.
+-- The facts for which an execution is refused.
 
 -- name: blocks
 -- The block of the project comes before that of the action.

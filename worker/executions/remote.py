@@ -1,13 +1,13 @@
-"""Executions of organisations with a balance that a provider keeps.
+"""Reserve and bill executions of organisations with a balance at a provider.
 
-Credit is reserved here, and use is billed at the provider.
+Drawdown reserves the credit in this database, and the provider bills the use.
 
-Guarantee: the row in this database defines a reservation. It counts against the effective balance of the last read
-(`local`). If the provider does not have a balance, the reservation does not guarantee credit (`declared`). Credit does
-not move here. The usage of an execution becomes samples, in the transaction that charges or ends it. It is sealed and
-sent once, as all usage is. Locks: the reservation, then the organisation's row, so that its executions are decided one
-after the other. The facts that permitted an execution are read again under that lock, because an assignment deletes the
-balance and may change the provider.
+Guarantee: the row in this database defines a reservation. A `local` reservation counts against the effective balance of
+the last read. If the provider does not have a balance, the reservation is `declared`, and does not guarantee credit.
+This module does not move credit. The transaction that charges or ends an execution stores its usage as samples, which
+are sealed and sent once, as all usage is. A transaction locks the reservation, and then the organisation's row, so that
+an organisation's executions are decided one after the other. It reads the facts that permitted an execution again under
+that lock, because an assignment deletes the balance and may change the provider.
 
 Autumn has its own locks (`check` with `lock`, `balances.finalize`). Drawdown does not use them: docs/providers.md
 explains why.
@@ -50,9 +50,9 @@ FINAL: Final = "final"
 class Standing:
     """The state of a provider's balance by its last read, in micro-credits.
 
-    `balance_micro`: the usable balance, including reserved credit. None: it is unlimited, or the provider does not keep
-    a balance. If `read_ms` is None, too, it was never read. `held_micro`: the reserved part. `read_ms`: the time when
-    the read began (None: never). `is_halted`: the organisation is halted now.
+    `balance_micro`: the usable balance, including reserved credit (None: the balance is unlimited or was never read, or
+    the provider does not keep a balance). `held_micro`: the reserved part of the balance. `read_ms`: the time when the
+    read began (None: never). `is_halted`: the organisation is halted now.
     """
 
     balance_micro: int | None
@@ -63,7 +63,7 @@ class Standing:
 
     @property
     def wallet(self) -> accounts.Wallet | None:
-        """Return the balance as a wallet; None if it is not limited or not known."""
+        """Return the balance as a wallet; None if the balance is unlimited or unknown."""
         if self.balance_micro is None:
             return None
         return accounts.Wallet(self.balance_micro, None, None, self.held_micro)
@@ -98,13 +98,13 @@ def standing(connection: sa.Connection, org_id: str, now_ms: int, *, held: bool 
 
 
 def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: bool) -> Hold:
-    """Return the kind of an execution's reservation without a wallet.
+    """Return the kind of a reservation that is not in a wallet.
 
-    `local`: it counts against the provider's balance as it was last read. `declared`: it does not count against a
-    balance.
+    `local`: the reservation counts against the provider's balance of the last read. `declared`: it does not count
+    against a balance.
 
-    `in_ledger`: its provider does not keep a balance. Errors: Denied `balance_unknown` if the balance was never read,
-    because unknown is not zero.
+    `in_ledger`: True if the organisation's provider does not keep a balance. Errors: Denied `balance_unknown` if the
+    balance was never read, because an unknown balance is not zero.
     """
     if in_ledger:
         return "declared"
@@ -112,7 +112,7 @@ def hold_at(connection: sa.Connection, org_id: str, now_ms: int, *, in_ledger: b
 
 
 def _hold_by(found: Standing, org_id: str) -> Hold:
-    """Return the place of a reservation by the state of the balance.
+    """Return the kind of a reservation by the state of the balance.
 
     Errors: Denied `balance_unknown`.
     """
@@ -163,7 +163,7 @@ def reserve(connection: sa.Connection, ask: Ask, provider: str, by: By) -> tuple
 
 
 def grow(connection: sa.Connection, found: Reservation, amount_micro: int, expires_ms: int, now_ms: int) -> Reservation:
-    """Extend a reservation to at least this amount and end.
+    """Extend a reservation to at least this amount and this time of expiry.
 
     Errors: Denied `balance_unknown`, `no_credit`.
     """
@@ -200,9 +200,9 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
 
 
 def finish(connection: sa.Connection, found: Reservation, state: State, cost: Cost | None, by: By) -> Drawn:
-    """End an execution with its total use.
+    """End an execution, and bill its total use.
 
-    Without a cost, only its earlier charges stay.
+    `cost` None: do not bill more; earlier charges stay.
 
     Errors: as `ledger.draws.finish`; Denied `needs_quantities`, `not_metered`.
     """
@@ -229,8 +229,8 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
 def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
     """Return an organisation's balance after one of its executions changed.
 
-    If the organisation's verdict may change, the verdict is refreshed. `freed_micro`: micro-credits that are no longer
-    reserved.
+    If the organisation's verdict may change, the function requests a refresh of it. `freed_micro`: micro-credits that
+    are no longer reserved.
     """
     found = standing(connection, org_id, now_ms)
     had = None if found.balance_micro is None else found.balance_micro - found.held_micro - freed_micro
@@ -257,7 +257,7 @@ def _rest(connection: sa.Connection, found: Reservation, quantities: dict[str, i
     drawn = {row.feature: int(row.quantity) for row in rows}
     rest = {feature: quantities.get(feature, 0) - drawn.get(feature, 0) for feature in {*quantities, *drawn}}
     if any(quantity < 0 for quantity in rest.values()):
-        said = f"{found.reservation} has drawn more, so its use cannot be lower. "
+        said = f"cannot end {found.reservation}: it was already charged for more use. "
         said += "To return usage, run `drawdown sample withdraw ID` for its samples"
         raise Denied("below_drawn", said)
     return rest
@@ -324,8 +324,8 @@ def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Seq
         if inserted < len(rows):
             raise Denied(
                 "other_content",
-                f"cannot bill {found.reservation}: of its {counted(len(rows), 'sample')}, from {rows[0][0]} on, an id "
-                "exists already with different content. Run `drawdown sample list --org "
+                f"cannot bill {found.reservation}: an id of its {counted(len(rows), 'sample')}, from {rows[0][0]} on, "
+                "belongs to a different sample. Run `drawdown sample list --org "
                 f"{typed(found.org_id)}`",
             )
         SQL.run(connection, "note_samples", {"samples": [{**run, **noted} for _, noted in made]})
@@ -344,7 +344,7 @@ def _samples(
     makes = [one for one in mapped if one.feature == line.feature and one.start_ms <= window < one.end_ms]
     if not makes:
         said = (
-            f"{line.feature} does not have a memory size or event type now, so Drawdown cannot bill it. Run "
+            f"cannot bill {line.feature}: the feature is not mapped now. Run "
             f"`drawdown feature map {line.feature} --memory-mb N`"
         )
         raise Denied("not_metered", said)

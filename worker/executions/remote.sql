@@ -16,11 +16,11 @@ SELECT o.org_id, o.balance_micro, o.balance_read_ms, o.unconfirmed_micro, o.is_h
 FROM orgs o WHERE o.org_id = :org_id
 
 -- name: used
--- The usage of an execution under one number.
+-- The usage of an execution that was charged under one number.
 SELECT feature, quantity FROM run_usage WHERE reservation = :reservation AND number = :number
 
 -- name: used_before
--- The usage by feature, without that of the execution's end.
+-- The charged usage by feature, without the usage of the execution's last charge.
 SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM run_usage
 WHERE reservation = :reservation AND number <> 'final' GROUP BY feature
 

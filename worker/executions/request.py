@@ -1,4 +1,4 @@
-"""The request of an execution, its checks, and the results of calls.
+"""Define the request of an execution, its checks, and the results of calls.
 
 Guarantee: pure. This module does not access the database.
 """
@@ -43,7 +43,8 @@ class Request:
     and `action` are labels. `overage`: the treatment of cost above the reservation. `for_ms`: the duration of the
     reservation in milliseconds (None: the default, which is longer for `queued` executions). `supplier`: the party that
     gets a share (None: without a supplier). `payer`: the wallet that pays (None: the organisation's own). `settled_by`:
-    for a request with sandboxes, the source of their charges: `metering`, by their samples, or the `receipt`.
+    how an execution with sandboxes is charged: by the samples of the sandboxes (`metering`), or by the cost that the
+    caller sends (`receipt`).
     """
 
     org_id: str
@@ -62,24 +63,23 @@ class Request:
 
     @property
     def named(self) -> list[str]:
-        """Return the named sandboxes, each once, sorted."""
+        """Return the ids of the named sandboxes, sorted and without duplicates."""
         return sorted(set(self.sandboxes))
 
 
 def require_key(key: str) -> None:
-    """Refuse an invalid key of an execution. Errors: UsageError."""
+    """Refuse an invalid execution key. Errors: UsageError."""
     if not is_clean_id(key):
         raise UsageError(
-            f"invalid key of an execution {quote_value(key)}: expected 1 to 200 characters without control characters"
+            f"invalid execution key {quote_value(key)}: expected 1 to 200 characters without control characters"
         )
 
 
 def fingerprint(request: Request) -> str:
-    """Return a hash of a request.
+    """Return a hash of a request, in hexadecimal.
 
-    It distinguishes a repeated call from another request under the same key.
-
-    Without a supplier, a payer or sandboxes, the hash is the same as in versions that lacked these fields.
+    The hash distinguishes a repeated call from another request under the same key. Without a supplier, a payer or
+    sandboxes, it equals the hash of versions that lacked these fields.
     """
     quantities = None if request.quantities is None else dict(request.quantities)
     content = {**vars(request), "quantities": quantities, "sandboxes": request.named}
@@ -93,9 +93,8 @@ def fingerprint(request: Request) -> str:
 def differing(before: Reservation, request: Request) -> list[str]:
     """Return the fields in which a request differs from an accepted execution.
 
-    Both have the same key.
-
-    If the execution belongs to another organisation, it must not be shown, so only `organisation` is returned.
+    Both have the same key. If the execution belongs to another organisation, return only `organisation`, because the
+    caller must not see that execution.
     """
     if before.org_id != request.org_id:
         return ["organisation"]
@@ -115,7 +114,7 @@ def differing(before: Reservation, request: Request) -> list[str]:
 
 
 def require_life(for_ms: int | None) -> None:
-    """Refuse a duration of a reservation outside LEAST_LIFE_MS to MOST_LIFE_MS.
+    """Refuse a duration that is not from LEAST_LIFE_MS to MOST_LIFE_MS.
 
     Errors: UsageError.
     """
@@ -153,7 +152,7 @@ def _require_said(request: Request) -> None:
     if any(not is_clean_id(name) for name in request.sandboxes):
         wrong = next(name for name in request.sandboxes if not is_clean_id(name))
         raise UsageError(
-            f"invalid id of a sandbox {quote_value(wrong)}: expected 1 to 200 characters without control characters"
+            f"invalid sandbox id {quote_value(wrong)}: expected 1 to 200 characters without control characters"
         )
     if len(request.named) > MOST_SANDBOXES:
         raise Denied(
@@ -170,7 +169,7 @@ def _require_said(request: Request) -> None:
     if request.settled_by != "metering":
         return
     if not request.sandboxes:
-        raise Denied("no_sandbox", "an execution that metering settles must name at least one sandbox")
+        raise Denied("no_sandbox", "metering cannot settle an execution without sandboxes. Name at least one sandbox")
     if request.supplier is not None or request.payer is not None or request.overage != "charge":
         raise Denied(
             "metering_alone",
@@ -182,7 +181,7 @@ def _require_said(request: Request) -> None:
 def require_number(number: int) -> None:
     """Refuse an invalid number of a charge. Errors: UsageError."""
     if not 0 <= number < 2**31:
-        raise UsageError(f"invalid number of a draw {number}: expected 0 to 2,147,483,647")
+        raise UsageError(f"invalid number {number} of a charge: expected 0 to 2,147,483,647")
 
 
 def require_quantities(quantities: Mapping[str, int] | None) -> None:
@@ -209,10 +208,10 @@ def sane_cost(cost: Cost) -> Cost:
 
 @dataclass(frozen=True)
 class Preview:
-    """The response to a preview of an execution, in micro-credits.
+    """The result of a preview of an execution, in micro-credits.
 
     `step`, `code`, `reason`: the step that refuses, and its error (None: it is allowed). `step` is also None if a rule
-    outside the order of the steps refuses. `customer_id`: the customer that would pay. `amount_micro`: the amount that
+    refuses that is not one of the steps. `customer_id`: the customer that would pay. `amount_micro`: the amount that
     would be reserved. `hold`: the kind of the reservation, `wallet`, `local` or `declared`. These three are None if a
     step before credits refuses. `available_micro`: the available credit (None: unknown, unlimited, or of another
     payer).
@@ -252,7 +251,7 @@ class RequestedExecution:
     def names(self) -> tuple[str, str]:
         """Return the key under which the execution is stored, and an alternative.
 
-        The alternative is the key that applies if the other kind of API key requested it.
+        The alternative is the key for the other kind of API key, bound or unbound.
         """
         mine = own_name(self.request.org_id, self.key)
         return (mine, self.key) if self.own else (self.key, mine)
@@ -263,7 +262,9 @@ class RequestedExecution:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The result of an acceptance. `repeated`: the reservation existed before.
+    """The result of an acceptance.
+
+    `repeated`: True if the reservation existed before.
 
     `wallet`: the wallet now, or the rest of the balance that a provider keeps (None: that balance is unlimited, or does
     not exist). `balance_read_ms`: the time when the read of that balance began (None: a wallet pays, or it was never

@@ -1,6 +1,6 @@
-"""Features, and the mapping from samples and events to features.
+"""Map samples and events to features, and list features.
 
-Guarantee: either the seal bills a use, or the guard charges it, and never both.
+Guarantee: a use is billed by the seal or charged by the guard, and never both.
 
 Tests: tests/integration/test_in_place.py
 """

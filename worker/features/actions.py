@@ -1,8 +1,8 @@
-"""Changes of the mapping from memory sizes and event types to features (rule S5).
+"""Change the mapping from memory sizes and event types to features (rule S5).
 
-Guarantee: a feature has one unit. A change starts at or after the watermark. An earlier start can only add a feature to
-usage without one, and needs a confirmation. The pending usage with a new feature becomes dirty, and the next tick seals
-it.
+Guarantee: a feature has one unit. A change starts at or after the watermark. If you confirm an earlier start, the
+change can only add a feature to usage without a feature. The windows of pending usage that gets a feature become dirty,
+and the next tick seals them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SQL = queries(__file__)
 class Mapped:
     """A new row of the mapping, and the pending usage that it resolves.
 
-    `resolved_windows`, `resolved_sizes`: their numbers of windows and of memory sizes.
+    `resolved_windows`, `resolved_sizes`: the numbers of windows and of memory sizes of the resolved usage.
     """
 
     start_ms: int
@@ -65,9 +65,9 @@ class Mapped:
     resolved_windows: int
     resolved_sizes: int
     was: str | None = None
-    """The former feature of the same selector (this size, or this tier); None: it lacked a feature."""
+    """The former feature of the same memory size, tier or event type (None: unmapped)."""
     again: bool = False
-    """True if the mapping was already so, from `start_ms` on. Then the call did not have an effect."""
+    """True if the mapping existed from `start_ms` on, so the call changed nothing."""
     unbegun: bool = False
     """True if the ended mapping had not begun, so it never applies."""
 
@@ -76,7 +76,7 @@ class Mapped:
 class Ended(Mapped):
     """An ended row of the mapping.
 
-    `selector`: its memory sizes, or its event type, in words.
+    `selector`: the memory sizes or the event type of the row, as a text.
     """
 
     selector: str = ""
@@ -96,12 +96,11 @@ def map_size(
 ) -> Mapped:
     """Map a memory size, or all sizes up to a size, to a feature.
 
-    `exact` maps one size. `up_to` maps all up to a size (None: the open top).
-
-    The mapping applies from `from_ms` on (None: the next window).
+    `kind`: `exact` maps the size `memory_mb`. `up_to` maps all sizes up to `memory_mb` (None: all larger sizes). The
+    mapping applies from `from_ms` on (None: the next window).
 
     Errors: UsageError for invalid values. Refused if it would change the feature of sealed windows, give the feature a
-    second unit, or bill usage that the guard charges (`double_billing`). Refused, too, for a start before the watermark
+    second unit, or bill usage that the guard charges (`double_billing`). Refused also for a start before the watermark
     or in lost history, unless `confirmed`. UnknownId for an unknown feature unless `new`.
     """
     ids.require_feature_name(feature)
@@ -125,11 +124,11 @@ def map_event(
 ) -> Mapped:
     """Map an event type to a feature from a window on.
 
-    The quantities of its events are billed as that feature.
+    Drawdown then bills the quantities of its events as that feature.
 
-    The type may be mapped before its first event. Then, without `from_ms`, the mapping applies to all its usage. If
-    history was lost, or a metric charged for the type before, it applies only from the next window on. `value`: the
-    quantity of events that do not state a quantity.
+    You can map an event type before its first event. Without `from_ms`, such a mapping applies to all usage of the
+    type. If history was lost, or a metric charged for the type before, it applies only from the next window on.
+    `value`: the quantity of events that do not state a quantity.
 
     Errors: as `map_size`. UnknownId, unless `new`, for an unknown feature or type that resembles a known name. Refused
     if the limit of event types is reached, or if `value` is given and the type already has events or another value.
@@ -161,12 +160,12 @@ def end_feature(
 
     Return the ended rows, sorted by their start.
 
-    A selector that begins later ends at its own start. Other features do not end. A repeated call returns the same ends
-    (`again`).
+    A selector is a memory size, a range of sizes, or an event type. If a selector begins later, it ends at its own
+    start. A repeated call returns the same rows, with `again`.
 
     Errors: UnknownId for an unknown feature. UsageError for a time that is not the start of a window. Refused if the
-    feature lacks a selector from then on, or windows from then on are sealed. Refused for a start in lost history
-    unless `confirmed`.
+    feature does not have a selector from `from_ms` on, or if windows from `from_ms` on are sealed. Refused for a start
+    in lost history unless `confirmed`.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
     lock_buckets(connection)  # without the lock, a concurrent mapping would be missed
@@ -180,8 +179,7 @@ def end_feature(
                 for row, unbegun in before
             ]
         raise Refused(
-            f"cannot end the feature {feature}: sizes and event types are not mapped to it from {utc(start)} on. Run "
-            "`drawdown feature list`"
+            f"cannot end the feature {feature}: it is not mapped from {utc(start)} on. Run `drawdown feature list`"
         )
     ended: list[Ended] = []
     for row in mine:
@@ -195,12 +193,12 @@ def end_feature(
 def _ended(rows: list[MappingRow], feature: str, from_ms: int | None) -> list[tuple[MappingRow, bool]]:
     """Return the rows that ended a feature's selectors, sorted by start.
 
-    The rows start at `from_ms` or later. `from_ms` None: those that the last call added, of selectors that no other
-    feature has since. Each row has a flag. It is True if the ended mapping had not begun.
+    The rows start at `from_ms` or later. `from_ms` None: the rows that the last call added, if no other feature has
+    their selector since. Each row comes with True if the ended mapping had not begun.
     """
     by_selector: defaultdict[tuple[str, int | None], list[tuple[int, MappingRow]]] = defaultdict(list)
     for number, row in sorted(enumerate(rows), key=lambda one: one[1].start_ms):
-        by_selector[row.selector].append((number, row))  # of two with one start, the later one comes last
+        by_selector[row.selector].append((number, row))  # of two rows with the same start, the later row comes last
     ends = {
         (row.selector, row.start_ms): (row, row.at_ms < row.start_ms == before.start_ms)
         for mine in by_selector.values()
@@ -255,17 +253,19 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     action = "feature_map" if row.feature else "feature_end"
     record(connection, action, row.feature or "", details, by)
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
-    was = sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None  # of two, the last added
+    was = (
+        sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None
+    )  # of two rows, the last added
     return replace(_fix(connection, start, mapping, row), was=was)
 
 
 def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
-    """Return the start of a selector's newest row if that row already fits.
+    """Return the start of a selector's newest row if that row fits; otherwise None.
 
-    The row fits if it has the wanted feature and unit. Returns None otherwise.
+    The row fits if it has the wanted feature and unit.
     """
     mine = [before for before in mapping if before.selector == row.selector]
-    newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two, the last added
+    newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two rows, the last added
     if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
         return None
     return newest.start_ms
@@ -283,9 +283,9 @@ def _describe(connection: sa.Connection, row: MappingRow) -> str:
 
 
 def _require_one_unit(connection: sa.Connection, mapping: list[MappingRow], row: MappingRow) -> None:
-    """Refuse a second unit of a feature.
+    """Refuse a second unit of a feature. Errors: Refused.
 
-    The feature's rate and carry would add different units. Errors: Refused.
+    With two units, the feature's rate and carry would add different units.
     """
     other = other_unit(mapping, row)
     if other is not None:
@@ -332,7 +332,7 @@ def _fix(connection: sa.Connection, start: int, mapping: list[MappingRow], row: 
 def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -> list[tuple[int, int]]:
     """Return the ranges of windows in which a size gets its first feature.
 
-    A new row gives it the feature from `start` on.
+    The size gets the feature by the new row `row`, from `start` on.
     """
     times = sorted({start, *(before.start_ms for before in mapping if before.start_ms > start)})
 
@@ -347,9 +347,9 @@ def _filled(mapping: list[MappingRow], row: MappingRow, size: int, start: int) -
 def install_defaults(connection: sa.Connection, by: By) -> None:
     """Install the mapping and rate card of a new database.
 
-    They bill compute_1gb to compute_64gb by exact size, in seconds.
+    The mapping bills compute_1gb to compute_64gb by exact size, in seconds.
 
-    A database with a mapping does not change, even if a concurrent call just added it.
+    If the database has a mapping, the call changes nothing, even if a concurrent call just added that mapping.
     """
     lock_buckets(connection)
     if mapping_rows(connection):
@@ -373,7 +373,7 @@ BEFORE: Final = (
 MOST_FACTS: Final = 20
 """Memory sizes without a feature that a dry run names.
 
-Sizes that end at one time, and event types, have the same limit.
+Event types, and sizes that end at the same time, have the same limit.
 """
 Feature = Annotated[str, ID, "Feature: a-z, 0-9 and _"]
 From = Annotated[int | None, WINDOW, "Window boundary at which the mapping starts; the next if omitted"]
@@ -384,7 +384,7 @@ Yes = Annotated[bool, FLAG, "Confirmation of a change to sealed or lost windows"
 class FeatureMapped:
     """Memory sizes mapped to a feature.
 
-    They are exactly `memory_mb`, or up to `up_to` MB, or all larger (both null).
+    `memory_mb`: the exact size. `up_to`: the largest size. Both null: all larger sizes.
     """
 
     feature: str
@@ -426,7 +426,7 @@ def _sizes(done: FeatureMapped) -> list[str]:
         return [f"{what}: already mapped to {done.feature}, {_since(made)}; nothing was changed"]
     sizes, windows = counted(made.resolved_sizes, "size"), counted(made.resolved_windows, "window")
     return [
-        f"mapped {what} to {done.feature} {_since(made)}; before: {made.was or 'no mapping of their own'}",
+        f"mapped {what} to {done.feature} {_since(made)}; before: {made.was or 'not mapped separately'}",
         f"{made.resolved_s:,} s of {sizes} in {windows} without a feature will be sealed by the next tick",
     ]
 
@@ -436,7 +436,7 @@ class EventMapped:
     """An event type that is mapped to a feature.
 
     `value`: the declared quantity of events that do not state a quantity (null: not declared by this call).
-    `earlier_waits`: earlier usage stays without a feature.
+    `earlier_waits`: True if usage before the start stays without a feature.
     """
 
     event_type: str

@@ -1,6 +1,6 @@
-"""The memory sizes and event types with a feature, and usage without a feature.
+"""List the mapping of features, and usage without a feature.
 
-Reads only.
+This module only reads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SQL = queries(__file__)
 class UnmappedSize:
     """The pending usage of a memory size without a feature.
 
-    `samples`, `orgs`: the numbers of its samples and organisations.
+    `samples`, `orgs`: the numbers of samples and organisations with this usage.
     """
 
     memory_mb: int
@@ -39,7 +39,7 @@ class UnmappedSize:
 class MappedEvent:
     """An event type with a feature in windows that start in [start_ms, end_ms).
 
-    `end_ms` None: it does not end.
+    `end_ms` None: the mapping does not end.
     """
 
     event_type: str
@@ -48,16 +48,16 @@ class MappedEvent:
     start_ms: int
     end_ms: int | None
     value: str | None = None
-    """The declared quantity of events that do not state a quantity (None: not declared)."""
+    """The declared quantity of events without a quantity (None: not declared)."""
 
 
 @dataclass(frozen=True)
 class UnmappedEvent:
     """The pending usage of an event type without a feature.
 
-    `units`, `events`, `orgs`: its units, and the numbers of its events and organisations. `metric`: the metric by which
-    the guard charges the type at once (None: the guard does not charge it). Then some of the pending usage cannot get a
-    feature. Withdraw it, and send its use to the guard.
+    `units`: the quantity of the usage. `events`, `orgs`: the numbers of its events and organisations. `metric`: the
+    metric by which the guard charges the type at once (None: the guard does not charge it). If `metric` is set, some of
+    the usage cannot get a feature. Withdraw that usage, and send it to the guard.
     """
 
     event_type: str
@@ -122,8 +122,8 @@ def mapped_features(connection: sa.Connection) -> list[str]:
 def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
     """Return the mapped features without a rate for estimates, by provider.
 
-    The providers are those that have an assignment and keep balances themselves. An operator did not set a rate for
-    these features, and the provider does not report their cost.
+    The result has the providers that have an assignment and keep balances themselves. An operator did not set a rate
+    for these features, and the provider does not report a cost.
     """
     kept_here = wallets_at(connection)
     billed = defaultdict[str, list[str]](list)
@@ -139,9 +139,9 @@ def unestimated_features(connection: sa.Connection) -> dict[str, list[str]]:
 
 
 def unrated_features(connection: sa.Connection) -> list[str]:
-    """Return the features that are or were mapped, and lack a rate on the rate card.
+    """Return the features, mapped now or before, without a rate on the rate card.
 
-    The rate card is that of the embedded ledger. A rate of any time counts.
+    The rate card is that of the embedded ledger. A past or future rate counts as a rate.
     """
     return list(SQL.run(connection, "unrated_features").scalars())
 

@@ -1,8 +1,8 @@
-"""The guard decides whether an organisation may use a quantity of a metric now.
+"""Decide whether an organisation may use a quantity of a metric now.
 
-The package has its checks, uses, counters, terms, limit overrides and lists.
+The package has the guard's checks, uses, counters, terms, limit overrides and lists.
 
-Guarantee: a use is allowed and counted once for each key.
+Guarantee: for each key, the guard decides and counts a use once.
 
 Tests: tests/integration/test_guard.py
 """

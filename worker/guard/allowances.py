@@ -1,9 +1,9 @@
-"""An organisation's allowance of each metric.
+"""List an organisation's allowance of each metric.
 
-It has the limits, the use, and the start of the next period. Reads only.
+An allowance has the limits, the use, and the start of the next period. This module only reads.
 
-Guarantee: the rules of each decision (`guard.decide.in_force`) determine the limits that count. The number of
-statements does not depend on the number of metrics on a page. Each statement uses an index of this organisation.
+Guarantee: the listed limits are the limits that the guard's decisions use (`guard.decide.in_force`). The number of SQL
+statements does not depend on the number of metrics on a page. Each statement reads the organisation's rows by an index.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ ANY_PLAN: Final = "*"
 class StandingRow:
     """A limit of an organisation, and its use of the metric in the limit's period.
 
-    `amount`: base units in the period (None: unlimited). `used`: base units. `rule`: the rule that gives the limit.
-    `resets_ms`: the time when the next period begins. `until_ms`: the end of the limit override (None: it does not end,
-    or the limit is not from a limit override). `phase`: the effect of reaching the limit. `low`: the remaining share is
-    at or below the warning share. `period` None: the plan does not allow the metric.
+    `amount`: the limit in base units in the period (None: unlimited). `used`: the use in base units. `rule`: the rule
+    that sets the limit. `resets_ms`: the time when the next period begins. `until_ms`: the end of the limit override
+    (None: it does not end, or the limit is not from a limit override). `phase`: the phase that applies when the use
+    reaches the limit. `low`: the remaining share of the limit is at or below the warning share. `period` None: the plan
+    does not allow the metric.
     """
 
     metric: str
@@ -51,7 +52,7 @@ class StandingRow:
 
     @property
     def remaining(self) -> int | None:
-        """Return the remaining base units; None: unlimited."""
+        """Return the remaining base units; None if the limit is unlimited."""
         if self.period is None:
             return 0
         return None if self.amount is None else max(self.amount - self.used, 0)
@@ -61,8 +62,8 @@ class StandingRow:
 class Refusal:
     """Refused uses of one metric in the last 24 hours, for one reason.
 
-    `enforced`: they were blocked. Otherwise they were allowed, and phase 3 would have blocked them. `quantity`: their
-    base units.
+    `enforced`: True if the uses were blocked; False if they were allowed, but phase 3 would have blocked them. `times`:
+    the number of uses. `quantity`: the base units of these uses.
     """
 
     metric: str
@@ -78,9 +79,9 @@ class Standing:
     """An organisation's allowances.
 
     `customer_id`: the payer. `plan`: the plan with the limits (None: without a plan). `pays`: the payer ever bought
-    credit. `halted`: the code of the operator's halt (None: not halted by an operator). `rows`: the limits by metric.
-    `refusals`: those of the last 24 hours. `next_after`: the metric after which the next page begins (None: this is the
-    last page).
+    credit. `halted`: the code of the operator's halt (None: not halted by an operator). `rows`: the limits, sorted by
+    metric. `refusals`: the refused uses of the last 24 hours. `next_after`: the metric after which the next page begins
+    (None: this is the last page).
     """
 
     org_id: str
@@ -131,7 +132,7 @@ def standing_of(connection: sa.Connection, org_id: str, now_ms: int, *, after: s
 def plans_of(connection: sa.Connection, org_id: str, now_ms: int) -> list[str]:
     """Return the plans with limits for an organisation: its own plan, and `*`.
 
-    If it does not have a plan, both are `*`.
+    For an organisation without a plan, both are `*`.
     """
     asker = SQL.run(connection, "asker", {"org_id": org_id, "now_ms": now_ms}).one()
     return _plans(asker)
@@ -155,9 +156,9 @@ def _by_metric(rows: Any) -> dict[str, list[sa.RowMapping]]:
 
 
 def _limits(rows: Sequence[sa.RowMapping]) -> list[Limit]:
-    """Return one limit a period.
+    """Return one limit for each period.
 
-    The plan's own limit takes precedence over that of any plan.
+    A limit of the plan takes precedence over a limit of every plan (`*`).
     """
     found: dict[str, Limit] = {}
     for one in rows:

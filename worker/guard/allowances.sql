@@ -38,7 +38,7 @@ SELECT metric, period, used, warned FROM guard_counters WHERE org_id = :org_id A
         OR (period = 'month' AND start_ms = :month_ms))
 
 -- name: overs
--- The amount of expired uses that the counters still include. The next use returns it.
+-- The amount of expired uses that the counters still include. The next use subtracts it.
 SELECT metric, COALESCE(SUM(CASE WHEN at_ms >= :hour_ms THEN amount END), 0) AS "hour",
     COALESCE(SUM(CASE WHEN at_ms >= :day_ms THEN amount END), 0) AS "day",
     COALESCE(SUM(CASE WHEN at_ms >= :month_ms THEN amount END), 0) AS "month"

@@ -1,16 +1,16 @@
-"""The guard's counters, each the sum of its uses.
+"""Read and change the guard's counters, each of which is the sum of its uses.
 
-A use moves them, and a check compares them with all uses.
+A use changes the counters. The check in `worker.checks` compares the counters with all uses.
 
-Guarantee: a counter is locked before it is read for a decision, and moves in the transaction of the use that it counts.
-The counters of an organisation's metric at one moment are locked in the order in which their periods begin. If two
-periods begin together, the longer one is locked first. Then uses are locked, then executions, then wallets. An expired
-reservation of a use does not count, even before a transaction marks it as expired. That transaction locks counters of
-earlier hours after those of now. If it meets a correction of several counters, PostgreSQL may end one of the two as a
-deadlock. The caller then retries it.
+Guarantee: a counter is locked before it is read for a decision, and changes in the transaction of the use that it
+counts. A transaction locks the counters of an organisation's metric in the order in which their periods begin. If two
+periods begin together, it locks the counter of the longer period first. Then it locks uses, then executions, then
+wallets. An expired reservation of a use does not count, even before a transaction marks it as expired. That transaction
+locks counters of earlier hours after the present counters. If a correction of several counters runs at the same time,
+PostgreSQL may report a deadlock and end one of the two transactions. The caller then retries that transaction.
 
-A correction is a difference that is computed under the counter's lock, and recorded with the counter before and after.
-A counter without uses is not corrected, because its right amount is unknown.
+A correction is computed under the counter's lock, and is recorded with the amounts before and after. A counter without
+uses is not corrected, because its right amount is unknown.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ MOST_OVER_PARTS: Final = 100
 The remaining expired uses count until the next transaction.
 """
 TURN_MS: Final = 5 * MINUTE_MS
-"""Milliseconds before and after the turn of a month, in which uses of both months may run at once.
+"""Milliseconds around the turn of a month in which uses of both months may run.
 
-Servers with different clocks then use different counters, so a counter's lock does not protect a use key.
+Servers with different clocks then use different counters, so a counter's lock does not protect a use key. The time
+counts before and after the turn.
 """
 NO_END: Final = 2**62
 """Amount above every counter, in base units.
@@ -54,7 +55,7 @@ It stands for an unlimited amount in SQL.
 
 
 class LimitReached(DatabaseBusy):
-    """A concurrent use reached a limit after this decision.
+    """Raised if a concurrent use reached a limit after this decision.
 
     The transaction is rolled back.
     """
@@ -64,15 +65,16 @@ class LimitReached(DatabaseBusy):
 class Use:
     """A row of `guard_uses`: a quantity that is used, or reserved for use.
 
-    `asked`: the requested base units. `amount`: the base units that count now. `number`: its ordinal number among the
-    organisation's uses of the metric in the month. `metric_number`: the terms of the metric. `decision`: the decision
-    that counts. `would`: that of phase 3. `enforced`: the phase enforces it. `rule`: the rule that decided. `degraded`:
-    the credit was unknown. `reservation`: the execution that charges it (None: it is not charged). `limit_period`,
-    `limit_amount`: the nearest limit, in base units (None: unlimited, or phase 3 would block). `forgone_micro`: the
-    price of use without credit. `expires_ms` None: it was not reserved. `ended_ms` None: it has not ended.
+    `asked`: the requested base units. `amount`: the base units that count now. `number`: the number of the use among
+    the organisation's uses of the metric in the month, from 1. `metric_number`: the number of the metric's terms.
+    `decision`: the decision that counts. `would`: the decision of phase 3. `enforced`: True if the phase enforces the
+    decision. `rule`: the rule that decided. `degraded`: the credit was unknown. `reservation`: the execution that
+    charges the use (None: the use is not charged). `limit_period`, `limit_amount`: the nearest limit, in base units
+    (None: unlimited, or phase 3 would block). `forgone_micro`: the price of use without credit. `expires_ms` None: it
+    was not reserved. `ended_ms` None: it has not ended.
 
-    `price`: the price of the decision. `payer`: the wallet that its execution charges; None: it does not have an
-    execution.
+    `price`: the metric's price at the time of the decision. `payer`: the wallet that the execution charges (None:
+    without an execution).
     """
 
     use_key: str
@@ -113,8 +115,8 @@ class Use:
 class Counters:
     """The counters of an organisation's metric at a moment, locked or as read.
 
-    `uses`: the number of uses in the month. `overs`: the number of expired uses of the metric that still count.
-    `rows`: the number of the counters that exist.
+    `uses`: the number of uses in the month. `overs`: the number of expired uses of the metric that still count. `rows`:
+    the number of existing counters.
     """
 
     org_id: str
@@ -127,9 +129,9 @@ class Counters:
 
 
 def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
-    """Return the counters of a metric, less the amounts of expired uses.
+    """Return the counters of a metric, minus the amounts of expired uses.
 
-    The function only reads.
+    The function only reads, and does not lock.
     """
     found = _read(connection, org_id, metric, now_ms, held="")
     if not found.overs:
@@ -146,7 +148,7 @@ def look(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Counters:
     """Lock and return the counters of a metric.
 
-    The lock lasts until this transaction is over. The function first subtracts the amounts of expired uses.
+    The lock lasts until this transaction ends. The function first subtracts the amounts of expired uses.
     """
     found = _locked(connection, org_id, metric, now_ms)
     for _ in range(MOST_OVER_PARTS):
@@ -159,10 +161,8 @@ def lock(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> Co
 def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) -> None:
     """Lock the keys of uses near the turn of a month.
 
-    At any other time the counter's lock is sufficient.
-
-    A row of the key does not exist yet, so this is an advisory lock. SQLite has one writer at a time, so it does not
-    need a lock.
+    At any other time, the lock of the counter is sufficient. The row of a new key does not exist yet, so the lock is an
+    advisory lock. SQLite has one writer at a time, so it does not need a lock.
     """
     part = keys_part(connection, names, now_ms)
     if part is not None:
@@ -172,9 +172,7 @@ def lock_keys(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) -> Part | None:
     """Return the query that locks the keys of uses.
 
-    It can run with other queries in one statement.
-
-    Returns None if the keys do not need a lock (`lock_keys`).
+    The query can run with other queries in one statement. Return None if the keys do not need a lock (see `lock_keys`).
     """
     at_turn = start_of("month", now_ms - TURN_MS) != start_of("month", now_ms + TURN_MS)
     if not at_turn or connection.dialect.name != "postgresql":
@@ -183,9 +181,9 @@ def keys_part(connection: sa.Connection, names: Collection[str], now_ms: int) ->
 
 
 def _give_back(connection: sa.Connection, org_id: str, metric: str, now_ms: int) -> int:
-    """Return the amounts of at most OVER_AT_ONCE expired uses to their counters.
+    """Subtract the amounts of at most OVER_AT_ONCE expired uses from their counters.
 
-    Returns the number of these uses.
+    Return the number of these uses.
     """
     values = {"org_id": org_id, "metric": metric, "now_ms": now_ms, "at_most": OVER_AT_ONCE}
     over = SQL.run(connection, "over", values).all()
@@ -208,7 +206,7 @@ def lock_of(connection: sa.Connection, use: Use) -> Counters:
 def after(found: Counters, amount: int, bounds: Sequence[Bound], warn_ppm: int, *, uses: int) -> Counters:
     """Return the counters after a change by `amount` base units and `uses`.
 
-    `bounds` decide about warnings.
+    `bounds`: the limits, from which the function computes the warnings.
     """
     limits = {one.period: one.amount for one in bounds}
     counted: dict[Span, Counted] = {}
@@ -224,9 +222,9 @@ def write(
     connection: sa.Connection, found: Counters, then: Counters, bounds: Sequence[Bound],
     *, passes: Collection[Span] = (),
 ) -> None:  # fmt: skip
-    """Move locked counters from `found` to `then`.
+    """Change locked counters from `found` to `then`.
 
-    The SQL statement checks the limits again. The counters may exceed a limit only in the periods of `passes`.
+    The SQL statement checks the limits again. `passes`: the periods in which the counters may exceed a limit.
 
     Errors: LimitReached if another limit would be exceeded. In that case the whole transaction is rolled back.
     """
@@ -247,14 +245,14 @@ def read_use(connection: sa.Connection, name: str) -> Use | None:
 
 
 def read_uses(connection: sa.Connection, names: Sequence[str]) -> dict[str, Use]:
-    """Return the uses that exist among these names, by name."""
+    """Return the existing uses with these names, by name."""
     return {one.use_key: one for one in map(_use, SQL.run(connection, "uses", {"names": names}, held="").mappings())}
 
 
 def uses_part(names: Collection[str], held: str = "") -> Part:
     """Return the query of existing uses, to run with others in one statement.
 
-    `uses_of` reads its rows. `held`: the name of the clause that locks them; empty: they are not locked.
+    `uses_of` reads its rows. `held`: the name of the clause that locks the rows; empty: do not lock them.
     """
     return SQL.part("uses", {"names": sorted(set(names))}, held=held)
 
@@ -267,14 +265,14 @@ def uses_of(rows: Iterable[Any]) -> dict[str, Use]:
 def hold_use(connection: sa.Connection, name: str) -> Use | None:
     """Lock and return a use; None if it does not exist.
 
-    Until this transaction is over, another transaction cannot end the use.
+    Until this transaction ends, other transactions cannot end the use.
     """
     row = SQL.run(connection, "uses", {"names": [name]}, held="for_update").mappings().one_or_none()
     return None if row is None else _use(row)
 
 
 def add_uses(connection: sa.Connection, uses: Sequence[Use]) -> int:
-    """Insert the uses with free keys. Return the number of inserted uses."""
+    """Insert the uses with new keys. Return the number of inserted uses."""
     return len(SQL.run(connection, "add_uses", {"uses": [_columns(one) for one in uses]}).all())
 
 
@@ -303,10 +301,7 @@ class Denials:
 
 
 def deny(connection: sa.Connection, found: Counters, denials: Denials, now_ms: int, *, pays: bool) -> None:
-    """Count refusals by minute, code, and whether the phase enforced them.
-
-    Each combination has one row.
-    """
+    """Count refusals in one row for each minute, code, and whether they were enforced."""
     of = {"org_id": found.org_id, "metric": found.metric, "now_ms": now_ms, "pays": pays}
     for (code, enforced), (count, amount, sample) in sorted(denials.found.items()):
         said = {"reason_code": code, "enforced": enforced, "count": count, "amount": amount, "sample": sample}

@@ -27,8 +27,8 @@ FALSE
 
 -- name: counters
 -- All transactions lock in this order. The month's counter comes first, because its lock excludes all other uses.
--- `overs`: the number of expired uses when the statement began. During a wait for the lock, another transaction may
--- return them.
+-- `overs`: the number of expired uses when the statement began. While the statement waits for the lock, another
+-- transaction may subtract them from the counters.
 SELECT period, used, uses, warned, (SELECT COUNT(*) FROM guard_uses WHERE {is_over}) AS overs
 FROM guard_counters WHERE {these}
 ORDER BY start_ms, CASE period WHEN 'month' THEN 0 WHEN 'day' THEN 1 ELSE 2 END {held}

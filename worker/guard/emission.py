@@ -1,10 +1,10 @@
-"""The event that a use emits.
+"""Record the event that a use emits.
 
-One call counts the use against limits and bills it.
+One call then counts the use against limits, and bills it.
 
-Guarantee: a use and its event are both recorded, or neither is. If its event is refused, the use does not count. A
-blocked use does not emit its event, and a repeated use does not emit it again. The event's source and id are its key.
-It is sealed, withdrawn and verified as any other event.
+Guarantee: a use and its event are both recorded, or neither is. If the event is refused, the use does not count. A
+blocked use does not emit its event, and a repeated use does not emit its event again. The event's source and id are its
+key. The event is sealed, withdrawn and verified as any other event.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _KEPT: Final = ("accepted", "duplicate", "pending")
 class Emission:
     """An event that a use emits, once it is allowed.
 
-    `has_time`: the caller gave its time; otherwise it has the time of the first call. `own`: as `Ask.own`. `by`: the
-    sender, for the bounds of event types.
+    `has_time`: True if the caller sent the time of the event; otherwise the event has the time of the first call.
+    `own`: as `Ask.own`. `by`: the sender, to which the bounds of event types apply.
     """
 
     event: UsageEvent
@@ -40,7 +40,10 @@ class Emission:
 
     @property
     def content(self) -> list[object]:
-        """Return the caller's content of the event. A repeated call has the same content."""
+        """Return the content of the event that the caller sent.
+
+        A repeated call has the same content.
+        """
         one = self.event
         ts = one.occurred_ms if self.has_time else None
         labels = [one.subject, one.project, one.plan_key, one.properties_json]
@@ -51,8 +54,8 @@ class Emission:
 class Emitted:
     """The outcome of the event of a use, and its key.
 
-    Status `duplicate`: the event existed before. A repeated use has this status for its own event. `code`, `message`:
-    the reason why it is not accepted (None: it is accepted, or a duplicate).
+    The status `duplicate` means that the event existed before. The event of a repeated use has this status. `code`,
+    `message`: the reason why the event is not accepted (None: it is accepted, or a duplicate).
     """
 
     status: Status
@@ -63,11 +66,9 @@ class Emitted:
 
 
 def before(emission: Emission | None) -> Emitted | None:
-    """Return the event's outcome for a repeated use.
+    """Return the outcome of a repeated use's event (`duplicate`); None without it.
 
-    It is `duplicate`, or None without an event.
-
-    The use's fingerprint proves that the first call had the same event.
+    The fingerprint of the use proves that the first call had the same event.
     """
     return None if emission is None else Emitted("duplicate", emission.event.source, emission.event.event_id)
 
@@ -85,16 +86,16 @@ def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
 def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: int) -> list[EventResult]:
     """Record events of several senders.
 
-    Return the answers in their order. Errors: DatabaseBusy.
+    Return a result for each event, in their order. Errors: DatabaseBusy.
     """
     found: dict[int, EventResult] = {}
     for own, by in sorted({(one.own, one.by) for one in emissions}, key=repr):
         mine = [at for at, one in enumerate(emissions) if (one.own, one.by) == (own, by)]
-        # An event that is this old has to wait for a seal, and a use cannot wait.
+        # An event of this age must wait for a seal, and a use cannot wait.
         old = {at: _TOO_OLD for at in mine if emissions[at].event.occurred_ms < now_ms - NOT_YET_MS}
         left = [at for at in mine if at not in old]
         events = [emissions[at].event for at in left]
-        # A key that is bound to an organisation must not learn names of others: it gets no similar names.
+        # A key that is bound to an organisation must not learn other names, so its errors do not suggest similar names.
         taken = store.take(connection, events, now_ms, own=own, types_by=by, unlike=not own) if left else ()
         found |= old | dict(zip(left, taken, strict=True))
     return [found[at] for at in range(len(emissions))]

@@ -1,14 +1,12 @@
-"""Calls that arrive together and are decided in one transaction.
+"""Decide calls that arrive together in one transaction.
 
-They are uses, ends of uses, executions, and changes of executions.
+The calls are uses, ends of uses, executions, and changes of executions, from any organisations.
 
-The calls may be of any organisations.
-
-Guarantee: each call gets the answer that it would have got alone, and writes the same rows. If a call is refused, or
-needs a longer path (see `executions.grouped`), it is decided alone later (`Alone`). It then writes no rows, and the
-other calls continue. If rows changed between read and write, the transaction is rolled back (`NotTogether`). Locks are
-taken in the guard's order: counters, uses, executions, events, wallets. If a lock takes longer than MOST_WAIT_MS, the
-transaction is rolled back. Calls of an API key that has ended do not take effect.
+Guarantee: each call gets the answer that it would get alone, and writes the same rows. If a call is refused, or is not
+plain (see `executions.grouped`), its answer here is `Alone`. Such a call does not write here, the other calls continue,
+and the caller decides it alone later. If rows changed between read and write, the transaction is rolled back
+(`NotTogether`). The transaction takes locks in the guard's order: counters, uses, executions, events, wallets. If it
+waits longer than MOST_WAIT_MS for a lock, it is rolled back. Calls of an ended API key do not take effect.
 """
 
 from __future__ import annotations
@@ -77,7 +75,10 @@ class End:
 
 Call: TypeAlias = Ask | End | RequestedExecution | Change
 _Group: TypeAlias = tuple[str, str]
-"""An organisation and a metric. A transaction moves their counters of one moment."""
+"""An organisation and a metric.
+
+A transaction changes their counters of one moment.
+"""
 _Counter: TypeAlias = tuple[str, str, Period, int]
 
 
@@ -86,10 +87,10 @@ def do_all(
 ) -> tuple[Mapping[str, ApiKey], list[Any]]:
     """Decide calls in one transaction, each by the API key with the hash in `proofs`.
 
-    Returns the valid keys, and the answers in the order of the calls. An answer is None for a key that has ended, and
-    Alone for a call that has to be decided alone.
+    Return the valid keys, and the answers in the order of the calls. An answer is None if the call's API key has ended,
+    and Alone if the call must be decided alone.
 
-    Errors: NotTogether if every call has to be decided alone; LockHeld; DatabaseBusy.
+    Errors: NotTogether if every call must be decided alone; LockHeld; DatabaseBusy.
     """
     with prepared(connection):
         work = _Work(connection, proofs, calls, now_ms)
@@ -97,7 +98,7 @@ def do_all(
 
 
 class _Work:
-    """One transaction.
+    """The transaction that decides the calls.
 
     Each step reads the facts that the next step needs. The last step writes.
     """
@@ -126,7 +127,7 @@ class _Work:
         before = list(self._found)
         self._decide(ends, moments)
         refused = self._emit()
-        if refused:  # decide these alone; the others have written no rows yet, so decide them again
+        if refused:  # these are decided alone; the other calls have not written yet, so decide them again
             self._found = [refused.get(at, one) for at, one in enumerate(before)]
             self._moves, self._books, self._changed = Moves(now_ms), {}, []
             self._decide(ends, moments)
@@ -150,7 +151,7 @@ class _Work:
         return read
 
     def _read_ends(self) -> dict[int, Use]:
-        """Return the uses to end, by the places of their calls. They are not locked yet."""
+        """Return the uses to end, which are not locked yet, by the places of their calls."""
         names = [name for one in self._calls if isinstance(one, End) for name in one.names]
         if not names:
             return {}
@@ -253,7 +254,7 @@ class _Work:
     def _make(self, seen: Mapping[int, AskerRows], ends: Mapping[int, Use]) -> bool:
         """Create and lock the missing counters of known organisations.
 
-        Return True if there were any.
+        Return True if a counter was missing.
         """
         groups = {_group_of(self._calls[at], ends.get(at)) for at, one in seen.items() if one.is_known}
         if made := [one for one in self._missing if one[:2] in groups]:
@@ -265,7 +266,7 @@ class _Work:
     def _read_facts(self, ends: Mapping[int, Use]) -> tuple[dict[int, AskerRows], dict[str, list[Any]]]:
         """Read the facts for the decisions, except the locked rows.
 
-        Returns the facts of the callers by the place of the call, and all rows that were read, by query.
+        Return the facts of the callers by the place of the call, and all rows that were read, by query.
         """
         asked: list[tuple[int, tuple[str, str, str]]] = []
         names, there, spans, has_quantities = list[str](), list[str](), list[Mapping[str, object]](), False
@@ -302,7 +303,7 @@ class _Work:
     def _emit(self) -> dict[int, Alone]:
         """Record the events of the allowed uses.
 
-        If one event is refused, roll all of them back. Returns the refused events, by the places of their calls.
+        If one event is refused, roll all of them back. Return the refused events, by the places of their calls.
         """
         if not self._emits:
             return {}
@@ -357,7 +358,7 @@ class _Work:
             charged = price if ask.state == "used" else 0
             return Charged(Costs(price, charged, standing.customer_id, wallet.available_micro), name)
         if not self._has_none(standing, facts.terms, price):
-            raise Alone("the wallet may have room after a full check")
+            raise Alone("the wallet may have enough credit after a full check")
         return Charged(Costs(price, 0, run.org_id), None, "no_credit")
 
     def _has_none(self, standing: Standing, terms: HoldTerms, price: int) -> bool:
@@ -437,7 +438,7 @@ class _Work:
     def _run_of(self, call: Change) -> Reservation | None:
         """Return the execution of a call.
 
-        If the call is bound to an organisation, it must be that organisation's.
+        If the API key of the call is bound to an organisation, the execution must belong to that organisation.
 
         Another call of the transaction may have locked an execution of another organisation with the same key.
         """
@@ -447,7 +448,7 @@ class _Work:
     def _book(self, group: _Group, known: AskerTerms, seen: AskerRows, at_ms: int) -> Book:
         """Return the book of a group's counters.
 
-        Errors: Alone if an expired hold must be returned first.
+        Errors: Alone if expired uses must be subtracted first.
         """
         if seen.has_overs:
             raise Alone("expired uses must be released first")
@@ -482,7 +483,7 @@ class _Work:
 def _moves_of(book: Book) -> list[dict[str, object]]:
     """Return the changes of a group's counters, a row for each period.
 
-    Without a change, there are no rows.
+    If the counters do not change, the result is empty.
     """
     if book.counters == book.locked:
         return []
@@ -508,7 +509,7 @@ def _moves_of(book: Book) -> list[dict[str, object]]:
 def _group_of(call: Call, ending: Use | None) -> _Group | None:
     """Return the group with the counters that a call moves.
 
-    Returns None if the call is not a use, and does not end a use.
+    Return None if the call is not a use, and does not end a use.
     """
     if isinstance(call, Ask):
         return call.wish.org_id, call.wish.metric

@@ -1,4 +1,4 @@
-"""The actions and lists for the limits of plans for a metric."""
+"""Set, end and list the limits of plans for a metric."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def amount_in_words(amount: int | None) -> str:
 
 @dataclass(frozen=True)
 class LimitSet(PlanLimit):
-    """A plan's limit of a metric in a period. `changed`: the call set or changed it."""
+    """A plan's limit of a metric in a period.
+
+    `changed`: True if the call set or changed the limit.
+    """
 
     changed: bool = False
 
@@ -53,9 +56,10 @@ def _sentence(done: LimitSet) -> str:
 
 @dataclass(frozen=True)
 class LimitEnded:
-    """A plan that no longer has a limit for a metric and a period.
+    """A plan's ended limit of a metric in a period.
 
-    `changed`: the call ended the limit. `periods`: the periods in which the plan still has a limit.
+    `changed`: True if the call ended the limit. `periods`: the periods in which the plan still has a limit of the
+    metric.
     """
 
     metric: str

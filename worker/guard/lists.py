@@ -1,10 +1,10 @@
-"""Lists and figures of the guard.
+"""List the guard's metrics, limits and uses, and compute its figures.
 
-They show metrics, allowed and refused uses, and uses that a phase would block. Reads only.
+The figures show allowed and refused uses, and uses that a phase would block. This module only reads.
 
-Guarantee: a page counts at most MOST_COUNTED of the newest uses and refusals of each metric, by an index. A rate gives
-the time from which it counts. If all uses are counted, the figures equal those of `drawdown guard list`. MOST_NAMES
-metrics have their own figures in the Prometheus metrics. All others share one figure.
+Guarantee: a page counts at most MOST_COUNTED of the newest uses and refusals of each metric, by an index. A rate states
+the time from which it counts. If it counts all uses, it equals the rate of `drawdown guard list`. In the Prometheus
+metrics, MOST_NAMES metrics have their own figures, and all others share one figure.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class MetricRow:
 class LimitRow:
     """A plan's limit of a metric in a period, in base units (None: unlimited).
 
-    `phase`: the effect of reaching it (None: the phase of the metric). `at_ms`, `actor`, `reason`: of the last change.
+    `phase`: the phase that applies when the use reaches the limit (None: the phase of the metric). `at_ms`, `actor`,
+    `reason`: those of the last change.
     """
 
     metric: str
@@ -109,12 +110,11 @@ class UseRow:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """The requested uses of a metric, and those that a phase would have blocked.
+    """The requested uses of a metric, and the uses that a phase would have blocked.
 
-    Both count from `since_ms` on.
-
-    `requests`: requested uses. `blocked`: uses that the phase would have blocked. `quantity`: their base units. `orgs`:
-    the number of their organisations. `paying`: the number of these organisations that ever bought credit.
+    All numbers count from `since_ms` on. `requests`: requested uses. `blocked`: uses that the phase would have blocked.
+    `quantity`: the base units of the `blocked` uses. `orgs`: the number of organisations with `blocked` uses. `paying`:
+    the number of these organisations that ever bought credit.
     """
 
     metric: str
@@ -131,8 +131,8 @@ class PhaseReport:
 class Drift:
     """A counter that differs from the sum of its uses.
 
-    `counted`: the counter, in base units. `quantity`: the sum of its uses, in base units. `uses`: their number. If it
-    is 0, the right amount is unknown, so the counter is not assumed to be zero.
+    `counted`: the counter, in base units. `quantity`: the sum of its uses, in base units. `uses`: the number of its
+    uses. If `uses` is 0, the right amount of the counter is unknown, and not assumed to be 0.
     """
 
     org_id: str
@@ -170,9 +170,10 @@ def rates_of(connection: sa.Connection, metric: str, now_ms: int) -> tuple[SpanR
 
 
 def list_limits(connection: sa.Connection, metric: str, most: int, *, known: bool = False) -> list[LimitRow]:
-    """Return the limits in force now, of one metric if it is given.
+    """Return the limits in force now.
 
-    Errors: UnknownId for an unknown metric. `known`: the caller has checked the metric.
+    `metric`: the metric of the limits; empty for all. `known`: the caller has checked the metric. Errors: UnknownId for
+    an unknown metric.
     """
     if not known:
         _require(connection, metric, "")
@@ -211,7 +212,7 @@ def list_uses(
 
 
 def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) -> PhaseReport:
-    """Return the number of uses that a phase would have blocked since a moment.
+    """Return a report about uses that a phase would have blocked since a moment.
 
     Errors: UnknownId.
     """
@@ -224,16 +225,17 @@ def report(connection: sa.Connection, metric: str, phase: int, since_ms: int) ->
 
 
 def drifts(connection: sa.Connection, since_ms: int, most: int) -> list[Drift]:
-    """Return the counters that differ from their uses, of periods from `since_ms` on."""
+    """Return the counters that differ from the sum of their uses.
+
+    The counters are those of periods that begin at `since_ms` or later.
+    """
     return [_drift(row) for row in SQL.run(connection, "drift", {"since_ms": since_ms, "at_most": most}).mappings()]
 
 
 def put_right(connection: sa.Connection, actor: str, reason: str, since_ms: int, most: int) -> list[Drift]:
     """Return the counters that an actor corrected, as they were before.
 
-    The corrections have this reason, and were made at `since_ms` or later.
-
-    The newest correction comes first.
+    Only corrections with this reason, made at `since_ms` or later, count. The newest correction comes first.
     """
     values = {"actor": actor, "reason": reason, "since_ms": since_ms, "at_most": most}
     return [_drift(row) for row in SQL.run(connection, "put_right", values).mappings()]
@@ -262,7 +264,10 @@ def _require(connection: sa.Connection, metric: str, org_id: str) -> None:
 
 
 MOST_COUNTED: Final = 5_000
-"""Newest uses of one metric that a page counts. Minutes of refusals have the same limit."""
+"""Newest uses of one metric that a page counts.
+
+Minutes of refusals have the same limit.
+"""
 PAGE_METRICS: Final = 20
 MOST_BLOCKED: Final = 20
 """Pairs of an organisation and a metric that a page names as most blocked."""
@@ -274,8 +279,8 @@ class BlockRate:
     """The rate of blocks of a metric since a moment.
 
     `requests`: requested uses. `blocked`: blocked uses. `would`: uses that phase 3 would block. An extension of a
-    reservation counts only if it was blocked, or phase 3 would block it. `whole`: all uses of the span are counted;
-    otherwise only the newest.
+    reservation counts only if it was blocked, or phase 3 would block it. `whole`: True if all uses of the span are
+    counted; False if only the newest are counted.
     """
 
     span: str
@@ -287,9 +292,9 @@ class BlockRate:
 
     @property
     def blocked_ppm(self) -> int | None:
-        """Return the blocked uses per million requested.
+        """Return the number of blocked uses per million requested uses.
 
-        Returns None without a requested use, because the rate is then unknown.
+        Without a requested use, return None, because the rate is unknown.
         """
         return None if not self.requests else self.blocked * ONE_PPM // self.requests
 
@@ -321,9 +326,10 @@ class MetricBlocks:
 
 @dataclass(frozen=True)
 class Blocked:
-    """An organisation with uses of a metric that were blocked, or would be in phase 3.
+    """An organisation with uses that a phase blocked, or that phase 3 would block.
 
-    `blocked` and `would` are numbers of uses. `pays`: the organisation ever bought credit.
+    `blocked`: the number of blocked uses. `would`: the number of uses that phase 3 would have blocked. `pays`: the
+    organisation ever bought credit.
     """
 
     org_id: str
@@ -380,9 +386,9 @@ def block_rates(
 
 
 def metrics_from(connection: sa.Connection, after: str, most: int, metric: str = "") -> Sequence[sa.RowMapping]:
-    """Return the newest terms of the metrics after a name, sorted by name.
+    """Return the newest terms of metrics, sorted by name.
 
-    With `metric`, return only that metric.
+    `after`: the name after which the list begins. `metric`: if not empty, return only that metric.
     """
     values = {"metric": metric, "after": after, "at_most": most}
     return SQL.run(connection, "blocked_metrics", values).mappings().all()
@@ -442,7 +448,7 @@ def guard_figures(
 ) -> GuardFigures:
     """Return the guard's figures.
 
-    A metric with its own figure is included even if the figure is zero.
+    The result includes each metric that has its own figure, even if the figure is 0.
     """
     named = list(SQL.run(connection, "names").scalars())
     kept = set(named[:MOST_NAMES])
@@ -460,12 +466,11 @@ def guard_figures(
 def open_overrides(
     connection: sa.Connection, now_ms: int, ending_by_ms: int, metric: str = ""
 ) -> tuple[int, int | None, int]:
-    """Return figures of limit overrides that wait or end soon.
+    """Return figures about limit overrides that wait for a decision or end soon.
 
-    They are the number that wait, the time of the oldest request, and the number that end soon.
-
-    The time is in milliseconds (None: the first number is 0). The last figure is the number of limit overrides that
-    end by `ending_by_ms`. With `metric`, only the limit overrides of that metric count.
+    The figures are the number that wait for a decision, the time of the oldest such request in milliseconds (None: the
+    number is 0), and the number that end by `ending_by_ms`. `metric`: if not empty, count only limit overrides of that
+    metric.
     """
     values = {"now_ms": now_ms, "before_ms": ending_by_ms, "metric": metric}
     asked = SQL.run(connection, "overrides", values).one()

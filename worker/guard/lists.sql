@@ -18,7 +18,7 @@ ORDER BY l.metric, l."plan", CASE l.period WHEN 'hour' THEN 0 WHEN 'day' THEN 1 
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: limit_periods
--- The periods in which a metric has limits that did not end, of some plans or (`every`) of any plan.
+-- The periods in which a metric has limits in force, of some plans or (`every`) of any plan.
 SELECT DISTINCT l.period FROM guard_limits l
 WHERE l.metric = :metric AND (:every = 1 OR l."plan" IN :plans) AND NOT l.ended AND l.number = (SELECT MAX(x.number)
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)

@@ -1,9 +1,9 @@
-"""The ways out of a block: top up, sponsor, request a limit override, run locally.
+"""List the ways out of a block, and describe the open ways.
 
-The module shows which ways are open, and how to use them.
+The ways are: top up, sponsor, request a limit override, and run locally.
 
-Guarantee: this module does not write. One check of the guard (`options` of its answer) determines the possible ways.
-The same check with the sponsor as payer shows whether the sponsor could pay.
+Guarantee: this module does not write. The possible ways are the `options` of one check's answer. A second check, with
+the sponsor as payer, shows whether the sponsor could pay.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ OVERRIDES: Final = "/v1/guard/overrides"
 class WayTold:
     """One way out of a block, as the HTTP API returns it.
 
-    `code`: the reason why it is closed (null: it is open). `description`: the way in words. `call`: the request that a
-    program sends; for a use, it adds a use key. `link`: the page for the organisation's users. `command`: the
-    operator's command. `payers`: organisations that could pay. `at`: the provider that sells the credit. `missing`,
-    `missing_micro`: the missing credit in credits and micro-credits (null: unknown). `pending_requests`: the number of
-    requests for a limit override that wait for a decision.
+    `code`: the reason why the way is closed (null: it is open). `description`: the way in words. `call`: the request
+    that a program sends. If `call` is a use, the program must add a use key. `link`: the page for the organisation's
+    users. `command`: the operator's command. `payers`: organisations that could pay. `at`: the provider that sells the
+    credit. `missing`, `missing_micro`: the missing credit in credits and micro-credits (null: unknown).
+    `pending_requests`: the number of requests for a limit override that wait for a decision.
     """
 
     option: Option
@@ -60,7 +60,7 @@ class WayTold:
 class WaysTold:
     """The guard's present answer to a wish, and all four ways out, open or closed.
 
-    `decision` to `reason`: as in `Answer`.
+    The fields from `decision` to `reason` are as in `Answer`.
     """
 
     org_id: str
@@ -134,7 +134,7 @@ MOST_SPONSORS: Final = 5
 class Override:
     """The limit override of the nearest limit that a program may request.
 
-    It is enough for this use, until the period ends. `amount` is in base units.
+    The limit override is enough for this use, until the period ends. `amount` is in base units.
     """
 
     period: Period
@@ -147,10 +147,10 @@ class Way:
     """One way out of a block.
 
     `code`: the reason why it is closed (None: it is open). `description`: the way in words. `payers`: organisations
-    that could pay. `override`: the limit override to request (None: another way, or this way is closed).
+    that could pay. `override`: the limit override to request (None: this is another way, or it is closed).
     `pending_requests`: the number of requests for a limit override that wait for a decision. `at`: the provider that
-    keeps and sells the credit (None: the embedded ledger). `missing_micro`: the missing credit in micro-credits
-    (None: unknown).
+    keeps and sells the credit (None: the embedded ledger). `missing_micro`: the missing credit in micro-credits (None:
+    unknown).
     """
 
     option: Option

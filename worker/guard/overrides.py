@@ -1,9 +1,10 @@
-"""Limit overrides, which replace a plan's limit for a while.
+"""Request, decide, make and list limit overrides.
 
-They are requested and decided, or made by hand.
+A limit override replaces a plan's limit for a limited time.
 
-Guarantee: each has an end, unless it is marked as permanent. Each read checks whether that end has passed, so it does
-not need a job. Its amount never changes. Each change is recorded with actor and reason.
+Guarantee: a limit override has an end, unless it is marked as permanent. Each read checks whether the end has passed,
+so that a job does not have to end the limit override. The amount of a limit override never changes. Each change is
+recorded with actor and reason.
 """
 
 from __future__ import annotations
@@ -78,10 +79,8 @@ _MAY_FOLLOW: Final[dict[Word, OverrideState]] = {"approve": "asked", "refuse": "
 class Terms:
     """The terms of a limit override.
 
-    It names a metric, a target, the amount in a period, and an end.
-
-    `target`, by `reach`: an organisation, a pattern such as `acme-*`, or a plan. `amount`: base units (None:
-    unlimited). `ends_ms`: milliseconds (None: permanent).
+    `reach`: the kind of `target`, which is an organisation, a pattern such as `acme-*`, or a plan. `amount`: base units
+    in each `period` (None: unlimited). `ends_ms`: the end in milliseconds (None: permanent).
     """
 
     metric: str
@@ -96,8 +95,8 @@ class Terms:
 class OverrideRow:
     """A limit override: terms, requester, reason, and the actor who decided.
 
-    `metric` to `ends_ms` are as in `Terms`. `at_ms`, `actor`, `reason`: those of the call that requested or made it.
-    `decided_ms`, `decided_by`, `decided_reason`: those of the decision (None: not decided).
+    The fields from `metric` to `ends_ms` are as in `Terms`. `at_ms`, `actor`, `reason`: those of the call that
+    requested or made it. `decided_ms`, `decided_by`, `decided_reason`: those of the decision (None: not decided).
     """
 
     number: int
@@ -127,9 +126,10 @@ def add(
 ) -> tuple[OverrideRow, bool]:
     """Make a limit override, or request it (`asked`).
 
-    A limit override counts from now on, and a requested one from its approval on. Return it as it is now, and True if
-    the call created it. If the same actor repeats the call with the same terms, it returns the first limit override.
-    This applies while the first limit override is in force, or waits for a decision, and a newer one is not in force.
+    A limit override counts immediately, and a requested limit override from its approval on. Return the limit override,
+    and True if the call created it. If the same actor repeats the call with the same terms, the call returns the first
+    limit override. This applies while that limit override is in force or waits for a decision, and while a newer limit
+    override is not in force.
 
     Errors: UnknownId; UsageError for an invalid target, end or amount; Denied `too_many_asked`.
     """
@@ -158,11 +158,11 @@ def add(
 def decide(connection: sa.Connection, number: int, word: Word, by: By) -> tuple[OverrideRow, bool]:
     """Approve, refuse or end a limit override.
 
-    Return it as it is now, and True if the call changed it.
+    Return the limit override after the call, and True if the call changed it.
 
     Errors: UnknownId; Denied `ended` if its state does not allow the decision, or for an approval after its end.
     Refused for an approval while a newer limit override of the same target and period is in force, because the newer
-    one would still decide.
+    limit override would still apply.
     """
     found = show(connection, number)
     state = _AFTER[word]
@@ -202,9 +202,7 @@ def _require_newest(connection: sa.Connection, found: OverrideRow, now_ms: int) 
 def show(connection: sa.Connection, number: int) -> OverrideRow:
     """Lock and return a limit override.
 
-    Other transactions cannot decide it meanwhile.
-
-    Errors: UnknownId.
+    Other transactions cannot decide it until this transaction ends. Errors: UnknownId.
     """
     row = SQL.run(connection, "read", {"number": number}).mappings().one_or_none()
     if row is None:
@@ -214,9 +212,10 @@ def show(connection: sa.Connection, number: int) -> OverrideRow:
 
 
 def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> OverrideRow | None:
-    """Return the same limit override; None if it does not exist.
+    """Return an equal limit override; None if it does not exist.
 
-    Locks the metric, so no other call makes it now. Errors: Denied `too_many_asked`.
+    The function locks the metric, so that other calls cannot make the same limit override now. Errors: Denied
+    `too_many_asked`.
     """
     guard_terms.hold(connection, terms.metric)
     said = {"asked": int(asked), "actor": by.actor, "now_ms": by.now_ms}
@@ -241,9 +240,9 @@ def list_overrides(
     connection: sa.Connection, metric: str, now_ms: int, most: int, *, everything: bool = False, soon: bool = False,
     org_id: str = "", state: OverrideState | Literal[""] = "", after: int = 0, known: bool = False,
 ) -> list[OverrideRow]:  # fmt: skip
-    """Return limit overrides.
+    """Return limit overrides, first those that wait for a decision.
 
-    Limit overrides that wait for a decision come first. The others follow, sorted by their ends.
+    The others follow, sorted by their ends.
 
     `metric`: empty for all. `everything`: include refused and ended limit overrides. `soon`: only those that end within
     7 days. `org_id`: only those with this organisation as target. `after`: with `state`, only those after the limit
@@ -293,12 +292,18 @@ def _require_end(terms: Terms, now_ms: int, permanent: bool) -> None:
 
 Number = Annotated[int, whole(1, MAX_NUMBER, 1), "Number of the limit override"]
 MOST_LIMITS: Final = 1_000
-"""Limits of one metric that a dry run reads for its facts. Limit overrides have the same limit."""
+"""Limits of one metric that a dry run reads for its facts.
+
+Limit overrides have the same bound.
+"""
 
 
 @dataclass(frozen=True)
 class OverrideDecided(OverrideRow):
-    """A limit override as it is now. `changed`: this call decided it."""
+    """A limit override as it is now.
+
+    `changed`: True if this call decided it.
+    """
 
     changed: bool
 
@@ -334,7 +339,7 @@ def _facts(connection: sa.Connection, asked: Invocation, values: Values) -> Sequ
 def _size_of_approval(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of an approval.
 
-    It is the use that the approval allows in one period, at the metric's price.
+    The size is the use that the approval allows in one period, at the metric's price.
     """
     found = show(connection, values["number"])
     if found.amount is None or found.reach != "org":
@@ -346,7 +351,7 @@ def _size_of_approval(connection: sa.Connection, _asked: Invocation, values: Val
 class OverrideShown(OverrideRow):
     """A limit override in a list.
 
-    `standing`: its state in words, with regard to its end.
+    `standing`: its state in words, which also shows whether its end has passed.
     """
 
     standing: str

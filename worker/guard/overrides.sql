@@ -17,8 +17,9 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: same
--- The override that the same actor made or requested with the same terms. It is in force. If an override is requested
--- (`asked`), a waiting one counts, too. A newer one in force does not replace it.
+-- The limit override in force that the same actor made or requested with the same terms. If the call requests a limit
+-- override (`asked`), a waiting limit override counts, too. A limit override that is replaced by a newer limit override
+-- in force does not count.
 SELECT {columns} FROM guard_overrides o WHERE metric = :metric AND reach = :reach AND target = :target
     AND period = :period AND COALESCE(amount, -1) = COALESCE(CAST(:amount AS BIGINT), -1)
     AND COALESCE(ends_ms, -1) = COALESCE(CAST(:ends_ms AS BIGINT), -1) AND actor = :actor
@@ -26,7 +27,7 @@ SELECT {columns} FROM guard_overrides o WHERE metric = :metric AND reach = :reac
 ORDER BY number LIMIT 1
 
 -- name: newer
--- The overrides in force with the object of an override `o` and a higher number. The highest number decides.
+-- The limit overrides in force with the metric, target and period of `o`, and a higher number. The highest decides.
 FROM guard_overrides n WHERE n.state = 'in_force' AND n.metric = o.metric AND n.reach = o.reach AND n.target = o.target
     AND n.period = o.period AND n.number > o.number AND (n.ends_ms IS NULL OR n.ends_ms > :now_ms)
 
@@ -48,7 +49,7 @@ UPDATE guard_overrides SET state = :state, decided_ms = :decided_ms, decided_by 
 WHERE number = :number
 
 -- name: list
--- Without `everything`, requested overrides, and those in force before their end. An ended one is shown as over.
+-- Without `everything`, the result has only requested limit overrides, and limit overrides in force before their end.
 SELECT {columns} FROM guard_overrides
 WHERE (:everything = 1 OR state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
     AND (:metric = '' OR metric = :metric) AND (:org_id = '' OR (reach = 'org' AND target = :org_id)) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)

@@ -1,7 +1,7 @@
-"""The terms of the guard: metrics, prices, plans' limits, facts for a decision.
+"""Set and read the guard's terms: metrics, prices, limits of plans.
 
-Guarantee: terms and limits are appended rows, and the row with the highest number counts. If the same terms are set
-again, no row is added. `know`, which reads the facts of a decision, does not write.
+Guarantee: each change of terms or limits adds a row, and the row with the highest number counts. If you set the same
+terms again, the call does not add a row. `know`, which reads the facts for a decision, does not write.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from drawdown.worker.sources.events import types
 SQL = queries(__file__)
 
 ANY_PLAN: Final = "*"
-"""The plan name of limits for every plan without a limit of its own.
+"""The plan name of limits for every plan without a separate limit.
 
 These limits also apply to organisations without a plan.
 """
@@ -56,10 +56,10 @@ class Metric:
     """A metric: its price, its payer and its phase.
 
     `number`: the number of these terms, from 1. `price_micro`: micro-credits for `per_units` base units. `payer`: the
-    organisation that pays (None: the organisation that uses the metric). `phase`: the effect of a decision. `warn_ppm`:
-    the remaining part of a limit at which a warning begins, in parts per million. `fails_open`: use is allowed if the
-    credit is unknown. `counts`: the event type or feature of the mapping that it counts (None: that with the metric's
-    name).
+    organisation that pays (None: the organisation that uses the metric). `phase`: the phase, from 0 to 3, that decides
+    about enforcement. `warn_ppm`: the remaining part of a limit at which a warning begins, in parts per million.
+    `fails_open`: use is allowed if the credit is unknown. `counts`: the event type or feature of the mapping that the
+    metric counts (None: the event type or feature with the metric's name).
     """
 
     metric: str
@@ -110,8 +110,8 @@ class PlanLimit:
 def hold(connection: sa.Connection, metric: str) -> bool:
     """Lock a metric. Return True if it exists.
 
-    Until this transaction is over, another transaction cannot change the metric or its limits. Nor can it make or
-    request a limit override.
+    Until this transaction ends, other transactions cannot change the metric or its limits, and cannot make or request a
+    limit override of it.
     """
     return SQL.run(connection, "hold", {"metric": metric}).first() is not None
 
@@ -133,9 +133,7 @@ def set_metric(
 ) -> tuple[Metric, Metric | None]:
     """Change or create a metric.
 
-    Return it as it is now, and as it was (None: it is new).
-
-    Earlier uses keep their price.
+    Return the metric after the change and before it (None: it is new). Earlier uses keep their price.
 
     Errors: UsageError for invalid values. UnknownId for an unknown payer, and for an unknown metric unless `new`.
     Refused for a price of usage that the seal bills, or of an event type with pending usage (`double_billing`).
@@ -180,7 +178,7 @@ def set_metric(
 def set_limit(connection: sa.Connection, limit: PlanLimit, by: By, *, ended: bool = False) -> bool:
     """Set a plan's limit, or end it (`ended`). Return True if it changed.
 
-    The limit counts from now on, also in the current period.
+    The limit applies immediately, also in the present period.
 
     Errors: UnknownId; UsageError for an invalid amount or phase.
     """
@@ -222,7 +220,7 @@ def _changed(metric: str, was: Metric | None, change: Change) -> Metric:
 def _charges_for(was: Metric | None, now: Metric) -> str | None:
     """Return the event type or feature that a metric newly charges for.
 
-    Returns None if neither that nor the price is new.
+    Return None if neither the event type or feature nor the price is new.
     """
     is_new = was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)
     return (now.counts or now.metric) if now.price_micro and is_new else None
@@ -258,8 +256,8 @@ def _require_phase(phase: int | None) -> None:
 class Wish:
     """A use to decide: a quantity of a metric, in base units, by an organisation.
 
-    `for_ms`: the length of a reservation, in milliseconds (None: an hour). `project`, `subject`: labels of the
-    execution that charges it. `payer`: the payer in place of the metric's setting (see `Request.payer`).
+    `for_ms`: the duration of a reservation, in milliseconds (None: an hour). `project`, `subject`: labels of the
+    execution that charges the use. `payer`: the payer, in place of the metric's payer (see `Request.payer`).
     """
 
     org_id: str
@@ -273,7 +271,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class AskerTerms:
-    """The facts of a decision about a caller, with its metric, plan and limits.
+    """The facts for a decision about an organisation: metric, plan and limits.
 
     `customer_id`: the customer that has the plan (`plan` None: without a plan). `pays`: the customer ever bought
     credit. `halted`: `stopped` or `halted` if an operator stopped or halted the organisation (None: neither).
@@ -318,7 +316,7 @@ def require_sane(wish: Wish) -> None:
 
 
 def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
-    """Return the facts of a decision, except the counters.
+    """Return the facts for a decision, except the counters.
 
     Errors: UnknownId for the metric or the organisation.
     """
@@ -339,9 +337,9 @@ def know(connection: sa.Connection, wish: Wish, now_ms: int) -> AskerTerms:
 
 
 def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
-    """Return the limits that count.
+    """Return the limits that apply.
 
-    In each period, the plan's own limit counts, or else the limit of any plan.
+    In each period, the limit of the plan itself applies, or else the limit of every plan (`*`).
     """
     limits: dict[str, Limit] = {}
     for one in sorted(found, key=lambda limit: limit.plan == ANY_PLAN):
@@ -352,7 +350,7 @@ def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
 def halted_by(asker: Asker) -> str | None:
     """Return the code of an operator's halt or stop of an organisation.
 
-    It is `stopped` or `halted`, or None if neither is in force.
+    The code is `stopped` or `halted`, or None if neither is in force.
     """
     if asker.stopped_at_ms is not None:
         return "stopped"
@@ -362,9 +360,8 @@ def halted_by(asker: Asker) -> str | None:
 def run_of(wish: Wish, metric: Metric, amount_micro: int) -> Request:
     """Return the request of the execution that charges a use.
 
-    It is for the organisation. If the metric has a payer, and the wish does not, it is for the metric's payer.
-
-    The payer's execution has the organisation as its subject.
+    The execution belongs to the organisation. If the metric has a payer, and the wish does not name a payer, the
+    execution belongs to the metric's payer. It then has the organisation as its subject.
     """
     if metric.payer is None or wish.payer is not None:
         return Request(
@@ -386,9 +383,9 @@ PhaseOf = Annotated[
 
 @dataclass(frozen=True)
 class MetricSet(Metric):
-    """A metric as it is now, and as it was before (`was`, null: it is new).
+    """A metric as it is now.
 
-    `changed`: they differ.
+    `was`: the metric before the call (null: it is new). `changed`: True if the call changed the metric.
     """
 
     was: Metric | None = None

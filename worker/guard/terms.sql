@@ -6,7 +6,7 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: hold
--- Lock the metric's first row. Until this transaction is over, another one cannot set the metric or a limit of it.
+-- Lock the metric's first row. Until this transaction ends, other transactions cannot set the metric or its limits.
 SELECT 1 FROM guard_metrics WHERE metric = :metric AND number = 1 {for_update}
 
 -- name: metric
@@ -63,7 +63,7 @@ WHERE l.metric = {its_metric} AND l."plan" IN ({its_plan}, '*') AND NOT l.ended 
     FROM guard_limits x WHERE x.metric = l.metric AND x."plan" = l."plan" AND x.period = l.period)
 
 -- name: overrides
--- The overrides in force now for the caller, with the same parameters. The newest of a reach and a period counts.
+-- The limit overrides in force for the caller, with the same parameters. The newest of a reach and a period counts.
 SELECT o.number, o.reach, o.period, o.amount FROM guard_overrides o
 WHERE o.metric = {its_metric} AND o.state = 'in_force' AND (o.ends_ms IS NULL OR o.ends_ms > :now_ms)
     AND ((o.reach = 'org' AND o.target = {its_org}) OR (o.reach = 'plan' AND o.target = {its_plan})

@@ -1,25 +1,24 @@
-"""Uses of a metric: checked, used at once, or reserved and settled.
+"""Check, consume, reserve and settle uses of a metric.
 
-The calls are `check`, `consume`, `reserve` and `settle`.
+Guarantee: one transaction counts, charges and records a use, under the caller's key. A repeated call gets the first
+answer. If a call sends other content with the same key, it fails. If a limit blocks a use, the use does not count. The
+execution `guard:KEY` charges the use, and is accepted and settled in the same transaction. `verify`, statements and
+lots treat this execution as any other. One transaction may decide several uses of a counter, one after another. Each
+use gets the answer that it would get alone, and an error of one use does not affect the others.
 
-Guarantee: a use is counted, charged and recorded in one transaction, under the caller's key. A repeated call gets the
-first answer. Another content under the same key is refused. If a limit blocks a use, the use does not count. The use's
-own execution, `guard:KEY`, charges it, and is accepted and settled in that transaction. `verify`, statements and lots
-treat it as any execution. One transaction may decide several uses of a counter, one after another. Each gets the answer
-that it would have got alone, and an error in one does not affect the others.
+A check gets the answer that `consume` would give at that moment, and does not write. One statement reads the facts for
+all checks that arrive together. If another wallet pays, or if a change of the wallet is due, Drawdown reads more facts
+for that check.
 
-A check gets the answer that `consume` would give at that moment, and does not write. One statement reads all checks
-that arrive together. If another wallet pays, or the wallet has a step due, Drawdown reads more for that check.
+A reserved amount counts as used until the use ends or its reservation expires. Then the final amount counts. The
+transaction that ends the use corrects the counters of the hour, day and month of the reservation by the difference.
 
-A reserved amount counts as used until the use ends or its reservation expires. Then its final amount counts. The
-counters of the hour, day and month in which it was reserved move by the difference, in the transaction of the end.
-
-A use may emit an event (`emission`), by which the seal bills it. Once the use is allowed, the event is recorded in the
-same transaction.
+A use may emit an event (`emission`), so that the seal bills the use. If the use is allowed, the same transaction
+records the event.
 
 If an API key is bound to an organisation, its use keys belong to that organisation. Use keys of unbound API keys are
-unique among all organisations, and separate from those of bound keys. If an unbound key has used a use key for the
-organisation, a bound key that sends the same use key finds that use.
+unique among all organisations, and separate from use keys of bound API keys. If an unbound API key sent a use key for
+the organisation, a bound API key that sends the same use key finds that use.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ __all__ = ["Answer", "Wish", "check", "check_all", "check_by_keys"]
 
 @dataclass(frozen=True)
 class Ask:
-    """A requested use, at once or as a reservation (`state` is `held`).
+    """A request for a use, immediate or as a reservation (`state` is `held`).
 
     `own`: the caller's API key is bound to the organisation. `failed_open`: the client allowed the use while it could
     not reach the server.
@@ -100,9 +99,9 @@ class Ask:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of the content.
+        """Return a hash of the content of the request.
 
-        It distinguishes a repeated call from another use under the same key.
+        The hash distinguishes a repeated call from another use under the same key.
         """
         event = [] if self.event is None else [self.event.content]
         said = json.dumps([vars(self.wish), self.state, *event], sort_keys=True)
@@ -129,9 +128,9 @@ class Charged:
 class Book:
     """Locked counters, and the decisions about them in one transaction.
 
-    `locked`: the counters as they were. `counters`: the counters after the decisions. `charge`: charges a use; the last
-    parameter is True beyond the metric's limit. `emit`: records the use's event, before a wallet is locked. If the use
-    is blocked later, the caller rolls the event back.
+    `locked`: the counters before the decisions. `counters`: the counters after the decisions. `charge`: the function
+    that charges a use; its last parameter is True if the use exceeds the metric's limit. `emit`: the function that
+    records the event of a use, before a wallet is locked. If the use is blocked later, the caller rolls the event back.
     """
 
     charge: Callable[[Ask, AskerTerms, bool], Charged]
@@ -147,7 +146,7 @@ class Book:
 
 
 def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emission | None = None) -> Answer:
-    """Use a quantity at once, if that is allowed, and emit its event.
+    """Count and charge a use immediately if it is allowed, and emit its event.
 
     Errors: Denied `other_content` for a key of another use, and `bad_event`; UnknownId; UsageError; DatabaseBusy.
     """
@@ -155,11 +154,9 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emis
 
 
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
-    """Count a use or a reservation that a client allowed.
+    """Count a use or a reservation that a client allowed without the server.
 
-    The client could not reach the server then.
-
-    It counts even above a limit, and is charged if the payer has credit.
+    The use counts even above a limit, and is charged if the payer has credit.
 
     Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy.
     """
@@ -177,9 +174,8 @@ def take(connection: sa.Connection, ask: Ask) -> Answer:
 def take_all(connection: sa.Connection, asked: Sequence[Ask]) -> list[Answer | DrawdownError]:
     """Decide several uses of one organisation's metric at one moment.
 
-    It decides them one after another, in their order.
-
-    A refused use has an error in the place of its answer, and does not count.
+    The function decides the uses one after another, in their order. A refused use has an error in place of its answer,
+    and does not count.
 
     Errors: NotTogether or UnknownId if the uses must be decided alone; DatabaseBusy.
     """
@@ -244,8 +240,8 @@ def decide_use(book: Book, ask: Ask) -> Answer:
         require_open(ask.key)
     wish, known, before = ask.wish, book.terms, book.counters
     if ask.failed_open and not known.metric.fails_open:
-        text = f"{wish.metric} fails closed, so a client cannot allow a use of it by itself. "
-        text += f"To change that, run `drawdown guard set {wish.metric} --fail open`"
+        text = f"{wish.metric} fails closed, so a client cannot allow its use without the server. "
+        text += f"To change this, run `drawdown guard set {wish.metric} --fail open`"
         raise Denied("fails_closed", text)
     verdict = _decide_use(known, before, ask)
     done, event = Charged(Costs()), None
@@ -273,7 +269,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
 def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
     """Return the decision about a use.
 
-    If the client already allowed it, it is allowed, with `would` as decided.
+    If a client already allowed the use, the decision allows it, and `would` stays as decided.
     """
     verdict = decide(known.facts(counters, code), ask.wish.quantity)
     if ask.failed_open and verdict.decision == "block":
@@ -313,9 +309,9 @@ def refuse(
 
 
 def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[], Charged]) -> Charged:
-    """Run `work`, which charges.
+    """Run `work`, which charges a use.
 
-    If the charge is refused, roll it back and return the reason.
+    If the charge is refused, roll it back, and return the reason as `code`.
 
     Errors: Denied `other_content` if the execution's key has another content.
     """
@@ -331,8 +327,8 @@ def attempt(connection: sa.Connection, price: int, payer: str, work: Callable[[]
 def _charge(connection: sa.Connection, ask: Ask, known: AskerTerms, is_beyond: bool) -> Charged:
     """Charge a use by its own execution.
 
-    The execution is settled at once unless the use is held. If the use is beyond the metric's limit, and the metric
-    names another payer, that payer is not charged.
+    If the use is not a reservation, the execution is settled immediately. If the use exceeds the metric's limit, and
+    the metric names another payer, that payer is not charged.
     """
     terms = known.metric.price
     price = terms.hold_micro(ask.wish.quantity) if ask.state == "held" else terms.of(ask.wish.quantity)
@@ -402,9 +398,9 @@ def other_content(key: str) -> Denied:
 class Costs:
     """The cost of a use and its payer.
 
-    `price_micro`: the cost. `charged_micro`: the part that was charged now. `balance_micro`: the payer's available
-    credit (None: it was not read, or the organisation does not pay with its own credit). All are in micro-credits.
-    `payer` None: the use is free. `degraded`: the credit was unknown.
+    `price_micro`: the cost. `charged_micro`: the part of the cost that this call charged. `balance_micro`: the payer's
+    available credit (None: it was not read, or the organisation does not pay with its own credit). All are in
+    micro-credits. `payer` None: the use is free. `degraded`: the credit was unknown.
     """
 
     price_micro: int = 0
@@ -415,7 +411,7 @@ class Costs:
 
 
 Paying: TypeAlias = tuple[str | None, Costs]
-"""The code with which the charge is refused (None: it is not refused), and the cost."""
+"""The code of the refused charge (None: it is not refused), and the cost."""
 NOTHING: Final[Paying] = None, Costs()
 
 
@@ -425,8 +421,8 @@ class AskerRows:
 
     `provider`, `billed_as`: the provider, and the customer there (None: not assigned). `pays`: the customer
     `customer_id` ever bought credit. `is_blocked`: the operator blocked the project, or the metric as an action.
-    `has_overs`: expired uses still count. Lists are rows of values. If a wallet or its plan's terms do not exist, the
-    values of `wallet` or `terms` are None.
+    `has_overs`: expired uses still count. A list of values is one row. If a wallet or its plan's terms do not exist,
+    the values in `wallet` or `terms` are None.
     """
 
     provider: str | None
@@ -443,7 +439,10 @@ class AskerRows:
     is_blocked: bool
     has_overs: bool
     has_other_owner: bool
-    """The wallet may have another owner (see `owners` for the time and the providers that count)."""
+    """The wallet may have another owner.
+
+    See `owners` for the time and the providers that count.
+    """
     has_used: bool
     """The wallet may still have to pay for recorded usage."""
     limits: list[list[Any]] | None
@@ -472,16 +471,19 @@ def check(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
 
 
 def check_all(connection: sa.Connection, wishes: Sequence[Wish], now_ms: int) -> list[Answer | DrawdownError]:
-    """Check many wishes at one moment. An error takes the place of an answer."""
+    """Check many wishes at one moment.
+
+    Return an answer or an error for each wish, in their order.
+    """
     return check_by_keys(connection, (), wishes, now_ms)[1]
 
 
 def check_by_keys(
     connection: sa.Connection, proofs: Collection[str], wishes: Sequence[Wish], now_ms: int
 ) -> tuple[Mapping[str, ApiKey], list[Answer | DrawdownError]]:
-    """Read API keys and the facts of wishes by one statement, and check the wishes.
+    """Read API keys and the facts about wishes by one statement, and check the wishes.
 
-    Returns the valid keys of `proofs`, by hash, and the answers in the order of the wishes (see `check_all`).
+    Return the valid keys of `proofs`, by hash, and the answers in the order of the wishes (see `check_all`).
     """
     part = seen_part([(one.org_id, one.metric, one.project or "") for one in wishes], now_ms)
     with prepared(connection):
@@ -492,7 +494,7 @@ def check_by_keys(
 
 
 def known_with(wish: Wish, seen: AskerRows) -> AskerTerms:
-    """Return the facts of a decision.
+    """Return the facts for a decision from the rows of a caller.
 
     Errors: NotTogether if the metric or the organisation is unknown.
     """
@@ -502,7 +504,7 @@ def known_with(wish: Wish, seen: AskerRows) -> AskerTerms:
 
 
 def seen_part(asked: Sequence[tuple[str, str, str]], now_ms: int) -> Part:
-    """Return the query of the facts about callers: rows for `seen_of`.
+    """Return the query of the facts about callers, with rows for `seen_of`.
 
     `asked`: an organisation, a metric and a project for each caller.
     """
@@ -530,7 +532,7 @@ def _checked(connection: sa.Connection, wish: Wish, seen: AskerRows, now_ms: int
 
 
 def known_of(wish: Wish, seen: AskerRows) -> AskerTerms:
-    """Return the facts of a decision from the rows of a caller that `is_known`."""
+    """Return the facts for a decision from the rows of a caller that `is_known`."""
     assert seen.metric is not None
     number, price, per_units, payer, phase, warn_ppm, fails_open, counts = seen.metric
     metric = Metric(wish.metric, number, price, per_units, payer, phase, warn_ppm, bool(fails_open), counts)
@@ -559,12 +561,10 @@ def _counters(wish: Wish, seen: AskerRows, now_ms: int) -> Counters:
 
 
 def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: AskerRows, now_ms: int) -> Paying | None:
-    """Return the result of `executions.preview` in the plain case.
+    """Return the result of `executions.preview` in the plain case; otherwise None.
 
-    This uses the facts that are already read.
-
-    The case is plain if the organisation's own wallet pays and has no step due. Also, only the last step of the
-    permission order, credits, may refuse. Returns None in all other cases.
+    The function uses only facts that are already read. The case is plain if the organisation's own wallet pays, a
+    change of the wallet is not due, and only the last step of permission, credits, may refuse.
     """
     price, asker = known.metric.price.of(wish.quantity), known.asker
     account, balance, held, overdraft, over, due_ms, *_ = seen.wallet
@@ -590,7 +590,7 @@ def _paying(connection: sa.Connection, wish: Wish, known: AskerTerms, seen: Aske
 
 
 def step_by_step(connection: sa.Connection, wish: Wish, now_ms: int) -> Answer:
-    """Decide as `consume` does, up to its first write."""
+    """Return the answer that `consume` would give, without its writes."""
     known = know(connection, wish, now_ms)
     counters = guard_counts.look(connection, wish.org_id, wish.metric, now_ms)
     paying = _previewed(connection, wish, known, now_ms) if known.metric.price.of(wish.quantity) else NOTHING
@@ -612,9 +612,9 @@ def _answer_of(wish: Wish, known: AskerTerms, counters: Counters, paying: Paying
 
 
 def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
-    """Reserve a quantity for use, if that is allowed, for `wish.for_ms` or an hour.
+    """Reserve a quantity for a use, if the use is allowed.
 
-    Errors: as `consume`.
+    The reservation expires after `wish.for_ms`, or after an hour. Errors: as `consume`.
     """
     return take(connection, Ask(key, wish, by, "held"))
 
@@ -622,9 +622,7 @@ def reserve(connection: sa.Connection, key: str, wish: Wish, by: By) -> Answer:
 def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
     """End a reserved use with the total used quantity, even if it has expired.
 
-    The quantity is in base units.
-
-    The rest of the reservation is released.
+    `actual`: the used quantity, in base units. The call releases the rest of the reservation.
 
     Errors: Denied `ended`, `other_content`; UnknownId; UsageError.
     """
@@ -634,7 +632,7 @@ def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
 def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answer:
     """Cancel a reserved use.
 
-    A quantity that it used (`incurred`, in base units) counts. Errors: as `settle`.
+    `incurred`: the quantity that was used already, in base units, which counts. Errors: as `settle`.
     """
     return _end(connection, key, "released", incurred, by)
 
@@ -644,15 +642,16 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
 
     `to` None: the quantity does not change. `for_ms` None: an hour.
 
-    The call does not reduce the quantity or the time. It shows that the use continues. If the quantity is not allowed,
-    the reservation does not change.
+    The call never reduces the quantity or the time until expiry. A caller can use it as a heartbeat of the use. If the
+    guard does not allow the quantity, the reservation does not change.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
     require_life(for_ms)
     if to is not None and not 0 < to <= MAX_UNITS:
         raise UsageError(
-            f"invalid quantity to hold {to}: expected a whole number from 1 to {MAX_UNITS:,} base units of the metric"
+            f"invalid quantity to reserve {to}: expected a whole number from 1 to {MAX_UNITS:,} base units of the "
+            "metric"
         )
     counters, use = _locked(connection, key, by.now_ms)
     if use.state != "held":
@@ -677,11 +676,10 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
 def _grown(
     connection: sa.Connection, use: Use, counters: Counters, wanted: int, life_ms: int, known: AskerTerms, by: By
 ) -> tuple[Verdict, Charged]:
-    """Decide if a use may hold more.
+    """Decide whether a use may reserve more.
 
-    Its execution reserves the price, by the terms of its acceptance.
-
-    If the execution cannot reserve more, and the use is allowed, it continues with the present reservation.
+    Its execution reserves the price, by the terms of its acceptance. If the execution cannot reserve more, but the use
+    is allowed, the use continues with the present reservation.
     """
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.quantity)
@@ -741,9 +739,9 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
 def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: By, *, is_beyond: bool) -> int:
     """End a use's execution. Return the charged part of its price, in micro-credits.
 
-    A past use has to be counted, so the part above the payer's limit is not charged. If the metric names the payer, the
-    payer does not pay for use that `is_beyond` its limit, or for more than its credit. Until the hold expires, the
-    reserved amount is within these limits.
+    A use in the past must count, so the part above the payer's limit is not charged. If the metric names the payer, the
+    payer does not pay for use that `is_beyond` the limit, or for more than its credit. Until the reservation expires,
+    the reserved amount is within these limits.
     """
     assert use.reservation is not None
     held = reservations.read(connection, use.reservation)
@@ -770,7 +768,8 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
     """Lock a use, and return it with the locked counters that count it.
 
-    If its hold is past its end, expire it. Errors: UnknownId; UsageError; Denied `ended` if it was used at once.
+    If its reservation is past its end, the call marks it as expired. Errors: UnknownId; UsageError; Denied `ended` if
+    it was used at once.
     """
     require_key(key)
     use = guard_counts.read_use(connection, key)
@@ -826,7 +825,7 @@ def read_by_keys(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> 
 
 
 def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) -> Use | None:
-    """Return the earlier use of a key, or None.
+    """Return the earlier use of a use key; None if the key is new.
 
     `own`: the API key is bound to the organisation.
     """
@@ -837,9 +836,7 @@ def used_before(uses: Mapping[str, Use], org_id: str, key: str, *, own: bool) ->
 
 
 def use_of(connection: sa.Connection, org_id: str, key: str) -> Use | None:
-    """Return the use that a key of an organisation names.
-
-    Returns None if the organisation does not have such a use.
+    """Return an organisation's use by its use key; None if it does not exist.
 
     Errors: UsageError for an invalid key.
     """
@@ -854,18 +851,18 @@ Option: TypeAlias = Literal["top_up", "sponsor", "request_override", "run_locall
 class Answer:
     """The answer about a use. Quantities are in base units.
 
-    - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, for
+    - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, because of
       `reason`.
     - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before this use (None: all are
       unlimited, or an earlier call decided it). `remaining`: the rest after this use (None: as `used`). `resets_ms`:
       the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a reservation (None:
       it was not reserved).
-    - `price_micro`: the cost. `charged_micro`: charged by this call. `charged_before_micro`: charged by the first call,
-      if this call is `repeated`.
+    - `price_micro`: the cost. `charged_micro`: the charge of this call. `charged_before_micro`: the charge of the first
+      call, if this call is `repeated`.
     - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit
       (None: it was not read, or the caller may not see it).
-    - `options`: the ways out. `degraded`: decided while the credit was unknown.
-    - `repeated`: an earlier call decided it, and this call did not change it.
+    - `options`: the ways out of a block. `degraded`: the guard decided while the credit was unknown.
+    - `repeated`: an earlier call decided the use, and this call did not change it.
     - `state`: the state of the use (None: it is not recorded). `event`: the outcome of the event that it emits.
     """
 
@@ -956,7 +953,7 @@ def of_use(use: Use, charged_micro: int, now_ms: int, *, repeated: bool) -> Answ
 def _resets_ms(span: Span | None, at_ms: int) -> int | None:
     """Return the time when a span begins again, in milliseconds.
 
-    Returns None for an `at_once` limit.
+    Return None for an `at_once` limit.
     """
     return None if span is None or span == "at_once" else end_of(span, at_ms)
 

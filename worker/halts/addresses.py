@@ -1,13 +1,14 @@
-"""Parse the URLs of cells and endpoints, and decide which may be called.
+"""Parse the URLs of cells and endpoints, and decide which URLs may be called.
 
-Guarantee: pure. This module does not make calls or import code that does, so that settings can be checked without it. A
-URL is built from the checked parts, not from the input, so that another parser cannot read another host from it. A URL
-is invalid if it has a user, password, query, escape, space or trailing dot, another scheme, or a name that is not
-ASCII. So are addresses in unusual forms: as one number, octal, hexadecimal or shortened.
+Guarantee: pure. This module does not make calls, and does not import code that makes calls, so that a check of settings
+does not need that code. Drawdown calls a URL that is built from the checked parts, not from the input, so that another
+parser cannot read a different host. A URL is invalid if it has a user, password, query, escape, space or trailing dot,
+a scheme other than http and https, or a name that is not ASCII. An address in an unusual form is also invalid: as one
+number, octal, hexadecimal or shortened.
 
 An address that is not public is refused, unless an operator allowed its network or named this address as an origin. If
-an IPv6 address contains an IPv4 address, both are checked. A cloud's metadata service is refused unless its address is
-allowed alone. An allowed wider network does not include this address.
+an IPv6 address contains an IPv4 address, both are checked. The address of a cloud's metadata service is refused, unless
+an operator allowed exactly this address. A wider allowed network does not include it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class CellUrl:
 
 
 def parse(url: str) -> CellUrl | None:
-    """Return the parts of a URL; None if it is not in the plain form."""
+    """Return the parts of a URL; None if the URL is invalid."""
     found = _URL.fullmatch(url) if len(url) <= MAX_URL_CHARS else None
     if found is None:
         return None
@@ -72,7 +73,7 @@ def parse(url: str) -> CellUrl | None:
 
 
 def origin(url: str) -> str | None:
-    """Return the origin of a URL, with its port; None if it is not in the plain form."""
+    """Return the origin of a URL, with its port; None if the URL is invalid."""
     found = parse(url)
     return None if found is None else found.origin
 
@@ -121,7 +122,10 @@ _OWNABLE: Final = _networks(
     ("fc00::/7", "a unique-local address"),
     ("100.64.0.0/10", "a carrier's shared address"),
 )
-"""Networks of cells. They are allowed by a network, or by an origin that is the address itself."""
+"""Networks that can contain cells.
+
+An address in these networks is allowed if its network is allowed, or if an allowed origin is the address itself.
+"""
 _OTHER: Final = _networks(
     ("0.0.0.0/8", "an unspecified address"),
     ("::/128", "an unspecified address"),
@@ -147,11 +151,9 @@ _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 
 
 def refusal(address: Address, allowed: Sequence[Network], *, named: bool = False) -> str | None:
-    """Return the reason that prevents a call to this address; None if it is allowed.
+    """Return the reason against a call to this address; None if it is allowed.
 
-    An example is `10.1.2.3 is a private address`.
-
-    `named`: the operator named this address as an origin.
+    A reason is a text such as `10.1.2.3 is a private address`. `named`: the operator named this address as an origin.
     """
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:  # the operating system connects by IPv4
@@ -186,7 +188,7 @@ def _within(address: Address, networks: Sequence[tuple[Network, str]]) -> bool:
 
 
 def _inner(address: Address) -> IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address contains; None: it does not."""
+    """Return the IPv4 address that an IPv6 address contains; None without one."""
     if isinstance(address, IPv4Address):
         return None
     number = int(address)
@@ -203,7 +205,8 @@ def _inner(address: Address) -> IPv4Address | None:
 class Judge(Protocol):
     """The policy that decides which URLs may be called.
 
-    `allowed`: origins (scheme://host:port). `networks`: networks that are allowed besides public addresses.
+    `allowed`: the allowed origins (scheme://host:port). `networks`: the networks that are allowed in addition to public
+    addresses.
     """
 
     @property
@@ -226,9 +229,8 @@ def address_refused(judge: Judge, url: CellUrl, host: str) -> str | None:
 def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None:
     """Return the reason that prevents a call to this URL, or None.
 
-    Its host name is resolved now, unless a proxy resolves it.
-
-    `settings`: the prefix of the settings that would allow it.
+    The function resolves the host name now, unless a proxy resolves it. `settings`: the prefix of the settings that can
+    allow the URL, such as DRAWDOWN_CELL.
     """
     found = parse(url)
     if found is None or found.origin not in judge.allowed:
@@ -247,9 +249,9 @@ def why_not(url: str, judge: Judge, lookup: Lookup, settings: str) -> str | None
     return f"{refused[0]}. Add it to {settings}_NETWORKS"
 
 
-NOT_ALLOWED: Final = "is not on the allow-list (DRAWDOWN_CELL_ORIGINS)"
+NOT_ALLOWED: Final = "is not on the allow-list. Add its origin to DRAWDOWN_CELL_ORIGINS"
 UNSIGNED: Final = "missing signing secret. Set DRAWDOWN_CELL_SECRET"
 NOT_CALLED: Final = "not called unless"
-"""Part of an error about an address outside of the allowed networks."""
+"""Part of an error about an address outside the allowed networks."""
 ANSWERED: Final = "the cell answered"
-"""Start of an error if the cell was reached and refused."""
+"""Start of an error after a response of the cell that refuses a request."""

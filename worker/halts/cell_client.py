@@ -1,10 +1,10 @@
 """Call cells to send halts and read counts; share code for webhook endpoints.
 
-Guarantee: only URLs on the operator's allow-list are called, and each request to a cell is signed. A connection is made
-only to an address that is checked at that time. An earlier response of DNS does not count. If the operator set a proxy,
-the proxy resolves the name, and only the origin is checked. Redirects are not followed, and cookies are not stored. A
-response that is invalid, too long or endless is an error with our text, because a library's text may contain headers.
-Only its own halt is sent again, or only its own cell's count is then unknown, and not zero.
+Guarantee: Drawdown calls only URLs on the operator's allow-list, and signs each request to a cell. It connects only to
+an address that it checks at that time, and does not reuse an earlier DNS lookup. If the operator set a proxy, the proxy
+resolves the name, and Drawdown checks only the origin. It does not follow redirects or store cookies. If a response is
+invalid, too long or endless, the error has Drawdown's own text, because a library's text may contain headers. After
+such an error, Drawdown sends only that halt again, or treats only that cell's count as unknown, and not as zero.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TOO_LONG: Final = "the cell's response is too long"
 def body_of(halt: HaltRequest) -> bytes:
     """Return the body of a halt.
 
-    It contains the cell's id, which the signature covers, so that another cell does not obey it.
+    The body contains the cell's id, which the signature covers, so that another cell does not obey the halt.
     """
     said = {"cell_id": halt.cell_id, "halted_at": halt.halted_at, "org_id": halt.org_id}
     return json.dumps(said, sort_keys=True).encode()
@@ -63,13 +63,13 @@ ANSWER_TOO_LONG: Final = "the response is too long"
 class Target:
     """A URL to call, with the policy that allows its addresses.
 
-    `refused`: the reason against its last address, or None.
+    `refused`: the reason why the last address was refused (None: it was allowed).
     """
 
     url: CellUrl
     judge: Judge
     path: str = ""
-    """The path after that of the URL."""
+    """The path that is appended to the path of the URL."""
     refused: str | None = None
 
     @property
@@ -77,7 +77,9 @@ class Target:
         return f"{self.url.origin}{self.url.path}{self.path}"
 
     def socket_to(self, found: tuple[Any, ...]) -> socket.socket:
-        """Check an address, and return a socket for it. All connections begin here.
+        """Check an address, and return a socket for it.
+
+        This function makes every connection.
 
         Errors: OSError if the address is refused.
         """
@@ -92,7 +94,10 @@ class Target:
         return HttpClient(connections=at_once, connect_timeout_s=within_s, dialer=dialer)
 
     def failure(self, result: NotSent | NoAnswer, allows: str, too_long: str = ANSWER_TOO_LONG) -> str:
-        """Return the error of a call. `allows`: the setting that would allow an address."""
+        """Return the error text of a failed call.
+
+        `allows`: the setting that can allow a refused address.
+        """
         if self.refused is not None and isinstance(result, NotSent):
             return f"{self.refused}: {NOT_CALLED} {allows} allows it"
         return too_long if result.reason == CUT_OFF or result.reason.startswith(TOO_MUCH) else result.reason
@@ -102,9 +107,9 @@ _Line = tuple[Target, HttpClient]
 
 
 class CellClient:
-    """A client that limits the number of halts that it sends at a time.
+    """A client that sends halts to cells.
 
-    It sends at most AT_ONCE halts, and at most AT_ONCE_PER_CELL to one cell.
+    At a time, it sends at most AT_ONCE halts, and at most AT_ONCE_PER_CELL halts to one cell.
     """
 
     def __init__(self, settings: CellSettings, clock: Clock, lookup: Lookup = system_lookup) -> None:
@@ -115,7 +120,7 @@ class CellClient:
         self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """Send halts. Return None (acknowledged) or the error for each, in order."""
+        """Send halts. Return None (acknowledged) or the error of each halt, in order."""
         lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)
@@ -129,7 +134,7 @@ class CellClient:
                 await http.close()
 
     def _slot(self, cell_id: str | None) -> asyncio.Semaphore:
-        """Return the semaphore of a cell, or with None that of all cells.
+        """Return the semaphore of a cell; if `cell_id` is None, that of all cells.
 
         Semaphores belong to one event loop.
         """
@@ -174,15 +179,22 @@ class CellClient:
 
 USAGE_PATH: Final = "/admin/usage"
 USAGE_TIMEOUT_S: Final = 30.0
-"""Timeout of a request for a cell's totals, in seconds, from the DNS lookup to the last byte of the response."""
+"""Timeout of a request for a cell's totals, in seconds.
+
+The time is from the DNS lookup to the last byte of the response.
+"""
 MAX_USAGE_BYTES: Final = 8 << 20
-"""Most bytes of a cell's response with the totals of a day, enough for about 100,000 organisations and sizes."""
+"""Most bytes of a cell's response with the totals of a day.
+
+They are enough for about 100,000 organisations and sizes.
+"""
 
 
 def usage_signature(secret: str, timestamp_s: int, cell_id: str, day: str) -> str:
     """Return HMAC-SHA256 in hex over `{timestamp}.usage`, cell id and day.
 
-    These three are on a line each. The text cannot equal that of a halt, which continues with `{` after the dot.
+    Each of the three is on a separate line. The text cannot equal the signed text of a halt, which continues with `{`
+    after the dot.
     """
     text = f"{timestamp_s}.usage\n{cell_id}\n{day}"
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
@@ -197,13 +209,16 @@ class CellUsageClient:
         self._lookup = lookup
 
     async def read(self, requests: Sequence[UsageRequest]) -> list[UsageAnswer]:
-        """Request the counts. Return a response for each, in order."""
+        """Request the counts. Return a result for each request, in order."""
         return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
     async def _one(self, request: UsageRequest) -> UsageAnswer:
         url = parse(request.url)
         if url is None or url.origin not in self._settings.allowed:
-            return UsageAnswer(error=f"the URL of cell {request.cell_id} is not allowed (DRAWDOWN_CELL_ORIGINS)")
+            return UsageAnswer(
+                error=f"the URL of cell {request.cell_id} is not on the allow-list. Add its origin to "
+                "DRAWDOWN_CELL_ORIGINS"
+            )
         secrets = self._settings.secrets_of(request.cell_id)
         if not secrets:
             return UsageAnswer(error=UNSIGNED)
@@ -238,5 +253,5 @@ class CellUsageClient:
 
 
 def late(timeout_s: float) -> str:
-    """Return the error of a call that took too long."""
+    """Return the error text of a call that took too long."""
     return f"no complete response within {timeout_s:g} s"

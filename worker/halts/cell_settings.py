@@ -21,7 +21,7 @@ class CellSettings:
 
     `allowed`: origins (scheme://host:port) that may be called. `roots`: root secrets, from which each cell's own secret
     is derived. `secrets`: other secrets by cell id; `*` has the shared secrets of cells without an entry. If there are
-    two secrets, the first is the new secret. `networks`: allowed besides public addresses.
+    two secrets, the first is the new secret. `networks`: networks that are allowed in addition to public addresses.
     """
 
     allowed: frozenset[str]
@@ -29,7 +29,7 @@ class CellSettings:
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     networks: tuple[Network, ...] = ()
     outgoing: Outgoing = field(default_factory=Outgoing)
-    """The settings of outgoing calls: trusted authorities, and the proxy."""
+    """The trusted certificate authorities and the proxy of outgoing calls."""
 
     def __repr__(self) -> str:
         return f"CellSettings(allowed={sorted(self.allowed)}, networks={[str(one) for one in self.networks]})"
@@ -40,7 +40,10 @@ class CellSettings:
         return self.secrets.get(cell_id) or (*made, *self.secrets.get(SHARED, ()))
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """Return why a halt to this URL is refused, as its name resolves now, or None."""
+        """Return the reason why a halt to this URL is refused, or None.
+
+        The function resolves the host name now.
+        """
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_CELL")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
@@ -51,8 +54,7 @@ class CellSettings:
 def cell_secret(root: str, cell_id: str) -> str:
     """Return a cell's own secret: 64 characters of hex.
 
-    It is HMAC-SHA256 with the root secret over `cell:{cell_id}`.
-
-    The cell can compute neither the root secret nor another cell's secret from it.
+    The secret is HMAC-SHA256 with the root secret over `cell:{cell_id}`. From its own secret, the cell can compute
+    neither the root secret nor another cell's secret.
     """
     return hmac.new(root.encode(), f"cell:{cell_id}".encode(), hashlib.sha256).hexdigest()

@@ -1,7 +1,7 @@
 """Set, remove and list cells and their URLs.
 
-Guarantee: a cell that sandboxes or halts still need is not removed. Each change is on record with the value it
-replaced.
+Guarantee: a cell is not removed while it runs sandboxes or has unacknowledged halts. The audit has each change, with
+the value that it replaced.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def set_cell(connection: sa.Connection, cell_id: str, url: str, by: By, *, new: 
 
 
 def remove_cell(connection: sa.Connection, cell_id: str, by: By) -> str:
-    """Remove the URL of a cell, and return it.
+    """Remove the URL of a cell, and return that URL.
 
-    Errors: UnknownId for an unknown cell; Refused if it lacks a URL, or still has sandboxes or unacknowledged halts,
-    which need the URL.
+    Errors: UnknownId for an unknown cell; Refused if the cell does not have a URL, or has sandboxes or unacknowledged
+    halts, which still need the URL.
     """
     ids.require(connection, ids.CELL, cell_id)
     was = _url_of(connection, cell_id)

@@ -2,12 +2,12 @@
 
 Guarantee: dispatch is level-triggered. If an organisation is halted, or a sandbox of a halted organisation appears on a
 cell, a trigger of the database makes the halt due. Each dispatch adds the halts that the triggers could not see. A halt
-stays due until its cell acknowledges it, and is due again while sandboxes still run there. A resume is not sent. Each
-cell has its own lane, with its own claims, time and circuit. So a cell that is dead, slow or flooded does not delay the
-others.
+stays due until its cell acknowledges it, and becomes due again while sandboxes still run there. Drawdown does not send
+a resume. Each cell has its own queue, with its own claims, time and circuit breaker. So a cell that is dead, slow or
+flooded does not delay the others.
 
-A person is needed if a cell acknowledges a halt without obeying, lacks a URL, or cannot be called until a setting is
-changed. Only halts in force are named. An ignored halt is named only while its sandboxes run.
+A person must act if a cell acknowledges a halt without obeying, lacks a URL, or cannot be called until a setting is
+changed. Dispatch reports only halts in force. It reports an ignored halt only while its sandboxes run.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ log = structlog.get_logger()
 SQL = queries(__file__)
 
 STILL_RUNNING_MS = MINUTE_MS
-"""Milliseconds that a cell has after its acknowledgement to stop its sandboxes.
+"""Milliseconds that a cell has after its acknowledgement to stop the sandboxes.
 
-Afterwards Drawdown notifies the cell again.
+If they still run afterwards, Drawdown notifies the cell again.
 """
 MOST_BACKOFF_MS: Final = MINUTE_MS
 """Longest wait before Drawdown sends a halt to its cell again, in milliseconds.
@@ -76,7 +76,7 @@ class ClaimedHalt:
 
 @dataclass
 class Dispatched:
-    """The number of halts by outcome."""
+    """The numbers of sent halts by outcome."""
 
     acknowledged: int = 0
     failed: int = 0
@@ -92,8 +92,8 @@ If a host that is starting a sandbox has locked it, the next dispatch sends the 
 def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
     """Send each due halt of the shard once.
 
-    If a cell does not answer, or its time is over, the next dispatch sends its other halts. `provider`: only halts of
-    organisations that it bills, if it is not empty.
+    If a cell does not answer, or if its time is over, the next dispatch sends its other halts. `provider`: if not
+    empty, send only halts of organisations that this provider bills.
     """
     run = _DispatchRun(context, provider)
     if not context.out_of_time():
@@ -103,12 +103,12 @@ def dispatch(context: Context, provider: str = "") -> Steps[Dispatched]:
 
 @dataclass
 class _Lane:
-    """A cell in this dispatch."""
+    """The queue of one cell in a dispatch."""
 
     cell_id: str
     began_ms: int
     answers: bool = False
-    """True if it has answered. Until then it gets one halt at a time."""
+    """True if the cell has answered. Until then it gets one halt at a time."""
 
 
 @dataclass
@@ -123,12 +123,12 @@ class _DispatchRun:
     def newcomers(self, beside: Sequence[Steps[None]] = ()) -> Steps[bool]:
         """Run lanes for cells with due halts that do not have a lane yet.
 
-        A sandbox may just have moved there. `beside`: lanes that continue at the same time. Return True if there were
-        such cells.
+        Return True if such cells exist. A cell can be new because a sandbox just moved to it. `beside`: lanes that
+        continue at the same time.
         """
         now = self.context.clock.now_ms()
         cells: list[str] = yield Transaction("due_halts", partial(_due, now=now, run=self, taken=sorted(self.cells)))
-        fresh = [cell for cell in cells if cell not in self.cells]  # another lane may have taken some
+        fresh = [cell for cell in cells if cell not in self.cells]  # another lane may have taken some of the cells
         self.cells.update(fresh)
         if fresh:
             results = yield RunTogether([*beside, *(self.lane(_Lane(cell, now)) for cell in fresh)])
@@ -138,7 +138,7 @@ class _DispatchRun:
         return bool(fresh)
 
     def lane(self, lane: _Lane) -> Steps[None]:
-        """Send the due halts of one cell, until it fails or its time is over."""
+        """Send the due halts of one cell, until the cell fails or its time is over."""
         breaker = self.context.cell_breaker(lane.cell_id)
         while not self.context.out_of_time():
             now = self.context.clock.now_ms()
@@ -150,7 +150,7 @@ class _DispatchRun:
                 break
             lane.answers = any(error is None or error.startswith(ANSWERED) for error in errors)
             breaker.note(failed=not lane.answers, now_ms=self.context.clock.now_ms())
-            # A sandbox may have moved meanwhile: its new cell does not wait for this cell's timeouts.
+            # A sandbox may have moved meanwhile. Its new cell then does not wait for this cell's timeouts.
             if not lane.answers and (yield from self.newcomers([self.lane(lane)])):
                 return
         yield from self.newcomers()
@@ -164,7 +164,7 @@ class _DispatchRun:
         batch: list[ClaimedHalt] = yield Transaction("claim_halts", work)
         if not batch:
             return []
-        # If a worker slept past its lease, it does not send: the halt may be over.
+        # If a worker slept past its lease, it does not send, because the halt may be over.
         errors = yield from _send(batch, lambda: context.out_of_time() or context.clock.now_ms() >= until)
         now = context.clock.now_ms()
         yield Transaction("settle_halts", partial(_settle, batch=batch, errors=errors, claim=claim, now=now))
@@ -196,7 +196,7 @@ def _send(batch: Sequence[ClaimedHalt], over: Over) -> Steps[list[str | None]]:
 
 
 def _due(connection: sa.Connection, *, now: int, run: _DispatchRun, taken: Sequence[str]) -> list[str]:
-    """Return the cells with due halts, without those in `taken`."""
+    """Return the cells with due halts, except the cells in `taken`."""
     values = run.values(now)
     SQL.run(connection, "forget_obsolete", {"empty_since_ms": now - EMPTY_FOR_MS})
     for cell in SQL.run(connection, "missed_cells", values).scalars().all():

@@ -1,9 +1,9 @@
-"""Find halts that need a person.
+"""Find the halts for which a person must act.
 
-Their cell acknowledges them and does not obey, lacks a URL, or cannot be called until a setting is changed.
+The cell of such a halt acknowledges it and does not obey, lacks a URL, or cannot be called until a setting is changed.
 
-Guarantee: this module only reads. Only halts in force are named. An ignored halt is named only while its sandboxes run,
-so that a sandbox that was stopped in another way ends the problem.
+Guarantee: this module only reads. It returns only halts in force. It returns an ignored halt only while its sandboxes
+run, so that the problem ends if the sandboxes are stopped in another way.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED
 
 ESCALATE_AFTER: Final = 3
-"""Acknowledgements without effect after which a person is needed.
+"""Acknowledgements without effect after which a person must act.
 
-The cell has a minute after each to stop its sandboxes.
+After each acknowledgement, the cell has a minute to stop the sandboxes.
 """
 NAMED: Final = 10
 MENDED_BY_PEOPLE: Final = (
@@ -40,7 +40,7 @@ SQL = queries(__file__)
 class Ignored:
     """A halt that a cell acknowledged without effect.
 
-    `times`: how often. `since_ms`: the time of the first acknowledgement.
+    `times`: the number of acknowledgements. `since_ms`: the time of the first acknowledgement.
     """
 
     cell_id: str
@@ -57,13 +57,16 @@ class Ignored:
 
 
 def ignored_halts(connection: sa.Connection, shard: Shard) -> list[Ignored]:
-    """Return the ignored halts that need a person, the oldest first."""
+    """Return the ignored halts for which a person must act, the oldest first."""
     part = ignored_part(shard)
     return [Ignored(**row._mapping) for row in SQL.run(connection, part.name, part.values)]
 
 
 def ignored_part(shard: Shard) -> Part:
-    """Return the query of ignored halts, beside others: fields of `Ignored`."""
+    """Return the query of ignored halts, to run with other queries.
+
+    Its rows have the fields of `Ignored`.
+    """
     return SQL.part("ignored", {"lo": shard.lo, "hi": shard.hi, "escalate_after": ESCALATE_AFTER})
 
 
@@ -71,8 +74,8 @@ def ignored_part(shard: Shard) -> Part:
 class Undelivered:
     """The unacknowledged halts of one cell with one error.
 
-    `error`: None if no halt was sent yet. `halts`: their number. `since_ms`: the oldest halt. `org_id`: the first
-    organisation by its id.
+    `error`: the error (None: Drawdown did not try yet). `halts`: the number of the halts. `since_ms`: the time of the
+    oldest halt. `org_id`: the first of their organisations, by id.
     """
 
     cell_id: str
@@ -83,7 +86,7 @@ class Undelivered:
 
     @property
     def needs_person(self) -> bool:
-        """Return True if a retry cannot deliver them, because a setting is wrong."""
+        """Return True if a retry cannot deliver the halts, because a setting is wrong."""
         return self.error is not None and any(cause in self.error for cause in MENDED_BY_PEOPLE)
 
     def __str__(self) -> str:
@@ -102,14 +105,17 @@ def undelivered(connection: sa.Connection, shard: Shard) -> list[Undelivered]:
 
 
 def undelivered_part(shard: Shard) -> Part:
-    """Return the query of undelivered halts, beside others: fields of `Undelivered`."""
+    """Return the query of undelivered halts, to run with other queries.
+
+    Its rows have the fields of `Undelivered`.
+    """
     return SQL.part("undelivered", {"lo": shard.lo, "hi": shard.hi})
 
 
 def untold(connection: sa.Connection, shard: Shard) -> list[str]:
-    """Return a line for each cell without a URL at which halts are due, at most NAMED.
+    """Return a text about each cell with due halts and without a URL, at most NAMED.
 
-    This can happen if a host starts a sandbox at a cell while the cell is removed.
+    Such a halt exists if a host starts a sandbox at a cell while an operator removes the cell.
     """
     rows = SQL.run(connection, "untold", {"lo": shard.lo, "hi": shard.hi, "at_most": NAMED})
     return [
@@ -122,7 +128,7 @@ def untold(connection: sa.Connection, shard: Shard) -> list[str]:
 def problems(found: Sequence[Ignored]) -> list[str]:
     """Return the first NAMED ignored halts as lines of a tick's report.
 
-    If there are more, add a line with their number.
+    If more halts are ignored, the last line has their number.
     """
     rest = len(found) - NAMED
     return [*map(str, found[:NAMED]), *([f"and {counted(rest, 'more halt')} without effect"] if rest > 0 else [])]

@@ -1,7 +1,7 @@
 """List halts and the state of cells, for people. This module only reads.
 
-Guarantee: the cost of a page does not depend on the number of halts. Due halts are read by their index, all halts by
-the index on their time.
+Guarantee: the cost of a page does not depend on the number of halts. Drawdown reads due halts by their own index, and
+all halts by the index on their time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ PLACE: Final = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):([0-9]{1,3}):(.+)", re.D
 
 @dataclass(frozen=True)
 class Chosen:
-    """A filter of halts. An empty `org` or `cell` matches all. `state`: one of STATES."""
+    """A filter of halts.
+
+    `state`: one of STATES. An empty `org` or `cell` matches all.
+    """
 
     state: str = "any"
     org: str = ""
@@ -43,9 +46,9 @@ class Chosen:
 class HaltLine:
     """A halt at a cell, which is due until the cell acknowledges it.
 
-    `ignored`: the number of acknowledgements after which its sandboxes still ran (`ignored_since_ms`: the first of
-    them; None: there were none). `halted_at`: the start, in milliseconds. `due_at_ms`: the next try (None: it is not
-    due). `acked_at_ms` None: not acknowledged.
+    `ignored`: the number of acknowledgements after which its sandboxes still ran. `ignored_since_ms`: the time of the
+    first of these (None: `ignored` is 0). `halted_at`: the start of the halt, in milliseconds. `due_at_ms`: the time of
+    the next attempt (None: it is not due). `acked_at_ms`: the time of the acknowledgement (None: not acknowledged).
     """
 
     org_id: str
@@ -62,7 +65,7 @@ class HaltLine:
 
     @property
     def place(self) -> str:
-        """Return the `after` of the page that begins after this halt."""
+        """Return the value of `after` for the page that begins after this halt."""
         return f"{self.due_at_ms or 0}:{self.halted_at}:{len(self.org_id)}:{self.org_id}{self.cell_id}"
 
 
@@ -81,8 +84,8 @@ class HaltPage:
 class HaltFigures:
     """The figures of all due halts.
 
-    `due`: their number. `since_ms`: the oldest (None: no halt is due). `most_tries`: the highest number of attempts
-    (None: no halt is due). `cells`: the number of their cells.
+    `due`: the number of due halts. `since_ms`: the time of the oldest (None: `due` is 0). `most_tries`: the highest
+    number of attempts for a halt (None: `due` is 0). `cells`: the number of cells with due halts.
     """
 
     due: int
@@ -95,9 +98,9 @@ class HaltFigures:
 class CellLine:
     """A cell, with the figures of its due halts.
 
-    `url`: None if it is not set. `running`: the number of its running sandboxes. `since_ms`: the oldest due halt.
-    `tries`: the most attempts of a due halt. `error`: an error of one of them (None: their attempts did not fail).
-    These three are None if `halts_due` is 0.
+    `url`: None if it is not set. `running`: the number of its running sandboxes. `since_ms`: the time of the oldest due
+    halt. `tries`: the highest number of attempts for a due halt. `error`: the error of one due halt (None: the attempts
+    did not fail). If `halts_due` is 0, these three are None.
     """
 
     cell_id: str
@@ -112,8 +115,9 @@ class CellLine:
 def page(connection: sa.Connection, chosen: Chosen, after: str = "", most: int = PAGE_ROWS) -> HaltPage:
     """Return the page of halts after `after`.
 
-    With the state `due`, they are sorted by their next try. With `any`, they are sorted by their start, the newest
-    first. Errors: UsageError for an invalid state or `after`; UnknownId for an unknown organisation or cell.
+    In the state `due`, halts are sorted by the time of their next attempt. In the state `any`, they are sorted by their
+    start, the newest first. Errors: UsageError for an invalid state or `after`; UnknownId for an unknown organisation
+    or cell.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")
@@ -154,9 +158,9 @@ def cell_lines(connection: sa.Connection) -> list[CellLine]:
 
 
 def _place(after: str, state: str) -> dict[str, object]:
-    """Return the halt after which a page begins, as parameters.
+    """Return the SQL parameters of the halt after which a page begins.
 
-    Errors: UsageError for an invalid place.
+    Errors: UsageError for an invalid `after`.
     """
     if not after:
         halted_at = -1 if state == "due" else NEVER
@@ -197,14 +201,14 @@ def list_cells(connection: sa.Connection) -> list[Cell]:
 def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str, int]:
     """Return the number of these organisations' running sandboxes by cell.
 
-    If these organisations are halted, Drawdown notifies these cells.
+    If these organisations are halted, Drawdown notifies the cells in the result.
     """
     rows = SQL.run(connection, "running_of", {"org_ids": sorted(set(org_ids))})
     return {str(row.cell_id): int(row.running) for row in rows}
 
 
 def told_in_words(running: Mapping[str, int]) -> str:
-    """Return the first cells that a halt notifies, for people.
+    """Return a text about the first cells that a halt notifies.
 
     `running`: the result of `running_of`.
     """

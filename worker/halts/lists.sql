@@ -1,4 +1,4 @@
--- Halts that were sent to cells.
+-- Halts for cells.
 
 -- name: columns
 h.org_id, h.cell_id, h.halted_at, h.due_at_ms, h.acked_at_ms, h.attempts, h.ignored, h.ignored_since_ms, h.last_error,
@@ -6,14 +6,14 @@ h.org_id, h.cell_id, h.halted_at, h.due_at_ms, h.acked_at_ms, h.attempts, h.igno
     AS by_operator
 
 -- name: due
--- By the index on due halts, in the order of their next try.
+-- Due halts, by their index, in the order of their next attempt.
 SELECT {columns} FROM halts h WHERE h.due_at_ms IS NOT NULL AND (:org_id = '' OR h.org_id = :org_id)
     AND (:cell_id = '' OR h.cell_id = :cell_id)
     AND (h.due_at_ms, h.org_id, h.cell_id, h.halted_at) > (:at_ms, :after_org_id, :after_cell_id, :after_halted_at)
 ORDER BY h.due_at_ms, h.org_id, h.cell_id, h.halted_at LIMIT :at_most
 
 -- name: told
--- By the index on time, the newest first.
+-- Halts by the index on time, the newest first.
 SELECT {columns} FROM halts h WHERE (:org_id = '' OR h.org_id = :org_id) AND (:cell_id = '' OR h.cell_id = :cell_id)
     AND h.halted_at <= :after_halted_at
     AND (h.halted_at < :after_halted_at OR (h.org_id, h.cell_id) > (:after_org_id, :after_cell_id))
@@ -37,7 +37,7 @@ SELECT cell_id, COUNT(*) AS running FROM sandboxes
 WHERE state = 'running' AND NOT EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = sandboxes.cell_id)
 GROUP BY cell_id ORDER BY cell_id LIMIT :at_most
 
--- Cells, for people.
+-- Cells, with the figures of their due halts.
 
 -- name: list
 SELECT c.cell_id, c.url,

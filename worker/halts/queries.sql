@@ -39,7 +39,7 @@ SELECT DISTINCT o.org_id, s.cell_id, o.halted_at, o.halted_at {missed} AND s.cel
 UPDATE halts SET ignored = 0, ignored_since_ms = NULL WHERE ignored > 0 AND {in_force} AND NOT {runs_on}
 
 -- name: make_ignored_due
--- By the organisations that are halted now, because there are many acknowledged halts of the past.
+-- The query begins with the organisations that are halted now, because the table has many halts of the past.
 UPDATE halts SET due_at_ms = :now_ms, ignored = ignored + 1,
     ignored_since_ms = COALESCE(ignored_since_ms, acked_at_ms)
 WHERE due_at_ms IS NULL AND acked_at_ms <= :told_ms AND {in_force} AND {runs_on}
@@ -72,7 +72,7 @@ UPDATE halts SET due_at_ms = :due_at_ms, acked_at_ms = COALESCE(:acked_at_ms, ac
 WHERE org_id = :org_id AND cell_id = :cell_id AND halted_at = :halted_at AND claim_owner = :claim_owner
 
 -- name: ignored
--- Halts that need a person, the oldest first. `ignored > 0` repeats the condition of the index word for word, because
+-- Ignored halts for which a person must act, the oldest first. `ignored > 0` repeats the condition of the index word for word, because
 -- SQLite does not infer it.
 SELECT cell_id, org_id, ignored AS times, ignored_since_ms AS since_ms FROM halts
 WHERE ignored > 0 AND ignored >= :escalate_after AND {runs_on}

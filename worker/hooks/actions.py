@@ -1,10 +1,8 @@
-"""Changes of webhooks by people.
+"""Change endpoints, secrets and low balances, and replay messages.
 
-They change endpoints, secrets and low balances, and replay messages.
-
-Guarantee: secrets are not stored or recorded. An endpoint has the number of its secret, which Drawdown derives from
-DRAWDOWN_HOOK_SECRET. An ended endpoint never continues, and its name is not used again. A replay sends the message with
-the same bytes.
+Guarantee: secrets are not stored or recorded. The database stores only the number of an endpoint's secret, which
+Drawdown derives from DRAWDOWN_HOOK_SECRET. An ended endpoint never continues, and its name is not used again. A replay
+sends the same bytes as the first delivery.
 """
 
 from __future__ import annotations
@@ -76,9 +74,9 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Rotated:
-    """The number of the new secret, and the time when the old secret expires.
+    """The result of a rotation of a secret.
 
-    Until that time, the old secret also signs.
+    `generation`: the number of the new secret. `old_until_ms`: the time until which the old secret also signs.
     """
 
     generation: int
@@ -87,9 +85,9 @@ class Rotated:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The numbers of messages that are queued again, and of those that are not.
+    """The numbers of failed messages that are queued again, and that remain.
 
-    `remaining`: failed messages above the limit of one call.
+    `replayed`: the number of queued messages. `remaining`: the number of failed messages above the limit of one call.
     """
 
     replayed: int
@@ -101,10 +99,10 @@ def set_endpoint(
 ) -> tuple[Endpoint, Endpoint | None]:
     """Create or change an endpoint.
 
-    Return it as it is now, and as it was (None: it is new).
+    Return the endpoint after the change and before it (None: it is new).
 
-    The endpoint gets messages about later events. `events` empty: the events do not change; for a new endpoint, all
-    events.
+    The endpoint gets messages about later events. `events`: the events to send. If `events` is empty, the events do not
+    change, and a new endpoint gets all events.
 
     Errors: UsageError for an invalid name or URL. UnknownId for an unknown event, and, unless `new`, for an unknown
     endpoint. Refused for an ended endpoint, or if MAX_ENDPOINTS are active.
@@ -114,7 +112,7 @@ def set_endpoint(
             f"invalid endpoint name {quote_value(name)}: expected 1 to 200 characters without control characters"
         )
     if origin(url) is None:
-        raise UsageError("invalid url: expected a plain http(s) URL such as https://app.example/webhooks/drawdown")
+        raise UsageError("invalid URL: expected a plain http(s) URL such as https://app.example/webhooks/drawdown")
     for event in events:
         ids.require_among(ids.EVENT, event, EVENTS)
     ids.require(connection, ids.ENDPOINT, name, new=new)
@@ -133,7 +131,7 @@ def set_endpoint(
     values = {"name": name, "url": url, "events": " ".join(made.events), "now_ms": by.now_ms}
     SQL.run(connection, "set", {**values, "actor": by.actor, "reason": by.reason})
     for level in (level for event, level in LEVELS.items() if event in made.events and event not in told):
-        # No endpoint wanted the event before, so the next read of a low balance must send it.
+        # An endpoint did not want the event before, so the next read of a low balance must send the event.
         SQL.run(connection, "end_episodes", {"level": level, "now_ms": by.now_ms})
     was = None if before is None else {"url": before.url, "events": before.events}
     record(connection, "hook_set", name, {"url": url, "events": made.events, "was": was}, by)
@@ -143,7 +141,7 @@ def set_endpoint(
 def rotate(connection: sa.Connection, name: str, by: By, *, overlap_ms: int = OVERLAP_MS) -> Rotated:
     """Rotate an endpoint's secret.
 
-    For `overlap_ms`, the old secret also signs. Older secrets no longer sign.
+    The old secret also signs for another `overlap_ms`. Older secrets no longer sign.
 
     Errors: UsageError for an invalid overlap; UnknownId for an unknown endpoint; Refused for an ended endpoint.
     """
@@ -177,12 +175,10 @@ def end(connection: sa.Connection, name: str, by: By) -> int | None:
 
 
 def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str = "") -> list[str]:
-    """Queue a message again for its endpoints, or for one of them.
+    """Queue a message again for its active endpoints, or for one of them.
 
-    Return these endpoints.
-
-    The schedule of attempts begins again. Errors: UnknownId for an unknown message or endpoint; Refused if `endpoint`
-    has ended, or if the message is not for an active endpoint.
+    Return the names of these endpoints. The schedule of attempts begins again. Errors: UnknownId for an unknown message
+    or endpoint; Refused if `endpoint` has ended, or if the message is not for an active endpoint.
     """
     ids.require(connection, ids.MESSAGE, message_id)
     if endpoint:
@@ -215,9 +211,9 @@ def replay_failed(connection: sa.Connection, endpoint: str, by: By) -> Replayed:
 
 
 def try_endpoint(connection: sa.Connection, name: str, by: By) -> str:
-    """Queue a test message for an endpoint.
+    """Queue a test message for an endpoint, and return the message's id.
 
-    Return its id. Errors: UnknownId; Refused for an ended endpoint.
+    Errors: UnknownId; Refused for an ended endpoint.
     """
     _require_endpoint(connection, name)
     message = Message(TEST, f"{TEST}:{name}:{by.now_ms}", by.now_ms, {"endpoint": name})
@@ -238,11 +234,9 @@ def set_low(
 ) -> tuple[bool, int | None]:
     """Set the level at or below which a balance is low.
 
-    It is in micro-credits (None: never).
-
-    `org_id`: an organisation, or EVERYBODY for all organisations without their own level. Return True if a level was
-    set before, and that level. Errors: UsageError for an invalid level; UnknownId for an unknown organisation unless
-    `new`.
+    `low_micro`: the level in micro-credits (None: a balance is never low). `org_id`: an organisation, or EVERYBODY for
+    all organisations without their own level. Return True if a level was set before, and the level before the call.
+    Errors: UsageError for an invalid level; UnknownId for an unknown organisation unless `new`.
     """
     if low_micro is not None and abs(low_micro) > MAX_ENTRY_MICRO:
         raise UsageError(f"invalid level {as_credits(low_micro)}: expected -1,000,000,000 to 1,000,000,000 credits")
@@ -291,8 +285,8 @@ class EndpointSet:
     """An endpoint of the operator's product, and its events.
 
     `secret`: the secret that signs the messages of a new endpoint (null: the endpoint existed before, or
-    DRAWDOWN_HOOK_SECRET is not set). `was_url`: the former URL (null: the endpoint is new). `allowed`:
-    DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it.
+    DRAWDOWN_HOOK_SECRET is not set). `was_url`: the former URL (null: the endpoint is new). `allowed`: True if
+    DRAWDOWN_HOOK_ORIGINS allows its origin, so that Drawdown calls the endpoint.
     """
 
     name: str
@@ -307,7 +301,7 @@ class EndpointSet:
 def _secret_of(asked: Invocation, name: str, generation: int) -> str | None:
     """Return the secret of an endpoint.
 
-    Returns None if this process does not have DRAWDOWN_HOOK_SECRET.
+    Return None if this process does not have DRAWDOWN_HOOK_SECRET.
     """
     found = () if asked.hooks is None else asked.hooks.secrets_of(name, (generation,))
     return found[0] if found else None
@@ -343,7 +337,7 @@ def _listens(done: EndpointSet) -> list[str]:
 class SecretRotated:
     """The new secret, and the time until which the old secret also signs.
 
-    `generation`: its number. `secret` null: the call was repeated.
+    `generation`: the number of the new secret. `secret` null: the call was repeated.
     """
 
     name: str
@@ -363,7 +357,8 @@ def _rotate(
     secret = _secret_of(asked, endpoint, done.generation)
     if secret is None:  # do not rotate to a secret that cannot be shown
         raise UsageError(
-            "DRAWDOWN_HOOK_SECRET is not set. Set it, because Drawdown derives each endpoint's own secret from it"
+            "cannot rotate the secret: DRAWDOWN_HOOK_SECRET is not set. Set it, because Drawdown derives each "
+            "endpoint's secret from it"
         )
     return SecretRotated(endpoint, done.generation, done.old_until_ms, secret)
 
@@ -380,8 +375,8 @@ def _lost_rotation(values: Values) -> str:
 class EndpointEnded:
     """The end of an endpoint.
 
-    `changed`: it was active before. `untold`: the number of its messages that were still due (null: it was ended
-    before).
+    `changed`: True if the call ended the endpoint. `untold`: the number of its messages that were still due (null: the
+    endpoint was ended before).
     """
 
     name: str
@@ -422,9 +417,8 @@ def _test(connection: sa.Connection, asked: Invocation, endpoint: EndpointName) 
 class LowSet:
     """The balance at or below which Drawdown sends `balance.low`.
 
-    It is in micro-credits (null: never).
-
-    `org_id` null: for all organisations without their own level. `was_micro`: the former level, if `was_set`.
+    `low_micro`: the balance in micro-credits (null: never). `org_id` null: the level applies to all organisations
+    without their own level. `was_micro`: the level before the call, if `was_set`.
     """
 
     org_id: str | None
@@ -459,10 +453,10 @@ def _is_low(done: LowSet) -> str:
 class SentAgain:
     """Messages that are queued again.
 
-    They are one message for these endpoints, or failed messages of one endpoint.
+    The call queued one message for these endpoints, or failed messages of one endpoint.
 
-    `message_id`: the one message (null: failed messages). `replayed`: the number of deliveries to these endpoints that
-    are queued again. `remaining`: the number of failed messages above the limit of one call.
+    `message_id`: the queued message (null: failed messages). `replayed`: the number of deliveries that are queued
+    again. `remaining`: the number of failed messages above the limit of one call.
     """
 
     message_id: str | None
@@ -565,8 +559,8 @@ ACTIONS: Final = (
     Action(
         "hook test",
         "Test an endpoint",
-        "Send a test message to an endpoint. The event is `endpoint.test`. The watch sends it within "
-        "seconds, otherwise the next tick.",
+        "Send a test message to an endpoint. The event is `endpoint.test`. The watch sends the message within "
+        "seconds. Without a watch, the next tick sends it.",
         _test,
         lambda done: f"{done.message_id} is due at {done.name}",
         path="/v1/hooks/{endpoint}/test",
@@ -578,8 +572,8 @@ ACTIONS: Final = (
     Action(
         "hook low",
         "Set when a balance is low",
-        "Set the low balance that sends `balance.low`. It is for the organisation in --org, or for all organisations "
-        "without their own low balance.",
+        "Set the low balance that sends `balance.low`. It applies to the organisation in --org, or to all "
+        "organisations without their own low balance.",
         _low,
         _is_low,
         path="/v1/levels",

@@ -1,8 +1,8 @@
-"""Calls to endpoints of the operator's product over HTTP.
+"""Call webhook endpoints of the operator's product over HTTP.
 
-Guarantee: only URLs on the operator's allow-list are called, as in `worker/halts/cell_client.py`, and each request is
-signed. Each call ends within `CALL_MS`, even if its endpoint hangs. Only a complete response of 2xx proves that the
-endpoint has the message.
+Guarantee: Drawdown calls only URLs on the operator's allow-list, as in `worker/halts/cell_client.py`, and signs each
+request. Each call ends within `CALL_MS`, even if its endpoint hangs. Only a complete response with a status of 2xx
+proves that the endpoint has the message.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class HookClient:
         self._lookup = lookup
 
     async def send(self, messages: Sequence[HookRequest]) -> list[HookAnswer]:
-        """Send messages. Return a response for each, in their order, within CALL_MS.
+        """Send messages within CALL_MS. Return a result for each, in their order.
 
-        The caller must not pass more messages of an endpoint than AT_ONCE.
+        The caller must pass at most AT_ONCE messages for each endpoint.
         """
         lines: dict[str, tuple[Target, HttpClient]] = {}
         for text in {message.url for message in messages}:
@@ -55,10 +55,10 @@ class HookClient:
 
     async def _one(self, line: tuple[Target, HttpClient] | None, message: HookRequest) -> HookAnswer:
         if line is None:
-            return HookAnswer(error="the URL is not on the allow-list (DRAWDOWN_HOOK_ORIGINS)")
+            return HookAnswer(error="the URL is not on the allow-list. Add its origin to DRAWDOWN_HOOK_ORIGINS")
         secrets = self._settings.secrets_of(message.endpoint, message.generations)
         if not secrets:
-            return HookAnswer(error="no secret to sign with. Set DRAWDOWN_HOOK_SECRET")
+            return HookAnswer(error="missing signing secret. Set DRAWDOWN_HOOK_SECRET")
         target, http = line
         body, within_s = message.body.encode(), CALL_MS / SECOND_MS
         signed = headers_of(secrets, message.message_id, self._clock.now_ms() // SECOND_MS, body)

@@ -1,10 +1,10 @@
 """Deliver the messages of the outbox to the endpoints of the operator's product.
 
-Guarantee: at least once. A message stays due until its endpoint accepts it, or until the schedule ends. The schedule
-has eight attempts in 27 hours and 35 minutes, as Svix publishes it. After that, a person must replay it. An attempt is
-committed before its call, under a lease. A message has the same bytes at each attempt. The order of messages is not
-guaranteed. Each endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that is dead,
-slow or flooded does not delay other endpoints or halts.
+Guarantee: delivery at least once. A message stays due until its endpoint accepts it, or until its schedule ends. The
+schedule is that of Svix: eight attempts in 27 hours and 35 minutes. After that, a person must replay the message. An
+attempt is committed before its call, under a lease. A message has the same bytes at each attempt. The order of messages
+is not guaranteed. Each endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that
+is dead, slow or flooded does not delay other endpoints or halts.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Deliveries:
     delivered: int = 0
     failed: int = 0
     given_up: int = 0
-    """Failed messages after the end of their schedule."""
+    """Messages that failed for good, because their schedule ended."""
 
 
 def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
     """Send the due messages to every endpoint that this machine may call.
 
-    `only` limits it to one endpoint.
+    `only`: if not empty, send only the messages of this endpoint.
     """
     done = Deliveries()
     if not context.hooks or not context.leaves(CALL_MS):
@@ -78,10 +78,10 @@ def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
 
 
 def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
-    """Send messages to one endpoint until no message is due.
+    """Send the due messages of one endpoint.
 
-    It also stops if the endpoint does not answer, or if the time is up. Until its first response, the endpoint gets one
-    message at a time.
+    The lane also stops if the endpoint does not answer, or if the time is up. Until its first response, the endpoint
+    gets one message at a time.
     """
     breaker, began_ms, most = context.telling(endpoint), context.clock.now_ms(), 1
     while context.leaves(CALL_MS):
@@ -109,13 +109,13 @@ def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
 def _send(context: Context, claimed: Sequence[ClaimedMessage], lease_end_ms: int) -> Steps[Sequence[HookAnswer]]:
     """Send claimed messages.
 
-    After the lease has ended, do not send, because another worker may have sent them.
+    After the lease has ended, the function does not send, because another worker may have sent the messages.
     """
     over = partial(_is_over, context, lease_end_ms)
     try:
         answers: Sequence[HookAnswer] = yield SendHooks([message.request for message in claimed], over)
         assert len(answers) == len(claimed), f"answers: {len(answers)}, messages: {len(claimed)}"
-    except Exception as error:  # it is unknown if the messages arrived
+    except Exception as error:  # it is unknown whether the messages arrived
         log.exception("endpoint_call_failed", endpoint=claimed[0].request.endpoint)
         return [HookAnswer(error=in_short(error))] * len(claimed)
     return answers
@@ -170,16 +170,16 @@ def _settle(
 ) -> None:
     """Record outcomes.
 
-    A delivery is recorded even without the claim, and any other outcome only with the claim.
+    A success is recorded even if the worker has lost its claim, and any other outcome only with the claim.
     """
     values = [_end(message, answer, now) for message, answer in zip(claimed, answers, strict=True)]
     SQL.run(connection, "settle", [{**one, "claim_owner": claim} for one in values])
 
 
 def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, object]:
-    """Return the change of a delivery by a response.
+    """Return the new state of a delivery after a call.
 
-    A call that was not begun does not fail, and is due at once.
+    If the call did not begin, the delivery does not fail, and is due immediately.
     """
     wait_ms = next_wait_ms(message.failures + 1) if answer.is_sent else 0
     state = "delivered" if answer.error is None else "failed" if wait_ms is None else "due"
@@ -196,17 +196,21 @@ def _end(message: ClaimedMessage, answer: HookAnswer, now: int) -> dict[str, obj
 
 
 WAITS: Final = (5 * SECOND_MS, *(minutes * MINUTE_MS for minutes in (5, 30, 120, 300, 600, 600)))
-"""Waits after each consecutive failure, in milliseconds. The first call is at once."""
-CALL_MS: Final = 4 * SECOND_MS
-"""Timeout of one call to an endpoint, in milliseconds, from the DNS lookup to the response.
+"""Waits after each consecutive failure, in milliseconds.
 
-It is shorter than a round of the watch, which makes these calls concurrently with halts.
+The first call is immediate.
+"""
+CALL_MS: Final = 4 * SECOND_MS
+"""Timeout of one call to an endpoint, in milliseconds.
+
+The time is from the DNS lookup to the response. It is shorter than a round of the watch, which makes these calls
+concurrently with halts.
 """
 
 
 def next_wait_ms(failures: int) -> int | None:
     """Return the wait after a number of consecutive failures, in milliseconds.
 
-    Returns None if the delivery has failed.
+    Return None if the schedule has ended, so that the delivery has failed.
     """
     return WAITS[failures - 1] if failures <= len(WAITS) else None

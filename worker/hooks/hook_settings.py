@@ -1,10 +1,8 @@
-"""The endpoints that Drawdown may call, and the secrets that sign messages.
+"""Define which endpoints may be called, and the secrets that sign messages.
 
-The endpoints belong to the operator's product.
-
-Guarantee: pure. Messages are signed by the open scheme "Standard Webhooks" (its specification, version 1.0.0). An
-endpoint's secrets are derived from the root secret of the settings, so they are not stored. From an endpoint's secret,
-an attacker cannot derive the root secret or another endpoint's secret.
+Guarantee: pure. Drawdown signs messages by the open specification "Standard Webhooks", version 1.0.0. An endpoint's
+secrets are derived from the root secret of the settings, so they are not stored. From an endpoint's secret, an attacker
+cannot derive the root secret or another endpoint's secret.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ from drawdown.worker.halts.addresses import CellUrl, Network, address_refused, w
 class HookSettings:
     """The settings of webhooks. Secrets never print.
 
-    `allowed`: origins (scheme://host:port) that may be called. `roots`: the root secrets of the endpoints' secrets, the
-    newest first. `networks`: networks that are allowed in addition to public addresses.
+    `allowed`: origins (scheme://host:port) that may be called. `roots`: the root secrets, from which each endpoint's
+    secrets are derived, the newest first. `networks`: networks that are allowed in addition to public addresses.
     """
 
     allowed: frozenset[str] = frozenset()
@@ -47,17 +45,14 @@ class HookSettings:
         return tuple(endpoint_secret(root, endpoint, number) for number in generations for root in self.roots)
 
     def why_not(self, url: str, lookup: Lookup | None = None) -> str | None:
-        """Return the reason why a message to a URL is refused, as its name resolves now.
+        """Return the reason why a message to a URL is refused, or None.
 
-        Returns None if the message is allowed.
+        The function resolves the host name now.
         """
         return why_not(url, self, lookup or system_lookup, "DRAWDOWN_HOOK")
 
     def address_refused(self, url: CellUrl, host: str) -> str | None:
-        """Return the reason why a connection to an address is refused for a URL.
-
-        Returns None if the connection is allowed.
-        """
+        """Return the reason that prevents a connection to this address, or None."""
         return address_refused(self, url, host)
 
 
@@ -76,8 +71,8 @@ def endpoint_secret(root: str, endpoint: str, generation: int) -> str:
 def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
     """Return the signature of a message.
 
-    It is `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64. The library of Standard Webhooks computes
-    it.
+    The signature is `v1,` and the HMAC-SHA256 of `{id}.{timestamp}.{body}` in Base64, computed by the library of
+    Standard Webhooks.
     """
     return Webhook(secret).sign(message_id, datetime.fromtimestamp(timestamp_s, UTC), body.decode())
 

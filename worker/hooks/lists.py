@@ -1,6 +1,6 @@
-"""Lists of webhooks: endpoints, messages and low balances, without secrets.
+"""List endpoints, messages and low balances, without secrets.
 
-Reads only.
+This module only reads.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ STATES: Final = ("due", "delivered", "failed")
 
 @dataclass(frozen=True)
 class EndpointRow:
-    """An endpoint. Times are in milliseconds.
+    """An endpoint in a list. Times are in milliseconds.
 
-    `due`, `failed`: the numbers of its messages in these states. `oldest_due_ms`: the time of the oldest due event.
-    `old_until_ms`: the time until which the old secret also signs. `oldest_due_ms` None: `due` is 0.
-    `old_until_ms` None: the secret was never rotated. `ended_ms` None: it is active.
+    `due`, `failed`: the numbers of its messages in these states. `oldest_due_ms`: the time of the oldest due event
+    (None: `due` is 0). `old_until_ms`: the time until which the old secret also signs (None: the secret was never
+    rotated). `ended_ms`: the time of its end (None: it is active).
     """
 
     name: str
@@ -43,11 +43,12 @@ class EndpointRow:
 
 @dataclass(frozen=True)
 class DeliveryRow:
-    """A message for one endpoint. `attempts`: the number of calls that may have begun.
+    """The delivery of a message to one endpoint.
 
-    `failures`: the number of consecutive failures. `at_ms`: the time of the event. `replays`: how often it was queued
-    again. `due_at_ms`: the next call, if it is due. `ended_ms`: the time of the delivery, of the last failure, or of
-    the endpoint's end (None: it is due). `last_status`: the HTTP status of the last call (None: without a response).
+    `attempts`: the number of calls that may have begun. `failures`: the number of consecutive failures. `at_ms`: the
+    time of the event. `replays`: the number of replays. `due_at_ms`: the time of the next call, in the state `due`.
+    `ended_ms`: the time of the success, of the last failure, or of the endpoint's end (None: the message is due).
+    `last_status`: the HTTP status of the last call (None: without a response).
     """
 
     message_id: str
@@ -70,9 +71,8 @@ class DeliveryRow:
 class LevelRow:
     """The level at or below which an organisation's balance is low.
 
-    It is in micro-credits (None: never).
-
-    `org_id` empty: the level for all organisations without their own level.
+    `low_micro`: the level in micro-credits (None: a balance is never low). `org_id` empty: the level for all
+    organisations without their own level.
     """
 
     org_id: str
@@ -104,7 +104,7 @@ def find_endpoint(connection: sa.Connection, name: str) -> EndpointRow:
 
 
 def list_levels(connection: sa.Connection, most: int) -> list[LevelRow]:
-    """Return the low balances, the general level first."""
+    """Return the levels of low balances, the level for all organisations first."""
     return [LevelRow(**row) for row in SQL.run(connection, "levels", {"at_most": most}).mappings()]
 
 
@@ -145,9 +145,9 @@ class ShownMessage:
 
 @dataclass(frozen=True)
 class ListedEndpoint(EndpointRow):
-    """An endpoint.
+    """An endpoint in a list.
 
-    `allowed`: DRAWDOWN_HOOK_ORIGINS allows its origin, so Drawdown calls it.
+    `allowed`: True if DRAWDOWN_HOOK_ORIGINS allows its origin, so that Drawdown calls the endpoint.
     """
 
     allowed: bool

@@ -1,6 +1,6 @@
-"""Queue jobs, which take longer than a request, and run them in ticks.
+"""Queue jobs, which take longer than a request, and do them in ticks.
 
-Guarantee: a tick does queued work; a job ends once.
+Guarantee: a tick does queued jobs, and a job ends once.
 
 Tests: tests/integration/test_jobs.py
 """

@@ -1,6 +1,6 @@
 """Queue jobs that accept a provider's changed settings.
 
-A tick uses the settings that this server has when the job is queued.
+A job accepts only the settings that this server had when the job was queued.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Assign organisations to billers, for the HTTP API and the console.
 
-If the provider's customers are in this database, the assignment is immediate. Otherwise a job reads the provider first.
-`drawdown org assign` reads it itself.
+If the provider's customers are in this database, the assignment is immediate. Otherwise a job reads the customer at the
+provider first. `drawdown org assign` does not need a job, and reads the provider itself.
 
-Guarantee: the checks are those of the command. Only a remote provider's answer is checked later, by the tick that does
-the job. An assignment in force is not made again.
+Guarantee: the HTTP API and the console make the same checks as `drawdown org assign`. Only the check at a remote
+provider comes later, in the tick that does the job. An assignment in force is not made again.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from drawdown.worker.provider.actions import terms_in_force
 class OrgAssigned:
     """The biller of an organisation from `start_ms` on, and its customer there.
 
-    `waited`: usage that had been pending. `customer_id` null: the present id, or the organisation's own. `start_ms`
-    null: the next window when the job runs. `already`: the assignment existed before. `undone`: the assignment was
-    cancelled, and the biller before continues. `job_id`: the job in which a tick reads the provider and then assigns;
-    until then, the biller stays. `note`: a warning, such as about top-ups of the former wallet that pause.
+    `waited`: the pending usage that the assignment resolves. `customer_id` null: the present id, or the organisation's
+    own id. `start_ms` null: the next window at the time of the job. `already`: the assignment existed before. `undone`:
+    the assignment was cancelled, and the earlier biller continues. `job_id`: the job in which a tick reads the provider
+    and then assigns the organisation. Until then, the present biller stays. `note`: a warning, such as about top-ups of
+    the former wallet that pause.
     """
 
     org_id: str
@@ -86,9 +87,9 @@ def _assign(
 
 
 class WouldHalt(Refused):
-    """An error: an assignment would halt an organisation at once.
+    """Raised if an assignment would halt an organisation at once.
 
-    The assignment is to the embedded ledger. `why`: the lack of credit.
+    The assignment is to the embedded ledger. `why`: a text about the missing credit.
     """
 
     def __init__(self, why: str, customer_id: str) -> None:
@@ -130,7 +131,10 @@ def _sentence(done: OrgAssigned) -> str:
     if done.undone:
         return f"{done.org_id}: cancelled its assignment to {done.provider} at {show_time(done.start_ms)}"
     if done.job_id is not None:
-        return f"queued as job {done.job_id}. A tick asks {done.provider}, and then assigns {done.org_id}"
+        return (
+            f"queued as job {done.job_id}. A tick looks up the customer at {done.provider}, and then assigns "
+            f"{done.org_id}"
+        )
     said = f"{done.org_id}: billed by {done.provider} as {done.customer_id} from {show_time(done.start_ms)} on"
     return assignments.joined(said, "nothing changes" if done.already else None, done.note) or said
 
@@ -144,9 +148,8 @@ def _billed(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
 def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of an assignment.
 
-    It is unbounded if a provider will not bill the usage, because that usage is free.
-
-    This includes cancelling an assignment that would end such a state.
+    The size is unbounded if the usage is then free, because a provider does not bill it. This includes the cancellation
+    of an assignment that would end such a state.
     """
     if values["undo"]:
         return Size(unbounded=require_org(connection, values["org_id"]).billing_provider in EXEMPT_PROVIDERS)

@@ -1,8 +1,8 @@
-"""Define the payloads of jobs, as stored, as text and as a command.
+"""Define the payloads of jobs, in stored form, as text and as a command.
 
-Guarantee: times are stored as absolute times, because a word such as `today` would change its meaning while the job
-waits. Settings of a provider are those that the person saw. An assignment or a top-up applies to the state that the
-person saw.
+Guarantee: a payload has absolute times, because a word such as `today` would change its meaning while the job waits. It
+has the settings of a provider that the person saw. An assignment or a top-up applies only to the state that the person
+saw.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS, window_of
 from drawdown.worker.replay.plan import ReplayScope
 
 MAX_JOB_ORGS: Final = 100
-"""Organisations that a job names.
+"""Organisations that a job can name.
 
-For more, name a provider or all organisations, or replay by hand.
+For more, name a provider or all organisations, or run `drawdown replay`.
 """
 
 
@@ -54,7 +54,7 @@ class ReplayJob:
         return replace(self, from_ms=window_of(self.from_ms), to_ms=window_of(self.to_ms + WINDOW_MS - 1))
 
     def text(self) -> str:
-        """Return the payload as it is stored. Equal jobs have equal texts."""
+        """Return the payload in its stored form. Equal jobs have equal texts."""
         return json.dumps({"scope": self.scope.text(), "from_ms": self.from_ms, "to_ms": self.to_ms}, sort_keys=True)
 
     @classmethod
@@ -63,7 +63,7 @@ class ReplayJob:
         return cls(ReplayScope.of(kept["scope"]), kept["from_ms"], kept["to_ms"])
 
     def command(self) -> list[str]:
-        """Return the command that does the same by hand, without `drawdown`."""
+        """Return the arguments of the command that does the same, without `drawdown`."""
         whose = ["--provider", self.scope.provider] if self.scope.provider is not None else list(self.scope.orgs)
         return ["replay", *(whose or ["--all"]), "--from", show_time(self.from_ms), "--to", show_time(self.to_ms)]
 
@@ -95,7 +95,7 @@ class AcceptJob:
 
 @dataclass(frozen=True)
 class Biller:
-    """The biller of an organisation by its latest assignment."""
+    """The provider that bills an organisation by its latest assignment."""
 
     provider: str
     customer_id: str
@@ -106,9 +106,9 @@ class Biller:
 class AssignJob:
     """The assignment of an organisation to a provider that must be read first.
 
-    `customer_id`: None keeps the present id, or uses the organisation's id for a first assignment. `from_ms`: None is
-    the next window at the time of the assignment. `allow_halt`: continue even if the organisation is then halted.
-    `was`: the biller when the job was queued (None: unassigned).
+    `customer_id`: the customer at the provider (None: the present id, or the organisation's id for a first assignment).
+    `from_ms`: the start (None: the next window at the time of the assignment). `allow_halt`: assign the organisation
+    even if the assignment halts it. `was`: the biller when the job was queued (None: unassigned).
     """
 
     kind: ClassVar[str] = "assign"
@@ -142,10 +142,11 @@ class AssignJob:
 
 @dataclass(frozen=True)
 class Stood:
-    """The state of a wallet's top-ups. `terms`: as JSON, without the mode.
+    """The state of a wallet's top-ups.
 
-    `said_ms`: when a person last set them. `declines`: declined charges in a row. `wait_until_ms`: the end of the wait
-    after a decline (None: they do not wait). `blocked_ms`: when they stopped for a new card (None: they did not stop).
+    `terms`: the terms as JSON, without the mode. `said_ms`: the time when a person last set the terms. `declines`: the
+    number of declined charges in a row. `wait_until_ms`: the end of the wait after a decline (None: the top-ups do not
+    wait). `blocked_ms`: the time when the top-ups stopped until the card is replaced (None: they did not stop).
     """
 
     terms: str
@@ -164,7 +165,8 @@ class Stood:
 class TopupJob:
     """A change of a wallet's top-ups, which needs a call to the payment service.
 
-    `what`: `resume` after a new card, or `start` to charge. `was`: their state when the job was queued.
+    `what`: `resume` (the card was replaced) or `start` (charge the wallet from now on). `was`: the state of the top-ups
+    when the job was queued.
     """
 
     kind: ClassVar[str] = "topup"
@@ -192,8 +194,8 @@ class TopupJob:
 class CorrectJob:
     """A correction of differences that a comparison with providers proves.
 
-    `org_id` and `provider`: '' for all. It covers the days in [from_ms, to_ms). None: without that bound. If both are
-    None, it covers recently settled pushes.
+    `org_id`, `provider`: the organisation and the provider ('': all). `from_ms`, `to_ms`: the corrected days, in
+    [from_ms, to_ms) (None: without that bound). If both are None, the job corrects recently settled pushes.
 
     Errors: UsageError for a time that is not the start of a day, or an empty range.
     """

@@ -20,9 +20,10 @@ SQL = queries(__file__)
 class JobRow:
     """A job.
 
-    `windows_done` of `windows`: the progress of its latest replay (0 of other jobs). `what`: the job in words.
-    `began_ms` None: a tick has not begun it. `ended_ms` None: it is open. `pushes`: the number of pushes that it sealed
-    so far. `result`: its result, or why it waits. `command`: the arguments of the command that does the same.
+    `windows_done`, `windows`: the done windows and all windows of its latest replay (0: another kind of job). `what`:
+    the job in words. `began_ms` None: a tick has not begun it. `ended_ms` None: it is open. `pushes`: the number of
+    pushes that it has sealed. `result`: its result, or the reason why it waits. `command`: the arguments of the command
+    that does the same.
     """
 
     job_id: int
@@ -47,12 +48,15 @@ class JobRow:
 
     @property
     def progress(self) -> str:
-        """Return the progress, for people; '' if the job does not have windows."""
+        """Return a text about the progress; '' if the job does not have windows."""
         return f"{self.windows_done:,} of {counted(self.windows, 'window')}" if self.windows else ""
 
 
 def list_jobs(connection: sa.Connection, *, most: int, before: int | None = None) -> list[JobRow]:
-    """Return jobs, newest first. `before`: only those queued before this job."""
+    """Return jobs, newest first.
+
+    `before`: the number of a job; return only jobs that were queued before it.
+    """
     values = {"at_most": most} if before is None else {"at_most": most, "before": before}
     return [_row(row) for row in SQL.run(connection, "list", values, only="" if before is None else "only_before")]
 
@@ -79,9 +83,10 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 class ListedJob:
     """A job.
 
-    `windows_done` of `windows`: the progress of its latest replay (0 of other jobs). `what`: the job in words.
-    `began_ms` null: a tick has not begun it. `ended_ms` null: it is open. `pushes`: the number of pushes that it sealed
-    so far. `result`: its result, or why it waits. `command`: the command that does the same.
+    `windows_done`, `windows`: the done windows and all windows of its latest replay (0: another kind of job). `what`:
+    the job in words. `began_ms` null: a tick has not begun it. `ended_ms` null: it is open. `pushes`: the number of
+    pushes that it has sealed. `result`: its result, or the reason why it waits. `command`: the command that does the
+    same.
     """
 
     job_id: int

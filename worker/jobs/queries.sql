@@ -30,15 +30,15 @@ SELECT state FROM jobs WHERE job_id = :job_id
 (state = 'waiting' OR (state = 'under_way' AND lease_ms <= :now_ms))
 
 -- name: take
--- One job at a time, the oldest first. The row itself is checked again. Of two ticks at once, the second waits for the
--- commit of the first, and then finds the job taken.
+-- One job at a time, the oldest first. The statement checks the row again under its lock. If two ticks take a job at
+-- the same time, the second waits for the commit of the first, and then finds the job taken.
 UPDATE jobs SET state = 'under_way', worker = :worker, lease_ms = :lease_ms, tries = tries + 1,
     began_ms = COALESCE(began_ms, :now_ms)
 WHERE {free} AND job_id = (SELECT MIN(job_id) FROM jobs WHERE {open})
 RETURNING job_id, kind, payload, at_ms, actor, reason, via, tries, said
 
 -- name: put_back
--- A turn with progress sets the tries back to 0. A turn in vain counts as a try.
+-- A turn with progress sets the tries back to 0. A turn without progress counts as a try.
 UPDATE jobs SET state = 'waiting', worker = NULL, lease_ms = NULL, tries = tries * :counted, said = :said
 WHERE job_id = :job_id AND state = 'under_way' AND worker = :worker
 

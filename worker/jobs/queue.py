@@ -1,9 +1,9 @@
 """Queue, cancel, claim and end jobs.
 
-Guarantee: a job is queued only if it could begin now by the rows of the database. It can be cancelled only while it
-waits. One job is under way at a time, the oldest first. Its tick has a lease. If the tick dies, another tick can take
-the job once the lease has expired. A job ends once. A job about a wallet's top-ups applies to the terms that the person
-saw. If they changed or a payment was declined since, the job fails.
+Guarantee: a job is queued only if, by the rows of the database, it could begin now. It can be cancelled only while it
+waits. Ticks do one job at a time, the oldest first. The tick that does a job has a lease. If the tick dies, another
+tick can take the job after the lease has expired. A job ends once. A job about a wallet's top-ups applies to the terms
+that the person saw. If the terms changed or a payment was declined since, the job fails.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ State = Literal["waiting", "under_way", "done", "failed", "cancelled"]
 class ClaimedJob:
     """A job that this worker has claimed.
 
-    `by.now_ms`: when it was claimed. `queued_ms`: when it was queued. `plan`: the plan of a replay; None for another
-    job, or if fewer windows of the range are closed by this worker's clock than by the clock that queued the job.
-    `failed`: why the job cannot be done and has ended; '' if it can.
+    `by.now_ms`: the time of the claim. `queued_ms`: the time when it was queued. `plan`: the plan of a replay. It is
+    None for another kind of job, or if this worker's clock is so far behind that fewer windows of the range are closed
+    than when the job was queued. `failed`: the reason why the job failed before it began ('': it can begin).
     """
 
     job_id: int
@@ -92,7 +92,8 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
 
     Errors: those of `plan`. HistoryDoubted for a correction while a recovery is needed. UnknownId for a wallet without
     top-ups. Refused if the job is not needed or cannot be done, if the same job is already queued, or if MAX_OPEN_JOBS
-    are open. If two equal jobs are queued at the same moment, both may be stored. The second finds its work done.
+    are open. If two equal jobs are queued at the same moment, both may be stored. The second job then finds its work
+    done.
     """
     _plan(connection, asked, by.now_ms)
     asked = understood(connection, asked)
@@ -109,8 +110,8 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
         raise Refused(f"the same job is already queued: {same}. See `drawdown job list`")
     if SQL.run(connection, "count_open").scalar_one() >= MAX_OPEN_JOBS:
         raise Refused(
-            f"the maximum of {MAX_OPEN_JOBS:,} queued jobs is reached. Wait until ticks do jobs, or run `drawdown job "
-            "cancel JOB`"
+            f"the maximum of {MAX_OPEN_JOBS:,} queued jobs is reached. Wait until ticks have done some jobs, or run "
+            "`drawdown job cancel JOB`"
         )
     values = {
         "kind": asked.kind,
@@ -126,7 +127,9 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
 
 
 def understood(connection: sa.Connection, asked: Asked) -> Asked:
-    """Return the job as it is stored, with the present state if it needs that.
+    """Return the job in the form in which it is stored.
+
+    An assignment or a top-up is stored with the present state of its object.
 
     Errors: UnknownId for a wallet without top-ups.
     """
@@ -157,7 +160,8 @@ def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | 
 def require_as_it_stood(connection: sa.Connection, asked: Asked, by: By) -> None:
     """Refuse a job if a person has changed its object since it was queued.
 
-    Call it again under the locks of the change, because a person can act while a provider is read. Errors: Refused.
+    Call the function again under the locks of the change, because a person can act while Drawdown reads a provider.
+    Errors: Refused.
     """
     if isinstance(asked, TopupJob):
         is_to_be_done(connection, asked)
@@ -186,7 +190,7 @@ def _require_need(connection: sa.Connection, asked: AssignJob, by: By) -> None:
 def _is_so(connection: sa.Connection, asked: AssignJob, by: By) -> bool:
     """Return True if a requested assignment exists.
 
-    One that begins later counts only if the person saw an assignment to this provider.
+    An assignment with a later start counts only if the person saw an assignment to this provider.
     """
     since_ms, was = _since(connection, asked, by), asked.was
     was_there = was is not None and was.provider == asked.provider
@@ -226,7 +230,7 @@ def state_of(connection: sa.Connection, job_id: int) -> str:
 def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | None:
     """Claim and return the oldest open job.
 
-    Return None if another worker has claimed it, or if all jobs have ended.
+    Return None if another worker has claimed that job, or if all jobs have ended.
     """
     values = {"worker": worker, "lease_ms": now_ms + JOB_LEASE_MS, "now_ms": now_ms}
     row = SQL.run(connection, "take", values).one_or_none()
@@ -237,7 +241,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
         if row.tries > MAX_TRIES:
             raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
         require_as_it_stood(connection, asked, by)
-        # A clock that is behind shows fewer closed windows, so its plan would leave out a part of the range.
+        # By a clock that is behind, fewer windows are closed, so the plan would leave out a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
         planned = None if is_short else _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:
@@ -249,7 +253,8 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
 def put_back(connection: sa.Connection, job_id: int, worker: str, said: str, *, in_vain: bool = False) -> bool:
     """Put a job back for the next tick; return False if another worker has it.
 
-    `said`: why it waits. `in_vain`: the turn counts as one of its tries. Otherwise, its tries begin again at 0.
+    `said`: the reason why the job waits. `in_vain`: True if this turn counts as a try without progress; False to set
+    the count of tries to 0.
     """
     values = {"job_id": job_id, "worker": worker, "said": said, "counted": int(in_vain)}
     return SQL.run(connection, "put_back", values).rowcount == 1
@@ -264,7 +269,7 @@ def end(connection: sa.Connection, job_id: int, worker: str, state: State, said:
 def sealed(connection: sa.Connection, job_id: int) -> int:
     """Return the number of pushes that all replays of a job sealed.
 
-    It includes those of ticks that died.
+    The number includes the pushes of ticks that died.
     """
     return int(SQL.run(connection, "sealed", {"job_id": job_id}).scalar_one())
 
@@ -286,7 +291,7 @@ def stands(connection: sa.Connection, wallet: str) -> Stood:
 
 
 def require_use(asked: TopupJob) -> None:
-    """Refuse a job about top-ups that is not needed, or cannot be done.
+    """Refuse a job about top-ups that is not needed or is not possible.
 
     Errors: Refused.
     """
@@ -305,7 +310,7 @@ def require_use(asked: TopupJob) -> None:
 def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
     """Return True if a job about top-ups must still be done.
 
-    False: a tick that died, or a person, has done it.
+    If it is False, a tick that died or a person has done the job.
 
     Errors: Refused if a person changed the terms since the job was queued, or a charge was declined since.
     """

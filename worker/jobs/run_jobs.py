@@ -1,7 +1,7 @@
 """Do waiting jobs in a tick: replays, assignments, terms, corrections, top-ups.
 
 Guarantee: a tick does at most MAX_A_TICK jobs, for at most TURN_MS, and leaves the rest to the next tick. Only one tick
-reports the result of a job. Each kind is safe to repeat, so if the tick of a job died, the job is done again:
+reports the result of a job. Each kind of job is idempotent, so if a tick dies, the next tick does its job again:
 
 - A replay subtracts what is sealed.
 - Voided pushes are no longer open, and terms in force are not accepted again.
@@ -52,12 +52,15 @@ log = structlog.get_logger()
 MAX_A_TICK: Final = 4
 """Most jobs that one tick runs."""
 SAID: Final = 5
-"""Lines of each kind about the rest of a replay in a job's result. `drawdown replay` shows all lines."""
+"""Lines of each kind in the result of a replay job.
+
+`drawdown replay` shows all lines.
+"""
 
 
 @dataclass
 class JobsDone:
-    """The number of jobs that this tick ended, and a text about each that failed."""
+    """The number of jobs that this tick ended, and a text about each failed job."""
 
     ended: int = 0
     failures: list[str] = field(default_factory=list)
@@ -66,13 +69,13 @@ class JobsDone:
 def do_jobs(context: Context) -> Steps[JobsDone]:
     """Do the waiting jobs, the oldest first.
 
-    Errors: those of a job, which another tick can then take once its lease has expired.
+    Errors: those of a job. Another tick can take that job after its lease has expired.
     """
     done, turn = JobsDone(), _turn(context)
     for _ in range(MAX_A_TICK):
         if turn.out_of_time():
             break
-        # Of two ticks at once, one gets the job, and the other ends.
+        # If two ticks run at the same time, one gets the job, and the other does not do jobs.
         take = partial(queue.take, worker=turn.worker, now_ms=turn.clock.now_ms())
         taken: ClaimedJob | None = yield Transaction("take_job", take)
         if taken is None or not (yield from _do(turn, taken, done)):
@@ -81,7 +84,7 @@ def do_jobs(context: Context) -> Steps[JobsDone]:
 
 
 def _turn(context: Context) -> Context:
-    """Return the context of a turn, which is for the organisations of all shards."""
+    """Return the context of a turn, which includes the organisations of all shards."""
     now = context.clock.now_ms()
     return replace(context.within(TURN_MS), shard=Shard(), began_ms=now, progress=None)
 
@@ -152,9 +155,9 @@ def _end(connection: sa.Connection, *, turn: Context, taken: ClaimedJob, came: T
 def in_words(pushes: int, found: Replayed) -> str:
     """Return a text about the result of a replay.
 
-    `pushes`: the pushes of all its turns.
+    `pushes`: the number of pushes that all turns of the job sealed.
     """
-    none = "nothing more to seal" if found.to_settle else "no further push was needed"
+    none = "nothing more to seal" if found.to_settle else "another push was not needed"
     said = [f"sealed {counted(pushes, 'push', 'pushes')}" if pushes else none]
     said += [found.to_settle] if found.to_settle else []
     said += [f"skipped {bad.org_id}: {bad.reason}" for bad in found.stopped[:SAID]]
@@ -172,7 +175,7 @@ class Turn:
     """The result of a tick's turn at a job.
 
     `state`: None if the next tick continues the job. `in_vain`: True if this turn did not make progress. `replayed`:
-    the result of a replay, from which the text is made at the end (None: another kind of job).
+    the result of a replay, from which the final text is made (None: another kind of job).
     """
 
     state: State | None
@@ -184,7 +187,7 @@ class Turn:
 def accept(context: Context, asked: AcceptJob, by: By) -> Steps[Turn]:
     """Accept a provider's terms if they are those that the person saw.
 
-    Unsent pushes are voided in portions, as by the command.
+    The job voids unsent pushes in portions, as `drawdown provider accept` does.
     """
     declared = context.declared().get(asked.provider)
     if declared is None:
@@ -211,7 +214,7 @@ def _portion(
 ) -> providers.Portion | None:
     """Void a portion of unsent pushes, and accept the terms with the last portion.
 
-    None: the terms are in force, by a tick that died or by a person.
+    Return None if the terms are already in force, because a tick that died or a person accepted them.
     """
     lock_buckets(connection)
     if providers.terms_in_force(connection, asked.provider) == asked.terms:
@@ -242,9 +245,9 @@ def _hold(connection: sa.Connection, *, asked: AssignJob, by: By) -> None:
 
 
 def cannot_be_used(provider: str) -> Turn:
-    """Return a turn in vain, because the tick cannot use a provider.
+    """Return a turn without progress, because the tick cannot use a provider.
 
-    A person can set the key of its machine, or accept its settings.
+    A person can then set the provider's key on the machine of the tick, or accept the provider's settings.
     """
     return Turn(None, f"the tick cannot use {provider}. Run `drawdown provider list` on its machine", in_vain=True)
 
@@ -266,7 +269,10 @@ def _flip_in_words(flip: Flip, provider: str) -> Turn:
 
 
 LINES_SAID: Final = 3
-"""Lines in a job's result that a correction leaves to a person. `drawdown reconcile` shows all lines."""
+"""Differences left to a person that a correction's result names.
+
+`drawdown reconcile` shows all differences.
+"""
 
 
 def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
@@ -276,7 +282,7 @@ def correct(context: Context, asked: CorrectJob, by: By) -> Steps[Turn]:
     """
     if asked.provider and asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
-    # A copy, so that its checkpoint does not replace that of the later jobs.
+    # Use a copy of the context, so that its checkpoint does not replace the checkpoint of later jobs.
     found: Reconciled = yield from reconcile(replace(context), scope_of(asked), by)
     if found.unfinished or found.unread:
         return Turn(None, corrections_in_words(found), in_vain=True)
@@ -343,7 +349,7 @@ def _describe_line(line: Line) -> str:
 def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
     """Resume or start a wallet's top-ups, and charge it if it is low.
 
-    First it checks that the payment service does not top up the customer itself.
+    The job first checks that the payment service does not top up the customer itself.
     """
     terms: Terms = yield Transaction(
         "topup_asked", partial(topups.require_terms, customer_id=asked.wallet), rollback=True
@@ -364,7 +370,7 @@ def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
 
 
 def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> TermsChange | None:
-    """Change the top-ups of a wallet; None if that was done already."""
+    """Change the top-ups of a wallet. Return None if they were changed before."""
     topups.require_terms(connection, asked.wallet)  # this locks the terms until the commit
     if not queue.is_to_be_done(connection, asked):
         return None
