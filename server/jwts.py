@@ -1,8 +1,8 @@
 """Verify tokens that others signed (JWT, RFC 7519), with joserfc.
 
 Guarantee: Drawdown selects the algorithm by the kind of key. It never uses a public key as a secret, and never accepts
-the algorithm `none`. It verifies the signature, the audience and the end before it uses any other claim. It uses its
-own clock.
+the algorithm `none`. It verifies the signature, the audience and the expiry time before it uses any other claim. It
+uses its own clock.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 class Unproven(Exception):
-    """The reason why a token or a key is invalid, in words."""
+    """Raised if a token or a key is invalid, with the reason in words."""
 
 
 def require_library() -> None:

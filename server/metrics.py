@@ -1,10 +1,11 @@
-"""Measure the database, for a server and for a single tick alike.
+"""Measure the database, both for a server and for a single tick.
 
 process_metrics.py has the metrics of a server's process.
 
-Guarantee: this module only reads, by indexes. If a label's value is known, a zero is written for it, because an alert
-on a change would miss the first value. A failed or missing shard is visible beside others. An age is never negative,
-even if two clocks differ. If the database cannot be read, the only metric is `drawdown_database_up 0`.
+Guarantee: this module only reads, by indexes. The module writes a zero for each known value of a label, because an
+alert on a change would miss the first event. The metrics show each shard separately, so a failed or missing shard is
+visible. An age is never negative, even if two clocks differ. If the database cannot be read, the only metric is
+`drawdown_database_up 0`.
 """
 
 from __future__ import annotations
@@ -432,7 +433,7 @@ def working(connection: sa.Connection) -> Iterator[Metric]:
 
 
 def of_workers(found: Cluster) -> Iterator[Metric]:
-    """Yield the metrics of a cluster that was already read."""
+    """Yield the metrics of the given state of a cluster."""
     counts = dict.fromkeys(WORKER_STATES, 0) | Counter(one.state for one in found.workers if one.state in WORKER_STATES)
     yield gauge("workers", "Workers of the last 24 hours, by state: `lives`, or `gone` (died without signing off).",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip

@@ -46,8 +46,8 @@ def _no_payments(_name: str) -> PaymentService | None:
 class Services:
     """The services that the routes use.
 
-    `unasked`: the same providers without a network, so they verify a webhook without a call. `broken`: why other
-    providers cannot be used. `renew`: a function that replaces changed settings and providers.
+    `unasked`: the same providers without a network, so they verify a webhook without a call. `broken`: the providers
+    that cannot be used, with the reason. `renew`: a function that replaces changed settings and providers.
     """
 
     engine: sa.Engine

@@ -13,7 +13,7 @@ UnknownOrg = Literal["not_found", "deny", "allow"]
 
 @dataclass(frozen=True)
 class OidcSettings:
-    """The issuer at which people of the console may sign in.
+    """The OpenID Connect issuer at which people of the console may sign in.
 
     If `issuer` is empty, this sign-in is off.
     """

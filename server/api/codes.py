@@ -12,16 +12,17 @@ from drawdown.worker.sources.samples.rows import ID_FIELDS
 
 
 class CallCode(NamedTuple):
-    """The HTTP statuses of a refused call's code, and its meaning with the fix."""
+    """An error code of a call, with its HTTP statuses, its meaning and the fix."""
 
     statuses: tuple[int, ...]
     meaning: str
 
 
 class ItemCode(NamedTuple):
-    """A result of an item of a body.
+    """A result code of one item in a request body.
 
-    `code`: empty if the result has only a status. `items`: the items that can have it: `events`, `samples` or `both`.
+    `code`: empty if the result has only a status. `items`: the kind of items that can have this result: `events`,
+    `samples` or `both`.
     """
 
     status: str

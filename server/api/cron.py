@@ -76,22 +76,22 @@ class Cron:
     async def parity(self, request: Request) -> JSONResponse:
         """Compare the totals of all cells for the due days.
 
-        Same as `drawdown parity check --cells`.
+        The work is that of `drawdown parity check --cells`.
         """
         found = await self._alone(request, "parity", self._step_threads.order, _parity)
         return JSONResponse({"parity": {**asdict(found), "exit_status": found.exit_status}})
 
     async def vendors(self, request: Request) -> JSONResponse:
-        """Compare costs with vendors' bills, as `drawdown vendor drift --keep --json`."""
+        """Compare costs with vendors' bills, like `drawdown vendor drift --keep --json`."""
         return JSONResponse(asdict(await self._alone(request, "vendors", self._step_threads.order, _vendors)))
 
     async def guard(self, request: Request) -> JSONResponse:
-        """Correct the guard's counters, as `drawdown guard reconcile --json`."""
+        """Correct the guard's counters, like `drawdown guard reconcile --json`."""
         found = await self._alone(request, "guard", self._step_threads.order, _guard)
         return JSONResponse({**asdict(found), "exit_status": found.exit_status})
 
     async def backfills(self, request: Request) -> JSONResponse:
-        """Return the overdue backfills, as `drawdown backfill overdue --json`."""
+        """Return the overdue backfills, like `drawdown backfill overdue --json`."""
         found = await self._alone(request, "backfills", self._step_threads.order, _backfills)
         status = int(Exit.PERSON if found else Exit.SETTLED)
         return JSONResponse({"overdue": [asdict(one) for one in found], "exit_status": status})

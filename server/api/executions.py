@@ -1,8 +1,8 @@
 """Serve /v1/executions with the functions of `drawdown execution`.
 
-Guarantee: each call is done in one transaction, as the command line does it. The execution's key or the draw's number,
-which the caller chooses, identifies the call. If the response is lost, the caller can repeat the call. Concurrent calls
-share a transaction (`payment_calls`). Concurrent acceptances of one organisation may share one, too
+Guarantee: Drawdown performs each call in one transaction, like the command line. The execution's key or the draw's
+number, which the caller chooses, identifies the call. If the response is lost, the caller can repeat the call.
+Concurrent calls share a transaction (`payment_calls`). Concurrent acceptances of one organisation may share one, too
 (`request_batching`). If an API key is bound to an organisation, it changes only executions that it began
 (`require_maker`).
 """
@@ -67,7 +67,7 @@ Acceptances of one organisation share a transaction, so Drawdown locks a busy wa
 
 
 class Executions:
-    """The routes. The path has the execution's key, percent-encoded."""
+    """The routes of /v1/executions. A path contains the execution's key, percent-encoded."""
 
     def __init__(self, programs: Programs, money: PaymentCalls) -> None:
         self._programs = programs

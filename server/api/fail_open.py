@@ -1,12 +1,12 @@
 """Allow uses of fail-open metrics while the database is unavailable.
 
-Drawdown records them afterwards.
+Drawdown records these uses after the outage.
 
-Guarantee: Drawdown allows such a use only if this process knows its API key, the API key has not expired, and the
-metric fails open. The outage must be shorter than FAIL_OPEN_MS. After the outage, Drawdown counts each use with its
-quantity, under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are
-unrecorded, Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a
-rule refuses the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
+Guarantee: Drawdown allows such a use only if this process knows its API key, that key has not expired, and the metric
+fails open. The outage must be shorter than FAIL_OPEN_MS. After the outage, Drawdown counts each use with its quantity,
+under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are unrecorded,
+Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a rule refuses
+the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class FailOpen:
         self.uses: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return the API key in this text; None if it is unknown or ended.
+        """Return the API key in this text; None if it is unknown, expired or revoked.
 
         If the database does not answer, return the remembered key. Errors: those of AWAY, if the key is not remembered;
         ApiError 429, 503.
@@ -130,13 +130,13 @@ class FailOpen:
     async def confirm_key(self, key: ApiKey) -> None:
         """Check that a remembered API key is still valid.
 
-        Errors: ApiError 401 for an ended key; those of `find`.
+        Errors: ApiError 401 for an expired or revoked key; the errors of `find`.
         """
         if await self._find(key.proof, self._services.clock.now_ms()) is None:
             raise unauthorized()
 
     def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
-        """Remember a key as the database has it; None: forget it."""
+        """Remember a key as the database stores it, or forget it if `found` is None."""
         if found is None:
             self._keys.forget(proof)
         else:
@@ -162,9 +162,9 @@ class FailOpen:
         return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
-        """Return the response of `work`, or a response without the database.
+        """Return the result of `work`, or a decision without the database.
 
-        `uses`: True for a use, False for a check. Errors: those of `work`; Denied `other_content`; ApiError 503.
+        `uses`: True for a use, False for a check. Errors: the errors of `work`; Denied `other_content`; ApiError 503.
         """
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
@@ -192,7 +192,7 @@ class FailOpen:
     async def before(self, key: str) -> None:
         """Record the allowed uses with this use key, before a call changes or ends them.
 
-        Errors: ApiError 503 if they cannot be recorded yet.
+        Errors: ApiError 503 if these uses cannot be recorded yet.
         """
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
@@ -227,7 +227,7 @@ class FailOpen:
         return True
 
     def close(self) -> None:
-        """Record all pending uses, and log those that are lost."""
+        """Record all pending uses, and log each use that is lost."""
         if self._kept:
             pool = ThreadPoolExecutor(1)
             wait([pool.submit(self._record_now)], CLOSING_S)

@@ -1,7 +1,7 @@
 """Describe the routes in /openapi.json.
 
-Guarantee: the description comes from the routes themselves. An example of a response is the model's own, or a response
-of this server (`examples.json`, without nulls).
+Guarantee: Drawdown generates the description from the routes themselves. An example of a response comes from its model,
+or is a recorded response of this server (`examples.json`, without nulls).
 """
 
 from __future__ import annotations
@@ -108,9 +108,10 @@ def operation(
 ) -> _Operation:
     """Return the description of a route for FastAPI.
 
-    The description has the responses, body, query, headers and authentication. `answer`: None for Prometheus' text, or
-    with `empty`. `body`: `any` for any JSON object. `bodies`: the bodies by type, if there are several. `scope`: the
-    scope that an API key needs. `empty`: True if the response is 204. `also`: other statuses with their own response.
+    The description has the responses, body, query, headers and authentication. `answer`: the model of the response;
+    None for Prometheus' text, or with `empty`. `body`: `any` for any JSON object. `bodies`: the bodies by type, if
+    there are several. `scope`: the scope that an API key needs. `empty`: True if the response is 204. `also`: other
+    statuses with their own response.
     """
     extra: dict[str, object] = {}
     if body == "any":

@@ -26,7 +26,7 @@ from drawdown.worker.guard.grouped import Call
 
 @dataclass(frozen=True)
 class Order:
-    """A call, and its API key."""
+    """A call, with its API key."""
 
     key: ApiKey
     call: Call
@@ -59,10 +59,10 @@ class PaymentCalls:
         self._lane = programs.batch_requests(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
-        """Return the response of a call that shares a transaction.
+        """Return the result of a call, which shares a transaction with other calls.
 
-        `remember`: receives the present key, if it is still valid. Errors: NotTogether if the call must be decided
-        alone, with the key read again; ApiError 401, 429; DatabaseBusy.
+        `remember`: a function that receives the key as read again, if the key is still valid. Errors: NotTogether if
+        the call must be decided alone, with the key read again; ApiError 401, 429; DatabaseBusy.
         """
         found, answer = await self._lane.ask(Order(key, call))
         if found is None:

@@ -4,8 +4,8 @@ Drawdown locks and commits a busy wallet or counter once for all these requests.
 
 Guarantee: each request gets the response that it would get alone, after the commit. If requests cannot be decided
 together, each is decided alone. A refused request is decided alone, too, unless its error would be the same. A lane
-does not wait for other lanes. A request that comes alone does not wait. If several requests came just before, a request
-that writes waits at most GATHER_S.
+does not wait for other lanes. A request that arrives alone does not wait. If several requests arrived just before, a
+request that writes waits at most GATHER_S.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class _Lane(Generic[A, R]):
 class Way(Generic[A, R]):
     """A way to decide requests, at the time of their transaction.
 
-    `all_`: returns a response for each request. A DrawdownError in place of a response refuses that request, which is
-    then not stored. If each request must be decided alone, `all_` raises Refused or UsageError. `alone`: decides one
-    request; if it is None, the caller gets NotTogether. `lane`: returns the row that a request needs.
+    `all_`: returns a response for each request. A DrawdownError in place of a response refuses that request, which
+    Drawdown then does not store. If each request must be decided alone, `all_` raises Refused or UsageError. `alone`:
+    decides one request; if it is None, the caller gets NotTogether. `lane`: returns the row that a request needs.
     """
 
     lane: Callable[[A], object]
@@ -93,12 +93,12 @@ class Way(Generic[A, R]):
 
 
 class RequestBatcher(Generic[A, R]):
-    """The lanes of waiting requests, by row, for one event loop."""
+    """The queues of waiting requests, a lane for each row, for one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
         """Store the parts of the batcher.
 
-        `names`: returns True if Drawdown may search for the nearest id now.
+        `names`: a function that returns True if Drawdown may search for the nearest id now.
         """
         self._clock = clock
         self._names = names
@@ -108,10 +108,10 @@ class RequestBatcher(Generic[A, R]):
         self._lanes: dict[object, _Lane[A, R]] = {}
 
     async def ask(self, asked: A) -> R:
-        """Return the response of a request that is decided with others.
+        """Return the response to a request that is decided with others.
 
-        Errors: those of `Way.all_` and `Way.alone`; NotTogether if the request must be decided alone and `Way.alone` is
-        None; ApiError 429 if too many requests wait.
+        Errors: the errors of `Way.all_` and `Way.alone`; NotTogether if the request must be decided alone and
+        `Way.alone` is None; ApiError 429 if too many requests wait.
         """
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())

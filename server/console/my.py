@@ -5,11 +5,11 @@ People come in with a signed link, and see only their organisation. Your product
     {"aud": "https://drawdown.internal", "org": "acme", "sub": "ann", "exp": 1767225900, "jti": "6f1c…"}
 
 Guarantee: a link can be used once, within fifteen minutes. Drawdown accepts HS256 only with the shared secret, and
-RS256 and ES256 only with your product's public keys. A link must have an audience, an organisation, an end and its own
-id. The session belongs to that organisation, even if the address names another. If the organisation shares its wallet
-with others, the pages do not show the wallet. They never show the name of another organisation or of an operator, or a
-reason that an operator wrote. The only change that a visitor can request is a limit override, which a person must
-approve. Drawdown rejects an invalid value, and never reads it as another value.
+RS256 and ES256 only with your product's public keys. A link must have an audience, an organisation, an expiry time and
+a unique id. The session belongs to that organisation, even if the address names another. If the organisation shares its
+wallet with others, the pages do not show the wallet. They never show the name of another organisation or of an
+operator, or a reason that an operator wrote. The only change that a visitor can request is a limit override, which a
+person must approve. Drawdown rejects an invalid value, and never reads it as another value.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ class Face(Protocol):
 
 
 class Nobody(Exception):
-    """An error: the visitor is not signed in."""
+    """Raised if the visitor is not signed in."""
 
 
 class Another(Refused):
-    """The page belongs to an organisation other than the session's."""
+    """Raised if the page belongs to an organisation other than the session's."""
 
     code = "another_organisation"
 
@@ -201,7 +201,7 @@ class My:
         return await self._answered(request, entered)
 
     async def look_in(self, request: Request, org_id: str, person: Person) -> Response:
-        """Show a person of the console the view of an organisation's own people.
+        """Show a person of the console the pages of an organisation's own people.
 
         Drawdown records the person's own name.
         """
@@ -341,14 +341,14 @@ class My:
 
 @dataclass(frozen=True)
 class Link:
-    """A proven link. `number`: its own id (`jti`)."""
+    """A verified link. `number`: its unique id (`jti`)."""
 
     number: str
     visitor: Visitor
 
 
 class Links:
-    """The links of one server."""
+    """The signed links that one server verifies."""
 
     def __init__(self, services: Services, elsewhere: DocumentCache) -> None:
         self._services = services
@@ -477,7 +477,7 @@ def _tomorrow(now_ms: int) -> int:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Yield the ledger of the days that the page shows.
+    """Yield the ledger's lines for the days that the page shows.
 
     If others share the wallet, yield only the names of the columns.
     """

@@ -2,11 +2,11 @@
 
 It uses the authorization code flow with PKCE.
 
-Guarantee: the browser that returns is the browser that left, within WITHIN_MS. Drawdown derives the state, the nonce
-and PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts a
-token only with the issuer's signature, this audience, this nonce and a valid time. The issuer identifies a person.
-Drawdown decides whether the person may come in, and with which role. It redirects a browser only to the issuer, and
-then into the console.
+Guarantee: a sign-in ends in the browser that began it, within WITHIN_MS. Drawdown derives the state, the nonce and
+PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts a token
+only with the issuer's signature, this audience, this nonce and a valid time. The issuer identifies a person. Drawdown
+decides whether the person may sign in, and with which role. It redirects a browser only to the issuer, and then to the
+console.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def require_sane(settings: OidcSettings) -> None:
 
 
 def label_of(settings: OidcSettings) -> str:
-    """Return the issuer's name on the sign-in button; '' without a button."""
+    """Return the issuer's name for the sign-in button; '' if there is no button."""
     return settings.issuer and (settings.label or urlsplit(settings.issuer).hostname or "")
 
 
@@ -122,7 +122,7 @@ class Trip:
 
 
 def trip_of(secret: str, state: str) -> Trip | None:
-    """Return the sign-in of a state; None unless this secret signed the state."""
+    """Return the sign-in that a state belongs to; None unless this secret signed the state."""
     began, _, _ = state.partition(".")
     if not (began.isascii() and began.isdecimal() and len(began) <= 15 and secret):
         return None
@@ -131,9 +131,9 @@ def trip_of(secret: str, state: str) -> Trip | None:
 
 
 class Oidc:
-    """The two routes of the sign-in.
+    """The two routes of the sign-in at the issuer.
 
-    `desk` shows pages, and has the console's address.
+    `desk`: shows pages, and knows the console's address.
     """
 
     def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: DocumentCache) -> None:

@@ -1,7 +1,6 @@
 """List the pages and actions by area, for the router, the menu and the tests.
 
-Guarantee: the console serves only the pages of these lists. The tests try each page in each of its states, for each of
-its roles.
+Guarantee: the console serves only the pages of these lists. Tests open each page in each of its states, with each role.
 """
 
 from __future__ import annotations

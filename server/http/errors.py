@@ -1,6 +1,6 @@
 """Define errors for programs: one shape, a code, and a message for people.
 
-Guarantee: a response never has a part of a secret, of an SQL statement or of a stack.
+Guarantee: a response never contains a part of a secret, of an SQL statement or of a stack trace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MESSAGES = {
 
 
 class ApiError(Exception):
-    """A response that reports an error, with its HTTP status and its code."""
+    """Raised to answer a request with an error, with its HTTP status and its code."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ def of_drawdown(error: DrawdownError) -> ApiError:
 
 
 def unauthorized() -> ApiError:
-    """Return the error 401 for a missing, unknown or ended API key."""
+    """Return the error 401 for a missing, unknown, expired or revoked API key."""
     message = (
         "missing or invalid API key. Send `Authorization: Bearer KEY` with a valid key. To get a key, call `POST "
         "/v1/keys` with another key, "

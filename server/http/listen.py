@@ -1,7 +1,7 @@
 """Serve the application on a socket with uvicorn.
 
 Guarantee: SIGTERM and SIGINT end the server cleanly. The server then stops accepting requests, and finishes requests in
-progress. A tick ends at its next effect. Then the process continues to its exit status.
+progress. A tick ends at its next effect. Then the process exits with its usual status.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def serve(
 ) -> None:
     """Serve until a signal or `is_told` ends it.
 
-    `trusted_proxies`: addresses with a trusted X-Forwarded-For, separated by commas. `is_told`: returns True if the
-    server must end. Errors: UsageError if one of `trusted_proxies` is not an address or network.
+    `trusted_proxies`: addresses with a trusted X-Forwarded-For, separated by commas. `is_told`: a function that returns
+    True if the server must end. Errors: UsageError if one of `trusted_proxies` is not an address or network.
     """
     slots = ConnectionSlots(proxies(trusted_proxies), server.refused)
     config = uvicorn.Config(

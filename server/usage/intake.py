@@ -4,11 +4,11 @@ One transaction stores the items of a body.
 
 Guarantee: the response 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
 change the database. Reading and storing have their own threads, so a batch does not delay an execution, the gate or a
-webhook. At most MOST_BATCHES are in work or wait, and each key has a limited share of this number. At most AT_ONCE are
-unpacked at a time. Keys take turns, so a busy key delays another only by the batches in progress. A small body, such as
-one event, does not wait for large batches. It shares a transaction with concurrent bodies of its key (`singles`). A
-body in transfer waits only for its sender, within the budget of all bodies. Drawdown counts invalid items after each
-response, and writes the counts every EVERY_S, so requests do not wait for them.
+webhook. At most MOST_BATCHES batches are in progress or wait, and each key has a limited share of this number. At most
+AT_ONCE batches are unpacked at a time. Keys take turns, so a busy key delays another only by the batches in progress. A
+small body, such as one event, does not wait for large batches. It shares a transaction with concurrent bodies of its
+key (`singles`). A body that is still arriving waits only for its sender, within the budget of all bodies. Drawdown
+counts invalid items after each response, and writes the counts every EVERY_S, so requests do not wait for them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Result:
     """The outcome of an item.
 
     `code` and `message`: the fault; None for an item without a fault. `at`: the place of the fault in the item.
-    `named`: the source and the id that the item states.
+    `named`: the source and the id in the item.
     """
 
     status: Status
@@ -120,7 +120,7 @@ class ReceivedBody:
 
 @dataclass(frozen=True)
 class Taker(Generic[T]):
-    """A kind of items: how to read, name and store them."""
+    """A kind of items, with the functions that read, name and store these items."""
 
     kind: Literal["events", "samples"]
     scope: str
@@ -461,7 +461,7 @@ class Quotas:
     def take(self, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
         """Take items from the quotas.
 
-        Errors: ApiError 429 if a quota is used up; then all quotas stay unchanged.
+        Errors: ApiError 429 if a quota is used up; all quotas then stay unchanged.
         """
         with self._lock:
             if not self._keys.has(key, now_ms, items):

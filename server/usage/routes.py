@@ -83,7 +83,7 @@ TO: Final = "The end of the last window. By default the end of the current one"
 
 
 class UsageQuery(BaseModel):
-    """The range and the page of usage.
+    """The range of the usage, and the page to return.
 
     The range has the windows that start at `from_ms` or later, and before `to_ms`. `after`: `next` of the previous
     page.

@@ -1,7 +1,7 @@
 """Set up the templates of the console.
 
-Guarantee: each template escapes each value, its unprintable characters included. Only the values that a form sends back
-keep these characters. An unknown name is an error.
+Guarantee: each template escapes each value, including its unprintable characters. Only the values that a form sends
+back keep these characters. An unknown name is an error.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ A browser may break only such words.
 def bdi(text: object) -> Markup:
     """Return an id, or another text that others chose, as escaped HTML.
 
-    The text cannot reverse the text around it.
+    Characters of this text cannot reverse the direction of the text around it.
     """
     if text is None:
         return escape(figures.UNKNOWN)

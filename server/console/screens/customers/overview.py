@@ -1,7 +1,7 @@
 """Show the overview: the verdict, work for a person, and the last day's ticks.
 
 Guarantee: the verdict, its reason and its next step are exactly those of `drawdown status`. The page lists the work for
-a person, the worst first. Below this list is the work for a tick, and then the work that is due within a day.
+a person, the most urgent first. Below this list is the work for a tick, and then the work that is due within a day.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ MOST_CALLS: Final = 50
 class Need:
     """Work for a person, with its urgency, its object and its command.
 
-    The command shows the work, or does it.
+    The command shows or does the work.
     """
 
     tone: str
@@ -194,7 +194,7 @@ NOBODY: Final = RunningOut()
 class Around:
     """Other facts for the work list.
 
-    These facts are the reasons of waiting pushes, organisations that soon run out of credit, and requests for limit
+    These facts are the reasons why pushes wait, organisations that soon run out of credit, and requests for limit
     overrides. `pending_overrides`: the number of these requests. `pending_since_ms`: the time of the first request, in
     milliseconds.
     """
@@ -215,9 +215,9 @@ def read_around(connection: sa.Connection, now_ms: int) -> Around:
 
 
 def needs(found: Status, around: Around = NOTHING) -> list[Need]:
-    """Return all work for a person, the worst first, then other open work.
+    """Return all work for a person, the most urgent first, then other open work.
 
-    Other open work waits for a tick, or is due within a day. The reasons of the headline are in the list.
+    Other open work waits for a tick, or is due within a day. The list contains the reasons in the headline.
     """
     calls = list(calls_of(found.standing))
     waits = _waits(found.standing, around.reasons)

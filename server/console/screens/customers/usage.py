@@ -1,6 +1,6 @@
 """Show an organisation's usage: its credit, use by day, executions and ledger.
 
-Guarantee: the tiles equal `GET /v1/accounts/…`, and the days add up to the ledger's entries.
+Guarantee: the tiles equal the figures of `GET /v1/accounts/…`, and the sums of the days equal the ledger's entries.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
 
 
 def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
-    """Return the tiles of an organisation with its balance at a provider.
+    """Return the tiles of an organisation whose provider keeps its balance.
 
     The tiles show the provider's last balance, less the usage that the balance does not include yet. Before the first
     read of a balance, they show that the balance is unknown. `org`: the organisation's row.
@@ -167,7 +167,7 @@ def available(account: Account, said: str) -> Tile:
 
 
 def used(by_day: list[Use], tomorrow_ms: int) -> Tile:
-    """Return the tile of the use in the last TILE_DAYS days, today included."""
+    """Return the tile of the use in the last TILE_DAYS days, including today."""
     micro = sum(one.micro for one in by_day if one.at_ms >= tomorrow_ms - TILE_DAYS * DAY_MS)
     return Tile(f"Used in {TILE_DAYS} days", figures.credits(micro), "today included")
 
@@ -250,7 +250,7 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 def opened_day(ask: Ask) -> int | None:
     """Return the start of the day of the shown entries, in milliseconds.
 
-    None: the address does not name a day. Errors: UsageError for an invalid day.
+    Return None if the address does not name a day. Errors: UsageError for an invalid day.
     """
     text = ask.query.get("day", "")
     if not text:

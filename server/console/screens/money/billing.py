@@ -311,7 +311,7 @@ def _pools(found: list[PoolRow]) -> Table:
 def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here: bool) -> Table:
     """Return the table of thresholds, with their present state and effect.
 
-    `is_here`: True if Drawdown keeps the customer's balance.
+    `is_here`: True if the embedded ledger keeps the customer's balance.
     """
     available = account.available_micro if is_here else None
     balance = available if terms.billing_provider is None or terms.read_micro is None else terms.read_micro

@@ -1,4 +1,4 @@
-"""Show differences: estimates and vendors' bills, cells' and Drawdown's counts."""
+"""Show where estimates differ from vendors' bills, and cells' counts from Drawdown's."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
 
 
 def apart(one: DriftLine) -> str:
-    """Return the difference of bill and estimate in per cent of the estimate.
+    """Return the difference between bill and estimate, in per cent of the estimate.
 
     The result has one decimal, with halves rounded away from zero.
     """

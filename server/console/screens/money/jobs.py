@@ -1,7 +1,7 @@
 """Queue jobs for actions that call a payment service or a provider.
 
-A tick does the jobs. The actions are: resume a top-up with another card, start a top-up, and correct the differences of
-a comparison.
+A tick does the jobs. The actions resume a top-up with another card, start a top-up, and correct the differences of a
+comparison.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Show the last comparisons with providers' totals, differences first."""
+"""Show the last comparisons with providers' totals, with differences first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Show the credit of suppliers: their settlements and payouts.
 
-The actions are freezes, reversals and payouts.
+The actions freeze settlements, reverse settlements, and pay suppliers.
 """
 
 from __future__ import annotations

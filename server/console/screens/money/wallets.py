@@ -231,7 +231,7 @@ def whose(paid: PaidFrom) -> str:
 
 
 def nothing_here(paid: PaidFrom) -> Tile:
-    """Return the tile of an unknown credit, which shows a dash, not zero."""
+    """Return the tile of an unknown balance, which shows a dash, not zero."""
     return Tile("Available", figures.UNKNOWN, whose(paid))
 
 

@@ -1,4 +1,4 @@
-"""Show pending usage by reason, by organisation, and without a feature.
+"""Show pending usage by reason and by organisation, and usage without a feature.
 
 It also shows quarantined samples. Each reason has its fix, such as to assign an organisation, map a feature, or correct
 a sample's time.

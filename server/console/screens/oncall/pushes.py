@@ -1,7 +1,7 @@
-"""Show open pushes, other pushes by the same filter, and one push.
+"""Show open pushes, other pushes that match the filter, and one push.
 
 The page of a push leads from its samples to the provider's response, the ledger's entry, the next verdict and the
-notified cells. A person acts on pushes by their keys, or on all pushes of a filter by confirming the shown count.
+notified cells. A person acts on pushes by their keys, or on all pushes of a filter after they confirm the shown count.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Each change has its actor, target, reason and channel.
 
-Guarantee: the figures equal `drawdown audit list`. Each request compares each shown row with the hash of the row before
-it. `drawdown verify` proves the whole chain.
+Guarantee: the figures equal those of `drawdown audit list`. Each request checks each shown row against the hash of the
+row before. `drawdown verify` proves the whole chain.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The page lists the limit overrides that are requested, and those in force.
 
-Guarantee: the figures equal `drawdown override list`, `guard list`, `guard report` and `limit list`. If there are more
-checks than one read counts, the page shows the start of the counted time. The actions on limit overrides and on phases
+Guarantee: the figures equal those of `drawdown override list`, `guard list`, `guard report` and `limit list`. If one
+read cannot count all checks, the page shows the start of the counted time. The actions on limit overrides and on phases
 of metrics are in this module.
 """
 

@@ -1,6 +1,6 @@
 """Show the invariants, and the runs of `drawdown verify` that proved them.
 
-Guarantee: the page shows the stored results of runs. A request of the page never proves an invariant.
+Guarantee: the page shows the stored results of runs. A request for the page never runs a proof.
 """
 
 from __future__ import annotations
