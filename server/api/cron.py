@@ -114,7 +114,10 @@ class Cron:
         if what in self._running and not self._running[what][1].done():
             details = {"running_since_ms": self._running[what][0]}
             raise ApiError(
-                409, f"{what}_running", f"another {what} runs in this process. Wait for its end", details=details
+                409,
+                f"{what}_running",
+                f"another {what} is running in this process. Send the request again after it ends",
+                details=details,
             )
         begun = begin(work)
         self._running[what] = self._services.clock.now_ms(), cast("Future[object]", begun)

@@ -67,7 +67,7 @@ Acceptances of one organisation share a transaction, so Drawdown locks a busy wa
 
 
 class Executions:
-    """The routes of /v1/executions. A path contains the execution's key, percent-encoded."""
+    """The routes of /v1/executions. A path has the execution's key, percent-encoded."""
 
     def __init__(self, programs: Programs, money: PaymentCalls) -> None:
         self._programs = programs

@@ -107,7 +107,7 @@ class UseRequest(CheckRequest):
 EMITTED: Final[JsonDict] = {
     "type": "object",
     "description": "The usage event that this use emits if it is allowed, in the same transaction: the use is counted, "
-    "and the event is billed. This takes the scope `events:write`, too. By default, its `event_id` is the `key`, its "
+    "and the event is billed. This also needs the scope `events:write`. By default, its `event_id` is the `key`, its "
     "`source` that of the API key or `/guard`, and its `quantity`, `subject` and `project` those of the use.",
     "required": ["event_type"],
     "additionalProperties": False,
@@ -477,7 +477,7 @@ class Guard:
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
-        """Use a quantity immediately, if the guard allows it. Drawdown counts and charges it."""
+        """Use a quantity at once, if the guard allows it. Drawdown counts and charges it."""
 
         async def use(order: ConsumeRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, None, "used"), said)
@@ -729,7 +729,7 @@ class Overrides:
         return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
 
     async def list(self, request: Request) -> JSONResponse:
-        """Return an organisation's own limit overrides, requests first, then those in force."""
+        """Return an organisation's own limit overrides, requests first, then in force."""
         return await self._programs.ask(request, SCOPE, OverridesQuery, _list_overrides)
 
 

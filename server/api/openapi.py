@@ -25,7 +25,7 @@ from drawdown.server.api.models import Error
 
 PATH: Final = "/openapi.json"
 MEANINGS: Final = {
-    207: "Some items were kept, and some were not",
+    207: "Some items were stored, and some were refused",
     400: "Malformed request",
     401: "Unauthenticated",
     402: "Not enough credit",
@@ -33,7 +33,7 @@ MEANINGS: Final = {
     404: "Unknown",
     408: "The body did not arrive in time",
     409: "A rule forbids the request, or the same work is in progress or done",
-    413: "Too large",
+    413: "Body too large",
     415: "Unsupported content type or encoding",
     422: "A field is missing, unknown or invalid",
     429: "Too many requests or items",

@@ -510,7 +510,7 @@ def _query_of(request: Request, model: type[M]) -> M:
     raw: bytes = request.scope.get("query_string", b"")
     if raw.count(b"&") >= MOST_PARAMETERS:
         raise ApiError(
-            422, "bad_value", f"too many query parameters: at most {MOST_PARAMETERS} are allowed. Remove some"
+            422, "bad_value", f"too many query parameters: at most {MOST_PARAMETERS} are allowed. Send fewer parameters"
         )
     given: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
@@ -560,7 +560,7 @@ class KnownKeys(KnownProofs[ApiKey]):
 
 
 class NamesBudget:
-    """The budget of searches for ids that resemble a mistyped id. It is safe for threads."""
+    """The budget of searches for ids near a mistyped id. It is safe for threads."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -122,7 +122,7 @@ class Trip:
 
 
 def trip_of(secret: str, state: str) -> Trip | None:
-    """Return the sign-in that a state belongs to; None unless this secret signed the state."""
+    """Return the sign-in of a state; None unless this secret signed the state."""
     began, _, _ = state.partition(".")
     if not (began.isascii() and began.isdecimal() and len(began) <= 15 and secret):
         return None
@@ -277,7 +277,7 @@ class Oidc:
         own = self._settings
         try:
             _, kid = jwts.head_of(token)
-            keys = await self._elsewhere.keys(provider["jwks_uri"], kid, f"{own.issuer}, asked for its keys,")
+            keys = await self._elsewhere.keys(provider["jwks_uri"], kid, f"the key endpoint of {own.issuer}")
             claims = jwts.claims_of(token, keys, jwts.BY_KEYS)
             audience = claims.get("aud")
             several = isinstance(audience, list) and len(audience) > 1
@@ -318,7 +318,9 @@ class Oidc:
             )
         verified = claims.get("email_verified", self._settings.unverified_email)
         if claim == "email" and verified is not True:
-            raise Unproven(f"{issuer} has not verified the email {name}. Verify it there, then begin again")
+            raise Unproven(
+                f"{issuer} has not verified the email {name}. Verify the email at the issuer, then begin again"
+            )
         return name.lower()  # the name is ASCII: in other alphabets, two letters may have the same lower case
 
     async def _entered(self, request: Request, name: str, place: str) -> Response:

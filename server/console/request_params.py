@@ -1,4 +1,4 @@
-"""Read the parameters of a page: the person, the time, and the texts in its address.
+"""Read a page's parameters: the person, the time, and the texts in its address.
 
 Guarantee: Drawdown rejects an invalid value, and never reads it as another value. `said_by` checks every text of an
 address, so that a database gets only texts that it can store. A number has the bounds of its unit.

@@ -218,7 +218,7 @@ def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("duplicate key. Keep one of them")
+        raise ValueError("duplicate key. Send each key once")
     return found
 
 

@@ -259,7 +259,7 @@ _AMBIGUOUS: Final = error_answer(
     ApiError(
         400,
         "bad_request",
-        "two lengths. Send either Content-Length or Transfer-Encoding, not both",
+        "the request states two body lengths. Send either Content-Length or Transfer-Encoding, not both",
         headers={"Connection": "close"},
     )
 )

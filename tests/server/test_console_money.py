@@ -359,7 +359,7 @@ def test_blocked_topup_reason_is_shown_on_page_and_in_file(home: Home) -> None:
     home.fleet.write(text, {"one": customer})
     (line,) = [one for one in rows_of(home, "/console/ledger.csv") if one.startswith(f'"{customer}",')]
     assert '"stolen_card"' in line
-    assert says(home.get("/console/ledger")[0].text, "stopped itself")
+    assert says(home.get("/console/ledger")[0].text, "stopped automatically")
 
 
 def test_money_pages_hostile_customer_id_is_escaped(home: Home) -> None:

@@ -76,10 +76,10 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
         _count("Stopped", stopped, "organisations, not billed until resumed", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
-        _count("Halted", standing.halted, "organisations that may run no sandbox", "bad", "/console/orgs?state=halted"),
+        _count("Halted", standing.halted, "organisations, sandboxes not allowed", "bad", "/console/orgs?state=halted"),
         _runs_out(running_out, standing.watch_ms, at_ms),
-        _count("Jobs open", jobs.open, _waits_since(jobs, at_ms), "warn", JOBS),
-        _count("Jobs failed", jobs.failed, "in the last 24 hours", "warn", JOBS),
+        _count("Open jobs", jobs.open, _waits_since(jobs, at_ms), "warn", JOBS),
+        _count("Failed jobs", jobs.failed, "in the last 24 hours", "warn", JOBS),
         _moment("Last tick", ticked, at_ms, "/console/ticks"),
         _moment("Last watch round", standing.watch_ms, at_ms),
     ]
@@ -103,7 +103,7 @@ def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
 
     Without a watch, the number is unknown, not zero.
     """
-    name, href = "Run out within 24 h", ENDING
+    name, href = "Out of credit within 24 h", ENDING
     if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
         return Tile(name, figures.UNKNOWN, "no watch runs", "", href)
     return _count(name, orgs, "by the watch's estimate", "warn", href)

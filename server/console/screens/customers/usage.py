@@ -47,11 +47,11 @@ SPLIT_DAYS: Final = 7
 MOST_SHARES: Final = 8
 """Sandboxes that an organisation's page names. Projects have the same limit."""
 EFFECTS: Final = {
-    "preview": "A preview calculates the credit that an execution would reserve. It changes nothing.",
+    "preview": "A preview calculates the credit that an execution would reserve. It does not change the wallet.",
     "accept": "Acceptance reserves the estimate. Available credit falls, and the balance stays.",
-    "queued": "It keeps its reservation until it ends or expires. A draw reduces the balance and the reservation.",
-    "complete": "Settlement charges the cost and frees the rest. Release and expiry free the credit that is left.",
-    "settlement": "A supplier's share is on hold, then Drawdown releases it. The customer pays nothing more.",
+    "queued": "The execution keeps its reservation until it ends. A draw reduces the balance and the reservation.",
+    "complete": "Settlement charges the cost and releases the rest. Release and expiry release the remaining credit.",
+    "settlement": "Drawdown holds the supplier's share, then releases it. The customer does not pay more.",
 }
 OUTLOOKS: Final = {
     "spent": "no credit is left",
@@ -127,7 +127,7 @@ def _tiles(account: Account, said: str, used_: Tile) -> list[Tile]:
 
 
 def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, now_ms: int) -> list[Tile]:
-    """Return the tiles of an organisation whose provider keeps its balance.
+    """Return the tiles of an organisation with its balance at a provider.
 
     The tiles show the provider's last balance, less the usage that the balance does not include yet. Before the first
     read of a balance, they show that the balance is unknown. `org`: the organisation's row.

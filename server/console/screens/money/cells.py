@@ -86,7 +86,7 @@ def format_money(minor: int | None, currency: str | None) -> str:
 
 
 def of_entry(key: str, reservation: str | None = None, lot: str | None = None, customer_id: str = "") -> str:
-    """Return the address of an entry's push, execution, top-up or lot; '' if it has none."""
+    """Return the address of an entry's push, execution, top-up or lot; else ''."""
     if parse_push_key(key) is not None:
         return url("/console/push", key=key)
     if reservation:

@@ -22,7 +22,7 @@ from drawdown.worker.usage.backfills import BackfillRow, Diff, diff, list_backfi
 
 PATH: Final = "/console/backfills"
 TOO_MANY: Final = (
-    "The backfill is too large to compare on this page: `drawdown backfill show` shows what closing would bill."
+    "The backfill is too large to compare on this page. To see its charges on close, run `drawdown backfill show`."
 )
 MOST_LISTED: Final = 100
 """Latest backfills on the page. Find older backfills by organisation."""
@@ -117,7 +117,7 @@ def _usage_table(would: Diff) -> Table:
         for one in would.lines
     ]
     heads = ("Feature or type", "Provider", "#Events", "#Quantity", "#Windows", "#Credits", "Outcome")
-    none = "Closing it would bill no new usage."
+    none = "Closing the backfill would not bill new usage."
     command = f"drawdown backfill close {typed(would.backfill.backfill, '--hash', would.hash)}"
     return Table("Charges on close", heads, rows, none, command)
 

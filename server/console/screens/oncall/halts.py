@@ -118,7 +118,7 @@ def _ignored(found: list[Ignored]) -> Table:
     return Table("Ignored halts: stop the sandboxes on their hosts", heads, rows, "", "ops/runbooks/cell-gone.md")
 
 
-ORGS: Final = Field("id", "Organisations", hint="One on each line.", many=True)
+ORGS: Final = Field("id", "Organisations", hint="Organisation ids, one on each line.", many=True)
 
 
 def _orgs(doing: Doing) -> list[str]:
@@ -197,7 +197,7 @@ HALT: Final = Action(
     _stopped,
     lambda doing: ["org", "halt", *_orgs(doing)],
     _go_on,
-    "The halt is in force until you lift it, whatever the provider's verdict.",
+    "The halt stays in force until you lift it, regardless of the provider's verdict.",
     size=_size,
     tell=_preview,
 )

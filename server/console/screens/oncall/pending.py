@@ -92,8 +92,8 @@ def _tiles(reasons: list[PendingUsage], held: Mapping[str, int], beside: Beside)
         tile("Seconds pending", seconds, "of sandboxes, not billed yet"),
         tile("Units pending", units, "of event types, not billed yet"),
         tile("Quarantined", samples, f"samples that cannot be billed; {beside.late:,} too late, below a floor"),
-        tile("To be sealed again", beside.dirty_windows, "windows, by the next tick"),
-        tile("Dated ahead", beside.dated_ahead, "samples, billed when their time comes"),
+        tile("Windows to seal again", beside.dirty_windows, "by the next tick"),
+        tile("Future samples", beside.dated_ahead, "samples, billed when their time comes"),
     ]
 
 
@@ -181,7 +181,7 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
         for one in events
     ]  # fmt: skip
     heads = ("Size or type", "#Seconds or units", "#Samples", "#Organisations", "Fix")
-    none = "No usage lacks a feature: each size and event type in use has one."
+    none = "Each memory size and event type in use has a feature."
     return Table("Usage without a feature", heads, rows, none, "drawdown feature list")
 
 
@@ -221,7 +221,7 @@ BILLERS: Final = ((EMBEDDED, "the embedded ledger"), ("none", "no provider"), ("
 For another biller, a tick looks up the customer (`jobs`).
 """
 YES: Final = (("no", "no"), ("yes", "yes"))
-FROM: Final = Field("from", "From", "time", "Window boundary; the next if left empty.", optional=True)
+FROM: Final = Field("from", "From", "time", "Window boundary; the next boundary if left empty.", optional=True)
 MOST_FACTS: Final = 20
 """Organisations, sizes or samples that a dry run names."""
 
@@ -363,9 +363,11 @@ def _sample_options(doing: Doing) -> list[str]:
 
 
 SAMPLES: Final = (
-    Field("id", "Samples", hint="Ids, one on each line, instead of the filters below.", optional=True, many=True),
-    Field("org", "All of an organisation", optional=True),
-    Field("why", "All samples quarantined for this reason", optional=True),
+    Field(
+        "id", "Samples", hint="Sample ids, one on each line, in place of the filters below.", optional=True, many=True
+    ),
+    Field("org", "Organisation of the samples", optional=True),
+    Field("why", "Quarantine reason of the samples", optional=True),
     Field("expect", "Expected count", "number", "The action fails if the count differs.", optional=True),
 )
 NEW: Final = Field("new", "Allow a new name", "choice", choices=YES)
@@ -374,7 +376,7 @@ ASSIGN: Final = Action(
     "assign",
     "Assign",
     (
-        Field("id", "Organisations", hint="One on each line.", many=True),
+        Field("id", "Organisations", hint="Organisation ids, one on each line.", many=True),
         Field(
             "provider",
             "Billed by",
@@ -385,12 +387,12 @@ ASSIGN: Final = Action(
         Field(
             "customer",
             "Customer at the provider",
-            hint="Unchanged if left empty, or the organisation's id.",
+            hint="Unchanged if left empty; for a first assignment, the organisation's id.",
             optional=True,
         ),
         FROM,
         NEW,
-        Field("halts", "Assign even if it halts at once for lack of credit", "choice", choices=YES),
+        Field("halts", "Assign even if the organisation then halts for lack of credit", "choice", choices=YES),
     ),
     _assign,
     _billed,
@@ -404,12 +406,12 @@ ASSIGN: Final = Action(
 MEND: Final = Action(
     "sample-repair",
     "Correct samples",
-    (*SAMPLES, Field("as", "Read their times as", "choice", choices=[(one, one) for one in fixing.AS])),
+    (*SAMPLES, Field("as", "Time format", "choice", choices=[(one, one) for one in fixing.AS])),
     _fix,
     _quarantine_facts,
     lambda doing: ["sample", "repair", *_sample_options(doing), "--as", doing.values["as"]],
     lambda _doing: PLACE,
-    "For samples with only a wrong time. Drawdown adds a copy with its own id, and never changes the sample.",
+    "Use this if only the time is wrong. Drawdown adds a corrected copy with a new id, and keeps the sample.",
     size=_many,
 )
 DISMISS: Final = Action(
@@ -420,7 +422,7 @@ DISMISS: Final = Action(
     _quarantine_facts,
     lambda doing: ["sample", "dismiss", *_sample_options(doing)],
     lambda _doing: PLACE,
-    "Drawdown never bills them, and no longer counts them as quarantined.",
+    "Drawdown never bills dismissed samples, and no longer counts them as quarantined.",
     role="admin",
     size=_many,
 )

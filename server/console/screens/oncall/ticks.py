@@ -116,8 +116,8 @@ def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
     return [
         Tile("Last tick", figures.ago(began, now_ms), figures.time(began)),
         Tile("95th percentile, ms", slow, of),
-        Tile("Left work", figures.count(left), of, "warn" if left else ""),
-        Tile("Needed a person", figures.count(needy), of, "bad" if needy else ""),
+        Tile("Ticks with work left", figures.count(left), of, "warn" if left else ""),
+        Tile("Ticks that need a person", figures.count(needy), of, "bad" if needy else ""),
     ]
 
 
@@ -190,7 +190,9 @@ def _accepted(one: TickDone) -> Table:
     at = one.report.get("accepted_at")
     counts = sorted(at.items()) if isinstance(at, Mapping) else []
     rows = [(Cell(name, "id"), cells_of.number(int(count))) for name, count in counts]
-    return Table("Accepted, by provider", ("Provider", "#Pushes"), rows, "The tick sent nothing.", "drawdown push list")
+    return Table(
+        "Accepted, by provider", ("Provider", "#Pushes"), rows, "The tick did not send a push.", "drawdown push list"
+    )
 
 
 def _left_table(one: TickDone) -> Table:

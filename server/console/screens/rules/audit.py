@@ -103,7 +103,7 @@ def _tiles(
             f"{day}, {figures.ago(proven, now_ms)}" if proven else "drawdown verify",
             "" if proven else "warn",
         ),
-        Tile("Newest hash", short(chain.hash), "a copy elsewhere reveals a replaced record"),
+        Tile("Newest hash", short(chain.hash), "copy it elsewhere to detect a replaced log"),
     ]
 
 

@@ -29,8 +29,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     after = ask.text("after")
     found = page_of_keys(connection, ask.now_ms, after=after, most=PAGE_KEYS)
     rows = [_row(one, ask.now_ms) for one in found.keys]
-    heads = ("Key", "Actions", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Made by", "Reason")
-    none = "No key exists yet. The command, or the button above, creates one and shows it once."
+    heads = ("Key", "Actions", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Created by", "Reason")
+    none = "No key exists yet. The command, or the button above, creates a key and shows it once."
     command = (
         "drawdown key list" if rows else "drawdown key create shop --scope events:write --reason 'the shop sends usage'"
     )

@@ -101,7 +101,11 @@ def _row(one: UserRow) -> tuple[Cell, ...]:
 NAME: Final = Field("name", "Name", hint="Name of the person as actor in the audit log.")
 ROLE: Final = Field("role", "Role", "choice", choices=[(one, one) for one in console_users.ROLES])
 LIMIT: Final = Field(
-    "limit", "Maximum grant", "credits", "Credits. Without a limit, an operator cannot grant credit.", optional=True
+    "limit",
+    "Maximum grant",
+    "credits",
+    "Credits in one grant. If left empty, an operator cannot grant credit.",
+    optional=True,
 )
 PLACE: Final = "/console/people"
 
@@ -181,13 +185,13 @@ ADD: Final = Action(
 )
 SET_ROLE: Final = Action(
     "person-role",
-    "Give another role",
+    "Change role",
     (NAME, ROLE, LIMIT),
     _role,
     _person,
     lambda doing: [*_named("role", doing), *_limited(doing)],
     lambda _doing: PLACE,
-    "The role counts from the next request. The amount here is the maximum grant. Without an amount, the person "
+    "The role takes effect with the next request. The amount is the maximum grant. Without an amount, the person "
     "cannot grant credit.",
     role="admin",
 )
@@ -206,7 +210,7 @@ RESET: Final = Action(
 )
 END: Final = Action(
     "person-end",
-    "End a person",
+    "Revoke a person's access",
     (NAME,),
     _end,
     _person,
