@@ -101,7 +101,7 @@ class Server:
             self._console.close()
 
     def _is_known(self, scope: Scope) -> bool:
-        """Return True if a request has a key or a session that was found a short time ago."""
+        """Return True if a request has a recently found key or session."""
         if scope["path"].startswith(PAGES):
             return self._console is not None and self._console.is_known(scope)
         return self._programs.is_known(scope)
@@ -230,7 +230,7 @@ class Server:
 
 
 def _longest_first(route: BaseRoute) -> int:
-    """Return the sort key of a route, so that a path with more parts comes first.
+    """Return the sort key of a route, which puts a path with more parts first.
 
     An id may contain a slash, so a shorter path could match a longer one.
     """

@@ -23,7 +23,7 @@ else:
     Key: TypeAlias = Any
 
 SLACK_S: Final = 60
-"""Seconds that the clocks of the signer and of Drawdown may differ."""
+"""Seconds by which the clocks of the signer and of Drawdown may differ."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
 """Bytes of one signed token.
 

@@ -181,7 +181,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
-    """Return the units of unmapped event types, with MOST_TYPES series of their own.
+    """Return the units of unmapped event types, in at most MOST_TYPES separate series.
 
     Programs choose the names, so other types share one series.
     """
@@ -245,7 +245,7 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the number of samples of the last complete window, by cell.
 
-    A cell without samples has 0: it may be broken, not idle.
+    A registered cell without samples has 0, because the cell may be broken.
     """
     end = horizon(now_ms)
     seen = figures.samples_by_cell(connection, end - WINDOW_MS, end)
@@ -497,9 +497,9 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
-    """Return the buckets as Prometheus needs them.
+    """Return the buckets of a Prometheus histogram.
 
-    Each counts the attempts up to its limit, and the last counts all.
+    Each bucket counts the attempts up to its limit, and the last bucket counts all.
     """
     found, total = [], 0
     for limit in (*CALL_LIMITS_MS, None):

@@ -26,11 +26,11 @@ class GuardCalls:
 
     def __init__(self) -> None:
         self.decided: Counter[tuple[str, str, str, str]] = Counter()
-        """Answers by call, metric, decision and enforcement (`true` or `false`)."""
+        """Number of decisions by call, metric, decision and enforcement (`true` or `false`)."""
         self.took: dict[str, Counter[float | None]] = {call: Counter() for call in CALLS}
-        """Answers of each call, by the smallest limit of LIMITS_S that they met.
+        """Number of responses of each call, by the smallest limit of LIMITS_S that the duration met.
 
-        None: above all limits.
+        The limit is None above all limits.
         """
         self.sums: Counter[str] = Counter()
         self._named: set[str] = set()

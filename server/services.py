@@ -60,7 +60,7 @@ class Services:
     thread_kit: Callable[[], ThreadKit]
     renew: Callable[[Services], None] = _nothing_new
     payments: Callable[[str], PaymentService | None] = _no_payments
-    """Returns the payment service of this name; None if the service is not set up."""
+    """A function that returns the payment service of this name; None if the service is not set up."""
     console_engine: sa.Engine | None = None
     """Database connections of the console; None without a console."""
     witness: WitnessStore = field(default_factory=NoWitness)

@@ -43,7 +43,7 @@ MAX_ORDERS: Final = 100
 MOST_WAITING: Final = 1_000
 """Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS
-"""Time for which a thread notifies cells after a read.
+"""Longest time for which a thread notifies cells after a read.
 
 Later notifications stay due for the next watch or tick.
 """

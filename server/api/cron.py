@@ -105,8 +105,8 @@ class Cron:
     ) -> T:
         """Run work of a kind unless it already runs, and return its result.
 
-        Errors: ApiError 401 for a wrong secret, 503 if the secret is not set, 400 for parameters, 409 while it runs;
-        DrawdownError.
+        Errors: ApiError 401 for a wrong secret, 503 if the secret is not set, 400 for parameters, 409 while this work
+        already runs; DrawdownError.
         """
         signing.check_bearer(self._services.settings.cron_secret, request.headers.get("authorization", ""))
         if request.query_params:

@@ -109,7 +109,7 @@ NUMBERS: Final = frozenset({"number", "time", "window", "length", "percent"})
 def _digits(value: object) -> object:
     """Refuse a text that is not a whole number in digits.
 
-    A query takes numbers as a command does: not `1.0` and not `1_0`. Errors: ValueError.
+    A query takes the same numbers as a command, so it refuses `1.0` and `1_0`. Errors: ValueError.
     """
     if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
         raise ValueError("must be a whole number in digits")

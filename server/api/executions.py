@@ -143,7 +143,7 @@ class Executions:
     async def _recalled(
         self, request: Request, model: type[M], do: Callable[[M, Caller], Awaitable[Mapping[str, object]]]
     ) -> JSONResponse:
-        """Do a change with a remembered key.
+        """Make a change with a remembered key.
 
         The transaction of the change reads the key again.
         """
@@ -151,10 +151,10 @@ class Executions:
         return await programs.act_by(request, SCOPE, model, do, programs.recall_key, programs.confirm_key)
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """Return the response of a call that shares a transaction.
+        """Return the result of a call that shares a transaction.
 
-        None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
-        ApiError 401.
+        Return None if the call must have its own transaction; the key is then confirmed. Errors: the errors of
+        `PaymentCalls.ask`; ApiError 401.
         """
         key = said.key
 
@@ -386,7 +386,7 @@ def _with_wallet(
 ) -> dict[str, object]:
     """Return the answer with the wallet's credit.
 
-    It omits a sponsor's credit, because the organisation must not learn it.
+    It omits a sponsor's credit, because the organisation must not see that credit.
     """
     wallet = None if run.payer_number is not None else done.wallet
     available, balance = (None, None) if wallet is None else (wallet.available_micro, wallet.balance_micro)

@@ -52,7 +52,7 @@ FAIL_OPEN_MS: Final = 15 * MINUTE_MS
 WITHIN_S: Final = 2.0
 """Seconds that a check or a use of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""Time in which checks do not wait for a database that did not answer."""
+"""Time after a failure of the database during which checks do not wait for the database."""
 MOST_REMEMBERED: Final = 1_000
 """Remembered keys. Remembered metrics have the same limit."""
 REMEMBERED_MS: Final = 60 * MINUTE_MS
@@ -184,7 +184,7 @@ class FailOpen:
         return found
 
     async def _learn(self, metric: str, now_ms: int) -> None:
-        """Read the terms of a metric, so that an outage finds them in memory."""
+        """Read the terms of a metric, so that they are in memory during an outage."""
         with suppress(*AWAY, ApiError):
             work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
             self._terms.put(metric, await self._ask_database(work, quick=True, ends=False), now_ms)
@@ -209,7 +209,7 @@ class FailOpen:
     async def _written(self, name: str, *, quick: bool = False) -> bool:
         """Record one use, and return True if it is no longer pending.
 
-        If another task recorded it meanwhile, it counts once.
+        If another task recorded the use meanwhile, the use counts once.
         """
         use = self._kept.get(name)
         if use is None:
@@ -259,11 +259,11 @@ class FailOpen:
     async def _ask_database(
         self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
     ) -> T:
-        """Return a response of the database.
+        """Return the result of `work` in the database.
 
-        `quick`: wait at most WITHIN_S. `ends`: a response ends the outage. A read of a key does not, because a locked
-        database can still be read. `notes`: a missing response begins an outage. A slow read of a key does not. Errors:
-        those of AWAY and ApiError, if the database does not answer; those of `work`.
+        `quick`: wait at most WITHIN_S. `ends`: a result ends the outage. The read of a key does not end it, because a
+        locked database can still be read. `notes`: a failure begins an outage. A slow read of a key does not begin one.
+        Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
         """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:

@@ -43,7 +43,7 @@ Other routes do not delay them.
 LIMIT_ZERO: Final = "limit_zero"
 """Reason of a gate that a limit of zero closes.
 
-Hosts check any other limit, because they count running sandboxes.
+Hosts enforce any other limit, because hosts count running sandboxes.
 """
 MOST_REMEMBERED: Final = 10_000
 """Organisations with a remembered refresh request."""

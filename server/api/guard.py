@@ -393,7 +393,7 @@ class Question:
 
 
 Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
-"""The present key and its response. Both are None if the key ended."""
+"""The key as read again, and the result of its check. Both are None if the key expired or was revoked."""
 
 
 def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
@@ -468,7 +468,7 @@ class Guard:
     async def _org(self, named: str | None, said: Caller) -> str:
         """Return the organisation of a request.
 
-        Errors: ApiError 401 if the key ended, before any other; 403, 422.
+        Errors: ApiError 401 if the key expired or was revoked, before any other error; 403, 422.
         """
         try:
             return said.require_org(named)
@@ -511,10 +511,10 @@ class Guard:
         return answer_shown(await self._fail_open.ask(asked, work))
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """Return the response of a call that shares a transaction.
+        """Return the result of a call that shares a transaction.
 
-        None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
-        ApiError 401.
+        Return None if the call must have its own transaction; the key is then confirmed. Errors: the errors of
+        `PaymentCalls.ask`; ApiError 401.
         """
         try:
             return await self._money.ask(said.key, call, partial(self._remember_key, said))
@@ -555,7 +555,7 @@ class Guard:
     ) -> Mapping[str, object]:
         """Change a use.
 
-        If Drawdown allowed it without the database, it records the use first.
+        If Drawdown allowed the use without the database, this method records the use first.
         """
         await self._fail_open.before(order.key)
         return await self._programs.threads.write(lambda c: work(c, order, self._programs.identify(said.key, c)))

@@ -340,7 +340,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     actor: Name
-    """Actor in the audit log, kept for good."""
+    """Actor in the audit log, stored permanently."""
     reason: Why
     """Reason in the audit log."""
 
@@ -357,7 +357,7 @@ class ProviderRequest(_Strict):
     undo: bool = False
     """Cancel an assignment that has not begun."""
     new: bool = False
-    """Accept an organisation, or a customer of the embedded ledger, that is unknown."""
+    """Accept an unknown organisation, or an unknown customer of the embedded ledger."""
     allow_halt: bool = False
     unchecked: bool = False
     dry_run: bool = False

@@ -75,7 +75,7 @@ Without an optional parameter, openapi-python-client 0.27 to 0.29 generates a mo
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
 """File of examples: bodies and responses by operation, and parameters by name.
 
-The examples of one operation fit together in one request. A null omits a parameter. A response omits its nulls.
+The examples of one operation form one valid request. A null omits a parameter. A response omits its nulls.
 """
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
@@ -151,7 +151,7 @@ def operation(
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return the schema of a model.
 
-    It is created once in a process: do not change it.
+    A process creates the schema once, so do not change it.
     """
     return model.model_json_schema()
 

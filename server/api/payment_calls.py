@@ -33,7 +33,7 @@ class Order:
 
 
 Decided: TypeAlias = tuple[ApiKey | None, Any]
-"""The present API key of a call, and its response. The key is None if it ended."""
+"""The API key of a call as read again, and the result. The key is None if it expired or was revoked."""
 
 
 def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int) -> list[Decided | DrawdownError]:
@@ -48,7 +48,7 @@ def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int)
 WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda order: order.key.org_id is None)
 """The batching of calls, which all share one queue.
 
-While a transaction runs, the next calls wait for a transaction together.
+While a transaction runs, the next calls wait to share the next transaction.
 """
 
 

@@ -66,9 +66,7 @@ READS_AT_ONCE: Final = 2
 Writes and slow reads do not delay them.
 """
 WITHIN_S: Final = 20.0
-"""Seconds that a program waits for the database.
-
-Its request may still be done later.
+"""Seconds that a program waits for the database. Drawdown may still complete its request later.
 """
 REQUESTS_PER_S: Final = 1_000
 """Average requests a second with one API key at one process.
@@ -90,9 +88,9 @@ A = TypeVar("A")
 R = TypeVar("R")
 Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
-"""Returns the key in this text, as it is at a time."""
+"""A function that returns the key in this text, as valid at a time."""
 Again = Callable[[ApiKey], Awaitable[None]]
-"""Checks that a key is still valid. Errors: ApiError 401."""
+"""A function that checks that a key is still valid. Errors: ApiError 401."""
 
 
 @dataclass(frozen=True)
@@ -246,10 +244,10 @@ class Programs:
         return await self._answered(answer())
 
     async def _paced(self, key: ApiKey, work: Awaitable[T]) -> T:
-        """Return the work's answer.
+        """Return the result of the work.
 
-        If a key causes too many responses that find nothing, they wait. Errors: ApiError, with the ids of a bound key's
-        organisation as it sent them.
+        If too many requests of a key do not find their object, their responses wait. Errors: ApiError, with the ids of
+        a bound key's organisation as the program sent them.
         """
         try:
             return await work
@@ -335,7 +333,7 @@ class Programs:
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
         """Record the use of a key without delaying the request.
 
-        One record is written at a time. A use meanwhile is recorded with a later request.
+        Drawdown writes one record at a time. It records any use meanwhile with a later request.
         """
         is_kept = key.used_ms is not None and now_ms < key.used_ms + api_keys.USED_EVERY_MS
         if self.noting is None and not is_kept:

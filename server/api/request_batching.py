@@ -87,7 +87,7 @@ class Way(Generic[A, R]):
     all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
     alone: Callable[[sa.Connection, A, int], R] | None
     tells_names: Callable[[A], bool]
-    """Returns True if the caller may learn names of any organisation."""
+    """A function that returns True if the caller may see names of any organisation."""
     reads: bool = False
     """True if the requests only read."""
 
@@ -145,9 +145,9 @@ class RequestBatcher(Generic[A, R]):
                 one.answer.cancel()
 
     async def _in_time(self, batch: Sequence[_Waiting[A, R]]) -> None:
-        """Decide a batch before the next batch.
+        """Decide a batch, and then let the next batch begin.
 
-        If a read hangs on a dead connection, the lane continues without it after STUCK_S.
+        If a read hangs on a dead connection, the lane continues after STUCK_S.
         """
         if not self._way.reads:
             await self._decide(batch)
@@ -193,7 +193,7 @@ class RequestBatcher(Generic[A, R]):
     def _all(self, connection: sa.Connection, asked: Sequence[A]) -> Sequence[R | DrawdownError]:
         """Decide a batch.
 
-        It suggests no ids: only `_one` does, which words a refusal.
+        Only `_one`, which words a refusal, suggests ids.
         """
         tell_no_names(connection)
         return self._way.all_(connection, asked, self._clock.now_ms())
@@ -221,7 +221,7 @@ class RequestBatcher(Generic[A, R]):
 async def _gather(lane: _Lane[A, R]) -> None:
     """Wait for as many requests as the last batch had, up to GATHER_S.
 
-    The callers of the last batch may call again at once.
+    The callers of the last batch may call again immediately.
     """
     lane.enough.clear()
     if len(lane.waiting) < lane.last:

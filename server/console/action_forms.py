@@ -202,9 +202,9 @@ class Acting:
         return self._console.render("act_look.html", {**shown, "person": tried.person, "demo": demo}, status)
 
     async def _perform(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
-        """Do the action once, and return the page that follows.
+        """Perform the action once, and return the next page.
 
-        Errors: AnswerLost, with the next step; those of `carry_out`.
+        Errors: AnswerLost, with the next step; the errors of `carry_out`.
         """
         again = ONCE
 
@@ -329,12 +329,12 @@ def _reason(form: Mapping[str, str]) -> str:
 MOST_FACTS: Final = 40
 """Facts that a dry run shows, changes first.
 
-All facts count for the check that the state did not change.
+The check that the state did not change covers all facts.
 """
 TYPED_ROWS: Final = 100
-"""Rows of an action above which a person must type their number to confirm."""
+"""Changed rows above which a person must type the number of rows to confirm."""
 TYPED_MICRO: Final = 1_000 * MICRO
-"""Micro-credits of an action above which a person must type the credits to confirm."""
+"""Granted micro-credits above which a person must type the number of credits to confirm."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
 """Matches the hash of a dry run's result, which the form carries."""
 CHANGED: Final = "the state changed since the dry run. Check the new dry run, and decide again"

@@ -234,7 +234,7 @@ class Console:
         )
 
     def _unread(self, page: Page, seen: list[Person], status: int, why: str) -> HTMLResponse:
-        """Return the error page of a page that could not be read.
+        """Return the error page in place of a page that could not be read.
 
         `seen`: the person, if the session could be read.
         """
@@ -421,7 +421,7 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
 def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
     """Return the filters with their values, and the error.
 
-    The error is at its filter; if it is about no filter, it is the second value.
+    The error is at its filter. If it does not belong to a filter, it is the second value.
     """
     filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
     named, _, about = error.partition(": ")

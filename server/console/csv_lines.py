@@ -21,7 +21,7 @@ FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
 PLAIN: Final = re.compile("[0-9A-Za-z][ ,-:@-Z_a-z]*").fullmatch
 """Matches a text that is not a formula and can stay unescaped.
 
-Most texts match, so a file is written fast.
+Most texts match, so Drawdown writes a file fast.
 """
 
 

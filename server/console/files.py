@@ -26,7 +26,7 @@ from drawdown.server.http.threads import Threads
 PIECE_BYTES: Final = 64 * 1024
 """Bytes of a piece of a file of the console."""
 MOST_FILES: Final = 2
-"""Files that one process sends at once. The other half of the console's connections stays free for pages."""
+"""Files that one process sends at the same time. The other half of the console's connections stays free for pages."""
 MOST_PIECES: Final = 4
 """Pieces of a file that are read but not sent yet."""
 
@@ -84,7 +84,7 @@ class Stream:
             self._forget()
 
     def _put(self, piece: bytes | Exception | None) -> bool:
-        """Wait until the queue has space for a piece, and put it there.
+        """Wait until the queue has space for a piece, and add the piece.
 
         Return True if the browser still reads; otherwise the stream ends with NotTaken.
         """

@@ -32,7 +32,7 @@ MOST_KEYS: Final = 50
 KEPT_MS: Final = 10 * MINUTE_MS
 """Time for which Drawdown caches a response of a sign-in service."""
 AGAIN_MS: Final = 30 * SECOND_MS
-"""Shortest time between two reads of the public keys because of an unknown key."""
+"""Shortest time between two reads of the public keys that unknown keys cause."""
 MOST_KEPT: Final = 8
 """Cached addresses.
 
@@ -57,7 +57,7 @@ def is_safe(url: str) -> bool:
 
 @dataclass
 class _CachedDocument:
-    """A cached answer, and the time of its read."""
+    """A cached response, and the time of its read."""
 
     at_ms: int
     body: Mapping[str, Any]

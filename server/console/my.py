@@ -240,7 +240,10 @@ class My:
         return found
 
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
-        """Return the request for this visitor's organisation, whatever the address names."""
+        """Return the request for this visitor's organisation.
+
+        The address may name another organisation.
+        """
         said = said_by(request)
         visitor = self._visitor(connection, request, said, now_ms)
         return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
@@ -464,7 +467,7 @@ def _balance(account: own_wallet.Standing) -> Tile:
 
 
 def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
-    """Return the usage of the last days: feature, quantity, base unit, the most first."""
+    """Return each feature's usage in the last days with its unit, the largest first."""
     try:
         rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
     except UnknownId:  # the customer has a wallet and no organisation

@@ -56,7 +56,7 @@ MAX_NEXT_CHARS: Final = 1_000
 Drawdown drops a longer address.
 """
 MAX_CODE_CHARS: Final = 4_000
-"""Characters of the code with which a person returns from a sign-in service."""
+"""Characters of the code that a person brings back from a sign-in service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
 """Matches an issuer's error code.
 
@@ -291,7 +291,7 @@ class Oidc:
         return claims
 
     async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
-        """Return the claims with those of the userinfo endpoint, about the same person.
+        """Return the claims, plus those of the userinfo endpoint about the same person.
 
         Errors: Trouble.
         """

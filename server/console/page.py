@@ -21,8 +21,8 @@ Lines = Callable[[sa.Connection, Ask], Iterator[str]]
 STATES: Final = ("live", "empty", "error", "demo")
 """States of every page.
 
-`live`: figures, with the time of their read. `empty`: the command that fills the page. `error`: the part that could not
-be read, and why. `demo`: a bar above the page.
+`live`: figures with the time of their read. `empty`: the command that adds content. `error`: the part that could not be
+read, and why. `demo`: a bar above the page.
 """
 
 

@@ -274,8 +274,8 @@ def unpack(body: bytes, most_bytes: int) -> bytes:
 def _member(body: bytes, at: int, found: bytearray, most_bytes: int) -> int:
     """Unpack the member at this position into `found`, and return its end.
 
-    It reads a piece at a time. zlib copies the bytes after a member; with the whole body, the copies would take
-    quadratic time. Errors: ApiError 413, 400.
+    The function reads a piece at a time. zlib copies the bytes after a member. With the whole body, these copies would
+    take quadratic time. Errors: ApiError 413, 400.
     """
     member = zlib.decompressobj(_GZIP)
     while not member.eof:

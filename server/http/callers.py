@@ -18,7 +18,7 @@ from drawdown.schema.units import SECOND_MS
 PREFIX_V6: Final = 64
 EVERYBODY: Final = "*"
 CALLERS_KEPT: Final = 1_000
-"""Addresses for which the caller's name is cached. The latest addresses stay."""
+"""Addresses with a cached caller's name. The cache keeps the latest addresses."""
 
 
 @lru_cache(CALLERS_KEPT)
@@ -73,7 +73,7 @@ def _network(entry: str) -> IPv4Network | IPv6Network:
 MOST_CALLERS: Final = 10_000
 """Callers with a remembered rate.
 
-Above the limit, Drawdown forgets the caller that it saw longest ago.
+Above the limit, Drawdown forgets the least recent caller.
 """
 
 

@@ -33,9 +33,9 @@ MAX_OF_AN_ADDRESS: Final = 128
 Trusted proxies are exempt, because many callers share a proxy.
 """
 HEALTH_SLOTS: Final = 32
-"""Connections beyond MAX_CONNECTIONS, for health alone.
+"""Connections beyond MAX_CONNECTIONS, only for health checks.
 
-Each gets one response about health. If all are in use, a new connection closes the oldest of these connections.
+Each connection gets one response. If all are in use, a new connection closes the oldest of these connections.
 """
 PATIENCE_S: Final = 15.0
 """Seconds to wait for headers, or for the rest of an answered request."""
@@ -48,7 +48,7 @@ SWEEP_S: Final = 0.5
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Bytes of a request's first line and headers, up to the empty line.
 
-The limit holds for trailers, too. The server never refuses smaller headers for their size.
+The limit also applies to trailers. The server never refuses smaller headers because of their size.
 """
 PIECE_BYTES: Final = 4 * 1024
 """Bytes of headers that the server reads before it checks the length of the headers again."""

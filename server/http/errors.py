@@ -125,7 +125,7 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_error, HTTPException: on_http_error}
-"""Answers to errors that a route raises."""
+"""Handlers that answer the errors of routes."""
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:

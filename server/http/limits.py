@@ -32,7 +32,7 @@ log = structlog.get_logger()
 CONNECTION: Final = "drawdown.connection"
 """Key of the connection in the state of its requests' scopes."""
 MOST_HEADERS: Final = 100
-"""Headers of a request. An empty header takes as much time as any other."""
+"""Headers of a request. An empty header takes as much time as any other header."""
 REFUSED_S: Final = 0.5
 """Seconds that the server waits before it reports too many requests."""
 HEADERS: Final = (
@@ -216,7 +216,7 @@ class Limits:
         return not self._is_known(scope)
 
     async def _pause(self, connection: Connected | None, wait_s: float) -> None:
-        """Wait. Meanwhile the connection may be closed for a new connection."""
+        """Wait. Meanwhile, Drawdown may close the connection for a new connection."""
         with resting(connection):
             await asyncio.sleep(wait_s)
 
@@ -268,7 +268,7 @@ _AMBIGUOUS: Final = error_answer(
 def _is_ambiguous(scope: Scope) -> bool:
     """Return True if two readers could disagree about the end of the request.
 
-    Then its rest could pass for another request.
+    Then a reader could take its rest for another request.
     """
     names = {name for name, _ in scope["headers"]}
     return b"content-length" in names and b"transfer-encoding" in names
@@ -295,11 +295,15 @@ OPEN_PER_S: Final = 20
 Open paths are health, metrics, descriptions, and pages without a known session.
 """
 FAILED_PER_S: Final = 10
-"""Average failed authentications a second of one caller. Above the limit, the caller's requests without a known key or
-session wait."""
+"""Average failed authentications a second of one caller.
+
+Above the limit, the caller's requests without a known key or session wait.
+"""
 ALL_FAILED_PER_S: Final = 50
-"""Average failed authentications a second of all callers together. Above the limit, all requests without a known key or
-session wait."""
+"""Average failed authentications a second of all callers together.
+
+Above the limit, all requests without a known key or session wait.
+"""
 TURNS_PER_S: Final = 100
 """Requests a second that the server accepts from callers above their limits."""
 LONGEST_TURN_S: Final = 5.0

@@ -47,8 +47,8 @@ def bind(host: str, port: int) -> socket.socket:
 class _Ending(uvicorn.Server):
     """A server that stops the worker's steps at the first signal.
 
-    `was_told`: a signal came before the server handled signals, so it ends right after its start. `is_told`: returns
-    True if another event ends the server.
+    `was_told`: True if a signal arrived before the server handled signals; the server then ends right after its start.
+    `is_told`: a function that returns True if another event ends the server.
     """
 
     def __init__(self, config: uvicorn.Config, server: Server, is_told: Callable[[], bool]) -> None:

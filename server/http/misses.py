@@ -14,7 +14,7 @@ from typing import Final
 from drawdown.server.http.callers import TokenBuckets
 
 MISSES_PER_S: Final = 50
-"""Answers a second that the server sends about unknown objects without delay.
+"""Responses a second about unknown objects that the server sends without delay.
 
 The limit is for one key and process. A burst may have twice as many.
 """

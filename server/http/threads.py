@@ -141,7 +141,7 @@ class Restores:
     def _notice(self, engine: sa.Engine) -> Witness | None:
         """Check for a restored database in a read, and record a restore in a write.
 
-        The read waits for no lock.
+        The read does not wait for a lock.
         """
         witness = self._load_witness(engine)
         if read(engine, lambda connection: _is_news(connection, witness)):
@@ -149,9 +149,9 @@ class Restores:
         return witness
 
     def _load_witness(self, engine: sa.Engine) -> Witness | None:
-        """Return the witness; None if this user may not read it.
+        """Return the local checkpoint; None if this user may not read it.
 
-        A command to halt must not fail for that reason.
+        A command to halt must not fail because of this.
         """
         try:
             return self._witness.load(engine)

@@ -62,9 +62,9 @@ Shared transactions of small bodies have the same limit. All transactions of a p
 engine has.
 """
 MOST_BATCHES: Final = 32
-"""Batches in work or waiting.
+"""Batches in progress or waiting.
 
-A batch counts from the arrival of its body, so that slow senders do not use up the limit.
+A batch counts from the arrival of its whole body, so that slow senders do not use up the limit.
 """
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Batches of one key while other keys do not send.
@@ -190,7 +190,7 @@ class Intake:
     ) -> list[Result] | ApiError:
         """Return the outcome of each item, or the error of a refused body.
 
-        A raised error would keep the body and its items in memory as long as the error itself.
+        If the function raised the error, the error would keep the body and its items in memory.
         """
         async with self._body_of(request, sent.key) as body:
             if not packed and len(body) <= SINGLE_BYTES:
@@ -229,7 +229,7 @@ class Intake:
     async def _turn(self, key: str) -> AsyncIterator[None]:
         """Wait for a turn among the large batches.
 
-        Errors: ApiError 503 if no turn comes within WITHIN_S; then nothing was stored.
+        Errors: ApiError 503 if the turn does not come within WITHIN_S; Drawdown then has not stored any item.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -397,9 +397,7 @@ class FairQueue:
     def __init__(self, at_once: int) -> None:
         self._free = at_once
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
-        """Lines in the order of their turns.
-
-        A request in a line that no longer waits is skipped.
+        """The queues of keys, in the order of their turns. The queue skips a request that no longer waits.
         """
 
     @asynccontextmanager

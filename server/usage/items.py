@@ -129,8 +129,8 @@ def _for_programs(taken: EventResult) -> EventResult:
 def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[EventResult]) -> set[Key]:
     """Return events without a time that are in conflict.
 
-    Another request may have dated them first. An event that was stored in this batch is not among them: then another
-    item of the batch conflicts.
+    Another request may have dated these events first. The result excludes an event that was stored in this batch,
+    because then another item of the batch conflicts.
     """
     told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
     in_conflict = {key for key, has_time, status in told if status == "conflict" and not has_time}
@@ -195,8 +195,8 @@ SAMPLES_SCOPE: Final = "samples:write"
 def _read_samples(sent: ReceivedBody) -> Iterator[Sample | Unfit]:
     """Read the samples of a body.
 
-    If a key has an organisation and a source, its samples' ids must begin with the source and a colon. So keys cannot
-    take ids of each other.
+    If a key has an organisation and a source, its samples' ids must begin with the source and a colon. So one key
+    cannot use the ids of another key.
     """
     key = sent.key
     begins = f"{key.source}:" if key.org_id is not None and key.source is not None else ""

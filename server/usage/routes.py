@@ -62,7 +62,7 @@ def _usage(connection: sa.Connection, query: UsageQuery, said: Caller, *, org_id
 def _name(row: UsageRow) -> str:
     """Return the name of a row, as `next` has it.
 
-    A feature and a unit have no colon, so the name is unique.
+    A feature and a unit cannot contain a colon, so the name is unique.
     """
     return f"{row.feature}:{row.unit}:{row.group}"
 

@@ -79,7 +79,7 @@ class Singles(Generic[A, R]):
     async def _go(self, name: object, lane: _Lane[A, R]) -> None:
         """Decide batches until the lane is empty.
 
-        A body that comes during a transaction is in the next batch.
+        A body that arrives during a transaction is in the next batch.
         """
         try:
             while lane.waiting:

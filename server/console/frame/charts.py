@@ -112,7 +112,7 @@ def _bar(
 HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
 """Height of a box of a strip, in per cent.
 
-A worse state is higher, so that readers do not depend on colours.
+A worse state has a taller box, so that readers do not depend on colours.
 """
 
 
@@ -140,6 +140,6 @@ def _top(highest: Decimal) -> Decimal:
 
 
 def _number(value: Decimal) -> str:
-    """Return a number with as many decimals as it needs."""
+    """Return a number without superfluous decimals."""
     places = max(-value.normalize().as_tuple().exponent, 0)  # type: ignore[operator]
     return f"{value.quantize(Decimal(1).scaleb(-places), ROUND_CEILING):,}"

@@ -81,9 +81,9 @@ def iso(ms: int) -> str:
 
 
 def _written(ms: int, form: str) -> str:
-    """Return a formatted time, or its milliseconds if no calendar has it.
+    """Return a formatted time, or its milliseconds if it is outside the calendar.
 
-    A host with a wrong clock may have written it.
+    A host with a wrong clock may have written such a time.
     """
     if not EARLIEST_MS <= ms <= LATEST_MS:
         return f"{ms} ms"

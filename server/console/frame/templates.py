@@ -70,8 +70,8 @@ def environment() -> Environment:
 def _clean_value(value: object) -> object:
     """Return a text with its unprintable characters escaped.
 
-    Return any other value unchanged. So a text that others wrote cannot reverse the text around it, such as the title
-    of a tab.
+    Return any other value unchanged. So a text that others wrote cannot reverse the direction of the text around it,
+    such as the title of a tab.
     """
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -117,7 +117,7 @@ def mark_commands(text: object) -> Markup:
 
 
 FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
-"""Matches the command at the start of a step. The words after it are not copied."""
+"""Matches the command at the start of a step, without the words after the command."""
 
 
 def step(text: object) -> Markup:

@@ -279,7 +279,7 @@ def _place(call: Call, standing: Standing) -> str:
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
-    """Return the open work that a tick, or the end of a pause, may do."""
+    """Return the open work that waits for a tick, or for the end of a pause."""
     found = [
         Need(
             "warn",
@@ -347,7 +347,7 @@ def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -
 def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
     """Return the reasons, or the most frequent reason and the number of others.
 
-    The second form applies if the page did not read the reasons.
+    Return the second form if the page did not read the reasons.
     """
     if named := _reasons(reasons, one.provider, ("due", "queued")):
         return f": {named}"

@@ -38,10 +38,10 @@ HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
 """Age of a wallet's first use below which the chart has a bar for each hour.
 
-Three bars of days would show too little.
+Otherwise the chart would have at most three bars.
 """
 LEAST_BARS: Final = 12
-"""Least number of bars in a chart, so that one bar is not as wide as the chart."""
+"""Minimum number of bars in a chart, so that one bar is not as wide as the chart."""
 SPLIT_DAYS: Final = 7
 """Days of samples from which the page counts the use of each sandbox and project."""
 MOST_SHARES: Final = 8
@@ -71,7 +71,7 @@ class Step:
 
 
 HERE: Final = frozenset({None, EMBEDDED, *EXEMPT_PROVIDERS})
-"""Providers without a balance outside Drawdown; None: a provider is not assigned."""
+"""Providers without a balance outside Drawdown; None stands for an organisation without a provider."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, 
 
 
 def _over_from_before(account: Account) -> list[Tile]:
-    """Return the tile of a wallet here that no longer pays for usage."""
+    """Return the tile of an embedded wallet that no longer pays for usage."""
     if not account.balance_micro:
         return []
     return [

@@ -93,7 +93,7 @@ START: Final = _topup(
 def _correction(doing: Doing) -> CorrectJob:
     """Return the job for the days to correct.
 
-    Errors: WrongField if the range is not of whole days that have begun.
+    Errors: WrongField unless the range consists of whole days that have begun.
     """
     start, end = doing.time("from"), doing.time("to")
     if start is not None and start > doing.by.now_ms:

@@ -150,7 +150,7 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
 def _fixes(one: PendingOrg) -> tuple[Link, ...]:
     """Return the action to assign the organisation.
 
-    There is none if its usage lacks a feature.
+    Return no action if the organisation's usage lacks a feature.
     """
     return () if REASONS[one.reason].lacks_mapping else (act("Assign", "assign", id=one.org_id),)
 
@@ -256,7 +256,7 @@ def _named_orgs(doing: Doing) -> list[str]:
 def _biller(connection: sa.Connection, org: str) -> str | None:
     """Return the organisation's present biller.
 
-    None if it has no biller, or is not registered yet.
+    Return None if the organisation has no biller, or is not registered yet.
     """
     if not ids.is_known(connection, ids.ORG, org):
         return None

@@ -142,7 +142,7 @@ def _order(chosen: PushFilter) -> str:
 def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
     """Return the actions on all pushes of the filter, with their count.
 
-    A filter with more than a state and a provider has no actions, because the commands do not have it.
+    A filter by more than state and provider has no actions, because the commands do not support such a filter.
     """
     if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
@@ -293,7 +293,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _heading(push: PushColumns) -> str:
     """Return the heading of a push: organisation, feature, window and revision.
 
-    A first revision is left out.
+    The heading omits the first revision.
     """
     which = f", revision {push.revision}" if push.revision else ""
     return f"{push.org_id}, {push.feature}, {figures.time(push.window_ms)}{which}"

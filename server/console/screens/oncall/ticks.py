@@ -75,7 +75,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
     """Return the row of an hour: the sums of its ticks, and the worst result.
 
-    If results differ, it has the number of ticks with the worst result.
+    If results differ, the row has the number of ticks with the worst result.
     """
     ends = Counter(_ended(one) for one in ticks)
     worst = min(ends, key=lambda one: (TONES.index(one.tone), one.text))

@@ -22,7 +22,7 @@ from drawdown.worker.access.keys import KeyRow, page_of_keys
 PATH: Final = "/console/keys"
 PAGE_KEYS: Final = 100
 SOON_MS: Final = 14 * DAY_MS
-"""Time before a key's end within which the page warns of it."""
+"""Time before a key's expiry from which the page warns of the expiry."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:

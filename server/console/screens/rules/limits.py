@@ -212,9 +212,9 @@ def _rates(blocks: BlocksPage, query: Mapping[str, object], first: str) -> Table
 
 
 def _rate(rate: BlockRate) -> str:
-    """Return the part of blocked checks, and the number of checks.
+    """Return the share of blocked checks, and the number of checks.
 
-    If it does not cover the whole span, it states since when.
+    If the checks do not cover the whole span, the text states their start.
     """
     since = "" if rate.whole else f" since {figures.time(rate.since_ms)}"
     return f"{part(rate.blocked_ppm)} of {rate.requests:,}{since}" if rate.requests else figures.UNKNOWN
@@ -433,7 +433,7 @@ def _do_set_phase(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """Return the facts of a phase: the blocks that it would have caused in 7 days."""
+    """Return the facts of a phase, with the blocks that it would cause in 7 days."""
     metric, phase = doing.text("metric"), doing.number("phase") or 0
     found = guard_terms.find(connection, metric)
     (blocks,) = guard_blocks.block_rates(connection, doing.by.now_ms, metric=metric).metrics

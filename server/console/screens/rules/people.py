@@ -143,7 +143,10 @@ def _end(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """Return the facts of a person. The number of sessions changes on its own."""
+    """Return the facts of a person.
+
+    The number of sessions may change without an action.
+    """
     found = user_named(connection, doing.text("name"), doing.by.now_ms)
     if found is None:
         return [Fact("Person", "")]
