@@ -61,7 +61,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "grant_limit": CallCode(
         (403,),
-        "The call gives more credit than the key may give at once. Give less, or use a key with a higher `gives`",
+        "The call gives more credit than the key may give in one call. Give less, or use a key with a higher `gives`",
     ),
     "foreign_key": CallCode(
         (403, 409),

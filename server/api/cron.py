@@ -2,8 +2,8 @@
 
 The scheduler sends the bearer secret.
 
-Guarantee: this process never runs two ticks at once, or two checks of a kind. If a caller disconnects, the work still
-completes. These routes do not close or revert work that waits for a person's decision.
+Guarantee: this process never runs two ticks, or two checks of a kind, at the same time. If a caller disconnects, the
+work still completes. These routes do not close or revert work that waits for a person's decision.
 """
 
 from __future__ import annotations

@@ -275,9 +275,9 @@ def carry_out(
 ) -> Answer:
     """Perform the action of a call, unless an earlier call already did.
 
-    A repeat returns the first response, without the secret. Errors: ApiError 403 if the API key may not do the action,
-    or 422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call; the
-    errors of the action.
+    A repeat returns the first response, without the secret. Errors: ApiError 403 if the API key may not perform the
+    action, or 422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call;
+    the errors of the action.
     """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:
@@ -321,7 +321,7 @@ def _require_size(
         raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
         most, this = counted_credits(key.gives_micro), as_credits(size.micro)
-        said = f"key {key.name} may give {most} at once, and the request gives {this}. Use a key with a higher limit"
+        said = f"key {key.name} may give {most} in one request, not {this}. Use a key with a higher limit"
         raise ApiError(403, "grant_limit", said)
 
 

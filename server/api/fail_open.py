@@ -113,13 +113,13 @@ class FailOpen:
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
         """Return the API key in this text; None if it is unknown, expired or revoked.
 
-        If the database does not answer, return the remembered key. Errors: those of AWAY, if the key is not remembered;
-        ApiError 429, 503.
+        If the database does not answer, return the remembered key. Errors: the errors in AWAY, if the key is not
+        remembered; ApiError 429, 503.
         """
         return await self._find(api_keys.hash_of(offered), now_ms)
 
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return an API key that was found a short time ago, or read it now.
+        """Return a recently found API key from memory, or read it now.
 
         The caller must read the key again in its transaction, and call `remember_key` with the result. None and errors:
         as in `find`.

@@ -440,16 +440,16 @@ def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: s
 def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
     """Return the size of an action.
 
-    Errors: ApiError 403 if it gives more credit than the person may give at once.
+    Errors: ApiError 403 if it gives more credit than the person may give in one action.
     """
     size = action.size(connection, doing)
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
     if most is not None and size.unbounded:
         why = f"{action.title}: this action can give any amount of credit"
-        raise ApiError(403, "grant_limit", f"{why}, so {person.name} may not do it. Ask an admin to do it")
+        raise ApiError(403, "grant_limit", f"{why}, so {person.name} may not perform it. Ask an admin to perform it")
     if most is not None and size.micro > most:
-        why = f"{person.name} may give at most {counted_credits(most)} at once, and this is {as_credits(size.micro)}"
+        why = f"{person.name} may give at most {counted_credits(most)} in one action, not {as_credits(size.micro)}"
         raise ApiError(403, "grant_limit", f"{why}. Ask an admin to do it, or to raise the limit")
     return size
 

@@ -221,7 +221,7 @@ class My:
         return answer
 
     async def _look(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in one read-only transaction. Errors: TooSlow; those of the database."""
+        """Run `work` in one read-only transaction. Errors: TooSlow; the database's errors."""
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def _visitor(self, connection: sa.Connection, request: Request, said: Mapping[str, str], now_ms: int) -> Visitor:

@@ -215,7 +215,7 @@ class Intake:
     async def _body_of(self, request: Request, key: ApiKey) -> AsyncIterator[bytes]:
         """Yield the body of a request.
 
-        Errors: those of `body_of`, if the key is still valid; otherwise ApiError 401.
+        Errors: the errors of `body_of`, if the key is still valid; otherwise ApiError 401.
         """
         async with AsyncExitStack() as stack:
             try:

@@ -110,7 +110,7 @@ def _correction(doing: Doing) -> CorrectJob:
 def _there(connection: sa.Connection, doing: Doing) -> CorrectJob:
     """Return the job if its organisation and provider exist.
 
-    Errors: those of `_correction`; UnknownId.
+    Errors: the errors of `_correction`; UnknownId.
     """
     asked = _correction(doing)
     if asked.org_id:
