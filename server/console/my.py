@@ -290,7 +290,7 @@ class My:
         return await self._answered(request, respond, kept)
 
     async def _override(self, request: Request, form: Mapping[str, str]) -> Response:
-        """Request an override. It takes effect when a person approves it."""
+        """Request a limit override. It takes effect when a person approves it."""
         now_ms = self._console.now_ms()
         metric = form.get("metric", "")
 

@@ -167,7 +167,7 @@ def _limits(found: Standing, after: str) -> Table:
          time(one.until_ms, wide=True))
         for one in found.rows
     ]  # fmt: skip
-    heads = ("Metric", "Period", "#Limit", "#Used", "#Left", "Resets, UTC", "Source", "Override ends, UTC")
+    heads = ("Metric", "Period", "#Limit", "#Used", "#Left", "Resets, UTC", "Source", "Limit override ends, UTC")
     next_ = url("/console/org", id=found.org_id, tab="limits", after=found.next_after) if found.next_after else ""
     none = "No metric exists yet. Create the first one with `drawdown guard set`."
     first = url("/console/org", id=found.org_id, tab="limits") if after else ""
@@ -204,11 +204,11 @@ def _remaining_cell(one: StandingRow) -> Cell:
 def _rule(one: StandingRow) -> tuple[str, str]:
     """Return a rule's text and the kind of its cell.
 
-    A limit's rule is `limit:PLAN:PERIOD`, an override's is `override:N`.
+    A limit's rule is `limit:PLAN:PERIOD`, a limit override's is `override:N`.
     """
     kind, _, more = one.rule.partition(":")
     if kind == "override":
-        return f"override {more}", ""
+        return f"limit override {more}", ""
     plan = more.rpartition(":")[0]
     return (RULES[kind], "") if kind in RULES else ("every other plan" if plan == "*" else f"plan {plan}", "id")
 
@@ -299,9 +299,9 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
     runs = Link("Executions", url("/console/executions", org=org.org_id, state="any"))
-    override = [act("Override limits", "org-override", org=org.org_id)]
+    override = [act("Set org override", "org-override", org=org.org_id)]
     if org.override_halted is not None or org.override_max_concurrent is not None:
-        override.append(act("End the override", "org-override", org=org.org_id, undo="yes"))
+        override.append(act("End org override", "org-override", org=org.org_id, undo="yes"))
     assign = act("Assign to another provider", "assign-remote", id=org.org_id)
     grant = [act("Give credit", "grant", id=paid.customer_id)] if paid.takes_credit else []
     return [*grant, halt, *override, assign, billing, runs]

@@ -252,10 +252,10 @@ def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
 
 
 def _soon(around: Around, at_ms: int) -> list[Need]:
-    """Return requested overrides, and organisations with credit for under a day."""
+    """Return requested limit overrides, and organisations with credit for under a day."""
     found = []
     if around.pending_overrides:
-        words = counted(around.pending_overrides, "override")
+        words = counted(around.pending_overrides, "limit override")
         since = figures.time(around.pending_since_ms)
         what = f"{words} requested, the first at {since} ({figures.ago(around.pending_since_ms, at_ms)})"
         found.append(Need("warn", "requested", what, "drawdown override list", href="/console/limits"))

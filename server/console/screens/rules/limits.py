@@ -183,7 +183,7 @@ def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _words(one: OverrideRow) -> Cell:
-    """Return a cell with the possible decisions about an override."""
+    """Return a cell with the possible decisions about a limit override."""
     words = (("approve", "Approve"), ("refuse", "Refuse")) if one.state == "asked" else (("end", "End"),)
     links = (act(text, f"override-{word}", number=one.number) for word, text in words)
     return Cell("", links=tuple(links))
@@ -329,7 +329,7 @@ def _terms_said(one: OverrideRow | Terms) -> str:
 
 
 def _numbers_in_force(connection: sa.Connection, metric: str, target: str, now_ms: int) -> str:
-    """Return the numbers and amounts of a target's overrides in force."""
+    """Return the numbers and amounts of a target's limit overrides in force."""
     found = guard_overrides.list_overrides(connection, metric, now_ms, MOST_OVERRIDES, state="in_force")
     return ", ".join(f"{one.number} ({_format_amount(one.amount)})" for one in found if one.target == target) or "none"
 
@@ -338,7 +338,7 @@ def _plans(connection: sa.Connection, metric: str, period: str) -> list[Fact]:
     """Return the limits of all plans for a metric and a period, as one fact."""
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == period]
     said = ", ".join(f"{one.plan}: {_format_amount(one.amount)}" for one in found)
-    return [Fact(f"Limits of plans, per {period}", said or "none set, so none is allowed")]
+    return [Fact(f"Limits of plans, per {period}", said or "no limit set, so use is not allowed")]
 
 
 def _to_limits(doing: Doing) -> str:
@@ -346,7 +346,7 @@ def _to_limits(doing: Doing) -> str:
 
 
 def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
-    """Return the size of an override: its use in one period, at the metric's price.
+    """Return the size of a limit override: its use in one period, at the metric's price.
 
     Without an amount, or for several organisations, it is unbounded.
     """
