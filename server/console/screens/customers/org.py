@@ -295,7 +295,7 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
     halt = (
         act("Lift the halt", "lift", id=org.org_id)
         if org.operator_halt
-        else act("Halt by hand" if org.is_halted else "Halt", "halt", id=org.org_id)
+        else act("Halt manually" if org.is_halted else "Halt", "halt", id=org.org_id)
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
     runs = Link("Executions", url("/console/executions", org=org.org_id, state="any"))

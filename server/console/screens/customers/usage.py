@@ -150,9 +150,7 @@ def _over_from_before(account: Account) -> list[Tile]:
     """Return the tile of an embedded wallet that no longer pays for usage."""
     if not account.balance_micro:
         return []
-    return [
-        Tile("In a wallet here", figures.credits(account.balance_micro), "from an earlier assignment, not used now")
-    ]
+    return [Tile("Unused wallet", figures.credits(account.balance_micro), "from an earlier assignment, not used now")]
 
 
 def available(account: Account, said: str) -> Tile:

@@ -58,7 +58,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         else "drawdown backfill open june --org acme --from 2026-06-01 --to 2026-07-01"
     )
     note = f"This table shows the latest {MOST_LISTED:,} backfills." if len(rows) == MOST_LISTED else ""
-    tiles = [Tile("Open", figures.count(going.count), since, "warn" if going.count else "")]
+    tiles = [Tile("Open backfills", figures.count(going.count), since, "warn" if going.count else "")]
     filters = (Filter("org", "Organisation", org),)
     table = Table("Backfills, the latest first", heads, rows, none, command, note=note)
     return to_context(PageContent(PATH, [table], tiles=tiles, filters=filters, query={"org": org} if org else {}))

@@ -26,8 +26,8 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     unknown, owing = [one for one in found if one.url is None], [one for one in found if one.halts_due]
     tiles = [
         Tile("Cells", figures.count(len(found)), "known from hosts or added by a person"),
-        Tile("Running sandboxes", figures.count(sum(one.running for one in found)), "on all of them"),
-        Tile("Without a URL", figures.count(len(unknown)), "no halt can be sent", "warn" if unknown else ""),
+        Tile("Running sandboxes", figures.count(sum(one.running for one in found)), "on all cells"),
+        Tile("Cells without a URL", figures.count(len(unknown)), "no halt can be sent", "warn" if unknown else ""),
         Tile("Unacknowledged halts", figures.count(len(owing)), "cells with a due halt", "warn" if owing else ""),
     ]
     heads = ("Cell", "URL", "#Running", "#Halts due", "Oldest due, UTC", "#Attempts", "Error")

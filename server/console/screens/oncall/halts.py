@@ -53,7 +53,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tables = [_ignored(ignored), listed] if ignored and not ask.query.get("after") else [listed]
     since = "none due" if due.since_ms is None else f"since {figures.time(due.since_ms)}"
     tiles = [
-        Tile("Due", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
+        Tile("Due halts", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
         Tile(
             "Cells without acknowledgement",
             figures.count(due.cells),

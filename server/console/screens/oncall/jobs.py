@@ -55,7 +55,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     page = PageContent(
         PATH,
         [Table("Jobs, the latest first", heads, rows, none, command, following, first=first)],
-        tiles=[Tile("Open", figures.count(waiting), "queued or running", "warn" if waiting else "")],
+        tiles=[Tile("Open jobs", figures.count(waiting), "queued or running", "warn" if waiting else "")],
         acts=[act("Queue a replay", "replay")],
         query={} if before is None else {"before": before},
         note=SAID,

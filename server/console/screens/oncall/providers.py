@@ -37,10 +37,15 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     since = "since it was sealed" if oldest is None else f"sealed {figures.time(oldest)}"
     tiles = [
         Tile("Providers", figures.count(len(found)), "with present or past assignments"),
-        Tile("Paused", figures.count(len(paused)), "no sends until a person resumes them", "warn" if paused else ""),
-        Tile("Open pushes", figures.count(waiting), "at all of them", "warn" if waiting else ""),
-        Tile("In doubt or rejected", figures.count(grave), "of these", "bad" if grave else ""),
-        Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
+        Tile(
+            "Paused providers",
+            figures.count(len(paused)),
+            "no sends until a person resumes them",
+            "warn" if paused else "",
+        ),
+        Tile("Open pushes", figures.count(waiting), "at all providers", "warn" if waiting else ""),
+        Tile("In doubt or rejected", figures.count(grave), "of the open pushes", "bad" if grave else ""),
+        Tile("Oldest open push", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
     ]
     states = _states(found, wait_sums(connection), ask.now_ms)
     tables = [states, _sends(found), _circuits(found, ask.now_ms), _terms(found)]

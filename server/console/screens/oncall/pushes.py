@@ -693,7 +693,7 @@ VOID: Final = Action(
         EVIDENCE,
         Field(
             "although",
-            "Accepted push",
+            "Accepted pushes",
             "choice",
             "Use yes only if the provider lost or refunded the push. If it supports lookups, run the command instead.",
             choices=[("no", "not among them"), ("yes", "may be among them")],

@@ -112,10 +112,10 @@ def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
     slow = figures.count(took[len(took) * 95 // 100]) if took else figures.UNKNOWN
     needy, left = (sum(one.exit_status == status for one in found) for status in (1, 75))
     began = found[0].started_ms if found else None
-    of = f"of these {len(found):,}"
+    of = f"of {len(found):,} ticks"
     return [
         Tile("Last tick", figures.ago(began, now_ms), figures.time(began)),
-        Tile("95th percentile, ms", slow, of),
+        Tile("Duration, 95th percentile, ms", slow, of),
         Tile("Ticks with work left", figures.count(left), of, "warn" if left else ""),
         Tile("Ticks that need a person", figures.count(needy), of, "bad" if needy else ""),
     ]

@@ -98,7 +98,7 @@ def _tiles(
             "bad" if broken else "",
         ),
         Tile(
-            "Whole chain proven",
+            "Last full chain proof",
             hour or day,
             f"{day}, {figures.ago(proven, now_ms)}" if proven else "drawdown verify",
             "" if proven else "warn",

@@ -100,7 +100,7 @@ def _tiles(found: Sources, quarantined: Mapping[str, int]) -> list[Tile]:
     full = any(count >= MOST_SEEN for count in quarantined.values())
     return [
         Tile("Events in 24 hours", figures.count(of_day), more or "by time of receipt"),
-        Tile("Sources and types", figures.count(len(found.rows)), "of these"),
+        Tile("Sources and types", figures.count(len(found.rows)), "of these events"),
         Tile("Quarantined", figures.count(held), f"{'or more, ' if full else ''}not billed", "warn" if held else ""),
         Tile(
             "In conflict",

@@ -298,7 +298,7 @@ MOST_OVERRIDES: Final = 200
 """Limit overrides that a dry run reads."""
 METRIC: Final = Field("metric", "Metric")
 AMOUNT: Final = Field("amount", "Amount", hint="Base units, or `none` for unlimited.")
-PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in reversed(PERIODS)])
+PER: Final = Field("per", "Period", "choice", choices=[(one, one) for one in reversed(PERIODS)])
 PHASE_CHOICES: Final = [
     ("0", "0: silent"),
     ("1", "1: warn"),
@@ -403,7 +403,7 @@ MAKE: Final = Action(
         AMOUNT,
         Field(
             "reach",
-            "For",
+            "Target",
             "choice",
             choices=[
                 ("org", "an organisation"),

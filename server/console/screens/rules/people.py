@@ -68,16 +68,16 @@ def _tiles(page: list[UserRow]) -> list[Tile]:
     counted = {state: sum(one.state == state for one in page) for state in STATES}
     return [
         Tile("People with access", figures.count(counted["good"]), "have a password"),
-        Tile("Links open", figures.count(counted["invited"]), "each valid for one day"),
+        Tile("Open links", figures.count(counted["invited"]), "each valid for one day"),
         Tile("Expired links", figures.count(counted["locked"]), "reset to create a new link"),
-        Tile("Signed in", figures.count(sum(one.sessions for one in page)), "browsers"),
+        Tile("Open sessions", figures.count(sum(one.sessions for one in page)), "browsers"),
     ]
 
 
 def _acts(one: UserRow) -> Cell:
     if one.state == "ended":
         return Cell("")
-    words = (("Role", "role"), ("Reset", "reset"), ("End", "end"))
+    words = (("Change role", "role"), ("Reset", "reset"), ("End", "end"))
     given = {"name": one.name, "role": one.role}
     return Cell("", links=tuple(act(text, f"person-{word}", "admin", **given) for text, word in words))
 

@@ -63,8 +63,8 @@ def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
             "by the newest run of each" if proven or broken else "never checked. Run `drawdown verify`",
             "bad" if broken else "",
         ),
-        Tile("Broken", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
-        Tile("Rows read", figures.count(rows) if rows else figures.UNKNOWN, "by that run"),
+        Tile("Broken invariants", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
+        Tile("Rows read", figures.count(rows) if rows else figures.UNKNOWN, "by the last full proof"),
     ]
 
 
