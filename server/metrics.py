@@ -698,7 +698,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 def gauge(
     name: str, help_: str, values: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()
 ) -> GaugeMetricFamily:
-    """Return a metric. Each value comes with the values of its labels."""
+    """Return a metric, with the values of the labels of each sample."""
     metric = GaugeMetricFamily(f"drawdown_{name}", help_, labels=labels)
     for key, value in values:
         metric.add_metric(list(key), value)

@@ -366,7 +366,7 @@ def _is_left_out(param: Param, value: object, model: BaseModel) -> bool:
 def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
     """Return the values, with a bound key's organisation if the request omits it.
 
-    Errors: ApiError 403 for another organisation; 422 for a missing one.
+    Errors: ApiError 403 for another organisation; 422 for a missing organisation.
     """
     values = dict(given)
     named = [param for param in params if param.kind is ORG]

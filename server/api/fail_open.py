@@ -262,8 +262,8 @@ class FailOpen:
         """Return the result of `work` in the database.
 
         `quick`: wait at most WITHIN_S. `ends`: a result ends the outage. The read of a key does not end it, because a
-        locked database can still be read. `notes`: a failure begins an outage. A slow read of a key does not begin one.
-        Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
+        locked database can still be read. `notes`: a failure begins an outage. A slow read of a key does not begin an
+        outage. Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
         """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:

@@ -1,14 +1,14 @@
 """Serve /v1/guard: checks, uses, ways out of a block, and limit overrides.
 
-It calls the functions of `drawdown guard` and `drawdown override`. A person decides a limit override with a signed
-request to /admin/overrides.
+The routes call the functions of `drawdown guard` and `drawdown override`. A person decides a limit override with a
+signed request to /admin/overrides.
 
 Guarantee: the same function decides a call here and on the command line. The caller chooses the key of a use. So the
 caller may repeat a call if the response is lost. Concurrent uses and ends of uses share a transaction
 (`payment_calls`). Other uses share a transaction with uses of the same metric, organisation and payer
 (`request_batching`). All checks share transactions, too. A block is a response, not an error. A check only reads, and
 does not wait for a writer. One transaction finds the API key of a check, and decides the check. A program requests a
-limit override only for an organisation. The override takes effect when a person approves it.
+limit override only for an organisation. The limit override takes effect when a person approves it.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class GuardAnswer(BaseModel):
     decision. `rule` and `reason`: the rule that decided, and why.
 
     `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`:
-    the base units used before this use. `remaining`: the base units left after it.
+    the base units used before this use. `remaining`: the base units left after this use.
 
     `price`: the cost in credits. `charged`: the credits that this call charged, 0 if `repeated`. `drawdown guard uses`
     shows the whole charge of a use. `payer`: the payer; null if the use is free, or its payer is not charged.

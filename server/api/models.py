@@ -348,7 +348,7 @@ class _Strict(BaseModel):
 class ProviderRequest(_Strict):
     """The parameters of `drawdown org assign`.
 
-    They set the provider that bills the organisation, from a window on.
+    The call sets the provider that bills the organisation, from a window on.
     """
 
     provider: Name

@@ -372,7 +372,7 @@ WHOSE: Final = ("id", "key", "tab")
 def in_words(ask: Ask) -> Iterator[None]:
     """Turn UnknownId into UsageError if the page is a list.
 
-    On a page about one object, UnknownId stays, and the response is 404. Errors: UsageError.
+    On a page about one object, keep UnknownId, so that the response is 404. Errors: UsageError.
     """
     try:
         yield

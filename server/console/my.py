@@ -1,6 +1,6 @@
 """Serve the pages at /my/ for an organisation's own people.
 
-People come in with a signed link, and see only their organisation. Your product signs the link:
+People sign in with a signed link, and see only their organisation. Your product signs the link:
 
     {"aud": "https://drawdown.internal", "org": "acme", "sub": "ann", "exp": 1767225900, "jti": "6f1c…"}
 

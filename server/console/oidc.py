@@ -1,6 +1,6 @@
 """Sign in people by OpenID Connect, at the one configured issuer.
 
-It uses the authorization code flow with PKCE.
+The sign-in uses the authorization code flow with PKCE.
 
 Guarantee: a sign-in ends in the browser that began it, within WITHIN_MS. Drawdown derives the state, the nonce and
 PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts a token

@@ -74,8 +74,8 @@ def error_answer(error: ApiError) -> JSONResponse:
 def of_drawdown(error: DrawdownError) -> ApiError:
     """Return a Drawdown error as an HTTP error.
 
-    The status is 404 for an unknown organisation, 400 for another wrong value, and 409 for a broken rule. It is 503 if
-    the database is unavailable or a commit is unanswered, and 500 otherwise.
+    The status is 404 for an unknown organisation, 400 for another wrong value, and 409 for a broken rule. The status is
+    503 if the database is unavailable or a commit is unanswered, and 500 otherwise.
     """
     match error:
         case UnknownId() if error.noun == "organisation":

@@ -268,7 +268,7 @@ _AMBIGUOUS: Final = error_answer(
 def _is_ambiguous(scope: Scope) -> bool:
     """Return True if two readers could disagree about the end of the request.
 
-    Then a reader could take its rest for another request.
+    A reader could then take the rest of the request for another request.
     """
     names = {name for name, _ in scope["headers"]}
     return b"content-length" in names and b"transfer-encoding" in names
@@ -342,7 +342,7 @@ class Strangers:
         return not (self._failed.has(caller, now_ms) and self._all_failed.has(_ALL, now_ms))
 
     def turn(self, now_s: float) -> float | None:
-        """Take the next turn, and return the seconds until it.
+        """Take the next turn, and return the seconds until that turn.
 
         If the wait would exceed LONGEST_TURN_S, return None, and do not take the turn.
         """

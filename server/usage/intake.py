@@ -1,4 +1,4 @@
-"""Take bodies of events and samples: bound, unpack, read, store and answer them.
+"""Limit, unpack, read, store and answer bodies of events and samples.
 
 One transaction stores the items of a body.
 

@@ -222,7 +222,7 @@ def steps(found: RunSteps) -> list[Step]:
 def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tuple[str, list[Share], int]]:
     """Return the usage by sandbox and by project, the largest first.
 
-    Each list ends with the number of further sandboxes or projects. It covers SPLIT_DAYS days.
+    Each list ends with the number of further sandboxes or projects. Both lists cover SPLIT_DAYS days.
     """
     found = read_shares(connection, org.org_id, int(org.floor_ms), *last_days(now_ms, SPLIT_DAYS))
     named = {by: [one for one in shares if one.group or by == "sandbox"] for by, shares in found.items()}

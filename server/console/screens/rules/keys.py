@@ -63,7 +63,7 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _acts(one: KeyRow) -> Cell:
-    """Return the actions on a name as a whole, at the key that stays valid."""
+    """Return the actions on all keys of a name, for the row of its valid key."""
     if one.state in ("rotated", "ended"):
         return Cell("")
     return Cell("", links=(act("Rotate", "key-rotate", "admin", name=one.name), act("End", "key-end", name=one.name)))
