@@ -128,7 +128,7 @@ def test_billing_page_equals_command_line_figures(home: Home) -> None:
     ):  # fmt: skip
         assert f"{name} {figures.credits(micro)} " in said
     for piece in (
-        "Automatic top-up 5.00", "upstream embedded billed at as acme", "upstream pool pool that allots it credit 1.00",
+        "Automatic top-up 5.00", "upstream embedded billed at as acme", "upstream pool pool that allots credit 1.00",
         "downstream pixel supplier", "in doubt Record outcome ", "pro 100 1.00 not held Buy",
         "drawdown ledger billing acme",
     ):  # fmt: skip

@@ -34,8 +34,8 @@ OPEN: Final = ("due", "sending", "in_doubt")
 """States of a top-up that may still add credit."""
 RELATIONS: Final[Mapping[str, str]] = {
     "biller": "billed at", "shares": "shares the wallet", "pays_for_it": "pays for its executions",
-    "it_pays_for": "its executions are paid for", "pool": "pool that allots it credit", "sponsor": "sponsored it",
-    "member": "member of the pool", "supplier": "supplier, owed a share",
+    "it_pays_for": "this wallet pays for its executions", "pool": "pool that allots credit",
+    "sponsor": "sponsor", "member": "member of the pool", "supplier": "supplier, owed a share",
 }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ from drawdown.worker.settlements.lists import (
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)
 SAID: Final = {
-    "hold": "until its time ends", "eligible": "in the next payout", "frozen": "held back by a person",
+    "hold": "until its time ends", "eligible": "in the next payout", "frozen": "frozen by a person",
     "released": "released for payment", "reversed": "no longer owed",
 }  # fmt: skip
 COLUMNS: Final = (

@@ -130,8 +130,8 @@ def _preview(transact: Transact, context: Context, doing: Doing) -> Sequence[Tab
         found = rehearse(transact, context.within(TRIED_MS), made, doing.by)
     except DatabaseBusy as error:
         none = (
-            f"The dry run could not end in time ({error}). You can still queue the replay, and the command shows its "
-            "effect."
+            f"The dry run could not end in time ({error}). You can still queue the replay. To see its effect, run the "
+            "command."
         )
         return [_range(made, command, ""), Table("Windows to seal", ("Window",), [], none, command)]
     short = ""
@@ -171,8 +171,8 @@ def _pushes_table(found: Replayed, command: str) -> Table:
     all_ = f"In total {pushes}, {counted(found.quantity, 'unit')}" if found.pushes else ""
     more = f". The first {MOST_LISTED} of {len(found.totals):,} sums" if len(found.totals) > MOST_LISTED else ""
     stopped = "".join(f" Drawdown skipped {bad.org_id}: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
-    still = f" Of earlier seals, {found.to_settle}." if found.to_settle else ""
-    none = f"{'No more usage to seal' if still else 'No more usage is owed there'}.{still}{stopped}"
+    still = f" From earlier seals, {found.to_settle}." if found.to_settle else ""
+    none = f"{'No more usage to seal' if still else 'No more usage is owed in this range'}.{still}{stopped}"
     return Table("Windows to seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else "")
 
 

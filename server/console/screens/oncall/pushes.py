@@ -671,7 +671,7 @@ RESOLVE: Final = Action(
             "Outcome at the provider",
             "choice",
             choices=[
-                ("", "choose one"), ("accepted", "has it: accepted"), ("absent", "does not have it: void it"),
+                ("", "choose one"), ("accepted", "charged: accept the push"), ("absent", "not charged: void the push"),
             ],
         ),
         EVIDENCE,
