@@ -223,7 +223,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"invalid number {quote_value(name)}: JSON does not allow it")
+    raise ValueError(f"invalid number {quote_value(name)}: expected a JSON number")
 
 
 PIECE_BYTES: Final = 64 * 1024

@@ -275,7 +275,7 @@ def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
     names, provider, customer = _named_orgs(doing), doing.values["provider"], doing.maybe("customer")
     if customer is not None and len(names) != 1:
-        raise WrongField("customer", f"a customer is for a single organisation, not for {len(names):,}")
+        raise WrongField("customer", f"specify one organisation with a customer, not {len(names):,}")
     halts, new = doing.values["halts"] == "yes", doing.values["new"] == "yes"
     options = FlipOptions(provider, start_of_window(doing), allow_halt=halts, new=new)
     try:
@@ -342,7 +342,7 @@ def _fix(connection: sa.Connection, doing: Doing) -> ActionResult:
     good = [one for one in done if one.new_id is not None]
     if not good:
         raise Refused(
-            f"cannot fix a sample: {done[0].why_not if done else 'the filter does not match a sample'}. Choose "
+            f"cannot correct the samples: {done[0].why_not if done else 'no sample matches the filter'}. Choose "
             "different samples"
         )
     seconds = sum(one.interval_s for one in good)

@@ -561,7 +561,7 @@ def _chosen_by_form(doing: Doing, expect: int | None = None) -> Chosen:
 def _find(connection: sa.Connection, doing: Doing, states: Sequence[str]) -> list[str]:
     found = _chosen_by_form(doing, doing.number("expect")).find(connection, states)
     if not found:
-        raise Refused("the keys or filters do not match a push. Change them")
+        raise Refused("no push matches the keys or filters. Change the keys or filters")
     return found
 
 

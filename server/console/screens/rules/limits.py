@@ -297,7 +297,7 @@ def _listed(command: str, metric: str) -> str:
 MOST_OVERRIDES: Final = 200
 """Limit overrides that a dry run reads."""
 METRIC: Final = Field("metric", "Metric")
-AMOUNT: Final = Field("amount", "Amount", hint="Base units, or `none` for unlimited.")
+AMOUNT: Final = Field("amount", "Amount", hint="Number of base units, or none for unlimited.")
 PER: Final = Field("per", "Period", "choice", choices=[(one, one) for one in reversed(PERIODS)])
 PHASE_CHOICES: Final = [
     ("0", "0: silent"),
