@@ -4,7 +4,7 @@ Guarantee: the response is the guard's decision (`guard/decide.py`) by one read 
 reads the provider again if the organisation was never projected, or if it is halted but not by an operator. All
 processes together read an organisation at most every ten seconds, with one call at a time. Callers of the gate are not
 authenticated, so all organisations at a provider share a limit of reads a second. If the new verdict arrives in time,
-the gate returns it; otherwise it returns the stored verdict. If the gate cannot read a verdict, it is closed unless a
+the gate returns it; otherwise it returns the stored verdict. If the verdict is unknown, the gate is closed unless a
 setting opens it.
 """
 

@@ -1,9 +1,9 @@
 """Serve POST /webhooks/{provider}: events that providers send.
 
-Guarantee: before Drawdown stores anything, it verifies the body's signature and time with the provider's own scheme.
-Drawdown applies the content in the same transaction that stores the event's id, so each event counts once. If Drawdown
-fails, it answers 5xx, and the provider sends the event again. Drawdown does not use the amounts in an event. It reads
-the customer immediately, and again seconds later, because the first response may be stale.
+Guarantee: before Drawdown stores or does anything, the provider's own scheme must prove that the body is genuine and
+fresh. Drawdown applies the content in the same transaction that stores the event's id, so each event counts once. If
+Drawdown fails, it answers 5xx, and the provider sends the event again. Drawdown does not use the amounts in an event.
+It reads the customer immediately, and again seconds later, because the first response may be stale.
 """
 
 from __future__ import annotations

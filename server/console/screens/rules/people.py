@@ -77,7 +77,7 @@ def _tiles(page: list[UserRow]) -> list[Tile]:
 def _acts(one: UserRow) -> Cell:
     if one.state == "ended":
         return Cell("")
-    words = (("Change role", "role"), ("Reset", "reset"), ("End", "end"))
+    words = (("Change role", "role"), ("Reset", "reset"), ("Revoke", "end"))
     given = {"name": one.name, "role": one.role}
     return Cell("", links=tuple(act(text, f"person-{word}", "admin", **given) for text, word in words))
 
