@@ -50,7 +50,7 @@ Later notifications stay due for the next watch or tick.
 
 
 class StepThreads:
-    """The threads of one server.
+    """The threads in which one server runs the worker's steps.
 
     Each read is for one organisation. If a read for an organisation already waits, a second read is not queued.
     """

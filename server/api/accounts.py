@@ -32,7 +32,7 @@ SCOPE: Final = "ledger:read"
 
 
 class Accounts:
-    """The routes."""
+    """The routes of /v1/accounts."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs

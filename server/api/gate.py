@@ -55,7 +55,7 @@ A burst may have twice as many. Reads by ticks and the watch do not count.
 
 
 class Gate:
-    """The gate of one process.
+    """The gate that one process serves.
 
     The database stores the facts that all processes share.
     """

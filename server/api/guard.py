@@ -249,7 +249,7 @@ class EmittedEvent(BaseModel):
 
 
 class GuardAnswer(BaseModel):
-    """The guard's response.
+    """The guard's decision on a check, a use, or a change of a use.
 
     `decision`: the decision in force. `would`: the decision in phase 3. `enforced`: True if the phase enforces the
     decision. `rule` and `reason`: the rule that decided, and why.

@@ -53,7 +53,7 @@ While a transaction runs, the next calls wait to share the next transaction.
 
 
 class PaymentCalls:
-    """The queue of one server."""
+    """The queue of one server for calls that move credit."""
 
     def __init__(self, programs: Programs) -> None:
         self._lane = programs.batch_requests(WAY)

@@ -76,7 +76,7 @@ class _Lane(Generic[A, R]):
 
 @dataclass(frozen=True)
 class Way(Generic[A, R]):
-    """A way to decide requests, at the time of their transaction.
+    """The functions that decide requests, at the time of their transaction.
 
     `all_`: returns a response for each request. A DrawdownError in place of a response refuses that request, which
     Drawdown then does not store. If each request must be decided alone, `all_` raises Refused or UsageError. `alone`:

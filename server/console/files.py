@@ -159,7 +159,7 @@ def keep(engine: sa.Engine, taken: FileRequest, rows: int) -> None:
 
 
 class Files:
-    """The files of one server.
+    """The files that one server is sending.
 
     Guarantee: at most MOST_FILES are in progress.
     """

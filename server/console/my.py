@@ -134,7 +134,7 @@ class Another(Refused):
 
 
 class My:
-    """The routes of `/my`. `console` renders their pages."""
+    """The routes of `/my`. `console` renders the pages."""
 
     def __init__(
         self, console: Face, engine: sa.Engine, services: Services, elsewhere: DocumentCache, budget: bodies.Budget

@@ -115,7 +115,7 @@ class KnownProofs(Generic[T]):
 
 
 class Limits:
-    """The outermost ASGI application.
+    """The outermost ASGI layer, which limits callers and answers failures.
 
     `is_known`: a function that returns True if a request has a recently found proof.
     """

@@ -42,7 +42,7 @@ register_url_convertor("id", _IdConvertor())
 
 
 class PathsAsSent:
-    """Give the application each path as it was sent, in one spelling.
+    """A layer that gives the application each path as it was sent, in one spelling.
 
     A character is percent-encoded only if it must be.
     """
@@ -62,7 +62,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RouteTable:
-    """Call the endpoint of a fixed path directly, and pass on every other request.
+    """A table that calls the endpoint of a fixed path, and passes on other requests.
 
     `routes`: all routes. The table passes on those with parameters, or with more arguments than the request.
     `handlers`: the responses to errors, selected by the nearest base class of an error. An error without a handler goes

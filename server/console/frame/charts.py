@@ -30,7 +30,7 @@ STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart.
+    """A chart as SVG, with its series and its axis.
 
     `series`: the name, class and sum of each series. `axis`: the labels of the lines, from the top line down. `first`:
     the name of the first bar.

@@ -346,7 +346,7 @@ def _to_limits(doing: Doing) -> str:
 
 
 def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
-    """Return the size of a limit override: its use in one period, at the metric's price.
+    """Return a limit override's size: its use in one period, at the metric's price.
 
     Without an amount, or for several organisations, it is unbounded.
     """
