@@ -1,6 +1,6 @@
-"""Define the routes, and the responses of each.
+"""Define the routes and the responses of each route.
 
-Guarantee: the routes declare every response that they can give, and so does /openapi.json. All errors have one shape.
+Guarantee: the routes and /openapi.json declare every possible response. All errors have one shape.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Server:
     def close(self) -> None:
         """End the work in progress at its next effect.
 
-        The database has the rest of the accepted work, which the next process does.
+        The rest of the accepted work is in the database, and the next process does it.
         """
         self.step_threads.close()
         self._fail_open.close()
@@ -101,7 +101,7 @@ class Server:
             self._console.close()
 
     def _is_known(self, scope: Scope) -> bool:
-        """Return True if a request has a key or a session that was found a short time ago."""
+        """Return True if a request has a recently found key or session."""
         if scope["path"].startswith(PAGES):
             return self._console is not None and self._console.is_known(scope)
         return self._programs.is_known(scope)
@@ -189,18 +189,18 @@ class Server:
         return JSONResponse(await self._gate.answer(org_id))
 
     async def assign(self, org_id: str, request: Request) -> JSONResponse:
-        """Assign an organisation to a provider, as `drawdown org assign`."""
+        """Assign an organisation to a provider, like `drawdown org assign`."""
         signed = await admin.order_of(self.services, self._budget, request, models.ProviderRequest)
         return JSONResponse(await admin.assign(self.services, self.step_threads, org_id, signed))
 
     async def override(self, org_id: str, request: Request) -> JSONResponse:
-        """Set or end an org override, as `drawdown org override`."""
+        """Set or end an org override, like `drawdown org override`."""
         signed = await admin.order_of(self.services, self._budget, request, models.OverrideRequest)
         now = self.services.clock.now_ms()
         return JSONResponse(await admin.override(self.threads, self.step_threads, now, org_id, signed))
 
     async def decide_override(self, number: str, word: str, request: Request) -> JSONResponse:
-        """Decide a limit override, as `drawdown override approve`, `refuse` or `end`."""
+        """Decide a limit override, like `drawdown override approve`, `refuse` or `end`."""
         signed = await admin.order_of(self.services, self._budget, request, models.DecideRequest)
         now = self.services.clock.now_ms()
         return JSONResponse(dict(await guard_api.decide_override(self.threads, now, number, word, signed)))
@@ -230,7 +230,7 @@ class Server:
 
 
 def _longest_first(route: BaseRoute) -> int:
-    """Return the sort key of a route, so that a path with more parts comes first.
+    """Return the sort key of a route, which puts a path with more parts first.
 
     An id may contain a slash, so a shorter path could match a longer one.
     """

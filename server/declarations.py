@@ -1,6 +1,7 @@
 """List all declared actions and lists.
 
-HTTP has an operation for each. The console has a form for each action that names the page to show next (`place`).
+The HTTP API has an operation for each action and list. The console has a form for each action that names the page to
+show next (`place`).
 """
 
 from __future__ import annotations

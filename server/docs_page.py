@@ -1,7 +1,7 @@
 """Serve the page at /docs: the description of the routes, for people.
 
-Guarantee: the page is made from /openapi.json alone, and each text is escaped. Its policy forbids scripts, pictures and
-content of other hosts. Swagger UI would need a megabyte of script, and styles that a strict policy blocks.
+Guarantee: Drawdown renders the page from /openapi.json alone, and escapes each text. Its policy forbids scripts,
+pictures and content of other hosts. Swagger UI would need a megabyte of script, and styles that a strict policy blocks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Verify tokens that others signed (JWT, RFC 7519), with joserfc.
 
 Guarantee: Drawdown selects the algorithm by the kind of key. It never uses a public key as a secret, and never accepts
-the algorithm `none`. It verifies the signature, the audience and the end before it uses any other claim. It uses its
-own clock.
+the algorithm `none`. It verifies the signature, the audience and the expiry time before it uses any other claim. It
+uses its own clock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ else:
     Key: TypeAlias = Any
 
 SLACK_S: Final = 60
-"""Seconds that the clocks of the signer and of Drawdown may differ."""
+"""Seconds by which the clocks of the signer and of Drawdown may differ."""
 MAX_TOKEN_BYTES: Final = 12 * 1024
 """Largest signed token, in bytes.
 
@@ -43,7 +43,7 @@ _WORDS: Final[Mapping[str, str]] = {
 
 
 class Unproven(Exception):
-    """The reason why a token or a key is invalid, in words."""
+    """Raised if a token or a key is invalid, with the reason in words."""
 
 
 def require_library() -> None:

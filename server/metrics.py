@@ -1,10 +1,11 @@
-"""Measure the database, for a server and for a single tick alike.
+"""Measure the database, both for a server and for a single tick.
 
 process_metrics.py has the metrics of a server's process.
 
-Guarantee: this module only reads, by indexes. If a label's value is known, a zero is written for it, because an alert
-on a change would miss the first value. A failed or missing shard is visible beside others. An age is never negative,
-even if two clocks differ. If the database cannot be read, the only metric is `drawdown_database_up 0`.
+Guarantee: this module only reads, by indexes. The module writes a zero for each known value of a label, because an
+alert on a change would miss the first event. The metrics show each shard separately, so a failed or missing shard is
+visible. An age is never negative, even if two clocks differ. If the database cannot be read, the only metric is
+`drawdown_database_up 0`.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def _sealing(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _unmapped(connection: sa.Connection) -> Counter[tuple[str]]:
-    """Return the units of unmapped event types, with MOST_TYPES series of their own.
+    """Return the units of unmapped event types, in at most MOST_TYPES separate series.
 
     Programs choose the names, so other types share one series.
     """
@@ -247,7 +248,7 @@ def _organisations(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     """Yield the number of samples of the last complete window, by cell.
 
-    A cell without samples has 0: it may be broken, not idle.
+    A registered cell without samples has 0, because the cell may be broken.
     """
     end = horizon(now_ms)
     seen = figures.samples_by_cell(connection, end - WINDOW_MS, end)
@@ -439,7 +440,7 @@ def working(connection: sa.Connection) -> Iterator[Metric]:
 
 
 def of_workers(found: Cluster) -> Iterator[Metric]:
-    """Yield the metrics of a cluster that was already read."""
+    """Yield the metrics of the given state of a cluster."""
     counts = dict.fromkeys(WORKER_STATES, 0) | Counter(one.state for one in found.workers if one.state in WORKER_STATES)
     yield gauge("workers", "Workers of the last 24 hours, by state: `lives`, or `gone` (died without signing off).",
                 [((state,), count) for state, count in sorted(counts.items())], ("state",))  # fmt: skip
@@ -503,9 +504,9 @@ def calls(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 
 
 def _buckets(within: dict[int | None, int]) -> list[tuple[str, float]]:
-    """Return the buckets as Prometheus needs them.
+    """Return the buckets of a Prometheus histogram.
 
-    Each counts the attempts up to its limit, and the last counts all.
+    Each bucket counts the attempts up to its limit, and the last bucket counts all.
     """
     found, total = [], 0
     for limit in (*CALL_LIMITS_MS, None):
@@ -704,7 +705,7 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 def gauge(
     name: str, help_: str, values: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()
 ) -> GaugeMetricFamily:
-    """Return a metric. Each value comes with the values of its labels."""
+    """Return a metric, with the values of the labels of each sample."""
     metric = GaugeMetricFamily(f"drawdown_{name}", help_, labels=labels)
     for key, value in values:
         metric.add_metric(list(key), value)

@@ -2,7 +2,7 @@
 
 The database does not store these counts, so they begin at zero with the process.
 
-Guarantee: each label has a bounded number of values, whatever callers send.
+Guarantee: each label has a bounded number of values, for any input of callers.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ LIMITS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class GuardCalls:
-    """The number and the durations of the guard's responses here. For one thread."""
+    """The number and the durations of this process's guard responses. For one thread."""
 
     def __init__(self) -> None:
         self.decided: Counter[tuple[str, str, str, str]] = Counter()
-        """Answers by call, metric, decision and enforcement (`true` or `false`)."""
+        """Number of decisions by call, metric, decision and enforcement (`true` or `false`)."""
         self.took: dict[str, Counter[float | None]] = {call: Counter() for call in CALLS}
-        """Answers of each call, by the smallest limit of LIMITS_S that they met.
+        """Number of responses of each call, by the smallest limit of LIMITS_S that the duration met.
 
-        None: above all limits.
+        The limit is None above all limits.
         """
         self.sums: Counter[str] = Counter()
         self._named: set[str] = set()

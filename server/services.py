@@ -46,8 +46,8 @@ def _no_payments(_name: str) -> PaymentService | None:
 class Services:
     """The services that the routes use.
 
-    `unasked`: the same providers without a network, so they verify a webhook without a call. `broken`: why other
-    providers cannot be used. `renew`: a function that replaces changed settings and providers.
+    `unasked`: the same providers without a network, so they verify a webhook without a call. `broken`: the providers
+    that cannot be used, with the reason. `renew`: a function that replaces changed settings and providers.
     """
 
     engine: sa.Engine
@@ -60,7 +60,7 @@ class Services:
     thread_kit: Callable[[], ThreadKit]
     renew: Callable[[Services], None] = _nothing_new
     payments: Callable[[str], PaymentService | None] = _no_payments
-    """Returns the payment service of this name; None if the service is not set up."""
+    """A function that returns the payment service of this name; None if the service is not set up."""
     console_engine: sa.Engine | None = None
     """Database connections of the console; None without a console."""
     witness: WitnessStore = field(default_factory=NoWitness)

@@ -13,7 +13,7 @@ UnknownOrg = Literal["not_found", "deny", "allow"]
 
 @dataclass(frozen=True)
 class OidcSettings:
-    """The issuer at which people of the console may sign in.
+    """The OpenID Connect issuer at which people of the console may sign in.
 
     If `issuer` is empty, this sign-in is off.
     """
@@ -23,14 +23,14 @@ class OidcSettings:
     client_secret: str = field(default="", repr=False)
     """If it is empty, the client is public and proves itself by PKCE alone."""
     claim: str = "email"
-    """Claim with a person's name in Drawdown."""
+    """Claim that contains a person's name in Drawdown."""
     label: str = ""
     """Name of the issuer on the button.
 
     If it is empty, the button has the issuer's host.
     """
     unverified_email: bool = False
-    """True if Drawdown accepts an `email` that the issuer does not state as verified."""
+    """True if Drawdown accepts an `email` that the issuer did not verify."""
 
 
 @dataclass(frozen=True)

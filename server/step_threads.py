@@ -2,10 +2,10 @@
 
 Each thread has its own connections and providers.
 
-Guarantee: the numbers of threads and of waiting requests are bounded. If too many reads wait, the next tick does a
-further read, because the database already marks it as due. Work that must stop does so between two effects.
+Guarantee: the numbers of threads and of waiting requests are bounded. If too many reads wait, the next tick does any
+further read, because the database already marks that read as due. Work that must stop ends between two effects.
 Unauthenticated requests, such as reads for the gate, have their own threads, so they never delay a tick or a signed
-request. If a provider does not answer, all threads stop calling it for a time.
+request. If a provider does not answer, all threads pause their calls to it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ MAX_ORDERS: Final = 100
 MOST_WAITING: Final = 1_000
 """Organisations that wait for a read."""
 DISPATCH_MS: Final = 5 * SECOND_MS
-"""Time for which a thread notifies cells after a read.
+"""Longest time for which a thread notifies cells after a read.
 
 Later notifications stay due for the next watch or tick.
 """
 
 
 class StepThreads:
-    """The threads of one server.
+    """The threads in which one server runs the worker's steps.
 
     Each read is for one organisation. If a read for an organisation already waits, a second read is not queued.
     """

@@ -1,1 +1,1 @@
-"""The routes for programs."""
+"""The HTTP routes for programs."""

@@ -32,7 +32,7 @@ SCOPE: Final = "ledger:read"
 
 
 class Accounts:
-    """The routes."""
+    """The routes of /v1/accounts."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
@@ -61,7 +61,7 @@ class Accounts:
         return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
     async def statement(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the sums of the changes of an organisation's wallet in a range of time."""
+        """Return the sums of the changes of an organisation's wallet in a time range."""
         query = StatementQuery
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 
@@ -120,8 +120,8 @@ def _entry(row: EntryRow) -> dict[str, object]:
 class PayerAnswer(BaseModel):
     """A customer that pays for executions of an organisation that name it as `payer`.
 
-    `limit`: the most credits that these executions may reserve and cost; null means unlimited. `spent`: the credits
-    that they reserve and have cost.
+    `limit`: the most credits that these executions may reserve and cost in total; null means unlimited. `spent`: the
+    credits that these executions reserve now, plus the credits that they cost.
     """
 
     payer: str
@@ -134,9 +134,9 @@ class PayerAnswer(BaseModel):
 class ForecastAnswer(BaseModel):
     """A forecast of when the available credit ends, at the rate of the last full days.
 
-    `state`: `ends` (at `ends_ms`), `spent` (no credit is available), `lasts` (no foreseeable end), or `unknown` below
-    three full days of use. `days`: the number of these days. `from_ms`: the start of the first day. `used`: the credits
-    used on these days. Below three days, `from_ms` and `used` are null.
+    `state`: `ends` (at `ends_ms`), `spent` (no credit is available), `lasts` (no foreseeable end), or `unknown` (fewer
+    than three full days of use). `days`: the number of full days behind the rate. `from_ms`: the start of the first
+    day. `used`: the credits used on these days. For fewer than three days, `from_ms` and `used` are null.
     """
 
     state: ForecastState
@@ -151,12 +151,12 @@ class AccountAnswer(BaseModel):
     """The credit of an organisation's wallet, and the payers of its executions.
 
     The balance is the sum of available, reserved, unbilled and over. `available`: credit that you can still reserve.
-    `unbilled`: used credit that the next ticks charge. `over`: the rest of ended lots, which the next entries take out
-    of the balance.
+    `unbilled`: used credit that the next ticks charge. `over`: the remaining credit of ended lots, which the next
+    entries remove from the balance.
 
-    `included` to `refund`: the rest of lots of each kind. `owed`: used credit that lots do not cover, less refunds that
-    pay for later use. `hold`: the charged cost of executions that suppliers still wait for. The other figures do not
-    include `hold`.
+    `included` to `refund`: the remaining credit in lots of each kind. `owed`: used credit that lots do not cover, less
+    refunds that pay for later use. `hold`: the part of the cost of charged executions that suppliers still wait for.
+    The other figures do not include `hold`.
     """
 
     org_id: str
@@ -300,7 +300,7 @@ class UsageLineAnswer(BaseModel):
 class ExecutionsLineAnswer(BaseModel):
     """The charges of executions of a project: drawn, settled and late.
 
-    `drawn`: charged while they continued. `settled`: charged at their end. `late`: charged after the reservation
+    `drawn`: charged while the executions ran. `settled`: charged at their end. `late`: charged after their reservation
     expired. `charged` is the sum of the three, less `written_off`. `more`: the number of lines that this line sums.
     """
 

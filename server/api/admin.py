@@ -4,7 +4,7 @@ The routes do the work of `drawdown org assign` and `drawdown org override`.
 
 Guarantee: the routes call the same functions with the same checks, and record the actor and the reason. Drawdown
 verifies the signature before any work. The transaction of the request marks the signature as used, so a repeated
-request counts once. If the request failed, the caller may send it again.
+request takes effect once. If a request failed, the caller may send it again.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ M = TypeVar("M", bound=BaseModel)
 class Signed(Generic[M]):
     """A request with a verified signature.
 
-    Call `use_up` first in the transaction that does the request. Errors of `use_up`: ApiError 401 if the signature is
-    no longer fresh, or 409 if a request already used it.
+    Call `use_up` first in the transaction that applies the request. Errors of `use_up`: ApiError 401 if the signature
+    is no longer fresh, or 409 if a request already used it.
     """
 
     order: M

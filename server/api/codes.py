@@ -12,16 +12,17 @@ from drawdown.worker.sources.samples.rows import ID_FIELDS
 
 
 class CallCode(NamedTuple):
-    """The HTTP statuses of a refused call's code, and its meaning with the fix."""
+    """An error code of a call, with its HTTP statuses, its meaning and the fix."""
 
     statuses: tuple[int, ...]
     meaning: str
 
 
 class ItemCode(NamedTuple):
-    """A result of an item of a body.
+    """A result code of one item in a request body.
 
-    `code`: empty if the result has only a status. `items`: the items that can have it: `events`, `samples` or `both`.
+    `code`: empty if the result has only a status. `items`: the kind of items that can have this result: `events`,
+    `samples` or `both`.
     """
 
     status: str
@@ -42,8 +43,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "Send the body in either form",
     ),
     "other_key": CallCode((400,), "The body's key and the header `Idempotency-Key` differ. Send the same key in both"),
-    "cut_short": CallCode((400,), "The body ended too early. Send it again"),
-    "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or ended. Create or rotate a key"),
+    "cut_short": CallCode((400,), "The body ended too early. Send the whole body again"),
+    "unauthorized": CallCode((401,), "The API key is missing, unknown, expired or revoked. Create or rotate a key"),
     "no_credit": CallCode(
         (402,),
         "The available credit of the wallet or at the provider is too low. Add credit, request less, or end other "
@@ -60,7 +61,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "grant_limit": CallCode(
         (403,),
-        "The call gives more credit than the key may give at once. Give less, or use a key with a higher `gives`",
+        "The call gives more credit than the key may give in one call. Give less, or use a key with a higher `gives`",
     ),
     "foreign_key": CallCode(
         (403, 409),
@@ -88,7 +89,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         (404,),
         "The guard does not have a use with this key. Check the key. Drawdown does not keep the key of a blocked use",
     ),
-    "too_slow": CallCode((408,), "The body arrived too slowly. Send it without pauses"),
+    "too_slow": CallCode((408,), "The body arrived too slowly. Send the body without pauses"),
     "above_cap": CallCode(
         (409,), "The execution would reserve more than the plan allows for one execution. Request less"
     ),
@@ -126,8 +127,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "fails_closed": CallCode(
         (409,),
-        "The call reports a use that a client allowed (`let_through`), but this metric does not allow that. To allow "
-        "it, call `POST /v1/metrics/{metric}` with `fail` `open`",
+        "The call reports a use that a client allowed (`let_through`), but this metric does not allow such uses. To "
+        "allow them, call `POST /v1/metrics/{metric}` with `fail` `open`",
     ),
     "halted": CallCode((409,), "The organisation is halted. To read the reason, call `GET /v1/orgs/{org_id}`"),
     "metered": CallCode(
@@ -141,8 +142,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "needs_wallet": CallCode(
         (409,),
-        "A supplier, overage `cap` and sandboxes need a wallet at the embedded ledger. Omit them, or name a payer "
-        "with a wallet",
+        "A supplier, overage `cap` and sandboxes need a wallet at the embedded ledger. Omit these fields, or name "
+        "a payer with a wallet",
     ),
     "no_rate": CallCode(
         (409,),
@@ -207,8 +208,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "bad_items": CallCode(
         (422,),
-        "Drawdown refused all items of the body. `results` explains each. On OpenMeter's path, `details.results` "
-        "lists the refused items, and Drawdown keeps the others",
+        "Drawdown refused all items of the body. `results` explains each refusal. On OpenMeter's path, "
+        "`details.results` lists the refused items, and Drawdown keeps the others",
     ),
     "bad_estimate": CallCode((422,), "The estimate must be above 0, and at most 1,000,000,000 credits"),
     "no_estimate": CallCode((422,), "The execution needs an estimate: credits, or quantities of features"),
@@ -222,7 +223,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "metering_alone": CallCode(
         (422,),
         "If metering settles an execution, it cannot have a supplier, a payer, or an overage other than `charge`. "
-        "Omit them",
+        "Omit these fields",
     ),
     "unknown_feature": CallCode(
         (422,), "A feature with this name does not exist. To list features, call `GET /v1/features`"
@@ -298,7 +299,7 @@ ITEMS: Final = (
         "both",
         "The item's objects and arrays are nested more than 8 levels deep. Use fewer levels",
     ),
-    ItemCode("invalid", "too_large", "both", "The item has more than 16 KB. Send less"),
+    ItemCode("invalid", "too_large", "both", "The item has more than 16 KB. Send a smaller item"),
     ItemCode(
         "invalid",
         "unknown_field",
@@ -335,13 +336,13 @@ ITEMS: Final = (
         "invalid",
         "foreign_org",
         "both",
-        "The key is bound to another organisation than the item's. Send the key's organisation, or use another key",
+        "The key is bound to an organisation other than the item's. Send the key's organisation, or use another key",
     ),
     ItemCode(
         "invalid",
         "foreign_cell",
         "samples",
-        "The key is bound to another cell than the sample's. Send the key's cell, or use another key",
+        "The key is bound to a cell other than the sample's. Send the key's cell, or use another key",
     ),
     ItemCode(
         "invalid",

@@ -2,8 +2,8 @@
 
 The scheduler sends the bearer secret.
 
-Guarantee: this process never runs two ticks at once, or two checks of a kind. If a caller disconnects, the work still
-completes. These routes do not close or revert work that waits for a person's decision.
+Guarantee: this process never runs two ticks, or two checks of a kind, at the same time. If a caller disconnects, the
+work still completes. These routes do not close or revert work that waits for a person's decision.
 """
 
 from __future__ import annotations
@@ -76,22 +76,22 @@ class Cron:
     async def parity(self, request: Request) -> JSONResponse:
         """Compare the totals of all cells for the due days.
 
-        Same as `drawdown parity check --cells`.
+        The work is that of `drawdown parity check --cells`.
         """
         found = await self._alone(request, "parity", self._step_threads.order, _parity)
         return JSONResponse({"parity": {**asdict(found), "exit_status": found.exit_status}})
 
     async def vendors(self, request: Request) -> JSONResponse:
-        """Compare costs with vendors' bills, as `drawdown vendor drift --keep --json`."""
+        """Compare costs with vendors' bills, like `drawdown vendor drift --keep --json`."""
         return JSONResponse(asdict(await self._alone(request, "vendors", self._step_threads.order, _vendors)))
 
     async def guard(self, request: Request) -> JSONResponse:
-        """Correct the guard's counters, as `drawdown guard reconcile --json`."""
+        """Correct the guard's counters, like `drawdown guard reconcile --json`."""
         found = await self._alone(request, "guard", self._step_threads.order, _guard)
         return JSONResponse({**asdict(found), "exit_status": found.exit_status})
 
     async def backfills(self, request: Request) -> JSONResponse:
-        """Return the overdue backfills, as `drawdown backfill overdue --json`."""
+        """Return the overdue backfills, like `drawdown backfill overdue --json`."""
         found = await self._alone(request, "backfills", self._step_threads.order, _backfills)
         status = int(Exit.PERSON if found else Exit.SETTLED)
         return JSONResponse({"overdue": [asdict(one) for one in found], "exit_status": status})
@@ -105,8 +105,8 @@ class Cron:
     ) -> T:
         """Run work of a kind unless it already runs, and return its result.
 
-        Errors: ApiError 401 for a wrong secret, 503 if the secret is not set, 400 for parameters, 409 while it runs;
-        DrawdownError.
+        Errors: ApiError 401 for a wrong secret, 503 if the secret is not set, 400 for parameters, 409 while this work
+        already runs; DrawdownError.
         """
         signing.check_bearer(self._services.settings.cron_secret, request.headers.get("authorization", ""))
         if request.query_params:
@@ -114,7 +114,10 @@ class Cron:
         if what in self._running and not self._running[what][1].done():
             details = {"running_since_ms": self._running[what][0]}
             raise ApiError(
-                409, f"{what}_running", f"another {what} runs in this process. Wait for its end", details=details
+                409,
+                f"{what}_running",
+                f"another {what} is running in this process. Send the request again after it ends",
+                details=details,
             )
         begun = begin(work)
         self._running[what] = self._services.clock.now_ms(), cast("Future[object]", begun)

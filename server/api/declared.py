@@ -1,9 +1,9 @@
 """Serve an operation for each declared action and list (`schema.declare`).
 
-Guarantee: an operation takes the parameters of its declaration, and refuses any other field by its name. Drawdown does
-an action in one transaction, once for each Idempotency-Key. A dry run does the action, and rolls it back. If an API key
-is bound to an organisation, it may name only this organisation in an operation. Of the operations that do not name an
-organisation, it may use only the lists and views that are declared as `open`. One call grants at most the API key's
+Guarantee: an operation takes the parameters of its declaration, and refuses any other field by its name. Drawdown
+performs an action in one transaction, once for each Idempotency-Key. A dry run performs the action, and rolls it back.
+An API key that is bound to an organisation may name only this organisation. If an operation does not name an
+organisation, this key may use it only if it is a list or view declared as `open`. One call grants at most the API key's
 own limit of credit.
 """
 
@@ -109,7 +109,7 @@ NUMBERS: Final = frozenset({"number", "time", "window", "length", "percent"})
 def _digits(value: object) -> object:
     """Refuse a text that is not a whole number in digits.
 
-    A query takes numbers as a command does: not `1.0` and not `1_0`. Errors: ValueError.
+    A query takes the same numbers as a command, so it refuses `1.0` and `1_0`. Errors: ValueError.
     """
     if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
         raise ValueError("must be a whole number in digits")
@@ -139,7 +139,7 @@ class FactAnswer(BaseModel):
 
 
 class Operations:
-    """The routes of declarations."""
+    """The routes of the declared actions, lists and views."""
 
     def __init__(self, services: Services, programs: Programs, declared: Sequence[Declared]) -> None:
         self._services, self._programs, self._declared = services, programs, declared
@@ -253,7 +253,7 @@ class Operations:
 
 
 def call_of(action: Action[Any], actor: str, key: str, values: Values, reason: str) -> idempotency.Call:
-    """Return the call of an action under an Idempotency-Key, with its content.
+    """Return the call that an Idempotency-Key identifies, with its content.
 
     A value that equals its default is not part of the call's content. So a later version with a new parameter
     recognises an earlier call as a repeat. Never change a default, because two different values would then count as
@@ -273,11 +273,11 @@ def carry_out(
     hooks: Hooks | None = None,
     known: Callable[[], Providers] | None = None,
 ) -> Answer:
-    """Do the action of a call, unless the call was already done.
+    """Perform the action of a call, unless an earlier call already did.
 
-    A repeat returns the first response, without the secret. Errors: ApiError 403 if the API key may not do the action,
-    or 422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call; those
-    of the action.
+    A repeat returns the first response, without the secret. Errors: ApiError 403 if the API key may not perform the
+    action, or 422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call;
+    the errors of the action.
     """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:
@@ -321,7 +321,7 @@ def _require_size(
         raise ApiError(403, "grant_limit", said)
     if size.micro > key.gives_micro:
         most, this = counted_credits(key.gives_micro), as_credits(size.micro)
-        said = f"key {key.name} may give {most} at once, and the request gives {this}. Use a key with a higher limit"
+        said = f"key {key.name} may give {most} in one request, not {this}. Use a key with a higher limit"
         raise ApiError(403, "grant_limit", said)
 
 
@@ -366,7 +366,7 @@ def _is_left_out(param: Param, value: object, model: BaseModel) -> bool:
 def _values(said: Caller, params: Sequence[Param], given: Values, *, open_: bool = False) -> dict[str, Any]:
     """Return the values, with a bound key's organisation if the request omits it.
 
-    Errors: ApiError 403 for another organisation; 422 for a missing one.
+    Errors: ApiError 403 for another organisation; 422 for a missing organisation.
     """
     values = dict(given)
     named = [param for param in params if param.kind is ORG]

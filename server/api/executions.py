@@ -1,8 +1,8 @@
 """Serve /v1/executions with the functions of `drawdown execution`.
 
-Guarantee: each call is done in one transaction, as the command line does it. The execution's key or the draw's number,
-which the caller chooses, identifies the call. If the response is lost, the caller can repeat the call. Concurrent calls
-share a transaction (`payment_calls`). Concurrent acceptances of one organisation may share one, too
+Guarantee: Drawdown performs each call in one transaction, like the command line. The execution's key or the draw's
+number, which the caller chooses, identifies the call. If the response is lost, the caller can repeat the call.
+Concurrent calls share a transaction (`payment_calls`). Concurrent acceptances of one organisation may share one, too
 (`request_batching`). If an API key is bound to an organisation, it changes only executions that it began
 (`require_maker`).
 """
@@ -67,7 +67,7 @@ Acceptances of one organisation share a transaction, so Drawdown locks a busy wa
 
 
 class Executions:
-    """The routes. The path has the execution's key, percent-encoded."""
+    """The routes of /v1/executions. A path has the execution's key, percent-encoded."""
 
     def __init__(self, programs: Programs, money: PaymentCalls) -> None:
         self._programs = programs
@@ -143,7 +143,7 @@ class Executions:
     async def _recalled(
         self, request: Request, model: type[M], do: Callable[[M, Caller], Awaitable[Mapping[str, object]]]
     ) -> JSONResponse:
-        """Do a change with a remembered key.
+        """Make a change with a remembered key.
 
         The transaction of the change reads the key again.
         """
@@ -151,10 +151,10 @@ class Executions:
         return await programs.act_by(request, SCOPE, model, do, programs.recall_key, programs.confirm_key)
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """Return the response of a call that shares a transaction.
+        """Return the result of a call that shares a transaction.
 
-        None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
-        ApiError 401.
+        Return None if the call must have its own transaction; the key is then confirmed. Errors: the errors of
+        `PaymentCalls.ask`; ApiError 401.
         """
         key = said.key
 
@@ -386,7 +386,7 @@ def _with_wallet(
 ) -> dict[str, object]:
     """Return the answer with the wallet's credit.
 
-    It omits a sponsor's credit, because the organisation must not learn it.
+    It omits a sponsor's credit, because the organisation must not see that credit.
     """
     wallet = None if run.payer_number is not None else done.wallet
     available, balance = (None, None) if wallet is None else (wallet.available_micro, wallet.balance_micro)

@@ -1,12 +1,12 @@
 """Allow uses of fail-open metrics while the database is unavailable.
 
-Drawdown records them afterwards.
+Drawdown records these uses after the outage.
 
-Guarantee: Drawdown allows such a use only if this process knows its API key, the API key has not expired, and the
-metric fails open. The outage must be shorter than FAIL_OPEN_MS. After the outage, Drawdown counts each use with its
-quantity, under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are
-unrecorded, Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a
-rule refuses the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
+Guarantee: Drawdown allows such a use only if this process knows its API key, that key has not expired, and the metric
+fails open. The outage must be shorter than FAIL_OPEN_MS. After the outage, Drawdown counts each use with its quantity,
+under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are unrecorded,
+Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a rule refuses
+the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FAIL_OPEN_MS: Final = 15 * MINUTE_MS
 WITHIN_S: Final = 2.0
 """Seconds that a check or a use of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""Time in which checks do not wait for a database that did not answer."""
+"""Time after a failure of the database during which checks do not wait for the database."""
 MOST_REMEMBERED: Final = 1_000
 """API keys that a process remembers for an outage.
 
@@ -114,15 +114,15 @@ class FailOpen:
         self.uses: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
     async def find(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return the API key in this text; None if it is unknown or ended.
+        """Return the API key in this text; None if it is unknown, expired or revoked.
 
-        If the database does not answer, return the remembered key. Errors: those of AWAY, if the key is not remembered;
-        ApiError 429, 503.
+        If the database does not answer, return the remembered key. Errors: the errors in AWAY, if the key is not
+        remembered; ApiError 429, 503.
         """
         return await self._find(api_keys.hash_of(offered), now_ms)
 
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return an API key that was found a short time ago, or read it now.
+        """Return a recently found API key from memory, or read it now.
 
         The caller must read the key again in its transaction, and call `remember_key` with the result. None and errors:
         as in `find`.
@@ -133,13 +133,13 @@ class FailOpen:
     async def confirm_key(self, key: ApiKey) -> None:
         """Check that a remembered API key is still valid.
 
-        Errors: ApiError 401 for an ended key; those of `find`.
+        Errors: ApiError 401 for an expired or revoked key; the errors of `find`.
         """
         if await self._find(key.proof, self._services.clock.now_ms()) is None:
             raise unauthorized()
 
     def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
-        """Remember a key as the database has it; None: forget it."""
+        """Remember a key as the database stores it, or forget it if `found` is None."""
         if found is None:
             self._keys.forget(proof)
         else:
@@ -165,9 +165,9 @@ class FailOpen:
         return None if is_over else known
 
     async def ask(self, asked: Ask, work: Callable[[], Awaitable[Answer]], *, uses: bool = True) -> Answer:
-        """Return the response of `work`, or a response without the database.
+        """Return the result of `work`, or a decision without the database.
 
-        `uses`: True for a use, False for a check. Errors: those of `work`; Denied `other_content`; ApiError 503.
+        `uses`: True for a use, False for a check. Errors: the errors of `work`; Denied `other_content`; ApiError 503.
         """
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
@@ -187,7 +187,7 @@ class FailOpen:
         return found
 
     async def _learn(self, metric: str, now_ms: int) -> None:
-        """Read the terms of a metric, so that an outage finds them in memory."""
+        """Read the terms of a metric, so that they are in memory during an outage."""
         with suppress(*AWAY, ApiError):
             work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
             self._terms.put(metric, await self._ask_database(work, quick=True, ends=False), now_ms)
@@ -195,7 +195,7 @@ class FailOpen:
     async def before(self, key: str) -> None:
         """Record the allowed uses with this use key, before a call changes or ends them.
 
-        Errors: ApiError 503 if they cannot be recorded yet.
+        Errors: ApiError 503 if these uses cannot be recorded yet.
         """
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
@@ -212,7 +212,7 @@ class FailOpen:
     async def _written(self, name: str, *, quick: bool = False) -> bool:
         """Record one use, and return True if it is no longer pending.
 
-        If another task recorded it meanwhile, it counts once.
+        If another task recorded the use meanwhile, the use counts once.
         """
         use = self._kept.get(name)
         if use is None:
@@ -230,7 +230,7 @@ class FailOpen:
         return True
 
     def close(self) -> None:
-        """Record all pending uses, and log those that are lost."""
+        """Record all pending uses, and log each use that is lost."""
         if self._kept:
             pool = ThreadPoolExecutor(1)
             wait([pool.submit(self._record_now)], CLOSING_S)
@@ -262,11 +262,11 @@ class FailOpen:
     async def _ask_database(
         self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
     ) -> T:
-        """Return a response of the database.
+        """Return the result of `work` in the database.
 
-        `quick`: wait at most WITHIN_S. `ends`: a response ends the outage. A read of a key does not, because a locked
-        database can still be read. `notes`: a missing response begins an outage. A slow read of a key does not. Errors:
-        those of AWAY and ApiError, if the database does not answer; those of `work`.
+        `quick`: wait at most WITHIN_S. `ends`: a result ends the outage. The read of a key does not end it, because a
+        locked database can still be read. `notes`: a failure begins an outage. A slow read of a key does not begin an
+        outage. Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
         """
         now = self._services.clock.now_ms()
         if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:

@@ -1,10 +1,11 @@
 """Serve GET /v1/gate/{org_id}: whether a sandbox may be created or woken.
 
 Guarantee: the response is the guard's decision (`guard/decide.py`) by one read of the organisation's row. The gate
-reads the provider again if the organisation was never projected, or is halted other than by an operator. All processes
-together read an organisation at most every ten seconds, with one call at a time. Callers of the gate are not
-authenticated, so all organisations at a provider share a limit of reads a second. The response is the new verdict if it
-comes in time, or else the stored verdict. In doubt, the gate is closed unless a setting opens it.
+reads the provider again if the organisation was never projected, or if it is halted but not by an operator. All
+processes together read an organisation at most every ten seconds, with one call at a time. Callers of the gate are not
+authenticated, so all organisations at a provider share a limit of reads a second. If the new verdict arrives in time,
+the gate returns it; otherwise it returns the stored verdict. If the verdict is unknown, the gate is closed unless a
+setting opens it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Other routes do not delay them.
 LIMIT_ZERO: Final = "limit_zero"
 """Reason of a gate that a limit of zero closes.
 
-Hosts check any other limit, because they count running sandboxes.
+Hosts enforce any other limit, because hosts count running sandboxes.
 """
 MOST_REMEMBERED: Final = 10_000
 """Organisations for which the gate remembers a refresh request."""
@@ -54,9 +55,9 @@ A burst may have twice as many. Reads by ticks and the watch do not count.
 
 
 class Gate:
-    """The gate of one process.
+    """The gate that one process serves.
 
-    Facts that must hold across processes are in the database.
+    The database stores the facts that all processes share.
     """
 
     def __init__(self, services: Services, threads: Threads, reading: Threads, step_threads: StepThreads) -> None:
@@ -99,7 +100,7 @@ class Gate:
         return await asyncio.wait_for(reading, READ_WITHIN_S)
 
     def _would_ask(self, found: Gated) -> bool:
-        """Return True if the provider's response could open the gate."""
+        """Return True if a new read of the provider could open the gate."""
         shut = found.is_halted or found.projection_read_ms is None
         return bool(shut and found.halt_reason != "operator" and found.billing_provider in self._services.providers)
 

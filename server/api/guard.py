@@ -1,14 +1,14 @@
 """Serve /v1/guard: checks, uses, ways out of a block, and limit overrides.
 
-It calls the functions of `drawdown guard` and `drawdown override`. A person decides a limit override with a signed
-request to /admin/overrides.
+The routes call the functions of `drawdown guard` and `drawdown override`. A person decides a limit override with a
+signed request to /admin/overrides.
 
-Guarantee: the function that the command line calls decides each call. The caller chooses the key of a use, so the
+Guarantee: the same function decides a call here and on the command line. The caller chooses the key of a use. So the
 caller may repeat a call if the response is lost. Concurrent uses and ends of uses share a transaction
-(`payment_calls`). Other uses share one with those of their metric, organisation and payer (`request_batching`). All
-checks share transactions, too. A block is a response, not an error. A check only reads, and does not wait for a writer.
-One transaction finds the API key of a check and decides. A program requests a limit override only for an organisation.
-The override takes effect when a person approves it.
+(`payment_calls`). Other uses share a transaction with uses of the same metric, organisation and payer
+(`request_batching`). All checks share transactions, too. A block is a response, not an error. A check only reads, and
+does not wait for a writer. One transaction finds the API key of a check, and decides the check. A program requests a
+limit override only for an organisation. The limit override takes effect when a person approves it.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class UseRequest(CheckRequest):
 EMITTED: Final[JsonDict] = {
     "type": "object",
     "description": "The usage event that this use emits if it is allowed, in the same transaction: the use is counted, "
-    "and the event is billed. This takes the scope `events:write`, too. By default, its `event_id` is the `key`, its "
+    "and the event is billed. This also needs the scope `events:write`. By default, its `event_id` is the `key`, its "
     "`source` that of the API key or `/guard`, and its `quantity`, `subject` and `project` those of the use.",
     "required": ["event_type"],
     "additionalProperties": False,
@@ -167,7 +167,7 @@ class ExtendUseRequest(_Body):
     """The parameters of `drawdown guard extend`.
 
     `to`: the total quantity to reserve; null keeps it. `for_ms`: milliseconds from now until the reservation ends; null
-    means an hour. The call does not shrink or shorten the reservation.
+    means an hour. The call never reduces or shortens the reservation.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"key": "copy-1", "to": 75_000_000}]})
@@ -249,13 +249,13 @@ class EmittedEvent(BaseModel):
 
 
 class GuardAnswer(BaseModel):
-    """The guard's response.
+    """The guard's decision on a check, a use, or a change of a use.
 
-    `decision`: the decision that counts. `would`: the decision in phase 3. `enforced`: True if the phase enforces the
+    `decision`: the decision in force. `would`: the decision in phase 3. `enforced`: True if the phase enforces the
     decision. `rule` and `reason`: the rule that decided, and why.
 
     `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`:
-    the base units used before this use. `remaining`: the base units left after it.
+    the base units used before this use. `remaining`: the base units left after this use.
 
     `price`: the cost in credits. `charged`: the credits that this call charged, 0 if `repeated`. `drawdown guard uses`
     shows the whole charge of a use. `payer`: the payer; null if the use is free, or its payer is not charged.
@@ -316,8 +316,8 @@ class WayOut(BaseModel):
     """A way out of a block, open or closed.
 
     `option`: its name. `open`: True if it can be used now. `code`: the reason why it is closed; null if it is open.
-    `description`: the way, or that reason, in words. `payers`: organisations that could pay. `pending_requests`: the
-    number of requests for a limit override that wait for a decision.
+    `description`: the way out, or the reason why it is closed, in words. `payers`: organisations that could pay.
+    `pending_requests`: the number of requests for a limit override that wait for a decision.
 
     These fields are null if they do not apply. `call`: the API call that a program can send. `link`: the page for the
     organisation's own people. `command`: the operator's command. `at`: the provider that sells the credit, if it is not
@@ -339,7 +339,7 @@ class WayOut(BaseModel):
 
 
 class OptionsAnswer(BaseModel):
-    """The guard's present response to the use, and the four ways out of a block.
+    """The guard's current decision on the use, and the four ways out of a block.
 
     `decision` to `reason`: as in a `GuardAnswer`. `options`: the ways out, open or closed. `as_of_ms`: the time of the
     response.
@@ -393,7 +393,7 @@ class Question:
 
 
 Checked: TypeAlias = tuple[ApiKey | None, Answer | None]
-"""The present key and its response. Both are None if the key ended."""
+"""The key as read again, and the result of its check. Both are None if the key expired or was revoked."""
 
 
 def _check_all(connection: sa.Connection, asked: Sequence[Question], now_ms: int) -> Sequence[Checked | DrawdownError]:
@@ -422,7 +422,7 @@ All checks share transactions and statements. A check that arrives during a tran
 
 
 class Guard:
-    """The routes. `calls`: the number of decisions and their durations."""
+    """The routes of the guard. `calls`: the number of decisions and their durations."""
 
     def __init__(self, programs: Programs, fail_open: FailOpen, money: PaymentCalls) -> None:
         self._programs = programs
@@ -468,7 +468,7 @@ class Guard:
     async def _org(self, named: str | None, said: Caller) -> str:
         """Return the organisation of a request.
 
-        Errors: ApiError 401 if the key ended, before any other; 403, 422.
+        Errors: ApiError 401 if the key expired or was revoked, before any other error; 403, 422.
         """
         try:
             return said.require_org(named)
@@ -477,7 +477,7 @@ class Guard:
             raise
 
     async def consume(self, request: Request) -> JSONResponse:
-        """Use a quantity at once, if that is allowed. Drawdown counts and charges it."""
+        """Use a quantity at once, if the guard allows it. Drawdown counts and charges it."""
 
         async def use(order: ConsumeRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, None, "used"), said)
@@ -485,7 +485,7 @@ class Guard:
         return await self._answer("consume", request, ConsumeRequest, use)
 
     async def reserve(self, request: Request) -> JSONResponse:
-        """Reserve a quantity, if that is allowed, before you know the used quantity."""
+        """Reserve a quantity if the guard allows it, before you know the used quantity."""
 
         async def hold(order: ReserveRequest, said: Caller) -> Mapping[str, object]:
             return await self._use(_ask(order, await self._org(order.org_id, said), said, order.for_ms, "held"), said)
@@ -511,10 +511,10 @@ class Guard:
         return answer_shown(await self._fail_open.ask(asked, work))
 
     async def _shared(self, call: Call, said: Caller) -> Any:
-        """Return the response of a call that shares a transaction.
+        """Return the result of a call that shares a transaction.
 
-        None if the call must have its own transaction; the key is then confirmed. Errors: those of `PaymentCalls.ask`;
-        ApiError 401.
+        Return None if the call must have its own transaction; the key is then confirmed. Errors: the errors of
+        `PaymentCalls.ask`; ApiError 401.
         """
         try:
             return await self._money.ask(said.key, call, partial(self._remember_key, said))
@@ -530,7 +530,7 @@ class Guard:
         return await self._answer("settle", request, SettleUseRequest, partial(self._end, "settled", _settle))
 
     async def release(self, request: Request) -> JSONResponse:
-        """Release a reserved use, and charge a used quantity."""
+        """Release a reserved use, and charge the quantity that was used."""
         return await self._answer("release", request, ReleaseUseRequest, partial(self._end, "released", _release))
 
     async def extend(self, request: Request) -> JSONResponse:
@@ -555,7 +555,7 @@ class Guard:
     ) -> Mapping[str, object]:
         """Change a use.
 
-        If Drawdown allowed it without the database, it records the use first.
+        If Drawdown allowed the use without the database, this method records the use first.
         """
         await self._fail_open.before(order.key)
         return await self._programs.threads.write(lambda c: work(c, order, self._programs.identify(said.key, c)))
@@ -729,7 +729,7 @@ class Overrides:
         return await self._programs.act(request, SCOPE, OverrideAsk, _ask_override)
 
     async def list(self, request: Request) -> JSONResponse:
-        """Return an organisation's own limit overrides: first requested, then in force."""
+        """Return an organisation's own limit overrides, requests first, then in force."""
         return await self._programs.ask(request, SCOPE, OverridesQuery, _list_overrides)
 
 

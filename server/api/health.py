@@ -1,7 +1,7 @@
 """Serve the health of this process.
 
 Guarantee: /healthz reads only the process itself. /readyz fails while the database is unavailable, has another schema,
-or may have lost history (R1). /readyz also fails before a process records that doubt.
+or may have lost history (R1). It does not wait until a process records this doubt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AT_ONCE: Final = 1
 
 
 class Readiness:
-    """The readiness of one process. Callers during a check share its response."""
+    """The readiness of one process. Concurrent callers share one check."""
 
     def __init__(self, services: Services) -> None:
         self._restores = services.restores

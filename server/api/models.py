@@ -1,9 +1,9 @@
-"""Define the bodies, queries and responses of executions and of several routes.
+"""Define the bodies, queries and responses that several routes share.
 
 pydantic checks them, and OpenAPI describes them.
 
 Guarantee: a program sends an amount as a number of credits. Drawdown reads the amount exactly, to the micro-credit, or
-rejects it. A response has each amount in credits, and as a whole number of micro-credits.
+rejects it. A response contains each amount in credits, and as a whole number of micro-credits.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class SettleRequest(_Body):
 class ReleaseRequest(_Body):
     """The parameters of `drawdown execution release`: the incurred cost.
 
-    If you omit the cost, the execution costs what it has drawn.
+    If you omit the cost, the execution costs the drawn amount.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the build was cancelled"}]})
@@ -151,7 +151,7 @@ class _Query(BaseModel):
 
 
 class RunsQuery(_Query):
-    """The filter and the page of a list of executions.
+    """The filter of a list of executions, and the page to return.
 
     If you filter for `held` executions of all organisations, the list begins with the reservation that ends first.
     Other lists begin with the newest execution. `after`: `next` of the previous page.
@@ -167,13 +167,13 @@ class RunsQuery(_Query):
 
 
 class MostQuery(_Query):
-    """The largest number of rows of a response."""
+    """The largest number of rows in a response."""
 
     most: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
 
 
 class EntriesQuery(MostQuery):
-    """The page of entries to return. `after`: `next` of the previous page's answer."""
+    """The page of entries to return. `after`: `next` of the previous page."""
 
     after: After = ""
 
@@ -187,7 +187,7 @@ class PreviewAnswer(BaseModel):
 
     `allowed`: True if the execution would be accepted now. `step`, `code` and `reason`: the step that refuses it, and
     why. `amount`: the credit to reserve. `available`: the available credit before the reservation. `hold`: the place of
-    the credit, as in an execution.
+    the credit, as in a `Run`.
     """
 
     allowed: bool
@@ -210,7 +210,7 @@ class Run(BaseModel):
     `reserved`: the amount reserved at acceptance or by an extension. `held`: the amount still reserved. `hold`: the
     place of that amount, which is a wallet, the last read balance of a provider (`local`), or outside of balances
     (`declared`). `drawn`: the credit charged so far. If metering settles the execution, the samples of its `sandboxes`
-    charge it. `supplier`: the supplier that is owed a share of its cost.
+    charge it. `supplier`: the supplier that gets a share of the cost.
     """
 
     key: str
@@ -245,8 +245,8 @@ class Run(BaseModel):
 class RunAnswer(Run):
     """An execution after it was accepted or extended, and its wallet's credit.
 
-    The credit is null for a sponsor's wallet. `repeated`: True if an earlier call did the same. If a provider keeps the
-    balance, the credit is the provider's balance as read at `balance_read_ms`; null means unlimited.
+    The credit is null for a sponsor's wallet. `repeated`: True if an earlier call already had this effect. If a
+    provider keeps the balance, the credit is the provider's balance as read at `balance_read_ms`; null means unlimited.
     """
 
     repeated: bool
@@ -270,7 +270,7 @@ class ChargedAnswer(RunAnswer):
 
 
 class RunEntryAnswer(BaseModel):
-    """An amount that an execution drew, with the quantity of a feature, if any."""
+    """An amount that an execution drew, with the feature and its quantity, if any."""
 
     key: str
     at_ms: int
@@ -301,7 +301,7 @@ class RunsAnswer(BaseModel):
 class LedgerEntryAnswer(BaseModel):
     """An entry of a wallet.
 
-    `moved`: the change of the balance, positive or negative. `ts_ms`: the time for which the entry counts. `at_ms`: the
+    `moved`: the change of the balance, positive or negative. `ts_ms`: the time to which the entry belongs. `at_ms`: the
     time of booking.
     """
 
@@ -340,7 +340,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     actor: Name
-    """Actor in the audit log, kept for good."""
+    """Actor in the audit log, stored permanently."""
     reason: Why
     """Reason in the audit log."""
 
@@ -348,7 +348,7 @@ class _Strict(BaseModel):
 class ProviderRequest(_Strict):
     """The parameters of `drawdown org assign`.
 
-    They set the provider that bills the organisation, from a window on.
+    The call sets the provider that bills the organisation, from a window on.
     """
 
     provider: Name
@@ -357,7 +357,7 @@ class ProviderRequest(_Strict):
     undo: bool = False
     """Cancel an assignment that has not begun."""
     new: bool = False
-    """Accept an organisation, or a customer of the embedded ledger, that is unknown."""
+    """Accept an unknown organisation, or an unknown customer of the embedded ledger."""
     allow_halt: bool = False
     unchecked: bool = False
     dry_run: bool = False
@@ -387,7 +387,7 @@ class ErrorBody(BaseModel):
 
 
 class Error(BaseModel):
-    """A response that refuses a call, or reports a failure."""
+    """An error response, for a refused call or a failure."""
 
     error: ErrorBody
 
@@ -395,8 +395,8 @@ class Error(BaseModel):
 class GateAnswer(BaseModel):
     """The gate's response: whether a sandbox may be created or woken.
 
-    `max_concurrent_sandboxes`: null means unlimited. `as_of`: the time of the provider's response; null without a
-    response. `decision`, `rule` and `options` are the guard's. `degraded`: True if the credit was unknown.
+    `max_concurrent_sandboxes`: null means unlimited. `as_of`: the time of the provider's response; null before the
+    first response. `decision`, `rule` and `options` are the guard's. `degraded`: True if the credit was unknown.
     """
 
     org_id: str
@@ -425,7 +425,7 @@ class AssignAnswer(BaseModel):
 
 
 class OverrideAnswer(BaseModel):
-    """The org override before (`was`) and now (`now`).
+    """The org override before the call (`was`) and after it (`now`).
 
     Each has `max_concurrent`, `halted` and `until_ms`; null means not set.
     """

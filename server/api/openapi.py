@@ -1,7 +1,7 @@
 """Describe the routes in /openapi.json.
 
-Guarantee: the description comes from the routes themselves. An example of a response is the model's own, or a response
-of this server (`examples.json`, without nulls).
+Guarantee: Drawdown generates the description from the routes themselves. An example of a response comes from its model,
+or is a recorded response of this server (`examples.json`, without nulls).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drawdown.server.api.models import Error
 
 PATH: Final = "/openapi.json"
 MEANINGS: Final = {
-    207: "Some items were kept, and some were not",
+    207: "Some items were stored, and some were refused",
     400: "Malformed request",
     401: "Unauthenticated",
     402: "Not enough credit",
@@ -33,7 +33,7 @@ MEANINGS: Final = {
     404: "Unknown",
     408: "The body did not arrive in time",
     409: "A rule forbids the request, or the same work is in progress or done",
-    413: "Too large",
+    413: "Body too large",
     415: "Unsupported content type or encoding",
     422: "A field is missing, unknown or invalid",
     429: "Too many requests or items",
@@ -75,7 +75,7 @@ Without an optional parameter, openapi-python-client 0.27 to 0.29 generates a mo
 EXAMPLES: Final = Path(__file__).with_name("examples.json")
 """File of examples: bodies and responses by operation, and parameters by name.
 
-The examples of one operation fit together in one request. A null omits a parameter. A response omits its nulls.
+The examples of one operation form one valid request. A null omits a parameter. A response omits its nulls.
 """
 REF: Final = "#/components/schemas/{model}"
 _ERROR: Final[Mapping[str, object]] = {"application/json": {"schema": {"$ref": REF.format(model=Error.__name__)}}}
@@ -108,9 +108,10 @@ def operation(
 ) -> _Operation:
     """Return the description of a route for FastAPI.
 
-    The description has the responses, body, query, headers and authentication. `answer`: None for Prometheus' text, or
-    with `empty`. `body`: `any` for any JSON object. `bodies`: the bodies by type, if there are several. `scope`: the
-    scope that an API key needs. `empty`: True if the response is 204. `also`: other statuses with their own response.
+    The description has the responses, body, query, headers and authentication. `answer`: the model of the response;
+    None for Prometheus' text, or with `empty`. `body`: `any` for any JSON object. `bodies`: the bodies by type, if
+    there are several. `scope`: the scope that an API key needs. `empty`: True if the response is 204. `also`: other
+    statuses with their own response.
     """
     extra: dict[str, object] = {}
     if body == "any":
@@ -150,7 +151,7 @@ def operation(
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return the schema of a model.
 
-    It is created once in a process: do not change it.
+    A process creates the schema once, so do not change it.
     """
     return model.model_json_schema()
 
@@ -184,7 +185,7 @@ def _add_nulls(example: Any, schema: Mapping[str, Any], schemas: Mapping[str, An
 
 
 def _exemplify(paths: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, Any], now_ms: int) -> None:
-    """Add an example to each response, parameter and body without one.
+    """Add an example to each response, parameter and body that has no example.
 
     `days_ahead` has times that must be in the future, in days from now.
     """

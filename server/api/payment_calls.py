@@ -26,14 +26,14 @@ from drawdown.worker.guard.grouped import Call
 
 @dataclass(frozen=True)
 class Order:
-    """A call, and its API key."""
+    """A call, with its API key."""
 
     key: ApiKey
     call: Call
 
 
 Decided: TypeAlias = tuple[ApiKey | None, Any]
-"""The present API key of a call, and its response. The key is None if it ended."""
+"""The API key of a call as read again, and the result. The key is None if it expired or was revoked."""
 
 
 def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int) -> list[Decided | DrawdownError]:
@@ -48,21 +48,21 @@ def _decide_all(connection: sa.Connection, orders: Sequence[Order], now_ms: int)
 WAY: Final = Way[Order, Decided](lambda _order: None, _decide_all, None, lambda order: order.key.org_id is None)
 """The batching of calls, which all share one queue.
 
-While a transaction runs, the next calls wait for a transaction together.
+While a transaction runs, the next calls wait to share the next transaction.
 """
 
 
 class PaymentCalls:
-    """The queue of one server."""
+    """The queue of one server for calls that move credit."""
 
     def __init__(self, programs: Programs) -> None:
         self._lane = programs.batch_requests(WAY)
 
     async def ask(self, key: ApiKey, call: Call, remember: Callable[[ApiKey], None]) -> Any:
-        """Return the response of a call that shares a transaction.
+        """Return the result of a call, which shares a transaction with other calls.
 
-        `remember`: receives the present key, if it is still valid. Errors: NotTogether if the call must be decided
-        alone, with the key read again; ApiError 401, 429; DatabaseBusy.
+        `remember`: a function that receives the key as read again, if the key is still valid. Errors: NotTogether if
+        the call must be decided alone, with the key read again; ApiError 401, 429; DatabaseBusy.
         """
         found, answer = await self._lane.ask(Order(key, call))
         if found is None:

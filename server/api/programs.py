@@ -1,10 +1,11 @@
 """Authenticate programs by API key, and answer in one transaction.
 
-Guarantee: Drawdown finds the key and checks its scope before it reads a body. A key that it found a short time ago also
-counts, if the answering transaction reads it again. Drawdown refuses all calls of an ended key. It looks up unknown
-keys on their own thread, so callers with invented keys do not delay programs. A key that is bound to an organisation
-cannot name another organisation, or see its executions. Programs have their own threads, so they do not delay the gate,
-a webhook or a signed request. Every refusal has a code, and a refusal of the permission order has its step.
+Guarantee: Drawdown finds the key and checks its scope before it reads a body. Drawdown also accepts a key from its
+cache, if the answering transaction reads the key again. It refuses all calls of an expired or revoked key. It looks up
+unknown keys on a separate thread, so callers with invented keys do not delay programs. A key that is bound to an
+organisation cannot name another organisation, or see its executions. Programs have their own threads, so they do not
+delay the gate, a webhook or a signed request. Every refusal has a code. If a step of the permission order refuses, the
+refusal names this step.
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ A = TypeVar("A")
 R = TypeVar("R")
 Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
-"""Returns the key in this text, as it is at a time."""
+"""A function that returns the key in this text, as valid at a time."""
 Again = Callable[[ApiKey], Awaitable[None]]
-"""Checks that a key is still valid. Errors: ApiError 401."""
+"""A function that checks that a key is still valid. Errors: ApiError 401."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ class Caller:
         return By(self.now_ms, self.key.actor, reason, "http")
 
     def require_org(self, org_id: str | None) -> str:
-        """Return the named organisation, or else that of the key.
+        """Return the organisation that the request names, or else the key's own.
 
-        Errors: ApiError 403 if the request names another organisation than the key's own. ApiError 422 if neither the
+        Errors: ApiError 403 if the request names an organisation other than the key's own. ApiError 422 if neither the
         request nor the key names an organisation, or if the id is invalid.
         """
         own = self.key.org_id
@@ -121,10 +122,10 @@ class Caller:
 
 
 class Programs:
-    """The common entry of programs' routes.
+    """The entry point that all routes for programs share.
 
     `denied`: the number of refusals by code. `threads` and `reading`: the threads for transactions, and for lookups of
-    keys and checks of the guard. `noting`: the task that records the use of a key; None if it does not run.
+    keys and checks of the guard. `noting`: the task that records the use of keys; None while it does not run.
     """
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
@@ -150,7 +151,7 @@ class Programs:
         return RequestBatcher(self.reading if way.reads else self.threads, self._services.clock, way, self.names)
 
     def is_known(self, scope: Scope) -> bool:
-        """Return True if the request has a key that was found a short time ago.
+        """Return True if the request has a key that was found recently.
 
         Such a request does not wait with unauthenticated callers.
         """
@@ -168,7 +169,7 @@ class Programs:
         *,
         reads: bool = False,
     ) -> JSONResponse:
-        """Do the work of a request in one transaction.
+        """Perform the work of a request in one transaction.
 
         `reads`: True if the work only reads, so it does not wait for writers. Errors: ApiError.
         """
@@ -189,11 +190,11 @@ class Programs:
         find: Find | None = None,
         again: Again | None = None,
     ) -> JSONResponse:
-        """Do the work of a request by `do`, which makes the transaction.
+        """Perform the work of a request by `do`, which opens the transaction.
 
         Other requests may share that transaction. `find`: a function that looks up keys in its own way. `again`: a
         function that confirms the key before an error of the body is returned, because `find` may have returned an
-        ended key. Errors: ApiError.
+        expired or revoked key. Errors: ApiError.
         """
         return await self._answered(self._ordered(request, scope, model, do, find, again))
 
@@ -245,10 +246,10 @@ class Programs:
         return await self._answered(answer())
 
     async def _paced(self, key: ApiKey, work: Awaitable[T]) -> T:
-        """Return the work's answer.
+        """Return the result of the work.
 
-        If a key causes too many responses that find nothing, they wait. Errors: ApiError, with the ids of a bound key's
-        organisation as it sent them.
+        If too many requests of a key do not find their object, their responses wait. Errors: ApiError, with the ids of
+        a bound key's organisation as the program sent them.
         """
         try:
             return await work
@@ -261,8 +262,8 @@ class Programs:
     def identify(self, key: ApiKey, connection: sa.Connection) -> Caller:
         """Return the caller, with the time of this transaction.
 
-        This method reads a remembered key again, because the key may have ended while the thread waited. Errors:
-        ApiError 401 for an ended key.
+        This method reads a remembered key again, because the key may have expired or been revoked while the thread
+        waited. Errors: ApiError 401 for such a key.
         """
         said = self._now(key)
         if key.recalled and key.proof not in api_keys.find_all(connection, [key.proof], said.now_ms):
@@ -280,7 +281,7 @@ class Programs:
         return await soon(self.find(api_keys.hash_of(offered), now_ms))
 
     async def find(self, proof: str, now_ms: int) -> ApiKey | None:
-        """Return the key of a hash; None if the key is unknown or ended.
+        """Return the key of a hash; None if the key is unknown, expired or revoked.
 
         Lookups of unknown keys wait only for each other, and share a statement.
         """
@@ -293,14 +294,14 @@ class Programs:
         return found
 
     async def recall_key(self, offered: str, now_ms: int) -> ApiKey | None:
-        """Return a key that was found a short time ago, or read it now.
+        """Return a recently found key from memory, or read it now.
 
         The caller must read the key again in its transaction, and call `remember_key` with the result.
         """
         return self.known.get(api_keys.hash_of(offered), now_ms) or await self._find(offered, now_ms)
 
     def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
-        """Remember a key as the database has it; None: forget it."""
+        """Remember a key as the database stores it, or forget it if `found` is None."""
         self.known.note(proof, now_ms, found)
 
     async def confirm_key(self, key: ApiKey) -> None:
@@ -334,7 +335,7 @@ class Programs:
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
         """Record the use of a key without delaying the request.
 
-        One record is written at a time. A use meanwhile is recorded with a later request.
+        Drawdown writes one record at a time. It records any use meanwhile with a later request.
         """
         is_kept = key.used_ms is not None and now_ms < key.used_ms + api_keys.USED_EVERY_MS
         if self.noting is None and not is_kept:
@@ -352,7 +353,7 @@ class Programs:
         return JSONResponse(dict(await self.refused(work)))
 
     async def refused(self, work: Awaitable[T]) -> T:
-        """Return the work's answer, and count a refusal by its code.
+        """Return the result of the work, and count a refusal by its code.
 
         Errors: ApiError, also in place of a DrawdownError.
         """
@@ -416,8 +417,8 @@ _SETTING: Final = re.compile(r"\b([Ss]et)(?= DRAWDOWN_)")
 def for_programs(text: str) -> str:
     """Return an error's text for a program.
 
-    The text names the operation in place of a command, and the field in place of an option. A command without an
-    operation stays, for the operator of the server.
+    The text names the operation in place of a command, and the field in place of an option. If a command has no
+    operation, the text keeps the command, for the operator of the server.
     """
 
     def field_of(found: re.Match[str]) -> str:
@@ -509,7 +510,7 @@ def _query_of(request: Request, model: type[M]) -> M:
     raw: bytes = request.scope.get("query_string", b"")
     if raw.count(b"&") >= MOST_PARAMETERS:
         raise ApiError(
-            422, "bad_value", f"too many query parameters: at most {MOST_PARAMETERS} are allowed. Remove some"
+            422, "bad_value", f"too many query parameters: at most {MOST_PARAMETERS} are allowed. Send fewer parameters"
         )
     given: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
@@ -548,10 +549,10 @@ _ALL: Final = ""
 
 
 class KnownKeys(KnownProofs[ApiKey]):
-    """Keys that were found a short time ago."""
+    """The keys that were found recently."""
 
     def get(self, proof: str, now_ms: int) -> ApiKey | None:
-        """Return a key that was found within RECALLED_MS, unless it expired."""
+        """Return a key that was found within RECALLED_MS, unless the key expired."""
         at_ms, key = self.found.get(proof, (0, None))
         if key is None or not 0 <= now_ms - at_ms <= RECALLED_MS:
             return None
@@ -559,7 +560,7 @@ class KnownKeys(KnownProofs[ApiKey]):
 
 
 class NamesBudget:
-    """The budget of searches for ids near mistyped ids. For any thread."""
+    """The budget of searches for ids near a mistyped id. It is safe for threads."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -4,8 +4,8 @@ Drawdown locks and commits a busy wallet or counter once for all these requests.
 
 Guarantee: each request gets the response that it would get alone, after the commit. If requests cannot be decided
 together, each is decided alone. A refused request is decided alone, too, unless its error would be the same. A lane
-does not wait for other lanes. A request that comes alone does not wait. If several requests came just before, a request
-that writes waits at most GATHER_S.
+does not wait for other lanes. A request that arrives alone does not wait. If several requests arrived just before, a
+request that writes waits at most GATHER_S.
 """
 
 from __future__ import annotations
@@ -76,29 +76,29 @@ class _Lane(Generic[A, R]):
 
 @dataclass(frozen=True)
 class Way(Generic[A, R]):
-    """A way to decide requests, at the time of their transaction.
+    """The functions that decide requests, at the time of their transaction.
 
-    `all_`: returns a response for each request. A DrawdownError in place of a response refuses that request, which is
-    then not stored. If each request must be decided alone, `all_` raises Refused or UsageError. `alone`: decides one
-    request; if it is None, the caller gets NotTogether. `lane`: returns the row that a request needs.
+    `all_`: returns a response for each request. A DrawdownError in place of a response refuses that request, which
+    Drawdown then does not store. If each request must be decided alone, `all_` raises Refused or UsageError. `alone`:
+    decides one request; if it is None, the caller gets NotTogether. `lane`: returns the row that a request needs.
     """
 
     lane: Callable[[A], object]
     all_: Callable[[sa.Connection, Sequence[A], int], Sequence[R | DrawdownError]]
     alone: Callable[[sa.Connection, A, int], R] | None
     tells_names: Callable[[A], bool]
-    """Returns True if the caller may learn names of any organisation."""
+    """A function that returns True if the caller may see names of any organisation."""
     reads: bool = False
     """True if the requests only read."""
 
 
 class RequestBatcher(Generic[A, R]):
-    """The lanes of waiting requests, by row, for one event loop."""
+    """The queues of waiting requests, a lane for each row, for one event loop."""
 
     def __init__(self, threads: Threads, clock: Clock, way: Way[A, R], names: Callable[[], bool]) -> None:
         """Store the parts of the batcher.
 
-        `names`: returns True if Drawdown may search for the nearest id now.
+        `names`: a function that returns True if Drawdown may search for the nearest id now.
         """
         self._clock = clock
         self._names = names
@@ -108,10 +108,10 @@ class RequestBatcher(Generic[A, R]):
         self._lanes: dict[object, _Lane[A, R]] = {}
 
     async def ask(self, asked: A) -> R:
-        """Return the response of a request that is decided with others.
+        """Return the response to a request that is decided with others.
 
-        Errors: those of `Way.all_` and `Way.alone`; NotTogether if the request must be decided alone and `Way.alone` is
-        None; ApiError 429 if too many requests wait.
+        Errors: the errors of `Way.all_` and `Way.alone`; NotTogether if the request must be decided alone and
+        `Way.alone` is None; ApiError 429 if too many requests wait.
         """
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
@@ -145,9 +145,9 @@ class RequestBatcher(Generic[A, R]):
                 one.answer.cancel()
 
     async def _in_time(self, batch: Sequence[_Waiting[A, R]]) -> None:
-        """Decide a batch before the next batch.
+        """Decide a batch, and then let the next batch begin.
 
-        If a read hangs on a dead connection, the lane continues without it after STUCK_S.
+        If a read hangs on a dead connection, the lane continues after STUCK_S.
         """
         if not self._way.reads:
             await self._decide(batch)
@@ -193,7 +193,7 @@ class RequestBatcher(Generic[A, R]):
     def _all(self, connection: sa.Connection, asked: Sequence[A]) -> Sequence[R | DrawdownError]:
         """Decide a batch.
 
-        It suggests no ids: only `_one` does, which words a refusal.
+        Only `_one`, which words a refusal, suggests ids.
         """
         tell_no_names(connection)
         return self._way.all_(connection, asked, self._clock.now_ms())
@@ -221,7 +221,7 @@ class RequestBatcher(Generic[A, R]):
 async def _gather(lane: _Lane[A, R]) -> None:
     """Wait for as many requests as the last batch had, up to GATHER_S.
 
-    The callers of the last batch may call again at once.
+    The callers of the last batch may call again immediately.
     """
     lane.enough.clear()
     if len(lane.waiting) < lane.last:

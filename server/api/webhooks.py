@@ -1,9 +1,9 @@
-"""Serve POST /webhooks/{provider}: notices of providers.
+"""Serve POST /webhooks/{provider}: events that providers send.
 
-Guarantee: the provider's own scheme must prove that the body is genuine and fresh before Drawdown stores or does
-anything. Drawdown applies the content in the same transaction that stores the event's id, so each event counts once. If
-Drawdown fails, it answers 5xx, and the provider sends the event again. Drawdown does not use figures of an event. It
-reads the customer at once, and again seconds later, because the first response may be stale.
+Guarantee: before Drawdown stores or does anything, the provider's own scheme must prove that the body is genuine and
+fresh. Drawdown applies the content in the same transaction that stores the event's id, so each event counts once. If
+Drawdown fails, it answers 5xx, and the provider sends the event again. Drawdown does not use the amounts in an event.
+It reads the customer immediately, and again seconds later, because the first response may be stale.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ async def take(
 def _read_twice(step_threads: StepThreads, org_id: str, provider: str) -> None:
     """Read a customer now, and again after SECOND_READ_MS.
 
-    If this process ends before, the watch or the next tick makes the second read, which the database has.
+    The database stores the second read. So if this process ends first, the watch or the next tick makes that read.
     """
     loop = asyncio.get_running_loop()
 
@@ -132,7 +132,7 @@ async def _notices(
 async def _event_id(provider: Provider, headers: Mapping[str, str], body: bytes, now_ms: int) -> str:
     """Return the provider's id of the event, from a part that the signature covers.
 
-    That is Svix's header, or the body's `id`. Without either, it is a hash of the body.
+    The part is Svix's header, or the body's `id`. Without either, the id is a hash of the body.
     """
     for name in ID_HEADERS:
         given = headers.get(name, "")
@@ -151,8 +151,8 @@ async def _event_id(provider: Provider, headers: Mapping[str, str], body: bytes,
 async def _covers(provider: Provider, headers: Mapping[str, str], name: str, body: bytes, now_ms: int) -> bool:
     """Return True if the provider's signature covers a header.
 
-    Then the provider refuses the delivery with another value. Anyone may add an unsigned header, which would make
-    another event of the delivery.
+    A changed value then makes the signature invalid. Anyone may add an unsigned header, which would turn the delivery
+    into another event.
     """
     try:
         await provider.notices({**headers, name: f"{headers[name]}x"}, body, now_ms)

@@ -1,1 +1,1 @@
-"""The console: pages for people, at /console/."""
+"""The console, which is the pages for people at /console/."""

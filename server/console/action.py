@@ -3,8 +3,8 @@
 Each action is declared once, in the list of its area.
 
 Guarantee: an action calls a function of `worker/` that the command line also calls. The action declares its fields, its
-effect, the state that it changes, and the equivalent command. The form, the dry run and the action use this declaration
-alone.
+effect, the state that it changes, and the equivalent command. The form, the dry run and the action use only this
+declaration.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ActionResult:
 
 @dataclass(frozen=True)
 class Doing:
-    """A form that a person sent, with its values.
+    """A form that a person sent, with the values of its fields.
 
     `key`: the form's idempotency key. `secret`: 43 new random characters, for an action that creates a secret.
     """
@@ -87,7 +87,7 @@ class Doing:
     def text(self, name: str) -> str:
         """Return the id in a field; '' if the field is empty.
 
-        Errors: WrongField if an id cannot have this text.
+        Errors: WrongField if the text is not a valid id.
         """
         found = self.values.get(name, "").strip()
         if found and not is_clean_id(found):
@@ -185,10 +185,11 @@ def one(_connection: sa.Connection, _doing: Doing) -> Size:
 class Action:
     """An action of the console.
 
-    `name`: its name in the address. `do`: its function. `look`: the present state. `command`: the equivalent command
-    line, without `drawdown` and the reason. `place`: the page that follows. `effect`: what it changes, in a sentence
-    above the form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the next step if a response
-    with a secret was lost. `tell`: further results of the dry run, each from a transaction that is rolled back.
+    `name`: its name in the address. `do`: its function. `look`: a function that reads the present state. `command`: the
+    equivalent command line, without `drawdown` and the reason. `place`: the page after the action. `effect`: what it
+    changes, in a sentence above the form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the
+    next step if a response with a secret was lost. `tell`: a function that returns further results of the dry run, each
+    from a transaction that is rolled back.
 
     Drawdown requires a reason for every action.
     """
@@ -210,7 +211,7 @@ class Action:
 def way_back(action: Action, doing: Doing) -> str:
     """Return the page for a person who cancels the action.
 
-    The page is that of the action's object, or else the overview.
+    The page is the page of the action's object. For an action without an object, the page is the overview.
     """
     first = action.fields[0].name if action.fields else ""
     if not doing.values.get(first, "").strip():

@@ -1,8 +1,8 @@
 """Serve the form, the dry run and the execution of each action.
 
-Guarantee: the dry run does the action in a transaction, rolls it back, and shows the result. Drawdown does the action
-of a form once, in one transaction with its audit record. The person's limit must allow the granted credit. To confirm
-many rows or much credit, the person must type the number. The state must still equal the state that the dry run
+Guarantee: the dry run performs the action in a transaction, rolls it back, and shows the result. Drawdown performs the
+action of a form once, in one transaction with its audit record. The person's limit must allow the granted credit. To
+confirm many rows or much credit, the person must type the number. The state must still equal the state that the dry run
 showed. If the action fails, the form keeps its values.
 """
 
@@ -64,7 +64,7 @@ IMPOSSIBLE: Final = (UsageError, UnknownId, Refused, HistoryDoubted, ClockDoubte
 def undone(engine: sa.Engine) -> Transact:
     """Return a function that runs work in a transaction and rolls it back.
 
-    The transaction has the time limit of a form, WITHIN_S. Errors: TooSlow; those of the work.
+    The transaction has the time limit of a form, WITHIN_S. Errors: TooSlow; the errors of the work.
     """
 
     def transact(work: Callable[[sa.Connection], T], /, *, rollback: bool = True) -> T:
@@ -79,7 +79,7 @@ def undone(engine: sa.Engine) -> Transact:
 
 
 class SignedOutInside(Exception):
-    """The session ended while the form was open."""
+    """Raised if the session ended while the form was open."""
 
 
 class Desk(Protocol):
@@ -202,9 +202,9 @@ class Acting:
         return self._console.render("act_look.html", {**shown, "person": tried.person, "demo": demo}, status)
 
     async def _perform(self, action: Action, request: Request, form: Mapping[str, str]) -> Response:
-        """Do the action once, and return the page that follows.
+        """Perform the action once, and return the next page.
 
-        Errors: AnswerLost, with the next step; those of `carry_out`.
+        Errors: AnswerLost, with the next step; the errors of `carry_out`.
         """
         again = ONCE
 
@@ -329,19 +329,19 @@ def _reason(form: Mapping[str, str]) -> str:
 MOST_FACTS: Final = 40
 """Facts that a dry run shows, changes first.
 
-All facts count for the check that the state did not change.
+The check that the state did not change covers all facts.
 """
 TYPED_ROWS: Final = 100
-"""Rows of an action above which a person must type their number to confirm."""
+"""Changed rows above which a person must type the number of rows to confirm."""
 TYPED_MICRO: Final = 1_000 * MICRO
-"""Micro-credits of an action above which a person must type the credits to confirm."""
+"""Granted micro-credits above which a person must type the number of credits to confirm."""
 SEEN: Final = re.compile(r"[0-9a-f]{64}")
 """Matches the hash of a dry run's result, which the form carries."""
 CHANGED: Final = "the state changed since the dry run. Check the new dry run, and decide again"
 
 
 class LookAgain(Refused):
-    """The action was not done.
+    """Raised if Drawdown did not perform the action.
 
     The state differs from the dry run (409), or the person did not type the number (400).
     """
@@ -355,8 +355,8 @@ class LookAgain(Refused):
 class Tried:
     """The result of a dry run.
 
-    `facts`: each with its name, and its value before and after. `more`: facts that the page does not show.
-    `preview_hash`: the hash of the state before, the size and the form's values.
+    `facts`: each fact has its name, and its value before and after. `more`: the number of facts that the page does not
+    show. `preview_hash`: the hash of the state before the action, the size and the form's values.
     """
 
     person: Person
@@ -368,9 +368,9 @@ class Tried:
 
 
 def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
-    """Do the dry run of an action, and return its result.
+    """Perform the dry run of an action, and return its result.
 
-    The caller rolls back the transaction. Errors: ApiError 403; those of the action.
+    The caller rolls back the transaction. Errors: ApiError 403; the errors of the action.
     """
     size = _allowed(connection, action, doing)
     before = list(action.look(connection, doing))
@@ -391,10 +391,10 @@ def rehearse(connection: sa.Connection, action: Action, doing: Doing) -> Tried:
 
 
 def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> ActionResult:
-    """Do the action of a form once.
+    """Perform the action of a form once.
 
-    If the form was already done, return its first result, without the secret. Errors: those of `perform`; Refused if
-    the form's key expired or belongs to another action or person.
+    If the form was already sent, return its first result, without the secret. Errors: the errors of `perform`; Refused
+    if the form's key expired or belongs to another action or person.
     """
     key = form.get("key", "")
     before = console_acts.claim(connection, key, doing.person, action.name, doing.by.now_ms)
@@ -406,9 +406,9 @@ def carry_out(connection: sa.Connection, action: Action, doing: Doing, form: Map
 
 
 def perform(connection: sa.Connection, action: Action, doing: Doing, form: Mapping[str, str]) -> ActionResult:
-    """Do the action that the dry run showed.
+    """Perform the action that the dry run showed.
 
-    Errors: LookAgain; ApiError 403; those of the action.
+    Errors: LookAgain; ApiError 403; the errors of the action.
     """
     seen = form.get("seen", "")
     if not SEEN.fullmatch(seen):
@@ -440,16 +440,16 @@ def _look_again(connection: sa.Connection, action: Action, doing: Doing, seen: s
 def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
     """Return the size of an action.
 
-    Errors: ApiError 403 if it gives more credit than the person may give at once.
+    Errors: ApiError 403 if it gives more credit than the person may give in one action.
     """
     size = action.size(connection, doing)
     person = doing.person
     most = None if person.role == "admin" else person.grant_limit_micro or 0
     if most is not None and size.unbounded:
         why = f"{action.title}: this action can give any amount of credit"
-        raise ApiError(403, "grant_limit", f"{why}, so {person.name} may not do it. Ask an admin to do it")
+        raise ApiError(403, "grant_limit", f"{why}, so {person.name} may not perform it. Ask an admin to perform it")
     if most is not None and size.micro > most:
-        why = f"{person.name} may give at most {counted_credits(most)} at once, and this is {as_credits(size.micro)}"
+        why = f"{person.name} may give at most {counted_credits(most)} in one action, not {as_credits(size.micro)}"
         raise ApiError(403, "grant_limit", f"{why}. Ask an admin to do it, or to raise the limit")
     return size
 

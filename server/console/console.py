@@ -1,9 +1,9 @@
 """Serve the console: its pages, their files, sign-in and sign-out.
 
 Guarantee: a page reads in one read-only transaction of the console's own pool, for at most WITHIN_S. So readers do not
-delay the gate or a tick. Drawdown checks the session in the same transaction. For each failure, a page names the part
-that could not be read, since when, and why. If a filter is invalid, its page keeps the filter's values, and shows the
-error without rows.
+delay the gate or a tick. Drawdown checks the session in the same transaction. If a read fails, the page names the part
+that Drawdown could not read, since when, and why. If a filter is invalid, its page keeps the filter's values, and shows
+the error without rows.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ T = TypeVar("T")
 
 
 class SignedOut(Exception):
-    """The person is not signed in."""
+    """Raised if the person is not signed in."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Console:
         return [*found, *(Route(path, answer, methods=["GET"]) for path, answer in nowhere)]
 
     async def look(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in one read-only transaction. Errors: TooSlow; those of the database."""
+        """Run `work` in one read-only transaction. Errors: TooSlow; the database's errors."""
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def render(self, template: str, shown: Mapping[str, object], status: int = 200) -> HTMLResponse:
@@ -163,9 +163,10 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """Return the response of the work, or the error page if the work fails.
+        """Return the response from `work`, or the error page if the work fails.
 
-        If the person is not signed in, redirect to the sign-in. A part of an open page gets status 401 instead.
+        If the person is not signed in, redirect to the sign-in page. A request for a part of an open page gets status
+        401 instead.
         """
         failed = failed or self.failed
         try:
@@ -216,8 +217,8 @@ class Console:
     ) -> HTMLResponse:
         """Return the error page, without figures.
 
-        `part`: the part that could not be read. `since_ms`: the start of the failure, if Drawdown knows it. `person`
-        and `page`: the person and the page for the menu.
+        `part`: the part that could not be read. `since_ms`: the start of the failure; None if unknown. `person` and
+        `page`: the person and the page for the menu.
         """
         shown: dict[str, object] = {"status": status, "why": why, "part": part, "since_ms": since_ms}
         if person is not None:
@@ -233,7 +234,7 @@ class Console:
         )
 
     def _unread(self, page: Page, seen: list[Person], status: int, why: str) -> HTMLResponse:
-        """Return the error page of a page that could not be read.
+        """Return the error page in place of a page that could not be read.
 
         `seen`: the person, if the session could be read.
         """
@@ -371,7 +372,7 @@ WHOSE: Final = ("id", "key", "tab")
 def in_words(ask: Ask) -> Iterator[None]:
     """Turn UnknownId into UsageError if the page is a list.
 
-    On a page about one object, UnknownId stays, and the response is 404. Errors: UsageError.
+    On a page about one object, keep UnknownId, so that the response is 404. Errors: UsageError.
     """
     try:
         yield
@@ -384,7 +385,7 @@ def in_words(ask: Ask) -> Iterator[None]:
 def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[str, object], int]:
     """Return the content of a page and its status.
 
-    The status is 400 if its filter is invalid. Errors: those of the read.
+    The status is 400 if the page's filter is invalid. Errors: the errors of the read.
     """
     try:
         with in_words(ask):
@@ -420,7 +421,7 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
 def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
     """Return the filters with their values, and the error.
 
-    The error is at its filter; if it is about no filter, it is the second value.
+    The error is at its filter. If it does not belong to a filter, it is the second value.
     """
     filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
     named, _, about = error.partition(": ")
@@ -446,7 +447,7 @@ FOR_A_YEAR: Final = "public, max-age=31536000, immutable"
 
 @dataclass(frozen=True)
 class Asset:
-    """A static file. `packed`: its body in gzip."""
+    """A static file. `packed`: the file's body in gzip."""
 
     path: str
     kind: str
@@ -467,7 +468,7 @@ def _asset(file: Path) -> Asset:
 
 
 def answer(asset: Asset, request: Request) -> Response:
-    """Return a static file, in gzip if the browser accepts that."""
+    """Return a static file, in gzip if the browser accepts gzip."""
     headers = {"cache-control": FOR_A_YEAR, "vary": "accept-encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(asset.packed, media_type=asset.kind, headers={**headers, "content-encoding": "gzip"})

@@ -1,7 +1,7 @@
-"""Write rows of a file as CSV for spreadsheets, or as JSON for programs.
+"""Write the rows of a file as CSV for spreadsheets, or as JSON for programs.
 
-Guarantee: a spreadsheet does not read a text as a formula, and JSON has each text unchanged. Numbers are plain.
-Decimals are texts, so that programs do not round them.
+Guarantee: a spreadsheet does not read a text as a formula, and JSON contains each text unchanged. Numbers do not have
+separators. Decimals are texts, so that programs do not round them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMS: Final[tuple[Form, ...]] = ("csv", "jsonl")
 PLAIN: Final = re.compile("[0-9A-Za-z][ ,-:@-Z_a-z]*").fullmatch
 """Matches a text that is not a formula and can stay unescaped.
 
-Most texts match, so a file is written fast.
+Most texts match, so Drawdown writes a file fast.
 """
 
 
@@ -48,7 +48,7 @@ def _escaped(text: str) -> str:
 
 
 def as_json(lines: Iterator[str]) -> Iterator[str]:
-    """Return the lines as JSON, an object each.
+    """Return the lines as JSON, one object for each line.
 
     The first line from `csv_line` has the names. A line that does not come from `csv_line` is already JSON.
     """

@@ -1,6 +1,6 @@
 """Make a form of the console from each declared action (`schema.declare`).
 
-Guarantee: a form has the parameters of its action, and its command does the same.
+Guarantee: a form has the parameters of its action, and the command that it shows has the same effect.
 """
 
 from __future__ import annotations

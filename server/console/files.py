@@ -1,9 +1,10 @@
-"""Send files of pages row by row.
+"""Send the files of pages row by row.
 
-Guarantee: a process holds few rows in memory, however many a file has. It reads all rows in one transaction, and sends
+Guarantee: a process holds few rows in memory, for a file of any size. It reads all rows in one transaction, and sends
 them in pieces of PIECE_BYTES. If a browser stops reading, its file ends after TAKEN_WITHIN_S, and other files continue.
-If a browser reads slowly, its file ends after WHOLE_WITHIN_S. At most MOST_FILES are in progress, and one for the own
-people of each organisation. After the last row that it reads, Drawdown records the person and the number of rows.
+If a browser reads slowly, its file ends after WHOLE_WITHIN_S. At most MOST_FILES are in progress, and at most one of
+them for each organisation's own people. After the last row that it reads, Drawdown records the person and the number of
+rows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from drawdown.server.http.threads import Threads
 PIECE_BYTES: Final = 64 * 1024
 """Bytes in one piece of a file that the console sends."""
 MOST_FILES: Final = 2
-"""Files that one process sends at once. The other half of the console's connections stays free for pages."""
+"""Files that one process sends at the same time. The other half of the console's connections stays free for pages."""
 MOST_PIECES: Final = 4
 """Pieces of a file that the server has read but not sent yet."""
 
@@ -45,7 +46,7 @@ Without this limit, two slow readers would block all other files. A fast reader 
 
 
 class NotTaken(Exception):
-    """The browser did not read the file in time."""
+    """Raised if the browser did not read the file in time."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Stream:
         self._gone = False
 
     async def pieces(self, first: bytes) -> AsyncIterator[bytes]:
-        """Yield each piece.
+        """Yield each piece of the file.
 
         An error ends the file early, so that a program detects that the file is incomplete.
         """
@@ -83,7 +84,7 @@ class Stream:
             self._forget()
 
     def _put(self, piece: bytes | Exception | None) -> bool:
-        """Wait until the queue has space for a piece, and put it there.
+        """Wait until the queue has space for a piece, and add the piece.
 
         Return True if the browser still reads; otherwise the stream ends with NotTaken.
         """
@@ -141,7 +142,7 @@ class Stream:
     async def first(self) -> bytes:
         """Return the first piece.
 
-        Errors: those of the rows in it, so that the browser gets an error page.
+        Errors: the errors of reading its rows, so that the browser gets an error page.
         """
         piece = await self._pieces.get()
         if isinstance(piece, Exception):
@@ -158,7 +159,7 @@ def keep(engine: sa.Engine, taken: FileRequest, rows: int) -> None:
 
 
 class Files:
-    """The files of one server.
+    """The files that one server is sending.
 
     Guarantee: at most MOST_FILES are in progress.
     """
@@ -173,8 +174,8 @@ class Files:
     ) -> AsyncIterator[bytes]:
         """Begin a file, and return its pieces.
 
-        `of`: an organisation. Its own people may have one file in progress at a time. Errors: ApiError 503 if too
-        many files are in progress; those of the first rows.
+        `of`: an organisation. Its own people may have one file in progress at a time. Errors: ApiError 503 if too many
+        files are in progress; the errors of reading the first rows.
         """
         if of in self._of:
             raise ApiError(503, "busy", "your last file is not complete yet. Try again in a moment", headers=SOON)

@@ -2,7 +2,7 @@
 
 Guarantee: calls use https, or stay on this machine, and do not follow redirects. Drawdown rejects a response that takes
 longer than WITHIN_S or has more than MOST_BYTES. At most MOST_AT_ONCE callers wait. Drawdown caches a response for
-KEPT_MS. Drawdown reads the keys again for an unknown key, at most every AGAIN_MS. Every error is a `Trouble`.
+KEPT_MS. If a key is unknown, Drawdown reads the keys again, at most every AGAIN_MS. Every error is a `Trouble`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_KEYS: Final = 50
 KEPT_MS: Final = 10 * MINUTE_MS
 """Time for which Drawdown caches a response of a sign-in service."""
 AGAIN_MS: Final = 30 * SECOND_MS
-"""Shortest time between two reads of the public keys because of an unknown key."""
+"""Shortest time between two reads of the public keys that unknown keys cause."""
 MOST_KEPT: Final = 8
 """Cached addresses.
 
@@ -44,11 +44,11 @@ The addresses come from settings, or from the response of a configured address.
 
 
 class Trouble(Exception):
-    """An error of another service, in words for the person who waits."""
+    """Raised if another service fails, with a message for the person who waits."""
 
 
 def is_safe(url: str) -> bool:
-    """Return True if hosts in between cannot read or change a call to this URL."""
+    """Return True if other hosts on the way cannot read or change a call to this URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -60,7 +60,7 @@ def is_safe(url: str) -> bool:
 
 @dataclass
 class _CachedDocument:
-    """A cached answer, and the time of its read."""
+    """A cached response, and the time of its read."""
 
     at_ms: int
     body: Mapping[str, Any]
@@ -68,7 +68,7 @@ class _CachedDocument:
 
 @dataclass
 class DocumentCache:
-    """The calls to other services, and their cached responses, for one server."""
+    """The calls of one server to other services, and their cached responses."""
 
     services: Services
     _documents: dict[str, _CachedDocument] = field(default_factory=dict)

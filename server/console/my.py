@@ -1,15 +1,15 @@
 """Serve the pages at /my/ for an organisation's own people.
 
-People come in with a signed link, and see only their organisation. Your product signs the link:
+People sign in with a signed link, and see only their organisation. Your product signs the link:
 
     {"aud": "https://drawdown.internal", "org": "acme", "sub": "ann", "exp": 1767225900, "jti": "6f1c…"}
 
 Guarantee: a link can be used once, within fifteen minutes. Drawdown accepts HS256 only with the shared secret, and
-RS256 and ES256 only with your product's public keys. A link must have an audience, an organisation, an end and its own
-id. The session belongs to that organisation, even if the address names another. If the organisation shares its wallet
-with others, the pages do not show the wallet. They never show the name of another organisation or of an operator, or a
-reason that an operator wrote. The only change that a visitor can request is a limit override, which a person must
-approve. Drawdown rejects an invalid value, and never reads it as another value.
+RS256 and ES256 only with your product's public keys. A link must have an audience, an organisation, an expiry time and
+a unique id. The session belongs to that organisation, even if the address names another. If the organisation shares its
+wallet with others, the pages do not show the wallet. They never show the name of another organisation or of an
+operator, or a reason that an operator wrote. The only change that a visitor can request is a limit override, which a
+person must approve. Drawdown rejects an invalid value, and never reads it as another value.
 """
 
 from __future__ import annotations
@@ -124,17 +124,17 @@ class Face(Protocol):
 
 
 class Nobody(Exception):
-    """An error: the visitor is not signed in."""
+    """Raised if the visitor is not signed in."""
 
 
 class Another(Refused):
-    """The page belongs to an organisation other than the session's."""
+    """Raised if the page belongs to an organisation other than the session's."""
 
     code = "another_organisation"
 
 
 class My:
-    """The routes of `/my`. `console` renders their pages."""
+    """The routes of `/my`. `console` renders the pages."""
 
     def __init__(
         self, console: Face, engine: sa.Engine, services: Services, elsewhere: DocumentCache, budget: bodies.Budget
@@ -201,7 +201,7 @@ class My:
         return await self._answered(request, entered)
 
     async def look_in(self, request: Request, org_id: str, person: Person) -> Response:
-        """Show a person of the console the view of an organisation's own people.
+        """Show a person of the console the pages of an organisation's own people.
 
         Drawdown records the person's own name.
         """
@@ -221,7 +221,7 @@ class My:
         return answer
 
     async def _look(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in one read-only transaction. Errors: TooSlow; those of the database."""
+        """Run `work` in one read-only transaction. Errors: TooSlow; the database's errors."""
         return await self._threads.run(lambda engine: look(engine, work, WITHIN_S))
 
     def _visitor(self, connection: sa.Connection, request: Request, said: Mapping[str, str], now_ms: int) -> Visitor:
@@ -240,7 +240,10 @@ class My:
         return found
 
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
-        """Return the request for this visitor's organisation, whatever the address names."""
+        """Return the request for this visitor's organisation.
+
+        The address may name another organisation.
+        """
         said = said_by(request)
         visitor = self._visitor(connection, request, said, now_ms)
         return Ask(visitor, now_ms, {**said, "id": visitor.org_id})
@@ -287,7 +290,7 @@ class My:
         return await self._answered(request, respond, kept)
 
     async def _override(self, request: Request, form: Mapping[str, str]) -> Response:
-        """Request an override. It takes effect when a person approves it."""
+        """Request a limit override. It takes effect when a person approves it."""
         now_ms = self._console.now_ms()
         metric = form.get("metric", "")
 
@@ -341,14 +344,14 @@ class My:
 
 @dataclass(frozen=True)
 class Link:
-    """A proven link. `number`: its own id (`jti`)."""
+    """A verified link. `number`: its unique id (`jti`)."""
 
     number: str
     visitor: Visitor
 
 
 class Links:
-    """The links of one server."""
+    """The signed links that one server verifies."""
 
     def __init__(self, services: Services, elsewhere: DocumentCache) -> None:
         self._services = services
@@ -464,7 +467,7 @@ def _balance(account: own_wallet.Standing) -> Tile:
 
 
 def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple[str, int, str]]:
-    """Return the usage of the last days: feature, quantity, base unit, the most first."""
+    """Return each feature's usage in the last days with its unit, the largest first."""
     try:
         rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
     except UnknownId:  # the customer has a wallet and no organisation
@@ -477,7 +480,7 @@ def _tomorrow(now_ms: int) -> int:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Yield the ledger of the days that the page shows.
+    """Yield the ledger's lines for the days that the page shows.
 
     If others share the wallet, yield only the names of the columns.
     """

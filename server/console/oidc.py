@@ -1,12 +1,12 @@
 """Sign in people by OpenID Connect, at the one configured issuer.
 
-It uses the authorization code flow with PKCE.
+The sign-in uses the authorization code flow with PKCE.
 
-Guarantee: the browser that returns is the browser that left, within WITHIN_MS. Drawdown derives the state, the nonce
-and PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts a
-token only with the issuer's signature, this audience, this nonce and a valid time. The issuer identifies a person.
-Drawdown decides whether the person may come in, and with which role. It redirects a browser only to the issuer, and
-then into the console.
+Guarantee: a sign-in ends in the browser that began it, within WITHIN_MS. Drawdown derives the state, the nonce and
+PKCE's verifier from one secret, which it uses once. Only that browser's cookie has the secret. Drawdown accepts a token
+only with the issuer's signature, this audience, this nonce and a valid time. The issuer identifies a person. Drawdown
+decides whether the person may sign in, and with which role. It redirects a browser only to the issuer, and then to the
+console.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MAX_NEXT_CHARS: Final = 1_000
 Drawdown drops a longer address.
 """
 MAX_CODE_CHARS: Final = 4_000
-"""Characters of the code with which a person returns from a sign-in service."""
+"""Characters of the code that a person brings back from a sign-in service."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
 """Matches an issuer's error code.
 
@@ -86,7 +86,7 @@ def require_sane(settings: OidcSettings) -> None:
 
 
 def label_of(settings: OidcSettings) -> str:
-    """Return the issuer's name on the sign-in button; '' without a button."""
+    """Return the issuer's name for the sign-in button; '' if there is no button."""
     return settings.issuer and (settings.label or urlsplit(settings.issuer).hostname or "")
 
 
@@ -131,9 +131,9 @@ def trip_of(secret: str, state: str) -> Trip | None:
 
 
 class Oidc:
-    """The two routes of the sign-in.
+    """The two routes of the sign-in at the issuer.
 
-    `desk` shows pages, and has the console's address.
+    `desk`: shows pages, and knows the console's address.
     """
 
     def __init__(self, desk: Desk, threads: Threads, services: Services, elsewhere: DocumentCache) -> None:
@@ -277,7 +277,7 @@ class Oidc:
         own = self._settings
         try:
             _, kid = jwts.head_of(token)
-            keys = await self._elsewhere.keys(provider["jwks_uri"], kid, f"{own.issuer}, asked for its keys,")
+            keys = await self._elsewhere.keys(provider["jwks_uri"], kid, f"the key endpoint of {own.issuer}")
             claims = jwts.claims_of(token, keys, jwts.BY_KEYS)
             audience = claims.get("aud")
             several = isinstance(audience, list) and len(audience) > 1
@@ -291,7 +291,7 @@ class Oidc:
         return claims
 
     async def _more(self, claims: Mapping[str, Any], url: str, access: object) -> Mapping[str, Any]:
-        """Return the claims with those of the userinfo endpoint, about the same person.
+        """Return the claims, plus those of the userinfo endpoint about the same person.
 
         Errors: Trouble.
         """
@@ -318,7 +318,9 @@ class Oidc:
             )
         verified = claims.get("email_verified", self._settings.unverified_email)
         if claim == "email" and verified is not True:
-            raise Unproven(f"{issuer} has not verified the email {name}. Verify it there, then begin again")
+            raise Unproven(
+                f"{issuer} has not verified the email {name}. Verify the email at the issuer, then begin again"
+            )
         return name.lower()  # the name is ASCII: in other alphabets, two letters may have the same lower case
 
     async def _entered(self, request: Request, name: str, place: str) -> Response:

@@ -2,7 +2,7 @@
 
 Each page is declared once, in the list of its area.
 
-Guarantee: a page declares all that the router, the menu and the tests need.
+Guarantee: a page declares every fact that the router, the menu and the tests need.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Lines = Callable[[sa.Connection, Ask], Iterator[str]]
 STATES: Final = ("live", "empty", "error", "demo")
 """States of every page.
 
-`live`: figures, with the time of their read. `empty`: the command that fills the page. `error`: the part that could not
-be read, and why. `demo`: a bar above the page.
+`live`: figures with the time of their read. `empty`: the command that adds content. `error`: the part that could not be
+read, and why. `demo`: a bar above the page.
 """
 
 
@@ -30,9 +30,9 @@ be read, and why. `demo`: a bar above the page.
 class Page:
     """A page: its path, title, template, read function and role.
 
-    `menu`: True if the menu has the page. `lines`: the rows of its file, at its path with .csv or .jsonl. `example`: an
-    end of its path for tests, if the path needs an id. `also`: further ends that show another form of the page. `tabs`:
-    the tabs, in order. A page of `list.html` reads the fields of `frame.parts.PageContent`.
+    `menu`: True if the menu shows the page. `lines`: a function that yields the rows of its file, at its path with .csv
+    or .jsonl. `example`: an end of its path for tests, if the path needs an id. `also`: further ends that show another
+    form of the page. `tabs`: the tabs, in order. A page of `list.html` reads the fields of `frame.parts.PageContent`.
     """
 
     path: str

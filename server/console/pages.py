@@ -1,7 +1,6 @@
 """List the pages and actions by area, for the router, the menu and the tests.
 
-Guarantee: the console serves only the pages of these lists. The tests try each page in each of its states, for each of
-its roles.
+Guarantee: the console serves only the pages of these lists. Tests open each page in each of its states, with each role.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ IN_CREDITS: Final = {*(page.path for page in money.PAGES), "/console/executions"
 A vendor bills in its own currency. A comparison with a provider is in base units.
 """
 WRITTEN: Final[tuple[Action, ...]] = (*money.ACTIONS, *oncall.ACTIONS, *rules.ACTIONS)
-"""Forms that the areas write, or make of a declared action with fixed values."""
+"""Forms that the areas write, or derive from a declared action with fixed values."""
 ACTIONS: Final[tuple[Action, ...]] = (
     *WRITTEN,
     *(form_of(one) for one in DECLARED.values() if one.place and one.slug not in {each.name for each in WRITTEN}),

@@ -1,6 +1,6 @@
-"""Read for people: read-only, and with a time limit.
+"""Read the database for people, read-only and with a time limit.
 
-Guarantee: pages do not change data, and each returns its connection in time. The database itself ends a slow read.
+Guarantee: pages do not change data, and each page returns its connection in time. The database itself ends a slow read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ENDED: Final = ("57014", "25P02")
 
 
 class TooSlow(DatabaseBusy):
-    """An error: the query takes longer than a reader of the console may take."""
+    """Raised if a query takes longer than a reader of the console may take."""
 
     code = "too_slow"
 
@@ -33,7 +33,7 @@ class TooSlow(DatabaseBusy):
 def look(engine: sa.Engine, work: Callable[[sa.Connection], T], within_s: float) -> T:
     """Run `work` in one read-only transaction of at most `within_s` seconds.
 
-    Errors: TooSlow; those of `schema.database.read`.
+    Errors: TooSlow; the errors of `schema.database.read`.
     """
 
     def bounded(connection: sa.Connection) -> T:
@@ -46,7 +46,7 @@ def look(engine: sa.Engine, work: Callable[[sa.Connection], T], within_s: float)
 
 @contextmanager
 def in_words(within_s: float) -> Iterator[None]:
-    """Turn the database's error for a late read into TooSlow.
+    """Raise TooSlow in place of the database's error for a slow read.
 
     `limited` sets the time limit. Errors: TooSlow.
     """
@@ -63,8 +63,8 @@ def in_words(within_s: float) -> Iterator[None]:
 def limited(connection: sa.Connection, within_s: float) -> Iterator[None]:
     """Limit the statements of this context to `within_s` seconds.
 
-    After that time, a new statement is refused, and the database ends a running statement. Errors: TooSlow; those that
-    `in_words` turns into TooSlow.
+    After that time, this function refuses a new statement, and the database ends a running statement. Errors: TooSlow;
+    the database's errors that `in_words` replaces with TooSlow.
     """
     end = time.monotonic() + within_s
 

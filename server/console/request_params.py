@@ -1,4 +1,4 @@
-"""Read the parameters of a page: the person, the time, and texts of the address.
+"""Read a page's parameters: the person, the time, and the texts in its address.
 
 Guarantee: Drawdown rejects an invalid value, and never reads it as another value. `said_by` checks every text of an
 address, so that a database gets only texts that it can store. A number has the bounds of its unit.
@@ -61,7 +61,7 @@ class Ask:
 
     @property
     def names_one(self) -> bool:
-        """Return True if the page is about one object, by the id or key in the address.
+        """Return True if the id or key in the address names the page's only object.
 
         Otherwise an id in the address filters a list.
         """

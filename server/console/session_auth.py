@@ -2,7 +2,7 @@
 
 Guarantee: the cookie's name begins with __Host-, so that other hosts, other paths and plain connections cannot set it.
 Browsers send it only over HTTPS, or over HTTP to this machine. Drawdown accepts a form only if the browser states that
-it comes from a page of the console. It rejects a form above MAX_FORM_BYTES. A proxy may name a person only with the
+a page of the console sent the form. It rejects a form above MAX_FORM_BYTES. A proxy may name a person only with the
 proxy's secret, and Drawdown decides the person's role.
 """
 
@@ -70,7 +70,7 @@ FOUND: Final = "drawdown.session"
 def who(connection: sa.Connection, settings: ServerSettings, request: Request, now_ms: int) -> SignedIn | None:
     """Return the signed-in person; None without a valid session or proxy.
 
-    The session that was looked up is then in the request's scope (FOUND).
+    The function stores the session in the request's scope (FOUND).
     """
     named = proxied(settings, request)
     if named is not None:
@@ -132,7 +132,7 @@ async def form_of(request: Request, url: str, budget: Budget, home: str = "/cons
     """Return the fields of a form of the console, each once.
 
     `url`: the console's address, and `home` the path of its first page. Errors: ApiError 403 for a form of another
-    site, 400 for an invalid form; those of `bodies`.
+    site, 400 for an invalid form; the errors of `bodies`.
     """
     if not is_ours(request, url):
         why = f"this form was not sent from the console. Open the form at {url}{home}"

@@ -1,7 +1,7 @@
 """Sign people in and out, and set a password by a link.
 
-Guarantee: neither a response nor its duration reveals whether a name exists. Drawdown checks passwords in threads of
-their own, a few at a time. Each check takes time and 19 MiB, or 32 MiB for an older hash. After the sign-in, a person
+Guarantee: neither a response nor its duration reveals whether a name exists. Drawdown checks passwords in separate
+threads, a few at a time. Each check takes time and 19 MiB, or 32 MiB for an older hash. After the sign-in, a person
 continues only at a page of the console.
 """
 
@@ -59,7 +59,7 @@ class Desk(Protocol):
 
 
 class SignIn:
-    """The routes to sign in and out."""
+    """The routes for signing in and out."""
 
     def __init__(self, console: Desk, threads: Threads, budget: Budget) -> None:
         self._console = console
@@ -208,7 +208,7 @@ def _in(place: str, session: str) -> Response:
 def inside(place: str | None) -> str:
     """Return the path if it is inside the console; otherwise `/console/`.
 
-    A browser resolves `..` in a path. A proxy may resolve it too, percent-encoded or not.
+    A browser resolves `..` in a path. A proxy may also resolve `..`, percent-encoded or not.
     """
     if place is None or not (place.startswith("/console/") and place.isprintable()):
         return "/console/"

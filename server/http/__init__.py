@@ -1,1 +1,1 @@
-"""Read, bound and answer requests."""
+"""Read, limit and answer HTTP requests."""

@@ -2,8 +2,8 @@
 
 Guarantee: a body in memory never exceeds its route's limit. All large bodies in memory share a budget, and each address
 and each key has a limited share of it. The budget does not count small bodies, so large bodies do not block them.
-Drawdown never unpacks a body beyond its limit. It waits a limited time for a caller, and that wait does not block other
-connections.
+Drawdown never unpacks a body beyond its limit. It waits a limited time for a slow caller, and this wait does not block
+other connections.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Budget:
-    """The bytes of large bodies in memory: in all, and of each address and key."""
+    """The bytes of large bodies in memory, in total and for each address and key."""
 
     def __init__(self, refused: Counter[str]) -> None:
         self._refused = refused
@@ -96,7 +96,7 @@ class Budget:
 
 @asynccontextmanager
 async def body_of(request: Request, most_bytes: int, budget: Budget, key: str = "") -> AsyncIterator[bytes]:
-    """Yield the whole body. The budget counts it until the context ends.
+    """Yield the whole body. The budget counts the body until the context ends.
 
     `key`: as in `Budget.take`. Errors: ApiError 413 if the body is too large, 408 if the body is too slow. ApiError 400
     if the body is incomplete, or its length is invalid. ApiError 503 if the budget is used up.
@@ -156,7 +156,7 @@ def _too_large(most_bytes: int) -> ApiError:
 
 
 def parse(body: bytes, content_type: str, model: type[M]) -> M:
-    """Return the model in a JSON body.
+    """Return the model that a JSON body contains.
 
     Unknown fields, repeated names and numbers in place of texts are errors. A number with decimals stays exact. Errors:
     ApiError 415, 400, 422.
@@ -183,7 +183,7 @@ Credits are an `amount`, and base units a `quantity`.
 def not_taken(what: str, error: ValidationError, model: type[BaseModel]) -> ApiError:
     """Return the error of an invalid body or query.
 
-    The error does not repeat values. Its message has the first fault of `details.wrong`.
+    The error does not repeat values. Its message states the first fault of `details.wrong`.
     """
     found = error.errors(include_url=False, include_context=False, include_input=False)
     names = [field.alias or name for name, field in model.model_fields.items()]
@@ -217,12 +217,12 @@ def _message(wrong: ErrorDetails, names: Sequence[str]) -> str:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("duplicate key. Keep one of them")
+        raise ValueError("duplicate key. Send each key once")
     return found
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"invalid number {quote_value(name)}: JSON does not allow it")
+    raise ValueError(f"invalid number {quote_value(name)}: expected a JSON number")
 
 
 PIECE_BYTES: Final = 64 * 1024
@@ -273,8 +273,8 @@ def unpack(body: bytes, most_bytes: int) -> bytes:
 def _member(body: bytes, at: int, found: bytearray, most_bytes: int) -> int:
     """Unpack the member at this position into `found`, and return its end.
 
-    It reads a piece at a time. zlib copies the bytes after a member; with the whole body, the copies would take
-    quadratic time. Errors: ApiError 413, 400.
+    The function reads a piece at a time. zlib copies the bytes after a member. With the whole body, these copies would
+    take quadratic time. Errors: ApiError 413, 400.
     """
     member = zlib.decompressobj(_GZIP)
     while not member.eof:

@@ -1,4 +1,4 @@
-"""Name the callers for limits, and bound the rate of each.
+"""Name the callers for limits, and limit the rate of each caller.
 
 Guarantee: each caller has one name. For IPv6 the name is the /64, because a network gives a /64 with its 2^64 addresses
 to one customer. This module remembers a bounded number of callers, and does not read a clock.
@@ -18,7 +18,7 @@ from drawdown.schema.units import SECOND_MS
 PREFIX_V6: Final = 64
 EVERYBODY: Final = "*"
 CALLERS_KEPT: Final = 1_000
-"""Addresses for which the caller's name is cached. The latest addresses stay."""
+"""Addresses with a cached caller's name. The cache keeps the latest addresses."""
 
 
 @lru_cache(CALLERS_KEPT)
@@ -78,9 +78,9 @@ Above the limit, Drawdown forgets the least recent caller.
 
 
 class TokenBuckets:
-    """A bucket of tokens for each caller.
+    """A token bucket for each caller.
 
-    A bucket holds two seconds' tokens. Above MOST_CALLERS, Drawdown forgets the caller that it saw longest ago.
+    A bucket holds the tokens of two seconds. Above MOST_CALLERS, Drawdown forgets the least recent caller.
     """
 
     def __init__(self, per_s: int, most_callers: int = MOST_CALLERS) -> None:
@@ -93,13 +93,13 @@ class TokenBuckets:
         return len(self._left)
 
     def has(self, caller: str, now_ms: int, amount: int = 1) -> bool:
-        """Return True if this caller has this many tokens now. The tokens stay."""
+        """Return True if this caller has this many tokens now, without taking tokens."""
         return self._now(caller, now_ms) >= amount * SECOND_MS
 
     def take(self, caller: str, now_ms: int, amount: int = 1) -> bool:
         """Take this many tokens from a caller, and return True.
 
-        If the caller has fewer tokens, return False. Then all tokens stay.
+        If the caller has fewer tokens, take none, and return False.
         """
         left = self._now(caller, now_ms)
         allowed = left >= amount * SECOND_MS

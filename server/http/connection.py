@@ -1,11 +1,11 @@
-"""Bound the number of connections, and the time that each may be idle.
+"""Limit the number of connections, and the time that each may be idle.
 
 Guarantee: each address has a limited share of the slots. A connection that waits for headers, a body or its turn does
 not block others. If all slots are taken, Drawdown closes a waiting connection of the caller with the most waiting
-connections. If all connections have a request in progress, some extra slots serve health alone. Drawdown closes a
+connections. If all connections have a request in progress, some extra slots serve only health checks. Drawdown closes a
 connection if a request's headers, the rest of an answered request, or a reader of the response is too slow.
-`Connection` uses uvicorn's protocol only by asyncio's interfaces. It feeds the protocol in pieces, and gives the
-protocol a transport of its own. A request finds its connection in ASGI's state.
+`Connection` uses uvicorn's protocol only through asyncio's interfaces. It feeds the protocol in pieces, and gives the
+protocol a separate transport. A request finds its connection in ASGI's state.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_OF_AN_ADDRESS: Final = 128
 Trusted proxies are exempt, because many callers share a proxy.
 """
 HEALTH_SLOTS: Final = 32
-"""Connections beyond MAX_CONNECTIONS, for health alone.
+"""Connections beyond MAX_CONNECTIONS, only for health checks.
 
 Each gets one response about health. If all are in use, the server closes the oldest of these connections for a new
 connection.
@@ -82,7 +82,8 @@ class ConnectionSlot:
 class ConnectionSlots:
     """The connections of one server.
 
-    The counter `refused` counts, as `connections`, those that were refused, or closed for another connection.
+    The counter `refused` counts, as `connections`, the connections that were refused, or closed in favour of another
+    connection.
     """
 
     def __init__(self, is_proxy: Callable[[str | None], bool], refused: Counter[str]) -> None:
@@ -105,10 +106,11 @@ class ConnectionSlots:
     def take(
         self, address: str | None, close: Callable[[], None], check: Callable[[float], None] = lambda _now: None
     ) -> ConnectionSlot | None:
-        """Return a slot for a connection; None if its address has its share already.
+        """Return a slot for a connection; None if its address already has its share.
 
-        If all slots are taken, an idle connection is closed for the new connection. If all connections are busy, the
-        new connection gets a slot for health. If these slots are full, the oldest connection on them is closed.
+        If all slots are taken, Drawdown closes an idle connection in favour of the new connection. If all connections
+        are busy, the new connection gets a slot for health. If these slots are full, Drawdown closes the oldest
+        connection on them.
         """
         caller, of_proxy = caller_of(address), self._is_proxy(address)
         if not of_proxy and self._taken[caller] >= MAX_OF_AN_ADDRESS:
@@ -137,7 +139,7 @@ class ConnectionSlots:
     def wait(self, slot: ConnectionSlot) -> None:
         """Mark a connection as idle.
 
-        An idle connection is without a request, or waits for a body or a turn.
+        An idle connection has no request, or waits for a body or a turn.
         """
         if slot.is_held and not slot.of_proxy and not slot.for_health:
             self._idle.setdefault(slot.caller, OrderedDict())[slot] = None
@@ -184,9 +186,9 @@ def protocol(slots: ConnectionSlots) -> type[Connection]:
 
 
 class Connection(asyncio.Protocol):
-    """A connection around uvicorn's own protocol.
+    """A connection that wraps uvicorn's own protocol.
 
-    While an application reads a body or works, the application has its own limits.
+    While the application reads a body or works, the limits of the application apply.
     """
 
     slots: ConnectionSlots
@@ -210,7 +212,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def for_health(self) -> bool:
-        """Return True if the connection answers only health, once."""
+        """Return True if the connection answers only one request for health."""
         return self._slot is not None and self._slot.for_health
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -264,7 +266,7 @@ class Connection(asyncio.Protocol):
     def rest(self) -> None:
         """Mark the connection as idle while its request waits for a body or a turn.
 
-        Meanwhile the connection may be closed for a new connection.
+        Meanwhile, Drawdown may close the connection in favour of a new connection.
         """
         if self._slot is not None:
             self.slots.wait(self._slot)
@@ -293,7 +295,7 @@ class Connection(asyncio.Protocol):
             self._line.resume_under()
 
     def closed(self) -> None:
-        """Note that the transport is closing.
+        """Mark the connection as closing.
 
         The transport still waits until the client has read the last byte.
         """

@@ -1,6 +1,6 @@
 """Define errors for programs: one shape, a code, and a message for people.
 
-Guarantee: a response never has a part of a secret, of an SQL statement or of a stack.
+Guarantee: a response never contains a part of a secret, of an SQL statement or of a stack trace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MESSAGES = {
 
 
 class ApiError(Exception):
-    """A response that reports an error, with its HTTP status and its code."""
+    """Raised to answer a request with an error, with its HTTP status and its code."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ def error_answer(error: ApiError) -> JSONResponse:
 def of_drawdown(error: DrawdownError) -> ApiError:
     """Return a Drawdown error as an HTTP error.
 
-    The status is 404 for an unknown organisation, 400 for another wrong value, and 409 for a broken rule. It is 503 if
-    the database is unavailable or a commit is unanswered, and 500 otherwise.
+    The status is 404 for an unknown organisation, 400 for another wrong value, and 409 for a broken rule. The status is
+    503 if the database is unavailable or a commit is unanswered, and 500 otherwise.
     """
     match error:
         case UnknownId() if error.noun == "organisation":
@@ -97,7 +97,7 @@ def of_drawdown(error: DrawdownError) -> ApiError:
 
 
 def unauthorized() -> ApiError:
-    """Return the error 401 for a missing, unknown or ended API key."""
+    """Return the error 401 for a missing, unknown, expired or revoked API key."""
     message = (
         "missing or invalid API key. Send `Authorization: Bearer KEY` with a valid key. To get a key, call `POST "
         "/v1/keys` with another key, "
@@ -125,7 +125,7 @@ async def on_http_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 HANDLERS: Final[Handlers] = {ApiError: on_api_error, DrawdownError: on_drawdown_error, HTTPException: on_http_error}
-"""Answers to errors that a route raises."""
+"""Handlers that answer the errors of routes."""
 
 
 async def on_any_error(_request: Request, _error: Exception) -> JSONResponse:

@@ -2,10 +2,10 @@
 
 A caller is an IPv4 address or an IPv6 /64. A request with two lengths is refused.
 
-Guarantee: exceptions do not leave this layer. The log has the kind and the place of a failure, never its message.
+Guarantee: exceptions do not leave this layer. The log contains the kind and the place of a failure, never its message.
 Unauthenticated callers do not wait below their limits. Above the limits, all their requests share one queue with
-TURNS_PER_S, for any number of connections or invented keys. If its turn would come later than LONGEST_TURN_S, a request
-is refused after that time.
+TURNS_PER_S, for any number of connections or invented keys. If the turn of a request would come later than
+LONGEST_TURN_S, Drawdown refuses the request after that time.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def connection_of(scope: Scope) -> Connected | None:
 def resting(connection: Connected | None) -> Iterator[None]:
     """Mark the connection as idle while its request waits.
 
-    Meanwhile it may be closed for a new connection.
+    Meanwhile, Drawdown may close the connection in favour of a new connection.
     """
     if connection is None:
         yield
@@ -92,7 +92,7 @@ KNOWN_MS: Final = 60 * MINUTE_MS
 
 
 class KnownProofs(Generic[T]):
-    """Proofs that were found a short time ago, with their results. For one event loop.
+    """The proofs that were found recently, with their results. For one event loop.
 
     A proof is the hash of a key or a session.
     """
@@ -107,7 +107,7 @@ class KnownProofs(Generic[T]):
     def note(self, proof: str, now_ms: int, found: T | None) -> None:
         """Remember the result of a proof.
 
-        `found` None: forget the proof, because it is invalid or has ended.
+        If `found` is None, forget the proof, because the proof is invalid, expired or revoked.
         """
         self.found.pop(proof, None)
         if found is None:
@@ -118,9 +118,9 @@ class KnownProofs(Generic[T]):
 
 
 class Limits:
-    """The outermost ASGI application.
+    """The outermost ASGI layer, which limits callers and answers failures.
 
-    `is_known`: returns True if a request has a proof that was found a short time ago.
+    `is_known`: a function that returns True if a request has a recently found proof.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Limits:
         return not self._is_known(scope)
 
     async def _pause(self, connection: Connected | None, wait_s: float) -> None:
-        """Wait. Meanwhile the connection may be closed for a new connection."""
+        """Wait. Meanwhile, Drawdown may close the connection for a new connection."""
         with resting(connection):
             await asyncio.sleep(wait_s)
 
@@ -262,7 +262,7 @@ _AMBIGUOUS: Final = error_answer(
     ApiError(
         400,
         "bad_request",
-        "two lengths. Send either Content-Length or Transfer-Encoding, not both",
+        "the request states two body lengths. Send either Content-Length or Transfer-Encoding, not both",
         headers={"Connection": "close"},
     )
 )
@@ -271,7 +271,7 @@ _AMBIGUOUS: Final = error_answer(
 def _is_ambiguous(scope: Scope) -> bool:
     """Return True if two readers could disagree about the end of the request.
 
-    Then its rest could pass for another request.
+    A reader could then take the rest of the request for another request.
     """
     names = {name for name, _ in scope["headers"]}
     return b"content-length" in names and b"transfer-encoding" in names
@@ -298,11 +298,15 @@ OPEN_PER_S: Final = 20
 Open paths are health, metrics, descriptions, and pages without a known session.
 """
 FAILED_PER_S: Final = 10
-"""Average failed authentications a second of one caller. Above the limit, the caller's requests without a known key or
-session wait."""
+"""Average failed authentications a second of one caller.
+
+Above the limit, the caller's requests without a known key or session wait.
+"""
 ALL_FAILED_PER_S: Final = 50
-"""Average failed authentications a second of all callers together. Above the limit, all requests without a known key or
-session wait."""
+"""Average failed authentications a second of all callers together.
+
+Above the limit, all requests without a known key or session wait.
+"""
 TURNS_PER_S: Final = 100
 """Requests a second that the server accepts from callers above their limits."""
 LONGEST_TURN_S: Final = 5.0
@@ -336,14 +340,14 @@ class Strangers:
     def is_suspect(self, caller: str, now_ms: int) -> bool:
         """Return True if the next request must wait.
 
-        Too many authentications failed lately, of this caller or of all callers.
+        Too many authentications of this caller, or of all callers, failed recently.
         """
         return not (self._failed.has(caller, now_ms) and self._all_failed.has(_ALL, now_ms))
 
     def turn(self, now_s: float) -> float | None:
-        """Take the next turn, and return the seconds until it.
+        """Take the next turn, and return the seconds until that turn.
 
-        If they exceed LONGEST_TURN_S, return None, and do not take the turn.
+        If the wait would exceed LONGEST_TURN_S, return None, and do not take the turn.
         """
         at = max(self._next_s, now_s)
         if at - now_s > LONGEST_TURN_S:

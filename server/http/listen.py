@@ -1,7 +1,7 @@
 """Serve the application on a socket with uvicorn.
 
 Guarantee: SIGTERM and SIGINT end the server cleanly. The server then stops accepting requests, and finishes requests in
-progress. A tick ends at its next effect. Then the process continues to its exit status.
+progress. A tick ends at its next effect. Then the process exits with its usual status.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def bind(host: str, port: int) -> socket.socket:
 class _Ending(uvicorn.Server):
     """A server that stops the worker's steps at the first signal.
 
-    `was_told`: a signal came before the server handled signals, so it ends right after its start. `is_told`: returns
-    True if another event ends the server.
+    `was_told`: True if a signal arrived before the server handled signals; the server then ends right after its start.
+    `is_told`: a function that returns True if another event ends the server.
     """
 
     def __init__(self, config: uvicorn.Config, server: Server, is_told: Callable[[], bool]) -> None:
@@ -81,8 +81,8 @@ def serve(
 ) -> None:
     """Serve until a signal or `is_told` ends it.
 
-    `trusted_proxies`: addresses with a trusted X-Forwarded-For, separated by commas. `is_told`: returns True if the
-    server must end. Errors: UsageError if one of `trusted_proxies` is not an address or network.
+    `trusted_proxies`: addresses with a trusted X-Forwarded-For, separated by commas. `is_told`: a function that returns
+    True if the server must end. Errors: UsageError if one of `trusted_proxies` is not an address or network.
     """
     slots = ConnectionSlots(proxies(trusted_proxies), server.refused)
     config = uvicorn.Config(

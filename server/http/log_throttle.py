@@ -1,7 +1,7 @@
 """Limit log lines that unauthenticated callers can cause.
 
-Guarantee: the log gets at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute in all. Every
-suppressed line is counted, and a later line has the count. This module does not read a clock. Use it only in the event
+Guarantee: the log gets at most one line a minute of each kind, and MOST_KINDS + 1 lines a minute in all. It counts
+every suppressed line, and a later line states the count. This module does not read a clock. Use it only in the event
 loop.
 """
 
@@ -33,8 +33,8 @@ class LogThrottle:
     def passed_over(self, now_ms: int, *kind: object) -> int | None:
         """Return the number of suppressed lines of this kind if a line is due now.
 
-        The number includes lines of kinds that were forgotten meanwhile. If a line is not due, return None. Then do not
-        write the line.
+        The number includes lines of kinds that were forgotten meanwhile. If a line is not due, return None; the caller
+        then does not write the line.
         """
         if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
             self._forget(now_ms)

@@ -1,8 +1,8 @@
 """Delay responses to requests for unknown objects.
 
-Guarantee: Drawdown answers MISSES_PER_S such requests of an API key a second without delay. Each further answer waits,
-longer if more answers wait. So a caller with many connections hardly delays other callers. A request that finds its
-object never waits here, even with the same key.
+Guarantee: for each API key, Drawdown answers MISSES_PER_S such requests a second without delay. Each further response
+waits, longer if more responses wait. So a caller with many connections hardly delays other callers. A request that
+finds its object never waits here, even with the same key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Find the route of a path as it was sent.
 
-Guarantee: a percent-encoded text in a path is only a part of an id. `/v1/accounts/acme%2Fledger` names the account
-`acme/ledger`, not the entries of `acme`. If the whole path is fixed, the route is found directly. Its response and
-errors equal those of the application. The application knows all routes, describes them, and refuses wrong methods.
+Guarantee: a percent-encoded character in a path is always a part of an id, never a separator.
+`/v1/accounts/acme%2Fledger` names the account `acme/ledger`, not the entries of `acme`. If a route has no path
+parameters, this module finds the route directly. Its response and errors equal those of the application. The
+application knows and describes all routes, and refuses wrong methods.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ register_url_convertor("id", _IdConvertor())
 
 
 class PathsAsSent:
-    """Give the application each path as it was sent, in one spelling.
+    """A layer that gives the application each path as it was sent, in one spelling.
 
     A character is percent-encoded only if it must be.
     """
@@ -61,11 +62,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RouteTable:
-    """Call the endpoint of a fixed path directly, and pass on every other request.
+    """A table that calls the endpoint of a fixed path, and passes on other requests.
 
-    `routes`: the routes; those with parameters, or with more arguments than the request, are passed on. `handlers`: the
-    responses to errors, selected by the nearest base class of an error. An error without a handler goes to the outer
-    layer.
+    `routes`: all routes. The table passes on those with parameters, or with more arguments than the request.
+    `handlers`: the responses to errors, selected by the nearest base class of an error. An error without a handler goes
+    to the outer layer.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], handlers: Handlers) -> None:

@@ -1,10 +1,10 @@
 """Verify signed admin requests, and the cron's bearer secret.
 
 Guarantee: Drawdown accepts an admin request only with an HMAC-SHA256 by one of the secrets. The HMAC covers the
-timestamp, method, path, query and body byte for byte as they came, and the host in lower case. The timestamp differs
-from now by at most 300 s, and each signature counts once. A signature for a path or an action is invalid for any
-other. If the deployment's hosts are set, the host must be one of them. Otherwise deployments with the same secret
-would accept each other's requests. Comparisons take the same time for any input.
+timestamp, method, path, query and body byte for byte as received, and the host in lower case. The timestamp differs
+from now by at most 300 s, and each signature counts once. A signature for one path or action is invalid for all others.
+If the deployment's hosts are set, the host must be one of them. Otherwise deployments with the same secret would accept
+each other's requests. Comparisons take the same time for any input.
 """
 
 from __future__ import annotations

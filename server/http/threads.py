@@ -1,9 +1,9 @@
 """Run database work of asynchronous routes, and detect a restored database (R1).
 
-Guarantee: at most `at_once` short transactions run at a time. If the database does not answer, its requests wait here,
-and the server continues to answer others. A server detects a restored database before each form of the console and each
-declared action, and by any other write within EVERY_MS. It records this in its own transaction, so that a refusal does
-not revert it. One check serves the whole process, and reads do not check.
+Guarantee: at most `at_once` short transactions run at a time. If the database does not answer, the requests that need
+it wait here, and the server still answers others. A server detects a restored database before each form of the console
+and each declared action, and by any other write within EVERY_MS. It records the restore in a separate transaction, so
+that a refusal does not revert the record. One check serves the whole process, and reads do not check.
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ class Restores:
     def write(
         self, engine: sa.Engine, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False
     ) -> T:
-        """Write as `schema.database.write`, after a check for a restored database.
+        """Run a write like `schema.database.write`, after a check for a restored database.
 
         `always`: check even if the last check was just now, and again in the transaction, with a trusted clock, as a
         command does. SQLite has one writer. If two threads of this process write, a lock of this class starts the
-        second write directly after the first. SQLite alone would retry only after up to 0.1 s. Errors: those of
+        second write directly after the first. SQLite alone would retry only after up to 0.1 s. Errors: the errors of
         `schema.database.write`; DatabaseBusy; with `always`, also ClockDoubted.
         """
         if engine.dialect.name != "sqlite":
@@ -141,7 +141,7 @@ class Restores:
     def _notice(self, engine: sa.Engine) -> Witness | None:
         """Check for a restored database in a read, and record a restore in a write.
 
-        The read waits for no lock.
+        The read does not wait for a lock.
         """
         witness = self._load_witness(engine)
         if read(engine, lambda connection: _is_news(connection, witness)):
@@ -149,9 +149,9 @@ class Restores:
         return witness
 
     def _load_witness(self, engine: sa.Engine) -> Witness | None:
-        """Return the witness; None if this user may not read it.
+        """Return the local checkpoint; None if this user may not read it.
 
-        A command to halt must not fail for that reason.
+        A command to halt must not fail because of this.
         """
         try:
             return self._witness.load(engine)

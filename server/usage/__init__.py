@@ -1,1 +1,1 @@
-"""The routes for usage: programs send it, and read it."""
+"""The routes through which programs send and read usage."""

@@ -1,14 +1,14 @@
-"""Take bodies of events and samples: bound, unpack, read, store and answer them.
+"""Limit, unpack, read, store and answer bodies of events and samples.
 
 One transaction stores the items of a body.
 
 Guarantee: the response 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
 change the database. Reading and storing have their own threads, so a batch does not delay an execution, the gate or a
-webhook. At most MOST_BATCHES are in work or wait, and each key has a limited share of this number. At most AT_ONCE are
-unpacked at a time. Keys take turns, so a busy key delays another only by the batches in progress. A small body, such as
-one event, does not wait for large batches. It shares a transaction with concurrent bodies of its key (`singles`). A
-body in transfer waits only for its sender, within the budget of all bodies. Drawdown counts invalid items after each
-response, and writes the counts every EVERY_S, so requests do not wait for them.
+webhook. At most MOST_BATCHES batches are in progress or wait, and each key has a limited share of this number. At most
+AT_ONCE batches are unpacked at a time. Keys take turns, so a busy key delays another only by the batches in progress. A
+small body, such as one event, does not wait for large batches. It shares a transaction with concurrent bodies of its
+key (`singles`). A body that is still arriving waits only for its sender, within the budget of all bodies. Drawdown
+counts invalid items after each response, and writes the counts every EVERY_S, so requests do not wait for them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ engine has.
 MOST_BATCHES: Final = 32
 """Batches that run or wait.
 
-A batch counts from the arrival of its body, so that slow senders do not use up the limit.
+A batch counts from the arrival of its whole body, so that slow senders do not use up the limit.
 """
 MOST_BATCHES_OF_A_KEY: Final = 16
 """Batches of one key while other keys do not send.
@@ -95,7 +95,7 @@ class Result:
     """The outcome of an item.
 
     `code` and `message`: the fault; None for an item without a fault. `at`: the place of the fault in the item.
-    `named`: the source and the id that the item states.
+    `named`: the source and the id in the item.
     """
 
     status: Status
@@ -123,7 +123,7 @@ class ReceivedBody:
 
 @dataclass(frozen=True)
 class Taker(Generic[T]):
-    """A kind of items: how to read, name and store them."""
+    """A kind of items, with the functions that read, name and store these items."""
 
     kind: Literal["events", "samples"]
     scope: str
@@ -193,7 +193,7 @@ class Intake:
     ) -> list[Result] | ApiError:
         """Return the outcome of each item, or the error of a refused body.
 
-        A raised error would keep the body and its items in memory as long as the error itself.
+        If the function raised the error, the error would keep the body and its items in memory.
         """
         async with self._body_of(request, sent.key) as body:
             if not packed and len(body) <= SINGLE_BYTES:
@@ -218,7 +218,7 @@ class Intake:
     async def _body_of(self, request: Request, key: ApiKey) -> AsyncIterator[bytes]:
         """Yield the body of a request.
 
-        Errors: those of `body_of`, if the key is still valid; otherwise ApiError 401.
+        Errors: the errors of `body_of`, if the key is still valid; otherwise ApiError 401.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -232,7 +232,7 @@ class Intake:
     async def _turn(self, key: str) -> AsyncIterator[None]:
         """Wait for a turn among the large batches.
 
-        Errors: ApiError 503 if no turn comes within WITHIN_S; then nothing was stored.
+        Errors: ApiError 503 if the turn does not come within WITHIN_S; Drawdown then has not stored any item.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -400,9 +400,7 @@ class FairQueue:
     def __init__(self, at_once: int) -> None:
         self._free = at_once
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
-        """Lines in the order of their turns.
-
-        A request in a line that no longer waits is skipped.
+        """The queues of keys, in the order of their turns. The queue skips a request that no longer waits.
         """
 
     @asynccontextmanager
@@ -464,7 +462,7 @@ class Quotas:
     def take(self, key: str, items: int, by_org: Counter[str], now_ms: int) -> None:
         """Take items from the quotas.
 
-        Errors: ApiError 429 if a quota is used up; then all quotas stay unchanged.
+        Errors: ApiError 429 if a quota is used up; all quotas then stay unchanged.
         """
         with self._lock:
             if not self._keys.has(key, now_ms, items):

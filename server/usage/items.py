@@ -2,10 +2,10 @@
 
 /api/v1/events takes events as OpenMeter's clients send them.
 
-Guarantee: an `accepted` item is committed, once. An event without a time gets the time of its first receipt. A repeat
-is the same event, not a conflict, even if both arrive at once. Drawdown handles a sample from HTTP as it handles a
+Guarantee: an `accepted` item is committed once. An event without a time gets the time of its first receipt. A repeat is
+a duplicate, not a conflict, even if both arrive at the same time. Drawdown handles a sample from HTTP as it handles a
 sample from a file. A key that is bound to a cell writes samples of that cell only. The models describe bodies and
-answers. The routes read items one by one.
+answers. The routes validate items one by one.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _for_programs(taken: EventResult) -> EventResult:
 def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[EventResult]) -> set[Key]:
     """Return events without a time that are in conflict.
 
-    Another request may have dated them first. An event that was stored in this batch is not among them: then another
-    item of the batch conflicts.
+    Another request may have dated these events first. The result excludes an event that was stored in this batch,
+    because then another item of the batch conflicts.
     """
     told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
     in_conflict = {key for key, has_time, status in told if status == "conflict" and not has_time}
@@ -167,14 +167,14 @@ class Events:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take 1 to 1,000 usage events. The response has the outcome of each, in order.
+        """Take 1 to 1,000 usage events, and return the outcome of each event, in order.
 
         If the response is lost, send the same events again.
         """
         return answer(await self._intake.take(request, EVENTS))
 
     async def take_as_openmeter(self, request: Request) -> Response:
-        """Take CloudEvents as OpenMeter does. Answer 204 if all events are stored.
+        """Take CloudEvents like OpenMeter, and answer 204 if all events are stored.
 
         If Drawdown rejects some events, it stores the others, and answers 422.
         """
@@ -195,8 +195,8 @@ SAMPLES_SCOPE: Final = "samples:write"
 def _read_samples(sent: ReceivedBody) -> Iterator[Sample | Unfit]:
     """Read the samples of a body.
 
-    If a key has an organisation and a source, its samples' ids must begin with the source and a colon. So keys cannot
-    take ids of each other.
+    If a key has an organisation and a source, its samples' ids must begin with the source and a colon. So one key
+    cannot use the ids of another key.
     """
     key = sent.key
     begins = f"{key.source}:" if key.org_id is not None and key.source is not None else ""
@@ -249,7 +249,7 @@ class Samples:
         return router
 
     async def take(self, request: Request) -> JSONResponse:
-        """Take 1 to 1,000 samples. The response has the outcome of each, in order.
+        """Take 1 to 1,000 samples, and return the outcome of each sample, in order.
 
         If the response is lost, send the same samples again.
         """

@@ -62,7 +62,7 @@ def _usage(connection: sa.Connection, query: UsageQuery, said: Caller, *, org_id
 def _name(row: UsageRow) -> str:
     """Return the name of a row, as `next` has it.
 
-    A feature and a unit have no colon, so the name is unique.
+    A feature and a unit cannot contain a colon, so the name is unique.
     """
     return f"{row.feature}:{row.unit}:{row.group}"
 
@@ -83,7 +83,7 @@ TO: Final = "The end of the last window. By default the end of the current one"
 
 
 class UsageQuery(BaseModel):
-    """The range and the page of usage.
+    """The range of the usage, and the page to return.
 
     The range has the windows that start at `from_ms` or later, and before `to_ms`. `after`: `next` of the previous
     page.

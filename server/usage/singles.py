@@ -1,7 +1,7 @@
 """Store concurrent small bodies of one key in a shared transaction.
 
 Guarantee: each body gets the response that it would get alone, after the commit. A fault of one body does not affect
-others, because bodies that cannot be stored together are stored alone. A body that comes alone does not wait. The
+others, because bodies that cannot be stored together are stored alone. A body that arrives alone does not wait. The
 number of waiting bodies is bounded, for each key and in all.
 """
 
@@ -57,9 +57,9 @@ class Singles(Generic[A, R]):
         self._count = 0
 
     async def ask(self, name: object, asked: A) -> R:
-        """Return the response of a body.
+        """Return the response to a body.
 
-        Errors: ApiError 429 if too many bodies wait; those of `work`.
+        Errors: ApiError 429 if too many bodies wait; the errors of `work`.
         """
         there = self._lanes.get(name)
         is_full = there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY
@@ -79,7 +79,7 @@ class Singles(Generic[A, R]):
     async def _go(self, name: object, lane: _Lane[A, R]) -> None:
         """Decide batches until the lane is empty.
 
-        A body that comes during a transaction is in the next batch.
+        A body that arrives during a transaction is in the next batch.
         """
         try:
             while lane.waiting:

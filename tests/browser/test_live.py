@@ -68,7 +68,7 @@ def test_browser_live_refresh_preserves_focus_and_pauses_when_hidden(live: Site,
     page, asked = visitor.page, list[str]()
     page.clock.install()
     visitor.go("/console/")
-    halted = page.locator(".tile", has_text="organisations that may run no sandbox").locator(".figure")
+    halted = page.locator(".tile", has_text="organisations, sandboxes not allowed").locator(".figure")
     before = int(halted.inner_text())
     page.get_by_role("link", name="In doubt", exact=True).focus()
     live.fleet.write("UPDATE orgs SET is_halted = TRUE, halted_at = 1, halt_reason = 'spent' WHERE org_id = 'acme'")

@@ -35,7 +35,7 @@ class Walk:
 
 
 def who_runs_out_today(walk: Walk) -> None:
-    walk.click("Run out within 24 h")
+    walk.click("Out of credit within 24 h")
     walk.reads("The list begins with the organisation that runs out first")
     assert walk.page.locator("tbody td:first-child").all_inner_texts() == ["acme"]
 

@@ -32,7 +32,7 @@ def told(fleet: Fleet, later_ms: int = 0) -> tuple[str, str, dict[str, str], lis
     now = fleet.clock.at_ms + later_ms
     found = read(fleet.engine, lambda c: status(c, now))
     lines = [" ".join(line.split()) for line in status_lines(found) if line.startswith("jobs ")]
-    shown = {tile.name: tile.figure for tile in tiles(found.standing, 0) if tile.name.startswith("Jobs")}
+    shown = {tile.name: tile.figure for tile in tiles(found.standing, 0) if tile.name.endswith(" jobs")}
     metrics = render(fleet.engine, now).decode()
     values = [float(value) for value in re.findall(r"^drawdown_jobs\w+ (\S+)$", metrics, re.MULTILINE)]
     return found.headline.reason, "; ".join(lines), shown, values
@@ -40,20 +40,20 @@ def told(fleet: Fleet, later_ms: int = 0) -> tuple[str, str, dict[str, str], lis
 
 def test_open_and_failed_jobs_are_shown_in_status_and_metrics(fleet: Fleet) -> None:
     nothing = told(fleet)
-    assert nothing[1:] == ("", {"Jobs open": "0", "Jobs failed": "0"}, [0, 0, 0])
+    assert nothing[1:] == ("", {"Open jobs": "0", "Failed jobs": "0"}, [0, 0, 0])
     job(fleet)
     job(fleet, ReplayJob(ReplayScope(("acme",)), T0, T0 + DAY_MS))
     reason, line, shown, values = told(fleet, 3 * MINUTE_MS)
     assert (reason, shown, values) == (
-        "2 jobs wait for a tick", {"Jobs open": "2", "Jobs failed": "0"}, [2, 180, 0]
+        "2 jobs wait for a tick", {"Open jobs": "2", "Failed jobs": "0"}, [2, 180, 0]
     )  # fmt: skip
     assert line.startswith("jobs 2 open, the oldest since 3 min (")
     up_to(fleet, do_jobs(fleet.context("at work")), lambda effect: effect.name == "end_job")
-    assert told(fleet)[2]["Jobs open"] == "2", "one is under way"
+    assert told(fleet)[2]["Open jobs"] == "2", "one is under way"
     fleet.write("UPDATE orgs SET floor_ms = :at WHERE org_id = 'acme'", {"at": T0 + DAY_MS})
     assert later(fleet).ended == 2
     reason, line, shown, values = told(fleet)
-    assert (reason, shown, values) == (nothing[0], {"Jobs open": "0", "Jobs failed": "1"}, [0, 0, 1])
+    assert (reason, shown, values) == (nothing[0], {"Open jobs": "0", "Failed jobs": "1"}, [0, 0, 1])
     assert line.startswith("jobs 1 failed in a day: `drawdown job list`")
     need = needs(read(fleet.engine, lambda c: status(c, fleet.clock.at_ms)))[-1]
     assert (need.word, need.what, need.href) == ("failed", "1 job failed in the last 24 hours", "/console/jobs")

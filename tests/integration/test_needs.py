@@ -160,7 +160,8 @@ def test_override_requests_and_credit_ends_are_listed_as_warnings(fleet: Fleet) 
     assert [(one.word, one.org) for one in listed] == [
         ("requested", ""), *(("runs out", f"org-{number}") for number in (6, 5, 4, 3, 2)), ("runs out", ""),
     ]  # fmt: skip
-    assert listed[0].what.startswith("2 overrides requested, the first at 2026-") and "1 min ago" in listed[0].what
+    assert listed[0].what.startswith("2 limit overrides requested, the first at 2026-")
+    assert "1 min ago" in listed[0].what
     assert "in 1 min" in listed[1].what and listed[-1].what == "2 more run out within 24 h"
     assert {one.tone for one in listed} == {"warn"} and listed[-1].place == "/console/orgs?within=24h"
 

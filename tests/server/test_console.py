@@ -332,7 +332,9 @@ def test_org_with_future_first_assignment_is_shown_scheduled(home: Home) -> None
     home.fleet.assign("later", from_ms=home.fleet.clock.at_ms + DAY_MS)
     page, listed = home.get("/console/org?id=later", "/console/orgs?state=scheduled")
     assert (
-        ">scheduled<" in page.text and "Billed from" in page.text and "A provider does not bill it yet" not in page.text
+        ">scheduled<" in page.text
+        and "Billed from" in page.text
+        and "No provider bills this organisation yet" not in page.text
     )
     assert re.findall(r"/console/org\?id=([^\"]+)\"", listed.text) == ["later"]
 

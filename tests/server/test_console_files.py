@@ -174,7 +174,7 @@ def test_orgs_list_running_out_is_paged_by_earliest_end(home: Home) -> None:
 
 
 def test_list_reports_missing_watch_and_invalid_filter_is_refused(home: Home) -> None:
-    counted = r'Run out within 24 h</a></span><span class="figure">([^<]+)<'
+    counted = r'Out of credit within 24 h</a></span><span class="figure">([^<]+)<'
     (overview,) = home.get("/console/")
     assert re.findall(counted, overview.text) == [str(ENDING)]
     home.fleet.write("UPDATE orgs SET runs_out_ms = NULL")

@@ -128,7 +128,7 @@ def test_billing_page_equals_command_line_figures(home: Home) -> None:
     ):  # fmt: skip
         assert f"{name} {figures.credits(micro)} " in said
     for piece in (
-        "Automatic top-up 5.00", "upstream embedded billed at as acme", "upstream pool pool that allots it credit 1.00",
+        "Automatic top-up 5.00", "upstream embedded billed at as acme", "upstream pool pool that allots credit 1.00",
         "downstream pixel supplier", "in doubt Record outcome ", "pro 100 1.00 not held Buy",
         "drawdown ledger billing acme",
     ):  # fmt: skip
@@ -359,7 +359,7 @@ def test_blocked_topup_reason_is_shown_on_page_and_in_file(home: Home) -> None:
     home.fleet.write(text, {"one": customer})
     (line,) = [one for one in rows_of(home, "/console/ledger.csv") if one.startswith(f'"{customer}",')]
     assert '"stolen_card"' in line
-    assert says(home.get("/console/ledger")[0].text, "stopped itself")
+    assert says(home.get("/console/ledger")[0].text, "stopped automatically")
 
 
 def test_money_pages_hostile_customer_id_is_escaped(home: Home) -> None:

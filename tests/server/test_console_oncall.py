@@ -343,7 +343,7 @@ OVER: Final = (
 def test_halts_page_shows_cell_notifications_and_acknowledgements(night: Night) -> None:
     page = night.page("/console/halts")
     due = night.rows("/console/halts", -1, state="due")
-    assert [row[1:4] for row in due] == [["acme", "cell-1", "due"]] and tiles(page)["Due"] == "1"
+    assert [row[1:4] for row in due] == [["acme", "cell-1", "due"]] and tiles(page)["Due halts"] == "1"
     told = tables(page)[-1]
     assert {(row[1], row[2], row[3].split()[0]) for row in told} == {
         ("acme", "cell-1", "due"), (ODD, "cell-2", "acknowledged"),

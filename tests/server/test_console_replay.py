@@ -153,4 +153,4 @@ def test_jobs_page_hostile_text_is_escaped(home: Lost) -> None:
 def test_replay_preview_of_unsettled_pushes_reports_them_open() -> None:
     found = Replayed(T0, END, dry_run=True, open_pushes=2, open_quantity=1_200)
     shown = doing._pushes_table(found, "").none
-    assert shown == "No more usage to seal. Of earlier seals, 2 pushes (1,200 units) are still to be settled."
+    assert shown == "No more usage to seal. From earlier seals, 2 pushes (1,200 units) are still to be settled."

@@ -1,1 +1,1 @@
-"""The common parts of all pages: templates, static files, figures and charts."""
+"""The parts that all pages share: templates, static files, figures and charts."""

@@ -1,8 +1,8 @@
 """Draw charts as SVG on the server.
 
-Guarantee: bars have percentages of their box and do not hold text, so text does not shrink on a narrow screen. A table
-beside each chart has the chart's values. The largest series has the first colour. The series add up to the sum of the
-days.
+Guarantee: the sizes of bars are percentages, and bars do not contain text, so text does not shrink on a narrow screen.
+A table beside each chart has the chart's values. The largest series has the first colour. The series add up to the sum
+of the days.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ STEPS: Final = (Decimal(1), Decimal(2), Decimal(5), Decimal(10))
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart.
+    """A chart as SVG, with its series and its axis.
 
-    `series`: the name, class and sum of each. `axis`: the labels of the lines, the top one first. `first`: the name of
-    the first bar.
+    `series`: the name, class and sum of each series. `axis`: the labels of the lines, from the top line down. `first`:
+    the name of the first bar.
     """
 
     picture: Markup
@@ -43,7 +43,7 @@ class Chart:
 
 
 def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int) -> Chart:
-    """Return a chart with a bar for each day, its series stacked.
+    """Return a chart with one bar for each day, which stacks the series.
 
     `said`: the label for screen readers. `unit`: the quantity that the axis shows as 1, such as 1,000,000 micro-credits
     for a credit.
@@ -112,7 +112,7 @@ def _bar(
 HIGH: Final[Mapping[str, int]] = {"none": 8, "ok": 30, "warn": 60, "bad": 100}
 """Height of a box of a strip, in per cent.
 
-A worse state is higher, so that readers do not depend on colours.
+A worse state has a taller box, so that readers do not depend on colours.
 """
 
 
@@ -140,6 +140,6 @@ def _top(highest: Decimal) -> Decimal:
 
 
 def _number(value: Decimal) -> str:
-    """Return a number with as many decimals as it needs."""
+    """Return a number without superfluous decimals."""
     places = max(-value.normalize().as_tuple().exponent, 0)  # type: ignore[operator]
     return f"{value.quantize(Decimal(1).scaleb(-places), ROUND_CEILING):,}"

@@ -56,7 +56,7 @@ def signed(micro: int | None) -> str:
 
 
 def count(number: int | None) -> str:
-    """Return a whole number with a comma at the thousands."""
+    """Return a whole number with commas between thousands."""
     if number is None:
         return UNKNOWN
     return f"{MINUS if number < 0 else ''}{abs(number):,}"
@@ -81,9 +81,9 @@ def iso(ms: int) -> str:
 
 
 def _written(ms: int, form: str) -> str:
-    """Return a formatted time, or its milliseconds if no calendar has it.
+    """Return a formatted time, or its milliseconds if it is outside the calendar.
 
-    A host with a wrong clock may have written it.
+    A host with a wrong clock may have written such a time.
     """
     if not EARLIEST_MS <= ms <= LATEST_MS:
         return f"{ms} ms"
@@ -91,7 +91,7 @@ def _written(ms: int, form: str) -> str:
 
 
 def lasting(ms: int | None) -> str:
-    """Return a duration in fitting units: `45 s`, `3 h 12 min`, `2 d 4 h`."""
+    """Return a duration in suitable units: `45 s`, `3 h 12 min`, `2 d 4 h`."""
     if ms is None:
         return UNKNOWN
     ms = max(ms, 0)
@@ -113,7 +113,10 @@ def ago(ms: int | None, now_ms: int) -> str:
 
 
 def plain(micro: int | None) -> str | None:
-    """Return an amount of credits for programs: all six decimals, a hyphen, no commas."""
+    """Return an amount of credits for programs, with six decimals and without commas.
+
+    A negative amount begins with a hyphen.
+    """
     if micro is None:
         return None
     digits = f"{abs(micro):07d}"

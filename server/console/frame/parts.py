@@ -32,8 +32,8 @@ def act(text: str, name: str, role: str = "operator", /, **values: object) -> Li
 class Tile:
     """A figure with its name.
 
-    `note`: the text below the figure. `tone`: the background colour, if the figure needs a person. `href`: the page
-    with the details.
+    `note`: the text below the figure. `tone`: the background colour, if the figure needs a person's attention. `href`:
+    the page with the details.
     """
 
     name: str
@@ -63,7 +63,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. A head that begins with # is above a column of numbers.
+    """A table of a page.
+
+    `heads`: the heads of the columns; `#` begins the head of a column of numbers.
 
     `none`: the text of an empty table. `command`: the command that shows or fills the table. `next`: the address of the
     next page. `note`: a text above the table. `folded`: the text that opens the table; '' if it is open. `first`: the
@@ -82,7 +84,10 @@ class Table:
 
     @property
     def columns(self) -> list[tuple[str, bool, bool]]:
-        """Return each head, with two flags: above numbers, and shown on a narrow screen."""
+        """Return each head with two flags.
+
+        The first is True above numbers, the second if a narrow screen shows the column.
+        """
         first = self.rows[0] if self.rows else [Cell("")] * len(self.heads)
         return [
             (head.lstrip("#"), head.startswith("#"), cell.narrow) for head, cell in zip(self.heads, first, strict=True)
@@ -93,7 +98,7 @@ class Table:
 class Filter:
     """A field of a page's filter.
 
-    `name`: its name in the address. `value`: its present value. `choices`: the possible values with their words; if
+    `name`: its name in the address. `value`: its present value. `choices`: the possible values with their labels; if
     empty, the person types a text. `wrong`: the error of the present value.
     """
 

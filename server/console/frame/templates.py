@@ -1,7 +1,7 @@
 """Set up the templates of the console.
 
-Guarantee: each template escapes each value, its unprintable characters included. Only the values that a form sends back
-keep these characters. An unknown name is an error.
+Guarantee: each template escapes each value, including its unprintable characters. Only the values that a form sends
+back keep these characters. An unknown name is an error.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def environment() -> Environment:
 def _clean_value(value: object) -> object:
     """Return a text with its unprintable characters escaped.
 
-    Return any other value unchanged. So a text that others wrote cannot reverse the text around it, such as the title
-    of a tab.
+    Return any other value unchanged. So a text that others wrote cannot reverse the direction of the text around it,
+    such as the title of a tab.
     """
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -96,7 +96,7 @@ A browser may break only such words.
 def bdi(text: object) -> Markup:
     """Return an id, or another text that others chose, as escaped HTML.
 
-    The text cannot reverse the text around it.
+    Characters of this text cannot reverse the direction of the text around it.
     """
     if text is None:
         return escape(figures.UNKNOWN)
@@ -117,7 +117,7 @@ def mark_commands(text: object) -> Markup:
 
 
 FIRST: Final = re.compile(r"drawdown (?:'[^']*'|[^,;'])+")
-"""Matches the command at the start of a step. The words after it are not copied."""
+"""Matches the command at the start of a step, without the words after the command."""
 
 
 def step(text: object) -> Markup:

@@ -125,7 +125,7 @@ def test_org_page_provider_balance_is_shown_with_run_out_time(home: Home) -> Non
     assert "Used in 30 days" not in page and "0.00" not in page
     write(home.engine, lambda c: credit.grant(c, "tyrell", 3 * MICRO, home.fleet.by, key="before", plan=None))
     page = shown(home, "/console/org?id=tyrell")
-    assert "Left at autumn 13.86" in page and "In a wallet here 3.00 from an earlier assignment, not used now" in page
+    assert "Left at autumn 13.86" in page and "Unused wallet 3.00 from an earlier assignment, not used now" in page
 
 
 def test_usage_chart_unread_days_are_not_drawn() -> None:

@@ -87,7 +87,7 @@ def test_rules_pages_show_figures_of_command_line(home: Home) -> None:
     assert "ddk_" not in keys.replace("ddk_…", "") and key(1) not in keys
     proven = page(home, "/console/proof")
     (run,) = read(home.engine, proofs.list_runs).runs
-    assert "|15 of 15|" in proven and f"|{sum(run.checked.values())}|by that run|" in proven
+    assert "|15 of 15|" in proven and f"|{sum(run.checked.values())}|by the last full proof|" in proven
     raw = page(home, "/console/org?id=acme&tab=raw&table=guard_uses")
     assert "|look-0|acme|look|" in raw and "fingerprint" not in raw
 

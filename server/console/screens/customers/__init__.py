@@ -1,4 +1,4 @@
-"""The overview, and one organisation: the first pages for support."""
+"""The pages for support, such as the overview and an organisation's page."""
 
 from __future__ import annotations
 

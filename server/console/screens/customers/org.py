@@ -107,7 +107,7 @@ def assignment(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         f"drawdown org assign {typed(org_id, '--provider', 'embedded')}",
     )
     ways = [
-        act("Assign here or to no provider", "assign", id=org_id),
+        act("Assign to the ledger or no provider", "assign", id=org_id),
         act("Assign to another provider", "assign-remote", id=org_id),
     ]
     return {"part": "org_tables.html", "tables": [table], "ways": ways}
@@ -167,7 +167,7 @@ def _limits(found: Standing, after: str) -> Table:
          time(one.until_ms, wide=True))
         for one in found.rows
     ]  # fmt: skip
-    heads = ("Metric", "Period", "#Limit", "#Used", "#Left", "Resets, UTC", "Source", "Override ends, UTC")
+    heads = ("Metric", "Period", "#Limit", "#Used", "#Left", "Resets, UTC", "Source", "Limit override ends, UTC")
     next_ = url("/console/org", id=found.org_id, tab="limits", after=found.next_after) if found.next_after else ""
     none = "No metric exists yet. Create the first one with `drawdown guard set`."
     first = url("/console/org", id=found.org_id, tab="limits") if after else ""
@@ -177,11 +177,13 @@ def _limits(found: Standing, after: str) -> Table:
 
 def _note(found: Standing) -> str:
     plan = (
-        f"Limits of the plan {found.plan}" if found.plan else "It has no plan, so the limits of every other plan count"
+        f"Limits of the plan {found.plan}"
+        if found.plan
+        else "The organisation has no plan, so the limits of every other plan apply"
     )
-    pays = "It bought credit" if found.pays else "It never bought credit"
+    pays = "The organisation bought credit" if found.pays else "The organisation never bought credit"
     if found.halted:
-        return f"It is {found.halted}, so it cannot use any metric. {plan}. {pays}."
+        return f"The organisation is {found.halted}, so it cannot use any metric. {plan}. {pays}."
     return f"{plan}. {pays}."
 
 
@@ -202,11 +204,11 @@ def _remaining_cell(one: StandingRow) -> Cell:
 def _rule(one: StandingRow) -> tuple[str, str]:
     """Return a rule's text and the kind of its cell.
 
-    A limit's rule is `limit:PLAN:PERIOD`, an override's is `override:N`.
+    A limit's rule is `limit:PLAN:PERIOD`, a limit override's is `override:N`.
     """
     kind, _, more = one.rule.partition(":")
     if kind == "override":
-        return f"override {more}", ""
+        return f"limit override {more}", ""
     plan = more.rpartition(":")[0]
     return (RULES[kind], "") if kind in RULES else ("every other plan" if plan == "*" else f"plan {plan}", "id")
 
@@ -219,7 +221,7 @@ def _refusals(found: Standing) -> Table:
         for one in found.refusals
     ]  # fmt: skip
     heads = ("Metric", "Reason", "#Times", "#Quantity", "Outcome", "Last, UTC")
-    none = "Drawdown blocked no use in 24 hours, and phase 3 would have blocked none."
+    none = "Drawdown did not block any use in 24 hours, and phase 3 would not have blocked any use."
     return Table("Blocked in 24 hours", heads, rows, none, f"drawdown guard check METRIC --org {quote(found.org_id)}")
 
 
@@ -240,7 +242,11 @@ def _raw_there(org_id: str, chosen: str) -> Table:
         for name in tables.TABLES
     ]  # fmt: skip
     return Table(
-        "Tables with its rows", ("Table", "Content"), rows, "No table exists.", f"drawdown org show {typed(org_id)}"
+        "Tables with rows of this organisation",
+        ("Table", "Content"),
+        rows,
+        "No table exists.",
+        f"drawdown org show {typed(org_id)}",
     )
 
 
@@ -249,8 +255,8 @@ def _raw_rows(org_id: str, table: str, found: tables.RawRows) -> Table:
         tuple(text_cell("NULL" if cell is None else cell, wide=at > 2) for at, cell in enumerate(row))
         for row in found.rows
     ]
-    note = "Rows as stored: times in milliseconds, amounts in micro-credits. Long texts are cut, secrets skipped"
-    note += "." if found.whole else f". The last {tables.MOST_ROWS} by its index; more rows exist."
+    note = "Times are in milliseconds, and amounts in micro-credits. Drawdown cuts long texts and omits secrets"
+    note += "." if found.whole else f". This table shows the last {tables.MOST_ROWS} rows by its index."
     return Table(
         table,
         found.columns,
@@ -289,13 +295,13 @@ def acts(org: sa.Row[Any], paid: PaidFrom) -> list[Link]:
     halt = (
         act("Lift the halt", "lift", id=org.org_id)
         if org.operator_halt
-        else act("Halt by hand" if org.is_halted else "Halt", "halt", id=org.org_id)
+        else act("Halt manually" if org.is_halted else "Halt", "halt", id=org.org_id)
     )
     billing = Link("Billing", url("/console/billing", id=org.org_id))
     runs = Link("Executions", url("/console/executions", org=org.org_id, state="any"))
-    override = [act("Override limits", "org-override", org=org.org_id)]
+    override = [act("Set org override", "org-override", org=org.org_id)]
     if org.override_halted is not None or org.override_max_concurrent is not None:
-        override.append(act("End the override", "org-override", org=org.org_id, undo="yes"))
+        override.append(act("End org override", "org-override", org=org.org_id, undo="yes"))
     assign = act("Assign to another provider", "assign-remote", id=org.org_id)
     grant = [act("Give credit", "grant", id=paid.customer_id)] if paid.takes_credit else []
     return [*grant, halt, *override, assign, billing, runs]

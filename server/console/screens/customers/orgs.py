@@ -24,7 +24,7 @@ WITHIN: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Choices of a time in milliseconds within which an organisation's credit ends.
 
-The list is then sorted by that end. '' selects all organisations, sorted by id.
+The list is then sorted by this time. '' selects all organisations, sorted by id.
 """
 FILTERS: Final = ("search", "state", "provider", "plan", "within")
 """Parameters of the address that filter the list."""

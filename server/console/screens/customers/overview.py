@@ -1,7 +1,7 @@
 """Show the overview: the verdict, work for a person, and the last day's ticks.
 
 Guarantee: the verdict, its reason and its next step are exactly those of `drawdown status`. The page lists the work for
-a person, the worst first. Below this list is the work for a tick, and then the work that is due within a day.
+a person, the most urgent first. Below this list is the work for a tick, and then the work that is due within a day.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def tiles(standing: Standing, running_out: int) -> list[Tile]:
         _count("Rejected", rejected, "proven not charged", "bad", f"{PUSHES}?state=rejected"),
         _count("Stopped", stopped, "organisations, not billed until resumed", "bad", "/console/orgs?state=stopped"),
         _count("Halts due", standing.halts.due, "not acknowledged by a cell", "warn", "/console/halts?state=due"),
-        _count("Halted", standing.halted, "organisations that may run no sandbox", "bad", "/console/orgs?state=halted"),
+        _count("Halted", standing.halted, "organisations, sandboxes not allowed", "bad", "/console/orgs?state=halted"),
         _runs_out(running_out, standing.watch_ms, at_ms),
-        _count("Jobs open", jobs.open, _waits_since(jobs, at_ms), "warn", JOBS),
-        _count("Jobs failed", jobs.failed, "in the last 24 hours", "warn", JOBS),
+        _count("Open jobs", jobs.open, _waits_since(jobs, at_ms), "warn", JOBS),
+        _count("Failed jobs", jobs.failed, "in the last 24 hours", "warn", JOBS),
         _moment("Last tick", ticked, at_ms, "/console/ticks"),
         _moment("Last watch round", standing.watch_ms, at_ms),
     ]
@@ -103,7 +103,7 @@ def _runs_out(orgs: int, watch_ms: int | None, at_ms: int) -> Tile:
 
     Without a watch, the number is unknown, not zero.
     """
-    name, href = "Run out within 24 h", ENDING
+    name, href = "Out of credit within 24 h", ENDING
     if not orgs and (watch_ms is None or abs(at_ms - watch_ms) >= WATCHED_FOR_MS):
         return Tile(name, figures.UNKNOWN, "no watch runs", "", href)
     return _count(name, orgs, "by the watch's estimate", "warn", href)
@@ -174,7 +174,7 @@ MOST_CALLS: Final = 50
 class Need:
     """Work for a person, with its urgency, its object and its command.
 
-    The command shows the work, or does it.
+    The command shows or does the work.
     """
 
     tone: str
@@ -197,7 +197,7 @@ NOBODY: Final = RunningOut()
 class Around:
     """Other facts for the work list.
 
-    These facts are the reasons of waiting pushes, organisations that soon run out of credit, and requests for limit
+    These facts are the reasons why pushes wait, organisations that soon run out of credit, and requests for limit
     overrides. `pending_overrides`: the number of these requests. `pending_since_ms`: the time of the first request, in
     milliseconds.
     """
@@ -218,9 +218,9 @@ def read_around(connection: sa.Connection, now_ms: int) -> Around:
 
 
 def needs(found: Status, around: Around = NOTHING) -> list[Need]:
-    """Return all work for a person, the worst first, then other open work.
+    """Return all work for a person, the most urgent first, then other open work.
 
-    Other open work waits for a tick, or is due within a day. The reasons of the headline are in the list.
+    Other open work waits for a tick, or is due within a day. The list contains the reasons in the headline.
     """
     calls = list(calls_of(found.standing))
     waits = _waits(found.standing, around.reasons)
@@ -255,10 +255,10 @@ def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
 
 
 def _soon(around: Around, at_ms: int) -> list[Need]:
-    """Return requested overrides, and organisations with credit for under a day."""
+    """Return requested limit overrides, and organisations with credit for under a day."""
     found = []
     if around.pending_overrides:
-        words = counted(around.pending_overrides, "override")
+        words = counted(around.pending_overrides, "limit override")
         since = figures.time(around.pending_since_ms)
         what = f"{words} requested, the first at {since} ({figures.ago(around.pending_since_ms, at_ms)})"
         found.append(Need("warn", "requested", what, "drawdown override list", href="/console/limits"))
@@ -282,7 +282,7 @@ def _place(call: Call, standing: Standing) -> str:
 
 
 def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
-    """Return the open work that a tick, or the end of a pause, may do."""
+    """Return the open work that waits for a tick, or for the end of a pause."""
     found = [
         Need(
             "warn",
@@ -350,7 +350,7 @@ def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -
 def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
     """Return the reasons, or the most frequent reason and the number of others.
 
-    The second form applies if the page did not read the reasons.
+    Return the second form if the page did not read the reasons.
     """
     if named := _reasons(reasons, one.provider, ("due", "queued")):
         return f": {named}"

@@ -1,6 +1,6 @@
 """Show an organisation's usage: its credit, use by day, executions and ledger.
 
-Guarantee: the tiles equal `GET /v1/accounts/…`, and the days add up to the ledger's entries.
+Guarantee: the tiles equal the figures of `GET /v1/accounts/…`, and the sums of the days equal the ledger's entries.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ HOUR_MS: Final = DAY_MS // 24
 HOURS_BELOW_MS: Final = 3 * DAY_MS
 """Age of a wallet's first use below which the chart has a bar for each hour.
 
-Three bars of days would show too little.
+Otherwise the chart would have at most three bars.
 """
 LEAST_BARS: Final = 12
-"""Least number of bars in a chart, so that one bar is not as wide as the chart."""
+"""Minimum number of bars in a chart, so that one bar is not as wide as the chart."""
 SPLIT_DAYS: Final = 7
 """Days of samples from which the page counts the use of each sandbox and project."""
 MOST_SHARES: Final = 8
 """Sandboxes that an organisation's page names. Projects have the same limit."""
 EFFECTS: Final = {
-    "preview": "A preview calculates the credit that an execution would reserve. It changes nothing.",
+    "preview": "A preview calculates the credit that an execution would reserve. It does not change the wallet.",
     "accept": "Acceptance reserves the estimate. Available credit falls, and the balance stays.",
-    "queued": "It keeps its reservation until it ends or expires. A draw reduces the balance and the reservation.",
-    "complete": "Settlement charges the cost and frees the rest. Release and expiry free the credit that is left.",
-    "settlement": "A supplier's share is on hold, then Drawdown releases it. The customer pays nothing more.",
+    "queued": "The execution keeps its reservation until it ends. A draw reduces the balance and the reservation.",
+    "complete": "Settlement charges the cost and releases the rest. Release and expiry release the remaining credit.",
+    "settlement": "Drawdown holds the supplier's share, then releases it. The customer does not pay more.",
 }
 OUTLOOKS: Final = {
     "spent": "no credit is left",
@@ -71,7 +71,7 @@ class Step:
 
 
 HERE: Final = frozenset({None, EMBEDDED, *EXEMPT_PROVIDERS})
-"""Providers without a balance outside Drawdown; None: a provider is not assigned."""
+"""Providers without a balance outside Drawdown; None stands for an organisation without a provider."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,10 @@ def provider_balance_tiles(connection: sa.Connection, org: Any, paid: PaidFrom, 
 
 
 def _over_from_before(account: Account) -> list[Tile]:
-    """Return the tile of a wallet here that no longer pays for usage."""
+    """Return the tile of an embedded wallet that no longer pays for usage."""
     if not account.balance_micro:
         return []
-    return [
-        Tile("In a wallet here", figures.credits(account.balance_micro), "from an earlier assignment, not used now")
-    ]
+    return [Tile("Unused wallet", figures.credits(account.balance_micro), "from an earlier assignment, not used now")]
 
 
 def available(account: Account, said: str) -> Tile:
@@ -167,7 +165,7 @@ def available(account: Account, said: str) -> Tile:
 
 
 def used(by_day: list[Use], tomorrow_ms: int) -> Tile:
-    """Return the tile of the use in the last TILE_DAYS days, today included."""
+    """Return the tile of the use in the last TILE_DAYS days, including today."""
     micro = sum(one.micro for one in by_day if one.at_ms >= tomorrow_ms - TILE_DAYS * DAY_MS)
     return Tile(f"Used in {TILE_DAYS} days", figures.credits(micro), "today included")
 
@@ -224,7 +222,7 @@ def steps(found: RunSteps) -> list[Step]:
 def _shares(connection: sa.Connection, org: sa.Row[Any], now_ms: int) -> list[tuple[str, list[Share], int]]:
     """Return the usage by sandbox and by project, the largest first.
 
-    Each list ends with the number of further sandboxes or projects. It covers SPLIT_DAYS days.
+    Each list ends with the number of further sandboxes or projects. Both lists cover SPLIT_DAYS days.
     """
     found = read_shares(connection, org.org_id, int(org.floor_ms), *last_days(now_ms, SPLIT_DAYS))
     named = {by: [one for one in shares if one.group or by == "sandbox"] for by, shares in found.items()}
@@ -250,7 +248,7 @@ def ledger_days(rows: list[LedgerDay], closing_micro: int) -> list[Day]:
 def opened_day(ask: Ask) -> int | None:
     """Return the start of the day of the shown entries, in milliseconds.
 
-    None: the address does not name a day. Errors: UsageError for an invalid day.
+    Return None if the address does not name a day. Errors: UsageError for an invalid day.
     """
     text = ask.query.get("day", "")
     if not text:

@@ -34,8 +34,8 @@ OPEN: Final = ("due", "sending", "in_doubt")
 """States of a top-up that may still add credit."""
 RELATIONS: Final[Mapping[str, str]] = {
     "biller": "billed at", "shares": "shares the wallet", "pays_for_it": "pays for its executions",
-    "it_pays_for": "its executions are paid for", "pool": "pool that allots it credit", "sponsor": "sponsored it",
-    "member": "member of the pool", "supplier": "supplier, owed a share",
+    "it_pays_for": "this wallet pays for its executions", "pool": "pool that allots credit",
+    "sponsor": "sponsor", "member": "member of the pool", "supplier": "supplier, owed a share",
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def _happened(found: list[Happened], customer: str, paid: PaidFrom) -> Table:
     if not rows and paid.takes_credit:
         command = ("ledger", "grant", customer, "10")
     title = f"Billing events of the last {lists.HAPPENED_DAYS} days"
-    note = f"Charges are summed by day, for the last {lists.CHARGED_DAYS} days. The wallet has each entry."
+    note = f"Charges of the last {lists.CHARGED_DAYS} days are summed by day. The wallet shows each entry."
     return Table(title, heads, rows, none, cells.command(*command), note=note if rows else "")
 
 
@@ -276,7 +276,7 @@ def _spenders(found: list[Spender], now_ms: int) -> Table:
             f"As of {figures.time(at)} UTC, {figures.ago(at, now_ms)}{old}. Charges for usage and executions since "
             f"{figures.time(found[0].from_ms)} UTC, less credit given back. Prices of tiers are not included."
         )
-    none = "No list of high spenders exists yet. `drawdown nightly` makes one from all charges."
+    none = "No list of high spenders exists yet. `drawdown nightly` creates the list from all charges."
     return Table(f"High spenders, {wallet_lists.SPENT_DAYS} days", heads, rows, none, "drawdown ledger spenders --keep",
                  note=note)  # fmt: skip
 
@@ -314,7 +314,7 @@ def _pools(found: list[PoolRow]) -> Table:
 def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here: bool) -> Table:
     """Return the table of thresholds, with their present state and effect.
 
-    `is_here`: True if Drawdown keeps the customer's balance.
+    `is_here`: True if the embedded ledger keeps the customer's balance.
     """
     available = account.available_micro if is_here else None
     balance = available if terms.billing_provider is None or terms.read_micro is None else terms.read_micro
@@ -325,7 +325,7 @@ def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here:
          Cell(_halt_said(terms), "id", narrow=False)),
         (Cell("Low credit"), cells.credits(low), cells.credits(None if low is None else balance, narrow=False),
          _reached(low, balance),
-         Cell("Drawdown sends one message per episode" if low is not None else "no message: no level is set",
+         Cell("one message each time the credit gets low" if low is not None else "no message: no level is set",
               narrow=False)),
         (Cell("Automatic top-up"), cells.credits(terms.threshold_micro),
          cells.credits(None if terms.mode is None else available, narrow=False), state_of(terms),
@@ -337,7 +337,7 @@ def thresholds(terms: BillingTerms, account: Account, customer: str, *, is_here:
 
 def _halt_said(terms: BillingTerms) -> str:
     if terms.is_halted:
-        above = f"; it resumes above {figures.credits(terms.resume_above_micro)}" if terms.resume_above_micro else ""
+        above = f"; the halt ends above {figures.credits(terms.resume_above_micro)}" if terms.resume_above_micro else ""
         return f"{terms.halt_reason or 'its sandboxes are stopped'}{above}"
     return "hosts stop its sandboxes at this effective balance"
 
@@ -346,9 +346,9 @@ def _fill_said(terms: BillingTerms) -> str:
     if terms.mode is None:
         return "no automatic top-up"
     if terms.stopped_ms is not None or terms.mode == "stopped":
-        return "none, until a person starts it"
+        return "none, until a person starts the top-up"
     if terms.blocked_ms is not None:
-        return "none, until you resume it with another card, or grant a paid invoice"
+        return "none, until you resume the top-up with another card, or grant a paid invoice"
     return "Drawdown fills the wallet" if terms.mode == "live" else "Drawdown records the charge that it would make"
 
 
@@ -365,7 +365,7 @@ def state_of(terms: BillingTerms) -> Cell:
     if terms.stopped_ms is not None:
         return Cell("all stopped", "state", "bad")
     if terms.blocked_ms is not None:
-        return Cell("stopped itself", "state", "bad")
+        return Cell("stopped automatically", "state", "bad")
     if terms.mode == "stopped":
         return Cell("paused", "state", "warn")
     return Cell("armed" if terms.mode == "live" else "shadow: no charges", "state")
@@ -404,25 +404,25 @@ def top_up(terms: BillingTerms, customer: str, now_ms: int) -> Table:
     facts = [
         (Cell("State"), state_of(terms)),
         (Cell("Threshold, credits"), Cell(figures.exact(terms.threshold_micro))),
-        (Cell("Fill, credits"), Cell(by)),
-        (Cell("Price of a credit"), Cell(cells.format_money(terms.price_minor, terms.currency))),
+        (Cell("Amount, credits"), Cell(by)),
+        (Cell("Price per credit"), Cell(cells.format_money(terms.price_minor, terms.currency))),
         (Cell("Maximum per charge"), Cell(cells.format_money(terms.most_minor, terms.currency))),
         (
             Cell("Maximum charges"),
             Cell(f"{figures.count(terms.max_day)} a day, {figures.count(terms.max_month)} in 30 days"),
         ),
-        (Cell("Charged at"), Cell(f"{terms.service} as {terms.service_customer}", "id")),
+        (Cell("Payment service"), Cell(f"{terms.service} as {terms.service_customer}", "id")),
         (Cell("Successive declines"), Cell(figures.count(terms.declines))),
     ]
     if terms.wait_until_ms is not None and terms.wait_until_ms > now_ms:
-        facts.append((Cell("Waits after a decline until, UTC"), cells.time(terms.wait_until_ms)))
+        facts.append((Cell("Earliest next charge, UTC"), cells.time(terms.wait_until_ms)))
     if terms.blocked_ms is not None:
         why = f"{figures.time(terms.blocked_ms)}: {terms.blocked_reason}"
-        facts.append((Cell("Stopped itself, UTC"), Cell(why, "id")))
+        facts.append((Cell("Stopped automatically, UTC"), Cell(why, "id")))
     if terms.stopped_ms is not None:
         why = f"{figures.time(terms.stopped_ms)} by {terms.stopped_by}: {terms.stopped_reason}"
         facts.append((Cell("All top-ups stopped, UTC"), Cell(why, "id")))
     start = terms.mode == "stopped" or terms.blocked_ms is not None
     verb = "resume" if terms.blocked_ms is not None else "start"
-    note = "A tick asks the payment service before it resumes or starts the top-up." if start else ""
+    note = "A tick checks the payment service before it resumes or starts the top-up." if start else ""
     return Table(title, heads, facts, "", cells.command("topup", verb if start else "show", customer), note=note)

@@ -1,4 +1,4 @@
-"""Cells and links that the pages of money share."""
+"""The table cells and links that the pages for finance share."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def credits(micro: int | None, *, narrow: bool = True) -> Cell:
 def balance(micro: int | None, *, narrow: bool = True) -> Cell:
     """Return a cell with a balance.
 
-    A negative balance has a word, because some people cannot see its colour.
+    The cell marks a negative balance with a word, because some people cannot see its colour.
     """
     if micro is not None and micro < 0:
         return Cell(f"{figures.credits(micro)} owed", "number", "bad", narrow=narrow)
@@ -86,7 +86,7 @@ def format_money(minor: int | None, currency: str | None) -> str:
 
 
 def of_entry(key: str, reservation: str | None = None, lot: str | None = None, customer_id: str = "") -> str:
-    """Return the address of an entry's push, execution, top-up or lot, or ''."""
+    """Return the address of an entry's push, execution, top-up or lot; else ''."""
     if parse_push_key(key) is not None:
         return url("/console/push", key=key)
     if reservation:

@@ -1,4 +1,4 @@
-"""Show differences: estimates and vendors' bills, cells' and Drawdown's counts."""
+"""Show differences from vendors' bills and from the counts of cells."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     alerting = sum(one.verdict in ALERTING for one in differing)
     tiles = [
         Tile("Bill lines", figures.count(len(lines_of)), f"vendor, service and day, {days} days"),
-        Tile("Off", figures.count(off), BOUNDS, "bad" if off else ""),
-        Tile("Alert", figures.count(alerts), "difference on two successive days", "bad" if alerts else ""),
-        Tile("Cells' days that differ", figures.count(alerting), "organisations, by parity", "bad" if alerting else ""),
+        Tile("Drifting lines", figures.count(off), BOUNDS, "bad" if off else ""),
+        Tile("Alerts", figures.count(alerts), "difference on two successive days", "bad" if alerts else ""),
+        Tile("Differing cell days", figures.count(alerting), "organisations, by parity", "bad" if alerting else ""),
     ]
     chosen = "" if days == DAYS[0] else str(days)
     filters = [Filter("days", "Days", chosen, [(str(one), f"{one} days") for one in DAYS])]
@@ -101,7 +101,7 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
         for one in found[:MOST_DRIFT]
     ]
     heads = ("Day, UTC", "Vendor", "Service", "#Estimated", "#Billed", "Currency", "#Difference, %", "Drift", "Bill")
-    note = f"Amounts are in the vendor's currency. Last recorded for metrics and the alert: {looked}."
+    note = f"Amounts are in the vendor's currency. Last record for metrics and the alert: {looked}."
     if len(found) > MOST_DRIFT:
         note += f" This page shows the latest {MOST_DRIFT} of {len(found):,}. The CSV has all lines."
     none = "No bill and no mapping to a vendor's service exists for these days."
@@ -110,7 +110,7 @@ def _bills(found: Sequence[DriftLine], from_ms: int, looked: str) -> Table:
 
 
 def apart(one: DriftLine) -> str:
-    """Return the difference of bill and estimate in per cent of the estimate.
+    """Return the difference between bill and estimate, in per cent of the estimate.
 
     The result has one decimal, with halves rounded away from zero.
     """

@@ -1,7 +1,7 @@
 """Queue jobs for actions that call a payment service or a provider.
 
-A tick does the jobs. The actions are: resume a top-up with another card, start a top-up, and correct the differences of
-a comparison.
+A tick does the jobs. The actions resume a top-up with another card, start a top-up, and correct the differences of a
+comparison.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
         all_ = switched(connection)
         return [
             Fact("Mode", terms.mode),
-            Fact("Stopped itself", terms.blocked_reason or "no"),
+            Fact("Stopped automatically", terms.blocked_reason or "no"),
             Fact("Successive declines", figures.count(terms.declines)),
             Fact("Threshold, credits", figures.exact(terms.threshold_micro)),
             Fact("Available now", figures.exact(terms.available_micro), fixed=False),
@@ -77,15 +77,15 @@ def _topup(name: str, title: str, said: str, what: Literal["resume", "start"]) -
 RESUME: Final = _topup(
     "topup-resume",
     "Resume with another card",
-    "A tick asks the payment service whether it fills the wallet itself. If it does not, Drawdown clears the "
+    "A tick checks whether the payment service itself fills the wallet. If not, Drawdown clears the "
     "declines, and charges a low wallet once.",
     "resume",
 )
 START: Final = _topup(
     "topup-start",
     "Start top-up",
-    "A tick asks the payment service whether it fills the wallet itself. If it does not, Drawdown charges the wallet "
-    "from then on whenever it is low.",
+    "A tick checks whether the payment service itself fills the wallet. If not, Drawdown charges the wallet "
+    "from then on whenever its credit is low.",
     "start",
 )
 
@@ -93,7 +93,7 @@ START: Final = _topup(
 def _correction(doing: Doing) -> CorrectJob:
     """Return the job for the days to correct.
 
-    Errors: WrongField if the range is not of whole days that have begun.
+    Errors: WrongField unless the range consists of whole days that have begun.
     """
     start, end = doing.time("from"), doing.time("to")
     if start is not None and start > doing.by.now_ms:
@@ -110,7 +110,7 @@ def _correction(doing: Doing) -> CorrectJob:
 def _there(connection: sa.Connection, doing: Doing) -> CorrectJob:
     """Return the job if its organisation and provider exist.
 
-    Errors: those of `_correction`; UnknownId.
+    Errors: the errors of `_correction`; UnknownId.
     """
     asked = _correction(doing)
     if asked.org_id:
@@ -137,7 +137,7 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
     short = sum(one.ours_qty - one.theirs_qty for one in apart if one.verdict == "short")
     over = sum(one.theirs_qty - one.ours_qty for one in apart if one.verdict == "over")
     return [
-        Fact("Different lines, last comparison", f"{len(apart):,}{more}"),
+        Fact("Differing lines, last comparison", f"{len(apart):,}{more}"),
         Fact("Missing at providers, base units", f"{short:,}{more}"),
         Fact("Excess at providers, base units", f"{over:,}{more}"),
         _queued(connection, asked),
@@ -147,7 +147,7 @@ def _apart(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
     """Return the stored lines of the last comparison. The tick compares again."""
     found = transact(lambda c: _compared_days(c, _there(c, doing)), rollback=True)
-    note = "The tick compares again, and looks up each push that differs then at its provider."
+    note = "The tick repeats the comparison, and looks up each differing push at its provider."
     first = f" This table shows the first {len(found)} lines." if len(found) >= reconciliations.MOST_DIFFERING else ""
     command = cells.command(*_correction(doing).command())
     return [
@@ -166,8 +166,8 @@ CORRECT: Final = Action(
     "reconcile-correct",
     "Correct differences",
     (
-        Field("org", "Organisation", hint="All if left empty.", optional=True),
-        Field("provider", "Provider", hint="All if left empty.", optional=True),
+        Field("org", "Organisation", hint="All organisations if left empty.", optional=True),
+        Field("provider", "Provider", hint="All providers if left empty.", optional=True),
         Field(
             "from", "First day", "time", "UTC, such as 2026-01-31; recently settled days if left empty.", optional=True
         ),

@@ -1,4 +1,4 @@
-"""Show the last comparisons with providers' totals, differences first."""
+"""Show the last comparisons with providers' totals, with differences first."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
               "No day matches the filter.", kept, following, first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
     if not compared:  # one table replaces four empty ones
-        none = "No comparison exists yet. A comparison asks the providers."
+        none = "No comparison exists yet. A comparison reads the providers' totals."
         tables = [
             Table("Differences", HEADS, [], none, "drawdown reconcile"),
             *([told] if told.rows else []),

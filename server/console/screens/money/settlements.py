@@ -1,6 +1,6 @@
 """Show the credit of suppliers: their settlements and payouts.
 
-The actions are freezes, reversals and payouts.
+The actions freeze suppliers and settlements, reverse settlements, and release payouts.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from drawdown.worker.settlements.lists import (
 PATH: Final = "/console/settlements"
 STATES: Final[tuple[str, ...]] = get_args(Standing)
 SAID: Final = {
-    "hold": "until its time ends", "eligible": "in the next payout", "frozen": "held back by a person",
+    "hold": "until its time ends", "eligible": "in the next payout", "frozen": "frozen by a person",
     "released": "released for payment", "reversed": "no longer owed",
 }  # fmt: skip
 COLUMNS: Final = (
     "execution", "org_id", "project", "supplier", "state", "payout", "settled_at", "held_until", "charged", "share_ppm",
     "owed", "clawed_back",
 )  # fmt: skip
-OF_ALL: Final = "The filter does not narrow this table: a payout covers all that a supplier is owed."
+OF_ALL: Final = "The filter does not apply to this table, because a payout covers all settlements of a supplier."
 MOST_SUPPLIERS: Final = 25
 """Suppliers that a page shows."""
 MOST_PAYOUTS: Final = 20
@@ -147,7 +147,7 @@ def _suppliers(found: Sequence[Account], payouts: Mapping[str, NextPayout], besi
              "#Payout minimum")  # fmt: skip
     notes = [f"This table shows the first {MOST_SUPPLIERS} suppliers by name."] if len(found) == MOST_SUPPLIERS else []
     notes += [OF_ALL] if beside else []
-    none = "No supplier exists yet. An execution that names one owes it a share."
+    none = "No supplier exists yet. If an execution names a supplier, you owe the supplier a share."
     command = "drawdown supplier list" if rows else "drawdown supplier set render-farm --share 70 --new"
     return Table("By supplier", heads, rows, none, command, note=" ".join(notes))
 
@@ -194,7 +194,7 @@ def settlements_table(found: Sequence[Settlement], command: str, following: str,
     none = (
         "No settlement matches the filter."
         if narrowed
-        else "No settlement exists yet. A settled execution that names a supplier makes one."
+        else "No settlement exists yet. A settled execution that names a supplier creates a settlement."
     )
     return Table("Settlements, the newest first", heads, rows, none, command, following, first=first)
 
@@ -213,7 +213,7 @@ def _payouts(found: Sequence[Payout], supplier: str) -> Table:
         )
         for one in found
     ]
-    heads = ("Supplier", "Month", "#Released", "#Clawed back", "#To pay", "#Lines", "Made, UTC", "Actor")
+    heads = ("Supplier", "Month", "#Released", "#Clawed back", "#To pay", "#Lines", "Created, UTC", "Actor")
     none = "No payout exists yet."
     options = ("--supplier", supplier) if supplier else ()
     command = cells.command("settlement", "payouts", *options)

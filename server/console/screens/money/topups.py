@@ -161,7 +161,7 @@ RESOLVE: Final = Action(
     "Record outcome of a top-up",
     (
         Field("topup", "Top-up"),
-        Field("became", "It was", "choice", choices=BECAME),
+        Field("became", "Outcome", "choice", choices=BECAME),
         Field("payment", "Payment", hint="Payment's id at the payment service, if it was paid.", optional=True),
         Field("evidence", "Evidence", hint="Evidence of the outcome, kept for good."),
     ),

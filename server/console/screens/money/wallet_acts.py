@@ -1,4 +1,4 @@
-"""The action that gives credit to a wallet."""
+"""The console's action that gives credit to a wallet."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     if found.after is not None:
         following = url(PATH, **query, after=found.after.customer_id, at=found.after.balance_micro)
     options = [word for name, value in query.items() for word in (f"--{name}", value)]
-    none = "No wallet matches the filter." if query else "No wallet exists yet. The first grant makes one."
+    none = "No wallet matches the filter." if query else "No wallet exists yet. The first grant creates a wallet."
     heads = ("Customer", "#Balance", "#Reserved", "#Available", "Plan", "Top-up")
     listed = cells.command("ledger", "wallets", *options)
     of_wallets = Table(
@@ -114,7 +114,7 @@ def topped_up(one: WalletLine) -> Cell:
     if one.mode is None:
         return Cell("none", narrow=False)
     if one.blocked_reason is not None:
-        return Cell("stopped itself", "state", "bad", narrow=False)
+        return Cell("stopped automatically", "state", "bad", narrow=False)
     if one.mode == "stopped":
         return Cell("paused", "state", "warn", narrow=False)
     return Cell(f"{one.mode}, at {figures.credits(one.threshold_micro)}", narrow=False)
@@ -231,7 +231,7 @@ def whose(paid: PaidFrom) -> str:
 
 
 def nothing_here(paid: PaidFrom) -> Tile:
-    """Return the tile of an unknown credit, which shows a dash, not zero."""
+    """Return the tile of an unknown balance, which shows a dash, not zero."""
     return Tile("Available", figures.UNKNOWN, whose(paid))
 
 
@@ -315,7 +315,7 @@ def entries_table(
     `path` and `query`: the address of the first page. `after`: the entry before this page.
     """
     heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "Actor")
-    none = "No entry of this wallet exists yet. A grant or the first charge makes one."
+    none = "No entry of this wallet exists yet. A grant or the first charge creates an entry."
     if found.booked_micro is None:  # the balance after entries of other pages is unknown
         heads = tuple(head for head in heads if head != "#Balance")
         rows = [_entry(one, customer_id) for one in found.entries]
@@ -368,7 +368,9 @@ def lots_table(view: LotsView, customer_id: str) -> Table:
     heads = ("Order", "Lot", "#Given", "#Left", "#Used", "#Expired or taken", "Expires, UTC", "Features")
     note = f"Order of use: {view.order}."
     if view.owed_micro:
-        note += f" No lot paid for {figures.credits(view.owed_micro)} of the used credits yet. The next lot does."
+        note += (
+            f" No lot paid for {figures.credits(view.owed_micro)} of the used credits yet. The next lot pays for them."
+        )
     if view.back_micro:
         note += f" Later use draws first on {figures.credits(view.back_micro)} credits that were given back."
     if len(view.lots) > MOST_LOTS:

@@ -22,7 +22,7 @@ from drawdown.worker.usage.backfills import BackfillRow, Diff, diff, list_backfi
 
 PATH: Final = "/console/backfills"
 TOO_MANY: Final = (
-    "The backfill is too large to compare on this page: `drawdown backfill show` shows what closing would bill."
+    "The backfill is too large to compare on this page. To see its charges on close, run `drawdown backfill show`."
 )
 MOST_LISTED: Final = 100
 """Latest backfills on the page. Find older backfills by organisation."""
@@ -58,7 +58,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         else "drawdown backfill open june --org acme --from 2026-06-01 --to 2026-07-01"
     )
     note = f"This table shows the latest {MOST_LISTED:,} backfills." if len(rows) == MOST_LISTED else ""
-    tiles = [Tile("Open", figures.count(going.count), since, "warn" if going.count else "")]
+    tiles = [Tile("Open backfills", figures.count(going.count), since, "warn" if going.count else "")]
     filters = (Filter("org", "Organisation", org),)
     table = Table("Backfills, the latest first", heads, rows, none, command, note=note)
     return to_context(PageContent(PATH, [table], tiles=tiles, filters=filters, query={"org": org} if org else {}))
@@ -117,7 +117,7 @@ def _usage_table(would: Diff) -> Table:
         for one in would.lines
     ]
     heads = ("Feature or type", "Provider", "#Events", "#Quantity", "#Windows", "#Credits", "Outcome")
-    none = "Closing it would bill no new usage."
+    none = "Closing the backfill would not bill new usage."
     command = f"drawdown backfill close {typed(would.backfill.backfill, '--hash', would.hash)}"
     return Table("Charges on close", heads, rows, none, command)
 

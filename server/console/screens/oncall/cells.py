@@ -26,13 +26,13 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     unknown, owing = [one for one in found if one.url is None], [one for one in found if one.halts_due]
     tiles = [
         Tile("Cells", figures.count(len(found)), "known from hosts or added by a person"),
-        Tile("Running sandboxes", figures.count(sum(one.running for one in found)), "on all of them"),
-        Tile("Without a URL", figures.count(len(unknown)), "no halt can be sent", "warn" if unknown else ""),
+        Tile("Running sandboxes", figures.count(sum(one.running for one in found)), "on all cells"),
+        Tile("Cells without a URL", figures.count(len(unknown)), "no halt can be sent", "warn" if unknown else ""),
         Tile("Unacknowledged halts", figures.count(len(owing)), "cells with a due halt", "warn" if owing else ""),
     ]
     heads = ("Cell", "URL", "#Running", "#Halts due", "Oldest due, UTC", "#Attempts", "Error")
-    none = "No cell exists yet. Hosts report theirs with their sandboxes, and you set the URL of each."
-    note = "Each machine has a setting for the URLs that it may call: run `drawdown cell list` there."
+    none = "No cell exists yet. Hosts report their cell with their sandboxes. You set the URL of each cell."
+    note = "A machine calls only URLs that DRAWDOWN_CELL_ORIGINS allows. To see them, run `drawdown cell list` there."
     command = "drawdown cell list" if found else "drawdown cell set cell-1 https://cell-1.internal:8443"
     table = Table("Cells", heads, [_row(one) for one in found], none, command, note=note)
     return to_context(PageContent(PATH, [table], tiles=tiles, acts=[SET]))

@@ -1,4 +1,4 @@
-"""Cells of tables with links to an organisation, a push or a cell's halts."""
+"""The table cells that link to an organisation, a push or a cell's halts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def push(key: str, text: str = "", *, narrow: bool = True) -> Cell:
 
 
 def cell(cell_id: str, *, narrow: bool = True) -> Cell:
-    """Return a cell that links to the halts of a cell."""
+    """Return a table cell that links to the halts of a cell."""
     return Cell(cell_id, "id", narrow=narrow, href=url("/console/halts", state="any", cell=cell_id))
 
 
@@ -58,7 +58,7 @@ def time(ms: int | None, *, narrow: bool = True) -> Cell:
 
 
 def answer_cell(halted_ms: int, acked_ms: int | None) -> Cell:
-    """Return the response of a cell to a halt, and its delay."""
+    """Return a cell's response to a halt, and the delay of that response."""
     if acked_ms is None:
         return Cell("due", "state", TONES["due"])
     return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"after {figures.lasting(acked_ms - halted_ms)}")

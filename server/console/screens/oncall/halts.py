@@ -56,7 +56,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     tables = [_ignored(ignored), listed] if ignored and not ask.query.get("after") else [listed]
     since = "none due" if due.since_ms is None else f"since {figures.time(due.since_ms)}"
     tiles = [
-        Tile("Due", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
+        Tile("Due halts", figures.count(due.due), since, "warn" if due.due else "", url(PATH, state="due")),
         Tile(
             "Cells without acknowledgement",
             figures.count(due.cells),
@@ -121,7 +121,7 @@ def _ignored(found: list[Ignored]) -> Table:
     return Table("Ignored halts: stop the sandboxes on their hosts", heads, rows, "", "ops/runbooks/cell-gone.md")
 
 
-ORGS: Final = Field("id", "Organisations", hint="One on each line.", many=True)
+ORGS: Final = Field("id", "Organisations", hint="Organisation ids, one on each line.", many=True)
 
 
 def _orgs(doing: Doing) -> list[str]:
@@ -200,7 +200,7 @@ HALT: Final = Action(
     _stopped,
     lambda doing: ["org", "halt", *_orgs(doing)],
     _go_on,
-    "The halt is in force until you lift it, whatever the provider's verdict.",
+    "The halt stays in force until you lift it, regardless of the provider's verdict.",
     size=_size,
     tell=_preview,
 )

@@ -55,7 +55,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     page = PageContent(
         PATH,
         [Table("Jobs, the latest first", heads, rows, none, command, following, first=first)],
-        tiles=[Tile("Open", figures.count(waiting), "queued or running", "warn" if waiting else "")],
+        tiles=[Tile("Open jobs", figures.count(waiting), "queued or running", "warn" if waiting else "")],
         acts=[act("Queue a replay", "replay")],
         query={} if before is None else {"before": before},
         note=SAID,
@@ -130,13 +130,13 @@ def _preview(transact: Transact, context: Context, doing: Doing) -> Sequence[Tab
         found = rehearse(transact, context.within(TRIED_MS), made, doing.by)
     except DatabaseBusy as error:
         none = (
-            f"The dry run could not end in time ({error}). You can still queue the replay, and the command shows its "
-            "effect."
+            f"The dry run could not end in time ({error}). You can still queue the replay. To see its effect, run the "
+            "command."
         )
         return [_range(made, command, ""), Table("Windows to seal", ("Window",), [], none, command)]
     short = ""
     if found.unfinished:
-        short = "The replay is too large for a page, so the table shows its first part. The command shows all of it."
+        short = "The replay is too large for a page, so the table shows a part. The command shows the whole replay."
     return [
         _range(made, command, short),
         _pushes_table(found, command),
@@ -171,8 +171,8 @@ def _pushes_table(found: Replayed, command: str) -> Table:
     all_ = f"In total {pushes}, {counted(found.quantity, 'unit')}" if found.pushes else ""
     more = f". The first {MOST_LISTED} of {len(found.totals):,} sums" if len(found.totals) > MOST_LISTED else ""
     stopped = "".join(f" Drawdown skipped {bad.org_id}: {bad.reason}." for bad in found.stopped[:MOST_LISTED])
-    still = f" Of earlier seals, {found.to_settle}." if found.to_settle else ""
-    none = f"{'No more usage to seal' if still else 'No more usage is owed there'}.{still}{stopped}"
+    still = f" From earlier seals, {found.to_settle}." if found.to_settle else ""
+    none = f"{'No more usage to seal' if still else 'No more usage is owed in this range'}.{still}{stopped}"
     return Table("Windows to seal", heads, rows, none, command, note=f"{all_}{more}.{still}{stopped}" if all_ else "")
 
 
@@ -194,11 +194,11 @@ ORDER: Final = Action(
     "replay",
     "Queue a replay",
     (
-        Field("id", "Organisations", hint="One on each line.", optional=True, many=True),
-        Field("provider", "Provider of the organisations", hint="Its name.", optional=True),
+        Field("id", "Organisations", hint="Organisation ids, one on each line.", optional=True, many=True),
+        Field("provider", "Provider of the organisations", hint="Provider's name.", optional=True),
         Field("all", "All organisations", "choice", choices=ALL),
         Field("from", "From", "time", "UTC, such as 2026-01-31, 2026-01-31T10:00 or -2d."),
-        Field("to", "To", "time", "The same."),
+        Field("to", "To", "time", "Time in the same format, after the start."),
     ),
     _job,
     _standing,
@@ -210,7 +210,7 @@ ORDER: Final = Action(
 ACTIONS: Final = (ORDER,)
 
 
-AT_ONCE: Final = "Use the form of the organisation's tab Assignment, which works at once"
+AT_ONCE: Final = "Use the form on the organisation's Assignment tab, which takes effect immediately"
 QUEUED: Final = "queued. The next tick does or begins the job"
 
 
@@ -314,7 +314,7 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
         (Cell("Pending, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
         (Cell("Before the start, not billed"), *_amounts(found.before_start_s, found.before_start_units)),
     ]
-    note = f"The tick looks up the customer. If the customer does not exist, the job fails and changes nothing.{said}"
+    note = f"The tick looks up the customer. If the customer does not exist, the job fails without changes.{said}"
     return [Table("Usage", ("Usage", "#Seconds", "#Units"), rows, "", "drawdown job list", note=note)]
 
 
@@ -345,7 +345,7 @@ ASSIGN: Final = Action(
             optional=True,
         ),
         FROM,
-        Field("halts", "Assign even if it halts at once for lack of credit", "choice", choices=YES),
+        Field("halts", "Assign even if the organisation then halts for lack of credit", "choice", choices=YES),
     ),
     _assign,
     _billed,

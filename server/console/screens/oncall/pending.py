@@ -1,4 +1,4 @@
-"""Show pending usage by reason, by organisation, and without a feature.
+"""Show pending usage by reason and by organisation, and usage without a feature.
 
 It also shows quarantined samples. Each reason has its fix, such as to assign an organisation, map a feature, or correct
 a sample's time.
@@ -92,8 +92,8 @@ def _tiles(reasons: list[PendingUsage], held: Mapping[str, int], beside: Beside)
         tile("Seconds pending", seconds, "of sandboxes, not billed yet"),
         tile("Units pending", units, "of event types, not billed yet"),
         tile("Quarantined", samples, f"samples that cannot be billed; {beside.late:,} too late, below a floor"),
-        tile("To be sealed again", beside.dirty_windows, "windows, by the next tick"),
-        tile("Dated ahead", beside.dated_ahead, "samples, billed when their time comes"),
+        tile("Windows to seal again", beside.dirty_windows, "by the next tick"),
+        tile("Future samples", beside.dated_ahead, "samples, billed when their time comes"),
     ]
 
 
@@ -150,7 +150,7 @@ def _orgs(found: PendingPage, reason: str, query: Mapping[str, str], after: str)
 def _fixes(one: PendingOrg) -> tuple[Link, ...]:
     """Return the action to assign the organisation.
 
-    There is none if its usage lacks a feature.
+    Return no action if the organisation's usage lacks a feature.
     """
     return () if REASONS[one.reason].lacks_mapping else (act("Assign", "assign", id=one.org_id),)
 
@@ -181,7 +181,7 @@ def _unmapped(sizes: list[UnmappedSize], events: list[UnmappedEvent]) -> Table:
         for one in events
     ]  # fmt: skip
     heads = ("Size or type", "#Seconds or units", "#Samples", "#Organisations", "Fix")
-    none = "No usage lacks a feature: each size and event type in use has one."
+    none = "Each memory size and event type in use has a feature."
     return Table("Usage without a feature", heads, rows, none, "drawdown feature list")
 
 
@@ -221,7 +221,7 @@ BILLERS: Final = ((EMBEDDED, "the embedded ledger"), ("none", "no provider"), ("
 For another biller, a tick looks up the customer (`jobs`).
 """
 YES: Final = (("no", "no"), ("yes", "yes"))
-FROM: Final = Field("from", "From", "time", "Window boundary; the next if left empty.", optional=True)
+FROM: Final = Field("from", "From", "time", "Window boundary; the next boundary if left empty.", optional=True)
 MOST_FACTS: Final = 20
 """Organisations, sizes or samples that a dry run names."""
 
@@ -256,7 +256,7 @@ def _named_orgs(doing: Doing) -> list[str]:
 def _biller(connection: sa.Connection, org: str) -> str | None:
     """Return the organisation's present biller.
 
-    None if it has no biller, or is not registered yet.
+    Return None if the organisation has no biller, or is not registered yet.
     """
     if not ids.is_known(connection, ids.ORG, org):
         return None
@@ -275,7 +275,7 @@ def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
     names, provider, customer = _named_orgs(doing), doing.values["provider"], doing.maybe("customer")
     if customer is not None and len(names) != 1:
-        raise WrongField("customer", f"a customer is for a single organisation, not for {len(names):,}")
+        raise WrongField("customer", f"specify one organisation with a customer, not {len(names):,}")
     halts, new = doing.values["halts"] == "yes", doing.values["new"] == "yes"
     options = FlipOptions(provider, start_of_window(doing), allow_halt=halts, new=new)
     try:
@@ -342,7 +342,7 @@ def _fix(connection: sa.Connection, doing: Doing) -> ActionResult:
     good = [one for one in done if one.new_id is not None]
     if not good:
         raise Refused(
-            f"cannot fix a sample: {done[0].why_not if done else 'the filter does not match a sample'}. Choose "
+            f"cannot correct the samples: {done[0].why_not if done else 'no sample matches the filter'}. Choose "
             "different samples"
         )
     seconds = sum(one.interval_s for one in good)
@@ -363,9 +363,11 @@ def _sample_options(doing: Doing) -> list[str]:
 
 
 SAMPLES: Final = (
-    Field("id", "Samples", hint="Ids, one on each line, instead of the filters below.", optional=True, many=True),
-    Field("org", "All of an organisation", optional=True),
-    Field("why", "All samples quarantined for this reason", optional=True),
+    Field(
+        "id", "Samples", hint="Sample ids, one on each line, in place of the filters below.", optional=True, many=True
+    ),
+    Field("org", "Organisation of the samples", optional=True),
+    Field("why", "Quarantine reason of the samples", optional=True),
     Field("expect", "Expected count", "number", "The action fails if the count differs.", optional=True),
 )
 NEW: Final = Field("new", "Allow a new name", "choice", choices=YES)
@@ -374,7 +376,7 @@ ASSIGN: Final = Action(
     "assign",
     "Assign",
     (
-        Field("id", "Organisations", hint="One on each line.", many=True),
+        Field("id", "Organisations", hint="Organisation ids, one on each line.", many=True),
         Field(
             "provider",
             "Billed by",
@@ -385,12 +387,12 @@ ASSIGN: Final = Action(
         Field(
             "customer",
             "Customer at the provider",
-            hint="Unchanged if left empty, or the organisation's id.",
+            hint="Unchanged if left empty; for a first assignment, the organisation's id.",
             optional=True,
         ),
         FROM,
         NEW,
-        Field("halts", "Assign even if it halts at once for lack of credit", "choice", choices=YES),
+        Field("halts", "Assign even if the organisation then halts for lack of credit", "choice", choices=YES),
     ),
     _assign,
     _billed,
@@ -404,12 +406,12 @@ ASSIGN: Final = Action(
 MEND: Final = Action(
     "sample-repair",
     "Correct samples",
-    (*SAMPLES, Field("as", "Read their times as", "choice", choices=[(one, one) for one in fixing.AS])),
+    (*SAMPLES, Field("as", "Time format", "choice", choices=[(one, one) for one in fixing.AS])),
     _fix,
     _quarantine_facts,
     lambda doing: ["sample", "repair", *_sample_options(doing), "--as", doing.values["as"]],
     lambda _doing: PLACE,
-    "For samples with only a wrong time. Drawdown adds a copy with its own id, and never changes the sample.",
+    "Use this if only the time is wrong. Drawdown adds a corrected copy with a new id, and keeps the sample.",
     size=_many,
 )
 DISMISS: Final = Action(
@@ -420,7 +422,7 @@ DISMISS: Final = Action(
     _quarantine_facts,
     lambda doing: ["sample", "dismiss", *_sample_options(doing)],
     lambda _doing: PLACE,
-    "Drawdown never bills them, and no longer counts them as quarantined.",
+    "Drawdown never bills dismissed samples, and no longer counts them as quarantined.",
     role="admin",
     size=_many,
 )

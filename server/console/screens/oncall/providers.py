@@ -37,10 +37,15 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     since = "since it was sealed" if oldest is None else f"sealed {figures.time(oldest)}"
     tiles = [
         Tile("Providers", figures.count(len(found)), "with present or past assignments"),
-        Tile("Paused", figures.count(len(paused)), "no sends until a person resumes them", "warn" if paused else ""),
-        Tile("Open pushes", figures.count(waiting), "at all of them", "warn" if waiting else ""),
-        Tile("In doubt or rejected", figures.count(grave), "of these", "bad" if grave else ""),
-        Tile("Oldest open", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
+        Tile(
+            "Paused providers",
+            figures.count(len(paused)),
+            "no sends until a person resumes them",
+            "warn" if paused else "",
+        ),
+        Tile("Open pushes", figures.count(waiting), "at all providers", "warn" if waiting else ""),
+        Tile("In doubt or rejected", figures.count(grave), "of the open pushes", "bad" if grave else ""),
+        Tile("Oldest open push", figures.lasting(None if oldest is None else ask.now_ms - oldest), since),
     ]
     states = _states(found, wait_sums(connection), ask.now_ms)
     tables = [states, _sends(found), _circuits(found, ask.now_ms), _terms(found)]
@@ -117,7 +122,7 @@ def _sends(found: list[ProviderLine]) -> Table:
         if one.calls is not None or one.reads is not None
     ]
     heads = ("Provider", "#Sends", "#Not accepted", "#95th percentile, ms", "#Customer reads", "#Failed reads")
-    none = "No push was sent in the last 24 hours, and no customer was read."
+    none = "Drawdown did not send a push or read a customer in the last 24 hours."
     note = f"Sends: the latest {MOST_SENDS:,} within 24 hours. Reads: all that Drawdown counted."
     return Table("Calls", heads, rows, none, "drawdown status", note=note)
 
@@ -137,9 +142,9 @@ def _circuits(found: list[ProviderLine], now_ms: int) -> Table:
     ]
     heads = ("Provider", "Circuit", "#Successive failures", "First, UTC", "Last, UTC", "Last response, UTC")
     note = (
-        f"After {OPEN_AFTER} successive batches without a response, a process sends nothing for "
+        f"After {OPEN_AFTER} successive batches without a response, a process stops sending for "
         f"{OPEN_FOR_MS // SECOND_MS} s, then tries once. Each process has its own circuit in memory. This table "
-        "derives the circuits from recorded sends. It has no circuits of reads."
+        "derives the circuits from recorded sends. It does not show circuits of reads."
     )
     return Table("Circuits", heads, rows, "No push was sent in the last 24 hours.", "drawdown status", note=note)
 

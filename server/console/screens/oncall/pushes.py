@@ -1,7 +1,7 @@
-"""Show open pushes, other pushes by the same filter, and one push.
+"""Show open pushes, other pushes that match the filter, and one push.
 
 The page of a push leads from its samples to the provider's response, the ledger's entry, the next verdict and the
-notified cells. A person acts on pushes by their keys, or on all pushes of a filter by confirming the shown count.
+notified cells. A person acts on pushes by their keys, or on all pushes of a filter after they confirm the shown count.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         [_row(one) for one in found.lines],
         "No push matches the filter."
         if query
-        else "No push is open, because every push is settled. Sealed usage makes new pushes.",
+        else "No push is open, because every push is settled. Sealed usage creates new pushes.",
         _command(query),
         next="" if found.next_after is None else url(PATH, **query, after=found.next_after),
         note=" ".join(filter(None, (_order(chosen), CUT if found.is_cut else ""))),
@@ -142,7 +142,7 @@ def _order(chosen: PushFilter) -> str:
 def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
     """Return the actions on all pushes of the filter, with their count.
 
-    A filter with more than a state and a provider has no actions, because the commands do not have it.
+    A filter by more than state and provider has no actions, because the commands do not support such a filter.
     """
     if chosen.feature or chosen.org or chosen.why or chosen.from_ms is not None or chosen.to_ms is not None:
         return []
@@ -293,7 +293,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _heading(push: PushColumns) -> str:
     """Return the heading of a push: organisation, feature, window and revision.
 
-    A first revision is left out.
+    The heading omits the first revision.
     """
     which = f", revision {push.revision}" if push.revision else ""
     return f"{push.org_id}, {push.feature}, {figures.time(push.window_ms)}{which}"
@@ -321,7 +321,7 @@ def _sentence(found: ExplainedPush) -> str:
     if sent.key != push.key:
         text = f"Push {push.key}. {text}"
     if push.by_hand:
-        text += " A person billed it at the provider by hand."
+        text += " A person billed this push at the provider."
     if push.last_error:
         text += f" Last error: {push.last_error}"
     return text
@@ -425,7 +425,7 @@ def _attempts(found: ExplainedPush) -> Table:
     if push.lookups:
         answer = "no response yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
         at = figures.time(push.looked_up_ms)
-        note = f"Drawdown looked it up at {push.provider} {_times(push.lookups)}. Last response at {at}: {answer}."
+        note = f"Looked up at {push.provider} {_times(push.lookups)}. Last response at {at}: {answer}."
     heads = ("Number", "Started, UTC", "#Longest, ms", "Answer", "Message")
     none = "No attempt exists yet. The next tick sends due pushes."
     return Table("Attempts and responses", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note)
@@ -490,8 +490,8 @@ def _entries(found: ExplainedPush, chain: PushChain) -> Table:
     ]
     heads = ("Booked, UTC", "Kind", "From", "To", "#Credits", "Entry")
     none = (
-        "No entry exists: the provider has not accepted the push." if found.push.state != "accepted"
-        else f"No entry exists here: {found.push.provider} keeps this customer's balance."
+        "No entry exists, because the provider has not accepted the push." if found.push.state != "accepted"
+        else f"No entry exists here, because {found.push.provider} keeps this customer's balance."
     )  # fmt: skip
     return Table("Ledger entries", heads, rows, none, f"drawdown ledger show {typed(customer)}")
 
@@ -525,7 +525,7 @@ def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
         for one in chain.told
     ]
     heads = ("Halted, UTC", "Cell", "Answer", "#Attempts", "Error")
-    none = "No cell received a halt: none ran its sandboxes."
+    none = "No cell received a halt, because no cell ran sandboxes of this organisation."
     table = Table("Notified cells", heads, rows, none, f"drawdown org show {typed(found.push.org_id)}")
     return [table] if any(one.is_halted for one in chain.verdicts) else []
 
@@ -535,7 +535,13 @@ def _choosing(states: Sequence[str]) -> tuple[Field, ...]:
     words = [("", "by key"), *((one, f"all {one.replace('_', ' ')}") for one in states)]
     seen = "The action fails if the count differs."
     return (
-        Field("keys", "Pushes", hint="Keys, one on each line, instead of the filters below.", optional=True, many=True),
+        Field(
+            "keys",
+            "Pushes",
+            hint="Push keys, one on each line, in place of the filters below.",
+            optional=True,
+            many=True,
+        ),
         Field("state", "State", "choice", choices=words, optional=True, unless="keys"),
         Field("org", "Organisation", optional=True, unless="keys"),
         Field("provider", "Provider", optional=True, unless="keys"),
@@ -555,7 +561,7 @@ def _chosen_by_form(doing: Doing, expect: int | None = None) -> Chosen:
 def _find(connection: sa.Connection, doing: Doing, states: Sequence[str]) -> list[str]:
     found = _chosen_by_form(doing, doing.number("expect")).find(connection, states)
     if not found:
-        raise Refused("the keys or filters do not match a push. Change them")
+        raise Refused("no push matches the keys or filters. Change the keys or filters")
     return found
 
 
@@ -665,7 +671,7 @@ RESOLVE: Final = Action(
             "Outcome at the provider",
             "choice",
             choices=[
-                ("", "choose one"), ("accepted", "has it: accepted"), ("absent", "does not have it: void it"),
+                ("", "choose one"), ("accepted", "charged: accept the push"), ("absent", "not charged: void the push"),
             ],
         ),
         EVIDENCE,
@@ -687,9 +693,9 @@ VOID: Final = Action(
         EVIDENCE,
         Field(
             "although",
-            "Accepted push",
+            "Accepted pushes",
             "choice",
-            "For a push that the provider lost or refunded. If the provider supports lookups, use the command.",
+            "Use yes only if the provider lost or refunded the push. If it supports lookups, run the command instead.",
             choices=[("no", "not among them"), ("yes", "may be among them")],
         ),
     ),
@@ -700,8 +706,8 @@ VOID: Final = Action(
         "--evidence", evidence_of(doing),
     ],
     _place,
-    "For pushes that their provider did not charge, lost or refunded. Their usage is owed again under the next "
-    "revision.",
+    "Void pushes that their provider did not charge, lost or refunded. Drawdown bills their usage again, under the "
+    "next revision.",
     size=_worth,
 )  # fmt: skip
 ACTIONS: Final = (RETRY, RESOLVE, VOID)

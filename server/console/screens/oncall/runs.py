@@ -44,7 +44,7 @@ execution, its draws are usage. Read `settled_by` before you add up draws or usa
 """
 STATES: Final = (*runs.STATES, "any")
 OLDER: Final[Mapping[str, int]] = {"": 0, "1h": HOUR_MS, "6h": 6 * HOUR_MS, "24h": DAY_MS, "7d": 7 * DAY_MS}
-"""Least time since acceptance, in milliseconds. '' selects all executions."""
+"""Minimum time since acceptance, in milliseconds. '' selects all executions."""
 PHASE_WORDS: Final = {"": "any", "waiting": "no draw yet", "drawing": "drawing", "over": "expired, not released"}
 
 

@@ -75,7 +75,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 def _hour(at_ms: int, ticks: list[TickDone]) -> tuple[Cell, ...]:
     """Return the row of an hour: the sums of its ticks, and the worst result.
 
-    If results differ, it has the number of ticks with the worst result.
+    If results differ, the row has the number of ticks with the worst result.
     """
     ends = Counter(_ended(one) for one in ticks)
     worst = min(ends, key=lambda one: (TONES.index(one.tone), one.text))
@@ -112,12 +112,12 @@ def _tiles(found: list[TickDone], now_ms: int) -> list[Tile]:
     slow = figures.count(took[len(took) * 95 // 100]) if took else figures.UNKNOWN
     needy, left = (sum(one.exit_status == status for one in found) for status in (1, 75))
     began = found[0].started_ms if found else None
-    of = f"of these {len(found):,}"
+    of = f"of {len(found):,} ticks"
     return [
         Tile("Last tick", figures.ago(began, now_ms), figures.time(began)),
-        Tile("95th percentile, ms", slow, of),
-        Tile("Left work", figures.count(left), of, "warn" if left else ""),
-        Tile("Needed a person", figures.count(needy), of, "bad" if needy else ""),
+        Tile("Duration, 95th percentile, ms", slow, of),
+        Tile("Ticks with work left", figures.count(left), of, "warn" if left else ""),
+        Tile("Ticks that need a person", figures.count(needy), of, "bad" if needy else ""),
     ]
 
 
@@ -190,7 +190,9 @@ def _accepted(one: TickDone) -> Table:
     at = one.report.get("accepted_at")
     counts = sorted(at.items()) if isinstance(at, Mapping) else []
     rows = [(Cell(name, "id"), cells_of.number(int(count))) for name, count in counts]
-    return Table("Accepted, by provider", ("Provider", "#Pushes"), rows, "The tick sent nothing.", "drawdown push list")
+    return Table(
+        "Accepted, by provider", ("Provider", "#Pushes"), rows, "The tick did not send a push.", "drawdown push list"
+    )
 
 
 def _left_table(one: TickDone) -> Table:

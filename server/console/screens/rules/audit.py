@@ -2,8 +2,8 @@
 
 Each change has its actor, target, reason and channel.
 
-Guarantee: the figures equal `drawdown audit list`. Each request compares each shown row with the hash of the row before
-it. `drawdown verify` proves the whole chain.
+Guarantee: the figures equal those of `drawdown audit list`. Each request checks each shown row against the hash of the
+row before. `drawdown verify` proves the whole chain.
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ def _tiles(
             "bad" if broken else "",
         ),
         Tile(
-            "Whole chain proven",
+            "Last full chain proof",
             hour or day,
             f"{day}, {figures.ago(proven, now_ms)}" if proven else "drawdown verify",
             "" if proven else "warn",
         ),
-        Tile("Newest hash", short(chain.hash), "a copy elsewhere reveals a replaced record"),
+        Tile("Newest hash", short(chain.hash), "copy it elsewhere to detect a replaced log"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Cells that several pages of rules and proof share."""
+"""The table cells that several pages of rules and proof share."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def org(org_id: str, *, tab: str = "", wide: bool = False) -> Cell:
 
 
 def part(ppm: int | None) -> str:
-    """Return a part in per cent, with one decimal.
+    """Return a share in per cent, with one decimal.
 
-    A part above 0 and below 0.1 % is `<0.1 %`, so that a rare event is not zero. `ppm`: parts per million.
+    A share above 0 and below 0.1 % is `<0.1 %`, so that a rare event is not zero. `ppm`: the share in parts per
+    million.
     """
     if ppm is None:
         return figures.UNKNOWN

@@ -100,7 +100,7 @@ def _tiles(found: Sources, quarantined: Mapping[str, int]) -> list[Tile]:
     full = any(count >= MOST_SEEN for count in quarantined.values())
     return [
         Tile("Events in 24 hours", figures.count(of_day), more or "by time of receipt"),
-        Tile("Sources and types", figures.count(len(found.rows)), "of these"),
+        Tile("Sources and types", figures.count(len(found.rows)), "of these events"),
         Tile("Quarantined", figures.count(held), f"{'or more, ' if full else ''}not billed", "warn" if held else ""),
         Tile(
             "In conflict",
@@ -167,7 +167,7 @@ def _invalid(connection: sa.Connection, ask: Ask) -> Table:
         for one in invalid_items(connection, since, PAGE_INVALID)
     ]  # fmt: skip
     heads = ("Key", "Reason", "Kind", "#Items", "First, UTC", "Last, UTC", "Example", "Source or cell")
-    none = "Programs sent no invalid item in 24 hours."
+    none = "Programs did not send an invalid item in 24 hours."
     return Table("Invalid in 24 hours, by key and reason", heads, rows, none, "drawdown event invalid")
 
 
@@ -188,7 +188,7 @@ def _conflicts(connection: sa.Connection, ask: Ask, query: Mapping[str, object])
         )
     heads = ("Seen, UTC", "Kept event", "Sender", "Different content", "State")
     next_ = url(PATH, **{**query, "conflict": found.next_before}) if found.next_before else ""
-    none = "No conflict exists. An event conflicts if it comes again under its id with different content."
+    none = "No conflict exists. An event conflicts if it arrives again with the same id and different content."
     first = url(PATH, **query) if ask.place("conflict") else ""
     command = "drawdown sample quarantined --why id_conflict"
     return Table("Conflicts", heads, rows, none, command, next_, first=first)
@@ -284,11 +284,11 @@ def _acts(event: EventRow) -> tuple[Link, ...]:
 
 def _explain_state(event: EventRow) -> str:
     if event.withdrawn is not None:
-        return f"Withdrawn: {event.withdrawn}. The next tick gives back its charge."
+        return f"Withdrawn: {event.withdrawn}. The next tick refunds the event's charge."
     return (
         ""
         if event.feature
-        else "No feature is mapped to its type. To bill it, map the type with `drawdown feature map-event`."
+        else "No feature is mapped to the event's type. To bill it, map the type with `drawdown feature map-event`."
     )
 
 
@@ -305,7 +305,7 @@ def _facts(event: EventRow, command: str) -> Table:
         ("Subject", text_cell(event.subject)),
         ("Plan", text_cell(event.plan_key)),
         ("Properties", text_cell(event.properties)),
-        ("Sample that bills it", text_cell(event.sample_id)),
+        ("Billed sample", text_cell(event.sample_id)),
     )
     return Table("Event data", ("Field", "Value"), [(Cell(name), cell) for name, cell in pairs], "", command)
 
@@ -319,7 +319,7 @@ def _pushes(event: EventRow, found: Became) -> Table:
     ]  # fmt: skip
     heads = ("Push", "#Revision", "Provider", "#Sealed", "State")
     note = f"Each push covers all use of the feature in the window of {figures.time(found.window_ms)} UTC."
-    none = "No push exists yet: its window is not sealed, or no provider bills it."
+    none = "No push exists yet, because the event's window is not sealed, or no provider bills the event."
     return Table(
         "Pushes",
         heads,
@@ -337,7 +337,7 @@ def _entries(found: Became) -> Table:
         for one in found.entries
     ]  # fmt: skip
     heads = ("Used, UTC", "Entry", "Wallet", "#Amount")
-    none = "No entry exists: the event waits for its push, or is billed elsewhere."
+    none = "No entry exists, because the event waits for its push, or is billed elsewhere."
     customer = found.entries[0].customer_id if found.entries else "CUSTOMER"
     return Table("Ledger entries", heads, rows, none, f"drawdown ledger show {typed(customer)}")
 

@@ -22,15 +22,15 @@ from drawdown.worker.access.keys import KeyRow, page_of_keys
 PATH: Final = "/console/keys"
 PAGE_KEYS: Final = 100
 SOON_MS: Final = 14 * DAY_MS
-"""Time before a key's end within which the page warns of it."""
+"""Time before a key's expiry from which the page warns of the expiry."""
 
 
 def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     after = ask.text("after")
     found = page_of_keys(connection, ask.now_ms, after=after, most=PAGE_KEYS)
     rows = [_row(one, ask.now_ms) for one in found.keys]
-    heads = ("Key", "Actions", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Made by", "Reason")
-    none = "No key exists yet. The command, or the button above, creates one and shows it once."
+    heads = ("Key", "Actions", "Scopes", "Bound to", "State", "Last used, UTC", "Until, UTC", "Created by", "Reason")
+    none = "No key exists yet. The command, or the button above, creates a key and shows it once."
     command = (
         "drawdown key list" if rows else "drawdown key create shop --scope events:write --reason 'the shop sends usage'"
     )
@@ -63,7 +63,7 @@ def _row(one: KeyRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _acts(one: KeyRow) -> Cell:
-    """Return the actions on a name as a whole, at the key that stays valid."""
+    """Return the actions on all keys of a name, for the row of its valid key."""
     if one.state in ("rotated", "ended"):
         return Cell("")
     return Cell("", links=(act("Rotate", "key-rotate", "admin", name=one.name), act("End", "key-end", name=one.name)))

@@ -2,8 +2,8 @@
 
 The page lists the limit overrides that are requested, and those in force.
 
-Guarantee: the figures equal `drawdown override list`, `guard list`, `guard report` and `limit list`. If there are more
-checks than one read counts, the page shows the start of the counted time. The actions on limit overrides and on phases
+Guarantee: the figures equal those of `drawdown override list`, `guard list`, `guard report` and `limit list`. If one
+read cannot count all checks, the page shows the start of the counted time. The actions on limit overrides and on phases
 of metrics are in this module.
 """
 
@@ -114,7 +114,7 @@ def _requests_table(connection: sa.Connection, ask: Ask, metric: str, query: Map
         "Reason",
         "Requested, UTC",
     )
-    none = "No request is open. Programs and people can request more than their plan allows."
+    none = "No request is open. Programs and people can request a limit above their plan."
     return Table(
         "Requests to approve",
         heads,
@@ -183,7 +183,7 @@ def _override(one: OverrideRow, now_ms: int) -> tuple[Cell, ...]:
 
 
 def _words(one: OverrideRow) -> Cell:
-    """Return a cell with the possible decisions about an override."""
+    """Return a cell with the possible decisions about a limit override."""
     words = (("approve", "Approve"), ("refuse", "Refuse")) if one.state == "asked" else (("end", "End"),)
     links = (act(text, f"override-{word}", number=one.number) for word, text in words)
     return Cell("", links=tuple(links))
@@ -205,16 +205,16 @@ def _rates(blocks: BlocksPage, query: Mapping[str, object], first: str) -> Table
     heads = ("Metric", "Phase", *(f"#Blocked in {WORDS[span]}" for span in SPANS))
     none = "No metric exists yet. The command creates one, and `drawdown limit set` sets a limit."
     cut = [rate for one in blocks.metrics for rate in one.rates if not rate.whole]
-    note = f"Of a metric with more checks, the newest {guard_blocks.MOST_COUNTED:,} count." if cut else ""
+    note = f"For a metric with more checks, only the newest {guard_blocks.MOST_COUNTED:,} count." if cut else ""
     next_ = url(PATH, **{**query, "after": blocks.next_after}) if blocks.next_after else ""
     command = "drawdown guard list" if rows else "drawdown guard set idea.create --phase 1 --new"
     return Table("Block rates", heads, rows, none, command, next_, note, first=first)
 
 
 def _rate(rate: BlockRate) -> str:
-    """Return the part of blocked checks, and the number of checks.
+    """Return the share of blocked checks, and the number of checks.
 
-    If it does not cover the whole span, it states since when.
+    If the checks do not cover the whole span, the text states their start.
     """
     since = "" if rate.whole else f" since {figures.time(rate.since_ms)}"
     return f"{part(rate.blocked_ppm)} of {rate.requests:,}{since}" if rate.requests else figures.UNKNOWN
@@ -232,7 +232,8 @@ def _phases(blocks: BlocksPage) -> Table:
     heads = ("Metric", "Actions", "Phase now", "#In phase 2", "#In phase 3", "#Organisations", "#Bought credit")
     none = "No metric exists yet. Its phase sets the effect of a reached limit: silence, a warning or a block."
     note = (
-        "Blocks that each phase would have caused in 7 days. Phase 2 blocks those who never bought credit, phase 3 all."
+        "Blocks that each phase would have caused in 7 days. Phase 2 blocks organisations that never bought credit. "
+        "Phase 3 blocks all organisations."
     )
     return Table(
         "Phases and their block rates",
@@ -261,7 +262,7 @@ def _most(blocks: BlocksPage, span: str) -> Table:
         for one in blocks.most_blocked
     ]  # fmt: skip
     heads = ("Organisation", "Metric", "#Blocked", "#In phase 3", "Last, UTC", "Bought credit")
-    none = "No organisation was blocked in this time, and phase 3 would have blocked none."
+    none = "Drawdown did not block any organisation in this time, and phase 3 would not have blocked any."
     return Table(f"Blocked most in {WORDS[span]}", heads, rows, none, "drawdown guard report METRIC")
 
 
@@ -296,8 +297,8 @@ def _listed(command: str, metric: str) -> str:
 MOST_OVERRIDES: Final = 200
 """Limit overrides that a dry run reads."""
 METRIC: Final = Field("metric", "Metric")
-AMOUNT: Final = Field("amount", "Amount", hint="Base units; none for no limit.")
-PER: Final = Field("per", "Per", "choice", choices=[(one, one) for one in reversed(PERIODS)])
+AMOUNT: Final = Field("amount", "Amount", hint="Number of base units, or none for unlimited.")
+PER: Final = Field("per", "Period", "choice", choices=[(one, one) for one in reversed(PERIODS)])
 PHASE_CHOICES: Final = [
     ("0", "0: silent"),
     ("1", "1: warn"),
@@ -328,7 +329,7 @@ def _terms_said(one: OverrideRow | Terms) -> str:
 
 
 def _numbers_in_force(connection: sa.Connection, metric: str, target: str, now_ms: int) -> str:
-    """Return the numbers and amounts of a target's overrides in force."""
+    """Return the numbers and amounts of a target's limit overrides in force."""
     found = guard_overrides.list_overrides(connection, metric, now_ms, MOST_OVERRIDES, state="in_force")
     return ", ".join(f"{one.number} ({_format_amount(one.amount)})" for one in found if one.target == target) or "none"
 
@@ -337,7 +338,7 @@ def _plans(connection: sa.Connection, metric: str, period: str) -> list[Fact]:
     """Return the limits of all plans for a metric and a period, as one fact."""
     found = [one for one in list_limits(connection, metric, MOST_LIMITS) if one.period == period]
     said = ", ".join(f"{one.plan}: {_format_amount(one.amount)}" for one in found)
-    return [Fact(f"Limits of plans, per {period}", said or "none set, so none is allowed")]
+    return [Fact(f"Limits of plans, per {period}", said or "no limit set, so use is not allowed")]
 
 
 def _to_limits(doing: Doing) -> str:
@@ -345,7 +346,7 @@ def _to_limits(doing: Doing) -> str:
 
 
 def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
-    """Return the size of an override: its use in one period, at the metric's price.
+    """Return a limit override's size: its use in one period, at the metric's price.
 
     Without an amount, or for several organisations, it is unbounded.
     """
@@ -402,20 +403,24 @@ MAKE: Final = Action(
         AMOUNT,
         Field(
             "reach",
-            "For",
+            "Target",
             "choice",
-            choices=[("org", "an organisation"), ("pattern", "all whose ids begin alike: acme-*"), ("plan", "a plan")],
+            choices=[
+                ("org", "an organisation"),
+                ("pattern", "organisations with an id pattern, such as acme-*"),
+                ("plan", "a plan"),
+            ],
         ),
-        Field("id", "Which"),
+        Field("id", "Id or pattern"),
         PER,
-        Field("lasts", "Lasts", "choice", choices=[("until", "until the time below"), ("for-good", "permanently")]),
+        Field("lasts", "Duration", "choice", choices=[("until", "until the time below"), ("for-good", "permanently")]),
         Field("expires", "Until", "time", "Date such as 2026-12-31, or +7d; at most 90 days ahead.", optional=True),
     ),
     _make,
     _making,
     _make_command,
     _to_limits,
-    "It replaces the plan's limit from now on. A limit override of an organisation has precedence, then that of a "
+    "The limit override replaces the plan's limit immediately. One for an organisation has precedence, then one for a "
     "pattern, then that of a plan.",
     size=_made_size,
 )
@@ -428,13 +433,13 @@ def _do_set_phase(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _phase_facts(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """Return the facts of a phase: the blocks that it would have caused in 7 days."""
+    """Return the facts of a phase, with the blocks that it would cause in 7 days."""
     metric, phase = doing.text("metric"), doing.number("phase") or 0
     found = guard_terms.find(connection, metric)
     (blocks,) = guard_blocks.block_rates(connection, doing.by.now_ms, metric=metric).metrics
     orgs = counted(blocks.orgs, "organisation")
     would = f"{counted(blocks.would_in(phase), 'time')}; {blocks.paying:,} of {orgs} bought credit"
-    return [Fact("Phase", str(found.phase)), Fact("Blocks that it would have caused in 7 days", would, fixed=False)]
+    return [Fact("Phase", str(found.phase)), Fact("Blocks in this phase over 7 days", would, fixed=False)]
 
 
 PHASE: Final = Action(
@@ -445,7 +450,7 @@ PHASE: Final = Action(
     _phase_facts,
     lambda doing: ["guard", "set", doing.text("metric"), "--phase", doing.values["phase"]],
     _to_limits,
-    "The phase sets the effect of a reached limit from the next use on.",
+    "From the next use on, the phase sets the effect of a reached limit.",
     role="admin",
 )
 ACTIONS: Final = (MAKE, PHASE)

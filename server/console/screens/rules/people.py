@@ -68,16 +68,16 @@ def _tiles(page: list[UserRow]) -> list[Tile]:
     counted = {state: sum(one.state == state for one in page) for state in STATES}
     return [
         Tile("People with access", figures.count(counted["good"]), "have a password"),
-        Tile("Links open", figures.count(counted["invited"]), "each valid for one day"),
+        Tile("Open links", figures.count(counted["invited"]), "each valid for one day"),
         Tile("Expired links", figures.count(counted["locked"]), "reset to create a new link"),
-        Tile("Signed in", figures.count(sum(one.sessions for one in page)), "browsers"),
+        Tile("Open sessions", figures.count(sum(one.sessions for one in page)), "browsers"),
     ]
 
 
 def _acts(one: UserRow) -> Cell:
     if one.state == "ended":
         return Cell("")
-    words = (("Role", "role"), ("Reset", "reset"), ("End", "end"))
+    words = (("Change role", "role"), ("Reset", "reset"), ("Revoke", "end"))
     given = {"name": one.name, "role": one.role}
     return Cell("", links=tuple(act(text, f"person-{word}", "admin", **given) for text, word in words))
 
@@ -101,7 +101,11 @@ def _row(one: UserRow) -> tuple[Cell, ...]:
 NAME: Final = Field("name", "Name", hint="Name of the person as actor in the audit log.")
 ROLE: Final = Field("role", "Role", "choice", choices=[(one, one) for one in console_users.ROLES])
 LIMIT: Final = Field(
-    "limit", "Maximum grant", "credits", "Credits. Without a limit, an operator cannot grant credit.", optional=True
+    "limit",
+    "Maximum grant",
+    "credits",
+    "Credits in one grant. If left empty, an operator cannot grant credit.",
+    optional=True,
 )
 PLACE: Final = "/console/people"
 
@@ -139,7 +143,10 @@ def _end(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _person(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
-    """Return the facts of a person. The number of sessions changes on its own."""
+    """Return the facts of a person.
+
+    The number of sessions may change without an action.
+    """
     found = user_named(connection, doing.text("name"), doing.by.now_ms)
     if found is None:
         return [Fact("Person", "")]
@@ -181,13 +188,13 @@ ADD: Final = Action(
 )
 SET_ROLE: Final = Action(
     "person-role",
-    "Give another role",
+    "Change role",
     (NAME, ROLE, LIMIT),
     _role,
     _person,
     lambda doing: [*_named("role", doing), *_limited(doing)],
     lambda _doing: PLACE,
-    "The role counts from the next request. The amount here is the maximum grant. Without an amount, the person "
+    "The role takes effect with the next request. The amount is the maximum grant. Without an amount, the person "
     "cannot grant credit.",
     role="admin",
 )
@@ -206,7 +213,7 @@ RESET: Final = Action(
 )
 END: Final = Action(
     "person-end",
-    "End a person",
+    "Revoke a person's access",
     (NAME,),
     _end,
     _person,

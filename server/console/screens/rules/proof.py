@@ -1,6 +1,6 @@
 """Show the invariants, and the runs of `drawdown verify` that proved them.
 
-Guarantee: the page shows the stored results of runs. A request of the page never proves an invariant.
+Guarantee: the page shows the stored results of runs. A request for the page never runs a proof.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _tiles(held: Sequence[Invariant], runs: Last, now_ms: int) -> list[Tile]:
             "by the newest run of each" if proven or broken else "never checked. Run `drawdown verify`",
             "bad" if broken else "",
         ),
-        Tile("Broken", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
-        Tile("Rows read", figures.count(rows) if rows else figures.UNKNOWN, "by that run"),
+        Tile("Broken invariants", figures.count(broken), "their organisations are stopped", "bad" if broken else ""),
+        Tile("Rows read", figures.count(rows) if rows else figures.UNKNOWN, "by the last full proof"),
     ]
 
 
