@@ -36,9 +36,9 @@ ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="Name of t
 
 
 def only_with(context: typer.Context, option: str, *others: str) -> None:
-    """Refuse options that have no effect beside `option`.
+    """Refuse typed options that do not have an effect together with `option`.
 
-    `others`: names of parameters that have an effect beside `option`. Errors: UsageError with the refused options.
+    `others`: names of parameters that do have an effect. Errors: UsageError with the refused options.
     """
     typed = [
         param.opts[0]
@@ -62,7 +62,7 @@ Number = int | float
 
 
 def plain_numbers(command: TyperCommand | TyperGroup) -> None:
-    """Make a command read its numbers by this module, within their declared bounds."""
+    """Make a command accept only plain numbers, within their declared bounds."""
     params: Sequence[Any] = command.params  # Typer's own class, which it does not export
     for param in params:
         kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info

@@ -72,9 +72,9 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
 
 
 def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
-    """Return the secrets in `new,old` or `secret`; an empty tuple for an empty text.
+    """Return the secrets in `NEW,OLD` or `SECRET`; an empty tuple for an empty text.
 
-    The setting is the secret of cells, of webhooks or of links to /my. Errors: UsageError.
+    `setting`: the name of the setting, for the error. Errors: UsageError.
     """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
@@ -85,7 +85,8 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
 def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the secrets of cells in `cell-1=new,old;cell-2=other;*=new,old`.
 
-    The first of two is the new secret. `*`: the secret that all other cells shared before each cell had its own.
+    The first of two secrets is the new secret. `*`: the secret that all other cells shared before each cell had its own
+    secret.
     Errors: UsageError.
     """
     found: dict[str, tuple[str, ...]] = {}
@@ -144,9 +145,9 @@ class _File:
 
 
 class SecretFiles:
-    """The files of one process, shared by its threads.
+    """The files that hold settings, shared by the threads of a process.
 
-    `texts`: their content by setting. A change makes a new mapping.
+    `texts`: the content of the files by setting; a changed file replaces the whole mapping.
     """
 
     def __init__(self, paths: Mapping[str, str] | None = None, checks: Mapping[str, Check] | None = None) -> None:
@@ -170,7 +171,7 @@ class SecretFiles:
         return {file.variable: file.path for file in self._files.values()}
 
     def read_again(self) -> None:
-        """Read the files again, and note a change."""
+        """Read the files again, and replace `texts` if a file changed."""
         with self._lock:
             for file in self._files.values():
                 file.read_again()
@@ -327,17 +328,17 @@ class Settings(BaseSettings):
     """Texts of files in these settings."""
 
     def with_files(self, files: SecretFiles) -> Self:
-        """Return these settings with the content of the files."""
+        """Return a copy of these settings with the content of the files."""
         made = self.model_copy(update={name: _typed(name, text) for name, text in files.texts.items()})
         made._files, made._texts = files, files.texts
         return made
 
     def as_files_say(self) -> Self:
-        """Return these settings, or new settings if the files' content changed."""
+        """Return these settings, or a copy with the new content if a file changed."""
         return self if self._files.texts is self._texts else self.with_files(self._files)
 
     def environment(self) -> dict[str, str]:
-        """Return this process's environment, for another command on the same database."""
+        """Return an environment in which another command uses the same database."""
         if "database_url" in self._texts:
             return dict(os.environ)  # the environment names the file
         others = {name: text for name, text in os.environ.items() if name != f"{PREFIX}DATABASE_URL{SUFFIX}"}
@@ -366,7 +367,7 @@ class Settings(BaseSettings):
         return tuple(sorted({text for text in (*own, *theirs, *stores, *items, *alone) if text.strip("=")}))
 
     def latest_database_url(self) -> str:
-        """Return the database's URL with the present login."""
+        """Return the database's URL with the login that is valid now."""
         return self._files.texts.get("database_url", self.database_url)
 
     def server(self) -> ServerSettings:
@@ -405,9 +406,9 @@ class Settings(BaseSettings):
         )
 
     def of_providers(self) -> Mapping[str, str]:
-        """Return the DRAWDOWN_… variables and files, by the rest of their names.
+        """Return the values of all DRAWDOWN_… variables and files.
 
-        The rest is in lower case, such as `autumn_secret_key`.
+        Each key is the name without the prefix, in lower case, such as `autumn_secret_key`.
         """
         given = {name: text for name, text in _read_environment().items() if not name.endswith(SUFFIX.lower())}
         return {**given, **self._texts}
@@ -415,7 +416,7 @@ class Settings(BaseSettings):
     def state_folder(self) -> Path:
         """Return the folder of the local checkpoint (rule R1).
 
-        It outlives the process, and a backup of the database does not contain it.
+        The folder outlives the process, and is not a part of a backup of the database.
         """
         if self.state_dir:
             return Path(self.state_dir)
@@ -425,7 +426,7 @@ class Settings(BaseSettings):
     def cells(self) -> CellSettings:
         """Return the settings of cells.
 
-        Errors: UsageError for an invalid entry. For a secret, the error has only its position.
+        Errors: UsageError for an invalid entry. For a secret, the error names only the position of the entry.
         """
         return CellSettings(
             origins(self.cell_origins),
@@ -461,12 +462,12 @@ class Settings(BaseSettings):
         return Certificate(f"{name}_CERT_FILE", file, f"{name}_KEY_FILE", key) if file else None
 
     def require_ways_out(self) -> None:
-        """Check the files and proxies of outgoing calls before a call. Errors: UsageError."""
+        """Check the certificate files and the proxy for outgoing calls. Errors: UsageError."""
         for kind in KINDS_OF_CALLS:
             self.outgoing(kind).require()
 
     def objects(self) -> ObjectStore:
-        """Return the object store, from the usual AWS_… variables."""
+        """Return the settings of the object store, from the usual AWS_… variables."""
         found = {name: os.environ.get(f"AWS_{name}", "").strip() for name in OBJECT_STORE}
         return ObjectStore(
             found["ACCESS_KEY_ID"],
@@ -477,12 +478,12 @@ class Settings(BaseSettings):
         )
 
     def databases(self) -> Databases:
-        """Return the databases of queries, from DRAWDOWN_QUERY_…_URL."""
+        """Return the databases for queries of usage, from DRAWDOWN_QUERY_…_URL."""
         named = ((_QUERIED.fullmatch(name), url) for name, url in self.of_providers().items())
         return Databases({found[1]: url.strip() for found, url in named if found})
 
     def hooks(self) -> HookSettings:
-        """Return the settings of webhooks. Errors: those of `cells`."""
+        """Return the settings of webhooks. Errors: UsageError for an invalid entry."""
         return HookSettings(
             origins(self.hook_origins, "DRAWDOWN_HOOK_ORIGINS"),
             roots(self.hook_secret.get_secret_value(), "DRAWDOWN_HOOK_SECRET"),
@@ -500,7 +501,7 @@ def _password(url: str) -> str:
 
 
 def _read_environment() -> dict[str, str]:
-    """Return the DRAWDOWN_… variables that are not empty, by the rest of their names."""
+    """Return the non-empty DRAWDOWN_… variables by name, in lower case, without the prefix."""
     return {
         name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
     }
@@ -509,7 +510,8 @@ def _read_environment() -> dict[str, str]:
 def load(database_url: str | None = None) -> Settings:
     """Return the settings of this process.
 
-    A typed `database_url` has precedence. Errors: UsageError with the name of an invalid setting.
+    `database_url`: a URL that takes precedence over the environment. Errors: UsageError with the name of an invalid
+    setting.
     """
     given = _read_environment()
     if database_url is not None:
@@ -564,7 +566,7 @@ def _one_database(text: str, was: str | None) -> None:
             "the file does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME. Write the URL into it"
         ) from None
     if was is not None and url != url_of(was).set(username="", password=""):
-        raise UsageError("the file names another database. Restart the process to use that database")
+        raise UsageError("the file now has the URL of another database. Restart the process to use that database")
 
 
 def _my_secrets(text: str) -> tuple[str, ...]:
