@@ -1,8 +1,8 @@
 // Record usage events and send them in the background, or send events at once and return their results.
 //
 // Guarantee: the client makes an event once. A retry sends the same event with the same id, so that the server
-// recognises the event. The number of waiting events is bounded, and an event is never lost silently. If the server rejects an event, or
-// events are left when the client is closed, the client throws an error with their number.
+// recognises the event. The number of waiting events is bounded, and an event is never lost silently. If the server
+// rejects an event, or events are left when the client is closed, the client throws an error with their number.
 
 import { DrawdownError, Refused, Unreachable, said, shown } from "./calls.js";
 
@@ -19,7 +19,8 @@ export class BadItem extends DrawdownError {}
 /** Thrown if the queue is full, and the event was not recorded. */
 export class QueueFull extends DrawdownError {}
 /** Thrown if the server did not store some events. `count`: the number of events that were not sent, or were in a
- * refused call. `rejected`: the number of events that the server rejected. `first`: the first result of these events. */
+ * refused call. `rejected`: the number of events that the server rejected. `first`: the first result of these
+ * events. */
 export class Unsent extends DrawdownError {
   constructor(count, rejected, first) {
     const texts = first ? [first.status === "refused" ? undefined : first.code, first.message] : [];
@@ -34,7 +35,7 @@ export function eventOf(eventType, quantity, more, source, world) {
   if (typeof eventType !== "string" || !eventType)
     throw new BadItem("invalid event_type: expected a string of 1 to 200 characters");
   if (!Number.isSafeInteger(quantity) || quantity < 0 || quantity > MAX_QUANTITY)
-    throw new BadItem(`invalid quantity: expected a whole number from 0 to ${MAX_QUANTITY}. Use a smaller unit for fractions`);
+    throw new BadItem(`invalid quantity: expected a whole number from 0 to ${MAX_QUANTITY}. Use a smaller unit`);
   const { org_id, at, event_id, subject, project, plan_key, properties, ...unknown } = { ...more, source: undefined };
   const [other] = Object.keys(said(unknown));
   if (other !== undefined) throw new BadItem(`unknown field ${shown(other)} of an event. See EventMore in index.d.ts`);
@@ -164,7 +165,7 @@ export class Events {
   }
 }
 
-/** Return the results of `count` events. Errors: Unreachable if the response does not have a result for each event. */
+/** Return the results of `count` events. Errors: Unreachable if the response lacks a result for an event. */
 function results(answer, count) {
   const found = answer.results;
   if (!Array.isArray(found) || found.length !== count || found.some((one) => typeof one?.status !== "string"))
