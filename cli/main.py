@@ -64,7 +64,7 @@ def root(
             show_default="drawdown.db in the working directory",
         ),
     ] = None,
-    at: Annotated[str | None, typer.Option(help="Time that the command takes as now, for historical data")] = None,
+    at: Annotated[str | None, typer.Option(help="Time to use as the current time, for historical data")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Output as one JSON object")] = False,
     _version: Annotated[
         bool, typer.Option("--version", help="Version of the program", is_eager=True, callback=version)

@@ -45,7 +45,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Keep running": {
         "up": CommandModule("up", "Run ticks, watch, nightly checks and server as one command"),
         "tick": CommandModule("tick", "Settle all due work once and exit, for cron"),
-        "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
+        "run": CommandModule("tick", "Run a tick every five minutes, and the watch between ticks"),
         "nightly": CommandModule("nightly", "Run all checks that are due once a night"),
         "worker": CommandModule("worker", "Run a cluster worker until SIGTERM or Ctrl-C"),
         "watch": CommandModule("watch", "Halt and resume organisations within seconds"),
@@ -59,10 +59,10 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "usage": CommandModule("usage", "Show an organisation's usage and its sealed part"),
     },
     "Repair": {
-        "replay": CommandModule("replay", "Seal a past range again, and send the usage it still owes"),
+        "replay": CommandModule("replay", "Seal a past range again, and send usage that is still owed"),
         "recover": CommandModule("recover", "Continue after a restore, or after lost commits"),
     },
-    "Nouns, each with commands of its own": {
+    "Nouns, each with its own commands": {
         "org": CommandModule("orgs", "Manage organisations: billing, limits, halts"),
         "feature": CommandModule("features", "Manage features: sizes and event types that are billed"),
         "sample": CommandModule("samples", "Manage samples: find, correct, withdraw, prune"),

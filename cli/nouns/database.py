@@ -90,7 +90,7 @@ def init(
             "--roles", help="SQL of the PostgreSQL roles of hosts, readers and workers, printed without running it"
         ),
     ] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Roles created in the database, for --roles")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Creation of the roles in the database, for --roles")] = False,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Schema of `drawdown worker` included; PostgreSQL only")
     ] = False,
@@ -167,7 +167,7 @@ def verify_(
     ] = False,
     since_last: Annotated[
         bool,
-        typer.Option("--since-last", help="Windows and records since the last run only; all of them once a week"),
+        typer.Option("--since-last", help="Only windows and records since the last run; everything once a week"),
     ] = False,
     actor: Actor = None,
 ) -> None:

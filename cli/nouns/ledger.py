@@ -194,7 +194,7 @@ def spenders_(
 ) -> None:
     """Show the wallets with the most charges in 30 days.
 
-    The command reads all charges of usage and executions of that time.
+    The command reads all charges of usage and executions in that period.
     """
     app: App = context.obj
     now_ms = app.clock.now_ms()

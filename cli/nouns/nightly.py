@@ -47,8 +47,8 @@ def nightly_(context: typer.Context) -> None:
     bills. It lists overdue backfills, open work, and usage without a provider. If DRAWDOWN_CELL_ORIGINS is set, it
     also compares samples with the counts of cells.
 
-    Each check is a command of its own. All checks run, even if one of them fails. The exit status is the first of 1,
-    2, 75 and 0 with which a check ends.
+    Each check is a separate command. All checks run, even if a check fails. The exit status is the first of 1, 2, 75
+    and 0 that a check returned.
     """
     app: App = context.obj
     ended = [(line, *_run(context, line)) for line in _report(app)]

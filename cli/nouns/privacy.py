@@ -34,7 +34,7 @@ def scan(
     """Scan reports for private data.
 
     The scan looks for secrets, ids, addresses and image bytes. It also looks for the configured secrets, and for the
-    ids of the database if it exists. A finding is a place and a rule, never the value. The exit status is 1 with
+    ids of the database if it exists. A finding shows the place and the rule, not the value. The exit status is 1 with
     findings and 0 without. If a file cannot be read, the status is 2, and the scan still reads other files.
     """
     app: App = context.obj

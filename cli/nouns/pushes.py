@@ -241,7 +241,7 @@ def void_lost(
 ) -> None:
     """Void pushes that their provider accepted and lost.
 
-    If the provider supports lookups, Drawdown first looks the pushes up there.
+    If the provider supports lookups, Drawdown first looks up the pushes there.
     """
     app: App = context.obj
     by = app.by(actor, reason)

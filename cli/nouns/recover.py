@@ -76,7 +76,7 @@ def recover_(
 ) -> None:
     """Continue after a restore, or after lost commits.
 
-    First have hosts and programs send all samples and events since the backup again. Then repeat backfills, and the
+    First resend all samples and events since the backup from your hosts and programs. Then repeat backfills, and the
     changes that people made since the backup. The next ticks look up each open push, and each push of a window from
     before the loss. They then bill the usage that the provider does not have. Pushes to a provider without lookups
     become in doubt.

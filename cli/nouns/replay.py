@@ -53,7 +53,7 @@ def replay_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Seal a past range again, and send the usage it still owes.
+    """Seal a past range again, and send usage that is still owed.
 
     Drawdown does not bill usage twice. If a replay was interrupted, the same command continues it. --dry-run shows the
     pushes that the command would seal and send, with prices. It also shows why other usage is missing. With --json, the

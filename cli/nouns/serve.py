@@ -37,8 +37,8 @@ def serve_(
 ) -> None:
     """Serve the HTTP API, webhooks, console and metrics.
 
-    The server takes webhooks, answers gate, admin and cron calls, and shows health and metrics. The command ends with
-    SIGTERM or Ctrl-C.
+    The server receives webhooks, answers gate, admin and cron calls, and reports health and metrics. The command ends
+    with SIGTERM or Ctrl-C.
     """
     from drawdown.server.app import Server
     from drawdown.server.http import listen  # a third of a second, which other commands should not spend

@@ -151,8 +151,8 @@ LISTS: Final = (
     Listing(
         "guard list",
         "Metrics",
-        "List metrics with their terms and block rates. For 24 hours, 7 and 30 days, a rate shows the requests, those "
-        "that were blocked, and those that phase 3 would block.",
+        "List metrics with their terms and block rates. The rates cover the last 24 hours, 7 days and 30 days. A rate "
+        "shows the requests, the blocked requests, and the requests that phase 3 would block.",
         _metrics,
         (
             "metric", Column("price_micro", "#credits"), Column("per_units", "#per units"), Column("payer", "paid by"),

@@ -403,7 +403,7 @@ LISTS: Final = (
     Listing(
         "override list",
         "Overrides",
-        "List limit overrides. Requested limit overrides come first, then those in force, by their ends.",
+        "List limit overrides. Requested limit overrides come first, then those in force, sorted by their end.",
         _list,
         (
             Column("number", "#number"), Column("standing", "state"), "metric", "target",

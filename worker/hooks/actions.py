@@ -541,7 +541,7 @@ ACTIONS: Final = (
     Action(
         "hook rotate",
         "Rotate an endpoint's secret",
-        "Rotate an endpoint's secret and show the new secret. The old secret also signs until the overlap ends.",
+        "Rotate an endpoint's secret and show the new secret. Drawdown signs with both secrets until the overlap ends.",
         _rotate,
         lambda done: f"{done.name}: the old secret also signs until {show_time(done.old_until_ms)}",
         path="/v1/hooks/{endpoint}/rotate",
@@ -578,8 +578,8 @@ ACTIONS: Final = (
     Action(
         "hook low",
         "Set when a balance is low",
-        "Set the low balance that sends `balance.low`. It is for the organisation in --org, or for all organisations "
-        "without their own low balance.",
+        "Set the low balance that sends `balance.low`. Without --org, the low balance applies to all organisations "
+        "that do not have their own low balance.",
         _low,
         _is_low,
         path="/v1/levels",
@@ -589,7 +589,7 @@ ACTIONS: Final = (
     Action(
         "hook replay",
         "Send messages again",
-        "Resend a message, or all messages that an endpoint missed. The bytes and the id are the same as before.",
+        "Resend a message, or all messages that an endpoint missed. The message keeps its bytes and its id.",
         _replay,
         _sentence,
         path="/v1/messages/replay",

@@ -530,7 +530,7 @@ ACTIONS: Final = (
         "settlement payout",
         "Release a payout",
         "Release a supplier's eligible settlements as a payout. A supplier has at most one payout a month, which must "
-        "exceed the threshold. Drawdown does not pay the supplier. You do.",
+        "exceed the threshold. Drawdown does not pay the supplier. Pay the supplier yourself.",
         _payout,
         _payout_sentences,
         path="/v1/suppliers/{supplier}/payout",

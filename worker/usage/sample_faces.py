@@ -302,7 +302,8 @@ ACTIONS: Final = (
     Action(
         "sample dismiss",
         "Dismiss samples",
-        "Dismiss quarantined samples. Drawdown never bills them, and no longer counts them as quarantined.",
+        "Dismiss quarantined samples. Drawdown never bills dismissed samples, and no longer counts them as "
+        "quarantined.",
         _dismiss,
         _set_aside,
         path="/v1/samples/dismiss",

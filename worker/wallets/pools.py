@@ -539,8 +539,8 @@ ACTIONS: Final = (
     Action(
         "payer allow",
         "Allow a payer",
-        "Allow a wallet to pay for an organisation's executions. An execution names its payer with `execution "
-        "accept --payer`, and keeps it. A new limit counts from zero.",
+        "Allow a wallet to pay for an organisation's executions. To use the payer, pass `execution accept "
+        "--payer`. An execution keeps its payer. A new limit counts from zero.",
         _allow,
         _allowed,
         path="/v1/payers/{payer}/orgs/{org_id}/allow",
@@ -575,8 +575,8 @@ LISTS: Final = (
     Showing(
         "pool show",
         "Pool",
-        "Show a pool, its members and their allotments. The amounts of an allotment are left, due to return, used, "
-        "returned and taken back.",
+        "Show a pool, its members and their allotments. Each allotment shows the amounts that are left, due to "
+        "return, used, returned and taken back.",
         _pool,
         path="/v1/pools/{pool}",
         scope=READ,
@@ -594,7 +594,7 @@ LISTS: Final = (
     Listing(
         "payer list",
         "Payers",
-        "List payers with organisation, limit, reserves and cost.",
+        "List payers with organisation, limit and spent credit.",
         _payers,
         ("payer", Column("org_id", "org"), Column("allowed", "pays", _pays), Column("spent_micro", "#spent"),
          Column("limit_micro", "#limit"), Column("since_ms", "since"), "reason"),
