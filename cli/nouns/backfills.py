@@ -55,7 +55,10 @@ def stage(
                 counts[status] += 1
                 if status in ("invalid", "conflict") and len(wrong) < FIRST_FEW:
                     wrong.append((number, code, message))
-    said = ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items())) or "the file has no event"
+    said = (
+        ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items()))
+        or "the file does not have an event"
+    )
     wrong.sort()
     rows = [f"line {number}: {code}: {clean(message)}" for number, code, message in wrong]
     result = {

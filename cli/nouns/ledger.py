@@ -177,7 +177,7 @@ def billing_(context: typer.Context, customer: Customer) -> None:
     ]
     lines: list[str | Table] = [
         f"{customer}: paid from the wallet of {payer}; low at {_credits(terms.low_micro) or 'no level'}, topped up at "
-        f"{_credits(terms.threshold_micro) or 'none'} ({terms.mode or 'not by itself'})",
+        f"{_credits(terms.threshold_micro) or 'none'} ({terms.mode or 'not automatic'})",
         table("Payers", ("", "party", "relation", "as", "#limit", "#spent", "since", "reason"), related),
         table("Billing events", ("at", "event", "#credits", "state", "reason or key"), events),
         table("Plans and tiers", ("", "name", "#at once", "#a month", "#included", "held"), offered),

@@ -1,6 +1,6 @@
 """`drawdown nightly`: run the checks of each night, one after the other.
 
-Guarantee: each check runs, whatever the result of the others. The exit status is the worst of all checks, in the order
+Guarantee: all checks run, whatever their results. The exit status is the worst of all checks, in the order
 1, 2, 75, 0. You can run each check alone.
 """
 
@@ -30,7 +30,7 @@ LINES: Final = (
     "backfill overdue",
     "status",
 )
-"""The nightly commands. If a feature is not in use, its command succeeds at once."""
+"""The nightly commands. The command of an unused feature succeeds at once."""
 WITH_CELLS: Final = "parity check --cells"
 
 

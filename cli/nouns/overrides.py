@@ -114,7 +114,7 @@ def _add(
 def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
     """Return warnings about an override.
 
-    Limits of other periods stay in force, and a pattern may match no organisation.
+    A warning names limits of other periods, which stay in force, or a pattern that does not match an organisation.
     """
     if terms.reach == "pattern":
         plans: list[str] = []

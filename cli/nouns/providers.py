@@ -150,7 +150,7 @@ def accept(
 def _effect(name: str, effect: CutOver) -> list[str]:
     """Return lines about the time from which a provider is live.
 
-    They include the usage before that time, which is not billed.
+    The lines also show the usage before that time, which Drawdown does not bill.
     """
     if effect.live_from_ms is None:
         return []

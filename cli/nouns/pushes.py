@@ -157,10 +157,9 @@ def cancel(
 
 
 def _askable(app: App) -> Mapping[str, Capabilities]:
-    """Return the capabilities of providers that can cancel these pushes.
+    """Return the capabilities of the providers that Drawdown can ask for cancellations.
 
-    They have a key, and the settings with which the pushes were sent. With changed settings, the name of an event would
-    differ.
+    Such a provider has a key, and its settings have not changed. Changed settings would change the name of an event.
     """
     changed = app.context().changed
     ready = {name for name, provider in app.registry.providers.items() if provider.dormant is None}

@@ -104,7 +104,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
     if found.found is None:
         return [
             f"no history was lost: this is the database of the last tick (incarnation {found.number}). The command "
-            "changed no data.",
+            "did not change data.",
             "If the database was still restored, and every machine that ticked on it is gone, pass `--restored`.",
         ]
     since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
@@ -120,7 +120,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
             "provider's key can look them up. To list them, run `drawdown push list --state in_doubt`"
         )
     lines += [
-        f"{name} declares other terms on this machine than in this database, so a person decides its earlier pushes "
+        f"{name} declares other terms on this machine than in this database. A person must decide its earlier pushes "
         "unless a lookup finds exactly their charge. "
         + (
             "If the settings are wrong, correct them before you recover"

@@ -76,7 +76,7 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
 def services_of(app: App) -> Services:
     """Return the services of the server.
 
-    Each of its threads gets its own connections and providers.
+    Each thread of the server has its own connections and providers.
     """
     asking = _with_own(app, client_of(app.settings.outgoing()))
     unasked = _with_own(app, NobodyThere())

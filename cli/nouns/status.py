@@ -97,7 +97,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
 def unresolved_lines(one: Unresolved, now: int) -> list[str]:
     """Return the lines of pushes in doubt, with a command for all these pushes.
 
-    Pushes that wait for credit have a line of their own.
+    Pushes that wait for credit have a separate line.
     """
     if one.state == AWAITING_CREDIT:
         return [f"{one.size}, {one.worth}, {one.waits} for credit: {UNTIL_CREDIT}"]
@@ -112,7 +112,7 @@ def unresolved_lines(one: Unresolved, now: int) -> list[str]:
 def _by(ms: int, now: int) -> str:
     """Return a text such as `by 00:14 UTC`; '' for a past time.
 
-    It is rounded up to a minute, and has the day unless that is today.
+    The time is rounded up to a minute. The text has the day unless the day is today.
     """
     if ms <= now:
         return ""
