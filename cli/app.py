@@ -138,7 +138,10 @@ class App:
         return write(engine, noticed, rollback=rollback)
 
     def require_clock(self) -> None:
-        """Check the clock, before work that needs several transactions. Errors: ClockDoubted."""
+        """Check the clock before work that needs several transactions.
+
+        Errors: ClockDoubted.
+        """
         from drawdown.worker.engine.clock_check import require_clock
 
         if not self.clock.trusted:

@@ -60,7 +60,7 @@ MAX_WIDTH: Final = 10_000
 
 
 class Rows(Table):
-    """A table that never breaks keys, ids and times, so that you can copy or grep them.
+    """A table that never breaks keys, ids and times, so that you can copy them.
 
     Guarantee: text wraps only at spaces. Spaces that would not be visible are escaped, so that two names never look
     alike. A table may be wider than the terminal. In a pipe, a file or cron it is plain: a line for each row, two

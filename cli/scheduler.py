@@ -152,7 +152,7 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
 
 @dataclass
 class WatchLoop:
-    """A watch of one shard, whose state its rounds share."""
+    """A watch of one shard, with the state that its rounds share."""
 
     app: App
     shard: Shard

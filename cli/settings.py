@@ -462,7 +462,10 @@ class Settings(BaseSettings):
         return Certificate(f"{name}_CERT_FILE", file, f"{name}_KEY_FILE", key) if file else None
 
     def require_ways_out(self) -> None:
-        """Check the certificate files and the proxy for outgoing calls. Errors: UsageError."""
+        """Check the certificate files and the proxy of outgoing calls.
+
+        Errors: UsageError.
+        """
         for kind in KINDS_OF_CALLS:
             self.outgoing(kind).require()
 
@@ -501,7 +504,7 @@ def _password(url: str) -> str:
 
 
 def _read_environment() -> dict[str, str]:
-    """Return the non-empty DRAWDOWN_… variables by name, in lower case, without the prefix."""
+    """Return the non-empty DRAWDOWN_… variables by their name in lower case."""
     return {
         name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
     }

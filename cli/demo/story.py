@@ -1,4 +1,4 @@
-"""Define and run the demo's month: its set-up, people's acts, and the product's use.
+"""Define and run the demo's month: set-up, people's acts, and the product's use.
 
 The product has executions, events and builds every day. The month runs the samples of hosts, the acts and the ticks in
 the order of time.

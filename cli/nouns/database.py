@@ -167,7 +167,7 @@ def verify_(
     ] = False,
     since_last: Annotated[
         bool,
-        typer.Option("--since-last", help="Only windows and records since the last run; everything once a week"),
+        typer.Option("--since-last", help="Windows and records since the last run; everything once a week"),
     ] = False,
     actor: Actor = None,
 ) -> None:
@@ -248,7 +248,7 @@ def _report(found: Verification, stopped: list[str], since_last: bool) -> list[s
 
 
 def _from(found: Verification) -> list[str]:
-    """Return a line about the windows that `verify --since-last` skipped, and the reason."""
+    """Return a line about the windows that `verify --since-last` skipped."""
     begins = found.point
     if begins is None:
         return [

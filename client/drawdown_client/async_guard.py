@@ -1,4 +1,4 @@
-"""The guard for programs with an event loop, with the methods of `guard` as coroutines.
+"""The guard for programs with an event loop: the methods of `guard` as coroutines.
 
 Guarantee: if the task of a budget is cancelled, the client releases the budget before the cancellation continues.
 """

@@ -88,7 +88,7 @@ def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
 
 
 def post(path: str, order: Mapping[str, object]) -> Call:
-    """Return a POST call, whose body omits fields that are None."""
+    """Return a POST call. The body omits fields that are None."""
     given = {name: value for name, value in order.items() if value is not None}
     return Call("POST", path, json.dumps(given, allow_nan=False).encode())
 
@@ -180,7 +180,10 @@ class TryTimeout:
         self._until_s = world.monotonic_s() + try_s(settings)
 
     def __index__(self) -> int:
-        """Return the remaining seconds, rounded up. Errors: Unreachable if the time is over."""
+        """Return the remaining seconds, rounded up.
+
+        Errors: Unreachable if the time is over.
+        """
         left_s = self._until_s - self._world.monotonic_s()
         if left_s <= 0:
             raise too_slow()

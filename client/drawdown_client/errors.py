@@ -1,4 +1,4 @@
-"""The errors of the client, with a class for each reaction that a caller may choose."""
+"""The errors of the client: a class for each reaction that a caller may choose."""
 
 from __future__ import annotations
 

@@ -59,7 +59,10 @@ class LetThrough:
         return wish.metric in self._metrics and not error.too_many
 
     def ends(self, key: str) -> bool:
-        """Return True if the start of a use waits to be sent, so that its end must wait, too."""
+        """Return True if the start of a use waits to be sent.
+
+        The end of the use must then wait, too.
+        """
         return key in self._keys
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:

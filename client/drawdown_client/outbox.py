@@ -217,7 +217,7 @@ class Outbox:
             self._end()
 
     def _next(self) -> list[tuple[int, Item]]:
-        """Return the next batch, whose items are of one kind.
+        """Return the next batch, with items of one kind.
 
         The batch is empty if the client is closed and its time limit is over.
         """

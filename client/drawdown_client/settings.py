@@ -56,9 +56,9 @@ class Settings:
     `source`: the source of events without a source. `on_result`: a function that the sending thread calls once for each
     item. `spool`: the path of a file that stores items until they are acknowledged. `when_full`: "block" to wait up to
     `block_s` seconds for space before QueueFull, or "raise" for QueueFull at once. `close_s`: the longest wait in
-    seconds when the client is closed or the program ends. `fails_open`: the metrics whose uses the client allows if the
-    server does not answer. Pass the metrics that have `guard set --fail open`. For the unit of another setting, see the
-    constant of its default.
+    seconds when the client is closed or the program ends. `fails_open`: the metrics with uses that the client allows if
+    the server does not answer. Pass the metrics that have `guard set --fail open`. For the unit of another setting, see
+    the constant of its default.
 
     Errors: ValueError for a number out of range.
     """
