@@ -92,8 +92,8 @@ def overdue(
 ) -> None:
     """List backfills that are open too long or below a floor.
 
-    The command does not close or revert a backfill. The exit status is 1 if the list has a backfill. You must then
-    close or revert the backfill.
+    The command does not close or revert a backfill. The exit status is 1 if the list is not empty. Then close or
+    revert each backfill.
     """
     app: App = context.obj
     found = app.read(lambda c: backfills.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))

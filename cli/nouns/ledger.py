@@ -153,7 +153,7 @@ Customer = Annotated[str, typer.Argument(help="Customer's id; usually the organi
 def billing_(context: typer.Context, customer: Customer) -> None:
     """Show a wallet's billing terms and recent changes.
 
-    The command lists payers, thresholds, and the plans and tiers for sale.
+    The command lists payers, thresholds, and the plans and tiers that you sell.
     """
     app: App = context.obj
     now_ms = app.clock.now_ms()

@@ -49,8 +49,8 @@ def make(
 ) -> None:
     """Create a limit override, in force from now on.
 
-    The closest match has precedence: an organisation's own, then a pattern's, then a plan's. If matches are equal, the
-    newest has precedence.
+    The most specific limit override takes precedence: for an organisation, then for a pattern, then for a plan. If
+    several are equal, the newest takes precedence.
     """
     app: App = context.obj
     terms = _terms(app, metric, amount, org, plan, per, expires)

@@ -172,8 +172,8 @@ def status_(
     """Show the open work, its cause and the next command.
 
     The command shows the age and the amount of open work, and the time at which it likely ends. The exit status is 0 if
-    all work is settled, 75 if some work is late, and 1 if a person must act. The same holds for one organisation. A
-    halt does not change the exit status.
+    all work is settled, 75 if some work is late, and 1 if a person must act. For one organisation, the exit status is
+    about its work. A halt does not change the exit status.
     """
     app: App = context.obj
     now = app.clock.now_ms()

@@ -109,7 +109,7 @@ SCOPE: Final = "guard:write"
 SET: Final = Action(
     "limit set",
     "Set a limit",
-    "Set the quantity of a metric that a plan allows. The limit is in force from now on, for the current period, too.",
+    "Set the quantity of a metric that a plan allows. The limit applies immediately, and also to the current period.",
     _set,
     _sentence,
     path="/v1/metrics/{metric}/limits",

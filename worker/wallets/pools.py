@@ -297,7 +297,7 @@ PoolName = Annotated[str, ID, "Name of the pool"]
 # These have the kind ID and not ORG: an API key that is bound to an organisation must not spend the credit of others.
 Member = Annotated[str, ID, "Customer's id; usually the organisation's id"]
 PayerName = Annotated[str, ID, "Customer or pool that pays"]
-PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
+PaidOrg = Annotated[str, ID, "Organisation for which the payer pays"]
 
 
 @dataclass(frozen=True)
@@ -526,8 +526,8 @@ ACTIONS: Final = (
     Action(
         "pool allot",
         "Allot credit of a pool",
-        "Move credit from a pool into a customer's wallet. The customer uses it before all other credit. At the "
-        "end, unused credit returns to the pool. To return it sooner, use `ledger take-back LOT`.",
+        "Move credit from a pool into a customer's wallet. The customer uses this credit first. At its "
+        "expiry, unused credit returns to the pool. To return it sooner, use `ledger take-back LOT`.",
         _allot,
         _allotted,
         path="/v1/pools/{pool}/allotments",
@@ -551,7 +551,7 @@ ACTIONS: Final = (
     Action(
         "payer end",
         "End a payer",
-        "End a payer for new executions. The payer still pays for executions that were accepted.",
+        "End a payer for new executions. The payer still pays for accepted executions.",
         _end,
         _ended,
         path="/v1/payers/{payer}/orgs/{org_id}/end",
