@@ -68,7 +68,7 @@ class App:
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, emoji=False))
     http: Http = None  # type: ignore[assignment]  # __post_init__ sets it
     processes: int = 1
-    """Processes of this command.
+    """Number of processes of this command.
 
     The processes share the work of the command, and the rate limits of providers.
     """

@@ -47,7 +47,7 @@ from drawdown.worker.watch import ROUND_MS
 log = structlog.get_logger()
 
 QUICK_AT_ONCE: Final = 2
-"""Concurrent watch rounds and nightly comparisons of a worker, beside its tick."""
+"""Maximum number of concurrent watch rounds and nightly comparisons of a worker, beside its tick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class PutBack(Exception):
 
 @dataclass
 class Jobs:
-    """The work of one worker."""
+    """The jobs that one worker runs, and their state."""
 
     app: App
     terms: Terms
@@ -192,9 +192,9 @@ MAX_KEPT_HOURS: Final = 24
 The engine deletes successful jobs at once.
 """
 ACKNOWLEDGED_S: Final = 30
-"""Seconds for which a worker tries to record the end of a job, more than two heartbeats.
+"""Seconds for which a worker tries to record the end of a job, longer than two heartbeats.
 
-If the worker cannot record the end by then, it has lost its heartbeat, too. In that case it starts again, and other
+If the worker cannot record the end in this time, its heartbeat is also missing. The worker then starts again, and other
 workers take over its jobs.
 """
 RECONCILE_AT: Final = "17 2 * * *"
@@ -202,7 +202,7 @@ RECONCILE_AT: Final = "17 2 * * *"
 CATCH_UP_S: Final = 12 * 3_600
 """Seconds after which a worker no longer starts a missed nightly comparison."""
 MAX_CONNECTIONS: Final = 4
-"""Connections of a worker's engine, beside two that receive jobs."""
+"""Maximum number of connections of a worker's engine, beside two connections that receive jobs."""
 TICKS, QUICK = "ticks", "quick"
 BACK = RetryStrategy(retry_exceptions=(PutBack,))
 _MINUTE, _HOUR = 60, 3_600
@@ -368,14 +368,14 @@ async def take_over(engine: Engine) -> None:
 BEAT_S: Final = 5.0
 """Seconds between two heartbeats of a worker."""
 POLL_S: Final = 1.0
-"""Seconds between two searches for a job that waited for another job of its shard.
+"""Seconds between two searches for a job that waits for another job of its shard.
 
 The engine does not send a notification for such a job.
 """
 AGAIN_S: Final = 1.0
-"""Seconds before a worker connects again to a lost database."""
+"""Seconds before a worker reconnects to a lost database."""
 MAX_TICK_S: Final = 3_600.0
-"""Seconds that a tick of a worker may last.
+"""Maximum duration of a worker's tick, in seconds.
 
 If a tick lasts longer, it counts as hung. The process ends, and other workers take over its jobs.
 """

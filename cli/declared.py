@@ -51,7 +51,7 @@ After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the
 OfFile = Annotated[Path | None, typer.Option(help="CSV file with the organisations in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"  # in two parts, because it is not an option
 MOST_ROWS: Final = 50
-"""Rows of a table that shows the effect of an action."""
+"""Maximum number of rows of a table that shows the effect of an action."""
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 

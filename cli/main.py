@@ -32,7 +32,7 @@ EPILOG = (
 BAD_USAGE = "bad_usage"
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 SEARCH_AFTER: Final = 10_000
-"""Newly allocated objects, minus freed objects, that start a garbage collection."""
+"""Newly allocated objects, minus freed objects, after which a garbage collection starts."""
 
 app = typer.Typer(
     name="drawdown",

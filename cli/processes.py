@@ -74,7 +74,7 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 MAX_PROCESSES: Final = 32
-"""Processes of one command. Each has its own connections and providers."""
+"""Maximum number of processes of one command. Each has its own connections and providers."""
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 # A fork shares the imported modules. It is safe, because a command starts no thread before its work.

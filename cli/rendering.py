@@ -51,12 +51,12 @@ def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Ta
 
 
 BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
-"""Matches blanks that a table would drop.
+"""A pattern for spaces that a table would drop.
 
-These are the blanks at a text's ends, and all but the first of several blanks in a row.
+These are the spaces at the ends of a text, and all but the first of several successive spaces.
 """
 MAX_WIDTH: Final = 10_000
-"""Width at which a table is measured, in characters, wider than any row."""
+"""Width in characters at which the program measures a table. Each row is narrower."""
 
 
 class Rows(Table):

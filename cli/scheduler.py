@@ -186,12 +186,12 @@ class WatchLoop:
 
 COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; main()", "nightly", "--json")
 ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
-"""Exit statuses of a process that a signal ended.
+"""Exit statuses of a process that SIGTERM or SIGINT ended.
 
 When the machine stops, all processes get the signal, so the nightly process may end first.
 """
 ENDS_WITHIN_S: Final = 20.0
-"""Seconds to wait for the nightly process to end after a request."""
+"""Seconds to wait for the nightly process to end after SIGTERM."""
 
 
 @dataclass

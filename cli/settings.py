@@ -35,7 +35,7 @@ from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.hooks.hook_settings import HookSettings
 
 MAX_SECRETS: Final = 2
-"""Secrets of one cell at a time."""
+"""Maximum number of valid secrets of a cell."""
 
 
 def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]:
@@ -109,20 +109,23 @@ log = structlog.get_logger()
 
 SUFFIX: Final = "_FILE"
 MAX_BYTES: Final = 128 * 1024
-"""Bytes of a file with a setting.
+"""Maximum bytes of a file with a setting.
 
-One environment variable may hold as much on Linux.
+On Linux, an environment variable has the same limit.
 """
 
 Check = Callable[[str, str | None], object]
-"""Checks the present content of a file and, in a running process, the previous content. Errors: UsageError."""
+"""A function that checks a file's new content. In a running process, it also gets the content in use.
+
+Errors: UsageError.
+"""
 
 
 @dataclass
 class _File:
-    """One file.
+    """A file with a setting.
 
-    `text`: the content in use. `trouble`: why the file's content is not in use.
+    `text`: the content in use. `trouble`: the reason why the file's present content is not in use.
     """
 
     variable: str
@@ -235,10 +238,10 @@ _QUERIED: Final = re.compile(r"query_([a-z0-9_]+)_url")
 
 
 class Settings(BaseSettings):
-    """The settings.
+    """The settings of a process.
 
-    Each is also an environment variable: DRAWDOWN_ and its name in capitals. For a secret, the variable with _FILE has
-    the path of a file.
+    Each setting is an environment variable: the prefix DRAWDOWN_ and the name in capitals. A secret may be in a file.
+    Then the variable with the suffix _FILE has the path of the file.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore", env_ignore_empty=True)
@@ -270,13 +273,13 @@ class Settings(BaseSettings):
     cell_key_file: str = ""
     """File (PEM) with the key of the cells' client certificate; by default the certificate's file has the key."""
     cell_proxy: bool = False
-    """1: Drawdown also calls cells through HTTPS_PROXY. By default it does not."""
+    """1 to call cells through HTTPS_PROXY, too; by default, Drawdown calls cells directly."""
     provider_cert_file: str = ""
     """File (PEM) with the client certificate by which providers identify Drawdown."""
     provider_key_file: str = ""
     """File (PEM) with the key of the providers' client certificate; by default the certificate's file has the key."""
     log_level: str = "INFO"
-    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    """Lowest level of events in the log: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""
     """Folder of the local checkpoint, which detects a restored database; by default ~/.local/state/drawdown."""
 
@@ -287,9 +290,9 @@ class Settings(BaseSettings):
     cron_secret: SecretStr = SecretStr("")
     """Bearer secret of the server's /cron routes."""
     gate_unknown_org: UnknownOrg = "not_found"
-    """Answer of the gate for an unknown organisation: not_found (404), deny or allow."""
+    """Response of the gate for an unknown organisation: not_found (404), deny or allow."""
     gate_open_when_in_doubt: bool = False
-    """Open the gate if the database cannot be read, or the provider was not read yet."""
+    """1 to open the gate if the database cannot be read, or the provider was not read yet."""
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Average requests a second that the server accepts from one address."""
     trusted_proxies: str = ""
@@ -298,7 +301,7 @@ class Settings(BaseSettings):
     console_url: str = ""
     """URL of the console, without a path: https://drawdown.internal; without it, the server does not have a console."""
     console_proxy_header: str = ""
-    """Header in which a proxy names the person that it signed in: X-Forwarded-User; it needs the proxy's secret."""
+    """Header in which a proxy names the signed-in person: X-Forwarded-User; it requires the secret of the proxy."""
     console_proxy_secret: SecretStr = SecretStr("")
     """Value of X-Drawdown-Proxy-Secret that this proxy sends with each request."""
     console_oidc_issuer: str = ""
@@ -306,11 +309,11 @@ class Settings(BaseSettings):
     console_oidc_client_id: str = ""
     """Client id of this console at the issuer."""
     console_oidc_client_secret: SecretStr = SecretStr("")
-    """Secret of this console at the issuer; without it, the console proves itself by PKCE alone."""
+    """Secret of this console at the issuer; without a secret, the console authenticates by PKCE alone."""
     console_oidc_claim: str = "email"
-    """Claim that is a person's name in Drawdown: email, preferred_username, sub."""
+    """Claim with the person's name in Drawdown: email, preferred_username, sub."""
     console_oidc_unverified_email: bool = False
-    """1: accept an email without `email_verified`. Use it only for an issuer that verifies each email."""
+    """1 to accept an email without `email_verified`. Set this only if the issuer verifies each email."""
     console_oidc_label: str = ""
     """Text of the button after "Sign in with"; by default the issuer's host."""
 
@@ -325,7 +328,7 @@ class Settings(BaseSettings):
 
     _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
     _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
-    """Texts of files in these settings."""
+    """Content of the files that these settings contain."""
 
     def with_files(self, files: SecretFiles) -> Self:
         """Return a copy of these settings with the content of the files."""

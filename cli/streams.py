@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 READER_GONE: Final[tuple[int, ...]] = (errno.EPIPE, errno.EBADF)
-"""Errors of a stream that its reader closed. Drawdown does not report the lost output."""
+"""Error numbers of a stream that its reader closed. Drawdown does not report this lost output."""
 
 
 class Stdout(io.FileIO):
@@ -33,7 +33,7 @@ class Stdout(io.FileIO):
 
     lost: OSError | None = None
     told = False
-    """True if the command reported the failure."""
+    """True if the command reported the lost output."""
 
     def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override] # None: it would block
         if self.lost is None:

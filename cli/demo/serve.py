@@ -46,7 +46,7 @@ HOST: Final = "127.0.0.1"
 HOSTS_EVERY_S: Final = 60.0
 TICK_EVERY_S: Final = 300
 ENDS_WITHIN_S: Final = 20.0
-"""Seconds to wait for a tick in progress."""
+"""Seconds to wait for a running tick when the demo ends."""
 
 
 class Ended(DrawdownError):
@@ -200,7 +200,7 @@ def _open(url: str) -> None:
 
 PERSON: Final = "you"
 GRANT_LIMIT: Final = 100
-"""Credits that the demo's person may grant at once."""
+"""Credits that the demo's person may grant in one grant."""
 
 
 def let_in(app: DemoApp, root: str) -> str:

@@ -25,7 +25,7 @@ from drawdown.worker.usage.backfills import TAKEN_AT_ONCE, read_events, show_bac
 commands = of_noun("backfill", *ACTIONS, *LISTS)
 
 FIRST_FEW: Final = 20
-"""Refused lines that the result shows."""
+"""Maximum number of refused lines that the result shows."""
 WHY: Final = {"open_long": "open for too long", "below_floor": "partly below the floor, which is never billed"}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backfill")]
 

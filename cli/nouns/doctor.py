@@ -54,7 +54,7 @@ from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, 
 MIN_SECRET_CHARS: Final = 16
 """Minimum length of a secret, in characters. `doctor` reports a shorter secret."""
 MOST_CUSTOMERS: Final = 20
-"""Customers of a provider that `doctor` checks, with one call each."""
+"""Maximum number of customers of a provider that `doctor` checks, with one call each."""
 PROXY_WITHIN_S: Final = 5.0
 """Seconds to wait for the response of a proxy."""
 NO_HOST: Final = "drawdown.invalid:443"
@@ -284,9 +284,9 @@ OF_SETTINGS: Final[tuple[Callable[[App], Iterator[Finding]], ...]] = (
 
 MIN_SQLITE = (3, 39, 0)
 FEW = 3
-"""Features, organisations or keys that a line names."""
+"""Maximum number of features, organisations or keys that a line names."""
 MOST_KEYS = 10_000
-"""API keys that `doctor` checks."""
+"""Maximum number of API keys that `doctor` checks."""
 
 
 def examine(app: App) -> list[Finding]:

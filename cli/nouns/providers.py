@@ -35,7 +35,7 @@ from drawdown.worker.verdict.rates import Worth
 commands = of_noun("provider", *ACTIONS, *LISTS)
 
 MAX_WEBHOOK_BYTES: Final = 1_000_000
-"""Bytes of a webhook that a person passes on the command line."""
+"""Maximum bytes of a webhook in `provider webhook`."""
 
 
 @commands.command()

@@ -38,15 +38,15 @@ BEFORE: Final = {
         "batch take", "batch accept", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
 }  # fmt: skip
-"""Changes of people to repeat before `drawdown recover`, as commands by subject."""
+"""Changes by people to repeat before `drawdown recover`: the commands, by subject."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
     "push resolve", "push resolve-all", "push void", "push void-lost", "push cancel", "push retry",
     "provider accept", "provider bill-shadow", "topup resolve",
 )  # fmt: skip
-"""Changes of people to repeat after ticks have settled.
+"""Changes by people to repeat after `drawdown tick` has ended with 0.
 
-The objects of these changes exist again only after those ticks.
+The objects of these changes exist again only after that tick.
 """
 OF_THE_LEDGER: Final = (
     "The ledger also lost executions that were accepted or settled since, reversals and payouts. Before the next "

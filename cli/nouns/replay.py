@@ -32,7 +32,10 @@ from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, Tally, replay
 
 LISTED = 20
-"""Rows of a table for people. --json has up to 1,000 pushes, and with --dry-run all pushes."""
+"""Maximum number of rows of a table for people.
+
+--json has up to 1,000 pushes, and with --dry-run all pushes.
+"""
 
 
 def register(commands: typer.Typer) -> None:

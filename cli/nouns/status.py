@@ -153,7 +153,7 @@ def _drained(provider: Waiting, now: int) -> str:
 
 
 MOST_CELLS: Final = 5
-"""Lines about undelivered halts that `status` shows."""
+"""Maximum number of lines about undelivered halts in `drawdown status`."""
 VERDICTS: Final = {
     "settled": ("ALL SETTLED", Exit.SETTLED),
     "behind": ("BEHIND", Exit.LEFT),

@@ -25,7 +25,7 @@ from drawdown.worker.provider.vendors import Drifted, DriftLine, import_bills, r
 commands = of_noun("vendor", *vendor_faces.ACTIONS, *vendor_faces.LISTS)
 
 SHOWN: Final = 100
-"""Rows of a table for people."""
+"""Maximum number of rows of a table for people."""
 
 
 @commands.command("import")
