@@ -33,9 +33,9 @@ def ledger(
 ) -> None:
     """Print the ledger's entries in order of time.
 
-    With --org, the command prints the entries of the wallet that pays for the organisation now, and the change of the
-    wallet's balance by each entry. If entries of the range may still be added, a message names the time before which
-    the range is final. With --to, the exit status is then 75.
+    If you pass --org, the command prints the entries of the wallet that pays for the organisation now, and the change
+    of the wallet's balance by each entry. If entries of the range may still be added, a message names the time before
+    which the range is final. With --to, the exit status is then 75.
     """
     if by not in ("booked", "used"):
         raise UsageError(f"invalid --by {by!r}: expected booked or used")
