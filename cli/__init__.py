@@ -1,1 +1,1 @@
-"""The command line for people, and the composition root."""
+"""The command line, which builds all parts of the program."""

@@ -68,7 +68,7 @@ class App:
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, emoji=False))
     http: Http = None  # type: ignore[assignment]  # __post_init__ sets it
     processes: int = 1
-    """Processes of this command.
+    """Number of processes of this command.
 
     The processes share the work of the command, and the rate limits of providers.
     """
@@ -83,7 +83,7 @@ class App:
     def apart(self, processes: int | None = None) -> Self:
         """Return a copy of this invocation with its own connections and providers.
 
-        `processes`: the number of processes that share the limits of providers.
+        `processes`: the number of processes that share the rate limits of providers; None: that of this invocation.
         """
         count = self.processes if processes is None else processes
         return replace(
@@ -100,13 +100,13 @@ class App:
 
     @property
     def engine(self) -> sa.Engine:
-        """Return the database, even with another schema than this program's."""
+        """Return the database's engine, even if its schema is not this program's."""
         if self._engine is None:
             self._engine = connect(self.settings.database_url, self.settings.latest_database_url)
         return self._engine
 
     def ready(self) -> sa.Engine:
-        """Return the database if it has this program's schema.
+        """Return the database's engine if the database has this program's schema.
 
         Errors: DatabaseNotReady.
         """
@@ -119,9 +119,9 @@ class App:
     def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False) -> T:
         """Do work in one transaction.
 
-        Drawdown first checks for a restored database, so that the work is refused at once if history was lost (R1).
-        Drawdown also refuses a clock that ticks refuse (S9), but trusts a time from --at. Errors: HistoryDoubted, by
-        the work; ClockDoubted; DatabaseNotReady; those of `schema.database.write`.
+        Drawdown first checks whether the database was restored, so that work on a database with lost history is
+        refused (R1). Drawdown also refuses a clock that ticks refuse (S9), but trusts a time from --at. Errors:
+        HistoryDoubted, raised by the work; ClockDoubted; DatabaseNotReady; those of `schema.database.write`.
         """
         from drawdown.worker.engine.clock_check import require_clock
         from drawdown.worker.history.incarnation import recognise
@@ -138,16 +138,19 @@ class App:
         return write(engine, noticed, rollback=rollback)
 
     def require_clock(self) -> None:
-        """Check the clock before work in several transactions. Errors: ClockDoubted."""
+        """Check the clock before work that needs several transactions.
+
+        Errors: ClockDoubted.
+        """
         from drawdown.worker.engine.clock_check import require_clock
 
         if not self.clock.trusted:
             self.read(lambda connection: require_clock(connection, self.clock.now_ms()))
 
     def doubt(self) -> str | None:
-        """Return why the database may have lost history; None without such a doubt.
+        """Return the reason why the database may have lost history; None without a doubt.
 
-        The method only reads.
+        The method does not write.
         """
         from drawdown.worker.history.incarnation import read_doubt
 
@@ -168,7 +171,7 @@ class App:
 
     @property
     def registry(self) -> Registry:
-        """Return the providers, and why others cannot be used."""
+        """Return the usable providers, and the reason why each other provider is unusable."""
         if self._registry is None:
             self._registry = self._load()
         return self._registry
@@ -180,7 +183,7 @@ class App:
 
     @property
     def payments(self) -> PaymentServices:
-        """Return the payment services, and why others cannot be used."""
+        """Return the usable payment services, and the reason why each other is unusable."""
         if self._payments is None:
             from drawdown.providers.payments import registry as payment_registry
 
@@ -188,14 +191,14 @@ class App:
         return self._payments
 
     def read_files_again(self) -> None:
-        """Read the files of settings, and use their content."""
+        """Read the files that hold settings again, and use their content."""
         self.settings.files.read_again()
         self.renew()
 
     def renew(self) -> bool:
-        """Use the content of settings' files that this process read last.
+        """Use the content of the settings' files that this process last read.
 
-        Return True if the content changed. If a provider cannot be used with the new content, its old settings stay.
+        Return True if the content changed. If a provider is unusable with the new content, it keeps its old settings.
         """
         fresh = self.settings.as_files_say()
         if fresh is self.settings:
@@ -278,7 +281,7 @@ class App:
     def past(self, text: str, option: str) -> int:
         """Return a typed time in the past, in milliseconds.
 
-        Errors: UsageError, also for a time in the future, because its empty result would mislead.
+        Errors: UsageError, also for a time in the future, because a command would then show an empty result.
         """
         moment = self.moment(text, option)
         if moment > self.clock.now_ms():
@@ -286,66 +289,66 @@ class App:
         return moment
 
     def window(self, text: str | None, option: str) -> int | None:
-        """Return the window boundary of a typed time, in milliseconds.
+        """Return the window boundary of a typed time, in milliseconds; None for None.
 
-        Returns None without a text. `now` or a relative time means the start of the window that contains it. Errors:
-        UsageError, also for a written time that is not a window boundary.
+        `now` or a relative time means the start of the window that contains the time. Errors: UsageError, also for
+        an absolute time that is not a window boundary.
         """
         return None if text is None else parse_window(text, option, self.clock.now_ms())
 
     def by(self, actor: str | None, reason: str | None) -> By:
-        """Return the actor and the reason of a change.
+        """Return the actor, reason, channel and time of a change.
 
-        The channel records the use of `--at`, because the change then has that time.
+        With `--at`, the change has the time of that option, and the channel is `cli --at`.
         """
         via = "cli --at" if isinstance(self.clock, FixedClock) else "cli"
         return By(self.clock.now_ms(), actor or default_actor(), reason or "not given", via)
 
 
 def worker_name() -> str:
-    """Return a name that differs from every other worker's, even on this machine.
+    """Return a worker's name, unique even among the workers of this machine.
 
-    A claim stores this name.
+    A claim stores the name.
     """
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
 
 
 def new_key() -> str:
-    """Return a random idempotency key for an action without a key.
+    """Return a random idempotency key, for a command without --key.
 
-    So Drawdown does the action again if a person repeats the command.
+    If a person repeats the command, it has another key, so Drawdown does the action again.
     """
     return os.urandom(8).hex()
 
 
 def new_api_key() -> str:
-    """Return an API key: its prefix and 256 random bits."""
+    """Return a new API key: the prefix of keys and 256 random bits."""
     from drawdown.worker.access import keys as api_keys
 
     return api_keys.PREFIX + secrets.token_urlsafe(32)
 
 
 def new_link() -> str:
-    """Return 256 random bits for the path of a link."""
+    """Return 256 random bits as text, for the secret part of a link."""
     return secrets.token_urlsafe(32)
 
 
 def default_actor() -> str:
-    """Return the operating system's user."""
+    """Return the user of the operating system who runs the command."""
     return os.environ.get("USER") or f"uid {os.getuid()}"
 
 
 def client_of(outgoing: Outgoing | None) -> HttpClient:
-    """Return an HTTP client with these settings of outgoing calls."""
+    """Return an HTTP client that follows the settings of outgoing calls."""
     from drawdown.providers.http.client import Dialer, HttpClient
 
     return HttpClient(dialer=Dialer(outgoing=outgoing))
 
 
 class LateHttp:
-    """Calls to providers, issuers of sign-ins, and others.
+    """An HTTP client for providers, payment services and issuers of sign-ins.
 
-    The client is built at the first call.
+    It is built at the first call.
     """
 
     def __init__(self, outgoing: Outgoing | None = None) -> None:
@@ -364,7 +367,10 @@ class LateHttp:
 
 
 class LateCells:
-    """Halts to cells, and reads of cells. The clients are built at the first call."""
+    """The clients that send halts to cells and read usage from cells.
+
+    Each client is built at its first call.
+    """
 
     def __init__(self, settings: CellSettings, clock: Clock) -> None:
         self._settings = settings
@@ -390,7 +396,7 @@ class LateCells:
 
 
 class LateHooks:
-    """Messages to your product. The client is built at the first message."""
+    """The client that sends webhooks to your product, built at the first message."""
 
     def __init__(self, settings: HookSettings, clock: Clock) -> None:
         self._settings = settings

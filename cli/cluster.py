@@ -47,7 +47,7 @@ from drawdown.worker.watch import ROUND_MS
 log = structlog.get_logger()
 
 QUICK_AT_ONCE: Final = 2
-"""Concurrent watch rounds and nightly comparisons of a worker, beside its tick."""
+"""Maximum number of concurrent watch rounds and nightly comparisons of a worker, beside its tick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,12 @@ class Ticking:
 
 
 class PutBack(Exception):
-    """An error: the job is not complete. The engine queues it again for a worker."""
+    """Raised if a job is not complete. The engine then queues the job again."""
 
 
 @dataclass
 class Jobs:
-    """The work of one worker."""
+    """The jobs that one worker runs, and their state."""
 
     app: App
     terms: Terms
@@ -83,8 +83,8 @@ class Jobs:
     def tick(self, shard: str) -> None:
         """Run one tick of a shard `i/n`.
 
-        The tick also runs if the workers agreed on another n, because a dropped shard would wait for another tick.
-        Overlapping shards are safe.
+        The tick also runs if the workers have since agreed on another n. Otherwise the organisations of the shard
+        would wait for another tick. Overlapping shards are safe.
         """
         with self._one_of(self._ticks) as app:
             options = scheduler.Options(
@@ -99,14 +99,14 @@ class Jobs:
     def watch(self, shard: str) -> None:
         """Run one round of the watch for a shard.
 
-        The next round of this worker reuses the memory of this round, which only saves time.
+        The next round of this worker reuses the state of this round in memory, which only saves time.
         """
         with self._one_of(self._quick) as app:
             kept = self._watches.setdefault(shard, WatchLoop(app, parse_shard(shard), self.stopping))
             self._do(f"watch {shard}", replace(kept, app=app).round)
 
     def reconcile(self) -> None:
-        """Compare and correct as the nightly `drawdown reconcile --correct`."""
+        """Run the nightly comparison, as `drawdown reconcile --correct` does."""
         with self._one_of(self._quick) as app:
             by = By(app.clock.now_ms(), "drawdown worker", "nightly", "cli")
             self._do("reconcile", lambda: compare(app, ReconcileScope(correct=True, recent=True), by))
@@ -130,7 +130,7 @@ class Jobs:
             log.warning("worker_not_told", error=str(error))
 
     def end(self, error: DrawdownError) -> None:
-        """End this worker with an error."""
+        """Stop this worker, which then ends with the first such error."""
         self.ended_by = self.ended_by or error
         self.stopping.end()
 
@@ -202,14 +202,14 @@ RECONCILE_AT: Final = "17 2 * * *"
 CATCH_UP_S: Final = 12 * 3_600
 """Seconds after which a worker no longer starts a missed nightly comparison."""
 MAX_CONNECTIONS: Final = 4
-"""Connections of a worker's engine, beside two that receive jobs."""
+"""Maximum number of connections of a worker's engine, beside two connections that receive jobs."""
 TICKS, QUICK = "ticks", "quick"
 BACK = RetryStrategy(retry_exceptions=(PutBack,))
 _MINUTE, _HOUR = 60, 3_600
 
 
 class Connector(PsycopgConnector):
-    """A connector that repeats the note of a job's outcome after a lost connection.
+    """A connector that records a job's outcome again after a lost connection.
 
     If a job goes back to the queue while a newer job of its shard waits, the newer job replaces it.
     """
@@ -257,9 +257,9 @@ def _is_gone(error: BaseException) -> bool:
 
 
 def connector(latest_url: Callable[[], str]) -> Connector:
-    """Return the engine's connections.
+    """Return the connector of the engine.
 
-    Each connection uses the login that is valid when it opens.
+    Each connection uses the login that is valid when the connection opens.
     """
 
     async def conninfo() -> str:
@@ -283,7 +283,7 @@ async def _go_there(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 def cron(every_s: int) -> str:
-    """Return the engine's schedule for a period in seconds.
+    """Return the cron expression of the engine for a period in seconds.
 
     Errors: UsageError unless the period divides a minute or an hour.
     """
@@ -301,7 +301,7 @@ def cron(every_s: int) -> str:
 
 
 def ticking(work: Jobs, made: Connector) -> Engine:
-    """Return the queue of ticks: each shard every `every_s` seconds."""
+    """Return the engine of the queue of ticks: each shard every `every_s` seconds."""
     engine = Engine(connector=made)
 
     def tick(timestamp: int, shard: str) -> None:
@@ -314,9 +314,9 @@ def ticking(work: Jobs, made: Connector) -> Engine:
 
 
 def watching(work: Jobs, made: Connector) -> Engine:
-    """Return the queue of short jobs, which ticks do not delay.
+    """Return the engine of the queue of short jobs, which ticks do not delay.
 
-    They are watch rounds, the nightly comparison, and take-overs.
+    Short jobs are watch rounds, the nightly comparison, and take-overs of the jobs of dead workers.
     """
     engine = Engine(connector=made, periodic_defaults={"max_delay": CATCH_UP_S})
 
@@ -343,7 +343,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
 
 
 def shards(work: Jobs) -> list[str]:
-    """Return all shards, as `i/n`."""
+    """Return the names of all shards, each as `i/n`."""
     return [f"{index}/{work.terms.shards}" for index in range(work.terms.shards)]
 
 
@@ -368,14 +368,14 @@ async def take_over(engine: Engine) -> None:
 BEAT_S: Final = 5.0
 """Seconds between two heartbeats of a worker."""
 POLL_S: Final = 1.0
-"""Seconds between two searches for a job that waited for another job of its shard.
+"""Seconds between two searches for a job that waits for another job of its shard.
 
 The engine does not send a notification for such a job.
 """
 AGAIN_S: Final = 1.0
-"""Seconds before a worker connects again to a lost database."""
+"""Seconds before a worker reconnects to a lost database."""
 MAX_TICK_S: Final = 3_600.0
-"""Seconds that a tick of a worker may last.
+"""Maximum duration of a worker's tick, in seconds.
 
 If a tick lasts longer, it counts as hung. The process ends, and other workers take over its jobs.
 """
@@ -387,7 +387,10 @@ die: Callable[[int], None] = os._exit
 
 
 def work(jobs: Jobs) -> None:
-    """Work until the worker is stopped. Errors: `jobs.ended_by`."""
+    """Run jobs until the worker is stopped.
+
+    Errors: the error in `jobs.ended_by`, if a fault stopped the worker.
+    """
     while not jobs.stopping.is_set():
         try:
             asyncio.run(_turn(jobs))

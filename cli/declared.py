@@ -1,7 +1,7 @@
-"""Make a command of each declared action, list and showing (`schema.declare`).
+"""Make a command from each declared action, list and view (`schema.declare`).
 
-Guarantee: a command takes the parameters of its declaration, and its JSON equals HTTP's answer. Each action has a dry
-run, which does the action in a transaction and rolls it back.
+Guarantee: a command takes the parameters of its declaration, and its JSON equals the response of the HTTP API. Each
+action has a dry run, which does the action in a transaction and rolls the transaction back.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the
 OfFile = Annotated[Path | None, typer.Option(help="CSV file with the organisations in a column org_id")]
 _NOT: Final = f"{'-' * 2}no-"  # in two parts, because it is not an option
 MOST_ROWS: Final = 50
-"""Rows of a table that shows the effect of an action."""
+"""Maximum number of rows of a table that shows the effect of an action."""
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 
 def of_noun(noun: str, *declared: Declared) -> typer.Typer:
-    """Return the declared commands of a noun, each named by its other words."""
+    """Return the declared commands of a noun, each named by the words after the noun."""
     commands = typer.Typer()
     for one in declared:
         if one.name.startswith(f"{noun} ") and not one.by_hand:
@@ -137,10 +137,10 @@ def _read_values(params: Sequence[Param], given: Mapping[str, Any], now_ms: int)
 
 
 def run(app: App, action: Action[Any], given: Mapping[str, Any]) -> None:
-    """Do an action, or show its effect.
+    """Do an action, or show its effect with --dry-run.
 
-    Errors: those of the action; AnswerLost with the command to repeat; UsageError; DrawdownError if a secret could not
-    be printed. typer.Exit with the status of the result, unless it is 0.
+    Errors: those of the action; AnswerLost with the command to repeat; UsageError; DrawdownError if the command cannot
+    print a secret; typer.Exit with the status of the result, unless the status is 0.
     """
     by, dry_run = app.by(given["actor"], given["reason"]), given["dry_run"]
     if given.get("file") is not None:
@@ -252,7 +252,7 @@ def _of_file(action: Action[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 def read_orgs(file: Path) -> list[str]:
     """Return the organisations in a CSV file with the column org_id.
 
-    Errors: UsageError with the fault.
+    Errors: UsageError if the file cannot be read, or a line lacks an organisation.
     """
     found = [(line, (row["org_id"] or "").strip()) for line, row in org_rows(file)]
     if lacking := next((line for line, org_id in found if not org_id), None):
@@ -261,9 +261,9 @@ def read_orgs(file: Path) -> list[str]:
 
 
 def org_rows(file: Path) -> list[tuple[int, dict[str, str | None]]]:
-    """Return the lines of a CSV file with the column org_id, each with its number.
+    """Return the rows of a CSV file with the column org_id, each with its line number.
 
-    Errors: UsageError with the fault.
+    Errors: UsageError if the file cannot be read, lacks the column, or is empty.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -284,7 +284,7 @@ def _facts(before: Sequence[Fact], after: Sequence[Fact]) -> list[Table]:
 
 
 def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
-    """Show a page of a list."""
+    """Show a page of a declared list."""
     now = app.clock.now_ms()
     values = _read_values(listing.params, given, now)
     look = Look(
@@ -297,7 +297,7 @@ def list_(app: App, listing: Listing[Any], given: Mapping[str, Any]) -> None:
 
 
 def show_(app: App, showing: Showing[Any], given: Mapping[str, Any]) -> None:
-    """Show one object."""
+    """Show the object of a declared view."""
     now = app.clock.now_ms()
     values = _read_values(showing.params, given, now)
     look = Look(now, most=given.get("most", showing.most), patient=True, read_providers=lambda: app.registry)

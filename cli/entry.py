@@ -1,7 +1,6 @@
 """Start the command `drawdown`.
 
-Guarantee: if a person presses Ctrl-C while Python imports the program, the program ends with one line, as it does
-later.
+Guarantee: if you press Ctrl-C, the program ends with one line, even while Python still imports the program.
 """
 
 from __future__ import annotations

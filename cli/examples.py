@@ -1,8 +1,8 @@
-"""List the examples below each command's help, by its words.
+"""List the examples in the help of each command, by the words of the command.
 
-Those of "" are below the program's own help.
+The examples of "" are in the help of the program.
 
-Guarantee: a test parses each example, and requires an example of each command.
+Guarantee: a test parses each example, and fails if a command does not have an example.
 """
 
 from __future__ import annotations

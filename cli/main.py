@@ -32,7 +32,7 @@ EPILOG = (
 BAD_USAGE = "bad_usage"
 VALUED, BARE = ("--database-url", "--at"), ("--json",)
 SEARCH_AFTER: Final = 10_000
-"""Newly allocated objects, minus freed objects, that start a garbage collection."""
+"""Newly allocated objects, minus freed objects, after which a garbage collection starts."""
 
 app = typer.Typer(
     name="drawdown",
@@ -64,13 +64,13 @@ def root(
             show_default="drawdown.db in the working directory",
         ),
     ] = None,
-    at: Annotated[str | None, typer.Option(help="Time that the command takes as now, for historical data")] = None,
+    at: Annotated[str | None, typer.Option(help="Time to use as the current time, for historical data")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Output as one JSON object")] = False,
     _version: Annotated[
         bool, typer.Option("--version", help="Version of the program", is_eager=True, callback=version)
     ] = False,
 ) -> None:
-    """Read the options of every command."""
+    """Read the options that all commands share."""
     from drawdown.cli.startup import open_state  # it imports half of the program, which help does not need
 
     context.obj = open_state(database_url, at, as_json=json_)
@@ -82,8 +82,8 @@ def root(
 def search_seldom() -> None:
     """Run garbage collection rarely, and never on imported objects.
 
-    Python's default of 700 objects costs a fifth of a push, because a claim allocates thousands of objects that are not
-    garbage.
+    With Python's default of 700 objects, garbage collection takes a fifth of the time of a push, because a claim
+    allocates thousands of objects that are not garbage.
     """
     gc.freeze()
     gc.set_threshold(SEARCH_AFTER)
@@ -92,14 +92,17 @@ def search_seldom() -> None:
 
 @cache
 def program() -> TyperCommand | TyperGroup:
-    """Return the program that Typer builds from `app`, once in a process."""
+    """Return the program that Typer builds from `app`; build it once in a process."""
     made = get_command(app)
     assert isinstance(made, TyperCommand | TyperGroup), made
     return made
 
 
 def global_options_first(arguments: list[str]) -> list[str]:
-    """Move the options of every command to the front, so that any place is valid."""
+    """Move the options that all commands share to the front of the arguments.
+
+    So a person may type them at any place.
+    """
     front: list[str] = []
     rest: list[str] = []
     left = iter(arguments)

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from drawdown.schema.errors import UsageError
 
 Actor = Annotated[str | None, typer.Option(help="Actor recorded with the change", show_default="the system's user")]
-Queued = Annotated[bool, typer.Option("--queue", help="Queue the command as a job for the next tick")]
+Queued = Annotated[bool, typer.Option("--queue", help="Job for the next tick, in place of an immediate change")]
 Reason = Annotated[str, typer.Option(help="Reason recorded with the change")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Preview of the effect, without any change")]
 FileMap = Annotated[
@@ -29,16 +29,16 @@ From = Annotated[
 ]
 Most = Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of rows")]
 New = Annotated[bool, typer.Option("--new", help="Create it if it does not exist")]
-Undo = Annotated[bool, typer.Option("--undo", help="Undo an earlier call")]
+Undo = Annotated[bool, typer.Option("--undo", help="Reversal of an earlier call")]
 PageSize = Annotated[int, typer.Option("--most", min=1, max=10_000, help="Maximum number of rows")]
 Org = Annotated[str, typer.Argument(metavar="ORG", help="Organisation's id")]
 ProviderName = Annotated[str, typer.Argument(metavar="PROVIDER", help="Name of the provider")]
 
 
 def only_with(context: typer.Context, option: str, *others: str) -> None:
-    """Refuse options that have no effect beside `option`.
+    """Refuse typed options that do not have an effect together with `option`.
 
-    `others`: names of parameters that have an effect beside `option`. Errors: UsageError with the refused options.
+    `others`: names of parameters that do have an effect. Errors: UsageError with the refused options.
     """
     typed = [
         param.opts[0]
@@ -65,7 +65,7 @@ Number = int | float
 
 
 def plain_numbers(command: TyperCommand | TyperGroup) -> None:
-    """Make a command read its numbers by this module, within their declared bounds."""
+    """Make a command accept only plain numbers, within their declared bounds."""
     params: Sequence[Any] = command.params  # Typer's own class, which it does not export
     for param in params:
         kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info

@@ -1,9 +1,9 @@
 """Run the parts of `--processes N` and `drawdown up`, each in its own process.
 
-Guarantee: each part ends with a result, even if its process was killed. SIGTERM and SIGINT reach every part, and end it
-between two effects. Each part ends with the command, and opens its own connections. The signal handler does not take a
-lock, because the interrupted thread may hold it and would wait for itself. The code that waits for the signal logs the
-signal.
+Guarantee: each part has a result, even if its process was killed. SIGTERM and SIGINT reach every part, which then ends
+between two effects. If the command ends, its parts end. Each part opens its own connections. The signal handler does
+not take a lock, because the interrupted thread may hold the lock, and the process would then hang. So `wait` logs the
+signal, not the handler.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ LOOK_S: Final = 0.1
 
 
 class Stopping:
-    """A flag that a signal sets.
+    """A flag that SIGTERM or SIGINT sets.
 
-    `parent`: a process; its end counts as a signal.
+    `parent`: the id of the parent process; the end of that process also sets the flag.
     """
 
     def __init__(self, parent: int | None = None) -> None:
@@ -123,7 +123,7 @@ def in_processes(
 ) -> list[tuple[P, T | Fault]]:
     """Do the work of each part in its own process, and return the outcomes in order.
 
-    `together`: if one part ends, end the others, too. `before`: the flag of an earlier signal.
+    `together`: if a part ends, end the other parts, too. `before`: a flag that a signal may have set before the call.
     """
     begun: list[_Part[P, T]] = []
     with _passed_on(begun) as told:

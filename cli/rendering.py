@@ -1,7 +1,7 @@
 """Show results: a table for people, one JSON object for programs.
 
-Guarantee: the name of a host, provider or file cannot control a terminal or reverse its text. This module cleans ids
-and messages, and so do `startup` and `streams` for logs and errors.
+Guarantee: the name of a host, provider or file cannot control a terminal or reverse its text. This module escapes
+such characters in ids and messages. `startup` and `streams` do so in logs and errors.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def show_change(app: App, result: Mapping[str, object], lines: Iterable[str | Ta
 
 
 BLANKS: Final = re.compile("^ +| +$|(?<= ) +")
-"""Matches blanks that a table would drop.
+"""A pattern for spaces that a table would drop.
 
-These are the blanks at a text's ends, and all but the first of several blanks in a row.
+These are the spaces at the ends of a text, and all but the first of several successive spaces.
 """
 MAX_WIDTH: Final = 10_000
 """Width at which Drawdown measures a table, in characters.
@@ -63,7 +63,7 @@ It is wider than any row.
 
 
 class Rows(Table):
-    """A table that keeps keys, ids and times whole, to copy or grep them.
+    """A table that never breaks keys, ids and times, so that you can copy them.
 
     Guarantee: text wraps only at spaces. Spaces that would not be visible are escaped, so that two names never look
     alike. A table may be wider than the terminal. In a pipe, a file or cron it is plain: a line for each row, two
@@ -96,7 +96,7 @@ class Rows(Table):
     def plain_lines(self) -> Iterator[str]:
         """Yield the title, the columns' names, the rows and an empty line.
 
-        A missing title or missing names are omitted.
+        The method omits an empty title, and omits the names if all are empty.
         """
         heads = tuple(str(column.header) for column in self.columns)
         lines = [list(row) for row in ([heads] if any(heads) else []) + self.texts]
@@ -114,13 +114,16 @@ class Rows(Table):
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Rows:
     """Return a table.
 
-    Columns with `#` at their start hold numbers, and are aligned to the right.
+    If the name of a column starts with `#`, the column holds numbers, and is aligned to the right.
     """
     return Rows(clean(title), columns, rows)
 
 
 def format_value(name: str, value: object) -> object:
-    """Return a column's value for people: times as times, amounts in credits."""
+    """Return a value as people read it, such as a time in UTC or an amount in credits.
+
+    The name of the column gives the unit.
+    """
     if isinstance(value, list):
         return ", ".join(map(str, value)) or None
     if isinstance(value, int) and name.endswith(("_ms", "halted_at")):
@@ -131,7 +134,7 @@ def format_value(name: str, value: object) -> object:
 def facts(row: Mapping[str, object]) -> list[tuple[str, object]]:
     """Return the columns of one row for people.
 
-    Names omit the unit that the value shows. `-` means that there is no value yet.
+    A name omits the unit, which the value shows. `-` stands for a missing value.
     """
     named = (
         (name.removesuffix("_ms").removesuffix("_micro"), format_value(name, value)) for name, value in row.items()

@@ -1,6 +1,6 @@
 """Run the loops of `drawdown run`, `up` and `watch`.
 
-They are ticks, watch rounds between them, and nightly work.
+The loops are ticks, watch rounds between ticks, and nightly checks.
 
 Guarantee: a late tick still runs, and several missed ticks become one. Two ticks of this process never overlap, and
 neither do two rounds. A tick that would overlap is logged and counted. SIGTERM ends the loops between two effects, so
@@ -50,7 +50,7 @@ A hung tick ends at this limit.
 
 @dataclass
 class Options:
-    """The options of ticks."""
+    """The options of a loop of ticks."""
 
     shard: Shard
     new_orgs: NewOrgs | None
@@ -72,7 +72,7 @@ class Options:
 
 
 def tick_once(app: App, options: Options, stopping: Stopping) -> Report:
-    """Run one tick with the present content of settings' files."""
+    """Read the files of settings again, run one tick, and return its report."""
     app.read_files_again()
     context = app.context()
     context.shard = options.shard
@@ -118,14 +118,14 @@ class _Loop:
 
 
 def at_night(at: dt.time) -> CronTrigger:
-    """Return a trigger once a day, in UTC, which never skips or repeats an hour."""
+    """Return a daily trigger in UTC, so that daylight saving time does not affect it."""
     return CronTrigger(hour=at.hour, minute=at.minute, timezone=dt.UTC)
 
 
 def run(app: App, options: Options, stopping: Stopping) -> int:
-    """Tick now and every `every_s` seconds until stopped.
+    """Run a tick now and every `every_s` seconds until stopped.
 
-    Return the last tick's exit status.
+    Return the exit status of the last tick.
     """
     loop = _Loop(app, options, stopping)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of an overlap, which is logged below
@@ -152,7 +152,7 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
 
 @dataclass
 class WatchLoop:
-    """The loop of a watch."""
+    """A watch of one shard, with the state that its rounds share."""
 
     app: App
     shard: Shard
@@ -186,7 +186,7 @@ class WatchLoop:
 
 COMMAND: Final = (sys.executable, "-c", "from drawdown.cli.main import main; main()", "nightly", "--json")
 ENDED: Final = (-signal.SIGTERM, -signal.SIGINT)
-"""Exit statuses of a process that a signal ended.
+"""Exit statuses of a process that SIGTERM or SIGINT ended.
 
 When the machine stops, all processes get the signal, so the nightly process may end first.
 """
@@ -196,7 +196,7 @@ ENDS_WITHIN_S: Final = 20.0
 
 @dataclass
 class Night:
-    """The nightly work."""
+    """The nightly checks of `drawdown run` and `drawdown up`."""
 
     settings: Settings
     stopping: Stopping

@@ -35,7 +35,7 @@ from drawdown.worker.halts.cell_settings import CellSettings
 from drawdown.worker.hooks.hook_settings import HookSettings
 
 MAX_SECRETS: Final = 2
-"""Secrets of one cell at a time."""
+"""Maximum number of valid secrets of a cell."""
 
 
 def origins(text: str, setting: str = "DRAWDOWN_CELL_ORIGINS") -> frozenset[str]:
@@ -72,9 +72,9 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
 
 
 def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
-    """Return the secrets in `new,old` or `secret`; an empty tuple for an empty text.
+    """Return the secrets in `NEW,OLD` or `SECRET`; an empty tuple for an empty text.
 
-    The setting is the secret of cells, of webhooks or of links to /my. Errors: UsageError.
+    `setting`: the name of the setting, for the error. Errors: UsageError.
     """
     given = tuple(secret.strip() for secret in text.split(",")) if text.strip() else ()
     if not all(given) or len(given) > MAX_SECRETS:
@@ -85,7 +85,8 @@ def roots(text: str, setting: str = "DRAWDOWN_CELL_SECRET") -> tuple[str, ...]:
 def secrets(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the secrets of cells in `cell-1=new,old;cell-2=other;*=new,old`.
 
-    The first of two is the new secret. `*`: the secret that all other cells shared before each cell had its own.
+    The first of two secrets is the new secret. `*`: the secret that all other cells shared before each cell had its own
+    secret.
     Errors: UsageError.
     """
     found: dict[str, tuple[str, ...]] = {}
@@ -114,14 +115,17 @@ On Linux, an environment variable can be as large.
 """
 
 Check = Callable[[str, str | None], object]
-"""Checks the present content of a file and, in a running process, the previous content. Errors: UsageError."""
+"""A function that checks a file's new content. In a running process, it also gets the content in use.
+
+Errors: UsageError.
+"""
 
 
 @dataclass
 class _File:
-    """One file.
+    """A file with a setting.
 
-    `text`: the content in use. `trouble`: why the file's content is not in use.
+    `text`: the content in use. `trouble`: the reason why the file's present content is not in use.
     """
 
     variable: str
@@ -144,9 +148,9 @@ class _File:
 
 
 class SecretFiles:
-    """The files of one process, shared by its threads.
+    """The files that hold settings, shared by the threads of a process.
 
-    `texts`: their content by setting. A change makes a new mapping.
+    `texts`: the content of the files by setting; a changed file replaces the whole mapping.
     """
 
     def __init__(self, paths: Mapping[str, str] | None = None, checks: Mapping[str, Check] | None = None) -> None:
@@ -170,7 +174,7 @@ class SecretFiles:
         return {file.variable: file.path for file in self._files.values()}
 
     def read_again(self) -> None:
-        """Read the files again, and note a change."""
+        """Read the files again, and replace `texts` if a file changed."""
         with self._lock:
             for file in self._files.values():
                 file.read_again()
@@ -234,10 +238,10 @@ _QUERIED: Final = re.compile(r"query_([a-z0-9_]+)_url")
 
 
 class Settings(BaseSettings):
-    """The settings.
+    """The settings of a process.
 
-    Each is also an environment variable: DRAWDOWN_ and its name in capitals. For a secret, the variable with _FILE has
-    the path of a file.
+    Each setting is an environment variable: the prefix DRAWDOWN_ and the name in capitals. A secret may be in a file.
+    Then the variable with the suffix _FILE has the path of the file.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", extra="ignore", env_ignore_empty=True)
@@ -269,13 +273,13 @@ class Settings(BaseSettings):
     cell_key_file: str = ""
     """File (PEM) with the key of the cells' client certificate; by default the certificate's file has the key."""
     cell_proxy: bool = False
-    """1: Drawdown also calls cells through HTTPS_PROXY. By default it does not."""
+    """1 to call cells through HTTPS_PROXY, too; by default, Drawdown calls cells directly."""
     provider_cert_file: str = ""
     """File (PEM) with the client certificate by which providers identify Drawdown."""
     provider_key_file: str = ""
     """File (PEM) with the key of the providers' client certificate; by default the certificate's file has the key."""
     log_level: str = "INFO"
-    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    """Lowest level of events in the log: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     state_dir: str = ""
     """Folder of the local checkpoint, which detects a restored database; by default ~/.local/state/drawdown."""
 
@@ -286,9 +290,9 @@ class Settings(BaseSettings):
     cron_secret: SecretStr = SecretStr("")
     """Bearer secret of the server's /cron routes."""
     gate_unknown_org: UnknownOrg = "not_found"
-    """Answer of the gate for an unknown organisation: not_found (404), deny or allow."""
+    """Response of the gate for an unknown organisation: not_found (404), deny or allow."""
     gate_open_when_in_doubt: bool = False
-    """Open the gate if the database cannot be read, or the provider was not read yet."""
+    """1 to open the gate if the database cannot be read, or the provider was not read yet."""
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Average requests a second that the server accepts from one address."""
     trusted_proxies: str = ""
@@ -297,7 +301,7 @@ class Settings(BaseSettings):
     console_url: str = ""
     """URL of the console, without a path: https://drawdown.internal; without it, the server does not have a console."""
     console_proxy_header: str = ""
-    """Header in which a proxy names the person that it signed in: X-Forwarded-User; it needs the proxy's secret."""
+    """Header in which a proxy names the signed-in person: X-Forwarded-User; it requires the secret of the proxy."""
     console_proxy_secret: SecretStr = SecretStr("")
     """Value of X-Drawdown-Proxy-Secret that this proxy sends with each request."""
     console_oidc_issuer: str = ""
@@ -305,11 +309,11 @@ class Settings(BaseSettings):
     console_oidc_client_id: str = ""
     """Client id of this console at the issuer."""
     console_oidc_client_secret: SecretStr = SecretStr("")
-    """Secret of this console at the issuer; without it, the console proves itself by PKCE alone."""
+    """Secret of this console at the issuer; without a secret, the console authenticates by PKCE alone."""
     console_oidc_claim: str = "email"
-    """Claim that is a person's name in Drawdown: email, preferred_username, sub."""
+    """Claim with the person's name in Drawdown: email, preferred_username, sub."""
     console_oidc_unverified_email: bool = False
-    """1: accept an email without `email_verified`. Use it only for an issuer that verifies each email."""
+    """1 to accept an email without `email_verified`. Set this only if the issuer verifies each email."""
     console_oidc_label: str = ""
     """Text of the button after "Sign in with"; by default the issuer's host."""
 
@@ -324,20 +328,20 @@ class Settings(BaseSettings):
 
     _files: SecretFiles = PrivateAttr(default_factory=SecretFiles)
     _texts: Mapping[str, str] = PrivateAttr(default_factory=dict)
-    """Texts of files in these settings."""
+    """Content of the files that these settings contain."""
 
     def with_files(self, files: SecretFiles) -> Self:
-        """Return these settings with the content of the files."""
+        """Return a copy of these settings with the content of the files."""
         made = self.model_copy(update={name: _typed(name, text) for name, text in files.texts.items()})
         made._files, made._texts = files, files.texts
         return made
 
     def as_files_say(self) -> Self:
-        """Return these settings, or new settings if the files' content changed."""
+        """Return these settings, or a copy with the new content if a file changed."""
         return self if self._files.texts is self._texts else self.with_files(self._files)
 
     def environment(self) -> dict[str, str]:
-        """Return this process's environment, for another command on the same database."""
+        """Return an environment in which another command uses the same database."""
         if "database_url" in self._texts:
             return dict(os.environ)  # the environment names the file
         others = {name: text for name, text in os.environ.items() if name != f"{PREFIX}DATABASE_URL{SUFFIX}"}
@@ -366,7 +370,7 @@ class Settings(BaseSettings):
         return tuple(sorted({text for text in (*own, *theirs, *stores, *items, *alone) if text.strip("=")}))
 
     def latest_database_url(self) -> str:
-        """Return the database's URL with the present login."""
+        """Return the database's URL with the login that is valid now."""
         return self._files.texts.get("database_url", self.database_url)
 
     def server(self) -> ServerSettings:
@@ -405,9 +409,9 @@ class Settings(BaseSettings):
         )
 
     def of_providers(self) -> Mapping[str, str]:
-        """Return the DRAWDOWN_… variables and files, by the rest of their names.
+        """Return the values of all DRAWDOWN_… variables and files.
 
-        The rest is in lower case, such as `autumn_secret_key`.
+        Each key is the name without the prefix, in lower case, such as `autumn_secret_key`.
         """
         given = {name: text for name, text in _read_environment().items() if not name.endswith(SUFFIX.lower())}
         return {**given, **self._texts}
@@ -415,7 +419,7 @@ class Settings(BaseSettings):
     def state_folder(self) -> Path:
         """Return the folder of the local checkpoint (rule R1).
 
-        It outlives the process, and a backup of the database does not contain it.
+        The folder outlives the process, and is not a part of a backup of the database.
         """
         if self.state_dir:
             return Path(self.state_dir)
@@ -425,7 +429,7 @@ class Settings(BaseSettings):
     def cells(self) -> CellSettings:
         """Return the settings of cells.
 
-        Errors: UsageError for an invalid entry. For a secret, the error has only its position.
+        Errors: UsageError for an invalid entry. For a secret, the error names only the position of the entry.
         """
         return CellSettings(
             origins(self.cell_origins),
@@ -461,12 +465,15 @@ class Settings(BaseSettings):
         return Certificate(f"{name}_CERT_FILE", file, f"{name}_KEY_FILE", key) if file else None
 
     def require_ways_out(self) -> None:
-        """Check the files and proxies of outgoing calls before a call. Errors: UsageError."""
+        """Check the certificate files and the proxy of outgoing calls.
+
+        Errors: UsageError.
+        """
         for kind in KINDS_OF_CALLS:
             self.outgoing(kind).require()
 
     def objects(self) -> ObjectStore:
-        """Return the object store, from the usual AWS_… variables."""
+        """Return the settings of the object store, from the usual AWS_… variables."""
         found = {name: os.environ.get(f"AWS_{name}", "").strip() for name in OBJECT_STORE}
         return ObjectStore(
             found["ACCESS_KEY_ID"],
@@ -477,12 +484,12 @@ class Settings(BaseSettings):
         )
 
     def databases(self) -> Databases:
-        """Return the databases of queries, from DRAWDOWN_QUERY_…_URL."""
+        """Return the databases for queries of usage, from DRAWDOWN_QUERY_…_URL."""
         named = ((_QUERIED.fullmatch(name), url) for name, url in self.of_providers().items())
         return Databases({found[1]: url.strip() for found, url in named if found})
 
     def hooks(self) -> HookSettings:
-        """Return the settings of webhooks. Errors: those of `cells`."""
+        """Return the settings of webhooks. Errors: UsageError for an invalid entry."""
         return HookSettings(
             origins(self.hook_origins, "DRAWDOWN_HOOK_ORIGINS"),
             roots(self.hook_secret.get_secret_value(), "DRAWDOWN_HOOK_SECRET"),
@@ -500,7 +507,7 @@ def _password(url: str) -> str:
 
 
 def _read_environment() -> dict[str, str]:
-    """Return the DRAWDOWN_… variables that are not empty, by the rest of their names."""
+    """Return the non-empty DRAWDOWN_… variables by their name in lower case."""
     return {
         name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
     }
@@ -509,7 +516,8 @@ def _read_environment() -> dict[str, str]:
 def load(database_url: str | None = None) -> Settings:
     """Return the settings of this process.
 
-    A typed `database_url` has precedence. Errors: UsageError with the name of an invalid setting.
+    `database_url`: a URL that takes precedence over the environment. Errors: UsageError with the name of an invalid
+    setting.
     """
     given = _read_environment()
     if database_url is not None:
@@ -564,7 +572,7 @@ def _one_database(text: str, was: str | None) -> None:
             "the file does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME. Write the URL into it"
         ) from None
     if was is not None and url != url_of(was).set(username="", password=""):
-        raise UsageError("the file names another database. Restart the process to use that database")
+        raise UsageError("the file now has the URL of another database. Restart the process to use that database")
 
 
 def _my_secrets(text: str) -> tuple[str, ...]:

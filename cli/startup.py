@@ -1,6 +1,6 @@
-"""Prepare a command: settings, logs, the clock, and the meaning of an error.
+"""Prepare a command: its settings, logs and clock, and the fault for an error.
 
-`main` imports this module only when a command runs, because it imports half of the program.
+`main` imports this module only if a command runs, because the module imports half of the program.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ log = structlog.get_logger()
 
 
 def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> App:
-    """Return an invocation from the environment and the options of every command.
+    """Return an invocation from the environment and the options that commands share.
 
-    The function also sets up the logs. Errors: UsageError.
+    `at`: the typed time of --at. The function also sets up the logs. Errors: UsageError.
     """
     found = settings.load(database_url)
     clock: Clock = SystemClock()
@@ -42,10 +42,10 @@ def open_state(database_url: str | None, at: str | None, *, as_json: bool) -> Ap
 
 
 def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
-    """Log events with keys on stderr, at the higher of `level` and `at_least`.
+    """Set up structured logs on stderr, from the higher of two levels on.
 
-    The format is JSON. On a terminal it is text, and the least level is WARNING. Errors: UsageError for an invalid
-    level.
+    The levels are `level` and `at_least`. The format is JSON. On a terminal, the format is text, and the lowest level
+    is WARNING. Errors: UsageError for an invalid level.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -104,7 +104,7 @@ def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -
 
 
 def meaning_of(error: Exception) -> Fault:
-    """Return the fault that ended a command."""
+    """Return the message, exit status and code for the error that ended a command."""
     if isinstance(error, DBAPIError) and (meaning := explain(error)) is not None:
         error = meaning
     if isinstance(error, DrawdownError):

@@ -1,8 +1,8 @@
-"""Handle the process's streams.
+"""Handle the standard streams of the process.
 
-Guarantee: a closed, full or broken stream does not stop work or change the exit status. There are two exceptions, in
-which the output is the work. A printed file fails if its disk is full (`print_file`). A secret that is shown once fails
-if it was not shown (`require_shown`).
+Guarantee: a closed, full or broken stream does not stop work or change the exit status. There are two exceptions. A
+command that prints a file fails if the disk is full (`print_file`). A command that shows a secret once fails if it
+could not show the secret (`require_shown`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 READER_GONE: Final[tuple[int, ...]] = (errno.EPIPE, errno.EBADF)
-"""Errors of a stream that its reader closed. Drawdown does not report the lost output."""
+"""Error numbers of a stream that its reader closed. Drawdown does not report this lost output."""
 
 
 class Stdout(io.FileIO):
-    """The stream of results. After the first failed write, it drops all output."""
+    """The stream of results, which drops all output after the first failed write."""
 
     lost: OSError | None = None
     told = False
-    """True if the command reported the failure."""
+    """True if the command reported the lost output."""
 
     def write(self, data: ReadableBuffer, /) -> int | None:  # type: ignore[override] # None: it would block
         if self.lost is None:
@@ -54,7 +54,7 @@ def open_missing() -> None:
 def keep_stdout(*, closed: bool) -> None:
     """Make this process's stdout drop output that it cannot write.
 
-    `closed`: drop all output.
+    `closed`: True if the caller closed stdout. Then drop all output.
     """
     given = sys.stdout
     raw = Stdout(given.fileno(), "w", closefd=False)
@@ -67,7 +67,7 @@ def keep_stdout(*, closed: bool) -> None:
 def say_what_was_lost() -> None:
     """Report lost output on stderr at the end of a command.
 
-    If the reader closed the stream, do not report the loss.
+    The function does not report a loss if the reader closed the stream.
     """
     raw = _flushed()
     if raw is not None and raw.lost is not None and raw.lost.errno not in READER_GONE and not raw.told:
@@ -76,7 +76,7 @@ def say_what_was_lost() -> None:
 
 
 def require_shown(told: str) -> None:
-    """Check that the last output was written, because it is shown once.
+    """Check that the output was written, before a command with a secret ends.
 
     Errors: DrawdownError with the text `told` if the output was not written.
     """
@@ -84,10 +84,10 @@ def require_shown(told: str) -> None:
 
 
 def print_file(parts: Iterable[str]) -> None:
-    """Print a result as a file.
+    """Print the parts of a file.
 
-    If the reader closes the stream, the rest is not printed. Errors: DrawdownError if the file is incomplete for
-    another reason.
+    If the reader closes the stream, the function stops without an error. Errors: DrawdownError if the file is
+    incomplete for another reason.
     """
     raw = _raw()
     for part in parts:
@@ -118,7 +118,7 @@ def _require(raw: Stdout | None, told: str, pardoned: Container[int | None]) -> 
 
 @dataclass(frozen=True)
 class Fault:
-    """A failed command's message, exit status, and code for programs.
+    """The message, exit status and code of a failed command.
 
     `step`: the step of the permission order that refused, if any.
     """
@@ -130,7 +130,7 @@ class Fault:
 
 
 def as_error(fault: Fault) -> DrawdownError:
-    """Return the fault of another process of this command as an error."""
+    """Return this fault as an error, after another process of the command failed."""
     error = DrawdownError(fault.text)
     error.exit_status, error.code, error.step = Exit(fault.status), fault.code, fault.step
     return error

@@ -25,9 +25,9 @@ Command: TypeAlias = TyperCommand | TyperGroup
 
 @dataclass(frozen=True)
 class CommandModule:
-    """The module of a command.
+    """The module of a command or noun.
 
-    The module adds the command by `register`, or has the `commands` of a noun.
+    The module has a function `register`, which adds the command, or the `commands` of the noun.
     """
 
     module: str
@@ -45,7 +45,7 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
     "Keep running": {
         "up": CommandModule("up", "Run ticks, watch, nightly checks and server as one command"),
         "tick": CommandModule("tick", "Settle all due work once and exit, for cron"),
-        "run": CommandModule("tick", "Tick every five minutes, and watch between ticks"),
+        "run": CommandModule("tick", "Run a tick every five minutes, and the watch between ticks"),
         "nightly": CommandModule("nightly", "Run all checks that are due once a night"),
         "worker": CommandModule("worker", "Run a cluster worker until SIGTERM or Ctrl-C"),
         "watch": CommandModule("watch", "Halt and resume organisations within seconds"),
@@ -59,10 +59,10 @@ SECTIONS: Final[dict[str, dict[str, CommandModule]]] = {
         "usage": CommandModule("usage", "Show an organisation's usage and its sealed part"),
     },
     "Repair": {
-        "replay": CommandModule("replay", "Seal a past range again, and send the usage it still owes"),
+        "replay": CommandModule("replay", "Seal a past range again, and send usage that is still owed"),
         "recover": CommandModule("recover", "Continue after a restore, or after lost commits"),
     },
-    "Nouns, each with commands of its own": {
+    "Nouns, each with its own commands": {
         "org": CommandModule("orgs", "Manage organisations: billing, limits, halts"),
         "feature": CommandModule("features", "Manage features: sizes and event types that are billed"),
         "sample": CommandModule("samples", "Manage samples: find, correct, withdraw, prune"),
@@ -100,18 +100,18 @@ MODULES: Final = {name: entry for section in SECTIONS.values() for name, entry i
 
 
 class NothingAsked(Exception):
-    """An error: a group was called without a command. The text is the group's help."""
+    """Raised if a group is called without a command. Its text is the group's help."""
 
 
 class Stopped(Exception):
-    """An error: a person pressed Ctrl-C during a command.
+    """Raised if a person presses Ctrl-C during a command.
 
-    Typer would exit with 130, which is not a status of `Exit`.
+    Typer would otherwise exit with 130, which is not a status of `Exit`.
     """
 
 
 class Formatter(Protocol):
-    """The formatter of a group's help. Typer does not export its own class."""
+    """The formatter of a group's help, since Typer does not export its class."""
 
     def section(self, name: str) -> AbstractContextManager[None]: ...
 
@@ -119,7 +119,10 @@ class Formatter(Protocol):
 
 
 class Group(TyperGroup):
-    """A noun. Without a command, it prints its help, and does not cut the lines."""
+    """A noun with its commands.
+
+    A call without a command prints the help of the noun, with whole lines.
+    """
 
     def parse_args(self, ctx: object, args: list[str]) -> list[str]:
         context = cast(typer.Context, ctx)
@@ -133,7 +136,7 @@ class Group(TyperGroup):
 
 
 class Root(Group):
-    """The program. It finds commands by name, and builds them when they are called."""
+    """The program, which builds a command when it is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes | {"commands": {}})
@@ -158,7 +161,7 @@ class Root(Group):
 
 
 class Commands(MutableMapping[str, Any]):
-    """The commands by name, built by Typer from their modules, with their examples."""
+    """A read-only mapping from a command's name to the command, with its examples."""
 
     def __getitem__(self, name: str) -> object:
         return built(name)
@@ -178,7 +181,7 @@ class Commands(MutableMapping[str, Any]):
 
 @cache  # a process with many commands builds each once
 def built(name: str) -> Command:
-    """Return the command of this name, as the program has it."""
+    """Import the module of a command, and return the command with its examples."""
     module, holder = import_module(f"drawdown.cli.nouns.{MODULES[name].module}"), typer.Typer(rich_markup_mode=None)
     if hasattr(module, "register"):
         module.register(holder)
@@ -192,7 +195,7 @@ def built(name: str) -> Command:
 
 
 def walk(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
-    """Yield a command and all commands below it, with their words."""
+    """Yield the words and the object of a command and of each of its subcommands."""
     assert isinstance(command, TyperCommand | TyperGroup), command
     yield path, command
     if isinstance(command, TyperGroup):
@@ -201,9 +204,9 @@ def walk(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 def examples_of(path: tuple[str, ...]) -> str:
-    """Return the examples below a command's help.
+    """Return the examples at the end of a command's help.
 
-    A noun has the first example of each of its commands.
+    For a noun, return the first example of each of its commands.
     """
     words = " ".join(path)
     lines = EXAMPLES.get(words) or [those[0] for name, those in EXAMPLES.items() if name.startswith(f"{words} ")]

@@ -1,18 +1,19 @@
-// One call of the server: its request, its answer, and its retries.
+// Make one call to the server: its request, its response and its retries.
 //
-// Guarantee: a call is retried only if the same call is safe and may help: no connection, a cut one, an answer
-// that cannot be read, 408, 429, 5xx. Any other refusal is final. Redirects are not followed, so the key goes to no
-// other address. An answer is a JSON object of bounded size; otherwise the client throws an error.
+// Guarantee: the client retries a call only if a retry is safe and may help. It retries after a missing or broken
+// connection, an invalid response, 408, 429 and 5xx. Any other refusal is final. The client does not follow redirects,
+// so it never sends the key to another address. If a response is too large, or is not a JSON object, the client throws
+// an error.
 
-export const CALL_TRIES = 4; // attempts of a call for which the program waits
-export const CALL_WITHIN_MS = 15_000; // after this, no further attempt of such a call begins
+export const CALL_TRIES = 4; // maximum attempts of a call for which the program waits
+export const CALL_WITHIN_MS = 15_000; // time from the start of such a call in which a retry can begin
 export const ANSWER_MS = 30_000; // time limit of one attempt
-export const FIRST_PAUSE_MS = 200; // longest first pause, doubled after each further failure
+export const FIRST_PAUSE_MS = 200; // longest pause before the first retry, doubled after each failure
 export const LONGEST_PAUSE_MS = 60_000;
 export const LONGEST_RETRY_AFTER_MS = 300_000; // longest wait that the server can request
 export const MAX_ANSWER_BYTES = 8 * 1024 * 1024;
 const AGAIN = new Set([408, 429]);
-const NOTHING_KEPT = 422; // a batch of which the server stored no item: `results` has the reason of each
+const NOTHING_KEPT = 422; // the server did not store any item of a batch; `results` has the reason for each item
 const SHOWN_CHARS = 300;
 
 export class DrawdownError extends Error {
@@ -22,7 +23,7 @@ export class DrawdownError extends Error {
   }
 }
 
-/** An error: the server refused the call, would refuse it again, and did nothing. */
+/** Thrown if the server refused a call, changed nothing, and would refuse the same call again. */
 export class Refused extends DrawdownError {
   constructor(status, code, message, details) {
     super(`${status} ${code}: ${message}`);
@@ -30,7 +31,7 @@ export class Refused extends DrawdownError {
   }
 }
 
-/** An error: no answer, so it is unknown if the call was done. The same call under the same key is safe. */
+/** Thrown without a usable response. The server may have done the call. You can safely repeat it with the same key. */
 export class Unreachable extends DrawdownError {
   constructor(message, retryAfterMs = 0, options = undefined) {
     super(message, options);
@@ -39,12 +40,14 @@ export class Unreachable extends DrawdownError {
 }
 
 export class Line {
-  /** `world`: the clock, the ids, the pauses and the fetch; tests pass others. */
+  /** `world`: the clock, the ids, the pauses and the fetch function, which tests replace. */
   constructor(url, key, settings, world) {
-    if (typeof url !== "string") throw new TypeError("new Client(url, key, settings): url must be a string");
+    if (typeof url !== "string")
+      throw new TypeError("invalid url: expected a string. Call new Client(url, key, settings)");
     const found = new URL(url); // TypeError for an invalid address
-    if (!["http:", "https:"].includes(found.protocol)) throw new TypeError("the server's address is http://… or https://…");
-    if (!key) throw new TypeError("the client has no key");
+    if (!["http:", "https:"].includes(found.protocol))
+      throw new TypeError("invalid server address: expected http://… or https://…");
+    if (!key) throw new TypeError("missing key. Pass `key`, or set DRAWDOWN_KEY and call Client.fromEnv()");
     this.url = url.replace(/\/+$/, "");
     this.headers = { Authorization: `Bearer ${key}`, Accept: "application/json" };
     this.settings = settings;
@@ -93,13 +96,14 @@ export class Line {
   }
 }
 
-/** Return the text of an answer. Errors: Unreachable if it is too long. */
+/** Return the text of a response. Errors: Unreachable above MAX_ANSWER_BYTES. */
 async function bounded(answer) {
   const pieces = [];
   let bytes = 0;
   for await (const piece of answer.body ?? []) {
     bytes += piece.byteLength;
-    if (bytes > MAX_ANSWER_BYTES) throw new Unreachable(`the response has more than ${MAX_ANSWER_BYTES} bytes`);
+    if (bytes > MAX_ANSWER_BYTES)
+      throw new Unreachable(`invalid response: more than ${MAX_ANSWER_BYTES} bytes. Check the server address`);
     pieces.push(piece);
   }
   return Buffer.concat(pieces).toString("utf8");
@@ -109,7 +113,8 @@ function read(status, retryAfter, text) {
   const found = object(text);
   const isDone = status >= 200 && status < 300;
   if (found && (isDone || (status === NOTHING_KEPT && Array.isArray(found.results)))) return found;
-  if (isDone) throw new Unreachable(`the response to a call is not a JSON object: ${shown(text)}`);
+  if (isDone)
+    throw new Unreachable(`invalid response: expected a JSON object, got ${shown(text)}. Check the server address`);
   const error = found?.error ?? {};
   const code = shown(error.code ?? "no_code");
   const message = shown(error.message ?? text);
@@ -131,17 +136,17 @@ function asked(retryAfter) {
   return Math.min(seconds * 1000, LONGEST_RETRY_AFTER_MS);
 }
 
-/** Return a server's text for a line of a log: short, and without control characters. */
+/** Return a server's text in a form that is safe in a line of a log: short, without control characters. */
 export function shown(value) {
   return String(value).slice(0, SHOWN_CHARS).replace(/\p{C}/gu, "?");
 }
 
-/** Return an order without its empty fields. */
+/** Return an object without its undefined and null fields. */
 export function said(order) {
   return Object.fromEntries(Object.entries(order).filter(([, value]) => value !== undefined && value !== null));
 }
 
-/** Return a path with its query. A list becomes one parameter for each value. */
+/** Return a path with its query. A list becomes a parameter for each value. */
 export function withQuery(path, query = {}) {
   const words = new URLSearchParams();
   for (const [name, value] of Object.entries(said(query)))

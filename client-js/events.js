@@ -1,24 +1,26 @@
-// Usage events: recorded one by one and sent in the background, or sent at once with their results.
+// Record usage events and send them in the background, or send events at once and return their results.
 //
-// Guarantee: an event is made once. A repetition is the same event under the same id, so that the server recognises
-// it. The number of waiting events is bounded, and no event is lost silently. If the server rejects an event, or events
-// are left when the client is closed, the client throws an error with the count.
+// Guarantee: the client makes an event once. A retry sends the same event with the same id, so that the server
+// recognises the event. The number of waiting events is bounded, and an event is never lost silently. If the server
+// rejects an event, or events are left when the client is closed, the client throws an error with their number.
 
 import { DrawdownError, Refused, Unreachable, said, shown } from "./calls.js";
 
-export const BATCH_ITEMS = 1_000; // events of one body, as the server allows
-export const BATCH_MS = 200; // time for which an event waits for others
+export const BATCH_ITEMS = 1_000; // maximum number of events of one request, which is the server's limit
+export const BATCH_MS = 200; // time for which an event waits for other events of its request
 export const QUEUE_ITEMS = 10_000;
 export const CLOSE_MS = 10_000;
-export const CLOSING_PAUSE_MS = 500; // the longest pause between tries while the client is being closed
+export const CLOSING_PAUSE_MS = 500; // longest pause before a retry while `close` waits
 export const MAX_QUANTITY = 1_000_000_000_000;
 const KEPT = new Set(["accepted", "duplicate", "pending"]);
 
-/** An error: the event is invalid, and was not recorded. */
+/** Thrown if an event is invalid, and was not recorded. */
 export class BadItem extends DrawdownError {}
-/** An error: the queue is full, and the event was not recorded. */
+/** Thrown if the queue is full, and the event was not recorded. */
 export class QueueFull extends DrawdownError {}
-/** An error: `count` events were not sent, and the server rejected `rejected` others. `first`: the first such result. */
+/** Thrown if the server did not store some events. `count`: the number of events that were not sent, or were in a
+ * refused call. `rejected`: the number of events that the server rejected. `first`: the first result of these
+ * events. */
 export class Unsent extends DrawdownError {
   constructor(count, rejected, first) {
     const texts = first ? [first.status === "refused" ? undefined : first.code, first.message] : [];
@@ -30,12 +32,13 @@ export class Unsent extends DrawdownError {
 
 /** Return an event with the server's field names. Errors: BadItem. */
 export function eventOf(eventType, quantity, more, source, world) {
-  if (typeof eventType !== "string" || !eventType) throw new BadItem("event_type is a string of 1 to 200 characters");
+  if (typeof eventType !== "string" || !eventType)
+    throw new BadItem("invalid event_type: expected a string of 1 to 200 characters");
   if (!Number.isSafeInteger(quantity) || quantity < 0 || quantity > MAX_QUANTITY)
-    throw new BadItem(`a quantity is a whole number from 0 to ${MAX_QUANTITY}: count in a smaller unit for parts`);
+    throw new BadItem(`invalid quantity: expected a whole number from 0 to ${MAX_QUANTITY}. Use a smaller unit`);
   const { org_id, at, event_id, subject, project, plan_key, properties, ...unknown } = { ...more, source: undefined };
   const [other] = Object.keys(said(unknown));
-  if (other !== undefined) throw new BadItem(`an event has no ${shown(other)}`);
+  if (other !== undefined) throw new BadItem(`unknown field ${shown(other)} of an event. See EventMore in index.d.ts`);
   const isStamped = at === undefined && event_id !== undefined; // a repetition has another time, but is the same event
   const now = world.now();
   return said({
@@ -75,10 +78,10 @@ export class Events {
     this.#world = world;
   }
 
-  /** Record one event, and return its id. It is sent in the background. Errors: BadItem, QueueFull. */
+  /** Record one event, and return its id. The client sends the event in the background. Errors: BadItem, QueueFull. */
   record(eventType, quantity = 1, more = {}) {
     const event = eventOf(eventType, quantity, more, this.#settings.source, this.#world);
-    if (this.#closed) throw new DrawdownError("the client is closed");
+    if (this.#closed) throw new DrawdownError("the client is closed. Create another client");
     if (this.#waiting.length >= this.#settings.queueItems)
       throw new QueueFull(`queue is full (events: ${this.#waiting.length}). Try again later, or drop the event`);
     this.#waiting.push(event);
@@ -86,21 +89,21 @@ export class Events {
     return event.event_id;
   }
 
-  /** Send events with the server's field names, and return the result of each, in order. Each must have its own
-   * `event_id`, so that the same call again is harmless. Errors: Refused, Unreachable, BadItem. */
+  /** Send events with the server's field names, and return the result of each, in order. Each event must have an
+   * `event_id`, so that you can safely repeat the call. Errors: Refused, Unreachable, BadItem. */
   async send(...events) {
-    if (events.some((one) => !one.event_id)) throw new BadItem("an event that is sent has an event_id of its own");
+    if (events.some((one) => !one.event_id)) throw new BadItem("missing event_id. Pass an id for each event");
     const whole = events.map((one) => said({ source: this.#settings.source, ...one }));
     return results(await this.#line.ask({ method: "POST", path: "/v1/events", order: whole }), whole.length);
   }
 
-  /** Wait for the results of all events recorded before. Errors: Unsent. */
+  /** Wait for the results of all events recorded so far. Errors: Unsent. */
   async flush() {
     while (this.#sending) await this.#sending;
     this.#requireSent();
   }
 
-  /** Send waiting events within `withinMs`, and stop. Errors: Unsent. */
+  /** Send waiting events within `withinMs` milliseconds, then stop. Errors: Unsent. */
   async close(withinMs = CLOSE_MS) {
     this.#closed = true;
     this.#deadline = this.#world.now() + withinMs;
@@ -109,7 +112,7 @@ export class Events {
     this.#requireSent();
   }
 
-  /** Wait for this time, or until the client is closed. */
+  /** Wait for `ms` milliseconds, or until the client is closed. */
   #pause(ms) {
     return this.#closed
       ? this.#world.pause(Math.min(ms, CLOSING_PAUSE_MS))
@@ -162,7 +165,7 @@ export class Events {
   }
 }
 
-/** Return the results of `count` events. Errors: Unreachable if the answer does not have one for each. */
+/** Return the results of `count` events. Errors: Unreachable if the response lacks a result for an event. */
 function results(answer, count) {
   const found = answer.results;
   if (!Array.isArray(found) || found.length !== count || found.some((one) => typeof one?.status !== "string"))

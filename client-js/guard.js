@@ -1,7 +1,7 @@
-// The guard: check a use before it happens, count it, and bill it by the event that it emits.
+// The guard: check a use before it starts, count it, and bill it by the event that it emits.
 //
-// Guarantee: the caller chooses the key of a use. If an answer is lost, the server does the same call only once. A
-// blocked use is an answer, and not an error.
+// Guarantee: the caller chooses the key of a use. If you repeat a call with the key, the server counts the use once. A
+// blocked use is a result, not an error.
 
 import { Unreachable, said, withQuery } from "./calls.js";
 import { moment } from "./events.js";
@@ -17,20 +17,20 @@ export class Guard {
     this.#world = world;
   }
 
-  /** Return the decision on a use now, without using anything. `wish`: {org_id, metric, quantity, payer}. */
+  /** Return the decision on a use, without counting the use. `wish`: {org_id, metric, quantity, payer}. */
   check({ org_id, metric, quantity, payer }) {
     return this.#ask("check", { org_id, metric, quantity, payer });
   }
 
-  /** Use this quantity at once, if it is allowed. `wish`: {org_id, metric, quantity, payer, project, subject, event}.
-   * `event`: a type, or an object with the server's field names and an `event_type`. The use counts against limits, and
-   * the event is billed, both or neither. */
+  /** Use a quantity at once, if the guard allows the use. `wish`: {org_id, metric, quantity, payer, project, subject,
+   * event}. `event`: a type, or an object with the server's field names and an `event_type`. Drawdown
+   * counts the use and bills the event, or does neither. */
   consume(key, wish) {
     return this.#ask("consume", { key, ...wish, event: this.#event(wish.event) });
   }
 
-  /** Reserve this quantity, if it is allowed. `wish`: as for `consume`, without an event, and with `for_ms`: the time of
-   * the reservation. */
+  /** Reserve a quantity, if the guard allows the use. `wish`: as for `consume`, without `event`, and with `for_ms`: the
+   * length of the reservation. */
   reserve(key, wish) {
     return this.#ask("reserve", { key, ...wish });
   }
@@ -40,12 +40,12 @@ export class Guard {
     return this.#ask("settle", { key, actual, reason });
   }
 
-  /** Release a reserved use. The quantity `incurred` still counts. */
+  /** Release a reserved use, and count only the quantity `incurred`. */
   release(key, incurred = 0, reason = undefined) {
     return this.#ask("release", { key, incurred, reason });
   }
 
-  /** Extend a reserved use to a total of `to`, for `for_ms` from now. */
+  /** Extend a reserved use to a total of `to`, for `for_ms` milliseconds from now. */
   extend(key, { to, for_ms, reason } = {}) {
     return this.#ask("extend", { key, to, for_ms, reason });
   }
@@ -65,7 +65,8 @@ export class Guard {
 
   async #ask(act, order) {
     const found = await this.#line.ask({ method: "POST", path: `/v1/guard/${act}`, order: said(order) });
-    if (!DECISIONS.has(found.decision)) throw new Unreachable("the response of the guard has no decision");
+    if (!DECISIONS.has(found.decision))
+      throw new Unreachable("invalid response: expected a decision. Check the server address");
     return { ...found, isAllowed: found.decision !== "block" };
   }
 }

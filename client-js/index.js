@@ -1,4 +1,4 @@
-// The client for Node 18 or newer, without a dependency.
+// The client for Node 18 or newer, without dependencies.
 
 import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
@@ -18,7 +18,7 @@ const WORLD = {
   fetch: (...given) => fetch(...given),
 };
 const SETTINGS = {
-  source: "drawdown-client-js", // for events without a source
+  source: "drawdown-client-js", // the source of events without a source
   onResult: undefined, // called once for each recorded event
   tries: CALL_TRIES,
   withinMs: CALL_WITHIN_MS,
@@ -27,7 +27,7 @@ const SETTINGS = {
   queueItems: QUEUE_ITEMS,
 };
 
-/** A client of one server, with one key. Close it, because recorded events are sent in the background. */
+/** A client of one server, with one key. Close the client, because it sends recorded events in the background. */
 export class Client {
   #line;
   #world;
@@ -36,7 +36,8 @@ export class Client {
   constructor(url, key, settings = {}, world = {}) {
     const whole = { ...SETTINGS, ...settings };
     const [other] = Object.keys(settings).filter((name) => !(name in SETTINGS));
-    if (other !== undefined) throw new TypeError(`there is no setting ${other}: ${Object.keys(SETTINGS).join(", ")}`);
+    if (other !== undefined)
+      throw new TypeError(`there is no setting ${other}. The settings are ${Object.keys(SETTINGS).join(", ")}`);
     this.#world = { ...WORLD, ...world };
     this.url = url;
     this.#line = new Line(url, key, whole, this.#world);
@@ -44,20 +45,20 @@ export class Client {
     this.guard = new Guard(this.#line, this.#world);
   }
 
-  /** Return a client of DRAWDOWN_URL and DRAWDOWN_KEY. */
+  /** Return a client of the server in DRAWDOWN_URL, with the key in DRAWDOWN_KEY. Errors: TypeError. */
   static fromEnv(settings = {}) {
     const { DRAWDOWN_URL: url, DRAWDOWN_KEY: key } = process.env;
-    if (!url || !key) throw new TypeError("the client has no server: set DRAWDOWN_URL and DRAWDOWN_KEY");
+    if (!url || !key) throw new TypeError("missing server address or key. Set DRAWDOWN_URL and DRAWDOWN_KEY");
     return new Client(url, key, settings);
   }
 
-  /** Call an operation of /openapi.json that changes something, by its path. The server does it once, under `key` or a
-   * new key. An order with `dry_run` shows the change and does not make it. Errors: Refused, Unreachable. */
+  /** Call an operation of /openapi.json that changes data, by its path. `key`: the idempotency key, by default a new
+   * key. If `order` has `dry_run`, the server returns the effect without any change. Errors: Refused, Unreachable. */
   post(path, order = {}, { key = this.#world.newId() } = {}) {
     return this.#line.ask({ method: "POST", path, order, once: key });
   }
 
-  /** Call an operation of /openapi.json that only reads, by its path. Errors: Refused, Unreachable. */
+  /** Call an operation of /openapi.json that only reads data, by its path. Errors: Refused, Unreachable. */
   get(path, query = {}) {
     return this.#line.ask({ method: "GET", path: withQuery(path, query) });
   }
@@ -67,12 +68,12 @@ export class Client {
     return this.events.record(eventType, quantity, more);
   }
 
-  /** Wait for the results of all events recorded before. Errors: Unsent. */
+  /** Wait for the results of all events recorded so far. Errors: Unsent. */
   flush() {
     return this.events.flush();
   }
 
-  /** Send waiting events, and stop. Errors: Unsent. */
+  /** Send waiting events within `withinMs` milliseconds, then stop. Errors: Unsent. */
   close(withinMs) {
     return this.events.close(withinMs);
   }

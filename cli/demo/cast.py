@@ -1,7 +1,6 @@
 """The organisations of the demo, their sandboxes, and their use in an hour.
 
-Guarantee: the use depends only on the organisation and the hour. However the month is divided into ticks, the samples
-are the same.
+Guarantee: the use depends only on the organisation and the hour. The times of ticks do not change the samples.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ The story adds its own samples to these windows.
 class Member:
     """An organisation of the demo.
 
-    `sandboxes`: each is used for about `busy_s` seconds of every hour in `hours` (UTC), from day `since` on.
+    `sandboxes`: the number of sandboxes. Each is used for about `busy_s` seconds of every hour in `hours` (UTC), from
+    day `since` on.
     """
 
     org_id: str
@@ -90,8 +90,8 @@ def samples_of(
 ) -> Iterator[SandboxSample]:
     """Yield a sample of each sandbox, all in one window of the hour.
 
-    It does not yield samples outside the member's hours. `often`: yield a sample a minute, so that an estimate knows
-    the present use.
+    The function does not yield samples outside the member's hours. `often`: yield a sample each minute, so that the
+    watch can estimate the present use.
     """
     if not member.hours[0] <= hour_ms % DAY_MS // HOUR_MS < member.hours[1]:
         return

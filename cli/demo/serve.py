@@ -1,8 +1,8 @@
 """Run `drawdown demo --serve`: make a month of data, and serve a console for it.
 
-Guarantee: the port is bound before the month is made. Whatever ends the demo (SIGTERM, Ctrl-C, an error), its own
-folder is deleted. A database named with --file stays if its month is complete. The sign-in link works only in a
-database with the mark of a demo, which the demo sets.
+Guarantee: the port is bound before the month is made. After SIGTERM, Ctrl-C or an error, the demo deletes its
+own folder. A database that --file names stays if its month is complete. The demo marks its database, and the sign-in
+link works only in a marked database.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ HOST: Final = "127.0.0.1"
 HOSTS_EVERY_S: Final = 60.0
 TICK_EVERY_S: Final = 300
 ENDS_WITHIN_S: Final = 20.0
-"""Seconds to wait for a tick in progress."""
+"""Seconds to wait for a running tick when the demo ends."""
 
 
 class Ended(DrawdownError):
-    """An error: the demo was stopped while it made the month.
+    """Raised if the demo is stopped while it makes the month.
 
-    The demo deleted the incomplete month.
+    The demo deletes the incomplete month.
     """
 
     exit_status = Exit.LEFT
@@ -200,13 +200,13 @@ def _open(url: str) -> None:
 
 PERSON: Final = "you"
 GRANT_LIMIT: Final = 100
-"""Credits that the demo's person may grant at once."""
+"""Credits that the demo's person may grant in one grant."""
 
 
 def let_in(app: DemoApp, root: str) -> str:
     """Return a URL that signs in to the console at `root`, as an admin.
 
-    The page of an organisation there links to the view of its own people.
+    The console's page of an organisation links to /my, the view for the organisation's own people.
     """
     app.settings.console_url = root
     with suppress(UsageError):  # without the library for tokens, the demo has no pages of /my

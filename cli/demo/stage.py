@@ -1,6 +1,7 @@
 """Set up the demo: a database, cells on loopback, a clock, and fake services.
 
-The services stand for Autumn, Stripe and a card. Each charges once by key, and has outages.
+The fake services are Autumn, Stripe, and a payment service for cards. Each charges a key once. Autumn and Stripe have
+outages.
 
 Guarantee: the demo ignores all DRAWDOWN_… variables of the environment, so it cannot use a real key, database or cell.
 """
@@ -220,7 +221,7 @@ class DemoCard:
 
 
 class TurnedClock:
-    """A clock with a set time, or with the time of the clock behind it."""
+    """A clock that shows a set time, or the time of an underlying clock."""
 
     def __init__(self, behind: Clock) -> None:
         self._behind = behind
@@ -228,7 +229,7 @@ class TurnedClock:
         self.trusted = True
 
     def turn(self, at_ms: int | None) -> None:
-        """Set the time in milliseconds; None: use the time of the clock behind it."""
+        """Set the time in milliseconds; None: follow the underlying clock."""
         self._at_ms = at_ms
         self.trusted = at_ms is not None or self._behind.trusted
 
@@ -255,13 +256,13 @@ class DemoApp(App):
         return PaymentServices({} if self.card is None else {self.card.name: self.card})
 
     def real_card(self) -> PaymentCapabilities:
-        """Return the declaration of the real card service."""
+        """Return the capabilities of Stripe as a payment service."""
         return payment_registry.load({}, self.clock, self.http, self.engine).capabilities["stripe"]
 
 
 @dataclass
 class Stage:
-    """The demo's services and its progress."""
+    """The state of the demo: its services, clock, cells and running sandboxes."""
 
     app: DemoApp
     clock: TurnedClock
@@ -295,7 +296,7 @@ class Stage:
             self.done["samples"] += len(samples)
 
     def hurry(self) -> None:
-        """Make SQLite skip its waits for the disk. After a crash, the demo is made again."""
+        """Turn off SQLite's waits for the disk, since a crashed demo is made again."""
 
         def connected(connection: Any, _record: object) -> None:
             connection.execute("PRAGMA synchronous = OFF")
@@ -303,7 +304,7 @@ class Stage:
         sa.event.listen(self.app.engine, "connect", connected)
 
     def go_on(self) -> None:
-        """Use the database as usual from now on, with a running clock."""
+        """Open the database with its usual settings, and start the clock."""
         self.app.engine.dispose()
         self.app._engine = None
         self.clock.turn(None)
@@ -314,7 +315,7 @@ class Stage:
 
 
 def set_up(folder: Path, file: Path, behind: Clock, out: Console, err: Console) -> Stage:
-    """Return a stage with running cells. Its database is not created yet."""
+    """Return a stage with running cells, but without a database yet."""
     clock = TurnedClock(behind)
     given: dict[str, Any] = {name: one.default for name, one in Settings.model_fields.items()}
     secret = SecretStr(secrets.token_hex(16))

@@ -1,6 +1,6 @@
-"""Tell the month's story: the setup, people's acts, and the product's use.
+"""Define and run the demo's month: set-up, people's acts, and the product's use.
 
-The use is daily executions, events and builds. This module also runs the month: samples of hosts, acts and ticks, in
+The product has executions, events and builds every day. The month runs the samples of hosts, the acts and the ticks in
 the order of time.
 
 Guarantee: the same time and seed give the same month. An act is a real command. The acts between two ticks run in the
@@ -84,7 +84,7 @@ OUTAGE_DAY: Final = 20
 
 @dataclass(frozen=True)
 class Calendar:
-    """The times of the month, from its end backwards."""
+    """The times of the month, counted back from its end."""
 
     now_ms: int
     days: int = DAYS
@@ -100,17 +100,17 @@ class Calendar:
 
     @property
     def often_from_ms(self) -> int:
-        """Return the time from which hosts write each minute, in milliseconds.
+        """Return the time from which hosts write a sample each minute, in milliseconds.
 
-        That is the start of the second-last whole hour.
+        The time is the start of the second-last whole hour.
         """
         return self.now_ms - self.now_ms % HOUR_MS - 2 * HOUR_MS
 
     @property
     def charged_ms(self) -> int:
-        """Return the time of the charge of the burst, in milliseconds.
+        """Return the time at which the burst is charged, in milliseconds.
 
-        It is 14:05 (UTC) of the day before yesterday.
+        The time is 14:05 (UTC) of the day before yesterday.
         """
         return self.now_ms - self.now_ms % DAY_MS - 2 * DAY_MS + CHARGED_AT
 
@@ -122,15 +122,15 @@ class Calendar:
 
     @property
     def silent_ms(self) -> int:
-        """Return the time (ms) from which Stripe does not answer about wayne.
+        """Return the time (ms) from which Stripe does not answer calls for `wayne`.
 
-        The time is longer ago than Stripe remembers a key.
+        Stripe has since forgotten the idempotency keys of that time.
         """
         return self.now_ms - 26 * HOUR_MS
 
     @property
     def tangled_ms(self) -> int:
-        """Return the time (ms) from which Stripe does not answer about stark for two days.
+        """Return the time (ms) from which Stripe does not answer for `stark` for two days.
 
         A person then resolves the pushes in doubt.
         """
@@ -181,9 +181,9 @@ class Act:
 
 
 def perform(connection: sa.Connection, acts: Sequence[Act]) -> None:
-    """Do acts, each at its own time.
+    """Do acts, each with its own time.
 
-    If a rule refuses an act with `may_fail`, roll back this act, and do the others.
+    If a rule refuses an act with `may_fail`, roll back only this act.
     """
     for act in acts:
         by = By(act.at_ms, act.actor, act.reason, "cli")
@@ -302,7 +302,7 @@ BACKFILLS: Final = (
 
 
 def whole_story(stage: Stage, calendar: Calendar) -> Iterator[Act]:
-    """Yield all acts of people, unsorted."""
+    """Yield all acts of people, in any order."""
     start, now = calendar.first_day_ms, calendar.now_ms
     yield from _payments(start)
     yield from _halts(stage, start, now)
@@ -590,10 +590,10 @@ def live(
     days: int = DAYS,
     told: Callable[[int, int, int], None] = lambda _day, _days, _at_ms: None,
 ) -> Stage:
-    """Make a database with the last `days` days up to now, and return its stage.
+    """Make a database with the last `days` days, and return its stage.
 
-    `behind`: the clock that runs afterwards. `told`: called with each day, the number of days and the time in
-    milliseconds.
+    `behind`: the clock that the stage follows afterwards. `told`: a callback for each day, with the day's number, the
+    number of days, and the time in milliseconds.
     """
     calendar = Calendar(window_of(behind.now_ms()), days)
     stage = set_up(folder, file, behind, out, err)
@@ -614,7 +614,7 @@ def live(
 
 
 def prove(stage: Stage) -> None:
-    """Record a run of verify, so that the page of proofs has a result."""
+    """Record a run of `drawdown verify`, so that the page of proofs shows a result."""
     by = By(stage.clock.now_ms(), "the demo", "nightly", "cli")
     found = stage.app.read(verify)
     stage.app.write(lambda connection: proofs.keep(connection, found, by, took_ms=0, orgs=None, doubted=None))
@@ -666,7 +666,7 @@ def used(stage: Stage, from_ms: int, to_ms: int) -> Iterator[SandboxSample]:
 
 
 def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxSample]:
-    """Yield the samples of the burst, and those of hosts that were cut off for days."""
+    """Yield the samples of the burst, and the late samples of disconnected hosts."""
     burst = calendar.charged_ms - 2 * WINDOW_MS
     if from_ms <= burst < to_ms:
         for number in range(BURST):
@@ -684,7 +684,7 @@ def told_late(calendar: Calendar, from_ms: int, to_ms: int) -> Iterator[SandboxS
 def look(stage: Stage) -> None:
     """Run one round of the watch, so that the first page shows when credit ends.
 
-    Sealed usage alone does not start a round.
+    The round must run before the tick, because sealed usage alone does not start a round.
     """
     runner.run(watch(stage.app.context(), Watcher()), stage.app.world())
 

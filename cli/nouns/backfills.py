@@ -25,7 +25,7 @@ from drawdown.worker.usage.backfills import TAKEN_AT_ONCE, read_events, show_bac
 commands = of_noun("backfill", *ACTIONS, *LISTS)
 
 FIRST_FEW: Final = 20
-"""Refused lines that the result shows."""
+"""Maximum number of refused lines that the result shows."""
 WHY: Final = {"open_long": "open for too long", "below_floor": "partly below the floor, which is never billed"}
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backfill")]
 
@@ -55,7 +55,10 @@ def stage(
                 counts[status] += 1
                 if status in ("invalid", "conflict") and len(wrong) < FIRST_FEW:
                     wrong.append((number, code, message))
-    said = ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items())) or "the file has no event"
+    said = (
+        ", ".join(f"{times:,} {status}" for status, times in sorted(counts.items()))
+        or "the file does not have an event"
+    )
     wrong.sort()
     rows = [f"line {number}: {code}: {clean(message)}" for number, code, message in wrong]
     result = {
@@ -89,8 +92,8 @@ def overdue(
 ) -> None:
     """List backfills that are open too long or below a floor.
 
-    The command does not close or revert a backfill. The exit status is 1 if the list has a backfill. You must then
-    close or revert the backfill.
+    The command does not close or revert a backfill. The exit status is 1 if the list is not empty. Then close or
+    revert each backfill.
     """
     app: App = context.obj
     found = app.read(lambda c: backfills.overdue(c, app.clock.now_ms(), parse_length(open_for, "--open-for")))

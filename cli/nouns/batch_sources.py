@@ -92,14 +92,16 @@ def _listed(app: App, prefix: str) -> None:
 
 
 def _question(app: App, query: Path, database: str, every: Every, closed_after: str) -> Question:
-    """Return the question of a query.
+    """Return a query with its database, period and delay.
 
-    Errors: UsageError for an unreadable file, or if this machine does not have the database.
+    Errors: UsageError if the file is unreadable, or this machine does not have the database.
     """
     if not database:
         raise UsageError("--query needs a database. Pass --database NAME, with the NAME of DRAWDOWN_QUERY_NAME_URL")
     if database.lower() not in (known := app.settings.databases().urls):
-        named = f"expected one of {', '.join(sorted(known))}" if known else "this machine has no database to query"
+        named = (
+            f"expected one of {', '.join(sorted(known))}" if known else "this machine does not have a database to query"
+        )
         raise UsageError(
             f"unknown --database {quote_value(database)}: {named}. To add this database, set "
             f"{Databases.setting(database)}"

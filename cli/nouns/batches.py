@@ -48,10 +48,10 @@ def take_(
     """Take files of usage.
 
     The columns are org_id, ts, and either memory_mb with interval_s or event_type with quantity. Drawdown takes a
-    file's content once, whatever its name. If you repeat the command, Drawdown does not count the usage twice. It sets
-    aside rows that it cannot bill. The exit status is 1 if Drawdown set aside rows, or did not take a file because of a
-    conflict or a withdrawal. If you pass several files, Drawdown tries each file. Then the status is also 1 or 75 if a
-    file cannot be read.
+    file's content once, even under another name. If you repeat the command, Drawdown does not count the usage twice. It
+    sets aside rows that it cannot bill. The exit status is 1 if Drawdown set aside rows, or did not take a file because
+    of a conflict or a withdrawal. If you pass several files, Drawdown tries each file. Then the status is also 1 or 75
+    if a file cannot be read.
     """
     app: App = context.obj
     app.ready()

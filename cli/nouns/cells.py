@@ -65,7 +65,7 @@ def set_(
 def secret(context: typer.Context, cell: CellArgument, new: New = False) -> None:
     """Print a cell's own secret.
 
-    Give the secret to the person who installs the cell. Drawdown signs only the halts of this cell with it.
+    Give the secret to the person who installs the cell. Drawdown signs only the halts of this cell with the secret.
     """
     app: App = context.obj
     if not is_clean_id(cell):

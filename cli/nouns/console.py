@@ -39,7 +39,7 @@ def add(
 ) -> None:
     """Add a person and show the link to set a password.
 
-    The link is shown once.
+    The command shows the link once.
     """
     app: App = context.obj
     by, link, limit = app.by(actor, reason), new_link(), _micro(grant_limit)

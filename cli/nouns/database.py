@@ -90,7 +90,7 @@ def init(
             "--roles", help="SQL of the PostgreSQL roles of hosts, readers and workers, printed without running it"
         ),
     ] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Roles created in the database, for --roles")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Creation of the roles in the database, for --roles")] = False,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Schema of `drawdown worker` included; PostgreSQL only")
     ] = False,
@@ -130,7 +130,7 @@ def init(
 def _roles(app: App, apply: bool) -> None:
     """Create the roles, or print their statements.
 
-    The database's administrator decides: without `apply`, the command creates nothing.
+    `apply`: True to create the roles. Otherwise the database's administrator can run the printed statements.
     """
     require_roles(app.engine)
     if apply:
@@ -167,7 +167,7 @@ def verify_(
     ] = False,
     since_last: Annotated[
         bool,
-        typer.Option("--since-last", help="Windows and records since the last run only; all of them once a week"),
+        typer.Option("--since-last", help="Windows and records since the last run; everything once a week"),
     ] = False,
     actor: Actor = None,
 ) -> None:
@@ -217,7 +217,7 @@ def _verify(
 
 
 def _bring(app: App, place: str, folder: Path) -> Path | None:
-    """Download an object that was taken as a batch, for the proof."""
+    """Download the object of a batch, so that `verify --deep` can read it again."""
     from drawdown.worker.batches.duck import READING_TIME_S, time_limit
     from drawdown.worker.batches.objects import brought
 
@@ -248,7 +248,7 @@ def _report(found: Verification, stopped: list[str], since_last: bool) -> list[s
 
 
 def _from(found: Verification) -> list[str]:
-    """Return the text about skipped windows. The report always states it."""
+    """Return a line about the windows that `verify --since-last` skipped."""
     begins = found.point
     if begins is None:
         return [
@@ -267,7 +267,7 @@ def _from(found: Verification) -> list[str]:
 def _keep_proof(app: App, found: Verification, by: By, orgs: int | None, doubted: str | None) -> list[str]:
     """Store a result for `drawdown proof`.
 
-    If that fails, return a warning: the proof itself is valid.
+    If the database cannot store the result, return a warning, because the proof is still valid.
     """
     took_ms = max(app.clock.now_ms() - by.now_ms, 0)
     try:

@@ -74,7 +74,7 @@ ORGS: Final = (
 
 @dataclass
 class Demo:
-    """The fleet, and the demo's clock."""
+    """The state of the demo: its fleet and its clock."""
 
     app: App
     clock: FixedClock
@@ -210,7 +210,7 @@ def sandboxes() -> list[Sandbox]:
 
 
 def use(demo: Demo) -> None:
-    """Write a sample a minute for each sandbox, as hosts do."""
+    """Write a sample for each minute and sandbox, as hosts do."""
     chance = random.Random(SEED)  # noqa: S311, a demo's jitter
     start = demo.clock.at_ms
     rows = [
@@ -237,7 +237,7 @@ def drain(demo: Demo) -> None:
 
 
 def late(demo: Demo) -> None:
-    """Write a late sample, as a host that was cut off does, and bill it by a tick."""
+    """Write a late sample, as a disconnected host does, and bill it with a tick."""
     demo.say("4. A sample arrives late, for a window that is sealed already")
     ts = demo.clock.at_ms - WINDOWS * WINDOW_MS
     demo.host_writes([SandboxSample("late-1", sandboxes()[0], 42, ts)])

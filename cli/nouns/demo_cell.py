@@ -1,6 +1,6 @@
-"""A small cell for the demo.
+"""Run a small cell for the demo.
 
-It is an HTTP server on loopback that verifies Drawdown's signature and stops sandboxes.
+The cell is an HTTP server on loopback that verifies Drawdown's signature and stops sandboxes.
 """
 
 from __future__ import annotations

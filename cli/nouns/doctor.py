@@ -54,7 +54,7 @@ from drawdown.worker.verdict.watch_state import STOPPED_FOR_MS, WATCHED_FOR_MS, 
 MIN_SECRET_CHARS: Final = 16
 """Minimum length of a secret, in characters. `doctor` reports a shorter secret."""
 MOST_CUSTOMERS: Final = 20
-"""Customers of a provider that `doctor` checks, with one call each."""
+"""Maximum number of customers of a provider that `doctor` checks, with one call each."""
 PROXY_WITHIN_S: Final = 5.0
 """Seconds that `doctor` waits for the response of a proxy."""
 NO_HOST: Final = "drawdown.invalid:443"
@@ -149,7 +149,7 @@ def _secrets(app: App) -> Iterator[Finding]:
         ("DRAWDOWN_CONSOLE_PROXY_SECRET", tuple(filter(None, [proxy]))),
     ):
         if given and _is_weak(given):
-            fix = f"set {name} to {MIN_SECRET_CHARS} characters or more: `openssl rand -hex 32`"
+            fix = f"set {name} to {MIN_SECRET_CHARS} characters or more. To make a secret, run `openssl rand -hex 32`"
             yield Finding(False, f"a secret of {name} is too short, so an attacker can guess it", fix)
 
 
@@ -211,9 +211,11 @@ def _ways_out(app: App) -> Iterator[Finding]:
         yield Finding(False, f"{what}: {error.strerror or error}", f"set {PROXY} to a proxy that listens, or unset it")
         return
     if answer is not None and not answer.startswith(b"HTTP/1."):
-        yield Finding(False, f"{what}: the response is not HTTP", f"set {PROXY} to a proxy that supports CONNECT")
+        yield Finding(
+            False, f"{what}: the proxy's response is not HTTP", f"set {PROXY} to a proxy that supports CONNECT"
+        )
     elif answer is not None and answer[8:12] == b" 407":
-        yield Finding(False, f"{what}: it refuses this user (407)", f"set the user and the password in {PROXY}")
+        yield Finding(False, f"{what}: the proxy refuses this user (407)", f"set the user and the password in {PROXY}")
     else:
         yield Finding(True, what)
 
@@ -239,7 +241,7 @@ def _proxies(trusted: str) -> Finding:
         what = "DRAWDOWN_TRUSTED_PROXIES trusts every caller, so each can claim another address and avoid its limits"
         return Finding(False, what, "set it to the proxy's addresses, such as 10.0.0.7 or 10.1.0.0/16")
     if entries:
-        return Finding(True, f"X-Forwarded-For of the proxies {', '.join(entries)} names the caller")
+        return Finding(True, f"X-Forwarded-For of the proxies {', '.join(entries)} identifies the caller")
     what = "DRAWDOWN_TRUSTED_PROXIES is not set, so behind a proxy all callers share the limits of a single address"
     return Finding(True, what, off=True)
 
@@ -282,9 +284,9 @@ OF_SETTINGS: Final[tuple[Callable[[App], Iterator[Finding]], ...]] = (
 
 MIN_SQLITE = (3, 39, 0)
 FEW = 3
-"""Features, organisations or keys that a line names."""
+"""Maximum number of features, organisations or keys that a line names."""
 MOST_KEYS = 10_000
-"""API keys that `doctor` checks."""
+"""Maximum number of API keys that `doctor` checks."""
 
 
 def examine(app: App) -> list[Finding]:
@@ -328,7 +330,7 @@ def _sqlite(app: App) -> Iterator[Finding]:
     yield Finding(
         version >= MIN_SQLITE,
         f"SQLite {sqlite3.sqlite_version}",
-        "install a newer Python: Drawdown needs SQLite 3.39 or newer",
+        "install a newer Python, because Drawdown needs SQLite 3.39 or newer",
     )
     file = sqlite_file(app.engine)
     if file is not None:
@@ -400,8 +402,8 @@ def _folders(app: App) -> Iterator[Finding]:
     count = left.refused + left.conflicts + left.failing
     yield Finding(
         not count,
-        f"files of watched folders that could not be imported: {count:,}",
-        "run `drawdown batch list` for the reasons. Fix the files, or move them away",
+        f"files of watched folders that Drawdown could not import: {count:,}",
+        "run `drawdown batch list` to see the reasons. Then fix the files, or move them out of the folder",
     )
 
 
@@ -445,14 +447,12 @@ def _upkeep(app: App) -> Iterator[Finding]:
     found = app.read(upkeep)
     if found is None:
         return
-    fix = "set autovacuum and track_counts to on. Without them, tables grow without a limit"
+    fix = "set autovacuum and track_counts to on. Otherwise tables grow without a limit"
     yield Finding(found.works, "autovacuum is on" if found.works else "autovacuum is off", fix)
     for table, statement in found.statements.items():
-        yield Finding(False, f"{table} lost its autovacuum settings", f"run `{statement}` as its owner")
+        yield Finding(False, f"the table {table} lacks its autovacuum settings", f"run `{statement}` as its owner")
     for table, statement in found.attached.items():
-        what = (
-            f"{table} was attached to a table of Drawdown, but its rows do not have the keys and guards of that table"
-        )
+        what = f"{table} was attached to a table of Drawdown, but its rows lack the keys and checks of that table"
         yield Finding(False, what, f"run `{statement}` as its owner, then `drawdown verify`")
 
 
@@ -535,7 +535,7 @@ def _keys(app: App) -> Iterator[Finding]:
     if found:
         more = f" and {len(found) - FEW:,} more" if len(found) > FEW else ""
         what = f"keys of one organisation that send usage of every source: {', '.join(found[:FEW])}{more}"
-        yield Finding(True, f"{what}; if a tenant has such a key, create a key with --source for that tenant", off=True)
+        yield Finding(True, f"{what}. If a tenant has such a key, create a key with --source for that tenant", off=True)
 
 
 def _mapping(app: App) -> Iterator[Finding]:
@@ -591,7 +591,7 @@ def _account(app: App, name: str, provider: Provider) -> Iterator[Finding]:
     customers = app.read(lambda c: customers_at(c, name, now, MOST_CUSTOMERS + 1))
     by_use = app.read(lambda c: features_used(c, name, customers[:MOST_CUSTOMERS], now))
     for line in check_account(app, provider, features, by_use)[:FEW]:
-        yield Finding(False, f"{name}: {line}", f"`drawdown provider check {name}` shows all")
+        yield Finding(False, f"{name}: {line}", f"run `drawdown provider check {name}` to list all faults")
     if len(customers) > MOST_CUSTOMERS:
         what = f"{name}: doctor checked {MOST_CUSTOMERS} customers (`drawdown provider check {name} --most N` for more)"
         yield Finding(True, what, off=True)

@@ -24,9 +24,9 @@ def summary(
 ) -> None:
     """Summarise usage events for publication.
 
-    Each row is by plan, kind and day, and covers at least five organisations. Smaller groups are added up as `other`.
-    If `other` covers fewer than five organisations, too, Drawdown omits the group. If a plan or kind holds private
-    text, the command fails and names the place and the rule.
+    Each row is by plan, kind and day, and covers at least five organisations. Drawdown adds smaller groups to
+    `other`. If `other` covers fewer than five organisations, Drawdown omits `other`, too. If a plan or kind holds
+    private text, the command fails and names the place and the rule.
     """
     app: App = context.obj
     start, end = app.past(from_, "--from"), app.moment(to, "--to")
@@ -49,8 +49,8 @@ def invalid(
 ) -> None:
     """List events and samples that the API rejected as invalid.
 
-    The list groups them by API key, kind and reason. Each group has the id of an example. Drawdown does not keep the
-    items.
+    The list groups the items by API key, kind and reason. Each group has the id of an example. Drawdown does not store
+    the items.
     """
     app: App = context.obj
     since = app.past(from_, "--from")

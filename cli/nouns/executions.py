@@ -145,7 +145,7 @@ Uses = Annotated[
     list[str] | None,
     typer.Option("--use", metavar="FEATURE=N", help="Base units of a feature, in place of an amount; may be repeated"),
 ]
-Project = Annotated[str | None, typer.Option(help="Label for the project; the case of letters counts")]
+Project = Annotated[str | None, typer.Option(help="Label for the project (case-sensitive)")]
 Subject = Annotated[str | None, typer.Option(help="Label for the actor or object of the execution")]
 Action = Annotated[str | None, typer.Option(help="Label for the action")]
 OfSupplier = Annotated[str | None, typer.Option("--supplier", help="Supplier that gets a share of the cost")]

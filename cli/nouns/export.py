@@ -23,7 +23,7 @@ From = Annotated[str, typer.Option("--from", help="Start of the range")]
 To = Annotated[str | None, typer.Option("--to", help="End of the range", show_default="now")]
 Form = Annotated[str, typer.Option("--format", help="Format: csv, safe to open in a spreadsheet, or jsonl")]
 By = Annotated[
-    str, typer.Option(help="Time of the range: booked, final an hour after the end of the range, or used, never final")
+    str, typer.Option(help="Time that the range is of: booked (final an hour after the end), or used (never final)")
 ]
 
 
@@ -33,9 +33,9 @@ def ledger(
 ) -> None:
     """Print the ledger's entries in order of time.
 
-    If you pass --org, the command prints the entries of this organisation's wallet, and how each entry changed the
-    wallet's balance. It is the wallet that pays for the organisation now. If the range is not final, a message names
-    the time before which it is final. With --to, the exit status is then 75.
+    If you pass --org, the command prints the entries of the wallet that pays for the organisation now, and the change
+    of the wallet's balance by each entry. If entries of the range may still be added, a message names the time before
+    which the range is final. With --to, the exit status is then 75.
     """
     if by not in ("booked", "used"):
         raise UsageError(f"invalid --by {by!r}: expected booked or used")

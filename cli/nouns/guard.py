@@ -71,9 +71,9 @@ def options(
     quantity: Quantity = 1,
     payer: Payer = None,
 ) -> None:
-    """List the ways out for an organisation that is blocked.
+    """List the ways out for a blocked organisation.
 
-    The command shows whether each way is open, and the next step. It does not change anything.
+    For each way out, the command shows whether it is open, and the next step. The command does not change anything.
     """
     app: App = context.obj
     found = _read_ways(app, Wish(org, metric, quantity, payer=payer))

@@ -35,7 +35,7 @@ def import_(
     ],
     map_: FileMap = None,
     set_: FileSet = None,
-    id_from_line: Annotated[bool, typer.Option("--id-from-line", help="Ids of the form PREFIX:LINE")] = False,
+    id_from_line: Annotated[bool, typer.Option("--id-from-line", help="Ids of samples as PREFIX:LINE")] = False,
     id_prefix: Annotated[
         str | None, typer.Option(help="Prefix of ids made by --id-from-line", show_default="the file's name")
     ] = None,
@@ -46,7 +46,9 @@ def import_(
     format_: Annotated[
         str | None, typer.Option("--format", help="Format of the file: csv or jsonl", show_default="by the file's name")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Rollback if a row is rejected or conflicts")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Rollback of the import if a row is rejected or conflicts")
+    ] = False,
     rejects: Annotated[Path | None, typer.Option(help="CSV file for the rejected rows")] = None,
 ) -> None:
     """Import usage samples from a file.

@@ -153,7 +153,7 @@ Customer = Annotated[str, typer.Argument(help="Customer's id; usually the organi
 def billing_(context: typer.Context, customer: Customer) -> None:
     """Show a wallet's billing terms and recent changes.
 
-    The command lists payers, thresholds, and the plans and tiers for sale.
+    The command lists payers, thresholds, and the plans and tiers that you sell.
     """
     app: App = context.obj
     now_ms = app.clock.now_ms()
@@ -177,7 +177,7 @@ def billing_(context: typer.Context, customer: Customer) -> None:
     ]
     lines: list[str | Table] = [
         f"{customer}: paid from the wallet of {payer}; low at {_credits(terms.low_micro) or 'no level'}, topped up at "
-        f"{_credits(terms.threshold_micro) or 'none'} ({terms.mode or 'not by itself'})",
+        f"{_credits(terms.threshold_micro) or 'none'} ({terms.mode or 'not automatic'})",
         table("Payers", ("", "party", "relation", "as", "#limit", "#spent", "since", "reason"), related),
         table("Billing events", ("at", "event", "#credits", "state", "reason or key"), events),
         table("Plans and tiers", ("", "name", "#at once", "#a month", "#included", "held"), offered),
@@ -194,7 +194,7 @@ def spenders_(
 ) -> None:
     """Show the wallets with the most charges in 30 days.
 
-    The command reads all charges of usage and executions of that time.
+    The command reads all charges of usage and executions in that period.
     """
     app: App = context.obj
     now_ms = app.clock.now_ms()

@@ -46,7 +46,7 @@ def show_(
     heads = ("metric", "reason", "#times", "#quantity", "blocked", "last")
     more = [f"more metrics exist: --after {found.next_after}"] if found.next_after is not None else []
     halted = [f"{org} is {found.halted}, so it cannot use any metric"] if found.halted else []
-    plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'on no plan'}"
+    plan = f"Limits of {org}, {f'plan {found.plan}' if found.plan else 'without a plan'}"
     refusals = table("Blocked in 24 hours, or would be in phase 3", heads, refused)
     lines: list[str | Table] = [*halted, table(plan, columns, rows), *more, refusals]
     show(app, vars(found), lines)

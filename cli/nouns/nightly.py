@@ -1,6 +1,6 @@
 """`drawdown nightly`: run the checks of each night, one after the other.
 
-Guarantee: each check runs, whatever the result of the others. The exit status is the worst of all checks, in the order
+Guarantee: all checks run, whatever their results. The exit status is the worst of all checks, in the order
 1, 2, 75, 0. You can run each check alone.
 """
 
@@ -30,7 +30,7 @@ LINES: Final = (
     "backfill overdue",
     "status",
 )
-"""The nightly commands. If a feature is not in use, its command succeeds at once."""
+"""The nightly commands. The command of an unused feature succeeds at once."""
 WITH_CELLS: Final = "parity check --cells"
 
 
@@ -47,8 +47,8 @@ def nightly_(context: typer.Context) -> None:
     bills. It lists overdue backfills, open work, and usage without a provider. If DRAWDOWN_CELL_ORIGINS is set, it
     also compares samples with the counts of cells.
 
-    Each check is a command of its own. All checks run, even if one of them fails. The exit status is the first of 1,
-    2, 75 and 0 with which a check ends.
+    Each check is a separate command. All checks run, even if a check fails. The exit status is the first of 1, 2, 75
+    and 0 that a check returned.
     """
     app: App = context.obj
     ended = [(line, *_run(context, line)) for line in _report(app)]

@@ -92,12 +92,12 @@ def assign(
     """Assign organisations to a provider that bills them.
 
     The assignment starts at the next window boundary unless you pass --from. Drawdown reads the provider first. If the
-    customer does not exist there, or does not have credit, Drawdown rejects the assignment, because it would halt a
-    running organisation at once. Drawdown does not bill usage before the start. That usage stays visible as pending. An
-    organisation's first assignment may start in the past. A later assignment may start only at a window that is not
-    sealed yet. Without --from, --customer also applies to an assignment to the provider that has not begun. --undo
-    removes the latest assignment if it has not begun. With --from, --undo removes the assignment that begins at that
-    time.
+    customer does not exist there, or does not have credit, Drawdown rejects the assignment, because the assignment
+    would halt a running organisation at once. Drawdown does not bill usage before the start. That usage stays visible
+    as pending. An organisation's first assignment may start in the past. A later assignment may start only at a window
+    that is not sealed yet. Without --from, --customer also applies to an assignment to the provider that has not begun.
+    --undo removes the latest assignment if it has not begun. With --from, --undo removes the assignment that begins at
+    that time.
     """
     app: App = context.obj
     start = app.window(from_, "--from")

@@ -49,8 +49,8 @@ def make(
 ) -> None:
     """Create a limit override, in force from now on.
 
-    The closest match has precedence: an organisation's own, then a pattern's, then a plan's. If matches are equal, the
-    newest has precedence.
+    The most specific limit override takes precedence: for an organisation, then for a pattern, then for a plan. If
+    several are equal, the newest takes precedence.
     """
     app: App = context.obj
     terms = _terms(app, metric, amount, org, plan, per, expires)
@@ -114,7 +114,7 @@ def _add(
 def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
     """Return warnings about an override.
 
-    Limits of other periods stay in force, and a pattern may match no organisation.
+    A warning names limits of other periods, which stay in force, or a pattern that does not match an organisation.
     """
     if terms.reach == "pattern":
         plans: list[str] = []

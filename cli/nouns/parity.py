@@ -23,7 +23,7 @@ from drawdown.worker.parity.totals import MAX_DAYS, day_text, read_file
 commands = typer.Typer()
 
 SHOWN: Final = 100
-"""Rows of a table for people."""
+"""Maximum number of rows of a table for people."""
 TOLERANCE: Final = show_percent(TOLERANCE_PPM).removesuffix(" %")
 
 

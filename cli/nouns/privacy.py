@@ -34,7 +34,7 @@ def scan(
     """Scan reports for private data.
 
     The scan looks for secrets, ids, addresses and image bytes. It also looks for the configured secrets, and for the
-    ids of the database if it exists. A finding is a place and a rule, never the value. The exit status is 1 with
+    ids of the database if it exists. A finding shows the place and the rule, not the value. The exit status is 1 with
     findings and 0 without. If a file cannot be read, the status is 2, and the scan still reads other files.
     """
     app: App = context.obj
@@ -59,7 +59,7 @@ def scan(
 
 
 def _alone(app: App) -> str:
-    """Return why the scan has no database to read ids from; '' if there is a database."""
+    """Return the reason why the scan cannot read the ids of a database; '' if it can."""
     try:
         app.ready()
     except DatabaseNotReady as error:
@@ -68,7 +68,7 @@ def _alone(app: App) -> str:
 
 
 def _scanned(app: App, name: str, by: Beside, *, beside_database: bool) -> ScannedFile:
-    """Return the scan of a file. Errors: UsageError if it cannot be read."""
+    """Scan a file. Errors: UsageError if the file cannot be read."""
     content = _content(name, MAX_REPORT_BYTES)
     if beside_database:
         return app.read(lambda c: scan_file(c, name, content, by))

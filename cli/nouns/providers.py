@@ -120,8 +120,8 @@ def accept(
 ) -> None:
     """Accept a provider's changed settings from now on.
 
-    The settings are meters, units, way of sending, shadow mode and cut-over. Drawdown reads them from this shell, so
-    set the values that ticks have. Drawdown seals unsent usage again with the new settings. Billed usage does not
+    The settings are meters, units, the way of sending, shadow mode and cut-over. Drawdown reads them from this shell,
+    so set the values that ticks have. Drawdown seals unsent usage again with the new settings. Billed usage does not
     change.
     """
     app: App = context.obj
@@ -150,7 +150,7 @@ def accept(
 def _effect(name: str, effect: CutOver) -> list[str]:
     """Return lines about the time from which a provider is live.
 
-    They include the usage before that time, which is not billed.
+    The lines also show the usage before that time, which Drawdown does not bill.
     """
     if effect.live_from_ms is None:
         return []
@@ -216,7 +216,7 @@ def webhook(
     ],
     header: Annotated[list[str], typer.Option(help="Header of the webhook, as 'Name: value'; may be repeated")],
 ) -> None:
-    """Process a webhook that was received elsewhere.
+    """Process a webhook that another server received.
 
     Drawdown first verifies the webhook by the provider's own scheme. If Drawdown cannot fetch the object of a genuine
     webhook, the exit status is 75. In that case, repeat the command.

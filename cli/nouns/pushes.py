@@ -157,10 +157,9 @@ def cancel(
 
 
 def _askable(app: App) -> Mapping[str, Capabilities]:
-    """Return the capabilities of providers that can cancel these pushes.
+    """Return the capabilities of the providers that Drawdown can ask to cancel.
 
-    They have a key, and the settings with which the pushes were sent. With changed settings, the name of an event would
-    differ.
+    Such a provider has a key, and its settings have not changed. Changed settings would change the name of an event.
     """
     changed = app.context().changed
     ready = {name for name, provider in app.registry.providers.items() if provider.dormant is None}
@@ -241,7 +240,7 @@ def void_lost(
 ) -> None:
     """Void pushes that their provider accepted and lost.
 
-    If the provider supports lookups, Drawdown first looks the pushes up there.
+    If the provider supports lookups, Drawdown first looks up the pushes there.
     """
     app: App = context.obj
     by = app.by(actor, reason)

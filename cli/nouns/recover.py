@@ -38,15 +38,15 @@ BEFORE: Final = {
         "batch take", "batch accept", "cell set", "cell remove", "hook set", "hook rotate", "hook low", "hook end",
     ),
 }  # fmt: skip
-"""Changes of people to repeat before `drawdown recover`, as commands by subject."""
+"""Changes by people to repeat before `drawdown recover`: the commands, by subject."""
 AFTER: Final = (
     "sample withdraw", "event withdraw", "batch withdraw", "backfill revert", "sample repair", "sample dismiss",
     "push resolve", "push resolve-all", "push void", "push void-lost", "push cancel", "push retry",
     "provider accept", "provider bill-shadow", "topup resolve",
 )  # fmt: skip
-"""Changes of people to repeat after ticks have settled.
+"""Changes by people to repeat after `drawdown tick` has ended with 0.
 
-The objects of these changes exist again only after those ticks.
+The objects of these changes exist again only after that tick.
 """
 OF_THE_LEDGER: Final = (
     "The ledger also lost executions that were accepted or settled since, reversals and payouts. Before the next "
@@ -76,7 +76,7 @@ def recover_(
 ) -> None:
     """Continue after a restore, or after lost commits.
 
-    First have hosts and programs send all samples and events since the backup again. Then repeat backfills, and the
+    First resend all samples and events since the backup from your hosts and programs. Then repeat backfills, and the
     changes that people made since the backup. The next ticks look up each open push, and each push of a window from
     before the loss. They then bill the usage that the provider does not have. Pushes to a provider without lookups
     become in doubt.
@@ -104,7 +104,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
     if found.found is None:
         return [
             f"no history was lost: this is the database of the last tick (incarnation {found.number}). The command "
-            "changed no data.",
+            "did not change data.",
             "If the database was still restored, and every machine that ticked on it is gone, pass `--restored`.",
         ]
     since, sample = show_time(found.from_ms), show_time(found.last_sample_ms)
@@ -120,7 +120,7 @@ def _report(found: Recovered, *, dry_run: bool) -> list[str]:
             "provider's key can look them up. To list them, run `drawdown push list --state in_doubt`"
         )
     lines += [
-        f"{name} declares other terms on this machine than in this database, so a person decides its earlier pushes "
+        f"{name} declares other terms on this machine than in this database. A person must decide its earlier pushes "
         "unless a lookup finds exactly their charge. "
         + (
             "If the settings are wrong, correct them before you recover"

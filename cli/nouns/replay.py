@@ -32,7 +32,10 @@ from drawdown.worker.replay.plan import ReplayPlan, ReplayScope, notes, plan
 from drawdown.worker.replay.replay import SHOWN, Replayed, Tally, replay
 
 LISTED = 20
-"""Rows of a table for people. --json has up to 1,000 pushes, and with --dry-run all pushes."""
+"""Maximum number of rows of a table for people.
+
+--json has up to 1,000 pushes, and with --dry-run all pushes.
+"""
 
 
 def register(commands: typer.Typer) -> None:
@@ -53,7 +56,7 @@ def replay_(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Seal a past range again, and send the usage it still owes.
+    """Seal a past range again, and send usage that is still owed.
 
     Drawdown does not bill usage twice. If a replay was interrupted, the same command continues it. --dry-run shows the
     pushes that the command would seal and send, with prices. It also shows why other usage is missing. With --json, the

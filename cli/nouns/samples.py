@@ -1,4 +1,7 @@
-"""`drawdown sample`: delete old samples. The other commands are declared."""
+"""`drawdown sample`: delete old samples.
+
+The other commands are declared actions and lists.
+"""
 
 from __future__ import annotations
 

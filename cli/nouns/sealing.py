@@ -19,7 +19,7 @@ def sealed_to(watermark_ms: int, now_ms: int) -> str:
         return f"up to {show_time(watermark_ms)}, {lasting(now_ms - watermark_ms)} ago"
     return (
         f"up to {show_time(watermark_ms)}, {lasting(watermark_ms - now_ms)} ahead of now: a clock was ahead. "
-        "Drawdown still bills usage before that time. Another provider or feature can begin only after it"
+        "Drawdown still bills usage before that time. Another provider or feature can begin only after that time"
     )
 
 

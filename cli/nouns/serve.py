@@ -37,8 +37,8 @@ def serve_(
 ) -> None:
     """Serve the HTTP API, webhooks, console and metrics.
 
-    The server takes webhooks, answers gate, admin and cron calls, and shows health and metrics. The command ends with
-    SIGTERM or Ctrl-C.
+    The server receives webhooks, answers gate, admin and cron calls, and reports health and metrics. The command ends
+    with SIGTERM or Ctrl-C.
     """
     from drawdown.server.app import Server
     from drawdown.server.http import listen  # a third of a second, which other commands should not spend
@@ -76,7 +76,7 @@ def open_door(app: App, host: str, port: int) -> tuple[socket.socket, str]:
 def services_of(app: App) -> Services:
     """Return the services of the server.
 
-    Each of its threads gets its own connections and providers.
+    Each thread of the server has its own connections and providers.
     """
     asking = _with_own(app, client_of(app.settings.outgoing()))
     unasked = _with_own(app, NobodyThere())

@@ -97,7 +97,7 @@ def provider_lines(provider: Waiting, now: int) -> list[str]:
 def unresolved_lines(one: Unresolved, now: int) -> list[str]:
     """Return the lines of pushes in doubt, with a command for all these pushes.
 
-    Pushes that wait for credit have a line of their own.
+    Pushes that wait for credit have a separate line.
     """
     if one.state == AWAITING_CREDIT:
         return [f"{one.size}, {one.worth}, {one.waits} for credit: {UNTIL_CREDIT}"]
@@ -112,7 +112,7 @@ def unresolved_lines(one: Unresolved, now: int) -> list[str]:
 def _by(ms: int, now: int) -> str:
     """Return a text such as `by 00:14 UTC`; '' for a past time.
 
-    It is rounded up to a minute, and has the day unless that is today.
+    The time is rounded up to a minute. The text has the day unless the day is today.
     """
     if ms <= now:
         return ""
@@ -153,7 +153,7 @@ def _drained(provider: Waiting, now: int) -> str:
 
 
 MOST_CELLS: Final = 5
-"""Lines about undelivered halts that `status` shows."""
+"""Maximum number of lines about undelivered halts in `drawdown status`."""
 VERDICTS: Final = {
     "settled": ("ALL SETTLED", Exit.SETTLED),
     "behind": ("BEHIND", Exit.LEFT),
@@ -172,8 +172,8 @@ def status_(
     """Show the open work, its cause and the next command.
 
     The command shows the age and the amount of open work, and the time at which it likely ends. The exit status is 0 if
-    all work is settled, 75 if some work is late, and 1 if a person must act. The same holds for one organisation. A
-    halt does not change the exit status.
+    all work is settled, 75 if some work is late, and 1 if a person must act. For one organisation, the exit status is
+    about its work. A halt does not change the exit status.
     """
     app: App = context.obj
     now = app.clock.now_ms()

@@ -301,7 +301,7 @@ def run_(
         typer.Option(help="Time of day of `drawdown nightly`, in UTC, such as 02:17", show_default="never"),
     ] = None,
 ) -> None:
-    """Tick every five minutes, and watch between ticks.
+    """Run a tick every five minutes, and the watch between ticks.
 
     The command ends with SIGTERM or Ctrl-C. To run the server too, use `drawdown up`.
     """

@@ -1,7 +1,7 @@
 """`drawdown up`: run ticks, watch, nightly checks and server as one command.
 
-Guarantee: a tick does not delay a response, because the server is its own process. If one part ends, the other and the
-command end, too. A supervisor then restarts both.
+Guarantee: a tick does not delay a response, because the server is a separate process. If one part ends, the other part
+and the command end, too. A supervisor then restarts both.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from drawdown.worker.provider.vendors import Drifted, DriftLine, import_bills, r
 commands = of_noun("vendor", *vendor_faces.ACTIONS, *vendor_faces.LISTS)
 
 SHOWN: Final = 100
-"""Rows of a table for people."""
+"""Maximum number of rows of a table for people."""
 
 
 @commands.command("import")
@@ -59,7 +59,7 @@ def drift(
     from_: Annotated[str, typer.Option("--from", help="First day, in UTC")] = "",
     to: Annotated[str, typer.Option("--to", help="Day after the last day, in UTC", show_default="today")] = "",
     tolerance: Annotated[str, typer.Option(help="Tolerated difference in per cent of the estimate")] = "15",
-    least: Annotated[str, typer.Option(help="Smallest difference that counts, in money, whatever the per cent")] = "1",
+    least: Annotated[str, typer.Option(help="Smallest difference that counts, in money, at any tolerance")] = "1",
     keep: Annotated[
         bool, typer.Option("--keep", help="Result stored for metrics and the alert, as by `drawdown nightly`")
     ] = False,

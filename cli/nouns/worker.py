@@ -1,6 +1,6 @@
 """`drawdown worker`: run ticks, watch rounds and nightly comparisons.
 
-Any number of machines can work on one database.
+Any number of machines can run workers on the same database.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-// Sign up a customer, as in docs/sign-up.md. Set DRAWDOWN_URL and DRAWDOWN_KEY. You can run it twice, because each call
-// has a key, and the server does it once.
+// Sign up a customer, as in docs/sign-up.md. Set DRAWDOWN_URL and DRAWDOWN_KEY. You can run the program twice, because
+// the server does each call once for its key.
 import { Client } from "../index.js";
 
 const client = Client.fromEnv({ source: "/web" });
@@ -15,7 +15,7 @@ await client.post("/v1/metrics/export/limits", { amount: 1000 }, once("once-4"))
 
 // For each customer: the organisation, trial credit, and a key of its own.
 const org = process.argv[2] ?? "initech";
-const begin = Number(process.argv[3] ?? window); // the same call again says the same
+const begin = Number(process.argv[3] ?? window); // pass the same time if you run the program again
 const ends = begin + 30 * 86_400_000;
 await client.post(
   `/v1/orgs/${org}/assign`,

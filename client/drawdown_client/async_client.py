@@ -1,7 +1,7 @@
 """The client for programs with an event loop.
 
-A thread sends items, as for `Client`. It continues while the loop is busy, and after the loop's end. No call here
-blocks the loop.
+A thread sends items, as for `Client`. The thread continues while the loop is busy, and after the loop ends. The methods
+do not block the loop.
 """
 
 from __future__ import annotations
@@ -132,9 +132,9 @@ class AsyncClient:
         return cast(Balance, await self._line.ask(reads.balance(org_id)))
 
     async def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
-        """Call an operation that changes something, as `Client.post` does."""
+        """Call an operation that changes data, as `Client.post` does."""
         return await self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 
     async def get(self, path: str, **query: object) -> Answer:
-        """Call an operation that only reads, as `Client.get` does."""
+        """Call an operation that only reads data, as `Client.get` does."""
         return await self._line.ask(calls.look(path, query))

@@ -1,4 +1,4 @@
-"""The guard for programs with an event loop: as `guard`, with `await`.
+"""The guard for programs with an event loop: the methods of `guard` as coroutines.
 
 Guarantee: if the task of a budget is cancelled, the client releases the budget before the cancellation continues.
 """
@@ -28,7 +28,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class AsyncGuard:
-    """The guard, for one event loop. Errors of all methods: as `Guard`."""
+    """A client of the guard for one event loop. Errors of all methods: as `Guard`."""
 
     def __init__(self, line: AsyncLine, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
@@ -38,7 +38,7 @@ class AsyncGuard:
         self._telling = asyncio.Lock()
 
     async def check(self, wish: Wish) -> Decision:
-        """Return the decision on a use now, without using anything."""
+        """Return the decision on a use, without counting the use."""
         await self._tell()
         try:
             return words.decided(await self._line.ask(words.check(wish)))
@@ -50,12 +50,13 @@ class AsyncGuard:
     async def options(self, wish: Wish) -> tuple[WayOut, ...]:
         """Return the four ways out of a block, and which are open now.
 
-        They are: top up, sponsor, request an override, run locally. Errors: also ValueError without an organisation.
+        The ways out are: top up, sponsor, request a limit override, run locally. Errors: also ValueError without an
+        organisation.
         """
         return words.ways_out(await self._line.ask(words.options(wish)))
 
     async def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
-        """Use this quantity at once, if it is allowed.
+        """Use a quantity at once, if the guard allows the use.
 
         `event`: an event, or a type, to emit with the use. Drawdown counts the use and bills the event, or does
         neither. Errors: also BadItem.
@@ -65,9 +66,9 @@ class AsyncGuard:
         return await self._use(key, wish, call, late)
 
     async def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Reserve this quantity, if it is allowed.
+        """Reserve a quantity, if the guard allows the use.
 
-        `hold_s`: seconds of the reservation; None: an hour.
+        `hold_s`: the length of the reservation in seconds; None: an hour.
         """
         late = words.reserve(key, wish, hold_s, late=True)
         return await self._use(key, wish, words.reserve(key, wish, hold_s), late)
@@ -75,12 +76,12 @@ class AsyncGuard:
     async def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
         """Settle a reserved use with its total quantity.
 
-        That is possible also after the reservation has expired.
+        You can also settle a reservation that has expired.
         """
         return await self._end(key, words.settle(key, actual, reason))
 
     async def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
-        """Release a reserved use. The quantity `incurred` still counts."""
+        """Release a reserved use, and count only the quantity `incurred`."""
         return await self._end(key, words.release(key, incurred, reason))
 
     async def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
@@ -88,7 +89,7 @@ class AsyncGuard:
         return await self._end(key, words.extend(key, to, hold_s))
 
     async def close(self) -> None:
-        """Send the uses that were let through, if a server answers. The rest is logged."""
+        """Send the uses that were allowed without a response, and log those not sent."""
         await self._tell()
         self.fail_open.give_up()
 
@@ -138,15 +139,16 @@ class AsyncGuard:
     ) -> AsyncBudget:  # fmt: skip
         """Return a budget, which reserves an estimate while its block runs.
 
-        If the API key is bound to an organisation, omit `org_id`. `key`: the key of the use. `hold_s`: seconds of the
-        reservation. `extend`: the reservation lasts as long as the block, up to `longest_s` seconds.
+        If the API key is bound to an organisation, omit `org_id`. `key`: the key of the use. `hold_s`: the
+        length of the reservation in seconds. `extend`: True to extend the reservation until the block ends, for up to
+        `longest_s` seconds.
         """
         wish = Wish(org_id, metric, estimate, project, subject, payer)
         return AsyncBudget(self, key, wish, hold_s, longest_s if extend else 0.0)
 
 
 class AsyncBudget:
-    """A budget as `Budget`, for one event loop. A cancelled task also releases it."""
+    """A budget for one event loop, as `Budget`. A cancelled task also releases it."""
 
     def __init__(self, guard: AsyncGuard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
         self.key = key
@@ -201,7 +203,7 @@ class AsyncBudget:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
             of = escape(self.key)
-            log.warning("%s: cannot send usage of %d; the reservation expires by itself: %s", of, incurred, error)
+            log.warning("%s: cannot send usage of %d, so the reservation will expire: %s", of, incurred, error)
 
     async def _go_on(self) -> None:
         turn_s = self._hold_s / EXTENDS_A_HOLD

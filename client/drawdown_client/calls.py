@@ -1,9 +1,9 @@
-"""One call to the server, with its request, its response and its retries.
+"""Make one call to the server: its request, its response and its retries.
 
-Guarantee: the client retries a call only if the same call is safe and may help. It retries after a missing or cut
-connection, a response that it cannot read, 408, 429 and 5xx. Any other refusal is final. A wait that the server
-requests is respected, up to LONGEST_RETRY_AFTER_S. The client does not follow redirects, so it never sends the key to
-another address. A response is a JSON object of bounded size. Otherwise the client raises a ClientError.
+Guarantee: the client retries a call only if a retry is safe and may help. It retries after a missing or broken
+connection, an invalid response, 408, 429 and 5xx. Any other refusal is final. The client waits as long as `Retry-After`
+requests, up to LONGEST_RETRY_AFTER_S. It does not follow redirects, so it never sends the key to another address. If a
+response is too large, or is not a JSON object, the client raises a ClientError.
 """
 
 from __future__ import annotations
@@ -47,9 +47,12 @@ Answer = dict[str, Any]
 VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
 _NOTHING_KEPT: Final = 422
-"""Status of a batch of which the server stored no item. `results` has the reason of each."""
+"""Status of the response if the server did not store any item of a batch.
+
+`results` has the reason for each item.
+"""
 _SHOWN: Final = 200
-"""Characters that an error shows of a response in an unknown form."""
+"""Characters of an invalid response that an error shows."""
 _SIGN: Final = re.compile(rb'(?:[^"{\[:,]++|"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z))*+(?:[{\[:,]|\Z)', re.DOTALL)
 """A sign outside of texts, with the text before it.
 
@@ -68,7 +71,7 @@ class Call:
     once: str | None = None
     """The Idempotency-Key of the call.
 
-    The server does the call only once, even if it is sent several times.
+    The server does the operation once, even if the client sends the call several times.
     """
 
     @property
@@ -79,27 +82,27 @@ class Call:
 
 
 def get(*path: str, query: Mapping[str, str | None] | None = None) -> Call:
-    """Return a GET of a path. Each part of the path is an id or a word."""
+    """Return a GET call of a path. `path`: its parts, which the function escapes."""
     given = {name: value for name, value in (query or {}).items() if value is not None}
     return Call("GET", "/" + "/".join(quote(part, safe="") for part in path), query=given)
 
 
 def post(path: str, order: Mapping[str, object]) -> Call:
-    """Return a POST. The body omits fields that are None."""
+    """Return a POST call. The body omits fields that are None."""
     given = {name: value for name, value in order.items() if value is not None}
     return Call("POST", path, json.dumps(given, allow_nan=False).encode())
 
 
 def act(path: str, order: Mapping[str, object], key: str) -> Call:
-    """Return a call of an operation that changes something.
+    """Return a call of an operation that changes data.
 
-    The server does the same call only once.
+    The server does the operation once for each `key`, even if the call is repeated.
     """
     return replace(post(path, order), once=key)
 
 
 def look(path: str, query: Mapping[str, object]) -> Call:
-    """Return a call of an operation that only reads."""
+    """Return a call of an operation that only reads data."""
     given = {name: _word(value) for name, value in query.items() if value is not None}
     return Call("GET", path, query=given)
 
@@ -145,7 +148,7 @@ def base_url(url: str) -> str:
 class Received:
     """The received bytes of a response.
 
-    A compressed response is refused, because a few bytes could expand without limit.
+    The client refuses a compressed response, because its few bytes could expand without limit.
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -158,18 +161,17 @@ class Received:
         self.body = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Add received bytes. Errors: Unreachable for too many."""
+        """Add received bytes. Errors: Unreachable above MAX_ANSWER_BYTES."""
         self.body += chunk
         if len(self.body) > MAX_ANSWER_BYTES:
             raise Unreachable(f"invalid response: more than {MAX_ANSWER_BYTES:,} bytes. Check the server address")
 
 
 class TryTimeout:
-    """The remaining time of one attempt, as the timeout of its socket.
+    """The remaining seconds of one attempt, as the timeout of its socket.
 
     A fixed timeout restarts with each byte, so a slow server could delay the response headers without limit. The socket
-    reads this object again at each wait. The object is an integer of seconds, because a socket accepts only a float or
-    an integer.
+    reads this object as an integer before each wait, because a socket accepts only a float or an integer.
     """
 
     def __init__(self, settings: Settings, world: World) -> None:
@@ -178,7 +180,10 @@ class TryTimeout:
         self._until_s = world.monotonic_s() + try_s(settings)
 
     def __index__(self) -> int:
-        """Return the remaining seconds, rounded up. Errors: Unreachable after the end."""
+        """Return the remaining seconds, rounded up.
+
+        Errors: Unreachable if the time is over.
+        """
         left_s = self._until_s - self._world.monotonic_s()
         if left_s <= 0:
             raise too_slow()
@@ -188,7 +193,7 @@ class TryTimeout:
 def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Answer:
     """Return the JSON object of a response.
 
-    Errors: Refused; Unreachable if the call may be retried.
+    Errors: Refused if the refusal is final; Unreachable if a retry may help.
     """
     status = response.status_code
     found = _object(body)
@@ -206,9 +211,9 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
 
 
 def escape(value: object) -> str:
-    """Return a server's text, or an id, for a line of a log.
+    """Return a server's text, or an id, in a form that is safe in a line of a log.
 
-    The function shortens the text to MAX_SAID_CHARS characters, and escapes control characters.
+    The result has at most MAX_SAID_CHARS characters of the text, with control characters escaped.
     """
     text = (value if isinstance(value, str) else str(value) if isinstance(value, int | None) else "?")[:MAX_SAID_CHARS]
     if text.isprintable():
@@ -217,7 +222,7 @@ def escape(value: object) -> str:
 
 
 def try_s(settings: Settings) -> float:
-    """Return the seconds of a whole attempt."""
+    """Return the time limit of a whole attempt, in seconds."""
     return settings.connect_s + WHOLE_ANSWER_S
 
 
@@ -226,7 +231,7 @@ def too_slow() -> Unreachable:
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
-    """Return the error of a call without a response."""
+    """Return the error for a call without a response."""
     return Unreachable(f"the server did not answer ({type(error).__name__}): {escape(str(error))}")
 
 
@@ -246,15 +251,15 @@ def results(answer: Answer, count: int) -> list[Result]:
 def _result(said: object) -> Result:
     status = said.get("status") if isinstance(said, dict) else None
     if not isinstance(said, dict) or not isinstance(status, str) or status not in _STATUSES:
-        raise Unreachable("invalid response: an item has a result unknown to this version. Upgrade drawdown-client")
+        raise Unreachable("invalid response: this version does not know an item's result. Upgrade drawdown-client")
     code, message, at = (None if said.get(name) is None else escape(said[name]) for name in ("code", "message", "at"))
     return Result(cast(Status, status), code, message, at)
 
 
 def _object(body: bytes | bytearray) -> Answer | None:
-    """Return a JSON object; None for another body, or one with too many values.
+    """Return the JSON object of a body; None for another body or too many values.
 
-    A value of a few bytes takes 60 to 200 bytes of memory.
+    The number of values is bounded, because a value of a few bytes takes 60 to 200 bytes of memory.
     """
     if len(body) > MOST_ANSWER_SIGNS < sum(1 for _ in islice(_SIGN.finditer(body), MOST_ANSWER_SIGNS + 1)):
         return None
@@ -285,11 +290,10 @@ def _retry_after_s(response: httpx.Response, world: World) -> float | None:
 
 
 class Backoff(wait_base):
-    """The wait before a retry: a random part of a growing pause.
+    """The wait before a retry: exponential backoff with jitter.
 
-    The pause starts at FIRST_PAUSE_S and doubles up to `longest_s()`.
-
-    The wait is never shorter than the server requests. `asked`: True if the last response requested a wait.
+    The backoff starts at FIRST_PAUSE_S and doubles up to `longest_s()`. The wait is a random part of the backoff, but
+    never shorter than the server requests. `asked`: True if the last response requested a wait.
     """
 
     def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:
@@ -306,9 +310,9 @@ class Backoff(wait_base):
 
 
 def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:
-    """Return the rule that ends the retries.
+    """Return a function that decides whether to stop the retries.
 
-    They end after `call_tries` attempts, or if the next pause would end after `call_within_s` seconds.
+    The retries stop after `call_tries` attempts, or if the next pause would end after `call_within_s` seconds.
     """
     started = world.monotonic_s()
 
@@ -322,13 +326,13 @@ def patience(settings: Settings, world: World) -> Callable[[RetryCallState], boo
 def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
     """Return the timeouts of a call.
 
-    `each`: seconds of each read or write; None: `answer_s`.
+    `each`: the timeout of each read or write in seconds; None: `answer_s`.
     """
     waits = settings.answer_s if each is None else each
     return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)
 
 
 def say_again(state: RetryCallState) -> None:
-    """Log a failed attempt, and the wait before the next."""
+    """Log a failed attempt, and the wait before the next attempt."""
     error = state.outcome.exception() if state.outcome is not None else None
     log.warning("sending items again in %.1f s (attempt %d): %s", state.upcoming_sleep, state.attempt_number, error)

@@ -57,8 +57,8 @@ class Samples:
 class Client:
     """A thread-safe client of one server, with one key.
 
-    Use it as a context manager, or close it, because recorded items are sent in the background. `url`, `key` None: the
-    values of DRAWDOWN_URL and DRAWDOWN_KEY. `world` is for tests.
+    Use it as a context manager, or close it, because recorded items are sent in the background. `url`, `key`: None for
+    the values of DRAWDOWN_URL and DRAWDOWN_KEY. `world`: clocks and randomness, for tests.
 
     Errors: ValueError for a missing key, or a missing or invalid address; OSError of the spool.
     """
@@ -102,7 +102,7 @@ class Client:
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait up to `timeout_s` seconds for the results of all items recorded so far.
 
-        Errors: Unsent; RuntimeError if `on_result` calls this.
+        Errors: Unsent; RuntimeError if `on_result` calls this method.
         """
         self._outbox.flush(timeout_s)
 
@@ -131,12 +131,10 @@ class Client:
             log.error("%s", unsent)  # only log it: the caller gets the error of the block
 
     def usage(self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature") -> Usage:
-        """Return an organisation's usage, with all pages of GET /v1/usage.
+        """Return an organisation's usage, from all pages of GET /v1/usage/{org_id}.
 
-        The range is from `from_` to before `to`.
-
-        `from_` None: the first of this month in UTC. `to` None: the end of the present five minutes. Errors: Refused,
-        Unreachable; BadItem for a datetime without an offset.
+        `from_`: the start of the range; None: the start of this month in UTC. `to`: the end of the range, exclusive;
+        None: the end of the present window. Errors: Refused, Unreachable; BadItem for a datetime without an offset.
         """
         pages = reads.Pages()
         while pages.whole is None:
@@ -144,22 +142,22 @@ class Client:
         return pages.whole
 
     def balance(self, org_id: str) -> Balance:
-        """Return an organisation's balance, as GET /v1/balance does.
+        """Return an organisation's balance, as GET /v1/balance/{org_id} does.
 
         Errors: Refused, Unreachable.
         """
         return cast(Balance, self._line.ask(reads.balance(org_id)))
 
     def post(self, path: str, order: Mapping[str, object] | None = None, *, key: str | None = None) -> Answer:
-        """Call an operation of /openapi.json that changes something, by its path.
+        """Call an operation of /openapi.json that changes data, by its path.
 
-        The server does the operation once, under `key` or a new key. If `order` has `dry_run`, the server only returns
-        the effect of the operation. Errors: Refused, Unreachable.
+        `key`: the idempotency key; None: a new key. `order`: the body. If `order` has `dry_run`, the server returns the
+        effect of the operation without any change. Errors: Refused, Unreachable.
         """
         return self._line.ask(calls.act(path, order or {}, key or self._world.new_id()))
 
     def get(self, path: str, **query: object) -> Answer:
-        """Call an operation of /openapi.json that only reads, by its path.
+        """Call an operation of /openapi.json that only reads data, by its path.
 
         Errors: Refused, Unreachable.
         """

@@ -1,4 +1,4 @@
-"""The only module that reads clocks and makes ids. Tests pass clocks of their own."""
+"""The only module that reads clocks and makes ids, so that tests can replace both."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _new_id() -> str:
 
 @dataclass(frozen=True)
 class World:
-    """The clocks and the randomness of a client.
+    """The clocks and the source of randomness of a client.
 
-    `now_ms`: milliseconds since 1970. `monotonic_s`: seconds of a clock that never goes back. `new_id`: a new random
-    id. `jitter`: spreads retries.
+    `now_ms`: returns milliseconds since 1970. `monotonic_s`: returns the seconds of a monotonic clock. `new_id`:
+    returns a new random id. `jitter`: the random numbers that spread retries.
     """
 
     now_ms: Callable[[], int] = _now_ms

@@ -26,15 +26,15 @@ _FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Return the TLS context of all clients of a process.
+    """Return the TLS context that all clients of a process share.
 
-    To make one takes longer than a call.
+    The creation of a context takes longer than a call.
     """
     return httpx.create_ssl_context()
 
 
 class Line:
-    """A thread-safe connection."""
+    """A thread-safe connection to a server."""
 
     def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
         self._url = calls.base_url(url)
@@ -81,9 +81,9 @@ class Line:
         return calls.read(response, received.body, self._world)
 
     def ask(self, call: Call) -> Answer:
-        """Make a call, with retries within the bounds of a call that a caller waits for.
+        """Make a call with retries, for a caller who waits for the response.
 
-        Errors: as `once`.
+        The settings `call_tries` and `call_within_s` bound the retries. Errors: as `once`.
         """
         again = Retrying(
             retry=_AGAIN,
@@ -103,7 +103,7 @@ class Line:
 
 
 class AsyncLine:
-    """A connection for one event loop."""
+    """A connection to a server for one event loop."""
 
     def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
         self._settings = settings
@@ -135,9 +135,9 @@ class AsyncLine:
         return calls.read(response, received.body, self._world)
 
     async def ask(self, call: Call) -> Answer:
-        """Make a call, with retries within the bounds of a call that a caller waits for.
+        """Make a call with retries, for a caller who waits for the response.
 
-        Errors: as `once`.
+        The settings `call_tries` and `call_within_s` bound the retries. Errors: as `once`.
         """
         again = AsyncRetrying(
             retry=_AGAIN,

@@ -1,4 +1,4 @@
-"""The errors of the client, one class for each possible reaction of the caller."""
+"""The errors of the client: a class for each reaction that a caller may choose."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ class ClientError(Exception):
 
 
 class BadItem(ClientError, ValueError):
-    """An error: an event, a sample or a time is invalid. Fix the call.
+    """Raised if an event, a sample or a time is invalid. Fix the call.
 
-    The client does not use the invalid item.
+    The client does not record or send the invalid value.
     """
 
 
 class QueueFull(ClientError):
-    """An error: the queue is full, and this item was not recorded.
+    """Raised if the queue is full, and the item was not recorded.
 
-    Wait, or drop the item.
+    Retry later, or drop the item.
     """
 
 
 class Closed(ClientError):
-    """An error: the client is closed, and the item was not recorded."""
+    """Raised if the client is closed, and the item was not recorded."""
 
 
 class Unsent(ClientError):
-    """An error: the server does not have some items.
+    """Raised if the server did not store some items.
 
-    `count`: the number of items not sent in time, or in a call that the server refused. `kept`: True if a spool has
-    them for the next start. `rejected`: the number of items answered `invalid` or `conflict` since this error was last
-    raised. `dead_letter`: the file with the rejected items; None without a spool.
+    `count`: the number of items that were not sent in time, or were in a call that the server refused. `kept`: True if
+    a spool has these items for the next start. `rejected`: the number of items with the result `invalid` or `conflict`
+    since this error was last raised. `dead_letter`: the file with the rejected items; None without a spool.
     """
 
     def __init__(self, count: int, *, kept: bool, rejected: int = 0, dead_letter: str | None = None) -> None:
@@ -51,7 +51,7 @@ class Unsent(ClientError):
 
 
 class Refused(ClientError):
-    """An error: the server refused a call, and would refuse the same call again.
+    """Raised if the server refused a call, and would refuse the same call again.
 
     `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code`. `message`: the server's message.
     `details`: the server's details; empty if its response lacks them.
@@ -66,14 +66,12 @@ class Refused(ClientError):
 
 
 class Unreachable(ClientError):
-    """An error: the response is missing or unusable.
+    """Raised if the response is missing or unusable.
 
     The server may have done the call. You can safely repeat the call with the same key.
 
-    You can safely repeat the call with the same key.
-
-    `retry_after_s`: the wait in seconds that the server requested after the last attempt; None without a requested
-    wait. `too_many`: True if the server answered 429, which requests fewer calls.
+    `retry_after_s`: the wait in seconds that the last response requested; None without such a request. `too_many`: True
+    if the server answered 429, because it received too many calls.
     """
 
     def __init__(self, why: str, retry_after_s: float | None = None, *, too_many: bool = False) -> None:

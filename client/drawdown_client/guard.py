@@ -1,6 +1,6 @@
 """The guard for programs with threads.
 
-A program checks a use before it starts, and reserves its possible cost while it runs.
+A program checks a use before the use starts, and reserves the possible quantity while the use runs.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ log = logging.getLogger("drawdown_client")
 
 
 class Guard:
-    """The guard. It is thread-safe.
+    """A thread-safe client of the guard.
 
     Errors of all methods: Refused; Unreachable after all attempts. If the server does not answer, the client allows a
-    use of a metric in `fails_open`, and sends the use later. For another metric, the program decides.
+    use of a metric in `fails_open`, and sends the use later. For other metrics, it raises Unreachable, and the program
+    decides.
     """
 
     def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
         self._world = world or World()
         self.fail_open = LetThrough(settings or Settings())
-        """Uses that were let through without a response, and that the server does not have yet."""
+        """Uses that the client allowed without a response, and that the server does not have yet."""
         self._telling = threading.Lock()
         """A lock, so that uses are sent in order."""
 
     def check(self, wish: Wish) -> Decision:
-        """Return the decision on a use now, without using anything."""
+        """Return the decision on a use, without counting the use."""
         self._tell()
         try:
             return words.decided(self._line.ask(words.check(wish)))
@@ -56,12 +57,13 @@ class Guard:
     def options(self, wish: Wish) -> tuple[WayOut, ...]:
         """Return the four ways out of a block, and which are open now.
 
-        They are: top up, sponsor, request an override, run locally. Errors: also ValueError without an organisation.
+        The ways out are: top up, sponsor, request a limit override, run locally. Errors: also ValueError without an
+        organisation.
         """
         return words.ways_out(self._line.ask(words.options(wish)))
 
     def consume(self, key: str, wish: Wish, *, event: Event | str | None = None) -> Decision:
-        """Use this quantity at once, if it is allowed.
+        """Use a quantity at once, if the guard allows the use.
 
         `event`: an event, or a type, to emit with the use. Drawdown counts the use and bills the event, or does
         neither. Errors: also BadItem.
@@ -71,9 +73,9 @@ class Guard:
         return self._use(key, wish, call, late)
 
     def reserve(self, key: str, wish: Wish, *, hold_s: float | None = None) -> Decision:
-        """Reserve this quantity, if it is allowed.
+        """Reserve a quantity, if the guard allows the use.
 
-        `hold_s`: seconds of the reservation; None: an hour.
+        `hold_s`: the length of the reservation in seconds; None: an hour.
         """
         late = words.reserve(key, wish, hold_s, late=True)
         return self._use(key, wish, words.reserve(key, wish, hold_s), late)
@@ -81,12 +83,12 @@ class Guard:
     def settle(self, key: str, actual: int, *, reason: str | None = None) -> Decision:
         """Settle a reserved use with its total quantity.
 
-        That is possible also after the reservation has expired.
+        You can also settle a reservation that has expired.
         """
         return self._end(key, words.settle(key, actual, reason))
 
     def release(self, key: str, incurred: int = 0, *, reason: str | None = None) -> Decision:
-        """Release a reserved use. The quantity `incurred` still counts."""
+        """Release a reserved use, and count only the quantity `incurred`."""
         return self._end(key, words.release(key, incurred, reason))
 
     def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
@@ -94,7 +96,7 @@ class Guard:
         return self._end(key, words.extend(key, to, hold_s))
 
     def close(self) -> None:
-        """Send the uses that were let through, if a server answers. The rest is logged."""
+        """Send the uses that were allowed without a response, and log those not sent."""
         self._tell()
         self.fail_open.give_up()
 
@@ -119,9 +121,9 @@ class Guard:
         return words.decided(self._line.ask(call))
 
     def _tell(self) -> Unreachable | None:
-        """Send the uses that were let through, each once, in order.
+        """Send the uses that were allowed without a response, each once, in order.
 
-        Return the error that ended it early, or None.
+        Return the error that stopped the method early, or None.
         """
         if self.fail_open.next() is None:
             return None
@@ -144,8 +146,9 @@ class Guard:
     ) -> Budget:  # fmt: skip
         """Return a budget, which reserves an estimate while its block runs.
 
-        If the API key is bound to an organisation, omit `org_id`. `key`: the key of the use. `hold_s`: seconds of the
-        reservation. `extend`: the reservation lasts as long as the block, up to `longest_s` seconds.
+        If the API key is bound to an organisation, omit `org_id`. `key`: the key of the use. `hold_s`: the
+        length of the reservation in seconds. `extend`: True to extend the reservation until the block ends, for up to
+        `longest_s` seconds.
         """
         wish = Wish(org_id, metric, estimate, project, subject, payer)
         return Budget(self, key, wish, hold_s, longest_s if extend else 0.0)
@@ -154,10 +157,11 @@ class Guard:
 class Budget:
     """A context manager that reserves an estimate on entry, and settles at the end.
 
-    The budget settles with `actual`, or with the estimate. Errors on entry: Blocked; those of `Guard`.
+    The budget settles with `actual`, or with the estimate if `actual` is None. Errors on entry: Blocked; those of
+    `Guard`.
 
-    If the block raises an error, also an interrupt, the budget releases the reservation, with `actual` or 0 as the
-    incurred quantity.
+    If the block raises an error or an interrupt, the budget releases the reservation. The incurred quantity is then
+    `actual`, or 0 if `actual` is None.
     """
 
     def __init__(self, guard: Guard, key: str, wish: Wish, hold_s: float, longest_s: float) -> None:
@@ -211,7 +215,7 @@ class Budget:
             if isinstance(error, Refused) and error.code == NOT_HELD and not incurred:
                 return
             of = escape(self.key)
-            log.warning("%s: cannot send usage of %d; the reservation expires by itself: %s", of, incurred, error)
+            log.warning("%s: cannot send usage of %d, so the reservation will expire: %s", of, incurred, error)
 
     def _go_on(self) -> None:
         turn_s = self._hold_s / EXTENDS_A_HOLD

@@ -1,7 +1,8 @@
-"""The calls of the guard, and its responses.
+"""Build the calls of the guard, and read its responses.
 
 Guarantee: this module does not call a server. Quantities are whole numbers of base units of the metric. The caller
-chooses the key of a use. If a response is lost and the call is repeated with its key, the server does the call once.
+chooses the key of a use. If a response is lost and the caller repeats the call with the key, the server counts the use
+once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ HELD: Final = "held"
 ENDED: Final = "ended"
 NOT_HELD: Final = "unknown_use"
 UNWRITTEN: Final = "database_unreadable"
-"""The reason code of a use that a server lets through without its database.
+"""The reason code of a use that a server allows while its database is unavailable.
 
 Other servers do not have the use yet.
 """
@@ -29,14 +30,14 @@ HOLD_S: Final = 3_600.0
 class Decision:
     """The guard's response.
 
-    `decision`: the decision that counts. `would`: the decision if each phase were 3, which enforces blocks. `enforced`:
-    True if the phase of the limit enforces the decision. `rule`: the rule that decided. `reason`: the code of the
-    reason. `limit`, `used`, `remaining`, `resets_at`: for the nearest limit, its amount, the use before, the amount
-    that remains after this use, and the time of the next reset.
+    `decision`: the decision to obey. `would`: the decision in phase 3, which blocks all organisations. `enforced`: True
+    if the phase of the metric enforces `would`. `rule`: the rule that decided. `reason`: the code of the reason.
+    `limit`: the amount of the nearest limit. `used`: the use of that limit before this use. `remaining`: the amount
+    that remains after this use. `resets_at`: the time of the next reset.
 
-    `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: the credit was unknown. `repeated`:
-    the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending`, `duplicate`; None: no
-    event was emitted). `whole`: all fields of the response.
+    `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: True if the credit was unknown.
+    `repeated`: True if the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending` or
+    `duplicate`); None without an event. `whole`: all fields of the response.
     """
 
     decision: Literal["allow", "warn", "block"]
@@ -61,7 +62,7 @@ class Decision:
 
 
 class Blocked(ClientError):
-    """An error: the guard blocks the use. `answer` has the reason and the ways out."""
+    """Raised if the guard blocks a use. `answer`: the decision, with its reason."""
 
     def __init__(self, answer: Decision) -> None:
         options = f"; options: {', '.join(answer.options)}" if answer.options else ""
@@ -74,8 +75,8 @@ class WayOut:
     """One way out of a block.
 
     If `is_open` is False, `code` and `description` have the reason. `call`: method, path and body for a program.
-    `link`: the page for the organisation's own people. `payers`: organisations that could pay. `whole`: all fields of
-    this way out in the response.
+    `link`: the page on which people of the organisation can take this way out. `payers`: organisations that could pay.
+    `whole`: all fields of this way out in the response.
     """
 
     option: str
@@ -89,7 +90,7 @@ class WayOut:
 
 
 UNANSWERED: Final = Decision("allow", "allow", False, "unlimited", "unreachable", degraded=True)
-"""The decision on a use that is let through without a response."""
+"""The decision on a use that the client allows without a response."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Wish:
 def check(wish: Wish) -> Call:
     """Return the call that checks a use.
 
-    The call omits `project` and `subject`, which that operation does not accept.
+    The call omits `project` and `subject`, because a check does not accept them.
     """
     said = {name: value for name, value in wish.to_json().items() if name not in ("project", "subject")}
     return post("/v1/guard/check", said)
@@ -132,7 +133,7 @@ def options(wish: Wish) -> Call:
 
 
 def ways_out(answer: Answer) -> tuple[WayOut, ...]:
-    """Return the ways out. Errors: Unreachable if the response lacks them."""
+    """Return the ways out in a response. Errors: Unreachable if the list is missing."""
     listed = answer.get("options")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise Unreachable("invalid response: expected a list of options. Check the server address")
@@ -154,7 +155,7 @@ def ways_out(answer: Answer) -> tuple[WayOut, ...]:
 def consume(key: str, wish: Wish, event: Mapping[str, object] | None = None, *, late: bool = False) -> Call:
     """Return the call that uses a quantity.
 
-    `event`: the event to emit. `late`: the use was already let through.
+    `event`: the event to emit. `late`: True if the program already allowed the use without a response.
     """
     return post("/v1/guard/consume", {"key": key, **wish.to_json(), "event": event, "let_through": late or None})
 
@@ -223,7 +224,7 @@ def _texts(value: object) -> tuple[str, ...]:
 def require_written(answer: Answer) -> None:
     """Check that a server recorded a use.
 
-    Errors: Unreachable if the server let the use through without its database.
+    Errors: Unreachable if the server allowed the use while its database was unavailable.
     """
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the database of the server is unavailable. Repeat the call with the same key")
@@ -232,7 +233,7 @@ def require_written(answer: Answer) -> None:
 def require_held(key: str, answer: Decision) -> None:
     """Check that a use is reserved.
 
-    Errors: Blocked; Refused `ended` if the key is of a use that ended.
+    Errors: Blocked if the guard blocked the use; Refused with the code `ended` if the key belongs to an ended use.
     """
     if not answer.is_allowed:
         raise Blocked(answer)

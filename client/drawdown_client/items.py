@@ -1,9 +1,9 @@
-"""Events and samples as they are sent.
+"""Events and samples in the form that the client sends.
 
-Each is one JSON text, made once.
+The client encodes each item as JSON once.
 
-Guarantee: a repeated item has the same bytes and the same id, so that the server recognises it. An invalid item is
-rejected at once, in the call that made it.
+Guarantee: a repeated item has the same bytes and the same id, so that the server recognises the item. The call that
+makes an invalid item raises BadItem.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Kind: TypeAlias = Literal["events", "samples", "guard"]
 Status: TypeAlias = Literal["accepted", "duplicate", "pending", "conflict", "invalid", "refused"]
 
 MAX_ID_CHARS: Final = 200
-"""Characters of an id or label."""
+"""Maximum characters of an id or label."""
 MAX_QUANTITY: Final = 10**12
-"""Base units of an event."""
+"""Maximum quantity of an event, in base units."""
 MAX_ITEM_BYTES: Final = 16 * 1024
-"""Bytes of an item."""
+"""Maximum bytes of an item as JSON."""
 MOST_WARNED: Final = 1_000
-"""Warnings that a client logs: each is for an event type, a memory size or an organisation."""
+"""Maximum number of warnings that a client logs about items that the server does not bill yet."""
 _ABOUT: Final = {"unmapped": ("event_type", "memory_mb"), "unassigned": ("org_id",)}
 """The fields of an item that a code is about, by code."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ class Item:
 
     @property
     def content(self) -> dict[str, object]:
-        """Return the recorded item."""
+        """Return the fields of the recorded item."""
         found = json.loads(self.body)
         assert isinstance(found, dict)
         return found
@@ -60,12 +60,12 @@ class Item:
 class Result:
     """The result of an item.
 
-    - `accepted`: the server stored it.
-    - `duplicate`: the server stored it before.
-    - `pending`: the server stored it, and bills it once the fault in `code` is fixed.
-    - `conflict`: its id exists with different content.
-    - `invalid`: the server rejects it; `at` is the place of the fault.
-    - `refused`: the server refused the call, and this item with it.
+    - `accepted`: the server stored the item.
+    - `duplicate`: the server stored the item before.
+    - `pending`: the server stored the item, and bills it after you fix the fault in `code`.
+    - `conflict`: the server has an item with the same id and different content.
+    - `invalid`: the server rejected the item; `at` is the place of the fault.
+    - `refused`: the server refused the call with this item.
     """
 
     status: Status
@@ -83,10 +83,10 @@ class Result:
 class Event:
     """A usage event.
 
-    `quantity`: a whole number of base units of the type, also as a float without a fraction. `at`: its time (an aware
-    datetime, or milliseconds since 1970; None: now). `event_id` None: the client makes an id. If an event with an
-    `event_id` and without a time is recorded twice, it is one event, with its first time. `source` None: the source in
-    the client's settings.
+    `quantity`: a whole number of base units of the type, also as a float without a fraction. `at`: the time of the
+    event, as an aware datetime or milliseconds since 1970; None: now. `event_id` None: the client makes an id. If you
+    record an event with an `event_id` and without a time twice, the server stores one event with the first time.
+    `source` None: the source in the client's settings.
     """
 
     event_type: str
@@ -119,7 +119,7 @@ def of_use(event: Event | str, now_ms: int) -> dict[str, object]:
 
     If `event` is only a type, the server takes all other fields from the use.
 
-    If `event` does not have a time, a repeated call has another `recorded_at`, but it is the same event. Errors:
+    If `event` does not have a time, a repeated call has another `recorded_at`, but names the same event. Errors:
     BadItem.
     """
     if isinstance(event, str):
@@ -150,7 +150,7 @@ def _event_fields(event: Event) -> dict[str, object]:
 def of_sample(sample: Mapping[str, object], now_ms: int, new_id: str) -> Item:
     """Return a sample as an item, with the field names of docs/samples.md.
 
-    Without `id` it gets a new id, and without `ts` the present time. Errors: BadItem.
+    A sample without `id` gets a new id. A sample without `ts` gets the present time. Errors: BadItem.
     """
     ts = sample.get("ts")
     item_id = _id(sample.get("id", new_id), "id")
@@ -180,7 +180,7 @@ def _item(kind: Kind, item_id: str, said: Mapping[str, object]) -> Item:
         raise BadItem(f"invalid item: it cannot be encoded as JSON ({error}). Pass only JSON values") from None
     if len(body) > MAX_ITEM_BYTES:
         raise BadItem(
-            f"invalid item: it has {len(body):,} bytes as JSON, at most {MAX_ITEM_BYTES:,} are allowed. Pass less data"
+            f"invalid item: expected at most {MAX_ITEM_BYTES:,} bytes as JSON, got {len(body):,}. Pass less data"
         )
     return Item(kind, item_id, body)
 
@@ -206,11 +206,10 @@ def _label(text: object, name: str) -> str | None:
 
 
 class Waiting:
-    """A log of items that the server stored and does not bill yet.
+    """A log of items that the server stored but does not bill yet.
 
-    It is not thread-safe.
-
-    It logs one warning for each event type, memory size or organisation, and at most MOST_WARNED in all.
+    The class is not thread-safe. It logs one warning for each event type, memory size or organisation, and at most
+    MOST_WARNED warnings in all.
     """
 
     def __init__(self) -> None:

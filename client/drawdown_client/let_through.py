@@ -1,9 +1,9 @@
-"""Store the guard's calls for uses that were let through without a response.
+"""Store calls for uses that the client allowed without a response.
 
-The calls are stored until the server has them.
+The client stores each call until the server has recorded the use.
 
 Guarantee: each call has one effect at the server. The client sends the calls in order, each under its key. With a
-spool, the calls outlive the program. The client counts and logs a lost call.
+spool, the calls outlive the program. The client counts and logs each lost call.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ log = logging.getLogger("drawdown_client")
 
 
 class LetThrough:
-    """The calls for uses that were let through without a response.
+    """A thread-safe queue of calls for uses that were allowed without a response.
 
-    It is thread-safe.
+    It also has the uses that a server allowed while its database was unavailable.
 
-    The uses include those that a server without its database let through.
-
-    The calls are stored until the server has recorded the uses. With a spool, the calls are on disk, in a file beside
-    the spool (`app.spool.guard`), and the next start sends them.
+    The queue keeps each call until the server has recorded the use. With a spool, the calls are on disk, in a file
+    beside the spool (`app.spool.guard`), and the next start of the client sends them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -49,35 +47,38 @@ class LetThrough:
         self._spool: Spool | None = None
         self._pid = os.getpid()
         self.lost = 0
-        """The number of calls that the server refused, or that still waited at the end without a spool."""
+        """Number of lost calls: the server refused them, or they still waited at the end without a spool."""
         with self._lock:
             self._open()
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
-        """Return True if a use without a response is let through.
+        """Return True if the client allows a use although its call failed.
 
-        A status of 429 is a response, so it does not let a use through.
+        The metric must be in `fails_open`. The client does not allow a use after the status 429.
         """
         return wish.metric in self._metrics and not error.too_many
 
     def ends(self, key: str) -> bool:
-        """Return True if the end of this use must wait until its start is sent."""
+        """Return True if the start of a use waits to be sent.
+
+        The end of the use must then wait, too.
+        """
         return key in self._keys
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
-        """Store a call, and return the decision for it.
+        """Store a call, and return the decision to allow the use.
 
-        Errors: `error`, if the call cannot be stored.
+        Errors: `error`, if the client cannot store the call.
         """
         if not self._put(key, call, str(error)):
             raise error
         return words.UNANSWERED
 
     def keep_unwritten(self, key: str, call: Call) -> None:
-        """Store a use that a server let through, and may be unable to record.
+        """Store a use that a server allowed while its database was unavailable.
 
-        The client sends the use again before its end, so that any server that receives the end has the use. A repeated
-        use counts once. If the use cannot be stored here, only the first server has it.
+        The client sends the use again before the end of the use, so that every server that receives the end has the
+        use. A repeated use counts once. If the client cannot store the use, only the first server has it.
         """
         self._put(key, call, words.UNWRITTEN)
 
@@ -87,12 +88,12 @@ class LetThrough:
             if len(self._calls) >= self._most:
                 return False
             if not self._calls:
-                log.error("the guard is unavailable; uses that fail open are allowed: %s", why)
+                log.error("the guard is unavailable, so the client allows uses of the metrics in fails_open: %s", why)
             if call not in (one for _, one in self._calls):
                 try:
                     (number,) = (0,) if self._spool is None else self._spool.add([_spool_item(key, call)])
                 except (QueueFull, OSError) as error:
-                    log.error("the guard cannot write its spool: %s", error)
+                    log.error("cannot write a guard call to the spool: %s", error)
                     return False
                 self._calls.append((number, call))
             self._keys.add(key)
@@ -107,9 +108,9 @@ class LetThrough:
             return self._calls[0][1]
 
     def acknowledge_first(self, refused: ClientError | None = None) -> None:
-        """Remove the first call, which the server answered, or which is lost.
+        """Remove the first call, because the server answered the call or the call is lost.
 
-        `refused`: the error of a lost call, which is counted and logged.
+        `refused`: the error of a lost call. The method counts and logs the call.
         """
         with self._lock:
             number, call = self._calls.popleft()
@@ -121,7 +122,7 @@ class LetThrough:
                 self._spool.settle([(number, _spool_item("", call))], [why or Result("accepted")])
 
     def give_up(self) -> None:
-        """Stop. Remaining calls are logged, and lost unless a spool has them."""
+        """Stop, and log the remaining calls, which are lost without a spool."""
         with self._lock:
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:

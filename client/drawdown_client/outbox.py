@@ -1,9 +1,9 @@
-"""Items that wait to be sent, and the thread that sends them.
+"""Store items that wait to be sent, and send them in a thread.
 
-Guarantee: the client sends each recorded item, with the same bytes and id, until the server has answered for it or
-refused the call. It calls `on_result` once for each item. The number of waiting items is bounded. An item is never lost
-silently. If an item is not sent at the end, it is in the spool, or the client raises or logs the count. The end is the
-close of the client, or the end of the program. If the server rejects an item, the client moves the item from the spool
+Guarantee: the client sends each recorded item, with the same bytes and id, until the server returns a result for the
+item or refuses the call. It calls `on_result` once for each item. The number of waiting items is bounded. An item is
+never lost silently. If items are left when the client is closed or the program ends, they are in the spool, or the
+client raises or logs their number. If the server rejects an item, the client moves the item from the spool
 to the dead-letter file. The client logs the whole item, and reports the number of such items in `Unsent`. A forked
 process begins empty, because the process that recorded an item sends it.
 """
@@ -47,7 +47,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class Outbox:
-    """The thread-safe queue of items, and its sending thread."""
+    """A thread-safe queue of items, with the thread that sends them."""
 
     _changed: threading.Condition
     _waiting: deque[tuple[int, Item]]
@@ -85,9 +85,9 @@ class Outbox:
             self._take(list(zip(numbers, items, strict=True)))
 
     def offer(self, items: Sequence[Item]) -> bool:
-        """Record items, if that is possible without a wait for space or a disk.
+        """Record items without a wait for space or a disk.
 
-        Return False if it is not possible. Then call `put`.
+        Return False if the client has a spool, is closed, or lacks space. Then call `put`.
         """
         with self._changed:
             has_room = len(self._waiting) + len(items) <= self._settings.queue_items
@@ -99,7 +99,8 @@ class Outbox:
     def flush(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the results of all items recorded so far.
 
-        Errors: Unsent, also for items refused since the last flush; RuntimeError in the thread that sends.
+        Errors: Unsent, also for items that the server refused since the last flush; RuntimeError if the sending thread
+        calls this method.
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError("cannot flush: on_result runs in the thread that sends. Flush in another thread")
@@ -146,9 +147,9 @@ class Outbox:
         self._has_ended = self._is_told = False
 
     def _end(self) -> None:
-        """Stop, once.
+        """Close the connection and the spool.
 
-        If there is a thread, it calls this: it may be in a call when the time to close is over.
+        If a thread sends, only that thread calls this method, because it may be in a call when `close` returns.
         """
         self._has_ended = True
         self._hang_up()
@@ -210,15 +211,15 @@ class Outbox:
                 if not self._deliver(batch):
                     break
             except Exception:
-                log.exception("sending items failed (%d); the client tries again", len(batch))
+                log.exception("cannot send items (%d); the client will retry", len(batch))
                 self._pause(CLOSING_PAUSE_S, may_hurry=False)
         with self._changed:
             self._end()
 
     def _next(self) -> list[tuple[int, Item]]:
-        """Return the next batch, of one kind.
+        """Return the next batch, with items of one kind.
 
-        The result is empty if the client is closed and its time is over.
+        The batch is empty if the client is closed and its time limit is over.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -238,14 +239,14 @@ class Outbox:
             return found
 
     def _deliver(self, batch: Sequence[tuple[int, Item]]) -> bool:
-        """Send a batch until there is a response.
+        """Send a batch until the server answers.
 
-        Return False if the client was closed first, and the batch still waits.
+        Return False if the client was closed before an answer, and the batch still waits.
         """
         try:
             found = self._until_answered([item for _, item in batch])
         except Unreachable as error:
-            log.warning("the client was closed before the server answered, so it stopped sending: %s", error)
+            log.warning("the client stopped sending, because it was closed before the server answered: %s", error)
             return False
         except Refused as error:
             if error.status == _TOO_LARGE and len(batch) > 1:
@@ -277,9 +278,9 @@ class Outbox:
         return again(send)
 
     def _pause(self, seconds: float, *, may_hurry: bool) -> None:
-        """Wait.
+        """Wait before a retry.
 
-        A close ends the wait, and so does a flush, unless the server requested the wait.
+        `close` ends the wait. `flush` ends the wait, too, unless the server requested it.
         """
         with self._changed:
             hurried, closing = self._seen
@@ -306,7 +307,7 @@ class Outbox:
     def _tell(self, item: Item, result: Result) -> None:
         if not result.is_kept and result.status != "refused":
             why = f"{result.status} {result.code}: {result.message}"
-            log.error("not taken: %s %s: %s: %s", item.kind, escape(item.item_id), why, item.body.decode())
+            log.error("item rejected: %s %s: %s: %s", item.kind, escape(item.item_id), why, item.body.decode())
         if result.status == "pending":
             self._pending.tell(item, result)
         if self._settings.on_result is None:
@@ -320,7 +321,7 @@ class Outbox:
     def forked(self) -> None:
         """Reset the outbox in a forked process.
 
-        The outbox then has a new lock, thread and spool, without waiting items.
+        The outbox then does not have waiting items, and has its own lock, thread and spool.
         """
         if self._spool is not None:
             self._spool.close()

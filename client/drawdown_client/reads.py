@@ -1,6 +1,6 @@
-"""Reads of an organisation's usage and balance. Pure.
+"""Build the calls that read an organisation's usage and balance, and join pages.
 
-The module makes the calls to send, and joins pages.
+The module does not send the calls.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from drawdown_client.errors import Unreachable
 from drawdown_client.items import moment_ms
 
 MOST_PAGES: Final = 100
-"""Pages of a usage response."""
+"""Maximum number of pages of a usage query."""
 MOST_ROWS: Final = 1_000
-"""Rows of one page, each an object."""
+"""Maximum number of rows of one page."""
 MAX_CHARS: Final = 64 * 1024 * 1024
-"""Characters of all pages together."""
+"""Maximum characters of all pages together."""
 
 Moment: TypeAlias = datetime | date | int
 """An aware datetime, a day in UTC, or milliseconds since 1970."""
@@ -27,9 +27,9 @@ By: TypeAlias = Literal["feature", "day", "sandbox", "project", "subject"]
 class UsageRow(TypedDict):
     """The usage of a feature in base units.
 
-    `group`: the day, sandbox, project or subject; empty if it is unknown or pruned, or for `by="feature"`. `feature`:
-    empty if the usage is not mapped to a feature yet. `unit`: the base unit. `sealed`: the sealed quantity; None if
-    pushes do not distinguish the groups.
+    `group`: the day, sandbox, project or subject; empty if the group is unknown or pruned, or for `by="feature"`.
+    `feature`: empty if the usage is not mapped to a feature yet. `unit`: the base unit. `sealed`: the sealed quantity;
+    None if pushes do not distinguish the groups.
     """
 
     group: str
@@ -40,7 +40,7 @@ class UsageRow(TypedDict):
 
 
 class Carried(TypedDict):
-    """Sealed base units that wait until they fill a whole unit of their provider."""
+    """Sealed base units that wait until they fill a whole unit of the provider."""
 
     provider: str
     customer_id: str
@@ -51,7 +51,7 @@ class Carried(TypedDict):
 class Usage(TypedDict):
     """All pages of GET /v1/usage/{org_id}.
 
-    `pruned`: samples at the start of the range were deleted, so there `used` is the sealed quantity.
+    `pruned`: True if samples at the start of the range were deleted. For that part, `used` is the sealed quantity.
     """
 
     org_id: str
@@ -83,9 +83,9 @@ class Balance(TypedDict):
 
 
 def usage(org_id: str, from_: Moment | None, to: Moment | None, by: By, pages: Pages) -> Call:
-    """Return the call for the next page.
+    """Return the call for the next page of usage.
 
-    All pages use the first page's start of the range.
+    All pages use the start of the range in the first page.
     """
     begin = pages.from_ms if from_ is None else _ms(from_)
     query = {"from_ms": begin, "to_ms": None if to is None else _ms(to), "by": by, "after": pages.after}
@@ -97,10 +97,10 @@ def balance(org_id: str) -> Call:
 
 
 class Pages:
-    """The pages of one response.
+    """The pages of one usage query.
 
-    `after`: the cursor of the next page; None before the first page and after the last. `whole`: the joined answer,
-    with the rows of all pages and the other fields of the first page; None until the last page is added.
+    `after`: the cursor of the next page; None before the first page and after the last page. `whole`: the joined
+    result, with the rows of all pages and the other fields of the first page; None until the last page is added.
     """
 
     def __init__(self) -> None:
@@ -112,9 +112,9 @@ class Pages:
 
     @property
     def from_ms(self) -> str | None:
-        """Return the start of the range in the first page, as text.
+        """Return the start of the range in the first page; None before that page.
 
-        The text has milliseconds since 1970. Return None before the first page.
+        The text is a number of milliseconds since 1970.
         """
         found = None if self._first is None else self._first.get("from_ms")
         return str(found) if isinstance(found, int) else None

@@ -10,41 +10,41 @@ from typing import Final, Literal
 from drawdown_client.items import Item, Result
 
 BATCH_ITEMS: Final = 1_000
-"""Items of one request."""
+"""Maximum number of items of one request."""
 BATCH_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of one request, before compression."""
+"""Maximum bytes of one request, before compression."""
 BATCH_MS: Final = 200
 """Milliseconds for which an item waits for other items of its request."""
 QUEUE_ITEMS: Final = 10_000
-"""Items that can wait in the queue."""
+"""Maximum number of items that wait in the queue."""
 BLOCK_S: Final = 5.0
 """Seconds for which `record` waits for space in a full queue."""
 CLOSE_S: Final = 10.0
 """Seconds for which `close`, and the end of the program, wait."""
 KEPT_CALLS: Final = 1_000
-"""Calls of the guard that can wait to be sent. If the limit is reached, the client raises `Unreachable`."""
+"""Maximum number of guard calls that wait to be sent. Above this limit, the client raises `Unreachable`."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of a spool. Its dead-letter file has a limit of the same size."""
+"""Maximum bytes of a spool, and of its dead-letter file."""
 CALL_TRIES: Final = 4
-"""Attempts of a call, if the program waits for the response."""
+"""Maximum attempts of a call for which the program waits."""
 CALL_WITHIN_S: Final = 15.0
-"""Seconds from the start of a call in which a retry can begin, if the program waits for the response."""
+"""Seconds from the start of a call in which a retry can begin, for a call for which the program waits."""
 CONNECT_S: Final = 5.0
-"""Seconds to connect."""
+"""Connect timeout, in seconds."""
 ANSWER_S: Final = 30.0
 """Seconds to wait for the next bytes of a response. `Client` rounds them up to a whole second."""
 WHOLE_ANSWER_S: Final = 60.0
 """Seconds for an attempt in addition to `connect_s`: to send the request and to receive the whole response."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of a response, which is never compressed."""
+"""Maximum bytes of a response, which is never compressed."""
 MOST_ANSWER_SIGNS: Final = 100_000
-"""Number of `{`, `[`, `:` and `,` in a response, outside of its texts."""
+"""Maximum number of `{`, `[`, `:` and `,` in a response, outside of its strings."""
 MAX_SAID_CHARS: Final = 300
-"""Characters of a code, a message or a reason that an error shows."""
+"""Maximum characters of a code, a message or a reason that an error shows."""
 FIRST_PAUSE_S: Final = 0.2
 """Longest pause before the first retry, in seconds."""
 LONGEST_PAUSE_S: Final = 60.0
-"""Longest pause before a retry, in seconds, unless the server requests a longer one."""
+"""Longest pause before a retry, in seconds, unless the server requests a longer pause."""
 LONGEST_RETRY_AFTER_S: Final = 300.0
 """Longest pause that a server can request, in seconds."""
 
@@ -53,11 +53,12 @@ LONGEST_RETRY_AFTER_S: Final = 300.0
 class Settings:
     """The settings of a client.
 
-    `source`: for events without a source. `on_result`: called once for each item, from the sending thread. `spool`: a
-    file that stores items until they are acknowledged. `when_full`: "block" waits up to `block_s` seconds for room and
-    then raises QueueFull; "raise" raises QueueFull at once. `close_s`: the longest wait in seconds when the client is
-    closed or the program ends. `fails_open`: metrics of uses that the client allows if the server does not answer. Pass
-    the metrics that have `guard set --fail open`. The constant of a default has the unit of the setting.
+    `source`: the source of events without a source. `on_result`: a function that the sending thread calls once for each
+    item. `spool`: the path of a file that stores items until they are acknowledged. `when_full`: "block" to wait up to
+    `block_s` seconds for space before QueueFull, or "raise" for QueueFull at once. `close_s`: the longest wait in
+    seconds when the client is closed or the program ends. `fails_open`: the metrics with uses that the client allows if
+    the server does not answer. Pass the metrics that have `guard set --fail open`. For the unit of another setting, see
+    the constant of its default.
 
     Errors: ValueError for a number out of range.
     """

@@ -1,12 +1,12 @@
-"""A file that stores items until they are acknowledged.
+"""Store items in a file until they are acknowledged.
 
-It has JSON lines: a line for each item, and a line for each range of acknowledged numbers.
+The file has JSON lines: a line for each item, and a line for each range of acknowledged numbers.
 
-Guarantee: when `add` returns, its items are on disk. The next start reads them again unless they were acknowledged. An
-item that was acknowledged just before a crash may be read again, but the server recognises it. If the server rejects an
-item, it is in a file beside the spool (`app.spool.dead`), with the reason, before it leaves the spool. Each process
-locks a file of its own (`app.spool`, `app.spool.1`, …), and takes over the files of ended processes. A line that a
-crash cut short is dropped, because `add` had not returned for this line.
+Guarantee: when `add` returns, its items are on disk. The next start of the client reads the items that were not
+acknowledged. An item that was acknowledged just before a crash may be read again, but the server recognises its id. A
+rejected item leaves the spool only after it is in the dead-letter file (`app.spool.dead`), with the reason. Each
+process locks a separate file (`app.spool`, `app.spool.1`, …), and takes over the files of ended processes. The spool
+drops a line that a crash cut short, because `add` had not returned for this line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("drawdown_client")
 
 
 class Spool:
-    """A file of unacknowledged items. It is not thread-safe.
+    """A file of unacknowledged items, which is not thread-safe.
 
     `left`: items of an earlier start, by number. Errors: OSError if the disk fails, or if other processes use all
     MOST_SPOOLS files.
@@ -73,7 +73,7 @@ class Spool:
         return numbers
 
     def acknowledge(self, numbers: Sequence[int]) -> None:
-        """Mark items as acknowledged, by ascending numbers.
+        """Mark items as acknowledged. `numbers`: their numbers, in ascending order.
 
         The mark may reach the disk later.
         """
@@ -88,14 +88,14 @@ class Spool:
     def bury(self, items: Sequence[tuple[Item, Result]]) -> None:
         """Write rejected items to the dead-letter file.
 
-        Errors: QueueFull if the file would be too large.
+        Errors: QueueFull if the file would exceed the size limit of the spool; OSError.
         """
         file = _open(self._dead_letter, os.O_APPEND | os.O_CREAT)
         try:
             lines = b"".join(_dead_line(item, result) for item, result in items)
             if os.fstat(file).st_size + len(lines) > self._most_bytes:
                 raise QueueFull(
-                    f"{self._dead_letter} is full: at most {self._most_bytes:,} bytes are allowed. Move the file away"
+                    f"{self._dead_letter} is full: at most {self._most_bytes:,} bytes are allowed. Move the file"
                 )
             _write(file, lines)
             os.fsync(file)
@@ -105,8 +105,8 @@ class Spool:
     def settle(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
         """Write rejected items to the dead-letter file, and acknowledge the batch.
 
-        This acknowledges all items of the batch. If the dead-letter file cannot be written, the spool keeps the
-        rejected items. An error of the disk is logged.
+        If the method cannot write the dead-letter file, the spool keeps the rejected items. The method logs an error of
+        the disk.
         """
         numbers = {number for number, _ in batch}
         rejected = [(number, item, one) for (number, item), one in zip(batch, found, strict=True) if not one.is_kept]
@@ -114,14 +114,14 @@ class Spool:
             if rejected:
                 self.bury([(item, one) for _, item, one in rejected])
         except (OSError, QueueFull) as error:
-            log.error(
-                "the dead-letter file cannot be written, so the spool keeps its items (%d): %s", len(rejected), error
-            )
+            log.error("cannot write the dead-letter file, so the spool keeps its items (%d): %s", len(rejected), error)
             numbers -= {number for number, _, _ in rejected}
         try:
             self.acknowledge(sorted(numbers))
         except OSError as error:
-            log.error("the spool cannot be written, so the client will send items again (%d): %s", len(numbers), error)
+            log.error(
+                "cannot write the spool, so the next start will send its items again (%d): %s", len(numbers), error
+            )
 
     def _append(self, lines: bytes, *, is_kept: bool) -> None:
         """Append all lines or none: lines after an incomplete line would be lost with it."""
@@ -186,7 +186,7 @@ class Spool:
                 finally:
                     os.close(lock)
         except (QueueFull, OSError) as error:
-            log.warning("cannot take over the spool %s, the next start of the client will retry: %s", other, error)
+            log.warning("cannot take over the spool %s; the next start of the client will retry: %s", other, error)
 
     def _take_over(self, place: Path) -> None:
         file = _open(place, 0)
@@ -199,9 +199,9 @@ class Spool:
 
 
 def dead_letter_of(path: Path) -> Path:
-    """Return the dead-letter file beside a spool.
+    """Return the path of the dead-letter file beside a spool.
 
-    Processes with the same spool name share it.
+    All processes with the same spool path share the file.
     """
     return path.with_name(f"{path.name}.dead")
 
@@ -305,10 +305,10 @@ def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
     """
     number, kind, item_id = said["number"], said["kind"], said["id"]
     if type(number) is not int or kind not in ("events", "samples", "guard") or not isinstance(item_id, str):
-        raise ValueError("invalid line: expected an item of a spool")
+        raise ValueError("invalid line: expected an item with number, kind, id and item")
     body = said["item"].encode()
     if not isinstance(json.loads(body), dict):  # in a batch, it would make all other items invalid
-        raise ValueError("invalid line: expected an item of a spool")
+        raise ValueError("invalid line: expected an item with number, kind, id and item")
     return number, Item(kind, item_id, body)
 
 

@@ -146,7 +146,7 @@ def test_client_results_are_reported_for_each_item(router: respx.MockRouter, cap
         made.events.send(*(Event("page.render", 1, "acme", event_id=one) for one in statuses))
     assert {name: one.status for name, one in told.items()} == dict(zip(statuses, statuses, strict=True))
     assert {name for name, one in told.items() if one.is_kept} == {"accepted", "duplicate", "pending"}
-    assert "not taken: events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
+    assert "item rejected: events invalid: invalid c_invalid" in caplog.text and "conflict c_conflict" in caplog.text
     for field in ('"event_id":"invalid"', '"event_type":"page.render"', '"org_id":"acme"', '"quantity":1'):
         assert field in caplog.text
     assert "events of 'an organisation', and does not bill them yet: c_pending" in caplog.text

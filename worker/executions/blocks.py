@@ -48,7 +48,7 @@ def _block(
     asked: Invocation,
     *,
     org_id: OrgId,
-    project: Annotated[str | None, ID, "Project; the case of letters counts"] = None,
+    project: Annotated[str | None, ID, "Project (case-sensitive)"] = None,
     action: Annotated[str | None, ID, "Action of the executions"] = None,
     undo: Undo = False,
     new: New = False,
@@ -74,8 +74,7 @@ ACTIONS: Final = (
     Action(
         "execution block",
         "Block executions",
-        "Block new executions of a project or an action. Executions that were accepted continue. --undo removes the"
-        " block.",
+        "Block new executions of a project or an action. Accepted executions continue. --undo removes the block.",
         _block,
         _sentence,
         path="/v1/orgs/{org_id}/block",

@@ -113,7 +113,7 @@ SCOPE: Final = "guard:write"
 SET: Final = Action(
     "limit set",
     "Set a limit",
-    "Set the quantity of a metric that a plan allows. The limit is in force from now on, for the current period, too.",
+    "Set the quantity of a metric that a plan allows. The limit applies immediately, and also to the current period.",
     _set,
     _sentence,
     path="/v1/metrics/{metric}/limits",
@@ -155,8 +155,8 @@ LISTS: Final = (
     Listing(
         "guard list",
         "Metrics",
-        "List metrics with their terms and block rates. For 24 hours, 7 and 30 days, a rate shows the requests, those "
-        "that were blocked, and those that phase 3 would block.",
+        "List metrics with their terms and block rates. The rates cover the last 24 hours, 7 days and 30 days. A rate "
+        "shows the requests, the blocked requests, and the requests that phase 3 would block.",
         _metrics,
         (
             "metric", Column("price_micro", "#credits"), Column("per_units", "#per units"), Column("payer", "paid by"),

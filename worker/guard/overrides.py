@@ -363,7 +363,7 @@ def _list(
     *,
     metric: Annotated[str, ID, "Metric of the limit overrides"] = "",
     soon: Annotated[bool, FLAG, "Limit overrides that end within 7 days"] = False,
-    all_: Annotated[bool, FLAG, "Refused and ended limit overrides included"] = False,
+    all_: Annotated[bool, FLAG, "Refused and ended limit overrides, too"] = False,
 ) -> Page[OverrideShown]:
     found = list_overrides(connection, metric, look.now_ms, look.most, everything=all_, soon=soon)
     return Page([OverrideShown(**vars(one), standing=_standing(one, look.now_ms)) for one in found])
@@ -400,14 +400,14 @@ def _decision(word: Word, title: str, said: str) -> Action[OverrideDecided]:
 
 ACTIONS: Final = (
     _decision("approve", "Approve a limit override", "Approve a limit override, which is then in force."),
-    _decision("refuse", "Refuse a limit override", "Refuse a limit override that was requested."),
+    _decision("refuse", "Refuse a limit override", "Refuse a requested limit override."),
     _decision("end", "End a limit override", "End a limit override that is in force."),
 )
 LISTS: Final = (
     Listing(
         "override list",
         "Overrides",
-        "List limit overrides. Requested limit overrides come first, then those in force, by their ends.",
+        "List limit overrides. Requested limit overrides come first, then those in force, sorted by their end.",
         _list,
         (
             Column("number", "#number"), Column("standing", "state"), "metric", "target",

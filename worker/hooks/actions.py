@@ -535,7 +535,7 @@ ACTIONS: Final = (
     Action(
         "hook rotate",
         "Rotate an endpoint's secret",
-        "Rotate an endpoint's secret and show the new secret. The old secret also signs until the overlap ends.",
+        "Rotate an endpoint's secret and show the new secret. Drawdown signs with both secrets until the overlap ends.",
         _rotate,
         lambda done: f"{done.name}: the old secret also signs until {show_time(done.old_until_ms)}",
         path="/v1/hooks/{endpoint}/rotate",
@@ -583,7 +583,7 @@ ACTIONS: Final = (
     Action(
         "hook replay",
         "Send messages again",
-        "Resend a message, or all messages that an endpoint missed. The bytes and the id are the same as before.",
+        "Resend a message, or all messages that an endpoint missed. The message keeps its bytes and its id.",
         _replay,
         _sentence,
         path="/v1/messages/replay",

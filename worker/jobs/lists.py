@@ -127,7 +127,7 @@ LISTS: Final = (
     Listing(
         "job list",
         "Jobs",
-        "List jobs, newest first. You queue jobs with `--queue` or in the console, and ticks do them.",
+        "List jobs, newest first. You queue jobs with `--queue` or in the console, and ticks run them.",
         _jobs,
         (Column("job_id", "#job"), "kind", Column("state", show=_words), Column("what", "task"), Column("actor", "by"),
          "reason", Column("at_ms", "since"), Column("windows_done", "#done"), Column("windows", "#windows"),

@@ -353,7 +353,7 @@ ACTIONS: Final = (
     Action(
         "job cancel",
         "Cancel a job",
-        "Cancel a job that waits. Windows that its replay sealed stay sealed.",
+        "Cancel a waiting job. Windows that the job already sealed stay sealed.",
         _cancel,
         lambda done: f"job {done.job_id}: cancelled",
         path="/v1/jobs/{job}/cancel",

@@ -407,7 +407,7 @@ SCOPE: Final = "orgs:write"
 OVERRIDE: Final = Action(
     "org override",
     "Override limits",
-    "Set an org override, in place of the provider's verdict. Drawdown keeps the values that you do not name. "
+    "Set an org override, in place of the provider's verdict. Drawdown keeps the values that you omit. "
     "--undo removes the org override, so that the provider's verdict counts again.",
     _override,
     _overridden,

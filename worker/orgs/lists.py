@@ -534,7 +534,7 @@ def _scheduled(
     connection: sa.Connection,
     look: Look,
     *,
-    provider: Annotated[str, ID, "Provider of the assignments that begin later"] = "",
+    provider: Annotated[str, ID, "Provider of the future assignments"] = "",
 ) -> Page[ScheduledFlip]:
     require_provider(connection, provider)
     return Page(scheduled_flips(connection, provider, look.now_ms, look.most))
@@ -561,7 +561,7 @@ LISTS: Final = (
     Listing(
         "org scheduled",
         "Scheduled assignments",
-        "List assignments that begin later, the next first.",
+        "List future assignments, the next first.",
         _scheduled,
         (
             Column("org_id", "org"), Column("billing_provider", "billed by"), Column("provider", "next provider"),

@@ -173,7 +173,7 @@ def _rate(
     feature: Annotated[str, ID, "Feature's name"],
     *,
     micro: Annotated[int, whole(0, MAX_RATE), "Millionths of the balance's unit"],
-    per: Annotated[int, whole(1, MAX_RATE), "Number of base units (seconds or MB-seconds) that the rate is for"] = 1,
+    per: Annotated[int, whole(1, MAX_RATE), "Number of base units for this rate: seconds or MB-seconds"] = 1,
     from_ms: Annotated[int | None, WINDOW, "First window at the rate"] = None,
     new: New = False,
 ) -> ProviderRateSet:
@@ -403,7 +403,7 @@ ACTIONS: Final = (
     Action(
         "provider when-down",
         "Set a policy for outages",
-        "Set the policy for an unreadable provider. The policy is for running organisations. A halted organisation "
+        "Set the policy for an unreadable provider. The policy applies to running organisations. A halted organisation "
         "stays halted.",
         _when_down,
         _sentence,

@@ -115,7 +115,7 @@ def _drift(
 SET: Final = Action(
     "vendor set",
     "Set the cost at a vendor",
-    "Set the vendor's cost of a feature or metric. The cost is for base units, from a day on. To change it, set it "
+    "Set the vendor's cost of a feature or metric. The cost applies from a day on. To change the cost, set it "
     "again for a later day.",
     _set,
     says=_summary,

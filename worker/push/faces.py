@@ -368,8 +368,8 @@ ACTIONS: Final = (
     Action(
         "push resolve",
         "Resolve pushes",
-        "Record the outcome of pushes in doubt or rejected. Queued pushes are allowed, too, with --outcome accepted. "
-        "If Drawdown refuses one of the pushes, it does not change any push.",
+        "Record the outcome of pushes in doubt or rejected. You can also resolve queued pushes with --outcome "
+        "accepted. If Drawdown refuses one of the pushes, it does not change any push.",
         _resolve,
         _resolved,
         path="/v1/pushes/resolve",

@@ -262,7 +262,7 @@ def _set(
         int | None, LENGTH, "Hold of a settlement before it is eligible: 45d; 35d for a new supplier"
     ] = None,
     threshold_micro: Annotated[int | None, CREDITS, "Credits that a payout must exceed; 100 for a new supplier"] = None,
-    clawbacks: Annotated[bool | None, FLAG, "Reversal of released settlements"] = None,
+    clawbacks: Annotated[bool | None, FLAG, "Permission to reverse released settlements"] = None,
     new: New = False,
 ) -> SupplierSet:
     change = Change(share_ppm, hold_ms, threshold_micro, clawbacks)
@@ -481,8 +481,8 @@ ACTIONS: Final = (
     Action(
         "supplier set",
         "Set a supplier's terms",
-        "Create or change a supplier's terms. To create the supplier, pass --new. The terms are for executions that"
-        " end from now on.",
+        "Create or change a supplier's terms. To create the supplier, pass --new. The terms apply to executions "
+        "that end from now on.",
         _set,
         _terms,
         path="/v1/suppliers/{supplier}",
@@ -533,7 +533,7 @@ ACTIONS: Final = (
         "settlement payout",
         "Release a payout",
         "Release a supplier's eligible settlements as a payout. A supplier has at most one payout a month, which must "
-        "exceed the threshold. Drawdown does not pay the supplier. You do.",
+        "exceed the threshold. Drawdown does not pay the supplier. Pay the supplier yourself.",
         _payout,
         _payout_sentences,
         path="/v1/suppliers/{supplier}/payout",

@@ -540,8 +540,8 @@ LISTS: Final = (
     Listing(
         "supplier list",
         "Suppliers",
-        "List suppliers with their terms and amounts in credits. The amounts are on hold, eligible, frozen, "
-        "released and reversed. Their sum is net.",
+        "List suppliers with their terms and amounts in credits. The list shows the amounts on hold, eligible, frozen, "
+        "released and reversed, and their sum, the net amount.",
         _suppliers,
         ("supplier", Column("share_ppm", "#share", show_percent), Column("hold_ms", "held for", lasting),
          Column("is_frozen", "all frozen"), *(one.name for one in fields(Sums))),

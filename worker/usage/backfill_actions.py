@@ -298,7 +298,7 @@ OPEN: Final = Action(
 CLOSE: Final = Action(
     "backfill close",
     "Close the backfill",
-    "Close a backfill, so that its events become usage. The next tick bills them as late usage.",
+    "Close a backfill, so that its events become usage. The next tick bills the events as late usage.",
     _close,
     _closed,
     path="/v1/backfills/{backfill}/close",

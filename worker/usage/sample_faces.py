@@ -43,7 +43,7 @@ from drawdown.worker.usage.withdrawals import Withdrawn
 
 Ids = Annotated[list[str], ANY_ID, "Ids of samples, instead of filters", Label("Samples")]
 OfOrg = Annotated[str | None, ORG, "Organisation of the samples"]
-OfReason = Annotated[str, TEXT, "Reason of the quarantine"]
+OfReason = Annotated[str, TEXT, "Reason for the quarantine"]
 Since = Annotated[int | None, TIME, "Earliest time of arrival"]
 Until = Annotated[int | None, TIME, "Latest arrival time, exclusive"]
 Expect = Annotated[int | None, whole(0, 10**9), "Expected count, as the dry run showed"]
@@ -302,7 +302,8 @@ ACTIONS: Final = (
     Action(
         "sample dismiss",
         "Dismiss samples",
-        "Dismiss quarantined samples. Drawdown never bills them, and no longer counts them as quarantined.",
+        "Dismiss quarantined samples. Drawdown never bills dismissed samples, and no longer counts them as "
+        "quarantined.",
         _dismiss,
         _set_aside,
         path="/v1/samples/dismiss",
@@ -315,7 +316,7 @@ ACTIONS: Final = (
     Action(
         "sample withdraw",
         "Withdraw samples",
-        "Withdraw wrong samples. The next tick refunds the charges for them.",
+        "Withdraw wrong samples. The next tick refunds the charges.",
         _withdraw,
         _withdrawn,
         path="/v1/samples/withdraw",

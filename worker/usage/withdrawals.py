@@ -227,7 +227,7 @@ ACTIONS: Final = (
     Action(
         "event withdraw",
         "Withdraw events",
-        "Withdraw wrong events. The next tick refunds the charges for them. Drawdown never accepts their ids again.",
+        "Withdraw wrong events. The next tick refunds the charges. Drawdown never accepts the ids again.",
         _withdraw_events,
         _sentence,
         path="/v1/events/withdraw",

@@ -810,7 +810,7 @@ def _set_plan(
     first_micro: Annotated[
         int | None, CREDITS_OR_NONE, "Credit for a new customer, granted once; none for no credit"
     ] = None,
-    hold_factor_ppm: Annotated[int | None, FACTOR, "Factor of an execution's estimate that is reserved"] = None,
+    hold_factor_ppm: Annotated[int | None, FACTOR, "Reserved credit, as a factor of an execution's estimate"] = None,
     unknown_hold_micro: Annotated[
         int | None,
         CREDITS_OR_NONE,
@@ -1006,7 +1006,7 @@ ACTIONS: Final = (
     Action(
         "plan set",
         "Set a plan",
-        "Create or change a plan. To create it, pass --new. A change of credit is for later months, and for "
+        "Create or change a plan. To create it, pass --new. A changed credit applies to later months, and to "
         "customers who get the plan from now on.",
         _set_plan,
         _plan_said,

@@ -456,7 +456,7 @@ def _entries(
     *,
     from_ms: Annotated[int | None, TIME, "Earliest time of booking"] = None,
     to_ms: Annotated[int | None, TIME, "Latest booking time, exclusive"] = None,
-    amount: Annotated[str | None, SHOWN_AMOUNT, "Amount in credits, up or down: 4.80 also finds 4.803"] = None,
+    amount: Annotated[str | None, SHOWN_AMOUNT, "Amount in credits, added or deducted; 4.80 also matches 4.803"] = None,
 ) -> Page[WalletEntry]:
     if from_ms is not None and from_ms > look.now_ms:
         raise UsageError(f"--from is in the future, at {show_time(from_ms)}. For two days ago, pass 2d", at="from_ms")
@@ -523,7 +523,7 @@ LISTS: Final = (
         "ledger wallets",
         "Wallets",
         "List wallets, the lowest balance first. A wallet is low if its available credit is at or below its top-up "
-        "threshold, or the low balance set for its organisation or for all. Without both, the limit is 0.",
+        "threshold, or the low balance set for its organisation or for all. If neither is set, the limit is 0.",
         _wallets,
         (Column("customer_id", "customer"), "balance_micro", Column("held_micro", "#reserved"), "available_micro",
          "plan", Column("mode", "top-up"), Column("threshold_micro", "#threshold"),

@@ -296,7 +296,7 @@ PoolName = Annotated[str, ID, "Name of the pool"]
 # The kind is ID, not ORG, because an API key that is bound to an organisation must not spend the credit of others.
 Member = Annotated[str, ID, "Customer's id; usually the organisation's id"]
 PayerName = Annotated[str, ID, "Customer or pool that pays"]
-PaidOrg = Annotated[str, ID, "Organisation that the payer pays for"]
+PaidOrg = Annotated[str, ID, "Organisation for which the payer pays"]
 
 
 @dataclass(frozen=True)
@@ -526,8 +526,8 @@ ACTIONS: Final = (
     Action(
         "pool allot",
         "Allot credit of a pool",
-        "Move credit from a pool into a customer's wallet. The customer uses it before all other credit. At the "
-        "end, unused credit returns to the pool. To return it sooner, use `ledger take-back LOT`.",
+        "Move credit from a pool into a customer's wallet. The customer uses this credit first. At its "
+        "expiry, unused credit returns to the pool. To return it sooner, use `ledger take-back LOT`.",
         _allot,
         _allotted,
         path="/v1/pools/{pool}/allotments",
@@ -539,8 +539,8 @@ ACTIONS: Final = (
     Action(
         "payer allow",
         "Allow a payer",
-        "Allow a wallet to pay for an organisation's executions. An execution names its payer with `execution "
-        "accept --payer`, and keeps it. A new limit counts from zero.",
+        "Allow a wallet to pay for an organisation's executions. To use the payer, pass `execution accept "
+        "--payer`. An execution keeps its payer. A new limit counts from zero.",
         _allow,
         _allowed,
         path="/v1/payers/{payer}/orgs/{org_id}/allow",
@@ -551,7 +551,7 @@ ACTIONS: Final = (
     Action(
         "payer end",
         "End a payer",
-        "End a payer for new executions. The payer still pays for executions that were accepted.",
+        "End a payer for new executions. The payer still pays for accepted executions.",
         _end,
         _ended,
         path="/v1/payers/{payer}/orgs/{org_id}/end",
@@ -575,8 +575,8 @@ LISTS: Final = (
     Showing(
         "pool show",
         "Pool",
-        "Show a pool, its members and their allotments. The amounts of an allotment are left, due to return, used, "
-        "returned and taken back.",
+        "Show a pool, its members and their allotments. Each allotment shows the amounts that are left, due to "
+        "return, used, returned and taken back.",
         _pool,
         path="/v1/pools/{pool}",
         scope=READ,
@@ -594,7 +594,7 @@ LISTS: Final = (
     Listing(
         "payer list",
         "Payers",
-        "List payers with organisation, limit, reserves and cost.",
+        "List payers with organisation, limit and spent credit.",
         _payers,
         ("payer", Column("org_id", "org"), Column("allowed", "pays", _pays), Column("spent_micro", "#spent"),
          Column("limit_micro", "#limit"), Column("since_ms", "since"), "reason"),

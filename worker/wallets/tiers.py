@@ -344,7 +344,7 @@ ACTIONS: Final = (
         "tier set",
         "Set a tier",
         "Create or change a tier of concurrent sandboxes. To create it, pass --new. A customer buys a tier with "
-        "`tier buy`, and its sandboxes are added to the plan's limit. A change of price is for later months.",
+        "`tier buy`, and its sandboxes are added to the plan's limit. A changed price applies to later months.",
         _set,
         _set_said,
         path="/v1/tiers/{tier}",
