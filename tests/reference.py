@@ -198,7 +198,7 @@ def limits() -> str:
 def _limit(one: bounds.Bound) -> str:
     suffix = one.name.rpartition("_")[2]
     seconds = one.value / 1_000 if suffix == "MS" else one.value
-    if suffix in ("MS", "S") and not one.name.endswith("PER_S"):
+    if suffix in ("MS", "S") and "_PER_" not in one.name:
         named = next(
             (f"{seconds // n:,.0f} {unit}" for unit, n in TIMES.items() if seconds > n and seconds % n == 0), ""
         )

@@ -254,7 +254,7 @@ def test_clock_set_back_between_charge_and_settlement_is_not_reported(fleet: Fle
 
 
 @pytest.mark.parametrize(("minutes", "reported"), [(5, False), (24 * 60 + 1, True)])
-def test_clock_set_back_between_seal_and_slow_charge_is_reported_beyond_a_day(
+def test_verify_charge_after_clock_set_back_is_reported_beyond_a_day(
     fleet: Fleet, minutes: int, reported: bool
 ) -> None:
     """The clock is set back by three days, and the charge is settled minutes after it was made."""

@@ -23,11 +23,6 @@ MAX_SHARDS: Final = BUCKETS
 LIVES_S: Final = 30
 """Seconds without a heartbeat after which a worker counts as dead.
 
-At most this number of jobs of each kind wait, and at most this number run.
-"""
-LIVES_S: Final = 30
-"""Seconds without a heartbeat after which a worker counts as dead.
-
 Other workers then take over its jobs.
 """
 KEPT_S: Final = DAY_MS // SECOND_MS
