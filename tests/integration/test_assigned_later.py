@@ -95,7 +95,7 @@ def test_assign_undo_repeated_after_lost_commit_is_refused(
     again = re.search(r"repeat the command with --from (\S+),", said)
     assert code == Exit.LEFT and again is not None and to_come(fleet) == [first]
     code, said = undo("--from", again[1])
-    assert code == Exit.PERSON and "the latest assignment of org0 begins at" in said and to_come(fleet) == [first]
+    assert code == Exit.PERSON and "the latest assignment of acme begins at" in said and to_come(fleet) == [first]
     assert undo("--from", str(first))[0] == Exit.SETTLED and to_come(fleet) == []
     assert "it has already begun, or does not exist" in undo("--from", str(first))[1]
 

@@ -1123,7 +1123,9 @@ def test_void_of_corrected_loss_is_refused(engine: sa.Engine) -> None:
     house.autumn.lose_balances(house.fleet.clock.at_ms)
     key = str(house.fleet.one("SELECT key FROM pushes WHERE feature = 'compute_4gb'"))
     assert told(house.compare(correct=True))[0][4] == 40_000
-    with pytest.raises(Refused, match=f"cannot void {key}: .* since {key}:r1. Run `drawdown push show {key}`"):
+    with pytest.raises(
+        Refused, match=f"cannot void {key}: .* adopted it as {key}:r1, .* See `drawdown push show {key}`"
+    ):
         void_lost(house.fleet, "their support", key)
     house.bill()
     house.is_exact()

@@ -284,7 +284,7 @@ def test_drift_beyond_tolerance_is_off_and_unknown_is_not_zero(home: Home) -> No
     said = text_of(home, "/console/drift", AGAIN)
     assert "aws vm 1.00 2.00 USD +100.0 off provisional" in said
     assert f"aws mail {figures.UNKNOWN} 1.00 USD {figures.UNKNOWN} unknown" in said
-    assert "Off 1 " in said and "Alert 0 " in said and "never, so no alert can fire" in said
+    assert "Drifting lines 1 " in said and "Alerts 0 " in said and "never, so no alert can fire" in said
     mail, vm = rows_of(home, "/console/drift.csv", AGAIN)
     assert ",unmapped,unknown," in mail.replace('"', "") and ",provisional,off," in vm.replace('"', "")
     assert "by more than 15 %, and by 1.00 or more" in said, "neither alone is off"

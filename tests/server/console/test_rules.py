@@ -182,8 +182,8 @@ def test_rules_pages_enforce_roles_and_escape_hostile_text(home: Home) -> None:
     assert [one.status_code for one in home.get("/console/people", session=ANN)] == [403]
     people = page(home, "/console/people", KIM)
     assert (
-        "|ann|Role|Reset|End|operator|active|" in people
-        and "|vic|Role|Reset|End|viewer|" in people
+        "|ann|Change role|Reset|Revoke|operator|active|" in people
+        and "|vic|Change role|Reset|Revoke|viewer|" in people
         and "token" not in people
     )
     answers = home.get("/console/people", *PATHS, session=KIM)
