@@ -105,11 +105,10 @@ def why_unread(error: Exception) -> str:
 
 
 def typed(*words: str) -> str:
-    """Return the words of a command as a person types them in a shell.
+    """Return a command line, quoted for a shell.
 
-    Arguments come first, then options.
-
-    If an argument looks like an option, `--` comes before it, and the options come before `--`.
+    Pass the arguments before the options. If an argument begins with a single `-`, the result has the options first,
+    then `--`, then that argument and the arguments after it.
     """
     first = next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
     dashed = next((at for at, word in enumerate(words[:first]) if word.startswith("-")), None)

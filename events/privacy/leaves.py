@@ -39,9 +39,9 @@ MAX_DECODED_CHARS: Final = 4_194_304
 JSON inside the texts counts, too. Without this limit, a short text could have very many readings.
 """
 LEAST_DECODED_CHARS: Final = 64
-"""Least number of characters by which a reading counts against MAX_DECODED_CHARS.
+"""Fewest characters that each reading uses of MAX_DECODED_CHARS.
 
-A shorter reading also takes time.
+A shorter reading uses this number, too, because it also takes time.
 """
 _NESTED: Final = ("{", "[", '"')
 

@@ -173,7 +173,9 @@ def _rate(
     feature: Annotated[str, ID, "Feature's name"],
     *,
     micro: Annotated[int, whole(0, MAX_RATE), "Millionths of the balance's unit"],
-    per: Annotated[int, whole(1, MAX_RATE), "Number of base units for this rate: seconds or MB-seconds"] = 1,
+    per: Annotated[
+        int, whole(1, MAX_RATE), "Number of base units for this rate: seconds, MB-seconds or events' units"
+    ] = 1,
     from_ms: Annotated[int | None, WINDOW, "First window at the rate"] = None,
     new: New = False,
 ) -> ProviderRateSet:

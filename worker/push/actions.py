@@ -94,8 +94,8 @@ def void(
         _require_unchanged(accepted, lost or ())
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
-                f"cannot void {key}: reconcile found its loss and adopted it as {adopted}, so its usage is billed "
-                f"again. See `{typed('drawdown', 'push', 'show', key)}`"
+                f"cannot void {key}: reconcile already recorded this push as lost, with the negative push {adopted}, "
+                f"so the usage is billed again. See `{typed('drawdown', 'push', 'show', key)}`"
             )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
         own_up_to_lost(connection, accepted)

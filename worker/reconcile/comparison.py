@@ -1,13 +1,15 @@
-"""Compare a line with the provider's events and balance, and correct it.
+"""Compare a line with its provider's events and balance, and correct the difference.
+
+A line is an organisation's feature on a day.
 
 Guarantee: only a lookup or a balance decides about a push, and a failed read never counts as zero. While a push is on
 its way, a balance is not conclusive. A push counts as undrawn only if the figures agree exactly (P5). Drawdown voids a
 push only if its lookup shows that it was not charged. If the provider may charge without an event, the customer's
 balance must agree as well.
 
-Drawdown gives back an excess once, and only if our pushes of the window do not explain the excess and the balance
-agrees. A quantity that was given back before does not count as excess. If neither events nor balance decide, or if the
-floor prevents another seal, a person decides. A line is an organisation's feature on a day.
+Drawdown refunds an excess once, and only if its own pushes of the window do not explain the excess and the balance
+agrees. A quantity that was refunded before does not count as excess. If neither events nor balance decide, or if the
+floor prevents another seal, a person decides.
 """
 
 from __future__ import annotations
