@@ -65,7 +65,8 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
         raise Refused(
             f"the seal bills {counts} as {segment.feature} in windows from {utc(segment.start_ms)} on, and usage must "
             f"be billed only once. Pass --credits 0, or pass --counts NAME to count another name. To charge by "
-            f"{metric} instead, run `drawdown feature end {segment.feature}`, and try again when its last window is over"
+            f"{metric} instead, run `drawdown feature end {segment.feature}`, and try again when its last window is "
+            "over"
         )
 
 
