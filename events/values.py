@@ -59,7 +59,7 @@ class EventValue:
                 f"invalid path {path!r}: expected keys of the data, such as $.duration_ms or $.usage.tokens"
             )
         if len(self.keys) >= MAX_DEPTH:
-            raise UsageError(f"invalid path {path!r}: expected at most {MAX_DEPTH} levels, with the data itself")
+            raise UsageError(f"invalid path {path!r}: expected at most {MAX_DEPTH - 1} keys after $")
         if not 1 <= self.scale <= MAX_VALUE_SCALE:
             raise UsageError(f"invalid scale {self.scale}: expected a whole number from 1 to {MAX_VALUE_SCALE:,}")
 

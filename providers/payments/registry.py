@@ -73,7 +73,11 @@ def _checked(name: str, built: object) -> PaymentService:
     Errors: TypeError for another object, ValueError for capabilities that cannot be obeyed.
     """
     if not isinstance(built, PaymentService):
-        raise TypeError(f"{type(built).__name__} lacks a part of drawdown.providers.payments.protocol.PaymentService")
+        parts = ("name", "capabilities", "dormant", *(name for name in vars(PaymentService) if name[0] != "_"))
+        missing = ", ".join(sorted({part for part in parts if not hasattr(built, part)}))
+        raise TypeError(
+            f"{type(built).__name__} lacks {missing} of drawdown.providers.payments.protocol.PaymentService"
+        )
     can = built.capabilities
     if built.name != name:
         raise ValueError(f"its name {built.name!r} differs from the name {name!r} of its entry point")

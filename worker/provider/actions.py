@@ -400,7 +400,7 @@ def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -
     was = policies_of(connection, provider).get(plan)
     if was is None:
         raise Refused(
-            f"{provider} does not have a policy for {f'the plan {plan}' if plan else 'every other plan'}. See "
+            f"the policy of {provider} for {f'the plan {plan}' if plan else 'all other plans'} is not set. See "
             "`drawdown provider list`"
         )
     SQL.run(connection, "delete_when_down", {"provider": provider, "plan": plan})

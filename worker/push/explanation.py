@@ -36,7 +36,7 @@ class PushColumns:
     its event did not happen.
 
     `lookup_answer`: `found`, `found N` for another quantity, `absent`, `drawn` (only the balance shows the push),
-    `cannot_tell` or `not_read`. None: the push was never looked up.
+    `cannot_tell` or `not_read`. None: no lookup has a response yet.
     """
 
     window_ms: int

@@ -311,7 +311,7 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
     made = transact(assign, rollback=True)
     found, said = made.waited, f" {made.org_id}: {made.note}." if made.note else ""
     rows = [
-        (Cell("Pending, billed there"), *_amounts(found.resolved_s, found.resolved_units)),
+        (Cell("From the start on, billed"), *_amounts(found.resolved_s, found.resolved_units)),
         (Cell("Before the start, not billed"), *_amounts(found.before_start_s, found.before_start_units)),
     ]
     note = f"The tick looks up the customer. If the customer does not exist, the job fails without changes.{said}"

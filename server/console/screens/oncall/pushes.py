@@ -423,9 +423,10 @@ def _attempts(found: ExplainedPush) -> Table:
     rows = [_sends(list(attempts)) for _, attempts in alike]
     note = ""
     if push.lookups:
-        answer = "no response yet" if push.lookup_answer is None else push.lookup_answer.replace("_", " ")
-        at = figures.time(push.looked_up_ms)
-        note = f"Looked up at {push.provider} {_times(push.lookups)}. Last response at {at}: {answer}."
+        answer = "The provider has not responded yet."
+        if push.lookup_answer is not None:
+            answer = f"Last response at {figures.time(push.looked_up_ms)}: {push.lookup_answer.replace('_', ' ')}."
+        note = f"Looked up at {push.provider} {_times(push.lookups)}. {answer}"
     heads = ("Number", "Started, UTC", "#Longest, ms", "Answer", "Message")
     none = "No attempt exists yet. The next tick sends due pushes."
     return Table("Attempts and responses", heads, rows, none, f"drawdown push show {typed(push.key)}", note=note)
