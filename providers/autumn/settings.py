@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from drawdown.providers.kit import webhooks
 from drawdown.providers.protocol import HOUR_MS, Setup
 from drawdown.schema.errors import UsageError
-from drawdown.schema.text import quote_value
 
 URL: Final = "https://api.useautumn.com"
 KEY_RETENTION_H: Final = (1, 24, 30 * 24)
@@ -180,8 +179,7 @@ class _SettingTexts:
             if match is None or match[1] in found:
                 raise self.wrong(
                     "plans",
-                    'must name each plan once with its concurrency, such as "free=2,pro=20", and '
-                    f"{quote_value(entry)} does not",
+                    'must name each plan once with its concurrency, such as "free=2,pro=20"',
                 )
             found[match[1]] = int(match[2])
         return found
@@ -189,12 +187,12 @@ class _SettingTexts:
     def number(self, setting: str) -> Decimal | None:
         text = self.text(setting)
         if text and (not _NUMBER.fullmatch(text) or Decimal(text) == 0):
-            raise self.wrong(setting, f"must be a number above zero, not {quote_value(text)}")
+            raise self.wrong(setting, "must be a number above zero")
         return Decimal(text) if text else None
 
     def key_retention_ms(self) -> int:
         least, default, most = KEY_RETENTION_H
         hours = self.number("key_retention_h") or Decimal(default)
         if not least <= hours <= most:
-            raise self.wrong("key_retention_h", f"must be {least} to {most} hours, as in the account, not {hours}")
+            raise self.wrong("key_retention_h", f"must be {least} to {most} hours, as in the account")
         return int(hours * HOUR_MS)

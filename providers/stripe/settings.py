@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from drawdown.providers.protocol import HOUR_MS, Capabilities
 from drawdown.schema.errors import UsageError
-from drawdown.schema.text import quote_value
 from drawdown.schema.units import DAY_MS, MINUTE_MS, next_window
 
 PREFIX: Final = "DRAWDOWN_STRIPE_"
@@ -237,8 +236,7 @@ def _meters(text: str) -> dict[str, MeterName]:
         if found is None or unit < 1:
             raise _refused(
                 "meters",
-                "a list of FEATURE=EVENT_NAME or FEATURE=EVENT_NAME/UNIT, such as compute=gb_seconds/1024: "
-                f"invalid entry {quote_value(part)}",
+                "a list of FEATURE=EVENT_NAME or FEATURE=EVENT_NAME/UNIT, such as compute=gb_seconds/1024",
             )
         if found.group(1) in meters:
             raise _refused("meters", f"valid: {found.group(1)} occurs twice. Name each feature once")

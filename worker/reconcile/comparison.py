@@ -1,4 +1,4 @@
-"""Compare a line with its provider's events and balance, and correct the difference.
+"""Compare a line with its provider's events and balance, and correct a difference.
 
 A line is an organisation's feature on a day.
 
