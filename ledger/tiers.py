@@ -3,9 +3,9 @@
 The wallet's own credit pays for each month.
 
 Guarantee: a month of a tier is charged once, under its key, before it is used. A customer on a plan can have as many
-sandboxes as the plan or the largest of the tiers allows. After the previous month is booked completely, the wallet pays
-for the next month, or the tier ends. It also ends if the wallet no longer pays for an organisation. If Drawdown did not
-run for a whole month, that month is not charged. The caller holds the wallet's lock.
+sandboxes as the plan or the largest of the tiers allows. After the previous month's remaining credit is booked, the
+wallet pays for the next month, or the tier ends. It also ends if the wallet no longer pays for an organisation. If
+Drawdown did not run for a whole month, that month is not charged. The caller holds the wallet's lock.
 """
 
 from __future__ import annotations

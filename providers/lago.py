@@ -63,7 +63,7 @@ PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of one subscription's events to read for totals."""
 MAX_WALLETS: Final = PAGE
-"""Number of wallets from which Drawdown does not read a customer's balance.
+"""Number of a customer's wallets at which Drawdown stops reading the balance.
 
 Drawdown reads only one page of wallets, and more may follow a full page.
 """

@@ -30,10 +30,10 @@ HOLD_S: Final = 3_600.0
 class Decision:
     """The guard's response.
 
-    `decision`: the decision to obey. `would`: the decision in phase 3, which blocks all organisations. `enforced`: True
-    if the phase of the metric enforces `would`. `rule`: the rule that decided. `reason`: the code of the reason.
-    `limit`: the amount of the nearest limit. `used`: the use of that limit before this use. `remaining`: the amount
-    that remains after this use. `resets_at`: the time of the next reset.
+    `decision`: the decision to obey. `would`: the decision in phase 3, which enforces each block. `enforced`: True if
+    the phase of the limit, or else of the metric, enforces `would`. `rule`: the rule that decided. `reason`: the code
+    of the reason. `limit`: the amount of the nearest limit. `used`: the use of that limit before this use.
+    `remaining`: the amount that remains after this use. `resets_at`: the time of the next reset.
 
     `payer`: the customer who pays. `options`: the ways out of a block. `degraded`: True if the credit was unknown.
     `repeated`: True if the key was used before. `event`: the outcome of the emitted event (`accepted`, `pending` or

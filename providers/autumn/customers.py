@@ -252,9 +252,9 @@ def drawn(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema) ->
 
     The draws include every deduction, even one without an event, which is possible because Autumn's key store fails
     open. If an operator changes a balance, its draws change too, because `usage` is the granted quantity less the
-    remaining quantity. The draws of a credit system are in credits, and those of a feature in its own units. The result
-    includes a credit system even if the customer lacks its balance, because a grant that was used up exactly
-    disappears.
+    remaining quantity. The draws of a credit system are in credits. Its field `own` has the own units that its features
+    drew. Any other feature has its draws in its units. The result includes a credit system even if the customer lacks
+    its balance, because a grant that was used up exactly disappears.
     """
     found: dict[str, Drawn] = {}
     pooled: set[str] = set()

@@ -94,7 +94,7 @@ class Course:
 
 
 class Law:
-    """A worker that sends one push after another, until each outcome is known.
+    """A worker that sends one push at a time, until the outcome of the push is known.
 
     `story` lists the steps, to explain a failure.
     """

@@ -78,7 +78,7 @@ class _ConnectionPool:
     def take(self, origin: Origin) -> Connection | None:
         """Return the usable connection that was used last, and mark it as in use.
 
-        Return None if all connections are in use or closed.
+        Return None if the origin does not have a usable idle connection.
         """
         free = self.free.get(origin)
         if not free:

@@ -150,7 +150,7 @@ compared_marks = sa.Table(
     ms_column("at_ms"),
     comment="The progress of the comparison of settled pushes with a provider, by customer. `customer_id` '': the "
     "provider as a whole. `compared_ms`: the time up to which they were compared. `open_days`, `open_since_ms`, "
-    "`said`: the days still open, the start of the delay, and its reason. If all days are compared, `open_since_ms` "
+    "`said`: the number of open days, the first of them, and the reason. If all days are compared, `open_since_ms` "
     "and `said` are about a balance that was not compared.",
 )
 

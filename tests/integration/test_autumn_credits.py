@@ -1124,7 +1124,7 @@ def test_void_of_corrected_loss_is_refused(engine: sa.Engine) -> None:
     key = str(house.fleet.one("SELECT key FROM pushes WHERE feature = 'compute_4gb'"))
     assert told(house.compare(correct=True))[0][4] == 40_000
     with pytest.raises(
-        Refused, match=f"cannot void {key}: .* negative push {key}:r1, .* See `drawdown push show {key}`"
+        Refused, match=f"cannot void {key}: .* opposite push {key}:r1, .* See `drawdown push show {key}`"
     ):
         void_lost(house.fleet, "their support", key)
     house.bill()

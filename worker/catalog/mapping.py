@@ -8,8 +8,9 @@ Guarantee: a window always uses the mapping in force at its start. `rewrites` fi
 row would change the feature. So a change of past windows can only add missing features.
 
 A size is looked up in this order: an exact row for that size, the smallest "up to" tier that includes it, the open top.
-If rows have the same selector (kind and size), the row with the latest start is in force. A row without a feature ends
-the selector. A meter is above all sizes, and has only exact rows. Tiers and the open top do not include meters.
+If several rows have the same selector (kind and size), the row with the latest start at or before the window is in
+force. If starts are equal, the row added last counts. A row without a feature ends the selector. A meter is above all
+sizes, and has only exact rows. Tiers and the open top do not include meters.
 """
 
 from __future__ import annotations

@@ -67,9 +67,9 @@ def one_wallet_at(connection: sa.Connection, provider: str, in_ledger: Collectio
 
 
 def orgs_of(connection: sa.Connection, customer_ids: Sequence[str]) -> list[str]:
-    """Return the organisations that are, were or will be billed as these customers.
+    """Return the organisations that may get another verdict if these wallets change.
 
-    A change of the customers' wallets may change the verdicts of these organisations.
+    They are, were or will be billed as these customers, at a provider with wallets in this database.
     """
     theirs = wallets_at(connection)
     rows = SQL.run(connection, "orgs_of_customers", {"customers": [{"id": customer} for customer in customer_ids]})

@@ -20,7 +20,7 @@ FROM orgs o WHERE o.org_id = :org_id
 SELECT feature, quantity FROM run_usage WHERE reservation = :reservation AND number = :number
 
 -- name: used_before
--- The charged usage by feature, without the usage of the execution's last charge.
+-- The charged usage by feature, without the charge at the execution's end.
 SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM run_usage
 WHERE reservation = :reservation AND number <> 'final' GROUP BY feature
 

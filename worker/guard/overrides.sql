@@ -50,6 +50,7 @@ WHERE number = :number
 
 -- name: list
 -- Without `everything`, the result has only requested limit overrides, and limit overrides in force before their end.
+-- With `everything`, a caller shows a limit override past its end as over.
 SELECT {columns} FROM guard_overrides
 WHERE (:everything = 1 OR state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
     AND (:metric = '' OR metric = :metric) AND (:org_id = '' OR (reach = 'org' AND target = :org_id)) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)

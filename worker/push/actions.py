@@ -94,7 +94,7 @@ def void(
         _require_unchanged(accepted, lost or ())
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
-                f"cannot void {key}: reconcile already recorded this push as lost, with the negative push {adopted}, "
+                f"cannot void {key}: reconcile already recorded this push as lost, with the opposite push {adopted}, "
                 f"so the usage is billed again. See `{typed('drawdown', 'push', 'show', key)}`"
             )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
@@ -277,7 +277,8 @@ def require_lost(
             if was_sent_before(push, since_ms.get(provider, 0)):
                 raise Refused(
                     f"cannot void {push.key}: it was sent on earlier terms of {provider}, so a lookup "
-                    "cannot find its charge. If its console does not show the charge, charge the customer there"
+                    f"cannot find its charge. If the console of {provider} does not show the charge, "
+                    "charge the customer there"
                 )
             if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
                 raise Refused(

@@ -1,8 +1,8 @@
 """Claim due pushes, record their attempts (P1), and claim due lookups.
 
 Guarantee: Drawdown commits an attempt before it sends a byte. A backlog does not delay new usage. A claim takes the
-newest windows first, and organisations take turns in each window. It also takes a few pushes that have waited longest,
-so that each push is sent eventually.
+newest windows first. Organisations take turns, because each has one push per window and feature. A claim also takes a
+few pushes that have waited longest, so that each push is sent eventually.
 """
 
 from __future__ import annotations

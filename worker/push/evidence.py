@@ -290,7 +290,7 @@ class Accounted:
         return drawn.quantity - self.most - most - less, drawn.quantity - self.least - least + more
 
     def is_as_settled(self, drawn: Level) -> bool:
-        """Return True if a balance shows exactly the pushes as people settled them.
+        """Return True if a balance shows exactly the accepted pushes, as people decided.
 
         - If either of two costs may have applied, the higher cost counts, because the lower cost would hide a loss of
           the same amount.

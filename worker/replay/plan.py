@@ -216,7 +216,7 @@ def _open_from(connection: sa.Connection, end: int) -> int | None:
 
 
 def overlaps(connection: sa.Connection, scope: ReplayScope, other: ReplayScope) -> bool:
-    """Return True if two scopes may contain the same windows."""
+    """Return False only if two scopes cannot contain the same window."""
     if not (scope.orgs or scope.provider) or not (other.orgs or other.provider):
         return True
     if scope.provider is not None and other.provider is not None:

@@ -1,7 +1,7 @@
 """Stop an organisation's billing, and resume it.
 
-Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples do not change. After the
-resume, Drawdown bills the usage since the stop.
+Guarantee: a stopped organisation is neither sealed nor pushed. Its watermark and samples are kept. After the
+resume, Drawdown bills all usage since the watermark.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def set_terms(
 ) -> TermsChange:
     """Set the terms of a wallet's top-ups.
 
-    If top-ups had stopped after declines, they continue, because the terms may name a customer with another card. If
+    If top-ups had stopped without a person, they continue, because the terms may name a customer with another card. If
     the terms differ from the former terms, give up an unsent top-up.
 
     Errors: UsageError for invalid terms. Refused if a provider keeps the wallet's balance. Unless `new`, UsageError for
@@ -150,8 +150,8 @@ def set_mode(connection: sa.Connection, customer_id: str, mode: Mode, by: By) ->
 def resume(connection: sa.Connection, customer_id: str, by: By) -> TermsChange:
     """Resume a wallet's top-ups after a change of the card.
 
-    The call deletes the wallet's declines, so the next tick can fill a low wallet. You can repeat the call. A wallet
-    with an open top-up, or with enough credit, does not begin another top-up.
+    The call deletes the wallet's declines, so the watch or the next tick can fill a low wallet. You can repeat the
+    call. A wallet with an open top-up, or with enough credit, does not begin another top-up.
 
     Errors: UnknownId; Refused if its top-ups are stopped.
     """
@@ -234,7 +234,7 @@ def terms_of(row: sa.RowMapping) -> Terms:
 
 
 def rearm_paid(connection: sa.Connection, customer_id: str) -> None:
-    """Resume a wallet's top-ups that stopped or wait because of declines.
+    """Resume a wallet's top-ups that stopped without a person, or wait after a decline.
 
     Call it when a person grants credit under a new key. Call it before the wallet changes, because terms are locked
     before wallets.

@@ -275,8 +275,8 @@ def set_rate(
     The price is `micro_credits` for `per_quantity` base units. Return the start of the window, in milliseconds.
 
     Without `from_ms`, a feature's first rate counts for all its usage, and a later rate from the next window on. If the
-    same rate is already in force then, nothing changes. So a caller that lost the response can repeat the call, and
-    gets the same window.
+    same rate is already in force at that window, a call without `from_ms` changes nothing. So a caller that lost the
+    response can repeat the call, and gets the same window.
 
     Errors: UsageError for an invalid feature name; Refused for a second rate from the same window on; UnknownId for an
     unknown feature unless `new`.

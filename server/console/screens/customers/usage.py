@@ -49,7 +49,8 @@ MOST_SHARES: Final = 8
 EFFECTS: Final = {
     "preview": "A preview calculates the credit that an execution would reserve. It does not change the wallet.",
     "accept": "Acceptance reserves the estimate. Available credit falls, and the balance stays.",
-    "queued": "The execution keeps its reservation until it ends. A draw reduces the balance and the reservation.",
+    "queued": "The execution keeps its reservation until the execution ends or the reservation expires. A draw reduces "
+    "the balance and the reservation.",
     "complete": "Settlement charges the cost and releases the rest. Release and expiry release the remaining credit.",
     "settlement": "Drawdown holds the supplier's share, then releases it. The customer does not pay more.",
 }
