@@ -234,7 +234,7 @@ def terms_of(row: sa.RowMapping) -> Terms:
 
 
 def rearm_paid(connection: sa.Connection, customer_id: str) -> None:
-    """Resume a wallet's top-ups that stopped without a person, or wait after a decline.
+    """Resume a wallet's top-ups that stopped by themselves or wait after a decline.
 
     Call it when a person grants credit under a new key. Call it before the wallet changes, because terms are locked
     before wallets.
