@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from drawdown.schema.migrate import bucket_of
+from drawdown.worker.push.confirm import DRAWN
+from drawdown.worker.push.outcome import NOT_CHARGED
 from tests.simulation.accepted import worth
 from tests.simulation.billed import given_back
 from tests.simulation.need import asked
@@ -248,7 +250,7 @@ def _drawn_instead(world: World, push: Push, left: dict[tuple[str, str, str], in
     success, and lost (`left` of it, less with each such push): nothing tells the two apart, neither has an event, and
     the customer, who gets as much less back, pays what was used. No push that an answer or a lookup accepted is meant,
     and not a second more in all than was lost."""
-    by_balance = push.state == "accepted" and (push.error or "").startswith("no event shows it, but the customer's")
+    by_balance = push.state == "accepted" and (push.error or "").startswith(DRAWN)
     remote = world.remote.get(push.provider)
     if remote is None or not by_balance:
         return False
@@ -305,9 +307,8 @@ def _may_be_void(world: World, push: Push, evidence: str | None) -> bool:
         return True
     error = push.error or ""
     late = error.startswith(("rejected later: ", "not sent: the provider takes"))
-    told = evidence in ("absent", "adopted", "operator") or (evidence is None and "charged nothing" in error) or late
-    asked = push.provider in world.remote or bool(world.lost_keys)
-    return asked and (told or "charged nothing" in error)
+    told = evidence in ("absent", "adopted", "operator") or error == NOT_CHARGED or late
+    return told and (push.provider in world.remote or bool(world.lost_keys))
 
 
 def _attempts(world: World, tables: Tables) -> Iterator[str]:

@@ -227,8 +227,7 @@ def after_lookup(
         case FoundPush(0) if asked.arrivals > 1:
             return Settlement("in_doubt", now_ms + DAY_MS, "found", UNTRACED)
         case FoundPush(0):
-            said = "the provider recorded the push, but did not charge it"
-            return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", said)
+            return Settlement("rejected", now_ms + CREDIT_WAIT_MS, "found", NOT_CHARGED)
         case FoundPush(quantity, cost):
             return Adopt(quantity, _cost_of(cost, asked))
         case Absent():
@@ -253,6 +252,7 @@ def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
 
 OTHERS_FIRST: Final = "absent. The push waits for other pushes of its customer"
 OTHERS: Final = "absent. The push waits for other pushes of its customer, because one balance proves them all"
+NOT_CHARGED: Final = "the provider recorded the push, but did not charge it"
 # A key has one event. If the provider's store of keys is down, a second send under the key charges without a trace.
 UNTRACED: Final = (
     "the provider recorded no charge, but a later attempt may have charged without a trace. "
