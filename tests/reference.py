@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from itertools import pairwise
@@ -36,6 +37,7 @@ from tests.unit.test_rooms import MAY_IMPORT, WORKER
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 CLIENT: Final = DOCS.parent / "client" / "drawdown_client"
 MADE: Final = "This page is generated from the code by `make docs`. Do not edit it."
+BARE_BAR: Final = r"(?<!\\)\|"
 NOW_MS: Final = 1_767_225_600_000
 SUFFIXES: Final = {"counter": "_total"}
 ENDED_TICK: Final = sa.insert(ticks).values(
@@ -271,7 +273,8 @@ def _bounds(path: Path) -> Iterator[tuple[str, float, str]]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    """Return a table in which no cell ends early: GitHub splits a row at each bare `|`, in code, too."""
+    lines = [head, ["---"] * len(head), *([re.sub(BARE_BAR, r"\|", cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

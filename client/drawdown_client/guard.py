@@ -92,7 +92,11 @@ class Guard:
         return self._end(key, words.release(key, incurred, reason))
 
     def extend(self, key: str, *, to: int | None = None, hold_s: float | None = None) -> Decision:
-        """Extend a reserved use to a total of `to`, for `hold_s` seconds from now."""
+        """Extend a reserved use, and increase its quantity to `to`.
+
+        `to`: the total quantity; None: unchanged. `hold_s`: the length from now in seconds; None: an hour. The call
+        never reduces the quantity or the time until expiry.
+        """
         return self._end(key, words.extend(key, to, hold_s))
 
     def close(self) -> None:

@@ -100,11 +100,11 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
 
 
 def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
-    """Return a cell's counts of a day.
+    """Return a cell's totals of a day: seconds by organisation and size.
 
     The body is `{"cell_id": …, "day": "2026-01-31", "usage": [{"org_id", "memory_mb", "seconds"}]}`.
 
-    Errors: BadTotal if the response is invalid or too long.
+    Errors: BadTotal if the response is invalid, too long, or for another cell or day.
     """
     if not _may_be_read(body):
         raise _too_many()

@@ -219,7 +219,7 @@ END: Final = Action(
     _person,
     lambda doing: _named("end", doing),
     lambda _doing: PLACE,
-    "Drawdown signs the person out and revokes access. The name stays reserved in the audit log.",
+    "Drawdown signs the person out and revokes access. You cannot use the name again.",
     role="admin",
 )
 ACTIONS: Final = (ADD, SET_ROLE, RESET, END)
