@@ -58,7 +58,7 @@ SOURCE: Final = "drawdown"
 MAX_QUANTITY: Final = 2**53 - 1
 """Largest quantity of one event at OpenMeter."""
 MAX_DEDUPE_H: Final = 10_000
-"""Most hours for which OpenMeter deduplicates."""
+"""Largest value of `DRAWDOWN_OPENMETER_DEDUPE_H`, in hours."""
 PAGE: Final = 100
 MAX_PAGES: Final = 100
 """Most pages of meters to read for totals."""

@@ -72,7 +72,7 @@ class Message:
 
     @property
     def body(self) -> str:
-        """Return the body to send: JSON in ASCII, without spaces."""
+        """Return the body to send: compact JSON in ASCII."""
         data = {"org_id": self.org_id, "customer_id": self.customer_id, **self.data}
         told = {"type": self.event, "timestamp": _format_time(self.at_ms), "data": data}
         return json.dumps(told, separators=(",", ":"))

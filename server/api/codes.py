@@ -292,7 +292,12 @@ ITEMS: Final = (
     ItemCode("invalid", "empty_line", "both", "A line of JSON lines is empty. Send an item on each line"),
     ItemCode("invalid", "not_json", "both", "The item is not valid JSON. Fix its syntax"),
     ItemCode("invalid", "not_an_object", "both", "The item is JSON, but not an object. Send an object"),
-    ItemCode("invalid", "duplicate_keys", "both", "An object has a duplicate key, or two headers have the same attribute. Send each once"),
+    ItemCode(
+        "invalid",
+        "duplicate_keys",
+        "both",
+        "An object has a duplicate key, or two headers have the same attribute. Send each once",
+    ),
     ItemCode(
         "invalid",
         "too_deep",

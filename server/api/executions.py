@@ -205,7 +205,7 @@ class Executions:
         return await self._programs.act(request, SCOPE, models.ExtendRequest, partial(_extend, key=execution))
 
     async def settle(self, execution: str, request: Request) -> JSONResponse:
-        """End an execution, charge its total cost once, and free the rest of its credit."""
+        """End an execution, charge its total cost once, and release its unused credit."""
 
         def change(order: models.SettleRequest) -> tuple[Literal["settled"], Cost | None, int]:
             return "settled", _cost(order.actual, order.use), 0

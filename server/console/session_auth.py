@@ -37,7 +37,7 @@ LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 def require_url(text: str) -> str:
     """Return the console's URL if it is an origin, as browsers send it.
 
-    Errors: UsageError unless it is an origin with HTTPS, or with HTTP on this machine.
+    Errors: UsageError unless it is an origin with HTTPS, or with HTTP and a loopback address or `localhost`.
     """
     parts = urlsplit(text)
     try:
@@ -47,7 +47,9 @@ def require_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or port == -1:
         raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected an origin such as https://drawdown.internal")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected https://, or http:// with an address of this machine")
+        raise UsageError(
+            "invalid DRAWDOWN_CONSOLE_URL: expected https://, or http:// with localhost, 127.0.0.1 or [::1]"
+        )
     return text
 
 

@@ -273,7 +273,7 @@ def test_replay_of_delivered_webhook_sends_same_bytes(shop: Shop) -> None:
     assert shop.product.ids() == [name, name]
     first, second = shop.product.taken["app"]
     assert first == second, "the same bytes"
-    with pytest.raises(Refused, match="its endpoints are not active"):
+    with pytest.raises(Refused, match="it is not for the endpoint other"):
         shop.write(lambda c: hooks.replay(c, name, by, endpoint="other"))
     with pytest.raises(UnknownId, match="did you mean"):
         shop.write(lambda c: hooks.replay(c, name[:-1] + "z", by))

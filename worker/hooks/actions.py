@@ -186,8 +186,9 @@ def replay(connection: sa.Connection, message_id: str, by: By, *, endpoint: str 
     values = {"message_id": message_id, "endpoint": endpoint}
     sent_to = list(SQL.run(connection, "going_on_of", values).scalars())
     if not sent_to:
+        target = f"the endpoint {endpoint}" if endpoint else "an active endpoint"
         raise Refused(
-            f"cannot send {message_id} again: its endpoints are not active. To list them, run `drawdown hook show "
+            f"cannot send {message_id} again: it is not for {target}. To list its endpoints, run `drawdown hook show "
             f"{message_id}`"
         )
     SQL.run(connection, "replay", {"message_id": message_id, "endpoints": sent_to, "now_ms": by.now_ms})

@@ -110,8 +110,8 @@ def place(connection: sa.Connection, asked: Asked, by: By) -> int:
         raise Refused(f"the same job is already queued: {same}. See `drawdown job list`")
     if SQL.run(connection, "count_open").scalar_one() >= MAX_OPEN_JOBS:
         raise Refused(
-            f"the maximum of {MAX_OPEN_JOBS:,} queued jobs is reached. Wait until ticks have done some jobs, or run "
-            "`drawdown job cancel JOB`"
+            f"cannot queue the job: the maximum of {MAX_OPEN_JOBS:,} open jobs is reached. Wait until ticks have done "
+            "some jobs, or run `drawdown job cancel JOB`"
         )
     values = {
         "kind": asked.kind,

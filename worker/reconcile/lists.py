@@ -31,7 +31,7 @@ MOST_RUNS: Final = 10
 MOST_COUNTED: Final = 1_000
 """Most comparisons of one run that a page counts. From this number on, the page shows "or more"."""
 MOST_TOLD: Final = 50
-"""Most unacknowledged reports of differences in balances that a page lists."""
+"""Maximum number of unacknowledged balance differences that a page lists."""
 MOST_LINES_AT_ONCE: Final = 1_000
 """Most comparisons of a download that Drawdown reads into memory at a time."""
 VERDICTS: Final = ("short", "over", "equal", "shadow")

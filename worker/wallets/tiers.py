@@ -344,7 +344,8 @@ ACTIONS: Final = (
         "tier set",
         "Set a tier",
         "Create or change a tier of concurrent sandboxes. To create it, pass --new. A customer buys a tier with "
-        "`tier buy`, and its sandboxes are added to the plan's limit. A changed price applies to later months.",
+        "`tier buy`. The limit is then that of the plan or of the largest tier, whichever is higher. A changed price "
+        "applies to later months.",
         _set,
         _set_said,
         path="/v1/tiers/{tier}",

@@ -31,7 +31,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Tile("Unacknowledged halts", figures.count(len(owing)), "cells with a due halt", "warn" if owing else ""),
     ]
     heads = ("Cell", "URL", "#Running", "#Halts due", "Oldest due, UTC", "#Attempts", "Error")
-    none = "No cell exists yet. Hosts report their cell with their sandboxes. You set the URL of each cell."
+    none = "No cell exists yet. Hosts report their cell with their sandboxes. Set the URL of each cell."
     note = "A machine calls only URLs that DRAWDOWN_CELL_ORIGINS allows. To see them, run `drawdown cell list` there."
     command = "drawdown cell list" if found else "drawdown cell set cell-1 https://cell-1.internal:8443"
     table = Table("Cells", heads, [_row(one) for one in found], none, command, note=note)
