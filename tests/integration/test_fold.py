@@ -152,6 +152,21 @@ def test_fold_skips_in_doubt_pushes_and_other_providers(fleet: Fleet) -> None:
     assert folded(fleet).pushes == 0
 
 
+def test_fold_keeps_push_that_proves_clock_was_set_back(fleet: Fleet) -> None:
+    """Without its seal, `verify` would take the charge for one that was booked before its usage."""
+    place = f"org_id = 'acme' AND window_ms = {T0} AND feature = 'compute_1gb'"
+    back = f"- {3 * DAY_MS} WHERE"
+    tamper(
+        fleet,
+        f"UPDATE pushes SET settled_ms = settled_ms {back} {place}",
+        f"UPDATE ledger_entries SET at_ms = at_ms {back} key = 'usage:acme:{T0}:compute_1gb'",
+    )
+    assert read(fleet.engine, verify).clean
+    assert folded(fleet).pushes == 14
+    assert fleet.one(f"SELECT COUNT(*) FROM pushes WHERE {place}") == 1
+    assert read(fleet.engine, verify).clean
+
+
 def test_manual_sql_on_pushes_or_folded_sums_is_refused(fleet: Fleet) -> None:
     for text, why in (
         (f"DELETE FROM pushes WHERE window_ms = {LATER}", "S3"),

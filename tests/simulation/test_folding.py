@@ -13,7 +13,7 @@ from tests.simulation.folded import simulated
 from tests.simulation.lives import faults_in, lives
 from tests.whole import share
 
-SEEDS = share((2,), whole=tuple(range(60)))
+SEEDS = share((2, 11), whole=tuple(range(60)))  # 11: a clock that was set back before a charge that is then folded
 TICKS = 30
 HAPPENED: Final = frozenset({"push_folded", "fold_cut_off", "replay", "void", "year_passed"})
 
@@ -31,7 +31,7 @@ PLANTED: Final = {
         SUMS,
         27,
     ),
-    "attempts are not counted": (("into_sums", ""), "SUM(p.attempts)", "COUNT(*)", SUMS, 1),
+    "attempts are not counted": (("into_sums", ""), "SUM(p.attempts)", "COUNT(*)", SUMS, 111),
     "what was sent elsewhere goes, too": (("folding", ""), "p.provider = 'embedded' AND", "", "folded: a push of", 9),
     "attempts stay": (
         ("fold", "sqlite"),

@@ -363,7 +363,7 @@ def show_event(connection: sa.Connection, source: str, event_id: str, org_id: st
 NEAR_TYPES: Final = MAX_EVENT_TYPES * 9 // 10
 """Number of event types in use from which Drawdown notifies a person of the limit."""
 MOST_NAMED: Final = 20
-"""Owners near their limit of event types that one query returns."""
+"""Owners of reached limits of event types that one query returns."""
 NAME_ONE: Final = "drawdown key list shows who sends events; drawdown feature map-event TYPE FEATURE adds a type"
 """Advice for a person if a limit of event types is nearly reached."""
 

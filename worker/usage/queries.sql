@@ -118,7 +118,7 @@ SELECT s.id FROM usage_samples s LEFT JOIN withdrawals w ON w.sample_id = s.id W
 AND s.ts = :ts AND s.sandbox_id = :sandbox_id AND s.problem IS NULL AND w.sample_id IS NULL AND s.id <> :new_id LIMIT 1
 
 -- name: close
--- If a conflict occurs again after it was closed, it is closed again.
+-- If a conflict occurred again after it was closed, it is open. This statement then closes it again.
 INSERT INTO quarantine_closed (sample_id, new_id, at_ms, actor, reason)
 SELECT sample_id, new_id, :at_ms, :actor, :reason
 FROM {rows :closed (sample_id text, new_id text)} r WHERE 1 = 1
@@ -130,11 +130,13 @@ ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
 p.window_ms - p.window_ms % 86400000
 
 -- name: folding
--- Pushes of whole days below the floor. If an organisation has an open push in the range, its pushes are not folded.
+-- Pushes of whole days below the floor. If an organisation has an open push in the range, its pushes are not folded. A
+-- push with a charge dated before its usage stays, because only its seal proves that a clock was set back.
 p.provider = 'embedded' AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state NOT IN {open_states}
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = p.org_id AND o.floor_ms >= {day} + 86400000)
     AND p.org_id NOT IN (SELECT q.org_id FROM pushes q WHERE q.state IN {open_states} AND q.provider = 'embedded'
         AND q.window_ms < :before_ms)
+    AND NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.key = p.key AND e.at_ms < e.ts - 86400000)
 
 -- name: first_push
 SELECT MIN(p.window_ms) FROM pushes p WHERE p.window_ms >= :from_ms AND p.window_ms < :before_ms
