@@ -31,7 +31,7 @@ def bare(engine: sa.Engine) -> Callable[..., Any]:
         token = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
 
         def work(connection: sa.Connection) -> None:
-            assert api_keys.find(connection, token, 0) is not None
+            assert api_keys.find_all(connection, [api_keys.hash_of(token)], 0)
             connection.execute(sa.text(COUNTED), {"org": order["org_id"], "metric": order["metric"]}).one_or_none()
 
         await asyncio.get_running_loop().run_in_executor(pool, database.read, engine, work)

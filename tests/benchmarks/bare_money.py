@@ -47,7 +47,7 @@ def bare(engine: sa.Engine) -> Callable[..., Any]:
         values = {"key": order["key"], "org": order["org_id"], "metric": order["metric"]}
 
         def work(connection: sa.Connection) -> None:
-            assert api_keys.find(connection, token, 0) is not None
+            assert api_keys.find_all(connection, [api_keys.hash_of(token)], 0)
             connection.execute(insert, values)
             connection.execute(update, values)
 

@@ -196,8 +196,9 @@ def test_api_key_cell_is_preserved_by_rotation_and_cannot_be_changed(fleet: Hous
     sender(fleet, "host", cell_id="cell-1")
     engine, by = fleet.fleet.engine, fleet.fleet.by
     write(engine, lambda c: api_keys.rotate(c, key_of("host 2"), "host", by))
-    found = write(engine, lambda c: api_keys.find(c, key_of("host 2"), fleet.clock.at_ms))
-    assert found is not None and found.cell_id == "cell-1"
+    proof = api_keys.hash_of(key_of("host 2"))
+    found = write(engine, lambda c: api_keys.find_all(c, [proof], fleet.clock.at_ms))
+    assert found[proof].cell_id == "cell-1"
     with pytest.raises(Exception, match="API key"):
         fleet.fleet.write("UPDATE api_keys SET cell_id = 'cell-2'")
     with pytest.raises(UnknownId, match="did you mean cell-1"):

@@ -34,7 +34,7 @@ BUCKET, PREFIX = "usage", "exports/"
 PLACE: Final = f"s3://{BUCKET}/{PREFIX}".rstrip("/")
 OBJECTS_A_PAGE: Final = 2
 SLOW_DOWN, CUT_SHORT, CHANGES, GOES = 0.15, 0.25, 0.3, 0.3
-FINE: Final = ("the object store returned an ", "so Drawdown did not take")
+FINE: Final = ("the object store returned an ", "the call to the object store failed: ", "so Drawdown did not take")
 UNSEEN: Final = (
     "SELECT COUNT(*) FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id JOIN buckets b ON b.id = o.bucket "
     "WHERE s.arrival >= b.cursor AND s.problem IS NULL AND o.stopped_at_ms IS NULL"

@@ -57,7 +57,8 @@ def _types_share_a_meter(monkeypatch: pytest.MonkeyPatch) -> None:
         found = right(connection, wanted)
         return dict.fromkeys(found, min(found.values(), default=0))
 
-    monkeypatch.setattr(types, "find_meters", wrong)
+    for module in (types, store):
+        monkeypatch.setattr(module, "find_meters", wrong)
 
 
 def _the_last_of_a_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:

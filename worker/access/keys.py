@@ -129,14 +129,6 @@ def hash_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def find(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
-    """Return a key, with its owner and rights; None if it is unknown or has ended."""
-    if not KEY.fullmatch(key):
-        return None
-    proof = hash_of(key)
-    return find_all(connection, [proof], now_ms).get(proof)
-
-
 def find_all(connection: sa.Connection, proofs: Collection[str], now_ms: int) -> Mapping[str, ApiKey]:
     """Return the valid keys with these hashes, by hash.
 

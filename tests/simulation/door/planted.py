@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -76,13 +76,12 @@ def _foreign_is_taken(patches: Patches) -> None:
 
 
 def _all_scopes(patches: Patches) -> None:
-    right = api_keys.find
+    right = api_keys.index_keys
 
-    def wrong(connection: sa.Connection, key: str, now_ms: int) -> api_keys.ApiKey | None:
-        found = right(connection, key, now_ms)
-        return None if found is None else replace(found, scopes=api_keys.SCOPES)
+    def wrong(rows: Iterable[Any]) -> Mapping[str, api_keys.ApiKey]:
+        return {proof: replace(key, scopes=api_keys.SCOPES) for proof, key in right(rows).items()}
 
-    patches.put(api_keys, "find", wrong)
+    patches.put(api_keys, "index_keys", wrong)
 
 
 def _quota(patches: Patches, *, of_keys: bool) -> None:
@@ -142,7 +141,7 @@ def _conflicts_are_billed(patches: Patches) -> None:
 
 PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
     "a batch is answered before it is committed": (_answered_before_the_commit, ""),
-    "one bad item stops all events": (_one_bad_item_stops_all, "and should be"),
+    "one bad item stops all events": (_one_bad_item_stops_all, "bad_items"),
     "answers stand in another order": (_answers_shift, "and should be"),
     "a bound key names another organisation": (_foreign_is_taken, "foreign_org"),
     "a key that was ended lets in": (

@@ -198,7 +198,7 @@ PLANTED: Final[dict[str, tuple[Callable[[Patches], None], str]]] = {
         lambda p: p.query(
             guard_counts, "deny", "count = guard_denials.count + excluded.count", "count = guard_denials.count"
         ),
-        "(asked, blocked, would",
+        "(requests, blocked, would",
     ),
 }
 """Each bug, and a part of what is said of it."""
