@@ -346,7 +346,7 @@ def client_of(outgoing: Outgoing | None) -> HttpClient:
 
 
 class LateHttp:
-    """An HTTP client for providers, payment services and issuers of sign-ins.
+    """The HTTP client for providers, payment services, sign-ins and heartbeats.
 
     It is built at the first call.
     """

@@ -507,7 +507,7 @@ def _password(url: str) -> str:
 
 
 def _read_environment() -> dict[str, str]:
-    """Return the non-empty DRAWDOWN_… variables by their name in lower case."""
+    """Return the non-empty DRAWDOWN_… variables, by lower-case name without prefix."""
     return {
         name.removeprefix(PREFIX).lower(): text for name, text in os.environ.items() if name.startswith(PREFIX) and text
     }

@@ -47,7 +47,7 @@ export class Line {
     const found = new URL(url); // TypeError for an invalid address
     if (!["http:", "https:"].includes(found.protocol))
       throw new TypeError("invalid server address: expected http://… or https://…");
-    if (!key) throw new TypeError("missing key. Pass `key`, or set DRAWDOWN_KEY and call Client.fromEnv()");
+    if (!key) throw new TypeError("missing key. Pass `key`, or set DRAWDOWN_URL and DRAWDOWN_KEY and call Client.fromEnv()");
     this.url = url.replace(/\/+$/, "");
     this.headers = { Authorization: `Bearer ${key}`, Accept: "application/json" };
     this.settings = settings;

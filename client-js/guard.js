@@ -45,7 +45,10 @@ export class Guard {
     return this.#ask("release", { key, incurred, reason });
   }
 
-  /** Extend a reserved use to a total of `to`, for `for_ms` milliseconds from now. */
+  /**
+   * Extend a reserved use, and increase its quantity to `to` (default: unchanged). `for_ms`: milliseconds from now
+   * (default: an hour). The call never reduces the quantity or the time until expiry.
+   */
   extend(key, { to, for_ms, reason } = {}) {
     return this.#ask("extend", { key, to, for_ms, reason });
   }

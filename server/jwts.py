@@ -77,7 +77,9 @@ def key_of(said: object) -> Key:
                 return found
     except (JoseError, ValueError, TypeError, KeyError):
         raise Unproven("the key cannot be read") from None
-    raise Unproven("the key has an unsupported type or size")
+    raise Unproven(
+        f"the key has an unsupported type or size: expected EC P-256, or RSA of at least {_LEAST_RSA_BITS:,} bits"
+    )
 
 
 def secret_key(secret: str) -> Key:

@@ -256,7 +256,7 @@ def _samples(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     values = sorted((dict.fromkeys(figures.registered_cells(connection), 0) | named).items())
     yield gauge(
         "cell_samples",
-        "Samples in the last complete window of 300 s, by registered cell.",
+        "Samples in the last complete window of 300 s, by registered cell. `other`: all unregistered cells.",
         [((cell,), n) for cell, n in values],
         ("cell",),
     )
@@ -681,7 +681,10 @@ def checking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
     )
     ages = [((name,), seconds(now_ms - one.at_ms) if one.at_ms else 0.0) for name, one in sorted(last.items())]
     yield gauge(
-        "check_age_seconds", "Seconds since the last run of a check, or 0 if it has never run, by check.", ages, label
+        "check_age_seconds",
+        "Seconds since the last run of a check, or 0 if the check has never run, by check.",
+        ages,
+        label,
     )
     held = last_held(connection, now_ms)
     ages = [

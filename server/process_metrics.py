@@ -85,7 +85,7 @@ def intake(items: Mapping[tuple[str, str], int]) -> Metric:
     labels = ("kind", "status")
     metric = CounterMetricFamily(
         "drawdown_intake_items",
-        "Events and samples that this process accepted or refused since its start, by kind and status.",
+        "Events and samples that this process answered since its start, by kind and status.",
         labels=labels,
     )
     for found, count in sorted(items.items()):

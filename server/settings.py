@@ -30,7 +30,7 @@ class OidcSettings:
     If it is empty, the button has the issuer's host.
     """
     unverified_email: bool = False
-    """True if Drawdown accepts an `email` that the issuer did not verify."""
+    """True if Drawdown accepts an `email` without the claim `email_verified`."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from drawdown.cli.options import only_with
 from drawdown.cli.rendering import show, table
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import counted
-from drawdown.schema.typed.parsing import parse_percent, show_percent
+from drawdown.schema.typed.parsing import parse_percent, show_percent, show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.runner import run
 from drawdown.worker.parity.lists import parity_found
@@ -95,7 +95,8 @@ def _days(app: App, from_: str, to: str | None) -> list[int]:
     start, end = app.past(from_, "--from"), app.moment("today" if to is None else to, "--to")
     if start % DAY_MS or end % DAY_MS or not 0 < end - start <= MAX_DAYS * DAY_MS:
         raise UsageError(
-            f"invalid range: expected 1 to {MAX_DAYS} whole days, such as --from 2026-01-30 --to 2026-01-31 for one day"
+            f"invalid range {show_time(start)} to {show_time(end)}: expected 1 to {MAX_DAYS} whole days, such as "
+            "--from 2026-01-30 --to 2026-01-31 for one day"
         )
     return list(range(start, end, DAY_MS))
 

@@ -144,7 +144,7 @@ def start(
     actor: Actor = None,
     reason: Reason = "not given",
 ) -> None:
-    """Start the automatic top-ups of a wallet again."""
+    """Start the automatic top-ups of a wallet."""
     app: App = context.obj
     if shadow and queue:
         raise UsageError("specify either --shadow or --queue, not both")

@@ -317,8 +317,8 @@ jobs = sa.Table(
     sa.CheckConstraint("kind IN ('replay', 'accept', 'assign', 'topup', 'correct')", name="jobs_kind"),
     sa.CheckConstraint("state IN ('waiting', 'under_way', 'done', 'failed', 'cancelled')", name="jobs_state"),
     sa.CheckConstraint("(state = 'under_way') = (lease_ms IS NOT NULL)", name="jobs_leased"),
-    comment="Work that a person queued and a tick does. `payload`: the work, as JSON. `tries`: the number of ticks "
-    "that took the job and did not finish their part.",
+    comment="Work that a person queued and a tick does. `payload`: the work, as JSON. `tries`: the number of turns "
+    "since the last progress.",
 )
 sa.Index(
     "jobs_open",

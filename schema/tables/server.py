@@ -140,7 +140,8 @@ console_failures = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.CheckConstraint("failures > 0", name="console_failures_some"),
     sa.Index("console_failures_by_time", "since_ms"),
-    comment="Recent failed sign-ins, by the typed name and the address. `name` '': all failures of the address.",
+    comment="Recent failed sign-ins, by the typed name and the address. `name` '': those of the "
+    "address with unknown names, or with names without a password.",
 )
 
 console_marks = sa.Table(
@@ -162,9 +163,9 @@ console_acts = sa.Table(
     sa.Column("answer", sa.Text, nullable=False),
     sa.Column("place", sa.Text, nullable=False),
     sa.Index("console_acts_by_time", "at_ms"),
-    comment="Submitted forms of the console, by the key in each form. A form that is sent twice takes effect once. "
-    "`answer`: the response to the form. `place`: the page where the person continues. Rows are deleted when the "
-    "form's key no longer counts.",
+    comment="Forms of the console and programs' calls that took effect, by their key. A repeat takes effect once. "
+    "`answer`: the response. `place`: the next page of a form, or the hash of a call's content. The keys `turn:…` "
+    "serialise changes by the same shown state. Drawdown deletes rows whose key no longer counts.",
 )
 
 my_sessions = sa.Table(

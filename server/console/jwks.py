@@ -21,19 +21,19 @@ from drawdown.server.jwts import Key, Unproven, key_of
 from drawdown.server.services import Services
 
 WITHIN_S: Final = 5.0
-"""Timeout of a request to a sign-in service, in seconds. A request for a product's public keys has the same timeout."""
+"""Timeout of a request to an identity provider, or for a product's public keys, in seconds."""
 MOST_BYTES: Final = 64 * 1024
-"""Largest response of a sign-in service, in bytes.
+"""Largest response of an identity provider, in bytes.
 
 Drawdown rejects a larger response.
 """
 MOST_AT_ONCE: Final = 8
-"""Concurrent calls to sign-in services. Callers that wait for a read of an uncached response have the same limit."""
+"""Concurrent calls to identity providers. Callers that wait for a read of an uncached response have the same limit."""
 TOO_MANY: Final = "too many people sign in at this moment. Try again"
 MOST_KEYS: Final = 50
 """Public keys at one address that Drawdown uses. Drawdown ignores further keys."""
 KEPT_MS: Final = 10 * MINUTE_MS
-"""Time for which Drawdown caches a response of a sign-in service."""
+"""Time for which Drawdown caches a response of an identity provider."""
 AGAIN_MS: Final = 30 * SECOND_MS
 """Shortest time between two reads of the public keys that unknown keys cause."""
 MOST_KEPT: Final = 8

@@ -56,7 +56,7 @@ MAX_NEXT_CHARS: Final = 1_000
 Drawdown drops a longer address.
 """
 MAX_CODE_CHARS: Final = 4_000
-"""Characters of the code that a person brings back from a sign-in service."""
+"""Characters of the code that a person brings back from an identity provider."""
 _CODE: Final = re.compile(r"[a-z_]{1,50}")
 """Matches an issuer's error code.
 

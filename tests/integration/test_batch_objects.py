@@ -210,7 +210,7 @@ def test_token_expiring_half_way_leaves_rest_to_tick_with_new_token(
     monkeypatch.setattr(objects, "_bring", ends)
     report = ticked(fleet, store)
     assert (report.batches_taken, report.problems, report.exit_status) == (1, [], 75)
-    assert "b.csv: the object store returned an error: " in report.failures[0] and "ExpiredToken" in report.failures[0]
+    assert "b.csv: the call to the object store failed: " in report.failures[0] and "ExpiredToken" in report.failures[0]
     monkeypatch.setattr(objects, "_bring", bring)
     assert ticked(fleet, replace(store, token="another")).batches_taken == 1
     ticked(fleet, store)

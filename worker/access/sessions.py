@@ -37,8 +37,8 @@ MOST_FAILURES: Final = 5
 MOST_ADDRESS_FAILURES: Final = 50
 """Failed sign-ins from one address with unknown names within WITHIN_MS.
 
-The limit bounds the stored rows. It does not lock out people at the same address, because MOST_FAILURES bounds the
-failed sign-ins of each name.
+The limit bounds the stored rows. It does not lock out people with a password at the same address, because their tries
+do not count towards it.
 """
 MOST_SESSIONS: Final = 20
 """Sessions of one person.

@@ -50,9 +50,9 @@ from drawdown.worker.engine.effects import OnDisk, Steps, Transaction
 log = structlog.get_logger()
 
 MAX_FILES_A_TICK: Final = 100
-"""Most files that one tick imports."""
+"""Most files that one tick reads."""
 MAX_BYTES_A_TICK: Final = 4 * 1024**3
-"""Most bytes of the files that one tick imports.
+"""Most bytes of the files that one tick reads.
 
 A single file may have more.
 """
@@ -110,7 +110,7 @@ def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
 
 
 def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
-    """Take a file, unless another tick reads it now, or MAX_READINGS ticks failed."""
+    """Take a file, unless a tick reads it now, or MAX_READINGS ticks gave it up."""
     source = its.source
     begin = partial(begin_reading, source=source, file=file, now_ms=context.clock.now_ms())
     readings: int | None = yield Transaction("begin_reading", begin)

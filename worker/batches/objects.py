@@ -309,5 +309,6 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
         if isinstance(error, KeyError | ValueError | TypeError | AttributeError):
             raise NotNow(f"{name}: the object store returned an unexpected response: {error!r}"[:300]) from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
-            raise NotNow(f"{name}: the object store returned an error: {' '.join(str(error).split())[:300]}") from error
+            said = " ".join(str(error).split())[:300]
+            raise NotNow(f"{name}: the call to the object store failed: {said}") from error
         raise

@@ -273,7 +273,7 @@ class PendingPage:
 
 @dataclass(frozen=True)
 class Beside:
-    """The counts of usage that is not pending, but not billed either.
+    """The counts of windows and samples that pending usage does not include.
 
     `dirty_windows`: windows that the next tick seals again. `late`: quarantined samples below a floor. `dated_ahead`:
     samples dated in the future.

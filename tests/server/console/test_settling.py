@@ -133,6 +133,6 @@ def test_settlement_reversal_without_clawback_after_payout_is_not_offered(home: 
 def test_settlements_page_unfiltered_supplier_sums_are_labelled(home: Owing) -> None:
     home.set("held", share_ppm=500_000)
     home.ran("a", "held", 4)
-    said = "The filter does not apply to this table, because a payout covers all settlements of a supplier."
+    said = "The filter does not apply to this table, because a payout covers all eligible settlements of a supplier."
     for chosen, is_said in (("", False), ("?supplier=held", False), ("?org=acme", True), ("?state=hold", True)):
         assert (shown(home, f"/console/settlements{chosen}").count(said) == 1) == is_said, chosen

@@ -46,7 +46,9 @@ COLUMNS: Final = (
     "execution", "org_id", "project", "supplier", "state", "payout", "settled_at", "held_until", "charged", "share_ppm",
     "owed", "clawed_back",
 )  # fmt: skip
-OF_ALL: Final = "The filter does not apply to this table, because a payout covers all settlements of a supplier."
+OF_ALL: Final = (
+    "The filter does not apply to this table, because a payout covers all eligible settlements of a supplier."
+)
 MOST_SUPPLIERS: Final = 25
 """Suppliers that a page shows."""
 MOST_PAYOUTS: Final = 20

@@ -387,7 +387,7 @@ ASSIGN: Final = Action(
         Field(
             "customer",
             "Customer at the provider",
-            hint="Unchanged if left empty; for a first assignment, the organisation's id.",
+            hint="If left empty, the latest customer if the provider stays the same, or else the organisation's id.",
             optional=True,
         ),
         FROM,

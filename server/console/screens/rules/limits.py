@@ -232,8 +232,8 @@ def _phases(blocks: BlocksPage) -> Table:
     heads = ("Metric", "Actions", "Phase now", "#In phase 2", "#In phase 3", "#Organisations", "#Bought credit")
     none = "No metric exists yet. Its phase sets the effect of a reached limit: silence, a warning or a block."
     note = (
-        "Blocks that each phase would have caused in 7 days. Phase 2 blocks organisations that never bought credit. "
-        "Phase 3 blocks all organisations."
+        "Blocks that each phase would have caused in 7 days. Phase 2 enforces a block only for organisations that "
+        "never bought credit. Phase 3 enforces each block."
     )
     return Table(
         "Phases and their block rates",

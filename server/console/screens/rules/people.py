@@ -70,7 +70,9 @@ def _tiles(page: list[UserRow]) -> list[Tile]:
         Tile("People with access", figures.count(counted["good"]), "have a password"),
         Tile("Open links", figures.count(counted["invited"]), "each valid for one day"),
         Tile("Expired links", figures.count(counted["locked"]), "reset to create a new link"),
-        Tile("Open sessions", figures.count(sum(one.sessions for one in page)), "browsers"),
+        Tile(
+            "Stored sessions", figures.count(sum(one.sessions for one in page)), "browsers, including expired sessions"
+        ),
     ]
 
 
