@@ -227,6 +227,28 @@ def test_balance_part_used_up_exactly_counts_as_drawn(known: bool, planted: bool
     assert (world.breaches, world.by_hand, settled(world)) == ([], {}, [])
 
 
+def test_hidden_part_used_by_share_of_unanswered_charge_is_not_resent() -> None:
+    """A grant after the send, before the charge, paid for a small part of it, and no read showed the grant. What is
+    missing equals another push, which must not be sent again."""
+    world, autumn = in_credits(Decimal("0.4"), Decimal(0))
+    sent(world, autumn)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    for size, fate in ((1024, ""), (4096, "queued_late")):
+        insert(world, [Sample(f"t{size}", "acme", world.time.now, size, 60, good=True)])
+        world.time.advance(2 * WINDOW_MS)
+        sealed(world)
+        sent(world, autumn, fate)
+    autumn.emulator.account.grant("acme", CREDITS, Decimal("0.006"), world.time.now, interval=ONE_OFF)
+    ticks(world, 3)
+    world.time.advance(2 * 60 * MINUTE_MS)
+    drive(world, start(world, "w", comparing(world)))
+    ticks(world)
+    assert autumn.drawn("acme", CREDITS) == 2 * BOTH * GRAINS // 10_000, "each once"
+    assert settle_told(world) == "settles what was told of 1 balances"
+    assert (world.breaches, settled(world)) == ([], [])
+
+
 def test_charge_near_cost_change_leaves_pushes_unchanged() -> None:
     """The clock of the process that sent it was ahead of the one that learned the cost: by their moments it came after
     the change, and it drew the cost before. Nothing was lost, though just what two other pushes drew seems so."""

@@ -397,11 +397,15 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
     """Return True if a used-up part may explain the missing amount of a balance.
 
-    Such a part was granted once, and reads and responses never showed it. This is possible only if each push except the
-    last was charged without a response. Only customers with parts granted once are checked.
+    Such a part was granted once, and reads and responses never showed it. Charges without a response used it up. The
+    last of them can also have drawn on another part. The last charge that used it up can also have a response, if its
+    whole draw was on that part. Only customers with parts granted once are checked.
     """
     if not _has_parts(connection, asked, pair):
         return False
+    hidden = _hidden(connection, asked, pair, since_ms)
+    if hidden is None or amount <= hidden:
+        return True
     rows = _charges(connection, asked, pair, since_ms, "charges_since")
     drew = [_drawn_by(asked.pools, row) for row in rows]
     answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
@@ -422,11 +426,17 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
     pair = line.customer_id, line.feature
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
         return line
-    rows = _charges(connection, asked, pair, marked_ms, "unanswered_since")
-    hidden = sum(_drawn_by(asked.pools, row) for row in rows)
-    if len(rows) > MOST_CHARGES:
-        hidden = max(hidden, abs(line.theirs - line.ours))
-    return replace(line, unsure=line.unsure + hidden)
+    hidden = _hidden(connection, asked, pair, marked_ms)
+    return replace(line, unsure=line.unsure + (abs(line.theirs - line.ours) if hidden is None else hidden))
+
+
+def _hidden(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> int | None:
+    """Return the largest amount that charges without a response since a comparison can have drawn on hidden parts.
+
+    None: such charges are more than MOST_CHARGES.
+    """
+    rows = _charges(connection, asked, pair, since_ms, "unanswered_since")
+    return None if len(rows) > MOST_CHARGES else sum(_drawn_by(asked.pools, row) for row in rows)
 
 
 def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -> bool:
