@@ -285,7 +285,7 @@ def fold_(
     text = f"{did} {pushes} of windows before {show_time(done.before_ms)} into sums of a day"
     kept = (
         f"; {counted(done.kept, 'push stays', 'pushes stay')}, of {counted(done.held_back, 'organisation')}: above the "
-        "floor, or on a day with an open push"
+        "floor, beside an open push, or with a charge dated before its usage"
         if done.kept
         else ""
     )

@@ -152,18 +152,19 @@ def test_fold_skips_in_doubt_pushes_and_other_providers(fleet: Fleet) -> None:
     assert folded(fleet).pushes == 0
 
 
-def test_fold_keeps_push_that_proves_clock_was_set_back(fleet: Fleet) -> None:
+@pytest.mark.both_databases
+@pytest.mark.parametrize("revision", ["", ":r1"])
+def test_fold_keeps_window_that_proves_clock_was_set_back(fleet: Fleet, revision: str) -> None:
     """Without its seal, `verify` would take the charge for one that was booked before its usage."""
-    place = f"org_id = 'acme' AND window_ms = {T0} AND feature = 'compute_1gb'"
-    back = f"- {3 * DAY_MS} WHERE"
+    key, back = f"usage:acme:{T0}:compute_1gb{revision}", f"- {5 * DAY_MS} WHERE"
     tamper(
         fleet,
-        f"UPDATE pushes SET settled_ms = settled_ms {back} {place}",
-        f"UPDATE ledger_entries SET at_ms = at_ms {back} key = 'usage:acme:{T0}:compute_1gb'",
+        f"UPDATE pushes SET settled_ms = settled_ms {back} key = '{key}'",
+        f"UPDATE ledger_entries SET at_ms = at_ms {back} key = '{key}'",
     )
     assert read(fleet.engine, verify).clean
-    assert folded(fleet).pushes == 14
-    assert fleet.one(f"SELECT COUNT(*) FROM pushes WHERE {place}") == 1
+    assert folded(fleet).pushes == 13, "both revisions stay"
+    assert fleet.one(f"SELECT COUNT(*) FROM pushes WHERE org_id = 'acme' AND window_ms = {T0}") == 2
     assert read(fleet.engine, verify).clean
 
 

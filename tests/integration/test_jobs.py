@@ -251,7 +251,7 @@ def test_duplicate_job_or_job_beyond_maximum_is_refused(fleet: Fleet, monkeypatc
     with pytest.raises(Refused, match="job 1, by ann, is waiting"):
         job(fleet)
     monkeypatch.setattr(queue, "MAX_OPEN_JOBS", 1)
-    with pytest.raises(Refused, match="maximum of 1 queued jobs"):
+    with pytest.raises(Refused, match="maximum of 1 open jobs"):
         job(fleet, ReplayJob(ReplayScope(("acme",)), T0, END))
     assert later(fleet).ended == 1
     assert job(fleet) == 2

@@ -19,6 +19,7 @@ from drawdown.worker.push.push import push
 from drawdown.worker.tick import tick
 from tests.emulators.autumn import TRACK_FAULTS
 from tests.emulators.autumn_numbers import ONE_OFF
+from tests.integration.verifying import tamper_by
 from tests.simulation.accepted import note_compared
 from tests.simulation.actions import insert
 from tests.simulation.billed import billed
@@ -227,9 +228,10 @@ def test_balance_part_used_up_exactly_counts_as_drawn(known: bool, planted: bool
     assert (world.breaches, world.by_hand, settled(world)) == ([], {}, [])
 
 
-def test_hidden_part_used_by_share_of_unanswered_charge_is_not_resent() -> None:
+@pytest.mark.parametrize("outcome", ["queued", "duplicate"])
+def test_hidden_part_used_by_share_of_unanswered_charge_is_not_resent(outcome: str) -> None:
     """A grant after the send, before the charge, paid for a small part of it, and no read showed the grant. What is
-    missing equals another push, which must not be sent again."""
+    missing equals another push, which must not be sent again. `outcome`: of the send; `duplicate` after a restore."""
     world, autumn = in_credits(Decimal("0.4"), Decimal(0))
     sent(world, autumn)
     world.time.advance(2 * 60 * MINUTE_MS)
@@ -241,6 +243,7 @@ def test_hidden_part_used_by_share_of_unanswered_charge_is_not_resent() -> None:
         sent(world, autumn, fate)
     autumn.emulator.account.grant("acme", CREDITS, Decimal("0.006"), world.time.now, interval=ONE_OFF)
     ticks(world, 3)
+    world.write(lambda c: tamper_by(c, f"UPDATE attempts SET outcome = '{outcome}' WHERE outcome = 'queued'"))
     world.time.advance(2 * 60 * MINUTE_MS)
     drive(world, start(world, "w", comparing(world)))
     ticks(world)

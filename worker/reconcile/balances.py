@@ -397,24 +397,18 @@ def _newest(connection: sa.Connection, asked: Compared, pair: CustomerPool, sinc
 def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int, amount: int) -> bool:
     """Return True if a used-up part may explain the missing amount of a balance.
 
-    Such a part was granted once, and reads and responses never showed it. Charges without a response used it up. The
-    last of them can also have drawn on another part. The last charge that used it up can also have a response, if its
-    whole draw was on that part. Only customers with parts granted once are checked.
+    Such a part was granted once, and reads and responses never showed it. Charges without a response used it up, and
+    can have drawn on another part as well. As a caution, the charge that used up the part may have a response. Only
+    customers with parts granted once are checked.
     """
     if not _has_parts(connection, asked, pair):
         return False
-    hidden = _hidden(connection, asked, pair, since_ms)
-    if hidden is None or amount <= hidden:
+    hidden, is_all = _hidden(connection, asked, pair, since_ms)
+    if not is_all or amount <= hidden:
         return True
     rows = _charges(connection, asked, pair, since_ms, "charges_since")
-    drew = [_drawn_by(asked.pools, row) for row in rows]
-    answered = {0, *(one for row, one in zip(rows, drew, strict=True) if row.answered)}
-    sums = {0}
-    for one in (one for row, one in zip(rows, drew, strict=True) if not row.answered):
-        sums |= {before + one for before in sums if before + one <= amount}
-        if len(sums) > MOST_LOST_SUMS or len(rows) > MOST_CHARGES:
-            return True
-    return any(one > 0 and amount - one in answered for one in sums)
+    answered = (_drawn_by(asked.pools, row) for row in rows if row.answered)
+    return len(rows) > MOST_CHARGES or any(0 < amount - one <= hidden for one in answered)
 
 
 def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_ms: int) -> Line:
@@ -426,17 +420,18 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
     pair = line.customer_id, line.feature
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
         return line
-    hidden = _hidden(connection, asked, pair, marked_ms)
-    return replace(line, unsure=line.unsure + (abs(line.theirs - line.ours) if hidden is None else hidden))
+    hidden, is_all = _hidden(connection, asked, pair, marked_ms)
+    return replace(line, unsure=line.unsure + (hidden if is_all else max(hidden, abs(line.theirs - line.ours))))
 
 
-def _hidden(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> int | None:
-    """Return the largest amount that charges without a response since a comparison can have drawn on hidden parts.
+def _hidden(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> tuple[int, bool]:
+    """Return the largest draw on hidden parts since a comparison.
 
-    None: such charges are more than MOST_CHARGES.
+    Only charges without a response can have drawn on them. False: they are more than MOST_CHARGES, and the draw is that
+    of some of them.
     """
     rows = _charges(connection, asked, pair, since_ms, "unanswered_since")
-    return None if len(rows) > MOST_CHARGES else sum(_drawn_by(asked.pools, row) for row in rows)
+    return sum(_drawn_by(asked.pools, row) for row in rows), len(rows) <= MOST_CHARGES
 
 
 def _has_parts(connection: sa.Connection, asked: Compared, pair: CustomerPool) -> bool:

@@ -115,8 +115,9 @@ LIMIT :at_most
 SELECT p.feature, p.sent_qty, p.first_attempt_ms, p.settled_ms, p.sealed_at_ms, p.credit_cost FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.sent_qty > 0
     AND p.first_attempt_ms IS NOT NULL AND p.settled_ms >= :since_ms
-    AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
-        AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued')))
+    AND (EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
+            AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued')))
+        OR p.state = 'accepted' AND NOT EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.outcome = 'accepted'))
 LIMIT :at_most
 
 -- name: last_push

@@ -189,7 +189,7 @@ class FoldedMonths:
 
     The command replaces pushes with daily sums. `pushes`: the number of pushes that it replaced, or would replace.
     `kept`: the number of pushes of the embedded ledger before `before_ms` that stay. `held_back`: the number of
-    organisations with such pushes, because they have a lower floor or an open push.
+    organisations with such pushes, because they have a lower floor, an open push, or a charge dated before its usage.
     """
 
     before_ms: int
