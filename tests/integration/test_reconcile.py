@@ -229,8 +229,11 @@ def test_reconcile_shortfall_without_lookups_is_reported(engine: sa.Engine) -> N
 def test_reconcile_excess_in_billed_window_is_adopted_and_refunded(engine: sa.Engine) -> None:
     fleet, provider = billed(engine, 30)
     provider.over["acme", FEATURE, T0 + WINDOW_MS - 1] = 40
+    due = "SELECT projection_due_ms FROM orgs WHERE org_id = 'acme'"
+    assert fleet.one(due) is None
     found = compare(fleet, correct=True)
     assert (told(found), found.exit_status) == ([("over", 90, 130, 40)], 75)
+    assert fleet.one(due) is not None, "no read has shown the charge yet"
     assert states(fleet) == [(0, 60, 60, "accepted"), (1, 40, 40, "accepted")]
     assert fleet.rows("SELECT kind, revision, window_ms FROM adoptions") == [("excess", 1, T0)]
     before = everything(fleet)

@@ -23,7 +23,7 @@ from drawdown.providers.protocol import Duplicate, PushRequest, RetryAt, Unknown
 from drawdown.worker.catalog.mapping import FOREVER_MS, segments
 from drawdown.worker.engine.effects import Transaction
 from drawdown.worker.halts import dispatch
-from drawdown.worker.push import adopt, push, rows, void
+from drawdown.worker.push import push, rows, void
 from drawdown.worker.seal import seal
 from drawdown.worker.verdict import org_row, project
 from tests.sent import nothing_in_place
@@ -187,7 +187,6 @@ MUTANTS: Final[dict[str, Callable[[Patches], None]]] = {
     "given back before it is known what was charged": lambda p: p.query(
         seal, "gives_back_units", "MAX(is_open) = 0", "1 = 1"
     ),
-    "of what is adopted nobody is asked": lambda p: p.put(adopt, "mark_for_projection", lambda *rest: None),
     "what is given back is charged in place": lambda p: p.query(
         push, "pick_charges", "WHEN p.sent_qty < 0 THEN -1", "WHEN p.sent_qty < 0 THEN 1"
     ),

@@ -30,7 +30,6 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "answers given to the wrong pushes": (2, 20),
     "a halt acknowledged once is never told again": (3, 20),
     "given back before it is known what was charged": (25, 40),
-    "of what is adopted nobody is asked": (118, 40),
     "voided without asking the balance": (12, 40),
     "top-ups that were told are not remembered": (14, 20),
     "409 at Autumn taken as delivered": (6, 20),
