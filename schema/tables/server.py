@@ -165,7 +165,7 @@ console_acts = sa.Table(
     sa.Index("console_acts_by_time", "at_ms"),
     comment="Forms of the console and programs' calls that took effect, by their key. A repeat takes effect once. "
     "`answer`: the response. `place`: the next page of a form, or the hash of a call's content. The keys `turn:…` "
-    "serialise changes by the same shown state. Drawdown deletes rows whose key no longer counts.",
+    "serialise changes by the same shown state. Drawdown deletes a row once its key no longer counts.",
 )
 
 my_sessions = sa.Table(

@@ -14,8 +14,8 @@ FOR SHARE OF b
 
 -- name: other_of_name
 -- A batch in force with this name, from this source, from a source that watches this folder, or from a person who took
--- this path. The query also finds a batch if its file has another name now. The lock is shared. A withdrawal of the batch makes ticks
--- read files in conflict again, so the withdrawal comes before this transaction or waits for it.
+-- this path. The query also finds a batch if its file has another name now. The lock is shared. A withdrawal of the
+-- batch makes ticks read files in conflict again, so the withdrawal comes before this transaction or waits for it.
 SELECT f.batch, f.seen_ms > :now_ms AS is_newer FROM batch_files f JOIN batches b ON b.batch = f.batch
 WHERE f.source IN (SELECT :source UNION ALL SELECT '' UNION ALL SELECT source FROM batch_sources WHERE folder = :folder)
     AND (f.source = :source OR f.source <> '' OR f.path = :path)

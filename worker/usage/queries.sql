@@ -130,9 +130,9 @@ ON CONFLICT (sample_id) DO UPDATE SET at_ms = excluded.at_ms
 p.window_ms - p.window_ms % 86400000
 
 -- name: folding
--- Pushes of whole days below the floor. If an organisation has an open push in the range, its pushes are not folded. If a
--- charge is dated before its usage, all revisions of its window stay, because only their seals prove that a clock was set
--- back.
+-- Pushes of whole days below the floor. If an organisation has an open push in the range, its pushes are not folded.
+-- If a charge is dated before its usage, all revisions of its window stay, because only their seals prove that a clock
+-- was set back.
 p.provider = 'embedded' AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND p.state NOT IN {open_states}
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = p.org_id AND o.floor_ms >= {day} + 86400000)
     AND p.org_id NOT IN (SELECT q.org_id FROM pushes q WHERE q.state IN {open_states} AND q.provider = 'embedded'
