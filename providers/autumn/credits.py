@@ -278,11 +278,12 @@ class Untold:
 
 def number(value: object) -> Decimal | None:
     """Return a JSON number exactly; None if it is not a number, or out of bounds."""
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+    if type(value) is int:  # the usual case
+        return Decimal(value) if -_LIMIT <= value <= _LIMIT else None
+    if not isinstance(value, Decimal):
         return None
-    exact = Decimal(value)
-    places = exact.as_tuple().exponent
-    return exact if isinstance(places, int) and places >= -MOST_PLACES and -_LIMIT <= exact <= _LIMIT else None
+    places = value.as_tuple().exponent
+    return value if isinstance(places, int) and places >= -MOST_PLACES and -_LIMIT <= value <= _LIMIT else None
 
 
 def whole(value: Decimal) -> int | None:

@@ -125,6 +125,11 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     return AutumnCustomer(found, plans, read_controls(body), tuple(_bought(body)))
 
 
+_REMAINING: Final = ("remaining", "current_balance")
+_UNLIMITED: Final = "unlimited"
+_OVERAGE: Final = "overage_allowed"
+
+
 def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] = MappingProxyType({})) -> Balance:
     """Read the balance of a feature.
 
@@ -134,11 +139,11 @@ def read_balance(feature: str, found: object, begins: Mapping[str, PlanBegins] =
         raise Unreadable(f"Autumn's response lacks the balance of {feature}, or the balance is not an object")
     return Balance(
         feature=feature,
-        remaining=_figure(found, feature, "remaining", "current_balance"),
+        remaining=_figure(found, feature, *_REMAINING),
         granted=_figure(found, feature, "granted", "granted_balance"),
         usage=_figure(found, feature, "usage"),
-        unlimited=_read_flag(found, feature, "unlimited"),
-        overage=_read_flag(found, feature, "overage_allowed"),
+        unlimited=_read_flag(found, feature, _UNLIMITED),
+        overage=_read_flag(found, feature, _OVERAGE),
         max_purchase=None if found.get("max_purchase") is None else _figure(found, feature, "max_purchase"),
         begun=_begun(found, begins),
         parts=tuple(parts_of(found, feature)),
@@ -620,17 +625,18 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
     others = body.get("balances")
     found = shown if named == feature else others.get(feature) if isinstance(others, dict) else None
     taken = deducted(body, feature)
-    if taken is None:
+    if taken is None or not isinstance(found, dict):
         return None
-    try:
-        balance = read_balance(feature, found)
+    try:  # only what decides: every push comes here
+        remaining = _figure(found, feature, *_REMAINING)
+        is_unlimited = _read_flag(found, feature, _UNLIMITED) | _read_flag(found, feature, _OVERAGE)
     except Unreadable:
         return None
     charged = _micro(taken.own)
-    if balance.unlimited or balance.overage:
+    if is_unlimited:
         return None if feature in schema.systems else ShownCredit(None, charged)
     whole = settings.balance_feature == feature and feature not in schema.systems
-    return ShownCredit(_micro(balance.remaining), charged, None if whole else feature)
+    return ShownCredit(_micro(remaining), charged, None if whole else feature)
 
 
 def shown_parts(body: Mapping[str, object], settings: AutumnSettings) -> tuple[Part, ...]:

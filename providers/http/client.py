@@ -58,6 +58,8 @@ _OWN_HEADERS: Final = frozenset({"connection", "content-length", "expect", "host
 
 A wrong header garbles the next request.
 """
+_EACH: Final = {"accept-encoding": "gzip", "user-agent": "drawdown"}
+"""Headers of each call, unless the call has its own."""
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _BROKEN_LINE: Final = re.compile(r"[\r\n\0]")
@@ -283,28 +285,26 @@ def _request(call: Call) -> tuple[Origin, bytes]:
 
     Errors: ValueError or TypeError for an invalid call.
     """
-    origin, head = _head(call.method, call.url, tuple(call.headers.items()))
+    origin, start, names = _start(call.method, call.url, tuple(call.headers))
+    headers = {**_EACH, **dict(zip(names, call.headers.values(), strict=True))}
+    if _BROKEN_LINE.search("".join(headers.values())):
+        raise ValueError
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     length = f"content-length: {len(call.body)}\r\n" if call.body or call.method != "GET" else ""
-    return origin, f"{head}{length}\r\n".encode() + call.body
+    return origin, f"{start}{lines}{length}\r\n".encode() + call.body
 
 
 @lru_cache(URLS_KEPT)
-def _head(method: str, url: str, given: tuple[tuple[str, str], ...]) -> tuple[Origin, str]:
-    """Return the origin of a call, and its headers without the length.
+def _start(method: str, url: str, given: tuple[str, ...]) -> tuple[Origin, str, tuple[str, ...]]:
+    """Return a call's origin, first two lines, and header names in lower case.
 
-    All pushes of a provider have the same headers.
+    All pushes of a provider have the same names of headers, but each push has its own idempotency key.
     """
     origin, target = _parts(url)
     if not method.isalpha() or not method.isascii():
         raise ValueError
-    lines = [f"{method} {target} HTTP/1.1", f"host: {origin.host_header}"]
-    headers = {"accept-encoding": "gzip", "user-agent": "drawdown"}
-    headers |= {_name(name): value for name, value in given}
-    for name, value in headers.items():
-        if _BROKEN_LINE.search(value):
-            raise ValueError
-        lines.append(f"{name}: {value}")
-    return origin, "\r\n".join((*lines, ""))
+    first = f"{method} {target} HTTP/1.1\r\nhost: {origin.host_header}\r\n"
+    return origin, first, tuple(map(_name, given))
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:
