@@ -36,7 +36,11 @@ from tests.world import Cells
 
 ADAPTERS: Final = {
     "By": ("drawdown.schema.audit:By", "drawdown.worker.orgs:Said"),
-    "map_size": ("drawdown.worker.features.actions:map_size", "drawdown.worker.features:map_size"),
+    "map_size": (
+        "drawdown.worker.features.actions:map_size",
+        "drawdown.worker.commands.features:map_size",
+        "drawdown.worker.features:map_size",
+    ),
     "HttpClient": ("drawdown.providers.http.client:HttpClient", "drawdown.providers.http_client:HttpClient"),
     "runner": ("drawdown.worker.engine.runner:", "drawdown.worker.runner:"),
     "Context": ("drawdown.worker.engine.context:Context", "drawdown.worker.context:Context"),
