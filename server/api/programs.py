@@ -335,15 +335,22 @@ class Programs:
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
         """Record the use of a key without delaying the request.
 
-        Drawdown writes one record at a time. It records any use meanwhile with a later request.
+        Drawdown writes one record at a time. It records any use meanwhile with a later request. It then remembers the
+        key as the database stores it, so the next request does not write again.
         """
         is_kept = key.used_ms is not None and now_ms < key.used_ms + api_keys.USED_EVERY_MS
         if self.noting is None and not is_kept:
             self.noting = asyncio.create_task(self._keep_use(offered, now_ms))
 
     async def _keep_use(self, offered: str, now_ms: int) -> None:
+        proof = api_keys.hash_of(offered)
+
+        def keep(connection: sa.Connection) -> ApiKey | None:
+            api_keys.note_use(connection, offered, now_ms)
+            return _find(connection, proof, now_ms)
+
         try:
-            await self.threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
+            self.remember_key(proof, await self.threads.write(keep), now_ms)
         except Exception as error:  # the request succeeds, and the next one tries again
             log.warning("key_use_not_kept", **describe_error(error))
         finally:

@@ -22,6 +22,7 @@ from drawdown.worker.access.keys import list_keys
 from drawdown.worker.verify.verify import verify
 from tests.acceptance.commands import drawdown
 from tests.server.house import Caller, House, served
+from tests.server.intake import EVENTS, Sender, event, sender
 from tests.server.program import RUNS, Program, give, key_of, make_key, refused
 from tests.server.test_process import serving
 from tests.sqlite_databases import migrated
@@ -415,6 +416,24 @@ def test_api_key_last_use_is_written_once_per_minute(house: House) -> None:
 
     served(house, work)
     assert read(house.fleet.engine, verify).breaches == []
+
+
+def test_remembered_api_key_does_not_write_last_use_for_each_event(house: House) -> None:
+    """A statement that finds nothing to change costs a commit, too."""
+    sender(house)
+    written: list[str] = []
+    sa.event.listen(
+        house.fleet.engine, "after_cursor_execute",
+        lambda _c, _cursor, statement, *_: written.append(statement) if "SET used_ms" in statement else None,
+    )  # fmt: skip
+
+    async def work(caller: Caller) -> None:
+        for number in range(5):
+            assert (await Sender(caller).send(EVENTS, event(f"e{number}"))).status_code == 200
+            await caller.settled()
+
+    served(house, work)
+    assert len(written) == 1
 
 
 def test_api_request_when_last_use_write_fails_is_answered(lone: House) -> None:
