@@ -68,7 +68,7 @@ def look_part(customer_id: str, now_ms: int) -> Part:
 
     Pass its rows to `look_ahead_by`.
     """
-    return SQL.part("look", {"customers": [{"id": customer_id}], "now_ms": now_ms})
+    return SQL.part("look", {"customer_id": customer_id, "now_ms": now_ms})
 
 
 def look_ahead_by(

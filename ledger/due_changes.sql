@@ -14,7 +14,7 @@ CASE WHEN drawn_micro < amount_micro THEN amount_micro - drawn_micro ELSE 0 END
 SELECT a.balance_micro, a.plan, {concurrent_sandboxes} AS max_concurrent_sandboxes,
     p.max_concurrent_sandboxes AS plan_sandboxes, a.held_micro, a.overdraft_micro,
     a.over_micro, CASE WHEN a.next_due_ms <= :now_ms THEN 1 ELSE 0 END AS is_due
-FROM {rows :customers (id text)} w JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id
+FROM (SELECT CAST(:customer_id AS TEXT) AS id) w JOIN ledger_accounts a ON a.account_id = 'wallet:' || w.id
 LEFT JOIN ledger_plans p ON p.plan = a.plan
 
 -- name: due_wallets

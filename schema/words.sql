@@ -224,10 +224,10 @@ a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 -- name: concurrent_sandboxes
 -- The concurrent sandboxes of a customer (`w`): the larger number of the plan (`p`) and of a bought tier. Without a
 -- plan, they are unlimited.
-CASE WHEN p.max_concurrent_sandboxes IS NOT NULL THEN (SELECT MAX(m.at_once) FROM (
-    SELECT p.max_concurrent_sandboxes AS at_once
-    UNION ALL SELECT t.at_once FROM tier_holders h JOIN tiers t ON t.tier = h.tier
-    WHERE h.customer_id = w.id AND h.ended_ms IS NULL) m) END
+CASE WHEN p.max_concurrent_sandboxes IS NOT NULL THEN COALESCE((
+    SELECT MAX(t.at_once) FROM tier_holders h JOIN tiers t ON t.tier = h.tier
+    WHERE h.customer_id = w.id AND h.ended_ms IS NULL AND t.at_once > p.max_concurrent_sandboxes),
+    p.max_concurrent_sandboxes) END
 
 -- name: reservation_terms
 -- The terms of a plan's executions, in the order of the fields of `HoldTerms`.
