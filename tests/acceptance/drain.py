@@ -42,6 +42,8 @@ from tests.acceptance.commands import PROJECT, environment
 LEASE_MS = 120_000
 IDLE_S = 0.1
 """Between two ticks of a worker."""
+UNPACED = "from drawdown.worker.engine import fair_queue; fair_queue.PACED_MS = 0"
+"""A customer who was refused waits for a later tick: within a tick it would wait by the machine's clock."""
 STUCK_S, END_S = 5.0, 240.0
 """How long a siege waits for calls, and for its end."""
 
@@ -171,7 +173,9 @@ class Process:
     def __post_init__(self) -> None:
         env = environment(self.url, self.env)
         with (self.folder / "workers.err").open("ab") as err:
-            self.child = fork_server.Started([str(self.folder)], env=env, cwd=PROJECT, err=err, module=__name__)
+            self.child = fork_server.Started(
+                [str(self.folder)], env=env, cwd=PROJECT, err=err, module=__name__, before=UNPACED
+            )
 
     def ready(self) -> Process:
         assert self.answer() == "ready"

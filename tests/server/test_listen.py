@@ -144,7 +144,8 @@ def test_connection_request_head_within_size_is_accepted() -> None:
             await answered(connection, POST % 100_000 + b"\n" * 100_000)
             await answered(connection, CHUNKED % b"")
             await answered(connection, CHUNKED % (b"a:\r\n" * MOST_HEADERS))
-            connection[1].write((GET % b"") * 2_000)
+            known = (GET % b"").replace(b"/", b"/v1/", 1)  # callers of open paths wait for their turn
+            connection[1].write(known * 2_000)
             for _ in range(2_000):
                 assert (await connection[0].readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
 
