@@ -327,7 +327,9 @@ def test_topup_service_without_key_is_not_called(purses: Purses) -> None:
     assert purses.pay.charges == []
 
 
-def test_topup_call_that_hangs_puts_charge_in_doubt(purses: Purses) -> None:
+def test_topup_call_that_hangs_puts_charge_in_doubt(purses: Purses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drawdown.worker.engine.calls.LAST_CHARGES_S", 0.2)
+
     async def never(_request: object) -> InDoubt:
         await asyncio.sleep(60)
         raise AssertionError

@@ -71,8 +71,9 @@ def test_provider_rate_repeated_is_unchanged_and_earlier_rate_is_refused(shell: 
 
 @pytest.mark.parametrize("command", [("watch", "--every", "1"), ("run", "--every", "3600")])
 def test_watch_and_run_commands_loop_until_sigterm(shell: Shell, command: tuple[str, ...]) -> None:
+    soon = "from drawdown.worker import watch; watch.ROUND_MS = 1_000"
     with Path(os.devnull).open("wb") as nothing:
-        process = fork_server.Started(command, env=shell.environment, cwd=shell.folder, err=nothing)
+        process = fork_server.Started(command, env=shell.environment, cwd=shell.folder, err=nothing, before=soon)
     try:
         for _ in range(600):
             if credit_read(shell):

@@ -29,6 +29,8 @@ from tests.server.test_process import serving
 from tests.sqlite_databases import migrated
 
 SETTINGS = ("ADMIN_SECRETS", "CRON_SECRET", "AUTUMN_SECRET_KEY", "AUTUMN_WEBHOOK_SECRETS")
+SOON = "from drawdown.server import app; app.RENEWED_EVERY_S = 0.1"
+"""It looks at its files every 5 s else."""
 WEBHOOK = dict(zip(("one", "two"), SVIX, strict=True))
 
 
@@ -87,7 +89,7 @@ def test_serve_reloads_rotated_secret_files_and_ignores_empty_files(tmp_path: Pa
         start, path = show_time(SystemClock().now_ms() // DAY_MS * DAY_MS - DAY_MS), "/admin/orgs/acme/override"
         assign = ("org", "assign", "--new", "acme", "--provider", "autumn", "--unchecked", "--from", start)
         assert drawdown(database, *assign, env=env).status == 0
-        with serving(database, env, log) as (url, _process):
+        with serving(database, env, log, before=SOON) as (url, _process):
             assert order(url, path, {"max_concurrent": 2}, "two") == 401
             assert order(url, path, {"max_concurrent": 2}, "one") == 200
             assert webhook(url, "one") == 200
