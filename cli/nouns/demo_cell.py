@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
 
 from drawdown.schema.clock import Clock
 from drawdown.worker.halts.cell_client import HALT_PATH, signature
 
 MAX_AGE_S = 300
 MAX_BODY = 64 * 1024
+STOPS_WITHIN_S: Final = 0.05
+"""Longest wait of `close`, in seconds."""
 
 
 @dataclass
@@ -35,7 +38,7 @@ class DemoCell:
 
     def __post_init__(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(STOPS_WITHIN_S,), daemon=True).start()
 
     @property
     def url(self) -> str:

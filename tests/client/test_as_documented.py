@@ -126,7 +126,7 @@ def away(url: str, metric: str, times: int) -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as between:
-        threading.Thread(target=between.serve_forever, daemon=True).start()
+        threading.Thread(target=between.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{between.server_port}"
         between.shutdown()
 

@@ -75,7 +75,7 @@ def site() -> Iterator[Site]:
 
     server = Counting(("127.0.0.1", 0), Handler)
     made = Site(server.server_address[1])
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield made
     server.shutdown()
     server.server_close()

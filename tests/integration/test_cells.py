@@ -67,7 +67,7 @@ class Roomy(ThreadingHTTPServer):
 def odd() -> Iterator[str]:
     Odd.requests.clear()
     server = Roomy(("127.0.0.1", 0), Odd)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
 

@@ -39,7 +39,7 @@ def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Obje
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield ObjectStore("key", "secret", endpoint=f"http://127.0.0.1:{server.server_port}")
     finally:
