@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from drawdown.events.envelope import Unfit
 from drawdown.schema.errors import UsageError
@@ -152,7 +152,7 @@ def _whole(text: bytes) -> Item:
     if len(text) > MAX_ITEM_BYTES:
         raise _too_large()
     try:
-        return _object(_DECODER.decode(text.decode()))
+        return _object(_DECODER.decode(text.decode()), text.count(b"{") + text.count(b"["))
     except Unfit:
         raise
     except RecursionError:
@@ -174,7 +174,7 @@ def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
             item, length = _DECODER.raw_decode(text)
             end = at + _bytes_of(text, length)
             if _sign(body, _skip(body, end)) in (b",", b"]"):
-                return _object(item), end, left
+                return _object(item, text.count("{", 0, length) + text.count("[", 0, length)), end, left
         except Unfit as error:
             wrong = drop_traceback(error)
         except (ValueError, RecursionError, ArithmeticError):
@@ -223,19 +223,26 @@ def _bytes_of(text: str, length: int) -> int:
     return len(text[:length].encode())
 
 
-def _object(item: object) -> Item:
+def _object(item: object, openings: int) -> Item:
+    """Return an item of at most MAX_DEPTH levels. Errors: Unfit.
+
+    `openings`: the opening brackets of its text, of which it has at least as many as levels.
+    """
     if not isinstance(item, dict):
         raise Unfit("not_an_object", "invalid item: expected a JSON object")
-    level: list[object] = [item]
+    if openings <= MAX_DEPTH:
+        return item
+    level: list[Any] = [item]
     for _ in range(MAX_DEPTH):  # the depth of the parser itself differs between versions of Python
-        level = [one for held in level for one in _within(held) if isinstance(one, dict | list)]
+        level = [
+            one
+            for held in level
+            for one in (held.values() if type(held) is dict else held)
+            if type(one) is dict or type(one) is list
+        ]
         if not level:
             return item
     raise _too_deep()
-
-
-def _within(held: object) -> Iterable[object]:
-    return held.values() if isinstance(held, dict) else held if isinstance(held, list) else ()
 
 
 def _sign(body: bytes, at: int) -> bytes:

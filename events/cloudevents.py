@@ -67,7 +67,7 @@ class ReceivedEvent:
     event: UsageEvent
     has_time: bool
     wrong: Unfit | None = field(default=None, compare=False)
-    again: Callable[[EventValue | None], ReceivedEvent | Unfit] | None = field(default=None, compare=False, repr=False)
+    again: Again | None = field(default=None, compare=False, repr=False)
     other_subject: bool = False
     """True if a CloudEvent's subject differs from the organisation that its sender is bound to.
 
@@ -87,6 +87,9 @@ class ReceivedEvent:
         found = Unfit("missing", f"{self.wrong}. {hint}", self.wrong.at)
         found.named = self.wrong.named
         return found
+
+
+Again = Callable[[EventValue | None], ReceivedEvent | Unfit]
 
 
 def parse_events(
@@ -203,9 +206,9 @@ def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> ReceivedEve
     """
     is_cloudevent = kind in (EVENT, BATCH) or "specversion" in item
     again = partial(_by_value, item, is_cloudevent, org_id, now_ms)
-    found = again(None)
+    found = again(None, again)
     if not isinstance(found, Unfit):
-        return replace(found, again=again)
+        return found
     if found.at not in (_COUNTED if is_cloudevent else ("quantity",)) or (
         found.code != "missing" and not is_cloudevent
     ):
@@ -216,10 +219,15 @@ def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> ReceivedEve
 
 
 def _by_value(
-    item: Item, is_cloudevent: bool, org_id: str | None, now_ms: int, value: EventValue | None
+    item: Item,
+    is_cloudevent: bool,
+    org_id: str | None,
+    now_ms: int,
+    value: EventValue | None,
+    again: Again | None = None,
 ) -> ReceivedEvent | Unfit:
     try:
-        found = (_of_cloudevent if is_cloudevent else _of_envelope)(item, org_id, now_ms, value)
+        found = (_of_cloudevent if is_cloudevent else _of_envelope)(item, org_id, now_ms, value, again)
         found.event.require_time(now_ms)
     except Unfit as error:
         error.at = (_PLACES if is_cloudevent else _OWN_PLACES).get(error.at, error.at)
@@ -228,7 +236,9 @@ def _by_value(
     return found
 
 
-def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
+def _of_cloudevent(
+    item: Item, org_id: str | None, now_ms: int, value: EventValue | None, again: Again | None
+) -> ReceivedEvent:
     """Read a CloudEvent. Errors: Unfit.
 
     The organisation is the subject. If the sender is bound to an organisation, the subject is a label.
@@ -259,7 +269,8 @@ def _of_cloudevent(item: Item, org_id: str | None, now_ms: int, value: EventValu
         plan_key=plan,
         properties=properties_of(rest, "data"),
     )
-    return ReceivedEvent(event, has_time=when is not None, other_subject=event.subject not in (None, org_id))
+    other = event.subject not in (None, org_id)
+    return ReceivedEvent(event, has_time=when is not None, again=again, other_subject=other)
 
 
 def _label(data: Item, name: str, value: EventValue | None) -> str | None:
@@ -288,7 +299,9 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
     return data
 
 
-def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue | None) -> ReceivedEvent:
+def _of_envelope(
+    item: Item, org_id: str | None, now_ms: int, value: EventValue | None, again: Again | None
+) -> ReceivedEvent:
     """Read an event of the envelope.
 
     A stated quantity counts, even if its type has a value. Errors: Unfit.
@@ -327,4 +340,4 @@ def _of_envelope(item: Item, org_id: str | None, now_ms: int, value: EventValue 
         plan_key=optional_text(item, "plan_key", "plan_key"),
         properties=properties_of(found or {}, "properties"),
     )
-    return ReceivedEvent(event, has_time=has_time)
+    return ReceivedEvent(event, has_time=has_time, again=again)
