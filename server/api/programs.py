@@ -344,13 +344,10 @@ class Programs:
 
     async def _keep_use(self, offered: str, now_ms: int) -> None:
         proof = api_keys.hash_of(offered)
-
-        def keep(connection: sa.Connection) -> ApiKey | None:
-            api_keys.note_use(connection, offered, now_ms)
-            return _find(connection, proof, now_ms)
-
         try:
-            self.remember_key(proof, await self.threads.write(keep), now_ms)
+            found = await self.threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
+            if found is None or self.known.has(proof, now_ms):  # it may have been forgotten since
+                self.remember_key(proof, found, now_ms)
         except Exception as error:  # the request succeeds, and the next one tries again
             log.warning("key_use_not_kept", **describe_error(error))
         finally:

@@ -436,6 +436,22 @@ def test_remembered_api_key_does_not_write_last_use_for_each_event(house: House)
     assert len(written) == 1
 
 
+def test_key_ended_before_its_last_use_is_written_is_forgotten(house: House) -> None:
+    sender(house)
+
+    async def work(caller: Caller) -> None:
+        programs, proof = house.server._programs, api_keys.hash_of(key_of("app"))
+        assert (await Sender(caller).send(EVENTS, event())).status_code == 200
+        await caller.settled()
+        assert programs.known.get(proof, house.clock.at_ms) is not None
+        end(house, "app")
+        await programs._keep_use(key_of("app"), house.clock.at_ms)
+        assert programs.known.get(proof, house.clock.at_ms) is None
+        assert refused(await Sender(caller).send(EVENTS, event("e2"))) == (401, "unauthorized")
+
+    served(house, work)
+
+
 def test_api_request_when_last_use_write_fails_is_answered(lone: House) -> None:
     give(lone, "acme")
     make_key(lone, "app")

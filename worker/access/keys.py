@@ -165,10 +165,14 @@ def index_keys(rows: Iterable[Any]) -> Mapping[str, ApiKey]:
     }
 
 
-def note_use(connection: sa.Connection, key: str, now_ms: int) -> None:
-    """Record that a key is used now, at most once a minute."""
-    values = {"key_sha256": hash_of(key), "now_ms": now_ms, "since_ms": now_ms - USED_EVERY_MS}
-    SQL.run(connection, "note_use", values)
+def note_use(connection: sa.Connection, key: str, now_ms: int) -> ApiKey | None:
+    """Record that a key is used now, at most once a minute.
+
+    Return the key as stored; None if it is unknown, expired or ended.
+    """
+    proof = hash_of(key)
+    SQL.run(connection, "note_use", {"key_sha256": proof, "now_ms": now_ms, "since_ms": now_ms - USED_EVERY_MS})
+    return find_all(connection, [proof], now_ms).get(proof)
 
 
 def create(

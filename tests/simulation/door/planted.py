@@ -72,7 +72,7 @@ def _answers_shift(patches: Patches) -> None:
 
 def _foreign_is_taken(patches: Patches) -> None:
     right = cloudevents._of_envelope
-    patches.put(cloudevents, "_of_envelope", lambda item, org_id, now_ms, value: right(item, None, now_ms, value))
+    patches.put(cloudevents, "_of_envelope", lambda item, org_id, *rest: right(item, None, *rest))
 
 
 def _all_scopes(patches: Patches) -> None:
