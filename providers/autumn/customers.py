@@ -630,6 +630,8 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
     try:  # only what decides: every push comes here
         remaining = _figure(found, feature, *_REMAINING)
         is_unlimited = _read_flag(found, feature, _UNLIMITED) | _read_flag(found, feature, _OVERAGE)
+        if is_unlimited and found.get("max_purchase") is not None:
+            _figure(found, feature, "max_purchase")
     except Unreadable:
         return None
     charged = _micro(taken.own)

@@ -49,6 +49,8 @@ def left(
         (BALANCE, {"concurrency_feature": "compute"}, None),
         ({**BALANCE, "unlimited": True}, {}, ShownCredit(None, 7 * MICRO)),
         ({**BALANCE, "overage_allowed": True}, {"balance_feature": "compute"}, ShownCredit(None, 7 * MICRO)),
+        ({**BALANCE, "overage_allowed": True, "max_purchase": "5"}, {"balance_feature": "compute"}, None),
+        ({"feature_id": "compute", "remaining": 93}, {}, ShownCredit(93 * MICRO, 7 * MICRO, "compute")),
         ({**BALANCE, "remaining": "93"}, {}, None),
         ({**BALANCE, "unlimited": "no"}, {}, None),
         ({**BALANCE, "feature_id": 7}, {}, None),
