@@ -32,6 +32,10 @@ Found = dict[str, float]
 class Failed(RuntimeError):
     """What a tree's process wrote before it ended badly."""
 
+    def __init__(self, tree: str, said: str) -> None:
+        super().__init__(f"{tree}: {said}")
+        self.tree = tree
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -52,7 +56,7 @@ class Tree:
         found = json.loads(done.splitlines()[-1])
         ran = Path(found.pop("tree"))
         if not ran.is_relative_to(self.folder.resolve()):
-            raise Failed(f"{self.name}: {ran} was run, which is none of {self.folder}")
+            raise Failed(self.name, f"{ran} was run, which is none of {self.folder}")
         return {name: float(number) for name, number in found.items()}
 
     def simulate(self, seeds: int, ticks: int) -> str:
@@ -75,7 +79,7 @@ class Tree:
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in (0, 75):  # nothing has ticked yet where status asks
-            raise Failed(f"{self.name}: {command} ended with {process.returncode}")
+            raise Failed(self.name, f"{command} ended with {process.returncode}")
         return used.ru_utime
 
     @property
@@ -87,7 +91,7 @@ class Tree:
     def _run(self, *arguments: str) -> str:
         done = whole([str(self.python), *arguments], self.folder, self.environment)
         if done.returncode:
-            raise Failed(f"{self.name}: {arguments[:3]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+            raise Failed(self.name, f"{arguments[:3]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return done.stdout
 
 

@@ -127,6 +127,27 @@ def test_comparison_of_bench_cases_has_figures_of_both_trees(monkeypatch: pytest
     assert {(*one.before, *one.after) for one in found} == {(1.0, 1.0, 0.5, 0.5)}
 
 
+@pytest.mark.parametrize("broken", ["before", "after"])
+def test_comparison_omits_case_that_only_older_tree_cannot_run(
+    broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def bench(self: Tree, case: str, kind: str, scale: float) -> list[dict[str, Any]]:
+        if self.name == broken and case == "seal":
+            raise Failed(self.name, "it ended with 1")
+        return [{"case": case, "database": kind, "figures": [{"name": "ratio", "unit": "s", "median": scale}]}]
+
+    monkeypatch.setattr(Tree, "bench", bench)
+    trees = [Tree(name, tmp_path, Path(sys.executable), ()) for name in ("before", "after")]
+    compared = sides.cases(sides.Sides(Databases(tmp_path, ""), {}, trees, sides.Sizes(1)), "sqlite")
+    if broken == "after":
+        with pytest.raises(Failed):
+            list(compared)
+    else:
+        assert [one.figure for one in compared] == [
+            f"`make bench` ({case}): ratio s" for case in sides.CASES if case != "seal"
+        ]
+
+
 def test_seed_billing_pushes_and_reads_each_org(tmp_path: Path) -> None:
     made = Databases(tmp_path, "")
     engine = made.new("sqlite")
