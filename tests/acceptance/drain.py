@@ -38,6 +38,7 @@ from drawdown.worker.tick import tick
 from drawdown.worker.verify.verify import verify
 from tests import fork_server
 from tests.acceptance.commands import PROJECT, environment
+from tests.whole import share
 
 LEASE_MS = 120_000
 IDLE_S = 0.1
@@ -174,7 +175,7 @@ class Process:
         env = environment(self.url, self.env)
         with (self.folder / "workers.err").open("ab") as err:
             self.child = fork_server.Started(
-                [str(self.folder)], env=env, cwd=PROJECT, err=err, module=__name__, before=UNPACED
+                [str(self.folder)], env=env, cwd=PROJECT, err=err, module=__name__, before=share(UNPACED, whole="")
             )
 
     def ready(self) -> Process:

@@ -282,8 +282,11 @@ def test_short_wait_of_throttled_customer_is_waited_for() -> None:
 class Lists(FakeProvider):
     """Looks up all pushes of a customer and day by one call."""
 
-    def __init__(self) -> None:
-        lists = {"in_flight": 8, "batch_size": 1, "lookup_lag_ms": 0, "lookup_span_ms": DAY_MS, "lookups_per_s": 1_000}
+    def __init__(self, lookups_per_s: float = 1_000) -> None:
+        lists = {
+            "in_flight": 8, "batch_size": 1, "lookup_lag_ms": 0, "lookup_span_ms": DAY_MS,
+            "lookups_per_s": lookups_per_s,
+        }  # fmt: skip
         super().__init__(capabilities(**lists))
         self.asked: list[tuple[str, int]] = []
 
@@ -291,6 +294,18 @@ class Lists(FakeProvider):
         assert len({one.customer_id for one in requests}) == 1
         self.asked.append((requests[0].customer_id, len(requests)))
         return [FoundPush(int(one.key.split("-")[1])) for one in requests]
+
+
+def test_lookups_of_a_customer_keep_its_rate() -> None:
+    async def work() -> None:
+        calls, loop = Calls(Lists(lookups_per_s=10), FixedClock(T0)), asyncio.get_running_loop()
+        asked = [push(n, "one", T0 + n * DAY_MS) for n in range(4)]
+        effect, told, began = LookUp("fake", asked), dict[int, LookupResult](), loop.time()
+        while len(told) < len(asked):
+            told.update(await calls.fetch(effect))
+        assert loop.time() - began > 0.3, "three waits of a tenth of a second follow the first call"
+
+    done(work)
 
 
 def test_lookups_of_customer_and_day_share_a_single_list() -> None:
