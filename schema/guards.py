@@ -38,7 +38,7 @@ def statements(guard: Guard, dialect: str) -> Iterator[str]:
     if not is_postgresql:
         yield f"{head} WHEN {when} BEGIN SELECT RAISE(ABORT, '{message}'); END"
         return
-    # PostgreSQL checks a condition without a subquery itself, and does not call a function for the rows that it passes.
+    # PostgreSQL checks a condition without a subquery in the trigger, and calls the function only if it is true.
     native = when if "SELECT" not in when else ""
     condition = native or guard.only_if
     back = "OLD" if guard.event == "DELETE" else "NEW"

@@ -158,7 +158,7 @@ class Spool:
         After a crash, the file is either the old file or the new file.
         """
         new = self._path.with_name(f"{self._path.name}.new")
-        new.unlink(missing_ok=True)  # an ended process left it: this process has the lock
+        new.unlink(missing_ok=True)  # left by a process that ended, because only this process has the lock
         made = _open(new, os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
             _write(made, b"".join(_line(number, item) for number, item in _read(self._file) if number in self._lengths))

@@ -28,7 +28,7 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent | None:
         return None
     size = Decimal(str(sent["megapixels"])) * KILOPIXELS
     if size != size.to_integral_value():
-        raise Unfit("not_whole", "megapixels have three decimals at most", "megapixels")
+        raise Unfit("not_whole", "invalid megapixels: expected at most three decimals", "megapixels")
     properties = {"format": sent["to"]} if "to" in sent else {}
     return UsageEvent(
         source=SOURCE,

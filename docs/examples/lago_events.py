@@ -28,16 +28,18 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent:
     """
     code, subscription = str(sent.get("code")), str(sent.get("external_subscription_id"))
     if code not in SUMS:
-        raise Unfit("unknown_metric", "code is no metric that is summed here", "code")
+        raise Unfit("unknown_metric", f"unknown metric {code!r}: expected one of {', '.join(SUMS)}", "code")
     if subscription not in ORGS:
-        raise Unfit("unknown_subscription", "the subscription is nobody's here", "external_subscription_id")
+        raise Unfit("unknown_subscription", "unknown subscription. Add it to ORGS", "external_subscription_id")
     transaction = sent.get("transaction_id")
     if not isinstance(transaction, str) or not transaction:
-        raise Unfit("missing", "without a transaction_id all events of a subscription are one", "transaction_id")
+        raise Unfit(
+            "missing", "missing transaction_id: it distinguishes the events of a subscription", "transaction_id"
+        )
     name, units = SUMS[code]
     properties = sent.get("properties") or {}
     if not isinstance(properties, Mapping):
-        raise Unfit("wrong_type", "properties is an object", "properties")
+        raise Unfit("wrong_type", "invalid properties: expected an object", "properties")
     return UsageEvent(
         source=SOURCE,
         event_id=f"{subscription}/{transaction}",
@@ -53,7 +55,7 @@ def _whole(value: object, units: int, at: str) -> int:
     """Base units, exactly: what is finer than one is refused, and never rounded."""
     scaled = _number(value, at, "bad_quantity") * units
     if scaled != scaled.to_integral_value():
-        raise Unfit("bad_quantity", f"a number of at most {units:,} parts", at)
+        raise Unfit("bad_quantity", f"invalid quantity: expected a number in steps of 1/{units:,}", at)
     return int(scaled)
 
 
@@ -66,7 +68,7 @@ def _moment(value: object) -> int:
             raise ValueError("whose clock?")
         return round(moment.timestamp() * 1_000)
     except (ValueError, OverflowError):
-        raise Unfit("bad_time", "timestamp is no moment", "timestamp") from None
+        raise Unfit("bad_time", "invalid timestamp: expected seconds since 1970, or ISO 8601", "timestamp") from None
 
 
 def _number(value: object, at: str, code: str) -> Decimal:
@@ -74,5 +76,5 @@ def _number(value: object, at: str, code: str) -> Decimal:
     is_short = type(value) is float or (type(value) is int and abs(value) < 10**MOST_CHARS)
     text = value if isinstance(value, str) else repr(value) if is_short else ""
     if not PLAIN.fullmatch(text[:MOST_CHARS]) or len(text) > MOST_CHARS:
-        raise Unfit(code, f"no plain number of up to {MOST_CHARS} characters", at)
+        raise Unfit(code, f"expected a number of up to {MOST_CHARS} digits, signs and points", at)
     return Decimal(text)

@@ -23,13 +23,15 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent:
     """The usage event of one meter event. Errors: Unfit."""
     payload = sent.get("payload")
     if not isinstance(payload, Mapping):
-        raise Unfit("wrong_type", "payload is an object of texts", "payload")
+        raise Unfit("wrong_type", "invalid payload: expected an object", "payload")
     customer = str(payload.get(CUSTOMER_KEY))
     if customer not in ORGS:
-        raise Unfit("unknown_customer", "the customer is nobody's here", f"payload.{CUSTOMER_KEY}")
+        raise Unfit("unknown_customer", "unknown customer. Add it to ORGS", f"payload.{CUSTOMER_KEY}")
     identifier = sent.get("identifier")
     if not isinstance(identifier, str) or not identifier:
-        raise Unfit("missing", "without an identifier an event that is sent again would be billed again", "identifier")
+        raise Unfit(
+            "missing", "missing identifier: without it, Drawdown would bill a repeated event twice", "identifier"
+        )
     return UsageEvent(
         source=SOURCE,
         event_id=identifier,
@@ -45,7 +47,7 @@ def _whole(value: object) -> int:
     """Whole numbers, as texts: what a meter counts in parts is scaled here before it is sent."""
     text = str(value)
     if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
-        raise Unfit("bad_quantity", "value is a whole number, as a string", f"payload.{VALUE_KEY}")
+        raise Unfit("bad_quantity", "invalid value: expected a whole number as a string", f"payload.{VALUE_KEY}")
     return int(text)
 
 
@@ -58,4 +60,4 @@ def _moment(value: object) -> int:
             raise ValueError("whose clock?")
         return round(moment.timestamp() * 1_000)
     except (ValueError, OverflowError):
-        raise Unfit("bad_time", "timestamp counts seconds since 1970, or is ISO 8601", "timestamp") from None
+        raise Unfit("bad_time", "invalid timestamp: expected seconds since 1970, or ISO 8601", "timestamp") from None

@@ -25,10 +25,10 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent | None:
         return None
     counted = sent["tokens"] if kind == "workflow.agent_answer" else sent["ran_ms"]
     if not isinstance(counted, int):
-        raise Unfit("wrong_type", "a step has a whole number of milliseconds or tokens", "ran_ms")
+        raise Unfit("wrong_type", "invalid step: expected a whole number of milliseconds or tokens", "ran_ms")
     ended = sent["ended_ms"]
     if not isinstance(ended, int):
-        raise Unfit("wrong_type", "ended_ms counts milliseconds since 1970", "ended_ms")
+        raise Unfit("wrong_type", "invalid ended_ms: expected milliseconds since 1970", "ended_ms")
     return UsageEvent(
         source=SOURCE,
         event_id=f"{sent['run']}/{sent['step']}/{sent.get('attempt', 1)}",

@@ -128,8 +128,8 @@ LISTS: Final = (
     Listing(
         "vendor costs",
         "Costs of features",
-        "List the cost of each feature here and at vendors. The cost here is in credits, and the cost at a vendor "
-        "is in money.",
+        "List the features with a cost at a vendor. A cost is in the vendor's currency, and a price in Drawdown is in "
+        "credits.",
         _costs,
         ("feature", Column("per_quantity", "#base units"), Column("credits_micro", "#credits", show_credits), "vendor",
          "service", Column("units", "takes", of_row=lambda one: f"{one.units:,} {one.unit}"),

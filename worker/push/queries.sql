@@ -479,8 +479,9 @@ FROM {rows :pairs (customer_id text, feature text, since_ms bigint)} w
 JOIN balance_marks m ON m.provider = :provider AND m.customer_id = w.customer_id AND m.feature = w.feature
 
 -- name: between
--- Charges between a comparison and the start of the next cycle: `sure` was charged, and `above` may have been. `below`
--- may have been given back, or was voided. `disturbs`: a push that is not a plain charge was added or removed.
+-- Charges between a comparison and the start of the next cycle. At least `sure` and at most `above` were charged.
+-- `below` may have been given back, or was voided. `disturbs`: 1 if a push gave back, was billed by hand, was voided or
+-- is still open.
 {with_changes}
 SELECT p.customer_id, p.pool, p.feature, p.first, p.last, p.credit_cost,
     CAST(SUM(CASE WHEN p.is_sure = 1 THEN p.sent_qty ELSE 0 END) AS BIGINT) AS sure,

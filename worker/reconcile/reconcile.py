@@ -153,7 +153,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     if scope.recent and not scope.org_id:
         before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
     if context.out_of_time():
-        done.unfinished = True  # a balance must not decide before all events are compared
+        done.unfinished = True  # so that balances are not compared before all events
     else:
         seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
         since = min(now - RECENT_MS, before or 0) if scope.recent else 0
@@ -161,7 +161,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     if context.capabilities[provider].drawn and done.unfinished:
         found = Balanced(left_out={day.row.customer_id: OUT_OF_TIME for day in same if day.row.live})
     elif context.capabilities[provider].drawn:
-        # If balances decided first, differences that events show later would be corrected twice.
+        # If balances were compared first, differences that events show later would be corrected twice.
         untold |= {(line.customer_id, line.feature) for line in waiting - compared}
         pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)
 

@@ -84,7 +84,9 @@ def require_choice(chosen: QuarantineFilter, only: str | None) -> None:
 def require_expected(expect: int | None, found: int) -> None:
     """Refuse a number of samples other than the expected number. Errors: Refused."""
     if expect not in (None, found):
-        raise Refused(f"expected {expect:,}, but found {found:,}. Check again with --dry-run")
+        raise Refused(
+            f"the number of samples differs: expected {expect:,}, but found {found:,}. Check again with --dry-run"
+        )
 
 
 @dataclass(frozen=True)

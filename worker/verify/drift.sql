@@ -16,8 +16,8 @@ GREATEST
 MAX
 
 -- name: parity_sum
--- A cell's own line is the sum of its organisations' lines of the same check. An organisation that only one side has
--- counts for that side. This is claimed if the parts per million fit in 64 bits.
+-- A cell's own line is the sum of its organisations' lines of the same check. If only one side has an organisation, the
+-- check uses that side's seconds. The parts per million are compared only if the product fits in 64 bits.
 SELECT 'parity_sum' AS what, {nowhere}, q.*
 FROM (SELECT w.cell_id, w.day_ms, w.ours_s, w.theirs_s, w.withdrawn_s, w.off_s, w.ppm,
         COALESCE(CAST(SUM(p.ours_s) AS BIGINT), 0) AS ours, COALESCE(CAST(SUM(p.theirs_s) AS BIGINT), 0) AS theirs,

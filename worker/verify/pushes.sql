@@ -168,8 +168,8 @@ FROM {proven_attempts} t LEFT JOIN pushes p ON {attempt_of_push} LEFT JOIN orgs 
 WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qty <> p.sent_qty OR p.state = 'carried'
 
 -- name: attempts
--- The time of the first attempt is compared only if a lookup did not make the push due. A claim waits until its push
--- is due by the clock of its seal, so a minute is allowed. Later attempts are not compared, because a clock may be set
+-- The time of the first attempt is compared only for a push that no person resolved or retried, and that was neither
+-- looked up nor adopted. A claim waits until its push is due by the clock of its seal, so a minute is allowed. Later attempts are not compared, because a clock may be set
 -- back. If a push was queued or not answered, or its sender died, only a lookup accepts it, and its attempts do not
 -- show that. If a lost history may have sent a push, it is looked up first. If its provider does not have a lookup, it
 -- is in doubt without an attempt (R1).

@@ -613,7 +613,10 @@ class NumberedLines:
             raise StopIteration
         self._number += 1
         if self._number > MAX_FILE_LINES:
-            raise DrawdownError(f"{self.name}: more than {MAX_FILE_LINES:,} lines. Import the rest as another file")
+            raise DrawdownError(
+                f"{self.name}: more than {MAX_FILE_LINES:,} lines. Split the file without renaming its first part, and "
+                "import all parts, because each row counts once"
+            )
         self._blank_bytes = self._blank_bytes + len(raw) if is_blank(raw) else 0
         if self._blank_bytes > MAX_BLANK_BYTES:
             raise DrawdownError(
