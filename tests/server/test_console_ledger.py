@@ -118,7 +118,7 @@ def test_ledger_sums_by_use_time_are_equal_on_page_command_and_files(
         assert len(file) == len(objects) == len(told) == count, "what was used before, and booked since, is not of them"
         moved = micro([row["amount"] for row in file])
         assert moved == micro([one["amount"] for one in objects]) == sum(one["moved_micro"] for one in told)
-        days_shown = re.findall(r'data-head="Moved" class="number">([^<]+)<', page)
+        days_shown = re.findall(r'data-head="Amount" class="number">([^<]+)<', page)
         assert figures.signed(moved) == figures.signed(sum(map(from_page, days_shown)))
         used = -micro([row["amount"] for row in file if row["kind"] in ("usage", "execution")])
         assert f"{figures.credits(used)} in total" in page, "the chart"

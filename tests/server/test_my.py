@@ -409,7 +409,7 @@ def test_customer_page_with_balance_at_provider_does_not_show_zero(home: Home) -
         home.fleet.assign(org, provider=provider, from_ms=home.now - WINDOW_MS)
     home.fleet.write("UPDATE orgs SET billing_provider = 'autumn', balance_micro = 13860000 WHERE org_id = 'tyrell'")
     stark, tyrell = (home.get("/my/usage", org=org).text for org in ("stark", "tyrell"))
-    assert "billed at stripe, which keeps the balance" in stark and "Used in 7 days" in stark
+    assert "billed at stripe in arrears, without a wallet here" in stark and "Used in 7 days" in stark
     assert "Left at autumn" in tyrell and "13.86" in tyrell
     for page in (stark, tyrell):
         assert "0.00" not in page and "no credit is left" not in page and "Ledger by day" not in page
@@ -461,7 +461,7 @@ def test_customer_page_with_shared_wallet_does_not_show_wallet(home: Home) -> No
 
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         page, file = await client.get("/my/usage"), await client.get("/my/usage.csv")
-        assert "share the credit" in page.text and "Used in 7 days" in page.text
+        assert "use, or used, the credit" in page.text and "Used in 7 days" in page.text
         for words in ("Available", "Balance", "Ledger", "10.00"):
             assert words not in page.text, words
         assert file.text.count("\n") == 1

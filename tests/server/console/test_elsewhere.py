@@ -61,14 +61,15 @@ def look(home: Home, customer: str) -> tuple[int, str]:
 @pytest.mark.parametrize("path", PAGES)
 def test_page_of_org_billed_elsewhere_shows_neither_zero_nor_grant(home: Home, path: str) -> None:
     page = shown(home, path).partition("Plans")[0]
-    assert "illed at stripe, which keeps the balance" in page
+    assert "illed at stripe in arrears, without a wallet here" in page
     for wrong in ("0.00", "no credit is left", "/act/grant", "ledger grant"):
         assert wrong not in page, wrong
 
 
 def test_org_page_pooled_org_grant_link_names_paying_wallet(home: Home) -> None:
-    for page in ("/console/org?id=stark", "/console/org?id=tyrell"):
-        assert "The provider keeps the balance, so give credit there" in shown(home, page)
+    arrears = "The customer is billed in arrears, and does not have a wallet here"
+    assert arrears in shown(home, "/console/org?id=stark")
+    assert "autumn keeps the balance, so grant credit there" in shown(home, "/console/org?id=tyrell")
     write(home.engine, lambda c: credit.grant(c, CUSTOMER, 5 * MICRO, home.fleet.by, key="first", plan=None))
     page = shown(home, "/console/org?id=stark")
     assert f'href="/console/act/grant?id={CUSTOMER}"' in page and "Available 5.00" in page

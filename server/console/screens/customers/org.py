@@ -279,6 +279,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     shown = {
         "org": org,
         "acts": acts(org, paid),
+        "keeper": paid.keeper,
         "takes_credit": paid.takes_credit,
         "begins_ms": paid.begins_ms,
         "tab": tab,

@@ -227,6 +227,8 @@ def whose(paid: PaidFrom) -> str:
         return ""
     if paid.provider is None:
         return "no provider bills it yet"
+    if paid.keeper is None:
+        return f"billed at {paid.provider} in arrears, without a wallet here"
     return f"billed at {paid.provider}, which keeps the balance"
 
 
