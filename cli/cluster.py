@@ -187,7 +187,7 @@ def _apart(app: App, count: int) -> queue.Queue[App]:
 TAKE_OVER_EVERY_S: Final = 15
 """Seconds between two take-overs of the jobs of dead workers (see LIVES_S)."""
 MAX_KEPT_HOURS: Final = 24
-"""Hours for which the engine keeps jobs that failed to start.
+"""Hours for which the engine keeps failed and aborted jobs.
 
 The engine deletes successful jobs at once.
 """

@@ -132,9 +132,10 @@ class Verdict:
 
     `decision`: the decision that counts. `would`: the decision if each phase were 3. `enforced`: True if the phase
     enforces the decision. `rule`: the rule that decided. `reason`: the code of the reason. `bound`: the bound with the
-    smallest remainder (None: all bounds are unlimited, or bounds are missing). `used`: the use in its period before
-    this use, in base units. `remaining`: the base units left after this use, or without it if the decision is to block.
-    `used` and `remaining` are None if `bound` is None.
+    smallest remainder (None: all bounds are unlimited, or bounds are missing). If several bounds are too small for the
+    use, an enforced bound takes precedence. `used`: the use in its period before this use, in base units. `remaining`:
+    the base units left after this use, or without it if the decision is to block. `used` and `remaining` are None if
+    `bound` is None.
     """
 
     decision: Decision

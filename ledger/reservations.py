@@ -281,7 +281,7 @@ def note(connection: sa.Connection, ask: Ask, by: By) -> tuple[Reservation, bool
 
 
 def noted(ask: Ask, by: By) -> Reservation:
-    """Return a new reservation, as its row will be."""
+    """Return a new reservation with the values of its row."""
     return Reservation(
         **vars(ask),
         drawn_micro=0,

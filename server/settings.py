@@ -56,7 +56,7 @@ class MySettings:
 class ServerSettings:
     """The settings of the server.
 
-    If a secret is not set, the routes that need it answer 503.
+    If `admin_secrets` or `cron_secret` is not set, the routes that need it answer 503.
     """
 
     admin_secrets: tuple[str, ...] = field(default=(), repr=False)

@@ -177,8 +177,8 @@ def limits() -> str:
     parts = [
         f"# Bounds\n\n{MADE}",
         "Every queue, wait, buffer, response, cache and batch has a limit. Each limit is a constant, and the meaning"
-        " is its docstring. `server.http.bodies` is `server/http/bodies.py`. `tests/held_bounds.txt` names the test of"
-        " a bound.",
+        " is its docstring. `server.http.bodies` is `server/http/bodies.py`. `tests/held_bounds.txt` names the tests of"
+        " limits.",
         "| process | limit under attack | test | measured |\n|---|---|---|---|\n"
         "| `drawdown serve` | 300 MB | `tests/server/test_memory.py` | 87 to 155 MB |\n"
         "| `tick` and `watch` | 300 MB | `tests/acceptance/test_memory.py` | 90 to 182 MB |",

@@ -70,7 +70,7 @@ def _order_in(services: Services, request: Request, body: bytes, model: type[M])
     now = services.clock.now_ms()
     of = signing.Signed(request.method, request.headers.get("host", ""), path, query, body)
     offered = signing.verify(services.settings.admin_secrets, request.headers, of, now, services.settings.admin_hosts)
-    if query:  # a query could blur where the path ends and the body begins
+    if query:  # the parameters of an admin request are in its path and body
         raise ApiError(400, "bad_request", "this path does not take a query. Remove the query")
     order = bodies.parse(body, request.headers.get("content-type", ""), model)
     return Signed(order, partial(_use_up, services=services, headers=request.headers, offered=offered))

@@ -346,7 +346,7 @@ class Programs:
         proof = api_keys.hash_of(offered)
         try:
             found = await self.threads.write(lambda connection: api_keys.note_use(connection, offered, now_ms))
-            if found is None or self.known.has(proof, now_ms):  # it may have been forgotten since
+            if found is None or self.known.has(proof, now_ms):  # unless this process forgot the key meanwhile
                 self.remember_key(proof, found, now_ms)
         except Exception as error:  # the request succeeds, and the next one tries again
             log.warning("key_use_not_kept", **describe_error(error))

@@ -535,7 +535,7 @@ class Invalid:
                 found, self._noted = list(self._noted.values()), {}
                 now_ms = self._clock.now_ms()
                 await self._threads.write(partial(invalid.keep, found=found, now_ms=now_ms))
-        except Exception as error:  # the next items are written again
+        except Exception as error:  # these counts are lost; a later call of `note` starts the task again
             log.warning("invalid_not_kept", **limits.describe_error(error))
         finally:
             self._keeping = None

@@ -178,7 +178,7 @@ def test_assign_job_before_start_scheduled_since_fails(fleet: Fleet) -> None:
     job(fleet, TO_FAKE)
     scheduled_ms = fleet.clock.at_ms + DAY_MS - fleet.clock.at_ms % DAY_MS
     schedule(fleet, "acme", "cus_1", scheduled_ms)
-    assert "another assignment since" in later(fleet).failures[0]
+    assert "its assignment changed since" in later(fleet).failures[0]
 
 
 def test_assign_job_tells_that_topups_of_former_wallet_pause(fleet: Fleet) -> None:
@@ -208,7 +208,7 @@ def test_assign_job_for_unreachable_provider_fails_after_retries(fleet: Fleet, f
 def test_assign_job_after_manual_assignment_fails(fleet: Fleet) -> None:
     job(fleet, TO_FAKE)
     fleet.assign("acme", provider="none")
-    assert "another assignment since" in later(fleet).failures[0]
+    assert "its assignment changed since" in later(fleet).failures[0]
     assert billers(fleet)[-1] == ("none", "acme")
 
 
@@ -247,7 +247,7 @@ def test_assign_job_fails_if_person_assigns_while_provider_is_read(
     job(fleet, asked)
     found = meanwhile(lambda: change(fleet))
     (failure,) = later(fleet).failures
-    assert "acme got another assignment since the job was queued" in failure
+    assert "acme: its assignment changed since the job was queued" in failure
     assert (listed(fleet)[0].state, billers(fleet)) == ("failed", found[0])
 
 

@@ -168,9 +168,10 @@ def require_as_it_stood(connection: sa.Connection, asked: Asked, by: By) -> None
     if isinstance(asked, AssignJob):
         latest = latest_biller(connection, asked.org_id)
         if latest != asked.was and not _is_so(connection, asked, by):
+            show = typed("drawdown", "org", "show", asked.org_id)
             raise Refused(
-                f"{asked.org_id} got another assignment since the job was queued. Check the assignment, and queue "
-                "the job again"
+                f"cannot assign {asked.org_id}: its assignment changed since the job was queued. Check it with "
+                f"`{show}`, and queue the job again"
             )
 
 

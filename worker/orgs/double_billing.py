@@ -59,12 +59,14 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
     for _, segment in _met([mine], segments(mapping_rows(connection)), _types(connection, [counts])):
         if segment.end_ms != FOREVER_MS:
             raise Refused(
-                f"the seal bills {counts} as {segment.feature} in windows until {utc(segment.end_ms)}, and usage must "
-                f"be billed only once. Try again after that, or set the price of {metric} to 0 (--credits 0)"
+                f"cannot set a price of {metric}: the seal bills {counts} as {segment.feature} in windows until "
+                f"{utc(segment.end_ms)}, and usage must be billed only once. Try again after {utc(segment.end_ms)}, "
+                "or pass --credits 0"
             )
         raise Refused(
-            f"the seal bills {counts} as {segment.feature} in windows from {utc(segment.start_ms)} on, and usage must "
-            f"be billed only once. Pass --credits 0, or pass --counts NAME to count another name. To charge by "
+            f"cannot set a price of {metric}: the seal bills {counts} as {segment.feature} in windows from "
+            f"{utc(segment.start_ms)} on, and usage must be billed only once. Pass --credits 0, or pass --counts NAME "
+            f"to count another name. To charge by "
             f"{metric} instead, run `drawdown feature end {segment.feature}`, and try again when its last window is "
             "over"
         )

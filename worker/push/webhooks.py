@@ -135,7 +135,8 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
     ours = SQL.run(connection, "key_of_wire_key", {"wire_key": key, "provider": provider}).scalar_one_or_none() or key
     push = find_pushes(connection, [ours], hold=True).get(ours)  # locked until the end of this transaction
     if push is None:
-        return f"unknown push {ours}: this database does not have it"  # of another program or a lost history (R1)
+        # Another program sent it, or a restore lost its history (R1).
+        return f"unknown push {ours}: this database does not have it"
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
         return f"{ours} stays {push.state} at {push.provider}"
     state = refuse_late(connection, push, reason, now_ms)

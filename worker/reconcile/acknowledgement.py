@@ -79,8 +79,8 @@ class Acknowledged:
 class Covered:
     """The days and amounts that acknowledgements cover.
 
-    They belong to one organisation and customer. `until_ms`: days that were settled before that time, in milliseconds.
-    `quantities`: base units by feature and day.
+    They belong to one organisation and customer. `until_ms`: a time in milliseconds; all days that were settled
+    before it are covered. `quantities`: covered base units by feature and day.
     """
 
     until_ms: int = 0

@@ -155,7 +155,7 @@ def go_by(run: Statements, request: SealRequest) -> None:
     )
     run.slots.update(
         mapped="mapped_exact" if all(segment.lo == segment.hi for segment in mapping) else "mapped_tiers",
-        # The request's providers are empty if any biller is valid.
+        # If the request does not name providers, usage of every provider is sealed.
         of_providers="these_providers" if request.providers else "any_provider",
         lost="not_lost",
         otherwise="due",

@@ -1,7 +1,7 @@
 -- Automatic top-ups: begin, claim, charge, settle, look up.
 --
--- Guarantee: each statement finds its rows by their key or by an index on open rows. `t` is a wallet's terms, and `p` a
--- top-up. Locks are taken in one order: the switch, terms, top-ups, reservations, wallets.
+-- Guarantee: each statement finds top-ups by their key or by an index. `candidates` and `end_shadows` also read all
+-- terms. `t` is a wallet's terms, and `p` a top-up. Locks are taken in one order: the switch, terms, top-ups, reservations, wallets.
 
 -- name: for_update [postgresql]
 FOR UPDATE
