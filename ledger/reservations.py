@@ -169,15 +169,23 @@ def other_content(reservation: str, differs: Sequence[str] = ("content",)) -> De
 
 
 def no_credit(
-    connection: sa.Connection, customer_id: str, wanted_micro: int, own: str = "", unbilled_micro: int = 0
+    connection: sa.Connection,
+    customer_id: str,
+    wanted_micro: int,
+    own: str = "",
+    unbilled_micro: int = 0,
+    available_micro: int | None = None,
 ) -> Denied:
     """Return the refusal of a wallet without enough credit.
 
-    The refusal shows the wallet's uncharged use, and the largest other reservations.
+    The refusal shows the wallet's uncharged use, and the largest other reservations. `available_micro`: the credit that
+    a preview found, with due changes; None: that of the wallet.
     """
     values = {"customer_id": customer_id, "own": own, "at_most": MOST_HOLDERS_SAID}
     holders = SQL.run(connection, "holders", values).all()
-    available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
+    available = available_micro
+    if available is None:
+        available = read_wallets(connection, [customer_id])[customer_id].available_micro - unbilled_micro
     used = f" (usage of {as_credits(unbilled_micro)} is not charged yet)" if unbilled_micro else ""
     held = [f"{row.reservation} reserves {as_credits(row.left_micro)} until {utc(row.expires_ms)}" for row in holders]
     text = f"{customer_id} has {counted_credits(available)} available{used}, and the execution needs "
@@ -189,6 +197,13 @@ def no_credit(
 
 def too_much_held(customer_id: str, held_micro: int, wanted_micro: int, most_micro: int) -> Denied:
     """Return the refusal of reserved credit above the plan's limit for a wallet."""
+    if wanted_micro > most_micro:
+        return Denied(
+            "too_much_held",
+            f"this execution needs {counted_credits(wanted_micro)}, and the plan allows {as_credits(most_micro)} for "
+            f"all executions of {customer_id} at once. Request less, or change the plan",
+            "plan",
+        )
     return Denied(
         "too_much_held",
         f"executions of {customer_id} reserve {counted_credits(held_micro)}, and this "
@@ -503,7 +518,7 @@ def take(
         missing = [name for name in names if name not in new]
         require_free(connection, org_id, missing, now_ms)
         raise Denied(
-            "sandbox_taken", f"a concurrent execution named {missing[0]}. Settle or release that execution first"
+            "sandbox_taken", f"another execution named the sandbox {missing[0]} a moment ago. Send the request again"
         )
 
 

@@ -454,6 +454,17 @@ def test_backfill_close_effect_on_balance_and_halt_is_shown_before(
     assert "leaves" not in again, "it is billed already"
 
 
+def test_backfill_forecast_subtracts_usage_that_is_not_charged_yet(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.write("UPDATE ledger_accounts SET balance_micro = 500000 WHERE account_id = 'wallet:acme'")
+    told(fleet, event("later", 100_000, occurred_ms=fleet.clock.at_ms))
+    opened(fleet)
+    staged(fleet, event("a", 200_000))
+    shown_ = command(fleet, capfd, "backfill", "show", "june")
+    assert "acme has 0.30 credits: closing leaves -0.10. This halts acme" in shown_
+
+
 def test_backfill_of_org_overridden_to_run_is_not_shown_as_halt(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -290,7 +290,8 @@ def test_guard_reservation_counts_and_settle_charges_actual_use(guarded: Guarded
     again = guarded.settle("build", 4)
     assert (again.repeated, again.charged_micro) == (True, 0)
     assert refused(lambda: guarded.settle("build", 5)) == "other_content"
-    assert refused(lambda: guarded.release("build")) == "ended"
+    with pytest.raises(Denied, match=r"It counts 4 base units. Do not reserve this quantity again"):
+        guarded.release("build")
     assert refused(lambda: guarded.extend("build")) == "ended"
     assert guarded.wallet() == (96 * MICRO, 0)
 
@@ -302,7 +303,8 @@ def test_guard_release_frees_unused_part_of_reservation(guarded: Guarded) -> Non
     guarded.reserve("idea", 6, key="part")
     assert guarded.release("part", 2).charged_micro == 2 * MICRO
     assert guarded.release("part", 2).repeated
-    assert refused(lambda: guarded.settle("part", 2)) == "ended"
+    with pytest.raises(Denied, match=r"It counts 2 base units. To count the rest, reserve another use for only the"):
+        guarded.settle("part", 6)
     assert (guarded.used("idea"), guarded.wallet()) == (2, (98 * MICRO, 0))
 
 

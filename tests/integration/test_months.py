@@ -306,7 +306,7 @@ def test_credit_taken_back_does_not_roll_over(account: Account) -> None:
 
 WRONG = {
     "less than nothing": (Gives(-1), "team", "expected 0 to 1,000,000,000"),
-    "from more than up to": (Gives(10, 5, 4), "team", "Pass a higher --rollover-max"),
+    "from more than up to": (Gives(10, 5, 4), "team", "Pass a lower --rollover-min, or a higher --rollover-max"),
     "a plan with a colon": (Gives(10), "te:am", "a colon"),
 }
 

@@ -197,7 +197,9 @@ def test_plan_and_tier_commands_show_terms_and_changes(tmp_path: Path) -> None:
     made = run(url, "plan", "set", "team", "--max-concurrent", "5", "--included", "20", "--rollover-max", "10",
                "--first", "2.50", "--new")  # fmt: skip
     assert "included: 20.00" in made and "first: 2.50" in made
-    assert "Pass a higher --rollover-max" in run(url, "plan", "set", "team", "--rollover-min", "11", status=2)
+    assert "Pass a lower --rollover-min, or a higher --rollover-max" in run(
+        url, "plan", "set", "team", "--rollover-min", "11", status=2
+    )
     changed = json.loads(run(url, "plan", "set", "team", "--rollover-min", "1", "--json"))
     assert (changed["max_concurrent"], changed["was"], changed["rollover_min_micro"]) == (5, 5, 1_000_000)
     (plan,) = json.loads(run(url, "plan", "list", "--json"))["plans"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -19,9 +21,9 @@ from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.provider.actions import set_rate
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.reconcile import acknowledgement
-from drawdown.worker.reconcile.acknowledgement import acknowledge, find_unbilled
+from drawdown.worker.reconcile.acknowledgement import Covered, acknowledge, find_unbilled
 from drawdown.worker.reconcile.balances import OUT_OF_TIME, UNTOLD
-from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS
+from drawdown.worker.reconcile.reconcile import FIRST_LOOK_MS, Settled, _without_acknowledged
 from drawdown.worker.status.status import status
 from drawdown.worker.status.system_state import uncompared
 from drawdown.worker.usage import withdrawals
@@ -282,6 +284,19 @@ def test_unbilled_day_acknowledged_is_not_reported_again(engine: sa.Engine) -> N
     ((details,),) = fleet.rows("SELECT details FROM operator_actions WHERE action = 'unbilled_acknowledge'")
     assert {"days": 1, "quantities": {"compute_1gb": 60}}.items() <= json.loads(str(details)).items()
     assert write(engine, lambda c: acknowledge(c, "acme", fleet.by)).unbilled == []
+
+
+def test_acknowledged_quantity_is_subtracted_from_sent_part_only(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day may also have a part in shadow, which has no quantity and can be settled again alone."""
+    covered: defaultdict[tuple[str, str], Covered] = defaultdict(Covered)
+    covered["acme", "acme"] = Covered(T0 + 1, Counter({("compute", T0): 60}))
+    monkeypatch.setattr("drawdown.worker.reconcile.reconcile.read_covered", lambda *_: covered)
+    shadow = Settled("acme", "acme", T0, T0 + 2, f"{NEEDS_YOU}invoice", "compute", 0, is_live=False)
+    sent = replace(shadow, quantity=90, is_live=True)
+    left = read(engine, lambda c: _without_acknowledged(c, "fake", [shadow, sent]))
+    assert [one.quantity for one in left] == [0, 30]
 
 
 def test_unbilled_day_after_acknowledgement_is_reported(engine: sa.Engine) -> None:

@@ -23,6 +23,7 @@ from drawdown.schema.push_states import OPEN
 from drawdown.schema.units import DAY_MS, MICRO, WINDOW_MS
 from drawdown.server.console.frame import figures
 from drawdown.server.console.frame.templates import command
+from drawdown.server.console.screens.oncall import cells_of
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.lists import RunFilter, list_runs
 from drawdown.worker.executions.request import Request
@@ -547,3 +548,9 @@ def test_oncall_page_statement_count_is_independent_of_row_count(night: Night) -
     assert max(many.values()) <= MOST_STATEMENTS, many
     # Where there is something to price, the rates are read: the ledger's, and the providers'.
     assert all(count <= few[path] + 2 for path, count in many.items()), (few, many)
+
+
+def test_halt_that_its_cell_ignored_is_shown_as_due() -> None:
+    acknowledged = cells_of.answer_cell(T0, T0 + 2_000, None)
+    assert (acknowledged.text, acknowledged.under) == ("acknowledged 2026-01-01 00:00", "after 2 s")
+    assert cells_of.answer_cell(T0, T0 + 2_000, T0 + 60_000).text == cells_of.answer_cell(T0, None, T0).text == "due"

@@ -118,8 +118,13 @@ def require_room(connection: sa.Connection, found: Permit, wallet: accounts.Wall
     if most is not None and capped:
         raise reservations.too_much_held(found.customer_id, wallet.held_micro, found.amount_micro, most)
     if found.amount_micro > wallet.available_micro:
-        unbilled = wallet.unbilled_micro
-        raise reservations.no_credit(connection, found.customer_id, found.amount_micro, unbilled_micro=unbilled)
+        raise reservations.no_credit(
+            connection,
+            found.customer_id,
+            found.amount_micro,
+            unbilled_micro=wallet.unbilled_micro,
+            available_micro=wallet.available_micro,
+        )
 
 
 def look_ahead(connection: sa.Connection, customer_id: str, now_ms: int) -> accounts.Wallet:

@@ -348,9 +348,9 @@ def limits_of(found: Iterable[Limit]) -> tuple[Limit, ...]:
 
 
 def halted_by(asker: Asker) -> str | None:
-    """Return the code of an operator's halt or stop of an organisation.
+    """Return `stopped` or `halted` for an organisation that is blocked in each phase.
 
-    The code is `stopped` or `halted`, or None if neither is in force.
+    `stopped`: an operator or Drawdown (S8) stopped it. `halted`: an operator halted it. None: neither is in force.
     """
     if asker.stopped_at_ms is not None:
         return "stopped"

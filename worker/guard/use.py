@@ -1,10 +1,12 @@
 """Check, consume, reserve and settle uses of a metric.
 
-Guarantee: one transaction counts, charges and records a use, under the caller's key. A repeated call gets the first
-answer. If a call sends other content with the same key, it fails. If a limit blocks a use, the use does not count. The
-execution `guard:KEY` charges the use, and is accepted and settled in the same transaction. `verify`, statements and
-lots treat this execution as any other. One transaction may decide several uses of a counter, one after another. Each
-use gets the answer that it would get alone, and an error of one use does not affect the others.
+Guarantee: one transaction counts, charges and records an allowed use, under the caller's key. A repeated call gets the
+first decision, with the use's present state. If a call sends other content with the key of a stored use, it fails. If a
+use is blocked, it does not count, and its key is not stored, so a repeated call is decided again. If a use is charged,
+the execution `guard:KEY` charges it, and is accepted in the same transaction. Unless the use is a reservation, that
+transaction also settles the execution. `verify`, statements and lots treat this execution as any other. One transaction
+may decide several uses of a counter, one after another. Each use gets the answer that it would get alone, and an error
+of one use does not affect the others.
 
 A check gets the answer that `consume` would give at that moment, and does not write. One statement reads the facts for
 all checks that arrive together. If another wallet pays, or if a change of the wallet is due, Drawdown reads more facts
@@ -713,7 +715,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
             raise Denied("other_content", text)
         return of_use(use, 0, by.now_ms, repeated=True)
     if use.state != "held" and (use.state, state) != ("expired", "settled"):
-        raise _ended(use)
+        raise _ended(use, state)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # without an execution, only this check bounds the price
         raise UsageError(
@@ -783,8 +785,8 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     if found.state == "used":
         raise Denied(
             "ended",
-            f"{strip_own_prefix(key)} was used at once, so you cannot settle, release or extend it. Reserve another "
-            "use",
+            f"{strip_own_prefix(key)} was used at once and is counted, so you cannot settle, release or extend it. For "
+            "further use, reserve another use",
         )
     return counters, found
 
@@ -796,9 +798,20 @@ def _moved(connection: sa.Connection, counters: Counters, amount: int, known: As
     guard_counts.write(connection, counters, then, bounds, passes=PERIODS)
 
 
-def _ended(use: Use) -> Denied:
-    late = "Settle the use with its quantity, even if it is late" if use.state == "expired" else "Reserve another use"
-    return Denied("ended", f"{strip_own_prefix(use.use_key)} is {use.state}. {late}")
+def _ended(use: Use, asked: str = "") -> Denied:
+    """Return the refusal of a use that has ended.
+
+    `asked`: the requested state; empty to extend the use.
+    """
+    if use.state == "expired":
+        then = "Settle the use with its quantity, even if it is late"
+    elif not asked:
+        then = "Reserve another use"
+    elif use.state == "settled":
+        then = f"It counts {counted(use.amount, 'base unit')}. Do not reserve this quantity again"
+    else:
+        then = f"It counts {counted(use.amount, 'base unit')}. To count the rest, reserve another use for only the rest"
+    return Denied("ended", f"{strip_own_prefix(use.use_key)} is {use.state}. {then}")
 
 
 def own_name(org_id: str, key: str) -> str:

@@ -351,11 +351,23 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     if len(found) == 2:
         before = found[1]
         biller = _Biller(before.provider, before.customer_id, one_wallet_at(connection, before.provider))
-        _check_customer(connection, org_id, biller, latest.start_ms, None)
+        _require_own_again(connection, org_id, biller, latest.start_ms)
         SQL.run(connection, "go_on", {"org_id": org_id, "start_ms": before.start_ms})
     details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
     record(connection, "org_assign_cancel", org_id, details, by)
     return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, Waited())
+
+
+def _require_own_again(connection: sa.Connection, org_id: str, biller: _Biller, start: int) -> None:
+    """Refuse to return to a customer that is no longer free. Errors: Refused."""
+    try:
+        _check_customer(connection, org_id, biller, start, None)
+    except Refused as error:
+        why, _, _ = str(error).partition(". ")  # its next step is for a new assignment
+        command = typed("drawdown org assign", org_id, "--from", utc(start), "--customer")
+        raise Refused(
+            f"cannot cancel the assignment of {org_id}: {why}. Assign another customer instead: `{command} CUSTOMER`"
+        ) from None
 
 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:

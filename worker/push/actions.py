@@ -274,16 +274,16 @@ def require_lost(
         capabilities = known[provider]
         lag_ms = (capabilities.lookup_lag_ms or 0) + CLOCKS_APART_MS
         for push in some:
+            if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
+                raise Refused(
+                    f"cannot void {push.key}: {provider} may not show it before {utc(until)}. "
+                    "Run the command again then"
+                )
             if was_sent_before(push, since_ms.get(provider, 0)):
                 raise Refused(
                     f"cannot void {push.key}: it was sent on earlier terms of {provider}, so a lookup "
                     f"cannot find its charge. If the console of {provider} does not show the charge, "
                     "charge the customer there"
-                )
-            if (until := int(push.settled_ms or push.sealed_at_ms) + lag_ms) > now_ms:
-                raise Refused(
-                    f"cannot void {push.key}: {provider} may not show it before {utc(until)}. "
-                    "Run the command again then"
                 )
         answers = yield from look_up_all(provider, [request_of(push, capabilities) for push in some])
         for push, answer in zip(some, answers, strict=True):

@@ -9,10 +9,11 @@ such a loss, the events stay and the balance goes back (observed). Drawdown adop
 seal sends the usage again. At the first comparison of credits, it only reports them, because a hidden part may be used
 up.
 
-Drawdown reports any other difference between a balance and our pushes to a person once, with the amount, and stores it
-as a mark. Later comparisons begin from the mark. If a push was on its way at the time, the balance is not compared. If
-events and pushes still differ in a way that only a console shows, the balance's difference is reported each time,
-without a mark. With a mark, a correction in the console would count as drawn twice.
+Drawdown reports any other difference above the threshold to a person once, with the amount, and stores it as a mark.
+Later comparisons begin from the mark. Only a run with `--correct` adopts draws and stores marks. If a push was on its
+way at the time, the balance is not compared. If events and pushes still differ in a way that only a console shows, the
+balance's difference is reported each time, without a mark. With a mark, a correction in the console would count as
+drawn twice.
 """
 
 from __future__ import annotations
@@ -472,7 +473,7 @@ def _find_lost_pushes(
         began_ms, settled_ms = int(row.first_attempt_ms), int(row.settled_ms)
         then = pools.weight_told_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
         if then != pools.weight_told_between(pool, str(row.feature), now_ms, now_ms, None) or not then[1]:
-            break  # another send would draw another amount
+            break  # it drew nothing here, or another send would draw another amount
         drew.append(round(int(row.sent_qty) * then[1]))
     found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
     return None if found is None else [newest[place] for place in found]

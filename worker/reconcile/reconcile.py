@@ -190,7 +190,8 @@ def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Ma
     left = "" if day.line in reached else "not settled" if day.line in waiting else refused.get(day.line, "not read")
     sent = int(day.row.accepted) if day.row.live else 0
     row = day.row
-    return Settled(row.org_id, row.customer_id, int(row.day_ms), int(row.touched_ms), left, row.feature, sent)
+    is_live = bool(row.live)
+    return Settled(row.org_id, row.customer_id, int(row.day_ms), int(row.touched_ms), left, row.feature, sent, is_live)
 
 
 @dataclass(frozen=True)
@@ -480,7 +481,7 @@ class Settled:
     """A customer's day and feature, and whether it was compared.
 
     `settled_ms`: when its last push was settled. `open_reason`: the reason why it was not compared; '' if it was.
-    `quantity`: the base units that the provider accepted.
+    `quantity`: the base units that the provider accepted. `is_live`: False for the part of a day in shadow.
     """
 
     org_id: str
@@ -490,6 +491,7 @@ class Settled:
     open_reason: str = ""
     feature: str = ""
     quantity: int = 0
+    is_live: bool = True
 
     def is_open(self, now_ms: int) -> bool:
         return bool(self.open_reason) and self.settled_ms < now_ms - OPEN_AFTER_MS
@@ -555,7 +557,7 @@ def keep_marks(
 def _without_acknowledged(connection: sa.Connection, provider: str, days: Sequence[Settled]) -> list[Settled]:
     """Treat acknowledged days as compared.
 
-    Other days keep the quantity that was not acknowledged before.
+    Other days keep the quantity that was not acknowledged before. Only the sent part of a day has a quantity.
     """
     orgs = {day.org_id for day in days if day.open_reason.startswith(NEEDS_YOU)}
     covered = read_covered(connection, provider, orgs)
@@ -566,7 +568,9 @@ def _without_acknowledged(connection: sa.Connection, provider: str, days: Sequen
             left.append(day)
         elif day.settled_ms < before.until_ms:
             left.append(replace(day, open_reason=""))
-        else:  # a day may have two parts, and one of them takes the whole of it
+        elif not day.is_live:
+            left.append(day)
+        else:
             left.append(replace(day, quantity=day.quantity - before.quantities.pop((day.feature, day.day_ms), 0)))
     return left
 

@@ -52,6 +52,7 @@ from drawdown.worker.sources.events.store import (
 from drawdown.worker.sources.events.types import charged, spot_of
 from drawdown.worker.sources.samples.importer import NumberedLines, is_blank
 from drawdown.worker.usage.withdrawals import withdraw
+from drawdown.worker.verdict.effective_balance import unbilled_micro
 from drawdown.worker.verdict.rules import Overrides, verdict
 
 SQL = queries(__file__)
@@ -422,10 +423,11 @@ class BackfillRow:
 
 @dataclass(frozen=True)
 class WalletForecast:
-    """A wallet's credit now and after the charge of a backfill.
+    """A wallet's unreserved credit now and after the charge of a backfill.
 
-    `has_micro`: the credit available now. `remaining_micro`: the credit available after the charge. Both are in
-    micro-credits. `halts`: the organisation is not halted now, and the charge would halt it.
+    `has_micro`: the credit now, without usage that is not charged yet. `remaining_micro`: the same after the charge.
+    Both are in micro-credits, without the overdraft. `halts`: the wallet pays for the organisation now, and the
+    organisation is not halted, but these charges would halt it.
     """
 
     org_id: str
@@ -509,14 +511,13 @@ def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, 
         return None
     (org,) = rows
     wallet = read_ahead(connection, [org.customer_id], now_ms)[org.customer_id]
-    left = wallet.payable_micro - price_micro
+    has = wallet.payable_micro - unbilled_micro(connection, org.customer_id, now_ms)
+    left = has - price_micro
     halted = None if org.override_halted is None else bool(org.override_halted)
     said = Overrides(bool(org.operator_halt), halted, until_ms=org.override_until_ms)
     then = verdict(left, wallet.max_concurrent, said, now_ms, held_micro=wallet.held_micro)
     halts = bool(org.bills_now) and then.is_halted and not org.is_halted
-    return WalletForecast(
-        found.org_id, org.customer_id, wallet.payable_micro - wallet.held_micro, left - wallet.held_micro, halts
-    )
+    return WalletForecast(found.org_id, org.customer_id, has - wallet.held_micro, left - wallet.held_micro, halts)
 
 
 def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> list[BackfillRow]:

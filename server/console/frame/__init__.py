@@ -1,1 +1,1 @@
-"""The parts that all pages share: templates, static files, figures and charts."""
+"""The parts that all pages share: templates, parts, figures and charts."""

@@ -65,7 +65,7 @@ def halts(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     told = [
         (Cell(figures.time(one.halted_at), "time"),
          Cell(one.cell_id, "id", href=url(HALTS, state="any", cell=one.cell_id)),
-         cells_of.answer_cell(one.halted_at, one.acked_at_ms),
+         cells_of.answer_cell(one.halted_at, one.acked_at_ms, one.due_at_ms),
          Cell(figures.count(one.attempts), "number", narrow=False),
          Cell(one.last_error or figures.UNKNOWN, "id", narrow=False))
         for one in org_history.halts_of(connection, org_id)

@@ -57,9 +57,13 @@ def time(ms: int | None, *, narrow: bool = True) -> Cell:
     return Cell(figures.time(ms), "time", narrow=narrow)
 
 
-def answer_cell(halted_ms: int, acked_ms: int | None) -> Cell:
-    """Return a cell's response to a halt, and the delay of that response."""
-    if acked_ms is None:
+def answer_cell(halted_ms: int, acked_ms: int | None, due_ms: int | None) -> Cell:
+    """Return a cell's response to a halt, and the delay of that response.
+
+    `due_ms`: the time of the next call; None: no call is due. If a cell ignored a halt that it acknowledged, the halt
+    is due again.
+    """
+    if acked_ms is None or due_ms is not None:
         return Cell("due", "state", TONES["due"])
     return Cell(f"acknowledged {figures.time(acked_ms)}", under=f"after {figures.lasting(acked_ms - halted_ms)}")
 

@@ -100,7 +100,7 @@ def _row(one: HaltLine) -> tuple[Cell, ...]:
         cells_of.time(one.halted_at),
         replace(cells_of.org(one.org_id, "halts"), links=links),
         cells_of.cell(one.cell_id),
-        cells_of.answer_cell(one.halted_at, None if one.due_at_ms is not None else one.acked_at_ms),
+        cells_of.answer_cell(one.halted_at, one.acked_at_ms, one.due_at_ms),
         cells_of.number(one.attempts, narrow=False),
         cells_of.text_cell(one.last_error),
     )

@@ -161,7 +161,7 @@ def _acts(chosen: PushFilter, sums: list[OpenSum]) -> list[Link]:
 
 
 def csv_lines(connection: sa.Connection, ask: Ask) -> Iterator[str]:
-    """Yield the pushes of the filter."""
+    """Yield the pushes of the filter as lines of CSV, the heads first."""
     chosen = _chosen(connection, ask)
     yield csv_line(COLUMNS)
     for one in every_push(connection, chosen, ask.now_ms):
@@ -519,7 +519,7 @@ def _halt_tables(found: ExplainedPush, chain: PushChain) -> list[Table]:
         (
             cells_of.time(one.halted_at),
             cells_of.cell(one.cell_id),
-            cells_of.answer_cell(one.halted_at, one.acked_at_ms),
+            cells_of.answer_cell(one.halted_at, one.acked_at_ms, one.due_at_ms),
             cells_of.number(one.attempts, narrow=False),
             cells_of.text_cell(one.last_error),
         )
