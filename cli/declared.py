@@ -250,9 +250,9 @@ def _of_file(action: Action[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_orgs(file: Path) -> list[str]:
-    """Return the organisations in a CSV file with the column org_id.
+    """Return the organisations in a CSV file with the column org_id, each once.
 
-    Errors: UsageError if the file cannot be read, or a line lacks an organisation.
+    Errors: UsageError if the file cannot be read, lacks the column or is empty, or if a line lacks an organisation.
     """
     found = [(line, (row["org_id"] or "").strip()) for line, row in org_rows(file)]
     if lacking := next((line for line, org_id in found if not org_id), None):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, Final
@@ -67,7 +68,8 @@ def drop_traceback(error: Unfit) -> Unfit:
 def _once(pairs: list[tuple[str, object]]) -> Item:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Unfit("duplicate_keys", "duplicate key in an object. Keep one of them")
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise Unfit("duplicate_keys", f"duplicate key {quote_value(key)} in an object. Keep one of them")
     return found
 
 

@@ -25,7 +25,7 @@ def summary(
     """Summarise usage events for publication.
 
     Each row is by plan, kind and day, and covers at least five organisations. Drawdown adds smaller groups to
-    `other`. If `other` covers fewer than five organisations, Drawdown omits `other`, too. If a plan or kind holds
+    `other`. If `other` covers fewer than five organisations, Drawdown omits `other`. If a plan or kind holds
     private text, the command fails and names the place and the rule.
     """
     app: App = context.obj

@@ -88,7 +88,8 @@ def reconcile_(
     )
     if org:
         app.read(lambda c: require_org(c, org))
-    if correct or (scope.recent and not org):  # it stores how far the comparison reached
+    # A correction is dated by the clock, and a mark shows how far a comparison reached.
+    if correct or (scope.recent and not org):
         app.require_clock()
     found = compare(app, scope, app.by(actor, reason))
     done = {**asdict(found), "exit_status": found.exit_status}

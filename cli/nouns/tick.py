@@ -366,7 +366,7 @@ def write_metrics(app: App, file: Path) -> None:
 
     If the file cannot be written, Drawdown logs the failure.
     """
-    from drawdown.server import metrics  # a cron tick rarely writes metrics
+    from drawdown.server import metrics  # imported here, because only ticks with --metrics-file need it
 
     try:
         found = metrics.render(app.engine, app.clock.now_ms())

@@ -269,7 +269,7 @@ def _of_refusal(request: PushRequest, answer: Answer, now_ms: int) -> Outcome:
     said = read_said(answer)
     match answer.status:
         case 429:
-            # In recorded calls, Autumn sends it before it claims the key, so nothing was charged. It is plain text.
+            # In recorded calls, a 429 came before Autumn claimed the key, so nothing was charged. Its body is not JSON.
             wait_ms = retry_after_ms(answer.headers, now_ms) or backoff_ms(request.attempt)
             return RetryAt(now_ms + wait_ms, "HTTP 429: too many calls", too_many=True)
         case 409 if said.code == "duplicate_idempotency_key":

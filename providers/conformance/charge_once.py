@@ -169,7 +169,7 @@ class Law:
             case RetryAt(at_ms):
                 self._bench.advance(at_ms - self._now_ms)
             case Rejected(reason):
-                raise AssertionError(f"the provider rejected a push without a cause: {reason}")
+                raise AssertionError(f"the provider rejected a valid push: {reason}")
             case Unknown():
                 course.may_have_arrived, course.last_ms = True, self._now_ms
                 course.state = "due" if capabilities.duplicate_proves_delivery or not capabilities.lookup else "queued"

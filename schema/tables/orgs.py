@@ -187,7 +187,9 @@ provider_rates = sa.Table(
     ms_column("at_ms"),
     *said_columns(),
     id_column("balance", null=True),  # the credit system that pays, from the provider; NULL: an operator set the rate
-    ms_column("confirmed_ms", null=True),  # when the previous cost was last confirmed; NULL: this is the first cost
+    ms_column(
+        "confirmed_ms", null=True
+    ),  # when the previous cost was last confirmed; NULL: first cost, or an operator's
     sa.CheckConstraint("micro >= 0 AND per_quantity > 0", name="provider_rates_sane"),
     comment="The cost of usage at a provider, in millionths of its balance's unit. Estimates use it; a cost in "
     "credits is also evidence. Append-only.",

@@ -193,8 +193,8 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "too_many_sandboxes": CallCode((409,), "The execution names more than 100 sandboxes. Accept several executions"),
     "too_much_held": CallCode(
         (409,),
-        "With this execution, all executions of the wallet would reserve more credit than the plan allows. Wait until "
-        "an execution ends, or change the plan",
+        "With this execution, all executions of the wallet would reserve more credit than the plan allows. Request "
+        "less, wait until an execution ends, or change the plan",
     ),
     "too_large": CallCode(
         (413,),

@@ -401,7 +401,7 @@ def _type(param: Param, *, in_query: bool) -> Any:
         kind = Annotated[kind, BeforeValidator(_digits)]
     if not param.many:
         return kind
-    # If a program sends an empty list, the action must not apply to all objects of a bound key.
+    # Reject an empty list. Otherwise the action would apply to the organisation of a bound key (`_values`).
     least = 1 if param.required or param.is_argument else 0
     return Annotated[list[kind], Field(min_length=least, max_length=MOST_VALUES)]
 

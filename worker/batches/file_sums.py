@@ -266,7 +266,7 @@ class _Reading:
             unclean += [name for (name,) in found if not is_clean_id(name)]
             if len(unclean) > MAX_UNCLEAN:
                 raise Refused(
-                    f"{self.file.name}: more than {MAX_UNCLEAN:,} invalid organisation ids: the first is "
+                    f"{self.file.name}: more than {MAX_UNCLEAN:,} invalid organisation ids, such as "
                     f"{quote_value(unclean[0])}. Check the column of org_id"
                 )
         if unclean:
@@ -358,7 +358,7 @@ class Columns:
         of_lines = self.file.format == "jsonl"
         for piece in ("readers", "by_value" if of_lines else "by_column"):
             connection.execute(SQL.text(piece, "duckdb"))
-        self._requiretext(types, "org_id", *(["event_type"] if self.of_events else []))
+        self._require_text(types, "org_id", *(["event_type"] if self.of_events else []))
         quantity = "quantity" if self.of_events else "interval_s"
         readers = {"quantity_of": f"whole_of_{self._kind(types, quantity)}", "moment_of": self._moment(types)}
         if not self.of_events:
@@ -503,10 +503,13 @@ class Columns:
             raise Refused(f"{self.file.name}: duplicate column in the header. Give each column a different name")
         return names
 
-    def _requiretext(self, types: dict[str, str], *names: str) -> None:
+    def _require_text(self, types: dict[str, str], *names: str) -> None:
         for name in names:
             if types[name] != "VARCHAR":
-                raise Refused(f"{self.file.name}: {name} has the type {types[name]}, not text. Write it as text")
+                column = self.fields.column_of(name)
+                raise Refused(
+                    f"{self.file.name}: the column {column} has the type {types[name]}, not text. Write it as text"
+                )
 
     def _kind(self, types: dict[str, str], name: str) -> str:
         type_ = types[name]
@@ -518,7 +521,8 @@ class Columns:
             return "number"
         if type_ == "VARCHAR":
             return "text"
-        raise Refused(f"{self.file.name}: {name} has the type {type_}. Write it as a whole number")
+        column = self.fields.column_of(name)
+        raise Refused(f"{self.file.name}: the column {column} has the type {type_}. Write it as a whole number")
 
     def _moment(self, types: dict[str, str]) -> str:
         type_ = types["ts"]

@@ -2,8 +2,9 @@
 
 -- name: readers
 -- Functions that read a value by its type in the file. They return NULL for a value that is not a whole number of 64
--- bits, and for an invalid time. In text, a fraction of zeros is whole, and an exponent is invalid. `events.fields`
--- decides which values are times.
+-- bits, and for an invalid time. In text, a whole number has at most 18 digits and no sign. A fraction of zeros is whole,
+-- and an exponent is invalid. A text of digits is a time in milliseconds, and a time without an offset is UTC. Other
+-- times must be read as `events.fields` reads them.
 CREATE MACRO whole_of_integer(x) AS TRY_CAST(x AS BIGINT);
 CREATE MACRO whole_of_number(x) AS
     CASE WHEN isfinite(CAST(x AS DOUBLE)) AND x = floor(x) THEN TRY_CAST(x AS BIGINT) END;

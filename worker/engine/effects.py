@@ -296,7 +296,7 @@ class ReadCells:
 class LoadWitness:
     """The effect that loads this machine's checkpoint of the database.
 
-    The result is a Witness, or None if a checkpoint does not exist.
+    The result is a Witness, or None if a checkpoint does not exist. Errors: UsageError if it cannot be read.
     """
 
 

@@ -522,9 +522,10 @@ ACTIONS: Final = (
     Action(
         "hook set",
         "Set an endpoint",
-        "Create or change an endpoint for webhooks. To create it, pass --new. Drawdown shows its secret only then. "
-        "Without --event, a new endpoint gets all events, and an existing endpoint keeps its events. Drawdown calls an "
-        "endpoint only if DRAWDOWN_HOOK_ORIGINS allows its origin.",
+        "Create or change an endpoint for webhooks. To create it, pass --new. The call then shows its secret. "
+        "`drawdown hook secret` shows the secret again. Without --event, a new endpoint gets all events, and an "
+        "existing endpoint keeps its events. Drawdown calls an endpoint only if DRAWDOWN_HOOK_ORIGINS allows its "
+        "origin.",
         _set,
         _listens,
         path="/v1/hooks/{endpoint}",

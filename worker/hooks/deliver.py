@@ -1,10 +1,10 @@
 """Deliver the messages of the outbox to the endpoints of the operator's product.
 
-Guarantee: delivery at least once. A message stays due until its endpoint accepts it, or until its schedule ends. The
-schedule is that of Svix: eight attempts in 27 hours and 35 minutes. After that, a person must replay the message. An
-attempt is committed before its call, under a lease. A message has the same bytes at each attempt. The order of messages
-is not guaranteed. Each endpoint has its own queue, with its own claims, time and circuit breaker. So an endpoint that
-is dead, slow or flooded does not delay other endpoints or halts.
+Guarantee: delivery at least once. A message stays due until its endpoint accepts it, its schedule ends, or a person
+ends the endpoint. The schedule is that of Svix: eight attempts in 27 hours and 35 minutes. After that, a person must
+replay the message. An attempt is committed before its call, under a lease. A message has the same bytes at each
+attempt. The order of messages is not guaranteed. Each endpoint has its own queue, with its own claims, time and circuit
+breaker. So an endpoint that is dead, slow or flooded does not delay other endpoints or halts.
 """
 
 from __future__ import annotations

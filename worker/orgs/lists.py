@@ -374,7 +374,8 @@ MOST_HISTORY: Final = 200
 class PushLine:
     """A push of an organisation.
 
-    `sealed_qty`: the base units that were sealed. `sent_qty`: the base units that were sent.
+    `sealed_qty`: the base units that were sealed. `sent_qty`: the part to send, in base units. The seal sets it, so an
+    unsent push has it, too.
     """
 
     key: str

@@ -401,7 +401,7 @@ def end_when_down(connection: sa.Connection, provider: str, plan: str, by: By) -
     if was is None:
         raise Refused(
             f"the policy of {provider} for {f'the plan {plan}' if plan else 'all other plans'} is not set. See "
-            "`drawdown provider list`"
+            f"`drawdown provider show {provider}`"
         )
     SQL.run(connection, "delete_when_down", {"provider": provider, "plan": plan})
     details = {"plan": plan, "was": was}

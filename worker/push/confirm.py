@@ -446,7 +446,8 @@ def ends_by_balance(
         numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
         drew = [_drew(asked[number], pools, asked_ms) for number in numbers]
         some = [quantity for quantity in drew if quantity is not None]
-        # Charges in its window under revisions of a lost history are drawn, but are not accepted here yet (R1).
+        # The provider may have later revisions of these windows, from a lost history. Their charges are drawn, but this
+        # database has not accepted them yet (R1).
         lost = sum(
             other.quantity * pools.weight_between(pair[1], str(sought.row.feature), asked_ms, asked_ms)[1]
             for sought in asked

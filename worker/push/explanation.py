@@ -278,7 +278,11 @@ class PushChain:
 
 
 def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
-    """Return the ledger entries, verdicts and halts that followed a push."""
+    """Return a push's ledger entries, and verdicts and halts from its settlement.
+
+    The first verdict is the one in force when the push was settled, or sealed if it is open. At most MOST_VERDICTS
+    later verdicts are returned.
+    """
     names = [push.key, f"{PREFIX}{push.key}"]
     at_ms = push.sealed_at_ms if push.settled_ms is None else push.settled_ms
     asked = {"org_id": push.org_id, "at_ms": at_ms, "at_most": MOST_VERDICTS}

@@ -183,7 +183,9 @@ def _orgs_of(connection: sa.Connection, scope: ReplayScope, start: int, end: int
 def _first_use(connection: sa.Connection, scope: ReplayScope, orgs: tuple[str, ...] | None, end: int) -> int:
     first = _of(connection, "first_sample", orgs, NOTHING)[0].first_sample_ms
     if first is None:
-        raise UsageError(f"cannot replay {scope}: samples are missing. Import samples first")
+        raise UsageError(
+            f"cannot replay {scope}: it does not have valid samples. Check the organisation and its quarantined samples"
+        )
     if end <= window_of(first):
         raise UsageError(
             f"the range ends at {utc(end)}, before the first sample of {scope} ({utc(first)}). Pass a range that "

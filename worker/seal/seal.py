@@ -99,7 +99,8 @@ def seal_range(
 ) -> Sealed:
     """Seal a past range [from_ms, to_ms) again.
 
-    The watermark, cursor and dirty windows do not change.
+    The watermark and dirty windows do not change. The cursor changes only if S2 finds that the database was restored:
+    the next seal then reads all arrivals again.
 
     A replay and the nightly sweep use this. It does not seal windows at or above an organisation's watermark, or below
     its floor. `biller`: seal only windows that are assigned to this provider (None: any provider).

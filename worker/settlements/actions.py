@@ -240,7 +240,7 @@ def _require_sane(terms: Terms) -> None:
 class SupplierSet:
     """A supplier's terms, and its former terms (`was`, null: it is new).
 
-    `changed`: both terms differ.
+    `changed`: True if the supplier is new, or the call changed its terms.
     """
 
     supplier: str

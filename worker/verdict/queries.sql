@@ -64,7 +64,7 @@ ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND refresh_requests = :refresh_requests
 
 -- name: with_rejected
--- This repeats the condition of the index on pushes that need a person word for word.
+-- This repeats, word for word, the condition of the index on pushes that need a person.
 SELECT DISTINCT org_id FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state = 'rejected'
     AND provider = :provider AND org_id IN :org_ids
 

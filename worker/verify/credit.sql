@@ -25,7 +25,7 @@ FROM reservations r LEFT JOIN ledger_accounts a ON a.account_id = 'wallet:' || r
 WHERE r.state = 'held' AND r.hold = 'wallet' AND (a.next_due_ms IS NULL OR a.next_due_ms > r.expires_ms)
 
 -- name: held_long
--- A reservation lasts at most 30 days from its start or its last increase. A day more allows for clocks.
+-- A reservation ends at most 30 days after its start or its last extension. A day more allows for clocks.
 SELECT 'reservation_length' AS what, r.org_id, {no_window}, r.reservation, r.expires_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM reservations r WHERE r.state = 'held' AND r.expires_ms > CAST(:now_ms AS BIGINT) + 31 * CAST(86400000 AS BIGINT)
 
@@ -226,8 +226,8 @@ WHERE q.deferred_micro < 0
     OR q.deferred_micro > q.rolled + CASE WHEN q.rest < q.held_micro THEN q.rest ELSE q.held_micro END
 
 -- name: ended_lots
--- Ended lots that are not booked yet. `rest`: the part that was not taken back. `rolls`: the part of it that may roll
--- over. `used`: the use that the lot can have paid.
+-- Ended lots that are not booked yet. `rest`: the part that did not expire and was not taken back. `rolls`: the maximum
+-- that may roll over. `used`: the use that the lot can have paid.
 ({of_lots} l.expires_ms <= a.lots_over_ms AND (a.lots_ended_ms IS NULL OR l.expires_ms > a.lots_ended_ms))
 
 -- name: booked_lots

@@ -142,10 +142,10 @@ s.arrival = ANY (COALESCE(o.in_flight, (SELECT in_flight FROM earliest)))
 1 = 0
 
 -- name: meaning
--- The feature of each size between two changes of the mapping (rule S5). Of each selector, the row with the latest
--- start is in force, and a row without a feature ends the selector. An exact size takes precedence over tiers, and the
--- smallest tier that includes the size over larger ones and the open top. A meter has only its own rows, each until the
--- next.
+-- The feature of each size between two changes of the mapping (rule S5). The row with the latest start is in force for
+-- each selector. A row without a feature ends the selector. An exact size takes precedence over tiers. Among tiers that
+-- include the size, the smallest takes precedence, and the open top comes last. A meter has only its own rows, and each
+-- row applies until the next.
 of_sizes AS MATERIALIZED (SELECT * FROM mappings WHERE memory_mb IS NULL OR memory_mb <= {most_memory_mb}),
 spans AS (
     SELECT start_ms, LEAD(start_ms) OVER (ORDER BY start_ms) AS end_ms FROM (SELECT DISTINCT start_ms FROM of_sizes) t

@@ -375,7 +375,7 @@ def require_sane_gives(plan: str, gives: Gives) -> None:
     if gives.rollover_min_micro > gives.rollover_max_micro:
         raise UsageError(
             f"the minimum rollover {as_credits(gives.rollover_min_micro)} is above the maximum rollover "
-            f"{as_credits(gives.rollover_max_micro)}. Pass a higher --rollover-max"
+            f"{as_credits(gives.rollover_max_micro)}. Pass a lower --rollover-min, or a higher --rollover-max"
         )
     if ":" in plan and gives.included_micro:
         raise UsageError(

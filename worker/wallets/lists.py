@@ -310,7 +310,10 @@ def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> Billin
 
 
 def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
-    """Return the relations of a customer. Sources of its credit come first."""
+    """Return the relations of a customer, those in UPSTREAM first.
+
+    Each kind has at most MOST_RELATED relations. The suppliers are those of MOST_LOOKED_AT executions.
+    """
     values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
     rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()
     found = [Relation(**row) for row in rows]

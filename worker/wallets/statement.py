@@ -4,9 +4,10 @@ A statement has an opening balance, changes and a closing balance, as one object
 
 Guarantee: a statement adds up to the micro-credit. The opening balance plus all changes is the closing balance, and
 each section is the sum of its lines. A line of usage is quantity times rate, except for the rounding of its charges. A
-statement uses the time of booking, so the statement of a month does not change after it is final (`is_final`). A line
-of usage also has the month of use. The database adds up the entries, all as of one moment. Each section has a bounded
-number of lines, and the last line sums up those that are not shown. `problems` names figures that do not add up.
+statement uses the time of booking, so the statement of a month does not change after it is final (`is_final`), unless a
+person books an entry in the month with `--at`. A line of usage also has the month of use. The database adds up the
+entries, all as of one moment. Each section has a bounded number of lines, and the last line sums up those that are not
+shown. `problems` names figures that do not add up.
 
 In the CSV, `balance` of the first row and the column `moved` of all rows add up to `balance` of the row `closing`.
 Reserved credit has its own column. A spreadsheet does not interpret a text as a formula, and a text does not change the

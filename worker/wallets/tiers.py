@@ -345,7 +345,7 @@ ACTIONS: Final = (
         "Set a tier",
         "Create or change a tier of concurrent sandboxes. To create it, pass --new. A customer buys a tier with "
         "`tier buy`. The limit is then that of the plan or of the largest tier, whichever is higher. A changed price "
-        "applies to later months.",
+        "applies from the next charge on. Paid months keep their price.",
         _set,
         _set_said,
         path="/v1/tiers/{tier}",

@@ -4,7 +4,7 @@
 {sample_fields}, ingested_at
 
 -- name: insert [sqlite]
--- The parameters are positional, with a tuple for each row of a file.
+-- The parameters are positional, with a tuple for each sample.
 INSERT INTO usage_samples ({columns}) VALUES ({sample_marks}, ?)
 
 -- name: insert [postgresql]
