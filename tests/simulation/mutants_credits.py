@@ -66,12 +66,12 @@ def _asked_is_charged(patches: Patches) -> None:
 
 
 CREDITS: Final[dict[str, Callable[[Patches], None]]] = {
-    "what a balance store lost is neither sent again nor told": _losses_taken_in,
     "what was asked for counts as charged": _asked_is_charged,
 }
 BY_SCENARIO: Final[dict[str, Callable[[Patches], None]]] = {
     "each feature costs one": _one_for_one,
     "half of what a balance is apart is told": _told_by_half,
+    "what a balance store lost is neither sent again nor told": _losses_taken_in,
     "what is used up counts as given back": _used_up_forgotten,
     "own units that are used up count as given back": _own_used_up_forgotten,
 }

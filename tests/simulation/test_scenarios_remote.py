@@ -35,6 +35,7 @@ from tests.emulators.stripe_stream import EVENTS
 from tests.simulation.actions import insert
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import check
+from tests.simulation.mutants_remote import Patches, adopts_twice
 from tests.simulation.operators import said
 from tests.simulation.oracle import Assignment, Rule, Sample
 from tests.simulation.people import make_up_for, settle_told
@@ -159,7 +160,18 @@ def test_reconcile_during_push_does_not_refund_push() -> None:
     assert (states(world), world.breaches, settled(world)) == (["accepted", "accepted"], [], [])
 
 
-def test_two_concurrent_reconciles_adopt_charge_once() -> None:
+@pytest.mark.parametrize("planted", [False, True])
+def test_two_concurrent_reconciles_adopt_charge_once(planted: bool) -> None:
+    patches = Patches()
+    with patches.kept():
+        if planted:
+            adopts_twice(patches)
+        adopted = _adopted_by_two()
+    assert adopted == (180 if planted else 120)
+
+
+def _adopted_by_two() -> object:
+    """What two reconciles at once leave as charged of a push of 60 that was charged twice."""
     world = a_world(STRIPE)
     drive(world, start(world, "w", tick))
     stripe = world.remote[STRIPE]
@@ -176,9 +188,10 @@ def test_two_concurrent_reconciles_adopt_charge_once() -> None:
     two = drive(world, start(world, "two", comparing(world)), until=is_transaction("reconcile_over"))
     drive(world, one)
     drive(world, two)
-    assert world.rows("SELECT SUM(sent_qty) FROM pushes WHERE state = 'accepted'") == [(120,)]
+    ((adopted,),) = world.rows("SELECT SUM(sent_qty) FROM pushes WHERE state = 'accepted'")
     drive(world, start(world, "w", tick))
-    assert sum(stripe.billed(world.time.now).values()) == 60
+    assert (sum(stripe.billed(world.time.now).values()) == 60) == (adopted == 120)
+    return adopted
 
 
 def test_push_settled_during_reconcile_is_not_voided() -> None:
