@@ -139,6 +139,12 @@ def finish(
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
         raise Denied("ended", f"{found.reservation} is {found.state}. {instead(found)}")
     lines = [] if cost is None else _rest(connection, found, cost, card)
+    if lines is None and cost is not None and cost.quantities is not None:
+        raise Denied(
+            "below_drawn",
+            f"{found.reservation} has drawn a higher quantity of a feature. Send its total quantities, with those of "
+            "earlier draws",
+        )
     if lines is None:
         raise Denied(
             "below_drawn",
@@ -188,6 +194,8 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
 
 def instead(found: Reservation) -> str:
     """Return the next step for an execution that has ended."""
+    if found.state == "expired" and found.settled_by == "metering":
+        return "Settle the execution without a cost, because metering charges it"
     if found.state == "expired":
         return "Settle the execution with its cost, even if it is late"
     return "To correct its cost, run `drawdown ledger grant CUSTOMER AMOUNT`"
@@ -320,7 +328,12 @@ def _above(found: Reservation, total_micro: int) -> int:
 def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     """Return the refusal of a draw above the reserved credit."""
     more = f"the draw exceeds the reservation of {found.reservation} by {counted_credits(above_micro)}"
-    return Denied("beyond_hold", f"{more}. Extend the execution first, or draw less")
+    then = "Extend the execution first, or draw less"
+    if found.state == "expired":
+        then = (
+            "An expired execution cannot be extended. Settle its reservation, and charge the rest by another execution"
+        )
+    return Denied("beyond_hold", f"{more}. {then}")
 
 
 def _entry(found: Reservation, name: str, line: Line, by: By) -> dict[str, object]:

@@ -155,7 +155,7 @@ def _require_expected(found: Payout, expect_micro: int | None) -> None:
         raise Denied(
             "not_as_expected",
             f"{found.payout} totals {counted_credits(found.total_micro)}, not "
-            f"{as_credits(expect_micro)}. Repeat the command with --dry-run",
+            f"{as_credits(expect_micro)}. Repeat the command with --dry-run, without --expect",
         )
 
 

@@ -169,10 +169,10 @@ def say(
     return read(connection, payer, org_id), was
 
 
-def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> Payer:
+def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int, *, begun: bool = False) -> Payer:
     """Return the decision by which a payer pays now.
 
-    Errors: Denied `payer_not_allowed`, at step `account`.
+    `begun`: the execution has begun. Errors: Denied `payer_not_allowed`, at step `account`.
     """
     found = read(connection, payer, org_id)
     if found is not None and found.allowed and found.since_ms > now_ms:
@@ -181,12 +181,9 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int) -> 
         raise Denied("payer_not_allowed", text, "account")
     if found is None or not found.allowed:
         ended = "" if found is None or found.allowed else " any more"
-        raise Denied(
-            "payer_not_allowed",
-            f"{payer} does not pay for executions of {org_id}{ended}. Run `drawdown payer "
-            f"allow {typed(payer, org_id)}`, or omit the payer",
-            "account",
-        )
+        then = f"Run `drawdown payer allow {typed(payer, org_id)} --limit CREDITS`, or omit the payer"
+        then = "Accept another execution" if begun else then
+        raise Denied("payer_not_allowed", f"{payer} does not pay for executions of {org_id}{ended}. {then}", "account")
     return found
 
 
@@ -197,11 +194,11 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
     """
     if run.payer_number is None:
         return
-    found = require(connection, run.customer_id, run.org_id, now_ms)
+    found = require(connection, run.customer_id, run.org_id, now_ms, begun=True)
     if found.number != run.payer_number:
         said = (
-            f"a concurrent change altered the limit that {run.customer_id} pays for "
-            f"{run.org_id}. Accept another execution"
+            f"the limit that {run.customer_id} pays for {run.org_id} changed after this execution was accepted. Accept "
+            "another execution"
         )
         raise Denied("payer_not_allowed", said, "account")
     require_room(connection, found, 0, now_ms=0)  # an execution that is not expired yet counts as open

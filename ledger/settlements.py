@@ -240,21 +240,23 @@ def reverse(
             raise _other_content(key)
         return before, True
     if not found.left_micro:
+        amount_is = f"its amount, {counted_credits(found.net_micro)}, is already reversed"
+        amount_is = amount_is if found.net_micro else "its amount is 0"
         raise Denied(
             "nothing_left",
-            f"cannot reverse {found.reservation}: its amount, {counted_credits(found.net_micro)}, is already reversed. "
+            f"cannot reverse {found.reservation}: {amount_is}. "
             f"Run `drawdown settlement show {typed(found.reservation)}`",
+        )
+    if found.is_final:
+        raise Denied(
+            "no_clawbacks",
+            f"cannot reverse {found.reservation}: its settlement was released with {found.payout}, and the terms "
+            f"of {found.supplier} then did not allow clawbacks. Settle the difference with the supplier directly",
         )
     amount = found.left_micro if amount_micro is None else amount_micro
     if amount > found.left_micro:
         left = f"only {as_credits(found.left_micro)} of {counted_credits(found.net_micro)} can be reversed"
         raise Denied("above_left", f"cannot reverse {found.reservation}: {left}. Reverse that amount, or less")
-    if found.is_final:
-        raise Denied(
-            "no_clawbacks",
-            f"cannot reverse {found.reservation}: its settlement was released with {found.payout}, and the terms of "
-            f"{found.supplier} do not allow clawbacks. Settle the difference with the supplier directly",
-        )
     made = Reversal(key, found.reservation, amount, found.payout is not None, by.now_ms, by.actor, by.reason)
     if SQL.run(connection, "reverse", vars(made)).first() is None:  # a concurrent reversal of another supplier
         raise _other_content(key)

@@ -100,7 +100,7 @@ def test_concurrent_first_topup_terms_in_second_currency_are_refused(fleet: Flee
     """A slip of the currency is refused as it is of a wallet that has terms; on record each says what was before."""
     write(fleet.engine, lambda c: credit.grant(c, "acme", 10 * MICRO, fleet.by, key="first", plan=None, new=True))
     _, said = beside(fleet.engine, terms("usd", ONE), terms("eur", OTHER))
-    assert isinstance(said, UsageError) and "charges were in usd so far" in str(said), said
+    assert isinstance(said, UsageError) and "the terms so far are in usd" in str(said), said
     assert fleet.rows("SELECT currency, actor FROM topup_terms") == [("usd", "one")]
     assert on_record(fleet, "topup_set") == [("one", "acme")]
 

@@ -57,7 +57,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant rich 31 --key term": (1, "refused", "30 credits to rich (purchased, priority 50"),
     "pool make cours": (2, "unknown_pool", "did you mean course?"),
     "pool make riche": (2, "unknown_pool", "did you mean rich?"),
-    "execution settle settled": (2, "bad_value", "settled is already settled. To repeat the call, pass its cost of 4"),
+    "execution settle settled": (2, "bad_value", "settled is already settled, and was charged 4"),
     "ledger grant acme \u0661\u0662": (2, "bad_value", "expected credits such as 12 or 12.50"),
     "execution draw going 1 --credits 2": (1, "other_content", "send its first content. If this is another draw, use"),
     "execution accept new --org acme": (1, "no_estimate", "Pass credits, or quantities of features"),
@@ -87,7 +87,7 @@ BAD: Final[dict[str, tuple[int, str, str]]] = {
     "topup set acme --below 5 --amount 20 --price 100 --currency xxx --customer c --most 9000": (
         2, "bad_value", "is not known to take xxx"),
     "topup set rich --below 5 --amount 20 --price 100 --currency eur --customer c --most 9000": (
-        2, "bad_value", "charges were in usd so far"),
+        2, "bad_value", "the terms so far are in usd"),
     "topup set rich --below -5 --amount 20 --price 100 --currency usd --customer c --most 9000": (
         2, "bad_value", "invalid threshold"),
 }  # fmt: skip
@@ -206,7 +206,7 @@ def test_expired_execution_refuses_draw_and_accepts_settle(
         status, told = typed(capsys, f"execution {act} {later}")
         assert (status, told["code"]) == (1, "ended") and "Settle the execution with its cost" in told["error"]
     status, told = typed(capsys, f"execution extend over {later}")
-    assert (status, told["code"]) == (1, "ended") and "Accept another execution" in told["error"]
+    assert (status, told["code"]) == (1, "ended") and "Settle it with its cost" in told["error"]
     assert typed(capsys, f"execution settle over --actual 0.50 {later}")[1]["charged"] == 0.5
 
 

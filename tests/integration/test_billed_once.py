@@ -101,7 +101,7 @@ def test_usage_moves_between_seal_and_guard_at_window_boundary(guarded: Guarded)
     by = guarded.fleet.by
     guarded.write(lambda c: end_feature(c, "render", by))
     text = refused(lambda: price(guarded, "page.render"))
-    assert "in windows until 2026-01-01T01:05:00Z" in text and "Try again after that" in text, text
+    assert "in windows until 2026-01-01T01:05:00Z" in text and "Try again after 2026-01-01T01:05:00Z" in text, text
     guarded.later(WINDOW_MS)
     price(guarded, "page.render")
     guarded.limit("page.render", None)

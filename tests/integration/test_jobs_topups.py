@@ -126,7 +126,7 @@ def test_topup_resume_job_repeated_after_decline_fails(stopped: Purses) -> None:
     dies_before(stopped, "topup_begin")
     stopped.fill()
     charged = len(stopped.pay.charges)
-    assert "was declined since the job was queued" in turn(stopped).failures[0]
+    assert "were declined or stopped again since the job was queued" in turn(stopped).failures[0]
     assert terms(stopped)["blocked_ms"] is not None and len(deeds(stopped, "topup_resume")) == 1
     stopped.fill()
     assert len(stopped.pay.charges) == charged
@@ -223,7 +223,7 @@ def test_topup_resume_job_in_shadow_mode_skips_payment_service(stopped: Purses) 
 
 
 def test_topup_job_without_effect_is_refused(purses: Purses) -> None:
-    for asked, why in ((RESUME, "have not stopped"), (START, "are already live")):
+    for asked, why in ((RESUME, "a declined card has not stopped them"), (START, "are already live")):
         with pytest.raises(Refused, match=why):
             job(purses, asked)
     mode(purses, "stopped")

@@ -234,7 +234,7 @@ def test_push_cancel_invalid_request_is_refused_before_call(billed: Billed) -> N
     billed.fleet.clock.at_ms = T0 + 3 * WINDOW_MS + DAY_MS
     assert len(_dry(billed)) == 1
     billed.fleet.clock.at_ms += 1
-    _refused(billed, Refused, "cancels a push only within 24 hours. Run `drawdown sample withdraw ID`")
+    _refused(billed, Refused, "cancels a push only within 24 hours. If its usage is wrong, withdraw the samples")
 
 
 def test_push_cancel_of_unaccepted_push_is_refused(billed: Billed) -> None:
@@ -265,7 +265,13 @@ def test_push_cancel_at_provider_without_cancellation_is_refused(engine: sa.Engi
     fleet.tick(T0 + 3 * WINDOW_MS)
     by = By(fleet.clock.now_ms(), "test", "wrong")
     can = {"fake": capabilities()}
-    with pytest.raises(Refused, match=r"fake does not support cancellation\. Run `drawdown sample withdraw ID`"):
+    fleet.write("UPDATE pushes SET state = 'rejected'")
+    with pytest.raises(Refused, match=r"it is rejected, and you can cancel only an accepted push\. If its usage is"):
+        write(engine, lambda c: intend(c, [KEY], by, can))
+    fleet.write("UPDATE pushes SET state = 'accepted'")
+    with pytest.raises(
+        Refused, match=r"fake does not support cancellation\. If its usage is wrong, withdraw the samples"
+    ):
         write(engine, lambda c: intend(c, [KEY], by, can))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -10,10 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import write
+from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.usage.prune import Pruned, prune
+from drawdown.worker.usage.withdrawals import withdraw
 from tests.integration.plans import explained, plan_of, sequential
 from tests.world import T0, Fleet
 
@@ -56,6 +59,19 @@ def test_prune_keeps_quarantined_samples_until_fixed_or_dismissed(fleet: Fleet) 
         done = pruned(fleet, dry_run=dry_run)
         assert (done.samples, done.quarantined) == (2, 0)
     assert fleet.rows("SELECT id FROM usage_samples") == [(fixed.new_id,)]
+
+
+def test_withdrawal_of_closed_quarantined_sample_names_sample_that_is_billed(fleet: Fleet) -> None:
+    quarantine(fleet)
+    (fixed,) = write(fleet.engine, lambda c: samples.fix(c, QuarantineFilter(ids=("in-s",)), fleet.by))
+    write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.by))
+    said = {
+        "in-s": f"is billed as {fixed.new_id}. Run `drawdown sample withdraw {fixed.new_id}`",
+        "negative": "dismissed",
+    }
+    for sample, words in said.items():
+        with pytest.raises(Refused, match=re.escape(words)):
+            write(fleet.engine, lambda c, sample=sample: withdraw(c, [sample], fleet.by))  # type: ignore[misc]
 
 
 def test_prune_with_old_quarantined_sample_skips_empty_windows(fleet: Fleet) -> None:

@@ -415,7 +415,11 @@ REVERSALS: dict[str, tuple[str, str, Callable[[Shop], object]]] = {
     "its key at another amount": ("other_content", "key r was used", lambda s: s.reverse("e-1", 11)),
     "its key of another run": ("other_content", "key r was used", lambda s: s.reverse("e-2", 10)),
     "its key for the whole of it": ("other_content", "key r was used", lambda s: s.reverse("e-1")),
-    "after a release for good": ("no_clawbacks", "pixel do not allow clawbacks", lambda s: s.reverse("paid", 1, "k")),
+    "after a release for good": (
+        "no_clawbacks",
+        "pixel then did not allow clawbacks",
+        lambda s: s.reverse("paid", 1, "k"),
+    ),
     "a freeze of what was released": ("released", "released it", lambda s: s.freeze("paid")),
 }
 

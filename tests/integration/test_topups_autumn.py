@@ -174,7 +174,7 @@ def test_topup_start_and_resume_queue_only_if_allowed(
     services = PaymentServices({"autumn": account.service})
     monkeypatch.setattr(App, "payments", property(lambda _: services))
     for words, status, told in (
-        ("resume acme --queue", 1, "cannot resume the top-ups of acme: they have not"),
+        ("resume acme --queue", 1, "cannot resume the top-ups of acme: a declined"),
         ("start acme --queue", 1, "top-ups of acme are already live"),
         ("stop acme --undo", 2, "--undo needs --all"),
         ("start acme --shadow --queue", 2, "either --shadow or --queue"),

@@ -196,9 +196,9 @@ class Settling(RuleBasedStateMachine):
             return "" if same else "other_content"
         if one.left == 0:
             return "nothing_left"
-        if (amount or 0) > one.left:
-            return "above_left"
-        return "no_clawbacks" if one.batch and not one.gives else ""
+        if one.batch and not one.gives:
+            return "no_clawbacks"
+        return "above_left" if (amount or 0) > one.left else ""
 
     def standing(self, one: Owed) -> str:
         if one.batch:

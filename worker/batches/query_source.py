@@ -215,7 +215,7 @@ def _text_of(name: str, value: object) -> str:
     raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}. Cast it in the query")
 
 
-SMALLER: Final = "Pass --every hour, or split the query into several sources"
+SMALLER: Final = "Pause this source, and add a source with smaller periods from the first period that was not taken"
 
 
 def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:

@@ -178,8 +178,8 @@ def add_query(
         _add(connection, source, {"folder": f"{SCHEME}{source}", **its, **more}, by)
     elif there[source].question != question:
         raise Refused(
-            f"source {source} already watches {there[source].folder} with different terms. "
-            "Use another source name for this query"
+            f"source {source} already watches {there[source].folder} with different terms. Use another source name for "
+            "this query. If it returns the same usage, first pause the source, because two sources would bill it twice"
         )
     elif from_ms is not None:
         SQL.run(connection, "ask_from", {"source": source, "next_ms": first_ms})

@@ -302,7 +302,8 @@ def _require_uncharged(connection: sa.Connection, sums: Sums) -> None:
     for (event_type, window_ms), metric in sorted(charged.charged(connection, spots).items()):
         raise Refused(
             f"{sums.file.name}: the guard charges {event_type} at once, as {metric}, in the window of "
-            f"{utc(window_ms)}. Remove its rows, and send their use to POST /v1/guard/consume"
+            f"{utc(window_ms)}. Remove its rows. If the guard has not charged their use, send the use to "
+            "POST /v1/guard/consume"
         )
 
 

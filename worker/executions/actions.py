@@ -279,7 +279,8 @@ def extend(
         unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if found.state != "held":
-        raise Denied("ended", f"{key} is {found.state}, so you cannot extend it. Accept another execution")
+        late = "Settle it with its cost, even if it is late. Then accept" if found.state == "expired" else "Accept"
+        raise Denied("ended", f"{key} is {found.state}, so you cannot extend it. {late} another execution")
     until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
     if found.hold != "wallet":
         grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)
@@ -303,7 +304,8 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if cost is None and (found.state, found.settled_by) == ("settled", "receipt"):
         raise UsageError(
-            f"{key} is already settled. To repeat the call, pass its cost of {counted_credits(found.drawn_micro)}"
+            f"{key} is already settled, and was charged {counted_credits(found.drawn_micro)}. To repeat the call, pass "
+            "the first cost or quantities"
         )
     said = None if cost is None and found.settled_by == "metering" else run_request.sane_cost(cost or Cost())
     return _finish(connection, found, "settled", said, by)

@@ -192,7 +192,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
             raise draws.other_draw(found, number)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}, so you cannot charge it. {draws.instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}, so you cannot charge it. {_instead(found)}")
     charged = _bill(connection, found, f"d{number}", _priced(connection, found, quantities), by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     draws.SQL.run(connection, "draw", vars(after))
@@ -217,13 +217,20 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
             )
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
-        raise Denied("ended", f"{found.reservation} is {found.state}. {draws.instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}. {_instead(found)}")
     lines = [] if rest is None else _priced(connection, found, rest)
     charged = _bill(connection, found, FINAL, lines, by)
     ended = {"ended_ms": by.now_ms, "ended_by": by.actor, "ended_reason": by.reason}
     after = replace(found, state=state, drawn_micro=found.drawn_micro + charged, **ended)  # type: ignore[arg-type]
     draws.SQL.run(connection, "finish", vars(after))
     return Drawn(after, charged, 0, repeated=False)
+
+
+def _instead(found: Reservation) -> str:
+    """Return the next step for an execution that has ended. Its provider bills samples."""
+    if found.state == "expired":
+        return "Settle the execution with its quantities, even if it is late"
+    return "To return usage, withdraw its samples with `drawdown sample withdraw ID`"
 
 
 def moved(connection: sa.Connection, org_id: str, now_ms: int, freed_micro: int) -> Standing:
@@ -296,8 +303,8 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
         amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
         if amount > MAX_ENTRY_MICRO:
             raise UsageError(
-                f"invalid cost {as_credits(amount)} of an execution: expected 0 to 1,000,000,000 credits. Send a "
-                f"smaller quantity of {line[0]}"
+                f"invalid cost {as_credits(amount)} of an execution: expected 0 to 1,000,000,000 credits. "
+                f"Charge the quantity of {line[0]} in several draws"
             )
         lines.append(Line(*line, amount))
     return lines

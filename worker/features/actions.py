@@ -238,10 +238,11 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
         raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if start < min(lost_to, by.now_ms) and not confirmed:
+        what, then = ("start this mapping", "was in force") if row.feature else ("end this mapping", "had ended by")
         raise Refused(
-            f"cannot {'start' if row.feature else 'end'} this mapping at {utc(start)}: history up to {utc(lost_to)} "
-            "was lost, and a lost mapping may have billed these windows. If this mapping was in force then, pass "
-            f"--yes. Otherwise, pass --from {utc(next_window(lost_to))} or later"
+            f"cannot {what} at {utc(start)}: history up to {utc(lost_to)} was lost, and a lost mapping may have billed "
+            f"these windows. If this mapping {then} then, pass --yes. Otherwise, pass --from "
+            f"{utc(next_window(lost_to))} or later"
         )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
     double_billing.require_uncharged(connection, mapping, row, event_type)

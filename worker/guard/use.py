@@ -720,7 +720,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     if price > MAX_ENTRY_MICRO:  # without an execution, only this check bounds the price
         raise UsageError(
             f"the cost of a use is too large, {as_credits(price)} credits: expected at most 1,000,000,000 credits. "
-            "Send a smaller quantity"
+            "Send a part of the quantity, and reserve another use for the rest"
         )
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
     is_beyond = beyond(known.facts(counters), amount - use.amount)

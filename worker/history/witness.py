@@ -157,7 +157,10 @@ class WitnessFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise UsageError(f"cannot read {file}: {error.strerror}. {ELSEWHERE}") from error
+            raise UsageError(
+                f"cannot read {file}: {error.strerror}. Let this user read the file, because it detects a restored "
+                "database"
+            ) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(
                 f"invalid checkpoint {file}. Delete it. If the database may have been restored, "

@@ -303,7 +303,7 @@ def require_use(asked: TopupJob) -> None:
         raise Refused(STOPPED.format(asked.wallet, typed(asked.wallet)))
     if asked.what == "resume" and asked.was.stops == (0, None, None):
         raise Refused(
-            f"cannot resume the top-ups of {asked.wallet}: they have not stopped, because its cards were not declined. "
+            f"cannot resume the top-ups of {asked.wallet}: a declined card has not stopped them. "
             f"See `drawdown topup show {typed(asked.wallet)}`"
         )
 
@@ -329,7 +329,8 @@ def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
     if now.stops == (0, None, None):
         return False
     raise Refused(
-        f"a charge of {asked.wallet} was declined since the job was queued. Check the charge, and queue the job again"
+        f"the top-ups of {asked.wallet} were declined or stopped again since the job was queued. Check them, and queue "
+        "the job again"
     )
 
 

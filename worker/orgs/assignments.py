@@ -364,9 +364,9 @@ def _require_own_again(connection: sa.Connection, org_id: str, biller: _Biller, 
         _check_customer(connection, org_id, biller, start, None)
     except Refused as error:
         why, _, _ = str(error).partition(". ")  # its next step is for a new assignment
-        command = typed("drawdown org assign", org_id, "--from", utc(start), "--customer")
         raise Refused(
-            f"cannot cancel the assignment of {org_id}: {why}. Assign another customer instead: `{command} CUSTOMER`"
+            f"cannot cancel the assignment of {org_id}: {why}. Let it begin, and assign another customer from a time "
+            f"after {utc(start)} with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`"
         ) from None
 
 

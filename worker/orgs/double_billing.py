@@ -66,9 +66,9 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
         raise Refused(
             f"cannot set a price of {metric}: the seal bills {counts} as {segment.feature} in windows from "
             f"{utc(segment.start_ms)} on, and usage must be billed only once. Pass --credits 0, or pass --counts NAME "
-            f"to count another name. To charge by "
-            f"{metric} instead, run `drawdown feature end {segment.feature}`, and try again when its last window is "
-            "over"
+            f"to count another name. To charge by {metric} instead, stop sending {counts}, and run `drawdown feature "
+            f"end {segment.feature}`, which ends all its sizes and event types. When its last window is over, set the "
+            "price before you send again"
         )
 
 

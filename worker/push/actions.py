@@ -410,11 +410,7 @@ def intend(
     for push in pushes:
         _require_cancellable(push, capabilities.get(str(push.provider)), push.key in before, by.now_ms)
         if was_sent_before(push, since_ms[str(push.provider)]):
-            then = (
-                f"Compare with the provider's console. {_next_step(push)}"
-                if push.state == "in_doubt"
-                else "Run `drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
-            )
+            then = f"Compare with the provider's console. {_next_step(push)}" if push.state == "in_doubt" else _CORRECT
             raise Refused(f"cannot cancel {push.key}: it was sent on earlier terms of {push.provider}. {then}")
     for refusal in refusals(connection, pushes, by.now_ms):
         raise Refused(refusal.text)
@@ -432,25 +428,30 @@ def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: 
     failed = f"cannot cancel {push.key}"
     if can is None:
         raise Refused(f"{failed}: {push.provider} is unavailable. See `drawdown provider list`")
-    if can.cancel_within_ms is None:
-        raise Refused(
-            f"{failed}: {push.provider} does not support cancellation. Run `drawdown sample withdraw ID` for its "
-            "samples, and the next tick refunds the charge"
-        )
     if push.state != "accepted" and not (push.state == "in_doubt" and asked_before):
         raise Refused(f"{failed}: it is {push.state}, and you can cancel only an accepted push. {_next_step(push)}")
+    if can.cancel_within_ms is None:
+        raise Refused(f"{failed}: {push.provider} does not support cancellation. {_CORRECT}")
     sent_ms = push.first_attempt_ms
     if sent_ms is None or now_ms - sent_ms > can.cancel_within_ms:
         since = "at an unknown time" if sent_ms is None else f"at {utc(sent_ms)}"
         hours = can.cancel_within_ms // (3_600 * SECOND_MS)
         raise Refused(
             f"{failed}: it was sent {since}, and {push.provider} cancels a push only within {counted(hours, 'hour')}. "
-            "Run `drawdown sample withdraw ID` for its samples, and the next tick refunds the charge"
+            f"{_next_step(push) if push.state == 'in_doubt' else _CORRECT}"
         )
 
 
+_CORRECT: Final = (
+    "If its usage is wrong, withdraw the samples with `drawdown sample withdraw ID`, and a tick gives the charge back. "
+    "If only the charge is wrong, correct it at the provider"
+)
+
+
 def _next_step(push: PushRow) -> str:
-    if push.state in ("rejected", "in_doubt"):
+    if push.state == "rejected":
+        return "If its usage is wrong, withdraw the samples with `drawdown sample withdraw ID`"
+    if push.state == "in_doubt":
         return f"Run `drawdown push resolve {push.key} --outcome OUTCOME --evidence TEXT`"
     return f"See `drawdown push show {push.key}`"
 

@@ -70,7 +70,7 @@ def _require_unfolded(connection: sa.Connection, key: str) -> None:
     if SQL.run(connection, "folded", where).first() is not None:
         raise Refused(
             f"unknown push {key}: `drawdown push fold` replaced the pushes of its day with daily sums. To see the "
-            "sums, run `drawdown usage ORG`. The ledger keeps the charge under the push's key"
+            "sums, run `drawdown usage ORG --from DAY --to DAY`. The ledger keeps a charge under the push's key"
         )
 
 

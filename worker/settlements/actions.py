@@ -133,11 +133,13 @@ def freeze(connection: sa.Connection, reservation: str, by: By, *, undo: bool = 
     """
     found = _hold_settlement(connection, reservation, by.now_ms)
     if found.payout is not None and not undo:
-        raise Denied(
-            "released",
-            f"cannot freeze {reservation}: {found.payout} released it. Run `drawdown settlement reverse "
-            f"{typed(reservation)}`",
+        command = f"drawdown settlement reverse {typed(reservation)} --amount CREDITS"
+        then = (
+            "Settle the difference with the supplier directly"
+            if found.is_final
+            else f"To deduct an amount from the next payout, run `{command}`"
         )
+        raise Denied("released", f"cannot freeze {reservation}: {found.payout} released it. {then}")
     done = _freeze(connection, found.supplier, reservation, by, undo)
     return _read(connection, reservation, by.now_ms), done
 

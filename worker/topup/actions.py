@@ -313,7 +313,7 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
     """Refuse a currency that is probably a mistake. Errors: UsageError."""
     if before is not None and terms.currency != before:
         raise UsageError(
-            f"charges were in {before} so far, and Drawdown does not convert prices. To use {terms.currency}, pass "
+            f"the terms so far are in {before}, and Drawdown does not convert prices. To use {terms.currency}, pass "
             "--new"
         )
     if can.least and terms.currency not in can.least:

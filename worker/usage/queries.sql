@@ -102,8 +102,9 @@ WHERE f.backfill = :backfill AND f.state = 'closed'
 
 -- name: sample
 SELECT s.org_id, s.ts, s.memory_mb, s.interval_s, s.problem, COALESCE(o.floor_ms, 0) AS floor_ms,
-    w.sample_id AS withdrawn FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
-LEFT JOIN withdrawals w ON w.sample_id = s.id WHERE s.id = :sample_id
+    w.sample_id AS withdrawn, q.new_id, CASE WHEN q.sample_id IS NULL THEN 0 ELSE 1 END AS is_closed
+FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
+LEFT JOIN withdrawals w ON w.sample_id = s.id LEFT JOIN quarantine_closed q ON q.sample_id = s.id WHERE s.id = :sample_id
 
 -- name: insert_withdrawal
 INSERT INTO withdrawals (sample_id, org_id, ts, memory_mb, interval_s, at_ms, actor, reason)

@@ -85,7 +85,8 @@ def require_expected(expect: int | None, found: int) -> None:
     """Refuse a number of samples other than the expected number. Errors: Refused."""
     if expect not in (None, found):
         raise Refused(
-            f"the number of samples differs: expected {expect:,}, but found {found:,}. Check again with --dry-run"
+            f"the number of samples differs: expected {expect:,}, but found {found:,}. Check again with --dry-run, "
+            "without --expect"
         )
 
 

@@ -94,7 +94,8 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     if left.unsealed:
         raise Refused(
             f"cannot withdraw all events of {backfill}: usage from the lost history is not sealed again yet ({went}). "
-            "Repeat the command after the next tick, or when the open pushes of its organisation are settled"
+            "Repeat the command after the next tick, or when the open pushes of its organisation are settled. If the "
+            "organisation is stopped, resume it first"
         )
     if left.below_floor:
         raise Refused(
@@ -110,6 +111,13 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
         ids.require(connection, ids.USED_SAMPLE, sample_id)
         raise Refused(explain_race("sample", sample_id))
     if sample.problem is not None:
+        if sample.new_id is not None:
+            raise Refused(
+                f"cannot withdraw {sample_id}: it was repaired, and is billed as {sample.new_id}. Run `drawdown sample "
+                f"withdraw {typed(sample.new_id)}`"
+            )
+        if sample.is_closed:
+            raise Refused(f"cannot withdraw {sample_id}: it was dismissed, so it was never billed")
         raise Refused(
             f"cannot withdraw {sample_id}: it is quarantined ({sample.problem}), so it was never billed. Run `drawdown "
             f"sample dismiss {typed(sample_id)}`"
@@ -123,7 +131,7 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
         raise Refused(
             f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw the "
             "sample after the next tick, or when the open pushes of its organisation are settled. To list them, "
-            f"run `drawdown push list {typed('--org', sample.org_id)}`"
+            f"run `drawdown push list {typed('--org', sample.org_id)}`. If the organisation is stopped, resume it first"
         )
     if sample.ts < sample.floor_ms:
         raise Refused(

@@ -118,7 +118,8 @@ def _usage(connection: sa.Connection, span: Span, now_ms: int) -> Iterator[dict[
     if folded is not None:
         raise UsageError(
             f"`drawdown push fold` replaced pushes before {show_time(int(folded) + DAY_MS)} with daily sums. Export "
-            "usage from then on. For earlier charges, export the ledger. For earlier sums, run `drawdown usage ORG`"
+            "usage from then on. For earlier charges, export the ledger. For earlier sums, run `drawdown usage ORG "
+            "--from DAY --to DAY`"
         )
     for row in _streamed(connection, "pushes", values, of_whom=of_whom):
         yield dict(row._mapping)

@@ -124,7 +124,7 @@ def test_settlement_reversal_without_clawback_after_payout_is_not_offered(home: 
     home.fleet.write("INSERT INTO payout_lines (line, payout, reservation, amount_micro) "
                      "VALUES ('settlement:a', 'p', 'a', 2000000)")  # fmt: skip
     home.batch("loose")
-    with pytest.raises(Denied, match="do not allow clawbacks"):
+    with pytest.raises(Denied, match="did not allow clawbacks"):
         home.reverse("a")
     assert link not in shown(home, "/console/settlement?key=a")
     assert link in shown(home, "/console/settlement?key=b"), "a claw-back"

@@ -144,7 +144,10 @@ def _check(sources: Sequence[str], options: ImportOptions, now_ms: int) -> None:
         raise UsageError("missing file. Name the files to import, or - for standard input")
     prefixes = [prefix_of(name, options) for name in sources]
     if options.id_from_line and len(set(prefixes)) < len(prefixes):
-        raise UsageError("two files would give the same ids. Import them one by one, each with its own --id-prefix")
+        raise UsageError(
+            "two files would give the same ids. If they have the same rows, import only one of them. Otherwise, import "
+            "them one by one, each with its own --id-prefix"
+        )
     for name in sources:
         format_of(name, options)
         path = Path(name)
@@ -614,8 +617,8 @@ class NumberedLines:
         self._number += 1
         if self._number > MAX_FILE_LINES:
             raise DrawdownError(
-                f"{self.name}: more than {MAX_FILE_LINES:,} lines. Split the file without renaming its first part, and "
-                "import all parts, because each row counts once"
+                f"{self.name}: more than {MAX_FILE_LINES:,} lines. Split the file, and import all parts. Keep the "
+                "name and the --id-prefix of the first part, and give each other part its own"
             )
         self._blank_bytes = self._blank_bytes + len(raw) if is_blank(raw) else 0
         if self._blank_bytes > MAX_BLANK_BYTES:
