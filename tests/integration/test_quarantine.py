@@ -61,7 +61,7 @@ def test_prune_keeps_quarantined_samples_until_fixed_or_dismissed(fleet: Fleet) 
     assert fleet.rows("SELECT id FROM usage_samples") == [(fixed.new_id,)]
 
 
-def test_withdrawal_of_closed_quarantined_sample_names_sample_that_is_billed(fleet: Fleet) -> None:
+def test_withdrawal_of_closed_quarantined_sample_names_billed_sample(fleet: Fleet) -> None:
     quarantine(fleet)
     (fixed,) = write(fleet.engine, lambda c: samples.fix(c, QuarantineFilter(ids=("in-s",)), fleet.by))
     write(fleet.engine, lambda c: samples.dismiss(c, QuarantineFilter(ids=("negative",)), fleet.by))

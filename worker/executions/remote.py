@@ -227,7 +227,7 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
 
 
 def _instead(found: Reservation) -> str:
-    """Return the next step for an execution that has ended. Its provider bills samples."""
+    """Return the next step for an ended execution that samples bill."""
     if found.state == "expired":
         return "Settle the execution with its quantities, even if it is late"
     return "To return usage, withdraw its samples with `drawdown sample withdraw ID`"
