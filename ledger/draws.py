@@ -331,7 +331,8 @@ def beyond_hold(found: Reservation, above_micro: int) -> Denied:
     then = "Extend the execution first, or draw less"
     if found.state == "expired":
         then = (
-            "An expired execution cannot be extended. Settle its reservation, and charge the rest by another execution"
+            "An expired execution cannot be extended. Settle it with at most its reservation, and charge the rest by "
+            "another execution"
         )
     return Denied("beyond_hold", f"{more}. {then}")
 

@@ -465,6 +465,18 @@ def test_backfill_forecast_subtracts_usage_that_is_not_charged_yet(
     assert "acme has 0.30 credits: closing leaves -0.10. This halts acme" in shown_
 
 
+def test_backfill_close_of_unsealed_windows_counts_its_own_charge_once(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.write("UPDATE ledger_accounts SET balance_micro = 500000 WHERE account_id = 'wallet:acme'")
+    opened(fleet, to_ms=T0 + DAY_MS)
+    fleet.write("INSERT INTO dirty_windows (org_id, window_ms) VALUES ('acme', :window)", {"window": T0})
+    staged(fleet, event("a", 200_000))
+    assert "acme has 0.50 credits: closing leaves 0.10" in command(fleet, capfd, "backfill", "show", "june")
+    said = command(fleet, capfd, "backfill", "close", "june", "--hash", shown(fleet).hash)
+    assert "acme has 0.50 credits: the next tick leaves 0.10" in said
+
+
 def test_backfill_of_org_overridden_to_run_is_not_shown_as_halt(
     fleet: Fleet, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -206,7 +206,7 @@ def test_expired_execution_refuses_draw_and_accepts_settle(
         status, told = typed(capsys, f"execution {act} {later}")
         assert (status, told["code"]) == (1, "ended") and "Settle the execution with its cost" in told["error"]
     status, told = typed(capsys, f"execution extend over {later}")
-    assert (status, told["code"]) == (1, "ended") and "Settle it with its cost" in told["error"]
+    assert (status, told["code"]) == (1, "ended") and "Settle the execution with its cost" in told["error"]
     assert typed(capsys, f"execution settle over --actual 0.50 {later}")[1]["charged"] == 0.5
 
 

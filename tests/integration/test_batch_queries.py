@@ -186,7 +186,10 @@ def test_query_result_beyond_size_or_time_limit_is_not_taken(fleet: Asked, monke
     ((_, _, file),) = closed_periods("usage", HOURLY, BEGAN, BEGAN + 2 * HOUR, 10)
     its = brought(fleet.databases, HOURLY, BEGAN, file)
     for bound, most in (("MAX_RESULT_ROWS", 2_999), ("MAX_RESULT_BYTES", 30_000)):
-        with monkeypatch.context() as patch, pytest.raises(Refused, match="add a source with smaller periods"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(Refused, match="Export this period to several smaller files"),
+        ):
             patch.setattr(query_source, bound, most)
             file_sums.add_up(its, fleet.clock.at_ms)
     slow = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s) SELECT n AS ts FROM s WHERE n < 0"
@@ -210,7 +213,7 @@ def test_refused_query_result_releases_database_lock(tmp_path: Path, monkeypatch
             file_sums.add_up(brought(databases, HOURLY, BEGAN, file), BEGAN + 2 * HOUR)
         its.execute("DELETE FROM used")
         its.commit()  # whoever holds the error holds no lock
-        assert "add a source with smaller periods" in str(said.value)
+        assert "Export this period to several smaller files" in str(said.value)
 
 
 def test_query_database_down_does_not_stop_file_source(

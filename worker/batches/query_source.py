@@ -215,7 +215,10 @@ def _text_of(name: str, value: object) -> str:
     raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}. Cast it in the query")
 
 
-SMALLER: Final = "Pause this source, and add a source with smaller periods from the first period that was not taken"
+SMALLER: Final = (
+    "Export this period to several smaller files, and take each with `drawdown batch take`. If later periods are too "
+    "large, too, pause this source, and add sources with smaller results from the first period after it"
+)
 
 
 def _write(path: Path, said: str, names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:

@@ -279,8 +279,11 @@ def extend(
         unbilled = make_room(connection, before.customer_id, to_micro, most, by.now_ms, before)
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     if found.state != "held":
-        late = "Settle it with its cost, even if it is late. Then accept" if found.state == "expired" else "Accept"
-        raise Denied("ended", f"{key} is {found.state}, so you cannot extend it. {late} another execution")
+        then = "Accept another execution"
+        if found.state == "expired":
+            late = draws.instead(found) if found.hold == "wallet" else remote_runs.instead(found)
+            then = f"{late}. Then accept another execution"
+        raise Denied("ended", f"{key} is {found.state}, so you cannot extend it. {then}")
     until_ms, to_micro = by.now_ms + (for_ms or LIFE_MS), to_micro or found.amount_micro
     if found.hold != "wallet":
         grown = remote_runs.grow(connection, found, to_micro, until_ms, by.now_ms)

@@ -192,7 +192,7 @@ def draw(connection: sa.Connection, found: Reservation, number: int, cost: Cost,
             raise draws.other_draw(found, number)
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held":
-        raise Denied("ended", f"{found.reservation} is {found.state}, so you cannot charge it. {_instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}, so you cannot charge it. {instead(found)}")
     charged = _bill(connection, found, f"d{number}", _priced(connection, found, quantities), by)
     after = replace(found, drawn_micro=found.drawn_micro + charged)
     draws.SQL.run(connection, "draw", vars(after))
@@ -217,7 +217,7 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
             )
         return Drawn(found, 0, 0, repeated=True)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
-        raise Denied("ended", f"{found.reservation} is {found.state}. {_instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}. {instead(found)}")
     lines = [] if rest is None else _priced(connection, found, rest)
     charged = _bill(connection, found, FINAL, lines, by)
     ended = {"ended_ms": by.now_ms, "ended_by": by.actor, "ended_reason": by.reason}
@@ -226,7 +226,7 @@ def finish(connection: sa.Connection, found: Reservation, state: State, cost: Co
     return Drawn(after, charged, 0, repeated=False)
 
 
-def _instead(found: Reservation) -> str:
+def instead(found: Reservation) -> str:
     """Return the next step for an ended execution that samples bill."""
     if found.state == "expired":
         return "Settle the execution with its quantities, even if it is late"
@@ -302,9 +302,10 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
     for line in sorted(quantities.items()):
         amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
         if amount > MAX_ENTRY_MICRO:
+            several = "in several draws before you settle" if found.state == "held" else "as usage of its sandboxes"
             raise UsageError(
                 f"invalid cost {as_credits(amount)} of an execution: expected 0 to 1,000,000,000 credits. "
-                f"Charge the quantity of {line[0]} in several draws"
+                f"Charge the quantity of {line[0]} {several}"
             )
         lines.append(Line(*line, amount))
     return lines

@@ -364,9 +364,10 @@ def _require_own_again(connection: sa.Connection, org_id: str, biller: _Biller, 
         _check_customer(connection, org_id, biller, start, None)
     except Refused as error:
         why, _, _ = str(error).partition(". ")  # its next step is for a new assignment
+        command = typed(org_id, "--provider", biller.provider, "--customer", "CUSTOMER", "--from", "TIME")
         raise Refused(
             f"cannot cancel the assignment of {org_id}: {why}. Let it begin, and assign another customer from a time "
-            f"after {utc(start)} with `drawdown org assign {typed(org_id, '--customer', 'CUSTOMER')}`"
+            f"after {utc(start)} with `drawdown org assign {command}`"
         ) from None
 
 

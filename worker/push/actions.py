@@ -430,15 +430,16 @@ def _require_cancellable(push: PushRow, can: Capabilities | None, asked_before: 
         raise Refused(f"{failed}: {push.provider} is unavailable. See `drawdown provider list`")
     if push.state != "accepted" and not (push.state == "in_doubt" and asked_before):
         raise Refused(f"{failed}: it is {push.state}, and you can cancel only an accepted push. {_next_step(push)}")
+    then = _next_step(push) if push.state == "in_doubt" else _CORRECT
     if can.cancel_within_ms is None:
-        raise Refused(f"{failed}: {push.provider} does not support cancellation. {_CORRECT}")
+        raise Refused(f"{failed}: {push.provider} does not support cancellation. {then}")
     sent_ms = push.first_attempt_ms
     if sent_ms is None or now_ms - sent_ms > can.cancel_within_ms:
         since = "at an unknown time" if sent_ms is None else f"at {utc(sent_ms)}"
         hours = can.cancel_within_ms // (3_600 * SECOND_MS)
         raise Refused(
             f"{failed}: it was sent {since}, and {push.provider} cancels a push only within {counted(hours, 'hour')}. "
-            f"{_next_step(push) if push.state == 'in_doubt' else _CORRECT}"
+            f"{then}"
         )
 
 

@@ -119,7 +119,7 @@ def _show(connection: sa.Connection, look: Look, backfill: Name) -> ShownBackfil
     if not compared:
         return ShownBackfill(**vars(found), counts={}, lines=[], price_micro=None, forecast=None, hash=None)
     diff = backfills.diff(connection, backfill)
-    left = _forecast_wallet(connection, found, diff, look.now_ms)
+    left = _forecast_wallet(connection, found, diff, backfills.uncharged(connection, found, look.now_ms), look.now_ms)
     return ShownBackfill(
         **vars(found), counts=diff.counts, lines=diff.lines, price_micro=diff.price_micro, forecast=left, hash=diff.hash
     )
@@ -144,9 +144,10 @@ def _close(
     *,
     hash_: Annotated[str, ID, "Hash that `backfill show` printed", Label("Hash")],
 ) -> BackfillClosed:
+    uncharged = backfills.uncharged(connection, show_backfill(connection, backfill), asked.by.now_ms)
     diff = backfills.close(connection, backfill, hash_, asked.by)
     found = show_backfill(connection, backfill)
-    left = _forecast_wallet(connection, found, diff, asked.by.now_ms)
+    left = _forecast_wallet(connection, found, diff, uncharged, asked.by.now_ms)
     return BackfillClosed(**vars(found), price_micro=diff.price_micro, forecast=left)
 
 
@@ -172,7 +173,9 @@ def _revert(connection: sa.Connection, asked: Invocation, backfill: Name) -> Bac
     return BackfillReverted(backfill, going.was, show_backfill(connection, backfill).withdrawn)
 
 
-def _forecast_wallet(connection: sa.Connection, found: BackfillRow, diff: Diff, now_ms: int) -> WalletForecast | None:
+def _forecast_wallet(
+    connection: sa.Connection, found: BackfillRow, diff: Diff, uncharged_micro: int, now_ms: int
+) -> WalletForecast | None:
     """Return the forecast of the embedded ledger's wallet that pays for a backfill.
 
     Returns None if no such wallet pays for it, or if a feature lacks a price.
@@ -181,7 +184,7 @@ def _forecast_wallet(connection: sa.Connection, found: BackfillRow, diff: Diff, 
     known = [price for price in prices if price is not None]
     if not prices or len(known) < len(prices):
         return None
-    return backfills.left_after(connection, found, sum(known), now_ms)
+    return backfills.left_after(connection, found, sum(known), uncharged_micro, now_ms)
 
 
 # Sentences for people.

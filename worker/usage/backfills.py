@@ -499,25 +499,41 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
     return found[0]
 
 
-def left_after(connection: sa.Connection, found: BackfillRow, price_micro: int, now_ms: int) -> WalletForecast | None:
+def uncharged(connection: sa.Connection, found: BackfillRow, now_ms: int) -> int:
+    """Return the usage that is not charged yet, of the wallet that pays for a backfill's range.
+
+    The result is in micro-credits. Call it before you close the backfill: afterwards, it may include the backfill. It
+    is 0 unless exactly one wallet of the embedded ledger pays for the range.
+    """
+    org = _payer_of(connection, found, now_ms)
+    return 0 if org is None else unbilled_micro(connection, str(org.customer_id), now_ms)
+
+
+def left_after(
+    connection: sa.Connection, found: BackfillRow, price_micro: int, uncharged_micro: int, now_ms: int
+) -> WalletForecast | None:
     """Return the forecast of the wallet that pays for a backfill's range.
 
-    `price_micro`: the charge of the backfill, in micro-credits. Returns None unless exactly one wallet of the embedded
-    ledger pays for the range.
+    `price_micro`: the charge of the backfill, in micro-credits. `uncharged_micro`: the result of `uncharged`. Returns
+    None unless exactly one wallet of the embedded ledger pays for the range.
     """
-    span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
-    rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
-    if len(rows) != 1:
+    org = _payer_of(connection, found, now_ms)
+    if org is None:
         return None
-    (org,) = rows
     wallet = read_ahead(connection, [org.customer_id], now_ms)[org.customer_id]
-    has = wallet.payable_micro - unbilled_micro(connection, org.customer_id, now_ms)
+    has = wallet.payable_micro - uncharged_micro
     left = has - price_micro
     halted = None if org.override_halted is None else bool(org.override_halted)
     said = Overrides(bool(org.operator_halt), halted, until_ms=org.override_until_ms)
     then = verdict(left, wallet.max_concurrent, said, now_ms, held_micro=wallet.held_micro)
     halts = bool(org.bills_now) and then.is_halted and not org.is_halted
     return WalletForecast(found.org_id, org.customer_id, has - wallet.held_micro, left - wallet.held_micro, halts)
+
+
+def _payer_of(connection: sa.Connection, found: BackfillRow, now_ms: int) -> sa.Row[Any] | None:
+    span = {"org_id": found.org_id, "from_ms": found.from_ms, "to_ms": found.to_ms}
+    rows = SQL.run(connection, "wallets", {**span, "provider": EMBEDDED, "now_ms": now_ms}).all()
+    return rows[0] if len(rows) == 1 else None
 
 
 def _rows(connection: sa.Connection, org_id: str, backfill: str, most: int) -> list[BackfillRow]:
