@@ -157,10 +157,9 @@ class WitnessFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise UsageError(
-                f"cannot read {file}: {error.strerror}. Let this user read the file, because it detects a restored "
-                "database"
-            ) from error
+            keep = "Let this user read the file, because it detects a restored database"
+            then = ELSEWHERE if isinstance(error, NotADirectoryError) else keep
+            raise UsageError(f"cannot read {file}: {error.strerror}. {then}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(
                 f"invalid checkpoint {file}. Delete it. If the database may have been restored, "
