@@ -500,7 +500,7 @@ def show_backfill(connection: sa.Connection, backfill: str) -> BackfillRow:
 
 
 def uncharged(connection: sa.Connection, found: BackfillRow, now_ms: int) -> int:
-    """Return the usage that is not charged yet, of the wallet that pays for a backfill's range.
+    """Return the uncharged usage of the wallet that pays for a backfill.
 
     The result is in micro-credits. Call it before you close the backfill: afterwards, it may include the backfill. It
     is 0 unless exactly one wallet of the embedded ledger pays for the range.
