@@ -397,8 +397,8 @@ ITEMS: Final = (
         "invalid",
         "charged_at_once",
         "events",
-        "The guard charges for this event type in this window, so Drawdown would not bill the event. Send the use "
-        "to `POST /v1/guard/consume`",
+        "The guard charges for this event type in this window, so Drawdown would not bill the event. If the guard "
+        "has not charged the use, send it to `POST /v1/guard/consume`",
     ),
     ItemCode("invalid", "id_missing", "samples", "The field `id` of the sample is missing"),
     ItemCode("invalid", "org_id_missing", "samples", "The field `org_id` of the sample is missing"),

@@ -217,7 +217,7 @@ def _text_of(name: str, value: object) -> str:
 
 SMALLER: Final = (
     "Export this period to several smaller files, and take each with `drawdown batch take`. If later periods are too "
-    "large, too, pause this source, and add sources with smaller results from the first period after it"
+    "large, too, pause this source, and add sources with smaller results from the end of the last period that was taken"
 )
 
 

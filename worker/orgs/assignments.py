@@ -359,7 +359,7 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
 
 
 def _require_own_again(connection: sa.Connection, org_id: str, biller: _Biller, start: int) -> None:
-    """Refuse to return to a customer that is no longer free. Errors: Refused."""
+    """Refuse to return to a customer that another owner has. Errors: Refused."""
     try:
         _check_customer(connection, org_id, biller, start, None)
     except Refused as error:

@@ -201,9 +201,8 @@ def require_values(connection: sa.Connection, event_types: Collection[str], read
 
 CODE: Final = "charged_at_once"
 WHY: Final = (
-    "events of {} are not billed or kept in this window, because the guard charges their use at once as {}. Send "
-    "the use to "
-    "POST /v1/guard/consume"
+    "events of {} are not billed or kept in this window, because the guard charges their use at once as {}. If "
+    "the guard has not charged the use, send it to POST /v1/guard/consume"
 )
 Spot: TypeAlias = tuple[str, int]
 """An event type, and the start of a window."""
