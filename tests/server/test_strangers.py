@@ -166,7 +166,8 @@ def test_guard_check_with_made_up_keys_shares_separate_lookups(house: House, mon
     real = api_keys.find_all
 
     def counted(connection: sa.Connection, proofs: Any, now_ms: int) -> Any:
-        read.append(len(proofs))
+        if made_up := [proof for proof in proofs if proof != api_keys.hash_of(key)]:
+            read.append(len(made_up))  # on a slow machine, the server reads its own key again
         return real(connection, proofs, now_ms)
 
     body = json.dumps({"org_id": "acme", "metric": "idea"}).encode()
