@@ -388,7 +388,7 @@ def unfit(error: Unfit) -> Result:
 
 
 def _with_name(found: Result, named: Named) -> Result:
-    return replace(found, named=named)
+    return Result(found.status, found.code, found.message, found.at, named)  # `replace` takes three times as long
 
 
 class FairQueue:
