@@ -336,7 +336,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
         _schedule(engine, task, cron(ROUND_MS // SECOND_MS), f"watch {shard}", {"shard": shard})
     nightly = engine.task(name="reconcile", queue=QUICK, retry=BACK)(reconcile)
     _schedule(engine, nightly, RECONCILE_AT, "reconcile", {})
-    # No lock: if the worker of a take-over died, its lock would block the next take-over.
+    # Only a queueing lock: if the worker of a take-over died, a `lock` would block the next take-over.
     taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(clean_up)
     engine.periodic(cron=cron(TAKE_OVER_EVERY_S), periodic_id="take_over")(taken)
     return engine
@@ -438,7 +438,7 @@ async def _worked(engine: Engine, name: str, at_once: int) -> None:
         queues=[name],
         concurrency=at_once,
         fetch_job_polling_interval=POLL_S,
-        # Any login of a database may send notifications, and an invalid one would end the queue.
+        # Any login of a database can send notifications, and an invalid notification would stop the worker.
         listen_notify=False,
         delete_jobs="successful",
         install_signal_handlers=False,

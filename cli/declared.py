@@ -49,7 +49,7 @@ Key = Annotated[str | None, typer.Option(help="Idempotency key, such as a ticket
 Quiet = Annotated[bool, typer.Option("--quiet", help="Output of the secret only")]
 After = Annotated[str, typer.Option(help="Cursor of the next page: `next` of the previous page")]
 OfFile = Annotated[Path | None, typer.Option(help="CSV file with the organisations in a column org_id")]
-_NOT: Final = f"{'-' * 2}no-"  # in two parts, because it is not an option
+_NOT: Final = f"{'-' * 2}no-"  # in two parts, because a test checks that each option in a text exists
 MOST_ROWS: Final = 50
 """Maximum number of rows of a table that shows the effect of an action."""
 CONTEXT: Final = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)

@@ -108,7 +108,7 @@ class _Loop:
 
     def overlapped(self, event: JobExecutionEvent) -> None:
         if event.job_id != "tick":
-            return  # the next round catches up
+            return  # the next round, or the next night, catches up
         self.overlaps += 1
         log.warning(
             "tick_overlaps",
@@ -128,7 +128,7 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
     Return the exit status of the last tick.
     """
     loop = _Loop(app, options, stopping)
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of an overlap, which is logged below
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of overlaps; `overlapped` logs those of ticks
     # A late tick runs (a sleeping laptop), several become one, and a tick during a tick is skipped and logged.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"

@@ -45,7 +45,8 @@ def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
     """Set up structured logs on stderr, from the higher of two levels on.
 
     The levels are `level` and `at_least`. The format is JSON. On a terminal, the format is text, and the lowest level
-    is WARNING. Errors: UsageError for an invalid level.
+    is WARNING. The level DEBUG has no such limit, because the messages of unexpected errors name it. Errors: UsageError
+    for an invalid level.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -53,7 +54,9 @@ def set_up_logs(level: str, *, at_least: int = logging.DEBUG) -> None:
             f"DRAWDOWN_LOG_LEVEL: invalid level {level!r}: expected DEBUG, INFO, WARNING, ERROR or CRITICAL"
         )
     if sys.stderr.isatty():
-        at_least = max(at_least, logging.WARNING)  # a progress bar shows the rest on a terminal
+        at_least = max(at_least, logging.WARNING)  # a person at a terminal reads the command's own output
+    if number <= logging.DEBUG:
+        at_least = number
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
@@ -112,6 +115,6 @@ def meaning_of(error: Exception) -> Fault:
         return Fault(f"{where}: {error}" if where else str(error), error.exit_status, error.code, error.step)
     if isinstance(error, DBAPIError):
         return Fault(in_short(error), Exit.PERSON, "database")
-    if structlog.is_configured():  # one line for the caller; the log has the place for a developer
+    if structlog.is_configured():  # one line for the caller; at DEBUG, the log has the place for a developer
         log.debug("unexpected_error", exc_info=error)
     return Fault(f"{in_short(error)}. To see where, set DRAWDOWN_LOG_LEVEL=DEBUG", Exit.PERSON, "failed")

@@ -201,7 +201,7 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
             "another execution"
         )
         raise Denied("payer_not_allowed", said, "account")
-    require_room(connection, found, 0, now_ms=0)  # an execution that is not expired yet counts as open
+    require_room(connection, found, 0, now_ms=0)  # an overdue execution counts until it is marked as expired
 
 
 def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
@@ -217,7 +217,7 @@ def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) 
     row = SQL.run(connection, "numbered", values).mappings().one()
     require_room(
         connection, Payer(**{**row, "allowed": bool(row["allowed"])}), more_micro, now_ms=0
-    )  # changes may be due in its wallet
+    )  # an overdue execution counts until it is marked as expired
 
 
 def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_ms: int) -> None:

@@ -22,7 +22,7 @@ from drawdown.ledger.entries import MAX_ENTRY_MICRO, SOURCE, Usage, content, ent
 from drawdown.ledger.lots import PLAIN, Terms
 from drawdown.ledger.rates import Rate, read_rate_card
 from drawdown.ledger.reservations import MATURE_TRIES
-from drawdown.schema.audit import By
+from drawdown.schema.audit import By, in_turn
 from drawdown.schema.errors import DatabaseBusy, Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import typed
@@ -159,6 +159,8 @@ def grant(
         given = {**vars(terms), "begins_ms": begins_ms, "at_ms": now_ms, "actor": actor, "reason": reason}
         lot = Lot(lot=key, customer_id=customer_id, amount_micro=amount_micro, **given)
         repeated = not lots.give(connection, lot)
+        if begins_ms > now_ms:
+            in_turn(connection)  # another customer's `_take` under this key does not lock this wallet
         if not repeated and not (
             post(connection, [lots.entry_of(lot, now_ms)]) if begins_ms <= now_ms else _is_free(connection, key)
         ):
@@ -190,7 +192,8 @@ def _take(connection: sa.Connection, customer_id: str, amount_micro: int, *, key
         "reason": by["reason"],
     }
     if post(connection, [entry]):
-        if lots.read(connection, key) is not None:  # after the post, which locks the wallet of a lot that begins later
+        in_turn(connection)  # the lot of another customer's grant that begins later is in another wallet
+        if lots.read(connection, key) is not None:
             raise _used_before(connection, key, is_lot=True)
         return False
     before = SQL.run(connection, "grant", {"key": key}).one_or_none()

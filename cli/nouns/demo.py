@@ -67,7 +67,7 @@ class DemoOrg:
 ORGS: Final = (
     DemoOrg("acme", 40, 4096, 100 * MICRO, "team"),
     DemoOrg("globex", 25, 8192, 200 * MICRO, "team"),
-    DemoOrg("initech", 10, 1024, MICRO, "hobby"),  # its credit ends after fifteen minutes
+    DemoOrg("initech", 10, 1024, MICRO, "hobby"),  # it uses up its credit in 1,000 seconds
     DemoOrg("hooli", 15, 16384, 500 * MICRO, "team"),
 )
 

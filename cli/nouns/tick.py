@@ -305,7 +305,7 @@ def run_(
 
     The command ends with SIGTERM or Ctrl-C. To run the server too, use `drawdown up`.
     """
-    from drawdown.cli import scheduler  # only `run` needs the scheduler
+    from drawdown.cli import scheduler  # imported here, because `drawdown tick` does not need it
     from drawdown.worker.watch import ROUND_MS
 
     app: App = context.obj

@@ -307,7 +307,7 @@ def _item(said: Mapping[str, Any]) -> tuple[int, Item]:
     if type(number) is not int or kind not in ("events", "samples", "guard") or not isinstance(item_id, str):
         raise ValueError("invalid line: expected an item with number, kind, id and item")
     body = said["item"].encode()
-    if not isinstance(json.loads(body), dict):  # in a batch, it would make all other items invalid
+    if not isinstance(json.loads(body), dict):  # text that is not JSON would make its batch invalid
         raise ValueError("invalid line: expected an item with number, kind, id and item")
     return number, Item(kind, item_id, body)
 

@@ -340,7 +340,7 @@ def _begun(found: Mapping[str, object], begins: Mapping[str, PlanBegins]) -> tup
     """Return the start of the cycle of each part of a balance; None if it is unknown."""
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
-        # Without its parts, the start is known only for a balance that is never reset.
+        # Without parts and its own `reset` (API 2.0), the start is known only if the balance is never reset.
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
         one = _part_begun(found, reset, begins)
         return None if one is None else (one,)
@@ -557,7 +557,7 @@ def _of(customer: AutumnCustomer, name: str, schema: Schema) -> Spendable:
     lasting = {member: amount for member, amount in own.items() if amount is None or amount > 0}
     if not lasting:
         return Spendable(credits)
-    # In recorded calls, own units are drawn first. Without credit, the features that have none are refused.
+    # In recorded calls, own units are drawn first. At zero credit, Autumn refuses features without own units.
     refused = frozenset(members) - lasting.keys() if credits is not None and credits <= 0 else frozenset()
     amounts = [_in_credits(amount, schema.cost(member, name)) for member, amount in lasting.items()]
     if credits is None or any(amount is None for amount in amounts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,18 @@ def test_console_logs_escape_control_characters(
         structlog.configure(**before)
     said = capfd.readouterr().err
     assert "\x1b]" not in said and "\u202e" not in said and "\x9b" not in said and "\\x1b]0;owned" in said
+
+
+@pytest.mark.parametrize("level, is_shown", [("DEBUG", True), ("INFO", False)])
+def test_terminal_at_debug_level_shows_place_of_unexpected_error(
+    level: str, is_shown: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The error's message names this level. A terminal, and `tick --quiet`, hid the place at each level."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    before = structlog.get_config()
+    try:
+        startup.set_up_logs(level, at_least=logging.WARNING)
+        assert "DRAWDOWN_LOG_LEVEL=DEBUG" in startup.meaning_of(ValueError("odd")).text
+    finally:
+        structlog.configure(**before)
+    assert ("unexpected_error" in capfd.readouterr().err) == is_shown

@@ -11,6 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from drawdown.ledger.grants import Gives
+from drawdown.ledger.lots import Terms
 from drawdown.schema.audit import By
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS
@@ -124,6 +125,16 @@ PLANS: Final = (
         "cli.declared:run ledger grant again to a new customer",
         lambda s, c: credit.grant(c, "novice", 7, s.by, key="novice", plan="club", new=True),
         _on_plan_as_granted,
+    ),
+    plain(
+        "cli.declared:run ledger grant for later",
+        lambda s, c: credit.grant(
+            c, GUILD, 7, s.by, key="apart", plan=None, terms=Terms(begins_ms=s.by.now_ms + DAY_MS)
+        ),
+    ),
+    plain(
+        "cli.declared:run ledger grant below zero under a key for later",
+        lambda s, c: credit.grant(c, HERMIT, -7, s.by, key="apart", plan=None),
     ),
     plain(
         "cli.declared:run ledger grant onto a plan",
