@@ -391,6 +391,14 @@ def test_batch_file_with_id_in_any_row_is_refused(fleet: Fleet, tmp_path: Path, 
     assert fleet.one("SELECT COUNT(*) FROM batches") == 0
 
 
+def test_batch_csv_of_events_with_ids_names_http_path(fleet: Fleet, tmp_path: Path) -> None:
+    """`drawdown import` takes samples only."""
+    path = tmp_path / "u.csv"
+    path.write_text("org_id,ts,event_type,quantity,id\nacme,2026-01-01T00:01:00Z,render,1,e-1\n")
+    with pytest.raises(Refused, match=r"its rows have ids \(id\)\. Send its rows to POST /v1/events"):
+        taken(fleet, path)
+
+
 def test_batch_row_with_null_id_is_taken(fleet: Fleet, tmp_path: Path) -> None:
     """Of such a line an import takes nothing."""
     assert taken(fleet, written(tmp_path / "u.jsonl", [row(), {**row(), "id": None}])).rows == 2

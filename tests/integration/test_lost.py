@@ -495,8 +495,8 @@ def test_mapping_change_in_lost_history_requires_confirmation(engine: sa.Engine)
     """What was billed there under a feature that nothing makes there any more, nobody would look for."""
     fleet, _ = restored(engine, {"": 60}, **ASKED)
 
-    def maps(from_ms: int | None, *, confirmed: bool) -> int:
-        more = {"kind": "exact", "memory_mb": 1024, "unit": "s", "from_ms": from_ms, "confirmed": confirmed}
+    def maps(from_ms: int | None, *, confirmed: bool, size: int = 1024) -> int:
+        more = {"kind": "exact", "memory_mb": size, "unit": "s", "from_ms": from_ms, "confirmed": confirmed}
         return write(engine, lambda c: map_size(c, "renamed", fleet.by, **more)).start_ms  # type: ignore[arg-type]
 
     with pytest.raises(Refused, match="was lost"):
@@ -506,6 +506,9 @@ def test_mapping_change_in_lost_history_requires_confirmation(engine: sa.Engine)
     assert maps(None, confirmed=False) == fleet.clock.at_ms
     assert maps(T0, confirmed=True) == T0
     assert write(engine, lambda c: end_feature(c, "compute_4gb", fleet.by, from_ms=T0, confirmed=True))
+    fleet.write(f"UPDATE buckets SET watermark_ms = {T0 + WINDOW_MS}")
+    with pytest.raises(Refused, match="was lost"):  # and not that windows are sealed, which asks for the same --yes
+        maps(T0, confirmed=False, size=77)
 
 
 @pytest.mark.both_databases

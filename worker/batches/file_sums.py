@@ -342,15 +342,15 @@ class Columns:
         connection.execute(f"CREATE VIEW file_columns AS FROM {source}")
         if self.file.format == "parquet":
             types = {row[0]: row[1] for row in connection.execute("DESCRIBE file_columns").fetchall()}
+        self.of_events = "event_type" in self.fields.constants or self.fields.column_of("event_type") in types
         ids = [name for name in _IDS if name not in self.fields.columns.values()]
         if named := [name for name in ids if name in types or name in self.keys]:
             raise self.with_ids("its rows have ids", named[0])
         types = self._fields(connection, types, ids)
-        self.of_events = "event_type" in types
         wanted = _EVENTS if self.of_events else _SIZES
         asked = dict.fromkeys((*wanted, *(name for name in _LABELS if name in self.fields.columns)))
         if missing := [self.fields.column_of(name) for name in asked if name not in types]:
-            other = ". If a column has another name, pass `--map FIELD=COLUMN`"
+            other = ". If a column has another name, pass `--map FIELD=COLUMN`, or in a query, name it with AS"
             other = ". Check --map" if self.fields.columns else other
             raise Refused(
                 f"{self.file.name}: missing {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}{other}"
@@ -408,7 +408,7 @@ class Columns:
         """
         of_events = name == "event_id" or self.of_events
         by = "Send its rows to POST /v1/events" if of_events else "Use `drawdown import FILE`"
-        why = f"{by}, which bills each id once, or omit that column"
+        why = f"{by}, which bills each id once. If these rows were never sent by id, you can omit that column instead"
         return Refused(f"{self.file.name}: {what} ({name}). {why}")
 
     def _constants(self, quantity: str) -> dict[str, object]:

@@ -89,8 +89,8 @@ def prefix_of(place: str) -> str:
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or len(prefix) > 500:
         raise UsageError(
-            f"invalid prefix {quote_value(place)}: expected s3://BUCKET/PREFIX, with a bucket of 3 to 63 "
-            "characters and a prefix of at most 500 printable characters"
+            f"invalid prefix {quote_value(place)}: expected s3://BUCKET/PREFIX, with a bucket of 3 to 63 characters "
+            "(a-z, 0-9, and inside also . and -) and a prefix of at most 500 printable characters"
         )
     return f"{SCHEME}{bucket}/{prefix}".rstrip("/")
 

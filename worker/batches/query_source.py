@@ -32,8 +32,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import clean
-from drawdown.schema.typed.parsing import lasting
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, text
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, found_file
 from drawdown.worker.engine.stores import Databases
@@ -104,7 +103,7 @@ def require_question(question: Question) -> None:
         )
     if question.closes_after_ms > MAX_CLOSES_AFTER_MS:
         raise UsageError(
-            f"invalid --closed-after {lasting(question.closes_after_ms)}: expected at most "
+            f"invalid --closed-after {question.closes_after_ms // SECOND_MS:,} s: expected at most "
             f"{MAX_CLOSES_AFTER_MS // DAY_MS} days"
         )
     names = sorted(sa.text(question.query).compile().params)

@@ -20,8 +20,7 @@ from drawdown.schema.audit import By
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean_id
 from drawdown.schema.text import quote_value
-from drawdown.schema.typed.parsing import lasting
-from drawdown.schema.units import DAY_MS, MINUTE_MS
+from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 
 LEAST_LIFE_MS: Final = MINUTE_MS
 """Shortest duration of a reservation, in milliseconds."""
@@ -119,7 +118,7 @@ def require_life(for_ms: int | None) -> None:
     Errors: UsageError.
     """
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
-        raise UsageError(f"invalid duration {lasting(for_ms)} of a reservation: expected 1 minute to 30 days")
+        raise UsageError(f"invalid duration {for_ms / SECOND_MS:,} s of a reservation: expected 1 minute to 30 days")
 
 
 def require_sane(request: Request) -> None:

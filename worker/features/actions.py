@@ -234,8 +234,6 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
         is_mapped = f"map {what}: it is mapped to {meant}"
         cannot = is_mapped if row.feature else f"end the feature {meant}: {what} is mapped to it"
         raise Refused(f"cannot {cannot} in sealed windows from {utc(window)}. Pass --from {utc(sealed_to)} or later")
-    if row.feature and start < sealed_to and not confirmed:
-        raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     lost_to = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if start < min(lost_to, by.now_ms) and not confirmed:
         what, then = ("start this mapping", "was in force") if row.feature else ("end this mapping", "had ended by")
@@ -244,6 +242,8 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
             f"these windows. If this mapping {then} then, pass --yes. Otherwise, pass --from "
             f"{utc(next_window(lost_to))} or later"
         )
+    if row.feature and start < sealed_to and not confirmed:
+        raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
     double_billing.require_uncharged(connection, mapping, row, event_type)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}

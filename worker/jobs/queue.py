@@ -240,7 +240,8 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
     asked, by = read_job(row.kind, row.payload), By(now_ms, row.actor, row.reason, row.via)
     try:
         if row.tries > MAX_TRIES:
-            raise Refused(f"{MAX_TRIES} ticks could not finish the job: {row.said or 'read the log of the ticks'}")
+            why = f": {row.said}" if row.said else ". Read the log of the ticks"
+            raise Refused(f"{MAX_TRIES} ticks could not finish the job{why}")
         require_as_it_stood(connection, asked, by)
         # By a clock that is behind, fewer windows are closed, so the plan would leave out a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))

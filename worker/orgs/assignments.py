@@ -346,7 +346,8 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
             f"cannot cancel: the latest assignment of {org_id} begins at {utc(latest.start_ms)}, not at "
             f"{utc(start_ms)}. See `drawdown org scheduled`"
         )
-    _require_unsealed(connection, org_id, latest.start_ms)  # a machine with a faster clock may have sealed it
+    # A machine with a faster clock may have sealed it.
+    _require_unsealed(connection, org_id, latest.start_ms, "cancel the assignment of", "Assign it again from then on")
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
     if len(found) == 2:
         before = found[1]
@@ -400,12 +401,13 @@ def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, sta
     )
 
 
-def _require_unsealed(connection: sa.Connection, org_id: str, start: int) -> None:
+def _require_unsealed(
+    connection: sa.Connection, org_id: str, start: int, act: str = "assign", step: str = "Start then or later"
+) -> None:
     watermark = SQL.run(connection, "watermark", {"org_id": org_id}).scalar_one()
     if start < watermark:
         raise Refused(
-            f"cannot assign {org_id}: windows up to {utc(watermark)} are sealed for its present provider. Start "
-            "then or later"
+            f"cannot {act} {org_id}: windows up to {utc(watermark)} are sealed for its present provider. {step}"
         )
 
 

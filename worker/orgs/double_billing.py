@@ -84,9 +84,10 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
         who, since = counted(found.orgs, "organisation"), utc(found.since_ms)
         raise Refused(
             f"usage of {event_type} by {who} waits for a feature, in windows from {since} on. If {metric} has a price, "
-            f"that usage is never billed. Map it first (`drawdown feature map-event {typed(event_type)} FEATURE --from "
-            f"{since}`), end the feature (`drawdown feature end FEATURE`), and set the price when its last window is "
-            "over. Or withdraw the usage (`drawdown event withdraw SOURCE EVENT`)"
+            f"that usage is never billed. Stop sending {event_type}. Map it (`drawdown feature map-event "
+            f"{typed(event_type)} FEATURE --from {since}`), and run `drawdown feature end FEATURE`, which ends all its "
+            "sizes and event types. Set the price when its last window is over. Or, instead of mapping it, withdraw "
+            "the usage (`drawdown event withdraw SOURCE EVENT`)"
         )
 
 

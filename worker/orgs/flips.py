@@ -236,7 +236,7 @@ def kept_provider(connection: sa.Connection, org_ids: Sequence[str], *, new: boo
         latest = SQL.run(connection, "latest_provider", {"org_id": org_id}).scalar()
         found.setdefault(latest, org_id)
     if len(found) > 1:
-        who = " and ".join(f"{org} by {name or 'no provider yet'}" for name, org in list(found.items())[:2])
+        who = ", ".join(f"{org} ({name or 'no provider yet'})" for name, org in list(found.items())[:2])
         raise UsageError(f"pass --provider, because the organisations have different providers: {who}")
     return next(iter(found), None)
 

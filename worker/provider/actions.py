@@ -112,8 +112,8 @@ def accept_some(
     if counts.sent:
         raise Refused(
             f"pushes that were sent to {provider} on its old terms are not settled: {counts.sent:,}. Restore the "
-            "settings until ticks have settled these pushes. Resolve pushes in doubt or rejected with `drawdown push "
-            "resolve KEY --outcome OUTCOME --evidence TEXT`"
+            "settings until ticks have settled these pushes. Resolve pushes in doubt with `drawdown push resolve KEY "
+            "--outcome OUTCOME --evidence TEXT`"
         )
     why = f"never sent: the terms of {provider} changed before"
     void_many(connection, unsent, by, [why] * len(unsent), "operator")
@@ -264,8 +264,8 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     found = SQL.run(connection, "shadow_pushes", values).all()
     if from_ms >= live or not found:
         raise Refused(
-            f"{provider} does not have shadow usage since {utc(from_ms)}: it is live from {utc(live)}. Pass an earlier "
-            "--from"
+            f"{provider} does not have shadow usage since {utc(from_ms)}: it is live from {utc(live)}. To bill earlier "
+            "usage, first check that no other system billed it, and then pass an earlier --from"
         )
     if len(found) > MAX_SHADOW_BILLED:
         raise Refused(
