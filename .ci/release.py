@@ -40,7 +40,7 @@ def changes_of(root: Path, version: str) -> str:
         head, _, body = part.partition("\n")
         if re.match(rf"\[?{re.escape(version)}\]?(\s|$)", head) and body.strip():
             return body.strip() + "\n"
-    raise Refused(f"CHANGELOG.md has no part of {version}. Write one under '## {version}'")
+    raise Refused(f"CHANGELOG.md has no part of {version} with text. Write it under '## [{version}] - YYYY-MM-DD'")
 
 
 def repository_of(root: Path) -> str | None:
@@ -52,7 +52,9 @@ def repository_of(root: Path) -> str | None:
 def require_public(root: Path, version: str) -> None:
     """Insist on what strangers need, and a build alone does not. Errors: Refused."""
     if repository_of(root) is None:
-        raise Refused("pyproject.toml has no [project.urls]. Add it, with Repository = 'https://HOST/OWNER/NAME'")
+        raise Refused(
+            "pyproject.toml has no [project.urls] with Repository. Add Repository = 'https://HOST/OWNER/NAME'"
+        )
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## \[?{re.escape(version)}\]? - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
         raise Refused(f"CHANGELOG.md does not date {version}. Write '## [{version}] - YYYY-MM-DD'")
@@ -73,7 +75,7 @@ def linked(page: str, root: Path, address: str) -> str:
 def require_releasable(root: Path, version: str) -> str:
     """The tag to make. Errors: Refused."""
     if _git(root, "status", "--porcelain"):
-        raise Refused("the tree has changes that are not committed. Commit them")
+        raise Refused("the tree has files or changes that are not committed. Commit or remove them")
     tag = f"v{version}"
     if _git(root, "tag", "--list", tag):
         raise Refused(f"the tag {tag} is there already. Set another version in pyproject.toml")
@@ -98,7 +100,8 @@ def release(root: Path, *, dry_run: bool) -> str:
         _run(root, "-m", "build", "--no-isolation", "--outdir", str(dist), str(source))
     built = sorted(dist.glob(f"drawdown-{version}*"))
     if [path.suffix for path in built] != [".whl", ".gz"]:
-        raise Refused(f"{[path.name for path in built]} were built, not a wheel and a source distribution")
+        names = ", ".join(path.name for path in built) or "nothing"
+        raise Refused(f"built {names}: expected a wheel and a source distribution. Check pyproject.toml")
     _run(root, "-m", "twine", "check", "--strict", *map(str, built))
     lock = root / "ops" / "deploy" / "requirements.lock"
     sbom = ["--pyproject", str(root / "pyproject.toml"), "--output-file", str(dist / "sbom.json")]

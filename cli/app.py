@@ -215,10 +215,10 @@ class App:
     def require_provider(self, name: str) -> str:
         """Return the name of a usable or exempt provider.
 
-        Errors: UnknownId, with the nearest name, if the provider is unknown. Refused if its settings are wrong.
+        Errors: UnknownId, with the nearest name, if the provider is unknown. Refused if it cannot be used.
         """
         if name in self.registry.broken:
-            raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}. Fix its settings")
+            raise Refused(f"the provider {name} cannot be used: {self.registry.broken[name]}. Fix the cause")
         ids.require_among(ids.PROVIDER, name, {*self.registry.providers, *EXEMPT_PROVIDERS})
         return name
 
@@ -236,10 +236,10 @@ class App:
     def require_payments(self, name: str) -> PaymentService:
         """Return a payment service, with a key or without.
 
-        Errors: UnknownId, with the nearest name, if the service is unknown. Refused if its settings are wrong.
+        Errors: UnknownId, with the nearest name, if the service is unknown. Refused if it cannot be used.
         """
         if name in self.payments.broken:
-            raise Refused(f"the payment service {name} cannot be used: {self.payments.broken[name]}. Fix its settings")
+            raise Refused(f"the payment service {name} cannot be used: {self.payments.broken[name]}. Fix the cause")
         ids.require_among(ids.PAYMENTS, name, self.payments.services)
         return self.payments.services[name]
 
@@ -285,7 +285,8 @@ class App:
         """
         moment = self.moment(text, option)
         if moment > self.clock.now_ms():
-            raise UsageError(f"{option} {text} is in the future, at {show_time(moment)}. For two days ago, pass 2d")
+            at = show_time(moment)
+            raise UsageError(f"{option} {text} is in the future, at {at}. Pass a past time, such as yesterday")
         return moment
 
     def window(self, text: str | None, option: str) -> int | None:

@@ -547,7 +547,7 @@ def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
         if name in given:
             raise UsageError(f"{shown} and {shown}{SUFFIX} are both set. Unset one of them")
         if name in Settings.model_fields and name != "database_url" and not _is_secret(name):
-            raise UsageError(f"{shown}{SUFFIX}: only secrets may come from a file. Set {shown}")
+            raise UsageError(f"{shown}{SUFFIX}: this setting cannot come from a file. Set {shown}")
         found[name] = path
     return found
 
@@ -572,7 +572,7 @@ def _one_database(text: str, was: str | None) -> None:
             "the file does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME. Write the URL into it"
         ) from None
     if was is not None and url != url_of(was).set(username="", password=""):
-        raise UsageError("the file now has the URL of another database. Restart the process to use that database")
+        raise UsageError("the URL in the file changed in more than its login. Restart the process to use the new URL")
 
 
 def _my_secrets(text: str) -> tuple[str, ...]:

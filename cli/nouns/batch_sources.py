@@ -104,7 +104,7 @@ def _question(app: App, query: Path, database: str, every: Every, closed_after: 
         )
         raise UsageError(
             f"unknown --database {quote_value(database)}: {named}. To add this database, set "
-            f"{Databases.setting(database)}"
+            f"{Databases.setting(database)}. The name can have only letters, digits and _"
         )
     try:
         with query.open(encoding="utf-8") as file:

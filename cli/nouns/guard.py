@@ -11,7 +11,7 @@ from drawdown.cli.declared import of_noun
 from drawdown.cli.nouns.limits import Metric
 from drawdown.cli.options import Actor, DryRun, Most, Reason
 from drawdown.cli.rendering import show, table
-from drawdown.schema.errors import AnswerLost, Exit, UsageError
+from drawdown.schema.errors import AnswerLost, Exit
 from drawdown.schema.text import counted
 from drawdown.schema.typed.parsing import (
     parse_length,
@@ -39,13 +39,6 @@ Subject = Annotated[str | None, typer.Option(help="Label for the actor, or for t
 HoldFor = Annotated[
     str | None, typer.Option("--for", metavar="TIME", help="Length of the reservation, such as 10m", show_default="1h")
 ]
-
-
-def is_open(text: str) -> bool:
-    """Return True for `open`, False for `closed`. Errors: UsageError."""
-    if text not in ("open", "closed"):
-        raise UsageError(f"invalid --fail {text!r}: expected open or closed")
-    return text == "open"
 
 
 def _register(commands: typer.Typer) -> None:

@@ -66,6 +66,7 @@ def units_of(text: str) -> int | None:
         return None
     if not is_quantity(text):
         raise UsageError(
-            f"invalid amount {quote_value(text)}: expected a whole number of base units, or none for unlimited"
+            f"invalid amount {quote_value(text)}: expected a whole number of base units, of at most 18 digits, or none "
+            "for unlimited"
         )
     return int(text)

@@ -111,8 +111,8 @@ def _micro_of(text: str, option: str) -> int:
         return amount
     except (InvalidOperation, ValueError) as error:
         raise UsageError(
-            f"{option}: invalid amount of money {text!r}: expected a decimal of 0 or more such as 12.50, with at most "
-            "six places"
+            f"{option}: invalid amount of money {text!r}: expected a decimal from 0 to 1,000,000,000 such as 12.50, "
+            "with at most six places"
         ) from error
 
 

@@ -68,7 +68,8 @@ def _moment(value: object) -> int:
             raise ValueError("whose clock?")
         return round(moment.timestamp() * 1_000)
     except (ValueError, OverflowError):
-        raise Unfit("bad_time", "invalid timestamp: expected seconds since 1970, or ISO 8601", "timestamp") from None
+        text = "invalid timestamp: expected seconds since 1970, or ISO 8601 with its offset"
+        raise Unfit("bad_time", text, "timestamp") from None
 
 
 def _number(value: object, at: str, code: str) -> Decimal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -79,7 +80,7 @@ def test_changed_stripe_meter_is_used_after_accept_job(home: Billers) -> None:
 
 
 def test_queue_option_places_replay_accept_and_assign_jobs(
-    home: Billers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Billers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DRAWDOWN_STRIPE_SECRET_KEY", home.stripe.secret_key)
     monkeypatch.setenv("DRAWDOWN_STRIPE_METERS", f"{FEATURE}=vm_minutes/60")
@@ -102,3 +103,9 @@ def test_queue_option_places_replay_accept_and_assign_jobs(
     assert [(one.kind, one.state, one.actor, one.reason) for one in listed(home.fleet)] == [
         (kind, "waiting", "ann", "they asked") for kind in ("assign", "accept", "replay")
     ]
+    for option in ("--new", "--unchecked"):
+        assert run([*line, "org", "assign", "acme", *to_stripe, "--queue", option]) == 2
+    file = tmp_path / "flips.csv"
+    file.write_text("org_id,customer_id\nacme,cus_of_file\n")
+    assert run([*line, "org", "assign", "--file", str(file), "--provider", "stripe", "--queue"]) == 0
+    assert "cus_of_file" in str(home.fleet.one("SELECT payload FROM jobs ORDER BY job_id DESC LIMIT 1"))

@@ -22,7 +22,7 @@ PASSED_OVER = {
     "org assign acme --undo --from 2026-01-02 --customer c": "--customer cannot be combined with --undo",
     "org assign acme --undo --allow-halt --unchecked --new": "--allow-halt and --unchecked and --new cannot be",
     "watch --once --every 3": "--every cannot be combined with --once",
-    "run --every 60 --deadline 61": "a tick could delay the next tick, 60 s later",
+    "run --every 60 --deadline 61": "it is longer than --every",
     "provider check embedded --customer acme --most 3": "--most cannot be combined with --customer",
     "provider when-down embedded --undo --new": "--new cannot be combined with --undo",
     "init --roles --actor alice": "--actor cannot be combined with --roles",

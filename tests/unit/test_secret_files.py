@@ -112,7 +112,7 @@ def test_secret_in_both_variable_and_file_is_refused(file: Path, monkeypatch: py
     monkeypatch.setenv("DRAWDOWN_CRON_SECRET", "")
     assert settings.load().server().cron_secret == CANARY, "what is empty is not given"
     monkeypatch.setenv("DRAWDOWN_LOG_LEVEL_FILE", str(file))
-    assert "DRAWDOWN_LOG_LEVEL_FILE: only secrets may come from a file" in said_of(file)
+    assert "DRAWDOWN_LOG_LEVEL_FILE: this setting cannot come from a file" in said_of(file)
 
 
 def test_secret_settings_may_each_come_from_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
