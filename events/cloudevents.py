@@ -83,7 +83,10 @@ class ReceivedEvent:
             return self.again(value)
         if self.wrong is None or self.wrong.code != "missing":
             return self.wrong or self
-        hint = f"To bill another value of the data, map {clean(self.event.event_type)} with --sum PATH or --count"
+        hint = (
+            f"If {clean(self.event.event_type)} does not have events yet, you can run `drawdown feature map-event` "
+            "with --sum PATH or --count"
+        )
         found = Unfit("missing", f"{self.wrong}. {hint}", self.wrong.at)
         found.named = self.wrong.named
         return found
@@ -295,7 +298,7 @@ def _data_of(item: Item, value: EventValue | None) -> Item:
     if data is None:
         raise Unfit("missing", "missing data: expected a JSON object with the quantity", "data")
     if not isinstance(data, dict):
-        raise Unfit("bad_data", "invalid data: expected a JSON object with the quantity", "data")
+        raise Unfit("bad_data", "invalid data: expected a JSON object", "data")
     return data
 
 
@@ -310,7 +313,7 @@ def _of_envelope(
         name = next(name for name in item if name not in OWN)
         cloud = (
             "For a CloudEvent, add specversion. For your own event, use"
-            if name in ("id", "type", "time", "data")
+            if again is not None and name in ("id", "type", "time", "data")
             else "Use"
         )
         raise Unfit(
@@ -318,7 +321,8 @@ def _of_envelope(
         )
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
-        raise Unfit("foreign_org", f"this key is bound to {org_id}. Use that organisation, or another key", "org_id")
+        text = f"this key or use is for {org_id}. Use that organisation, or another key"
+        raise Unfit("foreign_org", f"invalid org_id {quote_value(named)}: {text}", "org_id")
     found = item.get("properties")
     if found is not None and not isinstance(found, dict):
         raise Unfit("wrong_type", "invalid properties: expected a JSON object", "properties")

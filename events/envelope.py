@@ -124,8 +124,7 @@ class UsageEvent:
         if self.occurred_ms < EARLIEST_TS:
             raise Unfit(
                 "too_old",
-                f"invalid time {quote_value(self.occurred_ms)}: it is before 2000. Use milliseconds since 1970, or "
-                "ISO 8601",
+                f"invalid time {quote_value(self.occurred_ms)}: it is before 2000. Check the time and its unit",
                 "time",
             )
         if self.occurred_ms > now_ms + FUTURE_SLACK_MS:
@@ -142,7 +141,8 @@ class UsageEvent:
             if text is not None and not is_clean_id(text):
                 raise Unfit(
                     "bad_id",
-                    f"invalid {name} {quote_value(text)}: expected 1 to 200 characters, without control characters",
+                    f"invalid {name} {quote_value(text)}: expected 1 to 200 characters, without control characters and "
+                    "U+FFFD to U+FFFF",
                     name,
                 )
 

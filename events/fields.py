@@ -104,11 +104,11 @@ def quantity_of(value: object, at: str) -> int:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         number = Decimal(value)
     if isinstance(number, bool) or not isinstance(number, int | Decimal):
-        raise Unfit("wrong_type", f"{at} must be a whole number", at)
+        raise Unfit("wrong_type", f"{at} must be a number", at)
     if not 0 <= number <= MAX_QUANTITY:  # check before any arithmetic: 1e999999 has a million digits
-        raise Unfit("bad_quantity", f"{at} must be a whole number from 0 to {MAX_QUANTITY:,}", at)
+        raise Unfit("bad_quantity", f"{at} must be 0 to {MAX_QUANTITY:,} base units", at)
     if isinstance(number, Decimal) and (number.adjusted() < -_FINEST or number != number.to_integral_value()):
-        raise Unfit("not_whole", f"{at} must be a whole number. Count fractions in a smaller unit", at)
+        raise Unfit("not_whole", f"{at} must be a whole number of base units. Count fractions in a smaller unit", at)
     return int(number)
 
 

@@ -18,6 +18,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from drawdown.schema.clock import utc
 from drawdown.schema.errors import Refused
+from drawdown.schema.text import typed
 from drawdown.schema.units import counted_credits
 
 Kind: TypeAlias = Literal["included", "bonus", "purchased", "sponsor", "refund"]
@@ -130,8 +131,8 @@ def other_content(before: Lot) -> Refused:
         f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
     )
     return Refused(
-        f"key of {before.lot} was used for {given}. Credit was not moved. Run `drawdown "
-        f"ledger lots {before.customer_id}`. Use another key to grant more credit"
+        f"key of {before.lot} was used for {given}. This call did not move credit. Run `drawdown "
+        f"ledger lots {typed(before.customer_id)}`. Use another key to grant more credit"
     )
 
 

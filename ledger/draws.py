@@ -187,8 +187,8 @@ def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None
         wanted = [] if cost is None else _rest(connection, found, cost, card, last)
         if wanted is None or [line.content for line in wanted] != [line.content for line in last]:
             drawn = counted_credits(found.drawn_micro)
-            text = f"{found.reservation} is {found.state} at {drawn}. To correct this cost, run "
-            raise Denied("other_content", f"{text}`drawdown ledger grant CUSTOMER AMOUNT`")
+            text = f"{found.reservation} is {found.state} at {drawn}, so its cost cannot change. To return credit, run "
+            raise Denied("other_content", f"{text}`drawdown ledger grant CUSTOMER AMOUNT --kind refund`")
     return Drawn(found, 0, 0, repeated=True)
 
 
@@ -198,7 +198,7 @@ def instead(found: Reservation) -> str:
         return "Settle the execution without a cost, because metering charges it"
     if found.state == "expired":
         return "Settle the execution with its cost, even if it is late"
-    return "To correct its cost, run `drawdown ledger grant CUSTOMER AMOUNT`"
+    return "To return credit, run `drawdown ledger grant CUSTOMER AMOUNT --kind refund`"
 
 
 def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:

@@ -181,7 +181,7 @@ def require(connection: sa.Connection, payer: str, org_id: str, now_ms: int, *, 
         raise Denied("payer_not_allowed", text, "account")
     if found is None or not found.allowed:
         ended = "" if found is None or found.allowed else " any more"
-        then = f"Run `drawdown payer allow {typed(payer, org_id)} --limit CREDITS`, or omit the payer"
+        then = f"Run `drawdown payer allow {typed(payer, org_id, '--limit', 'CREDITS')}`, or omit the payer"
         then = "Accept another execution" if begun else then
         raise Denied("payer_not_allowed", f"{payer} does not pay for executions of {org_id}{ended}. {then}", "account")
     return found

@@ -271,7 +271,7 @@ class Lago:
         if isinstance(field, ReadFailed):
             return field
         if isinstance(field, CannotTell) or not from_ms <= at_ms < to_ms:
-            return None  # not a metric that Drawdown could have used
+            return None  # out of range, or not a metric that Drawdown could have used
         quantity = _quantity(event, field)
         if quantity is None:
             return ReadFailed(f"{code}: Lago returned an event without a whole quantity")

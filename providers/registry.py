@@ -8,7 +8,7 @@ Guarantee: a provider that cannot be loaded or built is named with its reason, a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -55,10 +55,15 @@ def installed() -> list[EntryPoint]:
 
     If several entry points share a name, that of this package comes first.
     """
-    return sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _package(entry) != "drawdown"))
+    return in_order(entry_points(group=GROUP))
 
 
-def _package(entry: EntryPoint) -> str:
+def in_order(found: Iterable[EntryPoint]) -> list[EntryPoint]:
+    """Sort entry points by name; of those with the same name, that of this package comes first."""
+    return sorted(found, key=lambda entry: (entry.name, package_of(entry) != "drawdown"))
+
+
+def package_of(entry: EntryPoint) -> str:
     return "" if entry.dist is None else entry.dist.name
 
 
@@ -74,11 +79,12 @@ def load(
     broken: dict[str, str] = {}
     for entry in installed() if found is None else found:
         try:
-            name = _checked_name(entry.name, providers)
+            name = _checked_name(entry.name, {**providers, **broken})
             own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
             providers[name] = ValidatedProvider(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
         except (Exception, SystemExit) as error:  # another package's code: an error disables only that provider
-            name = f"{entry.name} of {_package(entry)}" if entry.name in providers else entry.name
+            is_second = entry.name in providers or entry.name in broken
+            name = f"{entry.name} of {package_of(entry)}" if is_second else entry.name
             broken[name] = without_secrets(in_short(error), settings)
     return Registry(providers, broken)
 
@@ -94,9 +100,12 @@ def without_secrets(text: str, settings: Mapping[str, str]) -> str:
     return text
 
 
-def _checked_name(name: str, taken: Mapping[str, Provider]) -> str:
+def _checked_name(name: str, taken: Collection[str]) -> str:
     if not NAME.fullmatch(name) or name in EXEMPT_PROVIDERS:
-        raise ValueError(f"{name!r} is not a valid name for a provider. Use a-z, 0-9 and _, and no reserved word")
+        raise ValueError(
+            f"{name!r} is not a valid name for a provider. Use at most 40 of a-z, 0-9 and _, with a letter first, and "
+            f"not {' or '.join(sorted(EXEMPT_PROVIDERS))}"
+        )
     if name in taken:
         raise ValueError(f"two installed packages provide {name}. Uninstall one of them")
     return name

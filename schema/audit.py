@@ -84,7 +84,10 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
     row = connection.execute(sa.select(orgs).where(orgs.c.org_id == org_id)).one_or_none()
     if row is None:
         if ids.has_samples(connection, org_id):
-            raise Refused(f"{org_id} has usage that a tick has not seen yet. Run `drawdown tick`, then try again")
+            raise Refused(
+                f"{org_id} has samples, but a tick has not registered it. Run `drawdown tick`, then try again. If this "
+                "repeats, run `drawdown sample quarantined`"
+            )
         ids.require(connection, ids.ORG, org_id)
         raise Refused(explain_race("organisation", org_id))
     return row

@@ -346,6 +346,6 @@ def require_feature_name(feature: str) -> None:
     """Refuse an invalid name of a feature. Errors: UsageError."""
     if not FEATURE_NAME.fullmatch(feature):
         raise UsageError(
-            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _, but not only "
-            "digits, or r and digits, such as 12 or r1"
+            f"invalid feature name {quote_value(feature)}: expected 1 to 64 characters of a-z, 0-9 and _. Digits alone "
+            "(12), and r with digits (r1), are not allowed"
         )

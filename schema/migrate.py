@@ -166,7 +166,7 @@ def _create_private(file: Path) -> None:
 
 def _bring_up_to_date(connection: sa.Connection, *, new: bool) -> None:
     """Create the newest schema in a new database, or migrate an older one."""
-    from alembic import command  # imported here: one command needs it, and it takes a tenth of the start of any
+    from alembic import command  # imported here: few commands need it, and it takes a tenth of a command's start
     from alembic.config import Config
 
     from drawdown.schema.create import create_schema

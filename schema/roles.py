@@ -68,8 +68,8 @@ def apply(engine: sa.Engine) -> None:
     except Exception as error:
         if "42501" in (getattr(cause, "sqlstate", None) for cause in _causes(error)):
             raise Refused(
-                "this user cannot create the roles, because only the owner of the tables with the right CREATEROLE "
-                "can. Ask an administrator to run the SQL that `drawdown init --roles` prints"
+                "this user cannot create the roles. Only a superuser, or the owner of the tables with CREATEROLE, can. "
+                "Ask an administrator to run the SQL that `drawdown init --roles` prints"
             ) from error
         raise
 

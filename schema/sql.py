@@ -119,7 +119,7 @@ class Queries:
         """
         found = _pieces(self.path)
         if twice := {name for name, _ in found} & {name for name, _ in _words()}:
-            raise SqlError(f"{self.path}: {', '.join(sorted(twice))} is also in words.sql. Rename the query")
+            raise SqlError(f"{self.path}: words.sql or sql.py also has {', '.join(sorted(twice))}. Rename the query")
         return found
 
     def run(

@@ -33,7 +33,7 @@ def _installed(*, group: str) -> EntryPoints:
 
 def share() -> None:
     """From now on the registries read what none before them has."""
-    vars(registry)["_package"] = cache(registry._package)
+    vars(registry)["package_of"] = cache(registry.package_of)
     for module in (registry, payments):
         vars(module)["entry_points"] = _installed
         _installed(group=module.GROUP)

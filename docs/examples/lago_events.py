@@ -77,5 +77,5 @@ def _number(value: object, at: str, code: str) -> Decimal:
     is_short = type(value) is float or (type(value) is int and abs(value) < 10**MOST_CHARS)
     text = value if isinstance(value, str) else repr(value) if is_short else ""
     if not PLAIN.fullmatch(text[:MOST_CHARS]) or len(text) > MOST_CHARS:
-        raise Unfit(code, f"expected a number of up to {MOST_CHARS} digits, signs and points", at)
+        raise Unfit(code, f"invalid {at}: expected a plain number of up to {MOST_CHARS} characters, such as 1.5", at)
     return Decimal(text)

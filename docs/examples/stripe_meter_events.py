@@ -26,7 +26,8 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent:
         raise Unfit("wrong_type", "invalid payload: expected an object", "payload")
     customer = str(payload.get(CUSTOMER_KEY))
     if customer not in ORGS:
-        raise Unfit("unknown_customer", "unknown customer. Add it to ORGS", f"payload.{CUSTOMER_KEY}")
+        text = f"missing or unknown {CUSTOMER_KEY}: expected a key of ORGS"
+        raise Unfit("unknown_customer", text, f"payload.{CUSTOMER_KEY}")
     identifier = sent.get("identifier")
     if not isinstance(identifier, str) or not identifier:
         raise Unfit(
@@ -47,7 +48,7 @@ def _whole(value: object) -> int:
     """Whole numbers, as texts: what a meter counts in parts is scaled here before it is sent."""
     text = str(value)
     if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
-        raise Unfit("bad_quantity", "invalid value: expected a whole number as a string", f"payload.{VALUE_KEY}")
+        raise Unfit("bad_quantity", f"invalid value: expected 1 to {MOST_DIGITS} digits", f"payload.{VALUE_KEY}")
     return int(text)
 
 
@@ -60,5 +61,5 @@ def _moment(value: object) -> int:
             raise ValueError("whose clock?")
         return round(moment.timestamp() * 1_000)
     except (ValueError, OverflowError):
-        text = "invalid timestamp: expected seconds since 1970, or ISO 8601 with its offset"
+        text = "invalid timestamp: expected whole seconds since 1970, or ISO 8601 with its offset"
         raise Unfit("bad_time", text, "timestamp") from None

@@ -23,9 +23,10 @@ def usage_event(sent: Mapping[str, object]) -> UsageEvent | None:
     kind = KINDS.get(str(sent["name"]))
     if kind is None:
         return None
-    counted = sent["tokens"] if kind == "workflow.agent_answer" else sent["ran_ms"]
+    name = "tokens" if kind == "workflow.agent_answer" else "ran_ms"
+    counted = sent[name]
     if not isinstance(counted, int):
-        raise Unfit("wrong_type", "invalid step: expected a whole number of milliseconds or tokens", "ran_ms")
+        raise Unfit("wrong_type", f"invalid {name}: expected a whole number", name)
     ended = sent["ended_ms"]
     if not isinstance(ended, int):
         raise Unfit("wrong_type", "invalid ended_ms: expected milliseconds since 1970", "ended_ms")

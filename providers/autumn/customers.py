@@ -627,7 +627,7 @@ def read_shown_credit(body: Mapping[str, object], settings: AutumnSettings, sche
     taken = deducted(body, feature)
     if taken is None or not isinstance(found, dict):
         return None
-    try:  # only what decides: every push comes here
+    try:  # read only the deciding fields, because every push comes here
         remaining = _figure(found, feature, *_REMAINING)
         is_unlimited = _read_flag(found, feature, _UNLIMITED) | _read_flag(found, feature, _OVERAGE)
         if is_unlimited and found.get("max_purchase") is not None:

@@ -271,7 +271,7 @@ class EventReader:
         try:
             events = by_key(items)
         except Unreadable:
-            return None  # the whole list shows the same, or shows that the event belongs to another push
+            return None  # the whole list decides
         return (await self._judge([request], events))[0] if events.get(request.key) else None
 
     async def _judge(self, requests: Sequence[PushRequest], events: Events) -> Sequence[LookupResult]:

@@ -191,7 +191,7 @@ def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs 
         return Accepted(cost=applied.cost)
     if applied.quantity == 0:
         return _uncharged(request, body)
-    # The key is used up and a part was charged. The lookup finds the quantity, and the difference is billed again.
+    # The key is used up, and another quantity was charged. The lookup finds it, and the next seal bills the rest.
     return Queued(now_ms + CONFIRM_MS)
 
 

@@ -438,7 +438,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except Unusable as error:
             self._fail(str(error))
-        except httptools.HttpParserError as error:  # a callback raised, or bytes follow a whole response
+        except httptools.HttpParserError as error:  # invalid HTTP, a callback raised, or extra bytes
             self._keeps = False
             if not self._is_whole:
                 said = error.__context__
@@ -613,7 +613,7 @@ class Dialer:
             )
         except TimeoutError:
             raise
-        except UsageError as error:  # a certificate file changed after the start
+        except UsageError as error:  # a changed certificate file, or an invalid SSL_CERT_FILE
             raw.close()
             raise NoConnection(str(error)) from None
         except (OSError, RuntimeError) as error:

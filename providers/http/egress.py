@@ -205,7 +205,9 @@ def proxy_url(text: str, setting: str = PROXY) -> ProxyUrl | None:
     text = text.strip()
     if not text:
         return None
-    wrong = UsageError(f"{setting}: invalid proxy. Set http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT")
+    wrong = UsageError(
+        f"{setting} or {setting.lower()}: invalid proxy. Set http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT"
+    )
     try:
         found = urlsplit(text if "://" in text else f"http://{text}")
         port = found.port or 80
@@ -227,7 +229,9 @@ def exceptions(text: str) -> tuple[str, ...]:
     """
     found = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
     if len(found) > MOST_EXCEPTIONS:
-        raise UsageError(f"{NO_PROXY} has {len(found):,} entries: expected at most {MOST_EXCEPTIONS:,}")
+        raise UsageError(
+            f"{NO_PROXY} or {NO_PROXY.lower()} has {len(found):,} entries: expected at most {MOST_EXCEPTIONS:,}"
+        )
     return found
 
 

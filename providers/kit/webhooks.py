@@ -77,13 +77,13 @@ def _header(headers: Mapping[str, str], part: str) -> str:
     """
     found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
     if not found or not found.isascii():
-        raise WebhookRefused(f"the webhook does not have a valid header svix-{part}")
+        raise WebhookRefused(f"the webhook does not have a valid header svix-{part} or webhook-{part}")
     return found
 
 
 def _fresh(sent: str, now_ms: int) -> datetime:
     if not _SECONDS.fullmatch(sent):
-        raise WebhookRefused("the webhook's svix-timestamp is not a time in seconds")
+        raise WebhookRefused("the webhook's header svix-timestamp or webhook-timestamp is not a time in seconds")
     if abs(now_ms - int(sent) * 1000) > TOLERANCE_MS:
         # An older webhook can be a replay by anyone who saw it. A newer one could be stored for a replay.
         raise WebhookRefused(

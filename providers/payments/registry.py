@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from drawdown.providers.http import Http
 from drawdown.providers.payments.protocol import PaymentCapabilities, PaymentService
 from drawdown.providers.protocol import Setup
-from drawdown.providers.registry import NAME, without_secrets
+from drawdown.providers.registry import NAME, in_order, package_of, without_secrets
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 
@@ -52,18 +52,21 @@ def load(
     services: dict[str, PaymentService] = {}
     broken: dict[str, str] = {}
     there = entry_points(group=GROUP) if found is None else found
-    for entry in sorted(there, key=lambda one: one.name):
+    for entry in in_order(there):
         name = entry.name
+        is_second = name in services or name in broken
         own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
         try:
-            if not NAME.fullmatch(name) or name in services:
+            if not NAME.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} is not a valid name for a payment service, or two installed packages have it. Use a-z, "
-                    "0-9 and _, or uninstall one of them"
+                    f"{name!r} is not a valid name for a payment service. Use at most 40 of a-z, 0-9 and _, with a "
+                    "letter first"
                 )
+            if is_second:
+                raise ValueError(f"two installed packages provide {name}. Uninstall one of them")
             services[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
         except (Exception, SystemExit) as error:  # another package's code: an error disables only that service
-            broken[name] = without_secrets(in_short(error), settings)
+            broken[f"{name} of {package_of(entry)}" if is_second else name] = without_secrets(in_short(error), settings)
     return PaymentServices(services, broken)
 
 

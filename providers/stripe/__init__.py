@@ -101,7 +101,7 @@ class StripeProvider:
         """
         now_ms = self._clock.now_ms()
         if isinstance(meters, ReadFailed) and not self._settings.stream_url:
-            # A key may lack the right to read meters. v1 refuses an unfit push, and `check` reports a window.
+            # The key may lack the right to read meters. v1 refuses an unfit push, except to a meter with a window.
             return None
         if isinstance(meters, ReadFailed):
             at_ms, why = now_ms + backoff_ms(push.attempt), f"its meter cannot be looked up: {meters.reason}"

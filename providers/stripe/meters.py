@@ -99,7 +99,7 @@ class Meters:
         if not afresh and self._read_ms is not None and abs(now_ms - self._read_ms) <= REMEMBERED_MS:
             return self._meters
         if not self._turn.locked():
-            self._turn = asyncio.Lock()  # a lock with waiters belongs to their event loop
+            self._turn = asyncio.Lock()  # a lock that had waiters stays bound to their event loop
         reads = self._reads
         async with self._turn:
             if self._reads == reads:

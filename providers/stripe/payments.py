@@ -239,7 +239,7 @@ NO_RETRY: Final = frozenset(
         # Codes after which Stripe itself does not retry the same card (billing/revenue-recovery/smart-retries).
         *("incorrect_number", "lost_card", "pickup_card", "stolen_card", "highest_risk_level"),
         *("revocation_of_authorization", "revocation_of_all_authorizations", "transaction_not_allowed"),
-        # Codes for which Stripe's table of decline codes advises another card, or the bank.
+        # Codes for which Stripe's table of decline codes advises another card, correct card data, or the bank.
         *("expired_card", "fraudulent", "restricted_card", "do_not_try_again", "invalid_account", "invalid_number"),
         *("new_account_information_available", "merchant_blacklist", "security_violation", "stop_payment_order"),
         *("card_not_supported", "currency_not_supported", "invalid_expiry_month", "invalid_expiry_year"),
@@ -343,7 +343,7 @@ def _refused(answer: Answer, now_ms: int) -> ChargeResult:
         # A lock can time out in the middle of the work, and a key in use means that our own call is in flight.
         return InDoubt(described(answer))
     if answer.status == 429 or (error is not None and error.code == "rate_limit"):
-        # A 429 comes before the service does anything, from any sender.
+        # Any other 429 comes before the service does anything, from any sender.
         return NotSent(described(answer), now_ms + wait_ms(answer.headers, 1, now_ms))
     if sent_before(answer):
         return OtherContent(
@@ -388,7 +388,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
             return _succeeded(intent, payment_id, charge)
         case "canceled":
             why = _text(intent, "cancellation_reason")
-            # If a person cancelled the payment, do not make the next.
+            # If a person cancelled it as fraudulent or at the customer's request, do not charge again.
             retry = why not in ("fraudulent", "requested_by_customer")
             return Declined("canceled", f"{payment_id} was cancelled: {why}", retry)
         case "requires_action":
@@ -397,7 +397,7 @@ def judge_intent(intent: Mapping[str, object], charge: Charge) -> ChargeResult:
             return _declined(intent.get("last_payment_error"))
         case "processing":
             return InDoubt(f"{payment_id} is in progress")
-    # Our calls leave neither an unconfirmed nor an uncaptured intent. A person cancels it at Stripe.
+    # Our calls leave neither an unconfirmed nor an uncaptured intent. A person must cancel such an intent at Stripe.
     return InDoubt(f"{payment_id} is {_text(intent, 'status')}")
 
 

@@ -261,5 +261,5 @@ def _moment(text: str) -> int:
         raise _refused("cut_over", "a time such as 2026-09-01T00:00:00Z") from error
     if found.tzinfo is None:
         raise _refused("cut_over", "a time with its zone, such as 2026-09-01T00:00:00Z")
-    # Another system bills a window that began before the cut-over: our first window starts after it.
+    # Another system bills a window that began before the cut-over. Our first window starts at the cut-over or later.
     return next_window(-(-int(found.timestamp() * 1_000_000) // 1000))

@@ -183,7 +183,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status in (401, 403):
         # Stripe charged nothing. After a person fixes the key, a retry of the same push can succeed.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}", by_person=True)
-    if result.status == 429:  # any sender of a 429 sends it before it processes the call
+    if result.status == 429:  # the call was not processed; for a lock_timeout, this is assumed
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if 400 <= result.status < 500:
         return _refused(result, push, now_ms)

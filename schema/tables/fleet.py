@@ -167,13 +167,13 @@ balance_marks = sa.Table(
     sa.Column("told_qty", Big, nullable=False, server_default=sa.text("0")),
     ms_column("told_ms", null=True),
     sa.Column("scale", Big, nullable=False, server_default=sa.text("1")),
-    sa.Column("accepted_qty", Big, nullable=True),  # this and the next columns: the base to compare the next cycle with
+    sa.Column("accepted_qty", Big, nullable=True),  # this and the next four columns: the base for the next cycle
     sa.Column("used_qty", Big, nullable=True),
     sa.Column("left_qty", Big, nullable=True),
     sa.Column("cycle_left_qty", Big, nullable=True),
     ms_column("ends_ms", null=True),
     sa.Column("own_units", sa.Text, nullable=True),  # JSON, by feature: units drawn, and the value assumed for each
-    # The possible additional amount, because the amounts of some charges are unknown.
+    # The possible additional excess, because the amounts of some charges are unknown.
     sa.Column("unsure_qty", Big, nullable=False, server_default=sa.text("0")),
     comment="Use of a balance in its present cycle that exceeds our pushes, at the last comparison (P5, R2). "
     "`apart_qty`: that excess. `told_qty`, `told_ms`: the part that Drawdown reported and a person has not "
@@ -221,7 +221,7 @@ operator_actions = sa.Table(
     sa.Column("target", sa.Text, nullable=False),
     sa.Column("details", sa.Text, nullable=False),
     *said_columns(),
-    sa.Column("via", sa.Text, nullable=False, server_default="unknown"),  # cli, http, webhook, program
+    sa.Column("via", sa.Text, nullable=False, server_default="unknown"),  # a channel of worker.access.audit.VIAS
     sa.Index("operator_actions_by_target", "target", "action_id"),
     sa.Column("hash", sa.Text, nullable=True),  # of this row and the previous hash; NULL: Drawdown did not write it
     comment="One row per change by a person, append-only and chained by hash. `hash`: over this row and the previous "

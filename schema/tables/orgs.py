@@ -186,10 +186,10 @@ provider_rates = sa.Table(
     sa.Column("per_quantity", Big, nullable=False, server_default=sa.text("1")),
     ms_column("at_ms"),
     *said_columns(),
-    id_column("balance", null=True),  # the credit system that pays, from the provider; NULL: an operator set the rate
+    id_column("balance", null=True),  # what pays: a credit system or the feature itself; NULL: an operator's rate
     ms_column(
         "confirmed_ms", null=True
-    ),  # when the previous cost was last confirmed; NULL: first cost, or an operator's
+    ),  # when the previous cost was last confirmed; NULL: costs were not read before, or an operator's rate
     sa.CheckConstraint("micro >= 0 AND per_quantity > 0", name="provider_rates_sane"),
     comment="The cost of usage at a provider, in millionths of its balance's unit. Estimates use it; a cost in "
     "credits is also evidence. Append-only.",

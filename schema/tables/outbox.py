@@ -64,7 +64,7 @@ pushes = sa.Table(
     sa.Column("last_error", sa.Text, nullable=True),
     id_column("wire_key", null=True),
     sa.Column("lookups", sa.Integer, nullable=False, server_default=sa.text("0")),
-    # The time of the last lookup at its provider, and the result: found, absent, cannot_tell, not_read.
+    # The time of the last lookup, and the result: found, found N, drawn, absent, cannot_tell, not_read.
     ms_column("looked_up_ms", null=True),
     sa.Column("lookup_answer", sa.Text, nullable=True),
     # True if it was rejected and a person billed it: as an event at the provider, or outside the provider.
@@ -72,7 +72,7 @@ pushes = sa.Table(
     # The number of attempts when its provider refused it later. Their responses show the state before.
     sa.Column("refused_attempts", sa.Integer, nullable=True),
     # Credits for one base unit, as the provider reported for this charge: the cost may change while it is in flight.
-    # It is a decimal. A fraction such as 1/3000 is the mean cost of a charge that ended inside a unit.
+    # A decimal, or a fraction such as 1/3000: the mean cost of a charge that ended inside a unit.
     sa.Column("credit_cost", sa.Text, nullable=True),
     sa.CheckConstraint(
         f"state IN {sql_list(name for name, state in STATES.items() if state.is_stored)}", name="pushes_state"

@@ -19,7 +19,7 @@ LATEST_MS: Final = 253_402_300_799_999
 EARLIEST_MS: Final = -62_135_596_800_000
 """The first moment of the year 1, the earliest that Python's datetime supports."""
 _PLAIN: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
-RELATIVE: Final = re.compile(r"(\+?)(\d{1,6})(s|m|h|d|w)")
+RELATIVE: Final = re.compile(r"(\+?)(\d{1,9})(s|m|h|d|w)")
 UNITS_MS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": 60 * MINUTE_MS, "d": DAY_MS, "w": 7 * DAY_MS}
 DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 FORMS: Final = (
@@ -149,7 +149,7 @@ def parse_length(text: str, option: str) -> int:
     found = RELATIVE.fullmatch(text)
     if found is None or found[1] or not text.isascii():
         raise UsageError(
-            f"{option}: invalid length of time {text!r}: expected a number and a unit, such as 45m, 6h or 2d"
+            f"{option}: invalid length of time {text!r}: expected 1 to 9 digits and a unit, such as 45m, 6h or 2d"
         )
     return int(found[2]) * UNITS_MS[found[3]]
 

@@ -54,7 +54,7 @@ from drawdown.schema.declare import (
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.ids import is_clean
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import quote_value, typed
 from drawdown.schema.units import MAX_AMOUNT_MICRO, WINDOW_MS, as_credits, counted_credits
 from drawdown.server.api.models import CREDITS_SCHEMA, MOST_ROWS, After, Credits, EpochMs, Id, Why
 from drawdown.server.api.openapi import IDEMPOTENCY_KEY, named_examples, operation
@@ -290,10 +290,14 @@ def carry_out(
     asked = Invocation(by, key, secret, reach_of(said.key), order.dry_run, hooks, known)
     _require_size(connection, action, asked, values, said.key)
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
+    if not action.fits(connection, asked, values):
+        run = typed("drawdown", *action.command(values))
+        text = f"{action.title}: only the command changes more than {action.at_once:,} rows"
+        raise ApiError(409, "refused", f"{text}. Ask the operator to run `{run}`")  # no HTTP path can do it
     answer: dict[str, object] = answer_of(action.whole(connection, asked, values))
     if order.dry_run:
         stands = action.facts(connection, asked, values)
-        hidden = {action.shown_once: None} if action.shown_once else {}  # an endpoint's real secret would be the same
+        hidden = {action.shown_once: None} if action.shown_once else {}  # for an endpoint, it would be the real secret
         return {**answer, **hidden, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
         kept = {**answer, action.shown_once: None} if action.shown_once else answer

@@ -101,8 +101,8 @@ def require_sane(settings: MySettings) -> None:
             raise UsageError("invalid DRAWDOWN_MY_URL: expected an origin such as https://usage.example.com") from None
     if settings.jwks_url and not is_safe(settings.jwks_url):
         raise UsageError(  # without the value, because a user's password may be in it
-            "invalid DRAWDOWN_MY_JWKS_URL: expected a URL without a user name or password, "
-            "such as https://app.example.com/.well-known/jwks.json"
+            "invalid DRAWDOWN_MY_JWKS_URL: expected https://, or http:// with localhost, 127.0.0.1 or [::1], without a "
+            "user name, password or fragment, such as https://app.example.com/.well-known/jwks.json"
         )
     if settings.is_set:
         jwts.require_library()
@@ -540,7 +540,7 @@ def reason_of(form: Mapping[str, str]) -> str:
     reason = form.get("reason", "").strip()
     if not (0 < len(reason) <= MAX_REASON_CHARS and reason.isprintable()):
         raise UsageError(
-            f"invalid reason {quote_value(reason)}: expected 1 to {MAX_REASON_CHARS} characters on one line"
+            f"invalid reason {quote_value(reason)}: expected 1 to {MAX_REASON_CHARS} printable characters on one line"
         )
     return reason
 

@@ -74,8 +74,8 @@ def require_sane(settings: OidcSettings) -> None:
         return
     if not is_safe(settings.issuer) or urlsplit(settings.issuer).query:
         raise UsageError(  # without the value, because a user's password may be in it
-            "invalid DRAWDOWN_CONSOLE_OIDC_ISSUER: expected an issuer without a user name, password or "
-            "query, such as https://login.example.com"
+            "invalid DRAWDOWN_CONSOLE_OIDC_ISSUER: expected https://, or http:// with localhost, 127.0.0.1 or [::1], "
+            "without a user name, password, query or fragment, such as https://login.example.com"
         )
     if not settings.client_id or not settings.claim:
         raise UsageError(

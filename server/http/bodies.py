@@ -166,7 +166,11 @@ def parse(body: bytes, content_type: str, model: type[M]) -> M:
     try:
         found = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant, parse_float=Decimal)
     except (ValueError, RecursionError, ArithmeticError):
-        raise ApiError(400, "not_json", "invalid body: expected JSON in UTF-8, without duplicate keys") from None
+        raise ApiError(
+            400,
+            "not_json",
+            "invalid body: expected JSON in UTF-8, without duplicate keys, huge numbers or very deep nesting",
+        ) from None
     try:
         return model.model_validate(found, strict=True)
     except ValidationError as error:

@@ -13,6 +13,7 @@ import sys
 import tomllib
 import unittest
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from urllib.parse import quote
 
@@ -176,6 +177,18 @@ def test_foreign_provider_named_embedded_is_refused(beside: Callable[..., regist
     (name,) = found.broken
     assert name.startswith("embedded of "), "it is named by its package, and ours goes on"
     assert found.broken[name] == "ValueError: two installed packages provide embedded. Uninstall one of them"
+
+
+def test_second_provider_of_name_that_is_broken_is_refused() -> None:
+    """It would get the settings of the first, and send its pushes."""
+    group = registry.GROUP
+    entries = [
+        EntryPoint("autumn", "drawdown.gone:build", group),
+        EntryPoint("autumn", "drawdown.providers.autumn:build", group),
+    ]
+    found = registry.load({}, FixedClock(T0), Wire(Service()), sa.create_engine("sqlite://"), entries)
+    first, second = found.broken
+    assert first == "autumn" and second.startswith("autumn of ") and not found.providers
 
 
 # A provider that is wrong in one place, and what the suite must say to it.

@@ -549,7 +549,7 @@ def test_repeated_grant_with_relative_times_is_credited_once(tmp_path: Path, tim
         assert told.status == 0 and "was made before. This call did not add credit" in told.out, told
     other = drawdown(url, *given[:-1], "+31d", at="2026-01-01T00:07")
     assert other.status == 1
-    for words in ("20 credits to acme", "Credit was not moved", "`drawdown ledger lots acme`"):
+    for words in ("20 credits to acme", "This call did not move credit", "`drawdown ledger lots acme`"):
         assert words in other.err
     assert len(json.loads(run(url, "ledger", "lots", "acme", "--json"))["lots"]) == 1
 
@@ -562,7 +562,7 @@ def test_repeated_grant_after_end_of_credit_is_recognised(tmp_path: Path) -> Non
     told = drawdown(url, *given, at="2026-01-03T00:00")
     assert told.status == 0 and "was made before. This call did not add credit or change the plan" in told.out, told
     other = drawdown(url, *given[:-1], "2026-01-01T12:00", at="2026-01-03T00:00")
-    assert other.status == 1 and "Credit was not moved" in other.err
+    assert other.status == 1 and "This call did not move credit" in other.err
 
 
 def test_lost_grant_answer_suggests_repeat_with_absolute_times(
@@ -595,7 +595,7 @@ def test_repeated_pool_allot_with_relative_expiry_is_credited_once(tmp_path: Pat
         *[*allot[:4], "21", *allot[5:]],
         at="2026-01-02T12:00",
     )
-    assert other.status == 1 and "20 credits to acme" in other.err and "Credit was not moved" in other.err
+    assert other.status == 1 and "20 credits to acme" in other.err and "This call did not move credit" in other.err
 
 
 def test_future_lot_does_not_pay_debt_and_is_taken_back_whole(purse: Purse) -> None:

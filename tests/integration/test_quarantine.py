@@ -10,12 +10,13 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
-from drawdown.schema.database import write
-from drawdown.schema.errors import Refused
+from drawdown.schema.database import read, write
+from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.usage import quarantined as samples
 from drawdown.worker.usage.prune import Pruned, prune
+from drawdown.worker.usage.sample_faces import chosen_of
 from drawdown.worker.usage.withdrawals import withdraw
 from tests.integration.plans import explained, plan_of, sequential
 from tests.world import T0, Fleet
@@ -72,6 +73,19 @@ def test_withdrawal_of_closed_quarantined_sample_names_billed_sample(fleet: Flee
     for sample, words in said.items():
         with pytest.raises(Refused, match=re.escape(words)):
             write(fleet.engine, lambda c, sample=sample: withdraw(c, [sample], fleet.by))  # type: ignore[misc]
+
+
+def test_quarantined_samples_of_organisation_before_its_first_tick_are_chosen(fleet: Fleet) -> None:
+    """A tick registers no organisation whose samples are all quarantined, so each of its samples had to be named."""
+    fleet.clock.at_ms = T0 + 60 * DAY_MS
+    fleet.sample("newcomer", fleet.clock.at_ms // 1000, 3600, sample_id="in-s")
+    fleet.tick(accept_clock=True)
+    assert fleet.rows("SELECT 1 FROM orgs WHERE org_id = 'newcomer'") == []
+    chosen = read(fleet.engine, lambda c: chosen_of(c, None, "newcomer", "", None, None))
+    (fixed,) = write(fleet.engine, lambda c: samples.fix(c, chosen, fleet.by))
+    assert fixed.sample_id == "in-s" and fixed.new_id is not None
+    with pytest.raises(UnknownId):
+        read(fleet.engine, lambda c: chosen_of(c, None, "newcome", "", None, None))
 
 
 def test_prune_with_old_quarantined_sample_skips_empty_windows(fleet: Fleet) -> None:

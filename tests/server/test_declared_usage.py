@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
 from drawdown.schema.database import read, write
-from drawdown.schema.declare import Invocation, More
+from drawdown.schema.declare import Action, Invocation, More
 from drawdown.schema.errors import Refused
 from drawdown.schema.units import DAY_MS, MAX_AMOUNT_MICRO, MICRO, WINDOW_MS
 from drawdown.server.declarations import ACTIONS
@@ -50,7 +50,7 @@ def staged(house: House, units: int) -> None:
     write(house.fleet.engine, lambda c: backfills.stage(c, "june", [event], house.clock.at_ms))
 
 
-def test_backfill_over_http_is_opened_closed_and_reverted(office: House) -> None:
+def test_backfill_over_http_is_opened_closed_and_reverted(office: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(caller: Caller) -> None:
         app, bound = Program(caller, key_of("app")), Program(caller, key_of("bound"))
         path, order = "/v1/backfills/june", {"org_id": "acme", "from_ms": T0, "to_ms": T0 + WINDOW_MS}
@@ -70,6 +70,11 @@ def test_backfill_over_http_is_opened_closed_and_reverted(office: House) -> None
         assert tried["From"][0] == "2026-01-01T00:00:00Z" and tried["State"] == ("closed", "reverted")
         assert (await app.get("/backfills/june")).json()["withdrawn"] == 0, "nothing was changed"
         assert refused(await send(Program(caller, key_of("small")), f"{path}/revert", {})) == (403, "grant_limit")
+        with monkeypatch.context() as patched:
+            patched.setattr(Action, "fits", lambda *_: False)
+            large = await send(app, f"{path}/revert", {})
+        assert refused(large) == (409, "refused") and "`drawdown backfill revert june`" in large.text
+        assert "POST" not in large.text, "a second call would be refused, too"
         assert (await send(app, f"{path}/revert", {})).json() == {"backfill": "june", "was": "closed", "withdrawn": 1}
         make_key(office, "other", *WRITERS, org="globex")
         other = Program(caller, key_of("other"))

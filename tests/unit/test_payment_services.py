@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import sqlalchemy as sa
 
@@ -49,3 +50,14 @@ def test_payment_service_that_is_unusable_disables_only_itself(entry: EntryPoint
     found = loaded(settings, entry)
     assert list(found.broken) == [entry.name] and not found.services
     assert "12345678" not in str(found.broken)
+
+
+def test_second_payment_service_of_same_name_is_listed_apart() -> None:
+    """It was found first, so it got the key of ours, and ours was refused."""
+    other, ours = EntryPoint("stripe", "builtins:dict", GROUP), EntryPoint(STRIPE.name, STRIPE.value, GROUP)
+    vars(other)["dist"], vars(ours)["dist"] = SimpleNamespace(name="acme-pay"), SimpleNamespace(name="drawdown")
+    for settings, broken in (({}, []), ({"stripe_payment_key": "sk_test_12345678"}, ["stripe"])):
+        found = loaded(settings, other, ours)
+        assert sorted(found.broken) == [*broken, "stripe of acme-pay"]
+        assert found.broken["stripe of acme-pay"].startswith("ValueError: two installed packages provide stripe")
+        assert list(found.services) == ([] if broken else ["stripe"])

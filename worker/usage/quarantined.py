@@ -185,7 +185,7 @@ def _judge(
         )
     moment, read_as = (row.meant_ms, row.meant_as) if unit == "auto" else (time_of(row.ts, unit), unit)
     if moment is None:
-        why = "Drawdown cannot read its time. Pass --as with the unit"
+        why = "Drawdown cannot read its time in this unit"
     elif not EARLIEST_TS <= moment <= now_ms + FUTURE_SLACK_MS:
         why = f"read as {read_as}, its time is before the year 2000 or in the future"
     elif moment < whole.floor_ms:

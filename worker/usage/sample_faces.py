@@ -29,6 +29,7 @@ from drawdown.schema.declare import (
     whole,
 )
 from drawdown.schema.errors import Exit, Refused, UsageError
+from drawdown.schema.ids import has_samples
 from drawdown.schema.typed.parsing import require_range, show_time
 from drawdown.worker.sources.samples.quarantine import (
     QuarantineFilter,
@@ -60,11 +61,12 @@ def chosen_of(
 ) -> QuarantineFilter:
     """Return the filter of quarantined samples.
 
-    Errors: UnknownId for an unknown organisation, or a reason without quarantined samples. Refused if
-    only samples of the organisation are known. UsageError for an invalid range of times.
+    Samples of an organisation that no tick has registered can be chosen, because a tick registers none whose samples
+    are all quarantined. Errors: UnknownId for an unknown organisation, or a reason without quarantined samples.
+    UsageError for an invalid range of times.
     """
     require_range(from_ms, to_ms)
-    if org_id:
+    if org_id and not has_samples(connection, org_id):
         require_org(connection, org_id)
     if why:
         require_reason(connection, why)

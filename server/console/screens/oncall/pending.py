@@ -341,9 +341,11 @@ def _fix(connection: sa.Connection, doing: Doing) -> ActionResult:
     done = fixing.fix(connection, _chosen(doing), doing.by, unit=doing.values["as"])
     good = [one for one in done if one.new_id is not None]
     if not good:
+        if not done:
+            raise Refused("cannot correct the samples: no sample matches the filter. Change the filter")
         raise Refused(
-            f"cannot correct the samples: {done[0].why_not if done else 'no sample matches the filter'}. Choose "
-            "different samples"
+            f"cannot correct the sample {done[0].sample_id}: {done[0].why_not}. Choose another time format, or other "
+            "samples"
         )
     seconds = sum(one.interval_s for one in good)
     return ActionResult(f"{len(good):,} of {len(done):,} entered again, {seconds:,} s; the next tick seals them")
