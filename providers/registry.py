@@ -59,7 +59,7 @@ def installed() -> list[EntryPoint]:
 
 
 def in_order(found: Iterable[EntryPoint]) -> list[EntryPoint]:
-    """Sort entry points by name; of those with the same name, that of this package comes first."""
+    """Return entry points by name; that of this package comes first."""
     return sorted(found, key=lambda entry: (entry.name, package_of(entry) != "drawdown"))
 
 

@@ -158,7 +158,7 @@ def decided(org_id: str, facts: Facts, most: int | None, as_of_ms: int | None) -
     verdict = decide(facts, 1)
     allowed = verdict.decision != "block"
     degraded = facts.degraded and (allowed or verdict.rule == "credits")
-    reason = facts.no_credit if degraded else None  # the reason of the doubt, for an open gate
+    reason = facts.no_credit if degraded else None  # why the credit is unknown, if the gate is open
     if not allowed:
         reason = LIMIT_ZERO if verdict.reason == "limit" else verdict.reason
     return {

@@ -169,11 +169,11 @@ class RequestBatcher(Generic[A, R]):
             else:
                 found = await self._threads.write(lambda c: self._all(c, asked))
         except Exception as error:
-            is_refused = isinstance(error, Refused | UsageError)  # at least one was refused, so nothing was stored
+            is_refused = isinstance(error, Refused | UsageError)  # some must be decided alone, and nothing was stored
             if is_refused and not hands_back:
                 await asyncio.gather(*map(self._alone, batch))
                 return
-            # Any other error came before the commit, so each request is decided alone.
+            # After LockHeld or a foreign error, no change was committed, so the caller can decide each request alone.
             is_rolled_back = isinstance(error, LockHeld) or not isinstance(error, DrawdownError)
             back = hands_back and (is_refused or is_rolled_back)
             for one in batch:
@@ -183,7 +183,7 @@ class RequestBatcher(Generic[A, R]):
             for one, answer in zip(batch, found, strict=True):
                 is_same = self._way.reads and not self._way.tells_names(one.request)
                 if isinstance(answer, DrawdownError) and (hands_back or is_same):
-                    one.tell(answer)  # alone, it would get the same error
+                    one.tell(answer)  # the caller decides it alone, or it would get the same error alone
                 elif isinstance(answer, DrawdownError):
                     refused.append(one)
                 else:

@@ -158,7 +158,7 @@ class SignIn:
 
         def work(connection: sa.Connection) -> Person | None:
             person = console_users.set_password(connection, token, stored, now_ms)
-            if person is None:  # after a lost response, this session used the link
+            if person is None:  # after a lost response, this session may have used the link
                 begun = console_sessions.find(connection, session, now_ms)
                 return None if begun is None else begun[0]
             return console_sessions.begin(connection, person.name, stored, session, address, now_ms)

@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
         self._unread_since = None
         self._inner.resume_writing()
 
-    # What a request reports, through ASGI's state.
+    # Reports about a request, through ASGI's state.
 
     def enter(self) -> None:
         """Count a request after its headers were read, and mark the connection as busy."""

@@ -200,7 +200,7 @@ class Limits:
             return self._app
         wait_s = self._strangers.turn(asyncio.get_running_loop().time())
         await self._pause(connection, LONGEST_TURN_S if wait_s is None else wait_s)
-        if wait_s is not None or path == "/healthz":  # /healthz answers in any case
+        if wait_s is not None or path == "/healthz":  # /healthz answers even without a turn
             return self._app
         self._refused["strangers"] += 1
         return _TOO_MANY

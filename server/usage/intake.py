@@ -279,12 +279,12 @@ class Intake:
             fit = [one for items in left.values() for one in items if not isinstance(one, Unfit)]
             stored = _answered(lambda: self._store(engine, bodies[0], fit, now_ms))
             if isinstance(stored, ApiError):
-                # A fault of the server would refuse each of them alone, after as long a wait.
+                # After a server error, each body alone would probably fail, too, after as long a wait.
                 done |= {at: _copy_error(stored) for at in left} if stored.status >= 500 else {}
             else:
                 answers = iter(stored)
                 whole = {at: [_result(one, answers, bodies[at].taker) for one in items] for at, items in left.items()}
-                # An item that repeats an item of another body is stored alone.
+                # A body with an item that repeats a refused item with different content is stored again, alone.
                 done |= {at: one for at, one in whole.items() if all(each.code != REPEATED for each in one)}
         for at, items in left.items():
             if at not in done:

@@ -75,7 +75,7 @@ def test_withdrawal_of_closed_quarantined_sample_names_billed_sample(fleet: Flee
             write(fleet.engine, lambda c, sample=sample: withdraw(c, [sample], fleet.by))  # type: ignore[misc]
 
 
-def test_quarantined_samples_of_organisation_before_its_first_tick_are_chosen(fleet: Fleet) -> None:
+def test_quarantined_samples_of_unregistered_organisation_are_chosen(fleet: Fleet) -> None:
     """A tick registers no organisation whose samples are all quarantined, so each of its samples had to be named."""
     fleet.clock.at_ms = T0 + 60 * DAY_MS
     fleet.sample("newcomer", fleet.clock.at_ms // 1000, 3600, sample_id="in-s")

@@ -114,7 +114,7 @@ def _keep(
 
 def _newer(before: Part, part: Part, now_ms: int) -> Part | None:
     """Return the part to store; None if the stored part did not change."""
-    if part.seen_ms:  # an ended part keeps the time when it was last shown
+    if part.seen_ms:  # a part that a read no longer shows keeps the time when it was last shown
         return part
     if before.used is not None and part.used is not None and now_ms < before.seen_ms + STALE_MS:
         part = replace(part, used=max(before.used, part.used))

@@ -73,8 +73,8 @@ class Pools:
         self._of: dict[str, list[ToldCost]] = defaultdict(list)
         for cost in sorted(told, key=lambda cost: cost.at_ms):
             if cost.confirmed_ms is not None and not self._of[cost.feature]:
-                # A provider reports the feature's own balance together with the credits. So while that balance exists,
-                # use before the credit system paid counts as credits, too.
+                # A provider reports the feature's own balance together with the credits. So a charge before this cost
+                # was first read may have drawn on either of them.
                 self._of[cost.feature] += [own_cost(cost.feature, None, 0), replace(cost, confirmed_ms=0)]
             else:
                 self._of[cost.feature].append(cost)
@@ -148,7 +148,7 @@ class Pools:
         else:
             told = [one for one in between if not one.is_own and one.credits == exact]
             seen = [self._each(pool, one) for one in told or between]
-            # No read of the costs may have shown the cost of this charge yet. In that case, it is possible, too.
+            # If no read of the costs showed the reported cost, the charge may still have had that cost.
             if exact is not None and not told:
                 seen += [self._each(pool, one, exact) for one in between if not one.is_own]
         return min(seen), max(seen)

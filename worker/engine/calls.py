@@ -234,8 +234,8 @@ class Calls:
         The provider declares the span. Customers take turns, so that a customer with many pushes does not delay others.
         """
         requests = effect.requests
-        # Lost responses are requested again. All responses come in one portion, so that those of a customer are
-        # compared together.
+        # A lost response is requested again, so one portion can have all responses. A customer's responses are then
+        # compared together, unless they take longer than PORTION_S.
         flight = Flight[LookupResult](len(requests), effect.over, _unread, portion=len(requests))
         calls = iter(by_customer(requests, self._provider.capabilities.lookup_span_ms))
 

@@ -67,7 +67,7 @@ class Push:
     over: Over
     cut: Cut | None = None
     closed: Over = never
-    gives_way: bool = False  # other pushes are due: if a customer must wait, its pushes are answered as not begun
+    gives_way: bool = False  # other pushes may be due: if a customer must wait, its pushes are answered as not begun
 
 
 @dataclass(frozen=True, eq=False)

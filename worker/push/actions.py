@@ -175,7 +175,8 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
                 raise Refused(f"{push.key} is {push.state}: {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(
-                    f"cannot resolve {push.key}: the embedded ledger does not have its charge. Pass `--outcome absent`"
+                    f"cannot resolve {push.key}: the embedded ledger does not have its charge. If it is queued, wait "
+                    "for the lookup. Otherwise, pass `--outcome absent`"
                 )
     accept_many(connection, chosen, by, evidence)
     return [push.key for push in chosen]
@@ -364,7 +365,10 @@ class Chosen:
 
     def _require_expected(self, found: int) -> None:
         if self.expect not in (None, found):
-            raise Refused(f"the selection changed: expected {self.expect:,}, found {found:,}. Repeat the --dry-run")
+            raise Refused(
+                f"the number of pushes differs: expected {self.expect:,}, but found {found:,}. Check again with "
+                "--dry-run, without --expect"
+            )
 
 
 MAX_KEYS: Final = 100
@@ -562,7 +566,8 @@ class DoubtFilter:
         found = int(SQL.run(connection, "count", self.values).scalar_one())
         if self.at_most is not None and found > self.at_most:
             raise Refused(
-                f"too many pushes in doubt: {found:,} exceed --at-most {self.at_most:,}. Check them with --dry-run"
+                f"too many pushes in doubt: {found:,} exceed --at-most {self.at_most:,}. Check them with --dry-run, "
+                "without --at-most"
             )
         return found
 

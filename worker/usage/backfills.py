@@ -268,8 +268,8 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
         for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms, own=True):
             if answer.status not in ("accepted", "pending"):
                 raise Refused(
-                    f"another call sent an event of {name} in the meantime ({answer.code}). "
-                    f"Run `drawdown backfill show {name}`"
+                    f"cannot close {name}: the answer to an event is {answer.status} "
+                    f"({answer.message or 'the event is already stored'}). Run `drawdown backfill show {name}`"
                 )
     keep_above_floor(connection, found.org_id, events)
     SQL.run(connection, "close", {"backfill": name, "now_ms": by.now_ms, "diff_hash": shown})

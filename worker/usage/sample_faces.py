@@ -61,8 +61,8 @@ def chosen_of(
 ) -> QuarantineFilter:
     """Return the filter of quarantined samples.
 
-    Samples of an organisation that no tick has registered can be chosen, because a tick registers none whose samples
-    are all quarantined. Errors: UnknownId for an unknown organisation, or a reason without quarantined samples.
+    Samples of an organisation that no tick has registered can be chosen. If all its samples are quarantined, no tick
+    registers it. Errors: UnknownId for an unknown organisation, or a reason without quarantined samples.
     UsageError for an invalid range of times.
     """
     require_range(from_ms, to_ms)

@@ -771,7 +771,7 @@ def _factor(text: str, name: str, _now_ms: int) -> int:
         found = 0
     if not 0 < found <= MOST_FACTOR_PPM:
         raise UsageError(
-            f"invalid {name} {quote_value(text)}: expected a number above 0, and at most "
+            f"invalid {name} {quote_value(text)}: expected a number above 0, with at most six decimals, and at most "
             f"{MOST_FACTOR_PPM // ONE_PPM:,}, such as 1.5"
         )
     return found

@@ -617,8 +617,9 @@ class NumberedLines:
         self._number += 1
         if self._number > MAX_FILE_LINES:
             raise DrawdownError(
-                f"{self.name}: more than {MAX_FILE_LINES:,} lines. Split the file, and import all parts. Keep the "
-                "name and the --id-prefix of the first part, and give each other part its own"
+                f"{self.name}: more than {MAX_FILE_LINES:,} lines. Split the file exactly at this limit, after its "
+                "last whole row, and import all parts. With --id-from-line, keep the file name or the --id-prefix for "
+                "the first part, and give each other part its own"
             )
         self._blank_bytes = self._blank_bytes + len(raw) if is_blank(raw) else 0
         if self._blank_bytes > MAX_BLANK_BYTES:

@@ -90,7 +90,7 @@ class ImportOptions:
         if self.format not in (None, *FORMATS):
             raise UsageError(f"invalid --format {quote_value(self.format)}: expected {' or '.join(FORMATS)}")
         if self.id_prefix is not None and not self.id_from_line:
-            raise UsageError("--id-prefix needs --id-from-line, because each row has its own id otherwise. Pass both")
+            raise UsageError("--id-prefix needs --id-from-line. Omit it, or pass both if the rows do not have ids")
         if self.chunk_rows < 1:
             raise UsageError(f"invalid chunk_rows {self.chunk_rows}: expected 1 or more rows")
         time_reader(self.time_format, self.zone)

@@ -64,7 +64,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         Table("Compared days, the latest first", HEADS, [row(one) for one in found.lines],
               "No day matches the filter.", kept, following, first="" if after is None else url(PATH, **query)),
     ]  # fmt: skip
-    if not compared:  # one table replaces four empty ones
+    if not compared:  # one table replaces the empty ones
         none = "No comparison exists yet. A comparison reads the providers' totals."
         tables = [
             Table("Differences", HEADS, [], none, "drawdown reconcile"),

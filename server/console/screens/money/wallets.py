@@ -318,7 +318,7 @@ def entries_table(
     """
     heads: tuple[str, ...] = ("Used, UTC", "Booked, UTC", "Event", "Kind", "#Quantity", "#Amount", "#Balance", "Actor")
     none = "No entry of this wallet exists yet. A grant or the first charge creates an entry."
-    if found.booked_micro is None:  # the balance after entries of other pages is unknown
+    if found.booked_micro is None:  # only the first page of all entries has the balance after each entry
         heads = tuple(head for head in heads if head != "#Balance")
         rows = [_entry(one, customer_id) for one in found.entries]
     else:

@@ -104,7 +104,7 @@ def _replay_job(doing: Doing) -> ReplayJob:
 
 
 def _job(connection: sa.Connection, doing: Doing) -> ActionResult:
-    queue.place(connection, _replay_job(doing), doing.by)  # each dry run would get another job number
+    queue.place(connection, _replay_job(doing), doing.by)  # omit its number: dry runs would get other numbers
     return ActionResult("queued. The next tick does or begins the job")
 
 
