@@ -223,6 +223,8 @@ class Round:
         shard = worker.shard
         self.due = {tuple(row) for row in world.rows(_DUE, now=now, lo=shard.lo, hi=shard.hi)}
         self.excused = {cell for cell, one in context.cell_breakers.items() if one.failures}
+        self.tried: set[tuple[str, str]] = set()
+        """A delivered halt can be due again, if its row is deleted and a sandbox moves to its cell after that."""
         self.troubled = False
         self.offset_ms, self.life = worker.clock.offset_ms, worker.life
 
@@ -231,6 +233,7 @@ class Round:
         if isinstance(effect, SendHalts):
             bad = [True] * len(effect.halts) if error is not None else [one is not None for one in answer]
             self.excused |= {halt.cell_id for halt, failed in zip(effect.halts, bad, strict=True) if failed}
+            self.tried |= {(halt.org_id, halt.cell_id) for halt in effect.halts}
         elif isinstance(effect, Transaction) and error is not None:
             self.troubled = True
 
@@ -241,6 +244,6 @@ class Round:
             return
         still = {tuple(row) for row in self.world.rows(_DUE, now=self.now_ms, lo=shard.lo, hi=shard.hi)}
         for org, cell, at, _ in sorted(self.due & still):
-            if cell not in self.excused:
+            if cell not in self.excused and (org, cell) not in self.tried:
                 yield f"7: the halt of {org} at {at} was due at {cell}, which answers; nobody tried in a whole round"
         self.world.faults.counts["cells_judged"] += len({one[1] for one in self.due} & self.excused) > 0
