@@ -32,7 +32,7 @@ from drawdown.schema.units import as_credits, counted_credits
 SQL = queries(__file__)
 
 ALLOTTED_PRIORITY: Final = DEFAULT_PRIORITY - 10
-"""The priority of allotted credit, which is used before a member's own credit."""
+"""The priority of allotted credit, which is used before lots of default priority."""
 
 
 @dataclass(frozen=True)

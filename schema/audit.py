@@ -96,7 +96,7 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
 HASHED: Final = ("at_ms", "action", "target", "details", "actor", "reason", "via")
 """The columns that a hash covers, in this order, after the previous hash."""
 _AT_ONCE: Final = 1_000
-"""Actions that one statement adds to the hash chain."""
+"""Actions that one statement reads to check the hash chain."""
 _LAST_ID: Final = (1 << 63) - 1
 
 

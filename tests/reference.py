@@ -161,9 +161,10 @@ def codes() -> str:
         "A refused call of the [HTTP API](http-api.md) has a code, and so has each item of a body. The message names"
         " the objects of the call. If a name is unknown, the message suggests the nearest name.",
         "## Of a call",
-        'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, the call changed nothing.'
-        " If a check of the permission order refused it, `details.step` is [its step](credits.md#permission-checks)."
-        " At its limit of connections, a server answers with 503, `too_many_connections`, and `Retry-After`.",
+        'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, and `bad_items` on OpenMeter\'s'
+        " path, the call changed nothing. If a permission check refused it, `details.step` is"
+        " [its step](credits.md#permission-checks). At its connection limit, a server answers 503,"
+        " `too_many_connections`, with `Retry-After`.",
         _table(("status", "code", "meaning and fix"), calls),
         "## Of an item",
         "Drawdown does not keep an `invalid` item. `at` shows the position of the error.",
@@ -184,7 +185,7 @@ def limits() -> str:
         "| `tick` and `watch` | 300 MB | `tests/acceptance/test_memory.py` | 90 to 182 MB |",
         "`make bench` (case `beside`) measures the effect of eight hostile connections on a healthy provider and cell.",
         "A *caller* is an IPv4 address, or an IPv6 /64. Many callers share the address of a proxy in"
-        " `DRAWDOWN_TRUSTED_PROXIES`, so such an address may hold any number of connections.",
+        " `DRAWDOWN_TRUSTED_PROXIES`, so such an address may hold all connections.",
     ]
     tests = bounds.held()
     by_package: dict[str, list[list[str]]] = {}

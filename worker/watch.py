@@ -228,7 +228,7 @@ def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witn
         halted = SQL.run(connection, "halted", values).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
         done.refresh_requests += len(wanted) + len(halted)
-    # A single round is not a watch. If a watch was running, a single round counts while it restarts.
+    # A single round is not a watch. It counts only if a round counted within a day, as while the watch restarts.
     if not watcher.once or was_watched(connection, now):
         note_round(connection, now)  # call it last, because watches of other shards wait for this row
     return done

@@ -326,3 +326,15 @@ def test_source_commands_with_query_show_database_name_not_url(
     listed = said("--json", "source", "list")[1]
     assert '"asked_of": "warehouse"' in listed and "hunter2" not in listed
     assert said("source", "pause", "usage")[0] == 0
+
+
+def test_query_results_that_differ_in_sandboxes_are_both_taken(fleet: Asked) -> None:
+    """Both were empty of labels, so the second was a conflict, and the documented remedy had no effect."""
+    for name in ("a", "b"):
+        question = replace(HOURLY, query=QUERY.replace("'more' AS note", f"'{name}' AS sandbox_id"))
+        write(fleet.engine, lambda c, name=name, asked=question: sources.add_query(c, name, asked, fleet.by, None))
+    fleet.use(0, 60)
+    report = fleet.ask(2 * HOUR)
+    assert (report.batches_taken, report.problems) == (2, [])
+    fleet.tick_windows(1)
+    assert fleet.billed() == 120

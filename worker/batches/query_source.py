@@ -34,6 +34,7 @@ from drawdown.schema.errors import Refused, UsageError
 from drawdown.schema.text import clean
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
 from drawdown.worker.batches.duck import READING_TIME_S, explained, shut_in, text
+from drawdown.worker.batches.file_sums import FILE_FIELDS
 from drawdown.worker.batches.files import FoundFile, NotNow, Unreadable, found_file
 from drawdown.worker.engine.stores import Databases
 
@@ -68,8 +69,9 @@ END_EVERY_S: Final = 0.1
 """Interval between two tries to end a statement that is out of time, in seconds."""
 MAX_SAID_CHARS: Final = 300
 """Characters of a queried database's error message that Drawdown stores."""
-_READ: Final = ("org_id", "ts", "memory_mb", "interval_s", "event_type", "quantity", "id", "event_id")
+_READ: Final = (*FILE_FIELDS, "id", "event_id")
 _TEXTS: Final = ("org_id", "event_type")
+_NUMBERS: Final = ("ts", "memory_mb", "interval_s", "quantity")
 _BOUND: Final = ("from_ms", "until_ms")
 _KINDS: Final = ("postgresql", "sqlite")
 
@@ -210,7 +212,7 @@ def _text_of(name: str, value: object) -> str:
         return str(int(exact) if whole else value)
     if isinstance(value, date) and name == "ts":  # a datetime is also a date; without a zone, it is in UTC
         return value.isoformat()
-    wanted = "text" if name in _TEXTS else "a number"
+    wanted = "a number" if name in _NUMBERS else "text"
     raise Refused(f"{name} has the type {type(value).__name__}, not {wanted}. Cast it in the query")
 
 

@@ -346,9 +346,9 @@ def weighed(
     hidden = now is not None and 0 < extra <= (now.apart or 0)
     balanced = among is None and beyond == (0, 0) and not hidden
     among = frozenset(range(len(quantities))) if balanced else among
-    # A covered push stays accepted. Draws of others could hide that it never drew, or that a push of another day never
-    # drew. The excess of events would then be the draw in its place. So an excess is given back only if other draws are
-    # excluded.
+    # The balance covers these pushes, so they stay accepted. But draws of others may hide that one of them, or a push
+    # of another day, never drew. Then the excess of events is its charge. So an excess is given back only if other
+    # draws are excluded.
     besides = beyond is not None and beyond[0] > extra and (min(quantities) > 0 if quantities else extra > 0)
     besides = besides or len(places) < len(absent)
     for short in some:
@@ -397,7 +397,8 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
         found = yield from look_up(provider, rows, capabilities, context.out_of_time)
         short = Short(line, rows, found)
         if capabilities.drawn and short.shown_too_much:
-            # Both windows are corrected, or neither. Otherwise the customer would be charged twice until the next run.
+            # An absent push and an excess in another window are corrected together. To void only the push would charge
+            # the customer twice until the next run.
             _, short.by_window = yield from read_windows(line, {}, context.out_of_time)
         asked.append(short)
     pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)

@@ -180,7 +180,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         found = Balanced({customer for customer, _ in told}, left_out)
     if scope.recent and not scope.org_id:
         days = [_settled(day, reached, waiting - compared, refused) for day in same]
-        # Otherwise the next run would begin after a loss that this run did not compare.
+        # Pass over a loss only after its read. Otherwise the next run would begin after a loss that was not compared.
         whole_to_ms = until if is_lost_read else now - RECENT_MS if before is None else before
         keep = partial(keep_marks, provider=provider, days=days, balances=found, to_ms=until, now_ms=now)
         done.open_days += yield Transaction("keep_marks", partial(keep, whole_to_ms=whole_to_ms))
@@ -335,7 +335,7 @@ def _line(provider: str, day: _Ours, theirs: int) -> Line:
     ours = int(row.accepted) + int(row.shadow)
     beside = ours - int(row.by_hand)
     by_hand = int(row.by_hand) if theirs == beside else 0
-    if theirs == beside or theirs < ours:  # the events do not include charges by hand
+    if theirs == beside or theirs < ours:  # the events probably lack the charges by hand
         ours = beside
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"
     return Line(

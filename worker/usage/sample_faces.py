@@ -212,8 +212,9 @@ def _list(
     require_range(from_ms, until)
     require_org(connection, org_id)
     rows = list_samples(connection, org_id, from_ms, until, look.most)
+    # If all rows have the same time, `--from` would show the same page again.
     on = "" if not rows or rows[0].ts == rows[-1].ts else f"--from {show_time(int(rows[-1].ts))}, or "
-    more = [f"more may exist. Pass {on}a larger --most"] if len(rows) == look.most else []  # one moment: the same page
+    more = [f"more may exist. Pass {on}a larger --most"] if len(rows) == look.most else []
     return Page(rows, notes=more)
 
 

@@ -95,7 +95,7 @@ def _learn(
     # The provider's row is locked first. If two processes learn the same cost, the second process finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
-        return False  # before the provider's first seal, a tick stores its terms
+        return False  # no row: a tick stores the provider's terms before its first seal
     # A mark after this time comes from a wrong clock. It must not stop all responses until then.
     latest_ms = now_ms + CLOCKS_APART_MS
     if held.costs_read_ms is not None and asked_ms < held.costs_read_ms <= latest_ms:

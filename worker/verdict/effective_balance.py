@@ -170,7 +170,7 @@ def effective_after(org: Balanced, balance: int, used: Used, *, paid: bool = Fal
         before = max(before, balance)
     hidden = unseen(before, org.unconfirmed_micro, balance, used)
     if used.mirrors:
-        hidden = max(hidden, used.in_flight)  # the wallet fell for another reason, mostly an execution
+        hidden = max(hidden, used.in_flight)  # pushes in flight are not charged to the wallet yet (see `mirrors`)
     return Effective(balance, hidden + used.unsent, _unsealed(org, used), used.held_micro), hidden
 
 

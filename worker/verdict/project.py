@@ -249,7 +249,7 @@ def _apply(
     changes, overtaken = list[Change](), list[str]()
     for org in current:
         wanted = asked[org.org_id]
-        if (org.org_id, wanted.customer_id) not in billed:  # another provider bills it now
+        if (org.org_id, wanted.customer_id) not in billed:  # its provider or customer id changed, or billing ended
             changes.append(Change(unchanged(org, org.projection_due_ms)))
             continue
         state = find_answer(states, wanted.customer_id)
@@ -257,7 +257,7 @@ def _apply(
         done.read += fresh
         done.failed += not fresh
         if (org.projection_read_ms, org.balance_read_ms) != (wanted.read_before_ms, wanted.balance_before_ms):
-            # Another read, or the credit left of a push, was written meanwhile, and clocks cannot show which is newer.
+            # Another read, or a push's response with a balance, was written meanwhile. Clocks cannot show the newer.
             # If the other read answered the request, it is not repeated, because two processes could repeat it forever.
             # Otherwise it is requested again under a new number, because a round reads each request once.
             overtaken += [org.org_id] if fresh and is_asked_for(org, now) else []
@@ -404,7 +404,7 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     overrides = overrides_of(org)
     new = verdict(state.balance_micro, state.max_concurrent, overrides, at.now_ms, judged, held_micro, refused)
     if used is not None and state.balance_micro is not None and org.is_halted and not new.is_halted:
-        # The credit exceeds the last pushes, so the read came after a payment, and includes these pushes.
+        # If the balance rose, the read came after a payment, and includes the last pushes.
         found, hidden = effective_after(org, state.balance_micro, used, paid=True)
     # A request came since this read began, or a push set a turn while it ran. A turn is not enough for a halted
     # organisation, so its read is due now.

@@ -201,7 +201,7 @@ class Prices:
         for one in some:
             quantities[one.feature] += one.quantity
             rate = self._card(one.provider).rate(one.feature, one.at_ms)
-            if rate is None or self._balance(one.provider, rate) == one.feature:  # it left its credit system
+            if rate is None or self._balance(one.provider, rate) == one.feature:  # no rate, or not in a credit system
                 unpriced[one.feature] += one.quantity
             else:
                 at_rate[self._balance(one.provider, rate), rate] += one.quantity

@@ -152,7 +152,7 @@ def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: i
 
 def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
     try:
-        import duckdb  # imported here, because only this check needs it
+        import duckdb  # imported here, because only this check of `verify` needs it
     except ImportError as error:
         raise UsageError("cannot read the files of batches: DuckDB is missing. Install drawdown[columnar]") from error
     config: dict[str, Any] = {
