@@ -256,7 +256,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
     was = (
         sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None
-    )  # of two rows, the last added
+    )  # if two rows have the same start, the row that was added last
     return replace(_fix(connection, start, mapping, row), was=was)
 
 
@@ -266,7 +266,8 @@ def _so_already(mapping: list[MappingRow], row: MappingRow) -> int | None:
     The row fits if it has the wanted feature and unit.
     """
     mine = [before for before in mapping if before.selector == row.selector]
-    newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)  # of two rows, the last added
+    # If two rows have the same start, the row that was added last counts.
+    newest = max(reversed(mine), key=lambda before: before.start_ms, default=None)
     if newest is None or newest.start_ms > row.start_ms or (newest.feature, newest.unit) != (row.feature, row.unit):
         return None
     return newest.start_ms

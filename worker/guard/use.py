@@ -226,7 +226,7 @@ def _answered(connection: sa.Connection, book: Book, ask: Ask) -> Answer | Drawd
             return decide_use(book, ask)
         with connection.begin_nested() as turn:
             found = decide_use(book, ask)
-            if found.state is None:  # credit is missing, which is found only after the event is recorded
+            if found.state is None:  # blocked; if the charge was refused, the event is already recorded
                 turn.rollback()
             return found
     except (Refused, UsageError) as error:

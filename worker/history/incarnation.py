@@ -72,7 +72,7 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
     try:
         with connection.begin_nested():
             server = SQL.run(connection, "server").one()
-    except DBAPIError as error:  # the service does not report it; the count of sends and the last tick remain
+    except DBAPIError as error:  # the service does not report it; Drawdown still compares sends and ticks
         if error.connection_invalidated:
             raise
         return None, None
@@ -126,7 +126,7 @@ def difference(connection: sa.Connection, found: Incarnation, witness: Witness |
             "over, or a backup was restored"
         )
     if witness is None or witness.database_id != found.database_id or witness.number < found.number:
-        return None  # another machine has recovered it since this machine's last checkpoint
+        return None  # no checkpoint of this database, or another machine has recovered it since
     if witness.number > found.number:
         return (
             f"the database has incarnation {found.number}, but this machine saw {witness.number}: "

@@ -131,7 +131,7 @@ def set_endpoint(
     values = {"name": name, "url": url, "events": " ".join(made.events), "now_ms": by.now_ms}
     SQL.run(connection, "set", {**values, "actor": by.actor, "reason": by.reason})
     for level in (level for event, level in LEVELS.items() if event in made.events and event not in told):
-        # An endpoint did not want the event before, so the next read of a low balance must send the event.
+        # Until now, endpoints did not subscribe to the event, so the next read of a low balance must send it.
         SQL.run(connection, "end_episodes", {"level": level, "now_ms": by.now_ms})
     was = None if before is None else {"url": before.url, "events": before.events}
     record(connection, "hook_set", name, {"url": url, "events": made.events, "was": was}, by)

@@ -50,7 +50,7 @@ def _accept(
 def _changes(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     job = _accept_job(connection, asked, values["provider"])
     known = asked.providers
-    assert known is not None  # `_accept_job` has checked that this server has its settings
+    assert known is not None  # `_accept_job` refuses if this server lacks the provider's settings
     moved = providers.changes(connection, job.provider, known.capabilities[job.provider])
     unsent, sent = providers.open_at(connection, job.provider)
     return [

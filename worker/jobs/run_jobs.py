@@ -124,7 +124,7 @@ def _come(turn: Context, taken: ClaimedJob) -> Steps[Turn]:
         return Turn(None, said, in_vain=behind_ms > CLOCKS_APART_MS)
     try:
         found = yield from replay(turn, taken.plan, by, dry_run=False, most=0, job_id=taken.job_id)
-    except ReplayAtWork as error:  # a person replays the same by hand; the next turn seals the rest
+    except ReplayAtWork as error:  # another process replays some of these windows; a later turn seals the rest
         return Turn(None, str(error))
     except ReplayAhead as error:
         return Turn(None, str(error), in_vain=True)

@@ -353,7 +353,7 @@ def _halts(done: HaltsMade) -> list[str]:
 def _sentence(one: Halted, undo: bool) -> str:
     before = "halted" if one.was_halted else "running"
     now = f"halted ({one.halt_reason})" if one.is_halted else "running"
-    # The reason stays after the halt ends.
+    # After an undo, a billed organisation stays halted, with the same reason, until its provider is read.
     lifted = undo and one.is_halted and (one.before or one.halt_reason == "operator")
     if lifted:
         now = "no longer halted by an operator, but halted until its provider is asked"

@@ -192,7 +192,7 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(str(push.key), {**about, "was": push.state}) for push in chosen]
     record_many(connection, "push_resolve", done, by)
-    # After the audit chain, as each action that locks both. Otherwise two such transactions could deadlock.
+    # After the audit chain, as most actions that lock both. If two such transactions deadlock, `write` retries one.
     mark_for_projection(connection, [str(push.org_id) for push in chosen], by.now_ms)
 
 
@@ -700,7 +700,7 @@ def resolve_all(
     evidence = evidence.strip() or "dry run"
     left = found = transact(chosen.require, rollback=True)
     sums, after = _Sums(), (FIRST_MS, "", "", -1)
-    while left > 0:  # at most the counted number: a person has not seen pushes that go in doubt meanwhile
+    while left > 0:  # at most the counted number, because pushes may go in doubt meanwhile
         work = partial(
             _portion, chosen=chosen, outcome=outcome, by=by, evidence=evidence, after=after, most=min(left, AT_ONCE)
         )

@@ -252,7 +252,7 @@ def claim_lookups(
     if not claimed:
         return []
     require_terms(connection, provider, capabilities)
-    if capabilities.drawn and (claimed == limits["at_most"] or shard != Shard()):  # else all due pushes are claimed
+    if capabilities.drawn and (claimed == limits["at_most"] or shard != Shard()):  # else all due lookups are claimed
         SQL.run(connection, "claim_with_them", {**mine, "now_ms": now, "at_most": MOST_TOGETHER})
     rows = SQL.run(connection, "claimed_lookups", mine).all()
     return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]

@@ -199,7 +199,7 @@ def _apply(
     weighed: Weighed,
 ) -> Confirmed:
     done = Confirmed(lookups=len(asked))
-    require_same(connection, witness)  # a lookup for a lost history is repeated (R1)
+    require_same(connection, witness)  # if history was lost meanwhile, the lookup is repeated (R1)
     if capabilities.same_database:
         found = _charged_meanwhile(connection, asked, found)
     found = _on_terms_in_force(connection, provider, asked, found)
@@ -462,7 +462,7 @@ def ends_by_balance(
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown, fits)
         together = all(_is_last_word(decided[number]) and is_mine(asked[number].row) for number in absent)
         if charged is not None and not together and not is_only_choice(some, charged):
-            charged = None  # a single push may still be charged after this
+            charged = None  # the sum does not decide each push, and some may still be sent or charged
         unread = unknown is None or isinstance(weighed.balances.get(pair[0]), ReadFailed)
         whole = now[pair].open == len(absent) or len(absent) >= MOST_TOGETHER
         alone = whole and not unread and together and is_same_scale

@@ -334,7 +334,7 @@ def read_accounted(
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
-            continue  # the balance has changed; otherwise a finer cost was reported since
+            continue  # the balance has changed: a finer cost would only multiply the scale
         level, finer = _level(balances, pair), scale // int(row.scale)
         own[pair] = _read_own(row.own_units, finer)
         begun_ms, lasting = int(row.since_ms), _lasting_of(row, finer)
@@ -344,7 +344,8 @@ def read_accounted(
         elif begun_ms == 0 and pair in ever:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
         elif level.since_ms is None and lasting is not None and _is_same(own[pair], level.own):
-            marks[pair] = lasting.used - int(row.accepted_qty) * finer, int(row.at_ms)  # without the cycle that ended
+            # without draws on parts that ended with the cycle
+            marks[pair] = lasting.used - int(row.accepted_qty) * finer, int(row.at_ms)
             ever.add(pair)
         elif begun_ms > since[pair] or pair in ever:
             unmatched[pair] = int(row.at_ms)
@@ -872,7 +873,7 @@ def charged_among(
     """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities) and can_be_zero(least)):
-        return frozenset()  # also for draws that cancel out: they lack an event, and the balance agrees
+        return frozenset()  # also if all draws would cancel out: events do not show them, and the balance fits
     if least == most == whole:
         return frozenset(range(len(quantities)))
     if least != most:
@@ -1221,7 +1222,9 @@ def look_further(
         if sought.loss is not None and not isinstance(result, ReadFailed | CannotTell)
     ]
     newest = {place: int(asked[place].row.newest) for place in places}
-    while places:  # while the last is there: an adoption takes the next number, which must be free at the provider
+    # Continue while the provider has the last revision that was looked up. An adoption takes the next number, which
+    # must be free at the provider.
+    while places:
         requests = [it for place in places for it in next_revisions(asked[place].row, newest[place], capabilities)]
         results = yield from look_up_all(provider, requests)
         longer = []

@@ -114,7 +114,7 @@ def settle(
             due_at_ms = min(max(at_ms, now_ms + SECOND_MS), now_ms + MOST_RETRY_MS)
             return Settlement("due", due_at_ms, "retry", f"{NEEDS_YOU}{reason}" if by_person else reason)
         case Rejected(reason) if sent_before and capabilities.lookup:
-            # An earlier attempt may be the cause of the rejection. The push is looked up, and not sent a third time.
+            # An earlier attempt may be the cause of the rejection. The push is looked up, and not sent again.
             return Settlement("queued", _look_up_at(now_ms, capabilities), "rejected", reason)
         case Rejected(reason, until_credit):
             return Settlement("rejected", now_ms + CREDIT_WAIT_MS if until_credit else now_ms, "rejected", reason)

@@ -282,7 +282,7 @@ def _read_unread(context: Context, sending: Push, batch: Sequence[Claimed]) -> S
             log.exception("provider_failed", provider=provider, first_key=batch[0].request.key)
             states, about = dict.fromkeys(customers, ReadFailed(in_short(error))), ()
         failed = all(isinstance(state, ReadFailed) for state in states.values())
-        if not (failed and (sending.over() or sending.closed())):  # reads without time do not show a fault
+        if not (failed and (sending.over() or sending.closed())):  # reads that ran out of time do not show a fault
             reading.note(failed=failed, now_ms=context.clock.now_ms(), about=about)
     now, found = context.clock.now_ms(), {customer: find_answer(states, customer) for customer in customers}
     if read := {customer: state for customer, state in found.items() if isinstance(state, CustomerState)}:

@@ -325,7 +325,7 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
     unread = SQL.run(connection, "unread", values).scalars().all()
     if SQL.run(connection, "waiting", values, held="").first() is None:
         _ask(connection, unread, now_ms)
-        return 0  # the usual case: the customers still lack credit
+        return 0  # the usual case: rejected pushes do not exist, or must still wait
     lock_buckets(connection)
     require_same(connection, witness)
     _ask(connection, unread, now_ms)  # after that lock: all transactions take them in this order

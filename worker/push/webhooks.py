@@ -96,7 +96,7 @@ def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[No
     """
     rejected: list[str] = []
     lines = [_apply(connection, provider, notice, now_ms, rejected) for notice in notices]
-    if rejected:  # after all pushes and the audit chain, as each action that locks them
+    if rejected:  # after all pushes and the audit chain; only a draw that is given back locks earlier
         mark_for_projection(connection, rejected, now_ms)
     return lines
 
@@ -142,7 +142,7 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
     state = refuse_late(connection, push, reason, now_ms)
     details = {"was": push.state, "is": state, "provider": provider}
     record(connection, "push_refused_late", ours, details, By(now_ms, provider, reason, "webhook"))
-    if state == "rejected":  # it may exceed the balance now
+    if state == "rejected":  # rejected usage may exceed the balance now
         rejected.append(str(push.org_id))
     log.error("push_refused_late", key=ours, provider=provider, was=push.state, reason=reason)
     return f"{ours} changed from {push.state} to {_SHOWN[state]}: {reason}"

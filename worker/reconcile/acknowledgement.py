@@ -110,7 +110,7 @@ def _of_mark(connection: sa.Connection, mark: Any, org_id: str, prices: Prices) 
 
     `org_id`: empty for all.
     """
-    until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # each day that was settled before was open in that comparison
+    until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # a day settled before this was open then, unless it was compared
     values = {
         "provider": mark.provider,
         "customer_id": mark.customer_id,

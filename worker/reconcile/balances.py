@@ -306,7 +306,7 @@ def _of_pair(
         # If uncertain amounts explain the difference, this is a guess. The same amount may be lost or drawn twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
-        # Pushes that were billed by hand since are in the balance or not. From now on the mark includes that.
+        # The balance may include pushes that were billed by hand since. The new mark includes their draws, if any.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
         unchanged = is_sure if ours.apart is not None else first
         unchanged = unchanged and drawn.lasting is None and ours.of_cycle is None and drawn.own == ours.own
@@ -329,8 +329,8 @@ def _of_pair(
     if agrees:
         yield _of_told(connection, asked, line, mark, ours.marked_ms, why)
         return
-    # If reads never showed a part that exactly these pushes used up, it would look like their loss. So a loss is
-    # assumed only after a comparison of the same credits agreed, and only of charges with a response.
+    # If reads never showed a part that exactly these pushes used up, it would look like their loss. So a loss
+    # of credits is assumed only after an earlier comparison.
     is_new = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
     if apart < 0 and is_sure and not drawn.is_gone and not is_new:
         # Draws on parts granted once from before the cycle began may be lost, too.
