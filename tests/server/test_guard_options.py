@@ -20,6 +20,7 @@ from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.wallets import actions as credit
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
+from tests.world import T0
 
 ALL: Final = ("top_up", "sponsor", "request_override", "run_locally")
 Options = Callable[..., Awaitable[Any]]
@@ -85,6 +86,10 @@ def test_guard_options_sponsor_call_is_charged_to_sponsor(house: House) -> None:
         write(engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=True, limit_micro=MICRO))
         assert closed(await options())["sponsor"] == "sponsor_short", "it pays less than this costs"
         write(engine, lambda c: pools.say(c, "wayne", "acme", by, allowed=True, limit_micro=9 * MICRO))
+        halted = "UPDATE orgs SET is_halted = {}, halted_at = {}, halt_reason = {} WHERE org_id = 'acme'"
+        house.fleet.write(halted.format("true", T0, "'credits_exhausted'"))
+        assert "acme is halted" in (await options())["sponsor"]["description"], "a top-up of wayne would not help"
+        house.fleet.write(halted.format("false", "NULL", "NULL"))
         found = await options()
         assert found["sponsor"]["payers"] == ["wayne"]
         done = (await send(program, found["sponsor"]["call"], key="k1")).json()

@@ -224,9 +224,10 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
         return Way("sponsor", "no_sponsor", f"{wish.org_id} does not have another payer")
     if not most:
         return Way("sponsor", None, "another payer may have enough credit left")
-    able = tuple(
-        name for name in names[:most] if guard.check(connection, replace(wish, payer=name), now_ms).would != "block"
-    )
+    checks = {name: guard.check(connection, replace(wish, payer=name), now_ms) for name in names[:most]}
+    able = tuple(name for name, one in checks.items() if one.would != "block")
+    if not able and all(one.reason == "halted" for one in checks.values()):
+        return Way("sponsor", "sponsor_short", f"{wish.org_id} is halted, so that no other payer can pay. Top up first")
     if not able:
         return Way(
             "sponsor", "sponsor_short", f"the credit or the remaining limit of {', '.join(names[:most])} is too low"

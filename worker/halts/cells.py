@@ -87,7 +87,7 @@ def _url_of(connection: sa.Connection, cell_id: str) -> str | None:
     return None if url is None else str(url)
 
 
-# Actions for the CLI, the HTTP API and the console. `cell set` and `cell list` also show if this machine allows the URL.
+# Actions for the CLI, the HTTP API and the console. `cell set` and `list` also show if this machine allows the URL.
 
 CellId = Annotated[str, ID, "Cell's id"]
 
