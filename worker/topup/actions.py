@@ -496,7 +496,8 @@ ACTIONS: Final = (
         "topup resolve",
         "Record outcome of a top-up",
         "Record the outcome of a top-up in doubt. Read the outcome in the payment service's own dashboard. If another "
-        "amount was paid, pass --absent, and grant the credit with `drawdown ledger grant CUSTOMER AMOUNT`.",
+        "amount was paid, grant it with `drawdown ledger grant CUSTOMER AMOUNT`, then pass --absent. After --absent, "
+        "the watch charges a low wallet again.",
         _resolve,
         lambda done: f"{done.topup}: {done.state}",
         path="/v1/topups/{topup}/resolve",
