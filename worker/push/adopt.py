@@ -16,7 +16,7 @@ from drawdown.schema.audit import By, record
 from drawdown.schema.sql import queries
 from drawdown.schema.units import push_key
 from drawdown.worker.catalog.costs import as_text
-from drawdown.worker.push.rows import PushRow, find_push
+from drawdown.worker.push.rows import PushRow, find_push, find_pushes, window_of_push
 from drawdown.worker.push.void import seal_again, void_one
 from drawdown.worker.push.wallet_mirror import draw_if_ours
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
@@ -52,12 +52,16 @@ def adopt_other(connection: sa.Connection, push: PushRow, quantity: int, by: By,
 
 
 def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By) -> None:
-    """Adopt a later revision of this push's window that only the provider has (R1).
+    """Adopt a revision of this push's window that only the provider has (R1).
 
     Call this under S1's lock. The adopted push has the same revision in our outbox as at the provider. If an earlier
-    revision is missing here, it was voided or never sent, and this records its void. A revision that our outbox already
-    has does not change.
+    revision is missing here, it was voided or never sent, and this records its void. If our outbox has voided the
+    revision, its charge is adopted under the next number. A revision that our outbox already adopted does not change.
     """
+    if _is_voided(connection, push, other):
+        evidence = f"the provider has {other.quantity:,} under {other.wire_key}, which this database has voided"
+        _insert(connection, push, other.quantity, by, evidence, other.wire_key)
+        return
     for revision in range(_next_revision(connection, push), other.revision):
         _insert_absent(connection, push, revision, by)
     if _next_revision(connection, push) == other.revision:
@@ -65,6 +69,15 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
             f"the provider has {other.quantity:,} under {other.wire_key}, and this database does not have that push"
         )
         _insert(connection, push, other.quantity, by, evidence, other.wire_key, revision=other.revision)
+
+
+def _is_voided(connection: sa.Connection, push: PushRow, other: Other) -> bool:
+    """Return True if this revision is voided, and its charge was not adopted."""
+    key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), other.revision)
+    row = find_pushes(connection, [key]).get(key)
+    if row is None or row.state != "voided":
+        return False
+    return other.wire_key not in set(SQL.run(connection, "adopted_keys", window_of_push(push)).scalars())
 
 
 def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, by: By) -> None:
@@ -125,8 +138,7 @@ def adopt_excess(
 
 
 def _next_revision(connection: sa.Connection, push: PushRow) -> int:
-    window = {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature}
-    return int(SQL.run(connection, "newest_revision", window).scalar_one()) + 1
+    return int(SQL.run(connection, "newest_revision", window_of_push(push)).scalar_one()) + 1
 
 
 def _insert(

@@ -7,8 +7,9 @@ few pushes that have waited longest, so that each push is sent eventually.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from zlib import crc32
 
@@ -24,7 +25,7 @@ from drawdown.worker.engine.witness import Witness
 from drawdown.worker.history.incarnation import count_sends, loss_of, read_losses, require_same
 from drawdown.worker.push.evidence import NEXT_REVISIONS, Sought
 from drawdown.worker.push.outcome import safe_retention_ms
-from drawdown.worker.push.rows import plan, request_of
+from drawdown.worker.push.rows import PushRow, plan, push_id_of, request_of, window_of_push
 
 SQL = queries(__file__)
 
@@ -255,4 +256,26 @@ def claim_lookups(
     if capabilities.drawn and (claimed == limits["at_most"] or shard != Shard()):  # else all due lookups are claimed
         SQL.run(connection, "claim_with_them", {**mine, "now_ms": now, "at_most": MOST_TOGETHER})
     rows = SQL.run(connection, "claimed_lookups", mine).all()
-    return [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]
+    voided = _voided_of(connection, mine, capabilities) if losses else {}
+    sought = [Sought(row, loss_of(int(row.window_ms), losses)) for row in rows]
+    return [it if it.loss is None else replace(it, voided=voided.get(_place_of(it.row), ())) for it in sought]
+
+
+def _voided_of(
+    connection: sa.Connection, mine: dict[str, object], capabilities: Capabilities
+) -> Mapping[tuple[object, ...], Sequence[PushRow]]:
+    """Return the voided revisions to look up again with a claimed push.
+
+    A backup may come from a history that an earlier restore replaced. Then a push that was voided before the backup may
+    have been sent in the other history.
+    """
+    found: dict[tuple[object, ...], list[PushRow]] = defaultdict(list)
+    for row in SQL.run(connection, "voided_of_claimed", mine).all():
+        adopted = SQL.run(connection, "adopted_keys", window_of_push(row)).scalars()
+        if request_of(row, capabilities).key not in set(adopted):
+            found[row.window_ms, row.org_id, row.feature, row.of_revision].append(row)
+    return found
+
+
+def _place_of(row: PushRow) -> tuple[object, ...]:
+    return tuple(push_id_of(row).values())

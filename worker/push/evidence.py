@@ -1166,13 +1166,15 @@ def next_revisions(row: PushRow, newest: int, capabilities: Capabilities) -> lis
 class Sought:
     """A push to look up.
 
-    `loss`: the loss of history that may hide its sends (None: its history is complete). `others`: later pushes of its
-    window that only the provider has.
+    `loss`: the loss of history that may hide its sends (None: its history is complete). `others`: pushes of its window
+    that the provider has, and that this database does not have or has voided. `voided`: revisions of its window to look
+    up again.
     """
 
     row: PushRow
     loss: Loss | None
     others: Sequence[Other] = ()
+    voided: Sequence[PushRow] = ()
 
     @property
     def first_sent_ms(self) -> int:
@@ -1209,10 +1211,10 @@ class Sought:
 def look_further(
     provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """Look up later revisions of the pushes' windows, too, after a loss of history.
+    """Look up later and voided revisions of the pushes' windows, too, after a loss of history.
 
-    Return the pushes with their `others`, and the results. If a later revision cannot be read, the result of its push
-    is that failure.
+    Return the pushes with their `others`, and the results. If such a revision cannot be read, the result of its push is
+    that failure.
     """
     asked = list(asked)
     found = [find_lost_push(result) if it.loss is not None else result for it, result in zip(asked, found, strict=True)]
@@ -1245,7 +1247,29 @@ def look_further(
                 newest[place] += NEXT_REVISIONS
                 longer.append(place)
         places = longer
-    return asked, found
+    return (yield from _look_up_voided(provider, asked, found, capabilities))
+
+
+def _look_up_voided(
+    provider: str, asked: list[Sought], found: list[LookupResult], capabilities: Capabilities
+) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
+    """Add the voided revisions that the provider has, after the later revisions, which keep their numbers."""
+    wanted = [
+        (place, row)
+        for place, (sought, result) in enumerate(zip(asked, found, strict=True))
+        if not isinstance(result, ReadFailed | CannotTell)
+        for row in sought.voided
+    ]
+    requests = [request_of(row, capabilities) for _, row in wanted]
+    results = (yield from look_up_all(provider, requests)) if requests else []
+    for (place, row), request, result in zip(wanted, requests, map(find_lost_push, results), strict=True):
+        if isinstance(result, ReadFailed):
+            found[place] = result
+        elif isinstance(result, FoundPush) and result.quantity:
+            other = Other(int(row.revision), request.key, result.quantity)
+            asked[place] = replace(asked[place], others=[*asked[place].others, other])
+    failed = {place for place, result in enumerate(found) if isinstance(result, ReadFailed)}
+    return [replace(it, others=()) if place in failed else it for place, it in enumerate(asked)], found
 
 
 def find_lost_push(result: LookupResult) -> LookupResult:

@@ -168,6 +168,21 @@ FROM pushes p
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
     AND p.claim_owner = :claim_owner AND p.due_at_ms = :lease_end_ms ORDER BY p.window_ms, p.key
 
+-- name: voided_of_claimed
+-- Revisions of the claimed pushes' windows that were voided because the provider did not have them.
+SELECT v.*, p.revision AS of_revision FROM pushes p
+JOIN pushes v ON v.window_ms = p.window_ms AND v.org_id = p.org_id AND v.feature = p.feature AND v.state = 'voided'
+    AND v.provider = p.provider AND v.customer_id = p.customer_id
+JOIN voids o ON o.window_ms = v.window_ms AND o.org_id = v.org_id AND o.feature = v.feature AND o.revision = v.revision
+WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
+    AND p.claim_owner = :claim_owner AND p.due_at_ms = :lease_end_ms AND o.evidence_kind = 'absent'
+ORDER BY v.window_ms, v.key
+
+-- name: adopted_keys
+-- Keys of a window that an accepted push has.
+SELECT wire_key FROM pushes
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND state = 'accepted' AND wire_key IS NOT NULL
+
 -- name: keep_wire_key
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 

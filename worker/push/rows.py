@@ -31,6 +31,11 @@ def push_id_of(push: Row) -> dict[str, object]:
     return {name: getattr(push, name) for name in PUSH_ID}
 
 
+def window_of_push(push: Row) -> dict[str, object]:
+    """Return the window, organisation and feature of the push that a row is about."""
+    return {"window_ms": push.window_ms, "org_id": push.org_id, "feature": push.feature}
+
+
 def was_sent_before(push: PushRow, since_ms: int) -> bool:
     """Return True if a push was first sent before a time.
 
