@@ -136,7 +136,8 @@ def one(body: bytes) -> Item | Unfit:
 def read_lines(body: bytes) -> Iterator[Item | Unfit]:
     """Yield the items of JSON lines, one for each line.
 
-    An empty line is an error. Errors: Unreadable for too many lines.
+    An empty line yields an Unfit. Errors: Unreadable for too many lines, after MOST_ITEMS items. Then also reject those
+    items.
     """
     for number, found in enumerate(_LINE.finditer(body)):
         if number >= MOST_ITEMS:

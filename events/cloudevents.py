@@ -60,8 +60,8 @@ class ReceivedEvent:
 
     `has_time`: True if the sender stated when the use occurred. If False, the time is that at which the sender recorded
     the event, or that of its arrival. If the sender repeats such an event, Drawdown uses the time of the first arrival.
-    `wrong`: why the event lacks a quantity. The quantity is 0 until `counted` sets it. `again`: reads the event again,
-    with the value of its type.
+    `wrong`: a fault that the value of its type may remove, such as a missing quantity (None: no such fault). The
+    quantity is then 0 until `counted` sets it. `again`: reads the event again, with the value of its type.
     """
 
     event: UsageEvent

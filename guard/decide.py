@@ -8,11 +8,13 @@ metric, it does not allow the use of the metric. To allow unlimited use, set a l
 is always computed (`would`), and the phase determines its effect. The gate of sandboxes uses the same rules
 (`worker/verdict/refresh_requests.py`).
 
-    phase          nothing left                     little left
-    0 silent       allow                            allow
-    1 warn         warn                             warn
-    2 block free   block if no credit was bought    warn
-    3 block all    block                            warn
+    phase          nothing left                              little left
+    0 silent       allow                                     allow
+    1 warn         warn                                      warn
+    2 block free   block if no credit was bought, else warn  warn
+    3 block all    block                                     warn
+
+An operator's block applies in every phase.
 """
 
 from __future__ import annotations

@@ -111,9 +111,9 @@ def assign(
         return _undo(app, listed, start, by, dry_run=dry_run)
     wishes = _wishes(app, names, customer, file)
     if queue:
-        if new or unchecked:
-            raise UsageError("--new and --unchecked do not apply to a queued assignment. Omit them, or omit --queue")
-        return _queue(app, wishes, AssignJob("", provider or "", None, start, allow_halt), by, dry_run=dry_run)
+        if unchecked:
+            raise UsageError("--unchecked does not apply to a queued assignment. Omit it, or omit --queue")
+        return _queue(app, wishes, AssignJob("", provider or "", None, start, allow_halt, new), by, dry_run=dry_run)
     where, note = _biller(app, provider, wishes, new=new)
     options = flips.FlipOptions(where, start, dry_run, allow_halt, unchecked, each_alone=not names, new=new)
     app.require_clock()
@@ -140,7 +140,7 @@ def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_
     org = wishes[0].org_id
 
     def work(connection: sa.Connection) -> int:
-        ids.require_sampled_org(connection, org, new=False)
+        ids.require_sampled_org(connection, org, new=asked.new)
         return place(connection, replace(asked, org_id=org, customer_id=wishes[0].customer_id), by)
 
     job_id = app.write(work)

@@ -2,7 +2,8 @@
 
 Guarantee: the scan and the gate never show a private value or key. If a report is too large, too deep or repeats a key,
 it has a finding, because an unscanned value is not public. The scan compares this database's own ids with whole words
-of a report, and finds a configured secret anywhere in a text. Both ignore the case of letters.
+of a report, and finds a configured secret anywhere in a text, in any case of its letters. It finds an id as the
+database has it. It finds an id in another case only if the database has that id in lower case.
 """
 
 from __future__ import annotations

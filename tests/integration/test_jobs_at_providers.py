@@ -103,8 +103,7 @@ def test_queue_option_places_replay_accept_and_assign_jobs(
     assert [(one.kind, one.state, one.actor, one.reason) for one in listed(home.fleet)] == [
         (kind, "waiting", "ann", "they asked") for kind in ("assign", "accept", "replay")
     ]
-    for option in ("--new", "--unchecked"):
-        assert run([*line, "org", "assign", "acme", *to_stripe, "--queue", option]) == 2
+    assert run([*line, "org", "assign", "acme", *to_stripe, "--queue", "--unchecked"]) == 2
     file = tmp_path / "flips.csv"
     file.write_text("org_id,customer_id\nacme,cus_of_file\n")
     assert run([*line, "org", "assign", "--file", str(file), "--provider", "stripe", "--queue"]) == 0

@@ -3,7 +3,7 @@
 An entry has the actor, time, reason, object and channel. This module only reads.
 
 Guarantee: the size of a page is bounded, and the newest action comes first. If a filter has an unknown name, the call
-fails. So an empty list proves that a matching action does not exist.
+fails. So an empty list without a next page proves that a matching action does not exist.
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ class OtherContent(Refused):
 class Call:
     """A program's call that takes effect once.
 
-    `actor`: the owner of the API key. `idempotency_key`: the header Idempotency-Key. `content`: the request, without
-    values that equal their defaults.
+    `actor`: the actor of the API key (`key:NAME`). `idempotency_key`: the header Idempotency-Key. `content`: the
+    request, without values that equal their defaults.
     """
 
     actor: str
@@ -120,7 +120,8 @@ class Call:
     def own(self) -> str:
         """Return the key that makes the change itself idempotent, without an expiry.
 
-        The key begins with the program, so the same key from another program or a person belongs to another change.
+        The key begins with the program, or is a hash that covers the program if it would be too long. So the same key
+        from another program or a person belongs to another change.
         """
         kind, _, name = self.actor.partition(":")
         # A name may contain a colon. It is quoted, so that different names do not make the same key.

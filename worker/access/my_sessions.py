@@ -3,8 +3,8 @@
 Users sign in by a link, and see only their organisation.
 
 Guarantee: a link begins one session, even if several callers use it at the same time. A session belongs to one
-organisation, and ends LIFE_MS after its start. Only the SHA-256 of links and sessions is stored. The hash of a link is
-stored as long as its session lasts, which is longer than a link is valid.
+organisation, and ends at the latest LIFE_MS after its start. Only the SHA-256 of links and sessions is stored. The hash
+of a link is stored for LIFE_MS, even if its session ends earlier. This is longer than a link is valid.
 """
 
 from __future__ import annotations

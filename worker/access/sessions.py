@@ -2,8 +2,9 @@
 
 Guarantee: each sign-in creates a new session, and only its SHA-256 is stored. A session ends IDLE_MS after its last
 use, and at the latest LIFE_MS after its start. Drawdown counts a try before it checks the password, so concurrent tries
-count, too. Within WITHIN_MS, it checks at most MOST_FAILURES tries of one name from one address, and at most
-MOST_ADDRESS_FAILURES tries of unknown names from one address. A successful sign-in resets the count of its name.
+count, too. For WITHIN_MS from the first counted try on, it checks at most MOST_FAILURES tries of one name from one
+address, and at most MOST_ADDRESS_FAILURES tries of unknown names from one address. Then the count begins again. A
+successful sign-in resets the count of its name at its address.
 
 If the password changes or the person's access ends after the check and before the session begins, the sign-in fails.
 """

@@ -178,8 +178,9 @@ def add_up(
 
     Errors: Unreadable if a package to read the file is not installed. NotNow if memory, disk space or time runs out, or
     the file changes. UsageError for an unknown field, or a field with two sources. OSError if this machine's disk
-    fails. Refused if the file does not have the format of its name, has unexpected columns, is broken, or becomes too
-    many samples.
+    fails. Refused if the file does not have the format of its name, has unexpected columns, has ids, is broken, or
+    becomes too many samples. Refused if all of its rows are invalid, or for an invalid event type or too many invalid
+    organisations. For a remote file, also the errors of its `bring`.
     """
     fields.require(FILE_FIELDS)
     with ExitStack() as opened:

@@ -107,8 +107,8 @@ def found_file(path: Path, *, within: Path | None = None) -> FoundFile:
 
     `within`: the folder that must contain the file after links are resolved.
 
-    Errors: Unreadable. UsageError if the file is outside `within`, is not a regular file, is too large, or its name
-    does not end with a format.
+    Errors: Unreadable. UsageError if the file is outside `within`, is not a regular file, is too large, or has an
+    invalid name or a name that does not end with a format.
     """
     try:
         whole = path.resolve(strict=True)

@@ -2,12 +2,13 @@
 
 The files are in watched folders and object stores, or are the results of queries for closed periods.
 
-Guarantee: a tick takes at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK bytes, and the next tick takes the rest. If
-a tick ends while it reads a file, the next tick takes that file, once. After MAX_READINGS such ticks, a person must
-decide. Drawdown reports the outcome of a file once. If a file cannot be read, the tick still takes the others. A file
-is refused for good because of its content, or after MAX_READINGS ticks that did not complete the read. If the machine
-does not have enough space, the read fails, and later ticks retry it after all other files. A tick does not read a file
-that was written in the last QUIET_MS, because its writer may not have finished.
+Guarantee: a tick reads at most MAX_FILES_A_TICK files and MAX_BYTES_A_TICK bytes, and the next tick reads the rest. The
+first file may have more bytes, and the results of queries do not count as bytes. If a tick ends while it reads a file,
+the next tick takes that file, once. After MAX_READINGS such ticks, a person must decide. Drawdown reports the outcome
+of a file once. If a file cannot be read, the tick still takes the others. A file is refused for good because of its
+content, or after MAX_READINGS ticks that did not complete the read. If the machine does not have enough space, the read
+fails, and later ticks retry it after all other files. A tick does not read a file that was written in the last
+QUIET_MS, because its writer may not have finished.
 """
 
 from __future__ import annotations

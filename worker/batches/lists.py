@@ -1,4 +1,4 @@
-"""Count the files of watched folders that wait, and define a tick's result.
+"""Count the files of all sources that wait, and define a tick's result.
 
 This module only reads. It does not import the readers of files, because `status` and each tick import it.
 """
@@ -16,7 +16,9 @@ SQL = queries(__file__)
 
 @dataclass(frozen=True)
 class FilesLeft:
-    """The numbers of files in watched folders that wait for a person or a retry.
+    """The numbers of files of all sources that wait for a person or a retry.
+
+    A file that a person named by hand does not count.
 
     `refused`, `conflicts`: the files with that outcome. `failing`: the files that each tick fails to read. `since_ms`:
     the time of the oldest of these outcomes (None: the three numbers are 0).
@@ -29,7 +31,7 @@ class FilesLeft:
 
 
 def files_part() -> Part:
-    """Return the query of the waiting files of all watched folders."""
+    """Return the query of the waiting files of all sources."""
     return SQL.part("files_left")
 
 

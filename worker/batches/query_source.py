@@ -4,10 +4,11 @@ The result of the query for one closed period is a file.
 
 Guarantee: a period is read by one statement, in one read-only transaction, on one snapshot. The same rows in any order
 make the same file. Drawdown reads at most MAX_RESULT_ROWS rows, in portions. If the database fails, the error is
-temporary (`NotNow`). If a row is invalid, the content is refused (`Refused`).
+temporary (`NotNow`). If a value has an invalid type, the content is refused (`Refused`).
 
-You must ensure that rows of a closed period no longer change. Drawdown reads each period twice, `ASKED_AGAIN_MS` apart.
-If rows came late, the second read has different content with the same name, which is a conflict.
+You must ensure that rows of a closed period no longer change. Drawdown reads each period twice, `ASKED_AGAIN_MS` apart,
+or once if the first read is later than that. If rows came late, the second read has different content with the same
+name, which is a conflict.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ One transaction stores the sums of a file as samples.
 
 Guarantee: Drawdown takes the same rows once, even if their files have different names or formats. The hash of the file
 is the batch's key. The transaction that inserts the usage also inserts the key. If a file has the name of a batch in
-force and different content, it is a conflict, and Drawdown does not take it. If a file shares rows with another batch,
-it waits until a person accepts it, because rows without ids do not show whether they are the same use. Drawdown stores
-the hashes of up to MAX_ROWS_KEPT rows of each batch. From a larger batch, it stores the smallest hashes. The seal finds
-the samples by their arrival, as it finds other samples (S2).
+force and different content, it is a conflict, and Drawdown does not take it. If Drawdown finds rows of a file in
+another batch, the file waits until a person accepts it, because rows without ids do not show whether they are the same
+use. Drawdown compares a file with the MAX_BATCHES_COMPARED newest batches of the same time. It stores the hashes of up
+to MAX_ROWS_KEPT rows of each batch. From a larger batch, it stores the smallest hashes, so it may miss shared rows.
+The seal finds the samples by their arrival, as it finds other samples (S2).
 
 A withdrawal does not edit samples (S7). Each sample gets its own withdrawal row, and the next tick refunds the charges.
 A withdrawal works in portions, because each portion holds S1's lock, for which seals wait. The batch stays in force

@@ -81,8 +81,8 @@ def judge_drift(found: Sequence[Drift], tolerance_ppm: int) -> Reconciled:
 def put_right(connection: sa.Connection, found: Sequence[Drift], tolerance_ppm: int, by: By) -> Reconciled:
     """Correct counters with a difference, and store the result.
 
-    The stored result includes corrections by the same actor and reason within AGAIN_MS, because the response with these
-    corrections may be lost.
+    A counter without uses is not corrected, but its difference counts in the result. The stored result includes
+    corrections by the same actor and reason within AGAIN_MS, because the response with these corrections may be lost.
     """
     counters = [_counter(one) for one in found if one.has_uses]
     done = guard_reconcile.correct(connection, counters, by)
@@ -119,7 +119,7 @@ def check_vendors(
     """Compare vendors' recent bills, and store the result.
 
     This compares the bills of recent days and of recent imports (see `vendors.drift_now`). It leaves out today.
-    `tolerance_ppm`, `least_micro`: differences up to either bound are ignored.
+    A difference counts if it is at least `least_micro`, and above `tolerance_ppm` of the estimate.
     """
     lines = vendors.drift_now(connection, now_ms, tolerance_ppm, least_micro)
     found = Drifted.of(lines)

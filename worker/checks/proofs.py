@@ -114,7 +114,7 @@ class Invariant:
 
     @property
     def holds(self) -> bool | None:
-        """Return True if the invariant held in its newest run; None: it was not checked."""
+        """Return True if `held_by` is newer than `broken_by`; None: neither is on record."""
         if self.held_by is None and self.broken_by is None:
             return None
         return (self.held_by or 0) > (self.broken_by or 0)

@@ -1,7 +1,7 @@
 """Stop calls to a provider or cell that fails repeatedly, for a while.
 
-Guarantee: after OPEN_AFTER failures in a row, calls stop for OPEN_FOR_MS. During an outage, Drawdown makes one call in
-that time, and other providers or cells are not delayed.
+Guarantee: after `open_after` failures in a row, calls stop for OPEN_FOR_MS. During an outage, Drawdown makes few calls,
+and other providers or cells are not delayed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Breaker:
     named: set[str] = field(default_factory=set)
 
     def allows(self, now_ms: int) -> bool:
-        """Return True if a call may be made.
+        """Return True if calls may be made.
 
-        After the wait, the next call closes the circuit or opens it again.
+        After the wait, it is True until the next outcome, which closes the circuit or opens it again.
         """
         return self.failures < self.open_after or now_ms >= self.open_until_ms
 

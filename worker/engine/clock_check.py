@@ -30,8 +30,8 @@ def require_clock(connection: sa.Connection, now: int) -> None:
     """Check the clock, for a command that stores its time.
 
     Errors: ClockDoubted if this machine's clock differs from the database's by more than MAX_SKEW_MS. ClockDoubted,
-    too, if it is that much behind the last tick. Without this check, a change could have an earlier date than the rows
-    that it changes.
+    too, if it is that much behind the last tick without `--at`. Without this check, a change could have an earlier date
+    than the rows that it changes.
     """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:
@@ -45,7 +45,7 @@ def require_clock(connection: sa.Connection, now: int) -> None:
 
 
 def last_doubted_clock(connection: sa.Connection) -> int | None:
-    """Return the start of the last tick without `--accept-clock`, in milliseconds.
+    """Return the start of the last tick without `--at`, in milliseconds.
 
     None: such a tick has not run yet.
     """
@@ -60,7 +60,7 @@ def _apart(now: int, server_now: int) -> str:
 def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
     """Check the clock for a tick.
 
-    All times are in milliseconds. `previous`: the start of the last tick (None: the first tick).
+    All times are in milliseconds. `previous`: the result of `last_doubted_clock`.
 
     Errors: ClockDoubted if the clocks differ by more than MAX_SKEW_MS, or the clock jumped by more than MAX_JUMP_MS. In
     that case, a person decides which clock is correct.

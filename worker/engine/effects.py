@@ -75,7 +75,7 @@ class LookUp:
     """The effect that looks up pushes at a provider.
 
     The result is a portion of the LookupResults that arrived, by the index of the push in `requests`. Yield the same
-    effect again until each push has a result.
+    effect again until each push has a result. Once `over` returns True, the remaining results are ReadFailed.
     """
 
     provider: str
@@ -87,7 +87,8 @@ class LookUp:
 class ReadTotals:
     """The effect that reads a provider's charges of customers in [from_ms, to_ms).
 
-    The result is Totals or ReadFailed for each, in order. Once `over` returns True, further calls do not begin.
+    The result is Totals or ReadFailed for each, in order. Once `over` returns True, the remaining results are
+    ReadFailed.
     """
 
     provider: str
@@ -99,8 +100,8 @@ class ReadTotals:
 class ReadDrawn:
     """The effect that reads the draws shown by customers' balances at a provider.
 
-    The result is Drawn by feature, or ReadFailed, for each customer in order. Once `over` returns True, further calls
-    do not begin.
+    The result is Drawn by feature or credit system, or ReadFailed, for each customer in order. Once `over` returns
+    True, the remaining results are ReadFailed.
     """
 
     provider: str
@@ -123,7 +124,8 @@ class ReadCosts:
 class ReadCustomers:
     """The effect that reads the states of a provider's customers.
 
-    The result has a CustomerState or ReadFailed for each id. `cut`: as in `Push`.
+    The result has a CustomerState, NoCustomer or ReadFailed for each id. Once `over` returns True, the remaining
+    results are ReadFailed. `cut`: as in `Push`.
     """
 
     provider: str
@@ -159,7 +161,7 @@ class ChargeMoney:
 class LookUpMoney:
     """The effect that looks up charges at a payment service, without charging.
 
-    The result is a ChargeResult for each, in order.
+    The result is a ChargeResult for each, in order. Once `over` returns True, the remaining results are InDoubt.
     """
 
     service: str
@@ -262,8 +264,8 @@ class CellReader(Protocol):
 class SendHalts:
     """The effect that sends halts to cells.
 
-    Once `over` returns True, further halts are not sent. The result is None for each acknowledged halt, else the error,
-    in order.
+    The result is None for each acknowledged halt, else the error, in order. If `over` returns True before each halt has
+    a result, all results are errors, even of acknowledged halts. The remaining halts are not sent.
     """
 
     halts: Sequence[HaltRequest]
@@ -274,7 +276,8 @@ class SendHalts:
 class SendHooks:
     """The effect that sends messages to the operator's product.
 
-    Once `over` returns True, further messages are not sent. The result is a HookAnswer for each, in order.
+    If `over` returns True at the start, messages are not sent. Later it is not checked. The result is a HookAnswer for
+    each, in order.
     """
 
     messages: Sequence[HookRequest]
@@ -285,7 +288,8 @@ class SendHooks:
 class ReadCells:
     """The effect that reads the counts of cells.
 
-    Once `over` returns True, further cells are not called. The result is a UsageAnswer for each, in order.
+    If `over` returns True at the start, cells are not called. Later it is not checked. The result is a UsageAnswer for
+    each, in order.
     """
 
     requests: Sequence[UsageRequest]

@@ -297,9 +297,9 @@ class Reads:
     ) -> Answer | None:
         """Return the response of a read; None if `begin` returned False first.
 
-        If the provider refuses a read as too many calls, the read is repeated in its turn. After that, it is repeated
-        only if fewer concurrent reads are allowed than when it was made. A single refused customer does not reduce that
-        number. `paced`: keep within the rate for one customer.
+        If the provider refuses a read as too many calls, the read is repeated once if several concurrent reads are
+        allowed. Otherwise, it is repeated only if fewer are allowed than when it was made. A single refused customer
+        does not reduce that number. `paced`: keep within the rate for one customer.
         """
         answer, allowance = None, self.slots.allowance
         for tried in range(READ_TRIES):

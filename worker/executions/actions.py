@@ -317,7 +317,8 @@ def settle(connection: sa.Connection, key: str, cost: Cost | None, by: By, *, of
 def release(connection: sa.Connection, key: str, incurred: Cost | None, by: By, *, of_use: bool = False) -> Settled:
     """Charge the incurred cost of an execution, and release its remaining reservation.
 
-    `incurred` None: do not charge more; earlier charges stay. Errors: as `settle`.
+    `incurred`: the total cost, earlier charges included (None: do not charge more; earlier charges stay). Errors: as
+    `settle`.
     """
     found = _hold_execution(connection, key, by.now_ms, of_use=of_use)
     return _finish(connection, found, "released", None if incurred is None else run_request.sane_cost(incurred), by)

@@ -187,7 +187,8 @@ def consume(
 ) -> Wallet | None:  # fmt: skip
     """Accept the execution of a use, and settle it immediately if `ends`.
 
-    Return the wallet after the change; None, without a change, if the wallet lacks the credit.
+    Return the wallet after the change. Return None, without a change, if the wallet lacks the credit, has a change due,
+    or would exceed its plan's limit of reserved credit.
     """
     permit = Permit(standing.customer_id, terms.held_for(price), terms)
     made = runs.noted(ask_of(name, run, permit, by.now_ms), by)

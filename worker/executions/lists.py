@@ -3,7 +3,8 @@
 This module only reads.
 
 Guarantee: a page reads at most MOST_LOOKED_AT rows of an index. The next page begins after its last row, so new rows do
-not shift other rows, and a row is not shown twice.
+not shift other rows, and a row is not shown twice. If a list is sorted by ends, an execution that is extended meanwhile
+may be shown again.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class HeldFigures:
     """Figures of the chosen executions in the state `held`.
 
     `runs`: the number of executions before their end. `over`: the number of executions past their end. `waiting`: the
-    number of executions without a charge. `held_micro`: the reserved credit of the `runs`, in micro-credits.
+    number of the `runs` without a charge. `held_micro`: the reserved credit of the `runs`, in micro-credits.
     `oldest_ms`: the time when the oldest of the `runs` was accepted (None: `runs` is 0). `is_cut`: more executions may
     exist, because only the MOST_LOOKED_AT that end first were read.
     """
@@ -135,9 +136,9 @@ def list_runs(
     Executions in the state `held` are sorted by their ends. Other lists, and the list of one organisation, have the
     newest first. `most`: at most MOST_LOOKED_AT.
 
-    Errors: UsageError for an invalid `after`, or for a phase without the state `held`. UnknownId for an organisation, a
-    payer or a label without executions. If the caller may not learn names, the function returns an empty page instead
-    of UnknownId. The caller then cannot find out whether another organisation has the label.
+    Errors: UsageError for an invalid `after`, or for a phase without the state `held`. UnknownId for an unknown
+    organisation or payer, and for a label without executions. If the caller may not learn names, the function returns
+    an empty page instead of UnknownId. The caller then cannot find out whether another organisation has the label.
     """
     if chosen.phase and not chosen.is_of_held:
         raise UsageError(

@@ -127,7 +127,8 @@ def map_event(
     Drawdown then bills the quantities of its events as that feature.
 
     You can map an event type before its first event. Without `from_ms`, such a mapping applies to all usage of the
-    type. If history was lost, or a metric charged for the type before, it applies only from the next window on.
+    type. If history was lost, or a metric ever had a price for the type or feature, it applies only from the next
+    window on.
     `value`: the quantity of events that do not state a quantity.
 
     Errors: as `map_size`. UnknownId, unless `new`, for an unknown feature or type that resembles a known name. Refused

@@ -79,9 +79,9 @@ class Standing:
     """An organisation's allowances.
 
     `customer_id`: the payer. `plan`: the plan with the limits (None: without a plan). `pays`: the payer ever bought
-    credit. `halted`: the code of the operator's halt (None: not halted by an operator). `rows`: the limits, sorted by
-    metric. `refusals`: the refused uses of the last 24 hours. `next_after`: the metric after which the next page begins
-    (None: this is the last page).
+    credit. `halted`: the code of the operator's halt or stop (None: neither). `rows`: the limits of the page's metrics,
+    sorted by metric. `refusals`: their refused uses of the last 24 hours, at most MOST_REASONS rows, the most frequent
+    first. `next_after`: the metric after which the next page begins (None: this is the last page).
     """
 
     org_id: str

@@ -5,9 +5,10 @@ A use changes the counters. The check in `worker.checks` compares the counters w
 Guarantee: a counter is locked before it is read for a decision, and changes in the transaction of the use that it
 counts. A transaction locks the counters of an organisation's metric in the order in which their periods begin. If two
 periods begin together, it locks the counter of the longer period first. Then it locks uses, then executions, then
-wallets. An expired reservation of a use does not count, even before a transaction marks it as expired. That transaction
-locks counters of earlier hours after the present counters. If a correction of several counters runs at the same time,
-PostgreSQL may report a deadlock and end one of the two transactions. The caller then retries that transaction.
+wallets. An expired reservation of a use does not count, even before a transaction marks it as expired. A transaction
+that marks, ends or extends an earlier use locks the counters of that use's periods after the present counters. If a
+correction of several counters runs at the same time, PostgreSQL may report a deadlock and end one of the two
+transactions. The caller then retries that transaction.
 
 A correction is computed under the counter's lock, and is recorded with the amounts before and after. A counter without
 uses is not corrected, because its right amount is unknown.
@@ -68,10 +69,11 @@ class Use:
     `asked`: the requested base units. `amount`: the base units that count now. `number`: the number of the use among
     the organisation's uses of the metric in the month, from 1. `metric_number`: the number of the metric's terms.
     `decision`: the decision that counts. `would`: the decision of phase 3. `enforced`: True if the phase enforces the
-    decision. `rule`: the rule that decided. `degraded`: the credit was unknown. `reservation`: the execution that
-    charges the use (None: the use is not charged). `limit_period`, `limit_amount`: the nearest limit, in base units
-    (None: unlimited, or phase 3 would block). `forgone_micro`: the price of use without credit. `expires_ms` None: it
-    was not reserved. `ended_ms` None: it has not ended.
+    decision. `rule`: the rule that decided. `degraded`: the credit was unknown, or a client allowed the use without the
+    server. `reservation`: the execution that charges the use (None: the use is not charged). `limit_period`,
+    `limit_amount`: the nearest limit, in base units (None: unlimited, or phase 3 would block). `forgone_micro`: the
+    part of the price that was not charged, 0 until a reserved use ends. `expires_ms` None: it was not reserved.
+    `ended_ms` None: it has not ended.
 
     `price`: the metric's price at the time of the decision. `payer`: the wallet that the execution charges (None:
     without an execution).

@@ -2,11 +2,12 @@
 
 The calls are uses, ends of uses, executions, and changes of executions, from any organisations.
 
-Guarantee: each call gets the answer that it would get alone, and writes the same rows. If a call is refused, or is not
-plain (see `executions.grouped`), its answer here is `Alone`. Such a call does not write here, the other calls continue,
-and the caller decides it alone later. If rows changed between read and write, the transaction is rolled back
-(`NotTogether`). The transaction takes locks in the guard's order: counters, uses, executions, events, wallets. If it
-waits longer than MOST_WAIT_MS for a lock, it is rolled back. Calls of an ended API key do not take effect.
+Guarantee: each call gets the answer that it would get alone, and writes the same rows. If a call has an error, or is
+not plain (see `executions.grouped`), its answer here is `NotTogether`, mostly `Alone`. Such a call does not write here,
+the other calls continue, and the caller decides it alone later. A block of the guard is not an error. If rows changed
+between read and write, the transaction is rolled back (`NotTogether`). The transaction takes locks in the guard's
+order: counters, uses, executions, events, wallets. If it waits longer than MOST_WAIT_MS for a lock, it is rolled back.
+Calls of an ended API key do not take effect.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def do_all(
     """Decide calls in one transaction, each by the API key with the hash in `proofs`.
 
     Return the valid keys, and the answers in the order of the calls. An answer is None if the call's API key has ended,
-    and Alone if the call must be decided alone.
+    and a NotTogether, mostly Alone, if the call must be decided alone.
 
     Errors: NotTogether if every call must be decided alone; LockHeld; DatabaseBusy.
     """

@@ -87,8 +87,9 @@ class UseRow:
     """A use, in base units, micro-credits and milliseconds.
 
     `requested_quantity`: the quantity of the request. `decision`: the decision that counts. `would`: the decision of
-    phase 3. `rule`: the rule that decided. `degraded`: the credit was unknown. `forgone_micro`: the price of use
-    without credit. `expires_ms`: the end of its reservation (None: it was not reserved).
+    phase 3. `rule`: the rule that decided. `degraded`: the credit was unknown, or a client allowed the use without the
+    server. `forgone_micro`: the part of the price that was not charged, 0 until a reserved use ends. `expires_ms`: the
+    end of its reservation (None: it was not reserved).
     """
 
     use_key: str
@@ -201,7 +202,7 @@ def list_uses(
 ) -> list[UseRow]:
     """Return the uses of a metric by an organisation, newest first.
 
-    `metric`, `org_id`: empty for all. `fail_open`: return only uses that were allowed while the credit was unknown.
+    `metric`, `org_id`: empty for all. `fail_open`: return only `degraded` uses (see `UseRow`).
 
     A reserved use past its end is shown as `expired` with the quantity 0, as the guard counts it. Errors: UnknownId.
     """

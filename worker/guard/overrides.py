@@ -128,8 +128,8 @@ def add(
 
     A limit override counts immediately, and a requested limit override from its approval on. Return the limit override,
     and True if the call created it. If the same actor repeats the call with the same terms, the call returns the first
-    limit override. This applies while that limit override is in force or waits for a decision, and while a newer limit
-    override is not in force.
+    limit override. This applies while that limit override is in force, and while a newer limit override is not in
+    force. A repeated request also returns a limit override that waits for a decision. A call without `asked` does not.
 
     Errors: UnknownId; UsageError for an invalid target, end or amount; Denied `too_many_asked`.
     """

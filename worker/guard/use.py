@@ -8,9 +8,9 @@ transaction also settles the execution. `verify`, statements and lots treat this
 may decide several uses of a counter, one after another. Each use gets the answer that it would get alone, and an error
 of one use does not affect the others.
 
-A check gets the answer that `consume` would give at that moment, and does not write. One statement reads the facts for
-all checks that arrive together. If another wallet pays, or if a change of the wallet is due, Drawdown reads more facts
-for that check.
+A check gets the decision that `consume` would give at that moment, and does not write. It returns the price and the
+payer even if a limit blocks the use. One statement reads the facts for all checks that arrive together. If another
+wallet pays, or if a change of the wallet is due, Drawdown reads more facts for that check.
 
 A reserved amount counts as used until the use ends or its reservation expires. Then the final amount counts. The
 transaction that ends the use corrects the counters of the hour, day and month of the reservation by the difference.
@@ -131,7 +131,7 @@ class Book:
     """Locked counters, and the decisions about them in one transaction.
 
     `locked`: the counters before the decisions. `counters`: the counters after the decisions. `charge`: the function
-    that charges a use; its last parameter is True if the use exceeds the metric's limit. `emit`: the function that
+    that charges a use; its last parameter is True if the use exceeds an enforced limit. `emit`: the function that
     records the event of a use, before a wallet is locked. If the use is blocked later, the caller rolls the event back.
     """
 
@@ -158,7 +158,8 @@ def consume(connection: sa.Connection, key: str, wish: Wish, by: By, event: Emis
 def let_through(connection: sa.Connection, key: str, wish: Wish, by: By, state: State) -> Answer:
     """Count a use or a reservation that a client allowed without the server.
 
-    The use counts even above a limit, and is charged if the payer has credit.
+    The use counts even above a limit, and is charged if the payer has credit. The metric's payer is not charged if the
+    use exceeds an enforced limit.
 
     Errors: Denied `fails_closed`, `other_content`; UnknownId; UsageError; DatabaseBusy.
     """
@@ -402,7 +403,8 @@ class Costs:
 
     `price_micro`: the cost. `charged_micro`: the part of the cost that this call charged. `balance_micro`: the payer's
     available credit (None: it was not read, or the organisation does not pay with its own credit). All are in
-    micro-credits. `payer` None: the use is free. `degraded`: the credit was unknown.
+    micro-credits. `payer` None: the use is free, or was blocked before a charge; then `price_micro` is 0. `degraded`:
+    the credit was unknown, or a client allowed the use without the server.
     """
 
     price_micro: int = 0
@@ -634,7 +636,9 @@ def settle(connection: sa.Connection, key: str, actual: int, by: By) -> Answer:
 def release(connection: sa.Connection, key: str, incurred: int, by: By) -> Answer:
     """Cancel a reserved use.
 
-    `incurred`: the quantity that was used already, in base units, which counts. Errors: as `settle`.
+    `incurred`: the quantity that was used already, in base units, which counts.
+
+    Errors: as `settle`; Denied `ended` also for an expired use, which you can only settle.
     """
     return _end(connection, key, "released", incurred, by)
 
@@ -645,7 +649,8 @@ def extend(connection: sa.Connection, key: str, to: int | None, for_ms: int | No
     `to` None: the quantity does not change. `for_ms` None: an hour.
 
     The call never reduces the quantity or the time until expiry. A caller can use it as a heartbeat of the use. If the
-    guard does not allow the quantity, the reservation does not change.
+    guard does not allow the quantity, the reservation does not change, and its time of expiry does not either. The
+    answer is then a block. Otherwise the answer has the first call's decision, and this call's `reason`.
 
     Errors: Denied `ended`; UnknownId; UsageError.
     """
@@ -866,14 +871,15 @@ class Answer:
 
     - `decision`: the decision that counts. `would`: the decision of phase 3. `rule`: the rule that decided, because of
       `reason`.
-    - `period`, `limit`: the nearest limit (None: all are unlimited). `used`: the use before this use (None: all are
-      unlimited, or an earlier call decided it). `remaining`: the rest after this use (None: as `used`). `resets_ms`:
-      the end of the period. `enforced`: the phase enforces the decision. `expires_ms`: the end of a reservation (None:
-      it was not reserved).
-    - `price_micro`: the cost. `charged_micro`: the charge of this call. `charged_before_micro`: the charge of the first
-      call, if this call is `repeated`.
-    - `payer`: the payer (None: it is free, or the payer is not charged). `balance_micro`: the payer's available credit
-      (None: it was not read, or the caller may not see it).
+    - `period`, `limit`: the nearest limit (None: all are unlimited, or missing, or an earlier call decided the use and
+      phase 3 would block it). `used`: the use before this use (None: as `limit`, or an earlier call decided it).
+      `remaining`: the rest after this use (None: as `used`). `resets_ms`: the end of the period (None: without one).
+      `enforced`: the phase enforces the decision. `expires_ms`: the end of a reservation (None: it was not reserved).
+    - `price_micro`: the cost (0 if a limit or the operator blocks the use; a check returns the cost even then).
+      `charged_micro`: the charge of this call. `charged_before_micro`: the earlier charge of the use, if this call is
+      `repeated`.
+    - `payer`: the payer (None: it is free, or the payer is not charged, or as for a price of 0). `balance_micro`: the
+      payer's available credit (None: it was not read, or the caller may not see it).
     - `options`: the ways out of a block. `degraded`: the guard decided while the credit was unknown.
     - `repeated`: an earlier call decided the use, and this call did not change it.
     - `state`: the state of the use (None: it is not recorded). `event`: the outcome of the event that it emits.

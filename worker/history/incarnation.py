@@ -3,13 +3,14 @@
 `recover.py` has the work that follows a loss.
 
 Guarantee: Drawdown detects a restored database, or a failover to a copy that lacks commits, before it seals or sends.
-Three marks show it: the system identifier and timeline, the count of sends, and the last tick that this machine began.
-The local checkpoint has the last two. Drawdown stores the finding in the database, so that every machine stops until
-`drawdown recover`.
+Four marks show it: the system identifier and timeline, the incarnation, the count of sends, and the last tick that
+this machine began. The local checkpoint has the last three. Drawdown stores the finding in the database, so that every
+machine stops until `drawdown recover`.
 
 After a recovery, Drawdown looks up each window from before the loss at the provider before it sends a push of the
-window. If the provider has the push, Drawdown accepts the push, or adopts the provider's quantity. The seal makes the
-rest from the samples. So Drawdown bills only the usage that the lost history did not bill.
+window. If the provider has the push, Drawdown accepts the push, or adopts the provider's quantity. If the provider
+lacks a lookup, a person decides first. The seal makes the rest from the samples. So Drawdown bills only the usage that
+the lost history did not bill.
 """
 
 from __future__ import annotations
@@ -110,9 +111,10 @@ def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None
 
 
 def difference(connection: sa.Connection, found: Incarnation, witness: Witness | None) -> str | None:
-    """Return why this database cannot be that of the local checkpoint.
+    """Return why the database may have lost history, apart from a stored doubt.
 
-    None: it can be the same database.
+    The stored identity may differ from that of the server, or the database may be behind the local checkpoint. None: no
+    such difference is known.
     """
     system, timeline = found.server
     if None not in (system, found.system_id) and system != found.system_id:
@@ -205,7 +207,9 @@ def present(connection: sa.Connection) -> Witness:
 
 
 def require_whole(connection: sa.Connection) -> None:
-    """Check that the database does not need a recovery.
+    """Check that the database does not have a stored doubt.
+
+    This does not compare it with the local checkpoint. Call `recognise` first for that.
 
     Errors: HistoryDoubted.
     """

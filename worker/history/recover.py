@@ -3,8 +3,9 @@
 Source: rule R1.
 
 Guarantee: Drawdown looks up each window from before the loss at the provider before it sends a push of the window. If
-the provider has the push, Drawdown accepts the push, or adopts the provider's quantity. The seal makes the rest from
-the samples. So Drawdown bills only the usage that the lost history did not bill.
+the provider has the push, Drawdown accepts the push, or adopts the provider's quantity. If the provider lacks a lookup,
+a person decides first. The seal makes the rest from the samples. So Drawdown bills only the usage that the lost history
+did not bill.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def recover(
     True if a person states that history was lost, although Drawdown lacks evidence of the loss.
 
     Errors: UsageError for a time in the future, or if the local checkpoint cannot be read or written. StorageFull if
-    the disk of the checkpoint is full.
+    the disk of the checkpoint is full. If only the write of the checkpoint fails, the recovery is already committed.
     """
     if since_ms is not None and since_ms > by.now_ms:
         raise UsageError(f"invalid --since {show_time(since_ms)}: it is in the future. Pass the time of the backup")

@@ -65,8 +65,9 @@ class WitnessFile:
 
     A copy of a database has the id of its original, and its own history from its first use on. So checkpoints are
     stored by place: a file, or a server and a database on it. A database is compared with the checkpoint of its own
-    place. It is also compared with the checkpoints of places that its history includes, or at which it was recovered.
-    At a new place, it is compared with all checkpoints, because it may have been restored there.
+    place, and with those of places that its history includes. It is also compared with those of a higher incarnation:
+    if a copy was recovered, the original stops. At a new place, it is compared with all checkpoints, because it may
+    have been restored there.
     """
 
     def __init__(self, folder: Path) -> None:

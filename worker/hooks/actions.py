@@ -285,9 +285,9 @@ def _require_endpoint(connection: sa.Connection, name: str) -> Endpoint:
 class EndpointSet:
     """An endpoint of the operator's product, and its events.
 
-    `secret`: the secret that signs the messages of a new endpoint (null: the endpoint existed before, or
-    DRAWDOWN_HOOK_SECRET is not set). `was_url`: the former URL (null: the endpoint is new). `allowed`: True if
-    DRAWDOWN_HOOK_ORIGINS allows its origin, so that Drawdown calls the endpoint.
+    `secret`: the secret that signs the messages of a new endpoint (null: the endpoint existed before, the call was
+    repeated, or DRAWDOWN_HOOK_SECRET is not set). `was_url`: the former URL (null: the endpoint is new). `allowed`:
+    True if Drawdown calls the endpoint: DRAWDOWN_HOOK_ORIGINS allows its origin, and DRAWDOWN_HOOK_SECRET is set.
     """
 
     name: str

@@ -1,8 +1,9 @@
 """Define which endpoints may be called, and the secrets that sign messages.
 
-Guarantee: pure. Drawdown signs messages by the open specification "Standard Webhooks", version 1.0.0. An endpoint's
-secrets are derived from the root secret of the settings, so they are not stored. From an endpoint's secret, an attacker
-cannot derive the root secret or another endpoint's secret.
+Guarantee: pure, except that `HookSettings.why_not` resolves a host name. Drawdown signs messages by the open
+specification "Standard Webhooks", version 1.0.0. An endpoint's secrets are derived from the root secret of the
+settings, so they are not stored. From an endpoint's secret, an attacker cannot derive the root secret or another
+endpoint's secret.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class ShownMessage:
 class ListedEndpoint(EndpointRow):
     """An endpoint in a list.
 
-    `allowed`: True if DRAWDOWN_HOOK_ORIGINS allows its origin, so that Drawdown calls the endpoint.
+    `allowed`: True if Drawdown calls it: DRAWDOWN_HOOK_ORIGINS allows its origin, and DRAWDOWN_HOOK_SECRET is set.
     """
 
     allowed: bool

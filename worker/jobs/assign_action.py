@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from drawdown.providers.embedded import NAME as EMBEDDED
 from drawdown.schema import ids
-from drawdown.schema.audit import By, require_org
+from drawdown.schema.audit import By
 from drawdown.schema.declare import FLAG, ID, ORG, WINDOW, Action, Fact, Invocation, New, OrgId, Size, Undo, Values
 from drawdown.schema.errors import Refused
 from drawdown.schema.text import typed
@@ -35,8 +35,8 @@ from drawdown.worker.provider.actions import terms_in_force
 class OrgAssigned:
     """The biller of an organisation from `start_ms` on, and its customer there.
 
-    `waited`: the pending usage that the assignment resolves. `customer_id` null: the present id, or the organisation's
-    own id. `start_ms` null: the next window at the time of the job. `already`: the assignment existed before. `undone`:
+    `waited`: the pending usage that the assignment resolves. `customer_id` null: the job chooses it as in `Wish`.
+    `start_ms` null: the next window at the time of the job. `already`: the assignment existed before. `undone`:
     the assignment was cancelled, and the earlier biller continues. `job_id`: the job in which a tick reads the provider
     and then assigns the organisation. Until then, the present biller stays. `note`: a warning, such as about top-ups of
     the former wallet that pause.
@@ -79,7 +79,7 @@ def _assign(
     if biller != EMBEDDED and biller not in EXEMPT_PROVIDERS:
         if terms_in_force(connection, biller) is None:
             ids.require(connection, ids.PROVIDER, biller)
-        job = AssignJob(org_id, biller, customer_id, from_ms, allow_halt)
+        job = AssignJob(org_id, biller, customer_id, from_ms, allow_halt, new)
         return OrgAssigned(org_id, biller, customer_id, from_ms, Waited(), job_id=place(connection, job, asked.by))
     options = FlipOptions(biller, from_ms, allow_halt=allow_halt, new=new)
     (done,) = assign_here(connection, [Wish(org_id, customer_id)], options, asked.by)
@@ -101,7 +101,8 @@ class WouldHalt(Refused):
 def assign_here(connection: sa.Connection, wishes: Sequence[Wish], options: FlipOptions, by: By) -> list[OrgAssigned]:
     """Assign organisations to a provider in this database.
 
-    Errors: WouldHalt, unless `options.allow_halt`; Refused for an invalid assignment; UnknownId for an unknown id.
+    Errors: WouldHalt, unless `options.allow_halt`; Refused for an invalid assignment; UnknownId for an unknown id;
+    UsageError for a start that is not a window boundary.
     """
     provider = options.provider
     assignments.lock_for_assignments(connection, [wish.org_id for wish in wishes])  # else another call may assign first
@@ -148,12 +149,13 @@ def _billed(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
 def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of an assignment.
 
-    The size is unbounded if the usage is then free, because a provider does not bill it. This includes the cancellation
-    of an assignment that would end such a state.
+    The size is unbounded if the usage is then free, because a provider does not bill it. This includes an assignment
+    that keeps such a state, and the cancellation of an assignment that would end it.
     """
     if values["undo"]:
-        return Size(unbounded=require_org(connection, values["org_id"]).billing_provider in EXEMPT_PROVIDERS)
-    return Size(unbounded=values["provider"] in EXEMPT_PROVIDERS)
+        return Size(unbounded=assignments.provider_after_cancel(connection, values["org_id"]) in EXEMPT_PROVIDERS)
+    provider = values["provider"] or flips.kept_provider(connection, [values["org_id"]], new=values["new"])
+    return Size(unbounded=provider in EXEMPT_PROVIDERS)
 
 
 ACTIONS: Final = (

@@ -108,7 +108,8 @@ class AssignJob:
 
     `customer_id`: the customer at the provider (None: the present id, or the organisation's id for a first assignment).
     `from_ms`: the start (None: the next window at the time of the assignment). `allow_halt`: assign the organisation
-    even if the assignment halts it. `was`: the biller when the job was queued (None: unassigned).
+    even if the assignment halts it. `new`: the organisation may be unknown. `was`: the biller when the job was queued
+    (None: unassigned).
     """
 
     kind: ClassVar[str] = "assign"
@@ -117,6 +118,7 @@ class AssignJob:
     customer_id: str | None = None
     from_ms: int | None = None
     allow_halt: bool = False
+    new: bool = False
     was: Biller | None = None
 
     def __str__(self) -> str:

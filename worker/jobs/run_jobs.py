@@ -226,7 +226,7 @@ def assign(context: Context, asked: AssignJob, by: By) -> Steps[Turn]:
     """Assign an organisation after its provider has confirmed the customer."""
     if asked.provider not in context.ready():
         return cannot_be_used(asked.provider)
-    options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True)
+    options = FlipOptions(asked.provider, asked.from_ms, allow_halt=asked.allow_halt, each_alone=True, new=asked.new)
     wish, first = Wish(asked.org_id, asked.customer_id), partial(_hold, asked=asked, by=by)
     try:
         flipped: list[Flip] = yield from flips.flip(context, [wish], options, by, first)

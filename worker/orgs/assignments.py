@@ -327,6 +327,8 @@ def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | Non
 def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
     """Cancel an assignment that has not begun. The former provider continues to bill.
 
+    Without a former assignment, the organisation is unassigned again.
+
     `start_ms`: the start of the assignment, so that a repeated call does not cancel another assignment.
 
     Errors: UnknownId. Refused if the latest assignment does not exist, has begun, is sealed, or has another start.
@@ -357,6 +359,16 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
     details = {"provider": latest.provider, "customer": latest.customer_id, "start_ms": latest.start_ms}
     record(connection, "org_assign_cancel", org_id, details, by)
     return Assigned(org_id, latest.provider, latest.customer_id, latest.start_ms, Waited())
+
+
+def provider_after_cancel(connection: sa.Connection, org_id: str) -> str | None:
+    """Return the provider that bills after the cancellation of the latest assignment.
+
+    None: the organisation then has no assignment. Errors: UnknownId.
+    """
+    require_org(connection, org_id)
+    found = SQL.run(connection, "latest_two", {"org_id": org_id}).all()
+    return str(found[1].provider) if len(found) == 2 else None
 
 
 def _require_own_again(connection: sa.Connection, org_id: str, biller: _Biller, start: int) -> None:

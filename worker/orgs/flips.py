@@ -497,7 +497,9 @@ def problem_of(
             return f"{text}. To assign it before it exists, pass --unchecked", None
         case ReadFailed(reason) if not options.unchecked:
             return f"cannot read {customer} at {options.provider} ({reason}). Try again, or pass --unchecked", None
-        case CustomerState(balance) if _halts(candidate.provider, candidate.is_halted, options.provider, balance):
+        case CustomerState(balance) if _halts(
+            (candidate.provider, candidate.customer_before), (options.provider, customer), candidate.is_halted, balance
+        ):
             if not options.allow_halt:
                 text = (
                     f"the customer {customer} does not have credit at {options.provider}, so the assignment would halt "
@@ -510,22 +512,27 @@ def problem_of(
     return None, None
 
 
-def _halts(was: str | None, is_halted: bool, provider: str, balance_micro: int | None) -> bool:
-    """Return True if a move to another provider would halt an organisation.
+def _halts(
+    was: tuple[str | None, str | None], biller: tuple[str, str], is_halted: bool, balance_micro: int | None
+) -> bool:
+    """Return True if a move to another provider or customer would halt an organisation.
 
-    It would if the organisation runs now, and its customer at the new provider lacks credit.
+    It would if the organisation runs now, and the new customer lacks credit. `was`, `biller`: provider and customer. A
+    first assignment is not a move, nor is the first customer of an organisation at its provider.
     """
-    is_moved = was is not None and was != provider
+    is_moved = was[0] is not None and (was[0] != biller[0] or was[1] not in ("", biller[1]))
     return is_moved and not is_halted and balance_micro is not None and balance_micro <= 0
 
 
 def would_halt_here(connection: sa.Connection, org_id: str, customer_id: str, now_ms: int) -> bool:
     """Return True if the embedded ledger would immediately halt an organisation.
 
-    It would if another provider bills the organisation now, it is not halted, and its customer lacks credit.
+    It would if another provider or customer pays for the organisation now, it is not halted, and this customer lacks
+    credit.
     """
     latest = SQL.run(connection, "latest_assignment", {"org_id": org_id}).one_or_none()
     if latest is None:
         return False
     credit_micro = payable_micro(connection, customer_id, now_ms)
-    return _halts(latest.provider, bool(latest.is_halted), EMBEDDED, credit_micro)
+    was = str(latest.provider), str(latest.customer_id)
+    return _halts(was, (EMBEDDED, customer_id), bool(latest.is_halted), credit_micro)

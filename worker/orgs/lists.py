@@ -3,7 +3,8 @@
 The lists show the state, credit, end of credit and provider. Reads only.
 
 Guarantee: a page has at most MAX_ROWS rows, and continues after the last row of the previous page. So new rows do not
-shift other rows, and a row is not shown twice. The cost of a page by name does not depend on the number of
+shift other rows. By name, a row is not shown twice. In another order, a row can be shown twice, or not at all, if its
+value or that of the last row changes between two pages. The cost of a page by name does not depend on the number of
 organisations. Drawdown estimates the remaining credit only for organisations on the page, as of one moment, in the same
 way as the watch (`effective_balance`). The number of statements does not depend on the number of organisations.
 """
@@ -391,7 +392,10 @@ class PushLine:
 
 
 def pushes_between(connection: sa.Connection, org_id: str, from_ms: int, to_ms: int) -> list[PushLine]:
-    """Return an organisation's pushes of windows in [from_ms, to_ms), latest first."""
+    """Return an organisation's pushes of windows in [from_ms, to_ms), latest first.
+
+    At most MOST_HISTORY pushes. `from_ms` is rounded down to the start of its window.
+    """
     values = {"org_id": org_id, "from_ms": from_ms - from_ms % WINDOW_MS, "to_ms": to_ms, "at_most": MOST_HISTORY}
     return [PushLine(**row._mapping) for row in SQL.run(connection, "pushes", values)]
 

@@ -65,7 +65,8 @@ class ParityLine:
 def parity_found(connection: sa.Connection, since_ms: int) -> tuple[list[ParityLine], list[ParityLine]]:
     """Return cells' days from `since_ms` on, and organisations' days that differ.
 
-    The second list also has unknown days. The latest days come first.
+    The second list also has unknown days, of whole cells, too. The latest days come first. Each list has at most
+    MOST_FOUND days.
     """
     values = {"since_ms": since_ms, "at_most": MOST_FOUND}
     cells, found = (

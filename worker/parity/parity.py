@@ -289,9 +289,9 @@ class Line:
     `cell_id`: '' for all cells. `org_id`: '' for the whole cell. `ours`: None if samples are missing or pruned.
     `theirs`: None if the cell does not name the organisation, or did not answer. `withdrawn`: seconds of withdrawn
     samples. `off`: the sum of the differences of all sizes. `ppm`: `off` in parts per million of the sum of the larger
-    sides, rounded up. `off` and `ppm` are None if a difference was not computed. `verdict`: `compared` for a whole
-    cell, otherwise equal, within, withdrawn, differs, only_here, only_there, pruned or unread. `note`: further facts,
-    such as the sizes that differ, or None.
+    sides, rounded up. `off` and `ppm` are None if a difference was not computed. `verdict`: `compared` or `unread` for
+    a whole cell; equal, within, withdrawn, differs, only_here, only_there or pruned for an organisation. `note`:
+    further facts, such as the sizes that differ, or None.
     """
 
     day_ms: int

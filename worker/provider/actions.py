@@ -200,8 +200,8 @@ class CutOver:
 
     `since_ms`: the cut-over in the provider's settings. `live_from_ms`: the time from which Drawdown sends pushes
     (None: always). `unbilled`: the usage between these times that was sealed in shadow, and that this provider does not
-    bill. `unsealed_s`: seconds and units of samples between these times that seals have not read. `worth`: the worth of
-    `unbilled`, by the rates in force.
+    bill. `unsealed_s`: seconds and units of samples between these times in windows that are not sealed yet. `worth`:
+    the worth of `unbilled`, by the rates of each feature's first window.
     """
 
     live_from_ms: int | None
@@ -228,8 +228,8 @@ def cut_over(connection: sa.Connection, provider: str, capabilities: Capabilitie
 def shadow_between(connection: sa.Connection, provider: str, from_ms: int, until_ms: int) -> tuple[list[Shadow], Worth]:
     """Return the usage in a span that was sealed in shadow, and its worth.
 
-    The span is [from_ms, until_ms). Drawdown sends this usage only after `bill_shadow`. The worth is by the rates in
-    force.
+    The span is [from_ms, until_ms). Drawdown sends this usage only after `bill_shadow`. The worth is by the rates of
+    each feature's first window in the span.
     """
     span = {"provider": provider, "from_ms": from_ms, "until_ms": until_ms}
     shadow = [Shadow(**row._mapping) for row in SQL.run(connection, "shadow_between", span)]

@@ -56,7 +56,7 @@ Policy = Literal["go_on", "estimate", "stop"]
 def require_biller(connection: sa.Connection, known: Providers | None, name: str, what: str) -> None:
     """Refuse a provider that does not bill, or that Drawdown does not know.
 
-    A provider is unknown if it is not installed here and never had an assignment.
+    A provider is unknown if it is not installed here, and the database does not know it (see `provider_lines`).
 
     `what`: the consequence, for the error text. Errors: Refused for a provider that does not bill here. UnknownId for
     an unknown provider; the error names the nearest known name.

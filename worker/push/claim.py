@@ -93,9 +93,10 @@ class Claimed:
     read_before_ms: int | None = None
     """When the customer of its organisation was last read before the claim; None: never."""
     read_by_ms: int | None = None
-    """The time until which the push waits for a read of its customer; None: the customer has been read.
+    """The time until which the push waits for a read of its customer; None: no wait.
 
-    A read comes first if the organisation lacks credit, was not read since its assignment, or has another customer now.
+    If the provider reports costs, a read comes first in three cases. The organisation lacks credit, was not read since
+    its assignment, or has another customer now.
     """
 
 

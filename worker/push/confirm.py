@@ -90,7 +90,8 @@ class Confirmed:
 def confirm(context: Context, provider: str) -> Steps[Confirmed]:
     """Look up all pushes of a provider that are due for a lookup.
 
-    This ends early if the tick's time is over, or if the provider did not answer any lookup of a batch.
+    This ends early if ASKING eighths of the tick's time are over, or if the provider did not answer any lookup of a
+    batch.
     """
     done = Confirmed()
     capabilities = context.capabilities[provider]

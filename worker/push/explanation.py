@@ -2,7 +2,7 @@
 
 This module only reads.
 
-Guarantee: each part has a bound, and this module reads it by a key.
+Guarantee: this module reads each part by a key. Each part except the attempts has a bound.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Adoption:
 class Revision:
     """A push of the same window and feature, with its revision.
 
-    `sealed_qty`, `sent_qty`: base units, as in `PushColumns`. `settled_ms` None: the push is not settled.
+    `sealed_qty`, `sent_qty`: base units, as in `PushColumns`. `settled_ms`: the time of the last outcome, also
+    of an open push (None: without an outcome).
     """
 
     revision: int
@@ -239,8 +240,8 @@ MOST_TOLD: Final = 100
 class PushEntry:
     """An entry of a push in the embedded ledger.
 
-    The entry is the push's charge, or a draw that mirrors a charge at another provider. `from_account`, `to_account`:
-    the accounts of the ledger that lose and get the amount.
+    The entry is the push's charge, or its first draw that mirrors a charge at another provider. `from_account`,
+    `to_account`: the accounts of the ledger that lose and get the amount.
     """
 
     key: str
@@ -255,8 +256,8 @@ class PushEntry:
 class VerdictAfter:
     """A verdict in force when the push was settled, or a later verdict.
 
-    For an open push, the time of the seal counts. `balance_micro`: the balance that the read showed (None: unlimited or
-    unknown).
+    For a push without an outcome, the time of the seal counts. `balance_micro`: the balance that the read showed (None:
+    unlimited or unknown).
     """
 
     at_ms: int
@@ -280,8 +281,8 @@ class PushChain:
 def chain_of(connection: sa.Connection, push: PushColumns) -> PushChain:
     """Return a push's ledger entries, and verdicts and halts from its settlement.
 
-    The first verdict is the one in force when the push was settled, or sealed if it is open. At most MOST_VERDICTS
-    later verdicts are returned.
+    The first verdict is the one in force at the last outcome of the push, or at its seal if it has none. At most
+    MOST_VERDICTS later verdicts are returned. The entries do not include draws that were given back or drawn again.
     """
     names = [push.key, f"{PREFIX}{push.key}"]
     at_ms = push.sealed_at_ms if push.settled_ms is None else push.settled_ms

@@ -158,8 +158,8 @@ def list_pushes(
     latest window first.
 
     Errors: UsageError for an unknown state, an invalid range or `after`, or a `why` that open pushes do not have.
-    UnknownId for an unknown feature or organisation, or if the push of `after` does not exist. A provider without
-    pushes is valid, because the database may not know a new provider yet.
+    UnknownId for an unknown feature or organisation. UnknownId, too, if an open list continues after a due or queued
+    push that does not exist. A provider without pushes is valid, because the database may not know a new provider yet.
     """
     if chosen.state not in STATES:
         raise UsageError(f"invalid state {quote_value(chosen.state)}: expected {', '.join(STATES)}")

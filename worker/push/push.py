@@ -135,8 +135,8 @@ def expire(context: Context, provider: str) -> Steps[None]:
 def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[Pushed]:
     """Send due pushes of a provider, claim after claim.
 
-    This ends once all due pushes are sent, the tick's time or `spell_ms` is over, or the circuit breaker of the
-    provider is open. Without `spell_ms`, it calls `expire` first.
+    This ends once all due pushes are sent, SENDING eighths of the tick's time or `spell_ms` are over, or the circuit
+    breaker of the provider is open. Without `spell_ms`, it calls `expire` first.
     """
     done = Pushed()
     until_ms = None if spell_ms is None else context.clock.now_ms() + spell_ms

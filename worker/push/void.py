@@ -3,8 +3,9 @@
 Guarantee: a void is a separate row, with actor and reason. It makes the window dirty, so that the next tick seals the
 difference (P5). A push is not voided if its outcome is unknown, or if our own ledger has charged it.
 
-Drawdown voids a rejected push that waits for credit only on two conditions. Its last response proves that it was not
-charged, and a later read shows credit for its feature. The next seal bills its usage under a new key, because Autumn
+Drawdown voids a rejected push that waits for credit only on three conditions. Its last response proves that it was not
+charged, and a later read shows credit for its feature. Its provider still bills the organisation, which is not stopped.
+Otherwise a person settles the push. The next seal bills its usage under a new key, because Autumn
 stores the key of a charge that failed (observed in a recorded call). With each refusal, a push waits longer. Each tick
 reads the balances of customers with waiting pushes, because Autumn does not send a webhook of a grant (observed in
 recorded calls). If a push gives back usage, a person decides about it after MOST_GIVE_BACKS revisions of its window.

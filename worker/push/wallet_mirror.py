@@ -70,8 +70,8 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
 def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: int) -> None:
     """Charge all uses together; if a wallet cannot owe so much, charge them in halves.
 
-    A use that is too large alone is not drawn, although the provider charged it. `verify` finds it (`undrawn`), and the
-    others do not wait.
+    A use that is too large alone is not drawn, although the provider charged it, and the others do not wait. `verify`
+    reports it as `missing_wallet_charge`.
     """
     try:
         with connection.begin_nested():

@@ -44,7 +44,10 @@ class WebhookEvent:
 
 
 def is_taken(connection: sa.Connection, event: WebhookEvent) -> bool:
-    """Return True if the event was applied or ignored before; False if it failed."""
+    """Return True if the event was applied or ignored before.
+
+    False: it is new, or failed before.
+    """
     values = {"provider": event.provider, "event_id": event.event_id}
     return SQL.run(connection, "taken", values).first() is not None
 

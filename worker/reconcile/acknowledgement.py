@@ -158,8 +158,8 @@ def _worth(provider: str, some: Sequence[dict[int, dict[str, int]]], prices: Pri
 def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
     """Acknowledge reported balance differences and unbilled days, and return them.
 
-    If `org_id` is empty, acknowledge the balance differences of all organisations, but no unbilled days. Otherwise the
-    usage of those days would stay unbilled, although a person did not check each customer.
+    If `org_id` is empty, acknowledge the balance differences of all organisations, but no unbilled days. The usage of
+    acknowledged days stays unbilled, so a person must check each customer.
 
     If a reconciliation runs at the same time, it writes its reports later, and these stay unacknowledged.
     """

@@ -382,7 +382,8 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
     milliseconds) is left out, because the provider may not show it yet. All days of a customer are compared together,
     because one balance covers them. If the provider cannot look up pushes, the lines are returned without results.
 
-    Errors: HistoryDoubted on another history, or while a recovery is needed.
+    Errors: HistoryDoubted on another history, or while a recovery is needed. TermsChanged, also after a part of the
+    corrections.
     """
     if not lines:
         return []
@@ -533,7 +534,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
     event gives back, it looks like an excess at the provider. The next run compares windows with pushes that were
     settled after `settled_by` (in milliseconds).
 
-    Errors: HistoryDoubted on another history, or while a recovery is needed.
+    Errors: HistoryDoubted on another history, or while a recovery is needed. TermsChanged.
     """
     line = short.line
     if short.balanced and not short.corrected:

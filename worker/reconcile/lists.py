@@ -214,8 +214,8 @@ class Uncompared:
 
     `compared_ms`: the end of the time that was compared as a whole (None: never). `open_days`: the number of open days
     of customers. `open_since_ms`: the first of these days (None: `open_days` is 0). `said`: the customer and the reason
-    of one of these days. `is_late`: True if the provider bills an organisation, and its last comparison is older than
-    LATE_AFTER_MS. Times are in milliseconds.
+    of one of these days. `is_late`: True if the provider bills an organisation, and `compared_ms` is more than
+    LATE_AFTER_MS ago. Times are in milliseconds.
     """
 
     provider: str

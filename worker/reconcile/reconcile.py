@@ -3,7 +3,8 @@
 A line is an organisation's feature on a day.
 
 Guarantee: a line is compared only after the provider's lag, and only if its pushes are settled. A mark for each
-customer moves only past windows that were compared, or that a person acknowledged as unbilled. If a night is skipped,
+customer moves only past windows that were compared, that a person acknowledged as unbilled, or with pushes that were
+sent on earlier terms. Windows on earlier terms are never compared, and the run only counts them. If a night is skipped,
 or its totals cannot be read, a later run makes the comparison. Without `--correct`, a comparison does not change
 pushes. A correction follows the provider's own report. It voids a push that the provider lacks, and adopts a charge
 without a push. The next seal then bills or gives back the difference. If a difference cannot be assigned to a push, the
@@ -480,7 +481,8 @@ FIRST_LOOK_MS: Final = 35 * DAY_MS
 class Settled:
     """A customer's day and feature, and whether it was compared.
 
-    `settled_ms`: when its last push was settled. `open_reason`: the reason why it was not compared; '' if it was.
+    `settled_ms`: when its last push was settled (if it is not settled: sealed). `open_reason`: the reason why it was
+    not compared; '' if it was.
     `quantity`: the base units that the provider accepted. `is_live`: False for the part of a day in shadow.
     """
 

@@ -2,9 +2,10 @@
 
 Guarantee: sealed quantities are subtracted, so a replay of a healthy range does not send any push and cannot bill
 twice. A replay works in chunks, and ticks run between them. The transaction of a chunk seals and stores the progress.
-If a replay is killed, the next run continues from its progress. The seal's lock alone keeps bills correct. The lease
-only prevents a second replay of the same windows, so that its report is clear. In a dry run, each transaction is rolled
-back. If a dry run for a page reaches its time limit, it ends between two transactions and reports that.
+If a replay is killed, the next run of the same scope and range continues from its progress, within RESUME_MS after its
+lease. A later run begins again. The seal's lock alone keeps bills correct. The lease only prevents a second replay of
+the same windows, so that its report is clear. In a dry run, each transaction is rolled back. If a dry run for a page
+reaches its time limit, it ends between two transactions and reports that.
 """
 
 from __future__ import annotations
@@ -347,7 +348,7 @@ def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> 
 
     The dry run yields only transactions.
 
-    Errors: those of the database.
+    Errors: HistoryDoubted while a recovery is needed; those of the database.
     """
     steps = replay(context, plan, by, dry_run=True, most=SHOWN)
     answer: Any = None

@@ -233,7 +233,10 @@ def write_pending(run: Statements) -> None:
 
 
 def hold_what_is_open(run: Statements) -> None:
-    """Lock the open pushes of windows with usage to give back, until the commit."""
+    """Lock the open pushes of windows with usage to give back, until the commit.
+
+    With whole units (S10), lock all open pushes of the windows' organisations.
+    """
     # SQLite has one writer at a time.
     if run.is_postgresql and run.run("any_dirty", "dirty_scope", of=SQL).first():
         run.run("hold_what_is_open", "open_of", "dirty_scope", of=SQL)
@@ -242,8 +245,8 @@ def hold_what_is_open(run: Statements) -> None:
 def advance(run: Statements, *, whole: bool) -> None:
     """Remove dirty windows that were sealed, and advance the watermark.
 
-    A window in which less may be owed stays dirty while an earlier push is open. `whole`: True if the whole shard was
-    sealed; otherwise the watermark does not change.
+    A window in which less may be owed stays dirty while an earlier push of it is open (with whole units, of its
+    organisation). `whole`: True if the whole shard was sealed; otherwise the watermark does not change.
     """
     run.run("forget_dirty", "pending_scope", "something_is_open", "dirty_scope", of=SQL)
     if whole:
@@ -278,7 +281,7 @@ class Sealed:
     """The result of one seal transaction.
 
     `pushes`, `new_orgs`: the numbers of written pushes and of assigned new organisations. `restored`: True if S2 found
-    that the database was restored.
+    that the database was restored. `seal_range` does not set it.
     """
 
     seal_id: int

@@ -47,7 +47,7 @@ class FieldMap:
     def text(self) -> str | None:
         """Return the map as JSON, as the database stores it.
 
-        Returns None if each field has a column with the field's name.
+        Returns None if the map has no entries. Then each field has a column with the field's name.
         """
         if not self.columns and not self.constants:
             return None

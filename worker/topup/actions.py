@@ -182,8 +182,9 @@ def switch(connection: sa.Connection, by: By, *, stopped: bool) -> str | None:
 def resolve(connection: sa.Connection, topup: str, payment_id: str | None, evidence: str, by: By) -> str:
     """Record the outcome of a charge in doubt.
 
-    `payment_id`: the payment, which this call credits (None: the card was not charged). Return the new state. If the
-    charge later proves to be paid after all, Drawdown credits it.
+    `payment_id`: the payment, which this call credits (None: the card was not charged). Return the new state. Without a
+    payment, Drawdown does not look the charge up again. It credits a later payment only if a call that was under way
+    returns it, or if a person records it.
 
     Errors: UsageError for invalid evidence or an invalid payment id; UnknownId. Refused for a charge that is not in
     doubt, unless it was given up and was paid as `payment_id`. Refused for a payment that already credited another

@@ -15,10 +15,10 @@ reports the outcome. A worker claims a charge only if the wallet is still low, i
 terms of the charge, and top-ups are not stopped. In addition, earlier calls must provably not have charged the card.
 
 One transaction records a payment and credits it, with the top-up's id as the key of the grant. This transaction also
-refreshes the organisation's verdict, so that a halted customer who paid is resumed. A response that proves an outcome
-is recorded even if the claim has expired. Any other response is recorded only by the claim's worker. A payment credits
-one top-up. If a person already recorded the payment for another top-up, the charge stays in doubt until a person
-decides.
+requests a refresh of the organisation's verdict, which resumes a halted customer who paid. A response that proves an
+outcome is recorded even if the claim has expired. Any other response is recorded only by the claim's worker. A payment
+credits one top-up. If a person already recorded the payment for another top-up, the charge stays in doubt until a
+person decides.
 """
 
 from __future__ import annotations

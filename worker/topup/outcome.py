@@ -2,8 +2,9 @@
 
 Guarantee: a charge is sent again only if each earlier call provably had no effect. Proof is that the call was not sent,
 or that a lookup found no charge after the service's lag. Such a lookup counts while the service still knows the
-charge's id (P2), or after the time in which it can apply an earlier call. Drawdown gives a charge up only after a
-lookup of the second kind, or if a person records the outcome.
+charge's id (P2), or after the time in which it can apply an earlier call. Drawdown gives up a charge that may have been
+sent only after a lookup of the second kind, or if a person records the outcome. It gives up an unsent charge without a
+lookup.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ class BackfillClosed(BackfillRow):
 class BackfillReverted:
     """A reverted backfill, with events that no longer count.
 
-    `was`: the state before the call. `withdrawn`: the number of events that the call withdrew.
+    `was`: the state before the call. `withdrawn`: the number of its events that are withdrawn now, by this call or
+    before.
     """
 
     backfill: str

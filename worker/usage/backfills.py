@@ -100,9 +100,9 @@ class DiffLine:
     """The usage of a feature or event type that closing a backfill would add.
 
     `what`: a feature, or an event type without a feature. `quantity`: the base units of the usage. `provider`: the
-    provider that would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: the
-    reason why the usage would be pending (None: it would be billed). `price_micro`: the charge by the ledger's rate
-    card, in micro-credits (None: the card lacks a price; 0: the usage would not be billed).
+    provider that would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: why the
+    usage would be pending, `unmapped` or `unassigned` (None: it has a feature and a provider). `price_micro`: the
+    charge by the ledger's rate card, in micro-credits (None: the card lacks a price; 0: the usage would not be billed).
     """
 
     what: str

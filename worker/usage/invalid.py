@@ -2,9 +2,10 @@
 
 The counts are by API key, code and hour, each with one example.
 
-Guarantee: Drawdown stores only an item's source and id, shortened, and only if neither looks private. If a client sends
-in a loop, existing rows count its items, because a key has one row for each code and hour. All keys together get at
-most MOST_ROWS_A_DAY rows a day. Servers that write at the same moment may exceed this limit by a few rows.
+Guarantee: Drawdown stores only an item's source and id, shortened, and each only if it does not look private. If a
+client sends in a loop, existing rows count its items, because a key has one row for each code and hour. All keys
+together get at most MOST_ROWS_A_DAY rows a day. Servers that write at the same moment may exceed this limit by a few
+rows.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def forget(connection: sa.Connection, before_ms: int) -> int:
 class InvalidRow:
     """Items of an API key that were invalid for one reason.
 
-    `source`, `item_id`: those of one of the items, shortened (None: the items lack it, or it looks private).
+    `source`, `item_id`: each that of an item, shortened, perhaps of two items (None: the items lack it, or it looks
+    private).
     """
 
     key_name: str

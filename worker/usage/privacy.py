@@ -50,9 +50,9 @@ class ScannedFile:
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
     """Return the words that are ids in this database.
 
-    The ids are those of organisations, customers, suppliers, users and records, such as samples and events. A word that
-    is also the name of a feature, an event type or a tier is not returned. The call reads tables without a suitable
-    index as a whole, once for WORDS_AT_ONCE words.
+    The ids are those of organisations, customers, users, suppliers of executions, and records, such as events. A word
+    that is also the name of a feature, an event type or a tier is not returned. The call reads tables without a
+    suitable index as a whole, once for WORDS_AT_ONCE words.
     """
     asked = sorted(filter(is_clean_id, words))
     found: set[str] = set()

@@ -2,9 +2,10 @@
 
 Guarantee: samples are not edited (S7). A fixed sample is inserted once, with the same content except its time, under a
 new id that contains the original id or its hash. It arrives like any other sample, and the next tick seals it. A sample
-stays quarantined, with the reason, if a correct sample has arrived, if it is below the floor, or if its time is
-ambiguous. Both commands choose and check samples under rule S1's lock, so several people can use them at the same time.
-If several samples mean the same sandbox and moment, one of them is inserted. A dismissed sample is not billed.
+stays quarantined, with the reason, if a correct sample has arrived, if it is below the floor, if its time cannot be
+read, or if its fault is not its time. Both commands choose and check samples under rule S1's lock, so several people
+can use them at the same time. If several samples mean the same sandbox and moment, one of them is inserted. A dismissed
+sample is not billed.
 """
 
 from __future__ import annotations

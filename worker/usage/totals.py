@@ -3,8 +3,8 @@
 The sums are by organisation, feature, project, subject, day or hour.
 
 Guarantee: reads only. `used` is the sum of the samples in force, mapped as the seal maps them. If an organisation's
-samples were pruned, `used` is their sealed quantity, as in `lists`. Quantities in different units are never added
-together. A day or hour is in the given time zone. All pages of one query together are all of its rows.
+samples were pruned, `used` is their sealed quantity, without exempt usage, as in `lists`. Quantities in different units
+are never added together. A day or hour is in the given time zone. All pages of one query together are all of its rows.
 """
 
 from __future__ import annotations

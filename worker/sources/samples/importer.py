@@ -664,7 +664,8 @@ def open_lines(name: str, stdin: BinaryIO | None = None) -> Iterator[NumberedLin
 
     The first bytes show whether the content is gzip.
 
-    Errors: UsageError if the file does not exist, cannot be read, or is empty.
+    Errors: UsageError if the file does not exist, cannot be opened, or is empty. DrawdownError if its first line cannot
+    be read.
     """
     if name == STDIN:
         yield _begun(NumberedLines(name, stdin if stdin is not None else sys.stdin.buffer))

@@ -606,7 +606,8 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
     The quantity is in base units, and the sizes are from `lo` to `hi`. If the unit is `units`, yield (meter, units)
     instead.
 
-    Errors: NotMade if the sizes cannot add up to the quantity, or need more than MOST_SAMPLES samples.
+    It uses the largest size and one rest, or else only the smallest size. Errors: NotMade if neither adds up to the
+    quantity, or for more than MOST_SAMPLES samples.
     """
     if unit == "units":
         yield from _in_parts(lo, quantity, MAX_UNITS)
