@@ -515,7 +515,7 @@ def problem_of(
 def _halts(
     was: tuple[str | None, str | None], biller: tuple[str, str], is_halted: bool, balance_micro: int | None
 ) -> bool:
-    """Return True if a move to another provider or customer would halt an organisation.
+    """Return True if a move to another provider or customer halts an organisation.
 
     It would if the organisation runs now, and the new customer lacks credit. `was`, `biller`: provider and customer. A
     first assignment is not a move, nor is the first customer of an organisation at its provider.

@@ -1211,7 +1211,7 @@ class Sought:
 def look_further(
     provider: str, asked: Sequence[Sought], found: Sequence[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """Look up later and voided revisions of the pushes' windows, too, after a loss of history.
+    """Look up later and voided revisions, too, after a loss of history.
 
     Return the pushes with their `others`, and the results. If such a revision cannot be read, the result of its push is
     that failure.
@@ -1253,7 +1253,10 @@ def look_further(
 def _look_up_voided(
     provider: str, asked: list[Sought], found: list[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """Add the voided revisions that the provider has, after the later revisions, which keep their numbers."""
+    """Add the voided revisions that the provider has to the pushes' `others`.
+
+    They come after the later revisions, which keep their numbers.
+    """
     wanted = [
         (place, row)
         for place, (sought, result) in enumerate(zip(asked, found, strict=True))
