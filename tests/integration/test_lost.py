@@ -213,6 +213,25 @@ def test_lost_push_with_inconclusive_lookup_is_resolved_manually(engine: sa.Engi
     proven(fleet)
 
 
+def test_voided_push_that_a_replaced_history_sent_is_adopted(engine: sa.Engine) -> None:
+    """A backup of a history that an earlier restore had replaced: its void did not stop the send in the other one."""
+    provider = FakeProvider(capabilities(**ASKED))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    provider.answers[KEY] = Unknown("timeout")
+    fleet.tick(T0 + WINDOW_MS + MINUTE_MS)
+    pass_by(fleet, 5, 25 * 60)
+    assert fleet.rows("SELECT revision, state FROM pushes") == [(0, "voided")]
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 2)
+    recovered(fleet)
+    provider.seen.clear()
+    pass_by(fleet, 1, 3, 25 * 60, 3, 3)
+    assert (charged(provider), provider.seen) == (60, [])
+    assert fleet.rows("SELECT wire_key, sent_qty FROM pushes WHERE state = 'accepted' AND sent_qty > 0") == [(KEY, 60)]
+    proven(fleet)
+
+
 def test_lost_push_missing_at_provider_is_sent_after_lookup(engine: sa.Engine) -> None:
     fleet, provider = restored(engine, {}, **ASKED)
     pass_by(fleet, 1)
