@@ -636,7 +636,8 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
                 if not least
             )
         ),
-        in_cycle=total("accepted") == total("ours") == total("least") == total("most"),
+        # What a voided push may have given back is an amount of this cycle, too, which `least` bounds.
+        in_cycle=total("accepted") == total("ours") == total("least_accepted") == total("most"),
         newest_ms=int(newest.newest_ms),
         fresh=(total("fresh_above"), total("fresh_below")),
         open=is_open,

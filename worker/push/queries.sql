@@ -418,6 +418,8 @@ SELECT p.customer_id, p.pool, p.feature, p.org_id, p.first, p.last, p.credit_cos
     CAST(SUM(CASE WHEN p.at_ms >= p.from_ms THEN p.accepted ELSE 0 END) AS BIGINT) AS ours,
     CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.from_ms - :apart_ms AND p.accepted < 0
         THEN p.accepted ELSE 0 END + CASE WHEN p.at_ms >= p.from_ms - :apart_ms THEN p.cut ELSE 0 END) AS BIGINT) AS least,
+    CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.from_ms - :apart_ms AND p.accepted < 0
+        THEN p.accepted ELSE 0 END) AS BIGINT) AS least_accepted,
     CAST(SUM(CASE WHEN p.sure = 1 THEN p.accepted WHEN p.at_ms >= p.from_ms - :apart_ms AND p.accepted > 0
         THEN p.accepted ELSE 0 END) AS BIGINT) AS most,
     CAST(SUM(CASE WHEN p.since_mark = 1 AND p.accepted > 0 THEN p.accepted ELSE 0 END) AS BIGINT) AS hand_above,
