@@ -3,10 +3,10 @@
 The watch halts an organisation without credit within seconds, and resumes an organisation that paid. The same round
 fills low wallets, and delivers messages to the operator's product.
 
-Guarantee: the watch does not seal, send or bill usage. An estimate only decides which balances to read at their
-provider. The fresh balance decides about a halt (`project`), and the halts go to the cells in the same round. The
-result does not depend on this process's memory. Several watches, or a restarted watch, have the same result, because
-they use the same locks and leases.
+Guarantee: the watch does not seal, send or bill usage. An estimate decides which balances to read at their provider.
+The fresh balance, minus use that it does not show, decides about a halt (`project`). If the provider cannot be read,
+the plan's policy decides. The halts go to the cells in the same round. The result does not depend on this process's
+memory. Several watches, or a restarted watch, have the same result, because they use the same locks and leases.
 
 Tests: tests/integration/test_watch.py
 """
@@ -82,8 +82,9 @@ class Watched:
     """The counts of one round of the watch.
 
     `estimates`: estimated organisations. `refresh_requests`: requested reads. `read`: customers that were read.
-    `failed`: failed reads. `wrong_estimates`: halts on an estimate that a read proved wrong. `failures`: the errors of
-    failed steps. The other fields are numbers of organisations, halts, top-ups and messages.
+    `failed`: failed reads and unwritten verdicts. `wrong_estimates`: halts on an estimate that a read proved wrong.
+    `failures`: the errors of failed steps and of unwritten verdicts. The other fields are numbers of organisations,
+    halts, top-ups and messages.
     """
 
     estimates: int = 0
@@ -239,9 +240,10 @@ def _billed_by(context: Context, provider: str, now_ms: int) -> dict[str, object
 
 
 def reads_a_round(capabilities: Capabilities) -> int:
-    """Return the number of customers that one round may read.
+    """Return the number of running customers that one round may request to read.
 
-    The number is half of the provider's limit.
+    The number is half of the provider's limit for ROUND_MS. A round may also request one halted customer for each
+    HALTED_SHARE customers of this number.
     """
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     return max(int(a_second * ROUND_MS / SECOND_MS / 2), 1) * capabilities.reads_a_call

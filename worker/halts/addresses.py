@@ -1,14 +1,15 @@
 """Parse the URLs of cells and endpoints, and decide which URLs may be called.
 
-Guarantee: pure. This module does not make calls, and does not import code that makes calls, so that a check of settings
-does not need that code. Drawdown calls a URL that is built from the checked parts, not from the input, so that another
-parser cannot read a different host. A URL is invalid if it has a user, password, query, escape, space or trailing dot,
-a scheme other than http and https, or a name that is not ASCII. An address in an unusual form is also invalid: as one
-number, octal, hexadecimal or shortened.
+Guarantee: pure, except that `why_not` resolves a name by the function that its caller passes. This module does not
+import code that calls cells, so that a check of settings does not need that code. Drawdown calls a URL that is built
+from the checked parts, not from the input, so that another parser cannot read a different host. A URL is
+invalid if it has a user, password, query, escape, space or trailing dot, a scheme other than http and https, or a name
+that is not ASCII. An address in an unusual form is also invalid: as one number, octal, hexadecimal or shortened.
 
-An address that is not public is refused, unless an operator allowed its network or named this address as an origin. If
-an IPv6 address contains an IPv4 address, both are checked. The address of a cloud's metadata service is refused, unless
-an operator allowed exactly this address. A wider allowed network does not include it.
+An address that is not public is refused, unless an operator allowed its network. If the operator named a loopback,
+private, unique-local or carrier's shared address as an origin, it is also allowed. If an IPv6 address contains an IPv4
+address that is not mapped, both are checked. The address of a cloud's metadata service is refused, unless an operator
+allowed exactly this address. A wider allowed network does not include it.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 def refusal(address: Address, allowed: Sequence[Network], *, named: bool = False) -> str | None:
     """Return the reason against a call to this address; None if it is allowed.
 
-    A reason is a text such as `10.1.2.3 is a private address`. `named`: the operator named this address as an origin.
+    A reason is a text such as `10.1.2.3 is a private address`. `named`: the operator named this address as an origin,
+    which allows only loopback, private, unique-local and carrier's shared addresses.
     """
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:  # the operating system connects by IPv4

@@ -1,10 +1,10 @@
 """Dispatch: send halts to the cells that run a halted organisation's sandboxes.
 
-Guarantee: dispatch is level-triggered. If an organisation is halted, or a sandbox of a halted organisation appears on a
-cell, a trigger of the database makes the halt due. Each dispatch adds the halts that the triggers could not see. A halt
-stays due until its cell acknowledges it, and becomes due again while sandboxes still run there. Drawdown does not send
-a resume. Each cell has its own queue, with its own claims, time and circuit breaker. So a cell that is dead, slow or
-flooded does not delay the others.
+Guarantee: dispatch is level-triggered. If an organisation is halted, or a sandbox of a halted organisation appears on
+another cell, a trigger of the database makes the halt due. Each dispatch adds the halts that the triggers could not
+see. A halt stays due until its cell acknowledges it. If sandboxes run there a minute later, even new sandboxes, it
+becomes due again. Drawdown does not send a resume. Each cell has its own queue, with its own claims, time and circuit
+breaker. So a cell that is dead, slow or flooded does not delay the others.
 
 A person must act if a cell acknowledges a halt without obeying, lacks a URL, or cannot be called until a setting is
 changed. Dispatch reports only halts in force. It reports an ignored halt only while its sandboxes run.

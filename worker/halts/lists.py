@@ -48,7 +48,8 @@ class HaltLine:
 
     `ignored`: the number of acknowledgements after which its sandboxes still ran. `ignored_since_ms`: the time of the
     first of these (None: `ignored` is 0). `halted_at`: the start of the halt, in milliseconds. `due_at_ms`: the time of
-    the next attempt (None: it is not due). `acked_at_ms`: the time of the acknowledgement (None: not acknowledged).
+    the next attempt (None: it is not due). `acked_at_ms`: the time of the last acknowledgement (None: not
+    acknowledged). An ignored halt has both times.
     """
 
     org_id: str
@@ -201,7 +202,8 @@ def list_cells(connection: sa.Connection) -> list[Cell]:
 def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str, int]:
     """Return the number of these organisations' running sandboxes by cell.
 
-    If these organisations are halted, Drawdown notifies the cells in the result.
+    If these organisations are halted, Drawdown notifies the cells in the result, and cells where their sandboxes are
+    hibernated or migrating.
     """
     rows = SQL.run(connection, "running_of", {"org_ids": sorted(set(org_ids))})
     return {str(row.cell_id): int(row.running) for row in rows}

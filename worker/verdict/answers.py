@@ -3,8 +3,8 @@
 Guarantee: after an answered push, Drawdown reads the organisation at its provider immediately, or in the organisation's
 turn within the hour (`ask_at_ms`). Only a read halts or resumes an organisation, never a response. The credit of a
 response is written only on these conditions. The organisation was not read since the push was claimed, and a read of it
-is not requested. The provider accepted all its pushes of the claim. Its other pushes are not claimed and do not wait
-for a lookup. The credit of a response never raises a balance.
+is not requested. The provider accepted all its pushes of the claim. Its other pushes are not claimed, and do not wait
+for the time of a retry or a lookup. The credit of a response never raises a balance.
 """
 
 from __future__ import annotations

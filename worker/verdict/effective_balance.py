@@ -13,8 +13,8 @@ balance.
 For a page, `read_used_now` computes the figures as of now. Its number of statements does not depend on the number of
 organisations. `unbilled_micro` computes the unbilled usage of a wallet, with or without a watch. Credit that is given
 back counts only once it is settled. A customer without such usage costs one lookup by the index. The result is cached
-until the transaction ends. For a customer with MOST_SAMPLES samples or more it is cached for KEPT_MS, unless a seal or
-a charge changed it.
+until the transaction ends. For a customer with MOST_SAMPLES samples or more it is cached for KEPT_MS, unless the
+customer's watermark moved, or its first open push was sealed, or its last open push was settled.
 """
 
 from __future__ import annotations
@@ -515,7 +515,8 @@ class Credit:
 class VerdictChange:
     """A change of the verdict, with its reason and figures (micro-credits).
 
-    A figure is None if it is unknown or unlimited. `read_ms`: the start of the read. The figures are as in `Credit`.
+    A figure is None if it is unknown or unlimited. `read_ms`: the start of the read. The figures are as in `Effective`:
+    unless the organisation was halted, `unsealed_micro` includes use that is not sampled yet.
     """
 
     at_ms: int

@@ -3,7 +3,8 @@
 Guarantee: `halted_at` changes only when the verdict does. Each change of the verdict is stored with its reason and
 figures. Drawdown notifies the operator's product once of a halt, and once of its end. It reports a low or exhausted
 balance once, and again only after a read above the level. It compares the level with the balance minus usage that the
-balance does not include yet, without subtracting reserved credit. Unless an endpoint subscribes to these events, their
+balance does not include yet, without subtracting reserved credit. Without a watch, it subtracts that usage only if the
+organisation is halted for lack of credit or has a rejected push. Unless an endpoint subscribes to these events, their
 rows are not read or written.
 """
 

@@ -472,7 +472,8 @@ def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
 def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
     """Return the change of an organisation after a failed read.
 
-    `policy`: the policy of its plan for an unavailable provider. `due`: the time of the next read.
+    `policy`: the policy of its plan for an unavailable provider, which applies only while a watch runs. `due`: the time
+    of the next read.
     """
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)

@@ -3,7 +3,7 @@
 Guarantee: a round ends, for any number of new requests during the round. It reads an organisation once for each
 request, and at most MOST_READS times. If it passes over an organisation, the request stays for the next round. If many
 requests at the gate want to read an organisation at the same time, only the first may read it. Another may read it ten
-seconds later.
+seconds later, or a minute later if the first has not ended.
 """
 
 from __future__ import annotations
