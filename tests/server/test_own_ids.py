@@ -73,6 +73,24 @@ def test_event_id_from_unbound_key_does_not_collide_with_org_keys(street: House)
     assert read(street.fleet.engine, verify).breaches == []
 
 
+@pytest.mark.both_databases
+@pytest.mark.parametrize("quantity", [3, 5])
+def test_unbound_body_with_event_of_own_key_stores_other_orgs_event(street: House, quantity: int) -> None:
+    """The first item of the id is stored under the organisation's own key, so no item claims the id for it."""
+    body = [of("acme", quantity=quantity), of("globex"), of("initech"), of("acme"), of("globex")]
+    mine = AGAIN if quantity == 3 else OTHER
+
+    async def work(caller: Caller) -> None:
+        acme, operator = (Sender(caller, name) for name in ("acme", "operator"))
+        assert await acme.told(EVENTS, [of("acme")]) == [OK]
+        assert await operator.told(EVENTS, body) == [mine, OK, OTHER, AGAIN, AGAIN]
+        assert await operator.told(EVENTS, body) == [mine, AGAIN, OTHER, AGAIN, AGAIN]
+
+    served(street, work)
+    assert street.fleet.rows("SELECT org_id, quantity FROM usage_events ORDER BY 1") == [("acme", 3), ("globex", 3)]
+    assert read(street.fleet.engine, verify).breaches == []
+
+
 def test_host_sample_with_reserved_event_or_execution_id_is_rejected(street: House) -> None:
     """It can work them out: keys are no secret, and an id that is taken is not billed under it again."""
     make_key(street, "host", "samples:write", org="globex")

@@ -157,17 +157,22 @@ def _take(
     refused = [_untimely(event, now_ms) for event in events]
     names = names_of(events, own=own)
     asked = keyed(names, events, own=own)
+    timely = [at for at, why in enumerate(refused) if why is None]
     firsts: dict[str, int] = {}
-    for at, name in enumerate(names):
-        if refused[at] is None:
-            firsts.setdefault(name, at)
-    found = _take_each(connection, [(asked[at], events[at]) for at in firsts.values()], now_ms, types_by, unlike=unlike)
-    went_in = {(name, events[at].org_id) for name, at in firsts.items() if _went_in(found.get(name))}
-    others = {
-        (one["sample_id"], one["org_id"]): one for one in asked if (one["sample_id"], one["org_id"]) not in went_in
-    }
-    before = stored(connection, list(others.values()))
-    _why_not(connection, [asked[at] for at in firsts.values() if not _is_told(asked[at], found, before)], found)
+    found: dict[str, EventResult] = {}
+    before: dict[tuple[str, str], Stored] = {}
+    # A first event that is stored under its organisation's own key does not claim the name. The next one then tries.
+    while left := [at for at in timely if not _is_told(asked[at], found, before)]:
+        tried = {names[at]: at for at in reversed(left)}
+        firsts |= tried
+        found |= _take_each(connection, [(asked[at], events[at]) for at in sorted(tried.values())], now_ms, types_by,
+                            unlike=unlike)  # fmt: skip
+        went_in = {(name, events[at].org_id) for name, at in firsts.items() if _went_in(found.get(name))}
+        others = {
+            (one["sample_id"], one["org_id"]): one for one in asked if (one["sample_id"], one["org_id"]) not in went_in
+        }
+        before = stored(connection, list(others.values()))
+        _why_not(connection, [asked[at] for at in tried.values() if not _is_told(asked[at], found, before)], found)
     answers = []
     for at, (name, event) in enumerate(zip(names, events, strict=True)):
         answer = refused[at] or _answer_before(before.get((name, event.org_id)), event)
