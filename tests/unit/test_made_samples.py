@@ -33,6 +33,8 @@ def test_synthesized_samples_sum_to_quantity_within_bounds(quantity: int, unit: 
         (10, "mb_s", 0, 4, [(4, 2), (2, 1)]),
         (3, "mb_s", 1, 4, [(3, 1)]),
         (12, "mb_s", 3, 5, [(3, 4)]),
+        (9, "mb_s", 4, 8, [(4, 1), (5, 1)]),
+        (5096, "mb_s", 2049, 4096, [(2548, 2)]),
         (2**40, "mb_s", 0, MAX_MEMORY_MB, [(MAX_MEMORY_MB, 65_536)]),
     ],
 )
@@ -40,6 +42,17 @@ def test_synthesized_samples_have_expected_sizes(
     quantity: int, unit: str, lo: int, hi: int, made: list[tuple[int, int]]
 ) -> None:
     assert list(sizes_of(quantity, unit, lo, hi)) == made
+
+
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 20))
+def test_synthesized_samples_are_refused_only_if_no_sizes_fit(quantity: int, one: int, other: int) -> None:
+    lo, hi = sorted((one, other))
+    fits = any(seconds * lo <= quantity <= seconds * hi for seconds in range(1, quantity + 1))
+    try:
+        made = list(sizes_of(quantity, "mb_s", lo, hi))
+    except NotMade:
+        made = []
+    assert bool(made) == fits
 
 
 @given(st.integers(1, 2**50))
@@ -56,7 +69,7 @@ def test_synthesized_units_sum_to_quantity_and_fit_64_bits(quantity: int) -> Non
 
 @cases(
     ("quantity", "unit", "lo", "hi"),
-    [(MAX_INTERVAL_S * MOST_SAMPLES + 1, "s", 1, 1), (7, "mb_s", 4, 4), (3, "mb_s", 4, 8), (9, "mb_s", 4, 8)],
+    [(MAX_INTERVAL_S * MOST_SAMPLES + 1, "s", 1, 1), (7, "mb_s", 4, 4), (3, "mb_s", 4, 8), (9, "mb_s", 5, 8)],
 )
 def test_synthesized_samples_of_impossible_quantity_are_refused(quantity: int, unit: str, lo: int, hi: int) -> None:
     with pytest.raises(NotMade):

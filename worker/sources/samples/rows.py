@@ -606,8 +606,8 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
     The quantity is in base units, and the sizes are from `lo` to `hi`. If the unit is `units`, yield (meter, units)
     instead.
 
-    It uses the largest size and one rest, or else only the smallest size. Errors: NotMade if neither adds up to the
-    quantity, or for more than MOST_SAMPLES samples.
+    It uses the largest size and one rest, or else only the smallest size, or else two sizes that differ by 1 MB.
+    Errors: NotMade if no sizes add up to the quantity, or for more than MOST_SAMPLES samples.
     """
     if unit == "units":
         yield from _in_parts(lo, quantity, MAX_UNITS)
@@ -622,10 +622,14 @@ def sizes_of(quantity: int, unit: str, lo: int, hi: int) -> Iterator[tuple[int, 
             seconds, rest = divmod(quantity, least)
             parts = [(least, seconds)]
             if rest:
-                raise NotMade(
-                    f"Drawdown cannot split {counted(quantity, 'MB-second')} into sizes from {least} to {most} MB. "
-                    "Draw another quantity"
-                )
+                seconds = -(-quantity // most)
+                size, larger = divmod(quantity, seconds)
+                parts = [(size, seconds - larger), (size + 1, larger)]
+                if size < least:
+                    raise NotMade(
+                        f"Drawdown cannot split {counted(quantity, 'MB-second')} into sizes from {least} to {most} MB. "
+                        "Draw another quantity"
+                    )
     if sum(-(-seconds // MAX_INTERVAL_S) for _, seconds in parts) > MOST_SAMPLES:
         raise NotMade(f"{quantity:,} base units take more than {MOST_SAMPLES:,} samples. Draw the quantity in parts")
     for size, seconds in parts:
