@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import Refused, UnknownId
+from drawdown.schema.errors import DatabaseBusy, Refused, UnknownId
 from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.sources.samples.quarantine import QuarantineFilter
 from drawdown.worker.usage import quarantined as samples
@@ -141,3 +141,33 @@ def test_sample_fix_in_single_command_equals_fix_of_each_sample(fleet: Fleet, at
     assert done[2].why_not == "its sandbox already has a sample of that time: m1:fixed"
     fleet.tick(accept_clock=True)
     assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 120
+
+
+@pytest.mark.both_databases
+def test_sample_fix_stays_open_if_its_new_id_is_of_another_sample(fleet: Fleet) -> None:
+    """A second sample of that sandbox and moment is fixed, because the first is not inserted."""
+    fleet.clock.at_ms = T0 + DAY_MS
+    for name in ("m1", "m2"):
+        fleet.sample("acme", T0 // 1000, 60, sample_id=name)
+    fleet.sample("acme", T0 + WINDOW_MS, 30, sample_id="m1:fixed")
+    first, second = write(fleet.engine, lambda c: samples.fix(c, QuarantineFilter(ids=("m1", "m2")), fleet.by))
+    assert (first.new_id, first.why_not) == (None, "a different sample already has its new id m1:fixed")
+    assert second.new_id == "m2:fixed"
+    assert fleet.rows("SELECT sample_id FROM quarantine_closed") == [("m2",)]
+    assert fleet.rows("SELECT target FROM operator_actions WHERE action = 'sample_repair'") == [("m2",)]
+    assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 0
+    fleet.tick(accept_clock=True)
+    assert fleet.one("SELECT SUM(sealed_qty) FROM pushes") == 90
+
+
+def test_sample_fix_that_loses_its_new_id_to_concurrent_sample_fails(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.clock.at_ms = T0 + DAY_MS
+    fleet.sample("acme", T0 // 1000, 60, sample_id="m1")
+    fleet.sample("acme", T0 + WINDOW_MS, 30, sample_id="m1:fixed")
+    monkeypatch.setattr(samples, "differing", lambda _connection, _rows: set())  # stored after the check
+    with pytest.raises(DatabaseBusy, match="Try again"):
+        write(fleet.engine, lambda c: samples.fix(c, QuarantineFilter(ids=("m1",)), fleet.by))
+    assert fleet.one("SELECT COUNT(*) FROM quarantine_closed") == 0
+    assert fleet.one("SELECT COUNT(*) FROM sample_conflicts") == 0

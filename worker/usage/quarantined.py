@@ -2,10 +2,10 @@
 
 Guarantee: samples are not edited (S7). A fixed sample is inserted once, with the same content except its time, under a
 new id that contains the original id or its hash. It arrives like any other sample, and the next tick seals it. A sample
-stays quarantined, with the reason, if a correct sample has arrived, if it is below the floor, if its time cannot be
-read, or if its fault is not its time. Both commands choose and check samples under rule S1's lock, so several people
-can use them at the same time. If several samples mean the same sandbox and moment, one of them is inserted. A dismissed
-sample is not billed.
+stays quarantined, with the reason, if a correct sample has arrived, if a different sample has the new id, if it is
+below the floor, if its time cannot be read, or if its fault is not its time. Both commands choose and check samples
+under rule S1's lock, so several people can use them at the same time. If several samples mean the same sandbox and
+moment, one of them is inserted. A dismissed sample is not billed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record_many
-from drawdown.schema.errors import Refused, UsageError
+from drawdown.schema.errors import DatabaseBusy, Refused, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
 from drawdown.schema.text import quote_value
@@ -39,7 +39,7 @@ from drawdown.worker.sources.samples.quarantine import (
 )
 from drawdown.worker.sources.samples.quarantine import SQL as QUARANTINE
 from drawdown.worker.sources.samples.rows import COLUMNS, Sample, plain
-from drawdown.worker.sources.samples.store import store
+from drawdown.worker.sources.samples.store import differing, store
 
 MAX_MENDED: Final = 5_000
 """Samples that one command fixes or dismisses, in one transaction."""
@@ -77,7 +77,7 @@ def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: st
     and now. If several samples mean the same sandbox and moment, the first by id is inserted.
 
     Errors: UsageError for an unknown unit, or more than MAX_MENDED samples. UnknownId for an unknown id. Refused for
-    the id of a sample that is not quarantined.
+    the id of a sample that is not quarantined. DatabaseBusy if a concurrent sample used a new id.
     """
     if unit not in AS:
         raise UsageError(f"invalid --as {quote_value(unit)}: expected one of {', '.join(AS)}")
@@ -96,7 +96,11 @@ def fix(connection: sa.Connection, chosen: QuarantineFilter, by: By, *, unit: st
     good = [fixed for fixed in found if fixed.new_id is not None]
     if good:
         samples = [_sample(fixed, whole[fixed.sample_id], by.now_ms) for fixed in good]
-        store(connection, samples, [f"fixed:{fixed.sample_id}" for fixed in good])
+        _, conflicts = store(connection, samples, [f"fixed:{fixed.sample_id}" for fixed in good])
+        if conflicts:
+            raise DatabaseBusy(
+                "cannot fix the samples: another call just stored a sample with the new id of one of them. Try again"
+            )
         _close(connection, {fixed.sample_id: fixed.new_id for fixed in good}, by)
         record_many(connection, "sample_repair", [(fixed.sample_id, _details(fixed)) for fixed in good], by)
     return found
@@ -194,7 +198,11 @@ def _judge(
     elif (twin := _twin(connection, row, moment, entered)) is not None:
         why = f"its sandbox already has a sample of that time: {twin}"
     else:
-        return Mended(row.sample_id, row.org_id, row.ts, _new_id(row.sample_id), moment, read_as, int(whole.interval_s))
+        new_id = _new_id(row.sample_id)
+        fixed = Mended(row.sample_id, row.org_id, row.ts, new_id, moment, read_as, int(whole.interval_s))
+        if not differing(connection, [_sample(fixed, whole, now_ms)]):
+            return fixed
+        why = f"a different sample already has its new id {new_id}"
     return Mended(no.sample_id, no.org_id, no.ts, why_not=why)
 
 

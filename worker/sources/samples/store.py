@@ -100,6 +100,12 @@ def _stored(connection: sa.Connection, rows: list[Sample]) -> dict[str, tuple[ob
     return {row[0]: tuple(row) for row in SQL.run(connection, "stored", _ids(connection, rows))}
 
 
+def differing(connection: sa.Connection, rows: list[Sample]) -> set[str]:
+    """Return the ids of those samples that are stored with different content."""
+    stored = _stored(connection, rows)
+    return {row[0] for row in rows if not _same(stored.get(row[0]), row)}
+
+
 def withdrawn_of(connection: sa.Connection, rows: list[Sample]) -> set[str]:
     """Return the ids of those samples that are stored, but were withdrawn."""
     return set(SQL.run(connection, "withdrawn", _ids(connection, rows)).scalars())
