@@ -18,7 +18,7 @@ from drawdown.worker.batches import take as withdrawing
 from drawdown.worker.engine import runner
 from drawdown.worker.history.recover import recover
 from drawdown.worker.usage import backfills
-from drawdown.worker.usage.prune import raise_floors
+from drawdown.worker.usage.prune import prune, raise_floors
 from drawdown.worker.verify.verify import verify
 from tests.integration.telling_events import billed_by_units, event
 from tests.world import T0, Fleet
@@ -108,13 +108,17 @@ def test_batch_withdraw_after_loss_withdraws_all_samples_after_tick(
     assert read(fleet.engine, verify).breaches == []
 
 
+@pytest.mark.parametrize("deleted", [False, True])
 def test_backfill_revert_below_floor_is_refused_before_first_portion(
-    fleet: Fleet, said: Said, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, said: Said, monkeypatch: pytest.MonkeyPatch, deleted: bool
 ) -> None:
     monkeypatch.setattr(backfills, "REVERTED_AT_ONCE", 2)
     closed_backfill(fleet, 5)
     fleet.tick(T0 + 40 * DAY_MS)
-    write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
+    if deleted:
+        prune(partial(write, fleet.engine), T0 + WINDOW_MS, fleet.by)
+    else:
+        write(fleet.engine, lambda c: raise_floors(c, before=T0 + WINDOW_MS, by=fleet.by))
     status, told = said("backfill", "revert", "june")
     assert (status, withdrawn(fleet)) == (1, 0), told
-    assert "0 of 5 events withdrawn" in told
+    assert "(events: 5). 0 of 5 events withdrawn" in told

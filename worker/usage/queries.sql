@@ -91,13 +91,14 @@ SELECT 1 FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN 
 WHERE s.id = :sample_id AND {still_to_seal}
 
 -- name: left_of_backfill
--- The events of a closed backfill. While a backfill is open, its events are not usage.
+-- The events of a closed backfill. While a backfill is open, its events are not usage. The sample of an event below the
+-- floor may be pruned.
 SELECT COUNT(*) AS events, COUNT(w.sample_id) AS withdrawn,
     COUNT(CASE WHEN w.sample_id IS NULL AND s.ts < :until_ms AND {still_to_seal} THEN 1 END) AS unsealed,
-    COUNT(CASE WHEN w.sample_id IS NULL AND s.ts < COALESCE(o.floor_ms, 0) THEN 1 END) AS below_floor
+    COUNT(CASE WHEN w.sample_id IS NULL AND e.ts < COALESCE(o.floor_ms, 0) THEN 1 END) AS below_floor
 FROM backfills f JOIN backfill_events e ON e.backfill = f.backfill
 LEFT JOIN usage_samples s ON s.id = e.sample_id LEFT JOIN withdrawals w ON w.sample_id = e.sample_id
-LEFT JOIN orgs o ON o.org_id = s.org_id LEFT JOIN buckets b ON b.id = o.bucket
+LEFT JOIN orgs o ON o.org_id = f.org_id LEFT JOIN buckets b ON b.id = o.bucket
 WHERE f.backfill = :backfill AND f.state = 'closed'
 
 -- name: sample
