@@ -186,7 +186,7 @@ def test_file_name_without_format_or_prefix_requires_option() -> None:
         prefix_of("-", ImportOptions(id_from_line=True, id_prefix="a\nb"))
 
 
-@cases("name", ["event.csv", "run.csv.gz", "batch.jsonl"])
+@cases("name", ["event.csv", "run.csv.gz", "batch.jsonl", "run:x.csv", "event:x.csv"])
 def test_import_id_prefix_that_is_reserved_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="Choose another"):
         prefix_of(name, ImportOptions(id_from_line=True))

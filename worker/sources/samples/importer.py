@@ -361,7 +361,7 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
             f"invalid prefix of ids {quote_value(prefix)}: expected 1 to {MAX_PREFIX_CHARS} characters without control "
             "characters. Pass another --id-prefix"
         )
-    if f"{prefix}:" in RESERVED_IDS:
+    if f"{prefix}:".startswith(RESERVED_IDS):
         raise UsageError(
             f"invalid prefix of ids {quote_value(prefix)}: Drawdown reserves ids that begin with {prefix}:. Choose "
             "another with --id-prefix"
