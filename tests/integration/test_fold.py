@@ -124,6 +124,13 @@ def test_fold_leaves_verify_reports_and_ledger_unchanged(fleet: Fleet) -> None:
     assert fleet.one("SELECT COUNT(*) FROM operator_actions WHERE action = 'push_fold'") == 2
 
 
+@pytest.mark.both_databases
+def test_fold_dry_run_returns_numbers_of_fold(fleet: Fleet) -> None:
+    dry = fold(partial(write, fleet.engine), MARCH, fleet.by, dry_run=True)
+    assert dry == folded(fleet)
+    assert (dry.pushes, dry.kept, dry.held_back) == (15, 6, 1), "each push of acme goes"
+
+
 def test_folded_day_partial_range_and_folded_push_are_refused(fleet: Fleet) -> None:
     folded(fleet)
     with pytest.raises(UsageError, match="whole days"):

@@ -218,8 +218,7 @@ def fold(transact: Transact, before_ms: int, by: By, *, dry_run: bool = False) -
         portion = partial(fold_between, before=before_ms, now_ms=by.now_ms)
         pushes = in_portions(transact, portion, partial(_first_push, before=before_ms), before_ms)
     kept = transact(lambda c: SQL.run(c, "count_kept", values).one(), rollback=True)
-    left = int(kept.pushes) - (pushes if dry_run else 0)
-    return FoldedMonths(before_ms, pushes, left, int(kept.orgs) if left else 0)
+    return FoldedMonths(before_ms, pushes, int(kept.pushes), int(kept.orgs))
 
 
 def _say(connection: sa.Connection, *, before: int, by: By) -> None:

@@ -149,9 +149,9 @@ SELECT MIN(p.window_ms) FROM pushes p WHERE p.window_ms >= :from_ms AND p.window
 SELECT COUNT(*) AS pushes, COALESCE(SUM(p.attempts), 0) AS attempts FROM pushes p WHERE {folding}
 
 -- name: count_kept
--- Earlier pushes that stay, with their organisations.
+-- Earlier pushes that stay, or would stay after a dry run, with their organisations.
 SELECT COUNT(*) AS pushes, COUNT(DISTINCT p.org_id) AS orgs FROM pushes p
-WHERE p.provider = 'embedded' AND p.window_ms < :before_ms
+WHERE p.provider = 'embedded' AND p.window_ms < :before_ms AND NOT ({folding})
 
 -- name: into_sums
 INSERT INTO folded_pushes (day_ms, org_id, provider, customer_id, feature, state, pushes, attempts, sealed_qty, sent_qty,
