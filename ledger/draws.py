@@ -71,9 +71,9 @@ class Line:
 class Drawn:
     """The result of a draw: the reservation, and the amounts charged and written off.
 
-    The amounts are those of this draw, in micro-credits.
+    The amounts are those that this call charged and wrote off, in micro-credits.
 
-    `repeated`: True if the same draw existed before, so this call did not charge.
+    `repeated`: True if the same draw existed before. The amounts are then 0.
     """
 
     reservation: Reservation

@@ -39,7 +39,8 @@ BOUNDED: Final = frozenset({"usage", "execution"})
 class BeyondBalance(Refused):
     """Raised if a charge would move a wallet beyond the largest balance or debt.
 
-    The charge is for usage or an execution. All entries of the call were refused.
+    The charge is for usage or an execution. The entries of the call are already written, so roll back the transaction,
+    or the savepoint around the call.
     """
 
     code = "beyond_balance"

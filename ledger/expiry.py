@@ -99,10 +99,10 @@ def close(lots: Sequence[Lot], uses: Uses, room: Room, over_ms: int, now_ms: int
 def leaves(lots: Sequence[Lot], uses: Uses, room: Room, now_ms: int) -> int:
     """Return the micro-credits of ended lots that must still leave a wallet.
 
-    The amount is the remaining credit of these lots, less the part that rolls over. It ignores reserved credit and
-    earlier bookings.
+    The amount is the remaining credit of these lots, less the part that rolls over. Credit that was booked before is
+    not part of it. Credit that executions have reserved is part of it.
 
-    `lots`: the lots after a closing with the same `uses`.
+    `lots`: the lots after a closing with the same `uses`. `room`: the room after that closing, which does not change.
     """
     then = Room(room.balance_micro, 0)
     close(lots, uses, then, now_ms, now_ms)

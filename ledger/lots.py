@@ -65,9 +65,9 @@ class Due:
     """The due changes of wallets. Amounts are micro-credits by customer.
 
     `entries`: the entries to post. `deferred`: the amount that waits for the end of an execution, for each checked
-    wallet. `over`: the remaining credit of the ended lots, for each checked wallet. `moved`: customers with changed
-    usable credit. `new_lots`: lots that plans grant, and lots that roll over. `caught_up`: customers who then have all
-    credit of their plans. `unfinished`: customers to check again immediately.
+    wallet. `over`: the remaining credit of the ended lots, for each checked wallet. `moved`: customers whose `over`
+    changes. A customer with `entries` only is not in it. `new_lots`: lots that plans grant, and lots that roll over.
+    `caught_up`: customers who then have all credit of their plans. `unfinished`: customers to check again immediately.
     """
 
     entries: list[dict[str, object]] = field(default_factory=list)
@@ -304,9 +304,10 @@ def lenders(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int)
 
 
 def borrowers(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> list[str]:
-    """Return the first customers with ended allotments of these pools.
+    """Return the first customers with ended allotments of these pools to book.
 
-    The list has at most RETURNED_AT_ONCE customers, and includes customers who must return less than before.
+    An end is booked EXPIRY_WAIT_MS later. The list has at most RETURNED_AT_ONCE customers, and includes customers who
+    must return less than before.
     """
     part = borrowers_part(customer_ids, now_ms)
     return list(SQL.run(connection, part.name, part.values).scalars())

@@ -157,8 +157,9 @@ def say(
 
     Return the decisions now and before (None: without a decision).
 
-    `limit_micro`: the limit in micro-credits; None: unlimited. A repetition does not change the decision. The payer
-    still pays for executions that were accepted before.
+    `limit_micro`: the limit in micro-credits; None: unlimited. A repetition does not change the decision. After a
+    new decision, the payer still pays for executions that were accepted before, within the former limit. Those
+    executions cannot reserve more credit.
     """
     SQL.run(connection, "hold_wallet", {"account_id": wallet_account(payer)}).all()
     was = read(connection, payer, org_id)
@@ -205,11 +206,10 @@ def require_within(connection: sa.Connection, run: Reservation, now_ms: int) -> 
 
 
 def require_limit(connection: sa.Connection, run: Reservation, more_micro: int) -> None:
-    """Refuse a charge above the reserved credit if it exceeds the payer's limit.
+    """Refuse a charge without reserved credit if it exceeds the payer's limit.
 
-    The limit at the execution's acceptance applies.
-
-    Later changes of the limit do not count. The payer's wallet must be locked. Errors: Denied `payer_limit`.
+    Such a charge is above the reservation, or after its expiry. The limit at the execution's acceptance applies. Later
+    changes of the limit do not count. The payer's wallet must be locked. Errors: Denied `payer_limit`.
     """
     if run.payer_number is None or more_micro <= 0:
         return

@@ -259,7 +259,8 @@ def reserve(
     Return the reservation, and True if it existed before.
 
     `most_held_micro`: the most that all executions of the wallet can reserve; None: unlimited. `make_room` is called
-    before the wallet is locked for a new execution. It returns the micro-credits of use that the wallet pays for first.
+    only for a new execution, before its credit is reserved. The wallet may be locked then, because an overdue execution
+    named a sandbox (`take`). It returns the micro-credits of use that the wallet pays for first.
 
     Errors: Denied `other_content` for a key with different content, and `no_credit` if the wallet lacks credit. Denied
     `too_much_held` above the limit, and `too_many_executions` for too many metered executions. Denied `sandbox_taken`

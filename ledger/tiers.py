@@ -2,10 +2,11 @@
 
 The wallet's own credit pays for each month.
 
-Guarantee: a month of a tier is charged once, under its key, before it is used. A customer on a plan can have as many
-sandboxes as the plan or the largest of the tiers allows. After the previous month's remaining credit is booked, the
-wallet pays for the next month, or the tier ends. It also ends if the wallet no longer pays for an organisation. If
-Drawdown did not run for a whole month, that month is not charged. The caller holds the wallet's lock.
+Guarantee: a month of a tier is charged once, under its key. A customer on a plan can have as many sandboxes as the plan
+or the largest of the tiers allows. After the previous month's remaining credit is booked (`lots.EXPIRY_WAIT_MS` after
+the month begins), the wallet pays for the next month, or the tier ends. Until then, the tier still counts. It also ends
+if the wallet no longer pays for an organisation. If Drawdown did not run for a whole month, that month is not charged.
+The caller holds the wallet's lock.
 """
 
 from __future__ import annotations

@@ -284,8 +284,9 @@ def change_plan(connection: sa.Connection, customer_id: str, plan: str, by: By) 
 def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: int) -> Mapping[str, Wallet]:
     """Return wallets for verdicts, without a change to them.
 
-    If a wallet lacks available credit, or has ended lots, the result includes the wallet's due changes. Otherwise an
-    organisation could be halted before its month's credit is granted, or because of use that an ended lot has paid for.
+    If a wallet lacks available credit, or its `over_micro` is not 0, the result includes the wallet's due changes.
+    Otherwise an organisation could be halted before its month's credit is granted, or because of use that an ended lot
+    has paid for. Any other wallet is returned as stored, until the sweep books its due changes.
     """
     found = dict(read_wallets(connection, customer_ids))
     spent = [wallet_account(name) for name, one in found.items() if one.available_micro <= 0 or one.over_micro]
@@ -298,7 +299,8 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
     """Book all due changes of wallets, and lock the wallets.
 
-    They stay locked until this transaction is over. The caller must refresh the verdicts of their organisations, even
+    They stay locked until this transaction is over. A wallet that does not exist is not locked: make it first
+    (`accounts.open_accounts`). The caller must refresh the verdicts of their organisations, even
     if it changes nothing else, because the sweep then does not find due changes.
 
     Errors: DatabaseBusy if more changes are due than one transaction books.

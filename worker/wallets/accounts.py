@@ -205,9 +205,9 @@ class WalletRow:
 class EntryRow:
     """One entry of a wallet.
 
-    `feature`, `quantity`: the charged base units (None: the entry is not for usage). `amount_micro`: the amount of the
-    charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use, in milliseconds.
-    `at_ms`: the time of booking, by which statements select entries.
+    `feature`, `quantity`: the charged base units (None: the entry does not charge a quantity). `amount_micro`: the
+    amount of the charge or grant. `moved_micro`: the change of the wallet, up or down. `ts`: the time of use, in
+    milliseconds. `at_ms`: the time of booking, by which statements select entries.
     """
 
     key: str

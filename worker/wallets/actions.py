@@ -108,7 +108,7 @@ def grant(
 
     Errors: Refused for a key that was used before with different content; UsageError for an invalid id or terms;
     UnknownId for an unknown plan. Unless `new`, UnknownId also for an unknown feature, and for an unknown customer with
-    an id like an existing id.
+    an id like an existing id. DatabaseBusy, with `plan` only.
     """
     if not is_clean_id(customer_id):
         raise UsageError(
@@ -169,10 +169,11 @@ def _require_sane(terms: Terms, amount_micro: int, now_ms: int, *, is_new: bool)
 class TakenBack:
     """The result of taking back a lot.
 
-    `taken_back_micro`: the credit that this call took back. `reserved_micro`: the part of the lot that executions have
-    reserved. `balance_micro`: the balance after the call. `pool`: the pool that got the credit (null: the lot is not an
-    allotment). `orgs`: the organisations for which the wallet pays. If the wallet is empty, the next tick halts them.
-    `is_refilled`: automatic top-ups will fill the wallet again.
+    `taken_back_micro`: the credit that this call took back. `reserved_micro`: the part of the lot that it left, because
+    executions have reserved it (0 for `whole`). `balance_micro`: the balance after the call. `pool`: the pool that got
+    the credit (null: the lot is not an allotment). `orgs`: the organisations for which the wallet pays, has paid or
+    will pay. If the wallet is empty, the next tick halts those for which it pays now. `is_refilled`: automatic top-ups
+    will fill the wallet again.
     """
 
     lot: str
@@ -411,8 +412,8 @@ def put_on_plan(connection: sa.Connection, customer_id: str, plan: str, by: By, 
 
     Return the former plan; None if the customer did not have a plan.
 
-    A repeated call has no further effect. Errors: UsageError for an invalid id; UnknownId for an unknown plan. Unless
-    `new`, UnknownId also for an unknown customer with an id like an existing id.
+    A repeated call has no further effect. Errors: UsageError for an invalid id; UnknownId for an unknown plan;
+    DatabaseBusy. Unless `new`, UnknownId also for an unknown customer with an id like an existing id.
     """
     if not is_clean_id(customer_id):
         raise UsageError(

@@ -5,9 +5,9 @@ The latest use comes first. Reads only.
 Guarantee: the cost of a page does not depend on the number of entries. A page begins after the last entry of the
 previous page. If a filter omits entries, the page reads at most MOST_LOOKED_AT entries. The entries of all pages add up
 to the balance. Days are in UTC, by the time of use, and have the same entries as the pages. Each SQL statement uses an
-index of this wallet, so other wallets are not read. A forecast needs MIN_DAYS full days since the first use, and counts
-at most DAYS of them. With fewer days, its state is `unknown`. If the use of these days is 0, its state is `lasts`. If
-the wallet has no available credit, its state is `spent`.
+index of this wallet, so other wallets are not read. If the wallet has no available credit, the state of a forecast is
+`spent`. Otherwise, a forecast needs MIN_DAYS full days since the first use, and counts at most DAYS of them. With fewer
+days, its state is `unknown`. If the use of these days is 0 or less, its state is `lasts`.
 """
 
 from __future__ import annotations
@@ -402,11 +402,11 @@ ForecastState: TypeAlias = Literal["ends", "spent", "lasts", "unknown"]
 class Forecast:
     """A forecast of the end of the credit that is available now.
 
-    `state`: `ends`, `spent`, `lasts` or `unknown`. `ends`: the credit ends at `ends_ms`. `spent`: the available credit
-    is 0 or less. `lasts`: the use in the counted days is 0 or less, or the end is beyond FURTHEST_MS. `unknown`: fewer
-    than MIN_DAYS full days have passed since the first use. `used_micro`: the use in the `days` full days from
-    `from_ms` on, by the time of use, not of booking. With fewer than MIN_DAYS days, `from_ms` and `used_micro` are
-    None.
+    `state`: the first of `spent`, `unknown`, `lasts` and `ends` that applies. `ends`: the credit ends at `ends_ms`.
+    `spent`: the available credit is 0 or less. `unknown`: fewer than MIN_DAYS full days have passed since the first
+    use. `lasts`: the use in the counted days is 0 or less, or the end is beyond FURTHEST_MS. `used_micro`: the use in
+    the `days` full days from `from_ms` on, by the time of use, not of booking. With fewer than MIN_DAYS days, `from_ms`
+    and `used_micro` are None.
     """
 
     state: ForecastState

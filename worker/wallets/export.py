@@ -4,8 +4,9 @@ An export is CSV or JSON lines. Reads only.
 
 Guarantee: an export reads the database as of one moment, however long it takes, and never keeps all rows in memory. If
 an export of all wallets is by the time of booking, later exports have the same entries before `final_before`. The
-exception is an entry that a person books in the past (`--at`). So adjacent final ranges have each entry once. An export
-of one organisation is the export of the wallet that pays for it now.
+exception is an entry that a person books in the past (`--at`). So adjacent final ranges have each entry once. The
+ledger's export of one organisation is that of the wallet that pays for it now. The usage export has the organisation's
+own pushes.
 
 Each row has an id that never changes, so a program can merge a second export of the same time into the first. Amounts
 are exact: whole micro-credits, and credits as a decimal text. Times are milliseconds since 1970 (UTC). In CSV, a

@@ -282,7 +282,8 @@ class Offer:
 class Happened:
     """An event of a wallet.
 
-    An event is the sum of a day's charges, a grant, a top-up, a new plan, or an ended tier.
+    An event is the sum of a day's charges or refunds, another entry (such as a grant or an expiry), a top-up, a new
+    plan, or an ended tier.
 
     `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, the change may still be
     pending. `minor`: the money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`: the
@@ -312,7 +313,7 @@ def terms_of(connection: sa.Connection, customer_id: str, org_id: str) -> Billin
 def related(connection: sa.Connection, customer_id: str, org_id: str, now_ms: int) -> list[Relation]:
     """Return the relations of a customer, those in UPSTREAM first.
 
-    Each kind has at most MOST_RELATED relations. The suppliers are those of MOST_LOOKED_AT executions.
+    Each kind has at most MOST_RELATED relations, except the suppliers: they are all those of MOST_LOOKED_AT executions.
     """
     values = {"customer_id": customer_id, "org_id": org_id, "now_ms": now_ms}
     rows = SQL.run(connection, "related", {**values, "at_most": MOST_RELATED, "looked_at": MOST_LOOKED_AT}).mappings()

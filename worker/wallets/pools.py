@@ -92,7 +92,8 @@ def allot(
 ) -> Allotted:
     """Move credit, in micro-credits, out of a pool into a lot of a customer.
 
-    The customer's use draws on this lot before all other lots. At the end of the lot, its rest returns to the pool.
+    The customer's use draws on this lot before lots of the default priority. At the end of the lot, its rest returns to
+    the pool.
 
     Errors: UnknownId; UsageError for an invalid amount, end or key; Denied `pays_itself`, `is_pool`, `other_content`,
     `no_credit`; DatabaseBusy.
@@ -191,8 +192,8 @@ class AllotmentRow:
     """An allotment, with its parts in micro-credits.
 
     `amount_micro = remaining_micro + waits_micro + used_micro + returned_micro + taken_back_micro`. `waits_micro`: the
-    rest of an ended allotment that has not returned yet. `used_micro`: the credit that the member used.
-    `taken_back_micro`: the credit that the pool took back.
+    rest of an ended allotment that has not returned yet. `used_micro`: the credit that the member used, and the lot's
+    share of credit that was taken back without naming a lot. `taken_back_micro`: the credit that the pool took back.
     """
 
     lot: str

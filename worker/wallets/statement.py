@@ -121,6 +121,8 @@ class ExecutionsLine:
 class HeldLine:
     """An execution with credit reserved at the end of the span.
 
+    If the span has not ended, the credit reserved now counts.
+
     `expires_ms`: the end of its reservation. `held_micro`: the reserved credit in micro-credits. `project` None: the
     execution does not have a project. `more`: the number of executions that this line adds up. If `more` is not 0,
     `execution`, `org_id`, `project` and `expires_ms` are None.
@@ -199,8 +201,8 @@ def _of_month(month: str) -> Span:
 def of_customer(connection: sa.Connection, customer_id: str, span: Span, now_ms: int, most: int = LINES) -> Statement:
     """Return the statement of a customer's wallet.
 
-    The statement has at most `most` lines in each section. Call it first in its transaction, so that all its reads are
-    as of one moment.
+    Usage, executions and reserved credit have at most `most` lines each, and one more that adds up the others. `most`
+    does not limit the lines of credit. Call it first in its transaction, so that all its reads are as of one moment.
     """
     return _read(connection, customer_id, span, now_ms, most)
 

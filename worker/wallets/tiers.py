@@ -207,8 +207,8 @@ class TierRow:
 class HeldTier:
     """A tier of a customer, paid until `paid_to_ms` (milliseconds).
 
-    `renews`: the tier continues after that time. `ended_ms`, `ended_reason`: the time of its end, and the reason (None:
-    it has not ended).
+    `renews`: the tier continues after that time. `ended_ms`: the time of its end (None: it has not ended).
+    `ended_reason`: as in `ledger.tiers.Holder`. It is also None if a person let the tier end.
     """
 
     tier: str
