@@ -375,6 +375,21 @@ def test_assignment_that_would_halt_needs_allow_halt(billers: Billers) -> None:
     assert [tuple(row) for row in billers.fleet.rows(halted)] == [("acme", "autumn", True, "credits_exhausted")]
 
 
+def test_assignment_to_customer_without_credit_needs_allow_halt(billers: Billers) -> None:
+    billers.flip([Wish("acme")], "autumn")
+    billers.fleet.tick_windows(2)
+    for grant in billers.autumn.account.customers["bolt"].grants[FEATURE]:
+        grant.balance = 0
+    refused(
+        billers,
+        "acme: the customer bolt does not have credit at autumn.*--allow-halt",
+        [Wish("acme", "bolt")],
+        "autumn",
+    )
+    (done,) = billers.flip([Wish("acme", "bolt")], "autumn", allow_halt=True)
+    assert done.start_ms is not None and "the assignment halts the organisation when it takes effect" in str(done.note)
+
+
 def test_assignment_with_unreadable_provider_needs_unchecked(billers: Billers) -> None:
     billers.autumn.balance_store = "down"
     refused(billers, "cannot read acme at autumn .*--unchecked", [Wish("acme")], "autumn")

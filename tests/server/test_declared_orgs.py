@@ -70,6 +70,49 @@ def test_org_assign_to_external_provider_queues_job(office: House) -> None:
     served(office, work)
 
 
+def test_org_assign_of_new_org_to_external_provider_is_done_by_tick(office: House) -> None:
+    office.autumn.account.add_customer("newco", T0)
+
+    async def work(caller: Caller) -> None:
+        app = Program(caller, key_of("app"))
+        await asyncio.to_thread(office.fleet.tick, T0 + WINDOW_MS)
+        assert (await made(app, "newco", provider="autumn")).json()["job_id"] == 1
+        report = await asyncio.to_thread(office.fleet.tick, T0 + 2 * WINDOW_MS)
+        assert (report.jobs_ended, report.problems) == (1, [])
+        shown = (await app.get("/orgs/newco")).json()
+        assert [one["provider"] for one in shown["assignments"]] == ["autumn"]
+
+    served(office, work)
+
+
+def test_org_assign_that_keeps_or_restores_free_usage_is_refused(office: House) -> None:
+    for org in ("kept", "left"):
+        office.fleet.assign(org, provider="none", from_ms=T0)
+    office.fleet.assign("left", from_ms=T0 + WINDOW_MS)
+
+    async def work(caller: Caller) -> None:
+        app = Program(caller, key_of("app"))
+        assert refused(await send(app, "/v1/orgs/kept/assign", {"customer_id": "other"})) == (403, "grant_limit")
+        assert refused(await send(app, "/v1/orgs/left/assign", {"undo": True})) == (403, "grant_limit")
+        shown = [(await app.get(f"/orgs/{org}")).json()["assignments"] for org in ("kept", "left")]
+        assert [sorted(one["provider"] for one in each) for each in shown] == [["none"], ["embedded", "none"]]
+
+    served(office, work)
+
+
+def test_org_assign_to_customer_without_credit_requires_allow_halt(office: House) -> None:
+    office.fleet.assign("globex", from_ms=T0)
+    write(office.fleet.engine, lambda c: credit.grant(c, "globex", MICRO, office.fleet.by, key="k", plan=None))
+
+    async def work(caller: Caller) -> None:
+        app = Program(caller, key_of("app"))
+        assert refused(await made(app, "globex", customer_id="poor")) == (409, "refused")
+        moved = await made(app, "globex", customer_id="poor", allow_halt=True)
+        assert moved.json()["customer_id"] == "poor"
+
+    served(office, work)
+
+
 def test_org_assign_without_credit_requires_allow_halt(office: House) -> None:
     office.fleet.assign("globex", provider="autumn", from_ms=T0)
 
