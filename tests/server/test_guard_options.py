@@ -144,6 +144,24 @@ def test_guard_options_requested_override_once_approved_allows_use(house: House)
     with_options(house, work, price=0)
 
 
+def test_guard_options_override_without_entitlement_includes_earlier_use(house: House) -> None:
+    async def work(options: Options, program: Program) -> None:
+        by, engine = house.fleet.by, house.fleet.engine
+        write(engine, lambda c: guard_terms.set_metric(c, "draft", Change(phase=1), by))
+        use = {"key": "k0", "org_id": "acme", "metric": "draft", "quantity": 7}
+        call = {"method": "POST", "path": "/v1/guard/consume", "body": use}
+        assert (await send(program, call)).json()["decision"] == "warn"
+        write(engine, lambda c: guard_terms.set_metric(c, "draft", Change(phase=3), by))
+        found = await options("metric=draft&quantity=5")
+        assert (found["decision"], found["reason"]) == ("block", "no_entitlement")
+        asked = (await send(program, found["request_override"]["call"])).json()
+        assert (asked["period"], asked["amount"]) == ("month", 12)
+        write(engine, lambda c: guard_overrides.decide(c, asked["number"], "approve", by))
+        assert (await options("metric=draft&quantity=5"))["decision"] != "block"
+
+    with_options(house, work)
+
+
 def test_guard_options_after_most_override_requests_is_closed(house: House) -> None:
     async def work(options: Options, program: Program) -> None:
         found = (await options("metric=idea&quantity=5"))["request_override"]["call"]

@@ -20,6 +20,7 @@ from drawdown.schema.sql import queries
 from drawdown.schema.text import counted, typed
 from drawdown.schema.units import counted_credits, in_credits
 from drawdown.worker.catalog.wallets import keeper_of
+from drawdown.worker.guard import counters as guard_counts
 from drawdown.worker.guard import use as guard
 from drawdown.worker.guard.overrides import MOST_ASKED
 from drawdown.worker.guard.terms import MAX_UNITS, Wish
@@ -237,8 +238,10 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
 
 def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) -> Way:
     period: Period = next((one for one in PERIODS if one == found.period), "month")
-    amount, ends_ms = min((found.used or 0) + wish.quantity, MAX_UNITS), found.resets_ms or end_of(period, now_ms)
-    wanted = Override(period, amount, ends_ms)
+    used = found.used
+    if used is None:  # no limit applies, but the use before counts against the limit override
+        used = guard_counts.look(connection, wish.org_id, wish.metric, now_ms).counted[period].used
+    wanted = Override(period, min(used + wish.quantity, MAX_UNITS), found.resets_ms or end_of(period, now_ms))
     values = {"org_id": wish.org_id, "metric": wish.metric}
     asked = int(SQL.run(connection, "asked", values).scalar_one())
     if asked >= MOST_ASKED:
