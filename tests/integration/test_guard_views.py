@@ -16,6 +16,9 @@ from drawdown.worker.guard import counters as guard_reconcile
 from drawdown.worker.guard import lists as views
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard.counters import Correction, Counter
+from drawdown.worker.guard.options import ways_out
+from drawdown.worker.guard.terms import Wish
+from drawdown.worker.wallets import accounts as own_wallet
 from tests.integration.guarding import Guarded
 from tests.integration.verifying import verified
 from tests.world import T0
@@ -167,6 +170,29 @@ def test_approval_of_expired_limit_override_is_refused(guarded: Guarded) -> None
 
 
 @pytest.mark.both_databases
+def test_override_requests_past_their_end_do_not_wait_for_approval(guarded: Guarded) -> None:
+    guarded.limit("look", 0)
+    for amount in range(guard_overrides.MOST_ASKED):
+        guarded.override("look", amount, asked=True)
+    with pytest.raises(Denied, match="already wait for approval"):
+        guarded.override("look", 99, asked=True)
+
+    def waiting() -> tuple[int, int, int, int]:
+        ways = guarded.read(lambda c: ways_out(c, Wish("acme", "look", 1), guarded.now)).ways
+        listed = guarded.read(lambda c: guard_overrides.list_overrides(c, "look", guarded.now, 99, state="asked"))
+        mine = guarded.read(lambda c: own_wallet.overrides(c, "acme", "look", guarded.now))
+        counted = guarded.read(lambda c: views.open_overrides(c, guarded.now, guarded.now))[0]
+        return sum(way.pending_requests for way in ways), len(listed), len(mine), counted
+
+    assert waiting() == (guard_overrides.MOST_ASKED,) * 4
+    guarded.later(DAY_MS)
+    assert waiting() == (0, 0, 0, 0), "none of them can be approved"
+    everything = guarded.read(lambda c: guard_overrides.list_overrides(c, "look", guarded.now, 99, everything=True))
+    assert {row.is_over(guarded.now) for row in everything} == {True}
+    guarded.override("look", 99, asked=True)
+    assert waiting() == (1, 1, 1, 1)
+
+
 def test_limit_override_beyond_90_days_is_refused_unless_permanent(guarded: Guarded) -> None:
     guarded.override("look", 5, ends_ms=T0 + 90 * DAY_MS)
     guarded.override("look", 6, permanent=True)

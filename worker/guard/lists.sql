@@ -148,5 +148,5 @@ JOIN guard_uses u ON u.metric = m.metric AND u.at_ms >= :since_ms AND u.degraded
 -- name: overrides
 -- This reads all limit overrides. They are few, because each was requested one by one.
 SELECT COUNT(CASE WHEN state = 'asked' THEN 1 END) AS waiting, MIN(CASE WHEN state = 'asked' THEN at_ms END) AS since_ms,
-    COUNT(CASE WHEN state = 'in_force' AND ends_ms > :now_ms AND ends_ms <= :before_ms THEN 1 END) AS ending
-FROM guard_overrides WHERE (:metric = '' OR metric = :metric)
+    COUNT(CASE WHEN state = 'in_force' AND ends_ms <= :before_ms THEN 1 END) AS ending
+FROM guard_overrides WHERE (:metric = '' OR metric = :metric) AND (ends_ms IS NULL OR ends_ms > :now_ms)

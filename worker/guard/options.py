@@ -242,7 +242,7 @@ def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) 
     if used is None:  # no limit applies, but the use before counts against the limit override
         used = guard_counts.look(connection, wish.org_id, wish.metric, now_ms).counted[period].used
     wanted = Override(period, min(used + wish.quantity, MAX_UNITS), found.resets_ms or end_of(period, now_ms))
-    values = {"org_id": wish.org_id, "metric": wish.metric}
+    values = {"org_id": wish.org_id, "metric": wish.metric, "now_ms": now_ms}
     asked = int(SQL.run(connection, "asked", values).scalar_one())
     if asked >= MOST_ASKED:
         said = f"{asked} requests already wait for approval"

@@ -8,3 +8,4 @@ ORDER BY p.payer LIMIT :at_most
 
 -- name: asked
 SELECT COUNT(*) FROM guard_overrides WHERE state = 'asked' AND metric = :metric AND reach = 'org' AND target = :org_id
+    AND (ends_ms IS NULL OR ends_ms > :now_ms)

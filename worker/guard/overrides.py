@@ -115,7 +115,7 @@ class OverrideRow:
     decided_reason: str | None
 
     def is_over(self, now_ms: int) -> bool:
-        return self.state == "in_force" and self.ends_ms is not None and self.ends_ms <= now_ms
+        return self.state in ("asked", "in_force") and self.ends_ms is not None and self.ends_ms <= now_ms
 
     def ends_soon(self, now_ms: int) -> bool:
         return self.state == "in_force" and self.ends_ms is not None and now_ms < self.ends_ms <= now_ms + SOON_MS
@@ -222,7 +222,7 @@ def _before(connection: sa.Connection, terms: Terms, by: By, asked: bool) -> Ove
     row = SQL.run(connection, "same", {**vars(terms), **said}).mappings().one_or_none()
     if row is not None:
         return OverrideRow(**row)
-    if asked and SQL.run(connection, "asked_for", vars(terms)).scalar_one() >= MOST_ASKED:
+    if asked and SQL.run(connection, "asked_for", {**vars(terms), "now_ms": by.now_ms}).scalar_one() >= MOST_ASKED:
         text = f"{MOST_ASKED} limit overrides of {terms.metric} for {terms.target} already wait for approval"
         raise Denied("too_many_asked", f"cannot request a limit override: {text}. Run `drawdown override list`")
     return None

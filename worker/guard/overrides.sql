@@ -35,7 +35,9 @@ FROM guard_overrides n WHERE n.state = 'in_force' AND n.metric = o.metric AND n.
 SELECT (SELECT MAX(n.number) {newer}) FROM guard_overrides o WHERE o.number = :number
 
 -- name: asked_for
+-- The limit overrides that wait for a decision. After its end, a limit override cannot be approved, and does not count.
 SELECT COUNT(*) FROM guard_overrides WHERE state = 'asked' AND metric = :metric AND reach = :reach AND target = :target
+    AND (ends_ms IS NULL OR ends_ms > :now_ms)
 
 -- name: read
 SELECT {columns} FROM guard_overrides WHERE number = :number {for_update}
@@ -49,10 +51,10 @@ UPDATE guard_overrides SET state = :state, decided_ms = :decided_ms, decided_by 
 WHERE number = :number
 
 -- name: list
--- Without `everything`, the result has only requested limit overrides, and limit overrides in force before their end.
+-- Without `everything`, the result has only limit overrides before their end that are requested or in force.
 -- With `everything`, a caller shows a limit override past its end as over.
 SELECT {columns} FROM guard_overrides
-WHERE (:everything = 1 OR state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
+WHERE (:everything = 1 OR (state IN ('asked', 'in_force') AND (ends_ms IS NULL OR ends_ms > :now_ms)))
     AND (:metric = '' OR metric = :metric) AND (:org_id = '' OR (reach = 'org' AND target = :org_id)) AND (CAST(:before_ms AS BIGINT) IS NULL OR ends_ms <= :before_ms)
     AND (:state = '' OR state = :state) AND (:after = 0 OR (COALESCE(ends_ms, 9223372036854775807), number) > (
         SELECT COALESCE(x.ends_ms, 9223372036854775807), x.number FROM guard_overrides x WHERE x.number = :after))

@@ -62,5 +62,5 @@ GROUP BY metric ORDER BY MAX(last_ms) DESC, metric LIMIT :at_most
 -- decision come first.
 SELECT number, period, amount, ends_ms, state, at_ms FROM guard_overrides
 WHERE metric = :metric AND reach = 'org' AND target = :org_id
-    AND (state = 'asked' OR (state = 'in_force' AND (ends_ms IS NULL OR ends_ms > :now_ms)))
+    AND state IN ('asked', 'in_force') AND (ends_ms IS NULL OR ends_ms > :now_ms)
 ORDER BY CASE WHEN state = 'asked' THEN 0 ELSE 1 END, number DESC LIMIT :at_most
