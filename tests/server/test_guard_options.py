@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from drawdown.ledger import pools
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.units import MICRO
 from drawdown.server.settings import MySettings
 from drawdown.worker.guard import options as guard_options
@@ -214,6 +214,23 @@ def test_guard_options_bound_key_is_limited_to_own_org_without_suggestions(house
         assert refused(await ask("acme", "metric=idea&more=1"))[0] == 422
 
     with_options(house, work, org="acme")
+
+
+@pytest.mark.parametrize("most_sponsors", [0, 5])
+def test_guard_options_sponsor_beside_present_payer_is_open(house: House, most_sponsors: int) -> None:
+    by, engine = house.fleet.by, house.fleet.engine
+    give(house, "apex", 1)
+
+    async def work(_: Options, __: Program) -> None:
+        write(engine, lambda c: guard_terms.set_metric(c, "idea", Change(payer="apex"), by))
+        for name in ("apex", "wayne"):
+            write(engine, lambda c, n=name: pools.say(c, n, "acme", by, allowed=True))  # type: ignore[misc]
+        wish = guard_terms.Wish("acme", "idea", 1)
+        found = read(engine, lambda c: guard_options.ways_out(c, wish, house.clock.at_ms, most_sponsors))
+        assert (found.answer.rule, found.answer.payer) == ("credits", "apex")
+        assert [way.code for way in found.ways if way.option == "sponsor"] == [None], "wayne can pay"
+
+    with_options(house, work)
 
 
 def test_guard_options_sponsor_list_is_bounded(house: House) -> None:

@@ -219,7 +219,7 @@ def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *
 
 
 def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, most: int) -> Way:
-    values = {"org_id": wish.org_id, "now_ms": now_ms, "at_most": most + 1}
+    values = {"org_id": wish.org_id, "now_ms": now_ms, "at_most": max(most, 1) + 1}  # one may be the present payer
     names = [name for name in SQL.run(connection, "sponsors", values).scalars() if name != found.payer]
     if not names:
         return Way("sponsor", "no_sponsor", f"{wish.org_id} does not have another payer")
