@@ -52,6 +52,15 @@ def test_balance_is_unchanged_until_later_assignment_begins(engine: sa.Engine) -
     assert fleet.rows(READ) != [(balance, read_ms)], "another's customer has another balance"
 
 
+def test_balance_is_unchanged_by_assignment_of_earlier_gap(fleet: Fleet) -> None:
+    fleet.assign("acme", from_ms=T0 + WINDOW_MS)
+    fleet.tick(T0 + 4 * WINDOW_MS)
+    ((balance, read_ms),) = fleet.rows(READ)
+    assert balance is not None and read_ms is not None
+    write(fleet.engine, lambda c: assignments.assign(c, ["acme"], "embedded", fleet.by, customer_id="old", from_ms=T0))
+    assert fleet.rows(READ) == [(balance, read_ms)], "the present customer is the same"
+
+
 @pytest.fixture
 def twice(fleet: Fleet) -> tuple[int, int]:
     """When the two assignments of acme begin that are still to come."""

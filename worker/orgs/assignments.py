@@ -198,7 +198,7 @@ def assign_one(
     later = _require_free(connection, org_id, start)
     _check_customer(connection, org_id, biller, start, later)
     _insert(connection, org_id, biller, start, later, by)
-    _take_effect(connection, org_id, start, by.now_ms)
+    _take_effect(connection, org_id, start, later, by.now_ms)
     if provider in EXEMPT_PROVIDERS and start <= by.now_ms:
         apply_now(connection, [org_id], by.now_ms)  # no later tick refreshes an exempt organisation
     details = {"provider": provider, "customer": customer_id, "start_ms": start}
@@ -310,7 +310,7 @@ def _fill_customer(
         SQL.run(connection, "fill_customer", {"customer_id": customer_id, "org_id": org_id, "start_ms": start_ms})
         details = {"provider": provider, "customer": customer_id, "start_ms": int(start_ms)}
         record(connection, "org_customer", org_id, details, by)
-    _take_effect(connection, org_id, start, by.now_ms)
+    _take_effect(connection, org_id, start, None, by.now_ms)
     note = f"it was already assigned to {provider}, and now has a customer there"
     return Assigned(org_id, provider, customer_id, start, _fix(connection, org_id, start, unseen), note)
 
@@ -423,10 +423,10 @@ def _require_unsealed(
         )
 
 
-def _take_effect(connection: sa.Connection, org_id: str, start: int, now_ms: int) -> None:
+def _take_effect(connection: sa.Connection, org_id: str, start: int, end: int | None, now_ms: int) -> None:
     values = {"org_id": org_id, "now_ms": now_ms, "projection_due_ms": min(now_ms, start)}
     SQL.run(connection, "take_effect", values)
-    if start <= now_ms:
+    if start <= now_ms and (end is None or now_ms < end):
         SQL.run(connection, "forget_balance", {"org_id": org_id})
 
 
