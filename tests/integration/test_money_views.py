@@ -138,6 +138,10 @@ def test_high_spenders_are_stored_with_time_of_check(fleet: Fleet) -> None:
     write(fleet.engine, lambda c: checks.check_spenders(c, now - DAY_MS))
     assert look(fleet, wallets.spenders_kept)[0].at_ms == now, "an older look replaces no newer one"
     assert look(fleet, lambda c: wallets.spenders_now(c, now + 40 * DAY_MS)) == [], "30 days, and no more"
+    write(fleet.engine, lambda c: checks.check_spenders(c, now - 40 * DAY_MS))
+    assert look(fleet, wallets.spenders_kept) == [kept], "an older look that finds nobody clears no newer one"
+    write(fleet.engine, lambda c: checks.check_spenders(c, now + 40 * DAY_MS))
+    assert look(fleet, wallets.spenders_kept) == [], "nobody spent since"
     assert wallets.MOST_SPENDERS == 20
 
 

@@ -101,7 +101,8 @@ def _counter(one: Drift) -> Counter:
 def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
     """Find the wallets with the most use, store them, and return them.
 
-    An older check that ends late does not replace the result of a newer check.
+    An older check that ends late does not replace the result of a newer check. If no wallet has
+    use, the stored list is then empty.
     """
     found = spenders_now(connection, now_ms)
     rows = [
@@ -110,6 +111,8 @@ def check_spenders(connection: sa.Connection, now_ms: int) -> Sequence[Spender]:
     ]
     if rows:
         SQL.run(connection, "keep_spenders", {"rows": rows})
+    else:
+        SQL.run(connection, "forget_spenders", {"at_ms": now_ms})
     return found
 
 

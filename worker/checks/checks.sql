@@ -16,6 +16,9 @@ ON CONFLICT (place) DO UPDATE SET customer_id = excluded.customer_id, used_micro
     from_ms = excluded.from_ms, at_ms = excluded.at_ms
 WHERE excluded.at_ms >= high_spenders.at_ms
 
+-- name: forget_spenders
+DELETE FROM high_spenders WHERE at_ms <= :at_ms
+
 -- Results of the last check of each kind.
 
 -- name: last
