@@ -168,6 +168,8 @@ def test_endpoint_that_cannot_be_called_reports_missing_setting(
     assert "DRAWDOWN_HOOK_SECRET" in told("secret", "app", status=2)["error"]
     assert "DRAWDOWN_HOOK_SECRET" in told("rotate", "app", status=2)["error"]
     assert fleet.rows("SELECT generation FROM hook_endpoints") == [(1,)]
+    assert run(["hook", "set", "app", url]) == 0
+    assert "and set DRAWDOWN_HOOK_SECRET, where not done yet" in capsys.readouterr().out, "its origin is there"
     assert told("set", "other", url, "--new")["secret"] is None
     monkeypatch.setenv("DRAWDOWN_HOOK_ORIGINS", "https://app.example/in")
     assert "DRAWDOWN_HOOK_ORIGINS" in told("list", status=2)["error"]

@@ -330,7 +330,8 @@ def _listens(done: EndpointSet) -> list[str]:
     if done.was_url is None and done.secret is None:
         lines.append("the endpoint does not have a secret yet. Set DRAWDOWN_HOOK_SECRET")
     if not done.allowed:
-        lines.append("Drawdown does not call the endpoint yet. Add its origin to DRAWDOWN_HOOK_ORIGINS")
+        also = ", and set DRAWDOWN_HOOK_SECRET, where not done yet" if done.secret is None else ""
+        lines.append(f"Drawdown does not call the endpoint yet. Add its origin to DRAWDOWN_HOOK_ORIGINS{also}")
     return lines
 
 
