@@ -11,6 +11,7 @@ import pytest
 from drawdown.schema.database import write
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.worker.wallets import actions as credit
+from tests.integration.test_jobs import listed
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, key_of, make_key, refused, wrong_at
 from tests.server.test_declared import send
@@ -77,6 +78,7 @@ def test_org_assign_of_new_org_to_external_provider_is_done_by_tick(office: Hous
         app = Program(caller, key_of("app"))
         await asyncio.to_thread(office.fleet.tick, T0 + WINDOW_MS)
         assert (await made(app, "newco", provider="autumn")).json()["job_id"] == 1
+        assert listed(office.fleet)[0].command == ["org", "assign", "newco", "--provider", "autumn", "--new"]
         report = await asyncio.to_thread(office.fleet.tick, T0 + 2 * WINDOW_MS)
         assert (report.jobs_ended, report.problems) == (1, [])
         shown = (await app.get("/orgs/newco")).json()

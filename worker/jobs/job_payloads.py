@@ -139,7 +139,8 @@ class AssignJob:
         customer = [] if self.customer_id is None else ["--customer", self.customer_id]
         since = [] if self.from_ms is None else ["--from", show_time(self.from_ms)]
         halt = ["--allow-halt"] if self.allow_halt else []
-        return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt]
+        new = ["--new"] if self.new else []
+        return ["org", "assign", self.org_id, "--provider", self.provider, *customer, *since, *halt, *new]
 
 
 @dataclass(frozen=True)
