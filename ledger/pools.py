@@ -238,7 +238,7 @@ def require_room(connection: sa.Connection, found: Payer, more_micro: int, now_m
             f"{counted_credits(found.limit_micro)}. With this execution "
         )
         text += (
-            f"they total {as_credits(total)}. Request less, or raise the limit with "
-            "`drawdown payer allow PAYER ORG --limit CREDITS`"
+            f"they total {as_credits(total)}. Request less, or raise the limit of later "
+            "executions with `drawdown payer allow PAYER ORG --limit CREDITS`"
         )
         raise Denied("payer_limit", text, "credits")

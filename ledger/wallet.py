@@ -254,7 +254,9 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     if amount > 0:
         key = f"back:{found.lot}:r{found.takes}"
         back = {**lots.entry_of(found, by.now_ms), "actor": by.actor, "reason": by.reason}
-        dated_ms = by.now_ms if lot.pool is None else lot.begins_ms  # as if the pool had never allotted it
+        # As if the pool had never allotted it. A lot that begins later is taken back at its start, so that no balance
+        # before it lacks the amount.
+        dated_ms = max(by.now_ms, lot.begins_ms) if lot.pool is None else lot.begins_ms
         back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": dated_ms}
         begun = (
             [lots.entry_of(found, by.now_ms)] if found.begins_ms > by.now_ms else []

@@ -375,6 +375,8 @@ def test_take_back_of_future_lot_removes_whole_amount(purse: Purse) -> None:
     purse.give("now", 1)
     purse.give("later", 50, begins_ms=T0 + DAY_MS, expires_ms=END)
     assert (purse.take_back("later"), purse.balance) == (50, 1)
+    at = "SELECT SUM(amount_micro), MIN(ts) FROM ledger_entries WHERE key LIKE '%later%'"
+    assert purse.fleet.rows(at) == [(0, T0 + DAY_MS)], "no balance before its start lacks it"
     purse.sweep(T0 + DAY_MS)
     assert purse.balance == 1
     purse.sweep(END + DAY_MS)

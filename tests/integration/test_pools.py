@@ -75,6 +75,8 @@ def test_repeated_allotment_is_ignored_and_other_content_refused(course: Course)
     assert refused(lambda: course.allot(20, "wayne")) == "other_content"
     assert refused(lambda: course.allot(20, ends=END + 1)) == "other_content"
     assert course.balances == (80, 20, 0)
+    course.fleet.clock.at_ms = END + DAY_MS
+    assert course.allot(20).repeated, "also after its end"
 
 
 def test_repeated_allotment_that_books_due_credit_resumes_member(course: Course) -> None:

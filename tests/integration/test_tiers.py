@@ -34,10 +34,13 @@ def test_tier_is_charged_monthly_and_larger_of_plan_and_tier_applies(account: Ac
     fleet = account.fleet
     account.plan("team", 40, most=5)
     account.tier("pro", 100, 30)
-    with pytest.raises(Denied, match="are not limited"):
+    with pytest.raises(Denied, match="would not have an effect"):
         account.buy()
     account.join()
     account.at(T0 + 10 * DAY_MS)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Denied, match=r"has 0\.000029 credits"):
+        patched.setattr(tiers, "unbilled_micro", lambda *_: 11)  # usage that is not charged yet
+        account.buy()
     bought = account.buy()
     assert (bought.charged_micro, bought.wallet.balance_micro, bought.wallet.max_concurrent) == (30, 10, 100)
     assert account.buy().changed is False

@@ -201,8 +201,8 @@ def take_back(connection: sa.Connection, lot: str, by: By, *, whole: bool) -> Ta
     if taken.key is not None:
         details = {"amount_micro": -taken.amount_micro, "key": taken.key, "lot": found.lot, "whole": whole}
         record(connection, "ledger_grant", found.customer_id, details, by)
-    orgs = orgs_of(connection, [found.customer_id])
-    mark_for_projection(connection, orgs, by.now_ms)
+    mark_for_projection(connection, orgs_of(connection, [found.customer_id]), by.now_ms)
+    orgs = [org for org, _ in billed_as(connection, found.customer_id, by.now_ms)]
     reserved, balance = taken.promised_micro, taken.balance_micro
     return TakenBack(
         found.lot, found.customer_id, taken.amount_micro, reserved, balance, found.pool, orgs,

@@ -110,7 +110,7 @@ def allot(
         raise UsageError(
             f"invalid allotment {as_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
-    if expires_ms <= by.now_ms:
+    if expires_ms <= by.now_ms and lots.read(connection, f"allot:{pool}:{key}") is None:  # else a repeat after its end
         raise UsageError(f"invalid end of an allotment {show_time(expires_ms)}: expected a time in the future")
     if not is_clean_id(key):
         raise UsageError(
@@ -527,8 +527,8 @@ ACTIONS: Final = (
     Action(
         "pool allot",
         "Allot credit of a pool",
-        "Move credit from a pool into a customer's wallet. The customer uses this credit first. At its "
-        "expiry, unused credit returns to the pool. To return it sooner, use `ledger take-back LOT`.",
+        "Move credit from a pool into a customer's wallet. The customer uses it before lots of default priority. At "
+        "its expiry, unused credit returns to the pool. To return it sooner, use `ledger take-back LOT`.",
         _allot,
         _allotted,
         path="/v1/pools/{pool}/allotments",

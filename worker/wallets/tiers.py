@@ -48,6 +48,7 @@ from drawdown.schema.text import counted, quote_value, typed
 from drawdown.schema.typed.parsing import show_credits, show_time
 from drawdown.schema.units import as_credits, counted_credits
 from drawdown.worker.catalog.wallets import keeper_of, orgs_of
+from drawdown.worker.verdict.effective_balance import unbilled_micro
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 
 SQL = queries(__file__)
@@ -132,7 +133,7 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     before = tiers.holder(connection, customer_id, tier)
     if before is not None and before.ended_ms is None and before.renews and before.paid_to_ms > by.now_ms:
         return _answer(connection, customer_id, tier, 0, by, changed=False)
-    has = now.available_micro
+    has = now.available_micro - unbilled_micro(connection, customer_id, by.now_ms)
     if not _is_paid(connection, customer_id, tier, by.now_ms) and found.price_micro > max(has, 0):
         asks = f"a month of {tier} costs {as_credits(found.price_micro)}"
         raise Denied(
