@@ -469,6 +469,42 @@ def test_push_billed_by_hand_does_not_hide_equal_loss(engine: sa.Engine, with_ba
     clean(fleet)
 
 
+def test_lost_push_smaller_than_push_billed_by_hand_is_voided(engine: sa.Engine) -> None:
+    """Events show the 60 billed by hand, and lack a push of 20. Without the 60, this looks like an excess."""
+    by_hand = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    provider = FakeProvider(capabilities(**TOTALS))
+    provider.answers[by_hand] = Rejected("no")
+    fleet, provider = billed(engine, 60, 20, provider=provider)
+    write(engine, lambda c: pushes.resolve_accepted(c, [by_hand], fleet.by, "charged in their console"))
+    provider.over["acme", FEATURE, T0 + WINDOW_MS + 5] = 60
+    fleet.clock.at_ms += SHOWN
+    del provider.charged[KEY.replace(str(T0), str(T0 + 2 * WINDOW_MS))]
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("short", 140, 120, 20)], 75)
+    assert fleet.rows("SELECT ours_qty, theirs_qty, verdict FROM reconciliations") == [(140, 120, "short")]
+    settle(fleet)
+    assert charged(provider) == 140
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
+def test_excess_smaller_than_push_billed_by_hand_is_given_back(engine: sa.Engine) -> None:
+    """Events lack the 60 billed by hand, and each push of ours is found: the 20 more are an excess."""
+    by_hand = KEY.replace(str(T0), str(T0 + WINDOW_MS))
+    provider = FakeProvider(capabilities(**TOTALS))
+    provider.answers[by_hand] = Rejected("no")
+    fleet, provider = billed(engine, 60, provider=provider)
+    write(engine, lambda c: pushes.resolve_accepted(c, [by_hand], fleet.by, "invoice item ii_1"))
+    provider.over["acme", FEATURE, T0 + 5] = 20
+    fleet.clock.at_ms += SHOWN
+    found = compare(fleet, correct=True)
+    assert (told(found), found.exit_status) == ([("over", 60, 80, 20)], 75)
+    settle(fleet)
+    assert charged(provider) == 60
+    assert compare(fleet, correct=True).exit_status == 0
+    clean(fleet)
+
+
 @pytest.mark.parametrize(("shown", "voided"), [(60, 0), (30, 1), (70, 1)])
 def test_uncertain_amount_between_bounds_does_not_void_push(engine: sa.Engine, shown: int, voided: int) -> None:
     """A push of 60 has no event, one of 30 has, and 40 billed by hand may be in the balance.

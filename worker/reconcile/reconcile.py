@@ -261,7 +261,8 @@ def _compare(
     Unread: the events could not be read. Left open: a difference remains.
     """
     lines, unread, left_open = [], set[tuple[str, str]](), set[tuple[str, str]]()
-    settled_by = visible_by(context.clock.now_ms(), context.capabilities[provider])
+    capabilities = context.capabilities[provider]
+    settled_by = visible_by(context.clock.now_ms(), capabilities)
     for day in ours:
         read = theirs[day.span]
         if isinstance(read, ReadFailed):
@@ -277,7 +278,8 @@ def _compare(
     ]
     done.forgiven += sum(line.ours != line.theirs for line in lines) - len(differing)
     if scope.correct:
-        hidden = [line for line in lines if line.verdict == "equal" and line.by_hand]
+        suspects = [line for line in differing if line.verdict == "over" and not capabilities.drawn]
+        hidden = [line for line in [*suspects, *(line for line in lines if line.verdict == "equal")] if line.by_hand]
         differing = yield from _corrected(context, provider, differing, hidden, settled_by, by)
     for line in differing:  # before the next transaction, which may refuse: these corrections were made
         tell(line)
@@ -286,9 +288,9 @@ def _compare(
         if line.verdict in ("over", "short") and line.corrected != abs(line.theirs - line.ours):
             left_open.add((line.customer_id, line.feature))
     if scope.correct:
-        covered = [line for line in differing if line.verdict == "equal"]
-        yield Transaction("reconcile_keep", partial(_keep, lines=covered, context=context, now=by.now_ms))
-        done.covered += len(covered)
+        changed = [line for line in differing if line.verdict == "equal" or line.by_hand]
+        yield Transaction("reconcile_keep", partial(_keep, lines=changed, context=context, now=by.now_ms))
+        done.covered += sum(line.verdict == "equal" for line in differing)
     return unread, left_open
 
 
@@ -297,15 +299,20 @@ def _corrected(
 ) -> Steps[list[Line]]:
     """Correct proven differences, and return the lines with their results.
 
-    `hidden`: lines that are equal, unless events show a charge by hand and lack as much of ours. Such a line is
-    reported if one of its pushes is absent.
+    `hidden`: lines that are equal or over, unless events show a charge by hand and lack a push of ours. Such a line is
+    reported as short if one of its pushes is absent.
     """
     capabilities = context.capabilities[provider]
     # If a push gave back without an event, it looks like an excess at the provider.
     asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
-    asked += [replace(line, ours=line.ours + line.by_hand, verdict="short") for line in hidden]
-    found = {short.line: short for short in (yield from find_absent(context, asked, settled_by, by))}
-    differing = [*differing, *(line for line in asked if line.by_hand and found[line].is_absent)]
+    shorts = [replace(line, ours=line.ours + line.by_hand, verdict="short") for line in hidden]
+    found = {short.line: short for short in (yield from find_absent(context, [*asked, *shorts], settled_by, by))}
+    for line, whole in zip(hidden, shorts, strict=True):
+        short = found[whole]
+        if short.is_absent and (line.verdict == "equal" or short.corrected + short.below > 0):
+            differing = [*(other for other in differing if other != line), whole]
+        else:
+            found[line] = replace(short, line=line)
     ended: dict[Line, Line] = {}
     for line in differing:
         if line.verdict == "short":
@@ -335,7 +342,7 @@ def _line(provider: str, day: _Ours, theirs: int) -> Line:
     row = day.row
     ours = int(row.accepted) + int(row.shadow)
     beside = ours - int(row.by_hand)
-    by_hand = int(row.by_hand) if theirs == beside else 0
+    by_hand = int(row.by_hand) if beside <= theirs < ours else 0
     if theirs == beside or theirs < ours:  # the events probably lack the charges by hand
         ours = beside
     verdict = "equal" if ours == theirs else "short" if theirs < ours else "over"

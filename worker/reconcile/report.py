@@ -54,9 +54,9 @@ class Line:
     balance: bool = False
     """True if `theirs` is the draw of this cycle that the balance shows, instead of a day's total of events."""
     by_hand: int = 0
-    """The quantity that a person billed by hand, if the line is equal without it.
+    """The quantity that a person billed by hand, if the line is equal or over only without it.
 
-    Events may show that quantity, and lack the same quantity of ours.
+    Events may show that quantity, and lack a quantity of ours.
     """
     from_ms: int = 0
     to_ms: int = 0
