@@ -16,6 +16,7 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Transaction
+from drawdown.worker.history.incarnation import HistoryDoubted
 from drawdown.worker.jobs.run_jobs import in_words
 from drawdown.worker.replay import replay as replaying
 from drawdown.worker.replay.plan import ReplayAhead, ReplayPlan, ReplayScope, plan
@@ -176,6 +177,20 @@ def test_replay_taken_over_by_other_worker_is_refused(fleet: Fleet) -> None:
     with pytest.raises(Refused, match="took it over"):
         write(fleet.engine, effect.work)
     assert sealed(fleet) == BILLED
+
+
+def test_replay_on_database_recovered_between_chunks_is_refused(fleet: Fleet) -> None:
+    steps = replay(fleet.context(), planned(fleet), fleet.by, dry_run=False)
+    effect = steps.send(None)
+    while not (isinstance(effect, Transaction) and effect.name == "replay"):
+        effect = steps.send(write(fleet.engine, effect.work) if isinstance(effect, Transaction) else None)
+    effect = steps.send(write(fleet.engine, effect.work))
+    before = sealed(fleet)
+    fleet.write("UPDATE incarnation SET number = number + 1")
+    assert isinstance(effect, Transaction) and effect.name == "replay"
+    with pytest.raises(HistoryDoubted, match="the database changed"):
+        write(fleet.engine, effect.work)
+    assert sealed(fleet) == before
 
 
 def test_tick_between_replay_chunks_does_not_seal_twice(fleet: Fleet) -> None:

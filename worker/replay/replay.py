@@ -29,7 +29,8 @@ from drawdown.schema.units import DAY_MS, WINDOW_MS
 from drawdown.worker.catalog.wallets import add, rate_card
 from drawdown.worker.engine.context import LEASE_MS, Context
 from drawdown.worker.engine.effects import LoadWitness, RunTogether, Steps, Transaction
-from drawdown.worker.history.incarnation import HistoryDoubted, recognise
+from drawdown.worker.engine.witness import Witness
+from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.push.push import push
 from drawdown.worker.replay.plan import ReplayAhead, ReplayAtWork, ReplayPlan, ReplayScope, in_the_way, overlaps
 from drawdown.worker.seal import seal as sealing
@@ -153,14 +154,15 @@ def replay(
     of the replay (None: it was not queued).
 
     Errors: ReplayAtWork while another process replays some of these windows. ReplayAhead if the stored progress has
-    reached the end of the plan, and the range continues. HistoryDoubted while a recovery is needed. An error of the
-    database, unless an organisation is at fault.
+    reached the end of the plan, and the range continues. HistoryDoubted while a recovery is needed, or if the database
+    changed since the replay began. An error of the database, unless an organisation is at fault.
     """
     result = Replayed(plan.from_ms, plan.to_ms, dry_run)
     begun: Begun | None = None
     if not dry_run:
-        context.witness = yield LoadWitness()
-        begun = yield Transaction("begin_replay", partial(_begin, context=context, plan=plan, by=by, job_id=job_id))
+        witness: Witness | None = yield LoadWitness()
+        begin = partial(_begin, context=context, witness=witness, plan=plan, by=by, job_id=job_id)
+        begun = yield Transaction("begin_replay", begin)
         result.pushes_before = begun.pushes
         result.resumed_from_ms = begun.next_ms if begun.resumed else None
     yield from _seal_all(context, plan, begun, result, most)
@@ -222,7 +224,7 @@ def _find_and_stop(
     """
 
     def probe(only: tuple[str, ...]) -> Callable[[sa.Connection], object]:
-        request = SealRequest(context.shard, plan.to_ms, context.clock.now_ms(), context.declared(), only=only)
+        request = _request(context, plan, only)
         return lambda c: sealing.seal_range(c, request, *span, biller=plan.scope.provider)
 
     found = yield from find_bad(orgs, probe)
@@ -232,6 +234,17 @@ def _find_and_stop(
             stop = partial(stop_org, org_id=org.org_id, reason=org.reason, now_ms=context.clock.now_ms())
             yield Transaction("stop_org", partial(stop, actor="drawdown"))
     return found
+
+
+def _request(context: Context, plan: ReplayPlan, only: tuple[str, ...] | None) -> SealRequest:
+    return SealRequest(
+        shard=context.shard,
+        horizon_ms=plan.to_ms,
+        now_ms=context.clock.now_ms(),
+        providers=context.declared(),
+        only=only,
+        witness=context.witness,
+    )
 
 
 def _everybody(connection: sa.Connection) -> tuple[str, ...]:
@@ -258,8 +271,7 @@ def _chunk(
     end: int,
     only: tuple[str, ...] | None,
 ) -> Chunk:
-    now = context.clock.now_ms()
-    request = SealRequest(context.shard, plan.to_ms, now, context.declared(), only=only)
+    request = _request(context, plan, only)
     sealed = sealing.seal_range(connection, request, start, end, biller=plan.scope.provider)
     found = found_in(connection, sealed.seal_id, start) if sealed.pushes else []
     load = SQL.run(connection, "load").scalar_one()
@@ -282,12 +294,21 @@ def _advance(
         )
 
 
-def _begin(connection: sa.Connection, *, context: Context, plan: ReplayPlan, by: By, job_id: int | None) -> Begun:
+def _begin(
+    connection: sa.Connection,
+    *,
+    context: Context,
+    witness: Witness | None,
+    plan: ReplayPlan,
+    by: By,
+    job_id: int | None,
+) -> Begun:
     lock_buckets(connection)  # if two replays begin together, the second waits and sees the first
     now = context.clock.now_ms()
-    doubted = recognise(connection, context.witness, now).doubted
+    doubted = recognise(connection, witness, now).doubted
     if doubted is not None:
         raise HistoryDoubted(f"cannot replay: {doubted}. Run `drawdown recover`")
+    context.witness = present(connection)
     rows = SQL.run(connection, "unfinished", {"since_ms": now - RESUME_MS}).all()
     for row in rows:
         at_work = row.lease_ms > now and row.from_ms < plan.asked_to_ms and plan.asked_from_ms < row.to_ms
