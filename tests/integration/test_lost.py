@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -372,6 +373,18 @@ def test_local_checkpoint_is_not_replaced_by_older_state(engine: sa.Engine, tmp_
     file.save(engine, newer)
     file.save(engine, older)
     assert WitnessFile(tmp_path / "state").load(engine) == newer
+
+
+def test_new_local_checkpoint_is_on_disk_with_its_folder_entry(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, synced = read(engine, lambda c: recognise(c, None, T0)), list[str]()
+    file = tmp_path / f"drawdown-{known.database_id}.json"
+    monkeypatch.setattr(
+        os, "fsync", lambda of: synced.append(f"{Path(f'/proc/self/fd/{of}').resolve()} {file.exists()}")
+    )
+    WitnessFile(tmp_path).save(engine, Witness(known.database_id, 1, 9, 7, "w1"))
+    assert synced == [f"{file.with_suffix('.new')} False", f"{tmp_path} True"]
 
 
 def test_tick_with_unusable_local_checkpoint_is_refused(engine: sa.Engine, tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ class WitnessFile:
                     out.flush()
                     os.fsync(out.fileno())
                 new.replace(file)
+                folder = os.open(self._folder, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
         except OSError as error:
             if error.errno in FULL:
                 raise StorageFull(f"the disk of {self._folder} is full. Free some space. {UNSENT}") from error
