@@ -21,6 +21,7 @@ from drawdown.worker.engine.effects import LoadWitness, ReadTotals, RunTogether,
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.features.actions import end_feature, map_size
+from drawdown.worker.history import incarnation
 from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
@@ -364,6 +365,15 @@ def test_local_checkpoint_ahead_of_database_detects_restore(
     witness = Witness(known.database_id, **values)  # type: ignore[arg-type]
     found = write(engine, lambda c: recognise(c, witness, T0))
     assert found.doubted is not None and text in found.doubted
+
+
+def test_identity_of_server_is_kept_while_server_does_not_report_it(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for system, timeline, text in (("7", "1", None), (None, None, None), ("8", "1", "another PostgreSQL system")):
+        monkeypatch.setattr(incarnation, "server_of", lambda _c, reported=(system, timeline): reported)
+        doubted = write(engine, lambda c: recognise(c, None, T0)).doubted
+        assert (doubted is None) if text is None else (text in str(doubted))
 
 
 def test_local_checkpoint_is_not_replaced_by_older_state(engine: sa.Engine, tmp_path: Path) -> None:

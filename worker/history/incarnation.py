@@ -91,14 +91,10 @@ def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -
         if doubted is not None:
             SQL.run(connection, "doubt", {"doubted_ms": now_ms, "doubted_reason": doubted})
             return read_incarnation(connection)
-        if (found.system_id, found.timeline) != found.server:
-            _keep_server(connection, found)
+        if None not in found.server and (found.system_id, found.timeline) != found.server:
+            system, timeline = found.server
+            SQL.run(connection, "keep_server", {"system_id": system, "timeline": timeline})
     return found
-
-
-def _keep_server(connection: sa.Connection, found: Incarnation) -> None:
-    system, timeline = found.server
-    SQL.run(connection, "keep_server", {"system_id": system, "timeline": timeline})
 
 
 def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None:
