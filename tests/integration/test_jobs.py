@@ -180,6 +180,16 @@ def test_job_out_of_time_continues_in_next_tick(fleet: Fleet, monkeypatch: pytes
     assert sealed(fleet) == BILLED
 
 
+def test_job_out_of_time_is_continued_at_once_by_other_worker(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    job(fleet)
+    monkeypatch.setattr(run_jobs, "TURN_MS", 12)
+    assert turn(fleet, clock=Moving(fleet)).ended == 0
+    assert 0 < listed(fleet)[0].windows_done < listed(fleet)[0].windows
+    monkeypatch.undo()
+    assert turn(fleet, worker="w2").ended == 1
+    assert sealed(fleet) == BILLED
+
+
 def test_replay_job_waits_for_manual_replay_of_same_windows(fleet: Fleet) -> None:
     job(fleet)
     die_after(fleet, planned(fleet), 2)

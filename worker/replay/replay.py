@@ -137,12 +137,13 @@ class Begun:
 class Chunk:
     """The result of one chunk.
 
-    `load`: the number of samples and sums that the chunk read.
+    `load`: the number of samples and sums that the chunk read. `unfinished`: as in `Replayed`.
     """
 
     pushes: Sequence[FoundPush]
     left_out: Sequence[SkippedUsage]
     load: int
+    unfinished: bool
 
 
 def replay(
@@ -210,7 +211,7 @@ def _seal_all(
             left.setdefault((part.why, part.unit), SkippedUsage(part.why, part.unit)).add(part)
         context.advanced("replayed", (end - at) // WINDOW_MS)
         at, size = end, next_size(size, chunk.load)
-        result.unfinished = at < plan.to_ms and context.out_of_time()
+        result.unfinished = chunk.unfinished
     result.totals = [totals[name] for name in sorted(totals)]
     result.left_out = [left[name] for name in sorted(left)]
 
@@ -275,18 +276,27 @@ def _chunk(
     sealed = sealing.seal_range(connection, request, start, end, biller=plan.scope.provider)
     found = found_in(connection, sealed.seal_id, start) if sealed.pushes else []
     load = SQL.run(connection, "load").scalar_one()
-    chunk = Chunk(found, left_in(connection, plan, start, end, sealed.seal_id), int(load))
+    left_out, done = left_in(connection, plan, start, end, sealed.seal_id), end >= plan.to_ms
+    chunk = Chunk(found, left_out, int(load), unfinished=not done and context.out_of_time())
     if begun is not None:
-        _advance(connection, context, begun, (start, end), sealed.pushes, done=end >= plan.to_ms)
+        lease_ms = 0 if chunk.unfinished else LEASE_MS  # so that a repeat can continue at once
+        _advance(connection, context, begun, (start, end), sealed.pushes, lease_ms, done=done)
     return chunk
 
 
 def _advance(
-    connection: sa.Connection, context: Context, begun: Begun, span: tuple[int, int], pushes: int, *, done: bool
+    connection: sa.Connection,
+    context: Context,
+    begun: Begun,
+    span: tuple[int, int],
+    pushes: int,
+    lease_ms: int,
+    *,
+    done: bool,
 ) -> None:
     now = context.clock.now_ms()
     which = {"replay_id": begun.replay_id, "worker": context.worker, "start_ms": span[0]}
-    moved = {"next_ms": span[1], "pushes": pushes, "lease_ms": now + LEASE_MS, "finished_ms": now if done else None}
+    moved = {"next_ms": span[1], "pushes": pushes, "lease_ms": now + lease_ms, "finished_ms": now if done else None}
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise ReplayAtWork(
             "this replay stopped for so long that another process took it over. It continues there, and "
