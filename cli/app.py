@@ -124,10 +124,11 @@ class App:
         HistoryDoubted, raised by the work; ClockDoubted; DatabaseNotReady; those of `schema.database.write`.
         """
         from drawdown.worker.engine.clock_check import require_clock
-        from drawdown.worker.history.incarnation import recognise
+        from drawdown.worker.history.incarnation import recognise, record_doubt
 
         engine = self.ready()
         witness = self._load_witness(engine)
+        record_doubt(engine, witness, self.clock.now_ms())
 
         def noticed(connection: sa.Connection) -> T:
             recognise(connection, witness, self.clock.now_ms())

@@ -24,7 +24,7 @@ from drawdown.schema.database import SQLITE_BUSY_S, read, write
 from drawdown.schema.errors import DatabaseBusy, UsageError
 from drawdown.worker.engine.clock_check import require_clock
 from drawdown.worker.engine.witness import Witness, WitnessStore
-from drawdown.worker.history.incarnation import difference, read_doubt, read_incarnation, recognise
+from drawdown.worker.history.incarnation import read_doubt, recognise, record_doubt
 
 T = TypeVar("T")
 
@@ -139,13 +139,9 @@ class Restores:
             return True
 
     def _notice(self, engine: sa.Engine) -> Witness | None:
-        """Check for a restored database in a read, and record a restore in a write.
-
-        The read does not wait for a lock.
-        """
+        """Check for a restored database, and record a restore."""
         witness = self._load_witness(engine)
-        if read(engine, lambda connection: _is_news(connection, witness)):
-            write(engine, lambda connection: recognise(connection, witness, self._clock.now_ms()))
+        record_doubt(engine, witness, self._clock.now_ms())
         return witness
 
     def _load_witness(self, engine: sa.Engine) -> Witness | None:
@@ -158,8 +154,3 @@ class Restores:
         except UsageError as error:
             log.warning("witness_unreadable", reason=str(error))
             return None
-
-
-def _is_news(connection: sa.Connection, witness: Witness | None) -> bool:
-    found = read_incarnation(connection)
-    return found.doubted is None and difference(connection, found, witness) is not None

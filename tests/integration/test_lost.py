@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.cli.app import App
+from drawdown.cli.settings import Settings
 from drawdown.providers.protocol import CannotTell, Drawn, Duplicate, PushRequest, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UsageError
@@ -22,7 +24,7 @@ from drawdown.worker.engine.shard import Shard
 from drawdown.worker.engine.witness import Witness
 from drawdown.worker.features.actions import end_feature, map_size
 from drawdown.worker.history import incarnation
-from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise
+from drawdown.worker.history.incarnation import HistoryDoubted, present, recognise, require_whole
 from drawdown.worker.history.recover import Recovered, recover
 from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.provider import actions as providers
@@ -374,6 +376,19 @@ def test_identity_of_server_is_kept_while_server_does_not_report_it(
         monkeypatch.setattr(incarnation, "server_of", lambda _c, reported=(system, timeline): reported)
         doubted = write(engine, lambda c: recognise(c, None, T0)).doubted
         assert (doubted is None) if text is None else (text in str(doubted))
+
+
+def test_command_refused_on_restored_database_stores_doubt(engine: sa.Engine, tmp_path: Path) -> None:
+    fleet = Fleet(engine)
+    fleet.tick(T0)
+    known = read(engine, present)
+    WitnessFile(tmp_path).save(engine, replace(known, sends=known.sends + 1))
+    app = App(Settings(state_dir=str(tmp_path)), fleet.clock)
+    app._engine = engine
+    with pytest.raises(HistoryDoubted):
+        app.write(require_whole)
+    assert "this machine saw 1" in str(fleet.one("SELECT doubted_reason FROM incarnation"))
+    assert fleet.tick().doubted is not None
 
 
 def test_local_checkpoint_is_not_replaced_by_older_state(engine: sa.Engine, tmp_path: Path) -> None:

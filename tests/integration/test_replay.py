@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +17,8 @@ from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import Transaction
-from drawdown.worker.history.incarnation import HistoryDoubted
+from drawdown.worker.history.incarnation import HistoryDoubted, present
+from drawdown.worker.history.witness import WitnessFile
 from drawdown.worker.jobs.run_jobs import in_words
 from drawdown.worker.replay import replay as replaying
 from drawdown.worker.replay.plan import ReplayAhead, ReplayPlan, ReplayScope, plan
@@ -191,6 +193,17 @@ def test_replay_on_database_recovered_between_chunks_is_refused(fleet: Fleet) ->
     with pytest.raises(HistoryDoubted, match="the database changed"):
         write(fleet.engine, effect.work)
     assert sealed(fleet) == before
+
+
+def test_replay_on_restored_database_stores_doubt_for_other_machines(fleet: Fleet, tmp_path: Path) -> None:
+    made, known = planned(fleet), read(fleet.engine, present)
+    file = WitnessFile(tmp_path)
+    file.save(fleet.engine, replace(known, sends=known.sends + 1))
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock, witness=file)
+    with pytest.raises(HistoryDoubted, match="cannot replay"):
+        runner.run(replay(fleet.context(), made, fleet.by, dry_run=False), world)
+    with pytest.raises(HistoryDoubted, match="cannot replay"):
+        run(fleet, made, worker="a machine without a checkpoint")
 
 
 def test_tick_between_replay_chunks_does_not_seal_twice(fleet: Fleet) -> None:

@@ -67,7 +67,7 @@ APART: Final[dict[str, str]] = {
     "schema.roles:apply": "changes no row: it grants what may be done",
     "cli.app:write": "runs what all commands ask for, once a database that was restored would have been noticed",
     "server.http.threads:_write": "runs what a server asks for, once a restored database would have been noticed",
-    "server.http.threads:_notice": "writes down a doubt, as `recognise` does in a tick and a watch",
+    "worker.history.incarnation:record_doubt": "writes down a doubt, as `recognise` does in a tick and a watch",
     "cli.nouns.reconcile:compare": "changes nothing: it refuses to go on where history was lost",
     **dict.fromkeys(
         (

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from drawdown.schema.database import read, write
 from drawdown.schema.errors import DrawdownError
 from drawdown.schema.sql import queries
 from drawdown.schema.text import counted
@@ -95,6 +96,20 @@ def recognise(connection: sa.Connection, witness: Witness | None, now_ms: int) -
             system, timeline = found.server
             SQL.run(connection, "keep_server", {"system_id": system, "timeline": timeline})
     return found
+
+
+def record_doubt(engine: sa.Engine, witness: Witness | None, now_ms: int) -> None:
+    """Store a difference from the local checkpoint in its own transaction.
+
+    A later refusal of other work does not roll it back. If there is no difference, this only reads, without a lock.
+    """
+
+    def is_new(connection: sa.Connection) -> bool:
+        found = read_incarnation(connection)
+        return found.doubted is None and difference(connection, found, witness) is not None
+
+    if read(engine, is_new):
+        write(engine, lambda connection: recognise(connection, witness, now_ms))
 
 
 def read_doubt(connection: sa.Connection, witness: Witness | None) -> str | None:

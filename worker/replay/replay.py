@@ -162,6 +162,8 @@ def replay(
     begun: Begun | None = None
     if not dry_run:
         witness: Witness | None = yield LoadWitness()
+        # In its own transaction, because the refusal of the replay would roll the finding back.
+        yield Transaction("recognise", partial(recognise, witness=witness, now_ms=context.clock.now_ms()))
         begin = partial(_begin, context=context, witness=witness, plan=plan, by=by, job_id=job_id)
         begun = yield Transaction("begin_replay", begin)
         result.pushes_before = begun.pushes
