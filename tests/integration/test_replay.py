@@ -277,12 +277,23 @@ def test_replay_left_out_usage_is_counted_by_reason(fleet: Fleet) -> None:
     fleet.sample("free", T0 + 6, -1)
     fleet.write(
         "INSERT INTO pending_usage (window_ms, org_id, memory_mb, reason, seconds, samples) "
-        f"VALUES ({T0}, 'acme', 3000, 'no_mapping', 20, 1)"
+        f"VALUES ({T0}, 'acme', 3000, 'no_mapping', 20, 1), ({T0}, 'acme', 5000, 'no_mapping', 10, 1)"
     )
-    made = {one.why: (one.unit, one.quantity) for one in run(fleet, planned(fleet), dry_run=True).left_out}
-    assert made["exempt: none"] == ("s", 30)
-    assert made["pending: no_mapping"] == ("s", 20)
-    assert [unit for why, (unit, _) in made.items() if why.startswith("quarantined")] == ["samples"]
+    made = {one.why: (one.unit, one.windows, one.quantity) for one in run(fleet, planned(fleet), dry_run=True).left_out}
+    assert made["exempt: none"] == ("s", 1, 30)
+    assert made["pending: no_mapping"] == ("s", 1, 30)
+    assert [unit for why, (unit, _, _) in made.items() if why.startswith("quarantined")] == ["samples"]
+
+
+def test_replay_counts_window_with_two_shadow_revisions_once(engine: sa.Engine) -> None:
+    fleet = Fleet(engine, extra={"fake": FakeProvider(capabilities(live_from_ms=T0 + 366 * DAY_MS))})
+    fleet.assign("acme", provider="fake")
+    for seconds in (60, 5):
+        fleet.sample("acme", T0 + 1, seconds)
+        fleet.tick_windows(3)
+    assert fleet.rows("SELECT revision, state FROM pushes ORDER BY 1") == [(0, "shadow"), (1, "shadow")]
+    (left,) = run(fleet, planned(fleet, to_ms=T0 + WINDOW_MS), dry_run=True).left_out
+    assert (left.why, left.windows, left.quantity) == ("shadow: fake", 1, 65)
 
 
 def test_replay_below_floor_is_refused_for_org_and_cut_for_all(fleet: Fleet) -> None:

@@ -77,8 +77,12 @@ WHERE {in_range} AND q.state IN {open_states} {only} {biller}
 AND q.provider = :provider
 
 -- name: left_pending
-SELECT 'pending: ' || q.reason AS reason, {unit_of_size} AS unit, COUNT(*) AS windows, SUM(q.seconds) AS quantity
+SELECT 'pending: ' || q.reason AS reason, {unit_of_size} AS unit, {windows} AS windows, SUM(q.seconds) AS quantity
 FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason, {unit_of_size}
+
+-- name: windows
+-- A window of an organisation can have several rows: memory sizes, or revisions.
+COUNT(DISTINCT q.org_id || ' ' || q.window_ms)
 
 -- name: unit_of_size
 -- The unit of an event type is not seconds.
@@ -86,14 +90,14 @@ CASE WHEN q.memory_mb > {most_memory_mb} THEN 'units' ELSE 's' END
 
 -- name: left_exempt
 -- The seal's work table still has the range's usage.
-SELECT 'exempt: ' || a.provider AS reason, {unit_of_size} AS unit, COUNT(DISTINCT q.org_id || ' ' || q.window_ms) AS windows,
-    SUM(q.seconds) AS quantity FROM seal_work q
+SELECT 'exempt: ' || a.provider AS reason, {unit_of_size} AS unit, {windows} AS windows, SUM(q.seconds) AS quantity
+FROM seal_work q
 JOIN assignments a ON a.org_id = q.org_id AND a.start_ms <= q.window_ms
     AND (a.end_ms IS NULL OR q.window_ms < a.end_ms) AND a.provider IN {unbilled}
 WHERE 1 = 1 {only} GROUP BY a.provider, {unit_of_size}
 
 -- name: left_shadow
-SELECT 'shadow: ' || q.provider AS reason, q.feature AS unit, COUNT(*) AS windows, SUM(q.sealed_qty) AS quantity
+SELECT 'shadow: ' || q.provider AS reason, q.feature AS unit, {windows} AS windows, SUM(q.sealed_qty) AS quantity
 FROM pushes q WHERE {in_range} AND q.state = 'shadow'
     AND q.seal_id <> :seal_id {only} GROUP BY q.provider, q.feature
 
