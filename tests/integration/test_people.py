@@ -139,7 +139,7 @@ def test_assign_over_http_and_in_file_names_topups_that_stop(
     at = ["--database-url", url, "--at", str(T0 + 1)]
     assert run([*at, "org", "assign", "--file", str(file), "--provider", "embedded", "--new", "--allow-halt"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("pause") == 1 and "org-54: the wallet org-54 does not pay for an organisation" in said
+    assert said.count("pause") == 1 and "the wallet org-54 does not pay for an organisation" in said
 
 
 def assignments_of(fleet: Fleet, org: str) -> list[tuple[object, ...]]:
