@@ -229,7 +229,7 @@ class Lago:
         if not isinstance(event, Mapping) or event.get("transaction_id") != request.key:
             return ReadFailed("HTTP 200 with another event")
         if (event.get("code"), event.get("external_subscription_id")) != (request.feature, request.customer_id):
-            return CannotTell("Lago has an event of this key for another metric or subscription")
+            return CannotTell("Lago has an event of this key for another metric or subscription", may_have=True)
         field = await self._field(request.feature)
         if not isinstance(field, str):
             return field

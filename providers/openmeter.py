@@ -225,7 +225,9 @@ class OpenMeter:
         if not items:
             return Absent()
         if len(items) > 1:
-            return CannotTell(f"OpenMeter has {len(items)} events with this id. Check that deduplication is on")
+            return CannotTell(
+                f"OpenMeter has {len(items)} events with this id. Check that deduplication is on", may_have=True
+            )
         return _judge_event(items[0], request, *meter)
 
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
@@ -299,9 +301,9 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
     if (event.get("id"), event.get("source")) != (request.key, SOURCE):
         return ReadFailed("OpenMeter returned another event than requested")
     if (event.get("type"), event.get("subject")) != (kind, request.customer_id):
-        return CannotTell("OpenMeter has an event with this id for another meter or customer")
+        return CannotTell("OpenMeter has an event with this id for another meter or customer", may_have=True)
     if item.get("validationError") or item.get("validationErrors"):
-        return CannotTell("OpenMeter stored the event, but cannot count it. See its validation errors")
+        return CannotTell("OpenMeter stored the event, but cannot count it. See its validation errors", may_have=True)
     data = event.get("data")
     quantity = whole(data.get(field)) if isinstance(data, Mapping) else None
     return ReadFailed("the event does not have a whole quantity") if quantity is None else FoundPush(quantity)

@@ -229,7 +229,7 @@ class Polar:
         if any(key != request.key for key, _ in events):
             return ReadFailed("Polar returned another event than requested")
         if len(events) > 1:
-            return CannotTell(f"Polar has {len(events)} events with this key, but must have at most one")
+            return CannotTell(f"Polar has {len(events)} events with this key, but must have at most one", may_have=True)
         if not events:
             return Absent()
         quantity = events[0][1]

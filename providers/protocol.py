@@ -434,6 +434,8 @@ class CannotTell:
     At Stripe, that place is the push's minute. The figure includes the usage of other senders. None: it is not a whole
     number, or other pushes of Drawdown may count there.
     """
+    may_have: bool = False
+    """True if the provider shows something that may be this push, so that a void could bill its usage twice."""
 
 
 @dataclass(frozen=True)

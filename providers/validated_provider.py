@@ -244,8 +244,8 @@ def looked_up(found: LookupResult) -> LookupResult:
             return ReadFailed(f"invalid quantity {_format_value(quantity)}")
         case FoundPush(quantity, cost):
             return FoundPush(quantity, _cost_or_none(cost))
-        case CannotTell(reason, holds):
-            return CannotTell(_reason(reason), holds if _is_figure(holds) else None)
+        case CannotTell(reason, holds, may_have):
+            return CannotTell(_reason(reason), holds if _is_figure(holds) else None, may_have is not False)
         case ReadFailed():
             return _failed(found)
     return found

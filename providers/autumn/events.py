@@ -169,12 +169,12 @@ def find(request: PushRequest, events: Mapping[str | None, Sequence[Event]], cos
     for event in ours:
         found = event.units(costs)
         if isinstance(found, Untold):
-            return CannotTell(f"Autumn has this push: {found.reason}")
+            return CannotTell(f"Autumn has this push: {found.reason}", may_have=True)
         total += found.quantity
         told.add(found.cost)
     quantity = whole(total)
     if quantity is None:
-        return CannotTell(f"Autumn deducted {total} for this push, which is not a whole number")
+        return CannotTell(f"Autumn deducted {total} for this push, which is not a whole number", may_have=True)
     return FoundPush(quantity, told.pop() if len(told) == 1 else None)
 
 
@@ -255,7 +255,7 @@ class EventReader:
         except Unreadable as trouble:
             if len(dates) > 1:
                 return await self._in_halves(requests)
-            return [CannotTell(str(trouble))] * len(requests)
+            return [CannotTell(str(trouble), may_have=True)] * len(requests)
         return await self._judge(requests, events)
 
     async def _by_key(self, request: PushRequest) -> LookupResult | None:

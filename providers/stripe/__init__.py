@@ -226,13 +226,14 @@ def _judge_units(request: PushRequest, units: Decimal, unit: int) -> LookupResul
     """
     figures = f"units of that minute: {units.normalize():f} at Stripe, {request.quantity // unit} sent"
     if request.ts % WINDOW_MS >= OWN_MINUTES * MINUTE_MS:
-        return CannotTell(f"several revisions may share the minute of the push: {figures}")
+        return CannotTell(f"several revisions may share the minute of the push: {figures}", may_have=units != 0)
     if units == 0:
         return Absent()
     if units * unit == request.quantity:
         return FoundPush(request.quantity)
     whole = units == int(units)
-    return CannotTell(f"the sum differs from the sent quantity: {figures}", int(units) * unit if whole else None)
+    holds = int(units) * unit if whole else None
+    return CannotTell(f"the sum differs from the sent quantity: {figures}", holds, may_have=True)
 
 
 def _wallets(connection: sa.Connection, *, customer_ids: Sequence[str], now_ms: int) -> Mapping[str, CustomerState]:

@@ -121,6 +121,20 @@ def test_void_lost_of_push_found_at_provider_is_refused(engine: sa.Engine) -> No
             ask(fleet, provider)
 
 
+@pytest.mark.parametrize(
+    "answer", [CannotTell("two events", may_have=True), CannotTell("the sum differs", 90), CannotTell("no meter")]
+)
+def test_void_lost_with_inconclusive_lookup_is_refused_if_charge_shown(engine: sa.Engine, answer: CannotTell) -> None:
+    """Without a sign of the push, the person who saw the provider's console decides."""
+    fleet, provider = billed(engine)
+    provider.lookups[KEY] = answer
+    if answer.reason == "no meter":
+        ask(fleet, provider)
+        return
+    with pytest.raises(Refused, match=rf"cannot void {KEY}: fake may have charged it \({answer.reason}\)\. If the"):
+        ask(fleet, provider)
+
+
 @pytest.mark.parametrize(("before", "later_ms"), [("due", 2 * WINDOW_MS), ("in_doubt", DAY_MS)])
 def test_void_lost_of_push_accepted_meanwhile_is_refused(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, before: str, later_ms: int

@@ -5,8 +5,8 @@ The command names the pushes by keys or by a filter, or it takes all pushes in d
 Guarantee: the audit records each push as if the command named its key. `void`, `resolve_accepted` and `retry` change
 all their pushes in one transaction, or none. `resolve_all` changes pushes in portions, each in one transaction. It
 counts pushes that a rule protects by reason, and does not change them. If it is interrupted, repeat it. If a person
-reports a push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the provider
-does not have it.
+reports a push as lost and its provider has a lookup, Drawdown looks it up first. It voids the push only if the lookup
+does not show that the provider may have it.
 
 `push cancel` cancels a wrong push at its provider, then voids it here. Drawdown calls the provider only after it has
 committed the intent (rule P1). It voids a push only after the provider has confirmed the cancellation (rule P5).
@@ -36,7 +36,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import wallet
 from drawdown.providers.embedded import NAME as EMBEDDED
-from drawdown.providers.protocol import Cancelled, Capabilities, FoundPush, PushRequest, ReadFailed
+from drawdown.providers.protocol import Cancelled, CannotTell, Capabilities, FoundPush, PushRequest, ReadFailed
 from drawdown.schema import ids
 from drawdown.schema.audit import By, record, record_many, require_org
 from drawdown.schema.clock import utc
@@ -259,8 +259,8 @@ def require_lost(
     installed providers now, by name. Pushes of providers that are not installed, or that lack a lookup, are not looked
     up. `since_ms`: the start of the providers' names and units (`wire_since`).
 
-    Errors: Refused if a provider has charged a push, cannot be read now, or may not show the push yet. Refused for a
-    push that was sent on earlier terms, because a lookup would miss its charge.
+    Errors: Refused if a provider has or may have charged a push, cannot be read now, or may not show the push yet.
+    Refused for a push that was sent on earlier terms, because a lookup would miss its charge.
     """
     by_provider: dict[str, list[PushRow]] = {}
     for push in pushes:
@@ -292,6 +292,11 @@ def require_lost(
                 raise Refused(
                     f"cannot void {push.key}: {provider} has it, and charged {answer.quantity:,}. "
                     f"A void would bill its usage twice. To compare, run `drawdown push show {push.key}`"
+                )
+            if isinstance(answer, CannotTell) and (answer.may_have or answer.holds):
+                raise Refused(
+                    f"cannot void {push.key}: {provider} may have charged it ({answer.reason}). If the console of "
+                    f"{provider} does not show the charge, charge the customer there"
                 )
             if isinstance(answer, ReadFailed):
                 raise Refused(
