@@ -8,8 +8,11 @@
 
 -- name: awaits_credit
 -- True for such a push that waits without a person. A refund for a customer who never pays again would wait forever, so
--- a person sees it immediately, and can settle it first.
-({until_credit} AND sent_qty > 0)
+-- a person sees it immediately, and can settle it first. A person also sees a push if another provider bills its
+-- organisation now, because that provider's credit does not count. The columns of the push are those of the outer
+-- statement.
+({until_credit} AND sent_qty > 0 AND NOT EXISTS (SELECT 1 FROM (SELECT org_id AS of_org, provider AS of_provider) x
+    JOIN orgs o ON o.org_id = x.of_org WHERE o.billing_provider <> x.of_provider {by_its_key}))
 
 -- name: open_state
 -- The state of an open push, with its own state for pushes that wait for their customer's credit.

@@ -17,14 +17,16 @@ from drawdown.providers.protocol import (
     Rejected,
     Unknown,
 )
-from drawdown.schema.database import write
+from drawdown.schema.database import read, write
 from drawdown.schema.units import MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push import void
+from drawdown.worker.push.actions import Chosen
 from drawdown.worker.push.outcome import CREDIT_WAIT_MS
 from drawdown.worker.push.void import MAY_ARRIVE_MS
 from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.seal import stops
+from drawdown.worker.status.status import status
 from drawdown.worker.usage.withdrawals import withdraw
 from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider
@@ -240,6 +242,22 @@ def test_push_awaiting_credit_after_assignment_change_is_not_retried(fleet: Flee
     shown = fleet.rows(f"SELECT o.billing_provider, o.balance_micro, {later} FROM orgs o, pushes p")
     assert shown == [("embedded", 10**9, True)]
     assert revisions(fleet) == WAITS
+
+
+@pytest.mark.both_databases
+def test_push_awaiting_credit_after_assignment_change_is_rejected(fleet: Fleet) -> None:
+    """Its provider's credit is not read any more, so only a person can end the wait."""
+    chosen = Chosen(None, ["rejected"], "", "", "")
+
+    def shown(at_ms: int) -> tuple[int, int, list[str], list[str]]:
+        left = fleet.tick(at_ms).left
+        found = read(fleet.engine, lambda c: status(c, at_ms)).standing.unresolved
+        retried = read(fleet.engine, lambda c: chosen.find(c, ["due", "rejected"]))
+        return left.rejected, left.awaiting_credit, [one.state for one in found], retried
+
+    assert shown(LATER) == (0, 1, ["awaiting_credit"], [])
+    write(fleet.engine, lambda c: assign(c, ["acme"], "embedded", fleet.by, from_ms=LATER + WINDOW_MS))
+    assert shown(LATER + WINDOW_MS) == (1, 0, ["rejected"], [KEY])
 
 
 def test_push_awaiting_credit_waits_for_unanswered_attempt(engine: sa.Engine) -> None:
