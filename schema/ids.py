@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from drawdown.schema.errors import UnknownId, UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import nearest, quote_value
+from drawdown.schema.text import escape_like, nearest, quote_value
 from drawdown.schema.units import MAX_ID_CHARS
 
 SQL = queries(__file__)
@@ -306,9 +306,7 @@ def halves(prefix: str, given: str) -> dict[str, str]:
     They find ids with a mistake only in the other half.
     """
     middle = len(given) // 2
-    head, tail = (
-        half.replace("!", "!!").replace("%", "!%").replace("_", "!_") for half in (given[:middle], given[middle:])
-    )
+    head, tail = escape_like(given[:middle]), escape_like(given[middle:])
     return {"head": f"{prefix}{head}%", "tail": f"{prefix}%{tail}"}
 
 

@@ -56,6 +56,11 @@ def clean(text: str, most_chars: int | None = None) -> str:
     return shown if most_chars is None else shown[:most_chars]
 
 
+def escape_like(text: str) -> str:
+    """Return a text as part of a LIKE pattern with ESCAPE '!'."""
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """Return a number and its noun, such as `1 push`.
 

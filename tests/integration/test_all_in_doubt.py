@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from drawdown.schema.errors import Refused
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.push import actions as doubted_pushes
-from drawdown.worker.push.actions import DoubtFilter, resolve_all
+from drawdown.worker.push.actions import Chosen, DoubtFilter, resolve_all
 from drawdown.worker.verdict.rates import Prices, Quantity
 from drawdown.worker.verify.verify import verify
 from tests.fake_provider import FakeProvider, capabilities
@@ -306,6 +307,18 @@ def test_resolve_all_push_in_doubt_after_start_is_not_resolved(lab: Lab, monkeyp
 
     done = resolve_all(transact, DoubtFilter(), "accepted", fleet.by, "their console")
     assert (done.found, done.pushes, lab.states) == (12, 12, {"accepted": 12, "in_doubt": 6})
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("error", ["no_meter", "100%", "!", "a%b_c!d"])
+def test_push_error_filter_matches_its_text_literally(lab: Lab, error: str) -> None:
+    fleet, key = lab.fleet, _keys()[0]
+    fleet.write("UPDATE pushes SET last_error = 'no meter, 1000, axbxcxd'")
+    fleet.write("UPDATE pushes SET last_error = :error WHERE key = :key", {"error": f"x {error} y", "key": key})
+    chosen = Chosen(None, None, "", "", error)
+    assert read(fleet.engine, lambda c: chosen.find(c, ["in_doubt"])) == [key]
+    resolve_all(partial(write, fleet.engine), DoubtFilter(error=error), "accepted", fleet.by, "their console")
+    assert fleet.rows("SELECT key FROM pushes WHERE state = 'accepted'") == [(key,)]
 
 
 def test_resolve_all_above_at_most_is_refused(lab: Lab) -> None:

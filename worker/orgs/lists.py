@@ -24,7 +24,7 @@ from drawdown.schema import ids
 from drawdown.schema.declare import FLAG, ID, LENGTH, Column, Listing, Look, Page
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries, read_together
-from drawdown.schema.text import counted
+from drawdown.schema.text import counted, escape_like
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS, EXEMPT_PROVIDERS, WINDOW_MS
 from drawdown.worker.verdict.effective_balance import BalancedOrg, Used, read_used_now, since_read
@@ -329,12 +329,11 @@ def _slots(chosen: OrgFilter) -> dict[str, str]:
 
 
 def _values(chosen: OrgFilter, now_ms: int) -> dict[str, object]:
-    part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return {
         "provider": chosen.provider,
         "plan": chosen.plan,
         "search": chosen.search,
-        "like": f"%{part}%",
+        "like": f"%{escape_like(chosen.search)}%",
         "runs_out_by_ms": chosen.runs_out_by_ms,
         "overridden": int(chosen.overridden),
         "now_ms": now_ms,

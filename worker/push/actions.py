@@ -44,7 +44,7 @@ from drawdown.schema.database import Transact
 from drawdown.schema.errors import Exit, Refused, UnknownId, UsageError
 from drawdown.schema.locks import lock_buckets
 from drawdown.schema.sql import queries
-from drawdown.schema.text import counted, quote_value, typed
+from drawdown.schema.text import counted, escape_like, quote_value, typed
 from drawdown.schema.units import MINUTE_MS, PUSH_ID, SECOND_MS
 from drawdown.worker.catalog.terms import wire_since
 from drawdown.worker.engine.context import Context
@@ -364,7 +364,7 @@ class Chosen:
         if self.provider:
             ids.require(connection, ids.PROVIDER, self.provider)
         values = {"states": self.states or list(possible), "org_id": self.org, "provider": self.provider}
-        found = list(SQL.run(connection, "by_filter", {**values, "error": self.error}).scalars())
+        found = list(SQL.run(connection, "by_filter", {**values, "error": escape_like(self.error)}).scalars())
         self._require_expected(len(found))
         return found
 
@@ -550,7 +550,7 @@ class DoubtFilter:
             "feature": self.feature,
             "from_ms": 0 if self.from_ms is None else self.from_ms,
             "to_ms": LAST_MS if self.to_ms is None else self.to_ms,
-            "error": self.error,
+            "error": escape_like(self.error),
         }
 
     def require(self, connection: sa.Connection) -> int:

@@ -16,7 +16,7 @@ WHERE provider = :provider AND customer_id = :customer_id AND feature = :feature
 
 -- name: by_filter
 SELECT key FROM pushes WHERE state IN {open_states} AND {open_state} IN :states AND (:org_id = '' OR org_id = :org_id)
-    AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%')
+    AND (:provider = '' OR provider = :provider) AND (:error = '' OR last_error LIKE '%' || :error || '%' ESCAPE '!')
 ORDER BY window_ms, org_id, feature, revision
 
 -- The pushes that a person tried to cancel at their provider before.
@@ -33,7 +33,7 @@ p.state IN ('in_doubt', 'rejected') AND p.state = 'in_doubt'
     AND (:provider = '' OR p.provider = :provider) AND (:org_id = '' OR p.org_id = :org_id)
     AND (:customer_id = '' OR p.customer_id = :customer_id) AND (:feature = '' OR p.feature = :feature)
     AND p.window_ms >= :from_ms AND p.window_ms < :to_ms
-    AND (:error = '' OR p.last_error LIKE '%' || :error || '%')
+    AND (:error = '' OR p.last_error LIKE '%' || :error || '%' ESCAPE '!')
 
 -- name: count
 SELECT COUNT(*) FROM pushes p WHERE {chosen}

@@ -22,7 +22,7 @@ from drawdown.schema import ids
 from drawdown.schema.declare import ID, ORG, TIME, Column, Kind, Listing, Look, Page, Showing
 from drawdown.schema.errors import UsageError
 from drawdown.schema.sql import queries
-from drawdown.schema.text import quote_value
+from drawdown.schema.text import escape_like, quote_value
 from drawdown.schema.typed.parsing import show_time
 from drawdown.schema.units import DAY_MS
 from drawdown.worker.wallets import entries
@@ -157,8 +157,12 @@ def _rows(connection: sa.Connection, chosen: Chosen, after: After | None, most: 
         )
     if chosen.plan:
         ids.require(connection, ids.PLAN, chosen.plan)
-    part = chosen.search.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    values: dict[str, object] = {"plan": chosen.plan, "search": chosen.search, "like": f"%{part}%", "at_most": most}
+    values: dict[str, object] = {
+        "plan": chosen.plan,
+        "search": chosen.search,
+        "like": f"%{escape_like(chosen.search)}%",
+        "at_most": most,
+    }
     slots = {"behind": "from_the_start", "which": f"is_{chosen.which or 'any'}"}
     if after is not None:
         values |= {"after_micro": after.balance_micro, "after_account": wallet_account(after.customer_id)}
