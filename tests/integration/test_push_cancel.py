@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from drawdown.ledger import accounts
 from drawdown.providers.kit.emulator import Direct
-from drawdown.providers.protocol import Cancelled, ReadFailed
+from drawdown.providers.protocol import Cancelled, PushRefused, ReadFailed
 from drawdown.providers.stripe import StripeProvider, build
 from drawdown.schema.audit import By
 from drawdown.schema.clock import FixedClock
@@ -19,6 +19,7 @@ from drawdown.schema.errors import DrawdownError, Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
 from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.push.actions import MAX_KEYS, CancelReport, Intent, conclude, intend
+from drawdown.worker.push.webhooks import apply_notices
 from drawdown.worker.usage import prune, withdrawals
 from drawdown.worker.wallets import actions as credit
 from tests.acceptance.commands import drawdown, one_clear_line
@@ -176,6 +177,18 @@ def test_push_cancel_voids_push_that_early_lookup_accepted(billed: Billed) -> No
     assert billed.states() == [(0, 60, "accepted")]
     answers = billed.ask(intents)
     assert write(billed.fleet.engine, lambda c: conclude(c, intents, answers, billed.by)).voided == [KEY]
+    billed.ends(60)
+
+
+def test_push_cancel_voids_push_that_webhook_rejected_meanwhile(billed: Billed) -> None:
+    """Its usage is billed by the next tick. A rejected push would wait for a person instead."""
+    intents = billed.intend()
+    refused = [PushRefused(KEY, "archived_meter")]
+    write(billed.fleet.engine, lambda c: apply_notices(c, "stripe", refused, billed.fleet.clock.now_ms()))
+    assert billed.states() == [(0, 60, "rejected")]
+    answers = billed.ask(intents)
+    report = write(billed.fleet.engine, lambda c: conclude(c, intents, answers, billed.by))
+    assert report == CancelReport([KEY], [], {}) and billed.states() == [(0, 60, "voided")]
     billed.ends(60)
 
 

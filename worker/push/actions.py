@@ -497,8 +497,9 @@ def conclude(
         if isinstance(answer, Cancelled)
     }
     found = find_pushes(connection, evidence, hold=True)
-    # If a lookup accepted a push meanwhile, it was made before the provider had processed the cancellation.
-    chosen = [push for push in found.values() if push.state in ("in_doubt", "accepted")]
+    # If a lookup accepted a push meanwhile, it was made before the provider had processed the cancellation. A push that
+    # a webhook rejected meanwhile does not have a charge either.
+    chosen = [push for push in found.values() if push.state in ("in_doubt", "accepted", "rejected")]
     why = [f"cancelled at {push.provider}: {evidence[str(push.key)]}" for push in chosen]
     void_many(connection, chosen, by, why, "operator", answered=False)
     voided = [str(push.key) for push in chosen]
