@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from structlog.testing import CapturingLogger
 
 from drawdown.ledger import wallet
-from drawdown.ledger.entries import Usage
+from drawdown.ledger.entries import MAX_ENTRY_MICRO, Usage
 from drawdown.ledger.wallet import Charge, Granted
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId
+from drawdown.worker.push import wallet_mirror
 from drawdown.worker.verify.verify import verify
 from drawdown.worker.wallets import actions as credit
 from tests.sqlite_databases import fresh
@@ -55,6 +57,21 @@ def test_feature_without_rate_is_charged_after_rate_is_set(fleet: Fleet) -> None
     write(fleet.engine, lambda c: credit.set_rate(c, "new", 7, 2, fleet.by, from_ms=None))
     assert charge(fleet, use("k", feature="new")) == [Charge.CHARGED]
     assert fleet.one("SELECT amount_micro FROM ledger_entries") == 35
+
+
+def test_mirrored_push_that_is_not_drawn_is_logged_with_key(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = CapturingLogger()
+    monkeypatch.setattr(wallet_mirror, "log", logger)
+    write(fleet.engine, lambda c: credit.grant(c, "acme", 10, fleet.by, key="given", plan=None))
+    charge(fleet, use("twice"))
+    uses = [use("unpriced", feature="new"), use("large", MAX_ENTRY_MICRO), use("twice", 11), use("drawn")]
+    write(fleet.engine, lambda c: wallet_mirror.draw(c, uses, T0))
+    logged = {call.kwargs["key"]: call.kwargs["detail"].split(". ")[0] for call in logger.calls}
+    assert logged == {
+        "unpriced": "the embedded ledger lacks a rate",
+        "large": "the charge exceeds 1,000,000,000 credits",
+        "twice": "the key was charged before with another customer, feature or quantity",
+    }
 
 
 @pytest.mark.both_databases

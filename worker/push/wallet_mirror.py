@@ -27,6 +27,11 @@ SQL = queries(__file__)
 
 PREFIX: Final = "mirror:"
 AGAIN: Final = ":redrawn"
+_NOT_DRAWN: Final = {
+    wallet.Charge.NO_RATE: "the embedded ledger lacks a rate",
+    wallet.Charge.TOO_LARGE: "the charge exceeds 1,000,000,000 credits. Check the rate",
+    wallet.Charge.OTHER_CONTENT: "the key was charged before with another customer, feature or quantity",
+}
 
 
 class Billed(Protocol):
@@ -85,8 +90,8 @@ def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: in
         _charge(connection, uses[middle:], now_ms)
         return
     for use, charge in zip(uses, charges, strict=True):
-        if charge is wallet.Charge.NO_RATE:
-            log.warning("wallet_not_drawn", feature=use.feature, detail="the embedded ledger lacks a rate")
+        if charge in _NOT_DRAWN:
+            log.warning("wallet_not_drawn", feature=use.feature, key=use.key, detail=_NOT_DRAWN[charge])
 
 
 def draw_if_ours(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) -> None:
