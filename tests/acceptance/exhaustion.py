@@ -25,7 +25,7 @@ from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
 from drawdown.worker.engine.effects import HaltRequest
 from drawdown.worker.halts.cell_client import body_of, signature
-from drawdown.worker.verdict.project import HOLD_MS
+from drawdown.worker.verdict.rules import HOLD_MS
 from drawdown.worker.watch import ROUND_MS, Watcher, watch
 from tests.acceptance.exhaustion_autumn import Account
 from tests.acceptance.exhaustion_fleet import CLOCKS_OFF_S, Box, Lagging, Org, Plan, Result, planned, settle

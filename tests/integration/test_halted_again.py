@@ -10,13 +10,18 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from drawdown.providers.embedded import EmbeddedProvider
 from drawdown.schema.database import write
-from drawdown.schema.units import MINUTE_MS, SECOND_MS
+from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.verdict.refresh_requests import HALTED_AGAIN_MS, HALTED_READS_MS, mark_halted
+from drawdown.worker.verdict.rules import HOLD_MS
 from tests.emulators.autumn_numbers import ONE_OFF
 from tests.fake_provider import FakeProvider, capabilities
+from tests.integration.telling_events import event, told, withdrawn
 from tests.integration.test_autumn_credits import House
+from tests.integration.test_rejected import paid
+from tests.prepaid import look
 from tests.world import T0, Fleet
 
 
@@ -54,6 +59,31 @@ def test_tick_refreshes_oldest_halted_orgs_up_to_read_limit(engine: sa.Engine) -
     for wallets in (capabilities(balance_in_ledger=True), capabilities(same_database=True)):
         write(engine, partial(mark_halted, provider="fake", capabilities=wallets, shard=Shard(), now_ms=now))
     assert due(fleet) == []
+
+
+def test_wallet_halted_on_estimate_is_read_once_after_hold_and_resumed(engine: sa.Engine) -> None:
+    fleet = paid(engine, 10 * MICRO)
+    told(fleet, event("meant", 3), event("slip", 10**6))
+    assert look(fleet).halted == 1
+    withdrawn(fleet, "slip")
+    halted_at = fleet.one("SELECT halted_at FROM orgs")
+    for minute in range(10, 15):
+        fleet.tick(T0 + minute * MINUTE_MS)
+    assert fleet.rows("SELECT state FROM pushes") == [("accepted",)]
+    assert fleet.rows("SELECT halt_reason, projection_due_ms FROM orgs") == [("estimate", None)], "7 are less than 10^6"
+    assert isinstance(halted_at, int)
+    read_ms = halted_at + HOLD_MS
+    spent = f"UPDATE orgs SET is_halted = TRUE, halted_at = {halted_at}, halt_reason = 'estimate'"
+    fleet.tick(read_ms)
+    assert fleet.one("SELECT is_halted FROM orgs") == 0
+    fleet.write(f"{spent}, projection_due_ms = NULL, projection_read_ms = {read_ms}")
+    wallets = EmbeddedProvider(engine, fleet.clock).capabilities
+    for after_ms in (0, HALTED_AGAIN_MS, HOLD_MS):
+        write(
+            engine,
+            partial(mark_halted, provider="embedded", capabilities=wallets, shard=Shard(), now_ms=read_ms + after_ms),
+        )
+    assert due(fleet) == [], "it is read once for each halt"
 
 
 def due(fleet: Fleet) -> list[str]:

@@ -16,7 +16,7 @@ from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.usage.withdrawals import withdraw
-from drawdown.worker.verdict.project import HOLD_MS
+from drawdown.worker.verdict.rules import HOLD_MS
 from drawdown.worker.wallets.actions import grant
 from tests.fake_provider import FakeProvider, capabilities
 from tests.integration.telling_events import clean, event, mapped, told, withdrawn

@@ -57,6 +57,7 @@ from drawdown.worker.verdict.refresh_requests import (
 )
 from drawdown.worker.verdict.rules import (
     CREDIT_REASONS,
+    HOLD_MS,
     USAGE_LIMIT,
     Estimate,
     Refused,
@@ -366,13 +367,6 @@ def _used(
     lag = context.capabilities[provider].balance_lag_ms
     found = read_used(connection, provider, wanted, now_ms=now, read_ms=read_ms, lag_ms=lag)
     return {org.org_id: found.get(org.org_id, Used()) for org in wanted}
-
-
-HOLD_MS: Final = 15 * MINUTE_MS
-"""Milliseconds after a halt in which a small credit does not resume an organisation (three ticks).
-
-By then, late samples have arrived.
-"""
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,22 @@ SELECT 2 AS part, o.refresh_deadline_ms AS place, o.refresh_deadline_ms AS since
 {askable_at} AND o.refresh_deadline_ms <= :now_ms AND o.projection_due_ms IS NULL
 ORDER BY o.refresh_deadline_ms LIMIT :at_most
 
--- name: halted_unread
+-- name: halted_by_credit
 SELECT o.org_id FROM orgs o JOIN assignments a ON a.org_id = o.org_id AND a.provider = :provider AND a.customer_id <> ''
     AND {in_force_now}
 WHERE o.is_halted AND NOT o.operator_halt AND o.override_halted IS NULL AND o.projection_due_ms IS NULL
-    AND COALESCE(o.projection_read_ms, 0) <= :read_ms AND o.bucket BETWEEN :lo AND :hi
+    AND o.bucket BETWEEN :lo AND :hi
+
+-- name: oldest_reads
 ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
+
+-- name: halted_unread
+{halted_by_credit} AND COALESCE(o.projection_read_ms, 0) <= :read_ms {oldest_reads}
+
+-- name: held_unread
+-- The organisations that were not read since any credit is enough to resume them. Each is found once for each halt.
+{halted_by_credit} AND o.halt_reason = 'estimate' AND o.halted_at <= :now_ms - :hold_ms
+    AND COALESCE(o.projection_read_ms, 0) < o.halted_at + :hold_ms {oldest_reads}
 
 -- name: put_off
 UPDATE orgs SET projection_due_ms = :projection_due_ms WHERE org_id = :org_id AND refresh_requests = :refresh_requests

@@ -19,6 +19,7 @@ from drawdown.providers.protocol import Capabilities, CustomerRead, ReadFailed
 from drawdown.schema.sql import queries
 from drawdown.schema.units import EXEMPT_PROVIDERS, MINUTE_MS, SECOND_MS
 from drawdown.worker.engine.shard import Shard
+from drawdown.worker.verdict.rules import HOLD_MS
 
 SQL = queries(__file__)
 
@@ -124,21 +125,20 @@ def mark_halted(
 ) -> None:
     """Request a refresh of halted organisations with an old read, the oldest first.
 
-    Halts and org overrides by a person do not depend on credit, so these organisations are left out. A wallet of the
-    embedded ledger requests a refresh itself when it gets credit.
+    Halts and org overrides by a person do not depend on credit, so these organisations are left out. A wallet requests
+    a refresh itself when it gets credit, so its organisations are only read once more, after HOLD_MS.
     """
-    if capabilities.same_database or capabilities.balance_in_ledger:
-        return
+    in_ledger = capabilities.same_database or capabilities.balance_in_ledger
     a_second = capabilities.reads_per_s if capabilities.reads_per_s is not None else READS_A_S
     values = {
         "provider": provider,
         "now_ms": now_ms,
-        "read_ms": now_ms - HALTED_AGAIN_MS,
+        **({"hold_ms": HOLD_MS} if in_ledger else {"read_ms": now_ms - HALTED_AGAIN_MS}),
         "lo": shard.lo,
         "hi": shard.hi,
         "at_most": max(int(a_second * HALTED_READS_MS / SECOND_MS), 1) * capabilities.reads_a_call,
     }
-    halted = SQL.run(connection, "halted_unread", values).scalars().all()
+    halted = SQL.run(connection, "held_unread" if in_ledger else "halted_unread", values).scalars().all()
     if halted:
         mark_for_projection(connection, halted, now_ms)
 

@@ -49,6 +49,13 @@ CREDIT_REASONS: Final = frozenset({"credits_exhausted", "reserved", "estimate", 
 """Reasons of a halt for lack of credit, or for a usage limit."""
 
 
+HOLD_MS: Final = 15 * MINUTE_MS
+"""Milliseconds after a halt in which a small credit does not resume an organisation (three ticks).
+
+By then, late samples have arrived.
+"""
+
+
 UNREAD_STOP_MS: Final = 15 * MINUTE_MS
 """Milliseconds of failed reads after which Drawdown halts an organisation (three ticks).
 
