@@ -18,7 +18,8 @@ from aiohttp import web
 from drawdown.cli.nouns.demo_cell import DemoCell
 from drawdown.providers.http.client import NOT_TRUSTED
 from drawdown.schema.clock import FixedClock
-from drawdown.worker.engine.effects import HaltRequest
+from drawdown.worker.engine import runner
+from drawdown.worker.engine.effects import NO_RESPONSE, HaltRequest
 from drawdown.worker.halts import cell_client
 from drawdown.worker.halts.addresses import origin
 from drawdown.worker.halts.cell_client import CellClient
@@ -180,18 +181,18 @@ def test_halts_are_sent_within_concurrency_limits(monkeypatch: pytest.MonkeyPatc
     async def run() -> list[str | None]:
         app = web.Application()
         app.router.add_post("/admin/halt-org", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
+        server = web.AppRunner(app)
+        await server.setup()
         for _ in range(2):
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-        urls = [f"http://127.0.0.1:{address[1]}" for address in runner.addresses]
+            await web.TCPSite(server, "127.0.0.1", 0).start()
+        urls = [f"http://127.0.0.1:{address[1]}" for address in server.addresses]
         client = CellClient(CellSettings(frozenset(urls), (SECRET,)), FixedClock(T0))
         halts = [HaltRequest(f"org-{n}", urls[n % 2], urls[n % 2], T0) for n in range(60)]
         try:
             one, other = await asyncio.gather(client.send(halts[:30]), client.send(halts[30:]))
             return [*one, *other]
         finally:
-            await runner.cleanup()
+            await server.cleanup()
 
     assert asyncio.run(run()) == [None] * 60
     assert most.pop("both") == 11
@@ -215,3 +216,33 @@ def test_halt_over_tls_is_sent_to_cell_name_and_verifies_certificate(tmp_path: P
 
     assert asyncio.run(run()) == NOT_TRUSTED
     assert names == ["cell.example"]
+
+
+def test_halts_at_time_limit_keep_responses_that_arrived() -> None:
+    answered = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if (await request.json())["org_id"] == "slow":
+            await answered.wait()
+            await asyncio.sleep(30)
+        answered.set()
+        return web.Response()
+
+    async def run() -> list[str | None]:
+        app = web.Application()
+        app.router.add_post("/admin/halt-org", answer)
+        server = web.AppRunner(app, shutdown_timeout=0)
+        await server.setup()
+        await web.TCPSite(server, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{server.addresses[0][1]}"
+        client = CellClient(CellSettings(frozenset({url}), (SECRET,)), FixedClock(T0))
+        halts = [HaltRequest(org, "cell-1", url, T0) for org in ("slow", "acme")]
+        polls = iter([False, False])
+        try:
+            return await runner._await_cells(
+                client.send(halts), lambda: answered.is_set() and next(polls, True), len(halts)
+            )
+        finally:
+            await server.cleanup()
+
+    assert asyncio.run(run()) == [NO_RESPONSE, None]

@@ -26,6 +26,8 @@ Over: TypeAlias = Callable[[], bool]  # True once further work must not begin: t
 Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of concurrent calls
 NOT_SENT: Final = "not sent: no time was left"
 """The result of a request that had not begun when the time limit (`over`) was reached."""
+NO_RESPONSE: Final = "no response in time"
+"""The result of a halt without a response when the time limit (`over`) was reached."""
 LANES: Final = 2
 """Batches of pushes that are sent to one provider at the same time.
 
@@ -243,7 +245,10 @@ class HaltSender(Protocol):
     """A sender of halts to cells."""
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """Send halts, and return None or the error for each, in order."""
+        """Send halts, and return None or the error for each, in order.
+
+        If it is cancelled, it may return NO_RESPONSE for the halts without a response.
+        """
 
 
 class HookSender(Protocol):
@@ -265,7 +270,7 @@ class SendHalts:
     """The effect that sends halts to cells.
 
     The result is None for each acknowledged halt, else the error, in order. If `over` returns True before each halt has
-    a result, all results are errors, even of acknowledged halts. The remaining halts are not sent.
+    a result, the others have the result NO_RESPONSE. The remaining halts are not sent.
     """
 
     halts: Sequence[HaltRequest]

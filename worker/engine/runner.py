@@ -21,6 +21,7 @@ from drawdown.schema.clock import Clock
 from drawdown.schema.database import write
 from drawdown.worker.engine.calls import POLL_S, Calls, answers, who_fills
 from drawdown.worker.engine.effects import (
+    NO_RESPONSE,
     NOT_SENT,
     AskWhoFills,
     CellReader,
@@ -169,7 +170,9 @@ async def _await_cells(
         while not task.done():
             await asyncio.wait({task}, timeout=POLL_S)
             if not task.done() and over():
-                return ["no response in time"] * count
+                task.cancel()
+                await asyncio.wait({task}, timeout=POLL_S)
+                return [NO_RESPONSE] * count if not task.done() or task.cancelled() else task.result()
     finally:
         task.cancel()
     return task.result()

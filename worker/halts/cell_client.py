@@ -23,7 +23,7 @@ from drawdown.providers.http import Answer, Call, NoAnswer, NotSent
 from drawdown.providers.http.client import CUT_OFF, TOO_MUCH, Dialer, HttpClient
 from drawdown.providers.http.egress import Lookup, Outgoing, system_lookup
 from drawdown.schema.clock import Clock
-from drawdown.worker.engine.effects import HaltRequest, UsageAnswer, UsageRequest
+from drawdown.worker.engine.effects import NO_RESPONSE, HaltRequest, UsageAnswer, UsageRequest
 from drawdown.worker.halts.addresses import ANSWERED, NOT_ALLOWED, NOT_CALLED, UNSIGNED, CellUrl, Judge, parse
 from drawdown.worker.halts.cell_settings import CellSettings
 
@@ -120,15 +120,21 @@ class CellClient:
         self._slots: dict[str | None, asyncio.Semaphore] = {}
 
     async def send(self, halts: Sequence[HaltRequest]) -> list[str | None]:
-        """Send halts. Return None (acknowledged) or the error of each halt, in order."""
+        """Send halts. Return None (acknowledged) or the error of each halt, in order.
+
+        If it is cancelled, it returns NO_RESPONSE for the halts without a response.
+        """
         lines: dict[str, _Line] = {}
         for text in {halt.url for halt in halts}:
             url = parse(text)
             if url is not None and url.origin in self._settings.allowed:
                 target = Target(url, self._settings, HALT_PATH)
                 lines[text] = target, target.client(self._lookup, self._settings.outgoing, AT_ONCE_PER_CELL, TIMEOUT_S)
+        sending = [asyncio.ensure_future(self._one(lines.get(halt.url), halt)) for halt in halts]
         try:
-            return list(await asyncio.gather(*(self._one(lines.get(halt.url), halt) for halt in halts)))
+            return list(await asyncio.gather(*sending))
+        except asyncio.CancelledError:  # an acknowledged halt is not sent again
+            return [one.result() if one.done() and not one.cancelled() else NO_RESPONSE for one in sending]
         finally:
             for _, http in lines.values():
                 await http.close()
