@@ -533,7 +533,7 @@ def test_halt_preview_lists_cells_to_notify_also_on_command_line(home: Home) -> 
     home.fleet.write("DELETE FROM sandboxes")
     for box in (("b1", "acme", "cell-2", "running"), ("b2", "acme", "cell-2", "running"),
                 ("b3", "acme", "cell-1", "running"), ("b4", "acme", "cell-3", "stopped"),
-                ("b5", "other", "cell-4", "running")):  # fmt: skip
+                ("b5", "other", "cell-4", "running"), ("b6", "acme", "cell-5", "hibernated")):  # fmt: skip
         fields = dict(zip(("box", "org", "cell", "state"), box, strict=True))
         home.fleet.write(
             "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES (:box, :org, :cell, :state)", fields
@@ -542,13 +542,20 @@ def test_halt_preview_lists_cells_to_notify_also_on_command_line(home: Home) -> 
     rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", looked)]
     read_ = [[word for word in row.split("|") if word.strip()] for row in rows]
     assert ["acme", "running", "halted by an operator"] in read_ and ["Running sandboxes", "3", "0"] in read_
-    assert read_[-3:] == [["Cell", "Sandboxes"], ["cell-2", "2"], ["cell-1", "1"]], "and no other cell"
+    notified = [["Cell", "Sandboxes"], ["cell-2", "2"], ["cell-1", "1"], ["cell-5", "0"]]
+    assert read_[-4:] == notified, "and no other cell"
     assert "the same" not in looked and '<a class="cancel" href="/console/org?id=acme&tab=halts">Cancel<' in looked
     at = datetime.fromtimestamp(home.now / 1000, UTC).isoformat()
     halt = (str(home.engine.url), "org", "halt", "acme")
-    told = "cell-1 (1 runs there), cell-2 (2 run there)"
+    told = "cell-1 (1 runs there), cell-2 (2 run there), cell-5 (0 run there)"
     assert f"cells to notify: {told}" in drawdown(*halt, "--dry-run", at=at).out
-    assert json.loads(drawdown(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {"cell-1": 1, "cell-2": 2}
+    assert json.loads(drawdown(halt[0], "--json", *halt[1:], at=at).out)["cells"] == {
+        "cell-1": 1,
+        "cell-2": 2,
+        "cell-5": 0,
+    }
+    home.fleet.write("UPDATE sandboxes SET state = 'stopped' WHERE state = 'running'")
+    assert "cells to notify: cell-5 (0 run there)" in drawdown(*halt, "--dry-run", at=at).out
 
 
 def test_form_number_out_of_bounds_is_refused() -> None:

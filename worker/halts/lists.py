@@ -202,8 +202,8 @@ def list_cells(connection: sa.Connection) -> list[Cell]:
 def running_of(connection: sa.Connection, org_ids: Collection[str]) -> dict[str, int]:
     """Return the number of these organisations' running sandboxes by cell.
 
-    If these organisations are halted, Drawdown notifies the cells in the result, and cells where their sandboxes are
-    hibernated or migrating.
+    If these organisations are halted, Drawdown notifies the cells in the result. A cell with 0 has only hibernated or
+    migrating sandboxes.
     """
     rows = SQL.run(connection, "running_of", {"org_ids": sorted(set(org_ids))})
     return {str(row.cell_id): int(row.running) for row in rows}
@@ -218,7 +218,7 @@ def told_in_words(running: Mapping[str, int]) -> str:
         f"{cell} ({counted(count, 'runs', 'run')} there)" for cell, count in list(running.items())[:MOST_NAMED]
     )
     more = len(running) - MOST_NAMED
-    return (f"{first} and {more:,} more" if more > 0 else first) or "none, because no sandbox runs"
+    return (f"{first} and {more:,} more" if more > 0 else first) or "none, because all sandboxes are stopped"
 
 
 def knows_sandboxes(connection: sa.Connection) -> bool:

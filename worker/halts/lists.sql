@@ -46,7 +46,9 @@ SELECT c.cell_id, c.url,
 FROM cells c ORDER BY c.cell_id
 
 -- name: running_of
-SELECT cell_id, COUNT(*) AS running FROM sandboxes WHERE org_id IN :org_ids AND state = 'running'
+-- The cells are those for which the triggers add halts.
+SELECT cell_id, COUNT(CASE WHEN state = 'running' THEN 1 END) AS running FROM sandboxes
+WHERE org_id IN :org_ids AND state <> 'stopped'
 GROUP BY cell_id ORDER BY cell_id
 
 -- name: any_sandbox

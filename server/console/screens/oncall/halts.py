@@ -166,12 +166,12 @@ def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
-    """Return the cells that run sandboxes of the organisations: they receive the halt."""
+    """Return the cells with sandboxes of the organisations: they receive the halt."""
     running = transact(lambda c: cells.running_of(c, _orgs(doing)))
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]
     note = f"and {counted(len(most) - len(rows), 'more cell')}" if len(most) > len(rows) else ""
-    none = "The organisations do not run sandboxes, so cells do not need a halt."
+    none = "The organisations' sandboxes are all stopped, so cells do not need a halt."
     return [Table("Notified cells", ("Cell", "#Sandboxes"), rows, none, "drawdown cell list", note=note)]
 
 
