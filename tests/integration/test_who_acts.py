@@ -80,6 +80,19 @@ def test_halt_to_unavailable_cell_is_retried_until_shown_time(fleet: Fleet) -> N
     assert headline(fleet).next.startswith("drawdown cell list, then stop the sandboxes")
 
 
+def test_acknowledged_halt_due_again_is_undelivered_only_after_error(fleet: Fleet) -> None:
+    fleet.tick_windows(2)
+    halted(fleet, None)
+    assert "could not deliver" in headline(fleet).reason
+    box = "INSERT INTO sandboxes (sandbox_id, org_id, cell_id, state) VALUES ('b', 'acme', 'cell-1', 'running')"
+    fleet.write(box)
+    fleet.write("UPDATE halts SET due_at_ms = NULL, acked_at_ms = halted_at")
+    fleet.write("UPDATE halts SET due_at_ms = halted_at, ignored = 1, ignored_since_ms = halted_at")
+    assert "could not deliver" not in headline(fleet).reason, "the cell acknowledged it"
+    fleet.write("UPDATE halts SET last_error = 'the cell answered 503'")
+    assert "could not deliver" in headline(fleet).reason
+
+
 def test_undelivered_halt_is_reported_before_backlog(fleet: Fleet, provider: FakeProvider) -> None:
     for org in ("acme", "globex"):
         provider.answers[f"usage:{org}:{T0}:compute_1gb"] = RetryAt(T0 + 9 * WINDOW_MS, "HTTP 503")

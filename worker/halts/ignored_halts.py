@@ -74,8 +74,8 @@ def ignored_part(shard: Shard) -> Part:
 class Undelivered:
     """The due halts of one cell with one error.
 
-    `error`: the error (None: Drawdown did not try yet, or the cell acknowledged the halt without effect). `halts`: the
-    number of the halts. `since_ms`: the time of the oldest halt. `org_id`: the first of their organisations, by id.
+    `error`: the error (None: Drawdown did not try yet). `halts`: the number of the halts. `since_ms`: the time of the
+    oldest halt. `org_id`: the first of their organisations, by id.
     """
 
     cell_id: str

@@ -81,9 +81,10 @@ WHERE ignored > 0 AND ignored >= :escalate_after AND {runs_on}
 ORDER BY ignored_since_ms, cell_id, org_id
 
 -- name: undelivered
--- Halts in force that cells with a URL have not acknowledged, by cell and error.
+-- Halts in force that cells with a URL have not acknowledged, by cell and error. An ignored halt counts only once another
+-- attempt failed.
 SELECT h.cell_id, h.last_error AS error, COUNT(*) AS halts, MIN(h.halted_at) AS since_ms, MIN(h.org_id) AS org_id
-FROM halts h WHERE h.due_at_ms IS NOT NULL
+FROM halts h WHERE h.due_at_ms IS NOT NULL AND (h.acked_at_ms IS NULL OR h.last_error IS NOT NULL)
     AND EXISTS (SELECT 1 FROM cells c WHERE c.cell_id = h.cell_id)
     AND EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = h.org_id AND o.is_halted AND o.halted_at = h.halted_at
         AND o.bucket BETWEEN :lo AND :hi)
