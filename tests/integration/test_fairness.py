@@ -213,7 +213,7 @@ def test_unsure_pushes_are_found_without_scan_of_settled_pushes(engine: sa.Engin
     if known == "full":
         tidy(engine)
     list(claims(fleet, 1))
-    values = {"org_ids": ["big-1", "open-1"], "provider": "fake", "now_ms": T0 + 2 * SECOND_MS}
+    values = {"org_ids": ["big-1", "open-1"], "provider": "fake", "claimed_ms": T0 + 2 * SECOND_MS}
     with explained(engine) as plans, engine.connect() as connection:
         assert ANSWERS.run(connection, "unsure", values).scalars().all() == ["open-1"]
     ((text, plan),) = plans.items()

@@ -8,10 +8,12 @@ from threading import Thread
 import pytest
 import sqlalchemy as sa
 
+from drawdown.providers.protocol import RetryAt
 from drawdown.schema.database import write
 from drawdown.schema.locks import lock_org
 from drawdown.schema.units import MINUTE_MS, SECOND_MS, WINDOW_MS
 from drawdown.worker.engine import runner
+from drawdown.worker.push.push import expire, push
 from drawdown.worker.verdict.project import project
 from drawdown.worker.verdict.refresh_requests import mark_for_projection
 from drawdown.worker.verdict.rules import TURN_MS, WINDOWS_A_TURN, turn_ms
@@ -217,6 +219,44 @@ def test_ambiguous_push_answer_does_not_update_balance(fleet: Fleet, provider: P
     provider.meanwhile = happens
     used(fleet, 0)
     assert stands(fleet, "balance_micro") == (100 * AN_HOUR,)
+
+
+def test_lost_send_keeps_later_response_from_balance_until_read(
+    fleet: Fleet, provider: Prepaid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker dies after a send. While a backlog is sent, the responses to later pushes may include that send."""
+    monkeypatch.setattr("drawdown.worker.push.claim.claim_size", lambda _capabilities: 1)
+    fleet.sample(ORG, T0)
+    fleet.sample(ORG, T0 + WINDOW_MS)
+    provider.answers |= {f"usage:{ORG}:{T0 + n * WINDOW_MS}:compute_1gb": RetryAt(T0, "busy") for n in range(2)}
+    fleet.tick(T0 + 2 * WINDOW_MS + 3 * MINUTE_MS)
+    provider.answers.clear()
+    provider.asked.clear()
+    fleet.clock.at_ms += 10 * MINUTE_MS
+    lost = {"w": T0, "at": fleet.clock.at_ms}
+    unread = (
+        "UPDATE orgs SET projection_due_ms = NULL, refresh_deadline_ms = NULL, projection_read_ms = :at - 9, "
+        "balance_read_ms = :at - 9"
+    )
+    fleet.write(unread, lost)
+    fleet.write(
+        "UPDATE pushes SET first_attempt_ms = :at - 5, due_at_ms = :at - 1, claim_owner = 'dead' WHERE window_ms = :w",
+        lost,
+    )
+    fleet.write("UPDATE attempts SET outcome = NULL, finished_ms = NULL WHERE window_ms = :w", lost)
+    fleet.write("UPDATE pushes SET due_at_ms = :at - 2 WHERE window_ms <> :w", lost)
+    world = runner.World(fleet.engine, fleet.providers, fleet.cells, fleet.clock)
+    for asked in ([ORG], []):
+        runner.run(expire(fleet.context("expire"), "fake"), world)
+        runner.run(project(fleet.context("read"), "fake"), world)
+        assert provider.asked == asked, "that read counts it"
+        provider.asked.clear()
+    fleet.write(unread, lost)
+    seen = []
+    provider.meanwhile = lambda: seen.append(stands(fleet, "projection_due_ms IS NOT NULL"))
+    runner.run(push(fleet.context("again"), "fake"), world)
+    assert len(provider.charged) == 2 and seen == [(True,)]
+    assert stands(fleet, "balance_micro") == (100 * AN_HOUR,), "a read decides, not the first response"
 
 
 def test_org_without_balance_in_answer_is_read_by_estimate(fleet: Fleet, provider: Prepaid) -> None:

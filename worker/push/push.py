@@ -126,7 +126,8 @@ def push_in_spells(
 def expire(context: Context, provider: str) -> Steps[None]:
     """Put due pushes in doubt, or queue them for a lookup, if a retry is unsafe (P2).
 
-    Reject due pushes that were never sent and that the provider cannot accept. A claim checks rule P2 again.
+    Reject due pushes that were never sent and that the provider cannot accept. A claim checks rule P2 again. Request a
+    refresh of organisations with a lost send.
     """
     capabilities, now = context.capabilities[provider], context.clock.now_ms()
     yield Transaction("expire", partial(_expire, provider=provider, capabilities=capabilities, now=now))
@@ -334,6 +335,10 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
     kept = safe_retention_ms(capabilities)
     oldest = 0 if capabilities.oldest_ms is None else now - capabilities.oldest_ms
     values = {"provider": provider, "now_ms": now, "oldest_window_ms": oldest}
+    if not (capabilities.same_database or capabilities.balance_in_ledger):
+        lost = SQL.run(connection, "lost", values).scalars().all()
+        if lost:
+            mark_for_projection(connection, lost, now)
     if kept is not None or oldest:
         limits = {"oldest_attempt_ms": -1 if kept is None else now - kept}
         state = "queued" if capabilities.lookup else "in_doubt"

@@ -73,6 +73,15 @@ UPDATE pushes SET state = :state, settled_ms = :now_ms, due_at_ms = :now_ms,
 WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
     AND first_attempt_ms IS NOT NULL AND (first_attempt_ms <= :oldest_attempt_ms OR window_ms < :oldest_window_ms)
 
+-- name: lost
+-- Organisations with a send whose lease ended without a response, and without a read since. The provider may have charged
+-- it, so the credit of later responses may include it. A read counts it until it is settled.
+SELECT DISTINCT p.org_id FROM pushes p JOIN orgs o ON o.org_id = p.org_id
+WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND p.due_at_ms <= :now_ms
+    AND p.first_attempt_ms IS NOT NULL AND o.projection_due_ms IS NULL
+    AND COALESCE(o.projection_read_ms, 0) < p.due_at_ms
+    AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.attempt = p.attempts AND x.outcome IS NULL)
+
 -- name: reject_unsendable
 -- A push that exceeds the provider's declared limits is not sent. Such a push was never sent, so a person can decide.
 UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WHEN window_ms < :oldest_window_ms

@@ -176,7 +176,8 @@ def ask_after_push(connection: sa.Connection, *, lane: ClaimedAt, answers: Seque
         if balance is not None:
             left[org.org_id] = balance
     if left:
-        for org_id in SQL.run(connection, "unsure", {**values, "org_ids": sorted(left)}).scalars():
+        claimed = {**values, "org_ids": sorted(left), "claimed_ms": lane.claimed_ms}
+        for org_id in SQL.run(connection, "unsure", claimed).scalars():
             del left[org_id]
     _note(connection, lane, Noted(asked, turns, left, limits), rows, now_ms)
 

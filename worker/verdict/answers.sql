@@ -10,11 +10,12 @@ SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
 
 -- name: unsure
--- The requested organisations with a requested refresh, or with another claimed push. The remaining credit may or may
--- not include that push. It reads all claimed pushes, so run it only for organisations with a balance to write.
+-- The requested organisations with a requested refresh, or with another push whose lease was open at the claim. The
+-- remaining credit may or may not include that push. If a lease ended earlier, `lost` requests a refresh. It reads all
+-- claimed pushes, so run it only for organisations with a balance to write.
 SELECT o.org_id FROM orgs o WHERE o.org_id IN :org_ids AND (o.projection_due_ms IS NOT NULL
     OR o.org_id IN (SELECT p.org_id FROM pushes p WHERE p.provider = :provider
-        AND p.state IN {open_states} AND p.due_at_ms > :now_ms AND p.claim_owner IS NOT NULL))
+        AND p.state IN {open_states} AND p.due_at_ms > :claimed_ms AND p.claim_owner IS NOT NULL))
 
 -- name: hold_orgs [postgresql]
 FOR NO KEY UPDATE OF o
