@@ -321,8 +321,7 @@ def _of_envelope(
         )
     named = optional_text(item, "org_id", "org_id")
     if org_id is not None and named not in (None, org_id):
-        text = f"this key or use is for {org_id}. Use that organisation, or another key"
-        raise Unfit("foreign_org", f"invalid org_id {quote_value(named)}: {text}", "org_id")
+        raise Unfit("foreign_org", f"this key or use is for {org_id}. Use that organisation, or another key", "org_id")
     found = item.get("properties")
     if found is not None and not isinstance(found, dict):
         raise Unfit("wrong_type", "invalid properties: expected a JSON object", "properties")

@@ -65,8 +65,8 @@ class Due:
     """The due changes of wallets. Amounts are micro-credits by customer.
 
     `entries`: the entries to post. `deferred`: the amount that waits for the end of an execution, for each checked
-    wallet. `over`: the remaining credit of the ended lots, for each checked wallet. `moved`: customers for whom `over`
-    changes. A customer with `entries` only is not in it. `new_lots`: lots that plans grant, and lots that roll over.
+    wallet. `over`: the remaining credit of the ended lots, for each checked wallet. `moved`: customers with a changed
+    `over`. A customer with `entries` only is not in it. `new_lots`: lots that plans grant, and lots that roll over.
     `caught_up`: customers who then have all credit of their plans. `unfinished`: customers to check again immediately.
     """
 

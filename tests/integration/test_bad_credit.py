@@ -35,7 +35,7 @@ READY: Final = (
     "ledger grant rich 30 --key term --new",
     "topup set rich --below 5 --amount 20 --price 100 --currency usd --customer c --most 9000",
 )
-CORRECT: Final = " cost, run `drawdown ledger grant CUSTOMER AMOUNT`"
+CORRECT: Final = "To return credit, run `drawdown ledger grant CUSTOMER AMOUNT --kind refund`"
 # What is typed: the exit status, the code, and what it says to do.
 BAD: Final[dict[str, tuple[int, str, str]]] = {
     "ledger grant acme 5 --plan smal": (2, "unknown_plan", "did you mean small? `drawdown plan list`"),

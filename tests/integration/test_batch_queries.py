@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -332,7 +333,7 @@ def test_query_results_that_differ_in_sandboxes_are_both_taken(fleet: Asked) -> 
     """Both were empty of labels, so the second was a conflict, and the documented remedy had no effect."""
     for name in ("a", "b"):
         question = replace(HOURLY, query=QUERY.replace("'more' AS note", f"'{name}' AS sandbox_id"))
-        write(fleet.engine, lambda c, name=name, asked=question: sources.add_query(c, name, asked, fleet.by, None))
+        write(fleet.engine, partial(sources.add_query, source=name, question=question, by=fleet.by, from_ms=None))
     fleet.use(0, 60)
     report = fleet.ask(2 * HOUR)
     assert (report.batches_taken, report.problems) == (2, [])

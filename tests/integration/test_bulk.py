@@ -285,7 +285,7 @@ def test_push_bulk_command_is_atomic(fleet: Fleet, capsys: pytest.CaptureFixture
     assert told.startswith("dry run: nothing was changed")
     assert "no push matches" not in told and told.split("Pushes that match")[1].split()[:2] == ["80", "0"]
     assert run([*url, *given, "--expect", "79"]) == 1
-    assert "expected 79, found 80" in capsys.readouterr().err
+    assert "expected 79, but found 80" in capsys.readouterr().err
     assert fleet.one("SELECT COUNT(*) FROM voids") == 0
     assert run([*url, *given]) == 0
     assert "80 pushes: the next tick sends them again, all in one transaction" in capsys.readouterr().out

@@ -105,8 +105,8 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["push", "resolve", "usage:x"], 2, "--outcome"),
         (["feature", "map", "Bad-Name", "--memory-mb", "4"], 2, "a-z"),
         (["feature", "map", "x"], 2, "--memory-mb"),
-        (["feature", "map", "r1", "--memory-mb", "4"], 2, "not only digits"),
-        (["feature", "map", "300000", "--memory-mb", "4"], 2, "not only digits"),
+        (["feature", "map", "r1", "--memory-mb", "4"], 2, "Digits alone (12)"),
+        (["feature", "map", "300000", "--memory-mb", "4"], 2, "Digits alone (12)"),
         (["tick", "--at", "2124-01-01"], 2, "future"),
         (["feature", "end", "x"], 2, "unknown feature x"),
         (

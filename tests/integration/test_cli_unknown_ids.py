@@ -505,7 +505,7 @@ def test_cli_nearest_org_is_found_among_many_and_before_tick(shop: Shop, capsys:
         assert run(["org", "assign", given]) == 2
         assert f"did you mean {near}?" in capsys.readouterr().err
     assert run(["org", "show", "newcomer-1"]) == 1
-    assert "a tick has not seen" in capsys.readouterr().err
+    assert "a tick has not registered" in capsys.readouterr().err
     assert run(["org", "assign", "newcomer-1"]) == 0
 
 

@@ -55,7 +55,7 @@ def test_option_without_effect_is_refused(
 @on_sqlite
 def test_expect_option_counts_named_pushes(shop: str, engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--database-url", shop, "push", "void", "a", "b", "--expect", "3", "--evidence", "seen"]) == 1
-    assert "expected 3, found 2" in capsys.readouterr().err
+    assert "expected 3, but found 2" in capsys.readouterr().err
 
 
 def _deeds(engine: sa.Engine) -> int:

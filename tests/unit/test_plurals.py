@@ -37,6 +37,7 @@ ABOVE_1 = {
     },
     "the number is a limit, or the size of a table that reached its limit": {
         "cli/declared.py: action.at_once", "schema/declare.py: self.at_once", "providers/autumn/settings.py: most",
+        "server/api/declared.py: action.at_once",
         "providers/http/egress.py: len(found)",
         "server/console/screens/money/jobs.py: len(found)", "server/console/screens/money/reconcile.py: len(found)",
         "server/console/screens/money/wallets.py: len(view.lots)",

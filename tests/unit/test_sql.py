@@ -163,7 +163,7 @@ def test_query_shared_fragment_redefined_in_file_is_refused(tmp_path: Path) -> N
     (tmp_path / "queries.sql").write_text("-- name: a\nSELECT {unbilled}\n")
     assert queries(str(tmp_path / "module.py")).text("a", "sqlite") == "SELECT ('legacy', 'none')"
     (tmp_path / "own.sql").write_text("-- name: unbilled\n('none')\n")
-    with pytest.raises(SqlError, match=r"own\.sql: unbilled is also in words\.sql"):
+    with pytest.raises(SqlError, match=r"own\.sql: words\.sql or sql\.py also has unbilled"):
         queries(str(tmp_path / "own.py")).text("unbilled", "sqlite")
 
 
