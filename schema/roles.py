@@ -32,7 +32,8 @@ a cut name cannot write sandboxes.
 DELETED_FROM: Final = (
     "assignments", "attempts", "backfill_events", "batch_files", "batch_sources", "cells", "console_acts",
     "console_failures", "console_sessions", "dirty_windows", "halts", "high_spenders", "invalid_items",
-    "my_sessions", "pending_usage", "provider_when_down", "pushes", "quarantine_closed", "run_blocks", "usage_samples", "used_signatures", "webhooks",
+    "my_sessions", "pending_usage", "provider_when_down", "pushes", "quarantine_closed", "run_blocks", "usage_samples",
+    "used_signatures", "webhooks",
 )  # fmt: skip
 """Tables from which Drawdown's own commands delete rows, within the guards."""
 UNREAD: Final = ("console_users",)

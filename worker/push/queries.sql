@@ -74,7 +74,7 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
     AND first_attempt_ms IS NOT NULL AND (first_attempt_ms <= :oldest_attempt_ms OR window_ms < :oldest_window_ms)
 
 -- name: lost
--- Organisations with a send whose lease ended without a response, and without a read since. The provider may have charged
+-- Organisations with a send that has no response after its lease, and without a read since. The provider may have charged
 -- it, so the credit of later responses may include it. A read counts it until it is settled.
 SELECT DISTINCT p.org_id FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND p.due_at_ms <= :now_ms

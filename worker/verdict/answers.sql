@@ -10,7 +10,7 @@ SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
 
 -- name: unsure
--- The requested organisations with a requested refresh, or with another push whose lease was open at the claim. The
+-- The requested organisations with a requested refresh, or with another push under a lease at the claim. The
 -- remaining credit may or may not include that push. If a lease ended earlier, `lost` requests a refresh. It reads all
 -- claimed pushes, so run it only for organisations with a balance to write.
 SELECT o.org_id FROM orgs o WHERE o.org_id IN :org_ids AND (o.projection_due_ms IS NOT NULL
