@@ -399,7 +399,7 @@ def test_assign_form_tells_that_topups_of_former_wallet_pause(home: Home, name: 
     home.fleet.assign("initech", provider="autumn")  # so that the provider is known
     write(home.engine, lambda c: topups.set_terms(c, "acme", TERMS, CAN, home.fleet.by, new=True))
     to = {"assign": {"provider": "embedded", "customer": "acme-inc"}, "assign-remote": {"provider": "autumn"}}[name]
-    form = {**ASSIGN, "id": "acme", "new": "yes", "reason": REASON, "step": "look", **to}
+    form = {**ASSIGN, "id": "acme", "new": "yes", "halts": "yes", "reason": REASON, "step": "look", **to}
     answer = home.send(f"/console/act/{name}", form, KIM)
     note = "acme: the wallet acme does not pay for an organisation from then on: its automatic top-ups pause"
     assert answer.status_code == 200 and note in html.unescape(answer.text)

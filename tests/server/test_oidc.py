@@ -225,10 +225,10 @@ def test_oidc_when_not_configured_shows_only_password_form(tmp_path: Path) -> No
 @cases(
     ("own", "words"),
     [
-        (OidcSettings("http://login.example.com", CLIENT), "expected an issuer"),
-        (OidcSettings("https://u:p@login.example.com", CLIENT), "expected an issuer"),
-        (OidcSettings("https://login.example.com/?x=1", CLIENT), "expected an issuer"),
-        (OidcSettings("login", CLIENT), "expected an issuer"),
+        (OidcSettings("http://login.example.com", CLIENT), "expected https://"),
+        (OidcSettings("https://u:p@login.example.com", CLIENT), "expected https://"),
+        (OidcSettings("https://login.example.com/?x=1", CLIENT), "expected https://"),
+        (OidcSettings("login", CLIENT), "expected https://"),
         (OidcSettings(ISSUER, ""), "CLIENT_ID"),
     ],
 )
