@@ -131,7 +131,7 @@ def other_content(before: Lot) -> Refused:
         f"{before.priority}, from {utc(before.begins_ms)} {ends}{pays})"
     )
     return Refused(
-        f"key of {before.lot} was used for {given}. This call did not move credit. Run `drawdown "
+        f"key {before.lot} was used for {given}. This call did not move credit. Run `drawdown "
         f"ledger lots {typed(before.customer_id)}`. Use another key to grant more credit"
     )
 

@@ -214,7 +214,7 @@ def _used_before(connection: sa.Connection, key: str, *, is_lot: bool = False) -
     if before is not None:
         customer = before.to_account.removeprefix(WALLET)
         given, shown = f"{counted_credits(before.amount_micro)} to {customer}", f"ledger show {typed(customer)}"
-    return Refused(f"key of {key} was used for {given}. This call did not move credit. Run `drawdown {shown}`")
+    return Refused(f"key {key} was used for {given}. This call did not move credit. Run `drawdown {shown}`")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ commands = typer.Typer()
 users = typer.Typer()
 commands.add_typer(users, name="user", cls=Group, help="Manage people: add, list, change role, reset, end.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person, and of the actor in the audit log")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the person; the actor in the audit log is console:NAME")
+]
 Role = Annotated[str, typer.Option(metavar="ROLE", help=f"Role: {', '.join(console_users.ROLES)}")]
 Limit = Annotated[
     str | None, typer.Option(metavar="CREDITS", help="Maximum credit of one grant", show_default="no grants")

@@ -5,14 +5,15 @@ Each charge is one PaymentIntent, confirmed immediately and without the customer
 Guarantee: the charge's id is the Idempotency-Key, and is in the intent's metadata. So several calls for a charge within
 24 hours charge once, and a lookup finds the charge by its id. "Paid" needs an intent with our id, amount, currency and
 customer that states that it received the whole amount. "Declined" needs Stripe's own statement that the card was
-refused. Every other call that may have charged is in doubt. The card is the customer's default, or else the card that
-they entered on a page of ours. This module does not retry, and was not tried against Stripe itself. A restricted key
-needs Payment Intents, Checkout Sessions and Customer portal: write, and Customers: read.
+refused, or that the intent was cancelled. Every other call that may have charged is in doubt. The card is the
+customer's default, or else the card that they entered on a page of ours. This module does not retry, and was not tried
+against Stripe itself. A restricted key needs Payment Intents, Checkout Sessions and Customer portal: write, and
+Customers: read.
 
 A lookup lists intents, because Stripe's search by metadata is a minute late, and an hour late in an outage. The search
 is not offered to accounts in India. Stripe advises against it after a write (docs.stripe.com/search). A list does not
-have these limits. So Drawdown lists the customer's intents from the decision to charge, and picks those with the
-charge's id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
+have these limits. So Drawdown lists the customer's intents from an hour before the decision to charge, and picks those
+with the charge's id. One lag remains: Drawdown may have given up a call while Stripe still works on it.
 
 Facts (docs.stripe.com: api/payment_intents, declines/codes, declines/card, error-low-level, idempotent_requests,
 api/customers, payments/checkout/save-and-reuse, api/customer_portal/sessions):

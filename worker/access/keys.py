@@ -442,7 +442,7 @@ class KeyEnded:
     changed: bool
 
 
-Name = Annotated[str, ID, "Name of the key, and of its actor in the audit log"]
+Name = Annotated[str, ID, "Name of the key; the actor in the audit log is key:NAME"]
 
 
 def _create(

@@ -1,4 +1,4 @@
--- The parts of the effective balance: unsealed usage, and pushes that a balance may not include.
+-- The parts of the effective balance: unsealed usage, and pushes that the provider's balance possibly lacks so far.
 --
 -- Guarantee: the statements only read. Usage is mapped as in the seal (the same segments). Only windows that are billed
 -- to the present provider and customer count.

@@ -18,10 +18,10 @@ WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 UPDATE orgs SET refresh_deadline_ms = :twice WHERE org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: projections_due
--- The requested reads. Running organisations come first, the least credit first. Then come halted organisations, the
--- longest wait first. The watch requests all of them repeatedly. In the order of their credit, organisations that paid
--- would never be read. Then come organisations in their turn. An index gives each order, because there may be many
--- rows.
+-- The due reads. First come requested reads of running organisations, the least credit first. Then come requested reads
+-- of halted organisations, the longest wait first. The watch requests all halted organisations repeatedly. In the order
+-- of their credit, organisations that paid would never be read. Last come organisations without a request, after their
+-- refresh deadline. An index gives each order, because there may be many rows.
 SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
     EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
 FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL SELECT * FROM ({in_turn}) t) d
