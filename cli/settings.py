@@ -66,7 +66,7 @@ def networks(text: str, setting: str = "DRAWDOWN_CELL_NETWORKS") -> tuple[Networ
             found.append(ip_network(entry))
         except ValueError as error:
             raise UsageError(
-                f"{setting}: invalid network {entry!r}: expected CIDR notation such as 10.0.0.0/8"
+                f"{setting}: invalid network {entry!r}: expected CIDR notation without host bits, such as 10.0.0.0/8"
             ) from error
     return tuple(found)
 

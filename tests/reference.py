@@ -158,8 +158,8 @@ def codes() -> str:
     items = [[one.status, f"`{one.code}`" if one.code else "", one.items, one.meaning] for one in ITEMS]
     parts = [
         f"# Codes\n\n{MADE}",
-        "A refused call of the [HTTP API](http-api.md) has a code, and so has each item of a body. The message names"
-        " the objects of the call. If a name is unknown, the message suggests the nearest name.",
+        "A refused call of the [HTTP API](http-api.md) has a code, and so has each item with a fault. If a name is"
+        " unknown, the message suggests the nearest name.",
         "## Of a call",
         'Every error is `{"error": {"code", "message"}}`. Except for `answer_lost`, and `bad_items` on OpenMeter\'s'
         " path, the call changed nothing. If a permission check refused it, `details.step` is"

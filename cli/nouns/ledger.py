@@ -192,7 +192,7 @@ def spenders_(
         bool, typer.Option("--keep", help="Result stored for the console, as by `drawdown nightly`")
     ] = False,
 ) -> None:
-    """Show the wallets with the most charges in 30 days.
+    """Show the wallets that spent the most in 30 days.
 
     The command reads all charges of usage and executions in that period.
     """

@@ -62,7 +62,7 @@ def up_(
     appearing = new_orgs(app, new_org_provider, new_org_from)
     if isinstance(app.clock, FixedClock):
         raise UsageError("--at does not apply: `drawdown up` uses the current time. Omit --at")
-    night = None if nightly_at == "off" else parse_nightly(nightly_at)
+    night = None if nightly_at == "off" else parse_nightly(nightly_at, ", or off")
     app.ready()
     options = scheduler.Options(Shard(), appearing, accept_clock, every, ROUND_MS // SECOND_MS, nightly_at=night)
     listening, url = open_door(app, host, port)

@@ -247,7 +247,7 @@ def _source(connection: sa.Connection, source: str) -> BatchSource:
     """Return a source. Errors: Refused if another person removed it."""
     found = next((one for one in list_sources(connection) if one.source == source), None)
     if found is None:
-        raise Refused(f"cannot show the source {source!r}: another call just removed it. Run `drawdown source list`")
+        raise Refused(f"cannot add the source {source!r}: another call just removed it. Add it again")
     return found
 
 

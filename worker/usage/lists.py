@@ -3,10 +3,9 @@
 The usage is grouped by feature, day, sandbox, project or subject. Reads only.
 
 Guarantee: `used` is the sum of the samples in force, mapped as the seal maps them. Below the floor, where samples may
-be pruned, `used` is the sealed quantity. It is equal (invariant 1), but lacks exempt usage (provider `legacy` or
-`none`), which is never sealed. All groupings have the same total. A report is
-never cut. If it would be too long, it is refused. All pages together are the whole report. A page reads only its own
-rows from the database.
+be pruned, `used` is the sealed quantity. It equals that sum (invariant 1), except for exempt usage (provider `legacy`
+or `none`), which is never sealed. All groupings have the same total. A report is never cut. If it would be too long, it
+is refused. All pages together are the whole report. A page reads only its own rows from the database.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ _TYPES: Final = (str, str, str, str, str, int, int)
 class UsageTotal:
     """A sum (`used`) of base units of one unit (`s`, `mb_s` or `units`).
 
-    If a field is null, the query does not group by this field, and the sum covers all its values. `feature` empty: the
-    mapping lacks a feature for the usage. `project` or `subject` empty: the usage lacks such a label, or the samples
-    were pruned. `period`: the day, or the start of the hour with its offset.
+    If a field is null, the query does not group by this field. The sum then covers all its values that the filters
+    select. `feature` empty: the mapping lacks a feature for the usage. `project` or `subject` empty: the usage lacks
+    such a label, or the samples were pruned. `period`: the day, or the start of the hour with its offset.
     """
 
     org_id: str | None
