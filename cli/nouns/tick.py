@@ -91,7 +91,10 @@ def parse_parts(app: App, shard: str | None, processes: int) -> list[Shard]:
 
 
 def parse_nightly(text: str, other: str = "") -> dt.time:
-    """Return the time in a text `HH:MM`. Errors: UsageError, which also names the `other` value."""
+    """Return the time in a text `HH:MM`.
+
+    Errors: UsageError, which also names the `other` value.
+    """
     found = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text)
     if found is None:
         raise UsageError(f"invalid --nightly-at {text!r}: expected an hour and minute in UTC, such as 02:17{other}")

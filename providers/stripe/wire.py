@@ -204,7 +204,8 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     """
     error = error_of(answer)
     if error is None or error.code == "idempotency_key_in_use":
-        # The key in use may be this same push, sent twice by a host in between: "not applied" would be a guess.
+        # Without an error of Stripe, another program may have answered. If the key is in use, a proxy may have sent
+        # this push twice, and the other call may still succeed. So the outcome is unknown.
         return Unknown(described(answer))
     if error.type == "idempotency_error":
         # Our Idempotency-Key was used before, with different content. At a first attempt, our database lost its history

@@ -14,7 +14,7 @@ usage_samples = sa.Table(
     "usage_samples",
     metadata,
     # SQLite: INTEGER PRIMARY KEY AUTOINCREMENT, because SQLite would reuse a plain rowid after a delete (S2).
-    # PostgreSQL: the id of the inserting transaction. Its primary key is `id`.
+    # PostgreSQL: the id of the inserting transaction. There, the table's primary key is the column `id`.
     # SQL files that are written by hand define both.
     sa.Column("arrival", Big, nullable=False),
     *sample_columns(),

@@ -306,7 +306,7 @@ def _check_size(row: MappingRow) -> None:
     if row.unit not in (SECONDS, MB_SECONDS):
         raise UsageError(
             f"invalid --unit {quote_value(row.unit)}: expected s (seconds) or mb_s (MB-seconds). To map an event "
-            "type, use `feature map-event`"
+            "type, run `drawdown feature map-event`"
         )
     if row.kind not in ("exact", "up_to") or (row.kind == "exact" and row.memory_mb is None):
         raise UsageError("specify --memory-mb N, --up-to N or --rest")

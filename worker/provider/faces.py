@@ -392,7 +392,7 @@ PLACE: Final = "/console/providers"
 PAUSE: Final = Action(
     "provider pause",
     "Pause a provider",
-    "Pause sending to a provider. Drawdown still seals usage, which waits until you pass --undo.",
+    "Pause sending to a provider. Drawdown still seals usage, and sends it after you undo the pause.",
     _pause,
     _paused,
     path="/v1/providers/{provider}/pause",

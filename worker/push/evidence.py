@@ -636,7 +636,7 @@ def _accounted(rows: Sequence[Row], pools: Pools, pool: str, apart: int | None, 
                 if not least
             )
         ),
-        # What a voided push may have given back is an amount of this cycle, too, which `least` bounds.
+        # A voided push may have given back a part in this cycle. `least` counts that part, `least_accepted` does not.
         in_cycle=total("accepted") == total("ours") == total("least_accepted") == total("most"),
         newest_ms=int(newest.newest_ms),
         fresh=(total("fresh_above"), total("fresh_below")),

@@ -233,7 +233,8 @@ def after_lookup(
         case Absent():
             return _after_absent(asked, now_ms, capabilities)
         case CannotTell() if asked.sent_qty == 0:
-            return Settlement("carried", now_ms, "cannot_tell")  # it sends 0 units: reconcile shows a difference
+            # The push has 0 units. If the provider charged its key before, reconcile shows the difference.
+            return Settlement("carried", now_ms, "cannot_tell")
         case CannotTell(reason):
             return Settlement("in_doubt", now_ms + DAY_MS, "cannot_tell", reason)
         case ReadFailed(reason):

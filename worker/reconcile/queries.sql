@@ -88,8 +88,8 @@ WHERE s.arrived > CASE WHEN s.state = 'accepted' THEN 1 ELSE 0 END
 ORDER BY s.window_ms, s.revision
 
 -- name: newest_charges
--- Recent charges by our own calls above the floor, the newest first. A charge that was taken back because a balance did
--- not show it is left out.
+-- Recent charges above the floor that our own calls made, the newest first. If a balance did not show a charge, and the
+-- charge was taken back for that reason, the query leaves it out.
 SELECT p.* FROM pushes p
 WHERE p.provider = :provider AND p.customer_id = :customer_id AND p.feature IN :features AND p.state = 'accepted'
     AND p.sent_qty <> 0 AND p.first_attempt_ms IS NOT NULL AND NOT p.by_hand AND p.settled_ms >= :since_ms

@@ -402,8 +402,8 @@ FINDINGS: Final[dict[str, tuple[int, str]]] = {
     ),
     "early_release": (
         11,
-        "the settlement of {reservation} is held until {hold_until_ms}, or for 35 days without clawbacks, but {payout} "
-        "released it at {at_ms}",
+        "{payout} released the settlement of {reservation} at {at_ms}, before its hold ended at {hold_until_ms}, or "
+        "within 35 days of the settlement although the supplier's terms do not allow clawbacks",
     ),
     "frozen_release": (
         11,

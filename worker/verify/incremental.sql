@@ -2,8 +2,9 @@
 
 -- name: mark
 -- The mark that a run leaves for the next. Before this window, all usage was sealed and clean, and did not wait for a
--- customer or provider. Each arrival below `arrival` was counted. Before the first seal, the mark is 0. Transactions
--- that a seal could not see (PostgreSQL) have arrivals below its cursor, too.
+-- customer or provider. Each arrival below `arrival` was counted. Before the first seal, the mark is 0. On
+-- PostgreSQL, a seal's cursor can be above the arrivals of transactions that the seal could not see. So `arrival` is not
+-- above them.
 SELECT COALESCE(MIN(window_ms), 0) AS window_ms, COALESCE({arrival}, 0) AS arrival FROM (
     SELECT MIN({reached}) AS window_ms FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
     UNION ALL SELECT MIN(window_ms) FROM dirty_windows

@@ -197,8 +197,8 @@ def keep_above_floor(connection: sa.Connection, org_id: str, events: Sequence[Us
     floor = max((int(row.floor_ms) for row in SQL.run(connection, "floors", {"orgs": [org_id]})), default=0)
     if any(event.occurred_ms < floor for event in events):
         raise Refused(
-            f"cannot store the events: windows of {org_id} before {utc(floor)} were just closed for good. Check the "
-            "usage again"
+            f"cannot store the events: windows of {org_id} before {utc(floor)} were just closed for good. Run "
+            "`drawdown backfill show BACKFILL`"
         )
 
 
