@@ -657,3 +657,26 @@ def test_push_after_loss_is_not_proven_by_lost_draw(engine: sa.Engine) -> None:
     pass_by(fleet, 25 * 60, *[16] * 3)
     assert [one.key for one in provider.seen][-1] == f"{key}:r1", "it was voided, and is sent"
     assert charged(provider) == 120
+
+
+def test_voided_push_adopted_as_excess_is_not_adopted_again(engine: sa.Engine) -> None:
+    """Reconcile compares the totals of windows, so what it adopted does not name the key."""
+    provider = FakeProvider(capabilities(**ASKED))
+    fleet = Fleet(engine, extra={"fake": provider})
+    fleet.assign("acme", provider="fake")
+    fleet.sample("acme", T0 + 1, 60)
+    provider.answers[KEY] = Unknown("timeout")
+    fleet.tick(T0 + WINDOW_MS + MINUTE_MS)
+    pass_by(fleet, 5, 25 * 60, 5, 5)
+    assert fleet.rows("SELECT state FROM pushes ORDER BY revision") == [("voided",), ("accepted",)]
+    provider.charged[KEY] = PushRequest(KEY, "acme", "compute_1gb", 60, T0, 2)
+    fleet.clock.at_ms += DAY_MS
+    day = T0 - T0 % DAY_MS
+    compare(fleet, from_ms=day, to_ms=day + DAY_MS, correct=True)
+    pass_by(fleet, 5, 5)
+    assert (charged(provider), fleet.one("SELECT COUNT(*) FROM adoptions WHERE kind = 'excess'")) == (60, 1)
+    recovered(fleet)
+    fleet.sample("acme", T0 + 2, 7)
+    pass_by(fleet, 5, 5, 25 * 60, 5, 5)
+    assert charged(provider) == 67
+    proven(fleet)

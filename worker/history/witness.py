@@ -115,11 +115,7 @@ class WitnessFile:
                     out.flush()
                     os.fsync(out.fileno())
                 new.replace(file)
-                folder = os.open(self._folder, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                _sync_folder(self._folder)
         except OSError as error:
             if error.errno in FULL:
                 raise StorageFull(f"the disk of {self._folder} is full. Free some space. {UNSENT}") from error
@@ -216,6 +212,17 @@ def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
     If this tick is 0, the database was recovered there before its first tick was recorded.
     """
     return kept.since_tick == 0 or worker_of_tick(connection, kept.since_tick) == kept.since_worker
+
+
+def _sync_folder(folder: Path) -> None:
+    made = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(made)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems do not offer it for a folder
+            raise
+    finally:
+        os.close(made)
 
 
 def _private(file: Path) -> TextIO:

@@ -72,12 +72,18 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
 
 
 def _is_voided(connection: sa.Connection, push: PushRow, other: Other) -> bool:
-    """Return True if this revision is voided, and its charge was not adopted."""
+    """Return True if this revision is voided, and its charge was not adopted.
+
+    An excess that reconcile adopted since the void can be its charge.
+    """
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), other.revision)
     row = find_pushes(connection, [key]).get(key)
     if row is None or row.state != "voided":
         return False
-    return other.wire_key not in set(SQL.run(connection, "adopted_keys", window_of_push(push)).scalars())
+    window = window_of_push(push)
+    if SQL.run(connection, "adopted_excess", {**window, "voided_ms": row.settled_ms}).first() is not None:
+        return False
+    return other.wire_key not in set(SQL.run(connection, "adopted_keys", window).scalars())
 
 
 def _insert_absent(connection: sa.Connection, push: PushRow, revision: int, by: By) -> None:

@@ -1256,8 +1256,13 @@ def _look_up_voided(
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
     """Add the voided revisions that the provider has to the pushes' `others`.
 
-    They come after the later revisions, which keep their numbers.
+    They come after the later revisions, which keep their numbers. NEXT_REVISIONS numbers are known to be free, so a
+    person decides about a push with more voided revisions.
     """
+    for place, sought in enumerate(asked):
+        if len(sought.voided) > NEXT_REVISIONS and not isinstance(found[place], ReadFailed):
+            found[place] = CannotTell(f"{len(sought.voided)} revisions of its window are voided, and may be charged")
+            asked[place] = replace(sought, others=())
     wanted = [
         (place, row)
         for place, (sought, result) in enumerate(zip(asked, found, strict=True))

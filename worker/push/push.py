@@ -335,10 +335,9 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
     kept = safe_retention_ms(capabilities)
     oldest = 0 if capabilities.oldest_ms is None else now - capabilities.oldest_ms
     values = {"provider": provider, "now_ms": now, "oldest_window_ms": oldest}
+    marked: list[str] = []
     if not (capabilities.same_database or capabilities.balance_in_ledger):
-        lost = SQL.run(connection, "lost", values).scalars().all()
-        if lost:
-            mark_for_projection(connection, lost, now)
+        marked += SQL.run(connection, "lost", values).scalars()
     if kept is not None or oldest:
         limits = {"oldest_attempt_ms": -1 if kept is None else now - kept}
         state = "queued" if capabilities.lookup else "in_doubt"
@@ -349,9 +348,9 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
-        rejected = SQL.run(connection, "reject_unsendable", {**values, **words}).scalars().all()
-        if rejected:
-            mark_for_projection(connection, rejected, now)
+        marked += SQL.run(connection, "reject_unsendable", {**values, **words}).scalars()
+    if marked:  # after all pushes, as each other transaction that locks both
+        mark_for_projection(connection, marked, now)
 
 
 def _settle(

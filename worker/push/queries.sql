@@ -178,19 +178,26 @@ WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queue
     AND p.claim_owner = :claim_owner AND p.due_at_ms = :lease_end_ms ORDER BY p.window_ms, p.key
 
 -- name: voided_of_claimed
--- Revisions of the claimed pushes' windows that were voided because the provider did not have them.
+-- Revisions of the claimed pushes' windows that were voided because the provider did not have them. If reconcile adopted
+-- an excess of the window since, that excess can be their charge.
 SELECT v.*, p.revision AS of_revision FROM pushes p
 JOIN pushes v ON v.window_ms = p.window_ms AND v.org_id = p.org_id AND v.feature = p.feature AND v.state = 'voided'
     AND v.provider = p.provider AND v.customer_id = p.customer_id
 JOIN voids o ON o.window_ms = v.window_ms AND o.org_id = v.org_id AND o.feature = v.feature AND o.revision = v.revision
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
     AND p.claim_owner = :claim_owner AND p.due_at_ms = :lease_end_ms AND o.evidence_kind = 'absent'
+    AND NOT EXISTS (SELECT 1 FROM adoptions d WHERE d.window_ms = v.window_ms AND d.org_id = v.org_id
+        AND d.feature = v.feature AND d.kind = 'excess' AND d.at_ms >= o.at_ms)
 ORDER BY v.window_ms, v.key
 
 -- name: adopted_keys
--- Keys of a window that an accepted push has.
+-- Keys of a window that a push in force has.
 SELECT wire_key FROM pushes
-WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND state = 'accepted' AND wire_key IS NOT NULL
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND state <> 'voided' AND wire_key IS NOT NULL
+
+-- name: adopted_excess
+SELECT 1 FROM adoptions
+WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND kind = 'excess' AND at_ms >= :voided_ms
 
 -- name: keep_wire_key
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
