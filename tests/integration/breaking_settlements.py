@@ -69,7 +69,7 @@ SETTLEMENTS = {
     "a payout before its time": Broken(
         11,
         (f"UPDATE payouts SET at_ms = at_ms - {6 * DAY_MS}",),
-        f"but {BATCH} released it at",
+        f"{BATCH} released the settlement of sold at",
     ),
     "a payout while it was frozen": Broken(
         11,
