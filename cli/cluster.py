@@ -126,8 +126,8 @@ class Jobs:
             self._share = min(taken.terms.shards, taken.living)
         except (DatabaseNotReady, Refused) as error:
             self.end(error)
-        except DrawdownError as error:
-            log.warning("worker_not_told", error=str(error))
+        except Exception as error:  # a worker that does not beat counts as dead, and does not end a hanging tick
+            log.warning("worker_not_told", error=in_short(error))
 
     def end(self, error: DrawdownError) -> None:
         """Stop this worker, which then ends with the first such error."""

@@ -332,8 +332,9 @@ class Settings(BaseSettings):
 
     def with_files(self, files: SecretFiles) -> Self:
         """Return a copy of these settings with the content of the files."""
-        made = self.model_copy(update={name: _typed(name, text) for name, text in files.texts.items()})
-        made._files, made._texts = files, files.texts
+        texts = files.texts  # read once, because another thread may replace it
+        made = self.model_copy(update={name: _typed(name, text) for name, text in texts.items()})
+        made._files, made._texts = files, texts
         return made
 
     def as_files_say(self) -> Self:

@@ -223,6 +223,9 @@ class Lago:
         if self.dormant:
             return ReadFailed(self.dormant)
         found = await self._api.get("api", "v1", "events", request.key)
+        if isinstance(found, Absent) and ("." in request.key or "/" in request.key):
+            # Lago's path may end at such a character, and then another event, or none, is looked up.
+            return CannotTell("Lago's path of an event cannot hold this key. Find it in Lago's events", may_have=True)
         if not isinstance(found, Mapping):
             return found
         event = found.get("event")

@@ -224,8 +224,11 @@ def _texts(value: object) -> tuple[str, ...]:
 def require_written(answer: Answer) -> None:
     """Check that a server recorded a use.
 
-    Errors: Unreachable if the server allowed the use while its database was unavailable.
+    Errors: Unreachable if the server allowed the use while its database was unavailable. Refused if it blocked a use
+    that was allowed without a response, because it then records nothing.
     """
+    if answer.get("decision") == "block" and answer.get("state") is None:
+        raise Refused(409, "blocked", "the guard blocked a use that was allowed without a response")
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the database of the server is unavailable. Repeat the call with the same key")
 

@@ -27,7 +27,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from drawdown_client.calls import Backoff, escape, say_again
 from drawdown_client.clock import World
-from drawdown_client.errors import Closed, QueueFull, Refused, Unreachable, Unsent
+from drawdown_client.errors import BadItem, Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
 from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
 from drawdown_client.spool import Spool, dead_letter_of
@@ -178,6 +178,8 @@ class Outbox:
 
     def _wait_for_room(self, count: int) -> None:
         settings = self._settings
+        if count > settings.queue_items:
+            raise BadItem(f"too many items in one call: {count:,}, limit: {settings.queue_items:,}. Send fewer at once")
 
         def has_room() -> bool:
             return self._closing or len(self._waiting) + count <= settings.queue_items

@@ -36,6 +36,8 @@ PROBE: Final = "drawdown-check"
 
 The service answers that the customer does not exist.
 """
+LARGEST: Final = Decimal(10**30)
+"""Largest number that Drawdown reads from a service."""
 MAX_QUOTED_CHARS: Final = 200
 """Most characters of a service's message that Drawdown quotes in a reason."""
 
@@ -60,13 +62,16 @@ def json_object(body: bytes) -> Mapping[str, object] | None:
 
 
 def number(value: object) -> Decimal | None:
-    """Return an exact number from JSON or a text such as "12.50"; otherwise None."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return Decimal(value)
-    if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        found = Decimal(value)
-        return found if found.is_finite() else None
-    return None
+    """Return an exact number from JSON or a text such as "12.50"; otherwise None.
+
+    A number beyond LARGEST is None, because its conversion to an integer could take minutes.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
+        return None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return None
+    found = Decimal(value)
+    return found if found.is_finite() and found.copy_abs() <= LARGEST else None
 
 
 def iso(at_ms: int) -> str:

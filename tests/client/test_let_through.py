@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import respx
 
-from drawdown_client import AsyncClient, Client, Settings, Unreachable, Wish
+from drawdown_client import AsyncClient, Client, Refused, Settings, Unreachable, Wish
 from drawdown_client import guard_words as words
 from drawdown_client.let_through import LetThrough
 from tests.client.book import KEY, URL, hasty
@@ -186,3 +186,10 @@ def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
     os.close(other)
     fail_open.give_up()
     assert LetThrough(replace(OPEN, spool=tmp_path / "web.spool")).next() == words.consume("l-1", login())
+
+
+def test_client_late_use_that_guard_blocks_is_counted_as_lost() -> None:
+    """A key that is bound to an organisation cannot record it: the answer is a block, and nothing is stored."""
+    with pytest.raises(Refused, match="blocked"):
+        words.require_written({"decision": "block", "state": None, "reason": "limit"})
+    words.require_written({"decision": "block", "state": "held", "reason": "limit"})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from drawdown_client import Closed, Item, QueueFull, Result, Settings, Unreachable, Unsent
+from drawdown_client import BadItem, Closed, Item, QueueFull, Result, Settings, Unreachable, Unsent
 from drawdown_client.items import Kind
 from drawdown_client.outbox import Outbox
 from tests.client.book import hasty
@@ -51,6 +51,14 @@ def test_client_full_queue_with_raise_is_refused_at_once() -> None:
     door.is_open.set()
     made.close(20)
     assert door.taken == ["a", "b", "e"], "of what was refused nothing was recorded"
+
+
+def test_client_call_larger_than_queue_is_refused_at_once() -> None:
+    """It never fits, so a caller who waited and tried again did so for ever."""
+    made = box(Door(), queue_items=2, when_full="block", block_s=60)
+    with pytest.raises(BadItem, match="too many items in one call: 3, limit: 2"):
+        made.put([item("a"), item("b"), item("c")])
+    made.close(20)
 
 
 def test_client_full_queue_blocks_until_room_or_timeout() -> None:

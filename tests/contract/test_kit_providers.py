@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.providers import lago, openmeter, polar
+from drawdown.providers.kit import answers
 from drawdown.providers.protocol import (
     Absent,
     CannotTell,
@@ -116,6 +117,20 @@ def test_lago_repeat_is_duplicate_and_lookup_by_other_metric_cannot_tell() -> No
     assert pushed(bench) == Duplicate()
     assert looked_up(bench) == FoundPush(300)
     assert isinstance(looked_up(bench, replace(PUSH, feature="other")), CannotTell)
+
+
+def test_lago_lookup_of_key_with_dot_cannot_prove_absence() -> None:
+    """Lago's path of an event ends at a dot, so a charged push looked absent, and its usage was billed twice."""
+    provider = LagoBench().provider
+    absent = asyncio.run(provider.lookup(PUSH))
+    dotted = asyncio.run(provider.lookup(replace(PUSH, key=PUSH.key.replace("acme", "acme.com"))))
+    assert isinstance(absent, Absent) and isinstance(dotted, CannotTell) and dotted.may_have
+
+
+@pytest.mark.parametrize("text", ["1e999999999", "-1e31"])
+def test_service_number_of_absurd_size_is_not_read(text: str) -> None:
+    """Its conversion to an integer took minutes, in which no other organisation was billed or halted."""
+    assert answers.number(answers.json_object(f'{{"a": {text}}}'.encode())["a"]) is None  # type: ignore[index]
 
 
 def test_lago_totals_read_all_pages_and_exclude_range_end() -> None:

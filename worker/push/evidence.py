@@ -1256,13 +1256,9 @@ def _look_up_voided(
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
     """Add the voided revisions that the provider has to the pushes' `others`.
 
-    They come after the later revisions, which keep their numbers. NEXT_REVISIONS numbers are known to be free, so a
-    person decides about a push with more voided revisions.
+    They come after the later revisions, which keep their numbers. Each takes one of the NEXT_REVISIONS numbers that are
+    known to be free. If the provider has more voided revisions, a person decides.
     """
-    for place, sought in enumerate(asked):
-        if len(sought.voided) > NEXT_REVISIONS and not isinstance(found[place], ReadFailed):
-            found[place] = CannotTell(f"{len(sought.voided)} revisions of its window are voided, and may be charged")
-            asked[place] = replace(sought, others=())
     wanted = [
         (place, row)
         for place, (sought, result) in enumerate(zip(asked, found, strict=True))
@@ -1271,13 +1267,18 @@ def _look_up_voided(
     ]
     requests = [request_of(row, capabilities) for _, row in wanted]
     results = (yield from look_up_all(provider, requests)) if requests else []
+    back: dict[int, list[Other]] = defaultdict(list)
     for (place, row), request, result in zip(wanted, requests, map(find_lost_push, results), strict=True):
         if isinstance(result, ReadFailed):
             found[place] = result
         elif isinstance(result, FoundPush) and result.quantity:
-            other = Other(int(row.revision), request.key, result.quantity)
-            asked[place] = replace(asked[place], others=[*asked[place].others, other])
-    failed = {place for place, result in enumerate(found) if isinstance(result, ReadFailed)}
+            back[place].append(Other(int(row.revision), request.key, result.quantity))
+    for place, others in back.items():
+        if len(others) > NEXT_REVISIONS:
+            found[place] = CannotTell(f"the provider has {len(others)} voided revisions of its window", may_have=True)
+        else:
+            asked[place] = replace(asked[place], others=[*asked[place].others, *others])
+    failed = {place for place, result in enumerate(found) if isinstance(result, ReadFailed | CannotTell)}
     return [replace(it, others=()) if place in failed else it for place, it in enumerate(asked)], found
 
 

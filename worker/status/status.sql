@@ -32,8 +32,8 @@ SELECT COUNT(*) AS came FROM usage_samples s WHERE {later} AND s.problem IS NULL
 SELECT exit_status, report FROM ticks WHERE finished_ms IS NOT NULL AND bucket_lo = 0 ORDER BY tick_id DESC LIMIT 1
 
 -- name: running_tick
--- A tick that began after the last ended tick.
-SELECT MAX(t.started_ms) AS began_ms FROM ticks t WHERE t.finished_ms IS NULL AND t.started_ms > :since_ms
+-- The first tick that began after the last ended tick. If each later tick is killed, too, ticks are late.
+SELECT MIN(t.started_ms) AS began_ms FROM ticks t WHERE t.finished_ms IS NULL AND t.started_ms > :since_ms
     AND t.tick_id > COALESCE((SELECT MAX(e.tick_id) FROM ticks e WHERE e.finished_ms IS NOT NULL), 0)
 
 -- name: pending
