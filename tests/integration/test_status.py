@@ -384,3 +384,16 @@ def test_status_ignores_tick_with_earlier_time(fleet: Fleet, monkeypatch: pytest
     fleet.clock.at_ms = at - 364 * DAY_MS
     earlier = stands(fleet).standing.last_tick
     assert earlier is not None and earlier.started_ms == at - 365 * DAY_MS
+
+
+def test_status_of_ticks_that_are_all_killed_is_late(fleet: Fleet) -> None:
+    """Each killed tick leaves a row, so the latest was always younger than a late tick."""
+    at = T0 + DAY_MS
+    fleet.tick(at)
+    for minute in range(5, 30, 5):
+        values = f"'w', 0, 255, {at + minute * MINUTE_MS}"
+        fleet.write(f"INSERT INTO ticks (worker, bucket_lo, bucket_hi, started_ms) VALUES ({values})")
+    fleet.clock.at_ms = at + 12 * MINUTE_MS
+    assert "no tick for" not in text(fleet), "one long tick is not late"
+    fleet.clock.at_ms = at + 29 * MINUTE_MS
+    assert "no tick for" in text(fleet)
