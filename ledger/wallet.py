@@ -254,8 +254,8 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
     if amount > 0:
         key = f"back:{found.lot}:r{found.takes}"
         back = {**lots.entry_of(found, by.now_ms), "actor": by.actor, "reason": by.reason}
-        # As if the pool had never allotted it. A lot that begins later is taken back at its start, so that no balance
-        # before it lacks the amount.
+        # A lot that begins later is taken back at its start, so that no balance before it lacks the amount.
+        # An allotment is taken back as if the pool had never allotted it.
         dated_ms = max(by.now_ms, lot.begins_ms) if lot.pool is None else lot.begins_ms
         back |= {"key": key, "lot": found.lot, "amount_micro": -amount, "ts": dated_ms}
         begun = (
@@ -301,9 +301,9 @@ def read_ahead(connection: sa.Connection, customer_ids: Iterable[str], now_ms: i
 def make_true(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) -> None:
     """Book all due changes of wallets, and lock the wallets.
 
-    They stay locked until this transaction is over. A wallet that does not exist is not locked: make it first
-    (`accounts.open_accounts`). The caller must refresh the verdicts of their organisations, even
-    if it changes nothing else, because the sweep then does not find due changes.
+    They stay locked until this transaction is over. A wallet that does not exist is not locked. Create it first
+    (`accounts.open_accounts`). The caller must refresh the verdicts of their organisations, even if it changes nothing
+    else, because the sweep then does not find due changes.
 
     Errors: DatabaseBusy if more changes are due than one transaction books.
     """
