@@ -33,6 +33,8 @@ COMPARISONS: Final = 12
 QUIET_TICKS: Final = 2
 HEALED_WITHIN: Final = COMPARISONS * (HEALING_TICKS + MORE_TICKS)
 """Ticks of each worker, at most. A seed needs some ten; one that loses the same push again and again needs more."""
+MOST_REVISIONS: Final = 100
+"""Revisions of one window. A life of 200 ticks makes about ten; a hundred means that its pushes are voided for ever."""
 STEP_MS: Final = 16 * MINUTE_MS
 LONG_STEP_MS: Final = 5 * 60 * MINUTE_MS
 LAG_MS: Final = 61 * MINUTE_MS + CLOCKS_APART_MS
@@ -129,6 +131,9 @@ def _until_quiet(run: Run) -> None:
             act(world)
             serve(run)
         _tick_all(run, STEP_MS if number < HEALING_TICKS else LONG_STEP_MS)
+        newest = int(world.rows("SELECT COALESCE(MAX(revision), 0) FROM pushes")[0][0])
+        if newest > MOST_REVISIONS:
+            world.breaches.append(f"not healed: a window has {newest} revisions")
         waits = left(world)
         # A correction may be refused until reconcile has found what got lost before.
         refused = number >= HEALING_TICKS and set(waits) == {SETTLED} and not world.rows(_WAITING)
