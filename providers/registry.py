@@ -24,6 +24,7 @@ from drawdown.schema.text import in_short
 from drawdown.schema.units import EXEMPT_PROVIDERS
 
 GROUP: Final = "drawdown.providers"
+PAYMENT_GROUP: Final = "drawdown.payments"
 SHORTEST_SECRET: Final = 6
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -67,6 +68,18 @@ def package_of(entry: EntryPoint) -> str:
     return "" if entry.dist is None else entry.dist.name
 
 
+def settings_of(name: str, settings: Mapping[str, str], found: Iterable[EntryPoint]) -> dict[str, str]:
+    """Return the settings of one name, by the rest of their names.
+
+    A setting that fits two names belongs to the longer one: DRAWDOWN_STRIPE_X_KEY is a setting of `stripe_x`, not of
+    `stripe`. The names are those of `found`, and of all installed providers and payment services.
+    """
+    there = [*found, *entry_points(group=GROUP), *entry_points(group=PAYMENT_GROUP)]
+    longer = tuple(f"{entry.name}_" for entry in there if entry.name.startswith(f"{name}_"))
+    own = {key: text for key, text in settings.items() if key.startswith(f"{name}_") and not key.startswith(longer)}
+    return {key.removeprefix(f"{name}_"): text for key, text in own.items()}
+
+
 def load(
     settings: Mapping[str, str], clock: Clock, http: Http, engine: sa.Engine, found: Iterable[EntryPoint] | None = None
 ) -> Registry:
@@ -77,10 +90,11 @@ def load(
     """
     providers: dict[str, Provider] = {}
     broken: dict[str, str] = {}
-    for entry in installed() if found is None else found:
+    entries = installed() if found is None else list(found)
+    for entry in entries:
         try:
             name = _checked_name(entry.name, {**providers, **broken})
-            own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
+            own = settings_of(name, settings, entries)
             providers[name] = ValidatedProvider(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
         except (Exception, SystemExit) as error:  # another package's code: an error disables only that provider
             is_second = entry.name in providers or entry.name in broken

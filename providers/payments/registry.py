@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from drawdown.providers.http import Http
 from drawdown.providers.payments.protocol import PaymentCapabilities, PaymentService
 from drawdown.providers.protocol import Setup
-from drawdown.providers.registry import NAME, in_order, package_of, without_secrets
+from drawdown.providers.registry import NAME, PAYMENT_GROUP, in_order, package_of, settings_of, without_secrets
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 
-GROUP = "drawdown.payments"
+GROUP = PAYMENT_GROUP
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def load(
     """
     services: dict[str, PaymentService] = {}
     broken: dict[str, str] = {}
-    there = entry_points(group=GROUP) if found is None else found
-    for entry in in_order(there):
+    entries = in_order(entry_points(group=GROUP) if found is None else found)
+    for entry in entries:
         name = entry.name
         is_second = name in services or name in broken
-        own = {key.removeprefix(f"{name}_"): text for key, text in settings.items() if key.startswith(f"{name}_")}
+        own = settings_of(name, settings, entries)
         try:
             if not NAME.fullmatch(name):
                 raise ValueError(

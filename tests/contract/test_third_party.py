@@ -191,6 +191,17 @@ def test_second_provider_of_name_that_is_broken_is_refused() -> None:
     assert first == "autumn" and second.startswith("autumn of ") and not found.providers
 
 
+def test_setting_goes_to_provider_with_longest_name() -> None:
+    """DRAWDOWN_STRIPE_X_KEY was an unknown setting of stripe, so Drawdown stopped billing there."""
+    entries = [
+        EntryPoint("stripe", "drawdown.providers.stripe:build", registry.GROUP),
+        EntryPoint("stripe_x", "tests.contract.third_party.drawdown_tally:Tally", registry.GROUP),
+    ]
+    settings = {"stripe_secret_key": "sk_test_12345678", "stripe_x_key": "k"}
+    found = registry.load(settings, FixedClock(T0), Wire(Service()), sa.create_engine("sqlite://"), entries)
+    assert not found.broken and [one.dormant for one in found.providers.values()] == [None, None]
+
+
 # A provider that is wrong in one place, and what the suite must say to it.
 WRONG = {
     "a timeout is taken for not sent": ("p.Unknown(result.reason)", 'self._later("30", result.reason)'),

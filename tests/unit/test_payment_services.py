@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
+import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.payments import registry
@@ -50,6 +51,14 @@ def test_payment_service_that_is_unusable_disables_only_itself(entry: EntryPoint
     found = loaded(settings, entry)
     assert list(found.broken) == [entry.name] and not found.services
     assert "12345678" not in str(found.broken)
+
+
+def test_payment_service_ignores_settings_of_longer_provider_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider `stripe_x` stopped charges at Stripe, because its settings were unknown there."""
+    there = {"drawdown.providers": [EntryPoint("stripe_x", "builtins:dict", "drawdown.providers")]}
+    monkeypatch.setattr("drawdown.providers.registry.entry_points", lambda group: there.get(group, []))
+    found = loaded({"stripe_secret_key": "sk_test_1", "stripe_x_key": "k"}, STRIPE)
+    assert not found.broken and not found.dormant
 
 
 def test_second_payment_service_of_same_name_is_listed_apart() -> None:
