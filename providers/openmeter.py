@@ -184,21 +184,26 @@ class OpenMeter:
             return known
         path = ("api", "v1", "customers", customer_id, "entitlements", self._balance, "value")
         value = await self._api.get(*path)
-        if isinstance(value, Absent):
-            feature = await self._api.get_cached("api", "v1", "features", self._balance)
-            if isinstance(feature, Mapping):
-                return CustomerState(0, None, None)  # a customer without the entitlement cannot spend
-            why = f"{self._variable} names {self._balance}, but OpenMeter does not have a feature with this key"
-            return (
-                ReadFailed(f"{NEEDS_YOU}{why}. Set it to a feature's key") if isinstance(feature, Absent) else feature
-            )
         if isinstance(value, ReadFailed):
             return value
+        if isinstance(value, Absent) or (value.get("hasAccess") is False and value.get("balance") is None):
+            return await self._without_entitlement(self._balance)
         access, balance, overage = value.get("hasAccess"), number(value.get("balance")), number(value.get("overage", 0))
         if not isinstance(access, bool) or balance is None or overage is None:
             return ReadFailed("HTTP 200 without the value of a metered entitlement")
         micro = int((balance - overage) * MICRO)
         return CustomerState(micro if access else min(micro, 0), None, None)
+
+    async def _without_entitlement(self, key: str) -> CustomerRead:
+        """Return the state of a customer without an active entitlement.
+
+        OpenMeter then returns only `hasAccess: false`, also if the feature does not exist.
+        """
+        feature = await self._api.get_cached("api", "v1", "features", key)
+        if isinstance(feature, Absent):
+            why = f"{self._variable} names {key}, but OpenMeter does not have a feature with this key"
+            return ReadFailed(f"{NEEDS_YOU}{why}. Set it to a feature's key")
+        return feature if isinstance(feature, ReadFailed) else CustomerState(0, None, None)  # nothing to spend
 
     async def _customer(self, customer_id: str, *, kept: bool = False) -> CustomerRead:
         """Return the customer of a subject, without the balance."""

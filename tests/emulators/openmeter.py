@@ -66,7 +66,9 @@ class OpenMeterEmulator:
                 return reply({"id": f"01{key}", "key": key})
             case ["api", "v1", "customers", key] if key in self.customers:
                 return reply(self.customers[key])
-            case ["api", "v1", "customers", key, "entitlements", feature, "value"] if (key, feature) in self.grants:
+            case ["api", "v1", "customers", key, "entitlements", feature, "value"] if key in self.customers:
+                if (key, feature) not in self.grants:
+                    return reply({"hasAccess": False})  # also if the feature does not exist
                 granted, used = self.grants[key, feature], self.counted(key, feature)
                 balance = max(granted - used, 0)
                 value = {"hasAccess": balance > 0, "balance": float(balance), "usage": float(used)}
