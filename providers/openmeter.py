@@ -175,15 +175,15 @@ class OpenMeter:
     async def _state(self, customer_id: str) -> CustomerRead:
         """Read a customer.
 
-        Without BALANCE_FEATURE, customers pay by invoice, and are never halted.
+        Without BALANCE_FEATURE, and with a soft limit, customers pay by invoice, and are never halted.
         """
         if self.dormant:
             return ReadFailed(self.dormant)
         known = await self._customer(customer_id)
         if self._balance is None or not isinstance(known, CustomerState):
             return known
-        path = ("api", "v1", "customers", customer_id, "entitlements", self._balance, "value")
-        value = await self._api.get(*path)
+        entitlements = ("customers", customer_id, "entitlements", self._balance)
+        value = await self._api.get("api", "v1", *entitlements, "value")
         if isinstance(value, ReadFailed):
             return value
         if isinstance(value, Absent) or (value.get("hasAccess") is False and value.get("balance") is None):
@@ -191,6 +191,12 @@ class OpenMeter:
         access, balance, overage = value.get("hasAccess"), number(value.get("balance")), number(value.get("overage", 0))
         if not isinstance(access, bool) or balance is None or overage is None:
             return ReadFailed("HTTP 200 without the value of a metered entitlement")
+        if access:
+            entitlement = await self._api.get_cached("api", "v2", *entitlements)
+            if isinstance(entitlement, ReadFailed):
+                return entitlement
+            if isinstance(entitlement, Mapping) and entitlement.get("isSoftLimit") is True:
+                return CustomerState(None, None, None)  # OpenMeter allows overage
         micro = int((balance - overage) * MICRO)
         return CustomerState(micro if access else min(micro, 0), None, None)
 

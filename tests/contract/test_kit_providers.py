@@ -247,6 +247,19 @@ def test_openmeter_balance_counts_overage_and_missing_entitlement() -> None:
     assert state(bench, "c-other") == NoCustomer(), "usage of this subject is not the customer's"
 
 
+def test_openmeter_customer_with_soft_limit_is_not_halted() -> None:
+    """Its balance also fell below zero by usage that OpenMeter had not counted yet."""
+    bench = OpenMeterBench()
+    bench.service.grants["c-1", "compute"] = 100
+    bench.service.soft_limits.add(("c-1", "compute"))
+    assert state(bench) == CustomerState(None, None, None)
+    pushed(bench)
+    assert state(bench) == CustomerState(None, None, None)
+    bench.service.soft_limits.clear()
+    bench.advance(2 * MINUTE_MS)
+    assert state(bench) == CustomerState(-200 * MICRO, None, None)
+
+
 def test_openmeter_balance_feature_that_does_not_exist_fails_read() -> None:
     bench = OpenMeterBench()
     settings = {"api_key": KEY, "dedupe_h": "24", "balance_feature": "computer"}

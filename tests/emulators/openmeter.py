@@ -24,6 +24,8 @@ class OpenMeterEmulator:
     customers: dict[str, dict[str, object]] = field(default_factory=dict)
     grants: dict[tuple[str, str], int] = field(default_factory=dict)
     """By customer and feature."""
+    soft_limits: set[tuple[str, str]] = field(default_factory=set)
+    """Customers and features with an entitlement that allows overage."""
     events: list[dict[str, object]] = field(default_factory=list)
     seen_ms: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -71,8 +73,11 @@ class OpenMeterEmulator:
                     return reply({"hasAccess": False})  # also if the feature does not exist
                 granted, used = self.grants[key, feature], self.counted(key, feature)
                 balance = max(granted - used, 0)
-                value = {"hasAccess": balance > 0, "balance": float(balance), "usage": float(used)}
+                access = balance > 0 or (key, feature) in self.soft_limits
+                value = {"hasAccess": access, "balance": float(balance), "usage": float(used)}
                 return reply({**value, "overage": float(max(used - granted, 0))})
+            case ["api", "v2", "customers", key, "entitlements", feature] if (key, feature) in self.grants:
+                return reply({"type": "metered", "isSoftLimit": (key, feature) in self.soft_limits})
         return problem(404, "Not Found", "not found")
 
     def _ingest(self, event: dict[str, object], now_ms: int) -> Answer:
