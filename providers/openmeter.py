@@ -8,7 +8,8 @@ and the source of openmeterio/openmeter. This module was not tried against OpenM
 
 OpenMeter's responses prove:
 
-- 204: the event is in the queue. A new event and a repeat get the same response.
+- 204: the event is in the queue. A new event and a repeat get the same response. If the sink worker stops, events wait
+  for an unlimited time, so absence is never final.
 - OpenMeter drops repeats by source and id only if deduplication is on. It is off on a self-hosted server. Set DEDUPE_H
   to the hours for which your server remembers an event. Without this setting, the provider is dormant.
 - An event that no meter can read is stored with `validationErrors` and not counted. Drawdown reads the meter and the
@@ -105,6 +106,7 @@ class OpenMeter:
             negatives=False,
             max_quantity=MAX_QUANTITY,
             lookup_lag_ms=CONFIRM_MS,
+            applied_within_ms=None,  # OpenMeter does not limit the time that an event waits in its queue
             totals_lag_ms=CONFIRM_MS,
             balance_lag_ms=CONFIRM_MS,
             webhook_headers=webhooks.SIGNATURE_HEADERS,

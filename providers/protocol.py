@@ -128,10 +128,11 @@ class Capabilities:
 
     See `ManyLookups`. 0: a call looks up one push.
     """
-    applied_within_ms: int = HOUR_MS
+    applied_within_ms: int | None = HOUR_MS
     """The time after a send in which the service can still apply the push.
 
-    Before that time is over, absence is not final (rule P5).
+    Before that time is over, absence is not final (rule P5). None: the service does not limit the time, so absence is
+    never final, and a push that stays absent is in doubt.
     """
     totals_lag_ms: int | None = None
     """The lag of totals behind accepted pushes; None if totals cannot be read."""
@@ -207,6 +208,8 @@ class Capabilities:
             yield "a duplicate that does not prove a delivery must be looked up. Declare lookup_lag_ms"
         if not self.success_proves_charge and not self.lookup:
             yield "a success that does not prove a charge must be looked up. Declare lookup_lag_ms"
+        if self.drawn and self.applied_within_ms is None:
+            yield "a balance proves an absent push only after a limited time. Declare applied_within_ms"
         if self.locks:
             yield "a provider must not declare its own locks. Drawdown keeps the reservations of its customers"
 

@@ -194,16 +194,18 @@ class Law:
 
     def _after_absent(self, course: Course) -> None:
         capabilities = self._bench.provider.capabilities
-        waited_ms = self._now_ms - course.last_ms
-        if waited_ms >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0):
+        waited_ms, within_ms = self._now_ms - course.last_ms, capabilities.applied_within_ms
+        if within_ms is not None and waited_ms >= max(within_ms, capabilities.lookup_lag_ms or 0):
             assert not self._bench.charged(course.request), (
                 f"the lookup proved the push absent, but it was charged: {self.story}"
             )
             course.revise()  # rule P5
         elif not course.claimed and self._may_send(course):
             course.state = "due"
+        elif within_ms is None and waited_ms >= DAY_MS:
+            self._ask_a_person(course)
         else:
-            self._bench.advance(max(capabilities.applied_within_ms // 8, SECOND_MS))
+            self._bench.advance(max((within_ms or DAY_MS) // 8, SECOND_MS))
 
     def _ask_a_person(self, course: Course) -> None:
         """Settle or revise the push, as a person who knows the charge."""

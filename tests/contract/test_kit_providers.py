@@ -221,6 +221,7 @@ def test_openmeter_accepted_push_is_queued_until_found() -> None:
     outcome = pushed(bench)
     assert outcome == Queued(bench.clock.now_ms() + openmeter.CONFIRM_MS)
     assert looked_up(bench) == FoundPush(300) and looked_up(bench, replace(PUSH, key="never")) == Absent()
+    assert bench.provider.capabilities.applied_within_ms is None, "an event may wait in the queue for any time"
 
 
 def test_openmeter_lookup_of_duplicate_or_foreign_event_cannot_tell() -> None:

@@ -125,6 +125,11 @@ BROKEN: Mapping[str, tuple[str | None, str]] = {
         "    return one",
         "ValueError: a duplicate that does not prove a delivery must be looked up",
     ),
+    "proves_absence_by_balance_at_no_time": (
+        PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n"
+        "    one.capabilities = p.Capabilities(None, True, drawn=True, applied_within_ms=None)\n    return one",
+        "ValueError: a balance proves an absent push only after a limited time",
+    ),
     "holds_credit_itself": (
         PROVIDER + "\ndef build(setup):\n    one = Tally(setup)\n"
         "    one.capabilities = p.Capabilities(None, True, locks=True)\n    return one",

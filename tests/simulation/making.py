@@ -117,9 +117,10 @@ def _assign_first(world: World, org: str, provider: str) -> None:
 def _set_limits(world: World) -> None:
     """How wrong clocks may be, and how long a key may be sent again, where a provider forgets it."""
     for name, remote in world.remote.items():
-        world.wire.applied_within_ms[name] = remote.provider.capabilities.applied_within_ms
-        kept = safe_retention_ms(remote.provider.capabilities)
-        assert kept is not None
+        declared = remote.provider.capabilities
+        within_ms, kept = declared.applied_within_ms, safe_retention_ms(declared)
+        assert within_ms is not None and kept is not None
+        world.wire.applied_within_ms[name] = within_ms
         world.skew_ms = min(world.skew_ms, CLOCKS_APART_MS // 2, (remote.retention_ms - kept) // 6)
         world.wire.may_send_ms[name] = kept + LEASE_MS
     for name in world.remote:

@@ -25,6 +25,7 @@ from drawdown.schema.units import DAY_MS
 from drawdown.worker.engine.breaker import OPEN_AFTER, OPEN_FOR_MS, Breaker
 from drawdown.worker.engine.effects import backoff_ms
 from drawdown.worker.push.outcome import (
+    MAX_ABSENCE_MS,
     MOST_RETRY_MS,
     Adopt,
     LookedUpPush,
@@ -181,3 +182,25 @@ def test_absent_push_is_looked_up_until_void() -> None:
         assert end.due_at_ms > now
         now, asked, count = end.due_at_ms, replace(asked, lookups=asked.lookups + 1), count + 1
     assert isinstance(end, Void) and now == NOW + HOUR_MS and 5 < count < 20
+
+
+LATER = NOW + MAX_ABSENCE_MS
+
+
+@cases(
+    ("asked", "now_ms", "state", "due_at_ms"),
+    [
+        (replace(ASKED, claimed=True), LATER - 1_000, "queued", LATER),
+        (replace(ASKED, claimed=True), LATER, "in_doubt", LATER + DAY_MS),
+        (replace(ASKED, claimed=True, state="in_doubt"), LATER + DAY_MS, "in_doubt", LATER + 2 * DAY_MS),
+        (replace(ASKED, may_be_sent=True, first_sent_ms=NOW - DAY_MS), LATER, "in_doubt", LATER + DAY_MS),
+        (replace(ASKED, claimed=True, sent_qty=0), LATER, "carried", LATER),
+        (ASKED, NOW + HOUR_MS, "due", NOW + HOUR_MS),  # P2: the key is still remembered
+    ],
+)
+def test_push_of_never_final_absence_is_in_doubt_and_not_void(
+    asked: LookedUpPush, now_ms: int, state: str, due_at_ms: int
+) -> None:
+    """OpenMeter's queue stopped for an hour, and Drawdown billed its pushes again under other keys."""
+    end = after_lookup(Absent(), replace(asked, lookups=40), now_ms, replace(CLAIMS, applied_within_ms=None))
+    assert isinstance(end, Settlement) and (end.state, end.due_at_ms) == (state, due_at_ms)

@@ -387,7 +387,7 @@ def weigh(
         sought
         for sought, result in zip(asked, found, strict=True)
         if capabilities.drawn and isinstance(result, Absent) and sought.row.sent_qty and not sought.is_unsent
-        if sought.row.claimed or asked_ms - sought.last_sent_ms >= capabilities.applied_within_ms
+        if sought.row.claimed or asked_ms - sought.last_sent_ms >= (capabilities.applied_within_ms or 0)
     ]
     if not untold:
         return Weighed()

@@ -67,6 +67,8 @@ MOST_RETRY_MS: Final = DAY_MS
 
 If a provider requests a longer wait, Drawdown waits for this time.
 """
+MAX_ABSENCE_MS: Final = DAY_MS
+"""Milliseconds after a send until an absent push is in doubt, if its provider never proves absence."""
 CREDIT_WAIT_MS: Final = 5 * MINUTE_MS
 """Milliseconds to wait after a charge failed for lack of credit.
 
@@ -105,8 +107,7 @@ def settle(
             return _settle_duplicate(attempt > 1 if sent_before is None else sent_before, now_ms, capabilities)
         case Queued(confirm_at_ms):
             state = "queued" if capabilities.lookup else "in_doubt"
-            longest_ms = max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0, MOST_RETRY_MS)
-            due_at_ms = min(confirm_at_ms, now_ms + longest_ms)
+            due_at_ms = min(confirm_at_ms, now_ms + max(_lookups_ms(capabilities), MOST_RETRY_MS))
             return Settlement(state, due_at_ms, "queued", None if capabilities.lookup else NO_LOOKUP)
         case NotBegun(at_ms, reason):
             return Settlement("due", min(max(at_ms, now_ms), now_ms + MOST_RETRY_MS), "retry", reason)
@@ -149,15 +150,17 @@ def _settle_unknown(reason: str, attempt: int, now_ms: int, capabilities: Capabi
 
 
 def applied_within(declared: Mapping[str, Capabilities]) -> dict[str, int]:
-    """Return how long after a send a lookup may miss the push, by provider.
+    """Return how long after a send Drawdown looks up an absent push, by provider.
 
     The values are milliseconds. Providers without a lookup are left out.
     """
-    return {
-        name: max(can.applied_within_ms, can.lookup_lag_ms)
-        for name, can in declared.items()
-        if can.lookup_lag_ms is not None
-    }
+    return {name: _lookups_ms(can) for name, can in declared.items() if can.lookup}
+
+
+def _lookups_ms(capabilities: Capabilities) -> int:
+    """Return the milliseconds after a send until an absent push is void or in doubt."""
+    within_ms = capabilities.applied_within_ms
+    return max(MAX_ABSENCE_MS if within_ms is None else within_ms, capabilities.lookup_lag_ms or 0)
 
 
 def _look_up_at(now_ms: int, capabilities: Capabilities) -> int:
@@ -254,6 +257,7 @@ def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
 OTHERS_FIRST: Final = "absent. The push waits for other pushes of its customer"
 OTHERS: Final = "absent. The push waits for other pushes of its customer, because one balance proves them all"
 NOT_CHARGED: Final = "the provider recorded the push, but did not charge it"
+UNPROVEN: Final = "absent, but the provider does not limit the time in which it may still apply the push"
 # A key has one event. If the provider's store of keys is down, a second send under the key charges without a trace.
 UNTRACED: Final = (
     "the provider recorded no charge, but a later attempt may have charged without a trace. "
@@ -263,7 +267,8 @@ UNTRACED: Final = (
 
 def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) -> Settlement | Void:
     waited = now_ms - asked.last_sent_ms
-    over = waited >= max(capabilities.applied_within_ms, capabilities.lookup_lag_ms or 0)
+    end_ms = asked.last_sent_ms + _lookups_ms(capabilities)
+    over = now_ms >= end_ms and capabilities.applied_within_ms is not None
     if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):
         return Void("absent. The push was sealed before the provider's total for this customer and feature was known")
     if asked.others and asked.sent_qty == 0:
@@ -289,7 +294,11 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
         return Settlement(
             "due", now_ms, "absent", "the lookup found no charge. A tick sends the same bytes again", first
         )
-    again = min(now_ms + backoff_ms(asked.lookups), asked.last_sent_ms + capabilities.applied_within_ms)
+    if now_ms >= end_ms:
+        if asked.sent_qty == 0:
+            return Settlement("carried", now_ms, "absent")
+        return Settlement("in_doubt", now_ms + DAY_MS, "absent", UNPROVEN)
+    again = min(now_ms + backoff_ms(asked.lookups), end_ms)
     return Settlement(
         asked.state, max(again, now_ms + SECOND_MS), "absent", "absent so far, but the provider may still apply it"
     )
