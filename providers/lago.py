@@ -25,7 +25,7 @@ from typing import Final
 
 from drawdown.providers.http import Answer
 from drawdown.providers.kit.answers import PROBE, iso, json_object, moment_ms, number, whole
-from drawdown.providers.kit.rest import Rest
+from drawdown.providers.kit.rest import ReadResult, Rest
 from drawdown.providers.kit.settings import read_settings
 from drawdown.providers.protocol import (
     Absent,
@@ -146,12 +146,11 @@ class Lago:
 
         Return None if its subscription is active.
         """
-        found = await self._api.get_cached("api", "v1", "subscriptions", push.customer_id)
-        if isinstance(found, Absent):
+        subscription = await self._subscription(push.customer_id, kept=True)
+        if isinstance(subscription, Absent):
             return Rejected(
                 f"not sent: Lago does not have an active subscription {push.customer_id}. Create it at Lago"
             )
-        subscription = found if isinstance(found, ReadFailed) else _part(found, "subscription", push.customer_id)
         if isinstance(subscription, ReadFailed):
             return self._api.retry_later(subscription, push.attempt, f"the subscription {push.customer_id}")
         started_ms = moment_ms(subscription.get("started_at"))
@@ -163,6 +162,28 @@ class Lago:
                 "subscription earlier"
             )
         return None
+
+    async def _subscription(self, external_id: str, *, kept: bool = False) -> ReadResult:
+        """Read an active subscription.
+
+        Lago's path of a subscription may end at a dot or a slash, so that it names another one. Then Drawdown reads the
+        list, which recent versions of Lago filter by the id.
+        """
+        read = self._api.get_cached if kept else self._api.get
+        if not _ends_path(external_id):
+            found = await read("api", "v1", "subscriptions", external_id)
+            return _part(found, "subscription", external_id) if isinstance(found, Mapping) else found
+        found = await read("api", "v1", "subscriptions", external_id=external_id, per_page=str(PAGE))
+        listed = found.get("subscriptions") if isinstance(found, Mapping) else None
+        if not isinstance(listed, list):
+            return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200 without subscriptions")
+        if not listed:
+            return Absent()
+        for one in listed:
+            if isinstance(one, Mapping) and one.get("external_id") == external_id:
+                return one
+        why = f"Lago does not filter subscriptions by external_id, and {external_id} has a dot or a slash"
+        return ReadFailed(f"{why}. Update Lago")
 
     async def _field(self, feature: str) -> str | ReadFailed | CannotTell:
         """Return the property that a metric sums.
@@ -194,12 +215,9 @@ class Lago:
         """
         if self.dormant:
             return ReadFailed(self.dormant)
-        found = await self._api.get("api", "v1", "subscriptions", customer_id)
-        if not isinstance(found, Mapping):
-            return NoCustomer() if isinstance(found, Absent) else found
-        subscription = _part(found, "subscription", customer_id)
-        if isinstance(subscription, ReadFailed):
-            return subscription
+        subscription = await self._subscription(customer_id)
+        if not isinstance(subscription, Mapping):
+            return NoCustomer() if isinstance(subscription, Absent) else subscription
         owner, plan = subscription.get("external_customer_id"), subscription.get("plan_code")
         if not isinstance(owner, str) or not isinstance(plan, str | None):
             return ReadFailed("the subscription does not name its customer")
@@ -223,8 +241,7 @@ class Lago:
         if self.dormant:
             return ReadFailed(self.dormant)
         found = await self._api.get("api", "v1", "events", request.key)
-        if isinstance(found, Absent) and ("." in request.key or "/" in request.key):
-            # Lago's path may end at such a character, and then another event, or none, is looked up.
+        if isinstance(found, Absent) and _ends_path(request.key):
             return CannotTell("Lago's path of an event cannot hold this key. Find it in Lago's events", may_have=True)
         if not isinstance(found, Mapping):
             return found
@@ -303,6 +320,11 @@ class Lago:
             elif isinstance(found, ReadFailed):
                 lines.append(f"{customer_id}: {found.reason}")
         return lines
+
+
+def _ends_path(text: str) -> bool:
+    """Return True if Lago's path may end inside a text, and name another object."""
+    return "." in text or "/" in text
 
 
 def _part(found: Mapping[str, object], name: str, wanted: str) -> Mapping[str, object] | ReadFailed:

@@ -14,6 +14,7 @@ from drawdown.providers import lago, openmeter, polar
 from drawdown.providers.kit import answers
 from drawdown.providers.protocol import (
     Absent,
+    Accepted,
     CannotTell,
     CustomerState,
     Duplicate,
@@ -108,6 +109,23 @@ def test_lago_usage_before_subscription_is_rejected_unsent() -> None:
     outcome = pushed(bench)
     assert isinstance(outcome, Rejected) and "before the start of the subscription" in outcome.reason
     assert not bench.service.events
+
+
+def test_lago_subscription_with_dot_is_found() -> None:
+    """Lago's path of a subscription ends at a dot, so Drawdown read another one, and rejected the usage."""
+    bench = LagoBench()
+    assert state(bench, "c-2.eu") == NoCustomer()
+    bench.service.add_subscription("c-2.eu", T0 - 500 * DAY_MS)
+    push = replace(PUSH, customer_id="c-2.eu")
+    assert state(bench, "c-2.eu") == CustomerState(None, "startup", None)
+    assert pushed(bench, push) == Accepted() and looked_up(bench, push) == FoundPush(300)
+
+
+def test_lago_list_without_filter_does_not_prove_absence() -> None:
+    bench = LagoBench()
+    bench.service.subscriptions["c-2.eu"] = bench.service.subscriptions["c-1"]  # a server that ignores the filter
+    assert isinstance(state(bench, "c-2.eu"), ReadFailed)
+    assert isinstance(pushed(bench, replace(PUSH, customer_id="c-2.eu")), RetryAt) and not bench.service.events
 
 
 def test_lago_repeat_is_duplicate_and_lookup_by_other_metric_cannot_tell() -> None:

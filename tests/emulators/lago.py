@@ -96,9 +96,12 @@ class LagoEmulator:
             case ["api", "v1", "events", key]:
                 found = next((one for (_, taken), one in self.events.items() if taken == key), None)
                 return error(404, "Not Found", "event_not_found") if found is None else reply({"event": found.shape()})
+            case ["api", "v1", "subscriptions"]:
+                wanted = self.subscriptions.get(query["external_id"], {})
+                return reply({"subscriptions": [wanted] if wanted.get("status") == "active" else [], "meta": {}})
             case ["api", "v1", "subscriptions", external_id]:
-                # Only the active one is found unless a status is asked for.
-                known = self.subscriptions.get(external_id)
+                # Only the active one is found unless a status is asked for. The path's parameter ends at a dot.
+                known = self.subscriptions.get(external_id.partition(".")[0])
                 if known is None or known["status"] != "active":
                     return error(404, "Not Found", "subscription_not_found")
                 return reply({"subscription": known})
