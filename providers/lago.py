@@ -12,7 +12,8 @@ Lago's responses prove:
   so Drawdown reads both before the push.
 - 422 `value_already_exist`: the event was stored before. Lago does not delete it, so a duplicate proves delivery.
 - With Lago's ClickHouse store, Lago returns 200 for a repeat, and counts the event once by `transaction_id` and time.
-- Lago stores an event of a period with a final invoice, and does not bill it. Set a grace period at Lago.
+- Lago stores an event of a period with a final invoice, and does not bill it. A plan upgrade ends the period. Set a
+  grace period at Lago.
 - Lago does not document negative sums, so Drawdown carries them. Lago's HMAC signature lacks a time, so Drawdown
   rejects all webhooks.
 """
@@ -153,7 +154,7 @@ class Lago:
             )
         if isinstance(subscription, ReadFailed):
             return self._api.retry_later(subscription, push.attempt, f"the subscription {push.customer_id}")
-        started_ms = moment_ms(subscription.get("started_at"))
+        started_ms = _start_ms(subscription)
         if subscription.get("status") != "active" or started_ms is None:
             return Rejected(f"not sent: the subscription {push.customer_id} is not active at Lago. Activate it")
         if push.ts < started_ms:
@@ -332,6 +333,16 @@ def _part(found: Mapping[str, object], name: str, wanted: str) -> Mapping[str, o
     if isinstance(part, Mapping) and part.get("external_id") == wanted:
         return part
     return ReadFailed(f"HTTP 200 with another {name}")
+
+
+def _start_ms(subscription: Mapping[str, object]) -> int | None:
+    """Return the time from which Lago bills events of a subscription's external id.
+
+    After a change of plan, `started_at` is the start of the new plan. Lago bills earlier events on the previous plan,
+    back to `subscription_at`.
+    """
+    has_previous = isinstance(subscription.get("previous_plan_code"), str)
+    return moment_ms(subscription.get("subscription_at" if has_previous else "started_at"))
 
 
 def _quantity(event: Mapping[str, object], field: str) -> int | None:

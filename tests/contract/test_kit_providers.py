@@ -32,6 +32,7 @@ from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, SECOND_MS, WINDOW_MS
 from tests.cases import cases
 from tests.contract.test_conformance_kit import KEY, KitBench, LagoBench, OpenMeterBench, PolarBench
+from tests.emulators import lago as emulator
 from tests.world import T0
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +110,20 @@ def test_lago_usage_before_subscription_is_rejected_unsent() -> None:
     outcome = pushed(bench)
     assert isinstance(outcome, Rejected) and "before the start of the subscription" in outcome.reason
     assert not bench.service.events
+
+
+@cases(
+    ("previous", "since_ms", "outcome"),
+    [("free", PUSH.ts, Accepted), ("free", PUSH.ts + 1_000, Rejected), (None, PUSH.ts, Rejected)],
+)
+def test_lago_usage_before_plan_upgrade_is_billed_on_previous_plan(
+    previous: str | None, since_ms: int, outcome: type
+) -> None:
+    """An upgrade ends a subscription, and starts one with the same external id. Lago bills each event by its time."""
+    bench = LagoBench()
+    since = emulator.stamp(since_ms)
+    bench.service.add_subscription("c-1", T0, previous_plan_code=previous, subscription_at=since)
+    assert isinstance(pushed(bench), outcome)
 
 
 def test_lago_subscription_with_dot_is_found() -> None:

@@ -67,7 +67,9 @@ class LagoEmulator:
             "external_id": external_id,
             "external_customer_id": f"cust_of_{external_id}",
             "plan_code": "startup",
+            "previous_plan_code": None,
             "status": "active",
+            "subscription_at": stamp(started_ms),
             "started_at": stamp(started_ms),
         }
         self.subscriptions[external_id] = {**shape, **other}
