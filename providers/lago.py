@@ -20,6 +20,7 @@ Lago's responses prove:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final
@@ -261,12 +262,12 @@ class Lago:
         """Return the totals of each metric that sums a property.
 
         The events are dated in [from_ms, to_ms). Lago's range includes both ends, so this method drops an event at
-        `to_ms`.
+        `to_ms`. Events of other senders may have fractions, so each sum is rounded at the end.
         """
         if self.dormant:
             return ReadFailed(self.dormant)
         asked = {"external_subscription_id": customer_id, "timestamp_from": iso(from_ms), "timestamp_to": iso(to_ms)}
-        totals: dict[str, int] = {}
+        sums: dict[str, Decimal] = {}
         for page in range(1, MAX_PAGES + 1):
             found = await self._api.get("api", "v1", "events", **asked, page=str(page), per_page=str(PAGE))
             if not isinstance(found, Mapping):
@@ -275,14 +276,14 @@ class Lago:
             if not isinstance(events, list) or not isinstance(meta, Mapping) or "next_page" not in meta:
                 return ReadFailed("HTTP 200 without a page of events")
             for event in events:
-                why = await self._add(totals, event, from_ms, to_ms)
+                why = await self._add(sums, event, from_ms, to_ms)
                 if why is not None:
                     return why
             if meta["next_page"] is None:
-                return totals
+                return {code: int(total.to_integral_value()) for code, total in sums.items()}
         return ReadFailed(f"more than {PAGE * MAX_PAGES} events in one range")
 
-    async def _add(self, totals: dict[str, int], event: object, from_ms: int, to_ms: int) -> ReadFailed | None:
+    async def _add(self, sums: dict[str, Decimal], event: object, from_ms: int, to_ms: int) -> ReadFailed | None:
         if not isinstance(event, Mapping):
             return ReadFailed("Lago returned an event that is not an object")
         code, at_ms = event.get("code"), moment_ms(event.get("timestamp"))
@@ -293,10 +294,10 @@ class Lago:
             return field
         if isinstance(field, CannotTell) or not from_ms <= at_ms < to_ms:
             return None  # out of range, or not a metric that Drawdown could have used
-        quantity = _quantity(event, field)
+        quantity = _counted(event, field)
         if quantity is None:
-            return ReadFailed(f"{code}: Lago returned an event without a whole quantity")
-        totals[code] = totals.get(code, 0) + quantity
+            return ReadFailed(f"{code}: Lago returned an event with an invalid quantity")
+        sums[code] = sums.get(code, Decimal(0)) + quantity
         return None
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
@@ -348,6 +349,22 @@ def _start_ms(subscription: Mapping[str, object]) -> int | None:
 def _quantity(event: Mapping[str, object], field: str) -> int | None:
     properties = event.get("properties")
     return whole(properties.get(field)) if isinstance(properties, Mapping) else None
+
+
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+"""A text that Lago counts as a number."""
+
+
+def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
+    """Return the quantity that Lago counts for an event of any sender.
+
+    Lago skips an event without a number in the property. None: the number is beyond all bounds.
+    """
+    properties = event.get("properties")
+    value = properties.get(field) if isinstance(properties, Mapping) else None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return Decimal(0)
+    return number(value) if isinstance(value, int | Decimal | str) and not isinstance(value, bool) else Decimal(0)
 
 
 def build(setup: Setup) -> Lago:

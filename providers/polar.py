@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 
 from drawdown.providers.http import Answer
@@ -238,7 +239,8 @@ class Polar:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of each meter, for events dated in [from_ms, to_ms).
 
-        This method adds up events, because Polar's own sums cover whole hours. Polar's range excludes both ends.
+        This method adds up events, because Polar's own sums cover whole hours. Polar's range excludes both ends. Events
+        of other senders may have fractions, so each sum is rounded at the end.
         """
         if self.dormant:
             return ReadFailed(self.dormant)
@@ -248,7 +250,7 @@ class Polar:
         fields = dict(meters)
         asked = {"external_customer_id": customer_id, "source": "user", "limit": str(PAGE)}
         asked |= {"start_timestamp": iso(from_ms - 1), "end_timestamp": iso(to_ms), "sorting": "timestamp"}
-        totals: dict[str, int] = {}
+        sums: dict[str, Decimal] = {}
         for page in range(1, MAX_PAGES + 1):
             items = _items(await self._api.get("v1", "events", "", **asked, page=str(page)))
             if isinstance(items, ReadFailed):
@@ -258,12 +260,12 @@ class Polar:
                 if not isinstance(name, str) or at_ms is None:
                     return ReadFailed("Polar returned an event without a name or a time")
                 if name in fields and from_ms <= at_ms < to_ms:
-                    quantity = _quantity(item, fields[name])
+                    quantity = _counted(item, fields[name])
                     if quantity is None:
-                        return ReadFailed(f"{name}: Polar returned an event without a whole quantity")
-                    totals[name] = totals.get(name, 0) + quantity
+                        return ReadFailed(f"{name}: Polar returned an event with an invalid quantity")
+                    sums[name] = sums.get(name, Decimal(0)) + quantity
             if len(items) < PAGE:
-                return totals
+                return {name: int(total.to_integral_value()) for name, total in sums.items()}
         return ReadFailed(f"more than {PAGE * MAX_PAGES} events in one range")
 
     async def drawn(self, customer_id: str) -> Mapping[str, Drawn] | ReadFailed:
@@ -321,6 +323,16 @@ def _key_of(event: Mapping[str, object]) -> object:
 def _quantity(event: Mapping[str, object], field: str) -> int | None:
     metadata = event.get("metadata")
     return whole(metadata.get(field)) if isinstance(metadata, Mapping) else None
+
+
+def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
+    """Return the quantity that Polar counts for an event of any sender.
+
+    Polar skips an event without a number in the property. None: the number is beyond all bounds.
+    """
+    metadata = event.get("metadata")
+    value = metadata.get(field) if isinstance(metadata, Mapping) else None
+    return number(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else Decimal(0)
 
 
 def build(setup: Setup) -> Polar:

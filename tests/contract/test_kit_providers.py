@@ -177,6 +177,25 @@ def test_lago_totals_read_all_pages_and_exclude_range_end() -> None:
     assert totals(bench, start, start + 249 * SECOND_MS) == {"compute": sum(range(249))}
 
 
+@cases(
+    ("properties", "total"),
+    [({}, 300), ({"amount": "12 GB"}, 300), ({"amount": True}, 300), ({"amount": "2"}, 302), ({"amount": 1.75}, 302)],
+)
+def test_lago_totals_count_foreign_event_as_lago_does(properties: dict[str, object], total: int) -> None:
+    """One event of another program, without the metric's property, stopped the comparison of its subscription."""
+    bench = LagoBench()
+    pushed(bench)
+    bench.service.events["c-1", "x"] = replace(bench.service.events["c-1", PUSH.key], properties=properties)
+    assert totals(bench, T0 - DAY_MS, T0) == {"compute": total}
+
+
+def test_lago_event_of_absurd_quantity_fails_totals() -> None:
+    bench = LagoBench()
+    pushed(bench)
+    bench.service.events["c-1", PUSH.key].properties["amount"] = "9" * 41
+    assert isinstance(totals(bench, T0 - DAY_MS, T0), ReadFailed)
+
+
 # Polar.
 
 
@@ -238,6 +257,18 @@ def test_polar_totals_read_all_pages_and_exclude_range_end() -> None:
         pushed(bench, replace(PUSH, key=f"k{number}", ts=start + number * SECOND_MS, quantity=number))
     assert totals(bench, start, start + DAY_MS) == {"compute": sum(range(250))}
     assert totals(bench, start, start + 249 * SECOND_MS) == {"compute": sum(range(249))}
+
+
+@cases(
+    ("metadata", "total"),
+    [({}, 300), ({"units": "2"}, 300), ({"units": True}, 300), ({"units": 2}, 302), ({"units": 1.75}, 302)],
+)
+def test_polar_totals_count_foreign_event_as_polar_does(metadata: dict[str, object], total: int) -> None:
+    """One event of another program, without the meter's property, stopped the comparison of its customer."""
+    bench = PolarBench()
+    pushed(bench)
+    bench.service.events["x"] = {**bench.service.events[PUSH.key], "external_id": "x", "metadata": metadata}
+    assert totals(bench, T0 - DAY_MS, T0) == {"compute": total}
 
 
 def test_polar_usage_ahead_of_clock_is_retried_later() -> None:
