@@ -184,6 +184,14 @@ def test_absent_push_is_looked_up_until_void() -> None:
     assert isinstance(end, Void) and now == NOW + HOUR_MS and 5 < count < 20
 
 
+def test_stale_push_of_lost_history_is_void_once_nothing_can_be_applied() -> None:
+    """After a restore, a push was voided while the provider could still apply it, and the next seal billed it again."""
+    asked = replace(ASKED, may_be_sent=True, stale=True)
+    early = after_lookup(Absent(), asked, NOW + HOUR_MS - 1, CLAIMS)
+    assert isinstance(early, Settlement) and (early.state, early.due_at_ms) == ("queued", NOW + HOUR_MS)
+    assert isinstance(after_lookup(Absent(), asked, NOW + HOUR_MS, CLAIMS), Void)
+
+
 LATER = NOW + MAX_ABSENCE_MS
 
 
@@ -194,6 +202,7 @@ LATER = NOW + MAX_ABSENCE_MS
         (replace(ASKED, claimed=True), LATER, "in_doubt", LATER + DAY_MS),
         (replace(ASKED, claimed=True, state="in_doubt"), LATER + DAY_MS, "in_doubt", LATER + 2 * DAY_MS),
         (replace(ASKED, may_be_sent=True, first_sent_ms=NOW - DAY_MS), LATER, "in_doubt", LATER + DAY_MS),
+        (replace(ASKED, may_be_sent=True, stale=True), LATER, "in_doubt", LATER + DAY_MS),
         (replace(ASKED, claimed=True, sent_qty=0), LATER, "carried", LATER),
         (ASKED, NOW + HOUR_MS, "due", NOW + HOUR_MS),  # P2: the key is still remembered
     ],

@@ -269,8 +269,11 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     waited = now_ms - asked.last_sent_ms
     end_ms = asked.last_sent_ms + _lookups_ms(capabilities)
     over = now_ms >= end_ms and capabilities.applied_within_ms is not None
-    if asked.stale and waited >= (capabilities.lookup_lag_ms or 0):
+    if asked.stale and over:
         return Void("absent. The push was sealed before the provider's total for this customer and feature was known")
+    if asked.stale and now_ms < end_ms:  # the provider may still apply what the lost history sent
+        later = min(end_ms, now_ms + backoff_ms(asked.lookups))
+        return Settlement(asked.state, later, "absent", "absent so far")
     if asked.others and asked.sent_qty == 0:
         return Void("the push did not have a quantity to send, and the provider has later revisions of its window")
     if asked.waits and not asked.others:
