@@ -1,9 +1,10 @@
 // Make one call to the server: its request, its response and its retries.
 //
 // Guarantee: the client retries a call only if a retry is safe and may help. It retries after a missing or broken
-// connection, an invalid response, 408, 429 and 5xx. Any other refusal is final. The client does not follow redirects,
-// so it never sends the key to another address. If a response is too large, or is not a JSON object, the client throws
-// an error.
+// connection, an invalid response, 408, 429 and 5xx. Any other refusal with Drawdown's code is final. A refusal without
+// this code is of a proxy, so the server did not answer, and the client retries. Only 413 of a proxy is final, because
+// each retry has the same size. The client does not follow redirects, so it never sends the key to another address. If
+// a response is too large, or is not a JSON object, the client throws an error.
 
 export const CALL_TRIES = 4; // maximum attempts of a call for which the program waits
 export const CALL_WITHIN_MS = 15_000; // time from the start of such a call in which a retry can begin
@@ -13,6 +14,7 @@ export const LONGEST_PAUSE_MS = 60_000;
 export const LONGEST_RETRY_AFTER_MS = 300_000; // longest wait that the server can request
 export const MAX_ANSWER_BYTES = 8 * 1024 * 1024;
 const AGAIN = new Set([408, 429]);
+export const TOO_LARGE = 413;
 const NOTHING_KEPT = 422; // the server did not store any item of a batch; `results` has the reason for each item
 const SHOWN_CHARS = 300;
 
@@ -116,9 +118,11 @@ function read(status, retryAfter, text) {
   if (isDone)
     throw new Unreachable(`invalid response: expected a JSON object, got ${shown(text)}. Check the server address`);
   const error = found?.error ?? {};
-  const code = shown(error.code ?? "no_code");
+  const isOfDrawdown = typeof error.code === "string";
+  const code = isOfDrawdown ? shown(error.code) : "no_code";
   const message = shown(error.message ?? text);
-  if (status >= 500 || AGAIN.has(status)) throw new Unreachable(`${status} ${code}: ${message}`, asked(retryAfter));
+  const isFinal = status < 500 && !AGAIN.has(status) && (isOfDrawdown || status === TOO_LARGE);
+  if (!isFinal) throw new Unreachable(`${status} ${code}: ${message}`, asked(retryAfter));
   throw new Refused(status, code, message, error.details);
 }
 

@@ -56,9 +56,23 @@ test("a refusal is final, and an answer that never comes is unreachable", async 
   });
   for (const text of ["", "[]", "null", "{", "x".repeat(9 * 1024 * 1024)])
     await serving([{ text }], (client) => assert.rejects(client.get("/v1/orgs"), Unreachable), { tries: 1 });
-  await serving([{ status: 302, headers: { Location: "http://127.0.0.1:1/" } }], (client, seen) =>
-    assert.rejects(client.get("/v1/orgs"), Refused).then(() => assert.equal(seen.length, 1)),
-  );
+});
+
+test("an answer without a code of Drawdown is a proxy's: only its 413 is final", async () => {
+  const proxies = [
+    { status: 302, headers: { Location: "http://127.0.0.1:1/" } },
+    { status: 403, text: "<html>forbidden</html>" },
+    { status: 404, error: { code: 404, message: "no route" } },
+  ];
+  for (const proxy of proxies)
+    await serving([proxy, { done: 1 }], async (client, seen) => {
+      assert.deepEqual(await client.get("/v1/orgs"), { done: 1 });
+      assert.equal(seen.length, 2);
+    });
+  await serving([{ status: 413, text: "<html>too large</html>" }], async (client, seen) => {
+    await assert.rejects(client.post("/v1/keys"), (error) => error instanceof Refused && error.code === "no_code");
+    assert.equal(seen.length, 1);
+  });
 });
 
 test("events are sent once each, the same again", () =>

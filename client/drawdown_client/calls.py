@@ -1,9 +1,11 @@
 """Make one call to the server: its request, its response and its retries.
 
 Guarantee: the client retries a call only if a retry is safe and may help. It retries after a missing or broken
-connection, an invalid response, 408, 429 and 5xx. Any other refusal is final. The client waits as long as `Retry-After`
-requests, up to LONGEST_RETRY_AFTER_S. It does not follow redirects, so it never sends the key to another address. If a
-response is too large, or is not a JSON object, the client raises a ClientError.
+connection, an invalid response, 408, 429 and 5xx. Any other refusal with Drawdown's code is final. A refusal without
+this code is of a proxy, so the server did not answer, and the client retries. Only 413 of a proxy is final, because
+each retry has the same size. The client waits as long as `Retry-After` requests, up to LONGEST_RETRY_AFTER_S. It does
+not follow redirects, so it never sends the key to another address. If a response is too large, or is not a JSON object,
+the client raises a ClientError.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ Answer = dict[str, Any]
 
 VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
+TOO_LARGE: Final = 413
 _NOTHING_KEPT: Final = 422
 """Status of the response if the server did not store any item of a batch.
 
@@ -203,8 +206,11 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
         raise Unreachable(f"invalid response: expected a JSON object, got {_text(body)!r}. Check the server address")
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
-    code, message = escape(error.get("code", "no_code")), escape(error.get("message", _text(body)))
-    if status >= 500 or status in _AGAIN:
+    is_of_drawdown = isinstance(error.get("code"), str)
+    code = escape(error["code"]) if is_of_drawdown else "no_code"
+    message = escape(error.get("message", _text(body)))
+    is_final = status < 500 and status not in _AGAIN and (is_of_drawdown or status == TOO_LARGE)
+    if not is_final:
         raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world), too_many=status == 429)
     details = error.get("details")
     raise Refused(status, code, message, details if isinstance(details, dict) else None)

@@ -53,8 +53,8 @@ class Unsent(ClientError):
 class Refused(ClientError):
     """Raised if the server refused a call, and would refuse the same call again.
 
-    `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code`. `message`: the server's message.
-    `details`: the server's details; empty if its response lacks them.
+    `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code` for 413 of a proxy. `message`: the server's
+    message. `details`: the server's details; empty if its response lacks them.
     """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:

@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from drawdown_client.calls import Backoff, escape, say_again
+from drawdown_client.calls import TOO_LARGE, Backoff, escape, say_again
 from drawdown_client.clock import World
 from drawdown_client.errors import BadItem, Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
@@ -40,7 +40,6 @@ Errors: Unreachable, Refused.
 
 CLOSING_PAUSE_S: Final = 0.5
 """Longest pause in seconds before a retry while `close` waits, and the pause after an unexpected error."""
-_TOO_LARGE: Final = 413
 _UNSPOOLED: Final = 0
 
 log = logging.getLogger("drawdown_client")
@@ -251,7 +250,7 @@ class Outbox:
             log.warning("the client stopped sending, because it was closed before the server answered: %s", error)
             return False
         except Refused as error:
-            if error.status == _TOO_LARGE and len(batch) > 1:
+            if error.status == TOO_LARGE and len(batch) > 1:
                 middle = len(batch) // 2
                 return self._deliver(batch[:middle]) and self._deliver(batch[middle:])
             log.error("the server refused items (%d): %s", len(batch), error)

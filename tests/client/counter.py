@@ -20,6 +20,8 @@ class Counter:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.away = 0
         """The status of each answer, where it is not 0; then nothing is done."""
+        self.proxy_says = 0
+        """The status of each answer of a proxy in front of it, where it is not 0; then nothing is done."""
         self.degraded = False
         """Whether it lets through what begins, and can write nothing down."""
         self.refuses = ""
@@ -32,6 +34,8 @@ class Counter:
     def answer(self, request: httpx.Request) -> httpx.Response:
         """As a side effect of respx."""
         act, order = request.url.path.rpartition("/")[2], json.loads(request.content)
+        if self.proxy_says:
+            return httpx.Response(self.proxy_says, text="<html>proxy</html>")
         if self.away:
             return httpx.Response(self.away, json={"error": {"code": "database", "message": "away"}})
         if order.get("key") == self.refuses != "":

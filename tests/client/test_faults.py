@@ -69,13 +69,18 @@ AGAIN = {
     "502": httpx.Response(502, text="<html>bad gateway</html>"),
     "503": error(503),
     "504": httpx.Response(504),
+    "proxy_redirect": httpx.Response(302, headers={"location": "http://x.test"}),
+    "proxy_400": httpx.Response(400, text="<html>bad request</html>"),
+    "proxy_401": httpx.Response(401),
+    "proxy_403": httpx.Response(403, json={"error": "forbidden"}),
+    "proxy_404": httpx.Response(404, json={"error": {"code": 404, "message": "no route"}}),
     "no_json": httpx.Response(200, text="<html>sign in to this network</html>"),
     "no_object": httpx.Response(200, json=[]),
     "too_few_results": httpx.Response(200, json={"results": []}),
     "unknown_status": httpx.Response(200, json={"results": [{"status": "perhaps"}]}),
 }
 FINAL = {
-    "redirect": (302, "no_code"),
+    "proxy_413": (413, "no_code"),
     "not_json": (400, "not_json"),
     "unauthorized": (401, "unauthorized"),
     "no_scope": (403, "no_scope"),
@@ -103,7 +108,7 @@ def test_client_final_refusal_is_not_retried_and_is_reported(
     router: respx.MockRouter, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Result] = []
-    answer = error(status, code) if code != "no_code" else httpx.Response(status, headers={"location": "http://x.test"})
+    answer = error(status, code) if code != "no_code" else httpx.Response(status, text="<html>nginx</html>")
     route = router.post("/v1/events").mock(answer)
     made = client(on_result=lambda _, result: told.append(result))
     made.record("page.render", 3, org_id="acme")

@@ -63,6 +63,16 @@ def test_client_fail_open_budget_and_its_end_are_sent_in_order(counter: Counter)
     assert [act for act, _ in counter.calls] == ["reserve", "settle", "reserve", "release"]
 
 
+def test_client_use_that_proxy_refuses_fails_open_and_is_sent_later(counter: Counter) -> None:
+    with Client(URL, KEY, OPEN, world=hasty()) as client:
+        counter.proxy_says = 403
+        assert client.guard.consume("l-1", login(9)).reason == "unreachable"
+        with pytest.raises(Unreachable):
+            client.guard.consume("i-1", Wish("acme", "idea.create"))
+        counter.proxy_says = 0
+    assert counter.uses == {"l-1": {"state": "used", "quantity": 9}} and client.guard.fail_open.lost == 0
+
+
 def test_client_rate_limited_use_does_not_fail_open(counter: Counter) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
         counter.away = 429
