@@ -4,7 +4,7 @@
 // recognises the event. The number of waiting events is bounded, and an event is never lost silently. If the server
 // rejects an event, or events are left when the client is closed, the client throws an error with their number.
 
-import { DrawdownError, Refused, Unreachable, said, shown } from "./calls.js";
+import { DrawdownError, Refused, TOO_LARGE, Unreachable, said, shown } from "./calls.js";
 
 export const BATCH_ITEMS = 1_000; // maximum number of events of one request, which is the server's limit
 export const BATCH_MS = 200; // time for which an event waits for other events of its request
@@ -129,15 +129,21 @@ export class Events {
 
   async #send() {
     let attempt = 0;
+    let most = BATCH_ITEMS; // halved if a batch is too large, doubled after an answer
     await this.#pause(this.#settings.batchMs);
     while (this.#waiting.length) {
-      const batch = this.#waiting.slice(0, BATCH_ITEMS);
+      const batch = this.#waiting.slice(0, most);
       try {
         const found = results(await this.#line.once({ method: "POST", path: "/v1/events", order: batch }), batch.length);
         this.#answered(batch, found);
         attempt = 0;
+        most = Math.min(most * 2, BATCH_ITEMS);
       } catch (error) {
         if (error instanceof Refused) {
+          if (error.status === TOO_LARGE && batch.length > 1) {
+            most = Math.ceil(batch.length / 2);
+            continue;
+          }
           this.#refused += batch.length;
           this.#answered(batch, Array(batch.length).fill({ status: "refused", code: error.code, message: error.message }));
           continue;

@@ -89,6 +89,21 @@ test("events are sent once each, the same again", () =>
     assert.throws(() => client.record("page"), /closed/);
   }));
 
+test("a batch that is too large is halved, and no event is lost", async () => {
+  const answer = ({ body }) => (body.length > 2 ? { status: 413, text: "<html>too large</html>" } : taken({ body }));
+  await serving([answer], async (client, seen) => {
+    const ids = [1, 2, 3, 4, 5, 6, 7].map((n) => client.record("page", n));
+    await client.close();
+    const stored = seen.filter((one) => one.body.length <= 2).flatMap((one) => one.body.map((event) => event.event_id));
+    assert.deepEqual(stored, ids);
+  });
+  await serving([413], async (client, seen) => {
+    client.record("page");
+    await assert.rejects(client.close(), (error) => error instanceof Unsent && error.count === 1);
+    assert.equal(seen.length, 1);
+  });
+});
+
 test("what the server does not take is raised with its count", async () => {
   const told = [];
   const wrong = { status: "invalid", code: "foreign_source", message: "name /a" };
