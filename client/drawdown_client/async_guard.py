@@ -39,9 +39,9 @@ class AsyncGuard:
 
     async def check(self, wish: Wish) -> Decision:
         """Return the decision on a use, without counting the use."""
-        await self._tell()
+        away = await self._tell()
         try:
-            return words.decided(await self._line.ask(words.check(wish)))
+            return await self._decide(words.check(wish), away)
         except Unreachable as error:
             if not self.fail_open.admits(wish, error):
                 raise
@@ -98,11 +98,17 @@ class AsyncGuard:
         self.fail_open.give_up()
 
     async def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
+        """Return the server's decision on a use.
+
+        If the server does not answer this call, the client allows a use of a metric in `fails_open`. If reports of
+        earlier uses wait, the call has only one attempt.
+        """
         away = await self._tell()
-        if away is not None and self.fail_open.admits(wish, away):
+        is_open = away is not None and self.fail_open.admits(wish, away)
+        if away is not None and is_open and self.fail_open.has(key):
             return self.fail_open.keep(key, late, away)
         try:
-            found = words.decided(await self._line.ask(call))
+            found = await self._decide(call, away, is_open=is_open)
         except Unreachable as error:
             if not self.fail_open.admits(wish, error):
                 raise
@@ -113,27 +119,38 @@ class AsyncGuard:
 
     async def _end(self, key: str, call: Call) -> Decision:
         away = await self._tell()
-        if away is not None and self.fail_open.ends(key):
+        if away is not None and self.fail_open.has(key):
             return self.fail_open.keep(key, call, away)
-        return words.decided(await self._line.ask(call))
+        return await self._decide(call, away)
+
+    async def _decide(self, call: Call, away: Unreachable | None, *, is_open: bool = False) -> Decision:
+        """Return the server's decision.
+
+        `away`: the error of an earlier report. If the server answers, it failed only at that report. `is_open`: True to
+        make only one attempt, because the client allows the use without a response.
+        """
+        found = words.decided(await (self._line.once(call) if is_open else self._line.ask(call)))
+        if away is not None and found.reason != words.UNWRITTEN:
+            self.fail_open.postpone_first()
+        return found
 
     async def _tell(self) -> Unreachable | None:
         """Send the uses that were let through, each once, in order.
 
         Return the error that ended it early, or None.
         """
-        if self.fail_open.next() is None:
+        if self.fail_open.first() is None:
             return None
         async with self._telling:
-            while (call := self.fail_open.next()) is not None:
+            while (report := self.fail_open.first()) is not None:
                 try:
-                    words.require_written(await self._line.once(call))
+                    words.require_written(await self._line.once(report.call))
                 except Refused as error:
-                    self.fail_open.acknowledge_first(error)
+                    self.fail_open.acknowledge(report, error)
                 except Unreachable as error:
                     return error
                 else:
-                    self.fail_open.acknowledge_first()
+                    self.fail_open.acknowledge(report)
         return None
 
     def budget(

@@ -2,8 +2,9 @@
 
 The client stores each call until the server has recorded the use.
 
-Guarantee: each call has one effect at the server. The client sends the calls in order, each under its key. With a
-spool, the calls outlive the program. The client counts and logs each lost call.
+Guarantee: each call has one effect at the server. The client sends the calls in order, each under its key. If the
+server fails only at the first key, the client sends the calls of other keys first. With a spool, the calls outlive the
+program. The client counts and logs each lost call.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import threading
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 from drawdown_client import guard_words as words
@@ -24,6 +26,15 @@ from drawdown_client.settings import Settings
 from drawdown_client.spool import Spool
 
 log = logging.getLogger("drawdown_client")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A stored call. `number`: its number in the spool. `key`: the key of its use."""
+
+    number: int
+    key: str
+    call: Call
 
 
 class LetThrough:
@@ -40,9 +51,7 @@ class LetThrough:
         self._most = settings.kept_calls
         self._place = None if settings.spool is None else Path(f"{settings.spool}.guard")
         self._most_bytes = settings.spool_bytes
-        self._calls: deque[tuple[int, Call]] = deque()
-        """The waiting calls, each with its number in the spool."""
-        self._keys: set[str] = set()
+        self._reports: deque[Report] = deque()
         self._lock = threading.Lock()
         self._spool: Spool | None = None
         self._pid = os.getpid()
@@ -58,12 +67,13 @@ class LetThrough:
         """
         return wish.metric in self._metrics and not error.too_many
 
-    def ends(self, key: str) -> bool:
-        """Return True if the start of a use waits to be sent.
+    def has(self, key: str) -> bool:
+        """Return True if a call of a use waits to be sent.
 
-        The end of the use must then wait, too.
+        Later calls of the use must then wait, too.
         """
-        return key in self._keys
+        with self._lock:
+            return any(report.key == key for report in self._reports)
 
     def keep(self, key: str, call: Call, error: Unreachable) -> Decision:
         """Store a call, and return the decision to allow the use.
@@ -85,53 +95,61 @@ class LetThrough:
     def _put(self, key: str, call: Call, why: str) -> bool:
         with self._lock:
             self._open()
-            if len(self._calls) >= self._most:
+            if len(self._reports) >= self._most:
                 return False
-            if not self._calls:
+            if not self._reports:
                 log.error("the guard is unavailable, so the client allows uses of the metrics in fails_open: %s", why)
-            if call not in (one for _, one in self._calls):
-                try:
-                    (number,) = (0,) if self._spool is None else self._spool.add([_spool_item(key, call)])
-                except (QueueFull, OSError) as error:
-                    log.error("cannot write a guard call to the spool: %s", error)
-                    return False
-                self._calls.append((number, call))
-            self._keys.add(key)
+            if any(report.call == call for report in self._reports):
+                return True
+            try:
+                (number,) = (0,) if self._spool is None else self._spool.add([_spool_item(key, call)])
+            except (QueueFull, OSError) as error:
+                log.error("cannot write a guard call to the spool: %s", error)
+                return False
+            self._reports.append(Report(number, key, call))
             return True
 
-    def next(self) -> Call | None:
+    def first(self) -> Report | None:
         with self._lock:
             self._open()
-            if not self._calls:
-                self._keys.clear()
-                return None
-            return self._calls[0][1]
+            return self._reports[0] if self._reports else None
 
-    def acknowledge_first(self, refused: ClientError | None = None) -> None:
-        """Remove the first call, because the server answered the call or the call is lost.
+    def postpone_first(self) -> None:
+        """Move the calls of the first key behind those of other keys.
+
+        The server fails at this key, and answers other calls.
+        """
+        with self._lock:
+            if self._reports:
+                stuck = self._reports[0].key
+                self._reports = deque(sorted(self._reports, key=lambda report: report.key == stuck))
+
+    def acknowledge(self, report: Report, refused: ClientError | None = None) -> None:
+        """Remove a call, because the server answered the call or the call is lost.
 
         `refused`: the error of a lost call. The method counts and logs the call.
         """
         with self._lock:
-            number, call = self._calls.popleft()
+            self._reports.remove(report)
             if refused is not None:
                 self.lost += 1
-                log.error("cannot record an allowed use: %s (%s)", (call.body or b"").decode(), refused)
+                log.error("cannot record an allowed use: %s (%s)", (report.call.body or b"").decode(), refused)
             if self._spool is not None:
                 why = None if refused is None else Result("refused", None, str(refused))
-                self._spool.settle([(number, _spool_item("", call))], [why or Result("accepted")])
+                item = _spool_item(report.key, report.call)
+                self._spool.settle([(report.number, item)], [why or Result("accepted")])
 
     def give_up(self) -> None:
         """Stop, and log the remaining calls, which are lost without a spool."""
         with self._lock:
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:
-                if self._calls:
-                    log.warning("the spool keeps %d guard calls for the next start", len(self._calls))
-                self._calls.clear()
+                if self._reports:
+                    log.warning("the spool keeps %d guard calls for the next start", len(self._reports))
+                self._reports.clear()
                 spool.close()
-        while self.next() is not None:
-            self.acknowledge_first(Unreachable("the program ended before the server answered"))
+        while (report := self.first()) is not None:
+            self.acknowledge(report, Unreachable("the program ended before the server answered"))
 
     def _open(self) -> None:
         """Load the calls of an earlier start.
@@ -140,8 +158,7 @@ class LetThrough:
         """
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._calls.clear()
-            self._keys.clear()
+            self._reports.clear()
             if self._spool is not None:
                 self._spool.close()
                 self._spool = None
@@ -150,8 +167,8 @@ class LetThrough:
         self._spool = Spool(self._place, self._most_bytes)
         for number, item in self._spool.left.items():
             said = item.content
-            self._calls.append((number, post(str(said["path"]), dict(said["order"]))))  # type: ignore[call-overload]
-            self._keys.add(item.item_id)
+            call = post(str(said["path"]), dict(said["order"]))  # type: ignore[call-overload]
+            self._reports.append(Report(number, item.item_id, call))
         self._spool.left = {}
 
 

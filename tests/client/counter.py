@@ -26,6 +26,8 @@ class Counter:
         """Whether it lets through what begins, and can write nothing down."""
         self.refuses = ""
         """The key of a use that is refused."""
+        self.fails = ""
+        """The key of a use at which it fails."""
 
     @property
     def used(self) -> int:
@@ -40,6 +42,8 @@ class Counter:
             return httpx.Response(self.away, json={"error": {"code": "database", "message": "away"}})
         if order.get("key") == self.refuses != "":
             return _refused(409, "fails_closed")
+        if order.get("key") == self.fails != "":
+            return _refused(500, "internal")
         if self.degraded:
             begins = act in ("check", "consume", "reserve")
             return (

@@ -16,6 +16,7 @@ import respx
 
 from drawdown_client import AsyncClient, Client, Refused, Settings, Unreachable, Wish
 from drawdown_client import guard_words as words
+from drawdown_client.calls import Call
 from drawdown_client.let_through import LetThrough
 from tests.client.book import KEY, URL, hasty
 from tests.client.counter import Counter
@@ -71,6 +72,56 @@ def test_client_use_that_proxy_refuses_fails_open_and_is_sent_later(counter: Cou
             client.guard.consume("i-1", Wish("acme", "idea.create"))
         counter.proxy_says = 0
     assert counter.uses == {"l-1": {"state": "used", "quantity": 9}} and client.guard.fail_open.lost == 0
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_client_use_behind_stuck_report_is_decided_by_server(counter: Counter, client: Any) -> None:
+    """The server answers, but fails at one report: other uses are counted and blocked as ever."""
+
+    async def work() -> list[Any]:
+        made = client(URL, KEY, OPEN, world=hasty())
+
+        async def consume(key: str, quantity: int) -> Any:
+            found = made.guard.consume(key, login(quantity))
+            return await found if client is AsyncClient else found
+
+        counter.away = 503
+        await consume("l-1", 9)
+        counter.away, counter.fails = 0, "l-1"
+        found = [await consume(*one) for one in (("l-2", 3), ("l-3", 3), ("l-1", 9))]
+        counter.fails = ""
+        closed = made.close()
+        if client is AsyncClient:
+            await closed
+        return found
+
+    allowed, blocked, again = asyncio.run(work())
+    assert allowed.is_allowed and not allowed.degraded and not blocked.is_allowed
+    assert again.is_allowed and again.degraded, "it was allowed before, so it still is"
+    assert {key: use["quantity"] for key, use in counter.uses.items()} == {"l-1": 9, "l-2": 3}
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_client_stuck_report_does_not_delay_reports_of_other_uses(counter: Counter, client: Any) -> None:
+    async def call(found: Any) -> Any:
+        return await found if client is AsyncClient else found
+
+    async def work() -> None:
+        made = client(URL, KEY, OPEN, world=hasty())
+        counter.away = 503
+        await call(made.guard.reserve("l-1", login()))
+        await call(made.guard.reserve("l-2", login(2)))
+        await call(made.guard.settle("l-1", 1))
+        await call(made.guard.settle("l-2", 2))
+        counter.away, counter.fails = 0, "l-1"
+        for _ in range(2):
+            await call(made.guard.check(login()))
+        assert counter.uses == {"l-2": {"state": "settled", "quantity": 2}}
+        counter.fails = ""
+        await call(made.close())
+
+    asyncio.run(work())
+    assert counter.uses["l-1"] == {"state": "settled", "quantity": 1}
 
 
 def test_client_rate_limited_use_does_not_fail_open(counter: Counter) -> None:
@@ -190,12 +241,17 @@ def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
     assert fail_open._spool is not None
     other = os.dup(fail_open._spool._lock)  # that of the process that kept it, from which this one was forked
     fail_open._pid -= 1
-    assert fail_open.next() is None and not fail_open.ends("l-1")
+    assert fail_open.first() is None and not fail_open.has("l-1")
     fail_open.keep("l-2", words.consume("l-2", login()), Unreachable("away"))
-    assert fail_open.next() == words.consume("l-2", login())
+    assert _first(fail_open) == words.consume("l-2", login())
     os.close(other)
     fail_open.give_up()
-    assert LetThrough(replace(OPEN, spool=tmp_path / "web.spool")).next() == words.consume("l-1", login())
+    assert _first(LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))) == words.consume("l-1", login())
+
+
+def _first(fail_open: LetThrough) -> Call | None:
+    found = fail_open.first()
+    return None if found is None else found.call
 
 
 def test_client_late_use_that_guard_blocks_is_counted_as_lost() -> None:
