@@ -75,7 +75,7 @@ class AsyncClient:
         )
         self.events = AsyncEvents(self._outbox, self.settings, world)
         self.samples = AsyncSamples(self._outbox, self.settings, world)
-        self.guard = AsyncGuard(self._line, self.settings, world)
+        self.guard = AsyncGuard(self._line, Line(url, key, self.settings, world), self.settings, world)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._url!r})"

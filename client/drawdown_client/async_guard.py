@@ -14,7 +14,7 @@ from typing import TypeVar
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call, escape
 from drawdown_client.clock import World
-from drawdown_client.connection import AsyncLine
+from drawdown_client.connection import AsyncLine, Line
 from drawdown_client.errors import ClientError, Refused, Unreachable
 from drawdown_client.guard import EXTENDS_A_HOLD, LONGEST_S
 from drawdown_client.guard_words import ENDED, HOLD_S, NOT_HELD, Decision, WayOut, Wish
@@ -30,16 +30,20 @@ log = logging.getLogger("drawdown_client")
 class AsyncGuard:
     """A client of the guard for one event loop. Errors of all methods: as `Guard`."""
 
-    def __init__(self, line: AsyncLine, settings: Settings | None = None, world: World | None = None) -> None:
+    def __init__(
+        self, line: AsyncLine, reports: Line, settings: Settings | None = None, world: World | None = None
+    ) -> None:
+        """Create a client. `reports`: the connection of the threads that send uses allowed without a response."""
         self._line = line
+        self._reports = reports
         self._world = world or World()
-        self.fail_open = LetThrough(settings or Settings())
-        """Uses that were let through without a response, and that the server does not have yet."""
-        self._telling = asyncio.Lock()
+        self._settings = settings or Settings()
+        self.fail_open = LetThrough(self._settings, reports.once)
+        """Uses that the client allowed without a response, and that the server does not have yet."""
 
     async def check(self, wish: Wish) -> Decision:
         """Return the decision on a use, without counting the use."""
-        away = await self._tell()
+        away = await self._send()
         try:
             return await self._decide(words.check(wish), away)
         except Unreachable as error:
@@ -94,8 +98,9 @@ class AsyncGuard:
 
     async def close(self) -> None:
         """Send the uses that were allowed without a response, and log those not sent."""
-        await self._tell()
+        await self._send(self._settings.close_s)
         self.fail_open.give_up()
+        self._reports.close()
 
     async def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
         """Return the server's decision on a use.
@@ -103,7 +108,7 @@ class AsyncGuard:
         If the server does not answer this call, the client allows a use of a metric in `fails_open`. If reports of
         earlier uses wait, the call has only one attempt.
         """
-        away = await self._tell()
+        away = await self._send()
         is_open = away is not None and self.fail_open.admits(wish, away)
         if away is not None and is_open and self.fail_open.has(key):
             return self.fail_open.keep(key, late, away)
@@ -118,7 +123,7 @@ class AsyncGuard:
         return found
 
     async def _end(self, key: str, call: Call) -> Decision:
-        away = await self._tell()
+        away = await self._send()
         if away is not None and self.fail_open.has(key):
             return self.fail_open.keep(key, call, away)
         return await self._decide(call, away)
@@ -134,24 +139,11 @@ class AsyncGuard:
             self.fail_open.postpone_first()
         return found
 
-    async def _tell(self) -> Unreachable | None:
-        """Send the uses that were let through, each once, in order.
-
-        Return the error that ended it early, or None.
-        """
+    async def _send(self, wait_s: float = 0.0) -> Unreachable | None:
+        """Send the uses that were allowed without a response, as `LetThrough.send` does, in a thread."""
         if self.fail_open.first() is None:
             return None
-        async with self._telling:
-            while (report := self.fail_open.first()) is not None:
-                try:
-                    words.require_written(await self._line.once(report.call))
-                except Refused as error:
-                    self.fail_open.acknowledge(report, error)
-                except Unreachable as error:
-                    return error
-                else:
-                    self.fail_open.acknowledge(report)
-        return None
+        return await asyncio.to_thread(self.fail_open.send, wait_s)
 
     def budget(
         self, key: str, metric: str, estimate: int, *, org_id: str | None = None, project: str | None = None,

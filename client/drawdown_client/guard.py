@@ -39,14 +39,13 @@ class Guard:
     def __init__(self, line: Line, settings: Settings | None = None, world: World | None = None) -> None:
         self._line = line
         self._world = world or World()
-        self.fail_open = LetThrough(settings or Settings())
+        self._settings = settings or Settings()
+        self.fail_open = LetThrough(self._settings, line.once)
         """Uses that the client allowed without a response, and that the server does not have yet."""
-        self._telling = threading.Lock()
-        """A lock, so that uses are sent in order."""
 
     def check(self, wish: Wish) -> Decision:
         """Return the decision on a use, without counting the use."""
-        away = self._tell()
+        away = self.fail_open.send()
         try:
             return self._decide(words.check(wish), away)
         except Unreachable as error:
@@ -101,7 +100,7 @@ class Guard:
 
     def close(self) -> None:
         """Send the uses that were allowed without a response, and log those not sent."""
-        self._tell()
+        self.fail_open.send(self._settings.close_s)
         self.fail_open.give_up()
 
     def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
@@ -110,7 +109,7 @@ class Guard:
         If the server does not answer this call, the client allows a use of a metric in `fails_open`. If reports of
         earlier uses wait, the call has only one attempt.
         """
-        away = self._tell()
+        away = self.fail_open.send()
         is_open = away is not None and self.fail_open.admits(wish, away)
         if away is not None and is_open and self.fail_open.has(key):
             return self.fail_open.keep(key, late, away)
@@ -125,7 +124,7 @@ class Guard:
         return found
 
     def _end(self, key: str, call: Call) -> Decision:
-        away = self._tell()
+        away = self.fail_open.send()
         if away is not None and self.fail_open.has(key):
             return self.fail_open.keep(key, call, away)
         return self._decide(call, away)
@@ -140,25 +139,6 @@ class Guard:
         if away is not None and found.reason != words.UNWRITTEN:
             self.fail_open.postpone_first()
         return found
-
-    def _tell(self) -> Unreachable | None:
-        """Send the uses that were allowed without a response, each once, in order.
-
-        Return the error that stopped the method early, or None.
-        """
-        if self.fail_open.first() is None:
-            return None
-        with self._telling:
-            while (report := self.fail_open.first()) is not None:
-                try:
-                    words.require_written(self._line.once(report.call))
-                except Refused as error:
-                    self.fail_open.acknowledge(report, error)
-                except Unreachable as error:
-                    return error
-                else:
-                    self.fail_open.acknowledge(report)
-        return None
 
     def budget(
         self, key: str, metric: str, estimate: int, *, org_id: str | None = None, project: str | None = None,

@@ -1,10 +1,10 @@
-"""Store calls for uses that the client allowed without a response.
+"""Store and send calls for uses that the client allowed without a response.
 
 The client stores each call until the server has recorded the use.
 
 Guarantee: each call has one effect at the server. The client sends the calls in order, each under its key. If the
-server fails only at the first key, the client sends the calls of other keys first. With a spool, the calls outlive the
-program. The client counts and logs each lost call.
+server fails only at the first key, the client sends the calls of other keys first. Only one thread sends, and other
+uses do not wait for it. With a spool, the calls outlive the program. The client counts and logs each lost call.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from drawdown_client import guard_words as words
-from drawdown_client.calls import Call, post
-from drawdown_client.errors import ClientError, QueueFull, Unreachable
+from drawdown_client.calls import Answer, Call, post
+from drawdown_client.errors import ClientError, QueueFull, Refused, Unreachable
 from drawdown_client.guard_words import Decision, Wish
 from drawdown_client.items import Item, Result
 from drawdown_client.settings import Settings
@@ -46,13 +47,17 @@ class LetThrough:
     beside the spool (`app.spool.guard`), and the next start of the client sends them.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, once: Callable[[Call], Answer]) -> None:
+        """Create a queue. `once`: a function that makes a call once. Errors of it: Refused, Unreachable."""
+        self._once = once
         self._metrics = frozenset(settings.fails_open)
         self._most = settings.kept_calls
         self._place = None if settings.spool is None else Path(f"{settings.spool}.guard")
         self._most_bytes = settings.spool_bytes
         self._reports: deque[Report] = deque()
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        """The lock of the thread that sends."""
         self._spool: Spool | None = None
         self._pid = os.getpid()
         self.lost = 0
@@ -114,6 +119,30 @@ class LetThrough:
             self._open()
             return self._reports[0] if self._reports else None
 
+    def send(self, wait_s: float = 0.0) -> Unreachable | None:
+        """Send the calls, each once, in order.
+
+        Return the error that stopped the method early, or None. `wait_s`: the longest wait for another thread that
+        sends, in seconds.
+        """
+        if self.first() is None:
+            return None
+        if not self._sending.acquire(timeout=wait_s):
+            return Unreachable("another thread sends the reports of earlier uses")
+        try:
+            while (report := self.first()) is not None:
+                try:
+                    words.require_written(self._once(report.call))
+                except Refused as error:
+                    self.acknowledge(report, error)
+                except Unreachable as error:
+                    return error
+                else:
+                    self.acknowledge(report)
+        finally:
+            self._sending.release()
+        return None
+
     def postpone_first(self) -> None:
         """Move the calls of the first key behind those of other keys.
 
@@ -130,6 +159,8 @@ class LetThrough:
         `refused`: the error of a lost call. The method counts and logs the call.
         """
         with self._lock:
+            if report not in self._reports:  # the client was closed meanwhile
+                return
             self._reports.remove(report)
             if refused is not None:
                 self.lost += 1

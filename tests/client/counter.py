@@ -6,6 +6,7 @@ The real guard is met in `test_real_guard.py`, where this project has it.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -22,6 +23,8 @@ class Counter:
         """The status of each answer, where it is not 0; then nothing is done."""
         self.proxy_says = 0
         """The status of each answer of a proxy in front of it, where it is not 0; then nothing is done."""
+        self.before: Callable[[dict[str, Any]], None] = lambda _order: None
+        """It is called with each order, before the answer."""
         self.degraded = False
         """Whether it lets through what begins, and can write nothing down."""
         self.refuses = ""
@@ -36,6 +39,7 @@ class Counter:
     def answer(self, request: httpx.Request) -> httpx.Response:
         """As a side effect of respx."""
         act, order = request.url.path.rpartition("/")[2], json.loads(request.content)
+        self.before(order)
         if self.proxy_says:
             return httpx.Response(self.proxy_says, text="<html>proxy</html>")
         if self.away:

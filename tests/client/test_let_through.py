@@ -6,7 +6,9 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,75 @@ def test_client_stuck_report_does_not_delay_reports_of_other_uses(counter: Count
     assert counter.uses["l-1"] == {"state": "settled", "quantity": 1}
 
 
+class SlowReport:
+    """A server that answers the report of a use only when the test lets it."""
+
+    def __init__(self, counter: Counter, key: str) -> None:
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+        self._key = key
+        counter.before = self._wait
+
+    def _wait(self, order: dict[str, Any]) -> None:
+        if order.get("key") == self._key and order.get("let_through"):
+            self.is_asked.set()
+            assert self.may_answer.wait(10)
+
+
+def test_client_call_does_not_wait_for_report_of_other_thread(counter: Counter) -> None:
+    with Client(URL, KEY, OPEN, world=hasty()) as client, ThreadPoolExecutor(1) as pool:
+        counter.away = 503
+        client.guard.reserve("l-1", login(2))
+        counter.away, slow = 0, SlowReport(counter, "l-1")
+        other = pool.submit(client.guard.consume, "l-2", login())
+        assert slow.is_asked.wait(10)
+        assert not client.guard.consume("l-3", login()).degraded
+        assert not client.guard.consume("l-4", login(9)).is_allowed
+        assert client.guard.settle("l-1", 1).reason == "unreachable", "its start is on its way"
+        assert not other.done()
+        slow.may_answer.set()
+        assert not other.result(10).degraded
+    assert counter.uses["l-1"] == {"state": "settled", "quantity": 1} and set(counter.uses) == {"l-1", "l-2", "l-3"}
+    assert [act for act, order in counter.calls if order["key"] == "l-1"] == ["reserve", "settle"]
+    assert client.guard.fail_open.lost == 0
+
+
+def test_async_client_call_does_not_wait_for_report_of_other_task(counter: Counter) -> None:
+    async def work() -> None:
+        async with AsyncClient(URL, KEY, OPEN, world=hasty()) as client:
+            counter.away = 503
+            await client.guard.consume("l-1", login())
+            counter.away, slow = 0, SlowReport(counter, "l-1")
+            other = asyncio.create_task(client.guard.consume("l-2", login()))
+            assert await asyncio.to_thread(slow.is_asked.wait, 10)
+            assert not (await client.guard.consume("l-3", login())).degraded
+            assert not other.done()
+            slow.may_answer.set()
+            assert not (await other).degraded
+
+    asyncio.run(work())
+    assert set(counter.uses) == {"l-1", "l-2", "l-3"}
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_client_close_waits_for_report_of_other_thread(counter: Counter, is_told: bool) -> None:
+    """Up to its limit. A report that is answered later was counted as lost."""
+    client = Client(URL, KEY, replace(OPEN, close_s=20.0 if is_told else 0.0), world=hasty())
+    with ThreadPoolExecutor(2) as pool:
+        counter.away = 503
+        client.guard.consume("l-1", login())
+        counter.away, slow = 0, SlowReport(counter, "l-1")
+        other = pool.submit(client.guard.consume, "l-2", login())
+        assert slow.is_asked.wait(10)
+        closed = pool.submit(client.close)
+        if is_told:
+            slow.may_answer.set()
+        closed.result(10)
+        slow.may_answer.set()
+        other.exception(10)
+    assert client.guard.fail_open.lost == (0 if is_told else 1)
+    assert [order["key"] for order in counter.said("consume")].count("l-1") == 1
+
+
 def test_client_rate_limited_use_does_not_fail_open(counter: Counter) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
         counter.away = 429
@@ -236,7 +307,7 @@ def test_client_fail_open_use_refused_by_server_moves_to_dead_letters(counter: C
 
 
 def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
-    fail_open = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))
+    fail_open = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), _unasked)
     fail_open.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
     assert fail_open._spool is not None
     other = os.dup(fail_open._spool._lock)  # that of the process that kept it, from which this one was forked
@@ -246,7 +317,11 @@ def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
     assert _first(fail_open) == words.consume("l-2", login())
     os.close(other)
     fail_open.give_up()
-    assert _first(LetThrough(replace(OPEN, spool=tmp_path / "web.spool"))) == words.consume("l-1", login())
+    assert _first(LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), _unasked)) == words.consume("l-1", login())
+
+
+def _unasked(_call: Call) -> Any:
+    pytest.fail("it was sent")
 
 
 def _first(fail_open: LetThrough) -> Call | None:
