@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from drawdown_client.calls import Answer, Call, post
 from drawdown_client.errors import ClientError, QueueFull, Refused, Unreachable
 from drawdown_client.guard_words import Decision, Wish
 from drawdown_client.items import Item, Result
+from drawdown_client.process import after_fork
 from drawdown_client.settings import Settings
 from drawdown_client.spool import Spool
 
@@ -47,6 +47,12 @@ class LetThrough:
     beside the spool (`app.spool.guard`), and the next start of the client sends them.
     """
 
+    _reports: deque[Report]
+    _lock: threading.Lock
+    _sending: threading.Lock
+    """The lock of the thread that sends."""
+    _spool: Spool | None
+
     def __init__(self, settings: Settings, once: Callable[[Call], Answer]) -> None:
         """Create a queue. `once`: a function that makes a call once. Errors of it: Refused, Unreachable."""
         self._once = once
@@ -54,16 +60,12 @@ class LetThrough:
         self._most = settings.kept_calls
         self._place = None if settings.spool is None else Path(f"{settings.spool}.guard")
         self._most_bytes = settings.spool_bytes
-        self._reports: deque[Report] = deque()
-        self._lock = threading.Lock()
-        self._sending = threading.Lock()
-        """The lock of the thread that sends."""
-        self._spool: Spool | None = None
-        self._pid = os.getpid()
+        self._empty()
         self.lost = 0
         """Number of lost calls: the server refused them, or they still waited at the end without a spool."""
         with self._lock:
             self._open()
+        after_fork(self._forked)
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
         """Return True if the client allows a use although its call failed.
@@ -182,17 +184,20 @@ class LetThrough:
         while (report := self.first()) is not None:
             self.acknowledge(report, Unreachable("the program ended before the server answered"))
 
-    def _open(self) -> None:
-        """Load the calls of an earlier start.
+    def _empty(self) -> None:
+        self._reports = deque()
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._spool = None
 
-        A forked process begins empty, because its parent sends them.
-        """
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._reports.clear()
-            if self._spool is not None:
-                self._spool.close()
-                self._spool = None
+    def _forked(self) -> None:
+        """Reset the queue in a forked process, because the parent process sends the calls."""
+        if self._spool is not None:
+            self._spool.close()
+        self._empty()
+
+    def _open(self) -> None:
+        """Load the calls of an earlier start."""
         if self._place is None or self._spool is not None:
             return
         self._spool = Spool(self._place, self._most_bytes)

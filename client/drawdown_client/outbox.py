@@ -14,9 +14,7 @@ import atexit
 import logging
 import multiprocessing
 import multiprocessing.util
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -29,6 +27,7 @@ from drawdown_client.calls import TOO_LARGE, Backoff, escape, say_again
 from drawdown_client.clock import World
 from drawdown_client.errors import BadItem, Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
+from drawdown_client.process import after_fork
 from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
 from drawdown_client.spool import Spool, dead_letter_of
 
@@ -66,9 +65,7 @@ class Outbox:
         with self._changed:
             self._open_spool()
         atexit.register(self._at_exit)
-        if hasattr(os, "register_at_fork"):
-            itself = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _forked(itself))
+        after_fork(self._forked)
 
     def put(self, items: Sequence[Item]) -> None:
         """Record items.
@@ -319,7 +316,7 @@ class Outbox:
             log.error("on_result failed: %s", escape(str(error)), exc_info=None if self._on_result_failed else error)
             self._on_result_failed = True
 
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """Reset the outbox in a forked process.
 
         The outbox then does not have waiting items, and has its own lock, thread and spool.
@@ -327,9 +324,3 @@ class Outbox:
         if self._spool is not None:
             self._spool.close()
         self._empty()
-
-
-def _forked(itself: weakref.ref[Outbox]) -> None:
-    outbox = itself()
-    if outbox is not None:
-        outbox.forked()

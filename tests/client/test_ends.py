@@ -94,6 +94,39 @@ def test_client_in_forked_process_sends_own_events_once(tmp_path: Path, has_spoo
     assert len(senders) == 2
 
 
+FORKED = """
+import json, os, signal, sys
+from drawdown_client import Settings, Unreachable, Wish, guard_words
+from drawdown_client.let_through import LetThrough
+sent = []
+def once(call):
+    sent.append(json.loads(call.body)["key"])
+    return {"decision": "allow"}
+made = LetThrough(Settings(spool=sys.argv[1] or None), once)
+def use(key):
+    made.keep(key, guard_words.consume(key, Wish("acme", "login"), late=True), Unreachable("away"))
+use("l-1")
+made._lock.acquire(), made._sending.acquire()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    use("l-2")
+    os._exit(0 if made.send() is None and sent == ["l-2"] else 1)
+made._lock.release(), made._sending.release()
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+made.send()
+sys.exit(status or sent != ["l-1"])
+"""
+
+
+@cases("has_spool", [True, False])
+def test_guard_client_fork_during_report_does_not_block_child(tmp_path: Path, has_spool: bool) -> None:
+    """Another thread of the parent has the locks. Each process sends its own report."""
+    spool = str(tmp_path / "app.spool") if has_spool else ""
+    done = subprocess.run([sys.executable, "-c", FORKED, spool], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_client_closed_before_fork_does_not_close_files_of_child(tmp_path: Path) -> None:
     script = (
         "import os, sys; from drawdown_client import *\n"

@@ -311,7 +311,7 @@ def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
     fail_open.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
     assert fail_open._spool is not None
     other = os.dup(fail_open._spool._lock)  # that of the process that kept it, from which this one was forked
-    fail_open._pid -= 1
+    fail_open._forked()
     assert fail_open.first() is None and not fail_open.has("l-1")
     fail_open.keep("l-2", words.consume("l-2", login()), Unreachable("away"))
     assert _first(fail_open) == words.consume("l-2", login())
