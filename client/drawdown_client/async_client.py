@@ -99,10 +99,11 @@ class AsyncClient:
 
     async def close(self, timeout_s: float | None = None) -> None:
         """Send all waiting items and stop, as `Client.close` does."""
+        timeout_s = self.settings.close_s if timeout_s is None else timeout_s
         try:
-            await asyncio.to_thread(self._outbox.close, self.settings.close_s if timeout_s is None else timeout_s)
+            await asyncio.to_thread(self._outbox.close, timeout_s)
         finally:
-            await self.guard.close()
+            await self.guard.close(timeout_s)
             await self._line.close()
 
     async def __aenter__(self) -> AsyncClient:

@@ -33,12 +33,15 @@ class AsyncGuard:
     def __init__(
         self, line: AsyncLine, reports: Line, settings: Settings | None = None, world: World | None = None
     ) -> None:
-        """Create a client. `reports`: the connection of the threads that send uses allowed without a response."""
+        """Create a client.
+
+        `reports`: the connection of the threads that send uses allowed without a response.
+        """
         self._line = line
         self._reports = reports
         self._world = world or World()
         self._settings = settings or Settings()
-        self.fail_open = LetThrough(self._settings, reports.once)
+        self.fail_open = LetThrough(self._settings, self._world, reports.once)
         """Uses that the client allowed without a response, and that the server does not have yet."""
 
     async def check(self, wish: Wish) -> Decision:
@@ -96,10 +99,10 @@ class AsyncGuard:
         """
         return await self._end(key, words.extend(key, to, hold_s))
 
-    async def close(self) -> None:
-        """Send the uses that were allowed without a response, and log those not sent."""
-        await self._send(self._settings.close_s)
-        self.fail_open.give_up()
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Send the uses that were allowed without a response, as `Guard.close` does."""
+        timeout_s = self._settings.close_s if timeout_s is None else timeout_s
+        await asyncio.to_thread(self.fail_open.close, timeout_s)
         self._reports.close()
 
     async def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
@@ -139,11 +142,11 @@ class AsyncGuard:
             self.fail_open.postpone_first()
         return found
 
-    async def _send(self, wait_s: float = 0.0) -> Unreachable | None:
-        """Send the uses that were allowed without a response, as `LetThrough.send` does, in a thread."""
+    async def _send(self) -> Unreachable | None:
+        """Send allowed uses, as `LetThrough.send` does, in a thread."""
         if self.fail_open.first() is None:
             return None
-        return await asyncio.to_thread(self.fail_open.send, wait_s)
+        return await asyncio.to_thread(self.fail_open.send)
 
     def budget(
         self, key: str, metric: str, estimate: int, *, org_id: str | None = None, project: str | None = None,

@@ -177,10 +177,11 @@ class TryTimeout:
     reads this object as an integer before each wait, because a socket accepts only a float or an integer.
     """
 
-    def __init__(self, settings: Settings, world: World) -> None:
+    def __init__(self, settings: Settings, world: World, most_s: float) -> None:
         self._each_s = settings.answer_s
+        self._most_s = most_s
         self._world = world
-        self._until_s = world.monotonic_s() + try_s(settings)
+        self._until_s = world.monotonic_s() + most_s
 
     def __index__(self) -> int:
         """Return the remaining seconds, rounded up.
@@ -189,7 +190,7 @@ class TryTimeout:
         """
         left_s = self._until_s - self._world.monotonic_s()
         if left_s <= 0:
-            raise too_slow()
+            raise too_slow(self._most_s)
         return math.ceil(min(left_s, self._each_s))
 
 
@@ -232,8 +233,8 @@ def try_s(settings: Settings) -> float:
     return settings.connect_s + WHOLE_ANSWER_S
 
 
-def too_slow() -> Unreachable:
-    return Unreachable(f"the server did not complete its response within {WHOLE_ANSWER_S:g} s")
+def too_slow(most_s: float) -> Unreachable:
+    return Unreachable(f"the server did not complete its response within {most_s:g} s")
 
 
 def failed(error: httpx.HTTPError | httpx.StreamError) -> Unreachable:
@@ -329,13 +330,13 @@ def patience(settings: Settings, world: World) -> Callable[[RetryCallState], boo
     return is_over
 
 
-def timeouts(settings: Settings, each: float | None = None) -> httpx.Timeout:
+def timeouts(settings: Settings, each: float | None = None, most_s: float = math.inf) -> httpx.Timeout:
     """Return the timeouts of a call.
 
-    `each`: the timeout of each read or write in seconds; None: `answer_s`.
+    `each`: the timeout of each read or write in seconds; None: `answer_s`. `most_s`: the time limit of the attempt.
     """
     waits = settings.answer_s if each is None else each
-    return httpx.Timeout(settings.answer_s, connect=settings.connect_s, read=waits, write=waits)
+    return httpx.Timeout(settings.answer_s, connect=min(settings.connect_s, most_s), read=waits, write=waits)
 
 
 def say_again(state: RetryCallState) -> None:

@@ -109,12 +109,14 @@ class Client:
     def close(self, timeout_s: float | None = None) -> None:
         """Send all waiting items within `timeout_s` seconds, then stop. Errors: Unsent.
 
-        `timeout_s` None: `close_s` of the settings. If the client is already closed, the call has no effect.
+        The guard then also has `timeout_s` seconds to report uses. `timeout_s` None: `close_s` of the settings. If the
+        client is already closed, the call has no effect.
         """
+        timeout_s = self.settings.close_s if timeout_s is None else timeout_s
         try:
-            self._outbox.close(self.settings.close_s if timeout_s is None else timeout_s)
+            self._outbox.close(timeout_s)
         finally:
-            self.guard.close()
+            self.guard.close(timeout_s)
             self._line.close()
 
     def __enter__(self) -> Client:

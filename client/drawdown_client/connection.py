@@ -61,9 +61,13 @@ class Line:
                 made.close()
         return self._made[pid]
 
-    def once(self, call: Call) -> Answer:
-        """Make a call once, without retries. Errors: Refused, Unreachable."""
-        left = cast(float, TryTimeout(self._settings, self._world))
+    def once(self, call: Call, within_s: float | None = None) -> Answer:
+        """Make a call once, without retries. Errors: Refused, Unreachable.
+
+        `within_s`: a time limit in seconds that is shorter than the usual limit of an attempt.
+        """
+        most_s = calls.try_s(self._settings) if within_s is None else min(within_s, calls.try_s(self._settings))
+        left = cast(float, TryTimeout(self._settings, self._world, most_s))
         try:
             with self._http().stream(
                 call.method,
@@ -71,7 +75,7 @@ class Line:
                 content=call.body,
                 params=dict(call.query),
                 headers=call.headers,
-                timeout=calls.timeouts(self._settings, left),
+                timeout=calls.timeouts(self._settings, left, most_s),
             ) as response:
                 received = Received(response)
                 for chunk in response.iter_bytes():
@@ -129,7 +133,7 @@ class AsyncLine:
                 async for chunk in response.aiter_bytes():
                     received.add(chunk)
         except TimeoutError:
-            raise calls.too_slow() from None
+            raise calls.too_slow(calls.try_s(self._settings)) from None
         except _FAILURES as error:
             raise calls.failed(error) from error
         return calls.read(response, received.body, self._world)

@@ -40,7 +40,7 @@ class Guard:
         self._line = line
         self._world = world or World()
         self._settings = settings or Settings()
-        self.fail_open = LetThrough(self._settings, line.once)
+        self.fail_open = LetThrough(self._settings, self._world, line.once)
         """Uses that the client allowed without a response, and that the server does not have yet."""
 
     def check(self, wish: Wish) -> Decision:
@@ -98,10 +98,12 @@ class Guard:
         """
         return self._end(key, words.extend(key, to, hold_s))
 
-    def close(self) -> None:
-        """Send the uses that were allowed without a response, and log those not sent."""
-        self.fail_open.send(self._settings.close_s)
-        self.fail_open.give_up()
+    def close(self, timeout_s: float | None = None) -> None:
+        """Send the uses that were allowed without a response, and log those not sent.
+
+        `timeout_s`: the time limit in seconds; None: `close_s` of the settings.
+        """
+        self.fail_open.close(self._settings.close_s if timeout_s is None else timeout_s)
 
     def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
         """Return the server's decision on a use.

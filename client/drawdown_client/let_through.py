@@ -4,11 +4,13 @@ The client stores each call until the server has recorded the use.
 
 Guarantee: each call has one effect at the server. The client sends the calls in order, each under its key. If the
 server fails only at the first key, the client sends the calls of other keys first. Only one thread sends, and other
-uses do not wait for it. With a spool, the calls outlive the program. The client counts and logs each lost call.
+uses do not wait for it. With a spool, the calls outlive the program. If calls are left when the client is closed or the
+program ends, the client sends them within a limit. It counts and logs each lost call.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import threading
@@ -19,10 +21,11 @@ from pathlib import Path
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Answer, Call, post
+from drawdown_client.clock import World
 from drawdown_client.errors import ClientError, QueueFull, Refused, Unreachable
 from drawdown_client.guard_words import Decision, Wish
 from drawdown_client.items import Item, Result
-from drawdown_client.process import after_fork
+from drawdown_client.process import after_fork, at_end_of_child
 from drawdown_client.settings import Settings
 from drawdown_client.spool import Spool
 
@@ -52,19 +55,26 @@ class LetThrough:
     _sending: threading.Lock
     """The lock of the thread that sends."""
     _spool: Spool | None
+    _ends_with_child: bool
 
-    def __init__(self, settings: Settings, once: Callable[[Call], Answer]) -> None:
-        """Create a queue. `once`: a function that makes a call once. Errors of it: Refused, Unreachable."""
+    def __init__(self, settings: Settings, world: World, once: Callable[[Call, float | None], Answer]) -> None:
+        """Create a queue.
+
+        `once`: a function that makes a call once, within the usual limit of an attempt or a number of seconds. Its
+        errors: Refused, Unreachable.
+        """
         self._once = once
+        self._world = world
+        self._settings = settings
         self._metrics = frozenset(settings.fails_open)
-        self._most = settings.kept_calls
         self._place = None if settings.spool is None else Path(f"{settings.spool}.guard")
-        self._most_bytes = settings.spool_bytes
+        self._is_closed = False
         self._empty()
         self.lost = 0
         """Number of lost calls: the server refused them, or they still waited at the end without a spool."""
         with self._lock:
             self._open()
+        atexit.register(self._at_exit)
         after_fork(self._forked)
 
     def admits(self, wish: Wish, error: Unreachable) -> bool:
@@ -102,7 +112,7 @@ class LetThrough:
     def _put(self, key: str, call: Call, why: str) -> bool:
         with self._lock:
             self._open()
-            if len(self._reports) >= self._most:
+            if self._is_closed or len(self._reports) >= self._settings.kept_calls:
                 return False
             if not self._reports:
                 log.error("the guard is unavailable, so the client allows uses of the metrics in fails_open: %s", why)
@@ -114,6 +124,9 @@ class LetThrough:
                 log.error("cannot write a guard call to the spool: %s", error)
                 return False
             self._reports.append(Report(number, key, call))
+            if not self._ends_with_child:
+                at_end_of_child(self._at_exit)
+                self._ends_with_child = True
             return True
 
     def first(self) -> Report | None:
@@ -121,29 +134,43 @@ class LetThrough:
             self._open()
             return self._reports[0] if self._reports else None
 
-    def send(self, wait_s: float = 0.0) -> Unreachable | None:
+    def send(self, closing_s: float | None = None) -> Unreachable | None:
         """Send the calls, each once, in order.
 
-        Return the error that stopped the method early, or None. `wait_s`: the longest wait for another thread that
-        sends, in seconds.
+        Return the error that stopped the method early, or None. The first call without a response stops the method. No
+        further call begins after `call_within_s`, and the method does not wait for another thread that sends.
+
+        `closing_s`: seconds in which a closed client must send the calls. The method then waits for another thread, and
+        also sends the calls of other keys.
         """
+        until_s = self._world.monotonic_s() + (self._settings.call_within_s if closing_s is None else closing_s)
         if self.first() is None:
             return None
-        if not self._sending.acquire(timeout=wait_s):
+        if not self._sending.acquire(timeout=closing_s or 0.0):
             return Unreachable("another thread sends the reports of earlier uses")
         try:
-            while (report := self.first()) is not None:
-                try:
-                    words.require_written(self._once(report.call))
-                except Refused as error:
-                    self.acknowledge(report, error)
-                except Unreachable as error:
-                    return error
-                else:
-                    self.acknowledge(report)
+            return self._send_until(until_s, is_closing=closing_s is not None)
         finally:
             self._sending.release()
-        return None
+
+    def _send_until(self, until_s: float, *, is_closing: bool) -> Unreachable | None:
+        failed: set[str] = set()
+        while (report := self.first()) is not None and report.key not in failed:
+            left_s = max(until_s - self._world.monotonic_s(), 0.0)
+            try:
+                words.require_written(self._once(report.call, left_s if is_closing else None))
+            except Refused as error:
+                self.acknowledge(report, error)
+            except Unreachable as error:
+                if not is_closing:
+                    return error
+                failed.add(report.key)
+                self.postpone_first()
+            else:
+                self.acknowledge(report)
+            if self._world.monotonic_s() >= until_s:
+                break
+        return None if self.first() is None else Unreachable("reports of earlier uses wait to be sent")
 
     def postpone_first(self) -> None:
         """Move the calls of the first key behind those of other keys.
@@ -172,9 +199,21 @@ class LetThrough:
                 item = _spool_item(report.key, report.call)
                 self._spool.settle([(report.number, item)], [why or Result("accepted")])
 
+    def close(self, within_s: float) -> None:
+        """Send the calls within `within_s` seconds, then give up."""
+        try:
+            self.send(within_s)
+        finally:
+            self.give_up()
+
+    def _at_exit(self) -> None:
+        self.close(self._settings.close_s)
+
     def give_up(self) -> None:
         """Stop, and log the remaining calls, which are lost without a spool."""
+        atexit.unregister(self._at_exit)
         with self._lock:
+            self._is_closed = True
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:
                 if self._reports:
@@ -189,6 +228,7 @@ class LetThrough:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._spool = None
+        self._ends_with_child = False
 
     def _forked(self) -> None:
         """Reset the queue in a forked process, because the parent process sends the calls."""
@@ -200,7 +240,7 @@ class LetThrough:
         """Load the calls of an earlier start."""
         if self._place is None or self._spool is not None:
             return
-        self._spool = Spool(self._place, self._most_bytes)
+        self._spool = Spool(self._place, self._settings.spool_bytes)
         for number, item in self._spool.left.items():
             said = item.content
             call = post(str(said["path"]), dict(said["order"]))  # type: ignore[call-overload]

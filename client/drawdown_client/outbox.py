@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import multiprocessing
-import multiprocessing.util
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,7 +25,7 @@ from drawdown_client.calls import TOO_LARGE, Backoff, escape, say_again
 from drawdown_client.clock import World
 from drawdown_client.errors import BadItem, Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
-from drawdown_client.process import after_fork
+from drawdown_client.process import after_fork, at_end_of_child
 from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
 from drawdown_client.spool import Spool, dead_letter_of
 
@@ -166,8 +164,7 @@ class Outbox:
         self._waiting.extend(found)
         self._put += len(found)
         if self._thread is None or not self._thread.is_alive():
-            if multiprocessing.parent_process() is not None:  # a child of multiprocessing ends without `atexit`
-                multiprocessing.util.Finalize(None, self._at_exit, exitpriority=0)
+            at_end_of_child(self._at_exit)
             self._thread = threading.Thread(target=self._run, name="drawdown-client", daemon=True)
             self._thread.start()
         self._changed.notify_all()

@@ -20,7 +20,7 @@ QUEUE_ITEMS: Final = 10_000
 BLOCK_S: Final = 5.0
 """Seconds for which `record` waits for space in a full queue."""
 CLOSE_S: Final = 10.0
-"""Seconds for which `close`, and the end of the program, wait."""
+"""Seconds for which `close`, and the end of the program, wait for items, and then for reports of the guard."""
 KEPT_CALLS: Final = 1_000
 """Maximum number of guard calls that wait to be sent. Above this limit, the client raises `Unreachable`."""
 SPOOL_BYTES: Final = 64 * 1024 * 1024
@@ -56,9 +56,9 @@ class Settings:
     `source`: the source of events without a source. `on_result`: a function that the sending thread calls once for each
     item. `spool`: the path of a file that stores items until they are acknowledged. `when_full`: "block" to wait up to
     `block_s` seconds for space before QueueFull, or "raise" for QueueFull at once. `close_s`: the longest wait in
-    seconds when the client is closed or the program ends. `fails_open`: the metrics with uses that the client allows if
-    the server does not answer. Pass the metrics that have `guard set --fail open`. For the unit of another setting, see
-    the constant of its default.
+    seconds for items, and then for reports of the guard, when the client is closed or the program ends. `fails_open`:
+    the metrics with uses that the client allows if the server does not answer. Pass the metrics that have
+    `guard set --fail open`. For the unit of another setting, see the constant of its default.
 
     Errors: ValueError for a number out of range.
     """

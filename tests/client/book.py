@@ -70,6 +70,14 @@ class Book:
         return sorted(item["quantity"] for item in self.kept.values())
 
 
+class Reports(Book):
+    """A guard that allows each use, and keeps the orders."""
+
+    def take(self, body: bytes) -> dict[str, Any]:
+        self.bodies.append([json.loads(body)])
+        return {"decision": "allow", "reason": "allowed"}
+
+
 @contextmanager
 def on_a_socket(book: Book, status: Callable[[], int] = lambda: 200) -> Iterator[str]:
     """Its URL. `status`: of each answer; another than 200 keeps nothing."""
@@ -78,7 +86,12 @@ def on_a_socket(book: Book, status: Callable[[], int] = lambda: 200) -> Iterator
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             found = status()
-            said = book.take(gzip.decompress(body)) if found == 200 else {"error": {"code": "database", "message": ""}}
+            is_packed = self.headers["content-encoding"] == "gzip"
+            said = (
+                book.take(gzip.decompress(body) if is_packed else body)
+                if found == 200
+                else {"error": {"code": "database", "message": ""}}
+            )
             answer = json.dumps(said).encode()
             self.send_response(found)
             self.send_header("Content-Type", "application/json")

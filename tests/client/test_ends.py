@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.cases import cases
-from tests.client.book import Book, on_a_socket
+from tests.client.book import Book, Reports, on_a_socket
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,15 +95,49 @@ def test_client_in_forked_process_sends_own_events_once(tmp_path: Path, has_spoo
     assert len(senders) == 2
 
 
+UNCLOSED = """
+import asyncio, multiprocessing, sys
+from drawdown_client import AsyncClient, Client, Settings, Wish
+how, url = sys.argv[1:]
+settings = Settings(fails_open=("login",), call_tries=1, close_s=1.0)
+wish = Wish("acme", "login")
+made = Client(url, "dd_1", settings) if how == "worker" else None
+def work():
+    client = made or Client(url, "dd_1", settings)
+    assert client.guard.consume("l-1", wish).degraded
+async def loop():
+    client = AsyncClient(url, "dd_1", settings)
+    assert (await client.guard.consume("l-1", wish)).degraded
+if how == "worker":
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join()
+    sys.exit(worker.exitcode)
+asyncio.run(loop()) if how == "loop" else work()
+"""
+
+
+@cases(("how", "is_back"), [(how, back) for how in ("thread", "loop", "worker") for back in (True, False)])
+def test_guard_client_program_without_close_sends_or_logs_reports(how: str, is_back: bool) -> None:
+    reports, statuses = Reports(), itertools.chain([503], itertools.repeat(200 if is_back else 503))
+    with on_a_socket(reports, lambda: next(statuses)) as url:
+        done = subprocess.run(
+            [sys.executable, "-c", UNCLOSED, how, url], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    assert [order["key"] for (order,) in reports.bodies] == (["l-1"] if is_back else [])
+    assert done.stderr.count('cannot record an allowed use: {"key": "l-1"') == (0 if is_back else 1)
+
+
 FORKED = """
 import json, os, signal, sys
-from drawdown_client import Settings, Unreachable, Wish, guard_words
+from drawdown_client import Settings, Unreachable, Wish, World, guard_words
 from drawdown_client.let_through import LetThrough
 sent = []
-def once(call):
+def once(call, _within_s):
     sent.append(json.loads(call.body)["key"])
     return {"decision": "allow"}
-made = LetThrough(Settings(spool=sys.argv[1] or None), once)
+made = LetThrough(Settings(spool=sys.argv[1] or None), World(), once)
 def use(key):
     made.keep(key, guard_words.consume(key, Wish("acme", "login"), late=True), Unreachable("away"))
 use("l-1")

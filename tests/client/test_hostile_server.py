@@ -279,5 +279,11 @@ def test_client_slow_answer_times_out(
     assert time.monotonic() - began < 1.5
 
 
+def test_client_attempt_with_own_limit_times_out() -> None:
+    limited = pytest.raises(Unreachable, match=r"did not complete its response within 0\.2 s")
+    with answering(slow) as url, Client(url, KEY) as made, limited:
+        made._line.once(calls.get("v1", "orgs"), 0.2)
+
+
 def test_client_requests_uncompressed_answers() -> None:
     assert calls.headers(KEY)["Accept-Encoding"] == "identity"

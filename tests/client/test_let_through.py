@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import respx
 
-from drawdown_client import AsyncClient, Client, Refused, Settings, Unreachable, Wish
+from drawdown_client import AsyncClient, Client, Refused, Settings, Unreachable, Wish, World
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call
 from drawdown_client.let_through import LetThrough
@@ -195,6 +195,60 @@ def test_client_close_waits_for_report_of_other_thread(counter: Counter, is_told
     assert [order["key"] for order in counter.said("consume")].count("l-1") == 1
 
 
+class Clock:
+    """A world in which each report takes some seconds, and those of one key fail."""
+
+    def __init__(self, each_s: float, fails: str = "") -> None:
+        self.now_s = 100.0
+        self.each_s, self.fails = each_s, fails
+        self.asked: list[tuple[str, float | None]] = []
+
+    def once(self, call: Call, within_s: float | None) -> Any:
+        key = json.loads(call.body or b"")["key"]
+        self.asked.append((key, within_s))
+        self.now_s += self.each_s
+        if key == self.fails:
+            raise Unreachable("it fails")
+        return {"decision": "allow"}
+
+    def queue(self, *keys: str, **settings: Any) -> LetThrough:
+        made = LetThrough(replace(OPEN, **settings), World(monotonic_s=lambda: self.now_s), self.once)
+        for key in keys:
+            made.keep(key, words.consume(key, login(), late=True), Unreachable("away"))
+        return made
+
+
+def test_client_close_sends_reports_within_its_limit(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(4.0)
+    made = clock.queue("a", "b", "c", "d", "e")
+    made.close(10.0)
+    assert clock.asked == [("a", 10.0), ("b", 6.0), ("c", 2.0)]
+    assert made.lost == 2 and caplog.text.count("cannot record an allowed use") == 2
+
+
+def test_client_close_sends_reports_behind_stuck_report() -> None:
+    clock = Clock(1.0, fails="a")
+    made = clock.queue("a", "b", "c")
+    made.close(10.0)
+    assert [key for key, _ in clock.asked] == ["a", "b", "c"] and made.lost == 1
+
+
+def test_client_call_sends_reports_for_limited_time() -> None:
+    """It waits meanwhile. Its own call tells it whether the server answers."""
+    clock = Clock(9.0)
+    made = clock.queue("a", "b", "c", "d", call_within_s=15.0)
+    assert made.send() is not None and clock.asked == [("a", None), ("b", None)]
+    assert made.send() is None and made.first() is None
+
+
+def test_closed_client_does_not_allow_use_without_response() -> None:
+    made = Clock(1.0).queue("a")
+    made.close(10.0)
+    with pytest.raises(Unreachable, match="away"):
+        made.keep("b", words.consume("b", login(), late=True), Unreachable("away"))
+    assert made.first() is None
+
+
 def test_client_rate_limited_use_does_not_fail_open(counter: Counter) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
         counter.away = 429
@@ -307,7 +361,7 @@ def test_client_fail_open_use_refused_by_server_moves_to_dead_letters(counter: C
 
 
 def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
-    fail_open = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), _unasked)
+    fail_open = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), World(), _unasked)
     fail_open.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
     assert fail_open._spool is not None
     other = os.dup(fail_open._spool._lock)  # that of the process that kept it, from which this one was forked
@@ -317,10 +371,12 @@ def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
     assert _first(fail_open) == words.consume("l-2", login())
     os.close(other)
     fail_open.give_up()
-    assert _first(LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), _unasked)) == words.consume("l-1", login())
+    again = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), World(), _unasked)
+    assert _first(again) == words.consume("l-1", login())
+    again.give_up()
 
 
-def _unasked(_call: Call) -> Any:
+def _unasked(_call: Call, _within_s: float | None) -> Any:
     pytest.fail("it was sent")
 
 
