@@ -140,8 +140,8 @@ console_failures = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.CheckConstraint("failures > 0", name="console_failures_some"),
     sa.Index("console_failures_by_time", "since_ms"),
-    comment="Recent failed sign-ins, by the typed name and the address. `name` '': those of the "
-    "address with unknown names, or with names without a password.",
+    comment="Recent tries to sign in, by the typed name and the address. `name` '': all tries of the address. "
+    "`since_ms`: the first of these.",
 )
 
 console_marks = sa.Table(

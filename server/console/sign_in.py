@@ -32,7 +32,6 @@ from drawdown.server.http.threads import Threads
 from drawdown.worker.access import people as console_users
 from drawdown.worker.access import sessions as console_sessions
 from drawdown.worker.access.people import Person
-from drawdown.worker.access.sessions import TooManyFailures
 
 HASHES_AT_ONCE: Final = 2
 """Concurrent password checks. Each uses 19 MiB, or 32 MiB for an older hash."""
@@ -42,6 +41,7 @@ MOST_HASHES: Final = 20
 Above the limit, Drawdown asks the person to try again.
 """
 WRONG: Final = "wrong name or password"
+TOO_MANY: Final = "too many failed sign-ins. Try again in 15 minutes"
 NO_LINK: Final = "the link was used, or expired. Ask an admin for another link (`drawdown console user reset`)"
 
 T = TypeVar("T")
@@ -102,12 +102,10 @@ class SignIn:
             shown = {"next": inside(form.get("next")), "name": name, "why": why}
             return self._console.render("sign_in.html", shown, status)
 
-        try:
-            stored = await self._threads.write(lambda c: console_sessions.count_try(c, name, address, now_ms))
-        except TooManyFailures as error:
-            return show_form(429, str(error))
+        tried = await self._threads.write(lambda c: console_sessions.count_try(c, name, address, now_ms))
+        stored = tried.stored
         if not await self._hash(lambda: console_users.is_password(password, stored)) or stored is None:
-            return show_form(401, WRONG)
+            return show_form(429, TOO_MANY) if tried.too_many else show_form(401, WRONG)
         rehashed = await self._hash(lambda: console_users.rehashed(password, stored))
         session = secrets.token_urlsafe(32)
         person = await self._begin(name, stored, session, address, rehashed)

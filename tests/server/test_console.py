@@ -108,6 +108,28 @@ def test_sign_in_unknown_name_gets_same_answer_as_known_name(home: Home) -> None
     assert first == second and {one.status_code for one in answers} == {401}
 
 
+def test_sign_in_names_at_blocked_address_get_same_answer_and_work(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = []
+    is_password = console_users.is_password
+
+    def hashed(password: str, stored: str | None) -> bool:
+        hashes.append(password)
+        return is_password(password, stored)
+
+    def post(name: str, password: str = "x" * 20) -> tuple[int, str]:
+        hashes.clear()
+        answer = home.post("/console/sign-in", {"name": name, "password": password})
+        assert hashes == [password]
+        return answer.status_code, answer.text.replace(f'"{name}"', "")
+
+    monkeypatch.setattr(console_sessions, "MOST_ADDRESS_FAILURES", 2)
+    monkeypatch.setattr(console_users, "is_password", hashed)
+    assert [post(name)[0] for name in ("bob", "cat")] == [401, 401]
+    (status, page), *others = (post(name) for name in ("nobody", *["ann"] * (console_sessions.MOST_FAILURES + 1)))
+    assert status == 429 and set(others) == {(status, page)}
+    assert post("kim", PASSWORD)[0] == 303
+
+
 def test_sign_in_after_five_failures_refuses_correct_password(home: Home) -> None:
     for _ in range(console_sessions.MOST_FAILURES):
         assert home.post("/console/sign-in", {"name": "ann", "password": ""}).status_code == 401

@@ -2,9 +2,9 @@
 
 Guarantee: each sign-in creates a new session, and only its SHA-256 is stored. A session ends IDLE_MS after its last
 use, and at the latest LIFE_MS after its start. Drawdown counts a try before it checks the password, so concurrent tries
-count, too. For WITHIN_MS from the first counted try on, it checks at most MOST_FAILURES tries of one name from one
-address, and at most MOST_ADDRESS_FAILURES tries of unknown names from one address. Then the count begins again. A
-successful sign-in resets the count of its name at its address.
+count, too. For WITHIN_MS from an address's first try on, it checks at most MOST_FAILURES tries of one name from that
+address. Then all counts of the address begin again. A successful sign-in resets the count of its name at its address.
+The counts do not reveal whether a name exists.
 
 If the password changes or the person's access ends after the check and before the session begins, the sign-in fails.
 """
@@ -12,12 +12,12 @@ If the password changes or the person's access ends after the check and before t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from drawdown.schema.audit import By, record
-from drawdown.schema.errors import Refused
 from drawdown.schema.sql import queries
 from drawdown.schema.text import clean
 from drawdown.schema.units import DAY_MS, MAX_ID_CHARS, MINUTE_MS
@@ -36,10 +36,9 @@ WITHIN_MS: Final = 15 * MINUTE_MS
 MOST_FAILURES: Final = 5
 """Failed sign-ins with one name from one address within WITHIN_MS."""
 MOST_ADDRESS_FAILURES: Final = 50
-"""Failed sign-ins from one address with unknown names within WITHIN_MS.
+"""Tries to sign in from one address within WITHIN_MS.
 
-The limit bounds the stored rows. It does not lock out people with a password at the same address, because their tries
-do not count towards it.
+Above the limit, Drawdown does not store further unknown names. A person with the correct password still signs in.
 """
 MOST_SESSIONS: Final = 20
 """Sessions of one person.
@@ -49,29 +48,32 @@ A further session ends the session with the earliest last use.
 NOTHING: Final[Mapping[str, str]] = {}
 
 
-class TooManyFailures(Refused):
-    """Raised after too many failed sign-ins, before the password is checked."""
+@dataclass(frozen=True)
+class Try:
+    """A counted try to sign in.
 
-    code = "too_many_failures"
-
-
-def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -> str | None:
-    """Count a try of a name from an address.
-
-    Return the stored hash of the person's password; None without a password or a person.
-
-    Errors: TooManyFailures. The refused try does not count.
+    `stored`: the hash of the person's password; None if no password may sign in. `too_many`: a wrong password is one
+    too many, whether the name exists or not.
     """
-    given = {"name": clean(name, MAX_ID_CHARS), "address": clean(address, MAX_ID_CHARS)}
+
+    stored: str | None
+    too_many: bool
+
+
+def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -> Try:
+    """Count a try of a name ('': an invalid name) from an address."""
     SQL.run(connection, "forget_failures", {"since_ms": now_ms - WITHIN_MS})
-    found = SQL.run(connection, "password", {"name": name}).scalar_one_or_none()
-    # Unknown names count for the address, so they do not use up the tries of known people at that address.
-    of_address = [("", MOST_ADDRESS_FAILURES)] if found is None else []
-    for whose, most in (*of_address, (given["name"], MOST_FAILURES)):
-        values = {**given, "name": whose, "now_ms": now_ms}
-        if int(SQL.run(connection, "count_failure", values).scalar_one()) > most:
-            raise TooManyFailures("too many failed sign-ins. Try again in 15 minutes")
-    return None if found is None else str(found)
+    found: str | None = SQL.run(connection, "password", {"name": name}).scalar_one_or_none()
+    given = {"name": "", "address": clean(address, MAX_ID_CHARS), "since_ms": now_ms}
+    of_address = SQL.run(connection, "count_failure", given).one()
+    too_many = of_address.failures > MOST_ADDRESS_FAILURES
+    if name == "" or (found is None and too_many):
+        return Try(None, too_many)
+    # All counts of an address end together. Otherwise, they would show which names were counted beyond its limit.
+    given = {**given, "name": clean(name, MAX_ID_CHARS), "since_ms": of_address.since_ms}
+    if SQL.run(connection, "count_failure", given).one().failures > MOST_FAILURES:
+        return Try(None, True)
+    return Try(found, too_many)
 
 
 def begin(

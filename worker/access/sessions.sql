@@ -11,8 +11,8 @@ DELETE FROM console_failures WHERE since_ms <= :since_ms
 
 -- name: count_failure
 -- Failures older than WITHIN_MS are deleted before, so `since_ms` stays the time of the first failure.
-INSERT INTO console_failures (name, address, since_ms, failures) VALUES (:name, :address, :now_ms, 1)
-ON CONFLICT (name, address) DO UPDATE SET failures = console_failures.failures + 1 RETURNING failures
+INSERT INTO console_failures (name, address, since_ms, failures) VALUES (:name, :address, :since_ms, 1)
+ON CONFLICT (name, address) DO UPDATE SET failures = console_failures.failures + 1 RETURNING failures, since_ms
 
 -- name: rehash
 UPDATE console_users SET password = :rehashed WHERE name = :name AND password = :password
