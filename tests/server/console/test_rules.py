@@ -129,6 +129,21 @@ def test_audit_and_event_files_contain_exactly_filtered_rows(home: Home, monkeyp
     }  # fmt: skip
 
 
+def test_quarantined_samples_next_page_continues_after_invalid_id(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for sample_id in ("a\x01", "b" * 300, "c\x01"):
+        home.fleet.sample("acme", T0, sample_id=sample_id)
+    monkeypatch.setattr(events_page, "PAGE_QUARANTINED", 1)
+    path, pages = "/console/events?why=bad_id", []
+    while path:
+        (answer,) = home.get(path)
+        assert answer.status_code == 200, (path, answer.text[-400:])
+        card = answer.text.partition("Quarantined: bad id")[2]
+        pages.append(re.findall(r'data-head="Sample"[^>]*>(?:<[^>]+>)*(.)', card))
+        following = re.search(r'rel="next" href="([^"]+)"', card)
+        path = html.unescape(following[1]) if following else ""
+    assert pages == [["a"], ["b"], ["c"]]
+
+
 def test_limits_page_next_page_continues_after_last_override(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         terms = Terms("look", "pattern", f"p{number}*", "day", number, None)

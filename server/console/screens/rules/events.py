@@ -205,12 +205,10 @@ def _reasons(found: Mapping[str, int], query: Mapping[str, object]) -> Table:
 
 
 def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int], query: Mapping[str, object]) -> Table:
-    why = ask.text("why")
+    why, after = ask.text("why"), ask.place_text("sample")
     if why not in reasons:
         require_reason(connection, why)
-    found = list_quarantined(
-        connection, QuarantineFilter(reason=why), ask.now_ms, after=ask.text("sample"), most=PAGE_QUARANTINED
-    )
+    found = list_quarantined(connection, QuarantineFilter(reason=why), ask.now_ms, after=after, most=PAGE_QUARANTINED)
     rows = [
         (text_cell(one.sample_id), text_cell(one.org_id), time(one.came_ms, wide=True), text_cell(one.ts, wide=True),
          time(one.meant_ms, wide=True), text_cell(one.interval_s, wide=True))
@@ -226,7 +224,7 @@ def _quarantined(connection: sa.Connection, ask: Ask, reasons: Mapping[str, int]
         "No sample is quarantined for this reason.",
         f"drawdown sample quarantined --why {quote(why)}",
         next_,
-        first=url(PATH, **query) if ask.text("sample") else "",
+        first=url(PATH, **query) if after else "",
     )
 
 
