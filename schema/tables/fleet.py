@@ -209,6 +209,7 @@ ticks = sa.Table(
     sa.Column("exit_status", sa.Integer, nullable=True),
     sa.Column("clock_trusted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("report", sa.Text, nullable=True),
+    sa.Index("ticks_by_time", "started_ms"),
     comment="One row per tick, with its results and the work left, as JSON.",
 )
 

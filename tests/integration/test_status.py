@@ -14,7 +14,10 @@ from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, Ret
 from drawdown.schema.database import read, write
 from drawdown.schema.typed.parsing import lasting
 from drawdown.schema.units import DAY_MS, MINUTE_MS, WINDOW_MS
+from drawdown.server.console.request_params import Ask
+from drawdown.server.console.screens.customers import overview
 from drawdown.server.console.screens.customers.overview import needs
+from drawdown.worker.access.people import Person
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import backlog as push_backlog
@@ -397,3 +400,28 @@ def test_status_of_ticks_that_are_all_killed_is_late(fleet: Fleet) -> None:
     assert "no tick for" not in text(fleet), "one long tick is not late"
     fleet.clock.at_ms = at + 29 * MINUTE_MS
     assert "no tick for" in text(fleet)
+
+
+@pytest.mark.both_databases
+def test_overview_shows_all_ticks_of_a_day_of_many_shards(fleet: Fleet) -> None:
+    """The page read the newest 2,000 ticks: half hours before these seemed to have no tick."""
+    fleet.clock.at_ms = now = T0 + 2 * DAY_MS - 1
+    shards = 8
+    cases = {0: 1, 1: None, 2: 75}  # of the first tick of the first half hours
+    ticks = [
+        {"at": at, "status": cases.get(number // (6 * shards), 0) if number % (6 * shards) == 0 else 0}
+        for number, at in enumerate(at for at in range(T0 + DAY_MS, now, 5 * MINUTE_MS) for _ in range(shards))
+    ]
+    ticks += [{"at": now - DAY_MS, "status": 1}, {"at": now - DAY_MS - 1, "status": 1}]
+    fleet.write(
+        "INSERT INTO ticks (worker, bucket_lo, bucket_hi, started_ms, exit_status) VALUES ('w', 0, 255, :at, :status)",
+        ticks,
+    )
+    page = read(fleet.engine, lambda c: overview.read(c, Ask(Person("ann", "viewer", None), now)))
+    assert page["cells"] == [
+        ("bad", "2026-01-02 00:00: 48 ticks, at least one needs a person"),
+        ("warn", "2026-01-02 00:30: 48 ticks, one has not ended"),
+        ("warn", "2026-01-02 01:00: 48 ticks, at least one left work"),
+        *(("ok", f"2026-01-02 {half // 2:02}:{half % 2 * 30:02}: 48 ticks, all settled") for half in range(3, 48)),
+    ]
+    assert (page["ticks"], page["failed"]) == (288 * shards + 1, 2)

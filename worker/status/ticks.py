@@ -32,31 +32,31 @@ log = structlog.get_logger()
 
 SQL = queries(__file__)
 
-MOST_TICKS: Final = 2_000
-"""Newest ticks that the overview reads. One worker makes 288 a day."""
-
-
 PAGE_ROWS: Final = 300
 """Ticks of a page: 25 hours of one worker, so that whole hours are shown."""
 LAST_TICK: Final = 2**62
 
 
 @dataclass(frozen=True)
-class TickRow:
-    """A tick. `finished_ms`, `exit_status`: None until it ends, or if its worker died."""
+class TickCounts:
+    """The number of ticks that began in a span of time, and of those with a result.
 
-    tick_id: int
-    worker: str
-    started_ms: int
-    finished_ms: int | None
-    exit_status: int | None
+    `begin_ms`: the begin of the span. `unended`: ticks that run, or have a dead worker.
+    """
+
+    begin_ms: int
+    ticks: int
+    person_needed: int
+    work_left: int
+    unended: int
 
 
 @dataclass(frozen=True)
 class TickDone:
     """A tick with its report, which is empty until the tick has ended.
 
-    `bucket_lo`, `bucket_hi`: the buckets of its shard. `finished_ms`, `exit_status`: as in `TickRow`.
+    `bucket_lo`, `bucket_hi`: the buckets of its shard. `finished_ms`, `exit_status`: None until it ends, or if its
+    worker died.
     """
 
     tick_id: int
@@ -102,10 +102,10 @@ def _report(text: str | None) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def ticks_since(connection: sa.Connection, since_ms: int) -> list[TickRow]:
-    """Return the ticks since `since_ms` among the last MOST_TICKS, newest first."""
-    rows = SQL.run(connection, "since", {"since_ms": since_ms, "at_most": MOST_TICKS})
-    return [TickRow(**row._mapping) for row in rows]
+def tick_counts(connection: sa.Connection, since_ms: int, span_ms: int) -> list[TickCounts]:
+    """Return the counts of the ticks since `since_ms`, by multiples of `span_ms`."""
+    rows = SQL.run(connection, "counts", {"since_ms": since_ms, "span_ms": span_ms})
+    return [TickCounts(**row._mapping) for row in rows]
 
 
 @dataclass

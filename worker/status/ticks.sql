@@ -1,9 +1,11 @@
 -- Ticks, the newest first.
 
--- name: since
--- The order is by the key, newest first, because the time does not have an index.
-SELECT t.tick_id, t.worker, t.started_ms, t.finished_ms, t.exit_status
-FROM (SELECT * FROM ticks ORDER BY tick_id DESC LIMIT :at_most) t WHERE t.started_ms >= :since_ms ORDER BY t.tick_id DESC
+-- name: counts
+SELECT started_ms - started_ms % :span_ms AS begin_ms, COUNT(*) AS ticks,
+    COUNT(CASE WHEN exit_status = 1 THEN 1 END) AS person_needed,
+    COUNT(CASE WHEN exit_status NOT IN (0, 1) THEN 1 END) AS work_left,
+    COUNT(CASE WHEN exit_status IS NULL THEN 1 END) AS unended
+FROM ticks WHERE started_ms >= :since_ms GROUP BY 1
 
 -- name: page
 SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report FROM ticks

@@ -31,7 +31,7 @@ from drawdown.worker.status.backlog import JobsLeft
 from drawdown.worker.status.status import status
 from drawdown.worker.status.system_state import Call, Standing, Status, Why, how_much
 from drawdown.worker.status.system_state import calls as calls_of
-from drawdown.worker.status.ticks import TickRow, ticks_since
+from drawdown.worker.status.ticks import TickCounts, tick_counts
 from drawdown.worker.verdict.watch_state import WATCHED_FOR_MS
 
 CELL_MS: Final = 30 * MINUTE_MS
@@ -43,7 +43,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     found = status(connection, ask.now_ms)
     around = read_around(connection, ask.now_ms)
     standing, headline = found.standing, found.headline
-    ticks = ticks_since(connection, ask.now_ms - DAY_MS)
+    counts = tick_counts(connection, ask.now_ms - DAY_MS, CELL_MS)
     needed, last = needs(found, around), standing.last_tick
     return {
         "headline": headline,
@@ -51,9 +51,9 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         "tiles": tiles(standing, around.ending.orgs),
         "needs": needed,
         "next_href": next((need.place for need in needed if need.command in headline.next), ""),
-        "cells": strip_of(ticks, ask.now_ms),
-        "ticks": len(ticks),
-        "failed": sum(tick.exit_status == 1 for tick in ticks),
+        "cells": strip_of(counts, ask.now_ms),
+        "ticks": sum(of_cell.ticks for of_cell in counts),
+        "failed": sum(of_cell.person_needed for of_cell in counts),
         "last": last,
         "ended": "" if last is None else ENDS.get(last.exit_status, ("ended", ""))[0],
         "workers": [] if standing.cluster is None else worker_lines(standing.cluster),
@@ -118,34 +118,31 @@ def _moment(name: str, ms: int | None, at_ms: int, href: str = "") -> Tile:
     return Tile(name, hour or day, "never" if ms is None else f"{day}, {figures.ago(ms, at_ms)}", href=href)
 
 
-def strip_of(ticks: list[TickRow], now_ms: int) -> list[tuple[str, str]]:
+def strip_of(counts: list[TickCounts], now_ms: int) -> list[tuple[str, str]]:
     """Return a box for each half hour of the last day.
 
     A box has the worst result of its ticks, or the text `no tick`.
     """
     first = now_ms - now_ms % CELL_MS + CELL_MS - DAY_MS
+    by_begin = {of_cell.begin_ms: of_cell for of_cell in counts}
     found = []
     for begin in range(first, first + DAY_MS, CELL_MS):
-        of_cell = [tick for tick in ticks if begin <= tick.started_ms < begin + CELL_MS]
-        kind, word = _worst(of_cell)
+        kind, word = _worst(by_begin.get(begin))
         found.append((kind, f"{figures.time(begin)}: {word}"))
     return found
 
 
-def _worst(ticks: list[TickRow]) -> tuple[str, str]:
-    if not ticks:
+def _worst(of_cell: TickCounts | None) -> tuple[str, str]:
+    if of_cell is None:
         return "none", "no tick"
-    if any(tick.exit_status == 1 for tick in ticks):
-        return "bad", f"{_many(ticks)}, at least one needs a person"
-    if any(tick.exit_status is None for tick in ticks):
-        return "warn", f"{_many(ticks)}, one has not ended"
-    if any(tick.exit_status for tick in ticks):
-        return "warn", f"{_many(ticks)}, at least one left work"
-    return "ok", f"{_many(ticks)}, all settled"
-
-
-def _many(ticks: list[TickRow]) -> str:
-    return counted(len(ticks), "tick")
+    many = counted(of_cell.ticks, "tick")
+    if of_cell.person_needed:
+        return "bad", f"{many}, at least one needs a person"
+    if of_cell.unended:
+        return "warn", f"{many}, one has not ended"
+    if of_cell.work_left:
+        return "warn", f"{many}, at least one left work"
+    return "ok", f"{many}, all settled"
 
 
 PUSHES: Final = "/console/pushes"
