@@ -22,6 +22,9 @@ T = TypeVar("T")
 _TOO_SLOW: Final = "the query takes longer than {:g} s. Narrow the filter, or try again"
 _ENDED: Final = ("57014", "25P02")
 """SQLSTATEs of PostgreSQL: a cancelled statement, and its failed transaction."""
+_SET_LIMIT: Final = "SET LOCAL statement_timeout = "
+_LATE: Final = 0.9
+"""Part of the time that is left when a statement is late."""
 
 
 class TooSlow(DatabaseBusy):
@@ -63,19 +66,30 @@ def in_words(within_s: float) -> Iterator[None]:
 def limited(connection: sa.Connection, within_s: float) -> Iterator[None]:
     """Limit the statements of this context to `within_s` seconds.
 
-    After that time, this function refuses a new statement, and the database ends a running statement. Errors: TooSlow;
-    the database's errors that `in_words` replaces with TooSlow.
+    After that time, this function refuses a new statement, and the database ends a running statement. PostgreSQL limits
+    each statement alone, so a late statement gets the rest of the time. Errors: TooSlow; the database's errors that
+    `in_words` replaces with TooSlow.
     """
     end = time.monotonic() + within_s
+    driver: Any = connection.connection.dbapi_connection
+    is_postgresql = connection.dialect.name == "postgresql"
 
-    def in_time(*_: object) -> None:
-        if time.monotonic() > end:
+    def in_time(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        left_s = end - time.monotonic()
+        if left_s <= 0:
             raise TooSlow(_TOO_SLOW.format(within_s))
+        # A page in time costs no further statement. A failed transaction takes only its rollback.
+        is_late = left_s < _LATE * within_s and not statement.startswith(_SET_LIMIT)
+        if is_postgresql and is_late and driver.info.transaction_status.name != "INERROR":
+            set_limit(left_s)
+
+    def set_limit(limit_s: float) -> None:
+        connection.exec_driver_sql(f"{_SET_LIMIT}{max(1, int(limit_s * 1000))}")
 
     sa.event.listen(connection, "before_cursor_execute", in_time)
     try:
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(within_s * 1000)}")
+        if is_postgresql:
+            set_limit(within_s)
             yield
         else:
             with _interrupted(connection, within_s):

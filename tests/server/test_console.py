@@ -8,18 +8,20 @@ import html
 import re
 import shlex
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Final, Never
 from urllib.parse import quote
 
 import httpx
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, DatabaseBusy, UsageError
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS
 from drawdown.server.console import console as consoles
-from drawdown.server.console import files, request_params, session_auth, sign_in
+from drawdown.server.console import files, read_connection, request_params, session_auth, sign_in
 from drawdown.server.console.console import WITHIN_S
 from drawdown.server.console.frame import charts, figures
 from drawdown.server.console.pages import PAGES
@@ -336,6 +338,27 @@ def test_console_page_query_is_read_only_and_times_out(engine: sa.Engine) -> Non
     assert look(engine, lambda c: c.execute(sa.text("SELECT 1")).scalar(), 1.0) == 1
     Fleet(engine).assign("acme")  # the same connections write again
     assert WITHIN_S < 30 and consoles.AT_ONCE == 4
+
+
+def test_console_page_late_query_gets_rest_of_page_time(postgres: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each query had the whole time of its page."""
+    now_s = 0.0
+    monkeypatch.setattr(read_connection, "time", SimpleNamespace(monotonic=lambda: now_s))
+
+    def work(connection: sa.Connection) -> list[object]:
+        nonlocal now_s
+        found = []
+        for at_s in (0.0, 60.0, 90.0):
+            now_s = at_s
+            found.append(connection.execute(sa.text("SHOW statement_timeout")).scalar())
+        with pytest.raises(DBAPIError, match="DivisionByZero"), connection.begin_nested():
+            connection.execute(sa.text("SELECT 1 / 0"))
+        now_s = 100.0
+        with pytest.raises(TooSlow):
+            connection.execute(sa.text("SELECT 1"))
+        return found
+
+    assert look(postgres, work, 100.0) == ["100s", "40s", "10s"]
 
 
 def test_orgs_list_pages_contain_each_org_once(home: Home) -> None:
