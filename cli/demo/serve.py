@@ -208,7 +208,7 @@ def let_in(app: DemoApp, root: str) -> str:
 
     The console's page of an organisation links to /my, the view for the organisation's own people.
     """
-    app.settings.console_url = root
+    app.settings.console_url = root.removesuffix(":80")  # browsers omit the default port
     with suppress(UsageError):  # without the library for tokens, the demo has no pages of /my
         jwts.require_library()
         app.settings.my_secret = SecretStr(new_link())

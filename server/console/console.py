@@ -91,7 +91,7 @@ class Console:
 
     def __init__(self, services: Services, engine: sa.Engine, refused: Counter[str]) -> None:
         self.services = services
-        self.url = session_auth.require_url(services.settings.console_url)
+        self.url = session_auth.require_url(services.settings.console_url, "DRAWDOWN_CONSOLE_URL")
         self._threads = Threads(engine, services.restores, AT_ONCE, "console")
         self._files = files.Files(self._threads)
         self._templates = templates.environment()

@@ -95,10 +95,7 @@ def require_sane(settings: MySettings) -> None:
     Errors: UsageError if a setting is invalid, or the library for tokens is missing.
     """
     if settings.url:
-        try:
-            session_auth.require_url(settings.url)
-        except UsageError:
-            raise UsageError("invalid DRAWDOWN_MY_URL: expected an origin such as https://usage.example.com") from None
+        session_auth.require_url(settings.url, "DRAWDOWN_MY_URL")
     if settings.jwks_url and not is_safe(settings.jwks_url):
         raise UsageError(  # without the value, because a user's password may be in it
             "invalid DRAWDOWN_MY_JWKS_URL: expected https://, or http:// with localhost, 127.0.0.1 or [::1], without a "

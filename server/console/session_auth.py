@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -32,25 +34,37 @@ from drawdown.worker.access.sessions import LIFE_MS
 COOKIE: Final = "__Host-drawdown-console"
 SECRET_HEADER: Final = "x-drawdown-proxy-secret"  # noqa: S105, the header's name
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+PORTS: Final = {"http": 80, "https": 443}
+HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:]+\]")
 
 
-def require_url(text: str) -> str:
-    """Return the console's URL if it is an origin, as browsers send it.
+def require_url(text: str, setting: str) -> str:
+    """Return the URL of a setting if it is an origin, as browsers send it.
 
     Errors: UsageError unless it is an origin with HTTPS, or with HTTP and a loopback address or `localhost`.
     """
-    parts = urlsplit(text)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or port == -1:
-        raise UsageError("invalid DRAWDOWN_CONSOLE_URL: expected an origin such as https://drawdown.internal")
+    origin = _origin_of(text)
+    if not origin:
+        raise UsageError(f"invalid {setting}: expected an origin such as https://drawdown.internal")
+    parts = urlsplit(origin)
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise UsageError(
-            "invalid DRAWDOWN_CONSOLE_URL: expected https://, or http:// with localhost, 127.0.0.1 or [::1]"
-        )
+        raise UsageError(f"invalid {setting}: expected https://, or http:// with localhost, 127.0.0.1 or [::1]")
+    if text != origin:
+        raise UsageError(f"invalid {setting}: expected {origin}")
     return text
+
+
+def _origin_of(text: str) -> str:
+    """Return a URL's origin, as browsers send it; '' if a part is invalid."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        host = f"[{IPv6Address(host)}]" if ":" in host else host
+    except ValueError:
+        return ""
+    if parts.scheme not in PORTS or not HOST.fullmatch(host):
+        return ""
+    return f"{parts.scheme}://{host}" + ("" if port in (None, PORTS[parts.scheme]) else f":{port}")
 
 
 @dataclass(frozen=True)

@@ -70,13 +70,40 @@ def test_console_link_lost_answer_sets_password_once(home: Home, monkeypatch: py
     assert home.post("/console/link", form).status_code == 404, "to whoever comes after it, the link was used"
 
 
+SETTING: Final = "DRAWDOWN_CONSOLE_URL"
+
+
 @cases(
     "url", ["drawdown.internal", "http://drawdown.internal", "https://x/console", "https://", "ftp://x", "https://x:y"]
 )
 def test_console_url_unsafe_origin_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="CONSOLE_URL"):
-        session_auth.require_url(url)
-    assert session_auth.require_url("http://127.0.0.1:8080") and session_auth.require_url(URL)
+        session_auth.require_url(url, SETTING)
+
+
+@cases(
+    "url",
+    [
+        "https://user:pw@x", "https://user@x", "https://X", "HTTPS://x", "https://x:443", "https://x:0443", "https://x:",
+        "https://x#y", "https://x?", "https://x/", "https://x\n",
+    ],
+)  # fmt: skip
+def test_console_url_that_browsers_send_otherwise_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match=f"^invalid {SETTING}: expected https://x$"):
+        session_auth.require_url(url, SETTING)
+
+
+@cases(
+    "url", ["https://ho st", "https://x%20", "https://ho\u00f6", "https://[x]", "https://[::1", "https://[fe80::1%1]"]
+)
+def test_console_url_with_invalid_host_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match=f"invalid {SETTING}: expected an origin such as"):
+        session_auth.require_url(url, SETTING)
+
+
+@cases("url", [URL, "https://x:8443", "http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080", "https://x:80"])
+def test_console_url_that_is_an_origin_is_unchanged(url: str) -> None:
+    assert session_auth.require_url(url, SETTING) == url
 
 
 def test_root_path_redirects_to_console(home: Home) -> None:

@@ -315,7 +315,7 @@ def test_customer_link_signed_with_published_key_is_accepted(engine: sa.Engine) 
     ("own", "words"),
     [
         (replace(OWN, url="http://usage.example"), "MY_URL"),
-        (replace(OWN, url="https://usage.example/my"), "MY_URL"),
+        (replace(OWN, url="https://usage.example/my"), "MY_URL: expected https://usage.example$"),
         (replace(OWN, jwks_url="http://app.example/jwks"), "MY_JWKS_URL"),
     ],
 )
