@@ -32,6 +32,7 @@ from drawdown.server.console import action_forms
 from drawdown.server.console.action import MAX_REASON_CHARS, Action, Doing
 from drawdown.server.console.pages import ACTIONS
 from drawdown.server.console.screens.money.wallet_acts import GRANT
+from drawdown.server.console.screens.oncall import backfills as backfills_page
 from drawdown.server.http import threads
 from drawdown.worker.access import idempotency as console_acts
 from drawdown.worker.access import people as console_users
@@ -425,6 +426,16 @@ def test_backfill_revert_size_equals_value_of_its_events(home: Home) -> None:
     action = next(one for one in ACTIONS if one.name == "backfill-revert")
     doing = Doing(console_users.Person("ann", "operator"), by, {"backfill": "june"})
     assert read(home.engine, lambda c: action.size(c, doing)) == Size(micro=3 * MICRO)
+
+
+def test_backfill_page_large_and_closed_does_not_offer_comparison(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    EXAMPLES["backfill-revert"].prepare(home)
+    shown = read(home.engine, lambda c: backfills.diff(c, "june"))
+    monkeypatch.setattr(backfills_page, "MOST_COMPARED", 0)
+    assert "too large to compare" in home.get("/console/backfill?key=june")[0].text
+    write(home.engine, lambda c: backfills.close(c, "june", shown.hash, home.fleet.by))
+    (answer,) = home.get("/console/backfill?key=june")
+    assert answer.status_code == 200 and "too large to compare" not in answer.text
 
 
 def test_large_grant_requires_typed_confirmation(home: Home) -> None:

@@ -80,7 +80,7 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
         acts=_acts(found, would),
         query={"key": name},
         above=Link("Backfills", PATH),
-        note="" if found.events <= MOST_COMPARED else TOO_MANY,
+        note=TOO_MANY if found.state == "open" and would is None else "",
         heading=name,
     )
     return to_context(page)
