@@ -449,7 +449,7 @@ def of_workers(found: Cluster) -> Iterator[Metric]:
                 [((one.name,), one.done) for one in alive], ("worker",))  # fmt: skip
     yield gauge("worker_seen_age_seconds", "Seconds since the last heartbeat of each live worker.",
                 [((one.name,), seconds(one.seen_ms)) for one in alive], ("worker",))  # fmt: skip
-    jobs = {(kind, state): 0 for kind in JOB_KINDS for state in ("waits", "runs")}
+    jobs = {(kind, state): 0 for kind in JOB_KINDS for state in ("waits", "runs", "failed")}
     jobs |= {(one.kind, one.state): one.jobs for one in found.jobs if one.kind in JOB_KINDS}
     yield gauge("worker_jobs", "Waiting, running and failed jobs of workers, by kind and state.",
                 sorted(jobs.items()), ("kind", "state"))  # fmt: skip

@@ -12,7 +12,8 @@ from drawdown.ledger.draws import Cost
 from drawdown.schema import migrate
 from drawdown.schema.database import write
 from drawdown.schema.units import DAY_MS, MICRO, MINUTE_MS, WINDOW_MS
-from drawdown.server.metrics import PROBLEMS, render
+from drawdown.server.metrics import JOB_KINDS, PROBLEMS, of_workers, render
+from drawdown.worker.cluster.lists import Cluster
 from drawdown.worker.executions import actions as executions
 from drawdown.worker.executions.request import Request
 from drawdown.worker.settlements import actions as settlements
@@ -94,6 +95,13 @@ def test_quarantined_samples_metric_has_all_problems_at_zero(lone: House) -> Non
     lone.fleet.sample("acme", T0, interval_s=-1)
     after = found(lone, T0, "quarantined_samples")
     assert {name for name in after if after[name] != before[name]} == {'problem="interval_negative"'}
+
+
+def test_worker_jobs_metric_has_all_states_at_zero() -> None:
+    """An alert on a change does not see a series begin."""
+    (jobs,) = (one for one in of_workers(Cluster(1, 300, [], [])) if one.name.endswith("worker_jobs"))
+    zeros = {(kind, state): 0.0 for kind in JOB_KINDS for state in ("waits", "runs", "failed")}
+    assert {(one.labels["kind"], one.labels["state"]): one.value for one in jobs.samples} == zeros
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
