@@ -420,7 +420,7 @@ def test_overview_shows_all_ticks_of_a_day_of_many_shards(fleet: Fleet) -> None:
     page = read(fleet.engine, lambda c: overview.read(c, Ask(Person("ann", "viewer", None), now)))
     assert page["cells"] == [
         ("bad", "2026-01-02 00:00: 48 ticks, at least one needs a person"),
-        ("warn", "2026-01-02 00:30: 48 ticks, one has not ended"),
+        ("warn", "2026-01-02 00:30: 48 ticks, at least one has not ended"),
         ("warn", "2026-01-02 01:00: 48 ticks, at least one left work"),
         *(("ok", f"2026-01-02 {half // 2:02}:{half % 2 * 30:02}: 48 ticks, all settled") for half in range(3, 48)),
     ]

@@ -139,7 +139,7 @@ def _worst(of_cell: TickCounts | None) -> tuple[str, str]:
     if of_cell.person_needed:
         return "bad", f"{many}, at least one needs a person"
     if of_cell.unended:
-        return "warn", f"{many}, one has not ended"
+        return "warn", f"{many}, at least one has not ended"
     if of_cell.work_left:
         return "warn", f"{many}, at least one left work"
     return "ok", f"{many}, all settled"
