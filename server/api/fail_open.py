@@ -52,11 +52,11 @@ FAIL_OPEN_MS: Final = 15 * MINUTE_MS
 WITHIN_S: Final = 2.0
 """Seconds that a check or a use of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""Time after a failure of the database during which checks do not wait for the database."""
+"""Time after a failed call of an organisation during which its calls do not wait for the database."""
 MOST_REMEMBERED: Final = 1_000
 """API keys that a process remembers for an outage.
 
-Remembered metrics have the same limit.
+Remembered metrics, and organisations with a failed call, have the same limit.
 """
 REMEMBERED_MS: Final = 60 * MINUTE_MS
 """Longest time for which a process remembers a key or metric for an outage."""
@@ -107,7 +107,7 @@ class FailOpen:
         self._keys: Memory[ApiKey] = Memory()
         self._terms: Memory[Metric] = Memory()
         self._since_ms: int | None = None
-        self._failed_ms: int | None = None
+        self._failed: Memory[bool] = Memory()  # by organisation, because one locked wallet is no outage for others
         self._kept: OrderedDict[str, Ask] = OrderedDict()
         self._recording = asyncio.Lock()
         self._loop: asyncio.Task[None] | None = None
@@ -149,7 +149,7 @@ class FailOpen:
         remembered = self._keys.get(proof, now_ms) is not None
         look_up = partial(self._look_up, proof, now_ms)
         try:
-            found = await self._ask_database(look_up, quick=remembered, ends=False, notes=False)
+            found = await self._ask_database(look_up, None, quick=remembered, ends=False)
         except AWAY:
             if not remembered:
                 raise
@@ -175,7 +175,7 @@ class FailOpen:
         if uses:  # an allowed use with this key is recorded before its repeat
             await self._written(asked.name, quick=True)
         try:
-            found = await self._ask_database(work, quick=quick, ends=ends)
+            found = await self._ask_database(work, asked.wish.org_id, quick=quick, ends=ends)
         except LimitReached:  # the database answered
             raise
         except AWAY as error:
@@ -183,14 +183,14 @@ class FailOpen:
                 raise _not_now(error) from error
             return self._let_through(asked, terms, uses=uses)
         if self._terms.get(metric, now, LEARNED_EVERY_MS) is None:
-            await self._learn(metric, now)
+            await self._learn(metric, asked.wish.org_id, now)
         return found
 
-    async def _learn(self, metric: str, now_ms: int) -> None:
+    async def _learn(self, metric: str, org_id: str, now_ms: int) -> None:
         """Read the terms of a metric, so that they are in memory during an outage."""
         with suppress(*AWAY, ApiError):
             work = partial(self._reading.read, lambda c: guard_terms.find(c, metric))
-            self._terms.put(metric, await self._ask_database(work, quick=True, ends=False), now_ms)
+            self._terms.put(metric, await self._ask_database(work, org_id, quick=True, ends=False), now_ms)
 
     async def before(self, key: str) -> None:
         """Record the allowed uses with this use key, before a call changes or ends them.
@@ -218,7 +218,7 @@ class FailOpen:
         if use is None:
             return True
         try:
-            await self._ask_database(lambda: self._threads.write(self._recorder(use)), quick=quick)
+            await self._ask_database(lambda: self._threads.write(self._recorder(use)), use.wish.org_id, quick=quick)
         except (*AWAY, ApiError):
             return False
         except DrawdownError as error:
@@ -260,16 +260,16 @@ class FailOpen:
         log.error("guard_use_lost", **said, **describe_error(error))
 
     async def _ask_database(
-        self, work: Callable[[], Awaitable[T]], *, quick: bool, ends: bool = True, notes: bool = True
+        self, work: Callable[[], Awaitable[T]], org_id: str | None, *, quick: bool, ends: bool = True
     ) -> T:
         """Return the result of `work` in the database.
 
-        `quick`: wait at most WITHIN_S. `ends`: a result ends the outage. The read of a key does not end it, because a
-        locked database can still be read. `notes`: a failure begins an outage. A slow read of a key does not begin an
-        outage. Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
+        `org_id`: the organisation of the call; None for the read of a key, which does not begin an outage. `quick`:
+        wait at most WITHIN_S. `ends`: a result ends the outage. The read of a key does not end it, because a locked
+        database can still be read. Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
         """
         now = self._services.clock.now_ms()
-        if quick and self._failed_ms is not None and 0 <= now - self._failed_ms < LOOK_AGAIN_MS:
+        if quick and org_id is not None and self._failed.get(org_id, now, LOOK_AGAIN_MS - 1):
             raise DatabaseBusy("the database did not answer the last request. Send the request again later")
         try:
             async with asyncio.timeout(WITHIN_S if quick else None):
@@ -279,13 +279,14 @@ class FailOpen:
         except (*AWAY, ApiError) as error:
             if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # too many requests
                 raise
-            if not notes:
-                raise
-            self._since_ms = now if self._since_ms is None else self._since_ms
-            self._failed_ms = now
+            if org_id is not None:
+                self._since_ms = now if self._since_ms is None else self._since_ms
+                self._failed.put(org_id, True, now)
             raise
         if ends:
-            self._since_ms = self._failed_ms = None
+            self._since_ms = None
+            if org_id is not None:
+                self._failed.forget(org_id)
         return found
 
     def _is_young(self, now_ms: int) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import DatabaseBusy
+from drawdown.schema.errors import DatabaseBusy, LockHeld
 from drawdown.schema.units import MICRO
 from drawdown.server.api import fail_open, programs
 from drawdown.worker.access import keys as api_keys
@@ -85,7 +86,9 @@ def with_fail_open(house: House, work: Callable[[Send], Awaitable[None]]) -> Non
 
 def nothing_waits(house: House) -> None:
     """What waits for a lock would be done after all, and may be before what was let through is written down."""
-    house.server._fail_open._failed_ms = house.server._fail_open._since_ms = house.clock.at_ms
+    memory, now_ms = house.server._fail_open, house.clock.at_ms
+    memory._failed.put("acme", True, now_ms)
+    memory._since_ms = now_ms
 
 
 def uses(house: House) -> list[tuple[object, ...]]:
@@ -184,6 +187,33 @@ def test_guard_contention_on_limit_is_not_fail_open(house: House, monkeypatch: p
         assert house.server._fail_open.uses["let_through"] == 0
 
     with_fail_open(house, work)
+
+
+def test_locked_wallet_of_one_org_does_not_open_guard_for_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = guard.take
+
+    def locked(connection: sa.Connection, asked: guard.Ask) -> Answer:
+        if asked.wish.org_id == "acme":
+            raise LockHeld("another program locks the wallet")
+        return take(connection, asked)
+
+    async def work(send: Send) -> None:
+        give(house, "globex")
+        monkeypatch.setattr(guard, "take", locked)
+        monkeypatch.setattr(grouped, "do_all", _not_together)
+        assert (await send("consume", key="a-1", quantity=1)).json()["reason"] == "database_unreadable"
+        other = (await send("consume", key="g-1", quantity=1, org_id="globex")).json()
+        assert (other["decision"], other["degraded"]) == ("allow", False), "its own wallet is not locked"
+        monkeypatch.setattr(guard, "take", take)
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
+        await house.server._fail_open.record()
+
+    with_fail_open(house, work)
+    assert [(one[0], one[4]) for one in uses(house)] == [("a-1", True), ("g-1", False)]
+
+
+def _not_together(*_given: object) -> None:
+    raise NotTogether("each is decided alone")
 
 
 def test_fail_open_use_beyond_limit_is_counted_and_marked(house: House) -> None:
