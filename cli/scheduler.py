@@ -3,7 +3,8 @@
 The loops are ticks, watch rounds between ticks, and nightly checks.
 
 Guarantee: a late tick still runs, and several missed ticks become one. Two ticks of this process never overlap, and
-neither do two rounds. A tick that would overlap is logged and counted. SIGTERM ends the loops between two effects, so
+neither do two rounds. A tick that would overlap is logged and counted. If the machine's clock is set back, the loops
+continue after one interval. SIGTERM ends the loops between two effects, so
 every push that was sent has its attempt on record. A failed round is logged, and the next round does its work. The
 nightly command runs in its own process, so it does not take memory from ticks, and its failure does not end them.
 """
@@ -23,12 +24,14 @@ from typing import Final
 import structlog
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from drawdown.cli.app import App
 from drawdown.cli.processes import LOOK_S, Stopping
 from drawdown.cli.settings import Settings
+from drawdown.schema.clock import Clock
 from drawdown.schema.errors import MEANINGS, DrawdownError, Exit
 from drawdown.schema.units import SECOND_MS
 from drawdown.worker.engine import runner
@@ -41,6 +44,8 @@ from drawdown.worker.watch import Watched, Watcher, watch
 log = structlog.get_logger()
 
 
+CLOCK_LOOK_S: Final = 1.0
+"""Seconds between two checks whether the machine's clock was set back."""
 WITHIN: Final = 0.8
 """Default time limit of a tick, as a share of the interval between ticks.
 
@@ -134,6 +139,7 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
     )
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
+    began_ms = app.clock.now_ms()
     if options.watch_every_s is not None:
         # Its own connections: a tick that waits for a slow provider delays no halt.
         watch_loop = WatchLoop(app.apart(), options.shard, loop.stopping)
@@ -145,9 +151,29 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
     scheduler.add_job(loop.tick, IntervalTrigger(seconds=options.every_s), id="tick")
     if not scheduler.running:
         scheduler.start()
-    loop.stopping.wait()
+    wait_until_stopped(scheduler, app.clock, stopping, began_ms)
     scheduler.shutdown(wait=True)  # the running tick ends at its next effect
     return loop.last_status
+
+
+def wait_until_stopped(scheduler: BaseScheduler, clock: Clock, stopping: Stopping, seen_ms: int) -> None:
+    """Wait for a signal, and plan each job again if the clock was set back after `seen_ms`.
+
+    The scheduler waits for times of the machine's clock. Otherwise it would wait for the length of the step, too.
+    """
+    while True:
+        stopping.wait(CLOCK_LOOK_S)
+        if stopping.is_set():
+            return
+        now_ms = clock.now_ms()
+        if now_ms < seen_ms:
+            log.warning("clock_set_back", by_ms=seen_ms - now_ms)
+            for job in scheduler.get_jobs():
+                trigger = job.trigger
+                if isinstance(trigger, IntervalTrigger):  # its first time may be in the future now
+                    trigger = IntervalTrigger(seconds=trigger.interval_length)
+                scheduler.reschedule_job(job.id, trigger=trigger)
+        seen_ms = now_ms
 
 
 @dataclass

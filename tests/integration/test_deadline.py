@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
 
 from drawdown.cli import scheduler
 from drawdown.cli.app import App
@@ -141,3 +144,27 @@ def test_run_tick_deadline_ends_before_next_tick(
     stopping._on_signal(signal.SIGTERM, None)
     scheduler.run(app, scheduler.Options(Shard(), None, False, 300, None, deadline_s), stopping)
     assert seen == [T0 + ms]
+
+
+def test_clock_set_back_an_hour_delays_jobs_by_one_interval() -> None:
+    """The scheduler planned the tick, the watch and the night by a clock that was an hour ahead."""
+    ahead, night = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), dt.time(2, 17)
+    plan = BackgroundScheduler(timezone="UTC")
+    plan.start(paused=True)
+    for name, seconds in (("tick", 300), ("watch", 5)):
+        plan.add_job(print, IntervalTrigger(seconds=seconds, start_date=ahead), id=name)
+    plan.add_job(print, scheduler.at_night(night), id="nightly", next_run_time=ahead + dt.timedelta(days=30))
+    clock, stopping = FixedClock(T0), Stopping()
+
+    def waited(_seconds: float | None = None) -> None:
+        if clock.at_ms < T0:
+            stopping.end()
+        clock.at_ms = T0 - 60 * MINUTE_MS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopping, "wait", waited)
+        scheduler.wait_until_stopped(plan, clock, stopping, T0)
+    left = {job.id: job.next_run_time - dt.datetime.now(dt.UTC) for job in plan.get_jobs()}
+    plan.shutdown(wait=False)
+    assert left["tick"] <= dt.timedelta(seconds=300) and left["watch"] <= dt.timedelta(seconds=5)
+    assert left["nightly"] <= dt.timedelta(days=1)
