@@ -15,8 +15,10 @@ from drawdown.worker import tick
 from drawdown.worker.engine.shard import NewOrgs, Shard
 from drawdown.worker.orgs import actions as orgs
 from drawdown.worker.orgs import assignments
+from drawdown.worker.provider.actions import set_when_down
 from drawdown.worker.provider.lists import provider_lines
 from drawdown.worker.seal import stops
+from drawdown.worker.verdict.rules import UNREAD_STOP_MS
 from drawdown.worker.wallets import actions as credit
 from tests.fake_provider import FakeProvider, capabilities
 from tests.world import T0, Fleet
@@ -174,6 +176,19 @@ def test_unreadable_balance_does_not_halt_org(fleet: Fleet, provider: FakeProvid
     assert (report.halted, report.exit_status) == (0, 75)
     provider.states["acme"] = CustomerState(0, "free", 2)
     assert fleet.tick(fleet.clock.at_ms + MINUTE_MS).halted == 1
+
+
+def test_tick_without_watch_halts_unreadable_org_by_stop_policy(fleet: Fleet, provider: FakeProvider) -> None:
+    write(fleet.engine, lambda c: set_when_down(c, "fake", "", "stop", fleet.by))
+    provider.states["acme"] = ReadFailed("503")
+    fleet.sample("acme", T0 + 1)
+    first = fleet.tick_windows(2)
+    last_ms = fleet.clock.at_ms + UNREAD_STOP_MS
+    halted = [fleet.tick(at_ms).halted for at_ms in range(fleet.clock.at_ms + WINDOW_MS, last_ms + 1, WINDOW_MS)]
+    assert (first.halted, halted) == (0, [0, 0, 1])
+    assert fleet.one("SELECT halt_reason FROM orgs WHERE org_id = 'acme'") == "unreadable"
+    provider.states["acme"] = CustomerState(10, None, 5)
+    assert fleet.tick(last_ms + WINDOW_MS).resumed == 1
 
 
 def test_halted_at_is_unchanged_while_verdict_is_unchanged(fleet: Fleet, provider: FakeProvider) -> None:

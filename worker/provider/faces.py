@@ -123,7 +123,8 @@ def _when_down(
     provider: Name,
     *,
     policy: Annotated[
-        Policy | None, "Policy: never halt, halt by estimates (if no policy is set), or halt after 15 minutes"
+        Policy | None,
+        "Policy: never halt, halt by the watch's estimates (if no policy is set), or halt after 15 minutes",
     ] = None,
     plan: Annotated[str, ID, "Plan of the customers; all other plans if omitted"] = "",
     undo: Undo = False,

@@ -466,19 +466,17 @@ def _above(org: Row, new: Verdict, used: Used | None) -> int | None:
 def after_failed_read(org: Row, used: Used | None, policy: str, at: Moment, due: int | None) -> Change:
     """Return the change of an organisation after a failed read.
 
-    `policy`: the policy of its plan for an unavailable provider, which applies only while a watch runs. `due`: the time
-    of the next read.
+    `policy`: the policy of its plan for an unavailable provider. Only a watch estimates, so its estimate applies only
+    while it runs. `due`: the time of the next read.
     """
     present = Verdict(org.is_halted, org.halt_reason, org.max_concurrent_sandboxes)
     found = None if used is None else since_read(org, used)
     since = at.now_ms if org.unread_since_ms is None else org.unread_since_ms
-    new = present
-    if org.operator_halt or org.override_halted is not None or at.watched:
-        effective = None if found is None else found.value
-        unread_ms = at.now_ms - since if at.watched else 0
-        new = unread_verdict(
-            present, overrides_of(org), at.now_ms, policy=policy, unread_ms=unread_ms, effective_micro=effective
-        )
+    effective = found.value if found is not None and at.watched else None
+    unread_ms = at.now_ms - since
+    new = unread_verdict(
+        present, overrides_of(org), at.now_ms, policy=policy, unread_ms=unread_ms, effective_micro=effective
+    )
     changed = new.is_halted != present.is_halted
     written = replace(
         state_of(org, new, at, due) if changed else unchanged(org, due),
