@@ -389,10 +389,10 @@ def write_metrics(app: App, file: Path) -> None:
 
 def beat(app: App, url: str) -> None:
     """Report to the heartbeat URL that a tick ended with 0 or 75. A failure is logged."""
-    world = app.world()
-    assert world.http is not None
-    http = world.http
     try:
+        world = app.world()  # it reads the database, which may be gone since the tick
+        assert world.http is not None
+        http = world.http
         answer = ask(lambda: http.send(Call("GET", url, timeout_s=HEARTBEAT_TIMEOUT_S)), world)
     except Exception as error:  # a failed heartbeat does not change the tick
         log.warning("heartbeat_failed", kind=type(error).__name__)

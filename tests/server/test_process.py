@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from drawdown.cli.nouns.tick import write_metrics
+from drawdown.cli.nouns.tick import beat, write_metrics
 from drawdown.schema.clock import SystemClock
 from drawdown.schema.database import connect
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.server.http.signing import Signed, signature
 from tests import fork_server
 from tests.acceptance.commands import PROJECT, SCRIPT, drawdown, environment
@@ -194,3 +195,17 @@ def test_tick_heartbeat_is_sent_after_success_and_does_not_fail_tick(database: s
         assert (failed.status, stripe.calls[f"GET /ping/{CANARY}"]) == (1, 1)
     for odd in (f"{url}/gone/{CANARY}", "no url", "ftp://x/", ""):
         assert drawdown(database, "tick", "--heartbeat-url", odd).status == 0, odd
+
+
+def test_heartbeat_without_database_is_logged_and_does_not_fail_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database went away after the tick."""
+
+    def world() -> None:
+        raise DatabaseBusy("the database does not answer")
+
+    app: Any = SimpleNamespace(world=world)
+    logged: list[tuple[str, str]] = []
+    log = SimpleNamespace(warning=lambda event, kind: logged.append((event, kind)))
+    monkeypatch.setattr("drawdown.cli.nouns.tick.log", log)
+    beat(app, "http://127.0.0.1/ping")
+    assert logged == [("heartbeat_failed", "DatabaseBusy")]
