@@ -17,6 +17,7 @@ from drawdown.schema import database
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
 from drawdown.schema.units import DAY_MS, WINDOW_MS
+from drawdown.server.console.screens.oncall.backfills import _usage_table
 from drawdown.worker.features.actions import map_event
 from drawdown.worker.sources.events.store import EventResult
 from drawdown.worker.usage import backfills
@@ -499,6 +500,22 @@ def test_backfill_pending_events_name_command_that_bills(fleet: Fleet, capfd: py
     assert "`drawdown org assign globex --from 2026-01-01T00:00:00Z`" in told_
     assert "`drawdown feature map-event 'very strange' FEATURE --from 2026-01-01T00:00:00Z`" in told_
     assert "leaves" not in told_, "no wallet pays for it"
+
+
+def test_backfill_of_exempt_org_is_shown_as_exempt(fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither pending, though a type has no feature, nor billed."""
+    fleet.assign("globex", provider="legacy", from_ms=T0)
+    given = ("july", "globex", T0, T0 + WINDOW_MS, fleet.by)
+    write(fleet.engine, lambda c: backfills.open_backfill(c, *given))
+    staged(fleet, event("a", 3, event_type="strange", org_id="globex"), event("b", 4, org_id="globex"), name="july")
+    lines = [(one.what, one.code, one.price_micro) for one in shown(fleet, "july").lines]
+    assert lines == [("render", None, 0), ("strange", None, 0)]
+    told_ = command(fleet, capfd, "backfill", "show", "july")
+    assert told_.count("exempt") == 2 and "pending" not in told_ and "map-event" not in told_
+    assert "not billed: exempt" in str(_usage_table(shown(fleet, "july")).rows)
+    closed(fleet, "july")
+    fleet.tick(T0 + DAY_MS + WINDOW_MS)
+    assert fleet.rows("SELECT 1 FROM pending_usage WHERE org_id = 'globex' AND seconds <> 0") == []
 
 
 def test_backfill_revert_after_rate_change_refunds_charged_price(fleet: Fleet) -> None:

@@ -256,7 +256,7 @@ def _price(line: DiffLine) -> str:
 
 
 def _waits(line: DiffLine) -> str:
-    return f"pending: {line.code}" if line.code else ""
+    return f"pending: {line.code}" if line.code else "exempt" if line.is_exempt else ""
 
 
 # Facts for dry runs.

@@ -101,7 +101,7 @@ class DiffLine:
 
     `what`: a feature, or an event type without a feature. `quantity`: the base units of the usage. `provider`: the
     provider that would bill (None: the organisation is not assigned). `windows`: the number of windows. `code`: why the
-    usage would be pending, `unmapped` or `unassigned` (None: it has a feature and a provider). `price_micro`: the
+    usage would be pending, `unmapped` or `unassigned` (None: it would be billed, or is exempt). `price_micro`: the
     charge by the ledger's rate card, in micro-credits (None: the card lacks a price; 0: the usage would not be billed).
     """
 
@@ -112,6 +112,11 @@ class DiffLine:
     quantity: int
     windows: int
     price_micro: int | None
+
+    @property
+    def is_exempt(self) -> bool:
+        """Return True if the usage would be neither billed nor pending."""
+        return self.provider in EXEMPT_PROVIDERS
 
 
 @dataclass(frozen=True)
@@ -329,12 +334,12 @@ def _diff(connection: sa.Connection, found: Backfill) -> Diff:
 
 
 def _resolve_feature(row: Any) -> tuple[str, str | None]:
-    """Return the feature of the usage, or the reason why it would be pending.
+    """Return the feature or event type of the usage, and the reason why it would be pending.
 
-    Returns the feature and None, or the name and the code of the reason.
+    The reason is None for billed or exempt usage.
     """
     if row.feature is None:
-        return str(row.event_type), "unmapped"
+        return str(row.event_type), None if row.provider in EXEMPT_PROVIDERS else "unmapped"
     return str(row.feature), "unassigned" if row.provider is None else None
 
 

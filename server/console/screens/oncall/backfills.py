@@ -112,7 +112,7 @@ def _usage_table(would: Diff) -> Table:
             cells_of.number(one.quantity),
             cells_of.number(one.windows, narrow=False),
             Cell(figures.UNKNOWN if one.code else figures.exact(one.price_micro), "number"),
-            Cell(f"waits: {one.code}" if one.code else "billed"),
+            Cell(f"waits: {one.code}" if one.code else "not billed: exempt" if one.is_exempt else "billed"),
         )
         for one in would.lines
     ]
