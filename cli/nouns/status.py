@@ -35,7 +35,7 @@ from drawdown.worker.status.system_state import (
     Standing,
     Status,
     how_much,
-    missed_minutes,
+    missed_ticks,
     uncompared,
     unwatched_minutes,
 )
@@ -323,8 +323,8 @@ def _tick(found: Standing) -> str:
         f"{lasting(now - last.finished_ms)} ago ({show_time(last.started_ms)}), took {lasting(last.took_ms)}, "
         f"exit status {last.exit_status}"
     )
-    if minutes := missed_minutes(found):
-        return f"no tick for {minutes:,} min: check that cron runs. The last: {text}"
+    if missed := missed_ticks(found):
+        return f"{missed}: check that cron runs. The last: {text}"
     running = last.another_began_ms
     return text + (f"; another began {lasting(now - running)} ago" if running else "")
 

@@ -18,6 +18,7 @@ from drawdown.server.console.request_params import Ask
 from drawdown.server.console.screens.customers import overview
 from drawdown.server.console.screens.customers.overview import needs
 from drawdown.worker.access.people import Person
+from drawdown.worker.engine.shard import Shard
 from drawdown.worker.provider import actions as providers
 from drawdown.worker.push import actions as pushes
 from drawdown.worker.push import backlog as push_backlog
@@ -425,3 +426,23 @@ def test_overview_shows_all_ticks_of_a_day_of_many_shards(fleet: Fleet) -> None:
         *(("ok", f"2026-01-02 {half // 2:02}:{half % 2 * 30:02}: 48 ticks, all settled") for half in range(3, 48)),
     ]
     assert (page["ticks"], page["failed"]) == (288 * shards + 1, 2)
+
+
+@pytest.mark.both_databases
+def test_status_of_dead_shard_is_late_while_another_ticks(fleet: Fleet) -> None:
+    """Also of a shard that never ticked; and a whole tick covers both."""
+    at, low, high = T0 + DAY_MS, Shard(0, 127), Shard(128, 255)
+    fleet.tick(at, shard=low)
+    fleet.tick(at + 20 * MINUTE_MS, shard=low)
+    assert "no tick for 20 min of buckets 128 to 255" in text(fleet), "it never ticked"
+    fleet.tick(shard=high)
+    assert "no tick for" not in text(fleet)
+    for minute in (25, 30, 36):
+        fleet.tick(at + minute * MINUTE_MS, shard=low)
+    found = look(fleet)
+    assert (found["verdict"], found["reason"]) == (
+        "person_needed",
+        "no tick for 16 min of buckets 128 to 255. Check that cron runs",
+    )
+    fleet.tick()
+    assert "no tick for" not in text(fleet)

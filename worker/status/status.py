@@ -17,7 +17,7 @@ from drawdown.schema.errors import ClockDoubted, Exit, UsageError
 from drawdown.schema.pending import REASONS
 from drawdown.schema.sql import queries, read_together
 from drawdown.schema.text import quote_value
-from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS
+from drawdown.schema.units import BUCKETS, DAY_MS, FUTURE_SLACK_MS
 from drawdown.worker.batches.lists import FilesLeft, files_part
 from drawdown.worker.catalog import terms
 from drawdown.worker.cluster.install import there_part
@@ -58,7 +58,7 @@ WHOLE: Final = (
 )
 """Queries of the whole status without parameters."""
 MOST_TICKS: Final = 1_000
-"""Newest ticks among which Drawdown finds the tick that ended last."""
+"""Newest ticks among which Drawdown finds the tick that ended last, and the last tick of each shard."""
 FILES_WAIT: Final = "files of watched folders wait for a tick"
 NOT_SHOWN = frozenset({"held_watermark_ms", "bucket", "runs_out_ms", "feature_limits"})
 """Columns of an organisation's row that only the seal, lists or responses to pushes use, and are hidden."""
@@ -77,6 +77,7 @@ def status(
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
         last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
+        shards=SQL.part("shards", {"now_ms": now_ms, "most_ticks": MOST_TICKS, "since_ms": now_ms - DAY_MS}),
         jobs=jobs_part(now_ms),
         files=files_part(),
         uncompared=uncompared_part(now_ms),
@@ -121,6 +122,7 @@ def status(
         files=FilesLeft(**vars(read["files"][0])),
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running_tick"], read["last_of_first_shard"]),
+        late_shard=_late_shard(read["shards"]),
         needs_person=backlog.needs_person,
         cluster=read_cluster(connection) if read["there"] else None,
     )
@@ -202,6 +204,17 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
         problems=report.get("problems", []),
         left=left,
     )
+
+
+def _late_shard(shards: Sequence[Any]) -> parts.LateShard | None:
+    """Return the buckets without a tick for the longest time; None if ticks cover all buckets alike."""
+    first_ms = min((int(row.first_ms) for row in shards), default=0)
+    ticked = [first_ms] * BUCKETS
+    for row in shards:
+        at_ms = max(row.ended_ms or first_ms, row.began_ms or first_ms)
+        ticked[row.bucket_lo : row.bucket_hi + 1] = [max(ms, at_ms) for ms in ticked[row.bucket_lo : row.bucket_hi + 1]]
+    oldest = [bucket for bucket, ms in enumerate(ticked) if ms == min(ticked)]
+    return None if len(oldest) == BUCKETS else parts.LateShard(oldest[0], oldest[-1], min(ticked))
 
 
 def _first_failure(tick: Any) -> str:

@@ -36,6 +36,23 @@ SELECT exit_status, report FROM ticks WHERE finished_ms IS NOT NULL AND bucket_l
 SELECT MIN(t.started_ms) AS began_ms FROM ticks t WHERE t.finished_ms IS NULL AND t.started_ms > :since_ms
     AND t.tick_id > COALESCE((SELECT MAX(e.tick_id) FROM ticks e WHERE e.finished_ms IS NOT NULL), 0)
 
+-- name: shards
+-- The shards of the newest ticks: the start of the first tick, the end of the last ended tick, and the start of the first
+-- later tick that has not ended.
+WITH newest AS MATERIALIZED (
+    SELECT tick_id, bucket_lo, bucket_hi, started_ms, finished_ms FROM ticks ORDER BY tick_id DESC LIMIT :most_ticks
+),
+ended AS (
+    SELECT bucket_lo, bucket_hi, MAX(tick_id) AS tick_id,
+        COALESCE(MAX(CASE WHEN finished_ms <= :now_ms THEN finished_ms END), MAX(finished_ms)) AS ended_ms
+    FROM newest WHERE finished_ms IS NOT NULL GROUP BY bucket_lo, bucket_hi
+)
+SELECT n.bucket_lo, n.bucket_hi, MIN(n.started_ms) AS first_ms, MAX(e.ended_ms) AS ended_ms,
+    MIN(CASE WHEN n.finished_ms IS NULL AND n.started_ms > :since_ms AND n.tick_id > COALESCE(e.tick_id, 0)
+        THEN n.started_ms END) AS began_ms
+FROM newest n LEFT JOIN ended e ON e.bucket_lo = n.bucket_lo AND e.bucket_hi = n.bucket_hi
+GROUP BY n.bucket_lo, n.bucket_hi
+
 -- name: pending
 SELECT reason, {seconds_and_units}, COUNT(DISTINCT org_id) AS orgs, MIN(window_ms) AS since_ms FROM pending_usage
 WHERE seconds <> 0 GROUP BY reason ORDER BY reason

@@ -206,6 +206,18 @@ class LastTick:
 
 
 @dataclass(frozen=True)
+class LateShard:
+    """The buckets without a tick for the longest time.
+
+    `ticked_ms`: the time of their last tick. If they never had one, it is the start of the first known tick.
+    """
+
+    bucket_lo: int
+    bucket_hi: int
+    ticked_ms: int
+
+
+@dataclass(frozen=True)
 class Standing:
     """The state of the whole system.
 
@@ -256,6 +268,8 @@ class Standing:
     files: FilesLeft
     open_transaction: LongOpen | None
     last_tick: LastTick | None
+    late_shard: LateShard | None
+    """The part of the buckets that ticks neglect most (None: ticks cover all buckets alike)."""
     needs_person: bool
     cluster: Cluster | None = None
     """The workers of `drawdown worker` (None: the command was never used)."""
@@ -344,9 +358,13 @@ def calls(found: Standing) -> Iterator[Call]:
     for halt in found.ignored:
         then = f"stop them on the hosts of {halt.cell_id}: ops/runbooks/cell-gone.md"
         yield Call("ignored", halt.description, then, command="ops/runbooks/cell-gone.md", about=halt.org_id)
-    if minutes := missed_minutes(found):
-        reason = f"no tick for {minutes:,} min. Check that cron runs"
-        yield Call("missed", reason, "drawdown tick, then fix the program that calls it", command="drawdown tick")
+    if missed := missed_ticks(found):
+        yield Call(
+            "missed",
+            f"{missed}. Check that cron runs",
+            "drawdown tick, then fix the program that calls it",
+            command="drawdown tick",
+        )
     count = found.left.stopped_orgs
     for org in found.stopped:
         reason = f"{counted(count, 'organisation is', 'organisations are')} stopped; {org.org_id}: {org.stopped_reason}"
@@ -420,16 +438,18 @@ def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
             yield Call(state, f"{words}: {why}", show, f"{what}: {why}", about=name)
 
 
-def missed_minutes(found: Standing) -> int:
-    """Return the minutes since the last tick, if ticks are late, else 0.
-
-    The result is 0 before the first tick.
-    """
-    last = found.last_tick
+def missed_ticks(found: Standing) -> str:
+    """Return a text about late ticks, of all buckets or of some; '' without late ticks, or before the first tick."""
+    last, late = found.last_tick, found.late_shard
     if last is None:
-        return 0
+        return ""
     age = found.at_ms - max(last.started_ms, last.another_began_ms or 0, last.finished_ms)
-    return int(age // MINUTE_MS) if age > TICK_MISSED_MS else 0
+    if age > TICK_MISSED_MS:
+        return f"no tick for {age // MINUTE_MS:,} min"
+    if late is None or found.at_ms - late.ticked_ms <= TICK_MISSED_MS:
+        return ""
+    minutes = (found.at_ms - late.ticked_ms) // MINUTE_MS
+    return f"no tick for {minutes:,} min of buckets {late.bucket_lo} to {late.bucket_hi}"
 
 
 def unwatched_minutes(found: Standing) -> int:
