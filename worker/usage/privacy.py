@@ -50,8 +50,8 @@ class ScannedFile:
 def known_ids(connection: sa.Connection, words: frozenset[str]) -> set[str]:
     """Return the words that are ids in this database.
 
-    The ids are those of organisations, customers, users, suppliers of executions, and records, such as events. A word
-    that is also the name of a feature, an event type or a tier is not returned. The call reads tables without a
+    The ids are those of organisations, customers, users, sandboxes, projects, suppliers, and records, such as events. A
+    word that is also the name of a feature, an event type or a tier is not returned. The call reads tables without a
     suitable index as a whole, once for WORDS_AT_ONCE words.
     """
     asked = sorted(filter(is_clean_id, words))

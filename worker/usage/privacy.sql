@@ -35,6 +35,11 @@ SELECT word FROM (
     UNION SELECT a.word FROM asked a JOIN webhooks w ON w.event_id = a.word
     UNION SELECT a.word FROM asked a JOIN console_users i ON i.name = a.word
     UNION SELECT a.word FROM asked a JOIN my_sessions y ON y.person = a.word
+    UNION SELECT a.word FROM asked a JOIN usage_samples u ON u.sandbox_id = a.word
+    UNION SELECT a.word FROM asked a JOIN reservation_sandboxes z ON z.sandbox_id = a.word
+    UNION SELECT a.word FROM asked a JOIN supplier_terms d ON d.supplier = a.word
+    UNION SELECT a.word FROM asked a JOIN topups t ON t.service_customer = a.word
+    UNION SELECT a.word FROM asked a JOIN run_blocks k ON k.name = a.word AND k.kind = 'project'
 ) found
 EXCEPT SELECT feature FROM mappings
 EXCEPT SELECT event_type FROM event_types
