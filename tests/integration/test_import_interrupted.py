@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import resource
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -125,6 +127,21 @@ def test_import_holds_no_transaction_while_standard_input_pauses(engine: sa.Engi
     report = import_samples(engine, ["-"], options(strict=strict, format="csv"), NOW, stdin=cast(BinaryIO, pipe))
     assert len(pipe.transactions) > 7 and not any(pipe.transactions)
     assert (counts(report), [row.line for row in report.first_rejects]) == ((6, 0, 1, 0), [7])
+
+
+@pytest.mark.parametrize("why", ["no folder", "full disk"])
+def test_import_of_pipe_without_space_names_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone" if why == "no folder" else tmp_path))
+    data = io.BytesIO("".join(f"{text}\n" for text in (HEADER, *map(line, range(5)))).encode())
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = importer.NumberedLines("-", data)
+    if why == "full disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, bounds[1]))
+    try:
+        with pytest.raises(DrawdownError, match=r"^-: cannot be stored in a temporary file .*Set TMPDIR"):
+            importer._copy(kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
 
 
 def test_concurrent_imports_of_same_samples_store_each_once(engine: sa.Engine, tmp_path: Path) -> None:

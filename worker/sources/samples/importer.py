@@ -166,23 +166,24 @@ def _is_repeatable(name: str) -> bool:
     return name != STDIN and Path(name).is_file()
 
 
-@contextmanager
-def _keep(lines: NumberedLines) -> Iterator[BinaryIO]:
+def _copy(lines: NumberedLines) -> BinaryIO:
     """Copy lines into a temporary file, unpacked and within the bounds of a file.
 
-    Each line gets an end. Errors: DrawdownError if the file cannot be written.
+    Each line gets an end. Errors: DrawdownError if the file cannot be created or written.
     """
-    with TemporaryFile() as file:
-        try:
+    try:
+        with ExitStack() as opened:
+            file = opened.enter_context(TemporaryFile())
             for _, raw in lines:
                 file.write(raw if raw.endswith(b"\n") else raw + b"\n")
             file.flush()
-        except OSError as error:
-            raise DrawdownError(
-                f"{lines.name}: cannot be stored in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
-                "enough space, and repeat the import"
-            ) from error
-        yield cast(BinaryIO, file)
+            opened.pop_all()
+    except OSError as error:  # also of the close, which writes the buffer again
+        raise DrawdownError(
+            f"{lines.name}: cannot be stored in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
+            "enough space, and repeat the import"
+        ) from error
+    return cast(BinaryIO, file)
 
 
 _Reject = Callable[[RefusedRow, bytes], None]
@@ -245,7 +246,7 @@ class _ImportRun:
             for place, name in enumerate(self._sources):
                 if not _is_repeatable(name):
                     with open_lines(name, self._stdin) as lines:
-                        self._kept[place] = opened.enter_context(_keep(lines))
+                        self._kept[place] = opened.enter_context(_copy(lines))
             yield
 
     @contextmanager
