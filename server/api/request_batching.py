@@ -116,6 +116,8 @@ class RequestBatcher(Generic[A, R]):
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
         lane = self._lanes.get(name)
+        if lane is not None and len(lane.waiting) >= MOST_WAITING:  # behind a locked row, most of them timed out
+            lane.waiting[:] = [one for one in lane.waiting if not one.answer.done()]
         if lane is None:
             lane = self._lanes[name] = _Lane()
             lane.waiting.append(waiting)

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
-from drawdown.schema.errors import AnswerLost
+from drawdown.schema.errors import AnswerLost, LockHeld
 from drawdown.schema.units import MICRO
 from drawdown.server.api import request_batching
+from drawdown.server.http.errors import ApiError
+from drawdown.server.usage import singles
 from drawdown.worker.guard import grouped
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
@@ -117,6 +120,55 @@ def test_guard_uses_beyond_queue_are_refused_as_busy_and_can_be_retried(
     assert house.fleet.one("SELECT COUNT(*) FROM guard_uses") == 20 - len(busy) + sum(
         not one.json()["repeated"] for one in again
     )
+
+
+class Hung:
+    """Threads of a database that waits for a lock."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Event()
+
+    async def write(self, _work: object) -> None:
+        await self.lock.wait()
+        raise LockHeld("another program locks these rows")
+
+    async def run(self, _work: object) -> None:
+        await self.lock.wait()
+        raise LockHeld("another program locks these rows")
+
+
+@pytest.mark.parametrize("kind", ["uses", "events"])
+def test_requests_that_no_longer_wait_for_lock_do_not_fill_queue(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Behind a locked row, the queue of requests that timed out was answered as too many concurrent requests."""
+    monkeypatch.setattr(request_batching, "MOST_WAITING", 2)
+    monkeypatch.setattr(singles, "MOST_SINGLES_OF_A_KEY", 2)
+
+    async def work() -> None:
+        hung: Any = Hung()
+        way = request_batching.Way[str, Any](lambda _asked: None, lambda *_: [], lambda *_: None, lambda _asked: True)
+        batcher = request_batching.RequestBatcher(hung, FixedClock(0), way, lambda: False)
+        bodies = singles.Singles[str, Any](hung, lambda _engine, _asked: [])
+
+        def ask() -> asyncio.Task[Any]:
+            return asyncio.create_task(batcher.ask("use") if kind == "uses" else bodies.ask("key", "body"))
+
+        first = ask()
+        await asyncio.sleep(0)
+        for _ in range(3):
+            gone = [ask(), ask()]
+            await asyncio.sleep(0)
+            for one in gone:
+                one.cancel()
+            assert [type(one) for one in await asyncio.gather(*gone, return_exceptions=True)] == [
+                asyncio.CancelledError
+            ] * 2
+        last = [ask(), ask(), ask()]
+        await asyncio.sleep(0)
+        hung.lock.set()
+        answers = await asyncio.gather(first, *last, return_exceptions=True)
+        assert [type(one) for one in answers] == [LockHeld, LockHeld, LockHeld, ApiError], "at most two wait"
+
+    asyncio.run(work())
 
 
 @pytest.mark.both_databases
