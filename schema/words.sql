@@ -9,10 +9,13 @@
 -- name: awaits_credit
 -- True for such a push that waits without a person. A refund for a customer who never pays again would wait forever, so
 -- a person sees it immediately, and can settle it first. A person also sees a push if another provider bills its
--- organisation now, because that provider's credit does not count. The columns of the push are those of the outer
--- statement.
-({until_credit} AND sent_qty > 0 AND NOT EXISTS (SELECT 1 FROM (SELECT org_id AS of_org, provider AS of_provider) x
-    JOIN orgs o ON o.org_id = x.of_org WHERE o.billing_provider <> x.of_provider {by_its_key}))
+-- organisation now, or if the organisation got another customer there, because their credit does not count. The columns
+-- of the push are those of the outer statement.
+({until_credit} AND sent_qty > 0 AND NOT EXISTS (
+    SELECT 1 FROM (SELECT org_id AS of_org, provider AS of_provider, customer_id AS of_customer) x
+    JOIN orgs o ON o.org_id = x.of_org WHERE o.billing_provider <> x.of_provider
+        OR x.of_customer <> (SELECT a.customer_id FROM assignments a
+            WHERE a.org_id = x.of_org AND a.provider = x.of_provider ORDER BY a.start_ms DESC LIMIT 1) {by_its_key}))
 
 -- name: open_state
 -- The state of an open push, with its own state for pushes that wait for their customer's credit.

@@ -260,6 +260,38 @@ def test_push_awaiting_credit_after_assignment_change_is_rejected(fleet: Fleet) 
     assert shown(LATER + WINDOW_MS) == (1, 0, ["rejected"], [KEY])
 
 
+def test_push_awaiting_credit_after_move_and_return_waits_for_read(fleet: Fleet) -> None:
+    """The last read before the return showed the credit of another provider."""
+    write(fleet.engine, lambda c: assign(c, ["acme"], "embedded", fleet.by, from_ms=LATER))
+    write(fleet.engine, lambda c: grant(c, "acme", 10**9, fleet.by, key="paid", plan="free", new=True))
+    asks(fleet)
+    fleet.tick(LATER)
+    back_ms = LATER + WINDOW_MS
+    write(fleet.engine, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="acme", from_ms=back_ms))
+    for number in range(3):
+        fleet.tick(back_ms + number * WINDOW_MS)
+    assert revisions(fleet) == WAITS, "its own provider showed no credit yet"
+    for number in range(3, 6):
+        reads(fleet, back_ms + number * WINDOW_MS)
+    assert revisions(fleet) == BILLED
+    assert [(push.key, push.quantity) for push in fake(fleet).charged.values()] == [(f"{KEY}:r1", 60)]
+    clean(fleet)
+
+
+@pytest.mark.both_databases
+def test_push_awaiting_credit_after_customer_change_is_rejected(fleet: Fleet) -> None:
+    """No read shows the credit of its former customer, so only a person can end the wait."""
+    chosen = Chosen(None, ["rejected"], "", "", "")
+    fake(fleet).states["acme-2"] = SOME
+    write(fleet.engine, lambda c: assign(c, ["acme"], "fake", fleet.by, customer_id="acme-2", from_ms=LATER))
+    for number in range(4):
+        asks(fleet)
+        left = fleet.tick(LATER + number * WINDOW_MS).left
+    assert revisions(fleet) == WAITS and len(fake(fleet).seen) == 1
+    assert (left.rejected, left.awaiting_credit) == (1, 0)
+    assert read(fleet.engine, lambda c: chosen.find(c, ["due", "rejected"])) == [KEY]
+
+
 def test_push_awaiting_credit_waits_for_unanswered_attempt(engine: sa.Engine) -> None:
     fleet, provider = fleet_of(engine)
     fleet.sample("acme", T0 + WINDOW_MS + 1)

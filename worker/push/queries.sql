@@ -598,27 +598,32 @@ WHERE balance_marks.provider = v.provider AND balance_marks.customer_id = v.cust
 -- Rejected pushes that wait for credit.
 
 -- name: waiting
--- Pushes that were rejected for lack of credit, of customers with credit for their feature in a later read. The
--- statement repeats the condition of the index of pushes that need a person word for word, so due pushes do not slow
--- it. With each refusal, a window waits twice as long. After `most_give_backs` revisions, a person decides about a push
--- that gives back.
+-- Pushes that were rejected for lack of credit, of customers with credit for their feature in a later read. After a
+-- change of the provider, the balance is not read yet. The statement repeats the condition of the index of pushes that
+-- need a person word for word, so due pushes do not slow it. With each refusal, a window waits twice as long. After
+-- `most_give_backs` revisions, a person decides about a push that gives back.
 SELECT p.* FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
     AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
     AND p.window_ms >= o.floor_ms AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL
-    AND o.billing_provider = p.provider AND o.unread_since_ms IS NULL AND o.projection_read_ms > p.settled_ms
-    AND (o.balance_micro IS NULL OR o.balance_micro > 0)
+    AND {pays_now} AND o.unread_since_ms IS NULL AND o.projection_read_ms > p.settled_ms
+    AND o.balance_read_ms > p.settled_ms AND (o.balance_micro IS NULL OR o.balance_micro > 0)
     AND (o.refused IS NULL OR REPLACE(o.refused, '"' || p.feature || '"', '') = o.refused)
     AND :now_ms - p.settled_ms >= CASE WHEN p.revision < 9 AND :first_wait_ms * (1 << p.revision) < :longest_wait_ms
         THEN :first_wait_ms * (1 << p.revision) ELSE :longest_wait_ms END
 ORDER BY p.window_ms, p.org_id, p.feature, p.revision LIMIT :at_most {held}
+
+-- name: pays_now
+-- True if the organisation's balance is that of the push's customer.
+o.billing_provider = p.provider AND EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = p.org_id
+    AND a.provider = p.provider AND a.customer_id = p.customer_id AND {is_assigned_now})
 
 -- name: unread
 -- Organisations with such pushes, and without a read of the balance for `first_wait_ms`.
 SELECT DISTINCT o.org_id FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.state IN ('in_doubt', 'rejected') AND {until_credit} AND p.due_at_ms <= :now_ms
     AND (p.sent_qty > 0 OR p.revision < :most_give_backs)
-    AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL AND o.billing_provider = p.provider
+    AND o.bucket BETWEEN :lo AND :hi AND o.stopped_at_ms IS NULL AND {pays_now}
     AND o.projection_due_ms IS NULL AND COALESCE(o.projection_read_ms, 0) <= :now_ms - :first_wait_ms
 ORDER BY 1 LIMIT :at_most
 
