@@ -157,7 +157,9 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
 
 
 def wait_until_stopped(scheduler: BaseScheduler, clock: Clock, stopping: Stopping, seen_ms: int) -> None:
-    """Wait for a signal, and plan each job again if the clock was set back after `seen_ms`.
+    """Wait for a signal, and plan each job again if the clock was set back.
+
+    `seen_ms`: the first time with which the function compares the clock.
 
     The scheduler waits for times of the machine's clock. Otherwise it would wait for the length of the step, too.
     """

@@ -207,7 +207,10 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
 
 
 def _late_shard(shards: Sequence[Any]) -> parts.LateShard | None:
-    """Return the buckets without a tick for the longest time; None if ticks cover all buckets alike."""
+    """Return the buckets without a tick for the longest time.
+
+    Return None if ticks cover all buckets alike.
+    """
     first_ms = min((int(row.first_ms) for row in shards), default=0)
     ticked = [first_ms] * BUCKETS
     for row in shards:

@@ -439,7 +439,10 @@ def _at_provider(provider: Waiting, found: Standing) -> Iterator[Call]:
 
 
 def missed_ticks(found: Standing) -> str:
-    """Return a text about late ticks, of all buckets or of some; '' without late ticks, or before the first tick."""
+    """Return a text about late ticks, of all buckets or of some.
+
+    The text is empty without late ticks, or before the first tick.
+    """
     last, late = found.last_tick, found.late_shard
     if last is None:
         return ""
