@@ -328,7 +328,7 @@ def created(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
         if found.get("object") == "payment_intent" and is_of(found, charge):
             return judge_intent(found, charge)
         return InDoubt("HTTP 200, but for another charge")
-    if result.status in (401, 403):
+    if result.status in (401, 403) and error_of(result) is not None:
         return NotSent(f"Stripe refuses the key: {described(result)}", now_ms + KEY_WAIT_MS)
     if result.status == 402:
         return _refused_card(result, charge)

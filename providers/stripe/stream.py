@@ -195,10 +195,7 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 
 def _expired(result: HttpResult) -> bool:
-    """Return True if the token is no longer valid, or never was.
-
-    Stripe did not do anything under the token.
-    """
+    """Return True if the token may not be valid, so the next call opens a session."""
     return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
 
 
@@ -211,13 +208,12 @@ def _refused(result: HttpResult) -> bool:
 
     Then Stripe did not accept any event of the call.
 
-    A host between Drawdown and Stripe may also answer 400. The Request-Id and the kind of the error show that it is
-    Stripe's.
+    A host between Drawdown and Stripe may also answer 400. The Request-Id shows that it is Stripe's.
     """
     if not isinstance(result, Answer) or result.status not in (400, 413, 422) or not request_id(result):
         return False
     error = error_of(result)
-    return error is not None and bool(error.code or error.type) and not _is_over(error)
+    return error is not None and not _is_over(error)
 
 
 def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
@@ -231,7 +227,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     error = error_of(result)
     if _is_over(error):
         return RetryAt(now_ms + MIN_RETRY_MS, f"the session of the stream expired: {described(result)}")
-    if result.status in (401, 403) or (result.status == 404 and error is not None):
+    if result.status in (401, 403, 404) and error is not None:
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe does not have a stream for this session: {described(result)}")
     if result.status == 429:
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)

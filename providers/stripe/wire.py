@@ -142,13 +142,17 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
 
 
 def error_of(answer: Answer) -> StripeError | None:
-    """Return the error in Stripe's response; None if the body does not have an error."""
+    """Return the error in Stripe's response.
+
+    Return None if the error lacks Stripe's type and code, because another host may have sent it.
+    """
     found = (json_object(answer.body) or {}).get("error")
     if not isinstance(found, dict):
         return None
-    return StripeError(
+    error = StripeError(
         *(text if isinstance(text := found.get(name), str) else "" for name in ("type", "code", "message"))
     )
+    return error if error.type or error.code else None
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
@@ -180,7 +184,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
         return Unknown(clean(f"no response: {result.reason}"))
     if result.status == 200:
         return _judge_answer(result, push)
-    if result.status in (401, 403):
+    if result.status in (401, 403) and error_of(result) is not None:
         # Stripe charged nothing. After a person fixes the key, a retry of the same push can succeed.
         return RetryAt(now_ms + KEY_WAIT_MS, f"Stripe refuses the key: {described(result)}", by_person=True)
     if result.status == 429:  # the call was not processed; for a lock_timeout, this is assumed
@@ -212,9 +216,10 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
         # (rule R1). As Unknown, the next attempt would find a duplicate with another quantity, and accept it for this
         # push.
         return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
-    if answer.status == 409 or error.code in _LATER:
+    if error.code in _LATER:
         return RetryAt(now_ms + wait_ms(answer.headers, push.attempt, now_ms), described(answer))
-    if error.type != "invalid_request_error":
+    if answer.status == 409 or error.type != "invalid_request_error":
+        # A 409 is a conflict with another call, which may be an earlier call of this push.
         return Unknown(described(answer))
     if answer.status == 400 and (error.message.startswith(DUPLICATE) or error.code == "duplicate_meter_event"):
         return Duplicate()
