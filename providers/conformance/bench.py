@@ -191,6 +191,7 @@ FOREIGN: Final[Mapping[str, Answer]] = {
         ("as a page", {"content-type": "text/html"}, _HTML),
         ("without words", {}, b""),
         ("of a gateway", _JSON, b'{"message": "Not Found", "statusCode": 404, "request_id": "7"}'),
+        ("of another API", _JSON, b'{"error": {"code": %d, "message": "no", "status": "ABORTED"}}' % status),
     )
 }
 """Errors from senders other than the service."""

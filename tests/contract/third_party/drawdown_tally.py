@@ -29,9 +29,9 @@ class Tally:
         result = await self._send("POST", "/charges", json.dumps({"key": push.key, **asked}).encode())
         if not isinstance(result, Answer):
             return self._later("30", result.reason) if isinstance(result, NotSent) else p.Unknown(result.reason)
-        if result.status in (401, 429):
-            return self._later(result.headers.get("retry-after", ""), f"HTTP {result.status}")
         told = _told(result.body)
+        if result.status == 429 or (result.status == 401 and isinstance(told.get("error"), str)):  # 401: Tally's own
+            return self._later(result.headers.get("retry-after", ""), f"HTTP {result.status}")
         if result.status in (201, 409) and (told.get("key"), told.get("charged")) == (push.key, push.quantity):
             return p.Accepted() if result.status == 201 else p.Duplicate()
         if result.status == 409 and told.get("key") == push.key:  # with other content: a lookup adopts what is there
