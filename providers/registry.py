@@ -99,19 +99,16 @@ def load(
         except (Exception, SystemExit) as error:  # another package's code: an error disables only that provider
             is_second = entry.name in providers or entry.name in broken
             name = f"{entry.name} of {package_of(entry)}" if is_second else entry.name
-            broken[name] = without_secrets(in_short(error), settings)
+            broken[name] = in_short(error, secrets_of(settings))
     return Registry(providers, broken)
 
 
-def without_secrets(text: str, settings: Mapping[str, str]) -> str:
-    """Return the text of another package's error without values of the settings.
+def secrets_of(settings: Mapping[str, str]) -> list[str]:
+    """Return the values of the settings that an error must not show.
 
-    Values shorter than SHORTEST_SECRET stay in the text.
+    The longest comes first, because it may contain another.
     """
-    for value in sorted(settings.values(), key=len, reverse=True):
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "…")
-    return text
+    return sorted((value for value in settings.values() if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 def _checked_name(name: str, taken: Collection[str]) -> str:

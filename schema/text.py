@@ -93,12 +93,15 @@ def quote_value(value: object) -> str:
     return repr(text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 1]}…")
 
 
-def in_short(error: BaseException) -> str:
-    """Return an error's type and first line.
+def in_short(error: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return an error's type and first line, without these secrets.
 
     Later lines may contain an SQL statement, or data of other customers.
     """
-    first = str(error).partition("\n")[0]
+    text = str(error)
+    for secret in secrets:  # first, because a cut or an escape would leave a part of a secret
+        text = text.replace(secret, "…")
+    first = text.partition("\n")[0]
     return clean(f"{type(error).__name__}: {first}", MAX_ERROR_CHARS)
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from drawdown.providers.http import Http
 from drawdown.providers.payments.protocol import PaymentCapabilities, PaymentService
 from drawdown.providers.protocol import Setup
-from drawdown.providers.registry import NAME, PAYMENT_GROUP, in_order, package_of, settings_of, without_secrets
+from drawdown.providers.registry import NAME, PAYMENT_GROUP, in_order, package_of, secrets_of, settings_of
 from drawdown.schema.clock import Clock
 from drawdown.schema.text import in_short
 
@@ -66,7 +66,7 @@ def load(
                 raise ValueError(f"two installed packages provide {name}. Uninstall one of them")
             services[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
         except (Exception, SystemExit) as error:  # another package's code: an error disables only that service
-            broken[f"{name} of {package_of(entry)}" if is_second else name] = without_secrets(in_short(error), settings)
+            broken[f"{name} of {package_of(entry)}" if is_second else name] = in_short(error, secrets_of(settings))
     return PaymentServices(services, broken)
 
 

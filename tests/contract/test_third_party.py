@@ -207,6 +207,17 @@ def test_setting_goes_to_provider_with_longest_name() -> None:
     assert not found.broken and [one.dormant for one in found.providers.values()] == [None, None]
 
 
+def quotes_its_key(setup: p.Setup) -> p.Provider:
+    raise ValueError("x" * 280 + setup.settings["key"])
+
+
+@pytest.mark.parametrize("key", ["sk_canary_0123456789", "\x1bsk_canary", "sk_\ncanary_0123456789"])
+def test_reason_of_broken_provider_shows_no_part_of_key(key: str) -> None:
+    entry = EntryPoint("quotes", f"{__name__}:{quotes_its_key.__name__}", registry.GROUP)
+    found = registry.load({"quotes_key": key}, FixedClock(T0), Wire(Service()), sa.create_engine("sqlite://"), [entry])
+    assert "sk_" not in found.broken["quotes"] and "x…" in found.broken["quotes"]
+
+
 # A provider that is wrong in one place, and what the suite must say to it.
 WRONG = {
     "a timeout is taken for not sent": ("p.Unknown(result.reason)", 'self._later("30", result.reason)'),

@@ -9,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.providers.payments import registry
+from drawdown.providers.payments.protocol import PaymentService
 from drawdown.providers.payments.registry import GROUP, PaymentServices
+from drawdown.providers.protocol import Setup
 from drawdown.schema.clock import FixedClock
 from tests.cases import cases
 from tests.contract.stripe_setup import Stub, said
@@ -59,6 +61,17 @@ def test_payment_service_ignores_settings_of_longer_provider_name(monkeypatch: p
     monkeypatch.setattr("drawdown.providers.registry.entry_points", lambda group: there.get(group, []))
     found = loaded({"stripe_secret_key": "sk_test_1", "stripe_x_key": "k"}, STRIPE)
     assert not found.broken and not found.dormant
+
+
+def quotes_its_key(setup: Setup) -> PaymentService:
+    raise ValueError("x" * 280 + setup.settings["key"])
+
+
+@cases("key", ["sk_canary_0123456789", "\x1bsk_canary", "sk_\ncanary_0123456789"])
+def test_reason_of_broken_payment_service_shows_no_part_of_key(key: str) -> None:
+    entry = EntryPoint("quotes", f"{__name__}:{quotes_its_key.__name__}", GROUP)
+    reason = loaded({"quotes_key": key}, entry).broken["quotes"]
+    assert "sk_" not in reason and "x…" in reason
 
 
 def test_second_payment_service_of_same_name_is_listed_apart() -> None:
