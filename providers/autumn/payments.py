@@ -156,9 +156,10 @@ class AutumnPayments:
         found = await self._read("customers.get", {"customer_id": customer_id})
         if isinstance(found, NotSent):
             return found if found.retry_at_ms is None else InDoubt(found.reason)
-        controls = found.get("billing_controls")
-        rules = controls.get("auto_topups") if isinstance(controls, dict) else None
-        on = [one for one in rules if isinstance(one, dict) and one.get("enabled") is True] if rules else []
+        rules = _topup_rules(found, customer_id)
+        if rules is None:
+            return InDoubt("customers.get: HTTP 200 without readable settings of this customer's top-ups")
+        on = [one for one in rules if one["enabled"]]
         if not on:
             return None
         of = clean(", ".join(sorted(str(one.get("feature_id")) for one in on)), MAX_CHARS)
@@ -281,6 +282,19 @@ def _judge_invoice(found: Mapping[str, object], charge: Charge) -> ChargeResult:
         case "payment_failed":
             return Declined(code, reason or "the card was declined", retry=True)
     return InDoubt(f"HTTP 200 without an invoice: {code or 'no action'}")
+
+
+def _topup_rules(found: Mapping[str, object], customer_id: str) -> list[Mapping[str, object]] | None:
+    """Return the rules of Autumn's own top-ups; None if they are unreadable."""
+    controls = found.get("billing_controls")
+    controls = {} if controls is None else controls
+    if found.get("id") != customer_id or not isinstance(controls, dict):
+        return None
+    rules = controls.get("auto_topups")
+    rules = [] if rules is None else rules
+    if not isinstance(rules, list) or not all(isinstance(one, dict) for one in rules):
+        return None
+    return rules if all(type(one.get("enabled")) is bool for one in rules) else None
 
 
 def _invoices(found: Mapping[str, object]) -> list[Mapping[str, object]]:

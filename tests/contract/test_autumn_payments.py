@@ -178,6 +178,29 @@ def test_automatic_topup_lookup_without_answer_is_in_doubt() -> None:
     assert done(World().service.fills_itself("cus_1")) is None
 
 
+SETTINGS_UNREAD: list[Any] = [
+    {},
+    {"id": "cus_2"},
+    {"id": "cus_1", "billing_controls": []},
+    {"id": "cus_1", "billing_controls": "off"},
+    {"id": "cus_1", "billing_controls": {"auto_topups": {"enabled": True}}},
+    {"id": "cus_1", "billing_controls": {"auto_topups": 5}},
+    {"id": "cus_1", "billing_controls": {"auto_topups": [5]}},
+    {"id": "cus_1", "billing_controls": {"auto_topups": [{"feature_id": "credits", "enabled": "yes"}]}},
+    {"id": "cus_1", "billing_controls": {"auto_topups": [{"feature_id": "credits"}]}},
+]
+
+
+@cases("body", SETTINGS_UNREAD)
+def test_unreadable_automatic_topup_setting_is_in_doubt(body: Any) -> None:
+    assert isinstance(done(service(Stub(said(200, body))).fills_itself("cus_1")), InDoubt)
+
+
+@cases("controls", [None, {}, {"auto_topups": None}, {"auto_topups": []}, {"auto_topups": [{"enabled": False}]}])
+def test_customer_without_automatic_topup_may_be_charged(controls: Any) -> None:
+    assert done(service(Stub(said(200, {"id": "cus_1", "billing_controls": controls}))).fills_itself("cus_1")) is None
+
+
 @cases(("customer", "retry"), [("nobody", False), ("not an id", False), ("cus_1", True)])
 def test_charge_without_readable_customer_is_not_attached(customer: str, retry: bool) -> None:
     world = World({"reads_fail": 1.0} if retry else None)
