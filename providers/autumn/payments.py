@@ -127,24 +127,17 @@ class AutumnPayments:
     async def look_up(self, request: Charge) -> ChargeResult:
         """Return the charge as in doubt, with the invoices that a person must check.
 
-        The result omits the invoices if they cannot be read.
+        If the invoices cannot be read, the result says so.
         """
         if self.dormant:
             return InDoubt(self.dormant)
         found = await self._read("customers.get", {"customer_id": request.customer_id, "expand": ["invoices"]})
         if isinstance(found, NotSent):
             return InDoubt(found.reason)
-        since = [one for one in _invoices(found) if _made_ms(one) >= request.begun_ms - MINUTE_MS]
-        named = "; ".join(_in_words(one) for one in since[:MAX_NAMED]) or "none"
-        more = f" and {len(since) - MAX_NAMED} more" if len(since) > MAX_NAMED else ""
         return InDoubt(
-            clean(
-                f"Autumn does not store Drawdown's ids. Find the invoice with the metadata {METADATA} = "
-                f"{request.charge_id} at Stripe, then run `drawdown topup resolve TOPUP --paid INVOICE --evidence "
-                "TEXT`. "
-                f"Invoices of the customer since the charge: {named}{more}",
-                2 * MAX_CHARS,
-            )
+            f"Autumn does not store Drawdown's ids. Find the invoice with the metadata {METADATA} = "
+            f"{request.charge_id} at Stripe, then run `drawdown topup resolve TOPUP --paid INVOICE --evidence TEXT`. "
+            + _listed(found, request)
         )
 
     async def fills_itself(self, customer_id: str) -> NotSent | InDoubt | None:
@@ -297,9 +290,15 @@ def _topup_rules(found: Mapping[str, object], customer_id: str) -> list[Mapping[
     return rules if all(type(one.get("enabled")) is bool for one in rules) else None
 
 
-def _invoices(found: Mapping[str, object]) -> list[Mapping[str, object]]:
-    listed = found.get("invoices")
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+def _listed(found: Mapping[str, object], charge: Charge) -> str:
+    """Return a sentence with the invoices of the charge's customer since the charge."""
+    listed = found.get("invoices") if found.get("id") == charge.customer_id else None
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        return "The customer's invoices cannot be read"
+    since = [one for one in listed if _made_ms(one) >= charge.begun_ms - MINUTE_MS]
+    named = "; ".join(_in_words(one) for one in since[:MAX_NAMED]) or "none"
+    more = f" and {len(since) - MAX_NAMED} more" if len(since) > MAX_NAMED else ""
+    return f"Invoices of the customer since the charge: {clean(named, 2 * MAX_CHARS)}{more}"
 
 
 def _made_ms(invoice: Mapping[str, object]) -> int:

@@ -299,6 +299,32 @@ def test_payment_lookup_lists_first_invoices_since_charge() -> None:
     assert "in_old" not in found.reason
 
 
+def test_payment_lookup_lists_invoices_with_real_ids_in_full() -> None:
+    listed = [invoice(stripe_id=f"in_{at}{'N' * 23}", created_at=NOW_MS) for at in range(MAX_NAMED + 2)]
+    found = done(service(Stub(said(200, {"id": "cus_1", "invoices": listed}))).look_up(CHARGE))
+    assert isinstance(found, InDoubt)
+    assert all(f"in_{at}{'N' * 23} paid 2000 usd" in found.reason for at in range(MAX_NAMED))
+    assert found.reason.endswith(" and 2 more")
+
+
+def test_payment_lookup_invoices_of_any_text_are_bounded() -> None:
+    listed = [invoice(stripe_id="in_" + "\n" * 1_000, created_at=None)] * 50
+    found = done(service(Stub(said(200, {"id": "cus_1", "invoices": listed}))).look_up(CHARGE))
+    assert isinstance(found, InDoubt)
+    assert len(found.reason) < 4 * MAX_CHARS and found.reason.isprintable() and found.reason.endswith(" and 45 more")
+
+
+@cases(
+    "body",
+    [{}, {"id": "cus_1"}, {"id": "cus_1", "invoices": None}, {"id": "cus_1", "invoices": {}},
+     {"id": "cus_1", "invoices": [5]}, {"id": None, "invoices": []}],
+)  # fmt: skip
+def test_payment_lookup_without_invoices_says_they_are_unreadable(body: Any) -> None:
+    found = done(service(Stub(said(200, body))).look_up(CHARGE))
+    assert isinstance(found, InDoubt)
+    assert "cannot be read" in found.reason and "none" not in found.reason
+
+
 def test_payment_lookup_that_cannot_read_is_in_doubt_with_reason() -> None:
     found = World({"reads_fail": 1.0}).look_up()
     assert isinstance(found, InDoubt)

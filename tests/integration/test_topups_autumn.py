@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from drawdown.cli.app import App
 from drawdown.cli.main import run
-from drawdown.providers.autumn.payments import AutumnPayments, build
+from drawdown.providers.autumn.payments import MAX_NAMED, AutumnPayments, build
 from drawdown.providers.kit.emulator import Direct, FaultPlan
 from drawdown.providers.payments.registry import PaymentServices
 from drawdown.providers.protocol import Setup
@@ -78,6 +78,16 @@ def test_autumn_topup_in_doubt_waits_for_resolve(engine: sa.Engine, fault: str) 
     for _ in range(3):
         account.fill(MINUTE_MS)
     assert (len(account.books.taken), account.books.doubles(), purses.credits()) == (1, [], 20)
+
+
+def test_autumn_topup_in_doubt_stores_all_listed_invoices(engine: sa.Engine) -> None:
+    account = Account(engine)
+    account.autumn.faults.rates = {"answer_lost": 1.0}
+    account.fill()
+    account.books.invoices *= 7
+    account.fill(DAY_MS)
+    ((evidence,),) = account.purses.rows("SELECT evidence FROM topups")
+    assert evidence.count("in_1 paid 2000 usd") == MAX_NAMED and evidence.endswith(" and 2 more")
 
 
 @pytest.mark.both_databases

@@ -34,6 +34,7 @@ from drawdown.worker.catalog.wallets import keeper_of, orgs_of
 from drawdown.worker.engine.context import Context
 from drawdown.worker.engine.effects import AskWhoFills, Steps
 from drawdown.worker.topup.fill import (
+    MAX_EVIDENCE_CHARS,
     PaymentUsed,
     count_in_flight,
     credit,
@@ -57,8 +58,6 @@ MOST_A_MONTH: Final = 1_000
 """Most top-ups of one wallet in 30 days that terms may allow."""
 MAX_MINOR: Final = 10**12
 """Largest price, and largest charge, of terms, in minor units of the currency."""
-MAX_EVIDENCE_CHARS: Final = 1_000
-"""Most characters of the evidence that a person gives for a charge."""
 STOPPED: Final = "top-ups of {} are stopped. Run `drawdown topup start {}`"
 KEPT: Final = ("at_ms", "actor", "reason", "declines", "wait_until_ms", "blocked_ms", "blocked_reason", "customer_id")
 

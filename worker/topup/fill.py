@@ -450,7 +450,7 @@ def settle(
 
 def _finish_attempt(connection: sa.Connection, found: Topup, end: End, now: int) -> None:
     values = {"topup": found.charge.charge_id, "attempt": found.attempt, "now_ms": now}
-    SQL.run(connection, "finish_attempt", {**values, "answer": end.answer, "said": _brief(end.detail)})
+    SQL.run(connection, "finish_attempt", {**values, "answer": end.answer, "said": _evidence(end)})
 
 
 def _record(connection: sa.Connection, found: Topup, end: End, claim: str, now: int, asked_ms: int | None) -> Settled:
@@ -468,7 +468,7 @@ def _write(connection: sa.Connection, found: Topup, end: End, claim: str, now: i
         "state": end.state,
         "due_at_ms": end.due_at_ms,
         "answer": end.answer,
-        "said": _brief(end.detail),
+        "said": _evidence(end),
         "payment_id": end.payment_id,
         "ended": int(end.ended),
         "now_ms": now,
@@ -551,10 +551,16 @@ def rearm(connection: sa.Connection, customer_id: str) -> None:
     SQL.run(connection, "rearm", {"customer_id": customer_id})
 
 
+def _evidence(end: End) -> str:
+    return clean(end.detail, MAX_EVIDENCE_CHARS)
+
+
 def _brief(said: str) -> str:
     return clean(said, MAX_ERROR_CHARS)
 
 
+MAX_EVIDENCE_CHARS: Final = 1_000
+"""Most characters of the evidence for a charge's outcome, from the payment service or a person."""
 BEGUN_AT_ONCE: Final = 200
 """Wallets for which one round begins a top-up. The next round continues."""
 MONTH_MS: Final = 30 * DAY_MS
