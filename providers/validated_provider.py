@@ -214,8 +214,7 @@ def outcome(found: Outcome) -> Outcome:
     """Validate and return the outcome of one push."""
     match found:
         case Accepted(left, cost, parts):
-            left = left if left is not None and _is_left(left) else None
-            return Accepted(left, _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
+            return Accepted(_shown_credit(left), _cost_or_none(cost), _parts(parts) if len(parts) <= MAX_PARTS else ())
         case Queued(at_ms) if not _is_moment(at_ms):
             return Unknown(f"queued, with an invalid time of confirmation {_format_value(at_ms)}")
         case RetryAt(at_ms, reason, too_many, by_person):
@@ -228,13 +227,16 @@ def outcome(found: Outcome) -> Outcome:
     return found
 
 
-def _is_left(left: ShownCredit) -> bool:
-    """Return True if the figures are valid.
+def _shown_credit(found: ShownCredit | None) -> ShownCredit | None:
+    """Return the credit that a response shows; None if it is invalid.
 
-    If not, the push was still charged, and the balance is read.
+    Then the push was still charged, and the balance is read.
     """
-    figures = [left.charged_micro] if left.balance_micro is None else [left.charged_micro, left.balance_micro]
-    return all(_is_figure(figure) for figure in figures) and (left.part is None or isinstance(left.part, str))
+    if found is None or not isinstance(found.part, str | None):
+        return None
+    figures = [found.charged_micro] if found.balance_micro is None else [found.charged_micro, found.balance_micro]
+    part = None if found.part is None else clean(found.part, MAX_NAME_CHARS)
+    return replace(found, part=part) if all(map(_is_figure, figures)) else None
 
 
 def looked_up(found: LookupResult) -> LookupResult:
@@ -283,9 +285,15 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
         # If a part were omitted here, Drawdown would take it for a part that was used up.
         if max(len(balance.parts), len(balance.plans)) > MAX_PARTS or not all(map(_is_part, balance.parts)):
             return ReadFailed(f"a balance has too many parts ({len(balance.parts)}), or a part without an amount")
+        if len(balance.own) > MAX_FEATURES or not all(map(_is_amount, balance.own.values())):
+            return ReadFailed(f"a balance has too many own balances ({len(balance.own)}), or one without an amount")
     return {
         clean(feature, MAX_NAME_CHARS): replace(
-            balance, parts=_parts(balance.parts), lasting=_lasting(balance.lasting), plans=_plans(balance.plans)
+            balance,
+            parts=_parts(balance.parts),
+            lasting=_lasting(balance.lasting),
+            plans=_plans(balance.plans),
+            own={clean(name, MAX_NAME_CHARS): units for name, units in balance.own.items()},
         )
         for feature, balance in found.items()
     }

@@ -28,6 +28,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Rejected,
     RetryAt,
+    ShownCredit,
     Unknown,
 )
 from drawdown.providers.validated_provider import ValidatedProvider
@@ -66,8 +67,21 @@ def test_provider_text_is_cleaned_and_bounded(text: str) -> None:
         assert isinstance(read, CannotTell | ReadFailed)
         told.append(read.reason)
     assert len(told) == 8 and all(fits(one, validated_provider.MAX_REASON_CHARS) for one in told)
-    named = validated_provider.totals({text: 1}), validated_provider.drawn({text: Drawn(1, None)})
-    assert all(fits(name, validated_provider.MAX_NAME_CHARS) for one in named if isinstance(one, dict) for name in one)
+    drawn = validated_provider.drawn({text: Drawn(1, None, own={text: Decimal(1)})})
+    assert isinstance(drawn, dict)
+    named = [*drawn, *next(iter(drawn.values())).own]
+    if isinstance(totals := validated_provider.totals({text: 1}), dict):
+        named += totals
+    charged = validated_provider.outcome(Accepted(ShownCredit(5, 1, text)))
+    assert isinstance(charged, Accepted) and charged.shown_credit is not None
+    named.append(str(charged.shown_credit.part))
+    assert len(named) == 4 and all(fits(name, validated_provider.MAX_NAME_CHARS) for name in named)
+
+
+@cases("figure", [*HUGE, Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1e-999999"), float("nan")])
+def test_provider_invalid_draw_on_own_balance_makes_balance_unread(figure: Any) -> None:
+    own = {"compute": Decimal(1), "other": figure}
+    assert isinstance(validated_provider.drawn({"credits": Drawn(1, None, own=own)}), ReadFailed)
 
 
 @cases("figure", HUGE)
@@ -97,6 +111,9 @@ def test_provider_lists_are_bounded() -> None:
         validated_provider.drawn({str(n): Drawn(1, None) for n in range(validated_provider.MAX_FEATURES + 1)}),
         ReadFailed,
     )
+
+    own = {str(n): Decimal(1) for n in range(validated_provider.MAX_FEATURES + 1)}
+    assert isinstance(validated_provider.drawn({"credits": Drawn(1, None, own=own)}), ReadFailed)
 
     class Talkative(FakeProvider):
         async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
@@ -130,7 +147,8 @@ def test_provider_valid_answers_are_unchanged() -> None:
     found: list[LookupResult] = [FoundPush(60), FoundPush(-60), Absent(), CannotTell("why", 3), ReadFailed("503")]
     assert [validated_provider.looked_up(one) for one in found] == found
     assert validated_provider.totals({"compute": 60}) == {"compute": 60}
-    assert validated_provider.drawn({"compute": Drawn(60, 7)}) == {"compute": Drawn(60, 7)}
+    draws = {"compute": Drawn(60, 7), "credits": Drawn(Decimal("0.5"), None, own={"compute": Decimal(30)})}
+    assert validated_provider.drawn(draws) == draws
     states: list[CustomerRead] = [CustomerState(None, None, None), CustomerState(-5, "Größe L", 0), NoCustomer()]
     states.append(CustomerState(7, None, None, feature_limits={"compute": 0}))
     assert [validated_provider.sound(one) for one in states] == states
