@@ -629,6 +629,8 @@ class Dialer:
                 if is_proxy
                 else NO_ADDRESS
             ) from None
+        except RuntimeError as error:  # the machine cannot start a thread for the lookup
+            raise NoConnection(_why(error)) from None
         socket_to = _socket_to if is_proxy else self._socket_to
         try:
             return await aiohappyeyeballs.start_connection(
@@ -681,7 +683,7 @@ class Dialer:
     async def _addresses(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> Sequence[tuple[Any, ...]]:
         """Return the addresses of an origin, by one lookup for all connections.
 
-        Errors: OSError, UnicodeError.
+        Errors: OSError, UnicodeError; RuntimeError if no thread can start.
         """
         asked_at, asked = self._names.get(origin, (0.0, None))
         if asked is None or asked.get_loop() is not loop or loop.time() - asked_at >= self._names_kept_s:

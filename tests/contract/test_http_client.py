@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -83,6 +84,14 @@ def test_call_to_refusing_port_is_not_sent(run: Run[HttpResult]) -> None:
 
 def test_call_to_host_without_address_is_not_sent(run: Run[HttpResult]) -> None:
     assert run(once(HttpClient(), call("http://nosuch.invalid/v1/track"))) == NotSent(NO_ADDRESS)
+
+
+def test_call_without_thread_for_name_lookup_is_not_sent(run: Run[HttpResult], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert run(once(HttpClient(), call("http://nosuch.invalid/v1/track"))) == NotSent("no connection")
 
 
 def test_call_to_untrusted_certificate_is_not_sent(run: Run[Any], tmp_path: Path) -> None:
