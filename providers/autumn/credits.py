@@ -152,8 +152,11 @@ class Schema:
 
 def decimals(value: Decimal) -> int:
     """Return the number of digits after the decimal point, without trailing zeros."""
-    exponent = value.normalize().as_tuple().exponent
-    return max(0, -exponent) if isinstance(exponent, int) else 0
+    _, digits, exponent = value.as_tuple()  # `normalize` would round to the digits of the context
+    if not value or not isinstance(exponent, int):
+        return 0
+    zeros = next(at for at, digit in enumerate(reversed(digits)) if digit)
+    return max(0, -exponent - zeros)
 
 
 def read_features(body: Mapping[str, object]) -> Schema:

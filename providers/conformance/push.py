@@ -216,7 +216,7 @@ class CreditTests(Tools):
         assert len(told) <= MAX_FEATURES and len({cost.feature for cost in told}) == len(told), told
         for cost in told:
             assert type(cost.credits) is Decimal and cost.credits.is_finite() and cost.credits > 0, cost
-            assert -int(cost.credits.normalize().as_tuple().exponent) <= MAX_DECIMALS, cost
+            assert 10**MAX_DECIMALS % cost.credits.as_integer_ratio()[1] == 0, f"too many decimals: {cost}"
             assert cost.feature and cost.balance, cost
         of = {cost.feature: (cost.balance, cost.credits) for cost in told}
         assert of.get(self.bench.feature) == self.bench.cost(self.bench.feature), told

@@ -23,6 +23,7 @@ from drawdown.providers.autumn.credits import (
     Units,
     Untold,
     charged,
+    decimals,
     read_features,
 )
 from drawdown.providers.autumn.customers import Controls, UsageLimit, read_customer, state
@@ -43,6 +44,7 @@ from drawdown.providers.protocol import (
     RetryAt,
     Unknown,
 )
+from drawdown.providers.validated_provider import MAX_DECIMALS
 from drawdown.schema.clock import FixedClock
 from tests.cases import cases
 from tests.contract.autumn_credits import COSTS, FEATURES, Recorded, account, calls, provider
@@ -87,6 +89,16 @@ def test_costs_of_recorded_credit_schema_are_read(call: Recorded) -> None:
 def test_costs_with_unusable_value_are_omitted(cost: object) -> None:
     found = done(made(Stub(account(said(500, ""), schema(compute=cost, other=0.5)))).costs(()))
     assert found == [Cost("other", "credits", Decimal("0.5"))]
+
+
+@cases(
+    ("cost", "digits"),
+    [("1." + "0" * 30 + "1", 31), ("0.5", 1), ("0.50", 1), ("1e2", 0), ("100", 0), ("0.00", 0), ("1e-400", 400)],
+)
+def test_decimals_of_cost_are_counted_exactly(cost: str, digits: int) -> None:
+    assert decimals(Decimal(cost)) == digits
+    listed = {feature.feature for feature in read_features(schema(compute=Decimal(cost))).costs()}
+    assert (listed == {"compute"}) is (digits <= MAX_DECIMALS and Decimal(cost) > 0)
 
 
 def test_feature_of_two_credit_systems_is_omitted_from_costs() -> None:
