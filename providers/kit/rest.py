@@ -73,11 +73,16 @@ class Rest:
         return told
 
     async def array(self, *path: str, **query: str) -> list[Mapping[str, object]] | ReadFailed:
-        """Read the objects of a JSON array, for a service that answers an array."""
+        """Read the objects of a JSON array, for a service that answers an array.
+
+        ReadFailed also if the service answers that the array does not exist.
+        """
         result = await self._http.send(self._call(path, query))
         if isinstance(result, Answer) and result.status == 200 and result.body.lstrip()[:1] == b"[":
             result = replace(result, body=b'{"items":' + result.body + b"}")
         found = self._read(result)
+        if isinstance(found, Absent):
+            return ReadFailed("HTTP 404: the service does not have this list")
         items = found.get("items") if isinstance(found, Mapping) else None
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200 without a list of objects")

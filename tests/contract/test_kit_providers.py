@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from drawdown.providers import lago, openmeter, polar
+from drawdown.providers.conformance.bench import instead
+from drawdown.providers.http import Answer
 from drawdown.providers.kit import answers
 from drawdown.providers.protocol import (
     Absent,
@@ -72,6 +75,13 @@ def test_key_refused_between_read_and_push_needs_a_person() -> None:
     bench.service.api_key = "another"
     (outcome,) = asyncio.run(bench.provider.push([replace(PUSH, key="usage:acme:2:compute")]))
     assert isinstance(outcome, RetryAt) and outcome.by_person and outcome.reason.startswith("the key is refused")
+
+
+def test_missing_list_of_service_is_named_as_missing() -> None:
+    bench = OpenMeterBench()
+    missing = {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such route"}
+    with bench._wire.spoiled(instead(Answer(404, {}, json.dumps(missing).encode()))):
+        assert totals(bench, T0 - DAY_MS, T0) == ReadFailed("HTTP 404: the service does not have this list")
 
 
 # Lago.
