@@ -62,7 +62,7 @@ class Rest:
         """Read one object, or return it from the cache if it was read within KEPT_MS."""
         call, now_ms = self._call(path, query), self._clock.now_ms()
         read_ms, found = self._kept.get(call.url, (0, None))
-        if found is not None and now_ms - read_ms < KEPT_MS:
+        if found is not None and abs(now_ms - read_ms) < KEPT_MS:
             return found
         told = self._read(await self._http.send(call))
         self._kept.pop(call.url, None)

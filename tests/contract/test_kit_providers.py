@@ -77,6 +77,15 @@ def test_key_refused_between_read_and_push_needs_a_person() -> None:
     assert isinstance(outcome, RetryAt) and outcome.by_person and outcome.reason.startswith("the key is refused")
 
 
+def test_object_read_before_clock_was_set_back_is_read_again() -> None:
+    bench = LagoBench()
+    assert pushed(bench) == Accepted()
+    bench.service.subscriptions["c-1"]["status"] = "terminated"
+    bench.advance(-DAY_MS)
+    (outcome,) = asyncio.run(bench.provider.push([replace(PUSH, key="usage:acme:2:compute")]))
+    assert isinstance(outcome, Rejected) and "active subscription" in outcome.reason
+
+
 def test_missing_list_of_service_is_named_as_missing() -> None:
     bench = OpenMeterBench()
     missing = {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such route"}
