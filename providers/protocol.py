@@ -507,7 +507,7 @@ class Drawn:
     lasting: Lasting | None = None
     """The part of the balance that does not end with the cycle.
 
-    None: the balance lacks such a part, or the order of draws on the parts is unknown.
+    Zero figures: the whole balance renews. None: no part renews, or the order of draws on the parts is unknown.
     """
     plans: frozenset[str] = frozenset()
     """All plans that the customer has."""

@@ -311,7 +311,7 @@ def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part
 def _lasting(found: Mapping[str, object]) -> Lasting | None:
     """Return the part of a balance that outlasts its cycle.
 
-    Return None if there is no such part, or the order of draws is unknown.
+    Its figures are zero if the whole balance renews. Return None if no part renews, or the order of draws is unknown.
 
     In recorded calls, a charge empties the parts of a cycle before those granted once. No recorded call shows the place
     of a part that expires in that order.

@@ -151,7 +151,7 @@ class Level:
 
     `since_ms` None: all draws count. `expired`: parts that are gone and may not be used up. `whole`: True if the draws
     were zero at `since_ms`. `is_gone`: True if the provider does not show any balance, so that it did not give credit
-    back to the balance. `lasting`: the part that does not end with the cycle (None: without such a part, or unknown).
+    back to the balance. `lasting`: the part that does not end with the cycle, or zeros (None: unknown, or no cycle).
     """
 
     quantity: int
