@@ -75,11 +75,15 @@ def error_of(status: int, body: Mapping[str, object]) -> str | None:
     """Return the text of Lago's error; None if the body is not Lago's.
 
     Example: `{"status": 404, "error": "Not Found", "code": "event_not_found"}`
+
+    Web frameworks send the same shape without a code. Lago omits the code only with 400 and 401 (source of lago-api).
     """
     error = body.get("error")
     if body.get("status") != status or isinstance(body.get("status"), bool) or not isinstance(error, str):
         return None
     code, details = body.get("code"), body.get("error_details")
+    if not isinstance(code, str) and status not in (400, 401):
+        return None
     said = f"{error} {code}" if isinstance(code, str) else error
     return f"{said}: {details}" if isinstance(details, Mapping) else said
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drawdown.providers import lago, openmeter, polar
-from drawdown.providers.conformance.bench import instead
+from drawdown.providers.conformance.bench import garbled, instead
 from drawdown.providers.http import Answer
 from drawdown.providers.kit import answers
 from drawdown.providers.protocol import (
@@ -29,6 +29,7 @@ from drawdown.providers.protocol import (
     ReadFailed,
     Rejected,
     RetryAt,
+    Unknown,
 )
 from drawdown.schema.errors import UsageError
 from drawdown.schema.text import NEEDS_YOU
@@ -177,6 +178,17 @@ def test_lago_lookup_of_key_with_dot_cannot_prove_absence() -> None:
     absent = asyncio.run(provider.lookup(PUSH))
     dotted = asyncio.run(provider.lookup(replace(PUSH, key=PUSH.key.replace("acme", "acme.com"))))
     assert isinstance(absent, Absent) and isinstance(dotted, CannotTell) and dotted.may_have
+
+
+@cases("status", [403, 404, 422])
+def test_lago_error_of_a_web_framework_proves_nothing(status: int) -> None:
+    bench, plain = LagoBench(), Answer(status, {}, json.dumps({"status": status, "error": "no"}).encode())
+    assert pushed(bench) == Accepted()
+    with bench._wire.spoiled(instead(plain)):
+        assert isinstance(looked_up(bench), ReadFailed)
+    with bench._wire.spoiled(garbled(plain)):
+        (outcome,) = asyncio.run(bench.provider.push([replace(PUSH, key="usage:acme:2:compute")]))
+    assert isinstance(outcome, Unknown), outcome
 
 
 @pytest.mark.parametrize("text", ["1e999999999", "-1e31"])
