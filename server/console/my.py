@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlencode
@@ -492,10 +492,13 @@ def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     org_id, metric = ask.required("id"), ask.required("metric")
     found = ways_out(connection, Wish(org_id, metric, 1), ask.now_ms, most_sponsors=0)
     by_credit = found.answer.rule == "credits"  # an override does not lift a halt for lack of credit
+    ways = {way.option: way for way in found.ways}
+    if ways["top_up"].missing_micro and own_wallet.told_of(connection, org_id, ask.now_ms).is_shared:
+        ways["top_up"] = replace(ways["top_up"], missing_micro=None)  # it would reveal the balance
     return {
         "metric": metric,
         "answer": found.answer,
-        "ways": {way.option: way for way in found.ways},
+        "ways": ways,
         "asked": [] if by_credit else own_wallet.overrides(connection, org_id, metric, ask.now_ms),
         "periods": PERIODS,
         "day_choices": [(days, until(ask.now_ms, days)) for days in DAY_CHOICES],

@@ -458,6 +458,9 @@ def test_customer_page_with_shared_wallet_does_not_show_wallet(home: Home) -> No
         f"INSERT INTO assignments ({columns}) VALUES {row}",
     ):
         write(home.engine, lambda c, t=text: c.execute(sa.text(t)))  # type: ignore[misc]
+    paid = Change(price_micro=13_370_000, phase=3)
+    write(home.engine, lambda c: guard_terms.set_metric(c, "paid", paid, home.fleet.by))
+    write(home.engine, lambda c: guard_terms.set_limit(c, PlanLimit("paid", "*", "month", None), home.fleet.by))
 
     async def work(client: httpx.AsyncClient, _: Server) -> None:
         page, file = await client.get("/my/usage"), await client.get("/my/usage.csv")
@@ -465,10 +468,13 @@ def test_customer_page_with_shared_wallet_does_not_show_wallet(home: Home) -> No
         for words in ("Available", "Balance", "Ledger", "10.00"):
             assert words not in page.text, words
         assert file.text.count("\n") == 1
+        blocked = (await client.get("/my/blocked?metric=paid")).text
+        assert "Buy credit" in blocked and "missing" not in blocked, "10.00 credits less the price are its balance"
         assert (await client.post("/my/card", headers=OURS)).status_code == 404
 
     home.inside(work, org="wayne")
     assert "Ledger" in home.get("/my/usage").text, "acme's is its own"
+    assert "credits are missing" in home.get("/my/blocked?metric=paid").text
     assert "10.00" not in home.get("/my/usage", org="stark").text, "nobody bills it now: its own wallet is empty"
 
 
