@@ -130,13 +130,16 @@ class FailOpen:
         proof = api_keys.hash_of(offered)
         return self._cached_key(proof, now_ms, RECALLED_MS) or await self._find(proof, now_ms)
 
-    async def confirm_key(self, key: ApiKey) -> None:
-        """Check that a remembered API key is still valid.
+    async def confirm_key(self, key: ApiKey) -> ApiKey:
+        """Read a remembered API key again, and return it.
 
-        Errors: ApiError 401 for an expired or revoked key; the errors of `find`.
+        The result can be the remembered key, as in `find`. Errors: ApiError 401 for an expired or revoked key; the
+        errors of `find`.
         """
-        if await self._find(key.proof, self._services.clock.now_ms()) is None:
+        found = await self._find(key.proof, self._services.clock.now_ms())
+        if found is None:
             raise unauthorized()
+        return found
 
     def remember_key(self, proof: str, found: ApiKey | None, now_ms: int) -> None:
         """Remember a key as the database stores it, or forget it if `found` is None."""

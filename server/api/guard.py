@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter
@@ -497,30 +497,28 @@ class Guard:
 
         A key from the fail-open memory gets its own transaction, which reads the key again.
         """
-        key = said.key
-
-        def take(connection: sa.Connection) -> Answer:
-            return guard.take(connection, asked.at(self._programs.identify(key, connection).now_ms))
 
         async def work() -> Answer:
-            found: Answer | None = await self._shared(asked, said)
+            found, by = await self._shared(asked, said)
             if found is not None:
                 return found
-            return await (self._programs.threads.write(take) if key.recalled else self._taking.ask(asked))
+            if not by.key.recalled:
+                return await self._taking.ask(asked)
+            identify = partial(self._programs.identify, by.key)
+            return await self._programs.threads.write(lambda c: guard.take(c, asked.at(identify(c).now_ms)))
 
         return answer_shown(await self._fail_open.ask(asked, work))
 
-    async def _shared(self, call: Call, said: Caller) -> Any:
-        """Return the result of a call that shares a transaction.
+    async def _shared(self, call: Call, said: Caller) -> tuple[Answer | None, Caller]:
+        """Return the result of a call that shares a transaction, and the caller.
 
-        Return None if the call must have its own transaction; the key is then confirmed. Errors: the errors of
-        `PaymentCalls.ask`; ApiError 401.
+        The result is None if the call must have its own transaction. The caller then has the confirmed key, which can
+        be from the fail-open memory. Errors: the errors of `PaymentCalls.ask`; ApiError 401.
         """
         try:
-            return await self._money.ask(said.key, call, partial(self._remember_key, said))
+            return await self._money.ask(said.key, call, partial(self._remember_key, said)), said
         except NotTogether:
-            await self._fail_open.confirm_key(said.key)
-            return None
+            return None, replace(said, key=await self._fail_open.confirm_key(said.key))
 
     def _remember_key(self, said: Caller, found: ApiKey) -> None:
         self._fail_open.remember_key(said.key.proof, found, said.now_ms)
@@ -547,8 +545,8 @@ class Guard:
         amount = order.actual if isinstance(order, SettleUseRequest) else order.incurred
         await self._fail_open.before(order.key)
         end = End(order.key, state, amount, said.key.actor, order.reason, said.key.org_id)
-        found: Answer | None = await self._shared(end, said)
-        return await self._on(work, order, said) if found is None else answer_shown(found)
+        found, by = await self._shared(end, said)
+        return await self._on(work, order, by) if found is None else answer_shown(found)
 
     async def _on(
         self, work: Callable[[sa.Connection, E, Caller], Mapping[str, object]], order: E, said: Caller

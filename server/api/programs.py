@@ -91,7 +91,7 @@ R = TypeVar("R")
 Answer = Mapping[str, object]
 Find = Callable[[str, int], Awaitable[ApiKey | None]]
 """A function that returns the key in this text, as valid at a time."""
-Again = Callable[[ApiKey], Awaitable[None]]
+Again = Callable[[ApiKey], Awaitable[object]]
 """A function that checks that a key is still valid. Errors: ApiError 401."""
 
 

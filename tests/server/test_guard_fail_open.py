@@ -330,6 +330,31 @@ def test_guard_ended_key_with_slow_lookup_is_refused(house: House, monkeypatch: 
     assert [one[:3] for one in uses(house)] == [("h-1", 1, "held")]
 
 
+def test_guard_ended_key_after_lock_held_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database failed just before, so the key is not looked up: each call decided alone reads it again."""
+
+    async def work(send: Send) -> None:
+        assert (await send("reserve", key="h-1", quantity=1)).json()["state"] == "held"
+        write(house.fleet.engine, lambda c: api_keys.end(c, "app", house.fleet.by))
+
+        def held(*_given: object) -> None:
+            raise LockHeld("another transaction holds the lock")
+
+        monkeypatch.setattr(grouped, "do_all", held)
+        for act, order in (
+            ("consume", {"key": "late-1", "metric": "idea"}),
+            ("reserve", {"key": "late-2", "metric": "idea"}),
+            ("settle", {"key": "h-1", "actual": 1}),
+            ("release", {"key": "h-1"}),
+        ):
+            nothing_waits(house)
+            answer = await send(act, **order)
+            assert answer.status_code == 401, (act, answer.text)
+
+    with_fail_open(house, work)
+    assert [one[:3] for one in uses(house)] == [("h-1", 1, "held")]
+
+
 def test_guard_expired_key_during_database_outage_is_refused(house: House) -> None:
     async def work(send: Send) -> None:
         house.fleet.write("UPDATE api_keys SET expires_ms = :at", {"at": house.clock.at_ms + 5_000})
