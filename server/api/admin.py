@@ -104,7 +104,8 @@ async def assign(
 
     def cancel(connection: sa.Connection) -> assignments.Assigned:
         signed.use_up(connection)
-        return assignments.cancel(connection, org_id, by, order.from_ms)
+        meant = {"provider": order.provider, "customer_id": order.customer_id}
+        return assignments.cancel(connection, org_id, by, order.from_ms, **meant)
 
     def work(thread_kit: ThreadKit, context: Context) -> list[flips.Flip] | list[assignments.Assigned]:
         if order.undo:

@@ -77,6 +77,21 @@ def test_admin_assignment_applies_command_line_checks(house: House) -> None:
     assert house.fleet.rows("SELECT org_id, provider FROM assignments") == [("running", "autumn")]
 
 
+@pytest.mark.parametrize("named", [{"provider": "embedded"}, {"provider": "none", "customer_id": "x"}])
+def test_admin_undo_of_another_assignment_is_refused(house: House, named: Mapping[str, object]) -> None:
+    move = {**MOVE, "provider": "none", "from_ms": T0 + DAY_MS}
+
+    async def work(caller: Caller) -> None:
+        assert (await caller.admin("acme", "provider", move)).status_code == 200
+        answer = await caller.admin("acme", "provider", {**SAID, **named, "undo": True})
+        assert answer.status_code == 409 and "is to none" in answer.text, answer.text
+        assert house.fleet.rows("SELECT provider FROM assignments") == [("none",)]
+        assert (await caller.admin("acme", "provider", {**move, "undo": True})).status_code == 200
+
+    served(house, work)
+    assert house.fleet.rows("SELECT provider FROM assignments") == []
+
+
 def test_admin_override_takes_effect_at_once_and_is_audited(house: House) -> None:
     house.customer("acme")
     house.fleet.tick(T0 + WINDOW_MS)

@@ -47,6 +47,8 @@ def test_org_assign_over_http_is_listed_and_can_be_undone(office: House) -> None
         assert [one["provider"] for one in (await app.get("/assignments")).json()["scheduled"]] == ["embedded"]
         shown = (await app.get("/orgs/newco")).json()
         assert [one["customer_id"] for one in shown["assignments"]] == ["newco"]
+        for other in ({"provider": "none"}, {"customer_id": "x"}):
+            assert refused(await send(app, "/v1/orgs/newco/assign", {"undo": True, **other})) == (409, "refused")
         undone = (await send(app, "/v1/orgs/newco/assign", {"undo": True})).json()
         assert undone["undone"] is True and (await app.get("/assignments")).json()["scheduled"] == []
 

@@ -72,7 +72,7 @@ def _assign(
     new: New = False,
 ) -> OrgAssigned:
     if undo:
-        gone = assignments.cancel(connection, org_id, asked.by, from_ms)
+        gone = assignments.cancel(connection, org_id, asked.by, from_ms, provider=provider, customer_id=customer_id)
         return OrgAssigned(org_id, gone.provider, gone.customer_id, gone.start_ms, gone.waited, undone=True)
     biller = provider or flips.kept_provider(connection, [org_id], new=new) or EMBEDDED
     ids.require_sampled_org(connection, org_id, new=new)

@@ -324,14 +324,23 @@ def to_come_ms(connection: sa.Connection, org_id: str, now_ms: int) -> int | Non
     return int(found.start_ms) if found is not None and found.start_ms > now_ms else None
 
 
-def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None = None) -> Assigned:
+def cancel(
+    connection: sa.Connection,
+    org_id: str,
+    by: By,
+    start_ms: int | None = None,
+    *,
+    provider: str | None = None,
+    customer_id: str | None = None,
+) -> Assigned:
     """Cancel an assignment that has not begun. The former provider continues to bill.
 
     Without a former assignment, the organisation is unassigned again.
 
-    `start_ms`: the start of the assignment, so that a repeated call does not cancel another assignment.
+    `start_ms`: the start of the assignment, so that a repeated call does not cancel another assignment. `provider`,
+    `customer_id`: those of the assignment. None: any.
 
-    Errors: UnknownId. Refused if the latest assignment does not exist, has begun, is sealed, or has another start.
+    Errors: UnknownId. Refused if the latest assignment does not exist, has begun, is sealed, or is another assignment.
     Refused if another organisation or a pool has the customer of the former assignment, or its wallet.
     """
     lock_buckets(connection)
@@ -347,6 +356,12 @@ def cancel(connection: sa.Connection, org_id: str, by: By, start_ms: int | None 
         raise Refused(
             f"cannot cancel: the latest assignment of {org_id} begins at {utc(latest.start_ms)}, not at "
             f"{utc(start_ms)}. See `drawdown org scheduled`"
+        )
+    if provider not in (None, latest.provider) or customer_id not in (None, latest.customer_id):
+        customer = f" as {latest.customer_id}" if latest.customer_id else ""
+        raise Refused(
+            f"cannot cancel: the latest assignment of {org_id} is to {latest.provider}{customer}. See `drawdown org "
+            "scheduled`"
         )
     # A machine with a faster clock may have sealed it.
     _require_unsealed(connection, org_id, latest.start_ms, "cancel the assignment of", "Assign it again from then on")
