@@ -85,6 +85,10 @@ CALLS: Final[Mapping[str, CallCode]] = {
     "unknown_metric": CallCode(
         (404,), "The guard does not have a metric with this name. Add it with `POST /v1/metrics/{metric}`"
     ),
+    "unknown_override": CallCode(
+        (404, 422),
+        "A limit override with this number does not exist. To list limit overrides, call `GET /v1/overrides`",
+    ),
     "unknown_use": CallCode(
         (404,),
         "The guard does not have a use with this key. Check the key. Drawdown does not keep the key of a blocked use",

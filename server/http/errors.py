@@ -74,12 +74,12 @@ def error_answer(error: ApiError) -> JSONResponse:
 def of_drawdown(error: DrawdownError) -> ApiError:
     """Return a Drawdown error as an HTTP error.
 
-    The status is 404 for an unknown organisation, 400 for another wrong value, and 409 for a broken rule. The status is
-    503 if the database is unavailable or a commit is unanswered, and 500 otherwise.
+    The status is 404 for an unknown organisation or limit override, 400 for another wrong value, and 409 for a broken
+    rule. The status is 503 if the database is unavailable or a commit is unanswered, and 500 otherwise.
     """
     match error:
-        case UnknownId() if error.noun == "organisation":
-            return ApiError(404, "unknown_org", str(error))
+        case UnknownId() if error.noun in ("organisation", "override"):
+            return ApiError(404, error.code, str(error))
         case UsageError():
             return ApiError(400, "bad_value", str(error))
         case Refused():

@@ -12,6 +12,7 @@ import pytest
 
 from drawdown.schema.database import read, write
 from drawdown.schema.units import DAY_MS
+from drawdown.server.api.codes import CALLS
 from drawdown.worker.guard import overrides as guard_overrides
 from drawdown.worker.guard import terms as guard_terms
 from drawdown.worker.guard.terms import Change, PlanLimit
@@ -189,7 +190,8 @@ def test_override_invalid_request_or_decision_is_refused_with_code(house: House)
             ("%D9%A3", "approve"),
             (7, "approve"),
         ):
-            assert (await desk.decide(number, word)).status_code in (400, 404), (number, word)
+            assert refused(await desk.decide(number, word)) == (404, "unknown_override"), (number, word)
+        assert 404 in CALLS["unknown_override"].statuses
         body = json.dumps({"actor": "ann", "reason": "r"}).encode()
         unsigned = await desk.caller.send("POST", "/admin/overrides/1/approve", body, desk.program.headers())
         assert unsigned.status_code == 401, "a program's key is no person's word"
