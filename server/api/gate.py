@@ -81,14 +81,16 @@ class Gate:
 
         Errors: ApiError 404 for an unknown organisation, if the setting requires it.
         """
+        found = None
         try:
             found = await self._read(org_id)
             if found is not None and await self._asked_again(org_id, found):
                 found = await self._read(org_id) or found
         except Exception as error:
             log.error("gate_in_doubt", org=org_id, **describe_error(error))
-            facts = in_doubt("database_unreadable", allowed=self._services.settings.gate_open_when_in_doubt)
-            return decided(org_id, facts, None, None)
+            if found is None:
+                facts = in_doubt("database_unreadable", allowed=self._services.settings.gate_open_when_in_doubt)
+                return decided(org_id, facts, None, None)
         if found is None:
             return self._unknown(org_id)
         return self._verdict(org_id, found)

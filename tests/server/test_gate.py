@@ -6,13 +6,16 @@ import asyncio
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from drawdown.providers.http import NotSent
 from drawdown.schema.database import connect
+from drawdown.schema.errors import DatabaseBusy
 from drawdown.schema.units import WINDOW_MS
 from drawdown.server.api import gate, health
 from drawdown.server.settings import ServerSettings, UnknownOrg
 from drawdown.worker.orgs.actions import halt, override
+from drawdown.worker.verdict.refresh_requests import Gated, read_gated
 from tests.patience import PATIENT_S
 from tests.server.house import Caller, House, served
 from tests.world import T0
@@ -116,6 +119,28 @@ def test_gate_with_unreachable_provider_answers_stored_verdict(house: House) -> 
 
     served(house, work)
     assert house.halted("acme")
+
+
+def test_gate_with_failed_second_read_answers_stored_verdict(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.settings = ServerSettings(gate_open_when_in_doubt=True)
+    house.server = house.another()
+    house.customer("acme")
+    house.fleet.tick(T0 + WINDOW_MS)
+    reads = 0
+
+    def read_once(connection: sa.Connection, org_id: str) -> Gated | None:
+        nonlocal reads
+        reads += 1
+        if reads > 1:
+            raise DatabaseBusy("another writes")
+        return read_gated(connection, org_id)
+
+    async def work(caller: Caller) -> None:
+        monkeypatch.setattr(gate, "read_gated", read_once)
+        answer = (await caller.get("/v1/gate/acme")).json()
+        assert (answer["allowed"], answer["rule"], answer["degraded"], reads) == (False, "credits", False, 2)
+
+    served(house, work)
 
 
 def test_gate_of_org_halted_by_operator_does_not_call_provider(house: House) -> None:

@@ -1,7 +1,7 @@
 """Whoever makes or wakes sandboxes asks the gate, alone or many at once.
 
-Guarantee: an answer is judged by the row that the request itself read last, and each ask of a provider by when the
-one before it was; what the gate may do in doubt is the settings' word.
+Guarantee: an answer is judged by the row that the request itself read last, in time, and each ask of a provider by when
+the one before it was; what the gate may do in doubt is the settings' word.
 """
 
 from __future__ import annotations
@@ -37,14 +37,19 @@ class Question:
     def __post_init__(self) -> None:
         self.began_ms = self.world.time.now
         self.row: Any = None
+        self.read: Any = None
         self.failed = False
         self.answer: Any = None
 
     def saw(self, error: Exception | None) -> None:
-        """It was told what it had read, just as the row stands, or that it could not be read."""
+        """It read the row as it stands, or could not read it."""
         self.failed |= error is not None
         if error is None:
-            self.row = next(iter(self.world.rows(_ROW, org=self.org)), None)
+            self.read = next(iter(self.world.rows(_ROW, org=self.org)), None)
+
+    def learned(self) -> None:
+        """It was told the row, or of the failure, which leaves the row before."""
+        self.row = self.read
 
     def begins(self) -> None:
         """It has no transaction whose past matters."""

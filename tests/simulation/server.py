@@ -44,7 +44,10 @@ class Request(Protocol):
     """Of its transactions."""
 
     def saw(self, error: Exception | None) -> None:
-        """A read of its own was answered."""
+        """A read of its own was done; its answer may still be on the way."""
+
+    def learned(self) -> None:
+        """The answer of that read arrived in time."""
 
     def begins(self) -> None:
         """A transaction of its own is about to be done."""
@@ -84,6 +87,8 @@ class Asked(Task):
         self.process.asked_for.remove(self)
         if self.told.done():
             return  # whoever asked waits no longer
+        if isinstance(self.asked, Reading):
+            self.request.learned()
         if error is None:
             self.told.set_result(answer)
         else:

@@ -16,11 +16,11 @@ from drawdown.worker.orgs.assignments import assign
 from drawdown.worker.tick import tick
 from drawdown.worker.wallets.actions import grant
 from tests.simulation.faults import Faults
-from tests.simulation.gate import Question, ask
+from tests.simulation.gate import READ_WITHIN_MS, Question, ask
 from tests.simulation.judges import heard, judged
 from tests.simulation.operators import said
 from tests.simulation.providers import MEMORY
-from tests.simulation.server import Server, new_server
+from tests.simulation.server import Reading, Server, new_server
 from tests.simulation.stepping import Task, WorkerClock
 from tests.simulation.test_scenarios import drive
 from tests.simulation.world import START, World
@@ -45,15 +45,20 @@ def serve(world: World, server: Server, *, until: str = "") -> None:
     """Step a process until nothing is under way, or to where it asks for a transaction."""
     while server.task is not None and not server.task.done:
         leaf = next(server.task.leaves())
-        assert leaf.asked is not None
         if isinstance(leaf.asked, Transaction) and leaf.asked.name == until:
             return
-        with judged(world, server, leaf, leaf.asked):
-            answer = world.do(leaf.asked, server.clock.now_ms())
-        leaf.hold(answer, None)
-        heard(leaf, leaf.asked, answer, None)
+        perform(world, server, leaf)
         leaf.tell()
         server.task.join()
+
+
+def perform(world: World, server: Server, leaf: Task) -> None:
+    """Do what a process asks for, and hold the answer back."""
+    assert leaf.asked is not None
+    with judged(world, server, leaf, leaf.asked):
+        answer = world.do(leaf.asked, server.clock.now_ms())
+    leaf.hold(answer, None)
+    heard(leaf, leaf.asked, answer, None)
 
 
 def asks(world: World) -> int:
@@ -99,6 +104,26 @@ def test_gate_after_payment_allows_in_same_answer(world: World) -> None:
     question: Question = ask(world, world.servers[0], "acme")
     serve(world, world.servers[0])
     assert (question.answer["allowed"], world.breaches) == (True, [])
+
+
+def test_gate_with_late_second_read_answers_first_verdict(world: World) -> None:
+    """Its second read is done, and sees the new verdict, but the answer arrives too late."""
+    server = world.servers[0]
+    world.memory[MEMORY].granted["acme"] = 10**9
+    question: Question = ask(world, server, "acme")
+    reads = 0
+    while reads < 2:
+        assert server.task is not None
+        leaf = next(server.task.leaves())
+        reads += isinstance(leaf.asked, Reading)
+        perform(world, server, leaf)
+        if reads < 2:
+            leaf.tell()
+        else:
+            world.time.advance(READ_WITHIN_MS + 1)
+        server.task.join()
+    assert (question.answer["allowed"], question.answer["degraded"], world.breaches) == (False, False, [])
+    assert world.rows("SELECT is_halted FROM orgs") == [(0,)]
 
 
 def test_org_override_ended_during_read_is_ignored(world: World) -> None:

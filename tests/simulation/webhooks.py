@@ -59,6 +59,9 @@ class Delivery:
     def saw(self, error: Exception | None) -> None:
         """Whether it is known was read."""
 
+    def learned(self) -> None:
+        """It is judged by what it stores."""
+
     def begins(self) -> None:
         """The same event may be on its way twice."""
         self.stored = self._stored()
