@@ -183,7 +183,11 @@ class Executions:
         async def do(order: C, said: Caller) -> Mapping[str, object]:
             kind, cost, number = change(order)
             asked = Change(key, kind, cost, said.key.actor, order.reason, number, said.key.org_id)
-            done: Settled | None = await self._shared(asked, said) if is_clean_id(key) else None
+            done: Settled | None = None
+            if is_clean_id(key):
+                done = await self._shared(asked, said)
+            else:
+                await self._programs.confirm_key(said.key)
             if done is not None:
                 return _charged(done, said, key)
             return await self._programs.threads.write(

@@ -17,6 +17,7 @@ from drawdown.server.api import gate as gates
 from drawdown.server.api import programs
 from drawdown.server.api.executions import Executions
 from drawdown.server.api.models import MOST_ROWS
+from drawdown.worker.access import keys as api_keys
 from drawdown.worker.access.keys import SCOPES
 from drawdown.worker.features.actions import map_size
 from drawdown.worker.guard import grouped
@@ -212,6 +213,16 @@ def test_execution_key_with_special_characters_is_accepted_encoded(house: House)
 
     with_program(house, work)
     assert house.fleet.one("SELECT COUNT(*) FROM reservations") == len(keys)
+
+
+def test_execution_key_invalid_with_ended_api_key_is_unauthorized(house: House) -> None:
+    async def work(program: Program) -> None:
+        assert (await program.accept("e-1", 1)).status_code == 200
+        write(house.fleet.engine, lambda c: api_keys.end(c, "app", house.fleet.by))
+        for act, body in (("draws", {"number": 1, "credits": 1}), ("settle", {"actual": 1}), ("release", {})):
+            assert refused(await program.post(f"/%00/{act}", body)) == (401, "unauthorized"), act
+
+    with_program(house, work)
 
 
 def test_execution_idempotency_key_header_is_execution_key(house: House) -> None:
