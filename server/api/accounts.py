@@ -74,8 +74,9 @@ def _account(connection: sa.Connection, _query: models.NoQuery, said: Caller, *,
     customer = require_paying(connection, said.require_org(org_id), said.now_ms, past=False)
     found = account_of(connection, customer, said.now_ms)
     ends = forecast_of(connection, found.customer_id, found.available_micro, said.now_ms)
-    payers = [_payer(one) for one in list_payers(connection, "", org_id, said.now_ms, MOST_PAYERS) if one.allowed]
-    return {"org_id": org_id, **answer_of(vars(found)), "payers": payers, "forecast": ends.to_json()}
+    payers = list_payers(connection, "", org_id, said.now_ms, MOST_PAYERS, ended=False)
+    shown = {"payers": [_payer(one) for one in payers], "forecast": ends.to_json()}
+    return {"org_id": org_id, **answer_of(vars(found)), **shown}
 
 
 def _payer(row: PayerRow) -> dict[str, object]:

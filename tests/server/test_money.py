@@ -142,6 +142,24 @@ def test_credit_giving_calls_above_grant_limit_of_key_are_refused(shop: House) -
     served(shop, work)
 
 
+def test_payer_after_many_ended_payers_is_shown(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("ledger.pools", "server.api.accounts"):
+        monkeypatch.setattr(f"drawdown.{module}.MOST_PAYERS", 1)
+    for name in ("ada", "wayne"):
+        give(shop, name)
+
+    async def work(caller: Caller) -> None:
+        app = Program(caller, key_of("app"))
+        for name in ("ada", "wayne"):
+            await done(app, f"/payers/{name}/orgs/acme/allow", {"limit": 5})
+        await done(app, "/payers/ada/orgs/acme/end", {})
+        dry = await done(app, "/payers/wayne/orgs/acme/end", {"dry_run": True})
+        assert [one["before"] for one in dry["facts"]] == ["yes", "5.00", "0.00"]
+        assert [one["payer"] for one in (await seen(app, "/accounts/acme"))["payers"]] == ["wayne"]
+
+    served(shop, work)
+
+
 def test_bound_key_grants_to_own_wallet_only(shop: House) -> None:
     give(shop, "wayne")
 

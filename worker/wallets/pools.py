@@ -279,16 +279,25 @@ def show_pool(connection: sa.Connection, pool: str, now_ms: int, most: int) -> P
     return PoolView(pool, wallet, [found[lot] for lot in chosen], len(rows) > most)
 
 
-def list_payers(connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int) -> list[PayerRow]:
+def list_payers(
+    connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int, *, ended: bool = True
+) -> list[PayerRow]:
     """Return the last decision on each pair of payer and organisation.
 
-    `payer`, `org_id`: return only decisions on this payer or organisation (empty: on all). Errors: UnknownId.
+    `payer`, `org_id`: return only decisions on this payer or organisation (empty: on all). `ended`: also return payers
+    that no longer pay. Errors: UnknownId.
     """
     if payer:
         ids.require(connection, ids.PAYER, payer)
     if org_id:
         ids.require(connection, ids.CUSTOMER, org_id)
-    values = {"payer": payer, "org_id": org_id, "now_ms": now_ms, "at_most": most}
+    return _decided_payers(connection, payer, org_id, now_ms, most, ended=ended)
+
+
+def _decided_payers(
+    connection: sa.Connection, payer: str, org_id: str, now_ms: int, most: int, *, ended: bool = True
+) -> list[PayerRow]:
+    values = {"payer": payer, "org_id": org_id, "now_ms": now_ms, "at_most": most, "ended": int(ended)}
     rows = SQL.run(connection, "payers", values).mappings()
     return [PayerRow(**{**row, "allowed": bool(row["allowed"])}) for row in rows]
 
@@ -447,10 +456,10 @@ def _ended(done: PayerEnded) -> str:
 
 
 def _facts_of_payer(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
-    found = list_payers(connection, "", values["org_id"], asked.by.now_ms, pools.MOST_PAYERS)
-    row = next((one for one in found if one.payer == values["payer"]), None)
-    if row is None:
+    found = _decided_payers(connection, values["payer"], values["org_id"], asked.by.now_ms, 1)
+    if not found:
         return [Fact("Pays for its executions", "no")]
+    row = found[0]
     limit = "no limit" if row.limit_micro is None else show_credits(row.limit_micro)
     return [
         Fact("Pays for its executions", "yes" if row.allowed else "no"),

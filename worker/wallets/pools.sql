@@ -20,6 +20,7 @@ SELECT p.payer, p.org_id, p.allowed, p.limit_micro, p.since_ms, p.actor, p.reaso
         WHERE r.customer_id = p.payer AND r.org_id = p.org_id AND r.payer_number = {allowed_last}), 0) AS BIGINT) AS spent_micro
 FROM payers p WHERE (:payer = '' OR p.payer = :payer) AND (:org_id = '' OR p.org_id = :org_id)
     AND p.number = (SELECT MAX(q.number) FROM payers q WHERE q.payer = p.payer AND q.org_id = p.org_id)
+    AND (:ended = 1 OR p.allowed)
 ORDER BY p.payer, p.org_id LIMIT :at_most
 
 -- name: allowed_last
