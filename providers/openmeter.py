@@ -246,7 +246,7 @@ class OpenMeter:
     async def totals(self, customer_id: str, from_ms: int, to_ms: int) -> Totals | ReadFailed:
         """Return the totals of every meter that sums one property.
 
-        The events are dated in [from_ms, to_ms).
+        The events are dated in [from_ms, to_ms), in whole minutes.
         """
         if self.dormant:
             return ReadFailed(self.dormant)

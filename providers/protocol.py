@@ -1,7 +1,8 @@
 """The inputs, the capabilities and the results of a billing provider.
 
 Guarantee: outcomes are a closed type. "Not sent" is never guessed, so an outcome that is not proven is Unknown. The
-worker obeys the capabilities that a provider declares. A provider calls its service once and returns the outcome.
+worker obeys the capabilities that a provider declares. A provider does not wait, and does not repeat a call that may
+have charged.
 """
 
 from __future__ import annotations
@@ -286,7 +287,7 @@ class Queued:
 class RetryAt:
     """The outcome of a push that was provably not applied, and can be retried.
 
-    Send the same bytes again at `at_ms`.
+    The worker sends the push again under the same key, not before `at_ms`.
 
     `too_many`: True if the service refused the push because of too many calls, so the customer's other pushes should
     wait, too. `by_person`: True if the service refuses the push until a person changes a setting, such as a key.
@@ -462,7 +463,8 @@ class Cost:
 
     `balance`: the name of the credit system.
 
-    `unread`: True if the present cost cannot be read, so this is the last known cost. Drawdown then keeps that cost.
+    `unread`: True if the present cost is unreadable or unusable, so this is the last known cost. Drawdown then keeps
+    that cost.
     """
 
     feature: str
@@ -475,7 +477,8 @@ class Cost:
 class Lasting:
     """The part of a balance that does not end with the cycle.
 
-    It was granted once. The other part of the balance renews at `ends_ms` (milliseconds), and charges use it first.
+    It was granted once. The other part of the balance renews at `ends_ms` (milliseconds), and charges use it first. If
+    the whole balance renews, `used` and `lasting_left` are zero.
 
     `used`: the draws on the lasting part. `lasting_left`: the remainder of the lasting part. `cycle_left`: the
     remainder of the part that renews. These three figures are in the unit of the balance.
@@ -556,7 +559,8 @@ Notice: TypeAlias = CustomerChanged | PushRefused
 class WebhookRefused(DrawdownError):
     """Raised for a webhook that Drawdown does not use.
 
-    The webhook is not signed correctly, is too old, or belongs to another account.
+    The webhook is not signed correctly, is too old, is unreadable, or belongs to another account. It is also raised if
+    the provider lacks a webhook secret, or does not accept webhooks.
     """
 
 
@@ -613,7 +617,7 @@ class Provider(Protocol):
 
         Header names are in lower case.
 
-        Errors: WebhookRefused. ReadFailed: the webhook is genuine, but its content could not be fetched.
+        If the webhook is genuine, but its content could not be fetched, return ReadFailed. Errors: WebhookRefused.
         """
 
     async def check(self, features: Sequence[str], customer_ids: Sequence[str]) -> Sequence[str]:
@@ -653,9 +657,9 @@ class TellsCosts(Protocol):
 
         The result is empty without a credit system.
 
-        If the result lacks a feature of `known`, the feature draws on its own balance from then on. If a cost cannot be
-        read now, return the last known cost with `unread`. `known`: every cost that was learned before, so that a
-        charge at an older cost is converted at that cost.
+        If the result lacks a feature of `known`, the feature draws on its own balance from then on. If a cost is
+        unreadable or unusable now, return the last known cost with `unread`. `known`: every cost that was learned
+        before, so that a charge at an older cost is converted at that cost.
         """
 
 

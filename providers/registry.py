@@ -60,7 +60,7 @@ def installed() -> list[EntryPoint]:
 
 
 def in_order(found: Iterable[EntryPoint]) -> list[EntryPoint]:
-    """Return entry points by name; that of this package comes first."""
+    """Return entry points by name. If names are equal, that of this package is first."""
     return sorted(found, key=lambda entry: (entry.name, package_of(entry) != "drawdown"))
 
 

@@ -302,8 +302,8 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:
     """Validate and return the costs of units.
 
-    The result omits a cost that is not positive, not an exact decimal, or not the only cost of its feature. `check`
-    reports it.
+    The result omits a cost that is not positive, exceeds MAX_COST, or has more than MAX_DECIMALS decimals. It also
+    omits several costs of the same feature. `check` reports them.
     """
     if isinstance(found, ReadFailed):
         return _failed(found)

@@ -20,7 +20,10 @@ THOUSANDTHS: Final = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
 
 def decimals(currency: str) -> int:
-    """Return the number of decimals of a currency (ISO 4217, in any case)."""
+    """Return the number of decimals with which payment services count a currency.
+
+    `currency`: its ISO 4217 code, in any case.
+    """
     name = currency.lower()
     return 0 if name in WHOLE else 3 if name in THOUSANDTHS else 2
 

@@ -2,8 +2,8 @@
 
 Guarantee: a write transaction on SQLite takes its lock at its start (`BEGIN IMMEDIATE`), because deferred transactions
 failed 756 times for 301 commits. On PostgreSQL it is READ COMMITTED, with rule S1's lock. A commit is durable before
-the call returns (P1). Every error of the driver becomes one clear line, about a conflict to retry, an unusable
-database, or a value that cannot be stored.
+the call returns (P1). A driver's error about a conflict to retry or an unusable database becomes one clear line. Any
+other error of a statement keeps only the first line of the database's message, without the statement's values.
 """
 
 from __future__ import annotations

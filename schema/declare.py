@@ -2,8 +2,8 @@
 
 An `Action` changes something, a `Listing` shows rows, and a `Showing` shows one thing. Each becomes a command and an
 HTTP operation, and an action also a form of the console. The annotations of the function itself declare the parameters.
-A parameter before the `*` is an argument of the command, and a part of the path. A parameter after it is an option, and
-is in the body or in the query.
+A parameter before the `*` is an argument of the command. A parameter after it is an option. Over HTTP, a parameter is a
+part of the path if the path names it. Otherwise it is in the body or in the query.
 
 Names of parameters and of a response's fields end with the unit: `hold_ms`, `share_ppm`, `amount_micro`. People type
 the name without the unit (`--hold 45d`, `--share 70`, `--amount 1.50`). Programs use the whole name, with milliseconds
@@ -107,8 +107,8 @@ class Size:
     """The size of an action: its changed rows, and its credit in micro-credits.
 
     `micro`: the granted credit. `taken_micro`: the taken credit. `micro` includes usage if the action corrects or
-    waives its charge. `unbounded`: the credit is unknown in advance. Only an admin, or a key without a limit, may run
-    such an action.
+    waives its charge. `unbounded`: the credit is unknown in advance. In the console, only an admin may run such an
+    action. Over HTTP, the key must have the largest limit (MAX_AMOUNT_MICRO).
     """
 
     rows: int = 1
@@ -523,10 +523,10 @@ def of_texts(
 ) -> dict[str, Any]:
     """Parse texts, and return their values by the names of the parameters.
 
-    If a text is empty or missing, its value is the default.
+    If a text is empty or missing, its value is the default. A flag is a bool or `yes`. A parameter with `many` is a
+    list, or a text with one value on each line.
 
-    A flag is a bool or `yes`. A parameter with `many` is a list, or a text with one value on each line. Errors:
-    WrongField.
+    Errors: WrongField, also if a required text is empty or missing.
     """
     found: dict[str, Any] = {}
     for param in params:

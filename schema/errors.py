@@ -47,7 +47,7 @@ def explain_race(noun: str, name: str) -> str:
 
 
 class DrawdownError(Exception):
-    """An error that a person must check.
+    """An error that Drawdown raises on purpose.
 
     `step`: the step of the permission order that refused; None if the error is not part of that order.
     """
@@ -96,7 +96,7 @@ class Refused(DrawdownError):
 class DatabaseNotReady(DrawdownError):
     """Raised if the database is not usable.
 
-    It is missing, not migrated, newer than this program, or read-only.
+    For example, it is missing, not migrated, newer than this program or read-only, or it refuses the user.
 
     `where`: the database, without its user or password (None: not known). Show it only to a person who runs a command,
     never on a page.
@@ -107,7 +107,7 @@ class DatabaseNotReady(DrawdownError):
 
 
 class DatabaseBusy(DrawdownError):
-    """Raised if the database is locked, or lost the connection.
+    """Raised if the database is locked or busy, or the connection was lost.
 
     An uncommitted change did not happen. Try again.
     """
@@ -129,7 +129,7 @@ class StorageFull(DatabaseBusy):
 class LockHeld(DatabaseBusy):
     """Raised if another transaction held a lock for longer than the wait.
 
-    The transaction was rolled back.
+    The transaction was rolled back, or only its part within `waiting_at_most`.
     """
 
 

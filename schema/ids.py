@@ -214,8 +214,9 @@ def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
     """Check that a customer is known, has samples, or is unlike all known customers.
 
-    A customer that is unlike all others counts as new, and not as mistyped. The same holds for another `kind` that has
-    a wallet. `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
+    A customer that is unlike all others counts as new, and not as mistyped. `kind`: the kind of id that the error
+    names. The check itself is always among customers. `new`: accept it in any case. Errors: UnknownId, with the nearest
+    known id.
     """
     if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
         around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]

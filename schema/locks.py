@@ -31,8 +31,8 @@ def lock_rates(connection: sa.Connection, *, shared: bool = False) -> None:
     """Let a rate for the past be set before or after a charge, not during it (S11).
 
     Charges share the lock. It is on the row of `lock_charges`, so that a rate also waits for voids. A void waits for a
-    rate that holds or awaits the lock, and not for charges that share only this lock. Take this lock before a lock of
-    the audit log.
+    rate that holds the lock. It does not wait for charges that share only this lock, or for a rate that awaits them.
+    Take this lock before a lock of the audit log.
     """
     if connection.dialect.name == "postgresql":
         SQL.run(connection, "share_rates" if shared else "hold_rates").all()

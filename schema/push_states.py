@@ -1,7 +1,8 @@
 """The states of a push.
 
 The outbox, statements, lists, backlogs, metrics, the command line and the console derive their states from this module.
-To add a state, add it to STATES, and to OPEN or SETTLED. If the state is open, also add it to `OpenPushes`.
+To add a state, add it to STATES, and to the type `Open` or `Settled`. If the state is open, also add it to
+`OpenPushes`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ Settled: TypeAlias = Literal["accepted", "voided", "carried", "shadow"]
 class PushState:
     """The presentation of a state. A settled state does not have a presentation.
 
-    `words`: its name in sentences of the command line. `title`, `meaning`, `tone`: its tile in the console; `bad` if a
-    person is needed, `warn` if work waits. `is_stored`: False if statements derive it from another state.
+    `words`: its name in sentences of the command line. `title`, `meaning`, `tone`: its tile in the console. `tone` is
+    `bad` if a person is needed, and `warn` if work waits. `is_stored`: False if statements derive the state from
+    another state.
     """
 
     words: str = ""

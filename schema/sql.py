@@ -6,10 +6,10 @@ A file is a list of queries. `-- name: due_cells` begins a query, and `-- name: 
 for that database alone. Comments and blank lines are removed. A query can contain:
 
 - `{other}`: another query of the same file or of `words.sql`, or the query that the caller chose for this slot
-  (`slot="other"`; `slot=""` inserts nothing). Python declares the only texts from other sources: `{open_states}` lists
-  the open states of a push (`push_states.py`), `{mapping_reasons}` the reasons of pending usage that a mapping fixes
-  (`pending.py`), `{sample_fields}` the columns of a sample, `{sample_marks}` a `?` for each, and `{sample_arrays}` an
-  array of PostgreSQL for each.
+  (`slot="other"`; `slot=""` inserts an empty text). Python declares five more queries. `{open_states}` lists the open
+  states of a push (`push_states.py`). `{mapping_reasons}` lists the reasons of pending usage that a mapping fixes
+  (`pending.py`). `{sample_fields}` lists the columns of a sample. `{sample_marks}` has a `?` for each column, and
+  `{sample_arrays}` an array of PostgreSQL.
 - `:value`: a bound value. After `IN`, `:values` is a list of strings or integers, bound as one value.
 - `CAST(:texts AS text[])`: a list, as one value of PostgreSQL.
 - `{rows :rows (org_id text, window_ms bigint)}`: a list of mappings, bound as one value, as a SELECT of rows.
@@ -348,8 +348,8 @@ def prepared(connection: sa.Connection) -> Iterator[None]:
     Planning is most of the cost of a short query.
 
     Use it only for statements that name their columns and do not use temporary tables. If a pooler may be between the
-    program and the database, the function does not plan in advance, because the pooler may then switch to another
-    process of the database.
+    program and the database, the function does not plan in advance. The pooler may switch to another process of the
+    database, which does not have the plan.
     """
     driver: Any = connection.connection.dbapi_connection
     known = connection.connection.info

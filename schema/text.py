@@ -73,7 +73,7 @@ def no_formula(text: str) -> str:
     """Return a clean text that a spreadsheet does not read as a formula.
 
     An apostrophe is added before a sign that could begin a formula. It is also added after a semicolon, which separates
-    the cells if numbers have commas.
+    the cells if numbers have commas. An apostrophe at the start of the text is doubled.
     """
     if text[:1].isalnum() and ";" not in text:  # a fast path for most texts
         return clean(text)

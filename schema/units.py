@@ -151,7 +151,7 @@ def window_of(ts_ms: int) -> WindowStart:
 def next_window(ts_ms: int) -> WindowStart:
     """Return the first start of a window at or after a moment.
 
-    Drawdown bills from that window on, and never for earlier windows.
+    If a person changes an assignment, a mapping or a rate without a start, the change starts at the next window.
     """
     return WindowStart(-(-ts_ms // WINDOW_MS) * WINDOW_MS)
 
@@ -167,8 +167,8 @@ def horizon(now_ms: int) -> WindowStart:
 def push_key(org_id: str, window_ms: int, feature: str, revision: int) -> PushKey:
     """Return the idempotency key of a push.
 
-    The key does not contain the quantity or an epoch (rule P6). A visible collision of keys is better than an invisible
-    second charge.
+    The key does not contain the quantity or the incarnation (rule P6). A visible collision of keys is better than an
+    invisible second charge.
     """
     suffix = f":r{revision}" if revision else ""
     return PushKey(f"usage:{org_id}:{window_ms}:{feature}{suffix}")

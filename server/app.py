@@ -1,6 +1,7 @@
 """Define the routes and the responses of each route.
 
-Guarantee: the routes and /openapi.json declare every possible response. All errors have one shape.
+Guarantee: the routes for programs and /openapi.json declare every possible response. All errors of these routes have
+one shape. The console and `/my` answer errors with pages.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 process_metrics.py has the metrics of a server's process.
 
-Guarantee: this module only reads, by indexes. The module writes a zero for each known value of a label, because an
-alert on a change would miss the first event. The metrics show each shard separately, so a failed or missing shard is
-visible. An age is never negative, even if two clocks differ. If the database cannot be read, the only metric is
-`drawdown_database_up 0`.
+Guarantee: this module only reads, by indexes. If the values of a label are fixed, a count has a zero for each value.
+Without it, an alert on a change would miss the first event. The metrics show each shard separately, so a failed or
+missing shard is visible. An age is never negative, even if two clocks differ. If the database cannot be read, the only
+metric is `drawdown_database_up 0`.
 """
 
 from __future__ import annotations

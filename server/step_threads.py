@@ -4,8 +4,8 @@ Each thread has its own connections and providers.
 
 Guarantee: the numbers of threads and of waiting requests are bounded. If too many reads wait, the next tick does any
 further read, because the database already marks that read as due. Work that must stop ends between two effects.
-Unauthenticated requests, such as reads for the gate, have their own threads, so they never delay a tick or a signed
-request. If a provider does not answer, all threads pause their calls to it.
+Unauthenticated callers of the gate can cause reads of organisations. These reads have their own threads, so they never
+delay a tick or a signed request. If a provider does not answer, all these threads pause their reads at it.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def feature_lines(settings: AutumnSettings, schema: Schema, features: Sequence[s
 def balance_feature_fault(settings: AutumnSettings, schema: Schema) -> str | None:
     """Return the fault of BALANCE_FEATURE; None if it is valid.
 
-    With such a fault, each customer would have a balance of zero.
+    A missing feature would count as a balance of zero, and seats would count as credit.
     """
     name = settings.balance_feature
     if name is None or (name in schema.features and schema.features[name].consumable):

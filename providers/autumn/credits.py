@@ -2,11 +2,12 @@
 
 The module also converts deductions in credits to units.
 
-Guarantee: a cost is the exact decimal that Autumn sends. An unusable cost is omitted, and `check` reports it. A cost is
-unusable if it is zero or less, above MAX_COST, or has more than ten decimals. It is also unusable if two credit systems
-pay for the feature. A failed read raises an error, and never returns zero. Calls that need the account at the same time
-share one read of it. After a mismatch, Drawdown judges a charge by newer costs if it can read them. The requested
-quantity never counts as the charged quantity. Credits are converted at a known cost; otherwise the result is `Untold`.
+Guarantee: a cost is the exact decimal that Autumn sends. `Schema.costs` never returns an unusable cost, and `check`
+reports it. A cost is unusable if it is zero or less, above MAX_COST, or has more than ten decimals. It is also unusable
+if two credit systems pay for the feature. A failed read raises an error, and never returns zero. Charges and reads of
+customers share a read of the list that is in flight. Lookups, totals, costs and checks read the list themselves. After
+a mismatch, Drawdown judges a charge by newer costs if it can read them. The requested quantity never counts as the
+charged quantity. Credits are converted at a known cost; otherwise the result is `Untold`.
 
 Facts, all observed in recorded calls: a charge can be split over own units and credits, and over a plan and top-ups. A
 spend limit clamps an overflow. Autumn can return a sum as 5.759999999999999.
@@ -135,7 +136,8 @@ class Schema:
     def costs(self, known: Sequence[Cost] = ()) -> list[Cost]:
         """Return the usable costs, at most one for each feature.
 
-        If a known cost cannot be read now, the last known cost is returned with `unread`.
+        If a feature of `known` lacks a usable cost now, return its last known cost with `unread`. Omit the feature if
+        its credit system is archived or no longer pays for it.
         """
         told = [
             Cost(feature, system.name, cost)
@@ -198,7 +200,7 @@ def _costs(found: object) -> dict[str, Decimal | None]:
 
 
 class KnownCosts:
-    """The learned costs by feature and credit system, at most MOST_COSTS of each."""
+    """The newest MOST_COSTS learned costs of each feature in each credit system."""
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, dict[Decimal, None]]] = {}
@@ -217,7 +219,7 @@ class KnownCosts:
                 del ever[next(iter(ever))]
 
     def learn(self, schema: Schema) -> None:
-        """Add all costs of a schema, so that charges at unusable costs are read, too."""
+        """Add the costs above zero, so that charges at unusable costs are converted, too."""
         for system in schema.features.values():
             self.add(Cost(name, system.name, cost) for name, cost in system.costs.items() if cost is not None)
 
@@ -264,7 +266,7 @@ class Units:
 
     `exact`: True if the units are the requested quantity, at a known cost. `cost`: credits for one unit; None unless
     the charge drew on exactly one credit system. If a limit ended the charge inside a unit, that unit counts as
-    charged. Then `cost` is a Fraction, which is the credits taken divided by all units.
+    charged. Then `cost` is a Fraction: the mean cost of all units. Own units count at the known cost.
     """
 
     quantity: Decimal
@@ -323,7 +325,8 @@ def charged(taken: Deduction, asked: Decimal | None, costs: Costs) -> Units | Un
     """Return the units that were charged.
 
     Credits that match `asked` at a known cost are exactly that quantity. Other credits are converted if only one cost
-    is known. They are rounded up to a whole unit, so that a part of a unit is not charged twice.
+    is known for each credit system. The units are rounded away from zero, so that a part of a unit is not charged or
+    refunded twice.
     """
     if not taken.credits:
         return Units(taken.own, taken.own == asked)
@@ -441,8 +444,9 @@ class AutumnAccount:
     async def read_if_needed(self, names: set[str]) -> Schema:
         """Return the schema.
 
-        Read it first if it was never read, lacks one of these names, or is too old. If it is only too old, and cannot
-        be read now, return the last schema. Errors: Unreadable.
+        Read it first if it was never read, lacks one of these names, or is too old. A name that a read did not find
+        does not cause another read. If the schema is only too old, and cannot be read now, return the last schema.
+        Errors: Unreadable.
         """
         if not self.is_read or not self._knows(names):
             await self._shared()

@@ -55,7 +55,7 @@ class Balance:
     """The balance of one feature, in its units.
 
     `overage`: True if the customer can use more than the balance and pay later, up to `max_purchase` (None: unlimited).
-    `lasting`: the part that does not end with the cycle (None: not shown).
+    `lasting`: the part that does not end with the cycle (None: without exactly one cycle, or unknown).
     """
 
     feature: str
@@ -399,8 +399,8 @@ def _reset_of(part: Mapping[str, object]) -> tuple[str | None, int, int]:
 def cycle_starts_ms(interval: str, count: int, resets_at_ms: int) -> Sequence[int]:
     """Return the possible starts of the cycle that ends at `resets_at_ms`, in order.
 
-    The result is empty if the interval is unknown. If a cycle ends on the last day of a short month, it may have begun
-    on any later day of its first month. Then there are several starts.
+    The result is empty if the interval is unknown. If a cycle ends on the last day of a short month, it can have
+    several starts. They are the same day of its first month, and each later day.
     """
     try:
         end = datetime.fromtimestamp(resets_at_ms // SECOND_MS, UTC)

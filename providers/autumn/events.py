@@ -235,8 +235,9 @@ class EventReader:
     async def find(self, requests: Sequence[PushRequest]) -> Sequence[LookupResult]:
         """Return the outcomes of one customer's pushes, in the same order.
 
-        One push is looked up by its key, in one call. Several pushes are looked up in one list of events. If the list
-        is too long, or has an event that cannot be read, each half of the pushes is looked up separately.
+        One push is first looked up by its key. If the filter does not find it, the list of events around its time
+        decides. Several pushes are looked up in one list of events. If the list is too long, or has an event that
+        cannot be read, each half of the pushes is looked up separately.
         """
         if len(requests) == 1:
             found = await self._by_key(requests[0])

@@ -226,8 +226,9 @@ def attached(result: HttpResult, charge: Charge, now_ms: int) -> ChargeResult:
     """Return the outcome of the call that takes money.
 
     The outcome is NotSent if the call was never sent. It is also NotSent if Autumn answered before it claimed the
-    idempotency key: a 429, or a 401 or 403 that refuses the API key (observed in recorded calls). After any other error
-    the card may be charged, so the outcome is InDoubt. A 200 decides by its invoice, or by the action that it requires.
+    idempotency key. Recorded calls show this for a 429, and for a 401 or 403 that refuses the API key. After any other
+    error the card may be charged, so the outcome is InDoubt. A 200 decides by its invoice, or by the action that it
+    requires.
     """
     if isinstance(result, NeverLeft):
         return NotSent(clean(f"not sent: {result.reason}", MAX_CHARS), now_ms + UNREAD_MS)

@@ -1,7 +1,7 @@
 """The settings of Autumn, read from DRAWDOWN_AUTUMN_…
 
-Guarantee: an invalid setting raises an error that names the setting. A message or a repr never shows the value of a
-setting.
+Guarantee: an invalid setting raises an error that names the setting and not its value. A repr never shows a key or a
+webhook secret.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class AutumnSettings:
 
     `secret_key`: the key; None if it is not set, so the provider is dormant. `balance_feature`: the feature of the
     balance that decides (None: not set). `concurrency_feature`: the feature with the limit of sandboxes. `plans`: the
-    limit of sandboxes by plan. `topup_feature`: the prepaid feature of `topup_plan` (both None: Drawdown does not
-    charge cards through Autumn).
+    limit of sandboxes by plan. `topup_feature`: the prepaid feature of `topup_plan`. If either is None, Drawdown does
+    not charge cards through Autumn.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """Autumn's calls for billing, and the outcomes that its responses prove.
 
 Guarantee: this module is pure. The outcome is Accepted only if the response itself shows the charge. It is Rejected or
-RetryAt only if Autumn is known not to have charged. Any other outcome is Unknown or Queued, and is looked up. Drawdown
-removes texts that look like a key from the messages of Autumn that it quotes. The facts are from a recording of a
-running server (API 2.3.0, August 2026), and the code names each fact that it uses.
+RetryAt only if Autumn is known not to have charged. Any other outcome is Duplicate, Unknown or Queued, and is looked
+up. Drawdown removes texts that look like a key from the messages of Autumn that it quotes. The facts are from a
+recording of a running server (API 2.3.0, August 2026), and the code names each fact that it uses.
 """
 
 from __future__ import annotations

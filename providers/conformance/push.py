@@ -224,9 +224,9 @@ class CreditTests(Tools):
         assert self.told_costs([*older, *told]) == told, "earlier costs must not change the current costs"
 
     def test_negative_push_without_balance_is_rejected_or_waits(self) -> None:
-        """Test that a negative push without a balance is rejected, or waits for a balance.
+        """Test that the outcome of a negative push without a balance is true.
 
-        `push` checks the outcome.
+        `push` compares the outcome with the charge.
         """
         if not self.bench.provider.capabilities.negatives:
             raise Unsupported("the provider does not accept negative quantities, so Drawdown carries them")

@@ -1,7 +1,7 @@
 """The part of the suite that reads and accepts webhooks.
 
-An unreadable response must never become a figure. A provider must accept a webhook only from the service and in time,
-and use it only to read the customer again.
+An unreadable response must never become a figure. A provider must accept a webhook only from the service and in time.
+It must use a webhook only to read the customer again, or to report a late refusal.
 
 Guarantee: each test has its own service, and each read is compared with the charges of that service. Each webhook is
 signed as the service signs it. If a test changes a webhook afterwards, the test states the change.

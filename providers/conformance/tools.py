@@ -2,7 +2,8 @@
 
 Each block calls the provider once and checks the form of the result.
 
-Guarantee: every result is compared with the service, must be of a closed type, and must not show a secret.
+Guarantee: the outcome of a single push is compared with the service. Outcomes, lookups and states of customers must be
+of a closed type. A result must not show a secret.
 """
 
 from __future__ import annotations

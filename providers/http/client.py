@@ -4,8 +4,9 @@ It speaks HTTP/1.1 over TCP and TLS, and parses with httptools (llhttp).
 
 Guarantee: the client returns `NotSent` only if it did not have a connection to write the request to. As soon as a
 connection has the request (`Connection.ask`), every failure is `NoAnswer`. The client does not retry, follow redirects
-or store cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. A connection leads
-only to an address that `socket_to` made a socket for, and each address is resolved at that moment.
+or store cookies. If the dialer chooses a proxy, the proxy only connects, and cannot read a request. Without a proxy, a
+connection leads only to an address that `socket_to` made a socket for. Each address is resolved at most `names_kept_s`
+before.
 
 A response is whole, or it is a failure. If a server answers endlessly (`100 Continue`, headers, tiny pieces, empty
 chunks), the client stops at the limits of this module. Unrequested bytes end the connection, and never count as the

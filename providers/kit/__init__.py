@@ -1,7 +1,7 @@
 """The tools for a plug-in, in addition to `drawdown.providers.protocol`.
 
 Guarantee: this package, `protocol` and `conformance` do not import the worker, the server or a database driver. Only
-the functions to which you pass httpx or httpx2 use one of them.
+functions of `clients` use httpx or httpx2.
 
     answers    the proof in a response: JSON, a bearer key, Retry-After, the outcomes that every service shares
     clients    httpx and httpx2: a client on Drawdown's engine, and Drawdown's `Http` over your own client

@@ -48,7 +48,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def path_of(*parts: str) -> str:
-    """Return a URL path. Each part is percent-encoded, so it can hold any text."""
+    """Return a URL path with percent-encoded parts. A part must not be `.` or `..`."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 

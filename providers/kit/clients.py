@@ -7,7 +7,8 @@ and the error is a connection error. The name of an exception alone is not a pro
 trace, so a mocked `ReadTimeout` is unknown. If a client tries to send a request twice, it is stopped before the second
 time.
 
-This module does not import either library. Each function uses the one that you pass, or that made your client.
+Each function uses the library that you pass, or that made your client. Only `client_on` imports a library: httpx2, if
+you do not pass one.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ async def ask(
 
     `client`: an `AsyncClient` of httpx or httpx2.
 
-    `options` are those of `client.build_request`: json, content, params, headers. It never raises an error for a fault
-    of the network or the service.
+    `options` are those of `client.build_request`: json, content, params, headers. The function never raises an error
+    for a fault of the network or the service.
     """
     library = _library_of(client)
     try:

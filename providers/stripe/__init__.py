@@ -138,7 +138,8 @@ class StripeProvider:
     async def lookup(self, request: PushRequest) -> LookupResult:
         """Look up a push by the sum of the minute that it is dated in.
 
-        That minute belongs to this push alone.
+        Each of a window's revisions 0 to 3 has its own minute. Later revisions share a minute, so the result is
+        CannotTell.
         """
         if self.dormant:
             return ReadFailed(self.dormant)

@@ -25,7 +25,7 @@ async def check(
 ) -> list[str]:
     """Return the faults of the configuration, one line each.
 
-    If the key is refused, meters and customers are not checked.
+    If the key, the version or the address is wrong, meters and customers are not checked.
     """
     refused = await _key(settings, http)
     if refused:

@@ -2,7 +2,7 @@
 
 The module lists them, sums a customer's usage, and cancels an event by its identifier.
 
-Guarantee: a figure is returned only if it is whole and exact. If a meter was archived and made again under the same
+Guarantee: a figure is returned only if it is complete and exact. If a meter was archived and made again under the same
 event name, the usage of both is counted. So charged usage never counts as absent. "Cancelled" is returned only if
 Stripe's response names our identifier, or states that the event was cancelled before.
 
@@ -93,7 +93,8 @@ class Meters:
     async def all(self, *, afresh: bool = False) -> Sequence[Meter] | ReadFailed:
         """Return every meter of the account, including archived meters.
 
-        Concurrent callers share one read and its failure, because each push calls this, and up to 64 are in flight.
+        `afresh` False: the list may be REMEMBERED_MS old. Concurrent callers share one read and its failure, because
+        each push calls this, and up to 64 are in flight.
         """
         now_ms = self._clock.now_ms()
         if not afresh and self._read_ms is not None and abs(now_ms - self._read_ms) <= REMEMBERED_MS:

@@ -539,7 +539,7 @@ async def card_page(settings: StripeSettings, http: Http, customer_id: str, retu
 async def portal(settings: StripeSettings, http: Http, customer_id: str, return_url: str) -> Link | NoLink:
     """Return a page of the customer portal.
 
-    The dashboard must have set up the portal once.
+    You must first set up the portal in Stripe's dashboard.
     """
     return await _page(settings, http, PORTAL, {"customer": customer_id, "return_url": return_url}, return_url)
 

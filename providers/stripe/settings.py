@@ -1,7 +1,7 @@
 """The settings of Stripe: DRAWDOWN_STRIPE_…, read and checked once.
 
-Guarantee: an invalid setting raises an error that names the setting and not its value, before Drawdown sends a call. An
-unknown name raises an error too, because a mistyped cut-over would bill usage by mistake.
+Guarantee: an invalid setting raises an error that names the setting and never shows a secret, before Drawdown sends a
+call. An unknown name raises an error too, because a mistyped cut-over would bill usage by mistake.
 """
 
 from __future__ import annotations

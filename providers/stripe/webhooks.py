@@ -32,7 +32,10 @@ _CONTEXT: Final = re.compile(r"[A-Za-z0-9_/]{1,255}")
 async def notices(
     settings: StripeSettings, http: Http, headers: Mapping[str, str], body: bytes, now_ms: int
 ) -> Sequence[Notice] | ReadFailed:
-    """Return the notices of a webhook. Errors: WebhookRefused."""
+    """Return the notices of a webhook.
+
+    Return ReadFailed if the content of an error report cannot be fetched. Errors: WebhookRefused.
+    """
     verify(settings.webhook_secrets, headers.get("stripe-signature", ""), body, now_ms)
     event = json_object(body) or {}
     _check_account(settings.account, event)

@@ -1,6 +1,7 @@
 """The tables of the embedded ledger.
 
-They store wallets, plans and their monthly credit, tiers, pools, and payers.
+They store wallets, entries, rates, lots, the reservations of executions, plans and their monthly credit, tiers, pools
+and payers.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def parse_time(text: str, option: str, now_ms: int, zone: str = "UTC") -> int:
 def parse_ahead(text: str, option: str, now_ms: int) -> int:
     """Return a time that should be in the future, as `parse_time` reads it.
 
-    An absolute time in the past is accepted. Errors: UsageError, also for `7d`, which means seven days ago.
+    An absolute time in the past is accepted, and so is `yesterday`. Errors: UsageError, also for `7d`, which means
+    seven days ago.
     """
     moment = parse_time(text, option, now_ms)
     if RELATIVE.fullmatch(text) and not text.startswith("+"):
@@ -142,7 +143,7 @@ def require_range(from_ms: int | None, to_ms: int | None) -> None:
 
 
 def parse_length(text: str, option: str) -> int:
-    """Return a length of time in milliseconds, from `45m`, `6h` or `35d`.
+    """Return a length of time in milliseconds, from a text such as `45m` or `35d`.
 
     Errors: UsageError, which names the option.
     """

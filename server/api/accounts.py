@@ -57,7 +57,10 @@ class Accounts:
         return await self._programs.ask(request, SCOPE, models.EntriesQuery, partial(_entries, org_id=org_id))
 
     async def lots(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the lots of an organisation's wallet, in their order of use."""
+        """Return the lots of an organisation's wallet.
+
+        Lots in use come first, in their order of use. Future lots follow, and then ended lots, the latest end first.
+        """
         return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
     async def statement(self, org_id: str, request: Request) -> JSONResponse:
@@ -119,10 +122,11 @@ def _entry(row: EntryRow) -> dict[str, object]:
 
 
 class PayerAnswer(BaseModel):
-    """A customer that pays for executions of an organisation that name it as `payer`.
+    """A customer or pool that pays for executions that name it as `payer`.
 
-    `limit`: the most credits that these executions may reserve and cost in total; null means unlimited. `spent`: the
-    credits that these executions reserve now, plus the credits that they cost.
+    `limit`: the most credits that executions accepted under the present permission may reserve and cost in total; null
+    means unlimited. `spent`: the credits that these executions reserve now, plus the credits that they cost. A changed
+    limit is a new permission, so `spent` begins again at 0.
     """
 
     payer: str
@@ -136,8 +140,8 @@ class ForecastAnswer(BaseModel):
     """A forecast of when the available credit ends, at the rate of the last full days.
 
     `state`: `ends` (at `ends_ms`), `spent` (no credit is available), `lasts` (no foreseeable end), or `unknown` (fewer
-    than three full days of use). `days`: the number of full days behind the rate. `from_ms`: the start of the first
-    day. `used`: the credits used on these days. For fewer than three days, `from_ms` and `used` are null.
+    than three full days since the first use). `days`: the number of full days behind the rate. `from_ms`: the start of
+    the first day. `used`: the credits used on these days. For fewer than three days, `from_ms` and `used` are null.
     """
 
     state: ForecastState
@@ -195,8 +199,9 @@ class LotAnswer(BaseModel):
     """A lot of credit.
 
     `amount` is the sum of `remaining`, `waits`, `used`, `expired` and `taken_back`. `waits`: the credit of an ended lot
-    that is not booked yet. `taken_back`: the credit that was taken back. `place`: the position in the order of use, for
-    a lot in use. `expires_ms`: null means never. `features`: null means that the lot pays for all features.
+    that is not booked yet. `taken_back`: the credit that was taken back from the lot. It includes the lot's share of
+    credit that was taken back without naming a lot. `place`: the position in the order of use, for a lot in use.
+    `expires_ms`: null means never. `features`: null means that the lot pays for all features.
     """
 
     lot: str
@@ -245,8 +250,8 @@ class StatementQuery(BaseModel):
     """The range of a statement: a month in UTC, or two times.
 
     Send either `month=2026-02`, or both `from_ms` and `to_ms`. The range begins at `from_ms` and ends before `to_ms`,
-    in milliseconds. `most`: the largest number of lines of a section. If a section has more, its last line sums the
-    others.
+    in milliseconds. `most`: the largest number of lines in each of `usage`, `executions` and `held`. If there are more,
+    one additional line sums the others. `most` does not limit `credits`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -268,7 +273,8 @@ class ChangeAnswer(BaseModel):
 class CreditLineAnswer(ChangeAnswer):
     """Credit that was added, expired or taken back, by kind and currency.
 
-    `what`: the kind of credit, `rolled over`, `allotted`, `returned` or `of no lot`. `entries`: the number of entries.
+    `what`: the kind of the lot or entry, `rolled over`, `allotted`, `returned` or `of no lot`. `entries`: the number of
+    entries.
     `money_minor`: for top-ups, the paid money in minor units of `currency`; null for other credit.
     """
 
@@ -283,7 +289,7 @@ class UsageLineAnswer(BaseModel):
 
     `charged_micro` is `quantity * micro_credits / per_quantity`, rounded half away from zero, plus `rounding_micro`. If
     the charges do not match a rate, `micro_credits`, `per_quantity` and `rounding_micro` are null. `more`: the number
-    of lines that this line sums.
+    of lines that this line sums. If it is not 0, `feature`, `month`, `quantity` and the rate are null.
     """
 
     feature: str | None
@@ -323,8 +329,8 @@ class ExecutionsLineAnswer(BaseModel):
 class HeldLineAnswer(BaseModel):
     """An execution with reserved credit at the end of the range.
 
-    `execution`: null in a line that sums others. `held`: the reserved credit. `more`: the number of lines that this
-    line sums.
+    Before the end of the range, the credit reserved now counts. `execution`: null in a line that sums others. `held`:
+    the reserved credit. `more`: the number of lines that this line sums.
     """
 
     execution: str | None
@@ -339,8 +345,9 @@ class HeldLineAnswer(BaseModel):
 class StatementAnswer(BaseModel):
     """A statement: `opening` plus all changes equals `closing`.
 
-    `is_final`: True if the entries of this range can no longer change. `reserved`: the part of the closing balance that
-    executions reserve. `problems`: sums that do not agree.
+    `is_final`: True from an hour after the end of the range. The entries then change only if a person books an entry in
+    the range with `--at`. `reserved`: the part of the closing balance that executions reserve; before the end of the
+    range, the part that they reserve now. `problems`: sums that do not agree.
     """
 
     customer_id: str

@@ -206,7 +206,7 @@ CALLS: Final[Mapping[str, CallCode]] = {
         "A webhook may have 1 MB, and any other body 64 KB. Send a smaller body, or split the items",
     ),
     "bad_value": CallCode(
-        (422,),
+        (400, 422),
         "A value of the body or query is invalid. Correct the values in `details.wrong`. If `details` is missing, the "
         "message explains the error",
     ),
@@ -264,6 +264,27 @@ CALLS: Final[Mapping[str, CallCode]] = {
     ),
     "database": CallCode((503,), "The database is not available. Wait for `Retry-After`, then send the call again"),
     "answer_lost": CallCode((503,), "The call may have succeeded. Send the same call again, because this is safe"),
+    "signature_repeated": CallCode(
+        (409,), "An admin request with this signature was used before. Sign the request again with the present time"
+    ),
+    "not_found": CallCode((404,), "The path, or the provider in a webhook's path, does not exist. Correct the path"),
+    "method_not_allowed": CallCode((405,), "The path does not support this method. Correct the method"),
+    "webhook_refused": CallCode(
+        (400,), "The webhook lacks a header, or is not signed by the provider. Compare the webhook's secret"
+    ),
+    "not_fetched": CallCode(
+        (503,), "The webhook is genuine, but the server could not fetch its object. Send the webhook again"
+    ),
+    "provider_broken": CallCode(
+        (503,), "The server's settings of the webhook's provider are invalid. The operator must correct them"
+    ),
+    "not_configured": CallCode((503,), "The secret of `/admin` or `/cron` is not set. The operator must set it"),
+    "history_doubted": CallCode(
+        (503,), "For `/readyz`: the database may have lost history. The operator must recover it"
+    ),
+    "too_many_headers": CallCode((431,), "The request has too many headers. Send fewer headers"),
+    "too_many_connections": CallCode((503,), "The server is at its limit of connections. Wait for `Retry-After`"),
+    "failed": CallCode((500,), "The server failed. The operator's log has the details"),
 }
 
 ITEMS: Final = (

@@ -276,8 +276,8 @@ def carry_out(
     """Perform the action of a call, unless an earlier call already did.
 
     A repeat returns the first response, without the secret. Errors: ApiError 403 if the API key may not perform the
-    action, or 422 if the call must name an organisation; OtherContent if the Idempotency-Key was used for another call;
-    the errors of the action.
+    action; 409 if the action would change too many rows; 422 if the call must name an organisation. OtherContent if the
+    Idempotency-Key was used for another call. The errors of the action.
     """
     values = _values(said, action.params, given)
     if call is not None and not order.dry_run:

@@ -88,8 +88,8 @@ class CheckRequest(_Body):
 class UseRequest(CheckRequest):
     """A use of a metric.
 
-    You choose the key. After an allowed use, a repeat with the same key returns the first response. A block does not
-    store its key, so Drawdown decides a repeat again.
+    You choose the key. After an allowed use, a repeat with the same key returns the first decision and the present
+    state of the use. A block does not store its key, so Drawdown decides a repeat again.
     """
 
     key: Id
@@ -210,8 +210,8 @@ class LimitOverride(BaseModel):
     """A limit override: requested, in force, refused, ended or expired.
 
     `state`: `asked` means requested, and `over` means expired. `target` by `reach`: an organisation, a pattern or a
-    plan. `ends_ms`: null means permanent. `actor`: the person or key that requested it. `decided_by`: the actor who
-    decided.
+    plan. `ends_ms`: null means permanent. `actor`: the person or key that requested or made it. `decided_by`: the actor
+    who decided.
     """
 
     number: int
@@ -255,14 +255,18 @@ class GuardAnswer(BaseModel):
     decision. `rule` and `reason`: the rule that decided, and why.
 
     `period`, `limit`, `used`, `remaining` and `resets_at` are of the nearest limit; null if all are unlimited. `used`:
-    the base units used before this use. `remaining`: the base units left after this use.
+    the base units used before this use. `remaining`: the base units left after this use, or without it if it is
+    blocked. If an earlier call decided the use, `used` and `remaining` are null.
 
     `price`: the cost in credits. `charged`: the credits that this call charged, 0 if `repeated`. `drawdown guard uses`
-    shows the whole charge of a use. `payer`: the payer; null if the use is free, or its payer is not charged.
+    shows the whole charge of a use. `payer`: the payer; null if the use is free. If a limit or an operator blocks a
+    use, `price` is 0 and `payer` is null, except in a check. If the payer was not charged, later calls about the use
+    return null as `payer`.
+
     `balance`: the payer's available credit, if the payer is the organisation and its balance was read. `options` and
-    `links`: the ways out of a block. `degraded`: True if the credit was unknown. `as_of`: the time of the decision.
-    `state`: the state of the use; null for a check or a block. `expires_ms`: the end of a reservation. `event`: the
-    outcome of the event that the use emits.
+    `links`: the ways out of a block. `degraded`: True if the credit was unknown, or if the use was allowed without the
+    server or its database. `as_of`: the time of the decision. `state`: the state of the use; null for a check, or if a
+    new use is blocked. `expires_ms`: the end of a reservation. `event`: the outcome of the event that the use emits.
     """
 
     decision: Decision
@@ -295,7 +299,7 @@ class GuardAnswer(BaseModel):
 
 
 class OptionsQuery(BaseModel):
-    """A use that the guard blocks, with the parameters of a check."""
+    """A use, with the parameters of a check. The guard may block or allow it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -305,7 +309,10 @@ class OptionsQuery(BaseModel):
 
 
 class WayCall(BaseModel):
-    """A call of this API that your program can send with the same API key."""
+    """A call of this API that your program can send with the same API key.
+
+    If `path` is `/v1/guard/consume`, add a use key (`key`) to `body`.
+    """
 
     method: Literal["POST"]
     path: str
@@ -316,12 +323,12 @@ class WayOut(BaseModel):
     """A way out of a block, open or closed.
 
     `option`: its name. `open`: True if it can be used now. `code`: the reason why it is closed; null if it is open.
-    `description`: the way out, or the reason why it is closed, in words. `payers`: organisations that could pay.
+    `description`: the way out, or the reason why it is closed, in words. `payers`: customers or pools that could pay.
     `pending_requests`: the number of requests for a limit override that wait for a decision.
 
     These fields are null if they do not apply. `call`: the API call that a program can send. `link`: the page for the
     organisation's own people. `command`: the operator's command. `at`: the provider that sells the credit, if it is not
-    the embedded ledger. `missing`: the missing credits.
+    the embedded ledger. `missing`: the missing credits; also null if they are unknown.
     """
 
     option: Option

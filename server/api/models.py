@@ -186,8 +186,8 @@ class PreviewAnswer(BaseModel):
     """The response to a preview.
 
     `allowed`: True if the execution would be accepted now. `step`, `code` and `reason`: the step that refuses it, and
-    why. `amount`: the credit to reserve. `available`: the available credit before the reservation. `hold`: the place of
-    the credit, as in a `Run`.
+    why. `amount`: the credit to reserve. `available`: the available credit before the reservation; null if it is
+    unknown, unlimited, or of another payer. `hold`: the place of the credit, as in a `Run`.
     """
 
     allowed: bool
@@ -246,7 +246,8 @@ class RunAnswer(Run):
     """An execution after it was accepted or extended, and its wallet's credit.
 
     The credit is null for a sponsor's wallet. `repeated`: True if an earlier call already had this effect. If a
-    provider keeps the balance, the credit is the provider's balance as read at `balance_read_ms`; null means unlimited.
+    provider bills the execution, the credit is that of its last read, less later use. `balance_read_ms`: the start of
+    that read. The credit is then null if the balance is unlimited or does not exist.
     """
 
     repeated: bool
@@ -395,8 +396,9 @@ class Error(BaseModel):
 class GateAnswer(BaseModel):
     """The gate's response: whether a sandbox may be created or woken.
 
-    `max_concurrent_sandboxes`: null means unlimited. `as_of`: the time of the provider's response; null before the
-    first response. `decision`, `rule` and `options` are the guard's. `degraded`: True if the credit was unknown.
+    `max_concurrent_sandboxes`: null means unlimited. `as_of`: the start of the last read of the provider; null without
+    such a read, or if the database could not be read. `decision`, `rule` and `options` are the guard's. `degraded`:
+    True if the credit was unknown.
     """
 
     org_id: str

@@ -62,7 +62,7 @@ class PaymentCalls:
         """Return the result of a call, which shares a transaction with other calls.
 
         `remember`: a function that receives the key as read again, if the key is still valid. Errors: NotTogether if
-        the call must be decided alone, with the key read again; ApiError 401, 429; DatabaseBusy.
+        the call must be decided alone, with the key read again; ApiError 401, 429; DatabaseBusy; DatabaseNotReady.
         """
         found, answer = await self._lane.ask(Order(key, call))
         if found is None:

@@ -186,10 +186,10 @@ class Action:
     """An action of the console.
 
     `name`: its name in the address. `do`: its function. `look`: a function that reads the present state. `command`: the
-    equivalent command line, without `drawdown` and the reason. `place`: the page after the action. `effect`: what it
-    changes, in a sentence above the form. `size`: the number of changed rows, and the granted credit. `lost_hint`: the
-    next step if a response with a secret was lost. `tell`: a function that returns further results of the dry run, each
-    from a transaction that is rolled back.
+    equivalent command line, without `drawdown` and the reason. `place`: the page after the action. `effect`: its
+    effect, in a sentence above the form. `size`: the number of changed rows, and the granted and the taken credit.
+    `lost_hint`: the next step if a response with a secret was lost. `tell`: a function that returns further results of
+    the dry run, each from a transaction that is rolled back.
 
     Drawdown requires a reason for every action.
     """

@@ -163,7 +163,7 @@ class Console:
         do: Callable[[], Awaitable[Response]],
         failed: Callable[[int, str], Response] | None = None,
     ) -> Response:
-        """Return the response from `work`, or the error page if the work fails.
+        """Return the response from `do`, or the error page if `do` fails.
 
         If the person is not signed in, redirect to the sign-in page. A request for a part of an open page gets status
         401 instead.

@@ -1,10 +1,10 @@
 """Send the files of pages row by row.
 
 Guarantee: a process holds few rows in memory, for a file of any size. It reads all rows in one transaction, and sends
-them in pieces of PIECE_BYTES. If a browser stops reading, its file ends after TAKEN_WITHIN_S, and other files continue.
-If a browser reads slowly, its file ends after WHOLE_WITHIN_S. At most MOST_FILES are in progress, and at most one of
-them for each organisation's own people. After the last row that it reads, Drawdown records the person and the number of
-rows.
+them in pieces of about PIECE_BYTES. If a browser stops reading, its file ends after TAKEN_WITHIN_S, and other files
+continue. If a browser reads slowly, its file ends after WHOLE_WITHIN_S. At most MOST_FILES of the console and as many
+of `/my` are in progress. An organisation's own people have at most one file in progress. After the last row that it
+reads, Drawdown records the person and the number of rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from drawdown.server.http.threads import Threads
 PIECE_BYTES: Final = 64 * 1024
 """Bytes in one piece of a file that the console sends."""
 MOST_FILES: Final = 2
-"""Files that one process sends at the same time. The other half of the console's connections stays free for pages."""
+"""Files that the console sends at the same time. `/my` has the same limit.
+
+The other half of the threads stays free for pages.
+"""
 MOST_PIECES: Final = 4
 """Pieces of a file that the server has read but not sent yet."""
 
@@ -159,7 +162,7 @@ def keep(engine: sa.Engine, taken: FileRequest, rows: int) -> None:
 
 
 class Files:
-    """The files that one server is sending.
+    """The files that the console, or `/my`, is sending.
 
     Guarantee: at most MOST_FILES are in progress.
     """
@@ -174,8 +177,8 @@ class Files:
     ) -> AsyncIterator[bytes]:
         """Begin a file, and return its pieces.
 
-        `of`: an organisation. Its own people may have one file in progress at a time. Errors: ApiError 503 if too many
-        files are in progress; the errors of reading the first rows.
+        `of`: an organisation. Its own people may have one file in progress at a time. Errors: ApiError 503 if they have
+        one, or if too many files are in progress; the errors of reading the first rows.
         """
         if of in self._of:
             raise ApiError(503, "busy", "your last file is not complete yet. Try again in a moment", headers=SOON)

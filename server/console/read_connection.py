@@ -28,15 +28,15 @@ _LATE: Final = 0.9
 
 
 class TooSlow(DatabaseBusy):
-    """Raised if a query takes longer than a reader of the console may take."""
+    """Raised if the queries of a page take longer than the console allows."""
 
     code = "too_slow"
 
 
 def look(engine: sa.Engine, work: Callable[[sa.Connection], T], within_s: float) -> T:
-    """Run `work` in one read-only transaction of at most `within_s` seconds.
+    """Run `work` in one read-only transaction with limited statements.
 
-    Errors: TooSlow; the errors of `schema.database.read`.
+    `within_s`: the limit in seconds, as in `limited`. Errors: TooSlow; the errors of `schema.database.read`.
     """
 
     def bounded(connection: sa.Connection) -> T:

@@ -1,8 +1,8 @@
 """Sign people in and out, and set a password by a link.
 
-Guarantee: neither a response nor its duration reveals whether a name exists. Drawdown checks passwords in separate
-threads, a few at a time. Each check takes time and 19 MiB, or 32 MiB for an older hash. After the sign-in, a person
-continues only at a page of the console.
+Guarantee: neither a response nor its duration reveals whether a name exists. A password with an older hash is an
+exception, because its check takes longer. Drawdown checks passwords in separate threads, a few at a time. Each check
+takes time and 19 MiB, or 32 MiB for an older hash. After the sign-in, a person continues only at a page of the console.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Guarantee: each address has a limited share of the slots. A connection that waits for headers, a body or its turn does
 not block others. If all slots are taken, Drawdown closes a waiting connection of the caller with the most waiting
-connections. If all connections have a request in progress, some extra slots serve only health checks. Drawdown closes a
-connection if a request's headers, the rest of an answered request, or a reader of the response is too slow.
+connections. Trusted proxies are exempt from the share, and Drawdown does not close their connections for others. If
+Drawdown cannot close a waiting connection, some extra slots serve only health checks. Drawdown closes a connection if
+a request's headers, the rest of an answered request, or a reader of the response is too slow.
 `Connection` uses uvicorn's protocol only through asyncio's interfaces. It feeds the protocol in pieces, and gives the
 protocol a separate transport. A request finds its connection in ASGI's state.
 """
@@ -108,9 +109,9 @@ class ConnectionSlots:
     ) -> ConnectionSlot | None:
         """Return a slot for a connection; None if its address already has its share.
 
-        If all slots are taken, Drawdown closes an idle connection in favour of the new connection. If all connections
-        are busy, the new connection gets a slot for health. If these slots are full, Drawdown closes the oldest
-        connection on them.
+        Trusted proxies have no such share. If all slots are taken, Drawdown closes an idle connection in favour of the
+        new connection. If no connection is marked as idle, the new connection gets a slot for health. If these slots
+        are full, Drawdown closes the oldest connection on them.
         """
         caller, of_proxy = caller_of(address), self._is_proxy(address)
         if not of_proxy and self._taken[caller] >= MAX_OF_AN_ADDRESS:
@@ -139,7 +140,8 @@ class ConnectionSlots:
     def wait(self, slot: ConnectionSlot) -> None:
         """Mark a connection as idle.
 
-        An idle connection has no request, or waits for a body or a turn.
+        An idle connection has no request, or waits for a body or a turn. Drawdown does not mark the connections of
+        trusted proxies, or connections for health.
         """
         if slot.is_held and not slot.of_proxy and not slot.for_health:
             self._idle.setdefault(slot.caller, OrderedDict())[slot] = None

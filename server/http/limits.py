@@ -5,7 +5,7 @@ A caller is an IPv4 address or an IPv6 /64. A request with two lengths is refuse
 Guarantee: exceptions do not leave this layer. The log contains the kind and the place of a failure, never its message.
 Unauthenticated callers do not wait below the limits. Above the limits, all their requests share one queue with
 TURNS_PER_S, for any number of connections or invented keys. If the turn of a request would come later than
-LONGEST_TURN_S, Drawdown refuses the request after that time.
+LONGEST_TURN_S, Drawdown refuses the request after that time. It still answers /healthz then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Serve the application on a socket with uvicorn.
 
-Guarantee: SIGTERM and SIGINT end the server cleanly. The server then stops accepting requests, and finishes requests in
-progress. A tick ends at its next effect. Then the process exits with its usual status.
+Guarantee: SIGTERM and SIGINT end the server cleanly, unless the process ignored the signal at its start. The server
+then stops accepting requests, and waits up to SHUTDOWN_S for requests in progress. A tick ends at its next effect. Then
+the process exits with its usual status.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Guarantee: a percent-encoded character in a path is always a part of an id, never a separator.
 `/v1/accounts/acme%2Fledger` names the account `acme/ledger`, not the entries of `acme`. If a route has no path
-parameters, this module finds the route directly. Its response and errors equal those of the application. The
-application knows and describes all routes, and refuses wrong methods.
+parameters and takes only the request, this module finds the route directly. The route's response and errors equal those
+of the application. The application knows and describes all routes, and refuses wrong methods.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ register_url_convertor("id", _IdConvertor())
 
 
 class PathsAsSent:
-    """A layer that gives the application each path as it was sent, in one spelling.
+    """A layer that gives the application each path as it was sent.
 
-    A character is percent-encoded only if it must be.
+    If a path has a percent sign, the layer encodes each of its segments again. Then only letters, digits and `-._~` are
+    not percent-encoded. Without a percent sign, the path stays as it is.
     """
 
     def __init__(self, app: ASGIApp) -> None:

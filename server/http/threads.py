@@ -1,9 +1,10 @@
 """Run database work of asynchronous routes, and detect a restored database (R1).
 
 Guarantee: at most `at_once` short transactions run at a time. If the database does not answer, the requests that need
-it wait here, and the server still answers others. A server detects a restored database before each form of the console
-and each declared action, and by any other write within EVERY_MS. It records the restore in a separate transaction, so
-that a refusal does not revert the record. One check serves the whole process, and reads do not check.
+it wait here, and the server still answers others. A server checks for a restored database before each action of the
+console and each declared action. Before any other write, it checks if the last check is EVERY_MS old. It records a
+restore in a separate transaction, so that a refusal does not revert the record. One check serves the whole process, and
+reads do not check.
 """
 
 from __future__ import annotations
@@ -102,10 +103,11 @@ class Restores:
     ) -> T:
         """Run a write like `schema.database.write`, after a check for a restored database.
 
-        `always`: check even if the last check was just now, and again in the transaction, with a trusted clock, as a
-        command does. SQLite has one writer. If two threads of this process write, a lock of this class starts the
-        second write directly after the first. SQLite alone would retry only after up to 0.1 s. Errors: the errors of
-        `schema.database.write`; DatabaseBusy; with `always`, also ClockDoubted.
+        `always`: check even if the last check was just now, and again in the transaction. As a command does, the
+        transaction then also requires a correct clock of this machine (S9). SQLite has one writer. If two threads of
+        this process write, a lock of this class starts the second write directly after the first. SQLite alone would
+        retry only after up to 0.1 s. Errors: the errors of `schema.database.write`; DatabaseBusy; with `always`, also
+        ClockDoubted.
         """
         if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)

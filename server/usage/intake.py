@@ -5,10 +5,11 @@ One transaction stores the items of a body.
 Guarantee: the response 200 comes after the commit, and an invalid item does not affect others. A refused batch does not
 change the database. Reading and storing have their own threads, so a batch does not delay an execution, the gate or a
 webhook. At most MOST_BATCHES batches are in progress or wait, and each key has a limited share of this number. At most
-AT_ONCE batches are unpacked at a time. Keys take turns, so a busy key delays another only by the batches in progress. A
-small body, such as one event, does not wait for large batches. It shares a transaction with concurrent bodies of its
-key (`singles`). A body that is still arriving waits only for its sender, within the budget of all bodies. Drawdown
-counts invalid items after each response, and writes the counts every EVERY_S, so requests do not wait for them.
+AT_ONCE batches are unpacked at a time. With large batches, keys take turns. So a busy key's large batches delay another
+key's only by the batches in progress. A small body, such as one event, does not wait for large batches. Up to
+SINGLE_BYTES, it shares a transaction with concurrent bodies of its key (`singles`). A body that is still arriving waits
+only for its sender, within the budget of all bodies. Drawdown counts invalid items in memory. It writes the counts
+every EVERY_S in another task, so requests do not wait for them.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ R = TypeVar("R")
 class Result:
     """The outcome of an item.
 
-    `code` and `message`: the fault; None for an item without a fault. `at`: the place of the fault in the item.
-    `named`: the source and the id in the item.
+    `code` and `message`: the fault, or a note about a stored item; None without either. `at`: the place of the fault in
+    the item. `named`: the source and the id in the item.
     """
 
     status: Status

@@ -46,7 +46,7 @@ class _Lane(Generic[A, R]):
 
 
 class Singles(Generic[A, R]):
-    """The lanes of small bodies, one for each key and kind with waiting bodies.
+    """The queues of small bodies, one for each key and kind with waiting bodies.
 
     For one event loop. `work`: answers a batch of bodies in order, on a thread.
     """

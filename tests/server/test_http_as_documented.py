@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -20,7 +21,8 @@ from tests.server.test_process import serving
 from tests.server.test_samples import BAD
 from tests.sqlite_databases import migrated
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 PAGE = (DOCS / "http-api.md").read_text(encoding="utf-8")
 CODES = (DOCS / "codes.md").read_text(encoding="utf-8")
 EVENTS = (DOCS / "events.md").read_text(encoding="utf-8")
@@ -140,3 +142,14 @@ def test_documented_sample_codes_are_complete() -> None:
 def test_declared_refusal_statuses_are_documented() -> None:
     assert len(programs.STATUSES) > 5
     assert {code for code, status in programs.STATUSES.items() if status not in CALLS[code].statuses} == set()
+
+
+def test_codes_that_server_answers_are_documented() -> None:
+    """Outside the console and `/my`, which answer errors with pages."""
+    files = [path for path in (ROOT / "server").rglob("*.py") if "console" not in path.parts]
+    calls = [node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    raised = [one.args for one in calls if getattr(one.func, "id", "") == "ApiError" and len(one.args) > 1]
+    told = {(code.value, ast.unparse(status)) for status, code, *_ in raised if isinstance(code, ast.Constant)}
+    listed = {(code, str(status)) for code, one in CALLS.items() for status in one.statuses}
+    assert len(told) > 30
+    assert {one for one in told if one[1].isdigit()} <= listed and {code for code, _ in told} <= CALLS.keys()

@@ -66,7 +66,7 @@ SEEN_AT: Final[dict[str, tuple[int, int]]] = {
     "unknown taken as accepted": (0, 20),
     "revision reused, conflict ignored": (0, 20),
     "an unread balance is zero": (0, 20),
-    "the gate asks whenever it is asked": (6, 20),
+    "the gate asks whenever it is asked": (13, 20),
     "two ticks tell of one job": (14, 30),
     "a read answers for pushes that were settled after it": (37, 20),
     "a batch that broke over there is refused": (4, 20),

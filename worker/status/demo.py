@@ -55,7 +55,7 @@ def fleet(connection: sa.Connection) -> list[FleetRow]:
 
 
 def revised_pushes(connection: sa.Connection) -> list[RevisedPush]:
-    """Return the pushes of windows that were sealed again."""
+    """Return the pushes of later seals of a window: those with a revision above 0."""
     return [RevisedPush(**row._mapping) for row in SQL.run(connection, "revised_pushes")]
 
 

@@ -291,8 +291,8 @@ class PendingPage:
 class Beside:
     """The counts of windows and samples that pending usage does not include.
 
-    `dirty_windows`: windows that the next tick seals again. `late`: quarantined samples below a floor. `dated_ahead`:
-    samples dated in the future.
+    `dirty_windows`: windows that must be sealed again, also of stopped organisations. `late`: quarantined samples below
+    a floor that are not closed. `dated_ahead`: samples dated in the future.
     """
 
     dirty_windows: int

@@ -184,7 +184,7 @@ class LastTick:
     """The tick that ended last.
 
     `bucket_lo`, `bucket_hi`: the buckets of its shard. `clock_trusted`: an operator set its time (`--at`).
-    `another_began_ms`: the start of the first later tick, which has not ended, or None.
+    `another_began_ms`: the start of the next tick, which still runs or was killed (None: without such a tick).
     """
 
     tick_id: int

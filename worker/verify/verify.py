@@ -19,7 +19,6 @@ after the cursor) does not count as a breach, and is reported as open.
 - the figures of the last read in an organisation's row (such as `balance_micro`)
 - that a provider's own figures agree (`drawdown reconcile` compares)
 - the original values of a tick's assignment of a new organisation that was changed later
-- the order of attempts and voids written before schema 0010
 - that each event was sent to all endpoints that subscribed to it at that time
 - the amounts that the guard's reserved uses counted for before they ended, and refused uses
 - the id of a usage event, from which its sample's id is made, and the day and service of a line of a bill

@@ -138,7 +138,7 @@ class PageContent:
 
     @property
     def kept_query(self) -> Mapping[str, object]:
-        """Return the parameters of the address that no filter sets, such as the id."""
+        """Return the address's parameters without filters and `after`, such as the id."""
         names = {"after", *(one.name for one in self.filters)}
         return {name: value for name, value in self.query.items() if value and name not in names}
 
@@ -156,7 +156,7 @@ class PageContent:
 def to_context(page: PageContent) -> Mapping[str, object]:
     """Return the page for the template.
 
-    `empty` is True if the page has neither rows nor a filter.
+    `empty` is True if the first page has tables without rows, and no filter has a value.
     """
     nothing = bool(page.tables) and not any(table.rows or table.first for table in page.tables) and not page.narrowed
     return {"shown": page, "empty": nothing}

@@ -1,7 +1,8 @@
 """Show the overview: the verdict, work for a person, and the last day's ticks.
 
 Guarantee: the verdict, its reason and its next step are exactly those of `drawdown status`. The page lists the work for
-a person, the most urgent first. Below this list is the work for a tick, and then the work that is due within a day.
+a person, the most urgent first. Then comes the work that waits for a tick, for credit or for the end of a pause. Last
+come requested limit overrides, and organisations that run out of credit within a day.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ MOST_CALLS: Final = 50
 
 @dataclass(frozen=True)
 class Need:
-    """Work for a person, with its urgency, its object and its command.
+    """A row of the work list, with its urgency, its object and its command.
 
     The command shows or does the work.
     """
@@ -215,9 +216,11 @@ def read_around(connection: sa.Connection, now_ms: int) -> Around:
 
 
 def needs(found: Status, around: Around = NOTHING) -> list[Need]:
-    """Return all work for a person, the most urgent first, then other open work.
+    """Return the work for a person, the most urgent first, then other open work.
 
-    Other open work waits for a tick, or is due within a day. The list contains the reasons in the headline.
+    Above MOST_CALLS tasks for a person, one row has the number of further tasks. Other open work waits for a tick, for
+    credit or for the end of a pause. Last come requested limit overrides, and organisations that run out of credit
+    within a day. The list contains the reasons in the headline.
     """
     calls = list(calls_of(found.standing))
     waits = _waits(found.standing, around.reasons)

@@ -1,6 +1,7 @@
 """Show the credit of suppliers: their settlements and payouts.
 
-The actions freeze suppliers and settlements, reverse settlements, and release payouts.
+The actions freeze suppliers and settlements, change a supplier's share, reverse settlements, and release payouts. This
+module also defines the action that acknowledges differences of a comparison.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Show an automatic top-up with its calls to the payment service, and its actions.
 
-Guarantee: this module never calls a payment service. Actions that may charge queue a job (`jobs`). Before a charge, a
-tick checks whether the payment service fills the wallet itself. Only the command line sets terms.
+Guarantee: this module never calls a payment service. Actions that may charge queue a job (`jobs`). Before a tick starts
+or resumes a top-up, it checks whether the payment service fills the wallet itself. Only the command line sets terms.
 """
 
 from __future__ import annotations

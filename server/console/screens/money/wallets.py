@@ -248,7 +248,7 @@ def no_wallet(customer_id: str, paid: PaidFrom) -> Table:
 
 
 def chosen_by(ask: Ask) -> ChosenEntries:
-    """Return the filter of entries: by the time of booking, or by the amount.
+    """Return the filter of entries: by the time of booking, and by the amount.
 
     The page shows times to the minute and amounts to the cent. So a typed value matches the whole minute or cent.
     Errors: UsageError.
@@ -277,9 +277,9 @@ def lines_of_one(connection: sa.Connection, ask: Ask) -> Iterator[str]:
 
 
 def entry_lines(connection: sa.Connection, customer: str, chosen: ChosenEntries) -> Iterator[str]:
-    """Yield a wallet's entries as lines of CSV, each with the balance after the entry.
+    """Yield a wallet's entries as lines of CSV, in the order of the wallet's page.
 
-    The lines have the order of the wallet's page.
+    Each line has the balance after the entry. If the filter may omit entries, the balance is empty.
     """
     yield csv_line(ENTRY_COLUMNS)
     for one, left in wallet_entries.every(connection, customer, chosen):

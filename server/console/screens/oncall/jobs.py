@@ -1,7 +1,7 @@
 """Show queued jobs with their progress and results.
 
-Work that takes longer than a form may run becomes a job. Examples are a replay, a provider's changed settings, and the
-assignment of an organisation to a provider. A person can cancel a queued job.
+If work may take longer than a form allows, it becomes a job. Examples are a replay, a provider's changed settings, and
+the assignment of an organisation to a provider. A person can cancel a queued job.
 """
 
 from __future__ import annotations

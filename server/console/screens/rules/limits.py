@@ -3,8 +3,8 @@
 The page lists the limit overrides that are requested, and those in force.
 
 Guarantee: the figures equal those of `drawdown override list`, `guard list`, `guard report` and `limit list`. If one
-read cannot count all checks, the page shows the start of the counted time. The actions on limit overrides and on phases
-of metrics are in this module.
+read cannot count all checks, the page shows the start of the counted time. This module has the actions that create a
+limit override, and that set the phase of a metric.
 """
 
 from __future__ import annotations
