@@ -6,7 +6,8 @@ Guarantee: a request with an unknown id does not change anything. The search for
 of rows, for a table of any size. The rows are the neighbours of the id in sorted order, and ids that share a half with
 it, among SCANNED ids. The comparison has a bound, too (`text.nearest`). If a caller may see only one organisation
 (`tell_no_names`), Drawdown does not search, and does not show a name. The same holds for a caller beyond a server's
-budget (`tell_few_names`).
+budget (`tell_few_names`). Drawdown then refuses each unknown id that the caller does not declare new, so a refusal does
+not show that a similar id exists.
 """
 
 from __future__ import annotations
@@ -156,11 +157,7 @@ def require(connection: sa.Connection, kind: Kind, given: str, *, new: bool | No
     Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, kind, given)):
-        if not tells_names(connection):
-            raise UnknownId(
-                f"unknown {kind.noun} {_shorten(given)} among those that you may see. Check the id", kind.noun
-            )
-        raise unknown(kind, given, _near(connection, kind, given), may_be_new=new is not None)
+        raise _refusal(connection, kind, given, _candidates(connection, kind, given), may_be_new=new is not None)
 
 
 def tell_no_names(connection: sa.Connection) -> None:
@@ -184,23 +181,41 @@ def tells_names(connection: sa.Connection) -> bool:
     return bool(connection.get_execution_options().get("tells_names", True))
 
 
-def _near(connection: sa.Connection, kind: Kind, given: str) -> Iterable[str]:
-    """Return the ids to search for the nearest; empty if no search is allowed now."""
+def _candidates(connection: sa.Connection, kind: Kind, given: str, *, sampled: bool = False) -> list[str] | None:
+    """Return the ids to search for the nearest; None if no search is allowed now.
+
+    `sampled`: also organisations that have samples.
+    """
     may: Callable[[], bool] | None = connection.get_execution_options().get("may_search")
-    return _around(connection, kind, given) if may is None or may() else ()
+    if not tells_names(connection) or not (may is None or may()):
+        return None
+    return [*_around(connection, kind, given), *(_sampled_around(connection, given) if sampled else ())]
+
+
+def _refusal(
+    connection: sa.Connection, kind: Kind, given: str, candidates: list[str] | None, *, may_be_new: bool = True
+) -> UnknownId:
+    """Return the error for an unknown id.
+
+    If the caller may not learn names, the error has neither the nearest id nor the command that lists all ids.
+    """
+    if tells_names(connection):
+        return unknown(kind, given, candidates or (), may_be_new=may_be_new)
+    said = f"unknown {kind.noun} {_shorten(given)} among those that you may see. Check the id"
+    return UnknownId(f"{said}, or pass --new to use it anyway" if may_be_new else said, kind.noun)
 
 
 def require_unlike(connection: sa.Connection, kind: Kind, given: str, *, new: bool) -> None:
     """Check that an id is known, or unlike any known id.
 
-    An id that is unlike all others counts as new, and not as mistyped.
+    An id that is unlike all others counts as new, and not as mistyped. If no search is allowed, no id counts as new.
 
     `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, kind, given)):
-        around = list(_around(connection, kind, given))
-        if nearest(given, around) is not None:
-            raise unknown(kind, given, around, may_be_new=True)
+        around = _candidates(connection, kind, given)
+        if around is None or nearest(given, around) is not None:
+            raise _refusal(connection, kind, given, around)
 
 
 def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
@@ -208,20 +223,20 @@ def find_near(connection: sa.Connection, kind: Kind, given: str) -> str | None:
 
     Return None if no id is similar, or no search is allowed.
     """
-    return nearest(given, _near(connection, kind, given))
+    return nearest(given, _candidates(connection, kind, given) or ())
 
 
 def require_meant(connection: sa.Connection, given: str, *, new: bool, kind: Kind = CUSTOMER) -> None:
     """Check that a customer is known, has samples, or is unlike all known customers.
 
-    A customer that is unlike all others counts as new, and not as mistyped. `kind`: the kind of id that the error
-    names. The check itself is always among customers. `new`: accept it in any case. Errors: UnknownId, with the nearest
-    known id.
+    A customer that is unlike all others counts as new, and not as mistyped. If no search is allowed, none counts as
+    new. `kind`: the kind of id that the error names. The check itself is always among customers. `new`: accept it in
+    any case. Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, CUSTOMER, given) or has_samples(connection, given)):
-        around = [*_around(connection, CUSTOMER, given), *_sampled_around(connection, given)]
-        if nearest(given, around) is not None:
-            raise unknown(kind, given, around, may_be_new=True)
+        around = _candidates(connection, CUSTOMER, given, sampled=True)
+        if around is None or nearest(given, around) is not None:
+            raise _refusal(connection, kind, given, around)
 
 
 def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) -> None:
@@ -232,8 +247,7 @@ def require_sampled_org(connection: sa.Connection, org_id: str, *, new: bool) ->
     `new`: accept it in any case. Errors: UnknownId, with the nearest known id.
     """
     if not (new or is_known(connection, ORG, org_id) or has_samples(connection, org_id)):
-        around = [*_around(connection, ORG, org_id), *_sampled_around(connection, org_id)]
-        raise unknown(ORG, org_id, around, may_be_new=True)
+        raise _refusal(connection, ORG, org_id, _candidates(connection, ORG, org_id, sampled=True))
 
 
 def _sampled_around(connection: sa.Connection, org_id: str) -> list[str]:

@@ -17,6 +17,7 @@ from drawdown.schema import ids
 from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import write
 from drawdown.schema.migrate import require_ready
+from drawdown.schema.units import MICRO
 from drawdown.server.api import health, programs
 from drawdown.server.http import limits
 from drawdown.server.http.limits import ALL_FAILED_PER_S, FAILED_PER_S, OPEN_PER_S, TURNS_PER_S, Limits, Strangers
@@ -210,6 +211,32 @@ def test_mistyped_id_suggestions_are_bounded_per_second(house: House, monkeypatc
         assert len(searched) == 2 * programs.NAMES_PER_S
         house.clock.at_ms += 1_000
         assert "did you mean acme" in (await program.get("/accounts/acmee")).text
+
+    served(house, work)
+
+
+def test_new_customers_beyond_suggestion_budget_must_be_declared(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the budget, Drawdown cannot find out that an id is mistyped, so the grant waits for `new`."""
+    make_key(house, "app", "ledger:write", gives_micro=100 * MICRO)
+    searched: list[str] = []
+
+    def counted(_connection: sa.Connection, _kind: ids.Kind, given: str) -> list[str]:
+        searched.append(given)
+        return []
+
+    monkeypatch.setattr(ids, "_around", counted)
+
+    async def work(caller: Caller) -> None:
+        async def grant(number: int, **more: object) -> Any:
+            headers = Program(caller, key_of("app")).headers(**{"idempotency-key": f"{number}{more}"})
+            body = json.dumps({"amount": 1, "reason": "trial", **more}).encode()
+            return await caller.send("POST", f"/v1/wallets/customer-{number}/grants", body, headers)
+
+        most = 2 * programs.NAMES_PER_S
+        assert [(await grant(number)).status_code for number in range(most)] == [200] * most
+        assert refused(await grant(most)) == (404, "unknown_org")
+        assert len(searched) == most
+        assert (await grant(most, new=True)).status_code == 200
 
     served(house, work)
 

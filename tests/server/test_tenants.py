@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -64,6 +65,40 @@ def test_bound_key_mistyped_names_get_neither_suggestions_nor_search(
             assert (await acme.get(f"/executions?{label}")).json()["executions"] == []
         assert refused(await acme.accept("y", use={"compute_1g": 1}, estimate=None))[0] in (409, 422)
         assert len(looked) == 2
+
+    served(shared, work)
+
+
+def test_bound_key_unregistered_org_gets_no_suggestion(shared: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """acme-cor is one letter from a customer of another owner, and zzz is like nothing: both get the same answer."""
+    give(shared, "acme-corp")
+    searched: list[str] = []
+
+    def counting(_connection: sa.Connection, *given: object) -> list[str]:
+        searched.append(str(given[-1]))
+        return []
+
+    for search in ("_around", "_sampled_around"):
+        monkeypatch.setattr(ids, search, counting)
+    for name in ("acme-cor", "zzz"):
+        make_key(shared, name, "ledger:write", "orgs:write", org=name, gives_micro=MICRO)
+
+    async def send(caller: Caller, org: str, path: str, number: int, **body: object) -> Any:
+        content = json.dumps({"reason": "signed up"} | body).encode()
+        headers = Program(caller, key_of(org)).headers(**{"idempotency-key": str(number)})
+        return await caller.send("POST", path.format(org), content, headers)
+
+    async def work(caller: Caller) -> None:
+        calls: tuple[tuple[str, dict[str, object]], ...] = (
+            ("/v1/wallets/{}/grants", {"amount": 1}), ("/v1/orgs/{}/assign", {}),
+        )  # fmt: skip
+        for number, (path, body) in enumerate(calls):
+            near, far = [await send(caller, org, path, number, **body) for org in ("acme-cor", "zzz")]
+            assert refused(near) == refused(far) == (404, "unknown_org")
+            assert near.text.replace("acme-cor", "zzz") == far.text and "acme-corp" not in near.text
+            declared = await send(caller, "acme-cor", path, number + 10, new=True, **body)
+            assert declared.status_code == 200, declared.text
+        assert searched == []
 
     served(shared, work)
 
