@@ -9,13 +9,16 @@ import pytest
 import sqlalchemy as sa
 
 from drawdown.events.envelope import UsageEvent
+from drawdown.schema import sql
 from drawdown.schema.errors import Refused, UnknownId
 from drawdown.schema.units import MICRO, WINDOW_MS
 from drawdown.worker.features.actions import end_feature, map_event, map_size
 from drawdown.worker.guard.terms import Change, set_metric
 from drawdown.worker.sources.events.store import sample_id_of, take
 from drawdown.worker.usage.withdrawals import withdraw
+from drawdown.worker.verify import questions
 from tests.integration.guarding import Guarded
+from tests.integration.verifying import verified
 from tests.world import T0
 
 
@@ -143,3 +146,30 @@ def test_type_moved_from_seal_to_guard_in_a_window_is_not_billed_twice(guarded: 
     fleet.assign("acme", from_ms=T0)
     fleet.tick_windows(3)
     assert fleet.rows("SELECT sealed_qty FROM pushes WHERE feature = 'render'") == [(5,)]
+
+
+def test_double_billing_proof_does_not_share_mapping_with_seal(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shared fragment takes the older of two mappings of one start. The proof finds the feature by itself."""
+    guarded = Guarded(engine)
+    fleet = guarded.fleet
+    start = guarded.now - guarded.now % WINDOW_MS + WINDOW_MS
+    for feature in ("draft", "render"):
+        meter(guarded, "page.one", feature, start)
+    assert fleet.rows("SELECT COUNT(*), COUNT(DISTINCT start_ms) FROM mappings WHERE memory_mb > 16777216") == [(2, 1)]
+    fleet.assign("acme", from_ms=T0)
+    guarded.later(WINDOW_MS)
+    now = fleet.clock.at_ms
+    guarded.write(lambda c: take(c, [UsageEvent("app", "e-1", "page.one", "acme", 5, now)], now))
+    guarded.limit("idea", 10)
+    assert guarded.consume("idea").charged_micro == MICRO
+    fleet.tick_windows(3)
+    assert fleet.rows("SELECT feature, sealed_qty FROM pushes") == [("render", 5)]
+    fleet.write("DROP TRIGGER guard_metrics_no_update")
+    fleet.write("UPDATE guard_metrics SET counts = 'page.one' WHERE metric = 'idea'")
+    wrong = sql._words()["feature_of_meter", ""].replace("mapping_id DESC", "mapping_id")
+    monkeypatch.setitem(sql._words(), ("feature_of_meter", ""), wrong)
+    monkeypatch.setattr(questions.GUARD, "_ready", {})
+    found = [one.text for one in verified(fleet).breaches if one.feature == "render"]
+    assert found == ["k2 was charged 1000000 for page.one as idea, but 5 was sealed as render, too"]

@@ -76,17 +76,21 @@ WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
 -- name: billed_twice
 -- The seal did not bill usage that the guard charged. It is usage of the feature or event type that the metric counts,
 -- in the window of the use. Voided or carried pushes do not bill. Nor do withdrawn events, or events of a type without
--- a feature then.
+-- a feature then. The newest mapping that began by then is in force (S5).
 SELECT 'guard_double_billing' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
     COALESCE(m.counts, m.metric) AS counts, SUM(p.sealed_qty) AS sealed
 FROM guard_uses u JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number
     JOIN pushes p ON p.org_id = u.org_id AND p.window_ms = u.at_ms - u.at_ms % 300000
 WHERE u.charged_micro > 0 AND p.state NOT IN ('voided', 'shadow')
     AND (p.feature = COALESCE(m.counts, m.metric) OR EXISTS (SELECT 1
-        FROM (SELECT t.meter, p.window_ms FROM event_types t WHERE t.event_type = COALESCE(m.counts, m.metric)) k
-        JOIN usage_samples s ON s.memory_mb = k.meter AND s.org_id = u.org_id AND s.ts >= k.window_ms
-            AND s.ts < k.window_ms + 300000 AND s.interval_s > 0
-        WHERE {feature_of_meter} = p.feature
+        FROM event_types t JOIN mappings f ON f.memory_mb = t.meter AND f.kind = 'exact' AND f.feature = p.feature
+            AND f.start_ms <= p.window_ms
+        JOIN usage_samples s ON s.memory_mb = t.meter AND s.org_id = u.org_id AND s.ts >= p.window_ms
+            AND s.ts < p.window_ms + 300000 AND s.interval_s > 0
+        WHERE t.event_type = COALESCE(m.counts, m.metric)
+            AND NOT EXISTS (SELECT 1 FROM mappings n WHERE n.memory_mb = f.memory_mb AND n.kind = 'exact'
+                AND n.start_ms <= p.window_ms
+                AND (n.start_ms > f.start_ms OR (n.start_ms = f.start_ms AND n.mapping_id > f.mapping_id)))
             AND NOT EXISTS (SELECT 1 FROM withdrawals w WHERE w.sample_id = s.id)))
 GROUP BY u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric, COALESCE(m.counts, m.metric)
 HAVING SUM(p.sealed_qty) > 0
