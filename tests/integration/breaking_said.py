@@ -47,6 +47,11 @@ SAID = {
         "rate compute_64gb from 9000000000000 is 1 for 1 at 5 by t: t, but the audit log has none",
         "INSERT INTO ledger_rates VALUES ('compute_64gb', 9000000000000, 1, 1, 5, 't', 't')",
     ),
+    "a first rate that nobody set, beside the mapping of its feature": _price(
+        "rate tiny from 0 is 7 for 1 at",
+        "INSERT INTO ledger_rates SELECT target, 0, 7, 1, at_ms, actor, reason FROM operator_actions "
+        "WHERE action = 'feature_map' AND target = 'tiny'",
+    ),
     "a rate that counts from later": _price(
         "rate compute_64gb from 300000 is 6400 for 1 at",
         "UPDATE ledger_rates SET start_ms = 300000 WHERE feature = 'compute_64gb'",

@@ -156,17 +156,15 @@ def test_verify_ignores_details_missing_in_older_actions(fleet: Fleet) -> None:
     assert [text.split(" is ")[0] for text in told] == ["payer acme of pupil, number 1", "terms club, number 2"]
 
 
-def test_verify_rates_of_init_without_actions_are_accepted(engine: sa.Engine) -> None:
-    """It recorded the mapping of the same moment; whatever else has a rate was given it by an act."""
+def test_verify_rates_without_actions_are_all_reported(engine: sa.Engine) -> None:
+    """The rates of `init`, too, whose mapping of the same moment is on record."""
     fleet = Fleet(engine)
     fleet.rate("tokens", 2)
     assert verified(fleet).breaches == []
     tamper(fleet, "DELETE FROM operator_actions WHERE action = 'ledger_rate'")
-    told = [breach.text for breach in verified(fleet).breaches if breach.invariant == 2]
-    assert [text.split(" at ")[0] for text in told] == ["rate tokens from 0 is 2 for 1"]
-    tamper(fleet, "UPDATE ledger_rates SET at_ms = at_ms + 1 WHERE feature = 'compute_4gb'")
-    told = [breach.text for breach in verified(fleet).breaches if breach.invariant == 2]
-    assert sorted(text.split(" from ")[0] for text in told) == ["rate compute_4gb", "rate tokens"]
+    told = sorted(breach.text.split(" is ")[0] for breach in verified(fleet).breaches if breach.invariant == 2)
+    assert told == sorted(f"rate {row[0]} from 0" for row in fleet.rows("SELECT feature FROM ledger_rates"))
+    assert "rate compute_4gb from 0" in told
 
 
 def _sample_of(fleet: Fleet, org: str, ts: int) -> list[str]:

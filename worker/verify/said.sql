@@ -81,7 +81,7 @@ UNION ALL SELECT 'credit_audit_mismatch', 'terms', k.plan, '', k.number, CAST(NU
 FROM plan_terms k
 UNION ALL SELECT 'rate_audit_mismatch', 'rate', k.feature || ' from ' || k.start_ms, '', 0, {nobody}, k.micro_credits || ' for '
     || k.per_quantity || {kept_by}
-FROM {rates}
+FROM ledger_rates k
 UNION ALL SELECT 'rate_audit_mismatch', 'rate', k.feature || ' from ' || k.start_ms, k.provider, 0, {nobody}, k.micro || ' for '
     || k.per_quantity || {kept_by}
 FROM provider_rates k
@@ -130,13 +130,6 @@ FROM (SELECT supplier, reservation, ended_ms AS at_ms, ended_by AS actor, ended_
 -- name: nobody
 -- For an action that does not belong to one organisation, and counts from its own time on.
 CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS from_ms
-
--- name: rates
--- All rates except those of `init` of an earlier version, which recorded only the mapping of the same moment.
-ledger_rates k WHERE k.start_ms > 0 OR (k.feature, k.at_ms, k.actor, k.reason) NOT IN (
-        SELECT o.target, o.at_ms, o.actor, o.reason FROM did o WHERE o.action = 'feature_map')
-    OR k.feature IN (SELECT o.target FROM did o WHERE o.action = 'ledger_rate'
-        AND CAST(o.said ->> 'start_ms' AS BIGINT) = 0)
 
 -- name: kept_selector
 CASE WHEN k.unit = 'units' THEN COALESCE('the event type ' || t.event_type, 'the meter ' || k.memory_mb)

@@ -23,7 +23,7 @@ after the cursor) does not count as a breach, and is reported as open.
 - the amounts that the guard's reserved uses counted for before they ended, and refused uses
 - the id of a usage event, from which its sample's id is made, and the day and service of a line of a bill
 - that each withdrawal, org override, cell and policy for an unavailable provider agrees with an action
-- the limits of a plan without an action, and the first rates of an `init` that did not record them
+- the limits of a plan without an action
 
 A login that can write to all tables, with all guards off, can make another consistent history. To find such a history,
 compare the database with a backup, and the newest action's hash with the last hash that you stored.
