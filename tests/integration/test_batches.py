@@ -43,6 +43,7 @@ from drawdown.worker.sources.events.types import meters
 from drawdown.worker.sources.field_map import FieldMap
 from drawdown.worker.status.status import status
 from drawdown.worker.usage.prune import raise_floors
+from drawdown.worker.verify import batch_files
 from drawdown.worker.verify.batch_files import verify_files
 from drawdown.worker.verify.verify import Verification, verify
 from tests.whole import share
@@ -1245,6 +1246,55 @@ def test_verify_sample_differing_from_batch_file_is_reported(fleet: Fleet, tmp_p
         assert (expected in [breach.text for breach in proven(fleet, orgs=orgs).breaches]) == seen
     path.write_text("another")
     assert proven(fleet).open["batches with a missing or changed file"] == 1
+
+
+def _refuse_hash(patch: pytest.MonkeyPatch) -> None:
+    real = batch_files._hash
+
+    def failing(path: Path) -> str:
+        if path.name.startswith("a."):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    patch.setattr(batch_files, "_hash", failing)
+
+
+def _refuse_spill(patch: pytest.MonkeyPatch) -> None:
+    def failing(_source: object, _target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    patch.setattr(shutil, "copyfileobj", failing)
+
+
+def _refuse_sums(patch: pytest.MonkeyPatch) -> None:
+    real = batch_files._open_rows
+
+    def failing(duck: Any, path: Path, mapped: batch_files.Map) -> bool:
+        if path.name.startswith("a."):
+            duck.execute("SELECT error('out of memory')")
+        return real(duck, path, mapped)
+
+    patch.setattr(batch_files, "_open_rows", failing)
+
+
+@pytest.mark.parametrize("refuse", [_refuse_hash, _refuse_spill, _refuse_sums])
+def test_verify_unreadable_batch_file_keeps_other_findings(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Verify reads a.csv.zst before b.csv, which has a breach."""
+    first = written(tmp_path / "a.csv", ROWS)
+    first.with_name("a.csv.zst").write_bytes(zstd.compress(first.read_bytes()))
+    assert taken(fleet, first.with_name("a.csv.zst")).outcome == "taken"
+    fleet.clock.at_ms += 1
+    batch = taken(fleet, written(tmp_path / "b.csv", [row("globex", seconds=77)])).batch
+    text = f"UPDATE usage_samples SET interval_s = 78 WHERE id = 'batch:{batch}:1'"
+    unguarded(fleet, "samples_immutable", "usage_samples", text)
+    refuse(monkeypatch)
+    found = proven(fleet)
+    assert f"b.csv ({batch}) has 77 of 1024, but its samples have 78" in [breach.text for breach in found.breaches]
+    assert found.checked["files of batches"] == 1
+    assert found.open["batches with an unreadable file"] == 1
+    assert found.open["batches with a missing or changed file"] == 0
 
 
 def _sql(name: str, old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:

@@ -139,4 +139,4 @@ def test_object_batch_is_taken_once_and_read_by_deep_verify(bucket: Any, shell: 
     bucket.delete_object(Bucket="usage", Key="exports/a.csv.gz")
     assert shell.json("verify", "--deep")["open"]["batches with a missing or changed file"] == 1
     with_key(shell, "http://127.0.0.1:9")
-    assert shell.json("verify", "--deep")["open"]["batches with an unreadable object"] == 1
+    assert shell.json("verify", "--deep")["open"]["batches with an unreadable file"] == 1

@@ -1,8 +1,8 @@
 """Read the files of batches again, and compare sums (`drawdown verify --deep`).
 
 Guarantee: this module does not share code with the import of batches. Each value is read as text, and each text is
-parsed in one way. A missing or changed file counts as unproven. An object that its store does not return now also
-counts as unproven. The same applies to results of queries, because they are not queried again.
+parsed in one way. A missing or changed file counts as unproven. So does a file that cannot be read now, such as an
+object that its store does not return. The same applies to results of queries, because they are not queried again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -70,24 +71,34 @@ def verify_files(
         with TemporaryDirectory(prefix="drawdown-deep-") as spill:
             try:
                 path = _here(batch.path, spill, bring)
+                is_same = path is not None and path.is_file() and _hash(path) == batch.batch
             except (DrawdownError, OSError) as error:
-                log.warning("object_not_read", place=batch.path, reason=str(error))
-                away += 1
+                away += _unread(batch.path, error)
                 continue
-            if path is None or not path.is_file() or _hash(path) != batch.batch:
+            if path is None or not is_same:
                 gone += 1
                 continue
+            try:
+                its = _unpacked(path, spill), spill, int(batch.taken_ms), json.loads(batch.field_map or "{}")
+                said = _sums_of_file(connection, *its)
+                for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
+                    if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
+                        _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
+            except OSError as error:  # a breach that was found before the error stays
+                away += _unread(batch.path, error)
+                continue
             read += 1
-            its = _unpacked(path, spill), spill, int(batch.taken_ms), json.loads(batch.field_map or "{}")
-            said = _sums_of_file(connection, *its)
-            for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
-                if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
-                    _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
     found.checked["files of batches"] = read
     found.open["batches with a missing or changed file"] = gone
-    found.open["batches with an unreadable object"] = away
+    found.open["batches with an unreadable file"] = away
     if asked:
         found.open["batches of queries, which ticks query again"] = asked
+
+
+def _unread(place: str, error: Exception) -> int:
+    """Log a file that cannot be read, and return its count."""
+    log.warning("file_not_read", place=place, reason=str(error))
+    return 1
 
 
 def _here(place: str, folder: str, bring: Bring | None) -> Path | None:
@@ -150,7 +161,12 @@ def _sums_of_file(connection: sa.Connection, path: Path, spill: str, taken_ms: i
             yield from ((org, int(window), int(kind), int(quantity)) for org, window, kind, quantity in some)
 
 
-def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
+@contextmanager
+def _duckdb(path: Path, spill: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connect to a DuckDB that may read only this file.
+
+    Errors: UsageError if DuckDB is not installed; OSError if DuckDB cannot read the file, or lacks memory or disk.
+    """
     try:
         import duckdb  # imported here, because only this check of `verify` needs it
     except ImportError as error:
@@ -162,10 +178,14 @@ def _duckdb(path: Path, spill: str) -> duckdb.DuckDBPyConnection:
         "temp_directory": spill,
         "threads": "1",
     }
-    made = duckdb.connect(":memory:", config=config)
-    for statement in ("TimeZone = 'UTC'", f"allowed_paths = [{_text(path)}]", "enable_external_access = false"):
-        made.execute(f"SET {statement}")
-    return made
+    try:
+        with duckdb.connect(":memory:", config=config) as made:
+            for statement in ("TimeZone = 'UTC'", f"allowed_paths = [{_text(path)}]", "enable_external_access = false"):
+                made.execute(f"SET {statement}")
+            yield made
+    except duckdb.Error as error:
+        first = str(error).partition("\n")[0]  # later lines can quote a row
+        raise OSError(f"DuckDB cannot read the file: {first}") from error
 
 
 def _unpacked(path: Path, spill: str) -> Path:
