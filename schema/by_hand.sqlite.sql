@@ -131,8 +131,9 @@ FOR EACH ROW BEGIN
         ON CONFLICT DO NOTHING;
 END;
 
--- `INSERT OR REPLACE` deletes a row without calling a guard. The first sample stays, and the differing content of the
--- second is stored apart (S7). In a trigger, `OR IGNORE` would become the statement's `OR REPLACE`, hence NOT EXISTS.
+-- A host's `INSERT OR REPLACE` deletes a row without calling a guard. The first sample stays, and the differing content
+-- of the second is stored apart (S7). In a trigger, `OR IGNORE` would become the statement's `OR REPLACE`, hence
+-- NOT EXISTS.
 CREATE TRIGGER samples_once BEFORE INSERT ON usage_samples
 FOR EACH ROW WHEN EXISTS (SELECT 1 FROM usage_samples WHERE id = NEW.id)
 BEGIN

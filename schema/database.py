@@ -220,6 +220,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
             "synchronous = FULL",
             f"cache_size = -{SQLITE_CACHE_KIB}",
             "foreign_keys = ON",
+            "recursive_triggers = ON",  # else `INSERT OR REPLACE` deletes a row without calling its guard
         ):
             connection.execute(f"PRAGMA {pragma}")
         if not memory and os.access(Path(str(url.database)).resolve().parent, os.W_OK):

@@ -4,6 +4,9 @@ Each rule is declared once for SQLite and PostgreSQL.
 
 Guarantee: a guard rejects a statement, with a message that names the rule. PostgreSQL never truncates a table that is
 in NEVER_TRUNCATED. SQL that differs between the databases is in `by_hand.postgresql.sql` and `by_hand.sqlite.sql`.
+
+One exception: SQLite calls the guards of a delete for `INSERT OR REPLACE` only if the writer's connection sets
+`recursive_triggers`. Each connection of Drawdown sets it. The trigger `samples_once` protects samples from all.
 """
 
 from __future__ import annotations

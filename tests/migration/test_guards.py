@@ -141,6 +141,17 @@ def refusal(fleet: Fleet, statement: str) -> str:
     return "it was taken"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_database_replaced_row_calls_delete_guard_on_sqlite(fleet: Fleet) -> None:
+    """`INSERT OR REPLACE` deletes a row, and must not be a way to change one."""
+    kept = sorted({one.table for one in GUARDS if one.event == "DELETE"} | {"pushes", "attempts"})
+    filled = [table for table in kept if fleet.one(f"SELECT COUNT(*) FROM {table}")]
+    assert {"attempts", "ledger_entries", "ledger_rates", "operator_actions", "orgs", "pushes"} <= set(filled)
+    said = {table: refusal(fleet, f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}") for table in filled}
+    assert said.pop("assignments", "cannot start").count("cannot start") == 1, "its guard of an insert comes first"
+    assert {table: text for table, text in said.items() if "cannot delete" not in text} == {}
+
+
 def test_database_duplicate_push_is_refused(fleet: Fleet) -> None:
     columns = "window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, sent_qty, key, sealed_at_ms, "
     columns += "seal_id, state, due_at_ms"
