@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from decimal import Decimal
 
 from drawdown.providers.protocol import (
     Absent,
@@ -88,6 +89,18 @@ def test_charge_in_credit_system_is_found_in_feature_units() -> None:
     world.wait(2_000)
     assert done(world.provider.lookup(request)) == FoundPush(7)
     assert done(world.provider.totals("cus_2", WINDOW, WINDOW + 1)) == {"compute": 7}
+
+
+def test_charge_over_credit_systems_counts_each_whole_unit() -> None:
+    """A third of a unit was drawn on one system, and the rounded rest on the other was worth less than it paid for."""
+    world = World()
+    account = world.emulator.account
+    account.add_customer("cus_2", NOW_MS)
+    for name, cost, credits in (("promo", 3, 1), ("credits", Decimal("0.7"), 100)):
+        account.add_feature(name, kind="credit_system", credit_schema={"compute": cost})
+        account.grant("cus_2", name, credits, NOW_MS)
+    assert world.push(push(customer_id="cus_2")) == Accepted()
+    assert list(account.by_key.values()) == [7]
 
 
 @cases(

@@ -15,7 +15,7 @@ from tests.emulators.autumn_draw import Draw, Part, Pool, pools
 from tests.emulators.autumn_hooks import Hooks, Level
 from tests.emulators.autumn_list import Events
 from tests.emulators.autumn_losses import Charge, Past, Store, Truth, Written
-from tests.emulators.autumn_numbers import ONE_OFF, Given, Json, Number, Units, decimal, exact, later, units, whole
+from tests.emulators.autumn_numbers import ONE_OFF, Given, Json, Number, Units, decimal, exact, later, whole
 from tests.emulators.autumn_state import Customer, Feature, Grant, Item, Plan, subscription
 
 DAY_MS = 86_400_000
@@ -390,9 +390,7 @@ def _charge(track: Track, parts: list[Part], now_ms: int) -> Charge:
     by_balance: dict[str, Number] = {}
     for one in parts:
         by_balance[one.grant.feature.name] = by_balance.get(one.grant.feature.name, 0) + one.amount
-    value: Units = 0
-    for one in parts:
-        value += units(one.amount, one.cost)
+    value = sum((one.units for one in parts), Fraction(0))
     ts = track.ts if track.ts is not None else now_ms
     key, parts_of = track.body_key or track.header_key, tuple(by_balance.items())
     return Charge(track.customer, track.feature.name, ts, whole(value), key, parts_of, not track.body_key)

@@ -36,12 +36,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Part:
-    """What one grant is charged, in the unit of its balance. `cycle`: when that one ends."""
+    """What one grant is charged, in the unit of its balance, and the units it pays for. `cycle`: when that one ends."""
 
     grant: Grant
     amount: Number
     cost: Number
     cycle: int | None
+    units: Fraction
 
 
 def systems(features: Mapping[str, Feature], feature: Feature) -> list[Feature]:
@@ -79,19 +80,22 @@ class Draw:
 
     def __init__(self, customer: Customer, found: list[Pool], value: Number) -> None:
         self.customer, self.pools, self.left = customer, found, Fraction(value)
-        self._taken: dict[int, tuple[Grant, Number, Number]] = {}
+        self._taken: dict[int, tuple[Grant, Number, Number, Fraction]] = {}
 
     @property
     def parts(self) -> list[Part]:
-        return [Part(one, amount, cost, one.resets_at) for one, amount, cost in self._taken.values() if amount]
+        taken = self._taken.values()
+        return [Part(one, amount, cost, one.resets_at, units) for one, amount, cost, units in taken if amount]
 
     def _take(self, pool: Pool, one: Grant, most: Number | None) -> None:
         want = decimal(self.left * Fraction(pool.cost))
         amount = want if most is None or not want else min(want, most) if want > 0 else max(want, most)
-        before = self._taken.get(id(one), (one, 0, pool.cost))[1]
+        _, before, _, units = self._taken.get(id(one), (one, 0, pool.cost, Fraction(0)))
         if amount:
-            self._taken[id(one)] = (one, before + amount, pool.cost)
-            self.left -= Fraction(amount) / Fraction(pool.cost)
+            # A wish whose decimals do not end is rounded. Taken whole, it still pays for all that is left.
+            pays = self.left if amount == want else Fraction(amount) / Fraction(pool.cost)
+            self._taken[id(one)] = (one, before + amount, pool.cost, units + pays)
+            self.left -= pays
 
     def charge(self, feature: Feature, behaviour: str, properties: Mapping[str, object], now_ms: int) -> None:
         """Draw a positive value."""

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 
 from tests.emulators.autumn_draw import Part
-from tests.emulators.autumn_numbers import Number, Units, units, whole
+from tests.emulators.autumn_numbers import Number, Units, whole
 from tests.emulators.autumn_state import Customer
 
 SYNC_MS = 60_000
@@ -135,7 +135,7 @@ class Store:
         for part in back:
             part.grant.balance += part.amount
             self.undone[one.made.customer, part.grant.feature.name] += part.amount
-            value += units(part.amount, part.cost)
+            value += part.units
             self._bring_back(one.customer, part, now_ms)
         parts = [(part.grant.feature.name, part.amount) for part in back]
         self.truth.take_back(one.made, value, parts)

@@ -33,11 +33,6 @@ def exact(value: Given) -> Number:
     return int(found) if found.is_finite() and found == found.to_integral_value() else found
 
 
-def units(value: Number, cost: Number) -> Units:
-    """How many units a deduction is, at a cost of each."""
-    return whole(Fraction(value) / Fraction(cost))
-
-
 def whole(value: Units) -> Units:
     """An integer where it is one."""
     return value.numerator if value.denominator == 1 else value
