@@ -181,13 +181,21 @@ def tells_names(connection: sa.Connection) -> bool:
     return bool(connection.get_execution_options().get("tells_names", True))
 
 
+def may_search(connection: sa.Connection) -> bool:
+    """Return True if the caller may search for the nearest name now.
+
+    Each True uses one search of the limit of `tell_few_names`.
+    """
+    may: Callable[[], bool] | None = connection.get_execution_options().get("may_search")
+    return tells_names(connection) and (may is None or may())
+
+
 def _candidates(connection: sa.Connection, kind: Kind, given: str, *, sampled: bool = False) -> list[str] | None:
     """Return the ids to search for the nearest; None if no search is allowed now.
 
     `sampled`: also organisations that have samples.
     """
-    may: Callable[[], bool] | None = connection.get_execution_options().get("may_search")
-    if not tells_names(connection) or not (may is None or may()):
+    if not may_search(connection):
         return None
     return [*_around(connection, kind, given), *(_sampled_around(connection, given) if sampled else ())]
 

@@ -17,6 +17,7 @@ from drawdown.events.values import COUNT, EventValue
 from drawdown.ledger.draws import Cost
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import Refused, UnknownId, UsageError
+from drawdown.schema.ids import tell_few_names
 from drawdown.schema.units import DAY_MS, FUTURE_SLACK_MS, MAX_EVENT_TYPES, MAX_MEMORY_MB, MAX_METER, MICRO, WINDOW_MS
 from drawdown.worker.engine.shard import Shard
 from drawdown.worker.executions import actions as executions
@@ -211,6 +212,18 @@ def test_withdraw_of_unknown_event_is_refused(fleet: Fleet) -> None:
     assert fleet.rows("SELECT * FROM withdrawals") == []
     with pytest.raises(UnknownId, match="did you mean app"):
         read(fleet.engine, lambda c: withdraw_events(c, "apps", ["a"], fleet.by))
+
+
+def test_unknown_event_beyond_search_budget_gets_no_suggestion(fleet: Fleet) -> None:
+    told(fleet, event("first-one"))
+
+    def withdraw(connection: sa.Connection) -> None:
+        tell_few_names(connection, lambda: False)
+        withdraw_events(connection, "app", ["frist-one"], fleet.by)
+
+    with pytest.raises(UnknownId, match="unknown event") as caught:
+        read(fleet.engine, withdraw)
+    assert "first-one" not in str(caught.value)
 
 
 def test_prune_deletes_events_and_withdrawn_id_stays_refused(fleet: Fleet) -> None:

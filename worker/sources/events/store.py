@@ -555,11 +555,13 @@ def require_source(connection: sa.Connection, source: str) -> None:
 def no_event(connection: sa.Connection, source: str, event_id: str) -> UnknownId:
     """Return the error for a key without an event.
 
-    If the caller may see names, the error names the nearest source, or the nearest event of that source. The call
-    compares at most `ids.SCANNED` events.
+    If the caller may search names now, the error names the nearest source, or the nearest event of that source. The
+    call compares at most `ids.SCANNED` events.
     """
     if not ids.tells_names(connection):
         return UnknownId("unknown event among those that you may see", ids.USAGE_EVENT.noun)
+    if not ids.may_search(connection):
+        return ids.unknown(ids.USAGE_EVENT, event_id, ())
     values = {"source": source, "scanned": ids.SCANNED, "at_most": ids.NEIGHBOURS, **ids.halves("", event_id)}
     sources = [str(name) for name in SQL.run(connection, "sources", values).scalars()]
     if source not in sources:
