@@ -88,6 +88,14 @@ def error_of(status: int, body: Mapping[str, object]) -> str | None:
     return f"{said}: {details}" if isinstance(details, Mapping) else said
 
 
+def names_absence(path: Sequence[str], body: Mapping[str, object]) -> bool:
+    """Return True if Lago's 404 means that the object of a path does not exist.
+
+    The code names the kind of object, such as `event_not_found`. For an unknown route, it is `resource_not_found`.
+    """
+    return body.get("code") == f"{path[-2].removesuffix('s')}_not_found"
+
+
 class Lago:
     """A provider that bills one organisation at Lago."""
 
@@ -108,7 +116,7 @@ class Lago:
             balance_lag_ms=BALANCE_LAG_MS,
             own_customer_ids=True,
         )
-        self._api = Rest(setup.http, setup.clock, settings.origin(URL), key, error_of)
+        self._api = Rest(setup.http, setup.clock, settings.origin(URL), key, error_of, names_absence)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         return [await self._push(push) for push in batch]

@@ -7,7 +7,7 @@ Guarantee: only the service's own words prove "it does not exist" and "the key i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 from urllib.parse import urlencode
@@ -37,6 +37,7 @@ REFUSED: Final = (401, 403)
 """Statuses of a refused key."""
 
 ErrorOf: TypeAlias = Callable[[int, Mapping[str, object]], str | None]
+NamesAbsence: TypeAlias = Callable[[Sequence[str], Mapping[str, object]], bool]
 ReadResult: TypeAlias = Mapping[str, object] | Absent | ReadFailed
 
 
@@ -48,15 +49,26 @@ class Rest:
     """A client of a JSON API.
 
     `error_of` returns an error in the service's own words, by status and body, or None if another host sent it.
+    `names_absence` returns True if the service's 404 means that the object of this path does not exist, by its body.
+    Omit it if the service does not have a code for this, and returns no own error for an unknown route.
     """
 
-    def __init__(self, http: Http, clock: Clock, url: str, key: str | None, error_of: ErrorOf) -> None:
+    def __init__(
+        self,
+        http: Http,
+        clock: Clock,
+        url: str,
+        key: str | None,
+        error_of: ErrorOf,
+        names_absence: NamesAbsence = lambda _path, _body: True,
+    ) -> None:
         self._http, self._clock, self._url, self._key, self._error_of = http, clock, url, key, error_of
+        self._names_absence = names_absence
         self._kept: dict[str, tuple[int, Mapping[str, object]]] = {}
 
     async def get(self, *path: str, **query: str) -> ReadResult:
         """Read one object. Return Absent if the service answers that it does not exist."""
-        return self._read(await self._http.send(self._call(path, query)))
+        return self._read(await self._http.send(self._call(path, query)), path)
 
     async def get_cached(self, *path: str, **query: str) -> ReadResult:
         """Read one object, or return it from the cache if it was read within KEPT_MS."""
@@ -64,7 +76,7 @@ class Rest:
         read_ms, found = self._kept.get(call.url, (0, None))
         if found is not None and abs(now_ms - read_ms) < KEPT_MS:
             return found
-        told = self._read(await self._http.send(call))
+        told = self._read(await self._http.send(call), path)
         self._kept.pop(call.url, None)
         if isinstance(told, Mapping):
             if len(self._kept) >= MAX_KEPT:
@@ -80,7 +92,7 @@ class Rest:
         result = await self._http.send(self._call(path, query))
         if isinstance(result, Answer) and result.status == 200 and result.body.lstrip()[:1] == b"[":
             result = replace(result, body=b'{"items":' + result.body + b"}")
-        found = self._read(result)
+        found = self._read(result, path)
         if isinstance(found, Absent):
             return ReadFailed("HTTP 404: the service does not have this list")
         items = found.get("items") if isinstance(found, Mapping) else None
@@ -130,9 +142,11 @@ class Rest:
         asked = f"?{urlencode(query)}" if query else ""
         return Call("GET", self._url + path_of(*path) + asked, bearer(self._key or ""), timeout_s=READ_TIMEOUT_S)
 
-    def _read(self, result: HttpResult) -> ReadResult:
+    def _read(self, result: HttpResult, path: Sequence[str]) -> ReadResult:
         if isinstance(result, Answer) and result.status >= 400 and (said := self.read_error(result)) is not None:
             if result.status in REFUSED:
                 return KeyRefused(said)
-            return Absent() if result.status == 404 else ReadFailed(said, too_many=result.status == 429)
+            if result.status == 404 and self._names_absence(path, json_object(result.body) or {}):
+                return Absent()
+            return ReadFailed(said, too_many=result.status == 429)
         return read_object(result)

@@ -191,6 +191,19 @@ def test_lago_error_of_a_web_framework_proves_nothing(status: int) -> None:
     assert isinstance(outcome, Unknown), outcome
 
 
+@cases("code", ["resource_not_found", "customer_not_found"])
+def test_lago_404_without_code_of_the_object_proves_nothing(code: str) -> None:
+    """Lago answers an unknown route with `resource_not_found`, for example behind a proxy that lacks the route."""
+    bench, missing = LagoBench(), emulator.error(404, "Not Found", code)
+    assert pushed(bench) == Accepted()
+    bench.advance(2 * MINUTE_MS)
+    with bench._wire.spoiled(instead(missing)):
+        assert isinstance(looked_up(bench), ReadFailed)
+        assert isinstance(state(bench), ReadFailed)
+        (outcome,) = asyncio.run(bench.provider.push([replace(PUSH, key="usage:acme:2:compute")]))
+    assert isinstance(outcome, RetryAt), outcome
+
+
 @pytest.mark.parametrize("text", ["1e999999999", "-1e31"])
 def test_service_number_of_absurd_size_is_not_read(text: str) -> None:
     """Its conversion to an integer took minutes, in which no other organisation was billed or halted."""
