@@ -68,13 +68,18 @@ MAX_PAGES: Final = 100
 """Most pages of meters, or of one customer's events, to read for totals."""
 
 
+TOKEN_ERRORS: Final = ((401, "invalid_token"), (403, "insufficient_scope"))
+"""The errors that Polar sends with `error_description`, as OAuth does (source of polarsource/polar)."""
+
+
 def error_of(status: int, body: Mapping[str, object]) -> str | None:
     """Return the text of Polar's error; None if the body is not Polar's.
 
-    Example: `{"error": "ResourceNotFound", "detail": "Not found"}`; for a token `{"error": …, "error_description": …}`
+    Example: `{"error": "ResourceNotFound", "detail": "Not found"}`
     """
-    error, told = body.get("error"), body.get("detail", body.get("error_description"))
-    return f"{error}: {told}" if isinstance(error, str) and told is not None else None
+    error = body.get("error")
+    why = body.get("error_description" if (status, error) in TOKEN_ERRORS else "detail")
+    return f"{error}: {why}" if isinstance(error, str) and why is not None else None
 
 
 class Polar:

@@ -249,6 +249,26 @@ def test_polar_repeated_push_is_duplicate() -> None:
     assert pushed(bench) == Duplicate() and looked_up(bench) == FoundPush(300)
 
 
+@cases("status", [401, 403, 404, 422])
+def test_polar_oauth_error_of_a_gateway_proves_nothing(status: int) -> None:
+    body = {"error": "access_denied", "error_description": "sign in first"}
+    bench, foreign = PolarBench(), Answer(status, {}, json.dumps(body).encode())
+    assert pushed(bench) == Accepted()
+    with bench._wire.spoiled(instead(foreign)):
+        assert state(bench) == ReadFailed(f"HTTP {status}")
+    with bench._wire.spoiled(garbled(foreign)):
+        (outcome,) = asyncio.run(bench.provider.push([replace(PUSH, key="usage:acme:2:compute")]))
+    assert isinstance(outcome, Unknown), outcome
+
+
+@cases(("status", "code"), [(401, "invalid_token"), (403, "insufficient_scope")])
+def test_polar_refused_token_needs_a_person(status: int, code: str) -> None:
+    bench, refused = PolarBench(), {"error": code, "error_description": "The access token is invalid"}
+    with bench._wire.spoiled(instead(Answer(status, {}, json.dumps(refused).encode()))):
+        outcome = pushed(bench)
+    assert isinstance(outcome, RetryAt) and outcome.by_person, outcome
+
+
 @cases(
     "meter",
     [
