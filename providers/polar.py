@@ -82,6 +82,11 @@ def error_of(status: int, body: Mapping[str, object]) -> str | None:
     return f"{error}: {why}" if isinstance(error, str) and why is not None else None
 
 
+def names_absence(_path: Sequence[str], body: Mapping[str, object]) -> bool:
+    """Return True if Polar's 404 means that an object does not exist."""
+    return body.get("error") == "ResourceNotFound"
+
+
 class Polar:
     """A provider that bills one organisation at Polar.
 
@@ -109,7 +114,7 @@ class Polar:
         self._meter, self._variable = settings.text("balance_meter") or None, settings.variable("balance_meter")
         # Polar signs with the raw secret, but the keys of the scheme are Base64.
         self._secrets = [base64.b64encode(one.encode()).decode() for one in settings.list("webhook_secrets")]
-        self._api = rest.Rest(setup.http, setup.clock, settings.origin(URL), token, error_of)
+        self._api = rest.Rest(setup.http, setup.clock, settings.origin(URL), token, error_of, names_absence)
 
     async def push(self, batch: Sequence[PushRequest]) -> Sequence[Outcome]:
         return [await self._push(push) for push in batch]

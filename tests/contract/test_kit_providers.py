@@ -269,6 +269,12 @@ def test_polar_refused_token_needs_a_person(status: int, code: str) -> None:
     assert isinstance(outcome, RetryAt) and outcome.by_person, outcome
 
 
+def test_polar_404_of_a_gateway_does_not_prove_absence() -> None:
+    bench, foreign = PolarBench(), {"error": "Not Found", "detail": "no such route"}
+    with bench._wire.spoiled(instead(Answer(404, {}, json.dumps(foreign).encode()))):
+        assert isinstance(state(bench), ReadFailed)
+
+
 @cases(
     "meter",
     [
