@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from drawdown.providers.protocol import (
     Accepted,
@@ -86,6 +86,9 @@ MAX_NOTICES: Final = 1_000
 
 Drawdown drops further notices.
 """
+SAME_NAME: Final = "have the same name after Drawdown escapes or cuts it"
+
+_Value = TypeVar("_Value")
 
 
 class ValidatedProvider:
@@ -165,7 +168,9 @@ def sound(state: CustomerRead) -> CustomerRead:
     if plan is not None and not isinstance(plan, str):
         return ReadFailed(f"the plan {_format_value(plan)} is not a string")
     refused = frozenset(clean(feature, MAX_NAME_CHARS) for feature in state.refused)
-    limits = {clean(feature, MAX_NAME_CHARS): units for feature, units in state.feature_limits.items()}
+    limits = _by_clean_name(state.feature_limits)
+    if limits is None:
+        return ReadFailed(f"two usage limits {SAME_NAME}")
     invalid = [units for units in limits.values() if not _is_figure(units)]
     if invalid:
         return ReadFailed(f"the remainder {_format_value(invalid[0])} of a usage limit is not a number of units")
@@ -204,6 +209,15 @@ def _lasting(found: Lasting | None) -> Lasting | None:
     if found is None or not _is_moment(found.ends_ms):
         return None
     return found if all(map(_is_amount, (found.used, found.lasting_left, found.cycle_left))) else None
+
+
+def _by_clean_name(found: Mapping[str, _Value]) -> dict[str, _Value] | None:
+    """Return the values by clean name, or None if two names are then equal.
+
+    One of the two values would be lost.
+    """
+    named = {clean(name, MAX_NAME_CHARS): value for name, value in found.items()}
+    return named if len(named) == len(found) else None
 
 
 def _is_part(part: Part) -> bool:
@@ -267,7 +281,8 @@ def totals(found: Totals | ReadFailed) -> Totals | ReadFailed:
     wrong = [value for value in found.values() if not _is_figure(value)]
     if wrong:
         return ReadFailed(f"invalid quantity {_format_value(wrong[0])} in a total")
-    return {clean(feature, MAX_NAME_CHARS): quantity for feature, quantity in found.items()}
+    named = _by_clean_name(found)
+    return ReadFailed(f"two features in the totals {SAME_NAME}") if named is None else named
 
 
 def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | ReadFailed:
@@ -287,16 +302,20 @@ def drawn(found: Mapping[str, Drawn] | ReadFailed) -> Mapping[str, Drawn] | Read
             return ReadFailed(f"a balance has too many parts ({len(balance.parts)}), or a part without an amount")
         if len(balance.own) > MAX_FEATURES or not all(map(_is_amount, balance.own.values())):
             return ReadFailed(f"a balance has too many own balances ({len(balance.own)}), or one without an amount")
-    return {
-        clean(feature, MAX_NAME_CHARS): replace(
+    checked: dict[str, Drawn] = {}
+    for feature, balance in found.items():
+        own = _by_clean_name(balance.own)
+        if own is None:
+            return ReadFailed(f"two own balances {SAME_NAME}")
+        checked[feature] = replace(
             balance,
             parts=_parts(balance.parts),
             lasting=_lasting(balance.lasting),
             plans=_plans(balance.plans),
-            own={clean(name, MAX_NAME_CHARS): units for name, units in balance.own.items()},
+            own=own,
         )
-        for feature, balance in found.items()
-    }
+    named = _by_clean_name(checked)
+    return ReadFailed(f"two features in the balances {SAME_NAME}") if named is None else named
 
 
 def costs(found: Sequence[Cost] | ReadFailed) -> Sequence[Cost] | ReadFailed:

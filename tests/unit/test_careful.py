@@ -176,6 +176,18 @@ def test_provider_feature_with_two_costs_is_dropped() -> None:
     assert validated_provider.costs(told) == [told[2]]
 
 
+@cases("names", [("a\x00", "a\\x00"), ("x" * 300 + "a", "x" * 300 + "b")])
+def test_provider_names_equal_after_cleaning_fail_the_read(names: tuple[str, str]) -> None:
+    """The value of only one of them was kept, so the other's quantity was lost."""
+    one, other = names
+    assert isinstance(validated_provider.totals({one: 1, other: 2}), ReadFailed)
+    assert isinstance(validated_provider.drawn({one: Drawn(1, None), other: Drawn(2, None)}), ReadFailed)
+    own = {one: Decimal(1), other: Decimal(2)}
+    assert isinstance(validated_provider.drawn({"credits": Drawn(1, None, own=own)}), ReadFailed)
+    limited = CustomerState(1, None, None, feature_limits={one: 0, other: 2})
+    assert isinstance(validated_provider.sound(limited), ReadFailed)
+
+
 def test_provider_parts_with_same_name_are_merged() -> None:
     long = [Part("credits", "x" * 300 + end, Decimal(5)) for end in "ab"]
     state = validated_provider.sound(CustomerState(5, None, None, parts=tuple(long)))
