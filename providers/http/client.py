@@ -684,7 +684,7 @@ class Dialer:
     async def _addresses(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> Sequence[tuple[Any, ...]]:
         """Return the addresses of an origin, by one lookup for all connections.
 
-        Errors: OSError, UnicodeError; RuntimeError if no thread can start.
+        Errors: OSError, UnicodeError; RuntimeError if no thread can start; NoConnection if `close` ends the lookup.
         """
         asked_at, asked = self._names.get(origin, (0.0, None))
         if asked is None or asked.get_loop() is not loop or loop.time() - asked_at >= self._names_kept_s:
@@ -697,6 +697,11 @@ class Dialer:
         except (OSError, UnicodeError):
             self._names.pop(origin, None)
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not asked.cancelled() or (task is not None and task.cancelling()):
+                raise
+            raise NoConnection("no connection") from None  # `close` cancelled the lookup, which was still queued
         # Always the requested port: a lookup may return another.
         return [(*kind, (where[0], origin.port, *where[2:])) for *kind, where in found]
 

@@ -18,6 +18,7 @@ from drawdown.providers.http import MAX_ANSWER_BYTES, Answer, Call, HttpResult, 
 from drawdown.providers.http.client import (
     CUT_OFF,
     MAX_HEAD_BYTES,
+    NAMES_AT_ONCE,
     NO_ADDRESS,
     NOT_TRUSTED,
     Connection,
@@ -92,6 +93,29 @@ def test_call_without_thread_for_name_lookup_is_not_sent(run: Run[HttpResult], m
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert run(once(HttpClient(), call("http://nosuch.invalid/v1/track"))) == NotSent("no connection")
+
+
+def test_call_with_queued_name_lookup_is_not_sent_if_client_closes(run: Run[list[Any]]) -> None:
+    """It ended as if its own task were cancelled, although a caller awaits each result."""
+    free, asked = threading.Event(), list[str]()
+
+    def held(host: str, _port: int) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        free.wait(5)
+        raise OSError
+
+    async def work() -> list[Any]:
+        client = HttpClient(dialer=Dialer(lookup=held))
+        urls = [f"http://host-{number}.invalid/v1/track" for number in range(NAMES_AT_ONCE + 1)]
+        sends = [asyncio.create_task(client.send(call(url))) for url in urls]
+        while len(asked) < NAMES_AT_ONCE:
+            await asyncio.sleep(0.01)
+        await client.close()
+        free.set()
+        return await asyncio.gather(*sends, return_exceptions=True)
+
+    results = run(work())
+    assert results == [*[NotSent(NO_ADDRESS)] * NAMES_AT_ONCE, NotSent("no connection")]
 
 
 def test_call_to_untrusted_certificate_is_not_sent(run: Run[Any], tmp_path: Path) -> None:
