@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 
 from drawdown.providers.http import Answer
@@ -325,16 +326,18 @@ def _judge_event(item: object, request: PushRequest, kind: str, field: str) -> L
 def _total(found: Mapping[str, object] | Absent | ReadFailed) -> int | ReadFailed:
     """Return the sum of a meter's query without windows.
 
-    Without a row, the sum is zero.
+    Without a row, the sum is zero. Events of other senders may have fractions, so the sum is rounded at the end.
     """
     rows = found.get("data") if isinstance(found, Mapping) else None
     if not isinstance(rows, list):
         return found if isinstance(found, ReadFailed) else ReadFailed("HTTP 200 without a sum")
-    values = [whole(row.get("value")) if isinstance(row, Mapping) else None for row in rows]
-    known = [value for value in values if value is not None]
-    return (
-        sum(known) if len(known) == len(values) else ReadFailed("OpenMeter returned a sum that is not a whole number")
-    )
+    total = Decimal(0)
+    for row in rows:
+        value = number(row.get("value")) if isinstance(row, Mapping) else None
+        if value is None:
+            return ReadFailed("OpenMeter returned a sum that is not a number")
+        total += value
+    return int(total.to_integral_value())
 
 
 def build(setup: Setup) -> OpenMeter:

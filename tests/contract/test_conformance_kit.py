@@ -152,7 +152,7 @@ class OpenMeterBench(KitBench):
         return sum(int(str(one["units"])) for one in found if isinstance(one, dict)) if found else None
 
     def charged_total(self, customer_id: str, feature: str) -> int:
-        return self.service.counted(customer_id, feature)
+        return int(self.service.counted(customer_id, feature))
 
     def charging_nothing(self) -> str:
         return "c-other"

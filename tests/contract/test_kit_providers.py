@@ -350,6 +350,15 @@ def test_polar_usage_ahead_of_clock_is_retried_later() -> None:
 # OpenMeter.
 
 
+@cases(("units", "total"), [("2", 302), ("1.75", 302), ("0.25", 300)])
+def test_openmeter_totals_round_fractions_of_foreign_events(units: str, total: int) -> None:
+    """One event of another program with a fraction stopped the comparison of its customer."""
+    bench = OpenMeterBench()
+    pushed(bench)
+    bench.service.events.append({**bench.service.events[0], "id": "x", "source": "other", "data": {"units": units}})
+    assert totals(bench, T0 - DAY_MS, T0) == {"compute": total}
+
+
 def test_openmeter_accepted_push_is_queued_until_found() -> None:
     bench = OpenMeterBench()
     outcome = pushed(bench)

@@ -36,7 +36,7 @@ class OpenMeterEmulator:
     def add_customer(self, key: str, subjects: list[str] | None = None) -> None:
         self.customers[key] = {"id": f"01{key}", "key": key, "usageAttribution": {"subjectKeys": subjects or [key]}}
 
-    def counted(self, subject: str, slug: str, low_ms: int = 0, high_ms: int = 10**15) -> int:
+    def counted(self, subject: str, slug: str, low_ms: int = 0, high_ms: int = 10**15) -> Decimal:
         """The sum of a meter for one subject; nobody pays for a subject that no customer has."""
         kind = self.meters.get(slug, {}).get("eventType")
         total = Decimal(0)
@@ -45,7 +45,7 @@ class OpenMeterEmulator:
             assert at_ms is not None and isinstance(data, dict)
             if (event["subject"], event["type"]) == (subject, kind) and low_ms <= at_ms < high_ms:
                 total += Decimal(str(data["units"]))
-        return int(total)
+        return total
 
     def handle(self, call: Call, now_ms: int) -> HttpResult:
         if call.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -72,10 +72,10 @@ class OpenMeterEmulator:
                 if (key, feature) not in self.grants:
                     return reply({"hasAccess": False})  # also if the feature does not exist
                 granted, used = self.grants[key, feature], self.counted(key, feature)
-                balance = max(granted - used, 0)
+                balance = max(granted - used, Decimal(0))
                 access = balance > 0 or (key, feature) in self.soft_limits
                 value = {"hasAccess": access, "balance": float(balance), "usage": float(used)}
-                return reply({**value, "overage": float(max(used - granted, 0))})
+                return reply({**value, "overage": float(max(used - granted, Decimal(0)))})
             case ["api", "v2", "customers", key, "entitlements", feature] if (key, feature) in self.grants:
                 return reply({"type": "metered", "isSoftLimit": (key, feature) in self.soft_limits})
         return problem(404, "Not Found", "not found")
