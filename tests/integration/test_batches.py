@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run as drawdown
 from drawdown.cli.nouns.status import other_lines
@@ -1277,7 +1278,18 @@ def _refuse_sums(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(batch_files, "_open_rows", failing)
 
 
-@pytest.mark.parametrize("refuse", [_refuse_hash, _refuse_spill, _refuse_sums])
+def _refuse_folder(patch: pytest.MonkeyPatch) -> None:
+    """Only the first folder, for a.csv.zst."""
+    real = tempfile.mkdtemp
+
+    def failing(*args: Any, **kwargs: Any) -> str:
+        patch.setattr(tempfile, "mkdtemp", real)
+        raise OSError(28, "No space left on device")
+
+    patch.setattr(tempfile, "mkdtemp", failing)
+
+
+@pytest.mark.parametrize("refuse", [_refuse_hash, _refuse_spill, _refuse_sums, _refuse_folder])
 def test_verify_unreadable_batch_file_keeps_other_findings(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
@@ -1290,7 +1302,11 @@ def test_verify_unreadable_batch_file_keeps_other_findings(
     text = f"UPDATE usage_samples SET interval_s = 78 WHERE id = 'batch:{batch}:1'"
     unguarded(fleet, "samples_immutable", "usage_samples", text)
     refuse(monkeypatch)
+    logs = CapturingLogger()
+    monkeypatch.setattr(batch_files, "log", logs)
     found = proven(fleet)
+    (reason,) = [line.kwargs["reason"] for line in logs.calls]
+    assert ("Set TMPDIR" in reason) == (refuse in (_refuse_spill, _refuse_folder)), reason
     assert f"b.csv ({batch}) has 77 of 1024, but its samples have 78" in [breach.text for breach in found.breaches]
     assert found.checked["files of batches"] == 1
     assert found.open["batches with an unreadable file"] == 1

@@ -68,26 +68,14 @@ def verify_files(
         if str(batch.path).startswith("query:"):
             asked += 1
             continue
-        with TemporaryDirectory(prefix="drawdown-deep-") as spill:
-            try:
-                path = _here(batch.path, spill, bring)
-                is_same = path is not None and path.is_file() and _hash(path) == batch.batch
-            except (DrawdownError, OSError) as error:
-                away += _unread(batch.path, error)
-                continue
-            if path is None or not is_same:
-                gone += 1
-                continue
-            try:
-                its = _unpacked(path, spill), spill, int(batch.taken_ms), json.loads(batch.field_map or "{}")
-                said = _sums_of_file(connection, *its)
-                for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
-                    if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
-                        _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
-            except OSError as error:  # a breach that was found before the error stays
-                away += _unread(batch.path, error)
-                continue
-            read += 1
+        try:
+            is_same = _compare_file(connection, found, batch, orgs, bring)
+        except OSError as error:  # a breach that was found before the error stays
+            log.warning("file_not_read", place=batch.path, reason=str(error))
+            away += 1
+        else:
+            read += is_same
+            gone += not is_same
     found.checked["files of batches"] = read
     found.open["batches with a missing or changed file"] = gone
     found.open["batches with an unreadable file"] = away
@@ -95,10 +83,42 @@ def verify_files(
         found.open["batches of queries, which ticks query again"] = asked
 
 
-def _unread(place: str, error: Exception) -> int:
-    """Log a file that cannot be read, and return its count."""
-    log.warning("file_not_read", place=place, reason=str(error))
-    return 1
+def _compare_file(
+    connection: sa.Connection,
+    found: Verification,
+    batch: sa.Row[Any],
+    orgs: Collection[str] | None,
+    bring: Bring | None,
+) -> bool:
+    """Compare a batch with its file. Return False if the file is missing or changed.
+
+    Errors: OSError if the file cannot be read; UsageError as `verify_files`.
+    """
+    with _spill_folder() as spill:
+        try:
+            path = _here(batch.path, spill, bring)
+        except DrawdownError as error:
+            raise OSError(str(error)) from error
+        if path is None or not path.is_file() or _hash(path) != batch.batch:
+            return False
+        its = _unpacked(path, spill), spill, int(batch.taken_ms), json.loads(batch.field_map or "{}")
+        said = _sums_of_file(connection, *its)
+        for line in _unlike(said, _sums_of_samples(connection, batch.batch)):
+            if orgs is None or (line[0] or line[1] or _END)[0] in orgs:
+                _judge(connection, found, f"{batch.name} ({batch.batch})", *line)
+        return True
+
+
+def _spill_folder() -> TemporaryDirectory[str]:
+    """Create a folder for the copy of one file. Errors: OSError."""
+    try:
+        return TemporaryDirectory(prefix="drawdown-deep-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise _no_room("a temporary folder cannot be created", error) from error
+
+
+def _no_room(what: str, error: OSError) -> OSError:
+    return OSError(f"{what} ({error.strerror or error}). Set TMPDIR to a folder with enough space")
 
 
 def _here(place: str, folder: str, bring: Bring | None) -> Path | None:
@@ -193,7 +213,7 @@ def _unpacked(path: Path, spill: str) -> Path:
 
     The size of the file is not checked again, because its hash shows that the import has unpacked it.
 
-    Errors: UsageError if zstd is not installed.
+    Errors: UsageError if zstd is not installed; OSError.
     """
     if path.suffix.lower() != ".zst":
         return path
@@ -205,8 +225,11 @@ def _unpacked(path: Path, spill: str) -> Path:
     except ImportError as error:
         raise UsageError("cannot unpack a .zst file: backports.zstd is missing. Install drawdown[columnar]") from error
     whole = Path(spill) / path.with_suffix("").name
-    with zstd.open(path) as frames, whole.open("wb") as written:
-        shutil.copyfileobj(frames, written)
+    try:
+        with zstd.open(path) as frames, whole.open("wb") as written:
+            shutil.copyfileobj(frames, written)
+    except OSError as error:
+        raise _no_room("it cannot be unpacked into a temporary file", error) from error
     return whole
 
 
