@@ -77,12 +77,11 @@ export class Line {
     return Math.max(this.world.random() * most, error.retryAfterMs);
   }
 
-  /** Make a call once, without retries. Errors: Refused, Unreachable. */
-  async once({ method, path, order, once }) {
+  /** Make a call once, without retries. `body`: the JSON of `order`. Errors: Refused, Unreachable. */
+  async once({ method, path, order, body = JSON.stringify(order), once }) {
     const headers = { ...this.headers };
-    if (order !== undefined) headers["Content-Type"] = "application/json";
+    if (body !== undefined) headers["Content-Type"] = "application/json";
     if (once !== undefined) headers["Idempotency-Key"] = once;
-    const body = order === undefined ? undefined : JSON.stringify(order);
     const signal = AbortSignal.timeout(this.settings.answerMs);
     let status, retryAfter, text;
     try {

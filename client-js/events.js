@@ -1,6 +1,6 @@
 // Record usage events and send them in the background, or send events at once and return their results.
 //
-// Guarantee: the client makes an event once. A retry sends the same event with the same id, so that the server
+// Guarantee: the client makes an event once. A retry sends the same bytes with the same id, so that the server
 // recognises the event. The number of waiting events is bounded, and an event is never lost silently. If the server
 // rejects an event, or events are left when the client is closed, the client throws an error with their number.
 
@@ -56,6 +56,18 @@ export function eventOf(eventType, quantity, more, source, world) {
   });
 }
 
+/** Return an event as JSON. Errors: BadItem. */
+function encoded(event) {
+  try {
+    return JSON.stringify(event);
+  } catch (error) {
+    throw new BadItem(`invalid event: it cannot be encoded as JSON (${shown(error)}). Pass only JSON values`);
+  }
+}
+
+/** Return the call that sends events. `found`: their JSON. */
+const batchOf = (found) => ({ method: "POST", path: "/v1/events", body: `[${found.join()}]` });
+
 /** Return milliseconds since 1970. */
 export const moment = (at) => (at instanceof Date ? at.getTime() : at);
 
@@ -63,7 +75,7 @@ export class Events {
   #line;
   #settings;
   #world;
-  #waiting = [];
+  #waiting = []; // events, each with its JSON
   #sending; // the promise of the sending loop, while it runs
   #rejected = 0;
   #refused = 0;
@@ -81,10 +93,11 @@ export class Events {
   /** Record one event, and return its id. The client sends the event in the background. Errors: BadItem, QueueFull. */
   record(eventType, quantity = 1, more = {}) {
     const event = eventOf(eventType, quantity, more, this.#settings.source, this.#world);
+    const json = encoded(event);
     if (this.#closed) throw new DrawdownError("the client is closed. Create another client");
     if (this.#waiting.length >= this.#settings.queueItems)
       throw new QueueFull(`queue is full (events: ${this.#waiting.length}). Try again later, or drop the event`);
-    this.#waiting.push(event);
+    this.#waiting.push({ event, json });
     this.#sending ??= this.#send().finally(() => (this.#sending = undefined));
     return event.event_id;
   }
@@ -93,8 +106,8 @@ export class Events {
    * `event_id`, so that you can safely repeat the call. Errors: Refused, Unreachable, BadItem. */
   async send(...events) {
     if (events.some((one) => !one.event_id)) throw new BadItem("missing event_id. Pass an id for each event");
-    const whole = events.map((one) => said({ source: this.#settings.source, ...one }));
-    return results(await this.#line.ask({ method: "POST", path: "/v1/events", order: whole }), whole.length);
+    const found = events.map((one) => encoded(said({ source: this.#settings.source, ...one })));
+    return results(await this.#line.ask(batchOf(found)), found.length);
   }
 
   /** Wait for the results of all events recorded so far. Errors: Unsent. */
@@ -134,7 +147,7 @@ export class Events {
     while (this.#waiting.length) {
       const batch = this.#waiting.slice(0, most);
       try {
-        const found = results(await this.#line.once({ method: "POST", path: "/v1/events", order: batch }), batch.length);
+        const found = results(await this.#line.once(batchOf(batch.map(({ json }) => json))), batch.length);
         this.#answered(batch, found);
         attempt = 0;
         most = Math.min(most * 2, BATCH_ITEMS);
@@ -163,7 +176,7 @@ export class Events {
       if (result.status !== "refused" && !KEPT.has(result.status)) this.#rejected++;
       if (!KEPT.has(result.status)) this.#first ??= result;
       try {
-        this.#settings.onResult?.(batch[at], result);
+        this.#settings.onResult?.(batch[at].event, result);
       } catch (error) {
         console.error(`onResult failed: ${shown(error)}`); // sending continues after any error of the callback
       }

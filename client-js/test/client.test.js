@@ -156,6 +156,22 @@ test("what waits is bounded, and what is no event is refused at once", () =>
     { queueItems: 2 },
   ));
 
+test("an event that JSON cannot encode is refused at once", () =>
+  serving([taken], async (client, seen) => {
+    const circular = {};
+    circular.itself = circular;
+    for (const wrong of [{ n: 1n }, circular, { toJSON: () => { throw new Error("no"); } }]) {
+      assert.throws(() => client.record("a", 1, { properties: wrong }), BadItem);
+      await assert.rejects(client.events.send({ event_id: "1", event_type: "a", properties: wrong }), BadItem);
+    }
+    assert.throws(() => client.record("a", 1, { at: 1n }), BadItem);
+    const properties = { page: 1 };
+    client.record("a", 1, { properties });
+    properties.page = 2n;
+    await client.close();
+    assert.deepEqual(seen.map((one) => one.body.map((event) => event.properties)), [[{ page: 1 }]]);
+  }));
+
 test("the guard's block is an answer, and a use may emit an event", () =>
   serving([{ decision: "block", options: [] }, { decision: "allow", event: { status: "accepted" } }, {}], async (client, seen) => {
     assert.equal((await client.guard.consume("k", { org_id: "acme", metric: "export" })).isAllowed, false);
