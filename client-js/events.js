@@ -7,6 +7,8 @@
 import { DrawdownError, Refused, TOO_LARGE, Unreachable, said, shown } from "./calls.js";
 
 export const BATCH_ITEMS = 1_000; // maximum number of events of one request, which is the server's limit
+export const BATCH_BYTES = 4 * 1024 * 1024; // maximum bytes of one request, which is the server's limit
+export const MAX_ITEM_BYTES = 16 * 1024; // maximum bytes of an event as JSON, which is the server's limit
 export const BATCH_MS = 200; // time for which an event waits for other events of its request
 export const QUEUE_ITEMS = 10_000;
 export const CLOSE_MS = 10_000;
@@ -58,11 +60,16 @@ export function eventOf(eventType, quantity, more, source, world) {
 
 /** Return an event as JSON. Errors: BadItem. */
 function encoded(event) {
+  let json;
   try {
-    return JSON.stringify(event);
+    json = JSON.stringify(event);
   } catch (error) {
     throw new BadItem(`invalid event: it cannot be encoded as JSON (${shown(error)}). Pass only JSON values`);
   }
+  const bytes = Buffer.byteLength(json);
+  if (bytes > MAX_ITEM_BYTES)
+    throw new BadItem(`invalid event: expected at most ${MAX_ITEM_BYTES} bytes as JSON, got ${bytes}. Pass less data`);
+  return json;
 }
 
 /** Return the call that sends events. `found`: their JSON. */
@@ -140,12 +147,19 @@ export class Events {
     if (count || rejected) throw new Unsent(count, rejected, first);
   }
 
+  /** Return the first waiting events, at most `most`, and BATCH_BYTES in one body. */
+  #next(most) {
+    let room = BATCH_BYTES - 1; // each event has a comma or bracket behind it; the other bracket is before the first
+    const over = this.#waiting.findIndex(({ json }, at) => at === most || (room -= Buffer.byteLength(json) + 1) < 0);
+    return over < 0 ? [...this.#waiting] : this.#waiting.slice(0, over);
+  }
+
   async #send() {
     let attempt = 0;
     let most = BATCH_ITEMS; // halved if a batch is too large, doubled after an answer
     await this.#pause(this.#settings.batchMs);
     while (this.#waiting.length) {
-      const batch = this.#waiting.slice(0, most);
+      const batch = this.#next(most);
       try {
         const found = results(await this.#line.once(batchOf(batch.map(({ json }) => json))), batch.length);
         this.#answered(batch, found);

@@ -104,6 +104,20 @@ test("a batch that is too large is halved, and no event is lost", async () => {
   });
 });
 
+test("a body and an event are bounded in bytes", async () => {
+  const note = "é".repeat(8_000); // 16,000 bytes
+  await serving([taken], async (client, seen) => {
+    const ids = Array.from({ length: 600 }, () => client.record("page", 1, { properties: { note } }));
+    await client.close();
+    const sizes = seen.map((one) => Buffer.byteLength(JSON.stringify(one.body)));
+    assert.ok(sizes.length === 3 && sizes.every((size) => size <= 4 * 1024 * 1024), String(sizes));
+    assert.deepEqual(seen.flatMap((one) => one.body.map((event) => event.event_id)), ids);
+    const properties = { note: note + note };
+    assert.throws(() => client.record("page", 1, { properties }), BadItem);
+    await assert.rejects(client.events.send({ event_id: "1", event_type: "page", properties }), BadItem);
+  });
+});
+
 test("what the server does not take is raised with its count", async () => {
   const told = [];
   const wrong = { status: "invalid", code: "foreign_source", message: "name /a" };
