@@ -52,17 +52,27 @@ func once(body []byte) (found []Result, wait time.Duration, final bool, err erro
 	if err != nil {
 		return nil, 0, false, err
 	}
+	var read struct {
+		Results []Result
+		Error   struct{ Code string } // empty if a proxy answered: retry
+	}
+	err = json.Unmarshal(said, &read)
 	// 200: all are kept. 207: some are. 422: none is, and the results say why.
 	switch answer.StatusCode {
 	case http.StatusOK, http.StatusMultiStatus, http.StatusUnprocessableEntity:
-		var results struct{ Results []Result }
-		if err = json.Unmarshal(said, &results); err == nil && results.Results != nil {
-			return results.Results, 0, false, nil
+		if err == nil && read.Results != nil {
+			return read.Results, 0, false, nil
 		}
 	}
 	seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
-	again := answer.StatusCode >= 500 || answer.StatusCode == 408 || answer.StatusCode == 429
-	return nil, time.Duration(seconds) * time.Second, !again, fmt.Errorf("%s: %s", answer.Status, said)
+	switch answer.StatusCode {
+	case http.StatusRequestEntityTooLarge: // final of a proxy, too
+		final = true
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+	default:
+		final = answer.StatusCode < 500 && read.Error.Code != ""
+	}
+	return nil, time.Duration(seconds) * time.Second, final, fmt.Errorf("%s: %s", answer.Status, said)
 }
 
 func send(events []Event) ([]Result, error) {

@@ -3,6 +3,7 @@
 const { URL: url, KEY: key } = process.env;
 
 const AGAIN = new Set([408, 429]);
+const TOO_LARGE = 413; // final of a proxy, too
 const MOST_TRIES = 6;
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -20,10 +21,14 @@ async function send(events) {
       });
       const said = await answer.text();
       why = `${answer.status} ${said}`;
-      // 200: all are kept. 207: some are. 422: none is, and the results say why.
-      if (answer.ok || (answer.status === 422 && JSON.parse(said).results)) return JSON.parse(said).results;
-      if (answer.status < 500 && !AGAIN.has(answer.status)) throw Object.assign(new Error(why), { final: true });
       asked = Number(answer.headers.get("retry-after")) * 1000;
+      if (answer.status === TOO_LARGE) throw Object.assign(new Error(why), { final: true });
+      const { results, error } = JSON.parse(said); // without JSON, a proxy answered: retry
+      // 200: all are kept. 207: some are. 422: none is, and the results say why.
+      if (results && (answer.ok || answer.status === 422)) return results;
+      const isOfDrawdown = typeof error?.code === "string";
+      if (isOfDrawdown && answer.status < 500 && !AGAIN.has(answer.status))
+        throw Object.assign(new Error(why), { final: true });
     } catch (error) {
       if (error.final) throw error;
       why ??= String(error);

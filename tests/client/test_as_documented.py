@@ -90,8 +90,8 @@ def test_documented_client_in_other_language_sends_events_once(
     """And it says so where its key is refused, at once."""
     url, key = shop
 
-    def run(with_key: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "URL": url, "KEY": with_key, "GOCACHE": str(tmp_path / "go"), "GO111MODULE": "off"}
+    def run(with_key: str, at: str = url) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "URL": at, "KEY": with_key, "GOCACHE": str(tmp_path / "go"), "GO111MODULE": "off"}
         return subprocess.run(
             program, cwd=DOCS / "examples", env=env, capture_output=True, text=True, timeout=300, check=False
         )
@@ -104,11 +104,18 @@ def test_documented_client_in_other_language_sends_events_once(
     assert [(row["feature"], row["used"]) for row in found] == [("render", 6)]
     done = run("ddk_" + "a" * 43)
     assert done.returncode != 0 and "unauthorized" in done.stdout + done.stderr
+    if "curl" in (DOCS / "examples" / program[-1]).read_text(encoding="utf-8"):
+        return  # curl does not read why a call was refused
+    with away(url, "page.render", 1, 403) as at:
+        done = run(key, at)
+        assert done.returncode == 0 and done.stdout.count("duplicate") == 3, done.stdout + done.stderr
+    with away(url, "page.render", 1, 413) as at:
+        assert run(key, at).returncode != 0
 
 
 @contextmanager
-def away(url: str, metric: str, times: int) -> Iterator[str]:
-    """The server, by an address at which it fails the first calls about a metric: it does them, and answers 503."""
+def away(url: str, metric: str, times: int, status: int) -> Iterator[str]:
+    """The server behind a proxy, which hides the first answers about a metric behind a `status` of its own."""
     left = [times]
 
     class Handler(BaseHTTPRequestHandler):
@@ -118,7 +125,7 @@ def away(url: str, metric: str, times: int) -> Iterator[str]:
             answer = httpx.post(url + self.path, content=body, headers={name: self.headers[name] for name in names})
             fails = metric.encode() in body and left[0] > 0
             left[0] -= fails
-            self.send_response(503 if fails else answer.status_code)
+            self.send_response(status if fails else answer.status_code)
             self.end_headers()
             self.wfile.write(b"" if fails else answer.content)
 
@@ -133,7 +140,10 @@ def away(url: str, metric: str, times: int) -> Iterator[str]:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not on this machine")
 @pytest.mark.skipif(not HAS_GUARD, reason="this server has no guard")
-def test_documented_node_guard_client_records_use_after_outage(shop: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxy_says", [503, 403])
+def test_documented_node_guard_client_records_use_after_outage(
+    shop: tuple[str, str], tmp_path: Path, proxy_says: int
+) -> None:
     """It may ask again; without an answer it lets through what fails open, and tells of it once there is one."""
     url, key = shop
 
@@ -147,7 +157,7 @@ def test_documented_node_guard_client_records_use_after_outage(shop: tuple[str, 
     status, said, wrong = run(f"http://127.0.0.1:{free_port()}")
     assert (status, said) == (1, ["login allow unreachable charged later"])
     assert wrong.count("has no response") == 3 and "not told yet: consume node-login-1" in wrong
-    with away(url, "login.email", 4) as at:
+    with away(url, "login.email", 4, proxy_says) as at:
         status, said, wrong = run(at)
     asked = ["check allow allowed charged 0", "idea allow allowed charged 1", "copy allow allowed charged 0"]
     assert (status, said, wrong) == (
