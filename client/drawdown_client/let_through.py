@@ -16,6 +16,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,14 +112,16 @@ class LetThrough:
 
     def _put(self, key: str, call: Call, why: str) -> bool:
         with self._lock:
-            self._open()
-            if self._is_closed or len(self._reports) >= self._settings.kept_calls:
-                return False
-            if not self._reports:
-                log.error("the guard is unavailable, so the client allows uses of the metrics in fails_open: %s", why)
-            if any(report.call == call for report in self._reports):
-                return True
             try:
+                self._open()
+                if self._is_closed or len(self._reports) >= self._settings.kept_calls:
+                    return False
+                if not self._reports:
+                    log.error(
+                        "the guard is unavailable, so the client allows uses of the metrics in fails_open: %s", why
+                    )
+                if any(report.call == call for report in self._reports):
+                    return True
                 (number,) = (0,) if self._spool is None else self._spool.add([_spool_item(key, call)])
             except (QueueFull, OSError) as error:
                 log.error("cannot write a guard call to the spool: %s", error)
@@ -131,7 +134,8 @@ class LetThrough:
 
     def first(self) -> Report | None:
         with self._lock:
-            self._open()
+            with suppress(OSError):  # a forked process without a spool does not have calls. `_put` logs the error
+                self._open()
             return self._reports[0] if self._reports else None
 
     def send(self, closing_s: float | None = None) -> Unreachable | None:
@@ -237,7 +241,7 @@ class LetThrough:
         self._empty()
 
     def _open(self) -> None:
-        """Load the calls of an earlier start."""
+        """Load the calls of an earlier start. Errors: OSError of the spool."""
         if self._place is None or self._spool is not None:
             return
         self._spool = Spool(self._place, self._settings.spool_bytes)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import respx
 
-from drawdown_client import AsyncClient, Client, Refused, Settings, Unreachable, Wish, World
+from drawdown_client import AsyncClient, Client, Refused, Settings, Unreachable, Wish, World, spool
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call
 from drawdown_client.let_through import LetThrough
@@ -374,6 +374,25 @@ def test_client_fork_starts_without_fail_open_uses(tmp_path: Path) -> None:
     again = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), World(), _unasked)
     assert _first(again) == words.consume("l-1", login())
     again.give_up()
+
+
+def test_client_fork_without_free_spool_does_not_allow_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And its calls of the guard go on."""
+    monkeypatch.setattr(spool, "MOST_SPOOLS", 1)
+    fail_open = LetThrough(replace(OPEN, spool=tmp_path / "web.spool"), World(), _unasked)
+    assert fail_open._spool is not None
+    other = os.dup(fail_open._spool._lock)  # that of the process from which this one was forked
+    fail_open._forked()
+    assert fail_open.send() is None
+    with pytest.raises(Unreachable, match="away"):
+        fail_open.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
+    assert "cannot write a guard call to the spool: all spools are in use" in caplog.text
+    os.close(other)
+    fail_open.keep("l-1", words.consume("l-1", login()), Unreachable("away"))
+    assert _first(fail_open) == words.consume("l-1", login())
+    fail_open.give_up()
 
 
 def _unasked(_call: Call, _within_s: float | None) -> Any:
