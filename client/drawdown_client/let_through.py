@@ -236,9 +236,10 @@ class LetThrough:
 
     def _forked(self) -> None:
         """Reset the queue in a forked process, because the parent process sends the calls."""
-        if self._spool is not None:
-            self._spool.close()
+        spool = self._spool
         self._empty()
+        if spool is not None:
+            spool.close()
 
     def _open(self) -> None:
         """Load the calls of an earlier start. Errors: OSError of the spool."""

@@ -147,9 +147,9 @@ class Outbox:
         """
         self._has_ended = True
         self._hang_up()
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        spool, self._spool = self._spool, None  # first: a fork in between must not find a closed spool
+        if spool is not None:
+            spool.close()
 
     def _open_spool(self) -> None:
         if self._settings.spool is None or self._spool is not None or self._closing:
@@ -318,6 +318,7 @@ class Outbox:
 
         The outbox then does not have waiting items, and has its own lock, thread and spool.
         """
-        if self._spool is not None:
-            self._spool.close()
+        spool = self._spool
         self._empty()
+        if spool is not None:
+            spool.close()

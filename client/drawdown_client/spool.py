@@ -168,8 +168,8 @@ class Spool:
             os.close(made)
             new.unlink(missing_ok=True)
             raise
-        os.close(self._file)
-        self._file = made
+        old, self._file = self._file, made  # in this order: a fork in between must not find a closed file
+        os.close(old)
         folder = os.open(self._path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)

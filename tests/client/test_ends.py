@@ -162,6 +162,47 @@ def test_guard_client_fork_during_report_does_not_block_child(tmp_path: Path, ha
     assert done.returncode == 0, done.stderr
 
 
+FORKED_AT_CLOSE = """
+import os, sys
+from drawdown_client import Settings, Unreachable, Wish, World, guard_words
+from drawdown_client.let_through import LetThrough
+from drawdown_client.outbox import Outbox
+how, path = sys.argv[1:]
+settings, children, real = Settings(spool=path, spool_bytes=2_000), [], os.close
+guard = LetThrough(settings, World(), None)
+def use(key):
+    guard.keep(key, guard_words.consume(key, Wish("acme", "login"), late=True), Unreachable("away"))
+def close(file):
+    real(file)
+    if not children:
+        children.append(0)
+        children[0] = os.fork()
+        if not children[0]:
+            os._exit(len(guard._reports))
+if how == "compaction":
+    use("a"), use("b" * 500)
+    guard.acknowledge(guard._reports[1])
+    os.close = close
+    use("c" * 500)
+    assert [report.key[0] for report in guard._reports] == ["a", "c"]
+else:
+    outbox = Outbox(None, lambda: None, settings, World())
+    os.close = close
+    outbox.close(0)
+os.close = real
+os._exit(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+"""
+
+
+@cases("how", ["compaction", "end"])
+def test_client_fork_while_spool_file_is_closed_starts_empty(tmp_path: Path, how: str) -> None:
+    """Another thread of the parent closes it. The child closes no file twice."""
+    words = [sys.executable, "-c", FORKED_AT_CLOSE, how, str(tmp_path / "app.spool")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Bad file descriptor" not in done.stderr
+
+
 def test_client_closed_before_fork_does_not_close_files_of_child(tmp_path: Path) -> None:
     script = (
         "import os, sys; from drawdown_client import *\n"
