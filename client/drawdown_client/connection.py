@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from functools import cache
-from typing import Final, cast
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Final, Generic, TypeVar, cast
 
 from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
 
@@ -19,6 +20,8 @@ from drawdown_client.clock import World
 from drawdown_client.errors import ClientError, Unreachable
 from drawdown_client.http import httpx
 from drawdown_client.settings import Settings
+
+Http = TypeVar("Http")
 
 _AGAIN: Final = retry_if_exception_type(Unreachable)
 _FAILURES: Final = (httpx.HTTPError, httpx.StreamError)
@@ -33,33 +36,37 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+class _PerProcess(Generic[Http]):
+    """The HTTP client of each process.
+
+    Another process still uses its own client, so this process never closes it.
+    """
+
+    def __init__(self, new: Callable[..., Http], url: str, key: str, settings: Settings) -> None:
+        """Check the address. Errors: ValueError."""
+        self._new = partial(
+            new, base_url=calls.base_url(url), headers=calls.headers(key), timeout=calls.timeouts(settings)
+        )
+        self._made: dict[int, Http] = {}
+
+    def here(self) -> Http:
+        pid = os.getpid()
+        if pid not in self._made:  # another thread may be first: an unused client does not have connections
+            self._made.setdefault(pid, self._new(verify=_tls(), cookies=calls.no_cookies()))
+        return self._made[pid]
+
+    def to_close(self) -> Http | None:
+        """Return the client of this process; None if it did not make a call."""
+        return self._made.get(os.getpid())
+
+
 class Line:
     """A thread-safe connection to a server."""
 
     def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
-        self._url = calls.base_url(url)
-        self._headers = calls.headers(key)
         self._settings = settings
         self._world = world
-        self._made: dict[int, httpx.Client] = {}
-        """The HTTP client of each process.
-
-        Another process still uses its own, so this process never closes it.
-        """
-
-    def _http(self) -> httpx.Client:
-        pid = os.getpid()
-        if pid not in self._made:
-            made = httpx.Client(
-                base_url=self._url,
-                headers=self._headers,
-                timeout=calls.timeouts(self._settings),
-                verify=_tls(),
-                cookies=calls.no_cookies(),
-            )
-            if self._made.setdefault(pid, made) is not made:  # another thread was first
-                made.close()
-        return self._made[pid]
+        self._http = _PerProcess(httpx.Client, url, key, settings)
 
     def once(self, call: Call, within_s: float | None = None) -> Answer:
         """Make a call once, without retries. Errors: Refused, Unreachable.
@@ -69,7 +76,7 @@ class Line:
         most_s = calls.try_s(self._settings) if within_s is None else min(within_s, calls.try_s(self._settings))
         left = cast(float, TryTimeout(self._settings, self._world, most_s))
         try:
-            with self._http().stream(
+            with self._http.here().stream(
                 call.method,
                 call.path,
                 content=call.body,
@@ -102,7 +109,7 @@ class Line:
             raise error.with_traceback(None) from error.__cause__
 
     def close(self) -> None:
-        if (made := self._made.get(os.getpid())) is not None:
+        if (made := self._http.to_close()) is not None:
             made.close()
 
 
@@ -112,20 +119,14 @@ class AsyncLine:
     def __init__(self, url: str, key: str, settings: Settings, world: World) -> None:
         self._settings = settings
         self._world = world
-        self._http = httpx.AsyncClient(
-            base_url=calls.base_url(url),
-            headers=calls.headers(key),
-            timeout=calls.timeouts(settings),
-            verify=_tls(),
-            cookies=calls.no_cookies(),
-        )
+        self._http = _PerProcess(httpx.AsyncClient, url, key, settings)
 
     async def once(self, call: Call) -> Answer:
         """Make a call once, without retries. Errors: Refused, Unreachable."""
         try:
             async with (
                 asyncio.timeout(calls.try_s(self._settings)),
-                self._http.stream(
+                self._http.here().stream(
                     call.method, call.path, content=call.body, params=dict(call.query), headers=call.headers
                 ) as response,
             ):
@@ -155,4 +156,5 @@ class AsyncLine:
             raise error.with_traceback(None) from error.__cause__
 
     async def close(self) -> None:
-        await self._http.aclose()
+        if (made := self._http.to_close()) is not None:
+            await made.aclose()

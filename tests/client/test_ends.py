@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.cases import cases
@@ -201,6 +203,45 @@ def test_client_fork_while_spool_file_is_closed_starts_empty(tmp_path: Path, how
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Bad file descriptor" not in done.stderr
+
+
+FORKED_LOOP = """
+import asyncio, os, sys
+from drawdown_client import AsyncClient
+client, loop = AsyncClient(sys.argv[1], "dd_1"), asyncio.new_event_loop()
+loop.run_until_complete(client.get("/v1/orgs"))
+child = os.fork()
+if not child:
+    asyncio.new_event_loop().run_until_complete(client.get("/v1/orgs"))
+    os._exit(0)
+loop.run_until_complete(client.get("/v1/orgs"))
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_async_client_in_forked_process_has_own_connection() -> None:
+    ports: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            ports.append(self.client_address[1])
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        words = [sys.executable, "-c", FORKED_LOOP, f"http://127.0.0.1:{server.server_port}"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert sorted(map(ports.count, set(ports))) == [1, 2]
 
 
 def test_client_closed_before_fork_does_not_close_files_of_child(tmp_path: Path) -> None:
