@@ -110,7 +110,7 @@ class Client:
         """Send all waiting items within `timeout_s` seconds, then stop. Errors: Unsent.
 
         The guard then also has `timeout_s` seconds to report uses. `timeout_s` None: `close_s` of the settings. If the
-        client is already closed, the call has no effect.
+        client is already closed, the call has no effect. A later call to the server raises Closed.
         """
         timeout_s = self.settings.close_s if timeout_s is None else timeout_s
         try:

@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, Retrying, retry_if_exception_type
 from drawdown_client import calls
 from drawdown_client.calls import Answer, Backoff, Call, Received, TryTimeout
 from drawdown_client.clock import World
-from drawdown_client.errors import ClientError, Unreachable
+from drawdown_client.errors import ClientError, Closed, Unreachable
 from drawdown_client.http import httpx
 from drawdown_client.settings import Settings
 
@@ -48,15 +48,24 @@ class _PerProcess(Generic[Http]):
             new, base_url=calls.base_url(url), headers=calls.headers(key), timeout=calls.timeouts(settings)
         )
         self._made: dict[int, Http] = {}
+        self._is_closed = False
 
     def here(self) -> Http:
+        """Return the client of this process. Errors: Closed."""
+        self.require_open()
         pid = os.getpid()
         if pid not in self._made:  # another thread may be first: an unused client does not have connections
             self._made.setdefault(pid, self._new(verify=_tls(), cookies=calls.no_cookies()))
         return self._made[pid]
 
-    def to_close(self) -> Http | None:
-        """Return the client of this process; None if it did not make a call."""
+    def require_open(self) -> None:
+        """Raise Closed if the line was closed."""
+        if self._is_closed:
+            raise Closed("the client is closed. Create another client")
+
+    def mark_closed(self) -> Http | None:
+        """Refuse later calls, and return the client of this process, if any, to close."""
+        self._is_closed = True
         return self._made.get(os.getpid())
 
 
@@ -69,7 +78,7 @@ class Line:
         self._http = _PerProcess(httpx.Client, url, key, settings)
 
     def once(self, call: Call, within_s: float | None = None) -> Answer:
-        """Make a call once, without retries. Errors: Refused, Unreachable.
+        """Make a call once, without retries. Errors: Refused, Unreachable, Closed.
 
         `within_s`: a time limit in seconds that is shorter than the usual limit of an attempt.
         """
@@ -89,6 +98,9 @@ class Line:
                     received.add(chunk)
         except _FAILURES as error:
             raise calls.failed(error) from error
+        except RuntimeError:  # of httpx, if another thread closed the client meanwhile
+            self._http.require_open()
+            raise
         return calls.read(response, received.body, self._world)
 
     def ask(self, call: Call) -> Answer:
@@ -109,7 +121,7 @@ class Line:
             raise error.with_traceback(None) from error.__cause__
 
     def close(self) -> None:
-        if (made := self._http.to_close()) is not None:
+        if (made := self._http.mark_closed()) is not None:
             made.close()
 
 
@@ -122,7 +134,7 @@ class AsyncLine:
         self._http = _PerProcess(httpx.AsyncClient, url, key, settings)
 
     async def once(self, call: Call) -> Answer:
-        """Make a call once, without retries. Errors: Refused, Unreachable."""
+        """Make a call once, without retries. Errors: Refused, Unreachable, Closed."""
         try:
             async with (
                 asyncio.timeout(calls.try_s(self._settings)),
@@ -137,6 +149,9 @@ class AsyncLine:
             raise calls.too_slow(calls.try_s(self._settings)) from None
         except _FAILURES as error:
             raise calls.failed(error) from error
+        except RuntimeError:  # of httpx, if another task closed the client meanwhile
+            self._http.require_open()
+            raise
         return calls.read(response, received.body, self._world)
 
     async def ask(self, call: Call) -> Answer:
@@ -156,5 +171,5 @@ class AsyncLine:
             raise error.with_traceback(None) from error.__cause__
 
     async def close(self) -> None:
-        if (made := self._http.to_close()) is not None:
+        if (made := self._http.mark_closed()) is not None:
             await made.aclose()

@@ -24,7 +24,10 @@ class QueueFull(ClientError):
 
 
 class Closed(ClientError):
-    """Raised if the client is closed, and the item was not recorded."""
+    """Raised if the client is closed.
+
+    The client did not record the item, or does not have a response of the call.
+    """
 
 
 class Unsent(ClientError):

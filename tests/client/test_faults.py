@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import json
@@ -20,8 +21,10 @@ import respx
 from tenacity import Future, RetryCallState, Retrying
 
 from drawdown_client import (
+    AsyncClient,
     BadItem,
     Client,
+    Closed,
     Event,
     Item,
     Refused,
@@ -421,6 +424,42 @@ def test_client_close_with_unreachable_server_reports_unsent_count(
     with pytest.raises(Unsent, match=r"items not sent: 3 \(they were stored only in memory\)"):
         made.close(within_s)
     made.close()  # and again: nothing
+
+
+@cases("is_used", [True, False])
+def test_closed_client_call_raises_client_error(router: respx.MockRouter, is_used: bool) -> None:
+    router.get("/v1/orgs").mock(httpx.Response(200, json={}))
+
+    async def loop() -> None:
+        async with AsyncClient(URL, KEY) as made:
+            if is_used:
+                await made.get("/v1/orgs")
+        with pytest.raises(Closed, match="the client is closed"):
+            await made.get("/v1/orgs")
+
+    asyncio.run(loop())
+    with client() as made:
+        if is_used:
+            made.get("/v1/orgs")
+    with pytest.raises(Closed, match="the client is closed"):
+        made.get("/v1/orgs")
+
+
+def test_client_closed_while_call_begins_raises_client_error(
+    router: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router.get("/v1/orgs").mock(httpx.Response(200, json={}))
+    made, real = client(), calls.timeouts
+
+    def timeouts(*given: Any) -> httpx.Timeout:
+        if len(given) > 1:  # of a call: another thread closes the client now
+            made.close()
+        return real(*given)
+
+    made.get("/v1/orgs")
+    monkeypatch.setattr(calls, "timeouts", timeouts)
+    with pytest.raises(Closed, match="the client is closed"):
+        made.get("/v1/orgs")
 
 
 def test_client_url_is_validated_and_key_is_not_shown() -> None:
