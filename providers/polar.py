@@ -112,7 +112,7 @@ class Polar:
             webhook_headers=webhooks.SIGNATURE_HEADERS,
         )
         self._meter, self._variable = settings.text("balance_meter") or None, settings.variable("balance_meter")
-        # Polar signs with the raw secret, but the keys of the scheme are Base64.
+        # Polar signs with the raw secret. Standard Webhooks keys are Base64, so encode the secret.
         self._secrets = [base64.b64encode(one.encode()).decode() for one in settings.list("webhook_secrets")]
         self._api = rest.Rest(setup.http, setup.clock, settings.origin(URL), token, error_of, names_absence)
 

@@ -492,9 +492,10 @@ class Lasting:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The draws that a balance shows since `since_ms`; None: since it began.
+    """The draws that a balance shows since `since_ms`.
 
-    A person's change of the balance may count as a draw or a refund, because the figure cannot distinguish it.
+    If `since_ms` is None, they are all draws since the balance began. A person's change of the balance may count as a
+    draw or a refund, because the figure does not show the cause of a change.
     `quantity`: the draws, in base units of the balance's feature, or in credits for a credit system. `parts`: the parts
     of the balance, granted once or by a plan.
     """

@@ -34,7 +34,7 @@ from drawdown.schema.errors import (
 
 T = TypeVar("T")
 
-# Hide the driver's warning about a lost connection: `explain` already returns one clear line.
+# Hide the driver's warning about a lost connection, because `explain` already returns one clear line.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 NAMED_BY: Final = "DRAWDOWN_DATABASE_URL, or --database-url,"

@@ -9,8 +9,8 @@
 -- name: awaits_credit
 -- True for such a push that waits without a person. A refund for a customer who never pays again would wait forever, so
 -- a person sees it immediately, and can settle it first. A person also sees a push if another provider bills its
--- organisation now, or if the organisation got another customer there, because their credit does not count. The columns
--- of the push are those of the outer statement.
+-- organisation now, or if the organisation got another customer there, because their credit does not count. An
+-- assignment to another customer counts even before it begins. The columns of the push are those of the outer statement.
 ({until_credit} AND sent_qty > 0 AND NOT EXISTS (
     SELECT 1 FROM (SELECT org_id AS of_org, provider AS of_provider, customer_id AS of_customer) x
     JOIN orgs o ON o.org_id = x.of_org WHERE o.billing_provider <> x.of_provider

@@ -133,15 +133,21 @@ def demo(
 
 
 def _clear(file: Path) -> None:
-    """Delete an old demo's file.
+    """Delete an old demo's file, and the files beside it.
 
     Errors: UsageError if the file's name is not of a demo.
     """
-    if file.exists() and not file.name.startswith("drawdown-demo"):
-        raise UsageError(f"{file} exists, and the demo overwrites only files named drawdown-demo…. Name another file")
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{file}{suffix}").unlink(missing_ok=True)
-    shutil.rmtree(f"{file}-state", ignore_errors=True)
+    its = [Path(f"{file}{suffix}") for suffix in ("", "-wal", "-shm", "-state")]
+    there = next((one for one in its if one.exists()), None)
+    if there is not None and not file.name.startswith("drawdown-demo"):
+        raise UsageError(
+            f"cannot overwrite {there}: the demo overwrites only files with names that begin with drawdown-demo. Pass "
+            "another --file"
+        )
+    *files, state = its
+    for one in files:
+        one.unlink(missing_ok=True)
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def _serve(given: App, file: Path | None, port: int, *, browser: bool) -> None:

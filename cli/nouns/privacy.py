@@ -28,7 +28,7 @@ def privacy() -> None:
 def scan(
     context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="JSON or JSON lines; - for standard input")],
-    shape: Annotated[str | None, typer.Option(help="Form in which you publish the report: usage-summary")] = None,
+    shape: Annotated[str | None, typer.Option(help="Shape that each report must have: usage-summary")] = None,
     rules: Annotated[Path | None, typer.Option(metavar="FILE", help="File with more rules: a gitleaks.toml")] = None,
 ) -> None:
     """Scan reports for private data.

@@ -215,7 +215,7 @@ def _url(text: str, name: str = "url", like: str = DEFAULT_URL) -> str:
     plain = not (parts.username or parts.password or parts.query or parts.fragment)
     clean = text.isascii() and text.isprintable() and " " not in text
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain or not clean:
-        raise _refused(name, f"an http(s) URL without user, query or fragment, such as {like}")
+        raise _refused(name, f"valid: expected an http(s) URL such as {like}, without user, query or fragment")
     return text.rstrip("/")
 
 

@@ -46,7 +46,7 @@ ROOT: Final = "/v1/executions"
 SCOPE: Final = "executions:write"
 M = TypeVar("M", bound=BaseModel)
 C = TypeVar("C", models.DrawRequest, models.SettleRequest, models.ReleaseRequest)
-_HEADER: Final = re.compile(r"[!-~]{1,200}")
+_HEADER: Final = re.compile(r"[ -~]{1,200}")
 
 
 def _accept_all(connection: sa.Connection, asked: Sequence[RequestedExecution], now_ms: int) -> Sequence[Accepted]:
@@ -217,7 +217,7 @@ class Executions:
         return await self._change(request, execution, models.SettleRequest, change, _settle)
 
     async def release(self, execution: str, request: Request) -> JSONResponse:
-        """Release an execution's credit, and charge its drawn or incurred cost."""
+        """Release an execution's credit, and charge its incurred cost, if given."""
 
         def change(order: models.ReleaseRequest) -> tuple[Literal["released"], Cost | None, int]:
             return "released", _cost(order.incurred, order.use), 0

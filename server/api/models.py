@@ -206,11 +206,12 @@ class PreviewAnswer(BaseModel):
 class Run(BaseModel):
     """An execution.
 
-    `customer_id`: the wallet that pays; it never changes. `sponsored`: True if that wallet is not the organisation's.
-    `reserved`: the amount reserved at acceptance or by an extension. `held`: the amount still reserved. `hold`: the
-    place of that amount, which is a wallet, the last read balance of a provider (`local`), or outside of balances
-    (`declared`). `drawn`: the credit charged so far. If metering settles the execution, the samples of its `sandboxes`
-    charge it. `supplier`: the supplier that gets a share of the cost.
+    `customer_id`: the wallet, or the provider's customer, that pays. It never changes. `sponsored`: True if that wallet
+    is not the organisation's. `reserved`: the amount reserved at acceptance or by an extension. `held`: the amount
+    still reserved. `hold`: the balance that the reservation reduces. `wallet`: the wallet. `local`: the provider's
+    balance at the last read. `declared`: the reservation does not reduce a balance. `drawn`: the credit charged so far.
+    If metering settles the execution, the samples of its `sandboxes` charge it. `supplier`: the supplier that gets a
+    share of the cost.
     """
 
     key: str

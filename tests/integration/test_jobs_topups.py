@@ -126,7 +126,7 @@ def test_topup_resume_job_repeated_after_decline_fails(stopped: Purses) -> None:
     dies_before(stopped, "topup_begin")
     stopped.fill()
     charged = len(stopped.pay.charges)
-    assert "were declined or stopped again since the job was queued" in turn(stopped).failures[0]
+    assert "a charge was declined, or the top-ups stopped, since the job was queued" in turn(stopped).failures[0]
     assert terms(stopped)["blocked_ms"] is not None and len(deeds(stopped, "topup_resume")) == 1
     stopped.fill()
     assert len(stopped.pay.charges) == charged

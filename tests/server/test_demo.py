@@ -249,7 +249,8 @@ def test_demo_calendar_tick_and_action_counts_are_bounded(tmp_path: Path) -> Non
     ("options", "said"),
     [
         (["--port", "8080"], "--port applies only to --serve"),
-        (["--serve", "--no-open", "--file", "mine.db"], "mine.db exists"),
+        (["--serve", "--no-open", "--file", "mine.db"], "cannot overwrite mine.db:"),
+        (["--file", "mine"], "cannot overwrite mine-wal:"),
         (["--serve", "--no-open", "--port", "TAKEN"], "cannot listen"),
         (["--serve", "--no-open", "--port", "70000"], "65535"),
     ],
@@ -262,7 +263,8 @@ def test_demo_invalid_options_are_refused_before_files_are_created(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = [str(taken.getsockname()[1]) if option == "TAKEN" else option for option in options]
         Path("mine.db").write_text("mine")
+        Path("mine-wal").write_text("of a database that is away")
         assert run(["demo", *options]) == 2
     assert said in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine-wal", "mine.db"]
     assert Path("mine.db").read_text() == "mine"

@@ -235,14 +235,15 @@ def test_execution_idempotency_key_header_is_execution_key(house: House) -> None
         assert (again.json()["key"], again.json()["repeated"]) == ("k-1", True)
         differs = await program.post("", {**order, "key": "k-2"}, **{"idempotency-key": "k-1"})
         assert refused(differs) == (400, "other_key")
-        for odd in ("", "x" * 201, "a\tb", "a b"):
+        for odd in ("", "x" * 201, "a\tb"):
             assert refused(await program.post("", order, **{"idempotency-key": odd})) == (400, "bad_request"), odd
         body, headers = json.dumps(order).encode(), [*program.headers().items(), *[("idempotency-key", "k-3")] * 2]
         twice = await program.caller.client.request("POST", "/v1/executions", content=body, headers=headers)
         assert refused(twice) == (400, "bad_request")
+        assert (await program.post("", order, **{"idempotency-key": "a b"})).json()["key"] == "a b", "as in the body"
 
     with_program(house, work)
-    assert house.fleet.rows("SELECT reservation FROM reservations") == [("k-1",)]
+    assert house.fleet.rows("SELECT reservation FROM reservations ORDER BY 1") == [("a b",), ("k-1",)]
 
 
 Case = tuple[str, str, dict[str, Any], int, str, str | None]

@@ -190,6 +190,9 @@ def test_stale_push_of_lost_history_is_void_once_nothing_can_be_applied() -> Non
     early = after_lookup(Absent(), asked, NOW + HOUR_MS - 1, CLAIMS)
     assert isinstance(early, Settlement) and (early.state, early.due_at_ms) == ("queued", NOW + HOUR_MS)
     assert isinstance(after_lookup(Absent(), asked, NOW + HOUR_MS, CLAIMS), Void)
+    never_final = replace(CLAIMS, key_retention_ms=None, applied_within_ms=None)
+    end = after_lookup(Absent(), asked, NOW + MAX_ABSENCE_MS, never_final)
+    assert isinstance(end, Settlement) and end.state == "in_doubt", "its quantity has an obsolete carry"
 
 
 LATER = NOW + MAX_ABSENCE_MS
@@ -203,6 +206,7 @@ LATER = NOW + MAX_ABSENCE_MS
         (replace(ASKED, claimed=True, state="in_doubt"), LATER + DAY_MS, "in_doubt", LATER + 2 * DAY_MS),
         (replace(ASKED, may_be_sent=True, first_sent_ms=NOW - DAY_MS), LATER, "in_doubt", LATER + DAY_MS),
         (replace(ASKED, may_be_sent=True, stale=True), LATER, "in_doubt", LATER + DAY_MS),
+        (replace(ASKED, may_be_sent=True, stale=True, waits=True), LATER, "in_doubt", LATER + DAY_MS),
         (replace(ASKED, claimed=True, sent_qty=0), LATER, "carried", LATER),
         (ASKED, NOW + HOUR_MS, "due", NOW + HOUR_MS),  # P2: the key is still remembered
     ],

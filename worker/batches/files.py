@@ -1,8 +1,8 @@
 """Find a file, and return its name, its format, and the hash that identifies it.
 
 Guarantee: Drawdown reads only regular files, never a pipe or a device. In a watched folder, a link cannot lead to a
-file outside the folder. A file is opened once, so Drawdown reads the file that it checked, even if another file gets
-the same name meanwhile. If a file changes while it is read, it is not taken.
+file outside the folder. Where /proc/self/fd exists, Drawdown reads the opened file that it hashed, even if another
+file gets the same name meanwhile. If the file changes or another file gets its name during the read, it is not taken.
 """
 
 from __future__ import annotations

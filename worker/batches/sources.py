@@ -301,7 +301,7 @@ def list_sources(connection: sa.Connection) -> list[BatchSource]:
 def list_batches(connection: sa.Connection, *, source: str | None = None, most: int = 100) -> list[BatchRow]:
     """Return files with their outcomes, newest first.
 
-    `source`: the source of the files; None for all files, and '' for files that people named by hand.
+    `source`: the source of the files; None for all files, and '' for files of `drawdown batch take`.
 
     Errors: UnknownId for an unknown source.
     """

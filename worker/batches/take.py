@@ -536,7 +536,8 @@ def judge_batch(connection: sa.Connection, batch: str) -> Witness:
 def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, str]) -> None:
     until = max((loss.until_ms for loss in read_losses(connection)), default=0)
     if until and SQL.run(connection, "unsealed", {**portion, "until_ms": until}).first():
-        # Without a push of this history, Drawdown would not ask the provider, which may have billed the usage (R1).
+        # The lost history may have billed this usage (R1). Drawdown looks such a charge up only after it seals the
+        # usage again.
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
             f"cannot withdraw batch {batch}: some of its usage from the lost history is not sealed again. "

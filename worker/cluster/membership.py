@@ -1,7 +1,7 @@
 """Register the workers of a cluster, and agree on their terms.
 
-Guarantee: while any worker of a database is alive, all workers use one set of terms. Bills do not depend on these
-terms, because overlapping shards bill correctly. The agreement only prevents two clusters from doing all work twice.
+Guarantee: while any worker of a database is alive, all workers use one set of terms. Overlapping shards bill correctly.
+Without the agreement, two clusters could do all work twice, or assign new organisations to different providers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""List the ways out of a block, and describe the open ways.
+"""List the ways out of a block, open or closed, and describe each.
 
 The ways are: top up, sponsor, request a limit override, and run locally.
 

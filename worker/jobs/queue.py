@@ -330,8 +330,8 @@ def is_to_be_done(connection: sa.Connection, asked: TopupJob) -> bool:
     if now.stops == (0, None, None):
         return False
     raise Refused(
-        f"the top-ups of {asked.wallet} were declined or stopped again since the job was queued. Check them, and queue "
-        "the job again"
+        f"cannot resume the top-ups of {asked.wallet}: a charge was declined, or the top-ups stopped, since the job "
+        f"was queued. See `{typed('drawdown', 'topup', 'show', asked.wallet)}`, and queue the job again"
     )
 
 

@@ -122,7 +122,7 @@ def assign_each(
 
 
 def joined(*notes: str | None) -> str | None:
-    """Join the notes that exist into one text. Return None without any note."""
+    """Join the notes that exist into one text. If all notes are None, return None."""
     return "; ".join(note for note in notes if note) or None
 
 

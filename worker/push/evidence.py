@@ -1233,8 +1233,8 @@ def look_further(
         longer = []
         for number, place in enumerate(places):
             part = slice(number * NEXT_REVISIONS, (number + 1) * NEXT_REVISIONS)
-            # Reconcile handles a push that the provider cannot distinguish. Its key is looked up before we send under
-            # it.
+            # CannotTell does not end the lookup. Reconcile compares such a push, and Drawdown looks its key up before
+            # it sends under that key.
             others = [find_lost_push(other) for other in results[part]]
             untold = [other for other in others if isinstance(other, ReadFailed)]
             if untold:

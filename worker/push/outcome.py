@@ -32,7 +32,7 @@ from drawdown.providers.protocol import (
 )
 from drawdown.schema.text import NEEDS_YOU
 from drawdown.schema.units import DAY_MS, MINUTE_MS, SECOND_MS
-from drawdown.worker.engine.effects import FIRST_BACKOFF_MS, backoff_ms
+from drawdown.worker.engine.effects import backoff_ms
 from drawdown.worker.engine.fair_queue import NotBegun
 
 
@@ -274,10 +274,12 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     if asked.stale and now_ms < end_ms:  # the provider may still apply what the lost history sent
         later = min(end_ms, now_ms + backoff_ms(asked.lookups))
         return Settlement(asked.state, later, "absent", "absent so far")
+    if asked.stale and asked.sent_qty and not asked.others:  # absence is never final. Its quantity must not be sent
+        return Settlement("in_doubt", now_ms + DAY_MS, "absent", UNPROVEN)
     if asked.others and asked.sent_qty == 0:
         return Void("the push did not have a quantity to send, and the provider has later revisions of its window")
     if asked.waits and not asked.others:
-        return Settlement(asked.state, now_ms + FIRST_BACKOFF_MS, "absent", OTHERS_FIRST)
+        return Settlement(asked.state, now_ms + backoff_ms(asked.lookups), "absent", OTHERS_FIRST)
     if over and asked.may_be_sent and not asked.others and asked.state == "queued":
         if asked.sent_qty == 0:
             return Settlement("carried", now_ms, "absent")

@@ -568,7 +568,7 @@ def _of_more(
     more = line.theirs - line.ours
     seen_to = asked.seen_to[mark.pair]
     if any(row.settled_ms > asked.settled_by or row.window_ms >= seen_to for row in again):
-        # An event may still show it. It would then be given back twice.
+        # An event may still show the extra draw. Drawdown would then give the draw back twice.
         return LeftOut(asked.provider, *mark.pair, MAY_SHOW), None
     costs = [_cost(pools, line.feature, row) for row in again]
     drew = [

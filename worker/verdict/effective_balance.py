@@ -236,7 +236,7 @@ def _read_once(
         SQL.run(connection, part.name, part.values).all()
         for part in parts_of(provider, orgs, rules, now_ms=now_ms, read_ms=read_ms, lag_ms=lag_ms)
     )
-    # Last: a charge that is made meanwhile is subtracted twice in this estimate, instead of being left out.
+    # Read the wallets last. If a charge is made meanwhile, this estimate subtracts it twice, and does not omit it.
     wallets = read_in_wallets(connection, provider, ids, now_ms) if is_here else {}
     seen = BalanceRows(unsealed, pushes, held, lapsed, card, wallets, mirrors(provider))
     return used_by(seen, orgs, read_ms=read_ms, lag_ms=lag_ms)

@@ -373,7 +373,7 @@ def _standing(
     if not spots:
         return {}
     by_meter = {meter: name for name, meter in known.items()}
-    # Types with a feature are locked, too: before the commit, the feature may end and a metric may get a price.
+    # Lock types with a feature, too, because the feature may end, or a metric may get a price, before the commit.
     types.share(connection, {by_meter[meter] for _, _, meter in spots.values()})
     rows = [dict(zip(("org_id", "window_ms", "meter"), spot, strict=True)) for spot in sorted(set(spots.values()))]
     billed, featureless = {}, set()
