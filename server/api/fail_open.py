@@ -3,10 +3,11 @@
 Drawdown records these uses after the outage.
 
 Guarantee: Drawdown allows such a use only if this process knows its API key, that key has not expired, and the metric
-fails open. The outage must be shorter than FAIL_OPEN_MS. After the outage, Drawdown counts each use with its quantity,
-under its use key. If a program repeats the call meanwhile, the use counts once. If KEPT_AT_MOST uses are unrecorded,
-Drawdown refuses further uses. Until a use is recorded, Drawdown refuses calls that change or end it. If a rule refuses
-the record, or the process ends first, the process logs the use with its quantity, and the use is lost.
+fails open. The outage of the organisation must be shorter than FAIL_OPEN_MS, and so must that of the whole process.
+After the outage, Drawdown counts each use with its quantity, under its use key. If a program repeats the call
+meanwhile, the use counts once. If KEPT_AT_MOST uses are unrecorded, Drawdown refuses further uses. Until a use is
+recorded, Drawdown refuses calls that change or end it. If a rule refuses the record, or the process ends first, the
+process logs the use with its quantity, and the use is lost.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 FAIL_OPEN_MS: Final = 15 * MINUTE_MS
-"""Milliseconds of an outage in which a server allows uses of fail-open metrics."""
+"""Milliseconds of an outage in which a server allows uses of fail-open metrics.
+
+An outage ends if the database answers. It also ends after this time without a failed call, if each use is recorded.
+"""
 WITHIN_S: Final = 2.0
 """Seconds that a check or a use of a fail-open metric waits for the database."""
 LOOK_AGAIN_MS: Final = SECOND_MS
@@ -68,6 +72,7 @@ RECORD_EVERY_S: Final = 1.0
 """Seconds between two attempts to record uses of an outage."""
 CLOSING_S: Final = 5.0
 """Seconds that an ending process waits to record uses."""
+_ALL: Final = ""  # not an organisation's id
 UNREADABLE: Final = "database_unreadable"
 OUTCOMES: Final = ("let_through", "recorded", "lost")
 AWAY: Final = (DatabaseBusy, DatabaseNotReady, TimeoutError)
@@ -106,8 +111,7 @@ class FailOpen:
         self._reading = reading
         self._keys: Memory[ApiKey] = Memory()
         self._terms: Memory[Metric] = Memory()
-        self._since_ms: int | None = None
-        self._failed: Memory[bool] = Memory()  # by organisation, because one locked wallet is no outage for others
+        self._outages: Memory[int] = Memory()  # the start, as of the last failed call, by organisation and for _ALL
         self._kept: OrderedDict[str, Ask] = OrderedDict()
         self._recording = asyncio.Lock()
         self._loop: asyncio.Task[None] | None = None
@@ -182,7 +186,7 @@ class FailOpen:
         except LimitReached:  # the database answered
             raise
         except AWAY as error:
-            if terms is None or not terms.fails_open or not self._is_young(now):
+            if terms is None or not terms.fails_open or not self._is_young(asked.wish.org_id):
                 raise _not_now(error) from error
             return self._let_through(asked, terms, uses=uses)
         if self._terms.get(metric, now, LEARNED_EVERY_MS) is None:
@@ -271,8 +275,8 @@ class FailOpen:
         wait at most WITHIN_S. `ends`: a result ends the outage. The read of a key does not end it, because a locked
         database can still be read. Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
         """
-        now = self._services.clock.now_ms()
-        if quick and org_id is not None and self._failed.get(org_id, now, LOOK_AGAIN_MS - 1):
+        began_ms = self._services.clock.now_ms()
+        if quick and org_id is not None and self._outages.get(org_id, began_ms, LOOK_AGAIN_MS - 1) is not None:
             raise DatabaseBusy("the database did not answer the last request. Send the request again later")
         try:
             async with asyncio.timeout(WITHIN_S if quick else None):
@@ -283,17 +287,29 @@ class FailOpen:
             if isinstance(error, ApiError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:  # too many requests
                 raise
             if org_id is not None:
-                self._since_ms = now if self._since_ms is None else self._since_ms
-                self._failed.put(org_id, True, now)
+                self._note_failure(org_id, began_ms)
             raise
-        if ends:
-            self._since_ms = None
-            if org_id is not None:
-                self._failed.forget(org_id)
+        if ends and org_id is not None:
+            for name in (org_id, _ALL):
+                self._outages.forget(name)
         return found
 
-    def _is_young(self, now_ms: int) -> bool:
-        return self._since_ms is not None and now_ms - self._since_ms <= FAIL_OPEN_MS
+    def _note_failure(self, org_id: str, now_ms: int) -> None:
+        """Begin or continue the outage of an organisation, and of all.
+
+        Other organisations can succeed meanwhile, for example if one wallet is locked.
+        """
+        for name in (org_id, _ALL):
+            since_ms = self._began_ms(name, now_ms)
+            self._outages.put(name, now_ms if since_ms is None else since_ms, now_ms)
+
+    def _began_ms(self, name: str, now_ms: int) -> int | None:
+        return self._outages.get(name, now_ms, REMEMBERED_MS if self._kept else FAIL_OPEN_MS)
+
+    def _is_young(self, org_id: str) -> bool:
+        now_ms = self._services.clock.now_ms()
+        own_ms, all_ms = self._began_ms(org_id, now_ms), self._began_ms(_ALL, now_ms)
+        return own_ms is not None and now_ms - min(own_ms, own_ms if all_ms is None else all_ms) <= FAIL_OPEN_MS
 
     def _let_through(self, asked: Ask, terms: Metric, *, uses: bool) -> Answer:
         """Allow a use without the database.

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from drawdown.ledger.reservations import NotTogether
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import DatabaseBusy, LockHeld
-from drawdown.schema.units import MICRO
+from drawdown.schema.units import MICRO, MINUTE_MS
 from drawdown.server.api import fail_open, programs
 from drawdown.worker.access import keys as api_keys
 from drawdown.worker.guard import grouped
@@ -86,9 +86,7 @@ def with_fail_open(house: House, work: Callable[[Send], Awaitable[None]]) -> Non
 
 def nothing_waits(house: House) -> None:
     """What waits for a lock would be done after all, and may be before what was let through is written down."""
-    memory, now_ms = house.server._fail_open, house.clock.at_ms
-    memory._failed.put("acme", True, now_ms)
-    memory._since_ms = now_ms
+    house.server._fail_open._note_failure("acme", house.clock.at_ms)
 
 
 def uses(house: House) -> list[tuple[object, ...]]:
@@ -190,26 +188,28 @@ def test_guard_contention_on_limit_is_not_fail_open(house: House, monkeypatch: p
 
 
 def test_locked_wallet_of_one_org_does_not_open_guard_for_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = guard.take
-
-    def locked(connection: sa.Connection, asked: guard.Ask) -> Answer:
-        if asked.wish.org_id == "acme":
-            raise LockHeld("another program locks the wallet")
-        return take(connection, asked)
-
     async def work(send: Send) -> None:
         give(house, "globex")
-        monkeypatch.setattr(guard, "take", locked)
+        monkeypatch.setattr(guard, "take", _locked_for_acme)
         monkeypatch.setattr(grouped, "do_all", _not_together)
         assert (await send("consume", key="a-1", quantity=1)).json()["reason"] == "database_unreadable"
         other = (await send("consume", key="g-1", quantity=1, org_id="globex")).json()
         assert (other["decision"], other["degraded"]) == ("allow", False), "its own wallet is not locked"
-        monkeypatch.setattr(guard, "take", take)
+        monkeypatch.setattr(guard, "take", _TAKE)
         house.clock.at_ms += fail_open.LOOK_AGAIN_MS
         await house.server._fail_open.record()
 
     with_fail_open(house, work)
     assert [(one[0], one[4]) for one in uses(house)] == [("a-1", True), ("g-1", False)]
+
+
+_TAKE = guard.take
+
+
+def _locked_for_acme(connection: sa.Connection, asked: guard.Ask) -> Answer:
+    if asked.wish.org_id == "acme":
+        raise LockHeld("another program locks the wallet")
+    return _TAKE(connection, asked)
 
 
 def _not_together(*_given: object) -> None:
@@ -256,6 +256,40 @@ def test_fail_open_is_bounded_by_time_count_and_known_terms(house: House, monkey
     monkeypatch.setattr("drawdown.server.api.programs.WITHIN_S", 1.5)
     with_fail_open(house, work)
     assert ("d-1", 1) in [one[:2] for one in uses(house)]
+
+
+def test_fail_open_bound_of_org_is_not_extended_by_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(send: Send) -> None:
+        give(house, "globex")
+        monkeypatch.setattr(guard, "take", _locked_for_acme)
+        monkeypatch.setattr(grouped, "do_all", _not_together)
+        for number, minutes in enumerate((0, 10)):
+            house.clock.at_ms += minutes * MINUTE_MS
+            assert (await send("consume", key=f"a-{number}", quantity=1)).json()["degraded"] is True
+            other = (await send("consume", key=f"g-{number}", quantity=1, org_id="globex")).json()
+            assert other["degraded"] is False
+            assert (await send("consume", key=f"b-{number}", quantity=1)).json()["degraded"] is True, "still locked"
+        house.clock.at_ms += 6 * MINUTE_MS
+        assert (await send("consume", key="a-9", quantity=1)).status_code == 503, "acme fails for 16 minutes"
+        monkeypatch.undo()
+        await house.server._fail_open.record()
+
+    with_fail_open(house, work)
+    assert "a-9" not in [one[0] for one in uses(house)]
+
+
+def test_fail_open_outage_after_gap_begins_anew(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(send: Send) -> None:
+        monkeypatch.setattr(guard, "take", _locked_for_acme)
+        monkeypatch.setattr(grouped, "do_all", _not_together)
+        assert (await send("consume", key="d-1", metric="idea")).status_code == 503, "no use waits to be recorded"
+        house.clock.at_ms += 30 * MINUTE_MS
+        assert (await send("consume", key="d-2", quantity=1)).json()["degraded"] is True
+        monkeypatch.undo()
+        await house.server._fail_open.record()
+
+    with_fail_open(house, work)
+    assert [one[0] for one in uses(house)] == ["d-2"]
 
 
 def test_fail_open_use_that_cannot_be_recorded_is_logged_as_lost(house: House, lost: list[dict[str, object]]) -> None:
