@@ -294,14 +294,16 @@ class FailOpen:
                 self._outages.forget(name)
         return found
 
-    def _note_failure(self, org_id: str, now_ms: int) -> None:
-        """Begin or continue the outage of an organisation, and of all.
+    def _note_failure(self, org_id: str, began_ms: int) -> None:
+        """Begin or continue an organisation's outage, and the outage of all.
 
-        Other organisations can succeed meanwhile, for example if one wallet is locked.
+        `began_ms`: the start of the call that failed now. Other organisations can succeed meanwhile, for example if one
+        wallet is locked.
         """
+        now_ms = self._services.clock.now_ms()
         for name in (org_id, _ALL):
             since_ms = self._began_ms(name, now_ms)
-            self._outages.put(name, now_ms if since_ms is None else since_ms, now_ms)
+            self._outages.put(name, began_ms if since_ms is None else since_ms, now_ms)
 
     def _began_ms(self, name: str, now_ms: int) -> int | None:
         return self._outages.get(name, now_ms, REMEMBERED_MS if self._kept else FAIL_OPEN_MS)

@@ -278,6 +278,28 @@ def test_fail_open_bound_of_org_is_not_extended_by_others(house: House, monkeypa
     assert "a-9" not in [one[0] for one in uses(house)]
 
 
+def test_fail_open_call_after_slow_failure_does_not_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    def slow(*_given: object) -> Answer:
+        waits.append(house.clock.at_ms)
+        house.clock.at_ms += 2_000
+        raise LockHeld("another program locks the wallet")
+
+    async def work(send: Send) -> None:
+        monkeypatch.setattr(guard, "take", slow)
+        monkeypatch.setattr(grouped, "do_all", _not_together)
+        for number in range(2):
+            assert (await send("consume", key=f"d-{number}", quantity=1)).json()["degraded"] is True
+        assert len(waits) == 1, "the first call just failed"
+        monkeypatch.undo()
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
+        await house.server._fail_open.record()
+
+    with_fail_open(house, work)
+    assert [one[0] for one in uses(house)] == ["d-0", "d-1"]
+
+
 def test_fail_open_outage_after_gap_begins_anew(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(send: Send) -> None:
         monkeypatch.setattr(guard, "take", _locked_for_acme)
