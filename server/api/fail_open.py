@@ -179,9 +179,9 @@ class FailOpen:
         metric, now = asked.wish.metric, asked.by.now_ms
         terms = self._terms.get(metric, now)
         quick, ends = terms is not None and terms.fails_open, uses or not self._kept
-        if uses:  # an allowed use with this key is recorded before its repeat
-            await self._written(asked.name, quick=True)
         try:
+            if uses and not await self._written(asked.name, quick=True):  # it is recorded before its repeat
+                raise DatabaseBusy(_unrecorded(asked.key))
             found = await self._ask_database(work, asked.wish.org_id, quick=quick, ends=ends)
         except LimitReached:  # the database answered
             raise
@@ -206,8 +206,7 @@ class FailOpen:
         """
         its_own = [name for name, use in self._kept.items() if use.key == key]
         if not all([await self._written(name) for name in its_own]):
-            text = f"an allowed use with the key {quote_value(key)} is not recorded yet. Send the same request again"
-            raise ApiError(503, "database", text, headers=SOON)
+            raise ApiError(503, "database", _unrecorded(key), headers=SOON)
 
     async def record(self) -> None:
         """Record the allowed uses in their order, until the database fails again."""
@@ -353,6 +352,10 @@ class FailOpen:
         while self._kept:  # until they are recorded, or the process ends
             await asyncio.sleep(RECORD_EVERY_S)
             await self.record()
+
+
+def _unrecorded(key: str) -> str:
+    return f"an allowed use with the key {quote_value(key)} is not recorded yet. Send the same request again"
 
 
 def _not_now(error: BaseException) -> BaseException:

@@ -131,6 +131,31 @@ def test_fail_open_use_is_counted_once_when_database_returns(house: House) -> No
     assert outcomes == {"let_through": 2, "recorded": 2, "lost": 0}
 
 
+def test_fail_open_repeat_of_unrecorded_use_is_allowed(house: House) -> None:
+    """The record times out, and the database answers the repeat."""
+    memory = house.server._fail_open
+
+    async def work(send: Send) -> None:
+        with away(house.fleet.engine):
+            nothing_waits(house)
+            assert (await send("consume", key="d-1", quantity=9)).json()["decision"] == "allow"
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory, "_written", _unwritten)
+            again = (await send("consume", key="d-1", quantity=9)).json()
+            assert (again["decision"], again["repeated"], again["degraded"]) == ("allow", True, True)
+            house.clock.at_ms += fail_open.FAIL_OPEN_MS
+            assert refused(await send("consume", key="d-1", quantity=9)) == (503, "database")
+        await memory.record()
+
+    with_fail_open(house, work)
+    assert [one[:5] for one in uses(house)] == [("d-1", 9, "used", "block", True)]
+
+
+async def _unwritten(_name: str, *, quick: bool = False) -> bool:
+    return False
+
+
 def test_fail_open_use_settle_elsewhere_requires_repeated_use(house: House) -> None:
     """No server says of it that there is none, as long as the one that let it through has it to write down."""
 
