@@ -54,7 +54,10 @@ FAIL_OPEN_MS: Final = 15 * MINUTE_MS
 An outage ends if the database answers. It also ends after this time without a failed call, if each use is recorded.
 """
 WITHIN_S: Final = 2.0
-"""Seconds that a check or a use of a fail-open metric waits for the database."""
+"""Seconds that a check or a use of a fail-open metric waits for the database.
+
+The record of an allowed use waits as long for each lock.
+"""
 LOOK_AGAIN_MS: Final = SECOND_MS
 """Time after a failed call of an organisation during which its calls do not wait for the database."""
 MOST_REMEMBERED: Final = 1_000
@@ -70,6 +73,8 @@ KEPT_AT_MOST: Final = 10_000
 """Uses that a process allowed without the database and has not recorded yet."""
 RECORD_EVERY_S: Final = 1.0
 """Seconds between two attempts to record uses of an outage."""
+MOST_FAILED: Final = 3
+"""Organisations with a failed record after which an attempt to record uses ends. The next begins with the others."""
 CLOSING_S: Final = 5.0
 """Seconds that an ending process waits to record uses."""
 _ALL: Final = ""  # not an organisation's id
@@ -209,11 +214,20 @@ class FailOpen:
             raise ApiError(503, "database", _unrecorded(key), headers=SOON)
 
     async def record(self) -> None:
-        """Record the allowed uses in their order, until the database fails again."""
+        """Record the allowed uses of each organisation in their order.
+
+        If a record fails, the uses of its organisation wait for the next attempt, behind those of the others.
+        """
+        failed: set[str] = set()
         async with self._recording:
-            for name in list(self._kept):
-                if not await self._written(name):
-                    return
+            for name, use in list(self._kept.items()):
+                if use.wish.org_id in failed or await self._written(name):
+                    continue
+                failed.add(use.wish.org_id)
+                if len(failed) == MOST_FAILED:
+                    break
+            for name in [name for name, use in self._kept.items() if use.wish.org_id in failed]:
+                self._kept.move_to_end(name)
 
     async def _written(self, name: str, *, quick: bool = False) -> bool:
         """Record one use, and return True if it is no longer pending.
@@ -245,11 +259,17 @@ class FailOpen:
             self._lose(use, DatabaseBusy("the process ended before the database was available"))
 
     def _record_now(self) -> None:
+        failed: set[str] = set()
         for key, use in list(self._kept.items()):
+            if use.wish.org_id in failed:
+                continue
             try:
                 database.write(self._services.engine, self._recorder(use))
             except DatabaseBusy:
-                return
+                failed.add(use.wish.org_id)
+                if len(failed) == MOST_FAILED:
+                    return
+                continue
             except DrawdownError as error:
                 self._lose(use, error)
             else:
@@ -257,8 +277,16 @@ class FailOpen:
             del self._kept[key]
 
     def _recorder(self, use: Ask) -> Callable[[sa.Connection], Answer]:
-        """Return the work that records a use. The use counts at the time of the record."""
-        return lambda c: guard.take(c, replace(use.at(self._services.clock.now_ms()), failed_open=True))
+        """Return the work that records a use. The use counts at the time of the record.
+
+        The wait for each lock is at most WITHIN_S, so that one locked wallet does not use up the threads.
+        """
+
+        def work(connection: sa.Connection) -> Answer:
+            with database.waiting_at_most(connection, int(WITHIN_S * SECOND_MS)):
+                return guard.take(connection, replace(use.at(self._services.clock.now_ms()), failed_open=True))
+
+        return work
 
     def _lose(self, use: Ask, error: DrawdownError) -> None:
         self.uses["lost"] += 1

@@ -325,6 +325,98 @@ def test_fail_open_call_after_slow_failure_does_not_wait(house: House, monkeypat
     assert [one[0] for one in uses(house)] == ["d-0", "d-1"]
 
 
+@pytest.mark.parametrize("is_closing", [False, True])
+def test_locked_wallet_does_not_delay_records_of_other_orgs(
+    house: House, monkeypatch: pytest.MonkeyPatch, is_closing: bool
+) -> None:
+    memory = house.server._fail_open
+    outcomes = memory.uses
+
+    async def work(send: Send) -> None:
+        give(house, "globex")
+        with away(house.fleet.engine):
+            for number, org in enumerate(("acme", "acme", "globex", "globex")):
+                memory._note_failure(org, house.clock.at_ms)
+                assert (await send("consume", key=f"d-{number}", quantity=1, org_id=org)).json()["degraded"]
+        tried: list[str] = []
+
+        def take(connection: sa.Connection, asked: guard.Ask) -> Answer:
+            tried.append(asked.key)
+            return _locked_for_acme(connection, asked)
+
+        monkeypatch.setattr(guard, "take", take)
+        for _ in range(2):
+            if is_closing:
+                await asyncio.to_thread(memory._record_now)
+            else:
+                await memory.record()
+        assert tried == ["d-0", "d-2", "d-3", "d-0"], "one failure of acme is enough for an attempt"
+        assert outcomes == {"let_through": 4, "recorded": 2, "lost": 0}
+        monkeypatch.undo()
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
+        await memory.record()
+
+    with_fail_open(house, work)
+    assert [one[0] for one in uses(house)] == ["d-0", "d-1", "d-2", "d-3"]
+
+
+@pytest.mark.both_databases
+def test_record_on_locked_counter_frees_its_thread(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite has one writer, so only PostgreSQL has a locked counter."""
+    memory, engine = house.server._fail_open, house.fleet.engine
+
+    async def work(send: Send) -> None:
+        with away(engine):
+            nothing_waits(house)
+            assert (await send("consume", key="d-1", quantity=1)).json()["degraded"]
+        if engine.dialect.name == "postgresql":
+            monkeypatch.setattr(fail_open, "WITHIN_S", 0.2)
+            monkeypatch.setattr(programs, "WITHIN_S", 0.9)
+            with engine.connect() as other, other.begin():
+                other.exec_driver_sql("SELECT 1 FROM guard_counters FOR UPDATE")
+                await memory.record()
+                waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                assert other.exec_driver_sql(f"{waiting} AND datname = current_database()").scalar_one() == 0
+            assert memory.uses["recorded"] == 0
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
+        await memory.record()
+
+    with_fail_open(house, work)
+    assert [one[0] for one in uses(house)] == ["d-1"]
+
+
+def test_record_of_failing_orgs_stops_and_next_begins_with_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fail_open, "MOST_FAILED", 2)
+    memory = house.server._fail_open
+    orgs = ("acme", "globex", "initech")
+
+    async def work(send: Send) -> None:
+        for org in orgs[1:]:
+            give(house, org)
+        with away(house.fleet.engine):
+            for number, org in enumerate(orgs):
+                memory._note_failure(org, house.clock.at_ms)
+                assert (await send("consume", key=f"d-{number}", quantity=1, org_id=org)).json()["degraded"]
+        tried: list[str] = []
+
+        def busy(_connection: object, asked: guard.Ask) -> Answer:
+            tried.append(asked.key)
+            raise DatabaseBusy("the database does not answer")
+
+        monkeypatch.setattr(guard, "take", busy)
+        for expected in (["d-0", "d-1"], ["d-2", "d-0"]):
+            tried.clear()
+            await memory.record()
+            assert tried == expected
+        monkeypatch.undo()
+        await memory.record()
+
+    with_fail_open(house, work)
+    assert [one[0] for one in uses(house)] == ["d-0", "d-1", "d-2"]
+
+
 def test_fail_open_outage_after_gap_begins_anew(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(send: Send) -> None:
         monkeypatch.setattr(guard, "take", _locked_for_acme)
