@@ -27,7 +27,6 @@ from drawdown.schema.errors import DrawdownError, UsageError
 from drawdown.schema.migrate import require_ready
 from drawdown.schema.text import nearest, typed
 from drawdown.schema.typed.parsing import lasting, show_time
-from drawdown.schema.units import WINDOW_MS
 from drawdown.server.http.callers import EVERYBODY
 from drawdown.worker.access.keys import WITH_IDS, list_keys
 from drawdown.worker.batches.lists import files_left
@@ -45,7 +44,8 @@ from drawdown.worker.orgs.lists import never_halted
 from drawdown.worker.provider.lists import customers_at, features_used, providers_in_use
 from drawdown.worker.provider.shadows import in_shadow
 from drawdown.worker.status.backlog import oldest_open
-from drawdown.worker.status.status import last_tick_ms, newest_tick_ms, sealed_to_ms
+from drawdown.worker.status.status import last_tick_ms, late_shard, newest_tick_ms, sealed_to_ms
+from drawdown.worker.status.system_state import TICK_MISSED_MS, missed_by_shard
 from drawdown.worker.status.tables import upkeep
 from drawdown.worker.usage.intake import NAME_ONE, short_of_types
 from drawdown.worker.verdict.rates import tells_costs
@@ -464,13 +464,15 @@ def _ticks(app: App) -> Iterator[Finding]:
         yield Finding(False, what, "synchronise the clock of the machine that ticks, and of this machine, with NTP")
         if last == newest:  # there is only one
             return
-    late = last is None or now - last > 3 * WINDOW_MS
+    late = last is None or now - last > TICK_MISSED_MS
     fix = "keep `drawdown up` or `drawdown worker` running, or run `drawdown tick` every five minutes from cron"
     yield Finding(
         not late,
         "no tick yet" if last is None else f"the last tick ended at {show_time(last)}",
         fix if late else "",
     )
+    if not late and (missed := missed_by_shard(app.read(lambda c: late_shard(c, now)), now)):
+        yield Finding(False, missed, fix)
 
 
 def _sealing(app: App) -> Iterator[Finding]:

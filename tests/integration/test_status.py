@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from structlog.testing import CapturingLogger
 
 from drawdown.cli.main import run
+from drawdown.cli.nouns import doctor
 from drawdown.cli.nouns.status import WIDTH, as_object, status_lines
 from drawdown.providers.protocol import CustomerState, NoCustomer, Rejected, RetryAt, Unknown
 from drawdown.schema.database import read, write
@@ -446,3 +448,14 @@ def test_status_of_dead_shard_is_late_while_another_ticks(fleet: Fleet) -> None:
     )
     fleet.tick()
     assert "no tick for" not in text(fleet)
+
+
+def test_doctor_reports_dead_shard_while_another_ticks(fleet: Fleet) -> None:
+    low, high = Shard(0, 127), Shard(128, 255)
+    app: Any = SimpleNamespace(read=lambda work: read(fleet.engine, work), clock=fleet.clock)
+    fleet.tick(T0 + DAY_MS, shard=high)
+    fleet.tick(shard=low)
+    assert [one.ok for one in doctor._ticks(app)] == [True]
+    fleet.tick(T0 + DAY_MS + 20 * MINUTE_MS, shard=low)
+    last, dead = doctor._ticks(app)
+    assert (last.ok, dead.ok, dead.what) == (True, False, "no tick for 20 min of buckets 128 to 255")

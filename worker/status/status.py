@@ -77,7 +77,7 @@ def status(
         **{name: SQL.part(name) for name in WHOLE},
         **{name: SQL.part(name, {"since_ms": now_ms - DAY_MS}) for name in ("replays", "running_tick")},
         last_tick=SQL.part("last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}),
-        shards=SQL.part("shards", {"now_ms": now_ms, "most_ticks": MOST_TICKS, "since_ms": now_ms - DAY_MS}),
+        shards=SQL.part("shards", _of_shards(now_ms)),
         jobs=jobs_part(now_ms),
         files=files_part(),
         uncompared=uncompared_part(now_ms),
@@ -122,7 +122,7 @@ def status(
         files=FilesLeft(**vars(read["files"][0])),
         open_transaction=_open_for_long(connection),
         last_tick=_last_tick(read["last_tick"], read["running_tick"], read["last_of_first_shard"]),
-        late_shard=_late_shard(read["shards"]),
+        late_shard=_least_ticked(read["shards"]),
         needs_person=backlog.needs_person,
         cluster=read_cluster(connection) if read["there"] else None,
     )
@@ -139,6 +139,14 @@ def last_tick_ms(connection: sa.Connection, now_ms: int) -> int | None:
     """Return the end of the last tick by this clock; None before the first end."""
     rows = SQL.run(connection, "last_tick", {"now_ms": now_ms, "most_ticks": MOST_TICKS}).all()
     return int(rows[0].finished_ms) if rows else None
+
+
+def late_shard(connection: sa.Connection, now_ms: int) -> parts.LateShard | None:
+    """Return the buckets without a tick for the longest time.
+
+    Return None if ticks cover all buckets alike.
+    """
+    return _least_ticked(SQL.run(connection, "shards", _of_shards(now_ms)).all())
 
 
 def newest_tick_ms(connection: sa.Connection) -> int | None:
@@ -206,11 +214,11 @@ def _last_tick(found: Sequence[Any], running: Sequence[Any], firsts: Sequence[An
     )
 
 
-def _late_shard(shards: Sequence[Any]) -> parts.LateShard | None:
-    """Return the buckets without a tick for the longest time.
+def _of_shards(now_ms: int) -> dict[str, int]:
+    return {"now_ms": now_ms, "most_ticks": MOST_TICKS, "since_ms": now_ms - DAY_MS}
 
-    Return None if ticks cover all buckets alike.
-    """
+
+def _least_ticked(shards: Sequence[Any]) -> parts.LateShard | None:
     first_ms = min((int(row.first_ms) for row in shards), default=0)
     ticked = [first_ms] * BUCKETS
     for row in shards:

@@ -449,9 +449,14 @@ def missed_ticks(found: Standing) -> str:
     age = found.at_ms - max(last.started_ms, last.another_began_ms or 0, last.finished_ms)
     if age > TICK_MISSED_MS:
         return f"no tick for {age // MINUTE_MS:,} min"
-    if late is None or found.at_ms - late.ticked_ms <= TICK_MISSED_MS:
+    return missed_by_shard(late, found.at_ms)
+
+
+def missed_by_shard(late: LateShard | None, now_ms: int) -> str:
+    """Return a text about late ticks of some buckets; '' if they are not late."""
+    if late is None or now_ms - late.ticked_ms <= TICK_MISSED_MS:
         return ""
-    minutes = (found.at_ms - late.ticked_ms) // MINUTE_MS
+    minutes = (now_ms - late.ticked_ms) // MINUTE_MS
     return f"no tick for {minutes:,} min of buckets {late.bucket_lo} to {late.bucket_hi}"
 
 
