@@ -124,7 +124,7 @@ class Call:
         from another program or a person belongs to another change.
         """
         kind, _, name = self.actor.partition(":")
-        # A name may contain a colon. It is quoted, so that different names do not make the same key.
+        # Quote the name, because it may contain a colon. Otherwise, different names could make the same key.
         plain = f"{kind}:{quote(name, safe='')}:{self.idempotency_key}"
         return plain if len(plain) <= MAX_ID_CHARS else f"call:{_sha256(plain)}"
 

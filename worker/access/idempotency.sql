@@ -4,7 +4,7 @@
 DELETE FROM console_acts WHERE at_ms <= :since_ms
 
 -- name: in_turn
--- This locks a row instead of an advisory lock, because any login can take an advisory lock, even a host's.
+-- Lock a row, and not an advisory lock, because any login can take an advisory lock, even a host's.
 INSERT INTO console_acts (key, name, action, at_ms, answer, place) VALUES ('turn:' || :picture, :name, '', :now_ms, '', '')
 ON CONFLICT (key) DO UPDATE SET at_ms = excluded.at_ms
 

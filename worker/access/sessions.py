@@ -69,7 +69,8 @@ def count_try(connection: sa.Connection, name: str, address: str, now_ms: int) -
     too_many = of_address.failures > MOST_ADDRESS_FAILURES
     if name == "" or (found is None and too_many):
         return Try(None, too_many)
-    # All counts of an address end together. Otherwise, they would show which names were counted beyond its limit.
+    # All counts of an address end together. Otherwise, they would show which names Drawdown still counted above the
+    # address's limit.
     given = {**given, "name": clean(name, MAX_ID_CHARS), "since_ms": of_address.since_ms}
     if SQL.run(connection, "count_failure", given).one().failures > MOST_FAILURES:
         return Try(None, True)

@@ -10,7 +10,7 @@ FOR UPDATE
 DELETE FROM console_failures WHERE since_ms <= :since_ms
 
 -- name: count_failure
--- Failures older than WITHIN_MS are deleted before, so `since_ms` stays the time of the first failure.
+-- `forget_failures` first deletes failures older than WITHIN_MS. So `since_ms` stays the time of the first failure.
 INSERT INTO console_failures (name, address, since_ms, failures) VALUES (:name, :address, :since_ms, 1)
 ON CONFLICT (name, address) DO UPDATE SET failures = console_failures.failures + 1 RETURNING failures, since_ms
 

@@ -655,7 +655,7 @@ def spill_folder() -> Iterator[str]:
         made = tempfile.mkdtemp(prefix=PREFIX)
         lock = _locked(made)
         if lock is not None:
-            break  # otherwise another read took it for an abandoned folder, and removed it
+            break  # otherwise, another read removed the folder, because it looked abandoned
     try:
         yield made
     finally:

@@ -142,7 +142,7 @@ def _take(context: Context, its: BatchSource, file: FoundFile, most: int, done: 
             if sums.of_events:
                 yield Transaction("meet_types", partial(meet_types, sums=sums, now_ms=by.now_ms))
             taken: TakenFile = yield Transaction("take_batch", partial(take, sums=sums, source=source, by=by))
-    except (NotNow, Unreadable, OSError) as error:  # later ticks retry; after timeouts, at most MAX_READINGS
+    except (NotNow, Unreadable, OSError) as error:  # later ticks retry, but at most MAX_READINGS reads may time out
         said = str(error) if isinstance(error, DrawdownError) else f"{file.name}: {error}"
         done.failures.append(f"{source}: {said}")
         log.info("batch", source=source, name=file.name, outcome="failed", said=said)

@@ -165,7 +165,7 @@ def _bring(
     with (
         _explained(question.database, over),
         _connected(databases, question.database, over) as connection,
-        closing(_said_of(connection, question.query, bounds)) as result,  # SQLite stays locked while it is open
+        closing(_said_of(connection, question.query, bounds)) as result,  # an open result keeps SQLite locked
     ):
         names, rows = _select_columns(result)
         _write(raw, file.name, names, (_format_row(names, row) for row in rows))

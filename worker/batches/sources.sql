@@ -10,7 +10,7 @@ VALUES (:source, :folder, :at_ms, :actor, :reason, :query, :asked_of, :period_ms
 UPDATE batch_sources SET paused_ms = :paused_ms WHERE source = :source
 
 -- name: hold [postgresql]
--- This waits for a transaction that takes a file of this folder (hold_folder), so the next statement sees its batch.
+-- Wait for a transaction that takes a file of this folder (hold_folder), so that the next statement sees the batch.
 SELECT folder FROM batch_sources WHERE source = :source FOR UPDATE
 
 -- name: hold [sqlite]
@@ -87,8 +87,9 @@ UPDATE batch_files SET outcome = 'failed', said = :said, seen_ms = :now_ms,
 WHERE source = :source AND name = :name AND batch = '' AND path = :path AND outcome = 'reading'
 
 -- name: unseen
--- The files without an outcome for their present size and time, and whether an earlier read failed. If a file
--- with different content had this name afterwards, read the file again. Its conflict can then end.
+-- The files without an outcome for their present size and time, and whether an earlier read failed. An outcome does not
+-- count if a later file of this name had another size or time. A tick then reads the file again, so its conflict can
+-- end.
 SELECT i.name, EXISTS (SELECT 1 FROM batch_files f WHERE f.source = :source AND f.name = i.name
     AND f.outcome IN ('reading', 'failed')) AS failed
 FROM {rows :found (name text, size_bytes bigint, modified_ns bigint)} i

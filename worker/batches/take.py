@@ -205,7 +205,7 @@ def _claim(connection: sa.Connection, sums: Sums, source: str, by: By, seen: set
         other = other or SQL.run(connection, "other_of_name", values).one_or_none()
         if other is None:
             raise NotNow(f"{name}: another process just took and withdrew a batch with this name. Try again")
-        if other.is_newer:  # otherwise the text would advise to withdraw the right batch
+        if other.is_newer:  # the text below would advise a person to withdraw the right batch
             raise NotNow(f"{name}: another process just took a file with the same content. Try again")
         said = f"the batch {other.batch} has this name and different content. Withdraw that batch"
         after = ", and a tick takes the new result" if is_asked(file.place) else " first, or rename the file"
@@ -515,7 +515,8 @@ def withdraw_some(
     samples = int(SQL.run(connection, "count_withdrawn", its).scalar_one())
     done = WithdrawnBatch(batch, samples, int(row.samples) - samples, already=False)
     SQL.run(connection, "mark_withdrawn", {"batch": batch, "now_ms": by.now_ms})
-    SQL.run(connection, "look_again", {"batch": batch})  # after the mark, because a note of a conflict locks the batch
+    # Run this after the mark. The mark waits for transactions that note a conflict, because they lock the batch.
+    SQL.run(connection, "look_again", {"batch": batch})
     record(connection, "batch_withdraw", batch, {"name": row.name, "samples": withdrawn, "closed": done.closed}, by)
     return done
 

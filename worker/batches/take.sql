@@ -59,7 +59,8 @@ ON CONFLICT (source, name, batch, path) DO UPDATE SET size_bytes = excluded.size
 DELETE FROM batch_files WHERE source = :source AND name = :name AND batch = '' AND path = :path
 
 -- name: settle_elsewhere
--- A person took a file that ticks gave up or could not read. Ticks must not read it again, because it could kill them.
+-- A person took a file that ticks gave up or could not read. Ticks must not read the file again, because that could
+-- kill them.
 UPDATE batch_files SET batch = :batch, outcome = 'repeated', said = 'taken by hand', size_bytes = :size_bytes,
     modified_ns = :modified_ns, seen_ms = :seen_ms, readings = 0
 WHERE name = :name AND batch = '' AND path = :path AND source <> :source AND NOT EXISTS (SELECT 1 FROM batch_files o

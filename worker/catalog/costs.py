@@ -140,7 +140,7 @@ class Pools:
         if not costs:
             each = Fraction(self.scale(pool) if pool == feature else 0)
             return each, each
-        # With another machine's clock, a charge may be settled before it was sent.
+        # By the clocks of two machines, a charge may seem settled before it was sent.
         between = costs[min(first, last) : max(first, last) + 1]
         exact = None if cost is None else Fraction(cost)
         if cost is not None and "/" in cost:

@@ -164,7 +164,7 @@ def segments(rows: Sequence[MappingRow]) -> list[Segment]:
     """
     of_sizes = _segments(tuple(row for row in rows if not row.is_of_events))
     by_meter: dict[int, list[MappingRow]] = {}
-    for row in rows:  # each meter separately, because there may be thousands with independent rows
+    for row in rows:  # group by meter, because thousands of meters may have independent rows
         if row.memory_mb is not None and row.is_of_events:
             by_meter.setdefault(row.memory_mb, []).append(row)
     return [*of_sizes, *(found for _, mine in sorted(by_meter.items()) for found in _of_meter(mine))]

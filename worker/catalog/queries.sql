@@ -54,8 +54,8 @@ SELECT DISTINCT u.org_id, g.feature FROM used u JOIN segments g ON {in_segment} 
 -- The owner of a wallet.
 
 -- name: other_owners
--- The other owners of the credit in each claim. The owners are the pool of that name, if the embedded ledger keeps the
--- credit, and organisations that are billed as this customer at that time.
+-- The other owners of the credit in each claim. If the embedded ledger keeps the credit, the pool of that name is an
+-- owner. Organisations that are billed as this customer at that time are owners, too.
 SELECT c.n, p.pool, a.org_id, a.provider
 FROM {rows :claims (n bigint, org_id text, customer_id text, start_ms bigint, end_ms bigint)} c
 LEFT JOIN pools p ON p.pool = c.customer_id AND :in_ledger = 1

@@ -55,9 +55,9 @@ def take_new_terms(connection: sa.Connection, declared: Mapping[str, Capabilitie
     for name in _to_learn(connection, declared):
         there = _stored(connection)[name]
         _keep(connection, name, _text(declared[name]), there.live_from_ms, there.wire_since_ms)
-    for name in _unmet(connection, declared):  # another worker may have stored it during the wait for the lock
+    for name in _unmet(connection, declared):  # another worker may have stored the terms during the wait for the lock
         before = _stored(connection).get(name)
-        since_ms = 0 if before is None else before.wire_since_ms  # a recovery may have dated it
+        since_ms = 0 if before is None else before.wire_since_ms  # a recovery may have set this time
         _keep(connection, name, _text(declared[name]), declared[name].live_from_ms, since_ms)
     make_windows_dirty(connection, SQL, "waiting_for_a_provider", {})
 
@@ -183,7 +183,7 @@ def _terms(capabilities: Capabilities) -> dict[str, object]:
         "negatives": capabilities.negatives,
         "live_from_ms": capabilities.live_from_ms,
         "balance_in_ledger": capabilities.balance_in_ledger,
-        # Included only if a provider has several ways, so that the stored terms of all others stay the same.
+        # Include the way only if a provider has several ways, so that the stored terms of all others stay the same.
         **({"way": capabilities.way} if capabilities.way else {}),
         **({MODE: capabilities.mode} if capabilities.mode else {}),
     }

@@ -234,8 +234,8 @@ class Calls:
         The provider declares the span. Customers take turns, so that a customer with many pushes does not delay others.
         """
         requests = effect.requests
-        # A lost response is requested again, so one portion can have all responses. A customer's responses are then
-        # compared together, unless they take longer than PORTION_S.
+        # Drawdown requests a lost response again, so one portion can have all responses. It then compares a customer's
+        # responses together, unless they take longer than PORTION_S.
         flight = Flight[LookupResult](len(requests), effect.over, _unread, portion=len(requests))
         calls = iter(by_customer(requests, self._provider.capabilities.lookup_span_ms))
 
@@ -259,7 +259,7 @@ class Calls:
                 return [await self._provider.lookup(push) for push in asked]
             answers = await cast(ManyLookups, self._provider).lookup_many(asked)
             assert len(answers) == len(asked), f"answers: {len(answers)}, lookups: {len(asked)}"
-        except Exception as error:  # a push that cannot be read is not absent
+        except Exception as error:  # a failed lookup does not show that the push is absent
             log.exception("provider_failed", provider=self._provider.name, first_key=asked[0].key)
             return [ReadFailed(in_short(error))] * len(asked)
         return answers
@@ -337,7 +337,7 @@ class Calls:
     async def _ask_or_fail(self, ask: Callable[[A], Awaitable[B]], asked: A) -> B | ReadFailed:
         try:
             return await ask(asked)
-        except Exception as error:  # a value that cannot be read is neither zero nor absent
+        except Exception as error:  # a failed read does not show that the value is zero or absent
             log.exception("provider_failed", provider=self._provider.name)
             return ReadFailed(in_short(error))
 
@@ -464,7 +464,7 @@ class Flight(Generic[A]):
         for place in self._fetched:
             call = self._call_of.pop(place, None)
             if call is None:
-                continue  # it was not sent in a call
+                continue  # a call did not send this request
             call.remove(place)
             if not call:
                 self._room.release()

@@ -22,7 +22,7 @@ from drawdown.worker.engine.witness import Witness
 log = structlog.get_logger()
 
 R = TypeVar("R")
-Over: TypeAlias = Callable[[], bool]  # True once further work must not begin: time is over, or the process must end
+Over: TypeAlias = Callable[[], bool]  # True if work must not begin, because time is over or the process must end
 Cut: TypeAlias = Callable[[int], None]  # receives the reduced number of concurrent calls
 NOT_SENT: Final = "not sent: no time was left"
 """The result of a request that had not begun when the time limit (`over`) was reached."""
@@ -69,7 +69,7 @@ class Push:
     over: Over
     cut: Cut | None = None
     closed: Over = never
-    gives_way: bool = False  # other pushes may be due: if a customer must wait, its pushes are answered as not begun
+    gives_way: bool = False  # other pushes may be due, so return the pushes of a customer that must wait as not begun
 
 
 @dataclass(frozen=True, eq=False)
@@ -382,7 +382,7 @@ def fetch_lookups(looking: LookUp, left: Sequence[int]) -> Steps[Mapping[int, Lo
     try:
         found: Mapping[int, LookupResult] = yield looking
         assert found and found.keys() <= set(left), f"{looking.provider} answered {list(found)} of {left}"
-    except Exception as error:  # a push that cannot be read is not absent
+    except Exception as error:  # a failed lookup does not show that the push is absent
         log.exception("provider_failed", provider=looking.provider, first_key=looking.requests[left[0]].key)
         return dict.fromkeys(left, ReadFailed(in_short(error)))
     return found

@@ -154,7 +154,7 @@ async def _drive(steps: Steps[R], world: World, calls: Mapping[str, Calls]) -> R
         answer, failure = None, None
         try:
             answer = await _do(effect, world, calls)
-        except Exception as error:  # the step decides
+        except Exception as error:  # the step receives the failure, and decides
             failure = error
 
 

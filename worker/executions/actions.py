@@ -134,7 +134,7 @@ def accept(connection: sa.Connection, key: str, request: Request, by: By, *, of_
         _require_no_use(key)
     require_sane(request)
     before = grouped.read(connection, key)
-    if before is not None:  # a repeat does not check the account again, which may have changed since
+    if before is not None:  # a repeat skips the checks of the account, because the account may have changed since
         if before.fingerprint != fingerprint(request):
             raise grouped.other_content(key, run_request.differing(before, request))
         return Accepted(before, True, *_read_balance(connection, before, by.now_ms, moved=False))

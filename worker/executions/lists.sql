@@ -33,11 +33,12 @@ org_id = :org
 state = 'held' AND expires_ms > :now_ms
 
 -- name: over
--- Past its end, and not expired by a transaction yet. The next change of its wallet releases the reserved credit.
+-- The execution is past its end, and a transaction has not expired it yet. The next change of its wallet releases the
+-- reserved credit.
 state = 'held' AND expires_ms <= :now_ms
 
 -- name: waiting
--- Accepted, and not charged yet, such as queued executions.
+-- The execution is accepted and not charged yet, such as a queued execution.
 state = 'held' AND expires_ms > :now_ms AND drawn_micro = 0
 
 -- name: drawing
@@ -77,7 +78,7 @@ SELECT org_id FROM reservations WHERE reservation = :reservation
 SELECT {columns} FROM reservations WHERE reservation = :reservation
 
 -- name: entries
--- The charges of an execution. Without a wallet, they are its usage, which samples bill.
+-- The charges of an execution. If a wallet does not pay, the rows are its usage, which samples bill.
 SELECT key, at_ms, amount_micro, feature, quantity, actor, reason FROM ledger_entries
 WHERE reservation = :reservation
 UNION ALL SELECT 'run:' || reservation || ':' || number || ':' || feature, at_ms, amount_micro, feature, quantity,

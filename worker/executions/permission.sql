@@ -1,4 +1,4 @@
--- The facts for which an execution is refused.
+-- The facts that decide whether Drawdown refuses an execution.
 
 -- name: blocks
 -- The block of the project comes before that of the action.
@@ -12,8 +12,8 @@ SELECT sandbox_id FROM sandboxes WHERE sandbox_id IN :names AND org_id <> :org_i
 -- The organisation that requests an execution.
 
 -- name: asker
--- The provider that bills an organisation now, and whether it may run. The result is one row, even if the organisation
--- is unknown.
+-- The provider that bills an organisation now, and whether the organisation is halted or stopped. The result is one
+-- row, even if the organisation is unknown.
 SELECT a.provider, a.customer_id, o.is_halted, o.halt_reason, o.stopped_at_ms
 FROM (SELECT 1 AS one) q LEFT JOIN orgs o ON o.org_id = :org_id
     LEFT JOIN assignments a ON a.org_id = :org_id AND a.start_ms <= :now_ms

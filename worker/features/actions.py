@@ -169,7 +169,7 @@ def end_feature(
     in lost history unless `confirmed`.
     """
     start = next_window(by.now_ms) if from_ms is None else from_ms
-    lock_buckets(connection)  # without the lock, a concurrent mapping would be missed
+    lock_buckets(connection)  # without the lock, this call would miss a concurrent mapping
     rows = mapping_rows(connection)
     mine = making(rows, feature, start)
     if not mine:
@@ -257,7 +257,7 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
     until = [before for before in mapping if before.selector == row.selector and before.start_ms <= start]
     was = (
         sorted(until, key=lambda before: before.start_ms)[-1].feature if until else None
-    )  # if two rows have the same start, the row that was added last
+    )  # if two rows have the same start, the row that was added last counts
     return replace(_fix(connection, start, mapping, row), was=was)
 
 

@@ -5,7 +5,7 @@ SELECT memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples, COUNT(DISTIN
 WHERE reason IN {mapping_reasons} AND memory_mb <= {most_memory_mb} GROUP BY memory_mb ORDER BY memory_mb
 
 -- name: unmapped_events
--- Pending usage of event types, with the metric that prevents its billing in its oldest window or later.
+-- Pending usage of event types. `metric`: a metric that prevents the billing of this usage from its oldest window on.
 SELECT q.event_type, q.units, q.events, q.orgs, (SELECT MIN(c.metric) FROM {charging} c
     WHERE c.counts = q.event_type AND c.end_ms > q.since_ms) AS metric
 FROM (SELECT t.event_type, t.meter, SUM(p.seconds) AS units, SUM(p.samples) AS events, COUNT(DISTINCT p.org_id) AS orgs,

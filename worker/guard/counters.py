@@ -312,7 +312,7 @@ def deny(connection: sa.Connection, found: Counters, denials: Denials, now_ms: i
 
 def _locked(connection: sa.Connection, org_id: str, metric: str, at_ms: int) -> Counters:
     found = _read(connection, org_id, metric, at_ms, held="for_update")
-    if found.rows < len(PERIODS):  # it is the first use of a period
+    if found.rows < len(PERIODS):  # this is the first use of a period
         rows = [{"period": period, "start_ms": start} for period, start in reversed(starts(at_ms).items())]
         SQL.run(connection, "make", {"org_id": org_id, "metric": metric, "rows": rows})
         found = _read(connection, org_id, metric, at_ms, held="for_update")

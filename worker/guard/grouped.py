@@ -128,7 +128,7 @@ class _Work:
         before = list(self._found)
         self._decide(ends, moments)
         refused = self._emit()
-        if refused:  # these are decided alone; the other calls have not written yet, so decide them again
+        if refused:  # decide these calls alone, and the others again, because they have not written yet
             self._found = [refused.get(at, one) for at, one in enumerate(before)]
             self._moves, self._books, self._changed = Moves(now_ms), {}, []
             self._decide(ends, moments)
@@ -249,7 +249,7 @@ class _Work:
                     there.update(call.names)
                 else:
                     self._found[at] = self._change(call, standings, drawn, changed, read.get("rates"))
-            except NotTogether as error:  # such as Alone
+            except NotTogether as error:  # includes Alone
                 self._found[at] = error
 
     def _make(self, seen: Mapping[int, AskerRows], ends: Mapping[int, Use]) -> bool:

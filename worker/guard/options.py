@@ -219,7 +219,8 @@ def _top_up(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, *
 
 
 def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, most: int) -> Way:
-    values = {"org_id": wish.org_id, "now_ms": now_ms, "at_most": max(most, 1) + 1}  # one may be the present payer
+    # Read one row more, because one of the rows may be the present payer's.
+    values = {"org_id": wish.org_id, "now_ms": now_ms, "at_most": max(most, 1) + 1}
     names = [name for name in SQL.run(connection, "sponsors", values).scalars() if name != found.payer]
     if not names:
         return Way("sponsor", "no_sponsor", f"{wish.org_id} does not have another payer")
@@ -239,7 +240,7 @@ def _sponsor(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int, 
 def _request(connection: sa.Connection, wish: Wish, found: Answer, now_ms: int) -> Way:
     period: Period = next((one for one in PERIODS if one == found.period), "month")
     used = found.used
-    if used is None:  # no limit applies, but the use before counts against the limit override
+    if used is None:  # no limit applies, but earlier use counts against the limit override
         used = guard_counts.look(connection, wish.org_id, wish.metric, now_ms).counted[period].used
     wanted = Override(period, min(used + wish.quantity, MAX_UNITS), found.resets_ms or end_of(period, now_ms))
     values = {"org_id": wish.org_id, "metric": wish.metric, "now_ms": now_ms}

@@ -1,7 +1,8 @@
 -- The statements of dispatch: due halts, cells to notify, and responses.
 
 -- name: in_force
--- A halt of the shard that is in force now. If `provider` is not empty, only of organisations that it bills.
+-- A halt of the shard that is in force now. If `provider` is not empty, the halt is of an organisation that this
+-- provider bills.
 EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
     AND o.halted_at = halts.halted_at AND o.bucket BETWEEN :lo AND :hi
     AND (:provider = '' OR o.billing_provider = :provider))
@@ -10,8 +11,8 @@ EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted
 EXISTS (SELECT 1 FROM sandboxes s WHERE s.org_id = halts.org_id AND s.cell_id = halts.cell_id AND s.state = 'running')
 
 -- name: forget_obsolete
--- If a cell could not be notified, and has not had a sandbox to stop since `empty_since_ms`, the halt is removed. If a
--- sandbox appears there, a trigger makes the halt due again.
+-- Remove due halts that are no longer in force. Also remove a halt from `empty_since_ms` or before, if its cell has not
+-- acknowledged it and does not have a sandbox to stop. If a sandbox appears there, a trigger makes the halt due again.
 DELETE FROM halts WHERE due_at_ms IS NOT NULL AND (NOT EXISTS (
     SELECT 1 FROM orgs o WHERE o.org_id = halts.org_id AND o.is_halted AND o.halted_at = halts.halted_at)
     OR (acked_at_ms IS NULL AND halted_at <= :empty_since_ms AND NOT EXISTS (
@@ -50,7 +51,7 @@ RETURNING org_id, cell_id, ignored, ignored_since_ms
 SELECT DISTINCT cell_id FROM halts WHERE due_at_ms <= :now_ms AND {in_force} AND cell_id NOT IN :taken_cells
 
 -- name: claim
--- The rows are picked once, because a plan that picks again for each row exceeds the limit.
+-- MATERIALIZED selects once. A plan that selects again for each row would claim more than the limit.
 WITH x AS MATERIALIZED (
     SELECT org_id, cell_id, halted_at FROM halts WHERE cell_id = :cell_id AND due_at_ms <= :now_ms AND {in_force}
     ORDER BY due_at_ms LIMIT :at_most {skip_locked}

@@ -74,7 +74,7 @@ def server_of(connection: sa.Connection) -> tuple[str | None, str | None]:
     try:
         with connection.begin_nested():
             server = SQL.run(connection, "server").one()
-    except DBAPIError as error:  # the service does not report it; Drawdown still compares sends and ticks
+    except DBAPIError as error:  # the service does not report its identity; Drawdown still compares sends and ticks
         if error.connection_invalidated:
             raise
         return None, None

@@ -52,7 +52,7 @@ INSERT INTO losses (number, from_ms, until_ms, at_ms, seal_id, found, actor, rea
 VALUES (:number, :from_ms, :until_ms, :at_ms, (SELECT COALESCE(MAX(seal_id), 0) FROM seals), :found, :actor, :reason)
 
 -- name: read_all_again
--- S2: the restored database counts arrivals from an earlier number on, so all arrivals are read again.
+-- The restored database counts arrivals from an earlier number on, so seals read all arrivals again (S2).
 UPDATE buckets SET cursor = 0, epoch = epoch + 1
 
 -- name: ask_all

@@ -151,7 +151,7 @@ class WitnessFile:
         """
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            if "database_id" in kept:  # a file of a version without places
+            if "database_id" in kept:  # an earlier version, without places, wrote this file
                 kept = {"": {"last": kept, "since_tick": kept["tick_id"], "since_worker": kept["tick_worker"]}}
             if not kept:
                 raise ValueError("the file is empty")
@@ -219,7 +219,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(made)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems do not offer it for a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems do not offer fsync for a folder
             raise
     finally:
         os.close(made)

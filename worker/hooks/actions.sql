@@ -16,8 +16,8 @@ FOR KEY SHARE
 -- name: going_on [sqlite]
 
 -- name: hold
--- A transaction that changes an endpoint does not wait for transactions that write messages for it
--- (`schema/messages.sql`). A transaction that ends it does.
+-- A transaction that changes an endpoint does not wait for transactions that write messages for the endpoint
+-- (`schema/messages.sql`). A transaction that ends the endpoint waits for them.
 SELECT name, url, events, generation, ended_ms FROM hook_endpoints WHERE name = :name {lock}
 
 -- name: going

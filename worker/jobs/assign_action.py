@@ -105,7 +105,7 @@ def assign_here(connection: sa.Connection, wishes: Sequence[Wish], options: Flip
     UsageError for a start that is not a window boundary.
     """
     provider = options.provider
-    assignments.lock_for_assignments(connection, [wish.org_id for wish in wishes])  # else another call may assign first
+    assignments.lock_for_assignments(connection, [wish.org_id for wish in wishes])  # another call must not assign first
     found = flips.candidates_of(connection, wishes=wishes, options=options, declared=None, by=by)
     customers = {one.wish.org_id: one.customer_id for one in found if not one.already}
     for one in found:

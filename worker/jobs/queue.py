@@ -243,7 +243,7 @@ def take(connection: sa.Connection, worker: str, now_ms: int) -> ClaimedJob | No
             why = f": {row.said}" if row.said else ". Read the log of the ticks"
             raise Refused(f"{MAX_TRIES} ticks could not finish the job{why}")
         require_as_it_stood(connection, asked, by)
-        # By a clock that is behind, fewer windows are closed, so the plan would leave out a part of the range.
+        # If this machine's clock is behind, it shows fewer closed windows, so the plan would omit a part of the range.
         is_short = isinstance(asked, ReplayJob) and horizon(now_ms) < min(asked.to_ms, horizon(row.at_ms))
         planned = None if is_short else _plan(connection, asked, now_ms)
     except (Refused, UsageError) as error:

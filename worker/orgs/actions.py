@@ -88,7 +88,8 @@ def halt(connection: sa.Connection, org_ids: Sequence[str], by: By, *, undo: boo
     before = {org: require_org(connection, org) for org in sorted(set(org_ids))}
     done = [(org, {"was_halted": bool(row.is_halted)}) for org, row in before.items()]
     record_many(connection, action, done, by)
-    mark_for_projection(connection, list(before), by.now_ms)  # first, because it locks them in the order of their ids
+    # Mark the organisations first, because the mark locks them in the order of their ids.
+    mark_for_projection(connection, list(before), by.now_ms)
     SQL.run(connection, "set_operator_halt", {"operator_halt": not undo, "orgs": [{"org_id": org} for org in before]})
     apply_now(connection, list(before), by.now_ms)
     found = []

@@ -363,7 +363,7 @@ def cancel(
             f"cannot cancel: the latest assignment of {org_id} is to {latest.provider}{customer}. See `drawdown org "
             "scheduled`"
         )
-    # A machine with a faster clock may have sealed it.
+    # A machine with a faster clock may have sealed windows of this assignment.
     _require_unsealed(connection, org_id, latest.start_ms, "cancel the assignment of", "Assign it again from then on")
     SQL.run(connection, "delete_assignment", {"org_id": org_id, "start_ms": latest.start_ms})
     if len(found) == 2:
@@ -391,7 +391,7 @@ def _require_own_again(connection: sa.Connection, org_id: str, biller: _Biller, 
     try:
         _check_customer(connection, org_id, biller, start, None)
     except Refused as error:
-        why, _, _ = str(error).partition(". ")  # its next step is for a new assignment
+        why, _, _ = str(error).partition(". ")  # omit the next step, which is for a new assignment
         command = typed(org_id, "--provider", biller.provider, "--customer", "CUSTOMER", "--from", "TIME")
         raise Refused(
             f"cannot cancel the assignment of {org_id}: {why}. Let it begin, and assign another customer from a time "

@@ -42,7 +42,7 @@ SELECT * FROM assignments WHERE org_id = :org_id ORDER BY start_ms DESC LIMIT 2
 SELECT org_id, customer_id FROM assignments WHERE org_id IN :org_ids AND end_ms = :start_ms AND customer_id <> ''
 
 -- name: stopped
--- The tiers, and NULL for automatic top-ups, of wallets that are unused from :now_ms on.
+-- The tiers and automatic top-ups (`tier` NULL) of wallets that are unused from :now_ms on.
 SELECT t.customer_id, t.tier FROM tier_holders t
 WHERE t.customer_id IN :customers AND t.ended_ms IS NULL AND t.renews AND {is_unused}
 UNION ALL SELECT t.customer_id, NULL FROM topup_terms t
@@ -77,7 +77,7 @@ WHERE org_id = :org_id
 pending_usage WHERE org_id = :org_id AND window_ms >= :start_ms
 
 -- name: unseen
--- A late sample that no seal has read has not marked its window, so the query finds the sample by its arrival (S2).
+-- If seals have not read a late sample yet, its window is not dirty. So the query finds the sample by its arrival (S2).
 SELECT DISTINCT s.org_id, {window} AS window_ms FROM usage_samples s WHERE {later} AND s.problem IS NULL
     AND s.ts < (SELECT MAX(watermark_ms) FROM buckets) AND s.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} g)
 

@@ -324,7 +324,7 @@ def _assign_one(
 ) -> Flip:
     org, customer = flip.org_id, flip.customer_id
     found = _as_wished(connection, wish, options.provider, options.from_ms, by)
-    if found is not None:  # another command or a tick has made it since
+    if found is not None:  # another command or a tick has made this flip since
         since_ms, customer = found
         return replace(flip, customer_id=customer, already=True, note=joined(flip.note, _to_come(org, since_ms, by)))
     try:

@@ -1,7 +1,7 @@
 -- The state of organisations before a flip.
 
 -- name: latest_assignment
--- `since_ms`: the start of the first assignment since which the provider and the customer are the same.
+-- `since_ms`: the time since which the provider and the customer are the same.
 SELECT a.provider, a.customer_id, o.is_halted, (SELECT MIN(s.start_ms) FROM assignments s WHERE s.org_id = a.org_id
     AND s.start_ms > COALESCE((SELECT MAX(d.start_ms) FROM assignments d WHERE d.org_id = a.org_id
         AND (d.provider <> a.provider OR d.customer_id <> a.customer_id)), -1)) AS since_ms

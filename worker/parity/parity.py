@@ -357,7 +357,7 @@ def _line(
     if is_pruned:
         return line("pruned", None, None, "samples of that day are pruned here")
     if theirs is None and ours is not None and (here or withdrawn):
-        # If `here` is 0, all of it is withdrawn here and not counted there, so both sides agree on 0.
+        # If `here` is 0, all of this use is withdrawn here, and the cell does not count it. So both sides agree on 0.
         return line("only_here" if here else "withdrawn", None, None, "the cell does not report this organisation")
     if ours is None and there:
         return line("only_there", None, None, "no sample of that day names this organisation")

@@ -157,7 +157,8 @@ def _use(
 ) -> None:
     live_from = _live_from(stored.live_from_ms, capabilities.live_from_ms, by.now_ms, _sealed_to(connection))
     moved = not WIRE.isdisjoint(differing(json.loads(stored.terms), _terms(capabilities)))
-    # A tick on the former terms may have sent or adopted pushes since the command began, or by a clock that is ahead.
+    # Begin after the last push that a tick sent or adopted on the former terms. The tick may have done this since the
+    # command began, or its clock may be ahead.
     values = {"provider": provider, "since_ms": by.now_ms}
     since_ms = int(SQL.run(connection, "after_last_sent", values).scalar_one() or by.now_ms)
     _keep(connection, provider, _text(capabilities), live_from, since_ms if moved else stored.wire_since_ms)
@@ -362,7 +363,7 @@ def set_rate(
         return holds.start_ms
     details = {"feature": feature, "micro": rate[0], "per_quantity": rate[1], "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
-    # The insert decides: if two people set a rate at the same moment, the second one gets the error.
+    # If two people set a rate at the same moment, the insert decides, and the second person gets the error.
     if SQL.run(connection, "insert_rate", {**details, "provider": provider, **person}).first() is None:
         taken = rate_card_of(connection, provider).explain_taken_start(feature, start, by.now_ms)
         raise Refused(f"cannot set the rate of {feature} at {provider}: {taken}")

@@ -9,7 +9,7 @@ FROM assignments WHERE start_ms <= :now_ms AND (end_ms IS NULL OR :now_ms < end_
 
 -- name: attempts
 -- Figures of the latest sends with an outcome: their number, the number of failures, and the 95th percentile of their
--- duration. Also the number of unanswered sends since the last response, which opens a circuit breaker.
+-- duration. Also the number of unanswered sends since the last response, because this number opens a circuit breaker.
 WITH recent AS MATERIALIZED (SELECT a.window_ms, a.org_id, a.feature, a.revision, a.outcome,
         a.finished_ms - a.started_ms AS took_ms, a.finished_ms
     FROM attempts a WHERE a.started_ms >= :since_ms ORDER BY a.started_ms DESC LIMIT :at_most),

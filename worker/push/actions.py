@@ -192,7 +192,8 @@ def accept_many(connection: sa.Connection, chosen: Sequence[PushRow], by: By, ev
     about = {"evidence": evidence.strip(), "outcome": "accepted"}
     done = [(str(push.key), {**about, "was": push.state}) for push in chosen]
     record_many(connection, "push_resolve", done, by)
-    # After the audit chain, as most actions that lock both. If two such transactions deadlock, `write` retries one.
+    # Lock organisations after the audit chain, as most actions do. If two transactions deadlock, `write` retries one of
+    # them.
     mark_for_projection(connection, [str(push.org_id) for push in chosen], by.now_ms)
 
 
@@ -497,8 +498,8 @@ def conclude(
         if isinstance(answer, Cancelled)
     }
     found = find_pushes(connection, evidence, hold=True)
-    # If a lookup accepted a push meanwhile, it was made before the provider had processed the cancellation. A push that
-    # a webhook rejected meanwhile does not have a charge either.
+    # A lookup that accepted a push meanwhile was made before the provider processed the cancellation. A push that a
+    # webhook rejected meanwhile does not have a charge either.
     chosen = [push for push in found.values() if push.state in ("in_doubt", "accepted", "rejected")]
     why = [f"cancelled at {push.provider}: {evidence[str(push.key)]}" for push in chosen]
     void_many(connection, chosen, by, why, "operator", answered=False)

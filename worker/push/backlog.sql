@@ -1,7 +1,8 @@
 -- The open pushes of each provider.
 
 -- name: open
--- By the index on open pushes. The rates are those in force at the window: the ledger's, and the provider's own.
+-- The query reads the index on open pushes. `rated_ms`, `there_ms`: the start of the ledger's rate and of the
+-- provider's own rate in force at the window, or -1.
 SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = p.feature AND r.start_ms <= p.window_ms), -1) AS rated_ms,
     COALESCE((SELECT MAX(r.start_ms) FROM provider_rates r WHERE r.provider = p.provider
@@ -12,7 +13,7 @@ SELECT p.provider, {open_state} AS state, p.feature, COALESCE((SELECT MAX(r.star
 FROM pushes p WHERE p.state IN {open_states} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
 
 -- name: last_sent
--- When the latest queued push was last sent. The provider may still apply a send for a time from there on.
+-- The time when a queued push was last sent. For a while after that, the provider may still apply the send.
 MAX(CASE WHEN p.state = 'queued' THEN COALESCE((SELECT MAX(x.started_ms) FROM attempts x WHERE {is_of_push}
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted'))), p.first_attempt_ms, p.sealed_at_ms) END)
 

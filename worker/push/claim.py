@@ -157,7 +157,7 @@ def claim_due(
     ends = {row.org_id: (0, row.runs_out_ms) for row in found if row.runs_out_ms is not None}
     # Organisations with the earliest end of credit come first, then the newest pushes.
     claimed.sort(key=lambda push: (ends.get(push.org_id, (1, 0)), -push.window_ms, push.request.key))
-    # Last: the count is one row for all workers, held until the commit.
+    # Count the sends last, because all workers share one row, which stays locked until the commit.
     return Claim(claimed, count_sends(connection, len(rows), witness))
 
 
@@ -254,7 +254,7 @@ def claim_lookups(
     if not claimed:
         return []
     require_terms(connection, provider, capabilities)
-    if capabilities.drawn and (claimed == limits["at_most"] or shard != Shard()):  # else all due lookups are claimed
+    if capabilities.drawn and (claimed == limits["at_most"] or shard != Shard()):  # if not, all due lookups are claimed
         SQL.run(connection, "claim_with_them", {**mine, "now_ms": now, "at_most": MOST_TOGETHER})
     rows = SQL.run(connection, "claimed_lookups", mine).all()
     voided = _voided_of(connection, mine, capabilities) if losses else {}

@@ -223,7 +223,7 @@ def _apply(
                     draw(connection, [usage_of(sought.row)], now)
                 _keep_wire_key(connection, sought.row, capabilities)
                 done.adopted += _adopt_others(connection, sought, by)
-        elif _still_mine(connection, sought.row, claim):  # else another process has settled or claimed it meanwhile
+        elif _still_mine(connection, sought.row, claim):  # if not, another process settled or claimed the push
             done.add(_replace(connection, sought, end, by, asked_ms, capabilities))
     mark_for_projection(connection, [str(sought.row.org_id) for sought in asked], now)
     return done
@@ -441,7 +441,8 @@ def ends_by_balance(
     decided, groups = _grouped(asked, found, ends, weighed)
     pools = weighed.pools
     now = read_accounted(connection, provider=provider, pairs=list(groups), balances=weighed.balances)
-    latest = read_pools(connection, provider) if groups else pools  # after the statements that may use newer costs
+    # Read the costs after the statements above, which may use newer costs.
+    latest = read_pools(connection, provider) if groups else pools
     for pair, absent in groups.items():
         drawn = drawn_of(weighed.balances, pair)
         numbers = [number for number in absent if drawn is None or _tells_of(asked[number], drawn, now[pair])]
@@ -457,7 +458,7 @@ def ends_by_balance(
         )
         unknown = unknown_of(connection, provider, pair, pools, weighed.shown_events.get(pair), lost)
         charged = None
-        is_same_scale = latest.scale(pair[1]) == pools.scale(pair[1])  # else a finer cost was learned since the reads
+        is_same_scale = latest.scale(pair[1]) == pools.scale(pair[1])  # a finer cost since the reads changes the scale
         if drawn is not None and some and len(some) == len(drew) and is_same_scale:
             fits = partial(can_be_zero, connection, provider, pair, drawn, now[pair])
             charged = _charged(some, now[pair], weighed.before[pair], drawn, lost, unknown, fits)

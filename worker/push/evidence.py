@@ -334,7 +334,7 @@ def read_accounted(
     for row in SQL.run(connection, "marks", {"provider": provider, "pairs": wanted}):
         pair, scale = (str(row.customer_id), str(row.feature)), pools.scale(str(row.feature))
         if scale % int(row.scale):
-            continue  # the balance has changed: a finer cost would only multiply the scale
+            continue  # the balance itself changed, because a finer cost would only multiply the scale
         level, finer = _level(balances, pair), scale // int(row.scale)
         own[pair] = _read_own(row.own_units, finer)
         begun_ms, lasting = int(row.since_ms), _lasting_of(row, finer)
@@ -344,7 +344,7 @@ def read_accounted(
         elif begun_ms == 0 and pair in ever:
             marks[pair] = int(row.apart_qty) * finer, int(row.at_ms)
         elif level.since_ms is None and lasting is not None and _is_same(own[pair], level.own):
-            # without draws on parts that ended with the cycle
+            # omit draws on parts that ended with the cycle
             marks[pair] = lasting.used - int(row.accepted_qty) * finer, int(row.at_ms)
             ever.add(pair)
         elif begun_ms > since[pair] or pair in ever:
@@ -551,7 +551,7 @@ def _before(row: Row, level: Level, finer: int, *, has_own: bool) -> _Before:
     If own units were drawn, its `bounds` is None, because their costs may have changed.
     """
     at_ms, accepted, known = int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer)
-    if int(row.since_ms) == 0:  # a part of the charges since then may have been reset, or none
+    if int(row.since_ms) == 0:  # a reset since then may have removed a part of the charges
         bounds: Outlasting | None = Outlasting(accepted + int(row.apart_qty) * finer, 0, 0, 0)
         known = None
     elif known is None or level.lasting is not None:
@@ -730,8 +730,7 @@ def read_balances(provider: str, customers: Collection[str], now_ms: int, over: 
     wanted = sorted(customers)
     for at in range(0, len(wanted), CHUNK):
         part = wanted[at : at + CHUNK]
-        # Parts are listed before the read. Otherwise a part that is first shown meanwhile would look as if it were
-        # gone.
+        # List the known parts before the read. Otherwise, a part that is first shown meanwhile would look gone.
         pools, known = yield Transaction(
             "known_parts", partial(_pools_and_parts, provider=provider, customers=part), rollback=True
         )
@@ -874,7 +873,7 @@ def charged_among(
     """
     whole, draws = sum(quantities), all(quantity > 0 for quantity in quantities)
     if least == most == 0 or (draws and least <= 0 <= most < min(quantities) and can_be_zero(least)):
-        return frozenset()  # also if all draws would cancel out: events do not show them, and the balance fits
+        return frozenset()  # the draws may also cancel out, but events do not show them, and the balance fits
     if least == most == whole:
         return frozenset(range(len(quantities)))
     if least != most:
@@ -998,7 +997,7 @@ def own_up_to_lost(connection: sa.Connection, voided: Sequence[Row]) -> None:
         pair = str(push.customer_id), pools.of(str(push.feature))
         began_ms = int(push.first_attempt_ms or settled_ms)
         least, most = pools.weight_told_between(pair[1], str(push.feature), began_ms, settled_ms, push.credit_cost)
-        if least == most:  # else the missing amount is unknown, and it is reported to a person once more
+        if least == most:  # otherwise, the missing amount is unknown, and Drawdown reports it to a person once more
             lost[(provider, pair)].append((push, most))
     sums = {of: round(sum(int(push.sent_qty) * cost for push, cost in some)) for of, some in lost.items()}
     rows = [

@@ -15,7 +15,7 @@ key, window_ms, org_id, feature, revision, provider, customer_id, sealed_qty, se
 SUBSTR(COALESCE(last_error, :no_error), 1, 160)
 
 -- name: needing_person
--- By the index on pushes that need a person: in doubt, then rejected, the oldest window first.
+-- Pushes in doubt, then rejected pushes, the oldest window first, by the index on pushes that need a person.
 SELECT {columns} FROM pushes WHERE state IN ('in_doubt', 'rejected') AND state <= :last_state AND {narrowed}
     AND (state, window_ms, org_id, feature, revision) > (:state_after, :window_ms, :org_id, :feature_after, :revision)
 ORDER BY state, window_ms, org_id, feature, revision LIMIT :at_most

@@ -271,7 +271,7 @@ def _after_absent(asked: LookedUpPush, now_ms: int, capabilities: Capabilities) 
     over = now_ms >= end_ms and capabilities.applied_within_ms is not None
     if asked.stale and over:
         return Void("absent. The push was sealed before the provider's total for this customer and feature was known")
-    if asked.stale and now_ms < end_ms:  # the provider may still apply what the lost history sent
+    if asked.stale and now_ms < end_ms:  # the provider may still apply a send of the lost history
         later = min(end_ms, now_ms + backoff_ms(asked.lookups))
         return Settlement(asked.state, later, "absent", "absent so far")
     if asked.stale and asked.sent_qty and not asked.others:  # absence is never final. Its quantity must not be sent

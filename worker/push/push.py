@@ -168,7 +168,7 @@ def push(context: Context, provider: str, spell_ms: int | None = None) -> Steps[
             break
         if claimed.witness is not None:
             context.witness = claimed.witness
-            yield SaveWitness(claimed.witness)  # R1: sends are counted outside of the database, too
+            yield SaveWitness(claimed.witness)  # Drawdown counts sends outside of the database, too (R1)
         began = replace(done, why=done.why.copy())
         yield from _send_all(context, provider, claimed, claim, now, done, until_ms)
         done.rounds += 1
@@ -344,12 +344,12 @@ def _expire(connection: sa.Connection, *, provider: str, capabilities: Capabilit
         SQL.run(connection, "expire", {**values, **limits, "state": state})
     if oldest or capabilities.max_quantity is not None:
         words = {
-            # Rounded up, because a provider may declare a little less than it accepts, to allow for a late call.
+            # Round up, because a provider may declare a little less than it accepts, to allow for a late call.
             "days": str(-(-(capabilities.oldest_ms or 0) // DAY_MS)),
             "largest_qty": capabilities.max_quantity or 2**63 - 1,
         }
         marked += SQL.run(connection, "reject_unsendable", {**values, **words}).scalars()
-    if marked:  # after all pushes, as each other transaction that locks both
+    if marked:  # lock organisations after all pushes, as each other transaction that locks both
         mark_for_projection(connection, marked, now)
 
 
@@ -393,7 +393,7 @@ def _settle(
     if in_ledger:
         draw(connection, drawn, now)
     ask(connection, now_ms=now)
-    note(connection, now_ms=now)  # after organisations: a read locks in the same order
+    note(connection, now_ms=now)  # after organisations, because a read locks in the same order
 
 
 AT_ONCE: Final = 4_096
@@ -432,7 +432,7 @@ def charge_in_place(context: Context, claim: str, sending: int, until_ms: int | 
             break
         if witness is not None:
             context.witness = witness
-            yield SaveWitness(witness)  # R1: charges are counted outside of the database, too
+            yield SaveWitness(witness)  # Drawdown counts charges outside of the database, too (R1)
         done += charged
         context.advanced("pushed", charged)
         if charged < AT_ONCE:

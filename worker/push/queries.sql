@@ -7,7 +7,7 @@
 {rows :push_ids (window_ms bigint, org_id text, feature text, revision bigint)}
 
 -- name: is_of_updated_push
--- `pushes` is updated; `x` names the push by its primary key.
+-- The statement updates `pushes`. `x` has the primary key of each push.
 pushes.window_ms = x.window_ms AND pushes.org_id = x.org_id AND pushes.feature = x.feature
     AND pushes.revision = x.revision
 
@@ -30,8 +30,8 @@ p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND o.st
 
 -- name: claim
 -- `due_at_ms` is also the end of the lease. If the claimer has not settled a push by then, the push is due again. Rule
--- P2 is checked here as well, because a process may have slept since it expired old pushes. The rows are picked once,
--- because a plan that picks again for each row exceeds the limit.
+-- P2 is checked here as well, because a process may have slept since it expired old pushes. MATERIALIZED selects once.
+-- A plan that selects again for each row would claim more than the limit.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE {may_be_sent} AND (p.first_attempt_ms IS NULL OR p.first_attempt_ms > :oldest_attempt_ms)
@@ -66,16 +66,17 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
     AND claim_owner = :claim_owner
 
 -- name: expire
--- Rule P2: after this time the provider may have forgotten a key, and another send could bill twice. The same holds if
--- the window is now too old for the provider.
+-- After this time, the provider may have forgotten a key, and another send could bill twice (rule P2). The same holds
+-- if the window is now too old for the provider.
 UPDATE pushes SET state = :state, settled_ms = :now_ms, due_at_ms = :now_ms,
     last_error = 'the provider may have forgotten the key: it is looked up, and never sent blind'
 WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_at_ms <= :now_ms
     AND first_attempt_ms IS NOT NULL AND (first_attempt_ms <= :oldest_attempt_ms OR window_ms < :oldest_window_ms)
 
 -- name: lost
--- Organisations with a send that has no response after its lease, and without a read since. The provider may have charged
--- it, so the credit of later responses may include it. A read counts it until it is settled.
+-- Organisations with a send that has no response after its lease, and without a read since. The provider may have
+-- charged the send, so the credit in later responses may include the charge. A read counts the push until the push is
+-- settled.
 SELECT DISTINCT p.org_id FROM pushes p JOIN orgs o ON o.org_id = p.org_id
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AND p.due_at_ms <= :now_ms
     AND p.first_attempt_ms IS NOT NULL AND o.projection_due_ms IS NULL
@@ -83,7 +84,7 @@ WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due' AN
     AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push} AND x.attempt = p.attempts AND x.outcome IS NULL)
 
 -- name: reject_unsendable
--- A push that exceeds the provider's declared limits is not sent. Such a push was never sent, so a person can decide.
+-- Reject a push that exceeds the provider's declared limits. Such a push was never sent, so a person can decide.
 UPDATE pushes SET state = 'rejected', settled_ms = :now_ms, last_error = CASE WHEN window_ms < :oldest_window_ms
     THEN 'not sent: the provider takes nothing dated more than ' || :days || ' days back'
     ELSE 'not sent: the provider takes no quantity above ' || :largest_qty END
@@ -93,7 +94,7 @@ WHERE provider = :provider AND state IN {open_states} AND state = 'due' AND due_
 RETURNING org_id
 
 -- name: sent_before
--- Pushes with an earlier attempt that may have arrived. Its response is missing or does not exclude that.
+-- Pushes with an earlier attempt that may have arrived, because its response is missing or does not exclude that.
 SELECT x.window_ms, x.org_id, x.feature, x.revision FROM attempts x JOIN pushes p ON {is_of_push}
 WHERE p.provider = :provider AND p.state IN {open_states} AND p.state = 'due'
     AND p.due_at_ms = :lease_end_ms AND p.claim_owner = :claim_owner AND x.attempt < p.attempts
@@ -109,10 +110,10 @@ WHERE {is_of_updated_push} AND pushes.wire_key IS NULL
     due_at_ms bigint, outcome text, error text, unsent bigint, credit_cost text)}
 
 -- name: settle
--- A response that proves acceptance is written even if another worker has the claim. Any other response is written only
--- by the claimer. If a refusal came after the attempt began, its response is not written over the refusal, because it
--- shows the state before. `|| ''` keeps the planner from the index on open pushes. With old statistics, each batch
--- would read a whole backlog by that index instead of its own rows by their key.
+-- A worker writes a response that proves acceptance, even if another worker has the claim. Only the claimer writes any
+-- other response. A refusal that came after the attempt began stays, because the response shows an earlier state.
+-- `|| ''` keeps the planner from the index on open pushes. Otherwise, with old statistics, each batch would read a
+-- whole backlog by that index, and not its own rows by their key.
 UPDATE pushes SET state = x.state, due_at_ms = x.due_at_ms, settled_ms = :now_ms, last_error = x.error,
     first_attempt_ms = CASE WHEN x.unsent = 1 THEN NULL ELSE pushes.first_attempt_ms END, credit_cost = x.credit_cost
 FROM {settlements} x
@@ -135,7 +136,7 @@ WHERE attempts.window_ms = p.window_ms AND attempts.org_id = p.org_id AND attemp
     AND attempts.revision = p.revision AND attempts.attempt = p.attempt
 
 -- name: claim_lookups
--- The rows are picked once, as in `claim`.
+-- MATERIALIZED selects once, as in `claim`.
 WITH x AS MATERIALIZED (
     SELECT p.window_ms, p.org_id, p.feature, p.revision FROM pushes p JOIN orgs o ON o.org_id = p.org_id
     WHERE p.provider = :provider AND p.state IN {open_states} AND p.state IN ('queued', 'in_doubt')
@@ -203,8 +204,8 @@ WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND kin
 UPDATE pushes SET wire_key = :wire_key WHERE {this_push}
 
 -- name: settle_lookup
--- A response that proves acceptance is written even if another worker has the claim. If the push was refused later,
--- only its claimer writes the response, because an earlier lookup shows the state before.
+-- A worker writes a response that proves acceptance, even if another worker has the claim. If the push was refused,
+-- only the claimer writes it, because an earlier lookup shows the state before the refusal.
 UPDATE pushes SET state = :state, due_at_ms = :due_at_ms, settled_ms = :now_ms, last_error = :last_error,
     looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer, credit_cost = CAST(:credit_cost AS TEXT),
     first_attempt_ms = CASE WHEN :never_sent = 1 THEN NULL
@@ -217,11 +218,12 @@ WHERE {this_push}
 UPDATE pushes SET looked_up_ms = :looked_up_ms, lookup_answer = :lookup_answer WHERE {this_push}
 
 -- name: hold_if_claimed
--- The row stays locked. Otherwise a late response could be written between this and the void.
+-- Keep the row locked. Otherwise, another worker could write a late response between this statement and the void.
 SELECT 1 FROM pushes p WHERE {this_push} AND state IN ('queued', 'in_doubt') AND claim_owner = :claim_owner {hold_push}
 
 -- name: others_untold
--- Other unknown pushes, which may lead to an adoption. An absent push that waits only for others does not.
+-- Other unknown pushes, which may lead to an adoption. An absent push that waits only for others cannot lead to one, so
+-- it is left out.
 SELECT 1 FROM pushes o WHERE o.provider = :provider AND o.state IN {open_states}
     AND o.state = 'queued' AND o.org_id = :org_id AND o.customer_id = :customer_id AND o.feature = :feature
     AND o.attempts = 0 AND (o.settled_ms IS NULL OR COALESCE(o.last_error, '') NOT IN (:others_first, :others))
@@ -266,14 +268,14 @@ FROM {push_ids} p JOIN attempts x ON {is_of_push} WHERE x.outcome IS NULL OR x.o
 GROUP BY p.window_ms, p.org_id, p.feature, p.revision
 
 -- name: change
--- Change the delivery state of pushes to one of the next three.
+-- Change the delivery state of pushes. `to`: one of the next three fragments.
 UPDATE pushes SET {to} FROM {push_ids} x WHERE {is_of_updated_push}
 
 -- name: to_voided
 state = 'voided', settled_ms = :now_ms
 
 -- name: to_accepted
--- Accepted by a person. A push that the provider had rejected was billed by hand.
+-- A person resolves the pushes as accepted. A push that the provider had rejected was billed by hand.
 by_hand = (state = 'rejected'), state = 'accepted', settled_ms = :now_ms
 
 -- name: to_due
@@ -317,7 +319,7 @@ SELECT org_id FROM assignments WHERE provider = :provider AND customer_id = :cus
 SELECT key FROM pushes WHERE wire_key = :wire_key AND provider = :provider ORDER BY revision DESC LIMIT 1
 
 -- name: with_wallet
--- The customers among these with a grant in the embedded ledger.
+-- The given customers that have a grant in the embedded ledger.
 SELECT w.id FROM {rows :customers (id text)} w WHERE EXISTS (SELECT 1 FROM ledger_entries e
     WHERE e.to_account = 'wallet:' || w.id AND e.kind = 'grant' {by_its_key})
 
@@ -335,7 +337,7 @@ DELETE FROM charges_work
 (ABS(p.sent_qty) * r.micro_credits * 2 + r.per_quantity) / (2 * r.per_quantity)
 
 -- name: first_rate
--- `wallet.charge` (S11): a revision uses the rate of the first charge of its window, even if the rate has changed
+-- As in `wallet.charge` (S11), a revision uses the rate of the first charge of its window, even if the rate has changed
 -- since.
 CASE WHEN p.revision > 0 THEN (SELECT COALESCE(e.rate_ms, (SELECT MAX(q.start_ms) FROM ledger_rates q
         WHERE q.feature = e.feature AND q.start_ms <= e.ts AND q.at_ms <= e.at_ms))
@@ -344,8 +346,8 @@ CASE WHEN p.revision > 0 THEN (SELECT COALESCE(e.rate_ms, (SELECT MAX(q.start_ms
     ORDER BY e.at_ms, e.key LIMIT 1) END
 
 -- name: pick_charges
--- Pushes that were never sent, at the rate of their window. Results stay within 64 bits, and within the largest entry:
--- CASE makes sure that the first is checked before the second.
+-- Pushes that were never sent, at the rate of their window. CASE first checks that the price fits in 64 bits, and then
+-- compares the price with the largest entry.
 INSERT INTO charges_work (window_ms, org_id, feature, revision, key, account_id, quantity, rate_ms, amount_micro)
 SELECT p.window_ms, p.org_id, p.feature, p.revision, p.key, 'wallet:' || p.customer_id, p.sent_qty, r.start_ms,
     CASE WHEN p.sent_qty < 0 THEN -1 ELSE 1 END * ({price})
@@ -469,8 +471,8 @@ WITH changes (feature, confirmed_ms, at_ms) AS MATERIALIZED (SELECT feature, con
     FROM {rows :changes (feature text, confirmed_ms bigint, at_ms bigint)} r)
 
 -- name: costs_seen
--- The number of changes of its feature's cost that a charge certainly followed, and the number that it may have
--- followed. The times of the changes allow for clocks that differ.
+-- `first`: the number of changes of the feature's cost that certainly came before a charge. `last`: the number that may
+-- have come before the charge. The times of the changes allow for clocks that differ.
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
     AND c.at_ms <= COALESCE({first_sent}, p.settled_ms, p.sealed_at_ms)) AS first,
 (SELECT COUNT(*) FROM changes c WHERE c.feature = p.feature
@@ -483,8 +485,8 @@ COALESCE(p.first_attempt_ms, (SELECT MIN(s.first_attempt_ms) FROM pushes s WHERE
     AND COALESCE(s.wire_key, s.key) = p.wire_key))
 
 -- name: unsure
--- Pushes that may be in a balance or not, which `accounted` has in sums, and pushes that were charged while their cost
--- changed. `mark_ms`: the last comparison; 0: none. Among the uncertain pushes, those that a person decided come last.
+-- Pushes that a balance may include or not, and pushes that were charged while their cost changed. `accounted` has them
+-- in sums. `mark_ms`: the last comparison; 0: none. Among the uncertain pushes, those that a person decided come last.
 {with_changes}
 SELECT p.feature, p.sent_qty, p.first, p.last, p.credit_cost, p.is_unsure, p.is_unsure * p.decided AS decided FROM (
     SELECT p.feature, p.sent_qty, p.credit_cost, {costs_seen}, CASE WHEN {is_unsure} THEN 1 ELSE 0 END AS is_unsure,
@@ -540,8 +542,8 @@ FROM (
 (p.state = 'accepted' AND NOT p.by_hand AND p.sent_qty > 0 AND p.first_attempt_ms IS NOT NULL)
 
 -- name: unseen
--- Charges that may have drawn on ended parts of a balance after these were last shown. They are charges without a
--- response, the last charges before that, and charges that gave back.
+-- Charges that may have drawn on ended parts of a balance after reads last showed these parts. They are charges without
+-- a response, the last charges before these reads, and charges that gave back.
 SELECT w.customer_id, w.pool, p.feature,
     CAST(SUM(CASE WHEN p.sent_qty > 0 AND EXISTS (SELECT 1 FROM attempts x WHERE {is_of_push}
         AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued'))) THEN p.sent_qty ELSE 0 END) AS BIGINT) AS unanswered,
@@ -584,8 +586,8 @@ JOIN pushes q ON q.window_ms = x.window_ms AND q.org_id = x.org_id AND q.feature
 WHERE q.sent_qty = -p.sent_qty AND q.sealed_at_ms >= p.settled_ms GROUP BY p.key
 
 -- name: own_up_to_lost
--- Only marks of a later comparison that misses at least this quantity. Otherwise the balance shows that the pushes were
--- drawn.
+-- Update only marks of a later comparison that misses at least this quantity. Otherwise, the balance shows that the
+-- pushes were drawn.
 UPDATE balance_marks SET apart_qty = balance_marks.apart_qty + v.sent_qty
 FROM {rows :lost (provider text, customer_id text, feature text, sent_qty bigint, settled_ms bigint,
     scale bigint)} v

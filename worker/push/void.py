@@ -326,11 +326,11 @@ def _bill_again(connection: sa.Connection, *, shard: Shard, now_ms: int, witness
     unread = SQL.run(connection, "unread", values).scalars().all()
     if SQL.run(connection, "waiting", values, held="").first() is None:
         _ask(connection, unread, now_ms)
-        return 0  # the usual case: rejected pushes do not exist, or must still wait
+        return 0  # usually, rejected pushes do not exist, or must still wait
     lock_buckets(connection)
     require_same(connection, witness)
-    _ask(connection, unread, now_ms)  # after that lock: all transactions take them in this order
-    # Locked: a person may resolve a push as accepted meanwhile, which does not take the lock of S1.
+    _ask(connection, unread, now_ms)  # after the lock above, because all transactions lock in this order
+    # Lock the pushes, because a person may resolve a push as accepted meanwhile without the lock of S1.
     waiting = SQL.run(connection, "waiting", values, held="hold_push").all()
     chosen = [
         push

@@ -99,7 +99,7 @@ def apply_notices(connection: sa.Connection, provider: str, notices: Sequence[No
     """
     rejected: list[str] = []
     lines = [_apply(connection, provider, notice, now_ms, rejected) for notice in notices]
-    if rejected:  # after all pushes and the audit chain; only a draw that is given back locks earlier
+    if rejected:  # lock organisations after pushes and the audit chain; only a draw that is given back locks earlier
         mark_for_projection(connection, rejected, now_ms)
     return lines
 
@@ -138,7 +138,7 @@ def _refused(connection: sa.Connection, provider: str, key: str, reason: str, no
     ours = SQL.run(connection, "key_of_wire_key", {"wire_key": key, "provider": provider}).scalar_one_or_none() or key
     push = find_pushes(connection, [ours], hold=True).get(ours)  # locked until the end of this transaction
     if push is None:
-        # Another program sent it, or a restore lost its history (R1).
+        # Another program sent the push, or a restore lost its history (R1).
         return f"unknown push {ours}: this database does not have it"
     if push.provider != provider or push.state not in ("accepted", "queued", "due", "in_doubt"):
         return f"{ours} stays {push.state} at {push.provider}"

@@ -110,7 +110,8 @@ def _of_mark(connection: sa.Connection, mark: Any, org_id: str, prices: Prices) 
 
     `org_id`: empty for all.
     """
-    until_ms = int(mark.at_ms) - OPEN_AFTER_MS  # a day settled before this was open then, unless it was compared
+    # A day that was settled before `until_ms` was open at the time of the mark, unless it was compared.
+    until_ms = int(mark.at_ms) - OPEN_AFTER_MS
     values = {
         "provider": mark.provider,
         "customer_id": mark.customer_id,

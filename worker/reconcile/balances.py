@@ -276,7 +276,7 @@ def _compare(connection: sa.Connection, *, asked: Compared) -> tuple[list[Line],
 def _of_pair(
     connection: sa.Connection, asked: Compared, pair: CustomerPool, drawn: Level, ours: Accounted
 ) -> Iterator[tuple[Line | LeftOut | None, Mark | None]]:
-    # A part from an earlier cycle may have been drawn on before. If all our pushes are of this cycle, we did not.
+    # Draws before this cycle may have used an older part. If all our pushes are of this cycle, such draws are not ours.
     beyond = ours.beyond(replace(drawn, whole=drawn.whole or ours.in_cycle))
     since = drawn.since_ms or 0
     scale = asked.pools.scale(pair[1])
@@ -303,7 +303,8 @@ def _of_pair(
     if least <= 0 <= most and not is_sure:
         is_open = is_range or ours.is_repriced
         apart = 0 if is_open else nearest(least, read_unsure(connection, asked.provider, pair, drawn, ours))
-        # If uncertain amounts explain the difference, this is a guess. The same amount may be lost or drawn twice.
+        # If uncertain amounts explain the difference, the agreement is a guess. The same amount may be lost or drawn
+        # twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
         # The balance may include pushes that were billed by hand since. The new mark includes their draws, if any.
@@ -329,11 +330,11 @@ def _of_pair(
     if agrees:
         yield _of_told(connection, asked, line, mark, ours.marked_ms, why)
         return
-    # If reads never showed a part that exactly these pushes used up, it would look like their loss. So a loss
-    # of credits is assumed only after an earlier comparison.
+    # If reads never showed a part that exactly these pushes used up, their draws would look lost. So Drawdown assumes a
+    # loss of credits only after an earlier comparison.
     is_new = ours.apart is None and ours.earlier is None and asked.pools.in_credits(pool)
     if apart < 0 and is_sure and not drawn.is_gone and not is_new:
-        # Draws on parts granted once from before the cycle began may be lost, too.
+        # Draws from before the cycle, on parts that were granted once, may be lost, too.
         from_ms = ours.marked_ms - LOST_SPAN_MS
         goes_on = ours.earlier is not None or ours.of_cycle is not None
         newest = _newest(connection, asked, pair, from_ms if goes_on else max(drawn.from_ms, from_ms))
@@ -361,7 +362,7 @@ def _note_parts(connection: sa.Connection, asked: Compared, marks: Collection[Ma
     for mark in marks:
         drawn = drawn_of(asked.balances, mark.pair)
         assert drawn is not None
-        before_ms = asked.by.now_ms - MAX_SKEW_MS - 1  # this comparison covers them, and later ones must not
+        before_ms = asked.by.now_ms - MAX_SKEW_MS - 1  # only this comparison may cover the ended parts
         ended = [replace(part, ends_ms=before_ms) for part in _ended_now(asked, drawn)]
         shown[mark.pair[0]] += [*drawn.shown_parts, *ended]
     note_shown_parts(connection, asked.provider, shown, asked.read_ms)
@@ -473,7 +474,7 @@ def _find_lost_pushes(
         began_ms, settled_ms = int(row.first_attempt_ms), int(row.settled_ms)
         then = pools.weight_told_between(pool, str(row.feature), began_ms, settled_ms, row.credit_cost)
         if then != pools.weight_told_between(pool, str(row.feature), now_ms, now_ms, None) or not then[1]:
-            break  # it drew nothing here, or another send would draw another amount
+            break  # the push did not draw here, or a new send would draw another amount
         drew.append(round(int(row.sent_qty) * then[1]))
     found = lost_among(drew, [int(row.settled_ms) for row in newest[: len(drew)]], amount)
     return None if found is None else [newest[place] for place in found]
@@ -527,7 +528,7 @@ def _is_chance(tried: Collection[int], amount: int) -> bool:
     while amount % (grain * 10) == 0:
         grain *= 10
     like_it = sum(1 for one in tried if one > 0 and one % grain == 0)
-    # The sum that was found is always among them.
+    # `like_it` always includes the sum that was found.
     return (like_it - 1) * CHANCE > max(tried) // grain
 
 
@@ -608,7 +609,7 @@ def sent_twice(pushes: Sequence[tuple[int, int]], amount: int) -> dict[int, int]
     """
     counts = range(1, max((times for _, times in pushes), default=0) + 1)
     copies = [place for copy in counts for place, (_, times) in enumerate(pushes) if times >= copy]
-    reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # a sum: the last push in it, and the sum before
+    reached: dict[int, tuple[int, int]] = {0: (-1, 0)}  # each sum, with its last push and the sum before that push
     for place in copies:
         quantity = pushes[place][0]
         for before in [total for total in reached if total + quantity <= amount]:

@@ -298,7 +298,7 @@ def _charged_of(
     if not quantities:
         return frozenset() if beyond[1] >= extra else None
     if beyond[0] >= extra and all(quantity > 0 for quantity in quantities):
-        return frozenset(range(len(quantities)))  # it covers all of them, and possibly draws of others
+        return frozenset(range(len(quantities)))  # the balance covers all pushes, and possibly draws of others
     of_absent = sum(quantities) - extra
     return charged_among(quantities, beyond[0] + of_absent, beyond[1] + of_absent, fits)
 
@@ -332,10 +332,10 @@ def weighed(
     unread = any(isinstance(read, ReadFailed) for short in some for read in short.by_window.values())
     now = None if unread else _standing(connection, some[0].line.provider, pair, before, balances, taken_over)
     if read_pools(connection, some[0].line.provider).scale(pair[1]) != pools.scale(pair[1]):
-        now = None  # a finer cost was learned since the reads: a later run compares them
+        now = None  # Drawdown learned a finer cost since the reads, so a later run compares the pushes
     beyond = None if now is None or drawn is None else now.beyond(drawn)
     if any(least != most or not most for least, most in costs):
-        beyond = None  # it was sent during a change of cost, or drew on another balance: this one cannot show it
+        beyond = None  # a push was sent during a change of cost, or drew elsewhere, so this balance cannot show it
     places = [place for place, is_told in enumerate(told) if is_told]
     quantities = [amounts[place] for place in places]
     among = None
@@ -398,8 +398,8 @@ def find_absent(context: Context, lines: Sequence[Line], settled_by: int, by: By
         found = yield from look_up(provider, rows, capabilities, context.out_of_time)
         short = Short(line, rows, found)
         if capabilities.drawn and short.shown_too_much:
-            # An absent push and an excess in another window are corrected together. To void only the push would charge
-            # the customer twice until the next run.
+            # Correct an absent push and an excess in another window together. If Drawdown voided only the push, the
+            # customer would be charged twice until the next run.
             _, short.by_window = yield from read_windows(line, {}, context.out_of_time)
         asked.append(short)
     pools: Pools = yield Transaction("known_costs", partial(read_pools, provider=provider), rollback=True)

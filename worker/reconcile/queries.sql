@@ -18,9 +18,10 @@ CAST(SUM(CASE WHEN p.state = 'accepted' AND NOT {is_drawn} AND NOT (p.by_hand AN
     MAX(CASE WHEN p.state = 'accepted' THEN COALESCE(p.settled_ms, p.sealed_at_ms) ELSE 0 END) AS settled_ms
 
 -- name: ours
--- From the customer's mark on, or from :since_ms if that is earlier; from :first_ms without a mark. A voided push may
--- have been charged, unless the provider refused each attempt. So a day with only such pushes is compared, too. If only
--- voided pushes were sent under other terms, the other pushes of the day can be compared.
+-- Days with a push that was settled since the customer's mark, or since :since_ms if that is earlier. Without a mark,
+-- :first_ms counts. A voided push may have been charged, unless the provider refused each attempt. So a day with only
+-- such pushes is compared, too. If only voided pushes were sent under other terms, the other pushes of the day can be
+-- compared.
 SELECT p.window_ms - p.window_ms % 86400000 AS day_ms, p.org_id, p.customer_id, p.feature,
     CASE WHEN p.window_ms >= :live_from_ms THEN 1 ELSE 0 END AS live,
     MAX(COALESCE(p.settled_ms, p.sealed_at_ms)) AS touched_ms, MIN(a.start_ms) AS begins_ms,
@@ -54,8 +55,8 @@ p.provider = :provider AND p.window_ms >= :from_ms AND p.window_ms < :to_ms AND 
     AND p.customer_id = :customer_id AND p.feature = :feature
 
 -- name: by_window
--- The last revision is read too, which shows if a push was sealed or settled meanwhile. A voided push may have been
--- charged. If its window does not have another push, the charge is ours nevertheless.
+-- The query also reads the last revision, which shows if a push was sealed or settled meanwhile. A voided push may have
+-- been charged. If its window does not have another push, the charge is ours nevertheless.
 SELECT p.window_ms, {sums}, COUNT(*) AS pushes, MAX(p.revision) AS last,
     (SELECT o.floor_ms FROM orgs o WHERE o.org_id = :org_id) AS floor_ms FROM pushes p
 WHERE {is_of_line} AND p.state <> 'carried'
@@ -170,8 +171,8 @@ SELECT compared_ms FROM compared_marks WHERE provider = :provider AND customer_i
 SELECT customer_id, said FROM compared_marks WHERE provider = :provider AND {is_left_out}
 
 -- name: keep_mark
--- A mark never moves back, because all days before it were compared once. The start of a balance that is left out is
--- the first run that did so.
+-- A mark never moves back, because all days before it were compared once. If runs leave a balance out,
+-- `open_since_ms` is the time of the first such run.
 INSERT INTO compared_marks (provider, customer_id, compared_ms, open_days, open_since_ms, said, at_ms)
 SELECT :provider, m.customer_id, m.compared_ms, m.open_days, m.open_since_ms, m.said, :now_ms
 FROM {rows :marks (customer_id text, compared_ms bigint, open_days bigint, open_since_ms bigint, said text)} m WHERE 1 = 1
@@ -196,7 +197,7 @@ WHERE m.open_days > 0 AND m.said LIKE :needs_you AND (:org_id = '' OR EXISTS (SE
 ORDER BY m.provider, m.customer_id LIMIT :at_most {locked}
 
 -- name: compared
--- When a customer's lines were compared.
+-- The time when each line of a customer was compared.
 SELECT org_id, feature, day_ms, at_ms FROM reconciliations
 WHERE day_ms >= :from_ms AND provider = :provider AND customer_id = :customer_id
 

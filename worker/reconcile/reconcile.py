@@ -82,7 +82,7 @@ def reconcile(context: Context, scope: ReconcileScope, by: By) -> Steps[Reconcil
         if name in context.ready() and context.capabilities[name].totals_lag_ms is not None:
             try:
                 yield from _provider(context, name, scope, by, done)
-            except TermsChanged as changed:  # the other providers are compared all the same
+            except TermsChanged as changed:  # continue with the other providers
                 done.skipped[name] = str(changed)
                 done.unusable.append(name)
             continue
@@ -154,7 +154,7 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
     if scope.recent and not scope.org_id:
         before = yield Transaction("compared_to", partial(compared_to_ms, provider=provider), rollback=True)
     if context.out_of_time():
-        done.unfinished = True  # so that balances are not compared before all events
+        done.unfinished = True  # this run must not compare balances before all events
     else:
         seen = {(day.row.org_id, day.row.customer_id, day.row.feature, int(day.row.day_ms)) for day in ours}
         since = min(now - RECENT_MS, before or 0) if scope.recent else 0
