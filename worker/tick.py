@@ -108,7 +108,7 @@ def _lane(context: Context, provider: str, *, settling: bool) -> Steps[list[obje
     if not settling:
         return (yield from _verdicts(context, provider))
     yield from learn_costs(context, provider)
-    # Look-ups can be slow because of rate limits, so they run concurrently and do not delay pushes, verdicts or halts.
+    # Lookups can be slow because of rate limits, so they run concurrently and do not delay pushes, verdicts or halts.
     sent = push_in_spells(context, provider, partial(_verdicts, context, provider))
     done: list[object] = yield RunTogether([confirm(context, provider), sent])
     if isinstance(done[0], Confirmed) and done[0].lookups:

@@ -14,7 +14,7 @@ VALUES (:worker, :lo, :hi, :started_ms, :clock_trusted) RETURNING tick_id
 SELECT 1 FROM assignments WHERE provider = :provider AND end_ms IS NULL LIMIT 1
 
 -- name: usage_waits
--- Due pushes, by the index on open ones; or usage that is not sealed because the provider's terms are missing.
+-- Due pushes, by the index on open pushes, or usage that is not sealed because the provider's terms are missing.
 SELECT 1 FROM pushes WHERE provider = :provider AND state IN {open_states} AND state = 'due'
 UNION ALL
 SELECT 1 FROM pending_usage p WHERE p.reason = 'no_provider' AND p.seconds <> 0 AND EXISTS (SELECT 1 FROM assignments a

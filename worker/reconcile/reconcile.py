@@ -171,8 +171,9 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
 
         # One balance pays for several features, so the events of all of them must be compared first.
         told = pairs((day.line.customer_id, day.line.feature) for day in ready) - pairs(untold)
-        # An open day of one feature would hide missing draws of the others on a credit system. Without a correction of
-        # events, a balance would report the same difference a second time.
+        # In a credit system, one balance pays for several features. If an open day of one feature left the balance out,
+        # missing draws of the other features would stay hidden. If this run does not correct events, the balance is
+        # left out, because it would report the same difference again.
         standing = {pair for pair in pairs(left_open) if pools.in_credits(pair[1]) and scope.correct}
         told -= pairs(left_open) - standing
         going_on = pairs((line.customer_id, line.feature) for line in waiting)
@@ -181,7 +182,8 @@ def _provider(context: Context, provider: str, scope: ReconcileScope, by: By, do
         found = Balanced({customer for customer, _ in told}, left_out)
     if scope.recent and not scope.org_id:
         days = [_settled(day, reached, waiting - compared, refused) for day in same]
-        # Pass over a loss only after its read. Otherwise the next run would begin after a loss that was not compared.
+        # Move the mark past a loss only after the loss was compared. Otherwise, the next run would begin after the
+        # loss.
         whole_to_ms = until if is_lost_read else now - RECENT_MS if before is None else before
         keep = partial(keep_marks, provider=provider, days=days, balances=found, to_ms=until, now_ms=now)
         done.open_days += yield Transaction("keep_marks", partial(keep, whole_to_ms=whole_to_ms))
@@ -281,7 +283,7 @@ def _compare(
         suspects = [line for line in differing if line.verdict == "over" and not capabilities.drawn]
         hidden = [line for line in [*suspects, *(line for line in lines if line.verdict == "equal")] if line.by_hand]
         differing = yield from _corrected(context, provider, differing, hidden, settled_by, by)
-    for line in differing:  # before the next transaction, which may refuse: these corrections were made
+    for line in differing:  # report these corrections first, because the next transaction may refuse
         tell(line)
         if line.verdict != "equal":
             done.differing.append(line)
@@ -303,7 +305,7 @@ def _corrected(
     reported as short if one of its pushes is absent.
     """
     capabilities = context.capabilities[provider]
-    # If a push gave back without an event, it looks like an excess at the provider.
+    # If the provider lacks the event of a push that gave usage back, the provider's sum is above ours.
     asked = [line for line in differing if line.verdict == "short" or (line.verdict == "over" and capabilities.drawn)]
     shorts = [replace(line, ours=line.ours + line.by_hand, verdict="short") for line in hidden]
     found = {short.line: short for short in (yield from find_absent(context, [*asked, *shorts], settled_by, by))}
@@ -470,7 +472,8 @@ def _spans(
     folded = {(row.org_id, row.customer_id, int(row.day_ms)) for row in SQL.run(connection, "folded", values)}
     spans = set()
     for row in SQL.run(connection, "lost_spans", values):
-        # Whole days: after the loss began, earlier windows of its first day may have been billed.
+        # Compare the first day as a whole, because usage of its earlier windows may have been billed after the loss
+        # began.
         first = int(row.from_ms) - int(row.from_ms) % DAY_MS
         for day in range(first, min(int(row.until_ms), now_ms, scope.to_ms), DAY_MS):
             begins, ends = max(day, live, scope.from_ms), min(day + DAY_MS, int(row.until_ms), now_ms, scope.to_ms)

@@ -1,7 +1,8 @@
 -- The statements of a replay: its plan, progress and results.
 
 -- name: only_these
--- Only these organisations; if the slot is empty, all. `o` and `q` are rows with an organisation.
+-- The condition for the chosen organisations. If the slot is empty, the statement covers all. `o` and `q` are rows with
+-- an organisation.
 AND o.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} r)
 
 -- name: only_of_these
@@ -26,7 +27,8 @@ SELECT DISTINCT org_id FROM assignments WHERE provider = :provider AND start_ms 
 SELECT MIN(start_ms) FROM assignments WHERE provider = :provider
 
 -- name: first_sample
--- One lookup of an index for each organisation, because the time of samples does not have an index for its minimum.
+-- The query looks up the first sample of each organisation, because PostgreSQL's index on the time of samples (BRIN)
+-- does not give the earliest time.
 SELECT MIN(first_sample_ms) AS first_sample_ms FROM (
     SELECT (SELECT s.ts FROM usage_samples s WHERE s.org_id = o.org_id AND s.problem IS NULL ORDER BY s.ts LIMIT 1)
         AS first_sample_ms FROM orgs o WHERE 1 = 1 {only}) firsts
@@ -54,7 +56,8 @@ INSERT INTO replays (scope, from_ms, to_ms, next_ms, worker, started_ms, lease_m
 VALUES (:scope, :from_ms, :to_ms, :next_ms, :worker, :started_ms, :lease_ms, :actor, :reason, :job_id) RETURNING replay_id
 
 -- name: take_over
--- If a job continues a replay by hand, or the reverse, the replay belongs to the job.
+-- If a job continues a replay that a person started, or a person continues that of a job, the replay belongs to the
+-- job.
 UPDATE replays SET worker = :worker, lease_ms = :lease_ms, job_id = COALESCE(:job_id, job_id) WHERE replay_id = :replay_id
 
 -- name: advance
@@ -81,7 +84,7 @@ SELECT 'pending: ' || q.reason AS reason, {unit_of_size} AS unit, {windows} AS w
 FROM pending_usage q WHERE {in_range} {only} GROUP BY q.reason, {unit_of_size}
 
 -- name: windows
--- A window of an organisation can have several rows: memory sizes, or revisions.
+-- A window of an organisation can have several rows, one for each memory size or revision.
 COUNT(DISTINCT q.org_id || ' ' || q.window_ms)
 
 -- name: unit_of_size

@@ -162,7 +162,8 @@ def replay(
     begun: Begun | None = None
     if not dry_run:
         witness: Witness | None = yield LoadWitness()
-        # In its own transaction, because the refusal of the replay would roll the finding back.
+        # Store a doubt about the history in a separate transaction, because a refused replay rolls its own transaction
+        # back.
         yield Transaction("recognise", partial(recognise, witness=witness, now_ms=context.clock.now_ms()))
         begin = partial(_begin, context=context, witness=witness, plan=plan, by=by, job_id=job_id)
         begun = yield Transaction("begin_replay", begin)
@@ -330,7 +331,7 @@ def _begin(
     same = [row for row in rows if (row.scope, row.from_ms, row.to_ms) == asked]
     if same:
         row = same[-1]
-        if row.next_ms >= plan.to_ms:  # such a plan would end here, and the rest of the range would count as done
+        if row.next_ms >= plan.to_ms:  # without this check, the rest of the range would count as done
             raise ReplayAhead(
                 f"this replay has reached {utc(row.next_ms)}, and by the clock of this machine ({utc(now)}) later "
                 "windows are not closed yet. Check that clock, and repeat the replay once they are closed"
@@ -396,7 +397,7 @@ def rehearse(transact: Transact, context: Context, plan: ReplayPlan, by: By) -> 
         answer, failure = None, None
         try:
             answer = transact(effect.work, rollback=True)
-        except Exception as error:  # the replay decides
+        except Exception as error:  # the replay handles the error
             failure = error
 
 

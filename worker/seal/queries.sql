@@ -76,8 +76,8 @@ s.interval_s::bigint
 s.interval_s
 
 -- name: apart [postgresql]
--- This keeps PostgreSQL from estimating the groups by the number of different times. Otherwise its hash table is ten
--- times too large and misses the cache for each sample (an eighth to a quarter of the scan).
+-- OFFSET 0 keeps PostgreSQL from estimating the groups by the number of different times. Otherwise its hash table is
+-- ten times too large and misses the cache for each sample (an eighth to a quarter of the scan).
 OFFSET 0
 
 -- name: apart [sqlite]
@@ -111,8 +111,8 @@ s.arrival >= :cursor AND +s.ts < :watermark_ms
 SELECT cursor, in_flight FROM buckets
 
 -- name: seen_now [postgresql]
--- If a transaction was not visible, its number is in the list, or at or above the cursor. The cursor is at most the
--- reader's own number. After a crash, the server uses numbers above the newest commit again.
+-- If the snapshot does not see a transaction, its number is in `in_flight`, or at or above the cursor. After a crash,
+-- the server assigns numbers above the newest commit again. So the cursor is at most the number of this transaction.
 SELECT least(pg_snapshot_xmax(s.now)::text::bigint, pg_current_xact_id()::text::bigint) AS cursor,
     ARRAY(SELECT one::text::bigint FROM pg_snapshot_xip(s.now) one) AS in_flight
 FROM (SELECT pg_current_snapshot() AS now) s
@@ -142,7 +142,7 @@ WHERE w.window_ms < :watermark_ms AND w.window_ms >= o.floor_ms AND o.bucket BET
 ON CONFLICT DO NOTHING
 
 -- name: stopped_is_dirty
--- The scan does not add up a stopped organisation's samples, but they count as arrived.
+-- The scan does not add up a stopped organisation's samples, but the cursor passes them. So their windows become dirty.
 INSERT INTO dirty_windows (org_id, window_ms)
 SELECT DISTINCT s.org_id, {window}
 FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
@@ -199,7 +199,7 @@ SELECT DISTINCT w.org_id FROM seal_work w LEFT JOIN orgs o ON o.org_id = w.org_i
 
 -- name: strangers_behind
 -- If a bucket is behind the watermark, its cursor may have passed a sample of an unknown organisation while the window
--- was open. An organisation without a row is not found as a laggard.
+-- was open. The search for laggards does not find an organisation without a row.
 SELECT DISTINCT s.org_id FROM usage_samples s LEFT JOIN orgs o ON o.org_id = s.org_id
 WHERE s.ts >= (SELECT MIN(watermark_ms) FROM buckets WHERE id BETWEEN :lo AND :hi) AND s.ts < :scan_end_ms
     AND s.problem IS NULL AND o.bucket IS NULL {scope}
@@ -242,7 +242,7 @@ WHERE id BETWEEN :lo AND :hi
 UPDATE buckets SET sweep_next_ms = :next_ms, sweep_began_ms = :began_ms WHERE id BETWEEN :lo AND :hi
 
 -- name: give_bucket
--- One statement for all, because a host may name any number of unknown organisations.
+-- One statement gives all of them a bucket, because a host may name any number of unknown organisations.
 INSERT INTO orgs (org_id, bucket, registered)
 SELECT r.org_id, r.bucket, false FROM {rows :strangers (org_id text, bucket bigint)} r WHERE 1 = 1 ORDER BY r.org_id
 ON CONFLICT (org_id) DO UPDATE SET bucket = excluded.bucket
@@ -273,7 +273,7 @@ UPDATE orgs SET stopped_at_ms = NULL, stopped_reason = NULL WHERE org_id = :org_
 -- The owed quantities, and their consequences: pushes, carries, pending usage, watermarks.
 
 -- name: segments
--- The mapping in one value. PostgreSQL expects 100 rows of a function, so LIMIT gives it the number.
+-- The mapping is one parameter. PostgreSQL expects a function to return 100 rows, so LIMIT states the number.
 (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} g
     LIMIT :number_of_segments)
@@ -288,8 +288,8 @@ FROM (SELECT DISTINCT memory_mb FROM seal_work) u JOIN {segments} g ON {in_segme
 
 -- name: above_floor
 -- PostgreSQL assumes that two of three rows fail a comparison of columns. After three comparisons it expects hundreds
--- of rows instead of 40,000, and looks up each by index. For an expression that differs from a constant, it does not
--- assume that.
+-- of rows instead of 40,000, and looks up each by index. It does not assume this of an expression that is compared with
+-- a constant.
 CASE WHEN w.window_ms < o.floor_ms THEN 1 ELSE 0 END <> 1
 
 -- name: of_the_window
@@ -363,8 +363,8 @@ billed AS (
 )
 
 -- name: is_shadow
--- Usage in shadow is sealed and never sent. The first condition is cheap: few windows are before the cut-over of a
--- provider.
+-- Usage in shadow is sealed and never sent. The cheap first condition excludes most windows, because few are before the
+-- cut-over of a provider.
 w.window_ms < :shadow_until_ms AND w.window_ms < {live_from}
 
 -- name: live_from [sqlite]
@@ -392,8 +392,8 @@ FROM ({sent}) sized WHERE quantity <> 0 OR sent_qty <> 0
 SUM(quantity) < 0 AND MAX(is_open) = 0
 
 -- name: gives_back_units
--- If whole units moved between windows (S10), it waits for all pushes of the feature. After a void, a positive or
--- negative number of whole units may be left without usage to bill. Its window then sends the difference.
+-- If whole units moved between windows (S10), a give-back waits for all open pushes of the feature. After a void, a
+-- positive or negative number of whole units may be left without usage to bill. The window then sends the difference.
 (SUM(quantity) < 0 OR MAX(revision) >= 0 AND EXISTS (SELECT 1 FROM carries k WHERE k.org_id = both_sides.org_id
     AND k.feature = both_sides.feature AND k.carry_qty <> 0)) AND MAX(is_open) = 0
     AND (SUM(quantity) < 0 AND MAX(is_moved) = 0 OR (org_id, feature) NOT IN (
@@ -411,13 +411,13 @@ SET LOCAL enable_hashagg TO DEFAULT
 1 = 0
 
 -- name: lost_then
--- In windows with a lost history (R1), the provider may know a push already. So it is looked up before its first send.
--- If its provider does not have a lookup, a person decides once. Carried quantities are looked up as well, because the
--- lost history may have sent a whole unit for their window.
+-- In windows of a lost history (R1), the provider may already know a push. So Drawdown looks the push up before its
+-- first send. If the provider does not have a lookup, a person decides once. Drawdown looks up carried quantities as
+-- well, because the lost history may have sent a whole unit for their window.
 window_ms < :lost_until_ms AND shadow = 0 AND provider NOT IN :not_asked AND NOT {is_decided}
 
 -- name: is_decided
--- A person has voided such a push of the window, and the next push would ask the same question.
+-- If a person has voided such a push of the window, the next push does not need the same decision.
 EXISTS (SELECT 1 FROM voids v JOIN pushes q ON q.window_ms = v.window_ms AND q.org_id = v.org_id
     AND q.feature = v.feature AND q.revision = v.revision WHERE v.window_ms = sized.window_ms
     AND v.org_id = sized.org_id AND v.feature = sized.feature AND v.evidence_kind = 'operator'
@@ -435,7 +435,7 @@ SELECT billed.*, quantity AS sent_qty FROM billed
 
 -- name: sent_carried
 -- Rule S10. Running totals of (carry + sealed), rounded down to whole units. If the provider does not accept negatives,
--- they never fall. Quantities in shadow are never sent, so they do not add to the carry of others.
+-- the totals never fall. Quantities in shadow are never sent, so they do not add to the carry of others.
 SELECT r.*, CASE WHEN r.unit IS NULL THEN r.quantity ELSE r.unit * (r.units
     - COALESCE(LAG(r.units) OVER (PARTITION BY r.org_id, r.provider, r.customer_id, r.feature, r.shadow
         ORDER BY r.window_ms), 0)) END AS sent_qty
@@ -512,8 +512,8 @@ UNION ALL SELECT d.org_id, d.window_ms FROM {dirty_windows_read}
 SELECT 1 FROM {dirty_windows_read} WHERE {is_dirty} LIMIT 1
 
 -- name: hold_what_is_open
--- This locks open pushes. The quantity to give back and the windows that stay dirty are two statements, which must see
--- the same state.
+-- This locks open pushes. Two statements read the quantity to give back and the windows that stay dirty, and both must
+-- see the same state.
 SELECT 1 FROM ({less_may_be_owed}) l JOIN pushes p ON p.org_id = l.org_id {open_of}
 WHERE p.sent_qty > 0 AND p.state IN {open_states} ORDER BY p.window_ms, p.org_id, p.feature, p.revision
 FOR NO KEY UPDATE OF p

@@ -237,7 +237,7 @@ def hold_what_is_open(run: Statements) -> None:
 
     With whole units (S10), lock all open pushes of the windows' organisations.
     """
-    # SQLite has one writer at a time.
+    # SQLite does not need this lock, because it has one writer at a time.
     if run.is_postgresql and run.run("any_dirty", "dirty_scope", of=SQL).first():
         run.run("hold_what_is_open", "open_of", "dirty_scope", of=SQL)
 
@@ -442,7 +442,8 @@ def _give_buckets(connection: sa.Connection, request: SealRequest, strangers: Se
 def _assign_new(connection: sa.Connection, request: SealRequest, lock: Lock) -> int:
     new, shard = request.new_orgs, request.shard
     assert new is not None
-    # The watermark is the end of sealed usage. Before the first tick it is 0, and would include all history.
+    # By default, an assignment begins at the watermark, the end of sealed usage. Before the first tick, the watermark
+    # is 0 and would include all history, so the assignment begins at the horizon.
     start = new.start_ms if new.start_ms is not None else (lock.watermark_ms or request.horizon_ms)
     unassigned = [str(org) for org in SQL.run(connection, "unassigned", {"lo": shard.lo, "hi": shard.hi}).scalars()]
     declared = request.providers.get(new.provider)

@@ -1,7 +1,7 @@
 -- Counts of the backlog.
 
 -- name: in_shard
--- The condition is checked for each row, so that a tick without a backlog does not read all organisations.
+-- The database checks this condition for each row, so a tick without a backlog does not read all organisations.
 EXISTS (SELECT 1 FROM orgs o WHERE o.org_id = left_over.org_id AND o.bucket BETWEEN :lo AND :hi {by_its_key})
 
 -- name: askable
@@ -15,7 +15,7 @@ SELECT {open_state} AS state, COUNT(*) AS pushes FROM pushes left_over WHERE sta
 GROUP BY 1
 
 -- name: refused
--- Due pushes that are refused until a person changes a setting.
+-- Open pushes that are not sent until a person changes a setting.
 SELECT COUNT(*) AS left_over FROM pushes left_over WHERE state IN {open_states} AND last_error LIKE :needs_you AND {in_shard}
 
 -- name: pending_seconds
@@ -32,7 +32,7 @@ SELECT COUNT(*) AS left_over FROM halts left_over WHERE due_at_ms IS NOT NULL AN
 SELECT COUNT(*) AS left_over FROM orgs o WHERE projection_due_ms IS NOT NULL AND bucket BETWEEN :lo AND :hi AND {askable}
 
 -- name: projections_overdue
--- For all shards, with the time of the oldest.
+-- Due reads of all shards, and the time of the oldest.
 SELECT COUNT(*) AS due, MIN(projection_due_ms) AS since_ms FROM orgs o
 WHERE projection_due_ms <= :now_ms AND {askable}
 
@@ -53,7 +53,7 @@ FROM jobs WHERE state IN ('waiting', 'under_way')
 -- Transactions that are open on the database's server.
 
 -- name: oldest [postgresql]
--- Any user may read the owner. Only the owner or the role pg_monitor may read the age.
+-- Any database user may read `who`. Only the owner of the process, or a member of pg_monitor, may read its `age_ms`.
 SELECT who, age_ms FROM (
     SELECT 'process ' || pid || ' on ' || COALESCE(datname, 'no database')
             || COALESCE(' (' || NULLIF(application_name, '') || ')', '') AS who,

@@ -65,7 +65,8 @@ FROM recent GROUP BY 1, 2, 3
 SELECT provider, outcome, reads FROM provider_reads ORDER BY provider, outcome
 
 -- name: ended_ticks
--- Time does not have an index. 4,096 rows are a day of fourteen shards, or the last sixteen ticks of 256 shards.
+-- Time does not have an index, so the query reads the newest 4,096 ticks. They are a day of fourteen shards, or the
+-- last sixteen ticks of 256 shards.
 SELECT bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM (
     SELECT tick_id, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status FROM ticks
     ORDER BY tick_id DESC LIMIT 4096) t

@@ -1,8 +1,8 @@
 -- The status of the whole system, or of one organisation.
 
 -- name: counts
--- One row. Organisations without a present biller are few and have an index, so only these are checked for assignments.
--- `watermark_ms`: the lowest watermark of the buckets. `sealed_to_ms`: the highest.
+-- The query returns one row. Organisations without a present biller are few and have an index, so the query checks only
+-- these for assignments. `watermark_ms`: the lowest watermark of the buckets. `sealed_to_ms`: the highest.
 SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_halted) AS halted,
     (SELECT COUNT(*) FROM orgs o WHERE o.billing_provider IS NULL
         AND NOT EXISTS (SELECT 1 FROM assignments a WHERE a.org_id = o.org_id)) AS unassigned,
@@ -13,7 +13,8 @@ SELECT (SELECT COUNT(*) FROM orgs) AS orgs, (SELECT COUNT(*) FROM orgs WHERE is_
 SELECT COALESCE(MAX(watermark_ms), 0) FROM buckets
 
 -- name: last_tick
--- The last tick by the clock. A tick with an earlier time (`--at`) ran later, but describes that time.
+-- The last tick by its time, not by its number. A tick that ran later with an earlier time (`--at`) describes that
+-- earlier time.
 SELECT tick_id, worker, bucket_lo, bucket_hi, started_ms, finished_ms, exit_status, clock_trusted, report FROM ticks
 WHERE tick_id = (SELECT t.tick_id FROM (SELECT tick_id, finished_ms FROM ticks WHERE finished_ms IS NOT NULL
         ORDER BY tick_id DESC LIMIT :most_ticks) t
@@ -24,21 +25,22 @@ WHERE tick_id = (SELECT t.tick_id FROM (SELECT tick_id, finished_ms FROM ticks W
 SELECT finished_ms FROM ticks WHERE finished_ms IS NOT NULL ORDER BY tick_id DESC LIMIT 1
 
 -- name: unread_samples
--- The query counts, because to find the first sample, PostgreSQL would read all samples.
+-- The query counts the samples. If the query looked for the first sample, PostgreSQL would read all samples.
 SELECT COUNT(*) AS came FROM usage_samples s WHERE {later} AND s.problem IS NULL
 
 -- name: last_of_first_shard
--- If there are several shards, only this shard reads files.
+-- If there are several shards, only the first shard reads files.
 SELECT exit_status, report FROM ticks WHERE finished_ms IS NOT NULL AND bucket_lo = 0 ORDER BY tick_id DESC LIMIT 1
 
 -- name: running_tick
--- The first tick that began after the last ended tick. If each later tick is killed, too, ticks are late.
+-- The start of the first tick after the last ended tick. If each later tick is killed, too, this start shows that ticks
+-- are late.
 SELECT MIN(t.started_ms) AS began_ms FROM ticks t WHERE t.finished_ms IS NULL AND t.started_ms > :since_ms
     AND t.tick_id > COALESCE((SELECT MAX(e.tick_id) FROM ticks e WHERE e.finished_ms IS NOT NULL), 0)
 
 -- name: shards
--- The shards of the newest ticks: the start of the first tick, the end of the last ended tick, and the start of the first
--- later tick that has not ended.
+-- The shards of the newest ticks. `first_ms`: the start of the first tick. `ended_ms`: the end of the last ended tick.
+-- `began_ms`: the start of the first later tick that has not ended.
 WITH newest AS MATERIALIZED (
     SELECT tick_id, bucket_lo, bucket_hi, started_ms, finished_ms FROM ticks ORDER BY tick_id DESC LIMIT :most_ticks
 ),

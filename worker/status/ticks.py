@@ -242,7 +242,7 @@ def collect(report: Report, results: Sequence[object]) -> None:
                 report.batches_taken, report.batches_wait = result.taken, result.wait
                 report.problems += result.problems
                 report.failures += result.failures
-            case LockHeld():  # only this queue fails, because the others need other rows
+            case LockHeld():  # only this queue fails, because the others lock other rows
                 log.error("lane_failed", error=str(result))
                 report.failures.append(str(result))
             case DatabaseBusy() | DatabaseNotReady():
@@ -256,7 +256,8 @@ def collect(report: Report, results: Sequence[object]) -> None:
 
 def add_lanes(report: Report, context: Context, lanes: Mapping[str, object]) -> None:
     """Add accepted pushes, and the time in which a send may apply, by provider."""
-    # A provider that cannot be used accepts 0 pushes, so that its earlier rate does not predict an end.
+    # If a provider cannot be used, count 0 accepted pushes, so that its earlier rate does not predict the end of its
+    # backlog.
     report.accepted_at = dict.fromkeys({**context.broken, **context.changed}, 0)
     report.accepted_at |= {provider: accepted_of(lane) for provider, lane in lanes.items()}
     report.applied_within_ms = applied_within(context.capabilities)

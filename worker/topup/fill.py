@@ -395,7 +395,8 @@ def end_of_charge(found: Topup, result: ChargeResult, now_ms: int) -> End:
     if isinstance(result, NotSent):
         return of_not_sent(result, found.lookups, now_ms, arrived=found.arrived_before)
     if isinstance(result, NotFound):
-        result = InDoubt("the service answered a charge as if it were a lookup")  # which breaks the contract
+        # NotFound is not a valid response to a charge.
+        result = InDoubt("the service answered a charge as if it were a lookup")
     end = of_answer(result, found.charge.amount, found.charge.currency, found.lookups, now_ms)
     assert end is not None
     return end

@@ -1,7 +1,8 @@
 -- Automatic top-ups: begin, claim, charge, settle, look up.
 --
 -- Guarantee: each statement finds top-ups by their key or by an index. `candidates` and `end_shadows` also read all
--- terms. `t` is a wallet's terms, and `p` a top-up. Locks are taken in one order: the switch, terms, top-ups, reservations, wallets.
+-- terms. `t` is a wallet's terms, and `p` a top-up. Locks are taken in one order: the switch, terms, top-ups,
+-- reservations, wallets.
 
 -- name: for_update [postgresql]
 FOR UPDATE
@@ -41,7 +42,7 @@ LOCK TABLE topup_switch IN ROW SHARE MODE
 LOCK TABLE topup_switch IN EXCLUSIVE MODE
 
 -- name: of_those
--- The condition for all wallets, or one.
+-- The condition for all wallets, or for one wallet.
 (:only = '' OR t.customer_id = :only)
 
 -- name: is_wanted
@@ -125,7 +126,8 @@ WHERE p.service = :service AND p.state IN {open} AND p.state = 'due' AND {of_tho
 ORDER BY p.topup LIMIT :at_most {skip_topups}
 
 -- name: open_of
--- The open top-up of a wallet. The query waits for a claim that is not committed yet, and then reads its state.
+-- The open top-up of a wallet. The query waits for a claim that is not committed yet, and then reads the top-up's
+-- state.
 SELECT p.topup, p.state, {arrived} AS arrived FROM topups p
 WHERE p.customer_id = :customer_id AND p.state IN {open} {for_update}
 

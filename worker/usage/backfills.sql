@@ -65,8 +65,8 @@ SELECT standing, COUNT(*) AS events FROM {standing} b GROUP BY standing
 SELECT {columns} FROM {standing} b WHERE standing = 'new' ORDER BY sample_id
 
 -- name: windows
--- The usage that would result, by window and type, with its provider and feature in the window, as the seal reads it
--- (S5, P4).
+-- The usage that results if the backfill is closed, by window and type. The provider and feature are those of the
+-- window, as the seal reads them (S5, P4).
 SELECT k.window_ms, k.event_type, k.events, k.quantity, a.provider, {feature_of_meter} AS feature
 FROM (SELECT g.*, t.meter FROM (SELECT ts - ts % {window_length_ms} AS window_ms, event_type, COUNT(*) AS events,
             CAST(SUM(quantity) AS BIGINT) AS quantity
@@ -117,8 +117,8 @@ ORDER BY b.at_ms, b.backfill LIMIT :at_most
 SELECT COUNT(*) AS backfills, MIN(at_ms) AS since_ms FROM backfills WHERE state = 'open'
 
 -- name: wallets
--- The wallets of the embedded ledger that pay for an organisation's usage of a range, and whether they pay now. Also
--- the other facts that decide whether the organisation is halted.
+-- The wallets of the embedded ledger that pay for an organisation's usage of a range, and whether they pay now. The
+-- query also returns the other facts that decide whether the organisation is halted.
 SELECT DISTINCT a.customer_id, o.is_halted, o.operator_halt, o.override_halted, o.override_until_ms,
     CASE WHEN n.org_id IS NULL THEN 0 ELSE 1 END AS bills_now
 FROM assignments a JOIN orgs o ON o.org_id = a.org_id

@@ -51,7 +51,7 @@ SELECT key, window_ms, feature, revision, provider, sealed_qty, state FROM pushe
 WHERE window_ms = :window_ms AND org_id = :org_id AND feature = :feature ORDER BY revision LIMIT :at_most
 
 -- name: entries
--- The ledger's entries of those pushes. An entry has its push's key.
+-- The ledger's entries of pushes. An entry has its push's key.
 SELECT key, kind, from_account, to_account, amount_micro, ts, at_ms FROM ledger_entries
 WHERE key IN :keys ORDER BY key LIMIT :at_most
 

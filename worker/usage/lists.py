@@ -141,7 +141,7 @@ def usage_page(
     group: str | int = "" if after is None else after.group
     if by == "day" and after is not None:
         group = _day_ms(after.group)
-        begin_ms = max(from_ms, group)  # do not sum up the days before the place again
+        begin_ms = max(from_ms, group)  # do not sum up the days of earlier pages again
     values = {
         "org_id": org_id,
         "from_ms": begin_ms,

@@ -100,7 +100,8 @@ sealed <> 0
 1 = 0
 
 -- name: carried
--- The carries of an organisation. They are few, because each feature has one for each former or present customer.
+-- The carries of an organisation. They are few, because each feature has at most one carry for each former or present
+-- biller.
 SELECT provider, customer_id, feature, carry_qty AS quantity FROM carries WHERE org_id = :org_id AND carry_qty <> 0
 ORDER BY 1, 2, 3 LIMIT :at_most
 

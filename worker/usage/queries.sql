@@ -27,7 +27,8 @@ SELECT org_id, MIN(window_ms) AS window_ms FROM pushes WHERE state IN {open_stat
     AND window_ms < :before_ms GROUP BY org_id
 
 -- name: arrived
--- A late sample that no seal has read yet has not made its window dirty, and would stay unbilled.
+-- A late sample that no seal has read yet has not made its window dirty. Below a raised floor, the sample would stay
+-- unbilled.
 SELECT s.org_id, MIN({window}) AS window_ms FROM usage_samples s JOIN orgs o ON o.org_id = s.org_id
 JOIN buckets b ON b.id = o.bucket
 WHERE {unseen_by_some} AND {unseen} AND s.problem IS NULL
@@ -44,7 +45,7 @@ DELETE FROM pending_usage WHERE seconds = 0 AND EXISTS (SELECT 1 FROM {floors}
 
 -- name: raise_floors [postgresql]
 -- One statement raises all floors, because seals wait for it. For 10,000 organisations, single statements took four
--- times as long. The rows are locked in their order before.
+-- times as long. The statement before it locks the rows in the order of their ids.
 SELECT COUNT(*) FROM (SELECT 1 FROM orgs WHERE org_id IN (SELECT org_id FROM {floors})
     ORDER BY org_id FOR NO KEY UPDATE) q;
 {move_floors}
@@ -57,8 +58,8 @@ WITH f AS MATERIALIZED (SELECT org_id, floor_ms FROM {floors})
 UPDATE orgs SET floor_ms = f.floor_ms FROM f WHERE orgs.org_id = f.org_id AND orgs.floor_ms < f.floor_ms
 
 -- name: first_sample
--- A valid sample that a seal never read under a floor is deleted with the first window. A quarantined sample does not
--- determine the first window, because it may stay.
+-- The first window is that of the first valid sample. A quarantined sample may stay, so it does not determine the first
+-- window.
 SELECT MIN(ts) FROM usage_samples WHERE ts >= :least_ts_ms AND ts < :before_ms AND problem IS NULL
 
 -- name: dealt_with
@@ -71,7 +72,8 @@ EXISTS (SELECT 1 FROM quarantine_closed q WHERE q.sample_id = s.id)
 s.problem IS NOT NULL AND NOT {dealt_with}
 
 -- name: delete_between
--- A sample that arrived since is unread. The next seal quarantines and counts it, and a later prune deletes it.
+-- A sample that no seal has read yet is not deleted. The next seal quarantines and counts it, and a later prune deletes
+-- it.
 DELETE FROM usage_samples AS s WHERE
 s.ts >= :from_ms AND s.ts < :to_ms AND EXISTS (SELECT 1 FROM orgs o JOIN buckets b ON b.id = o.bucket
     WHERE o.org_id = s.org_id AND s.ts < o.floor_ms AND NOT {unseen})
@@ -149,7 +151,7 @@ SELECT MIN(p.window_ms) FROM pushes p WHERE p.window_ms >= :from_ms AND p.window
 SELECT COUNT(*) AS pushes, COALESCE(SUM(p.attempts), 0) AS attempts FROM pushes p WHERE {folding}
 
 -- name: count_kept
--- Earlier pushes that stay, or would stay after a dry run, with their organisations.
+-- Counts the earlier pushes that folding leaves, and their organisations.
 SELECT COUNT(*) AS pushes, COUNT(DISTINCT p.org_id) AS orgs FROM pushes p
 WHERE p.provider = 'embedded' AND p.window_ms < :before_ms AND NOT ({folding})
 
@@ -174,7 +176,7 @@ kept AS ({into_sums} FROM gone p {and_add})
 SELECT COUNT(*) FROM gone
 
 -- name: fold [sqlite]
--- SQLite has one writer at a time. Pushes are deleted last, because the other statements find their rows by them.
+-- SQLite has one writer at a time. Pushes are deleted last, because the other statements read them.
 {into_sums} FROM pushes p WHERE {folding} {and_add};
 DELETE FROM attempts AS x WHERE x.window_ms >= :from_ms AND x.window_ms < :to_ms
     AND EXISTS (SELECT 1 FROM pushes p WHERE {is_of_push} AND {folding});

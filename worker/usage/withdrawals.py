@@ -127,8 +127,8 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
     if found.already:
         return found
     if loss_of(window, losses) and SQL.run(connection, "unsealed", {"sample_id": sample_id}).first():
-        # Until this history seals the window again, it does not have a push to look up at the provider, which may have
-        # billed the usage (R1).
+        # The lost history may have billed this usage (R1). Drawdown looks such a charge up only after it seals the
+        # usage again.
         raise Refused(
             f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw the "
             "sample after the next tick, or when the open pushes of its organisation are settled. To list them, "

@@ -213,7 +213,7 @@ def _ask_at_ms(
         return now_ms
     if any(is_limit_near(left, org.quantities[name]) for name, left in limits_left.items() if name in org.quantities):
         return now_ms
-    if not org.all_answered:  # the last response decides; if it never arrives, the known state does
+    if not org.all_answered:  # until the last response arrives, the known state decides
         remaining = Remaining(known.balance_micro, charged_micro=0, whole=False)
     return min(ask_at_ms(known, remaining, now_ms), last_look_ms(org.part_ends, now_ms) or FOREVER_MS)
 

@@ -1,8 +1,8 @@
 -- Facts about organisations in the responses to pushes.
 
 -- name: answered
--- Rows are locked in the order of their ids, because two such transactions would otherwise wait for each other. This
--- includes organisations that another provider bills now.
+-- Rows are locked in the order of their ids, because otherwise two such transactions could deadlock. The rows include
+-- organisations that another provider bills now.
 SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance_micro,
     o.balance_read_ms, o.unconfirmed_micro, o.runs_out_ms, o.watch_due_ms, o.feature_limits,
     CASE WHEN EXISTS (SELECT 1 FROM balance_episodes e
@@ -10,9 +10,9 @@ SELECT o.org_id, o.is_halted, o.projection_read_ms, o.unread_since_ms, o.balance
 FROM orgs o WHERE o.org_id IN :org_ids ORDER BY o.org_id {hold_orgs}
 
 -- name: unsure
--- The requested organisations with a requested refresh, or with another push under a lease at the claim. The
--- remaining credit may or may not include that push. If a lease ended earlier, `lost` requests a refresh. It reads all
--- claimed pushes, so run it only for organisations with a balance to write.
+-- The given organisations with a requested refresh, or with another push under a lease at the claim. The remaining
+-- credit may or may not include that push. If its lease ended earlier, `lost` requests a refresh. The statement reads
+-- all claimed pushes, so run it only for organisations with a balance to write.
 SELECT o.org_id FROM orgs o WHERE o.org_id IN :org_ids AND (o.projection_due_ms IS NOT NULL
     OR o.org_id IN (SELECT p.org_id FROM pushes p WHERE p.provider = :provider
         AND p.state IN {open_states} AND p.due_at_ms > :claimed_ms AND p.claim_owner IS NOT NULL))
@@ -23,7 +23,7 @@ FOR NO KEY UPDATE OF o
 -- name: hold_orgs [sqlite]
 
 -- name: note_answers
--- The rows are locked. An earlier turn stays. A missing value leaves its column unchanged.
+-- The caller has locked the rows. An earlier refresh deadline stays. A missing value leaves its column unchanged.
 UPDATE orgs SET refresh_requests = orgs.refresh_requests + 1, refresh_deadline_ms = CASE
         WHEN x.refresh_deadline_ms < orgs.refresh_deadline_ms OR orgs.refresh_deadline_ms IS NULL
         THEN x.refresh_deadline_ms ELSE orgs.refresh_deadline_ms END,

@@ -67,8 +67,7 @@ def _learn_costs(context: Context, provider: str) -> Steps[None]:
     told = [*(cost for cost in told if not cost.unread), *(Cost(feature, feature, Decimal(0)) for feature in ended)]
     for at in range(0, len(told) or 1, AT_ONCE):
         some = told[at : at + AT_ONCE]
-        # The response holds from the time of its request, once all costs in it are stored. A later change is read
-        # later.
+        # Only the last part confirms the response, as of the time of its request. A later read finds later changes.
         named = features if at + AT_ONCE >= len(told) else None
         now_ms = context.clock.now_ms()
         work = partial(_learn, provider=provider, told=some, named=named, asked_ms=asked_ms, now_ms=now_ms)
@@ -95,8 +94,9 @@ def _learn(
     # The provider's row is locked first. If two processes learn the same cost, the second process finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()
     if held is None:
-        return False  # no row: a tick stores the provider's terms before its first seal
-    # A mark after this time comes from a wrong clock. It must not stop all responses until then.
+        return False  # a tick stores this row with the provider's terms before its first seal
+    # Ignore a mark after this time, because a wrong clock set it. Otherwise, Drawdown would ignore all responses until
+    # that time.
     latest_ms = now_ms + CLOCKS_APART_MS
     if held.costs_read_ms is not None and asked_ms < held.costs_read_ms <= latest_ms:
         return False
@@ -113,7 +113,7 @@ def _learn(
         ):
             continue
         if before is not None and asked_ms < before.at_ms:
-            is_stored = False  # the next read decides which of both responses is the newer one
+            is_stored = False  # the next read decides which response is newer
             continue
         if pools.count(cost.feature) >= MOST_CHANGES:
             log.error("cost_changes_too_often", provider=provider, feature=cost.feature, cost=str(cost.credits))

@@ -201,8 +201,8 @@ def read_used(
     """
     if not orgs:
         return defaultdict(Used)
-    # If a seal makes pushes between the two statements, both include their usage. Then both are read again. After
-    # READINGS tries, the least counts, because a seal can only make the sum too large.
+    # If a seal makes pushes between the two statements, both include their usage. Then read both again. After READINGS
+    # tries, use the smallest sum, because a seal can only make the sum too large.
     best: dict[str, Used] = {}
     for _ in range(READINGS):
         before = _last_seals(connection)
@@ -454,7 +454,7 @@ def _read(connection: sa.Connection, customer_id: str, now_ms: int) -> int:
     if found is not None and found.mark == mark and found.at_ms <= now_ms < found.at_ms + KEPT_MS:
         return found.micro
     if found is not None and found.mark == mark:
-        known[customer_id] = found._replace(at_ms=now_ms)  # other threads use it while this thread adds up
+        known[customer_id] = found._replace(at_ms=now_ms)  # other threads use the old cost while this thread adds up
     micro = _added_up(connection, rows, now_ms)
     known[customer_id] = _CachedCost(now_ms, mark, micro)
     if len(known) > MOST_KEPT:

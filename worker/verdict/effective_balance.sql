@@ -29,12 +29,12 @@ billed AS MATERIALIZED (
 )
 
 -- name: unsealed
--- `owed`: usage that is owed and not sealed: whole windows at or above the watermark, and the difference in dirty
--- windows below it. `lately` and `just_now`: recent use, sealed or not, for the rate of use. `unsampled`: the use of
--- running sandboxes since their last sample, if they send one every minute or more often. This use counts from the
--- arrival of the sample, for at most two intervals, because a sample may be late. After three intervals, or if a halt
--- came since, the use is 0. A sandbox that began recently and has not sent a sample counts with its size since then.
--- `a_minute`: the use of all running sandboxes in a minute, if hosts report their size.
+-- `owed`: usage that is owed and not sealed. It is whole windows at or above the watermark, and the difference in dirty
+-- windows below the watermark. `lately` and `just_now`: recent use, sealed or not, for the rate of use. `unsampled`:
+-- the use of running sandboxes since their last sample, if they send one every minute or more often. This use counts
+-- from the arrival of the sample, for at most two intervals, because a sample may be late. After three intervals, or if
+-- a halt came since, the use is 0. A sandbox that began recently and has not sent a sample counts with its size since
+-- then. `a_minute`: the use of all running sandboxes in a minute, if hosts report their size.
 WITH {picked},
 segments (lo, hi, start_ms, end_ms, feature, unit) AS (SELECT lo, hi, start_ms, end_ms, feature, unit
     FROM {rows :segments (lo bigint, hi bigint, start_ms bigint, end_ms bigint, feature text, unit text)} r),
@@ -59,7 +59,7 @@ used AS (
     {from_dirty} {look_up} withdrawals w {looked_up_by} w.org_id = d.org_id AND w.ts >= d.window_ms
         AND w.ts < d.window_ms + {window_length_ms} {end_look_w} GROUP BY 1, 2, 3
 ),
--- Most organisations do not have recent use. Their sandboxes are not looked up.
+-- Most organisations do not have recent use, so the query does not look up their sandboxes.
 busy AS MATERIALIZED (
     SELECT u.org_id, COALESCE((SELECT j.at_ms FROM projections j WHERE j.org_id = u.org_id
         ORDER BY j.projection_id DESC LIMIT 1), 0) AS changed_ms
@@ -134,8 +134,8 @@ GROUP BY 1, 2, 3
 
 -- name: unseen_pushes
 -- The condition repeats that of the index on open pushes word for word. Otherwise SQLite reads all pushes. Recent sends
--- are materialized. Otherwise SQLite reads all attempts in the order of DISTINCT. They are limited to these
--- organisations. Otherwise the pushes of all organisations are looked up.
+-- are materialized, because SQLite would otherwise read all attempts in the order of DISTINCT. They are limited to
+-- these organisations, so that the query does not look up the pushes of all others.
 WITH {billed},
 sent AS MATERIALIZED (
     SELECT t.window_ms, t.org_id, t.feature, t.revision FROM attempts t WHERE t.started_ms >= :since_ms
@@ -190,8 +190,8 @@ SELECT at_ms, read_ms, is_halted, reason, max_concurrent_sandboxes, balance_micr
 FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 10
 
 -- name: holders
--- The executions that reserve credit of the organisation's present wallet, which may be of other organisations, too. If
--- the provider keeps the balance (`elsewhere`), these are the organisation's own executions.
+-- The executions, also of other organisations, that reserve credit of the organisation's present wallet. If the
+-- provider keeps the balance (`elsewhere`), the query returns only the organisation's own executions.
 SELECT r.reservation, r.amount_micro - r.drawn_micro AS left_micro, r.expires_ms
 FROM reservations r JOIN assignments a ON a.customer_id = r.customer_id
 WHERE a.org_id = :org_id AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms)

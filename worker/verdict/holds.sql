@@ -1,4 +1,4 @@
--- The reserved credit of wallets, without reservations that are over; and the rest of ended lots.
+-- The reserved credit of wallets, without reservations that are over, and the rest of ended lots.
 
 -- name: held
 SELECT a.org_id, a.customer_id, EXISTS (SELECT 1 FROM reservations m
@@ -10,7 +10,7 @@ FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'w
 WHERE w.held_micro > 0 AND NOT EXISTS (SELECT 1 FROM ledger_plans p WHERE p.plan = w.plan AND NOT p.holds_halt)
 
 -- name: held_elsewhere
--- Reservations on balances that providers keep: those recorded here that are not over.
+-- Reservations on balances that providers keep (`local`), without reservations that are over.
 SELECT h.org_id, SUM(h.amount_micro - h.drawn_micro) AS held_micro, h.org_id AS customer_id, FALSE AS has_metering
 FROM reservations h
 WHERE h.org_id IN :org_ids AND h.state = 'held' AND h.hold <> 'wallet' AND h.hold = 'local' AND h.expires_ms > :now_ms
@@ -33,7 +33,8 @@ FOR UPDATE
 -- name: for_update [sqlite]
 
 -- name: lapsed
--- The credit of ended lots, which does not pay for new use (`Wallet.lapsed_micro`), and the time before which they pay.
+-- The credit of ended lots, which does not pay for new use (`Wallet.lapsed_micro`). These lots still pay for use before
+-- `lots_over_ms`.
 SELECT a.org_id, w.balance_micro - w.held_micro + w.overdraft_micro - {available_micro} AS lapsed_micro, w.lots_over_ms
 FROM {billed_now} a {look_up} ledger_accounts w {looked_up_by} w.account_id = 'wallet:' || a.customer_id {end_look_w}
 WHERE w.over_micro > 0
@@ -67,8 +68,8 @@ ORDER BY reservation LIMIT :at_most {for_update}
 SELECT {run} FROM reservations WHERE {metering} AND customer_id IN :customers
 
 -- name: used
--- Seconds by window and size: of the sandboxes of each execution, while it lasts, and of all others. Sandboxes of two
--- organisations may have the same id, so both columns must match.
+-- Seconds by window and size, for the sandboxes of each execution while it lasts, and for all other use. Sandboxes of
+-- two organisations may have the same id, so both columns must match.
 WITH picked AS MATERIALIZED (SELECT org_id, from_ms FROM {rows :orgs (org_id text, from_ms bigint)} r),
 named AS MATERIALIZED (
     SELECT n.org_id, n.sandbox_id, h.reservation, h.accepted_ms, h.expires_ms

@@ -45,9 +45,9 @@ EXEMPT: Final = "exempt"
 
 def lock_rows(connection: sa.Connection, org_ids: Collection[str]) -> Sequence[Row]:
     """Return these organisations' rows, locked in the order of their ids."""
-    from drawdown.schema.tables.orgs import orgs  # here: it loads PostgreSQL's dialect, also for SQLite
+    from drawdown.schema.tables.orgs import orgs  # imported here, because it loads PostgreSQL's dialect
 
-    if connection.dialect.name == "postgresql":  # one value, because thousands of parameters are slow
+    if connection.dialect.name == "postgresql":  # one array, because thousands of parameters are slow
         is_wanted = orgs.c.org_id == sa.any_(sa.literal(list(org_ids), sa.ARRAY(sa.Text)))
     else:
         is_wanted = orgs.c.org_id.in_(org_ids)

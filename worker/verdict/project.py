@@ -258,9 +258,10 @@ def _apply(
         done.read += fresh
         done.failed += not fresh
         if (org.projection_read_ms, org.balance_read_ms) != (wanted.read_before_ms, wanted.balance_before_ms):
-            # Another read, or a push's response with a balance, was written meanwhile. Clocks cannot show the newer.
-            # If the other read answered the request, it is not repeated, because two processes could repeat it forever.
-            # Otherwise it is requested again under a new number, because a round reads each request once.
+            # Another read, or a push's response with a balance, was written meanwhile. Clocks cannot show which is
+            # newer. If the other read answered the request, do not repeat the request, because two processes could
+            # repeat it forever. Otherwise, request a read again under a new number, because a round reads each request
+            # once.
             overtaken += [org.org_id] if fresh and is_asked_for(org, now) else []
             same = fresh or org.refresh_requests != wanted.asks
             changes.append(Change(unchanged(org, org.projection_due_ms if same else now + READ_AGAIN_MS)))
@@ -400,8 +401,8 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
     if used is not None and state.balance_micro is not None and org.is_halted and not new.is_halted:
         # If the balance rose, the read came after a payment, and includes the last pushes.
         found, hidden = effective_after(org, state.balance_micro, used, paid=True)
-    # A request came since this read began, or a push set a turn while it ran. A turn is not enough for a halted
-    # organisation, so its read is due now.
+    # Since this read began, a refresh was requested, or a push set a refresh deadline. A deadline is not enough for a
+    # halted organisation, so its read is due now.
     due = at.now_ms if asked_again and (new.is_halted or org.projection_due_ms is not None) else None
     written = replace(
         state_of(org, new, at, due),

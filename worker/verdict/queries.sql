@@ -19,9 +19,9 @@ UPDATE orgs SET refresh_deadline_ms = :twice WHERE org_id IN (SELECT org_id FROM
 
 -- name: projections_due
 -- The due reads. First come requested reads of running organisations, the least credit first. Then come requested reads
--- of halted organisations, the longest wait first. The watch requests all halted organisations repeatedly. In the order
--- of their credit, organisations that paid would never be read. Last come organisations without a request, after their
--- refresh deadline. An index gives each order, because there may be many rows.
+-- of halted organisations, the longest wait first. The watch requests reads of all halted organisations repeatedly. So
+-- in the order of credit, organisations that paid would never be read. Last come organisations without a request, after
+-- their refresh deadline. An index gives each order, because there may be many rows.
 SELECT d.org_id, d.customer_id, d.asks, d.read_before_ms, d.balance_before_ms,
     EXISTS (SELECT 1 FROM ledger_accounts w WHERE w.next_due_ms = 0) AS wallets_wait
 FROM (SELECT * FROM ({running}) r UNION ALL SELECT * FROM ({halted}) h UNION ALL SELECT * FROM ({in_turn}) t) d
@@ -66,7 +66,8 @@ ORDER BY COALESCE(o.projection_read_ms, 0) LIMIT :at_most
 {halted_by_credit} AND COALESCE(o.projection_read_ms, 0) <= :read_ms {oldest_reads}
 
 -- name: held_unread
--- The organisations that were not read since any credit is enough to resume them. Each is found once for each halt.
+-- Organisations that an estimate halted. After `hold_ms`, any credit is enough to resume them. The query returns those
+-- that were not read since then, so it finds each once for each halt.
 {halted_by_credit} AND o.halt_reason = 'estimate' AND o.halted_at <= :now_ms - :hold_ms
     AND COALESCE(o.projection_read_ms, 0) < o.halted_at + :hold_ms {oldest_reads}
 
@@ -98,7 +99,7 @@ WHERE orgs.org_id = x.org_id;
 {end_by_key}
 
 -- name: write_verdicts [sqlite]
--- One row at a time, because JSON would change a figure that is too large.
+-- SQLite updates one row at a time, because JSON would change a figure that is too large.
 UPDATE orgs SET is_halted = :is_halted, halted_at = :halted_at, halt_reason = :halt_reason,
     max_concurrent_sandboxes = :max_concurrent_sandboxes, projection_read_ms = :projection_read_ms,
     projection_due_ms = :projection_due_ms, balance_micro = :balance_micro, balance_read_ms = :balance_read_ms,
@@ -166,8 +167,8 @@ UPDATE watch_state SET rounds = rounds
 UPDATE watch_state SET round_ms = :now_ms, rounds = rounds + 1
 
 -- name: explained
--- A row if credit after a halt does not prove the estimate wrong. Either usage was withdrawn since the halt, or
--- executions reserved the credit at the halt.
+-- The query returns a row if credit after a halt does not prove the estimate wrong. Either usage was withdrawn since
+-- the halt, or executions reserved the credit at the halt.
 SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE w.org_id = :org_id AND w.at_ms >= :halted_at)
     OR EXISTS (SELECT 1 FROM (SELECT * FROM projections WHERE org_id = :org_id ORDER BY projection_id DESC LIMIT 1) j
         WHERE j.held_micro > 0 AND j.balance_micro > j.unaccepted_micro + j.unsealed_micro)

@@ -55,8 +55,8 @@ CREATE VIEW as_text AS SELECT org_id, CAST(event_type AS VARCHAR) AS said_kind,
     said(quantity) AS said_quantity, said_time(ts) AS said_ts FROM file_rows
 
 -- name: lines
--- Each value of JSON lines by its text in JSON: with quotes it is a string, and only digits are a number. In a value
--- that is not a time, a fraction of zeros is ignored.
+-- Each value of JSON lines is read by its text in JSON. A text with quotes is a string, and a text of only digits is a
+-- number. In a value that is not a time, a fraction of zeros is ignored.
 CREATE MACRO quoted(x) AS CASE WHEN starts_with(CAST(x AS VARCHAR), '"') THEN x ->> '$' END;
 CREATE MACRO digits(x) AS CASE WHEN CAST(x AS VARCHAR) SIMILAR TO '[0-9]+' THEN CAST(x AS VARCHAR) ELSE quoted(x) END;
 CREATE MACRO plain(x) AS digits(CASE WHEN CAST(x AS VARCHAR) SIMILAR TO '[0-9]+[.]0+'

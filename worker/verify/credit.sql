@@ -9,7 +9,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM 
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: held
--- A wallet keeps the rest of its reservations, to the micro-credit.
+-- The reserved credit of a wallet is the rest of its reservations, to the micro-credit.
 SELECT 'reserved_sum' AS what, COALESCE(MAX(org_id),
     (SELECT MAX(a.org_id) FROM assignments a WHERE 'wallet:' || a.customer_id = account_id)) AS org_id, {no_window}, account_id, SUM(kept) AS kept, SUM(part) AS parts
 FROM (
@@ -44,8 +44,8 @@ FROM reservations r LEFT JOIN (SELECT reservation, SUM(amount_micro) AS lines FR
 WHERE r.settled_by = 'receipt' AND r.drawn_micro <> COALESCE(q.lines, 0)
 
 -- name: run_entry
--- Each entry of an execution is of its wallet and has its name. It is dated at its acceptance, and written later, with
--- a day for clocks.
+-- Each entry of an execution is of its wallet and has the execution's name. The entry is dated at the acceptance of the
+-- execution, and written later, with a day for clocks.
 SELECT CASE WHEN e.at_ms < r.accepted_ms - 86400000 THEN 'execution_entry_time' ELSE 'execution_entry' END AS what, r.org_id,
     {no_window}, e.key, e.from_account, e.reservation, r.customer_id, e.at_ms, r.accepted_ms
 FROM ledger_entries e LEFT JOIN reservations r ON r.reservation = e.reservation
@@ -56,7 +56,7 @@ WHERE (e.kind = 'execution' OR e.reservation IS NOT NULL) AND (r.reservation IS 
 
 -- name: unsettled
 -- A settled execution has a receipt, even of 0, unless metering settles it. An open or expired execution does not have
--- one.
+-- a receipt.
 SELECT CASE WHEN r.state = 'settled' THEN 'missing_receipt' ELSE 'unexpected_receipt' END AS what, r.org_id, {no_window},
     r.reservation, r.state
 FROM reservations r WHERE (r.state = 'settled' AND r.settled_by = 'receipt' AND NOT ({has_receipt}))
@@ -85,8 +85,8 @@ FROM (SELECT reservation, number, feature, SUM(said) AS said, SUM(billed) AS bil
 WHERE q.said <> q.billed OR q.lines <> 1
 
 -- name: run_sample
--- Each sample of an execution is in force with the noted values, unless it is below the floor. It belongs to the
--- execution's organisation.
+-- Each sample of an execution is valid, has the recorded values, and belongs to the execution's organisation. A sample
+-- below the floor may be deleted.
 SELECT 'execution_sample' AS what, m.org_id, CAST(NULL AS BIGINT) AS window_ms, m.feature, m.sample_id, m.reservation
 FROM run_samples m LEFT JOIN reservations r ON r.reservation = m.reservation
 LEFT JOIN orgs o ON o.org_id = m.org_id LEFT JOIN usage_samples s ON s.id = m.sample_id
@@ -103,8 +103,8 @@ FROM reservations WHERE overage <> 'charge' AND drawn_micro > amount_micro
 (SELECT MAX(a.org_id) FROM assignments a WHERE a.customer_id = q.customer_id) AS org_id, {no_window}
 
 -- name: lot_entry
--- Each lot has one entry in its wallet: at the grant or at its start, or earlier only if it was taken back in full.
--- Before that, the wallet knows the lot's start.
+-- Each lot has one entry in its wallet, at the grant or at the lot's start. The entry is earlier only if the lot was
+-- taken back in full. Until the entry is written, the wallet knows the lot's start.
 SELECT CASE WHEN q.key IS NULL THEN 'lot_begin_due_time' WHEN {booked_later} THEN 'lot_entry_time'
         WHEN q.at_ms < q.begins_ms THEN 'lot_entry_before_begin' ELSE 'lot_entry_mismatch' END AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.amount_micro AS said, l.begins_ms, e.key, e.amount_micro, e.to_account, e.at_ms,
@@ -173,9 +173,10 @@ FROM (SELECT l.lot, l.customer_id, l.expires_ms, w.next_due_ms FROM ledger_lots 
             WHEN w.lots_over_ms >= l.expires_ms THEN 720000 ELSE 0 END)) q
 
 -- name: lots_ended
--- The booked end (`lots_ended_ms`) and the last known end (`lots_over_ms`) of a wallet are ends of its lots. With a
--- later end, its lots would never end. If :now_ms is set, a booked end is over by then. The last known end is not
--- before the booked end, because it makes the wallet notice late use.
+-- The booked end (`lots_ended_ms`) and the last known end (`lots_over_ms`) of a wallet are ends of its lots. If the
+-- booked end were too late, lots that end before it would never expire. If :now_ms is set, the booked end is at or
+-- before it. The last known end is not before the booked end, because the last known end makes the wallet notice late
+-- use.
 SELECT CASE WHEN q.moment_ms IS NULL THEN 'lot_last_end' ELSE 'lot_end_record' END AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.lots_ended_ms, w.lots_over_ms,
         CASE WHEN w.lots_ended_ms > CAST(:now_ms AS BIGINT) OR NOT EXISTS (SELECT 1 FROM ledger_lots l
@@ -194,7 +195,8 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.overdraft_m
 
 -- name: over_wrong
 -- The credit that is over is at most the credit of ended lots that are not booked yet. It is at least the part of each
--- that use cannot have consumed and that does not roll over. This is not claimed while changes of the wallet are due.
+-- such lot that use cannot have consumed and that does not roll over. This is not claimed while changes of the wallet
+-- are due.
 SELECT 'ended_lot_rest' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
         COALESCE((SELECT SUM(r.rest) FROM {ended_lots} r WHERE r.account_id = w.account_id), 0) AS most,
@@ -206,7 +208,8 @@ FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.over_micro,
 WHERE q.over_micro > q.most OR q.over_micro < q.least
 
 -- name: lot_left
--- A booked, ended lot has at most its use left. This is not claimed while changes of the wallet are due.
+-- The rest of a lot with a booked end is at most the use that the lot can have paid. This is not claimed while changes
+-- of the wallet are due.
 SELECT 'unexpired_lot' AS what, {owner}, q.*
 FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest, r.used FROM {booked_lots} r
     JOIN ledger_accounts w ON w.account_id = r.account_id
@@ -214,7 +217,7 @@ FROM (SELECT r.lot, SUBSTR(r.account_id, 8) AS customer_id, r.account_id, r.rest
 WHERE q.rest > q.used
 
 -- name: deferred_wrong
--- Credit that waits to expire is left of ended lots and reserved by executions, or it will be taken from credit that
+-- The credit that waits to expire is at most the rest of ended lots that executions reserve, plus the credit that
 -- rolled over.
 SELECT 'deferred_expiry_sum' AS what, {owner}, q.*
 FROM (SELECT w.account_id, SUBSTR(w.account_id, 8) AS customer_id, w.deferred_micro, w.held_micro,

@@ -1,7 +1,7 @@
 -- Complete records of counts of cells and vendors for the same usage (invariant 15).
 --
--- Guarantee: as in `ledger.sql`. A breach does not stop an organisation, because usage is not billed by others' counts.
--- Lines that an earlier check of a day left are not claimed to be complete.
+-- Guarantee: as in `ledger.sql`. A breach does not stop an organisation, because Drawdown does not bill by these
+-- counts. The check does not claim that lines of an earlier check of a day are complete.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -33,8 +33,8 @@ WHERE COALESCE(q.ours_s, -1) <> q.ours OR COALESCE(q.theirs_s, -1) <> q.theirs O
         WHEN q.off > 4000000000000 OR q.most = 0 THEN q.ppm ELSE (q.off * 1000000 + q.most - 1) / q.most END
 
 -- name: parity_line
--- A line's verdict follows from its two sides, by the sum of the larger sides of all sizes and the sum of the
--- differences. NULL is unknown.
+-- A line's verdict follows from its two sides. `off_s` is the sum of the differences of all sizes, and `most` is the
+-- sum of the larger sides. NULL is unknown.
 SELECT 'parity_line' AS what, {nowhere}, p.cell_id, p.day_ms, p.org_id AS its_org, p.ours_s, p.theirs_s, p.off_s, p.ppm,
     p.verdict
 FROM (SELECT x.*, COALESCE(x.ours_s, 0) AS here, COALESCE(x.theirs_s, 0) AS there,
@@ -55,7 +55,8 @@ WHERE CASE p.verdict
             WHEN p.off_s > 4000000000000 OR p.most = 0 THEN p.ppm ELSE (p.off_s * 1000000 + p.most - 1) / p.most END))
 
 -- name: parity_stray
--- A line belongs to a check of the whole cell, and not to a later one. A day is compared only once it is over.
+-- A line belongs to a check of the whole cell, and is not newer than that check. A day is compared only once it is
+-- over.
 SELECT 'parity_time' AS what, {nowhere}, p.cell_id, p.day_ms, p.org_id AS its_org, p.at_ms, w.at_ms AS checked_ms
 FROM parity_checks p LEFT JOIN parity_checks w ON w.day_ms = p.day_ms AND w.cell_id = p.cell_id AND w.org_id = ''
 WHERE w.at_ms IS NULL OR p.at_ms > w.at_ms OR p.day_ms % 86400000 <> 0 OR p.at_ms < p.day_ms + 86400000

@@ -1,6 +1,6 @@
 -- The guard (invariant 14): its uses, their counters, and their charges.
 --
--- Guarantee: as in `ledger.sql`. The amounts that holds counted for before their end are not on record, so limits are
+-- Guarantee: as in `ledger.sql`. The amount by which a held use counted before its end is not on record, so limits are
 -- claimed only for immediate uses. A price is claimed if it fits in 64 bits.
 
 -- name: of_chosen
@@ -49,9 +49,9 @@ FROM (SELECT u.org_id, u.use_key, u.metric, u.limit_period, u.limit_amount, u.st
 WHERE q.came_to > q.limit_amount
 
 -- name: guard_charged
--- The charge of an ended use is the amount that its execution has drawn. Without an execution, or before its end, it is
--- 0. An execution is accepted at the time of its use or later, and for an immediate use at the same time. A use names
--- its execution, and each execution of the guard belongs to a use.
+-- The charge of an ended use is the amount that its execution has drawn. Without an execution, or before its end, the
+-- charge is 0. An execution is accepted at the time of its use or later, and for an immediate use at the same time. A
+-- use names its execution, and each execution of the guard belongs to a use.
 SELECT 'guard_charge_state' AS what, COALESCE(u.org_id, r.org_id) AS org_id, {no_window},
     COALESCE(u.use_key, 'the missing use of ' || r.reservation) AS use_key, u.charged_micro, u.state, r.state AS run_state,
     r.drawn_micro, u.at_ms, r.accepted_ms
@@ -74,9 +74,9 @@ WHERE m.metric IS NULL OR (u.state IN ('used', 'settled', 'released')
     AND u.charged_micro + u.forgone_micro <> (2 * u.amount * m.price_micro + m.per_units) / (2 * m.per_units))
 
 -- name: billed_twice
--- The seal did not bill usage that the guard charged. It is usage of the feature or event type that the metric counts,
--- in the window of the use. Voided or carried pushes do not bill. Nor do withdrawn events, or events of a type without
--- a feature then. The newest mapping that began by then is in force (S5).
+-- The seal did not bill usage that the guard charged. Such usage has the feature or event type that the metric counts,
+-- in the window of the use. Voided pushes and pushes in shadow do not bill. Nor do withdrawn events, or events of a
+-- type without a feature then. The newest mapping that began by then is in force (S5).
 SELECT 'guard_double_billing' AS what, u.org_id, p.window_ms, p.feature, u.use_key, u.charged_micro, u.metric,
     COALESCE(m.counts, m.metric) AS counts, SUM(p.sealed_qty) AS sealed
 FROM guard_uses u JOIN guard_metrics m ON m.metric = u.metric AND m.number = u.metric_number

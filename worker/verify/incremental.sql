@@ -1,10 +1,10 @@
--- The point from which a run of `verify` continues another one.
+-- The point from which a run of `verify` continues another run.
 
 -- name: mark
--- The mark that a run leaves for the next. Before this window, all usage was sealed and clean, and did not wait for a
--- customer or provider. Each arrival below `arrival` was counted. Before the first seal, the mark is 0. On
--- PostgreSQL, a seal's cursor can be above the arrivals of transactions that the seal could not see. So `arrival` is not
--- above them.
+-- The mark that a run leaves for the next run. Before `window_ms`, all usage was sealed and clean, and did not wait for
+-- a customer or provider. Each arrival below `arrival` was counted. Before the first seal, the mark is 0. On
+-- PostgreSQL, a seal's cursor can be above the arrivals of transactions that the seal could not see. So `arrival` is
+-- not above these arrivals.
 SELECT COALESCE(MIN(window_ms), 0) AS window_ms, COALESCE({arrival}, 0) AS arrival FROM (
     SELECT MIN({reached}) AS window_ms FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
     UNION ALL SELECT MIN(window_ms) FROM dirty_windows
@@ -25,9 +25,9 @@ LEAST((SELECT MIN(cursor) FROM buckets), (SELECT MIN(x) FROM buckets b CROSS JOI
 (SELECT MIN(cursor) FROM buckets)
 
 -- name: point
--- The earliest window that a record touched since, and the kind of record. Some rows do not have a time of change. So
--- each open push counts, because it may be settled at any time, and so does usage that is pending for a customer or
--- provider. A day more allows for clocks and open transactions.
+-- The earliest window that a record touched since the mark, and the kind of record. Some rows do not have a time of
+-- change. So each open push counts, because it may be settled at any time, and so does usage that is pending for a
+-- customer or provider. A day more allows for clocks and open transactions.
 SELECT window_ms - window_ms % {window_length_ms} AS window_ms, why FROM (
     SELECT CASE WHEN :window_ms < :told_ms THEN :window_ms ELSE :told_ms END AS window_ms, '' AS why
     UNION ALL SELECT MIN({reached}), 'an organisation that is behind' FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id

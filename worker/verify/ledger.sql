@@ -9,7 +9,7 @@
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
 -- name: no_window
--- For a breach without a window and feature.
+-- The columns of a breach without a window and feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: proven_pushes
@@ -55,9 +55,9 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
     OR (e.rate_ms IS NOT NULL AND e.ts <> p.window_ms))
 
 -- name: booked_otherwise
--- An entry is written between the seal of its push and its settlement, with a day for clocks. If only one machine sent
--- it, that machine waited by its own clock until the push was due, and only a minute is allowed. If its clock was set
--- back meanwhile, its times prove no order, and a day is allowed.
+-- An entry is written between the seal of its push and the push's settlement, with a day for clocks. If only one
+-- machine sent the push, that machine waited by its own clock until the push was due, so only a minute is allowed. If
+-- that clock was set back meanwhile, its times do not prove an order, so a day is allowed.
 ((e.at_ms < {booked_from} - 60000 OR ({settled_in_order} AND e.at_ms > p.settled_ms + 60000))
     AND (e.at_ms < {booked_from} - 86400000 OR ({settled_in_order} AND e.at_ms > p.settled_ms + 86400000)
         OR (p.attempts = 1 AND p.lookups = 0 AND (p.state <> 'accepted' OR {settled_in_order})
@@ -68,13 +68,13 @@ WHERE p.provider = 'embedded' AND ((e.key IS NULL AND p.state = 'accepted' AND v
 CASE WHEN p.state = 'accepted' AND p.settled_ms < p.sealed_at_ms THEN p.settled_ms ELSE p.sealed_at_ms END
 
 -- name: settled_in_order
--- The settlement ends the range, unless a clock was set back between the first attempt and the settlement.
+-- An entry is not later than the settlement, unless a clock was set back between the first attempt and the settlement.
 p.state = 'accepted' AND p.settled_ms >= p.sealed_at_ms AND p.settled_ms >= COALESCE(p.first_attempt_ms, p.sealed_at_ms)
 
 -- name: uncommitted
 -- Charges without a push belong to folded pushes of their day, with the same number and sum. Without such a sum, they
--- are a breach unless they are below the floor. Both sides are grouped instead of joined. Pushes lack an index by key,
--- sums lack an index by wallet, and PostgreSQL cannot estimate the rows.
+-- are a breach, which has another kind below the floor. Both sides are grouped instead of joined. Pushes lack an index
+-- by key, sums lack an index by wallet, and PostgreSQL cannot estimate the rows.
 WITH beside AS MATERIALIZED (
     SELECT e.key, e.from_account AS wallet, e.feature, e.ts, e.quantity, e.ts - e.ts % 86400000 AS day_ms
     FROM (
@@ -123,7 +123,8 @@ folded_pushes
 
 -- name: mirrored
 -- Usage at a provider without a hard stop is also drawn from a wallet, once and only if its push is accepted. Each draw
--- has the push's customer, feature, quantity and window. The first is written at the settlement, with a day for clocks.
+-- has the push's customer, feature, quantity and window. The first draw is written at the settlement, with a day for
+-- clocks.
 SELECT CASE WHEN p.org_id IS NULL THEN 'wallet_charge_without_push' WHEN i.provider IS NULL THEN 'external_wallet_charge'
         WHEN {drawn_otherwise} THEN 'unexpected_wallet_charge' ELSE 'wallet_charge_mismatch' END AS what,
     p.org_id, p.window_ms, p.feature, q.mirrored AS key, p.state, p.sent_qty, p.provider, p.customer_id,
@@ -147,8 +148,8 @@ q.drawn <> CASE WHEN p.state = 'accepted' THEN p.sent_qty ELSE 0 END
 
 -- name: drawn
 -- Keys of entries that gave back end in `:back`. Keys of entries that drew again end in `:redrawn`, once for each time.
--- A feature may have such a name too, because the text after the window is its name. While the ends are cut, a control
--- character, which ids cannot have, replaces `:redrawn`.
+-- A feature may itself be named `back` or `redrawn`. The text after the window is the name, so it is not cut. While the
+-- ends are cut, a control character, which ids cannot have, replaces `:redrawn`.
 (SELECT CASE WHEN cut LIKE '%:' || ts THEN cut || ':redrawn' ELSE cut END AS mirrored, e.*
     FROM (SELECT REPLACE(RTRIM(REPLACE({forward}, ':redrawn', {control}), {control}), {control}, ':redrawn') AS cut, f.*
         FROM {proven_entries} f WHERE kind = 'usage' AND key LIKE 'mirror:%') e)
@@ -164,8 +165,8 @@ CHR(31)
 CHAR(31)
 
 -- name: undrawn
--- If a customer had a wallet and the feature a rate a day before a push was accepted, the wallet was drawn on for it.
--- The day allows for clocks. Without a rate, or above the largest entry, credit is not drawn.
+-- If the customer had a wallet and the feature had a rate a day before a push was accepted, the wallet was drawn on for
+-- the push. The day allows for clocks. Without a rate, or above the largest entry, credit is not drawn.
 SELECT 'missing_wallet_charge' AS what, {push}, p.customer_id
 FROM {proven_pushes} p JOIN {in_ledger_ever} i ON i.provider = p.provider
 JOIN (SELECT to_account, MIN(at_ms) AS at_ms FROM ledger_entries WHERE kind = 'grant' GROUP BY to_account) g
@@ -245,7 +246,7 @@ WHERE {booked_early} OR NOT CASE WHEN e.kind = 'expiry'
     ELSE e.from_account LIKE 'wallet:%' AND e.to_account LIKE 'revenue:%' END
 
 -- name: booked_early
--- If the push's seal, or one before it, is dated a day after the entry, a clock was set back in between.
+-- If the push's seal, or an earlier seal, is dated a day after the entry, a clock was set back in between.
 (e.kind = 'usage' AND e.at_ms < e.ts - 86400000 AND NOT EXISTS (
     SELECT 1 FROM pushes p JOIN seals s ON s.seal_id <= p.seal_id AND s.at_ms > e.at_ms + 86400000
     WHERE p.window_ms = {entry_window} AND e.key IN (p.key, 'mirror:' || p.key, 'mirror:' || p.key || ':back')))
@@ -255,9 +256,9 @@ EXISTS (SELECT 1 FROM ledger_lots l WHERE l.lot = COALESCE(e.lot, e.key) AND l.p
 
 -- name: priced
 -- Each charge is computed again. The amount is the cost of the quantity, rounded to a micro-credit, by a rate of the
--- feature that had begun by then. If the entry names a rate, it is that rate. A rate may be set for the past, so which
--- rate was on record then is not claimed. Executions are an exception. They use the rates on record at their
--- acceptance.
+-- feature that had begun by then. If the entry names a rate, it is that rate. A rate may be set for the past, so the
+-- check does not claim that the rate was on record then. Executions are an exception, because they use the rates on
+-- record at their acceptance.
 SELECT 'charge_rate' AS what, w.org_id, {entry_window} AS window_ms, e.feature, e.key, e.quantity, e.amount_micro
 FROM {proven_entries} e LEFT JOIN {owners} w ON w.account_id = e.from_account
 WHERE e.feature IS NOT NULL AND NOT EXISTS (
@@ -268,8 +269,8 @@ WHERE e.feature IS NOT NULL AND NOT EXISTS (
         AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1))
 
 -- name: repriced
--- A window has one rate: late usage and give-backs use the rate of the first charge of their wallet, feature and
--- window.
+-- A window has one rate, because late usage and give-backs use the rate of the first charge of their wallet, feature
+-- and window.
 SELECT 'rate_change_in_window' AS what, w.org_id, q.window_ms, q.feature, q.from_account, q.first_ms, q.other_ms
 FROM (SELECT e.from_account, e.feature, e.ts AS window_ms, MIN(e.rate_ms) AS first_ms, MAX(e.rate_ms) AS other_ms
     FROM {proven_entries} e WHERE e.kind = 'usage' AND e.rate_ms IS NOT NULL
@@ -298,8 +299,8 @@ WHERE e.amount_micro <> q.said OR e.to_account <> q.account OR e.from_account <>
         AND 'wallet:' || l.customer_id = q.account))
 
 -- name: ungranted
--- Each grant entry has an action. Future lots are without an entry. Credit from plans, late use of credit that rolled
--- over (plans.sql), and allotments of pools (pools.sql) are checked separately.
+-- Each grant entry has an action, and so does each lot that begins later and does not have an entry yet. Credit from
+-- plans, late use of credit that rolled over (plans.sql), and allotments of pools (pools.sql) are checked separately.
 SELECT 'unaudited_grant' AS what, w.org_id, {no_window}, e.key, e.amount_micro, e.to_account
 FROM (SELECT key, amount_micro, to_account FROM ledger_entries WHERE kind = 'grant'
     UNION ALL SELECT l.lot, l.amount_micro, 'wallet:' || l.customer_id FROM ledger_lots l WHERE l.begins_ms > l.at_ms

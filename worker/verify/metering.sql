@@ -1,8 +1,8 @@
 -- Executions that metering settles (invariant 10). Each sandbox is paid for once.
 --
 -- Guarantee: as in `ledger.sql`. The amount by which a reservation shrank is compared with all samples of its
--- sandboxes, also withdrawn ones. They count at the highest rate that their size ever had. So late samples and
--- withdrawals do not change the result.
+-- sandboxes, also withdrawn samples. The samples count at the highest rate that their size ever had. So late samples
+-- and withdrawals do not change the result.
 
 -- name: of_chosen
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
@@ -37,7 +37,7 @@ WHERE r.settled_by = 'metering' AND NOT EXISTS (
     SELECT 1 FROM reservation_sandboxes n WHERE n.reservation = r.reservation)
 
 -- name: sandbox_open
--- A sandbox is free for another execution once its own has ended, and not before.
+-- A sandbox is taken while its execution is open, and is then free for another execution.
 SELECT 'sandbox_state' AS what, v.org_id, {no_window}, v.reservation, v.sandbox_id, v.state,
     CASE WHEN v.is_open THEN 'taken' ELSE 'free' END AS said
 FROM {lives} v WHERE v.is_open <> (v.state = 'held')
@@ -74,7 +74,7 @@ WHERE v.settled_by = 'metering' AND s.problem IS NULL
 GROUP BY v.reservation, s.ts - s.ts % {window_length_ms}, s.memory_mb)
 
 -- name: price [postgresql]
--- Rounded up, because sizes of one feature are priced together.
+-- The price is rounded up, because sizes of one feature are priced together.
 CEIL(CAST(u.seconds AS NUMERIC) * CASE WHEN m.unit = 'mb_s' THEN u.memory_mb ELSE 1 END * l.micro_credits / l.per_quantity)
 
 -- name: price [sqlite]
@@ -82,7 +82,7 @@ CEIL(CAST(u.seconds AS NUMERIC) * CASE WHEN m.unit = 'mb_s' THEN u.memory_mb ELS
     / l.per_quantity)
 
 -- name: metered_uncharged
--- A reservation shrinks at most by the charges of its wallet in its own windows.
+-- A reservation shrinks at most by the charges of its wallet from the execution's first window on.
 SELECT 'metered_draw_sum' AS what, q.org_id, {no_window}, q.reservation, q.drawn_micro, q.charged
 FROM (SELECT r.org_id, r.reservation, r.drawn_micro, (SELECT COALESCE(SUM(e.amount_micro), 0) FROM ledger_entries e
         WHERE e.from_account = 'wallet:' || r.customer_id AND e.kind = 'usage' AND e.amount_micro > 0

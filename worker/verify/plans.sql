@@ -38,7 +38,7 @@ months (name, start_ms, end_ms) AS (
 LEFT JOIN plan_stays n ON n.customer_id = s.customer_id AND n.number = s.number + 1
 
 -- name: begins_ms
--- When a plan's credit for month `m` begins for a customer who is on it during `s`.
+-- The time at which a plan's credit for month `m` begins, for a customer who is on the plan during the stay `s`.
 CASE WHEN s.since_ms > m.start_ms THEN s.since_ms ELSE m.start_ms END
 
 -- name: period_missing
@@ -58,7 +58,7 @@ FROM (SELECT s.customer_id, s.plan, m.name AS period
             AND p.period = m.name AND p.part = 'included')) q
 
 -- name: first_missing
--- If a customer's first plan granted credit to new customers, the credit was granted.
+-- If a customer's first plan grants credit to new customers, the customer got that credit.
 SELECT 'missing_signup_lot' AS what, {owner}, q.*
 FROM (SELECT s.customer_id, s.plan, s.since_ms FROM plan_stays s {next_stay}
     JOIN ledger_accounts w ON w.account_id = 'wallet:' || s.customer_id AND w.given_to_ms IS NOT NULL
@@ -101,7 +101,8 @@ p.lot = 'first:' || p.customer_id AND l.kind = 'bonus' AND l.expires_ms IS NULL
         AND t.first_micro = l.amount_micro)
 
 -- name: is_rolled
--- At most the expired part of the credit included in the month before, and at most the plan's limit.
+-- The credit that rolled over is at most the expired part of the credit included in the month before, and at most the
+-- plan's limit.
 l.kind = 'included' AND l.begins_ms = m.start_ms AND l.expires_ms = m.end_ms
     AND (p.lot = {rolled_key} OR SUBSTR(p.lot, 1, LENGTH({rolled_key}) + 2) = {rolled_key} || ':r')
     AND l.amount_micro <= p.rollover_max_micro
@@ -120,8 +121,8 @@ FROM plan_lots o JOIN ledger_lots b ON b.lot = o.lot AND b.expires_ms = l.begins
 
 -- name: rolled
 -- The credit that rolled over equals the expired part of a month's included credit, within the limit of the month's
--- last plan. This is not claimed while changes of the wallet are due. If the credit was used before late use arrived,
--- more may have rolled over, up to the plan's limit.
+-- last plan. This is not claimed while changes of the wallet are due. If the credit that rolled over was used before
+-- late use arrived, more may have rolled over, up to the plan's limit.
 SELECT CASE WHEN q.wanted > q.rolled THEN 'rollover_shortfall' ELSE 'rollover_excess' END AS what, {owner}, q.*
 FROM (SELECT y.*, CASE WHEN y.expired > 0 AND y.expired >= y.from_micro
             THEN CASE WHEN y.expired < y.upto_micro THEN y.expired ELSE y.upto_micro END ELSE 0 END AS wanted
@@ -183,7 +184,7 @@ CAST(EXTRACT(EPOCH FROM (TO_TIMESTAMP(w.given_to_ms / 1000) AT TIME ZONE 'UTC') 
 CAST(STRFTIME('%s', w.given_to_ms / 1000, 'unixepoch', '+1 month') AS INTEGER) * 1000
 
 -- name: tier_entry
--- A charge for a tier is to the customer who bought it, for the month of its date.
+-- A charge for a tier is to the customer who bought the tier, for the month of the charge's date.
 SELECT 'unknown_tier_charge' AS what, {owner}, q.*
 FROM (SELECT e.key, e.from_account, e.amount_micro, SUBSTR(e.from_account, 8) AS customer_id FROM ledger_entries e
     WHERE e.kind = 'tier' AND (e.amount_micro < 0 OR NOT EXISTS (SELECT 1 FROM tier_holders h

@@ -51,9 +51,9 @@ json_extract(o.details, '$.amount_micro')
 json_extract(o.details, '$.customer_id')
 
 -- name: returned_otherwise
--- The part of an ended allotment that did not come back was used. It is at most all use before its end, and at least
--- the use in its life that other lots cannot have paid. It is not claimed if late use or an open execution can still
--- change it.
+-- The part of an ended allotment that did not come back was used. This part is at most all use before the allotment's
+-- end. It is at least the use during the allotment that other lots cannot have paid. The check does not claim this if
+-- late use or an open execution can still change the part.
 SELECT 'allotment_return' AS what, {owner}, q.*
 FROM (SELECT l.lot, l.customer_id, l.pool, l.amount_micro AS said, b.returned, b.taken,
         l.amount_micro - b.returned - b.taken AS gone,
@@ -118,7 +118,7 @@ WHERE a.provider = 'embedded' OR a.provider IN (SELECT s.provider FROM provider_
     WHERE s.terms LIKE '%balance_in_ledger__ true%')
 
 -- name: payer_limit
--- The reserved amounts and costs of executions under a payer's limit are within it.
+-- The reserved amounts and costs of executions under a payer's limit add up to at most that limit.
 SELECT 'payer_limit' AS what, p.org_id, {no_window}, p.payer, p.number, p.limit_micro, q.accepted
 FROM payers p JOIN (SELECT customer_id, org_id, payer_number,
         SUM(CASE WHEN state = 'held' AND amount_micro > drawn_micro THEN amount_micro ELSE drawn_micro END) AS accepted

@@ -9,7 +9,7 @@
 SELECT found.* FROM ({finding}) found WHERE found.org_id IN (SELECT org_id FROM {rows :orgs (org_id text)} chosen)
 
 -- name: no_window
--- For a breach without a window and feature.
+-- The columns of a breach without a window and feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: proven_pushes
@@ -115,7 +115,7 @@ FROM {proven_pushes} p WHERE NOT EXISTS (
         AND a.customer_id = p.customer_id AND a.provider NOT IN {unbilled} AND {assigned})
 
 -- name: folded_biller
--- The same for sums of folded pushes: their customer was the organisation's on that day.
+-- The biller of folded pushes was assigned to their organisation on that day.
 SELECT 'folded_biller' AS what, f.org_id, f.day_ms AS window_ms, f.feature, f.pushes, f.provider, f.customer_id
 FROM folded_pushes f WHERE NOT EXISTS (
     SELECT 1 FROM assignments a WHERE a.org_id = f.org_id AND a.provider = f.provider AND a.customer_id = f.customer_id
@@ -169,10 +169,10 @@ WHERE (p.org_id IS NULL AND t.window_ms >= COALESCE(o.floor_ms, 0)) OR t.sent_qt
 
 -- name: attempts
 -- The time of the first attempt is compared only for a push that no person resolved or retried, and that was neither
--- looked up nor adopted. A claim waits until its push is due by the clock of its seal, so a minute is allowed. Later attempts are not compared, because a clock may be set
--- back. If a push was queued or not answered, or its sender died, only a lookup accepts it, and its attempts do not
--- show that. If a lost history may have sent a push, it is looked up first. If its provider does not have a lookup, it
--- is in doubt without an attempt (R1).
+-- looked up nor adopted. A claim waits until its push is due by the clock of its seal, so a minute is allowed. Later
+-- attempts are not compared, because a clock may be set back. If a push was queued or not answered, or its sender died,
+-- only a lookup accepts it, and its attempts do not show that. If a lost history may have sent a push, Drawdown looks
+-- the push up first. If the provider does not have a lookup, the push is in doubt without an attempt (R1).
 SELECT CASE WHEN p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.tries THEN 'attempt_numbers'
         WHEN t.first_ms < p.sealed_at_ms - 60000 THEN 'attempt_before_seal' ELSE 'push_without_proof' END AS what,
     {push}, p.attempts, p.sealed_at_ms, COALESCE(t.tries, 0) AS tries, t.lowest, t.highest, t.first_ms
@@ -191,8 +191,8 @@ WHERE p.attempts <> COALESCE(t.tries, 0) OR t.lowest <> 1 OR t.highest <> t.trie
 
 -- name: resent
 -- Invariant 6, by the order of writes and not by clocks. An answer and a void record the number of attempts at that
--- time. If the key of a first attempt was already known, its push was put in doubt (rule R1). If another worker had
--- taken over its claim before, the number was two when its answer was written.
+-- time. If the provider already knew the key of a first attempt, the push was put in doubt (rule R1). If another worker
+-- had taken over the claim before, the number was two when the answer was written.
 SELECT 'send_in_doubt' AS what, {push}, t.finished_ms AS doubt_ms, n.started_ms
 FROM attempts t JOIN attempts n ON n.window_ms = t.window_ms AND n.org_id = t.org_id AND n.feature = t.feature
     AND n.revision = t.revision AND n.attempt = 2
@@ -207,7 +207,8 @@ FROM {proven_attempts} t JOIN pushes p ON {attempt_of_push}
 WHERE t.outcome = 'accepted' AND p.state NOT IN ('accepted', 'voided') AND t.attempt > COALESCE(p.refused_attempts, 0)
 
 -- name: push_waits
--- A due push waits at most two days. A push with an open outcome waits at most 40 days: 36, and the rest for lookups.
+-- A due push waits at most two days. A push with an open outcome waits at most 40 days, which are 36 days and time for
+-- lookups.
 SELECT 'push_wait' AS what, {push}, p.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM {proven_pushes} p WHERE p.state IN ('due', 'queued', 'in_doubt') AND p.due_at_ms > CAST(:now_ms AS BIGINT)
     + CASE WHEN p.state = 'due' THEN 2 ELSE 40 END * CAST(86400000 AS BIGINT)

@@ -39,8 +39,8 @@ k.features
 json(k.features)
 
 -- name: acts
--- The stored terms against the recorded terms. Each must have its equal. Earlier versions do not record when terms
--- begin. Most actions are grants, so the other actions are selected once.
+-- The stored terms against the recorded terms. Each stored term equals a recorded term, and the reverse. Earlier
+-- versions do not record when terms begin. Most actions are grants, so the other actions are selected once.
 WITH did AS MATERIALIZED (SELECT x.* FROM {actions} WHERE x.action IN ('pool_make', 'payer_allow', 'payer_end',
     'ledger_tier', 'ledger_plan', 'ledger_rate', 'provider_rate', 'feature_map', 'feature_end', 'event_value',
     'topup_set', 'topup_mode', 'supplier_set', 'settlement_payout', 'settlement_reverse', 'settlement_freeze',
@@ -128,7 +128,7 @@ FROM (SELECT supplier, reservation, ended_ms AS at_ms, ended_by AS actor, ended_
     {freeze_number} AS number FROM settlement_freezes WHERE ended_ms IS NOT NULL) k
 
 -- name: nobody
--- For an action that does not belong to one organisation, and counts from its own time on.
+-- The columns of an action that does not belong to one organisation, and counts from its own time on.
 CAST(NULL AS TEXT) AS org_id, CAST(NULL AS BIGINT) AS from_ms
 
 -- name: kept_selector
@@ -220,8 +220,8 @@ UNION ALL SELECT 'settlement_audit_mismatch', CASE WHEN x.action = 'settlement_f
 FROM did x WHERE x.action IN ('settlement_freeze', 'settlement_unfreeze')
 
 -- name: newest
--- Actions numbered by `back` from the newest, for each action and target. A second number finds the newest that states
--- a plan's reserved amounts.
+-- Actions numbered by `back` from the newest, for each action and target. `back_of_holds` numbers the actions that
+-- state a plan's reserved amounts first.
 (SELECT o.*, ROW_NUMBER() OVER (PARTITION BY o.action, o.target ORDER BY o.action_id DESC) AS back,
     ROW_NUMBER() OVER (PARTITION BY o.action, o.target
         ORDER BY CASE WHEN o.said ->> 'holds' IS NULL THEN 1 ELSE 0 END, o.action_id DESC) AS back_of_holds

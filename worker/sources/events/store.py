@@ -161,7 +161,8 @@ def _take(
     firsts: dict[str, int] = {}
     found: dict[str, EventResult] = {}
     before: dict[tuple[str, str], Stored] = {}
-    # A first event that is stored under its organisation's own key does not claim the name. The next one then tries.
+    # If the first event of a name is stored under its organisation's own key, it does not claim the name. Then try the
+    # next event.
     while left := [at for at in timely if not _is_told(asked[at], found, before)]:
         tried = {names[at]: at for at in reversed(left)}
         firsts |= tried
@@ -338,7 +339,7 @@ def _insert(connection: sa.Connection, batch: list[Event], known: dict[str, int]
              event.occurred_ms, now_ms) for name, event in new
         ]  # fmt: skip
         said = [(name, event.source, event.event_id, *content_of(event), now_ms) for name, event in new]
-        # Call the driver directly: a mapping for each row would take longer than its insert.
+        # Call the driver directly, because a mapping for each row would take longer than the row's insert.
         connection.exec_driver_sql(SQL.text("insert_samples", "sqlite"), samples)
         connection.exec_driver_sql(SQL.text("insert_events", "sqlite"), said)
     return {name for name, _ in new}

@@ -13,7 +13,7 @@ sample_id, source, event_id, event_type, org_id, quantity, ts, subject, project,
 -- One statement inserts events from arrays. An event is new if neither its organisation's key nor its claim exists. The
 -- inserts are in the order of keys. Otherwise, two requests with the same events could deadlock. A withdrawn event is
 -- not inserted, even if its sample was pruned. The statement returns the events without a new sample. If `noted` is set
--- for one of them, a concurrent sample used its id.
+-- for such an event, a concurrent sample used the event's id.
 WITH incoming AS MATERIALIZED (
     SELECT * FROM unnest(
         CAST(:sample_id AS text[]), CAST(:other_id AS text[]), CAST(:source AS text[]), CAST(:event_id AS text[]),

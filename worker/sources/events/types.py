@@ -81,12 +81,13 @@ def meters(
 def add_meters(connection: sa.Connection, event_types: list[str], now_ms: int, by: Bringer = PEOPLE) -> dict[str, int]:
     """Give unknown types the next meters, as `meters` does. Return them by type."""
     found: dict[str, int] = {}
-    for _ in range(MAX_EVENT_TYPES):  # if another call took the same number, retry: each round at least one type is new
+    # If another call took the same number, retry. In each round, this call or another stores at least one new type.
+    for _ in range(MAX_EVENT_TYPES):
         unknown = [name for name in event_types if name not in found]
         if not unknown or is_full(connection) or (by != PEOPLE and not _has_room(connection, by)):
             break
         if by != PEOPLE:
-            unknown = unknown[:1]  # one type a statement, so that each statement checks the sender's limits
+            unknown = unknown[:1]  # one type at a time, so that each insert checks the sender's limits
         types = [{"event_type": name} for name in unknown]
         values = {"types": types, "first_seen_ms": now_ms, "below": MAX_MEMORY_MB, **_most()}
         SQL.run(connection, "meet", {**values, **_bounds(by)})

@@ -50,7 +50,7 @@ ON CONFLICT DO NOTHING
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE {changed_use}
 
 -- name: free [postgresql]
--- A transaction that stores usage of a type locks the type's row. This statement skips locked types, which are checked
+-- A transaction that stores usage of a type locks the type's row. This statement skips locked types. A tick checks them
 -- again a day later.
 UPDATE event_types SET freed_ms = CASE WHEN freed_ms IS NULL THEN :now_ms END WHERE event_type IN (
     SELECT event_type FROM event_types WHERE {changed_use} FOR NO KEY UPDATE SKIP LOCKED)

@@ -178,7 +178,7 @@ def _copy(lines: NumberedLines) -> BinaryIO:
                 file.write(raw if raw.endswith(b"\n") else raw + b"\n")
             file.flush()
             opened.pop_all()
-    except OSError as error:  # also of the close, which writes the buffer again
+    except OSError as error:  # closing the file may fail, too, because it writes the buffer again
         raise DrawdownError(
             f"{lines.name}: cannot be stored in a temporary file ({error.strerror}). Set TMPDIR to a folder with "
             "enough space, and repeat the import"
@@ -454,7 +454,7 @@ def _quoted(
             taken.append(following)
             line = following[1]
 
-    csv.field_size_limit(2 * MAX_LINE_BYTES)  # above our own bound of a record, which refuses the whole record
+    csv.field_size_limit(2 * MAX_LINE_BYTES)  # above our own limit, so that our check refuses the whole record
     try:
         fields = next(csv.reader(feed(), strict=True))
     except csv.Error as error:

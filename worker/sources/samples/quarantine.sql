@@ -87,14 +87,14 @@ CASE WHEN {octets}(CAST(x.sample_id AS {raw})) > :max_bytes
     THEN SUBSTR(x.sample_id, 1, :max_chars) || '…' ELSE x.sample_id END
 
 -- name: sample_came_ms [sqlite]
--- SQLite can store any type in any column.
+-- SQLite can store any type in any column. Only an integer is a time.
 CASE WHEN TYPEOF(s.ingested_at) = 'integer' THEN s.ingested_at END
 
 -- name: sample_came_ms [postgresql]
 s.ingested_at
 
 -- name: octets [sqlite]
--- The function that returns the bytes of a blob. For a text, SQLite would count characters up to the first NUL.
+-- LENGTH returns the number of bytes of a blob. For a text, it counts the characters up to the first NUL.
 LENGTH
 
 -- name: octets [postgresql]

@@ -430,7 +430,7 @@ def _counted(factor: int) -> Callable[[str], int]:
             number = _number("ts", "ts", text)
         except BadRow as bad:
             raise BadRow("ts", bad.reason.replace("not_a_number", "unreadable"), text) from bad
-        if number and number.adjusted() > _MAX_MS_DIGITS:  # check it before arithmetic: 1e999999 has a million digits
+        if number and number.adjusted() > _MAX_MS_DIGITS:  # check first, because 1e999999 has a million digits
             raise BadRow("ts", "ts_before_2000" if number < 0 else "ts_in_the_future", text)
         return int(_EXACT.multiply(number, Decimal(factor)).to_integral_value(ROUND_FLOOR))
 

@@ -78,7 +78,7 @@ def _insert(connection: sa.Connection, rows: list[Sample]) -> int:
         arrays = map(list, zip(*rows, strict=True))
         return SQL.run(connection, "insert", dict(zip(COLUMNS, arrays, strict=True))).rowcount
     unknown = list(_unknown(connection, rows))
-    # Call the driver directly: a mapping for each row would take longer than its insert.
+    # Call the driver directly, because a mapping for each row would take longer than the row's insert.
     return connection.exec_driver_sql(SQL.text("insert", "sqlite"), unknown).rowcount if unknown else 0
 
 
