@@ -241,8 +241,8 @@ def _bring_providers_up_to_date(connection: sa.Connection, since: int | None, no
     """Set `orgs.billing_provider`, and refresh changed organisations.
 
     The value is the provider of the assignment in force. A halted organisation does not have usage that would cause a
-    refresh, so this function requests it. The function checks all assignments in force, even old assignments, because
-    the clock of an earlier tick may have been wrong, and because an assignment may be made after its start.
+    refresh, so this function requests the refresh. The function checks all assignments in force, even old assignments.
+    The clock of an earlier tick may have been wrong, or an assignment may be recorded after its start.
     """
     since_ms = 0 if since is None else min(since, now) - WINDOW_MS
     SQL.run(connection, "bring_providers_up_to_date", {"now_ms": now, "since_ms": since_ms})
@@ -262,7 +262,7 @@ def _request(context: Context, report: Report, shard: Shard) -> SealRequest:
 def _seal_all(context: Context, report: Report) -> Steps[None]:
     """Seal the shard in one transaction.
 
-    If that fails, halve it until the bad organisation is isolated (S8).
+    If the transaction fails, halve the shard until the bad organisation is isolated (S8).
     """
     queue = [context.shard]
     while queue:

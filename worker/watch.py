@@ -260,9 +260,10 @@ def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -
 
 
 def _wake_begun(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> Begun:
-    """Make organisations with new sandboxes due at once, and return them.
+    """Make organisations with new sandboxes due at once.
 
-    Such organisations use more from now on.
+    Such organisations use more from now on. Return the organisations that this call or an earlier call made due, with
+    their new sandboxes.
     """
     times = {"from_ms": now - BEGUN_FOR_MS - HOST_CLOCK_APART_MS, "to_ms": now + HOST_CLOCK_APART_MS}
     begun = {row.org_id: (int(row.sandboxes), int(row.since_ms)) for row in SQL.run(connection, "begun", times)}
@@ -280,9 +281,8 @@ def _look_at(
 ) -> list[str]:
     """Estimate the credit of due organisations.
 
-    Return those to read at their provider, at most `at_most`.
-
-    By the estimate, their credit is used up, or their balance was never read.
+    Return the organisations to read at their provider, at most `at_most`. The estimate shows that these organisations
+    have no credit left, or Drawdown has never read their balance.
     """
     rows = SQL.run(connection, "due", {**_billed_by(context, provider, now), "at_most": LOOKS_A_ROUND}).all()
     lag = context.capabilities[provider].balance_lag_ms

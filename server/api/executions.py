@@ -338,8 +338,8 @@ def _show(connection: sa.Connection, query: models.MostQuery, said: Caller, *, k
 def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     """Return the stored name of an execution, by its key in a path.
 
-    A key that is bound to an organisation finds only its own executions. Its error does not suggest other ids. Errors:
-    ApiError 422, 404.
+    A key that is bound to an organisation finds only executions of that organisation. The error for such a key does not
+    suggest other ids. Errors: ApiError 422, 404.
     """
     clean_id(key, "execution key")
     org = said.key.org_id

@@ -62,10 +62,10 @@ def _accept(connection: sa.Connection, asked: Invocation, batch: Batch) -> Batch
 
 
 def _shared(connection: sa.Connection, _asked: Invocation, values: Values) -> Sequence[Fact]:
-    """Return the facts of a file that waits, for a dry run.
+    """Return the facts of a file that waits for acceptance, for a dry run.
 
-    They include the rows that the file shares with other batches. They cannot include the billed amount, because that
-    needs a read of the file.
+    The facts include the rows that the file shares with other batches. They exclude the billed amount, because Drawdown
+    would first have to read the file.
     """
     found = sources.files_of(connection, values["batch"])
     waits = [one for one in found if one.outcome == "conflict"]

@@ -110,8 +110,8 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
 def _about_the_file(error: duckdb.Error) -> str:
     """Return the first lines of DuckDB's message, without the failed statement.
 
-    The result omits the lines that quote the statement (`LINE 1: CREATE …`). If the file is not text, return only the
-    number of the line, because its content would not help a reader.
+    The result omits the lines that quote the statement (`LINE 1: CREATE …`). If a line is not UTF-8 text, return only
+    its number, because its content would not help a reader.
     """
     at = _NO_TEXT.search(str(error))
     if at is not None:
@@ -121,9 +121,10 @@ def _about_the_file(error: duckdb.Error) -> str:
 
 
 def _of_content(error: duckdb.Error) -> bool:
-    """Return True if an error comes from the content, so that a retry would fail, too.
+    """Return True if the file's content causes an error, so a retry fails, too.
 
-    DuckDB has one error for a broken zip and for a failed disk. Only the latter has a message of the operating system.
+    DuckDB raises one error for a broken zip and for a failed disk. Only the error of a failed disk has a message of the
+    operating system.
     """
     import duckdb
 

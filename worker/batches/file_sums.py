@@ -379,9 +379,9 @@ class Columns:
     def _fields(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], ids: Sequence[str]
     ) -> dict[str, str]:
-        """Create the view `file_rows` of the file's fields, each by the field's name.
+        """Create the view `file_rows`, with one column for each field of the file.
 
-        Return their types.
+        Return the types of the columns, by the fields' names.
         """
         of_lines = self.file.format == "jsonl"
         found: dict[str, str] = {}
@@ -571,8 +571,8 @@ def unpacked(file: FoundFile, folder: Path, over: Event) -> FoundFile:
 def _measure_gzip(file: FoundFile, over: Event) -> None:
     """Refuse a gzip file that unpacks to more than MAX_UNPACKED_BYTES.
 
-    Drawdown measures the file before DuckDB reads it. It skips a small file, which cannot unpack to so much. DuckDB
-    reports a broken file. Errors: Refused; NotNow.
+    Drawdown measures the file before DuckDB reads it. The function skips a file that is too small to exceed this limit,
+    and leaves a broken file to DuckDB. Errors: Refused; NotNow.
     """
     if file.size_bytes * GZIP_RATIO <= MAX_UNPACKED_BYTES:
         return

@@ -111,7 +111,7 @@ def _sources(connection: sa.Connection) -> tuple[list[BatchSource], int]:
 
 
 def _begin(context: Context, its: BatchSource, file: FoundFile, most: int, done: BatchesDone) -> Steps[None]:
-    """Take a file, unless a tick reads it now, or MAX_READINGS ticks gave it up."""
+    """Take a file, unless a tick reads it now, or MAX_READINGS ticks gave up on it."""
     source = its.source
     begin = partial(begin_reading, source=source, file=file, now_ms=context.clock.now_ms())
     readings: int | None = yield Transaction("begin_reading", begin)
@@ -260,7 +260,7 @@ def _in_order(new: list[tuple[bool, FoundFile]]) -> list[FoundFile]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the names of batches.
+    """Return the names of the batches in a folder, sorted.
 
     The function ignores names that begin with a dot, or do not end with a batch's format. Errors: OSError.
     """

@@ -194,7 +194,8 @@ def _bring(
 ) -> FoundFile:
     """Copy an object into a folder of this machine, exactly as it was listed.
 
-    Errors: UsageError for a too large object or an invalid name; FileChanged, NotNow, Unreadable; OSError.
+    Errors: UsageError for an invalid name, or for an object that is too large; FileChanged, NotNow, Unreadable;
+    OSError.
     """
     format_by_name(file.name, file.place)
     if file.size_bytes > MAX_OBJECT_BYTES:
@@ -286,7 +287,7 @@ def _send(sender: Any, request: Any, **_: object) -> Any:
 
 @dataclass(frozen=True)
 class _Read:
-    """Bytes that were read, in the form that botocore needs."""
+    """Bytes that were read, with the method that botocore needs."""
 
     body: bytes
 

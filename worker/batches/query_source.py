@@ -276,7 +276,7 @@ def _put_in_order(raw: Path, path: Path, names: Sequence[str], folder: Path, ove
 
 @contextmanager
 def _connected(databases: Databases, name: str, over: Event) -> Iterator[sa.Connection]:
-    """Yield a connection in a read-only transaction, which ends when its time is up.
+    """Yield a read-only connection, and end its statement when the time is up.
 
     Errors: Unreadable for a missing or invalid URL; errors of the database.
     """
@@ -324,10 +324,10 @@ def _open_sqlite(at: str) -> sqlite3.Connection:
 
 
 def _ender(driver: Any, opened: ExitStack) -> Callable[[], object]:
-    """Return a function that ends a statement at once.
+    """Return a function that stops a running statement.
 
-    For PostgreSQL, the function closes the connection. The server then ends the statement when it notices the closed
-    connection, or after its timeout.
+    For PostgreSQL, the returned function closes the connection. The server then ends the statement when it notices the
+    closed connection, or after its timeout.
     """
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt

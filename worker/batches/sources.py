@@ -221,8 +221,8 @@ def due_periods(
 def _there(connection: sa.Connection, source: str) -> dict[str, BatchSource]:
     """Return all sources, by name.
 
-    If `source` is not among them, the sources are locked, so that another process cannot add a source until this
-    transaction ends.
+    If `source` is not among them, lock the sources, so that another process cannot add a source until this transaction
+    ends.
     """
     there = {row.source: row for row in list_sources(connection)}
     if source in there:

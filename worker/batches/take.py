@@ -232,9 +232,9 @@ def _known_as(connection: sa.Connection, sums: Sums) -> str:
 
 
 def _overlap(connection: sa.Connection, sums: Sums, seen: set[str]) -> Overlap | None:
-    """Return the overlap for which a person must accept a file.
+    """Return the overlap that a person must accept before Drawdown bills a file.
 
-    Return None if the file can be billed without acceptance.
+    Return None if Drawdown can bill the file without acceptance.
     """
     if SQL.run(connection, "batch", {"batch": sums.batch}).first():
         return None
@@ -258,12 +258,13 @@ def _require_no_other(connection: sa.Connection, sums: Sums, seen: set[str]) -> 
 
 @contextmanager
 def _floors_stand(connection: sa.Connection, sums: Sums, now_ms: int) -> Iterator[None]:
-    """Refuse a batch if a floor was raised past its old usage before the commit.
+    """Refuse a batch with usage that falls below a floor before the commit.
 
-    A transaction that raises a floor checks earlier usage, and does not see a batch that has not committed. S1's lock
-    is taken last, because seals wait for it. SQLite has one writer at a time, so it does not need this check.
+    A transaction that raises a floor checks earlier usage, and does not see a batch that has not committed. The
+    function takes S1's lock last, because seals wait for it. SQLite has one writer at a time, so it does not need this
+    check.
 
-    Errors: NotNow if a floor was raised past some of the usage inside the block.
+    Errors: NotNow if, during the block, another transaction raised a floor past some of the batch's usage.
     """
     if connection.dialect.name != "postgresql" or sums.from_ms is None or sums.from_ms >= now_ms - NOT_YET_MS:
         yield
@@ -321,7 +322,7 @@ def _put_in(connection: sa.Connection, sums: Sums, now_ms: int) -> None:
 
 
 def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
-    """Return the number in samples for each memory size or event type.
+    """Return the number that samples store for each memory size or event type.
 
     The number is the memory size itself, or the meter of the event type. Errors: NotNow if an event type does not have
     a meter.

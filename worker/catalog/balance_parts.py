@@ -136,10 +136,10 @@ def _row(customer: str, part: Part) -> dict[str, object]:
 
 
 def _changed_by_absence(known: Sequence[Part], state: CustomerState, now_ms: int) -> list[Part]:
-    """Return the stored parts that a read no longer shows, if the stored part changes.
+    """Return the changes of stored parts that a read no longer shows.
 
-    A part that was not used up has ended. If a debt disappeared before the part's end, a person set the balance, and
-    the part counts as used up at its grant. Otherwise its later end would count the debt as drawn.
+    If such a part was not used up, it has ended. If a debt disappeared before the part's end, a person set the balance,
+    and the part counts as used up at its grant. Otherwise the later end of the part would count the debt as drawn.
     """
     shown = {(part.balance, part.name) for part in state.parts}
     gone = [

@@ -170,9 +170,10 @@ class Calls:
         return line.left_over() if line.wait_until_ms > now else NotBegun(now, NOT_SENT)
 
     async def _call(self, flight: Flight[Outcome], sent: dict[int, PushRequest], failed: InARow, waited_ms: int) -> int:
-        """Make one call in the turn of its line, unless time is over.
+        """Make one call in its customer's turn, unless the time is over.
 
-        Return 0, or the time until which the customer must wait (milliseconds). In that case, the call was not made.
+        If the customer must wait, do not make the call, and return the end of the wait, in milliseconds. Otherwise
+        return 0.
         """
         places, requests = list(sent), list(sent.values())
         line = self._lines.of(requests[0])

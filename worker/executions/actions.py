@@ -108,7 +108,7 @@ def _ahead(
 ) -> tuple[int | None, int | None]:
     """Return the credit available to an organisation, and the time of its read.
 
-    The credit is in micro-credits. It is that of the organisation's `own` wallet (time None), or of a balance that a
+    The credit, in micro-credits, is that of the organisation's `own` wallet (time None), or of a balance that a
     provider keeps. If another payer pays, both are None, because the caller must not see that payer's credit.
     """
     if found is None or found.payer is not None:
@@ -366,11 +366,11 @@ def _wallet(connection: sa.Connection, customer_id: str, now_ms: int) -> account
 def _moved(connection: sa.Connection, customer_id: str, now_ms: int, freed_micro: int = 0) -> accounts.Wallet:
     """Return the wallet after a change, and refresh verdicts that may change.
 
-    The wallet includes its due changes.
+    The wallet includes the changes that are due. If the change may halt or resume an organisation, or leave it with a
+    low balance, the function requests a refresh of the organisation's verdict. This includes an organisation that
+    lacked credit before, because Drawdown may not have recorded its halt yet.
 
-    `freed_micro`: micro-credits that are no longer reserved. If the change may halt or resume an organisation, or leave
-    it with a low balance, the function requests a refresh of its verdict. This includes an organisation that lacked
-    credit before, because its halt may not be recorded yet.
+    `freed_micro`: micro-credits that are no longer reserved.
     """
     found = with_unbilled(connection, customer_id, due_changes.look_ahead(connection, customer_id, now_ms), now_ms)
     values = {"customer_id": customer_id, "balance_micro": found.payable_micro, "now_ms": now_ms}

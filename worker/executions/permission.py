@@ -290,7 +290,7 @@ def _sane_amount(amount: int) -> int:
 def _require_feature(connection: sa.Connection, feature: str) -> None:
     """Refuse an unknown feature.
 
-    The error names the command that creates it, by a rate. Errors: UnknownId.
+    The error names the command that creates the feature with its rate. Errors: UnknownId.
     """
     try:
         ids.require(connection, ids.FEATURE, feature)

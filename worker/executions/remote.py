@@ -314,8 +314,8 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
 def _bill(connection: sa.Connection, found: Reservation, number: str, lines: Sequence[Line], by: By) -> int:
     """Write the used quantities and the samples that bill them.
 
-    Return their cost in micro-credits. Errors: Denied `not_metered`, `other_content`, or that of an execution with the
-    overage `refuse`.
+    Return their cost in micro-credits. Errors: Denied `not_metered`, `other_content`; `beyond_hold` if an execution
+    with the overage `refuse` reserves less.
     """
     total = sum(line.amount_micro for line in lines)
     above = max(found.drawn_micro + total - max(found.amount_micro, found.drawn_micro), 0)

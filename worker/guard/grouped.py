@@ -441,7 +441,7 @@ class _Work:
 
         If the API key of the call is bound to an organisation, the execution must belong to that organisation.
 
-        Another call of the transaction may have locked an execution of another organisation with the same key.
+        Another call of the transaction may have locked another organisation's execution with the same execution key.
         """
         there = ((self._runs[name], org) for name, org in call.names if name in self._runs)
         return next((run for run, org in there if org in ("", run.org_id)), None)

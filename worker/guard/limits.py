@@ -105,7 +105,7 @@ def _blocked(rate: SpanRate) -> str:
 
 
 def _size(_connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
-    """Return the size of a change of a limit: unbounded if the amount is unlimited."""
+    """Return the size of a change of a limit. An unlimited amount is unbounded."""
     return Size(unbounded=values["amount"] is None)
 
 

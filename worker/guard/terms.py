@@ -220,7 +220,7 @@ def _changed(metric: str, was: Metric | None, change: Change) -> Metric:
 def _charges_for(was: Metric | None, now: Metric) -> str | None:
     """Return the event type or feature that a metric newly charges for.
 
-    Return None if neither the event type or feature nor the price is new.
+    Return None if the metric does not have a price, or if both its price and the event type or feature are unchanged.
     """
     is_new = was is None or (was.price_micro, was.counts) != (now.price_micro, now.counts)
     return (now.counts or now.metric) if now.price_micro and is_new else None

@@ -272,7 +272,7 @@ def decide_use(book: Book, ask: Ask) -> Answer:
 def _decide_use(known: AskerTerms, counters: Counters, ask: Ask, code: str | None = None) -> Verdict:
     """Return the decision about a use.
 
-    If a client already allowed the use, the decision allows it, and `would` stays as decided.
+    If a client already allowed the use, return `allow`, and keep the original decision in `would`.
     """
     verdict = decide(known.facts(counters, code), ask.wish.quantity)
     if ask.failed_open and verdict.decision == "block":
@@ -685,8 +685,8 @@ def _grown(
 ) -> tuple[Verdict, Charged]:
     """Decide whether a use may reserve more.
 
-    Its execution reserves the price, by the terms of its acceptance. If the execution cannot reserve more, but the use
-    is allowed, the use continues with the present reservation.
+    The use's execution reserves the price, by the terms of the execution's acceptance. If the execution cannot reserve
+    more, but the use is allowed, the use continues with the present reservation.
     """
     wish, done = Wish(use.org_id, use.metric, wanted - use.amount), Charged(Costs())
     verdict = decide(known.facts(counters), wish.quantity)
@@ -775,8 +775,8 @@ def _charged(connection: sa.Connection, use: Use, state: State, price: int, by: 
 def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters, Use]:
     """Lock a use, and return it with the locked counters that count it.
 
-    If its reservation is past its end, the call marks it as expired. Errors: UnknownId; UsageError; Denied `ended` if
-    it was used at once.
+    If the use's reservation is past its end, the function marks the use as expired. Errors: UnknownId; UsageError;
+    Denied `ended` if the use was not a reservation.
     """
     require_key(key)
     use = guard_counts.read_use(connection, key)

@@ -113,7 +113,7 @@ class _Lane:
 
 @dataclass
 class _DispatchRun:
-    """The state of a dispatch. `cells`: cells that have or had a lane."""
+    """The state of a dispatch. `cells`: cells that have or had a queue."""
 
     context: Context
     provider: str

@@ -131,7 +131,7 @@ def _recover(
 
 
 def _as_it_was(connection: sa.Connection, number: int) -> Recovered:
-    """Return the result if no history was lost.
+    """Return the result of a recovery without lost history.
 
     If the database was recovered before, the result has the facts of the last recovery.
     """
@@ -147,10 +147,10 @@ def _last_before_doubt(connection: sa.Connection, now_ms: int) -> int:
 
 
 def _ask_first(connection: sa.Connection, capabilities: Mapping[str, Capabilities], now_ms: int) -> tuple[int, int]:
-    """Mark open pushes to be looked up first, or to be decided by a person.
+    """Mark open pushes for a lookup, or for a decision by a person.
 
-    The pushes may have been sent since. Return the numbers of both. If this machine lacks a provider, its pushes become
-    in doubt. Another machine looks them up, or a person decides.
+    The lost history may have sent these pushes. Return the numbers of both. If this machine lacks a provider, that
+    provider's pushes become in doubt. Another machine then looks them up, or a person decides.
     """
     to_look_up = to_decide = 0
     for provider in sorted(SQL.run(connection, "providers_of_open").scalars()):

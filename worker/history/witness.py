@@ -207,9 +207,9 @@ def place_of(connection: sa.Connection) -> str:
 
 
 def _went_through(connection: sa.Connection, kept: KeptWitness) -> bool:
-    """Return True if the database has the first tick at the place of a checkpoint.
+    """Return True if the database has the first tick of a checkpoint.
 
-    If this tick is 0, the database was recovered there before its first tick was recorded.
+    If this tick is 0, the database was recovered at the checkpoint's place before it recorded a first tick.
     """
     return kept.since_tick == 0 or worker_of_tick(connection, kept.since_tick) == kept.since_worker
 

@@ -80,8 +80,8 @@ def deliver(context: Context, only: str = ALL) -> Steps[Deliveries]:
 def _lane(context: Context, endpoint: str, done: Deliveries) -> Steps[None]:
     """Send the due messages of one endpoint.
 
-    The lane also stops if the endpoint does not answer, or if the time is up. Until its first response, the endpoint
-    gets one message at a time.
+    The function also stops if the endpoint does not respond, or if the time is up. Until its first response, the
+    endpoint gets one message at a time.
     """
     breaker, began_ms, most = context.telling(endpoint), context.clock.now_ms(), 1
     while context.leaves(CALL_MS):
@@ -170,7 +170,8 @@ def _settle(
 ) -> None:
     """Record outcomes.
 
-    A success is recorded even if the worker has lost its claim, and any other outcome only with the claim.
+    The function records a success even if the worker has lost its claim. It records any other outcome only if the
+    worker still has the claim.
     """
     values = [_end(message, answer, now) for message, answer in zip(claimed, answers, strict=True)]
     SQL.run(connection, "settle", [{**one, "claim_owner": claim} for one in values])

@@ -149,8 +149,9 @@ def _billed(connection: sa.Connection, _asked: Invocation, values: Values) -> Se
 def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of an assignment.
 
-    The size is unbounded if the usage is then free, because a provider does not bill it. This includes an assignment
-    that keeps such a state, and the cancellation of an assignment that would end it.
+    The size is unbounded if no provider bills the organisation's usage after the action, because that usage is free.
+    This includes an assignment that keeps the usage free, and the cancellation of an assignment that would end the free
+    usage.
     """
     if values["undo"]:
         return Size(unbounded=assignments.provider_after_cancel(connection, values["org_id"]) in EXEMPT_PROVIDERS)

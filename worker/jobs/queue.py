@@ -151,7 +151,7 @@ def latest_biller(connection: sa.Connection, org_id: str) -> Biller | None:
 
 
 def _plan(connection: sa.Connection, asked: Asked, now_ms: int) -> ReplayPlan | None:
-    """Return the plan of a replay, otherwise None. Errors: those of `plan`."""
+    """Return the plan of a replay; None for another job. Errors: those of `plan`."""
     if isinstance(asked, ReplayJob):
         return plan(connection, asked.scope, asked.from_ms, asked.to_ms, now_ms)
     return None

@@ -214,7 +214,8 @@ def _portion(
 ) -> providers.Portion | None:
     """Void a portion of unsent pushes, and accept the terms with the last portion.
 
-    Return None if the terms are already in force, because a tick that died or a person accepted them.
+    Return None if the terms are already in force, because a person accepted them, or a tick accepted them and then
+    died.
     """
     lock_buckets(connection)
     if providers.terms_in_force(connection, asked.provider) == asked.terms:
@@ -370,7 +371,7 @@ def top_up(context: Context, asked: TopupJob, by: By) -> Steps[Turn]:
 
 
 def _say(connection: sa.Connection, *, asked: TopupJob, by: By) -> TermsChange | None:
-    """Change the top-ups of a wallet. Return None if they were changed before."""
+    """Change the top-ups of a wallet. Return None if a change is no longer needed."""
     topups.require_terms(connection, asked.wallet)  # this locks the terms until the commit
     if not queue.is_to_be_done(connection, asked):
         return None

@@ -177,7 +177,7 @@ def end_override(connection: sa.Connection, org_id: str, by: By) -> Overridden:
 def _override_of(connection: sa.Connection, org_id: str, now_ms: int) -> Override:
     """Lock an organisation and return its org override.
 
-    If the override has ended, return an empty one.
+    If the override has ended, return an empty override.
     """
     require_org(connection, org_id)
     (row,) = lock_rows(connection, [org_id])

@@ -67,7 +67,7 @@ class Assigned:
 class _Biller:
     """A customer at a provider.
 
-    `one_wallet`: the providers at which the customer would have the same wallet.
+    `one_wallet`: the providers that bill this customer from the same wallet.
     """
 
     provider: str
@@ -279,7 +279,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
 
 
 def _insert(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None, by: By) -> None:
-    """Insert an assignment, and end the assignment before it at its start."""
+    """Insert an assignment, and end the previous assignment at the new start."""
     values = {"org_id": org_id, "start_ms": start}
     SQL.run(connection, "end_the_one_before", values)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
@@ -292,8 +292,8 @@ def _fill_customer(
 ) -> Assigned | None:
     """Add the customer to the latest assignments without a customer.
 
-    No window is sealed yet for these assignments. Returns None if the organisation has no such assignment. Errors:
-    Refused if `from_ms` is before their start.
+    No window is sealed yet for these assignments. Return None if the organisation does not have such an assignment.
+    Errors: Refused if `from_ms` is before the start of the first such assignment.
     """
     provider, customer_id = biller.provider, biller.customer_id
     found = SQL.run(connection, "without_customer", {"org_id": org_id, "provider": provider}).scalars().all()
@@ -402,7 +402,7 @@ def _require_own_again(connection: sa.Connection, org_id: str, biller: _Biller, 
 def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, start: int, end: int | None) -> None:
     """Refuse a customer that belongs to another organisation or a pool at that time.
 
-    Also refuse a customer with such a wallet. Errors: Refused.
+    Also refuse a customer if another organisation draws on the same wallet at another provider. Errors: Refused.
     """
     provider, customer_id = biller.provider, biller.customer_id
     if provider in EXEMPT_PROVIDERS or not customer_id:

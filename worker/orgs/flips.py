@@ -120,8 +120,8 @@ def _chunk(
 def _checked(context: Context, provider: str, planned: Sequence[Flip]) -> Steps[list[Flip]]:
     """Check customers one by one at a provider that has its own ids of customers.
 
-    Return the flips with problems added. This check is needed because a customer's state may come from a wallet in this
-    database, and does not show whether the provider knows the customer.
+    Return the flips with problems added. A customer's state may come from a wallet in this database. Such a state does
+    not show whether the provider knows the customer.
     """
     asked = [flip.customer_id for flip in planned if flip.customer_id and not flip.already and flip.problem is None]
     if provider not in context.ready() or not asked:
@@ -189,7 +189,7 @@ def _as_wished(
 ) -> tuple[int, str] | None:
     """Return the result of `so_since` with the customer.
 
-    Returns None if the organisation is not assigned as requested.
+    Return None if the organisation is not assigned as requested.
     """
     latest = SQL.run(connection, "latest_assignment", {"org_id": wish.org_id}).one_or_none()
     to_come = from_ms is None and wish.customer_id is not None
@@ -208,7 +208,7 @@ def _so_since(
 def _unknown(connection: sa.Connection, wish: Wish, options: FlipOptions) -> str | None:
     """Return the error text of an unknown organisation or customer.
 
-    Returns None if both are known. Errors: UnknownId, instead of the text, unless `options.each_alone`.
+    Return None if both are known. Unless `options.each_alone`, raise UnknownId instead of returning the text.
     """
     try:
         ids.require_sampled_org(connection, wish.org_id, new=options.new)
@@ -517,8 +517,9 @@ def _halts(
 ) -> bool:
     """Return True if a move to another provider or customer halts an organisation.
 
-    It would if the organisation runs now, and the new customer lacks credit. `was`, `biller`: provider and customer. A
-    first assignment is not a move, nor is the first customer of an organisation at its provider.
+    The move halts the organisation if it is not halted now, and the new customer lacks credit. `was`, `biller`:
+    provider and customer. A first assignment is not a move, nor is the first customer of an organisation at its
+    provider.
     """
     is_moved = was[0] is not None and (was[0] != biller[0] or was[1] not in ("", biller[1]))
     return is_moved and not is_halted and balance_micro is not None and balance_micro <= 0

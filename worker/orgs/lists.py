@@ -303,7 +303,7 @@ def _read_rows(
 def _order(sort: str, after: Place, *, known_end: bool) -> dict[str, str]:
     """Return the query fragments that sort a list.
 
-    `known_end`: all its organisations have an estimated end, so that an index applies.
+    `known_end`: True if all organisations of the list have an estimated end, so that an index applies.
     """
     if sort == "name":
         return {"order": "by_name", "later": "after_name"}

@@ -138,9 +138,9 @@ def days_due(connection: sa.Connection, now_ms: int) -> list[int]:
 
 
 def _over_by(now_ms: int) -> int:
-    """Return the time before which a day must begin to be complete.
+    """Return the time before which complete days begin.
 
-    Such a day is over, and its samples have arrived.
+    A complete day is over, and its samples have arrived.
     """
     return now_ms - SETTLING_MS - DAY_MS + 1
 
@@ -329,8 +329,8 @@ def compare(
 def _whole(day_ms: int, cell_id: str, lines: list[Line], sides: list[tuple[int, int]]) -> Line:
     """Return the line of the whole cell.
 
-    An organisation that only one side has counts for that side. `sides`: the difference and the larger side of each
-    line.
+    If only one side has an organisation, the organisation counts for that side. `sides`: the difference and the larger
+    side of each line.
     """
     ours, theirs = sum(line.ours or 0 for line in lines), sum(line.theirs or 0 for line in lines)
     off = sum(off for off, _ in sides)
@@ -387,7 +387,7 @@ def apart(theirs: BySize, ours: BySize) -> tuple[int, int]:
 def _by_size(theirs: BySize, ours: BySize) -> str | None:
     """Return a text about the sizes that differ, the largest difference first.
 
-    None: the other side does not report sizes.
+    None: all sizes are equal, or the other side does not report sizes.
     """
     pairs = {size: (ours.get(size, 0), theirs.get(size, 0)) for size in {*theirs, *ours} if size is not None}
     off = sorted((-abs(here - there), size) for size, (here, there) in pairs.items() if here != there)

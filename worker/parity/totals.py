@@ -129,10 +129,11 @@ def of_answer(body: bytes, cell_id: str, day_ms: int) -> dict[str, BySize]:
 
 
 def _may_be_read(body: bytes) -> bool:
-    """Return True if a body does not have more signs than the most totals can have.
+    """Return True if a body has at most the JSON signs of the largest valid response.
 
-    Parsing turns a name, value or object of a few bytes into 60 to 200 bytes. Ids may also contain such signs. If there
-    are too many signs, those inside strings are not counted.
+    The signs are `{`, `[`, `:` and `,`. Parsing turns a name, value or object of a few bytes into 60 to 200 bytes. Ids
+    may also contain such signs. If there are too many signs, the function counts again, without the signs inside
+    strings.
     """
     most = _SIGNS_OF_A_TOTAL * (MAX_ANSWER_TOTALS + 1)
     if sum(map(body.count, (b"{", b"[", b":", b","))) <= most:

@@ -117,9 +117,9 @@ def _require_unchanged(accepted: Sequence[PushRow], lost: Sequence[PushRow]) -> 
 
 @contextmanager
 def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
-    """Add to a refusal of several keys that no push was changed.
+    """Add to the error for several keys that Drawdown did not change any push.
 
-    One transaction changes all pushes, so an invalid push refuses all of them.
+    One transaction changes all pushes, so one invalid push refuses all pushes.
     """
     try:
         yield

@@ -74,7 +74,7 @@ def adopt_unknown(connection: sa.Connection, push: PushRow, other: Other, by: By
 def _is_voided(connection: sa.Connection, push: PushRow, other: Other) -> bool:
     """Return True if this revision is voided, and its charge was not adopted.
 
-    An excess that reconcile adopted since the void can be its charge.
+    If reconcile has adopted an excess since the void, that excess can be the revision's charge.
     """
     key = push_key(str(push.org_id), int(push.window_ms), str(push.feature), other.revision)
     row = find_pushes(connection, [key]).get(key)

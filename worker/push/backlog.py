@@ -213,7 +213,7 @@ def _in_all(
 def _predicted(provider: Waiting, per_minute: float, now_ms: int, looked_up_by_ms: int | None) -> Waiting:
     """Predict when all due pushes are sent at the present rate.
 
-    A queued push waits for a lookup at any rate.
+    The rate does not apply to queued pushes, because they wait for a lookup.
     """
     drains = provider.due and per_minute > 0 and provider.paused_ms is None
     drained_ms = now_ms + round(provider.due / per_minute * MINUTE_MS) if drains else None

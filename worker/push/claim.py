@@ -210,9 +210,9 @@ def _claimed(
 
 
 def _keep_wire_keys(connection: sa.Connection, hashed: Sequence[Claimed]) -> None:
-    """Store the keys that are sent in place of longer ones, before they are sent.
+    """Store the short keys that replace long keys, before the pushes are sent.
 
-    A late error of the provider names a push only by the sent key.
+    A late error of the provider names a push only by the short key.
     """
     if not hashed:
         return

@@ -168,8 +168,8 @@ def _ready(
 ) -> list[int]:
     """Return the places of the responses that can be judged.
 
-    One balance covers all absent pushes of a customer. If a response about a push of the customer is missing, its
-    absent pushes wait.
+    One balance covers all absent pushes of a customer. If a response about one push is missing, all absent pushes of
+    that customer wait.
     """
     unasked = {asked[place].row.customer_id for place in left} if capabilities.drawn else set()
     return [place for place in sorted(told) if told[place] != Absent() or asked[place].row.customer_id not in unasked]
@@ -265,10 +265,10 @@ def _charged_meanwhile(
 def _on_terms_in_force(
     connection: sa.Connection, provider: str, asked: Sequence[Sought], found: Sequence[LookupResult]
 ) -> list[LookupResult]:
-    """Leave pushes that were sent on former names and units to a person.
+    """Let a person decide pushes that were sent under former names or units.
 
-    A lookup asks in the provider's present place and unit. If it finds no charge, the former place may have it. A lost
-    history may have sent a push earlier than this database knows.
+    A lookup uses the provider's present place and unit. If the lookup finds no charge, the former place may have the
+    charge. A lost history may have sent a push earlier than this database knows.
     """
     since_ms = wire_since(connection, provider)
     return [
@@ -408,9 +408,9 @@ def _pair(sought: Sought, pools: Pools) -> CustomerPool:
 
 
 def _drew(sought: Sought, pools: Pools, now_ms: int) -> int | None:
-    """Return the draw of a push, if it was charged, in quantities of its balance.
+    """Return the draw of a push if the provider charged it.
 
-    None: its cost changed since it was first sent.
+    The draw is in quantities of the push's balance. None: the cost has changed since the first send of the push.
     """
     pool = pools.of(str(sought.row.feature))
     least, most = pools.weight_between(pool, str(sought.row.feature), sought.first_sent_ms, now_ms)
@@ -484,8 +484,8 @@ def ends_by_balance(
 def _tells_of(sought: Sought, drawn: Level, now: Accounted) -> bool:
     """Return True if a balance can show a push.
 
-    A balance cannot show a push that may have been drawn in the cycle before. Nor can it show a lost push (R1) if its
-    draw has since been reported to a person as use by another system.
+    A balance cannot show a push that may have been drawn in the cycle before. It also cannot show a lost push (R1) if
+    Drawdown has since reported the draw to a person, as use by another system.
     """
     was_told = sought.loss is not None and bool(now.apart) and now.marked_ms >= sought.loss.from_ms
     return is_of_cycle(sought.first_sent_ms, drawn) and not was_told

@@ -390,9 +390,10 @@ def _expired(
 
     The amounts are the largest shortfall and the largest excess since the last comparison.
 
-    A response shows the parts that its charge drew on. So only charges without a response may have drawn more. If a
-    proxy repeated charges, so may the last charges before a part was last shown. The provider may also have lost such
-    charges. A part of a plan may have paid for all charges since the last comparison, because its use is not stored.
+    A response shows the parts that its charge drew on, so only charges without a response may have drawn more. If a
+    proxy repeated charges, the last charges before a part was last shown may also have drawn more. The provider may
+    also have lost such charges. A part of a plan may have paid for all charges since the last comparison, because
+    Drawdown does not store the part's use.
     """
     ended: dict[CustomerPool, list[Expired]] = {}
     for pair, now in found.items():
@@ -476,7 +477,7 @@ def _read_rows(
 
 
 def _repriced(pools: Pools, pool: str, level: Level, known: OwnUnits, from_ms: int) -> tuple[tuple[int, int], bool]:
-    """Return the bounds of own units beyond their amount in the balance.
+    """Return the bounds by which own units differ from their amount in the balance.
 
     Own units of the last comparison (`known`) keep the amount that they had then. Units drawn since count at one of the
     costs since then. The last value is True if the bounds differ only because a feature joined or left a credit system.
@@ -548,7 +549,7 @@ class _Before:
 def _before(row: Row, level: Level, finer: int, *, has_own: bool) -> _Before:
     """Return the last comparison of a balance.
 
-    If own units were drawn, its `bounds` is None, because their costs may have changed.
+    If own units were drawn, the comparison's `bounds` is None, because the costs of the units may have changed.
     """
     at_ms, accepted, known = int(row.at_ms), int(row.accepted_qty) * finer, _lasting_of(row, finer)
     if int(row.since_ms) == 0:  # a reset since then may have removed a part of the charges
@@ -568,10 +569,11 @@ def _disturbed(
     since: Mapping[CustomerPool, int],
     pools: Pools,
 ) -> dict[CustomerPool, Between]:
-    """Return the balances that have only bounds of draws until their cycle's end.
+    """Return the balances with draws that are known only within bounds.
 
-    Since the last comparison, a push gave back, was billed by hand, was voided or is still open, or a cost changed. The
-    same applies if the order of the draws on its parts is unknown.
+    The draws are those until the end of the balance's cycle. They are uncertain if a cost changed since the last
+    comparison. They are also uncertain if, since then, a push gave back, was billed by hand, was voided or is still
+    open. The order of the draws on the balance's parts may also be unknown.
     """
     moments = {pair: then.at_ms - CLOCKS_APART_MS for pair, then in before.items()}
     found: dict[CustomerPool, Between] = {}
@@ -830,7 +832,7 @@ def _most(pools: Pools, pool: str, feature: str) -> int:
 def _outlasting(drawn: Drawn, gone: Sequence[Part], used_up: Decimal | int, scale: int) -> Outlasting | None:
     """Return the parts that outlast the cycle; None if unknown.
 
-    If a part is gone before it ends, it may have been drawn on before the parts of the cycle or after them.
+    If a part is gone before its end, charges may have drawn on it before or after the parts of the cycle.
     """
     lasting, since_ms = drawn.lasting, (drawn.since_ms if drawn.earliest_ms is None else drawn.earliest_ms) or 0
     if lasting is None or any(part.ends_ms is not None and part.ends_ms + MAX_SKEW_MS >= since_ms for part in gone):
@@ -1065,7 +1067,7 @@ def read_shown(
 def _lost_since(
     connection: sa.Connection, *, provider: str, pairs: Collection[CustomerPool], balances: Balances
 ) -> Mapping[CustomerPool, Loss]:
-    """Return the loss of each balance's cycle after its last comparison.
+    """Return the loss of each balance's cycle after the balance's last comparison.
 
     That comparison covers earlier losses.
     """
@@ -1253,10 +1255,10 @@ def look_further(
 def _look_up_voided(
     provider: str, asked: list[Sought], found: list[LookupResult], capabilities: Capabilities
 ) -> Steps[tuple[Sequence[Sought], Sequence[LookupResult]]]:
-    """Add the voided revisions that the provider has to the pushes' `others`.
+    """Add to the pushes' `others` the voided revisions that the provider has.
 
-    They come after the later revisions, which keep their numbers. Each takes one of the NEXT_REVISIONS numbers that are
-    known to be free. If the provider has more voided revisions, a person decides.
+    They come after the later revisions, which keep their numbers. Each voided revision takes one of the NEXT_REVISIONS
+    numbers that are known to be free. If the provider has more voided revisions, a person decides.
     """
     wanted = [
         (place, row)

@@ -204,9 +204,10 @@ def explain_push(connection: sa.Connection, key: str) -> ExplainedPush:
 
 
 def _samples(connection: sa.Connection, push: PushColumns) -> tuple[list[ShownSample], int]:
-    """Return the first samples of a push's feature, and the quantity of all in force.
+    """Return the first samples of a push's feature, and the quantity of all samples.
 
-    The database adds up the samples by size, because their number is not bounded.
+    The quantity counts only samples in force. The database adds up the samples by size, because their number is not
+    bounded.
     """
     rules = mapping_rows(connection)
     values = {"org_id": push.org_id, "window_ms": push.window_ms, "window_end_ms": push.window_ms + WINDOW_MS}

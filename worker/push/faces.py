@@ -213,8 +213,8 @@ def _choose(connection: sa.Connection, asked: Invocation, possible: Sequence[str
 def _standing(possible: Sequence[str], connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the facts of a dry run: worth, organisations, time, and first states.
 
-    With a filter, return also the number of matches. A dry run reads the facts again after the change, when the number
-    of matches is 0.
+    If the action has a filter, also return the number of matches. A dry run reads the facts again after the change. The
+    number of matches is then 0.
     """
     states = (*possible, "voided", "accepted")
     keys, matches = list(values.get("keys") or ()), list[Fact]()

@@ -234,7 +234,7 @@ def _for_people(
 def _is_tried(after: str) -> bool:
     """Return True if a page begins after a push that ticks send.
 
-    Such a page is after all pushes that need a person.
+    Such a page does not have pushes that need a person.
     """
     return int(_place(after, FIRST)["due_at_ms"]) >= 0
 

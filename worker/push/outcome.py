@@ -249,7 +249,7 @@ def _cost_of(cost: UnitCost | None, asked: LookedUpPush) -> UnitCost | None:
     """Return the cost to store with an accepted push; None if it is uncertain.
 
     If several attempts may have arrived, another attempt may have been charged at another cost. If the charge ended
-    inside a unit, its cost is stored nevertheless. Without the cost, the rest of the unit would look lost.
+    inside a unit, Drawdown stores the cost nevertheless. Without the cost, the rest of the unit would look lost.
     """
     return cost if asked.arrivals == 1 or isinstance(cost, Fraction) else None
 

@@ -75,8 +75,8 @@ def draw(connection: sa.Connection, accepted: Sequence[entries.Usage], now_ms: i
 def _charge(connection: sa.Connection, uses: Sequence[entries.Usage], now_ms: int) -> None:
     """Charge all uses together; if a wallet cannot owe so much, charge them in halves.
 
-    A use that is too large alone is not drawn, although the provider charged it, and the others do not wait. `verify`
-    reports it as `missing_wallet_charge`.
+    If a single use is too large, Drawdown does not draw it, although the provider charged it. The other uses do not
+    wait. `verify` reports the undrawn use as `missing_wallet_charge`.
     """
     try:
         with connection.begin_nested():
@@ -116,9 +116,10 @@ def give_back(connection: sa.Connection, pushes: Sequence[Billed], now_ms: int) 
 
 
 def _drawn_keys(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
-    """Return the key under which each push is drawn or will be, by its first key.
+    """Return the key for the draw of each push, by the push's first key.
 
-    If a push was given back and is accepted later (a person billed it by hand), it is drawn under another key.
+    If a push was given back, and a person bills it by hand later, Drawdown accepts the push and draws it under another
+    key.
     """
     names = {key: key for key in keys}
     ended = set(wallet.read_charges(connection, [f"{key}:back" for key in names]))

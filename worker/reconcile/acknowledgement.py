@@ -187,9 +187,9 @@ def acknowledge(connection: sa.Connection, org_id: str, by: By) -> Acknowledged:
 
 
 def _report_others(connection: sa.Connection, mark: Any, prices: Prices) -> None:
-    """Report only the days of other organisations as this customer.
+    """Report only the days of the other organisations of this customer.
 
-    If there are none, close the mark.
+    If there are no such days, close the mark.
     """
     left = _of_mark(connection, mark, "", prices)
     days = {day_ms for one in left for day_ms in one.by_day}

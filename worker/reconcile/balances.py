@@ -400,8 +400,8 @@ def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool,
     """Return True if a used-up part may explain the missing amount of a balance.
 
     Such a part was granted once, and reads and responses never showed it. Charges without a response used it up, and
-    can have drawn on another part as well. As a caution, the charge that used up the part may have a response. Only
-    customers with parts granted once are checked.
+    can have drawn on another part as well. As a caution, the function allows for a response to the charge that used up
+    the part. It checks only customers with parts granted once.
     """
     if not _has_parts(connection, asked, pair):
         return False
@@ -414,10 +414,10 @@ def _may_be_part(connection: sa.Connection, asked: Compared, pair: CustomerPool,
 
 
 def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_ms: int) -> Line:
-    """Add the uncertainty of parts that reads and responses never showed to a line.
+    """Add to a line the uncertainty of parts that reads and responses never showed.
 
     Such parts look like a missing amount of the balance. Only charges without a response can have used them up, because
-    each response shows the parts that its charge drew on, even at zero (observed in recorded calls).
+    each response shows the parts that its charge drew on, even at zero. Recorded calls show this.
     """
     pair = line.customer_id, line.feature
     if not asked.pools.in_credits(line.feature) or not _has_parts(connection, asked, pair):
@@ -429,8 +429,8 @@ def _with_parts(connection: sa.Connection, asked: Compared, line: Line, marked_m
 def _hidden(connection: sa.Connection, asked: Compared, pair: CustomerPool, since_ms: int) -> tuple[int, bool]:
     """Return the largest draw on hidden parts since a comparison.
 
-    Only charges without a response can have drawn on them. False: they are more than MOST_CHARGES, and the draw is that
-    of some of them.
+    Only charges without a response can have drawn on them. The second value is False if there are more than
+    MOST_CHARGES such charges. The draw then covers only some of them.
     """
     rows = _charges(connection, asked, pair, since_ms, "unanswered_since")
     return sum(_drawn_by(asked.pools, row) for row in rows), len(rows) <= MOST_CHARGES
@@ -467,7 +467,7 @@ def _find_lost_pushes(
     """Return the pushes with draws that a balance has lost.
 
     None: the pushes are unknown, or a person may have topped up the balance. A store that goes back to its last write
-    loses all later draws, and any of those that were under way.
+    loses all later draws, and may lose draws that were under way.
     """
     drew: list[int] = []
     for row in newest:

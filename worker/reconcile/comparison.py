@@ -292,8 +292,8 @@ def _charged_of(
 ) -> frozenset[int] | None:
     """Return the places of absent pushes that drew on the balance.
 
-    These pushes stay accepted. None: the balance does not show which pushes drew on it. None, too, if the balance does
-    not include the excess of events, which then belongs to a day that is not compared now.
+    These pushes stay accepted. None: the balance does not show which pushes drew on it, or it does not include the
+    excess of events. Such an excess belongs to a day that is not compared now.
     """
     if not quantities:
         return frozenset() if beyond[1] >= extra else None
@@ -359,9 +359,9 @@ def weighed(
 def _extra(some: Sequence[Short], pools: Pools, drawn: Level | None, absent: int) -> int:
     """Return the draw of events beyond accepted pushes.
 
-    It is 0 unless all of it is in the balance's cycle and above the floor. The absent pushes did not make this draw. If
-    a list of events was stale, it showed neither of two equal pushes. The balance may have proven the wrong one, and
-    the event of the other arrives late.
+    The draw is 0 unless all of it is in the balance's cycle and above the floor. The absent pushes did not make this
+    draw. If a stale list of events showed neither of two equal pushes, the balance may have proven the wrong push. The
+    event of the other push then arrives late.
     """
     since = 0 if drawn is None else drawn.since_ms or 0
     floor = max((int(row.floor_ms) for short in some for row in short.rows), default=0)
@@ -486,7 +486,7 @@ def _void_absent(
 
 
 def _lock(connection: sa.Connection, context: Context, provider: str) -> None:
-    """Take S1's lock to correct pushes by what a provider showed.
+    """Take S1's lock to correct pushes by a provider's data.
 
     Errors: HistoryDoubted; TermsChanged.
     """
@@ -584,7 +584,7 @@ def compare_over(context: Context, short: Short, settled_by: int, by: By) -> Ste
 def _unclear(context: Context, line: Line, windows: Sequence[Row]) -> Steps[list[Row]]:
     """Return windows in which a push may have given back without an event.
 
-    This looks like an excess at the provider, and only the balance shows it.
+    Such a push looks like an excess at the provider. Only the balance shows that the push gave back.
     """
     capabilities = context.capabilities[line.provider]
     if not (windows and capabilities.lookup):
@@ -606,8 +606,8 @@ def _adopt_windows(
 ) -> int:
     """Adopt the excess of windows, and return the adopted quantity.
 
-    Windows that changed since the read of the provider are left out. Otherwise a push that was settled meanwhile, or an
-    excess that another run adopted, would be given back.
+    Leave out windows that changed since the read of the provider. Otherwise Drawdown would give back a push that was
+    settled meanwhile, or an excess that another run adopted.
     """
     _lock(connection, context, line.provider)
     now, adopted = set(windows_of(connection, line=line)) if excess else set(), 0

@@ -199,7 +199,7 @@ def _settled(day: _Ours, reached: set[_Which], waiting: set[_Which], refused: Ma
 
 @dataclass(frozen=True)
 class _Ours:
-    """Our pushes of a line, or of its sent part or its part in shadow."""
+    """Our pushes of a line, or of its sent part or its shadow part."""
 
     row: Row
     span: tuple[str, int, int]
@@ -258,9 +258,9 @@ def _compare(
     by: By,
     done: Reconciled,
 ) -> Steps[tuple[set[tuple[str, str]], set[tuple[str, str]]]]:
-    """Return the unread (customer, feature) pairs, and those left open.
+    """Compare days, and return the unread and the open (customer, feature) pairs.
 
-    Unread: the events could not be read. Left open: a difference remains.
+    Unread: Drawdown could not read the events. Open: a difference remains.
     """
     lines, unread, left_open = [], set[tuple[str, str]](), set[tuple[str, str]]()
     capabilities = context.capabilities[provider]
@@ -301,8 +301,8 @@ def _corrected(
 ) -> Steps[list[Line]]:
     """Correct proven differences, and return the lines with their results.
 
-    `hidden`: lines that are equal or over, unless events show a charge by hand and lack a push of ours. Such a line is
-    reported as short if one of its pushes is absent.
+    `hidden`: lines that are equal or over only without the quantity that a person billed by hand. Events may show that
+    quantity, and lack a push of ours. If a push of such a line is absent, the result has the line as short.
     """
     capabilities = context.capabilities[provider]
     # If the provider lacks the event of a push that gave usage back, the provider's sum is above ours.

@@ -623,5 +623,5 @@ def _fix(provider: Waiting, now_ms: int) -> str:
 
 
 def _next_try(provider: Waiting, now_ms: int) -> str:
-    """Return the time at which ticks send the first push again, for people."""
+    """Return the text of the time at which ticks next send the first push."""
     return utc(max(provider.retry_ms or now_ms, now_ms))

@@ -323,9 +323,10 @@ def _require_known_currency(terms: Terms, can: PaymentCapabilities, before: str 
 
 
 def _require_chargeable(terms: Terms, least_micro: int, can: PaymentCapabilities) -> None:
-    """Refuse terms with an unusable smallest charge.
+    """Refuse terms with a charge that the service cannot take. Errors: UsageError.
 
-    The charge is unusable if it is too small for the service, or above the largest allowed charge. Errors: UsageError.
+    The smallest charge must not be below the service's minimum, or above the terms' largest charge. The largest charge
+    must not exceed the service's maximum.
     """
     money, least = money_of(least_micro, terms.price_minor), can.least.get(terms.currency, 1)
     cost = f"the price of {counted_credits(least_micro)} is {counted(money, 'minor unit')}"

@@ -125,7 +125,7 @@ def fill(context: Context, only: str = ALL) -> Steps[Filled]:
 def _at(context: Context, service: str, only: str, done: Filled) -> Steps[None]:
     """Handle a service's charges. Charges in doubt come first.
 
-    If a lookup shows that a charge failed, the same round can then charge its gap again.
+    If a lookup shows that a charge failed, the same round can then charge the wallet's gap again.
     """
     for one in (_look_up, _charge):
         while not context.out_of_time(FILLING) and context.paying(service).allows(context.clock.now_ms()):
@@ -697,7 +697,8 @@ def _mature(connection: sa.Connection, customers: Sequence[str], now: int) -> No
 def _row(terms: Mapping[str, Any], now: int, loss: Loss | None) -> dict[str, object]:
     """Return the row of a new top-up.
 
-    `begun_ms`: the earliest time at which its id may have been sent. A lost history may have sent it before now (R1).
+    `begun_ms`: the earliest time at which the top-up's id may have been sent. A lost history may have sent the id
+    before now (R1).
     """
     buy = gap(terms, int(terms["available_micro"]))
     episode = int(terms["episodes"]) + 1

@@ -179,7 +179,7 @@ def _forecast_wallet(
 ) -> WalletForecast | None:
     """Return the forecast of the embedded ledger's wallet that pays for a backfill.
 
-    Returns None if no such wallet pays for it, or if a feature lacks a price.
+    Return None if no such wallet pays for it, or if a feature lacks a price.
     """
     prices = [one.price_micro for one in diff.lines if one.provider == EMBEDDED and one.code is None]
     known = [price for price in prices if price is not None]
@@ -227,7 +227,7 @@ def _would(found: ShownBackfill) -> list[str]:
 
 
 def _waits_lines(found: ShownBackfill) -> list[str]:
-    """Return the commands that bill the events that would wait."""
+    """Return the commands that bill the events that stay pending after the close."""
     since = utc(found.from_ms)
     commands: dict[str, tuple[str, ...]] = {}
     for one in found.lines:
@@ -239,9 +239,9 @@ def _waits_lines(found: ShownBackfill) -> list[str]:
 
 
 def _left_lines(left: WalletForecast | None, what: str) -> list[str]:
-    """Return lines about the rest of a wallet.
+    """Return lines about the remaining credit of a wallet.
 
-    `what`: the step that charges it, such as `closing`.
+    `what`: the step that charges the wallet, such as `closing`.
     """
     if left is None:
         return []

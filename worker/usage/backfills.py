@@ -334,7 +334,7 @@ def _diff(connection: sa.Connection, found: Backfill) -> Diff:
 
 
 def _resolve_feature(row: Any) -> tuple[str, str | None]:
-    """Return the feature or event type of usage, and why it would be pending.
+    """Return the feature or event type of usage, and the reason if it stays pending.
 
     The reason is None for billed or exempt usage.
     """

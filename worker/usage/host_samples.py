@@ -87,7 +87,7 @@ def _standing(connection: sa.Connection, spots: Sequence[tuple[str, int]]) -> Ma
 def _waits(mapping: Sequence[MappingRow], memory_mb: int, window_ms: int, provider: str | None) -> EventResult | None:
     """Return the reason why an accepted sample is pending.
 
-    Returns None if the sample is billed with its window.
+    Return None if the sample is billed with its window.
     """
     if provider is None:
         return UNASSIGNED

@@ -190,9 +190,9 @@ def _require_range(from_ms: int, to_ms: int) -> None:
 
 
 def _require_whole_days(connection: sa.Connection, org_id: str, ends_ms: Sequence[int]) -> None:
-    """Refuse a range that cuts a day of folded pushes: such a day has only sums.
+    """Refuse a range that cuts a day of folded pushes.
 
-    Errors: UsageError.
+    Such a day has only sums. Errors: UsageError.
     """
     days = [ms - ms % DAY_MS for ms in ends_ms if ms % DAY_MS]
     if days and SQL.run(connection, "cut_days", {"org_id": org_id, "days": days}).first() is not None:

@@ -182,7 +182,7 @@ def _size(connection: sa.Connection, _asked: Invocation, values: Values) -> Size
 def _waiting(connection: sa.Connection, asked: Invocation, values: Values) -> Sequence[Fact]:
     """Return the number of chosen samples that are quarantined.
 
-    The number may change after a dry run, because samples may lose the reason.
+    The number may change after a dry run, because samples may lose the reason that the filter names.
     """
     chosen = QuarantineFilter(
         tuple(values["ids"] or ()), values["org_id"] or "", values["why"], values["from_ms"], values["to_ms"]

@@ -188,7 +188,7 @@ def _require_range(from_ms: int, to_ms: int, days: int) -> None:
 def _require_whole_days(connection: sa.Connection, org_id: str | None, from_ms: int, to_ms: int, *, cuts: bool) -> None:
     """Refuse a range that splits a UTC day of folded pushes.
 
-    Such a day has only sums. `cuts`: the query splits all days, such as by hour. Errors: UsageError.
+    Such a day has only sums. `cuts`: True if the query splits all days, for example by hour. Errors: UsageError.
     """
     ends = [ms - ms % DAY_MS for ms in (from_ms, to_ms) if ms % DAY_MS]
     if not cuts and not ends:

@@ -186,7 +186,8 @@ def _note(connection: sa.Connection, lane: ClaimedAt, noted: Noted, rows: Mappin
     """Write the requests, turns and balances.
 
     A balance is dated a millisecond after the claim, because it includes the pushes of the claim, but not later pushes.
-    The date always changes, so that a read under way notices it.
+    If the stored date is later than the claim, the balance is dated a millisecond after that date. The date always
+    changes, so that a read under way notices the change.
     """
     answers = [
         {

@@ -89,7 +89,7 @@ def _learn(
 
     Return True if all are stored, and none is newer than the response.
 
-    `named`: all features of the response, with its last costs; None: more costs of the response follow.
+    `named`: all features of the response, passed with the last of its costs; None: more costs of the response follow.
     """
     # The provider's row is locked first. If two processes learn the same cost, the second process finds it stored.
     held = SQL.run(connection, "hold_costs", {"provider": provider}).first()

@@ -395,7 +395,7 @@ _KEPT: Final = "unbilled_micro"
 class _Unread(NamedTuple):
     """An organisation that `read_used_now` treats as read now.
 
-    So earlier pushes do not count.
+    The function then ignores earlier pushes.
     """
 
     org_id: str

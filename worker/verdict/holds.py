@@ -204,7 +204,7 @@ def shrink_holds(context: Context) -> Steps[None]:
 
 
 def _end_elsewhere(context: Context, sweeps: int) -> Steps[int]:
-    """End reservations outside of wallets that are over, and return their number."""
+    """End the expired reservations outside of wallets, and return their number."""
     done = 0
     for _ in range(sweeps):
         work = partial(_expire_elsewhere, now_ms=context.clock.now_ms())
@@ -317,7 +317,7 @@ def _shrink(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int)
 def _drawn(connection: sa.Connection, runs: Sequence[sa.Row[Any]], now_ms: int) -> list[Drawn]:
     """Return the drawn amounts of the executions that change.
 
-    The end of charged usage is read first, so that a charge that is made meanwhile counts the next time.
+    The function reads the end of charged usage first, so that a charge made meanwhile counts the next time.
     """
     if not runs:
         return []
@@ -363,7 +363,7 @@ def _floor(moment_ms: int) -> int:
 
 
 def _from_by_org(runs: Iterable[sa.Row[Any]]) -> list[dict[str, object]]:
-    """Return the first window of each organisation that is not finally counted.
+    """Return each organisation's first window that is not finally counted.
 
     It is the earliest such window of the organisation's executions.
     """

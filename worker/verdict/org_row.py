@@ -173,7 +173,7 @@ def after_operator(org: Row, now_ms: int) -> Change:
 
 
 def _exempt(state: OrgState) -> OrgState:
-    """Return the state of an organisation without a biller, which is not read."""
+    """Return the state, without planned reads, of an organisation without a biller."""
     return replace(state, projection_due_ms=None, unread_since_ms=None, refresh_deadline_ms=None)
 
 
@@ -229,7 +229,7 @@ def history_of(
 def _was_wrong(org: Row, new: Verdict, balance: int | None) -> bool:
     """Return True if an organisation was halted on an estimate, but has credit.
 
-    The balance must not have risen since the halt, so that the credit is not a grant.
+    If the balance has risen since the halt, return False, because the credit may be a grant.
     """
     no_more = balance is not None and org.balance_micro is not None and balance <= org.balance_micro
     return bool(org.halt_reason == "estimate" and not new.is_halted and org.override_halted is None and no_more)
@@ -294,7 +294,7 @@ def _of_verdict(verdict: Mapping[str, Any], org: sa.Row[Any]) -> Message:
 def _of_levels(
     connection: sa.Connection, org: sa.Row[Any], left_micro: int, levels: Mapping[str, str], now_ms: int
 ) -> list[Message]:
-    """Start and end an organisation's episodes, and return the notices of new ones."""
+    """Start and end an organisation's episodes, and return notices of new episodes."""
     messages = []
     for level, event in levels.items():
         at_micro = org.low_micro if level == "low" else 0

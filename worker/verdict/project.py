@@ -340,7 +340,7 @@ def _after(
 
 
 def _billed(connection: sa.Connection, provider: str, due: Sequence[DueProjection], now: int) -> set[tuple[str, str]]:
-    """Return (organisation, customer) of those that this provider bills now."""
+    """Return the (organisation, customer) pairs that this provider bills now."""
     values = {"org_ids": [wanted.org_id for wanted in due], "provider": provider, "now_ms": now}
     return {(row.org_id, row.customer_id) for row in SQL.run(connection, "customers_billed", values)}
 
@@ -426,8 +426,8 @@ def after_read(org: Row, state: CustomerState, here: Here, at: Moment, *, asked_
 def _second_read_ms(org: Row, state: CustomerState, at: Moment) -> int | None:
     """Return when to read the provider a second time; None: not planned.
 
-    After a webhook, this is SECOND_READ_MS after the start of the first read, because that read may be older than the
-    reported change. If a part of the balance ends soon, it is the time of the last look at that part.
+    After a webhook, the time is SECOND_READ_MS after the start of the first read, because that read may be older than
+    the reported change. Otherwise, if a part of the balance ends soon, the time is that of the last look at the part.
     """
     if org.refresh_deadline_ms == READ_TWICE:
         return min(at.read_ms, at.now_ms) + SECOND_READ_MS

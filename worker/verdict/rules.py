@@ -324,9 +324,9 @@ def _is_near(known: KnownState, now_ms: int) -> bool:
 def _calls_for_a_read(known: KnownState, remaining: Remaining) -> bool:
     """Return True if a read is needed now.
 
-    It is needed if credit would end before the next turn at the rate of these pushes, or has reached the low level. It
-    is also needed if a balance exceeds the stored balance. In that case, the customer has paid, or a limit decides that
-    responses do not show.
+    A read is needed if credit would end before the next turn at the rate of these pushes, or has reached the low level.
+    A read is also needed if a balance exceeds the stored balance. In that case, the customer has paid, or the stored
+    balance follows a limit that responses do not show.
     """
     left = remaining.left_micro
     if left is None:

@@ -556,7 +556,7 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
 def _keeper(connection: sa.Connection, paid: PaidFrom, customer_id: str, now_ms: int) -> str | None:
     """Return the provider that keeps the balance of a customer or organisation.
 
-    The customer or organisation must be known. Returns None if this database keeps the balance.
+    The customer or organisation must be known. Return None if this database keeps the balance.
     """
     return paid.keeper or keeper_of(connection, customer_id, now_ms)
 
@@ -596,7 +596,7 @@ def facts_of_wallet(connection: sa.Connection, customer_id: str, now_ms: int) ->
 
 
 def _whose(connection: sa.Connection, customer_id: str, now_ms: int) -> str:
-    """Return a sentence that names a wallet and the organisations for which it pays."""
+    """Return a phrase that names a wallet and the organisations for which it pays."""
     found = sorted(billed_as(connection, customer_id, now_ms))
     named = ", ".join(f"{org} (billed at {provider})" for org, provider in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
@@ -888,7 +888,8 @@ def _facts_of_plan(connection: sa.Connection, _asked: Invocation, values: Values
 def _size_of_plan(connection: sa.Connection, _asked: Invocation, values: Values) -> Size:
     """Return the size of a change of a plan.
 
-    The size is the credit of one month for all customers of the plan, and for at least one customer.
+    The size is the credit of one month for all customers of the plan. A plan without customers counts as a plan with
+    one customer.
     """
     found = next((one for one in list_plans(connection) if one.plan == values["plan"]), None)
     customers = 1 if found is None else max(found.customers, 1)

@@ -252,7 +252,7 @@ def _went_in(answer: EventResult | None) -> bool:
 def _answer_before(stored: Stored | None, event: UsageEvent) -> EventResult | None:
     """Return the answer to an event with a key that is stored already.
 
-    Returns None for a new key.
+    Return None for a new key.
     """
     if stored is None:
         return None
@@ -356,7 +356,7 @@ def _normalized_content(event: UsageEvent) -> str:
 def _why_not(connection: sa.Connection, asked: list[dict[str, str]], found: dict[str, EventResult]) -> None:
     """Add the answers to events that were not inserted and are not stored.
 
-    Such an event was withdrawn and its sample was pruned, or a sample that is not of an event has its id.
+    Such an event was withdrawn and its sample was pruned, or the event's id belongs to a sample of another kind.
     """
     withdrawn = withdrawn_among(connection, asked)
     for name in (one["sample_id"] for one in asked):

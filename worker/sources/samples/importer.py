@@ -433,11 +433,11 @@ def _flips_quote(raw: bytes) -> bool:
 def _quoted(
     lines: NumberedLines, number: int, raw: bytes, read: RowReader | None = None
 ) -> tuple[bytes, list[str] | BadRow]:
-    """Return a record with quotes, and the lines that it spans.
+    """Return the bytes of a record with quotes, and its fields or its refusal.
 
-    If the record cannot be a row, all its lines are refused. The lines may be inside a field, and the author of that
-    field must not be able to write samples. So if a quote stays open, the lines after it are refused, too. The reason
-    names the open quote.
+    If the record cannot be a row, refuse all its lines. The lines may be inside a field, and the author of that field
+    must not be able to write samples. If a quote stays open, the lines after it are refused, too. The reason names the
+    open quote.
     """
     taken, clean = [(number, raw)], True
 
