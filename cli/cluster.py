@@ -126,7 +126,7 @@ class Jobs:
             self._share = min(taken.terms.shards, taken.living)
         except (DatabaseNotReady, Refused) as error:
             self.end(error)
-        except Exception as error:  # a worker that does not beat counts as dead, and does not end a hanging tick
+        except Exception as error:  # continue, because a worker without a heartbeat counts as dead
             log.warning("worker_not_told", error=in_short(error))
 
     def end(self, error: DrawdownError) -> None:
@@ -336,7 +336,7 @@ def watching(work: Jobs, made: Connector) -> Engine:
         _schedule(engine, task, cron(ROUND_MS // SECOND_MS), f"watch {shard}", {"shard": shard})
     nightly = engine.task(name="reconcile", queue=QUICK, retry=BACK)(reconcile)
     _schedule(engine, nightly, RECONCILE_AT, "reconcile", {})
-    # Only a queueing lock: if the worker of a take-over died, a `lock` would block the next take-over.
+    # Use only a queueing lock. If the worker of a take-over died, a `lock` would block the next take-over.
     taken = engine.task(name="take_over", queue=QUICK, queueing_lock="take_over", priority=1)(clean_up)
     engine.periodic(cron=cron(TAKE_OVER_EVERY_S), periodic_id="take_over")(taken)
     return engine
@@ -411,7 +411,7 @@ async def _turn(jobs: Jobs) -> None:
         beat, stop = _begun(_beat(jobs)), _begun(_until_stopped(jobs))
         await asyncio.wait([*lanes, stop], return_when=asyncio.FIRST_COMPLETED)
         for lane in lanes:
-            lane.cancel()  # it ends its present job
+            lane.cancel()  # the queue first ends its present job
         ended = await asyncio.gather(*lanes, return_exceptions=True)
         for other in (beat, stop):
             other.cancel()

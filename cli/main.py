@@ -71,7 +71,7 @@ def root(
     ] = False,
 ) -> None:
     """Read the options that all commands share."""
-    from drawdown.cli.startup import open_state  # it imports half of the program, which help does not need
+    from drawdown.cli.startup import open_state  # this imports half of the program, which help does not need
 
     context.obj = open_state(database_url, at, as_json=json_)
     if not gc.isenabled():
@@ -121,9 +121,9 @@ def global_options_first(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command, and end the process with its exit status."""
-    alone = arguments is None  # it is the process's own program
+    alone = arguments is None  # the command is the process's own program
     if alone:
-        gc.disable()  # until the command runs: a garbage collection during the imports takes a sixth of the start
+        gc.disable()  # until the command runs, because a collection during the imports takes a sixth of the start
     closed = sys.stdout is None
     open_missing()
     if alone:

@@ -176,7 +176,7 @@ def _begin(part: P, work: Callable[[P, Stopping], T]) -> _Part[P, T]:
     answers, answer = _FORK.Pipe(duplex=False)
     process = _FORK.Process(target=_work, args=(answer, part, work, os.getpid()))
     process.start()
-    answer.close()  # an open end here would hide the end of the part
+    answer.close()  # otherwise, this process could not detect the end of the part
     return _Part(part, process, answers)
 
 
@@ -184,7 +184,8 @@ def _work(answer: Connection, part: P, work: Callable[[P, Stopping], object], pa
     """Run a part's work in its own process, and send the result."""
     stopping = Stopping(parent)
     stopping.on_signals()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the command sends SIGTERM
+    # A terminal sends SIGINT to all processes, and the command sends SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         result = work(part, stopping)

@@ -103,7 +103,7 @@ class _Loop:
         """
         try:
             self.last_status = tick_once(self.app, self.options, self.stopping).exit_status
-            self.options.accept_clock = False  # one clock jump was accepted, not every later one
+            self.options.accept_clock = False  # --accept-clock accepts one clock jump only
         except DrawdownError as error:
             self.last_status = error.exit_status
             log.error("tick_failed", error=str(error), exit_status=error.exit_status)
@@ -133,15 +133,16 @@ def run(app: App, options: Options, stopping: Stopping) -> int:
     Return the exit status of the last tick.
     """
     loop = _Loop(app, options, stopping)
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of overlaps; `overlapped` logs those of ticks
-    # A late tick runs (a sleeping laptop), several become one, and a tick during a tick is skipped and logged.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the library warns of overlaps; `overlapped` logs them
+    # A late tick still runs, such as after a laptop slept. Several late ticks become one. Skip and log a tick during a
+    # tick.
     scheduler = BackgroundScheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}, timezone="UTC"
     )
     scheduler.add_listener(loop.overlapped, EVENT_JOB_MAX_INSTANCES)
     began_ms = app.clock.now_ms()
     if options.watch_every_s is not None:
-        # Its own connections: a tick that waits for a slow provider delays no halt.
+        # The watch has its own connections, so that a tick that waits for a slow provider does not delay a halt.
         watch_loop = WatchLoop(app.apart(), options.shard, loop.stopping)
         scheduler.add_job(watch_loop.try_round, IntervalTrigger(seconds=options.watch_every_s), id="watch")
         scheduler.start()
@@ -172,7 +173,7 @@ def wait_until_stopped(scheduler: BaseScheduler, clock: Clock, stopping: Stoppin
             log.warning("clock_set_back", by_ms=seen_ms - now_ms)
             for job in scheduler.get_jobs():
                 trigger = job.trigger
-                if isinstance(trigger, IntervalTrigger):  # its first time may be in the future now
+                if isinstance(trigger, IntervalTrigger):  # the trigger's first time may be in the future now
                     trigger = IntervalTrigger(seconds=trigger.interval_length)
                 scheduler.reschedule_job(job.id, trigger=trigger)
         seen_ms = now_ms
@@ -238,7 +239,7 @@ class Night:
             log.warning("nightly_stopped", detail="the next night does these checks")
             return
         status, failed = Exit.PERSON, ["drawdown nightly"]
-        with suppress(ValueError, KeyError, TypeError):  # it was killed, or failed before its first command
+        with suppress(ValueError, KeyError, TypeError):  # the process was killed, or failed before its first command
             found = json.loads(said)
             status = Exit(found["exit_status"])
             failed = [f"{one['exit_status']} of drawdown {one['command']}" for one in found["nightly"]

@@ -115,6 +115,6 @@ def meaning_of(error: Exception) -> Fault:
         return Fault(f"{where}: {error}" if where else str(error), error.exit_status, error.code, error.step)
     if isinstance(error, DBAPIError):
         return Fault(in_short(error), Exit.PERSON, "database")
-    if structlog.is_configured():  # one line for the caller; at DEBUG, the log has the place for a developer
+    if structlog.is_configured():  # the caller gets one line; at DEBUG, the log has the traceback
         log.debug("unexpected_error", exc_info=error)
     return Fault(f"{in_short(error)}. To see where, set DRAWDOWN_LOG_LEVEL=DEBUG", Exit.PERSON, "failed")

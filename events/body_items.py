@@ -171,7 +171,7 @@ def _next(body: bytes, at: int, left: int) -> tuple[Item | Unfit, int, int]:
     """
     wrong: Unfit | None = None
     for most_bytes in (_FIRST_LOOK, MAX_ITEM_BYTES):
-        # Bytes that are not UTF-8 become halves of surrogate pairs: the same number of bytes, and never valid text.
+        # Bytes that are not UTF-8 become halves of surrogate pairs. They keep their number, and are never valid text.
         text = body[at : at + most_bytes].decode("utf-8", "surrogateescape")
         try:
             item, length = _DECODER.raw_decode(text)

@@ -105,7 +105,7 @@ def quantity_of(value: object, at: str) -> int:
         number = Decimal(value)
     if isinstance(number, bool) or not isinstance(number, int | Decimal):
         raise Unfit("wrong_type", f"{at} must be a number", at)
-    if not 0 <= number <= MAX_QUANTITY:  # check before any arithmetic: 1e999999 has a million digits
+    if not 0 <= number <= MAX_QUANTITY:  # check before arithmetic, because 1e999999 has a million digits
         raise Unfit("bad_quantity", f"{at} must be 0 to {MAX_QUANTITY:,} base units", at)
     if isinstance(number, Decimal) and (number.adjusted() < -_FINEST or number != number.to_integral_value()):
         raise Unfit("not_whole", f"{at} must be a whole number of base units. Count fractions in a smaller unit", at)

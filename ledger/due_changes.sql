@@ -23,7 +23,7 @@ SELECT account_id, next_due_ms FROM ledger_accounts WHERE next_due_ms <= :now_ms
 ORDER BY next_due_ms, account_id LIMIT :at_most
 
 -- name: hold_due
--- Lock due reservations in the order of their keys. Rows that another transaction ended meanwhile are left out.
+-- Lock due reservations in the order of their keys, without those that another transaction ended meanwhile.
 SELECT reservation FROM reservations WHERE customer_id IN :customers AND state = 'held' AND hold = 'wallet'
     AND expires_ms <= :now_ms
 ORDER BY reservation LIMIT :at_most {for_update}
@@ -44,11 +44,11 @@ UPDATE ledger_accounts SET held_micro = held_micro - r.freed
 FROM {rows :wallets (account_id text, freed bigint)} r WHERE ledger_accounts.account_id = r.account_id
 
 -- name: next_due
--- It runs under the wallets' lock and in a separate statement, so that it sees the reservations made since this
--- transaction began. A wallet is due when a lot ends, and again when that is booked. Afterwards only a change of the
--- lot makes the wallet due. A wallet on a plan is due when each month begins, even if the plan then grants no
--- credit. A pool is due when its allotment returns. A wallet that is not settled yet, or is still to be reported
--- (`due_ms`), is due now. The query reads only the first end of an execution, because many executions may continue.
+-- Run this separate statement under the wallets' lock, so that it sees the reservations made since this transaction
+-- began. A wallet is due when a lot ends, and again when Drawdown books that end. Afterwards only a change of the lot
+-- makes the wallet due. A wallet on a plan is due when each month begins, even if the plan then grants no credit. A
+-- pool is due when its allotment returns. A wallet that is not settled yet, or is still to be reported (`due_ms`), is
+-- due now. The query reads only the first end of an execution, because many executions may continue.
 UPDATE ledger_accounts SET next_due_ms = (SELECT MIN(moment_ms) FROM (
     SELECT MIN(h.expires_ms) AS moment_ms FROM reservations h WHERE h.customer_id = r.customer_id AND h.state = 'held'
         AND h.hold = 'wallet'

@@ -93,7 +93,7 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     """
     if not entries:
         return set()
-    ordered = sorted(entries, key=lambda entry: str(entry["key"]))  # one order for all workers: no deadlock
+    ordered = sorted(entries, key=lambda entry: str(entry["key"]))  # the same order in all workers prevents deadlocks
     open_accounts(connection, [account for entry in ordered for account, _ in moves(entry)])
     new = set(SQL.run(connection, "post", {"entries": ordered}).scalars())
     moved: dict[str, int] = defaultdict(int)

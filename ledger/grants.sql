@@ -46,8 +46,8 @@ SELECT {gives} FROM plan_terms t WHERE t.plan = :plan ORDER BY t.number DESC LIM
 SELECT t.plan, t.from_ms, {gives} FROM plan_terms t WHERE t.plan IN :plans ORDER BY t.plan, t.number
 
 -- name: add
--- The terms apply from now on, and never to an earlier time: a month for which wallets were checked, or a stay on
--- the plan. A wrong clock of this machine does not change that.
+-- The terms apply from now on. They never start before earlier terms, a month for which wallets were checked, or a stay
+-- on the plan. A wrong clock of this machine does not change that.
 INSERT INTO plan_terms (plan, number, from_ms, included_micro, rollover_min_micro, rollover_max_micro, first_micro,
     at_ms, actor, reason)
 SELECT CAST(:plan AS TEXT), q.number, CASE WHEN q.least_ms > :at_ms THEN q.least_ms ELSE :at_ms END, :included_micro,

@@ -42,8 +42,8 @@ FROM {rows :runs (reservation text, org_id text, customer_id text, project text,
 WHERE 1 = 1 ORDER BY reservation ON CONFLICT (reservation) DO NOTHING
 
 -- name: move
--- Change the wallets that have room for all moves, and no pending change. If a change is due in a wallet, or some
--- of its lots ended, each call is decided alone. Lock the wallets in the order of their ids, as all transactions do.
+-- Change the wallets that allow all moves and do not have a pending change. If a change is due in a wallet, or some of
+-- its lots ended, Drawdown decides each call alone. Lock the wallets in the order of their ids, as all transactions do.
 UPDATE ledger_accounts SET balance_micro = balance_micro + r.moved, held_micro = held_micro + r.more_held,
     next_due_ms = CASE WHEN r.ends_ms IS NULL OR next_due_ms < r.ends_ms THEN next_due_ms ELSE r.ends_ms END
 FROM (SELECT r.name, r.moved, r.more_held, r.needed, r.peak, r.most_held, r.ends_ms, r.first_ms

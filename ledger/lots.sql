@@ -15,7 +15,7 @@ l.lot, l.customer_id, l.kind, l.amount_micro, l.priority, l.begins_ms, l.expires
 SELECT {columns} FROM ledger_lots l WHERE l.lot = :lot
 
 -- name: of_wallets
--- Return the lots of wallets with the amounts booked of each, and its part of a plan.
+-- Return the lots of wallets, each with its booked amounts and its part of a plan.
 SELECT {columns},
     CAST(COALESCE(SUM(CASE WHEN e.kind = 'expiry' THEN e.amount_micro END), 0) AS BIGINT) AS expired_micro,
     CAST(COALESCE(-SUM(CASE WHEN e.kind = 'grant' THEN e.amount_micro END), 0) AS BIGINT) AS taken_micro,
@@ -34,8 +34,8 @@ WHERE l.customer_id IN :customers AND l.begins_ms > l.at_ms AND l.begins_ms <= :
 ORDER BY l.lot
 
 -- name: to_look_at
--- Return wallets with an ended lot that was not booked at their last check, or with a change since then
--- (due time 0), and wallets that are granted lots that have already ended (:too).
+-- Return wallets with an ended lot that their last check did not book, with credit that waits to expire, or with a
+-- change since then (due time 0). Also return wallets that get lots that have already ended (:too).
 SELECT a.account_id, a.balance_micro, a.held_micro, a.over_micro FROM ledger_accounts a
 WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 OR a.account_id IN :too OR EXISTS (
     SELECT 1 FROM ledger_lots l WHERE l.customer_id = SUBSTR(a.account_id, 8) AND l.expires_ms <= :now_ms
@@ -43,9 +43,9 @@ WHERE a.account_id IN :accounts AND (a.next_due_ms = 0 OR a.deferred_micro > 0 O
 ORDER BY a.account_id
 
 -- name: used
--- Return the use in each part of time, by feature: usage by its window, executions by their acceptance, tiers by month,
--- and credit taken back without a lot ('', `TAKEN`) by its moment. A pool uses credit when it allots it. Credit that
--- returns was never used.
+-- Return the use in each part of time, by feature. Usage counts at its window, an execution at its acceptance, and a
+-- tier at its month. Credit that was taken back without a lot ('', `TAKEN`) counts at that moment. A pool uses the
+-- credit that it allots. If allotted credit returns, it does not count as used.
 WITH parts AS MATERIALIZED (SELECT * FROM {rows :parts (account_id text, part bigint, from_ms bigint, to_ms bigint)} r)
 SELECT p.account_id, p.part, e.feature, CAST(SUM(e.amount_micro) AS BIGINT) AS amount_micro
 FROM parts p JOIN ledger_entries e ON e.from_account = p.account_id AND e.ts >= p.from_ms AND e.ts < p.to_ms
@@ -69,8 +69,8 @@ SELECT DISTINCT l.pool FROM ledger_lots l
 WHERE l.customer_id IN :customers AND l.expires_ms <= :over_ms AND l.pool IS NOT NULL
 
 -- name: borrowers
--- Return customers with ended allotments of these pools that were not checked since, or changed since (0). The
--- pool loses the late use of an allotment.
+-- Return customers with ended allotments of these pools, if Drawdown did not check them since, or they changed since
+-- (0). The pool loses the late use of an allotment.
 SELECT DISTINCT l.customer_id FROM ledger_lots l JOIN ledger_accounts a ON a.account_id = 'wallet:' || l.customer_id
 WHERE l.pool IN :customers AND l.expires_ms <= :over_ms
     AND (a.lots_ended_ms IS NULL OR a.lots_ended_ms < l.expires_ms OR a.next_due_ms = 0)

@@ -15,7 +15,7 @@ ORDER BY p.period DESC, p.supplier LIMIT :at_most
 SELECT MAX(period) FROM payouts WHERE supplier = :supplier
 
 -- name: release
--- Add each settlement once: the key of its line names it.
+-- Add each settlement once, because the key of its line names it.
 INSERT INTO payout_lines (line, payout, reservation, amount_micro)
 SELECT 'settlement:' || x.reservation, CAST(:payout AS TEXT), x.reservation, x.owed_micro
 FROM {settlements_now} x WHERE x.state = 'eligible'
@@ -32,7 +32,7 @@ WHERE s.supplier = :supplier AND v.is_clawback
     AND NOT EXISTS (SELECT 1 FROM payout_lines l WHERE l.line = 'reversal:' || v.reversal)
 
 -- name: sums
--- Return the sums of the lines, and the lowest threshold of their agreements.
+-- Return the sums of the lines, and the lowest threshold of their settlements.
 SELECT COUNT(*) AS lines,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NULL THEN l.amount_micro END), 0) AS BIGINT) AS released_micro,
     CAST(COALESCE(SUM(CASE WHEN l.reversal IS NOT NULL THEN l.amount_micro END), 0) AS BIGINT) AS carried_micro,

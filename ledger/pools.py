@@ -92,7 +92,7 @@ def allot(
         pool=pool,
     )
     open_accounts(connection, [wallet_account(pool), wallet_account(customer_id)])
-    wallet.make_true(connection, [pool, customer_id], by.now_ms)  # from here on, this transaction holds both
+    wallet.make_true(connection, [pool, customer_id], by.now_ms)  # this call locks both wallets
     before = lots.read(connection, lot.lot)
     if before is not None:
         if not is_same(before, lot):

@@ -8,10 +8,10 @@ INSERT INTO pools (pool, at_ms, actor, reason) VALUES (:pool, :at_ms, :actor, :r
 ON CONFLICT (pool) DO NOTHING RETURNING pool
 
 -- name: open_wallet
--- Do not return a row if the wallet exists: another transaction may just have made it for a customer.
+-- If the wallet exists, do not return a row, because another transaction may just have made it for a customer.
 INSERT INTO ledger_accounts (account_id) VALUES (:account_id) ON CONFLICT (account_id) DO NOTHING RETURNING account_id
 
--- Payers: the customers that may charge the wallet of another.
+-- Payers: the wallets that pay for the executions of other organisations.
 
 -- name: for_update [postgresql]
 FOR UPDATE
@@ -33,8 +33,8 @@ WHERE payer = :payer AND org_id = :org_id AND number = :number
 SELECT DISTINCT payer FROM payers WHERE org_id = :org_id ORDER BY payer LIMIT :at_most
 
 -- name: say
--- The decision never starts before an accepted execution or an earlier row. A wrong clock of this machine does not
--- change that.
+-- The row never applies to a time before an accepted execution or an earlier row. A wrong clock of this machine does
+-- not change that.
 INSERT INTO payers (payer, org_id, number, allowed, limit_micro, since_ms, at_ms, actor, reason)
 SELECT CAST(:payer AS TEXT), CAST(:org_id AS TEXT), q.number, :allowed, CAST(:limit_micro AS BIGINT),
     CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),

@@ -29,7 +29,8 @@ UPDATE ledger_accounts SET plan = :plan, given_to_ms = NULL, next_due_ms = 0
 WHERE account_id = :account_id AND (plan IS NULL OR plan <> :plan) RETURNING account_id
 
 -- name: stay
--- Under the wallet's lock. A stay never begins before the previous stay, even if this machine's clock is wrong.
+-- Run this under the wallet's lock. A stay never begins before the previous stay, even if this machine's clock is
+-- wrong.
 INSERT INTO plan_stays (customer_id, number, plan, since_ms, at_ms, actor, reason)
 SELECT CAST(:customer_id AS TEXT), q.number, CAST(:plan AS TEXT),
     CASE WHEN q.least_ms > :now_ms THEN q.least_ms ELSE :now_ms END, :now_ms, CAST(:actor AS TEXT),
@@ -78,8 +79,9 @@ SELECT feature, CAST(SUM(quantity) AS BIGINT) AS quantity FROM ledger_entries WH
     AND from_account = :from_account AND ts >= :from_ms AND ts < :to_ms GROUP BY feature
 
 -- name: first_rates
--- Return the rate of a feature by which a wallet was charged first in each of these windows. NULL: no row exists, or
--- the row lacks the rate. A charge of an older version has the rate that was known when it was made.
+-- For each of these windows, return the rate of the wallet's first charge of the feature. NULL: no charge exists, or
+-- its rate is unknown. A charge of an older version does not name its rate. It had the latest rate on record at its
+-- booking.
 SELECT w.account_id, w.feature, w.window_ms, (
     SELECT COALESCE(e.rate_ms, (SELECT MAX(r.start_ms) FROM ledger_rates r
         WHERE r.feature = e.feature AND r.start_ms <= e.ts AND r.at_ms <= e.at_ms))

@@ -443,7 +443,7 @@ def _insert(connection: sa.Connection, made: Sequence[Reservation]) -> int:
     """Insert reservations, and return the number of new ones."""
     if connection.dialect.name == "postgresql":
         return SQL.run(connection, "insert_together", {"asks": [vars(one) for one in made]}).rowcount
-    # Use the driver directly: a mapping for each row would double the time.
+    # Use the driver directly, because a mapping for each row would double the time.
     return connection.exec_driver_sql(SQL.text("insert_together", "sqlite"), list(map(_SAID, made))).rowcount
 
 
@@ -512,7 +512,7 @@ def take(
         whose = sorted({customer_id, *over})
         due_of, _ = touched(connection, whose, now_ms)
         values = {"customers": whose, "due_of": due_of, "now_ms": now_ms, "at_most": MATURE_AT_ONCE}
-        SQL.run(connection, "hold_runs", values).all()  # all locks that must come before a wallet's
+        SQL.run(connection, "hold_runs", values).all()  # take the locks that must come before a wallet's lock
         mature(connection, whose, now_ms)
         new |= set(SQL.run(connection, "take", {"named": named}).scalars())
     if len(new) < len(named):

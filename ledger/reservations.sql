@@ -33,7 +33,8 @@ WHERE account_id = :account_id AND {available_micro} - :unbilled_micro >= :amoun
 RETURNING balance_micro
 
 -- name: free
--- Credit that waits to expire until an execution ends is examined before the balance is used again.
+-- If credit waits to expire until an execution ends, make the wallet due. Drawdown then expires the credit before it
+-- uses the balance again.
 UPDATE ledger_accounts SET held_micro = held_micro - :freed_micro,
     next_due_ms = CASE WHEN deferred_micro > 0 THEN 0 ELSE next_due_ms END
 WHERE account_id = :account_id

@@ -334,7 +334,7 @@ def set_terms(
     """
     found = hold_supplier(connection, supplier)
     made = _revised(connection, supplier, found, terms_after(found), by)
-    if made is None:  # a concurrent transaction made it, so it exists and can be locked
+    if made is None:  # a concurrent transaction made the same revision, so it can be locked now
         found = hold_supplier(connection, supplier)
         made = _revised(connection, supplier, found, terms_after(found), by)
         assert made is not None

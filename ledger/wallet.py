@@ -248,7 +248,8 @@ def take_back(connection: sa.Connection, lot: Lot, by: By, *, whole: bool) -> Ta
         amount = lots.unused_micro(found, lots.allocations(connection, those, by.now_ms)[customer])
         if found.begins_ms <= by.now_ms:
             now = read_wallets(connection, [customer])[customer]
-            others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)  # not for new executions
+            # `others`: credit that new executions cannot reserve.
+            others = max(now.over_micro - (amount if found.is_over(by.now_ms) else 0), 0)
             promised = lots.promised(amount, now.balance_micro - others, now.held_micro)
     amount -= promised
     if amount > 0:

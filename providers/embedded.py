@@ -117,7 +117,8 @@ def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: 
     lock_charges(connection, shared=True)
     voided = _voided(connection, [push.key for push in batch])
     uses = [
-        entries.Usage(push.key, push.customer_id, push.feature, push.quantity, window_of(push.ts))  # of any revision
+        # All revisions count at the window's start.
+        entries.Usage(push.key, push.customer_id, push.feature, push.quantity, window_of(push.ts))
         for push in batch
         if push.key not in voided
     ]

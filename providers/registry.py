@@ -96,7 +96,7 @@ def load(
             name = _checked_name(entry.name, {**providers, **broken})
             own = settings_of(name, settings, entries)
             providers[name] = ValidatedProvider(_checked(name, entry.load()(Setup(name, own, clock, http, engine))))
-        except (Exception, SystemExit) as error:  # another package's code: an error disables only that provider
+        except (Exception, SystemExit) as error:  # an error in another package's code disables only that provider
             is_second = entry.name in providers or entry.name in broken
             name = f"{entry.name} of {package_of(entry)}" if is_second else entry.name
             broken[name] = in_short(error, secrets_of(settings))

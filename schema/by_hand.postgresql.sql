@@ -2,7 +2,7 @@
 -- `create.py` fills in `columns`: the columns of a sample that a host writes, except its id.
 
 CREATE TABLE usage_samples (
-    -- The inserting transaction's id: the seal reads behind the oldest open one (S2).
+    -- The inserting transaction's id, by which a seal finds the samples that it has not read (S2).
     arrival BIGINT DEFAULT pg_current_xact_id()::text::bigint NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
     {columns},
@@ -101,7 +101,7 @@ CREATE TRIGGER events_go_with_samples AFTER DELETE ON usage_samples
 FOR EACH ROW WHEN (OLD.memory_mb > 16777216)
 EXECUTE FUNCTION events_go_with_samples();
 
--- Check once for each statement, because one statement deletes many rows.
+-- Check once for each statement, because one statement can delete many rows.
 CREATE FUNCTION samples_floor_first() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
@@ -175,7 +175,7 @@ CREATE TRIGGER halts_on_org_new AFTER INSERT ON orgs
 FOR EACH ROW WHEN (NEW.is_halted)
 EXECUTE FUNCTION halts_on_org_new();
 
--- A host can write its sandboxes but no halt, so this function runs with the rights of the owner.
+-- A host can write its sandboxes but not halts, so this function runs with the rights of the owner.
 CREATE FUNCTION halts_on_sandbox() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO halts (org_id, cell_id, halted_at, due_at_ms)

@@ -3,7 +3,7 @@
 -- new values. `same`: the comparison of a stored sample with a new one.
 
 CREATE TABLE usage_samples (
-    -- AUTOINCREMENT: a plain rowid would be used again after a delete, and that sample would never be found (S2).
+    -- Without AUTOINCREMENT, SQLite would use a rowid again after a delete, and no seal would find that sample (S2).
     arrival INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     {columns},
@@ -131,9 +131,9 @@ FOR EACH ROW BEGIN
         ON CONFLICT DO NOTHING;
 END;
 
--- A host's `INSERT OR REPLACE` deletes a row without calling a guard. The first sample stays, and the differing content
--- of the second is stored apart (S7). In a trigger, `OR IGNORE` would become the statement's `OR REPLACE`, hence
--- NOT EXISTS.
+-- A host's `INSERT OR REPLACE` deletes a row without calling a guard. The first sample stays, and `sample_conflicts`
+-- gets the differing content of the second (S7). In a trigger, `OR IGNORE` would become the statement's `OR REPLACE`,
+-- hence NOT EXISTS.
 CREATE TRIGGER samples_once BEFORE INSERT ON usage_samples
 FOR EACH ROW WHEN EXISTS (SELECT 1 FROM usage_samples WHERE id = NEW.id)
 BEGIN

@@ -192,7 +192,7 @@ def _say_no_values(context: sa.engine.ExceptionContext) -> None:
     error, original = context.sqlalchemy_exception, context.original_exception
     state = getattr(original, "sqlstate", None)
     if error is None or (state is None and not isinstance(original, sqlite3.Error)):
-        return  # not an error of a statement: for example, a connection failed
+        return  # not an error of a statement, such as a failed connection
     first = str(original).partition("\n")[0]
     if (state or "").startswith("22"):  # invalid data, which the first line would quote
         first = f"bad data ({state})"
@@ -220,7 +220,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
             "synchronous = FULL",
             f"cache_size = -{SQLITE_CACHE_KIB}",
             "foreign_keys = ON",
-            "recursive_triggers = ON",  # else `INSERT OR REPLACE` deletes a row without calling its guard
+            "recursive_triggers = ON",  # otherwise `INSERT OR REPLACE` would delete a row without its guard
         ):
             connection.execute(f"PRAGMA {pragma}")
         if not memory and os.access(Path(str(url.database)).resolve().parent, os.W_OK):

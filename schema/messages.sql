@@ -11,8 +11,9 @@ FROM {rows :messages (message_id text, event text, fact text, org_id text, custo
 WHERE 1 = 1 ON CONFLICT DO NOTHING RETURNING message_id
 
 -- name: deliver
--- Events are words between blanks, without wildcards of LIKE. If a transaction is ending an endpoint, wait for it; then
--- the endpoint does not get a delivery. Until this transaction is over, an endpoint with a delivery cannot be ended.
+-- Events are words between blanks, without wildcards of LIKE. If a transaction is ending an endpoint, wait for its end.
+-- The endpoint then does not get a delivery. Other transactions cannot end an endpoint with a delivery until this
+-- transaction is over.
 INSERT INTO hook_deliveries (message_id, endpoint, due_at_ms)
 SELECT m.message_id, e.name, m.at_ms FROM hook_messages m CROSS JOIN hook_endpoints e
 WHERE m.message_id IN (SELECT message_id FROM {rows :new (message_id text)} r)

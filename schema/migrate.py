@@ -160,7 +160,7 @@ def _create_private(file: Path) -> None:
 
     SQLite gives the files beside it (WAL) the same rights. An existing file is not changed.
     """
-    with suppress(OSError):  # it exists, or cannot be created, which SQLite reports better
+    with suppress(OSError):  # the file exists, or SQLite reports the error better
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 

@@ -2,15 +2,15 @@
 
 -- name: until_credit
 -- True for a push that took nothing because its customer has no credit, or refunded nothing because no balance was
--- drawn on. It is billed again once the provider shows credit. A push that was refused after its acceptance does not
--- count: its due time is the time from which it can be voided.
+-- drawn on. Drawdown bills it again once the provider shows credit. A push that was refused after its acceptance does
+-- not count, because its due time is the time from which it can be voided.
 (state = 'rejected' AND due_at_ms > settled_ms AND refused_attempts IS NULL)
 
 -- name: awaits_credit
--- True for such a push that waits without a person. A refund for a customer who never pays again would wait forever, so
--- a person sees it immediately, and can settle it first. A person also sees a push if another provider bills its
--- organisation now, or if the organisation got another customer there, because their credit does not count. An
--- assignment to another customer counts even before it begins. The columns of the push are those of the outer statement.
+-- True for a push of `until_credit` that does not need a person. A refund needs a person, because it would wait forever
+-- if its customer never pays again. A push also needs a person if another provider bills its organisation now, or if
+-- the organisation got another customer there. Their credit does not count for the push. An assignment to another
+-- customer counts even before it begins. The columns of the push are those of the outer statement.
 ({until_credit} AND sent_qty > 0 AND NOT EXISTS (
     SELECT 1 FROM (SELECT org_id AS of_org, provider AS of_provider, customer_id AS of_customer) x
     JOIN orgs o ON o.org_id = x.of_org WHERE o.billing_provider <> x.of_provider
@@ -22,7 +22,7 @@
 CASE WHEN {awaits_credit} THEN 'awaiting_credit' ELSE state END
 
 -- name: unbilled
--- Provider names without a provider: the usage is stored, and Drawdown does not bill it.
+-- Names in place of a provider. Drawdown stores the usage, but does not bill it.
 ('legacy', 'none')
 
 -- name: window_length_ms
@@ -53,8 +53,8 @@ x.window_ms = p.window_ms AND x.org_id = p.org_id AND x.feature = p.feature AND 
 window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision = :revision
 
 -- name: arrivals
--- The number of attempts of push `p` that may have arrived, if one of them may have charged. A refused attempt can be
--- on record at the provider, in place of the charge of a later attempt.
+-- The number of attempts of push `p` that may have arrived; 0 if the provider refused all of them. A refused attempt
+-- can be on record at the provider, in place of the charge of a later attempt.
 (SELECT CASE WHEN SUM(CASE WHEN x.outcome = 'rejected' THEN 0 ELSE 1 END) > 0 THEN COUNT(*) ELSE 0 END
     FROM attempts x WHERE {is_of_push}
     AND (x.outcome IS NULL OR x.outcome IN ('unknown', 'queued', 'accepted', 'rejected')))
@@ -65,9 +65,9 @@ window_ms = :window_ms AND org_id = :org_id AND feature = :feature AND revision 
 CASE WHEN projection_due_ms < :now_ms THEN projection_due_ms ELSE :now_ms END
 
 -- name: by_key_alone [postgresql]
--- A separate statement, before statements that look rows up by keys. Without it, PostgreSQL would read all of 20,000
--- organisations for 128. If only hash joins were off, and the statistics showed few pushes, PostgreSQL would read all
--- pushes for each organisation. Do not use it for a work table, because a work table does not have a key.
+-- Run this separate statement before statements that look rows up by keys. Without it, PostgreSQL would read all of
+-- 20,000 organisations to find 128. If only hash joins were off, and the statistics showed few pushes, PostgreSQL would
+-- read all pushes for each organisation. Do not use it for a work table, because a work table does not have a key.
 SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE),
     set_config('enable_seqscan', 'off', TRUE)
 
@@ -76,8 +76,8 @@ SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin'
 SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT
 
 -- name: by_its_key [postgresql]
--- The end of an EXISTS. With it, PostgreSQL runs the subquery for each row, by its index. Otherwise it makes a join,
--- and reads a whole table for a few keys.
+-- Put this at the end of an EXISTS, so that PostgreSQL runs the subquery for each row, by its index. Otherwise it makes
+-- a join, and reads a whole table for a few keys.
 OFFSET 0
 
 -- name: by_its_key [sqlite]
@@ -87,8 +87,8 @@ OFFSET 0
 INSERT INTO dirty_windows (org_id, window_ms) SELECT DISTINCT org_id, window_ms FROM {windows} ON CONFLICT DO NOTHING
 
 -- name: dirty_windows_read
--- The dirty windows `d` of the shard that a seal computes again, with their organisations `o`: each window and the rows
--- that are looked up by it below, with `{is_dirty}`.
+-- The dirty windows `d` of the shard that a seal computes again, with their organisations `o`. Add `{is_dirty}`. The
+-- fragments below look up the rows of each window.
 dirty_windows d {each_then} orgs o ON o.org_id = d.org_id AND o.bucket BETWEEN :lo AND :hi
     AND o.stopped_at_ms IS NULL AND d.window_ms >= o.floor_ms
 
@@ -140,7 +140,8 @@ OFFSET 0) w
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
 
 -- name: billed_now [sqlite]
--- Use the index of ids: the requested ids are few, and SQLite would begin with all customers of the provider.
+-- Use the index of ids, because the requested ids are few. Otherwise SQLite would begin with all customers of the
+-- provider.
 (SELECT a.org_id, a.customer_id FROM assignments a WHERE a.org_id IN :org_ids AND +a.provider = :provider
     AND a.start_ms <= :now_ms AND (a.end_ms IS NULL OR :now_ms < a.end_ms))
 
@@ -166,7 +167,7 @@ s.arrival >= :cursor
 s.arrival >= (SELECT MIN(cursor) FROM buckets)
 
 -- name: settlements_now
--- Settlements in their state at :now_ms, by time and rows alone: no job moves them from state to state.
+-- Settlements in their state at :now_ms. The state follows from the time and the rows alone. No job changes it.
 -- `of_settlements`: a condition on the settlement `s` and its execution `r`.
 (SELECT q.*, q.net_micro - q.reversed_micro AS owed_micro, CASE WHEN q.payout IS NOT NULL THEN 'released'
     WHEN q.reversed_micro > 0 AND q.reversed_micro = q.net_micro THEN 'reversed' WHEN q.is_frozen THEN 'frozen'
@@ -281,15 +282,15 @@ WHERE g.price_micro > 0)
 4503599627370496
 
 -- name: charged_by
--- The metric that forbids a feature for the type `k.event_type` of the meter `k.meter`, from the window
--- `k.window_ms` on, because the feature would also apply while the guard charges for it (`billed_once`).
--- NULL if no metric forbids it, or the type has a feature.
+-- The metric that forbids a feature for the type `k.event_type` of the meter `k.meter`, from the window `k.window_ms`
+-- on. With the feature, Drawdown would bill use for which the guard also charges (`billed_once`). NULL if no metric
+-- forbids it, or the type has a feature.
 CASE WHEN {feature_of_meter} IS NULL THEN (SELECT MIN(c.metric) FROM {charging} c WHERE c.counts = k.event_type
     AND c.end_ms > k.window_ms AND c.start_ms < COALESCE((SELECT MIN(n.start_ms) FROM mappings n
         WHERE n.memory_mb = k.meter AND n.kind = 'exact' AND n.start_ms > k.window_ms), {forever_ms})) END
 
 -- name: said_by
--- The moment, the actor and the reason, of the record of actions, and of a row.
+-- The moment, the actor and the reason of a recorded action `x`, or of a row `k`.
 ' at ' || x.at_ms || ' by ' || x.actor || ': ' || x.reason
 
 -- name: kept_by

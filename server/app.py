@@ -120,7 +120,7 @@ class Server:
         )
         for kind, handler in errors.HANDLERS.items():
             made.add_exception_handler(kind, handler)
-        # Add the routes as they are: `include_router` would copy each at the first request.
+        # Add the routes as they are, because `include_router` would copy each at the first request.
         made.router.routes.extend(self._router().routes)
         made.router.routes.extend(Cron(self.services, self.step_threads).routes().routes)
         groups = [group(self._programs) for group in (Accounts, UsageRoutes, Overrides)]

@@ -132,7 +132,7 @@ class StepThreads:
             self._waiting.pop(org_id, None)
         try:
             self._with_thread_kit(lambda thread_kit, context: self._read_with(thread_kit, context, provider, org_id))
-        except Exception as error:  # the organisation stays marked: the next tick reads it
+        except Exception as error:  # the organisation stays marked, so the next tick reads it
             log.error("read_again_failed", org=org_id, provider=provider, **describe_error(error))
 
     def _read_with(self, thread_kit: ThreadKit, context: Context, provider: str, org_id: str) -> None:
@@ -154,7 +154,7 @@ def check_clock(thread_kit: ThreadKit, context: Context) -> None:
 
 def _read_again(context: Context, provider: str, org_id: str) -> Steps[None]:
     if provider not in context.ready() or not context.reading(provider).allows(context.clock.now_ms()):
-        return  # it stays due for the watch or the next tick
+        return  # the organisation stays due for the watch or the next tick
     done = yield from project(context, provider, org_id)
     if done.halted:
         yield from dispatch(context.within(DISPATCH_MS), provider)

@@ -212,7 +212,7 @@ def _collect(done: Watched, result: object) -> None:
             log.error("watch_failed", error=in_short(result))
             done.failures.append(in_short(result))
         case None:
-            pass  # costs
+            pass  # the result of `_costs`
         case _:
             raise AssertionError(f"an unexpected result: {result!r}")
 
@@ -229,7 +229,8 @@ def _look(connection: sa.Connection, *, context: Context, watcher: Watcher, witn
         halted = SQL.run(connection, "halted", values).scalars().all()
         mark_for_projection(connection, [*wanted, *halted], now)
         done.refresh_requests += len(wanted) + len(halted)
-    # A single round is not a watch. It counts only if a round counted within a day, as while the watch restarts.
+    # A single round (--once) is not a watch. It counts only if a watch made a round within a day, such as before a
+    # restart.
     if not watcher.once or was_watched(connection, now):
         note_round(connection, now)  # call it last, because watches of other shards wait for this row
     return done
@@ -252,9 +253,8 @@ def reads_a_round(capabilities: Capabilities) -> int:
 def _wake(connection: sa.Connection, watcher: Watcher, shard: Shard, now: int) -> ArrivalCursor:
     values = {"lo": shard.lo, "hi": shard.hi}
     seen = watcher.arrivals or seen_by_all(SQL.run(connection, "arrivals_sealed", values).all())
-    following = seen_now(
-        connection
-    )  # before the scan, so that it does not miss a commit, although it may read some twice
+    # Read the position before the scan, so that no later scan misses a commit. It may read some commits twice.
+    following = seen_now(connection)
     SQL.run(connection, "wake", {**values, **seen.values, "now_ms": now}, later=seen.piece)
     return following
 
@@ -295,11 +295,10 @@ def _look_at(
         gone = org.balance_read_ms is None or (effective is not None and effective <= 0)
         if gone and org.projection_due_ms is None:
             if len(wanted) == at_most:
-                continue  # it stays due, and the next round begins with it
+                continue  # the organisation stays due, and the next round begins with it
             wanted.append(org.org_id)
-        soon = (
-            ROUND_MS if org.override_halted is None else LAST_LOOK_MS
-        )  # an org override decides, even if a read differs
+        # An org override decides, even if a read differs.
+        soon = ROUND_MS if org.override_halted is None else LAST_LOOK_MS
         burn = used[org.org_id].burn_a_minute
         look_ms = now + soon if gone else next_look_ms(effective, burn, now)
         looks.append({"org_id": org.org_id, "watch_due_ms": look_ms, "runs_out_ms": end_ms(effective, burn, now)})

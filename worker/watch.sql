@@ -14,7 +14,7 @@ WHERE b.state = 'running' AND b.since_ms > :from_ms AND b.since_ms <= :to_ms AND
 GROUP BY b.org_id
 
 -- name: wake_begun [postgresql]
--- The rows are locked in the order of their ids first (see `mark_for_projection`).
+-- First lock the rows in the order of their ids (see `mark_for_projection`).
 UPDATE orgs SET watch_due_ms = :now_ms
 FROM (SELECT o.org_id FROM orgs o WHERE {is_to_wake} ORDER BY o.org_id FOR NO KEY UPDATE) held
 WHERE orgs.org_id = held.org_id RETURNING orgs.org_id

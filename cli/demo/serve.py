@@ -182,7 +182,7 @@ def _hosts(stage: Stage, ended: threading.Event) -> None:
         try:
             stage.host_writes(list(used(stage, stage.told_to_ms, now)))
             stage.told_to_ms = now
-        except Exception:  # the next write includes it
+        except Exception:  # the next write includes this usage
             log.exception("demo_hosts_failed")
         if ended.wait(HOSTS_EVERY_S):
             return

@@ -69,14 +69,14 @@ def take_(
     show(app, {"files": done}, [line for one in done for line in _report(one)])
     if any(fault.exit_status != Exit.LEFT for fault in faults) or any(
         one.outcome == "conflict" or one.withdrawn or (one.outcome == "taken" and one.refused) for one in done
-    ):  # 1, even after a wrong path (status 2), because other files may be taken
+    ):  # exit with 1 even after a wrong path (status 2), because other files may be taken
         raise typer.Exit(Exit.PERSON)
     if faults:
         raise typer.Exit(Exit.LEFT)
 
 
 def _take(app: App, place: str, fields: FieldMap, actor: str | None, reason: str) -> TakenFile:
-    from drawdown.worker.batches.file_sums import add_up  # its first read loads DuckDB, which only files need
+    from drawdown.worker.batches.file_sums import add_up  # `add_up` loads DuckDB, which only files need
 
     by = app.by(actor, reason)
     file = object_at(app.settings.objects(), place) if is_prefix(place) else found_file(Path(place))

@@ -67,7 +67,7 @@ class DemoOrg:
 ORGS: Final = (
     DemoOrg("acme", 40, 4096, 100 * MICRO, "team"),
     DemoOrg("globex", 25, 8192, 200 * MICRO, "team"),
-    DemoOrg("initech", 10, 1024, MICRO, "hobby"),  # it uses up its credit in 1,000 seconds
+    DemoOrg("initech", 10, 1024, MICRO, "hobby"),  # this organisation uses up its credit in 1,000 seconds
     DemoOrg("hooli", 15, 16384, 500 * MICRO, "team"),
 )
 
@@ -151,7 +151,7 @@ def _clear(file: Path) -> None:
 
 
 def _serve(given: App, file: Path | None, port: int, *, browser: bool) -> None:
-    from drawdown.cli.demo.serve import serve  # it imports the server, which the small fleet does not need
+    from drawdown.cli.demo.serve import serve  # this imports the server, which the small fleet does not need
 
     if file is not None:
         _clear(file)
@@ -163,7 +163,8 @@ def _serve(given: App, file: Path | None, port: int, *, browser: bool) -> None:
 def _fleet(given: App, file: Path) -> None:
     """Run the small fleet, step by step."""
     _clear(file)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # the tables show it
+    # The tables show the progress.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     clock = FixedClock(window_of(given.clock.now_ms()) - (WINDOWS + 2) * WINDOW_MS)
     secret = secrets.token_hex(16)
     settings = Settings(database_url=f"sqlite:///{file}", cell_secret=SecretStr(secret), state_dir=f"{file}-state")
@@ -174,7 +175,7 @@ def _fleet(given: App, file: Path) -> None:
     finally:
         for cell in made.cells:
             cell.close()
-        made.app.engine.dispose()  # SQLite's last connection writes the log into the file, so a copy of it is whole
+        made.app.engine.dispose()  # closing writes SQLite's log into the file, so a copy of the file is complete
 
 
 def build_fleet(demo: Demo) -> None:

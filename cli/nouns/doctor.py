@@ -462,7 +462,7 @@ def _ticks(app: App) -> Iterator[Finding]:
     if newest is not None and newest > now + MAX_SKEW_MS:
         what = f"the newest tick is recorded as ended at {show_time(newest)}, {lasting(newest - now)} ahead of now"
         yield Finding(False, what, "synchronise the clock of the machine that ticks, and of this machine, with NTP")
-        if last == newest:  # there is only one
+        if last == newest:  # no other tick exists
             return
     late = last is None or now - last > TICK_MISSED_MS
     fix = "keep `drawdown up` or `drawdown worker` running, or run `drawdown tick` every five minutes from cron"

@@ -211,7 +211,7 @@ def _tell(app: App, found: Answer, *more: str, wish: Wish | None = None) -> int:
     if found.limit is not None and found.remaining is not None:
         lines.append(f"{found.remaining:,} of {found.limit:,} left until {show_time(found.resets_ms)}")
     if found.price_micro:
-        before = found.charged_before_micro  # a repeat charges nothing more
+        before = found.charged_before_micro  # a repeat does not charge again
         charged = (
             f"charged before: {show_credits(before)}" if before else f"charged {show_credits(found.charged_micro)}"
         )

@@ -254,7 +254,7 @@ def void_lost(
     def work(connection: sa.Connection) -> tuple[list[str], PushEffect]:
         done = pushes.void(connection, keys, by, evidence, lost=rows)
         for provider in sorted({str(push.provider) for push in rows} & known.keys()):
-            require_terms(connection, provider, known[provider])  # else the lookups asked in another place
+            require_terms(connection, provider, known[provider])  # with other terms, the lookups were at another place
         return done, effect_of(connection, done)
 
     done, effect = app.write(work, rollback=dry_run)

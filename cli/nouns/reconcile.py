@@ -88,7 +88,7 @@ def reconcile_(
     )
     if org:
         app.read(lambda c: require_org(c, org))
-    # A correction is dated by the clock, and a mark shows how far a comparison reached.
+    # The clock dates a correction, and the mark of how far a comparison reached.
     if correct or (scope.recent and not org):
         app.require_clock()
     found = compare(app, scope, app.by(actor, reason))

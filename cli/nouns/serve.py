@@ -41,7 +41,7 @@ def serve_(
     with SIGTERM or Ctrl-C.
     """
     from drawdown.server.app import Server
-    from drawdown.server.http import listen  # a third of a second, which other commands should not spend
+    from drawdown.server.http import listen  # takes a third of a second, which other commands should not spend
 
     app: App = context.obj
     read(app.engine, require_ready)

@@ -56,7 +56,7 @@ def wrapped(label: str, text: str, *, shorten: int | None = None) -> str:
         flat = flat[: shorten - 2] + " …"
     first = label.ljust(LABEL) if label else ""
     indent = " " * (LABEL if label else 2)
-    # A word with a hyphen may be part of a command, so it is not broken.
+    # Do not break a word with a hyphen, because it may be part of a command.
     lines = textwrap.wrap(flat, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
     return "\n".join(lines) or first
 

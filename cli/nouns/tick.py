@@ -390,7 +390,7 @@ def write_metrics(app: App, file: Path) -> None:
 def beat(app: App, url: str) -> None:
     """Report to the heartbeat URL that a tick ended with 0 or 75. A failure is logged."""
     try:
-        world = app.world()  # it reads the database, which may be gone since the tick
+        world = app.world()  # this reads the database, which may be gone since the tick
         assert world.http is not None
         http = world.http
         answer = ask(lambda: http.send(Call("GET", url, timeout_s=HEARTBEAT_TIMEOUT_S)), world)

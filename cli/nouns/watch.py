@@ -38,7 +38,7 @@ def watch_(
     bill usage, and the watch does not. `drawdown run` watches, too. With --once, the exit status is 75 if a halt or a
     read failed.
     """
-    from drawdown.cli.scheduler import WatchLoop  # it imports the scheduler of ticks
+    from drawdown.cli.scheduler import WatchLoop  # this imports the scheduler of ticks
 
     app: App = context.obj
     if once:

@@ -54,7 +54,7 @@ def worker_(
         raise UsageError("--at does not apply: a worker uses the current time. Omit --at")
     install.require_postgresql(app.engine)
     install.require_engine()
-    from drawdown.cli import cluster  # the engine exists only with the extra
+    from drawdown.cli import cluster  # the engine is installed only with the extra
 
     if every is not None:
         cluster.cron(every)

@@ -117,7 +117,7 @@ class AsyncClient:
         except ClientError as unsent:
             if kind is None:
                 raise
-            log.error("%s", unsent)  # only log it: the caller gets the error of the block
+            log.error("%s", unsent)  # only log it, because the caller gets the error of the block
 
     async def usage(
         self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature"

@@ -182,7 +182,7 @@ class AsyncBudget:
             self.answer = await _whole(self._guard.reserve(self.key, self._wish, hold_s=self._hold_s))
         except ClientError:
             raise
-        except BaseException:  # cancelled: it is unknown if the server reserved it
+        except BaseException:  # if it was cancelled, the server may have reserved it
             await _whole(self._give_up(0, "interrupted"))
             raise
         words.require_held(self.key, self.answer)

@@ -130,7 +130,7 @@ class Client:
         except ClientError as unsent:
             if kind is None:
                 raise
-            log.error("%s", unsent)  # only log it: the caller gets the error of the block
+            log.error("%s", unsent)  # only log it, because the caller gets the error of the block
 
     def usage(self, org_id: str, from_: Moment | None = None, to: Moment | None = None, *, by: By = "feature") -> Usage:
         """Return an organisation's usage, from all pages of GET /v1/usage/{org_id}.

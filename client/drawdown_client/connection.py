@@ -54,7 +54,7 @@ class _PerProcess(Generic[Http]):
         """Return the client of this process. Errors: Closed."""
         self.require_open()
         pid = os.getpid()
-        if pid not in self._made:  # another thread may be first: an unused client does not have connections
+        if pid not in self._made:  # another thread may be first; an unused client does not have connections
             self._made.setdefault(pid, self._new(verify=_tls(), cookies=calls.no_cookies()))
         return self._made[pid]
 
@@ -98,7 +98,7 @@ class Line:
                     received.add(chunk)
         except _FAILURES as error:
             raise calls.failed(error) from error
-        except RuntimeError:  # of httpx, if another thread closed the client meanwhile
+        except RuntimeError:  # httpx raises it if another thread closed the client meanwhile
             self._http.require_open()
             raise
         return calls.read(response, received.body, self._world)
@@ -149,7 +149,7 @@ class AsyncLine:
             raise calls.too_slow(calls.try_s(self._settings)) from None
         except _FAILURES as error:
             raise calls.failed(error) from error
-        except RuntimeError:  # of httpx, if another task closed the client meanwhile
+        except RuntimeError:  # httpx raises it if another task closed the client meanwhile
             self._http.require_open()
             raise
         return calls.read(response, received.body, self._world)

@@ -184,7 +184,7 @@ class Budget:
             self.answer = self._guard.reserve(self.key, self._wish, hold_s=self._hold_s)
         except ClientError:
             raise
-        except BaseException:  # an interrupt: the server may have reserved it
+        except BaseException:  # after an interrupt, the server may have reserved it
             self._give_up(0, "interrupted")
             raise
         words.require_held(self.key, self.answer)

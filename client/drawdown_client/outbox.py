@@ -147,7 +147,7 @@ class Outbox:
         """
         self._has_ended = True
         self._hang_up()
-        spool, self._spool = self._spool, None  # first: a fork in between must not find a closed spool
+        spool, self._spool = self._spool, None  # before `close`, so that a fork in between does not find a closed spool
         if spool is not None:
             spool.close()
 

@@ -168,7 +168,7 @@ class Spool:
             os.close(made)
             new.unlink(missing_ok=True)
             raise
-        old, self._file = self._file, made  # in this order: a fork in between must not find a closed file
+        old, self._file = self._file, made  # in this order, so that a fork in between does not find a closed file
         os.close(old)
         folder = os.open(self._path.parent, os.O_RDONLY)
         os.fsync(folder)
@@ -225,7 +225,7 @@ def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _free(places: Iterable[Path]) -> Iterator[tuple[Path, int]]:
     """Lock the free files, and yield each file with its lock."""
-    import fcntl  # imported here: not every system has it, and only a spool needs it
+    import fcntl  # imported here because not every system has it, and only a spool needs it
 
     for place in places:
         lock = _open(place.with_name(f"{place.name}.lock"), os.O_CREAT)

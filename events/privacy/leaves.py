@@ -337,7 +337,7 @@ def read_reports(content: bytes) -> list[tuple[int | None, object]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        at = error.start + 1 + len(content) - len(error.object)  # after a byte order mark, `start` excludes it
+        at = error.start + 1 + len(content) - len(error.object)  # `start` does not count a byte order mark
         raise UsageError(f"invalid UTF-8 at byte {at:,}. Write the report as UTF-8", code="bad_encoding") from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(lines) > 1 and _begins_with_a_whole(lines[0][1]):

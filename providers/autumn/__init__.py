@@ -78,18 +78,21 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         mode=settings.mode,
         in_flight=256,
         calls_per_s=settings.calls_per_s,
-        # Autumn states it in a header of each response: `ratelimit-policy: 10000;w=1` for customers.get, and 5 for one
-        # customer's events (observed in recorded calls). A read that Autumn refuses is retried once, and again later.
+        # Each response states its limit in a header, such as `ratelimit-policy: 10000;w=1` for customers.get. For one
+        # customer's events, the limit is 5 (observed in recorded calls). A read that Autumn refuses is retried once,
+        # and again later.
         reads_per_s=10_000,
-        # A lookup that does not find the key makes two calls. Two lookups use four of the five calls allowed a second.
+        # A lookup that does not find the key makes two calls. Autumn allows five calls a second, and two lookups use
+        # four.
         lookups_per_s=2,
         key_retention_ms=settings.key_retention_ms,
-        # In a recorded call, Autumn was killed between claim and deduction, answered 409 from then on and never
+        # In a recorded call, Autumn was killed between claim and deduction. From then on, it answered 409, and it never
         # charged.
         duplicate_proves_delivery=False,
         lookup_lag_ms=60 * SECOND_MS,
         lookup_span_ms=DAY_MS,
-        # A queued charge waits while its store is down. After its key expires, the charge can no longer be ours.
+        # Autumn queues a charge while Autumn's store is down. After the push's key expires, such a charge can no longer
+        # be ours.
         applied_within_ms=settings.key_retention_ms,
         negatives=True,
         totals_lag_ms=5 * MINUTE_MS,

@@ -379,7 +379,8 @@ def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
         rests = {rest - taken.credits[system] / cost for rest in rests for cost in costs[system]}
     found = taken.credits[systems[-1]]
     size = abs(found) + abs(taken.own) * max(costs[systems[-1]])
-    # At most half a unit: if digits run out, another quantity must not count as the requested quantity.
+    # Allow a difference of at most half a unit. If digits run out, another quantity must not count as the requested
+    # quantity.
     matching = (
         cost
         for rest in rests
@@ -466,7 +467,7 @@ class AutumnAccount:
 
     def _note_unlisted(self, names: set[str]) -> None:
         if len(self._unlisted) > MAX_FEATURES:
-            self._unlisted = set()  # each name is looked up once more
+            self._unlisted = set()  # look up each name once more
         self._unlisted |= names - self.schema.features.keys()
 
     def _knows(self, names: set[str]) -> bool:

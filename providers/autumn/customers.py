@@ -287,7 +287,7 @@ def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], s
         begun += balance.begun
         parts += balance.parts
     credits = customer.balances.get(system)
-    # With several balances, the order of the draws is unknown: it depends on the feature.
+    # With several balances, the order of the draws is unknown, because it depends on the feature.
     lasting = credits.lasting if credits is not None and not members else None
     own = {name: customer.balances[name].usage for name in members}
     return replace(_drawn(Decimal(0) if credits is None else credits.usage, begun, parts, lasting), own=own)
@@ -340,7 +340,7 @@ def _begun(found: Mapping[str, object], begins: Mapping[str, PlanBegins]) -> tup
     """Return the start of the cycle of each part of a balance; None if it is unknown."""
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
-        # Without parts and its own `reset` (API 2.0), the start is known only if the balance is never reset.
+        # If a balance has neither parts nor its own `reset` (API 2.0), the start is known only if it is never reset.
         reset = _reset_of(found) if found.get("reset") or found.get("next_reset_at") is None else _UNKNOWN
         one = _part_begun(found, reset, begins)
         return None if one is None else (one,)
@@ -596,7 +596,7 @@ def _by_balance(balance: Balance, customer: AutumnCustomer) -> Decimal | None:
     if balance.unlimited:
         return None
     if not balance.overage and balance.feature not in customer.controls.overage:
-        # A spend limit alone does not allow overage: Autumn's `check` also requires the overage setting.
+        # A spend limit alone does not allow overage, because Autumn's `check` also requires the overage setting.
         return balance.remaining
     # Webhooks name a limit `max_purchase`. No recording has such a balance.
     ends = [customer.controls.spend_limits.get(balance.feature), balance.max_purchase]
@@ -760,7 +760,7 @@ def _spend_limits(found: Mapping[str, object]) -> Iterator[tuple[str, Decimal]]:
     least: dict[str, Decimal] = {}
     for one in _entries(found, "spend_limits", default=False):
         if one.get("overage_limit") is None:
-            continue  # without a limit
+            continue  # this entry does not have a limit
         feature, limit = _feature(one, "spend_limits"), number(one["overage_limit"])
         if limit is None or one.get("limit_type") not in ABSOLUTE:
             raise Unreadable(f"Autumn's spend limit of {feature} has an invalid overage_limit: expected an amount")

@@ -272,7 +272,7 @@ class EventReader:
         try:
             events = by_key(items)
         except Unreadable:
-            return None  # the whole list decides
+            return None  # the caller then reads the whole list
         return (await self._judge([request], events))[0] if events.get(request.key) else None
 
     async def _judge(self, requests: Sequence[PushRequest], events: Events) -> Sequence[LookupResult]:

@@ -166,12 +166,13 @@ def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs 
         case NotSent(reason):
             return RetryAt(now_ms + backoff_ms(request.attempt), f"not sent: {reason}")
         case NoAnswer(reason):
-            # Autumn was killed between claim and deduction, or the connection broke after the charge: both observed.
+            # Autumn was killed between claim and deduction, or the connection broke after the charge. Both were
+            # observed.
             return Unknown(f"no response: {reason}")
         case Answer(status=200):
             return _of_success(request, result, now_ms, costs)
         case Answer(status=202):
-            # A store is down, or the account is above its cap: Autumn charges later, or drops the charge silently.
+            # A store is down, or the account is above its cap. Autumn charges later, or drops the charge silently.
             return Queued(now_ms + CONFIRM_MS)
     return _of_refusal(request, result, now_ms)
 

@@ -125,7 +125,7 @@ class Law:
             faulty = step < FAULTY_STEPS
             spoil = self._rng.choice(FAULTS) if faulty else None
             if faulty and self._rng.random() < OUTAGE_CHANCE:
-                self._bench.advance(DAY_MS)  # after a day, a key kept for 24 h may no longer be resent (P2)
+                self._bench.advance(DAY_MS)  # a key with a retention of 24 h must then not be resent (P2)
             if self._bench.wire is not None:
                 self._bench.wire.spoil = spoil
             self._step(course)

@@ -159,7 +159,7 @@ class HttpClient:
         """Send a call once, and return its result. Raise an error only on cancellation."""
         try:
             origin, request = _request(call)
-        except (ValueError, TypeError):  # the URL, the method or a header, before a connection was opened
+        except (ValueError, TypeError):  # the URL, the method or a header is invalid, and no connection is open
             return NotSent("invalid request: it cannot be sent")
         lines = self._here()
         ends_at = lines.loop.time() + call.timeout_s
@@ -170,7 +170,7 @@ class HttpClient:
         except NoConnection as error:
             return NotSent(str(error))
         try:
-            if not connection.is_open:  # closed as soon as it was made
+            if not connection.is_open:  # the peer closed it immediately
                 return NotSent("no connection")
             is_new = not connection.idle_since
             result = await _exchanged(lines.loop, connection, request, call, ends_at)
@@ -702,7 +702,7 @@ class Dialer:
             if not asked.cancelled() or (task is not None and task.cancelling()):
                 raise
             raise NoConnection("no connection") from None  # `close` cancelled the lookup, which was still queued
-        # Always the requested port: a lookup may return another.
+        # Always use the requested port, because a lookup may return another port.
         return [(*kind, (where[0], origin.port, *where[2:])) for *kind, where in found]
 
 

@@ -128,7 +128,7 @@ def _written(path: str) -> int:
 def _tls(
     system_file: str, ca_file: str, certificate: Certificate | None, _stands: tuple[object, ...]
 ) -> ssl.SSLContext:
-    import ssl  # 20 ms, which a command without a call must not pay for
+    import ssl  # takes 20 ms, which a command without a call must not spend
 
     context = ssl.create_default_context()
     if system_file:
@@ -187,7 +187,7 @@ def _prove(context: ssl.SSLContext, certificate: Certificate) -> None:
             why = str(error.strerror or error)
             raise UsageError(f"{setting}: {path} cannot be read: {why}. Name another file") from None
     try:
-        # Without this, OpenSSL would ask the terminal for the passphrase of a key.
+        # Without this `password`, OpenSSL would prompt for the passphrase of a key at the terminal.
         context.load_cert_chain(certificate.file, certificate.key or None, password=lambda: "")
     except (ssl.SSLError, ValueError):
         names = f"{certificate.setting} and {certificate.key_setting}"

@@ -59,7 +59,7 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
     except UnicodeDecodeError:
         raise WebhookRefused("the webhook's body is not UTF-8") from None
     offered = _offered(signatures)
-    # Hash the body once for each secret: a stranger can send many signatures.
+    # Hash the body only once for each secret, because a stranger can send many signatures.
     wanted = [_expected(secret, message_id, sent_at, text) for secret in secrets] if offered else []
     # Compare every secret with every signature, even after a match, so that the time does not reveal a match.
     genuine = [hmac.compare_digest(expected, given) for expected in wanted for given in offered]

@@ -65,7 +65,7 @@ def load(
             if is_second:
                 raise ValueError(f"two installed packages provide {name}. Uninstall one of them")
             services[name] = _checked(name, entry.load()(Setup(name, own, clock, http, engine)))
-        except (Exception, SystemExit) as error:  # another package's code: an error disables only that service
+        except (Exception, SystemExit) as error:  # an error in another package's code disables only that service
             broken[f"{name} of {package_of(entry)}" if is_second else name] = in_short(error, secrets_of(settings))
     return PaymentServices(services, broken)
 

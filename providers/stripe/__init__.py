@@ -148,7 +148,7 @@ class StripeProvider:
         if isinstance(meters, ReadFailed):
             return meters
         if not meters:
-            # The key may belong to another account: "no meter" must not become "not charged".
+            # The key may belong to another account, so "no meter" must not become "not charged".
             return CannotTell(f"Stripe does not have a meter with event name {name.event_name}")
         minute = request.ts - request.ts % MINUTE_MS
         units = await self._meters.summed(meters, request.customer_id, minute, minute + MINUTE_MS)
@@ -200,7 +200,8 @@ class StripeProvider:
         meters: dict[str, list[Meter]] = {}
         for meter in found:
             feature = self._settings.feature_of(meter.event_name)
-            # A meter that does not sum is another program's, unless it is configured: then its totals fail.
+            # A meter that does not sum is another program's. If the settings name its feature, keep it, so that its
+            # totals fail.
             if feature is not None and (meter.formula == "sum" or feature in self._settings.meters):
                 meters.setdefault(feature, []).append(meter)
         return meters

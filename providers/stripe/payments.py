@@ -344,7 +344,7 @@ def _refused(answer: Answer, now_ms: int) -> ChargeResult:
         # A lock can time out in the middle of the work, and a key in use means that our own call is in flight.
         return InDoubt(described(answer))
     if answer.status == 429 or (error is not None and error.code == "rate_limit"):
-        # Any other 429 comes before the service does anything, from any sender.
+        # Stripe or a proxy sends any other 429 before Stripe acts on the request.
         return NotSent(described(answer), now_ms + wait_ms(answer.headers, 1, now_ms))
     if sent_before(answer):
         return OtherContent(

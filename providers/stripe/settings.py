@@ -152,8 +152,8 @@ def capabilities(settings: StripeSettings) -> Capabilities:
         names={feature: meter.event_name for feature, meter in settings.meters.items()},
         batch_size=MAX_STREAM_EVENTS if streams else 1,
         in_flight=16 if streams else 64,
-        # v1: 1,000/s are allowed, and 50/s stay free for other programs. The stream: 10,000 events/s by one
-        # page of the documentation, 10,000 calls/s by another. Drawdown obeys the smaller limit.
+        # v1 allows 1,000/s, and 50/s stay free for other programs. For the stream, one page of the documentation allows
+        # 10,000 events/s, and another page 10,000 calls/s. Drawdown obeys the smaller limit.
         calls_per_s=95 if streams else 950,
         reads_per_s=20,  # most reading endpoints allow 25/s
         reads_a_call=1000,  # a read of customers reads only Drawdown's database

@@ -232,7 +232,8 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
     if result.status == 429:
         return RetryAt(now_ms + wait_ms(result.headers, push.attempt, now_ms), described(result), too_many=True)
     if not _refused(result) or (error is not None and "already" in error.message):
-        # The push may have arrived, or be a duplicate. As a rejection, it would be sealed again and billed twice.
+        # The push may have arrived, or be a duplicate. After a rejection, Drawdown would seal its usage again and bill
+        # it twice.
         return Unknown(described(result))
     return Rejected(described(result))
 

@@ -212,9 +212,9 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
         # this push twice, and the other call may still succeed. So the outcome is unknown.
         return Unknown(described(answer))
     if error.type == "idempotency_error":
-        # Our Idempotency-Key was used before, with different content. At a first attempt, our database lost its history
-        # (rule R1). As Unknown, the next attempt would find a duplicate with another quantity, and accept it for this
-        # push.
+        # Our Idempotency-Key was used before, with different content. If this is the first attempt, our database lost
+        # its history (rule R1). After Unknown, the next attempt would find a duplicate with another quantity, and
+        # accept it for this push.
         return Duplicate() if push.attempt <= 1 else Unknown(described(answer))
     if error.code in _LATER:
         return RetryAt(now_ms + wait_ms(answer.headers, push.attempt, now_ms), described(answer))
@@ -224,7 +224,7 @@ def _refused(answer: Answer, push: PushRequest, now_ms: int) -> Outcome:
     if answer.status == 400 and (error.message.startswith(DUPLICATE) or error.code == "duplicate_meter_event"):
         return Duplicate()
     if "already" in error.message:
-        # The error may mean a duplicate. As a rejection, the usage would be sealed again and billed twice.
+        # The error may mean a duplicate. After a rejection, Drawdown would seal the usage again and bill it twice.
         return Unknown(described(answer))
     return Rejected(described(answer))
 

@@ -17,7 +17,7 @@ buckets = sa.Table(
     ms_column("watermark_ms"),
     sa.Column("cursor", Big, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False, server_default=sa.text("0")),
-    # PostgreSQL: transactions before the cursor that were open when it was read. SQLite has one writer at a time.
+    # PostgreSQL: transactions before the cursor that were open when Drawdown read it. SQLite has one writer at a time.
     sa.Column("in_flight", sa.ARRAY(Big).with_variant(sa.Text(), "sqlite"), nullable=False),
     ms_column("sweep_began_ms"),
     ms_column("sweep_next_ms"),
@@ -186,7 +186,7 @@ provider_rates = sa.Table(
     sa.Column("per_quantity", Big, nullable=False, server_default=sa.text("1")),
     ms_column("at_ms"),
     *said_columns(),
-    id_column("balance", null=True),  # what pays: a credit system or the feature itself; NULL: an operator's rate
+    id_column("balance", null=True),  # the credit system that pays, or the feature itself; NULL: an operator's rate
     ms_column(
         "confirmed_ms", null=True
     ),  # when the previous cost was last confirmed; NULL: costs were not read before, or an operator's rate

@@ -67,12 +67,13 @@ pushes = sa.Table(
     # The time of the last lookup, and the result: found, found N, drawn, absent, cannot_tell, not_read.
     ms_column("looked_up_ms", null=True),
     sa.Column("lookup_answer", sa.Text, nullable=True),
-    # True if it was rejected and a person billed it: as an event at the provider, or outside the provider.
+    # True if the push was rejected, and a person billed it, with an event at the provider or elsewhere.
     sa.Column("by_hand", sa.Boolean, nullable=False, server_default=sa.false()),
-    # The number of attempts when its provider refused it later. Their responses show the state before.
+    # The number of attempts when the provider refused the accepted push. Their responses show the earlier state.
     sa.Column("refused_attempts", sa.Integer, nullable=True),
-    # Credits for one base unit, as the provider reported for this charge: the cost may change while it is in flight.
-    # A decimal, or a fraction such as 1/3000: the mean cost of a charge that ended inside a unit.
+    # Credits for one base unit, as the provider reported for this charge. The cost may change while the charge is in
+    # flight. The value is a decimal, or a fraction such as 1/3000. A fraction is the mean cost of a charge that ended
+    # inside a unit.
     sa.Column("credit_cost", sa.Text, nullable=True),
     sa.CheckConstraint(
         f"state IN {sql_list(name for name, state in STATES.items() if state.is_stored)}", name="pushes_state"
@@ -153,7 +154,8 @@ adoptions = sa.Table(
     metadata,
     *push_reference(),
     ms_column("at_ms"),
-    # other: its key with another quantity; excess: charged outside our keys; drawn: in a balance, without an event.
+    # other: the push's key, with another quantity; excess: a charge outside our keys; drawn: a draw of a balance
+    # without an event.
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     *said_columns(),

@@ -293,11 +293,13 @@ def carry_out(
     if not action.fits(connection, asked, values):
         run = typed("drawdown", *action.command(values))
         text = f"{action.title}: only the command changes more than {action.at_once:,} rows"
-        raise ApiError(409, "refused", f"{text}. Ask the operator to run `{run}`")  # no HTTP path can do it
+        # No HTTP path can change so many rows.
+        raise ApiError(409, "refused", f"{text}. Ask the operator to run `{run}`")
     answer: dict[str, object] = answer_of(action.whole(connection, asked, values))
     if order.dry_run:
         stands = action.facts(connection, asked, values)
-        hidden = {action.shown_once: None} if action.shown_once else {}  # for an endpoint, it would be the real secret
+        # The dry run would otherwise show an endpoint's real secret.
+        hidden = {action.shown_once: None} if action.shown_once else {}
         return {**answer, **hidden, "dry_run": True, "facts": changes(stood, stands)}
     if call is not None:
         kept = {**answer, action.shown_once: None} if action.shown_once else answer
@@ -443,7 +445,7 @@ def _model_fields(params: Sequence[Param], *, in_query: bool) -> dict[str, Any]:
     for param in params:
         needed = param.required and param.kind is not ORG
         default = ... if needed else _several(param) if param.many else param.default
-        default = None if default == "" else default  # an empty text is not valid, so it means None
+        default = None if default == "" else default  # an empty default means None, because an empty text is not valid
         kind = _type(param, in_query=in_query)
         kind = kind if default is not None else kind | None
         about = Field(default, description=param.says)

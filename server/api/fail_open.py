@@ -185,7 +185,8 @@ class FailOpen:
         terms = self._terms.get(metric, now)
         quick, ends = terms is not None and terms.fails_open, uses or not self._kept
         try:
-            if uses and not await self._written(asked.name, quick=True):  # it is recorded before its repeat
+            # The allowed use is recorded before its repeat.
+            if uses and not await self._written(asked.name, quick=True):
                 raise DatabaseBusy(_unrecorded(asked.key))
             found = await self._ask_database(work, asked.wish.org_id, quick=quick, ends=ends)
         except LimitReached:  # the database answered
@@ -377,7 +378,7 @@ class FailOpen:
             self._loop = asyncio.create_task(self._go_on())
 
     async def _go_on(self) -> None:
-        while self._kept:  # until they are recorded, or the process ends
+        while self._kept:  # until Drawdown has recorded all kept uses, or the process ends
             await asyncio.sleep(RECORD_EVERY_S)
             await self.record()
 

@@ -143,7 +143,7 @@ class Gate:
     async def _ask(self, org_id: str) -> None:
         clock = self._services.clock
         try:
-            # Read the time in the transaction: the thread may have waited before it.
+            # Read the time in the transaction, because the thread may have waited before it.
             may = await self._threads.write(lambda connection: may_ask(connection, org_id, clock.now_ms()))
             if may is None:
                 return
@@ -160,7 +160,7 @@ def decided(org_id: str, facts: Facts, most: int | None, as_of_ms: int | None) -
     verdict = decide(facts, 1)
     allowed = verdict.decision != "block"
     degraded = facts.degraded and (allowed or verdict.rule == "credits")
-    reason = facts.no_credit if degraded else None  # why the credit is unknown, if the gate is open
+    reason = facts.no_credit if degraded else None  # if the gate is open, give the cause of the unknown credit
     if not allowed:
         reason = LIMIT_ZERO if verdict.reason == "limit" else verdict.reason
     return {

@@ -116,7 +116,8 @@ class RequestBatcher(Generic[A, R]):
         name = self._way.lane(asked)
         waiting = _Waiting[A, R](asked, asyncio.get_running_loop().create_future())
         lane = self._lanes.get(name)
-        if lane is not None and len(lane.waiting) >= MOST_WAITING:  # behind a locked row, most of them timed out
+        # If a row stays locked, most of its requests have timed out.
+        if lane is not None and len(lane.waiting) >= MOST_WAITING:
             lane.waiting[:] = [one for one in lane.waiting if not one.answer.done()]
         if lane is None:
             lane = self._lanes[name] = _Lane()
@@ -139,7 +140,7 @@ class RequestBatcher(Generic[A, R]):
                 if batch:
                     await self._in_time(batch)
                 lane.last = max(len(batch), 1)
-                if not self._way.reads:  # a read saves no commit by waiting: requests that came meanwhile are enough
+                if not self._way.reads:  # only writes wait for more requests, because they then share a commit
                     await _gather(lane)
         finally:
             del self._lanes[name]
@@ -171,7 +172,8 @@ class RequestBatcher(Generic[A, R]):
             else:
                 found = await self._threads.write(lambda c: self._all(c, asked))
         except Exception as error:
-            is_refused = isinstance(error, Refused | UsageError)  # some must be decided alone, and nothing was stored
+            # After a refusal, nothing was stored, and some requests must be decided alone.
+            is_refused = isinstance(error, Refused | UsageError)
             if is_refused and not hands_back:
                 await asyncio.gather(*map(self._alone, batch))
                 return
@@ -185,7 +187,7 @@ class RequestBatcher(Generic[A, R]):
             for one, answer in zip(batch, found, strict=True):
                 is_same = self._way.reads and not self._way.tells_names(one.request)
                 if isinstance(answer, DrawdownError) and (hands_back or is_same):
-                    one.tell(answer)  # the caller decides it alone, or it would get the same error alone
+                    one.tell(answer)  # the caller retries alone, or a retry would return the same error
                 elif isinstance(answer, DrawdownError):
                     refused.append(one)
                 else:

@@ -77,7 +77,7 @@ async def take(
     event = WebhookEvent(name, await _event_id(unasked, headers, body, now), hashlib.sha256(body).hexdigest())
     if await threads.read(lambda connection: is_taken(connection, event)):
         return "repeated"
-    if isinstance(proven, ReadFailed):  # it is genuine, and Drawdown must fetch its object
+    if isinstance(proven, ReadFailed):  # the webhook is genuine, and Drawdown must fetch its object
         proven = await _notices(services, provider, headers, body, now)
     if isinstance(proven, ReadFailed):
         reason = proven.reason
@@ -109,7 +109,7 @@ def _read_twice(step_threads: StepThreads, org_id: str, provider: str) -> None:
             step_threads.read_again(org_id, provider)
 
     def schedule_read(_first: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        with contextlib.suppress(RuntimeError):  # the loop may be closed
             loop.call_soon_threadsafe(loop.call_later, SECOND_READ_MS / SECOND_MS, read_again)
 
     first = step_threads.read_again(org_id, provider)

@@ -298,7 +298,7 @@ class Acting:
             if choices and given not in choices and not (field.optional and not given):
                 raise WrongField(field.name, f"invalid {field.label} {quote_value(given)}: choose one of the options")
         key = form.get("key", "")
-        if not console_acts.KEY.fullmatch(key):  # a dry run needs no valid key; `claim` refuses an invalid one
+        if not console_acts.KEY.fullmatch(key):  # a dry run does not need a valid key; `claim` refuses an invalid key
             key = console_acts.new_key(by.now_ms, secrets.token_urlsafe(32))
         declared = self._console.context().declared()
         return Doing(person, by, values, key, secrets.token_urlsafe(32), self._console.url, declared)

@@ -106,7 +106,7 @@ class Console:
         self._oidc = oidc.Oidc(self, self._threads, services, elsewhere)
         self._my = my.My(self, engine, services, elsewhere, budget)
         self._known = KnownProofs[bool]()
-        self._unread_ms: dict[str, int] = {}  # since when a page cannot be read, by its path
+        self._unread_ms: dict[str, int] = {}  # by path, the time since which a page cannot be read
         self._templates.globals["own_pages"] = services.settings.my.is_set
         self._budget = budget
 
@@ -172,7 +172,7 @@ class Console:
         try:
             return await self._noted(request, do)
         except SignedOut:
-            if "hx-request" in request.headers:  # a part of an open page: the page keeps its figures
+            if "hx-request" in request.headers:  # this request is for a part of an open page, which keeps its figures
                 return failed(401, "your session ended. Load the page again")
             return RedirectResponse(f"/console/sign-in?{urlencode({'next': _place(request)})}", 303)
         except ApiError as error:

@@ -185,7 +185,7 @@ class My:
 
     async def _enter(self, request: Request) -> Response:
         async def entered() -> Response:
-            if request.method != "GET":  # HEAD must not use up the link: programs that preview links send it
+            if request.method != "GET":  # HEAD must not use up the link, because link previews send it
                 raise ApiError(405, "method", f"invalid method {quote_value(request.method)}. Open the link with GET")
             try:
                 link = await self._links.read(said_by(request).get("token", ""), self.url, self._console.now_ms())
@@ -467,7 +467,7 @@ def _features(connection: sa.Connection, org_id: str, now_ms: int) -> list[tuple
     """Return each feature's usage in the last days with its unit, the largest first."""
     try:
         rows = read_usage(connection, org_id, *last_days(now_ms, full.SPLIT_DAYS), "feature").rows
-    except UnknownId:  # the customer has a wallet and no organisation
+    except UnknownId:  # the customer has a wallet, but is not an organisation
         return []
     return sorted(((row.feature, row.used, row.unit) for row in rows if row.used), key=lambda row: (-row[1], row[0]))
 
@@ -494,7 +494,7 @@ def blocked(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     by_credit = found.answer.rule == "credits"  # an override does not lift a halt for lack of credit
     ways = {way.option: way for way in found.ways}
     if ways["top_up"].missing_micro and own_wallet.told_of(connection, org_id, ask.now_ms).is_shared:
-        ways["top_up"] = replace(ways["top_up"], missing_micro=None)  # it would reveal the balance
+        ways["top_up"] = replace(ways["top_up"], missing_micro=None)  # the amount would reveal the shared balance
     return {
         "metric": metric,
         "answer": found.answer,

@@ -321,7 +321,8 @@ class Oidc:
             raise Unproven(
                 f"{issuer} has not verified the email {name}. Verify the email at the issuer, then begin again"
             )
-        return name.lower()  # the name is ASCII: in other alphabets, two letters may have the same lower case
+        # `lower` is safe because the name is ASCII. In other alphabets, two letters may have the same lower case.
+        return name.lower()
 
     async def _entered(self, request: Request, name: str, place: str) -> Response:
         session = secrets.token_urlsafe(32)

@@ -78,7 +78,7 @@ def limited(connection: sa.Connection, within_s: float) -> Iterator[None]:
         left_s = end - time.monotonic()
         if left_s <= 0:
             raise TooSlow(_TOO_SLOW.format(within_s))
-        # A page in time costs no further statement. A failed transaction takes only its rollback.
+        # A page in time does not pay for a further statement. A failed transaction accepts only a rollback.
         is_late = left_s < _LATE * within_s and not statement.startswith(_SET_LIMIT)
         if is_postgresql and is_late and driver.info.transaction_status.name != "INERROR":
             set_limit(left_s)

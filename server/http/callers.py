@@ -32,7 +32,7 @@ def caller_of(address: str | None) -> str:
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
-        return address  # a text that is not an address is its own name
+        return address  # not an address, so return it unchanged
     if isinstance(found, IPv6Address):
         return str(found.ipv4_mapped or IPv6Network((int(found), PREFIX_V6), strict=False))
     return str(found)

@@ -313,7 +313,7 @@ class Connection(asyncio.Protocol):
                 return
             try:
                 self._inner.data_received(data[at : at + PIECE_BYTES])
-            except Exception:  # it cannot refuse an invalid request after a response began
+            except Exception:  # uvicorn cannot refuse an invalid request after a response began
                 self._line.abort()
             if self._line.is_closing():
                 return
@@ -380,7 +380,7 @@ class Line(asyncio.Transport):
 
     def resume_under(self) -> None:
         if not self._under.is_closing():
-            with suppress(RuntimeError):  # it was not paused
+            with suppress(RuntimeError):  # the transport was not paused
                 self._under.resume_reading()
 
     def get_write_buffer_size(self) -> int:

@@ -72,7 +72,7 @@ class _Ending(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig in self.deaf:
-            return  # ignored before the server began, as by a shell script's `&`, or by `drawdown up`
+            return  # the signal was ignored before the server began, such as after a shell script's `&`
         self._drawdown.step_threads.stopping.set()
         super().handle_exit(sig, frame)
 

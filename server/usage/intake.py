@@ -280,12 +280,13 @@ class Intake:
             fit = [one for items in left.values() for one in items if not isinstance(one, Unfit)]
             stored = _answered(lambda: self._store(engine, bodies[0], fit, now_ms))
             if isinstance(stored, ApiError):
-                # After a server error, each body alone would probably fail, too, after as long a wait.
+                # After a server error, do not store each body alone. Each would probably fail, too, after as long a
+                # wait.
                 done |= {at: _copy_error(stored) for at in left} if stored.status >= 500 else {}
             else:
                 answers = iter(stored)
                 whole = {at: [_result(one, answers, bodies[at].taker) for one in items] for at, items in left.items()}
-                # A body with an item that repeats a refused item with different content is stored again, alone.
+                # If an item repeats a refused item with different content, its body is stored again, alone.
                 done |= {at: one for at, one in whole.items() if all(each.code != REPEATED for each in one)}
         for at, items in left.items():
             if at not in done:
@@ -422,7 +423,7 @@ class FairQueue:
         try:
             await place
         except asyncio.CancelledError:
-            if not place.cancelled():  # it got a turn at that moment
+            if not place.cancelled():  # the request got a turn at that moment
                 self._next()
             raise
 

@@ -105,7 +105,7 @@ def _store_counted(connection: sa.Connection, found: Sequence[ReceivedEvent], se
         dated = [_dated(one, known.get(key)) for one, key in asked] if timeless else [one.event for one in found]
         taken = take(connection, dated, sent.now_ms, own=own, types_by=types_by)
         if not store.hold(connection, [(one.org_id, one.occurred_ms) for one in dated], taken, sent.now_ms):
-            turn.rollback()  # the repeat reports items below the risen floor
+            turn.rollback()  # the floor rose, so the next attempt refuses items below it
             continue
         doubtful = _in_doubt(asked, taken) - known.keys() if timeless else set()
         others = times(connection, [one.event for one, key in asked if key in doubtful], own=own) if doubtful else {}

@@ -62,7 +62,8 @@ class Singles(Generic[A, R]):
         Errors: ApiError 429 if too many bodies wait; the errors of `work`.
         """
         there = self._lanes.get(name)
-        if there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY:  # behind a lock, most of them timed out
+        # Behind a lock, most bodies have timed out.
+        if there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY:
             there.waiting[:] = [one for one in there.waiting if not one.answer.done()]
         is_full = there is not None and len(there.waiting) >= MOST_SINGLES_OF_A_KEY
         if is_full or self._count >= MOST_SINGLES:

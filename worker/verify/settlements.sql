@@ -33,8 +33,8 @@ LEFT JOIN (SELECT reservation, SUM(amount_micro) AS charged FROM ledger_entries 
 WHERE s.gross_micro <> COALESCE(q.charged, 0)
 
 -- name: share
--- Its terms are those of a revision, and net is the supplier's share of gross, rounded down. It is computed in two
--- parts, because the product would not fit in 64 bits.
+-- A settlement has the terms of a revision. Its net amount is the supplier's share of gross, rounded down. The share is
+-- computed in two parts, because the product may not fit in 64 bits.
 SELECT 'settlement_share' AS what, q.org_id, {no_window}, q.reservation, q.net_micro, q.gross_micro, q.share_ppm, q.wanted
 FROM (
     SELECT r.org_id, s.*, s.gross_micro / 1000000 * t.share_ppm + s.gross_micro % 1000000 * t.share_ppm / 1000000
@@ -68,7 +68,7 @@ WHERE v.is_clawback AND (NOT s.takes_clawbacks OR NOT EXISTS (SELECT 1 FROM payo
     WHERE l.reservation = v.reservation AND l.reversal IS NULL))
 
 -- name: released_early
--- A release waits for the hold, and at least 35 days (the correction horizon) unless the supplier accepts clawbacks.
+-- A release waits for the hold. Unless the supplier accepts clawbacks, it also waits 35 days (the correction horizon).
 SELECT 'early_release' AS what, r.org_id, {no_window}, l.reservation, l.payout, p.at_ms, s.hold_until_ms
 FROM {released} WHERE p.at_ms < s.hold_until_ms OR (NOT s.takes_clawbacks AND p.at_ms < s.settled_ms + 3024000000)
 
@@ -85,7 +85,7 @@ FROM {released} JOIN settlement_freezes f ON f.supplier = s.supplier
 WHERE f.from_ms < p.at_ms AND (f.ended_ms IS NULL OR p.at_ms < f.ended_ms)
 
 -- name: released_amount
--- A settlement is released for its rest. A clawback subtracts the amount that was taken back.
+-- A release pays the net amount less earlier reversals. A clawback subtracts the amount that was taken back.
 SELECT 'release_amount' AS what, r.org_id, {no_window}, l.line, l.payout, l.amount_micro,
     CASE WHEN l.reversal IS NULL THEN s.net_micro - COALESCE(q.taken, 0) ELSE -v.amount_micro END AS wanted
 FROM payout_lines l JOIN settlements s ON s.reservation = l.reservation
@@ -110,8 +110,8 @@ LEFT JOIN reservations r ON r.reservation = l.reservation
 WHERE p.payout IS NULL OR s.reservation IS NULL OR p.supplier <> s.supplier
 
 -- name: payout_total
--- A payout is the sum of its releases and deductions, and above the lowest threshold of its settlements. Its name has
--- the supplier and the month, so that there is only one.
+-- A payout is the sum of its releases and deductions. It is above the lowest threshold of its settlements. Its id has
+-- the supplier and the month, so a supplier has at most one payout a month.
 SELECT 'payout_total' AS what, q.org_id, {no_window}, p.payout, p.total_micro, p.released_micro, p.carried_micro,
     COALESCE(q.released, 0) AS released, COALESCE(q.carried, 0) AS carried, COALESCE(q.threshold, 0) AS threshold
 FROM payouts p LEFT JOIN (

@@ -15,7 +15,7 @@ SELECT found.* FROM ({finding}) found WHERE found.org_id IN {chosen}
 pushes
 
 -- name: pushes_since
--- In a continued run, the pushes from its point on.
+-- A continued run checks only the pushes from :since_ms on.
 (SELECT * FROM pushes WHERE window_ms >= :since_ms)
 
 -- name: proven_attempts
@@ -31,7 +31,7 @@ ledger_entries
 (SELECT * FROM ledger_entries WHERE ts >= :since_ms)
 
 -- name: no_window
--- For a breach without a window and feature.
+-- Use these columns for a breach without a window and feature.
 CAST(NULL AS BIGINT) AS window_ms, CAST(NULL AS TEXT) AS feature
 
 -- name: placed
@@ -56,8 +56,8 @@ SELECT 'floor_above_watermark' AS what, o.org_id, {no_window}, o.floor_ms, {reac
 FROM orgs o JOIN buckets b ON b.id = o.bucket WHERE o.floor_ms > {reached}
 
 -- name: floored
--- Only pruning raises floors, and records up to when. A higher floor closed windows, and their unbilled samples may be
--- lost.
+-- Only pruning raises floors, and the audit log records the new floor. A floor above it closed windows, and their
+-- unbilled samples may be lost.
 SELECT 'floor_audit_mismatch' AS what, p.org_id, {no_window}, p.floor_ms, q.pruned_ms FROM orgs p CROSS JOIN (
     SELECT MAX(CAST({said_before} AS BIGINT)) AS pruned_ms FROM operator_actions a WHERE a.action = 'sample_prune'
 ) q WHERE p.floor_ms > COALESCE(q.pruned_ms, 0)
@@ -84,8 +84,8 @@ FROM late_quarantine q CROSS JOIN usage_samples s JOIN orgs o ON o.org_id = s.or
 WHERE s.id = q.sample_id AND s.ts >= o.floor_ms
 
 -- name: marks
--- Seals record the watermarks and cursors. Within an epoch (a recorded `recover` starts another), those of the buckets
--- are never behind them.
+-- Seals record watermarks and cursors. A recorded `recover` starts another epoch. Within an epoch, a bucket's watermark
+-- and cursor are never behind the recorded ones.
 FROM (
     SELECT b.id, b.watermark_ms, b.cursor, MAX(s.horizon_ms) AS horizon_ms, MAX(s.cursor) AS reached
     FROM buckets b JOIN (
@@ -133,13 +133,13 @@ pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'usage_samples'), 0) + 1
 
 -- name: swept_ahead
--- A sweep reaches at most the watermark, and began before now, with a day for clocks.
+-- A sweep reaches at most the watermark, and began before now. A day more allows for clocks.
 SELECT 'sweep_ahead' AS what, o.org_id, {no_window}, b.id AS bucket, b.sweep_next_ms, b.sweep_began_ms, b.watermark_ms
 FROM buckets b LEFT JOIN orgs o ON o.bucket = b.id
 WHERE b.sweep_next_ms > b.watermark_ms OR b.sweep_began_ms > CAST(:now_ms AS BIGINT) + 86400000
 
 -- name: stopped_unrecorded
--- An organisation is stopped only if its last stop or resume was a stop.
+-- An organisation is stopped if, and only if, the last stop or resume in the audit log is a stop.
 SELECT CASE WHEN o.stopped_at_ms IS NULL THEN 'resume_audit_mismatch' ELSE 'stop_audit_mismatch' END AS what, o.org_id, {no_window},
     o.stopped_at_ms, q.action, q.at_ms
 FROM orgs o LEFT JOIN (
@@ -149,14 +149,14 @@ FROM orgs o LEFT JOIN (
 WHERE (o.stopped_at_ms IS NOT NULL) <> (COALESCE(q.action, '') = 'org_stop')
 
 -- name: no_halt
--- Invariant 7. If a halted organisation has a sandbox at a cell, there is a halt for the cell.
+-- Invariant 7. If a sandbox of a halted organisation is not stopped, there is a halt for its cell.
 SELECT DISTINCT 'missing_halt' AS what, o.org_id, {no_window}, s.cell_id, o.halted_at
 FROM orgs o JOIN sandboxes s ON s.org_id = o.org_id AND s.state <> 'stopped'
 LEFT JOIN halts h ON h.org_id = s.org_id AND h.cell_id = s.cell_id AND h.halted_at = o.halted_at
 WHERE o.is_halted AND (h.org_id IS NULL OR (h.due_at_ms IS NULL AND h.acked_at_ms IS NULL))
 
 -- name: halt_waits
--- A halt is retried within a minute. The limit of a day allows for clocks.
+-- Drawdown retries a halt within a minute. The limit of a day allows for clocks.
 SELECT 'halt_wait' AS what, h.org_id, {no_window}, h.cell_id, h.due_at_ms, CAST(:now_ms AS BIGINT) AS moment_ms
 FROM halts h WHERE h.due_at_ms > CAST(:now_ms AS BIGINT) + 86400000
 
@@ -165,7 +165,8 @@ SELECT 'halt_time' AS what, o.org_id, {no_window}, o.is_halted, o.halted_at FROM
 WHERE o.is_halted <> (o.halted_at IS NOT NULL)
 
 -- name: halted_never
--- This is provable if projections show the organisation's state before the halt, and they do not halt it.
+-- A halt that a cell acknowledged needs a projection that halts. The check needs a projection from before the halt, or
+-- it cannot prove a breach.
 SELECT 'halt_without_verdict' AS what, h.org_id, {no_window}, h.cell_id, h.halted_at
 FROM halts h JOIN (
     SELECT x.org_id, x.cell_id, x.halted_at, MAX(j.projection_id) AS projection_id
@@ -195,7 +196,7 @@ FROM (
 ) q WHERE q.read_ms < q.before_ms OR q.repeats
 
 -- name: verdict
--- If an estimate was wrong, or an organisation is no longer billed, only the history has the reason of the resume.
+-- If an estimate was wrong, or an organisation is no longer billed, only `projections` has the reason of the resume.
 SELECT CASE WHEN j.is_halted <> o.is_halted THEN 'verdict_state'
         WHEN o.projection_read_ms IS NULL OR o.projection_read_ms < j.read_ms THEN 'projection_time'
         ELSE 'verdict_reason' END AS what, o.org_id, {no_window}, o.is_halted, j.is_halted AS said,
@@ -245,7 +246,7 @@ org_id IN {chosen}
 1 = 1
 
 -- name: in_parts [postgresql]
--- Rows are fetched in parts, but to the end, so that PostgreSQL must plan for all of them.
+-- Drawdown fetches rows in parts, but fetches all of them. So PostgreSQL must plan for all rows.
 SET LOCAL cursor_tuple_fraction = 1
 
 -- name: in_parts [sqlite]

@@ -51,8 +51,8 @@ SELECT 'shared_payment' AS what, {owner}, {no_window}, p.topup, p.payment_id, p.
 FROM topups p JOIN topups o ON o.service = p.service AND o.payment_id = p.payment_id AND o.topup < p.topup
 
 -- name: capped
--- The number of top-ups up to it within a day, and within 30 days, is at most that of its terms. They are ordered by
--- episode, because clocks differ.
+-- For each top-up, count the wallet's top-ups up to it, within a day and within 30 days. The counts must not exceed the
+-- limits in its terms. The order is by episode, because clocks differ.
 SELECT 'topup_cap' AS what, {owner}, {no_window}, p.topup, p.day, p.max_day, p.month, p.max_month FROM (
     SELECT q.*, {before} AND o.at_ms > q.at_ms - 86400000) AS day, {before} AND o.at_ms > q.at_ms - 2592000000) AS month
     FROM topups q) p
@@ -63,7 +63,8 @@ WHERE p.day > p.max_day OR p.month > p.max_month
     AND (o.state = 'shadow') = (q.state = 'shadow')
 
 -- name: paid_otherwise
--- The paid amount in the payment service's answer is the requested amount, and the entry has the same text.
+-- If the evidence or the entry's reason states a paid amount, that amount is the requested amount, and the payment is
+-- the top-up's payment.
 SELECT 'topup_payment' AS what, {owner}, {no_window}, p.topup, p.money_minor, p.currency, p.payment_id, e.reason AS booked
 FROM topups p LEFT JOIN ledger_entries e ON e.key = p.topup AND e.kind = 'grant'
 CROSS JOIN (SELECT 'paid as %: % (minor units)' AS says) w
@@ -74,7 +75,8 @@ WHERE p.state = 'credited' AND (
 'paid as ' || p.payment_id || ': ' || CAST(p.money_minor AS TEXT) || ' ' || p.currency || ' (minor units)'
 
 -- name: calls
--- Each call that may have charged money is on record, numbered from 1. A top-up in shadow does not make calls.
+-- Each call that may have charged money is on record, and the numbers of calls start at 1. A top-up in shadow does not
+-- make calls.
 SELECT 'topup_calls' AS what, {owner}, {no_window}, p.topup, p.attempts, COALESCE(q.tries, 0) AS tries
 FROM topups p LEFT JOIN (SELECT topup, COUNT(*) AS tries, MIN(attempt) AS lowest, MAX(attempt) AS highest
     FROM topup_attempts GROUP BY topup) q ON q.topup = p.topup

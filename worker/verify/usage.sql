@@ -1,12 +1,12 @@
 -- Usage against sealed and pending quantities (invariants 1 and 9).
 --
--- Guarantee: it reads only raw tables, and is separate from the seal. Withdrawn samples are excluded by their ids. The
--- mapping is resolved for each size and time of change. A push is void if `voids` has it.
+-- Guarantee: the statement reads only raw tables, and is separate from the seal. Withdrawn samples are excluded by
+-- their ids. The mapping is resolved for each size and time of change. A push is void if `voids` has it.
 --
--- Samples that arrived at or after their bucket's cursor may be sealed already or not yet. On PostgreSQL, the seal may
--- have seen some of these. It may not have seen some samples before the cursor that were in flight. So the sealed
--- quantity must be between the usage without them and the usage with them. Without such samples, both are equal. Dirty
--- windows are known to be unsettled until the next tick, or the resume of their organisation. In them, the sealed
+-- A seal may have read the samples that arrived at or after its bucket's cursor, or not yet. On PostgreSQL, the same
+-- applies to samples before the cursor, if their transactions were open when the seal read. So the sealed quantity must
+-- be between the usage without these samples and the usage with them. Without such samples, both are equal. A dirty
+-- window is not settled before the next tick, or before a person resumes its organisation. In such a window, the sealed
 -- quantity is at most the sum of all samples, including withdrawn ones, unless a push was adopted.
 
 -- name: usage
@@ -69,7 +69,7 @@ p.org_id IN {chosen}
 usage_samples
 
 -- name: samples_since
--- In a continued run, the samples from its point on.
+-- A continued run checks only the samples from :since_ms on.
 (SELECT * FROM usage_samples WHERE ts >= :since_ms)
 
 -- name: proven_pushes
@@ -85,8 +85,8 @@ pending_usage
 (SELECT * FROM pending_usage WHERE window_ms >= :since_ms)
 
 -- name: placed
--- Each organisation with its watermark and cursor. For an unknown organisation, they are those of the bucket with the
--- lowest watermark.
+-- Each organisation with its watermark and cursor. For an unknown organisation, use the lowest watermark and the lowest
+-- cursor of all buckets.
 placed AS (
     SELECT o.org_id, o.floor_ms, o.registered, b.cursor, b.in_flight,
         COALESCE(o.held_watermark_ms, b.watermark_ms) AS watermark_ms
@@ -96,8 +96,9 @@ declared AS (SELECT provider FROM provider_states WHERE terms IS NOT NULL),
 earliest AS (SELECT MIN(cursor) AS cursor, {in_flight} AS in_flight, MIN(watermark_ms) AS watermark_ms FROM buckets)
 
 -- name: used
--- Samples in force for each (organisation, window, memory size). Of these, `new_…` arrived at or after the cursor.
--- SQLite keeps the order of a CROSS JOIN: withdrawals are few, and samples are looked up by their ids.
+-- Samples in force for each (organisation, window, memory size). `new_…` counts only those that arrived at or after the
+-- cursor, or were in flight. SQLite keeps the order of a CROSS JOIN, so it reads the few withdrawals, and looks up
+-- their samples by id.
 used AS MATERIALIZED (
     SELECT org_id, window_ms, memory_mb, SUM(seconds) AS seconds, SUM(samples) AS samples,
         SUM(new_seconds) AS new_seconds, SUM(new_samples) AS new_samples, SUM(taken) AS taken
@@ -123,7 +124,8 @@ used AS MATERIALIZED (
 s.ts - s.ts % {window_length_ms}
 
 -- name: in_flight [postgresql]
--- Transactions that a seal could not see because they were open. SQLite has one writer at a time.
+-- Transactions that a seal could not see because they were open. SQLite does not need them, because it has one writer
+-- at a time.
 ARRAY(SELECT DISTINCT unnest(in_flight) FROM buckets)
 
 -- name: in_flight [sqlite]
@@ -142,10 +144,10 @@ s.arrival = ANY (COALESCE(o.in_flight, (SELECT in_flight FROM earliest)))
 1 = 0
 
 -- name: meaning
--- The feature of each size between two changes of the mapping (rule S5). The row with the latest start is in force for
--- each selector. A row without a feature ends the selector. An exact size takes precedence over tiers. Among tiers that
--- include the size, the smallest takes precedence, and the open top comes last. A meter has only its own rows, and each
--- row applies until the next.
+-- The feature of each size between two changes of the mapping (rule S5). For each selector, the row with the latest
+-- start is in force. A row without a feature ends the selector. An exact size takes precedence over tiers. Among tiers
+-- that include the size, the smallest takes precedence, and the open top comes last. A meter has only its own rows, and
+-- each row applies until the next.
 of_sizes AS MATERIALIZED (SELECT * FROM mappings WHERE memory_mb IS NULL OR memory_mb <= {most_memory_mb}),
 spans AS (
     SELECT start_ms, LEAD(start_ms) OVER (ORDER BY start_ms) AS end_ms FROM (SELECT DISTINCT start_ms FROM of_sizes) t

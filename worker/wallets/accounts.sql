@@ -1,8 +1,8 @@
--- The provider that bills an organisation, and the amount of its wallet that suppliers wait for.
+-- The provider that bills an organisation, and the part of a wallet's charges that you owe to suppliers.
 
 -- name: biller
--- Always one row, with NULL for an organisation without a provider. `has_own`, `has_theirs`: its own wallet, or its
--- customer's, was ever used.
+-- Always return one row, with NULL for an organisation without a provider. `has_own`: the organisation's own wallet
+-- exists. `has_theirs`: its customer's wallet exists.
 SELECT a.provider, a.customer_id, (SELECT MIN(f.start_ms) FROM assignments f WHERE f.org_id = :org_id) AS begins_ms,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = :own) AS has_own,
     EXISTS (SELECT 1 FROM ledger_accounts l WHERE l.account_id = 'wallet:' || a.customer_id) AS has_theirs
@@ -10,7 +10,7 @@ FROM (SELECT 1 AS one) q LEFT JOIN assignments a ON a.org_id = :org_id AND a.sta
     AND (a.end_ms IS NULL OR :now_ms < a.end_ms)
 
 -- name: hold
--- The part of the cost of a wallet's executions that suppliers wait for. It is owed, and a payout has not released it.
+-- The part of the cost of a wallet's executions that you owe to suppliers, and that no payout has released.
 SELECT COALESCE(CAST(SUM(x.owed_micro) AS BIGINT), 0) AS hold_micro FROM {settlements_now} x WHERE x.state <> 'released'
 
 -- name: of_customer
@@ -38,8 +38,8 @@ ORDER BY at_ms DESC, key DESC LIMIT :at_most
 -- The rows that an organisation's users may see.
 
 -- name: told
--- Shows whether another organisation uses a wallet, or used it before. Past charges are in the ledger, too. A customer
--- that is an organisation itself uses its own wallet. The row also has the wallet's top-up terms, or NULL.
+-- Show whether another organisation uses a wallet, or used it before, because the ledger has past charges, too. A
+-- customer that is an organisation itself uses its own wallet. The row also has the wallet's top-up terms, or NULL.
 SELECT EXISTS (
         SELECT 1 FROM assignments a WHERE a.customer_id = :customer_id AND a.org_id <> :org_id AND a.provider IN (
             SELECT p.provider FROM provider_states p WHERE p.terms IS NOT NULL UNION ALL SELECT 'embedded')

@@ -124,7 +124,8 @@ def grant(
     if amount_micro > 0 and not wallet.is_granted(connection, name):
         rearm_paid(connection, customer_id)
     if plan is not None:
-        open_accounts(connection, [wallet_account(customer_id)])  # so that a call under the same key waits here
+        # Lock the wallet, so that a concurrent call with the same key waits.
+        open_accounts(connection, [wallet_account(customer_id)])
         wallet.make_true(connection, [customer_id], by.now_ms)
         if not wallet.is_granted(connection, name):
             wallet.change_plan(connection, customer_id, plan, by)
@@ -295,7 +296,9 @@ def set_rate(
     details = {"micro_credits": micro_credits, "per_quantity": per_quantity, "start_ms": start}
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}
     if start < next_window(by.now_ms):
-        lock_rates(connection)  # charges under way end first: later charges of their windows then use their rate (S11)
+        # Wait for charges in progress, so that later charges of the same windows use the rate of the first charge
+        # (S11).
+        lock_rates(connection)
     # The insert decides: if two people set a rate at the same moment, the second one gets the error.
     if SQL.run(connection, "insert_rate", {**details, "feature": feature, **person}).first() is None:
         taken = read_rate_card(connection).explain_taken_start(feature, start, by.now_ms)

@@ -173,7 +173,7 @@ def page(
             )
         behind = min(behind, (int(moment), after))
     values["after_ms"], values["after_key"] = behind
-    # A charge is booked after its use, so the read can begin at the end of the time of booking.
+    # Drawdown books a charge after its use. So skip use after the end of the range of booking times.
     values["left_ms"], values["left_key"] = min(behind, (chosen.booked_to_ms, ""))
     last = SQL.run(connection, "last", values).one_or_none() if chosen.narrows else None
     is_cut, down_to = last is not None and last.looked == MOST_LOOKED_AT, ""

@@ -30,8 +30,8 @@ ts >= :used_from_ms AND (ts, key) < (:left_ms, :left_key)
 at_ms >= :booked_from_ms AND at_ms < :booked_to_ms AND ABS(amount_micro) >= :size_from AND ABS(amount_micro) < :size_to
 
 -- name: last
--- The last of the entries that leave the wallet, within the bound. Entries that come in are few, so they are not
--- bounded.
+-- Return the last entry that the bound allows, of the entries that leave the wallet. Entries that come in are few, so
+-- they do not need a bound.
 SELECT ts, key, COUNT(*) OVER () AS looked FROM (SELECT ts, key FROM ledger_entries
     WHERE from_account = :account_id AND {left} ORDER BY ts DESC, key DESC LIMIT :looked_at) looked
 ORDER BY ts, key LIMIT 1
@@ -48,8 +48,8 @@ SELECT ts FROM ledger_entries WHERE key = :after_key AND (from_account = :accoun
 -- A wallet by days.
 
 -- name: lines
--- Use and tiers leave a wallet. Grants, and credit that an expiry returns, come in. Each part uses its own index,
--- because a query by both accounts at once would read the whole ledger.
+-- Charges of use and tiers leave a wallet. Grants, and credit that an expiry returns to a pool, come in. Each part uses
+-- its own index, because a query by both accounts at once would read the whole ledger.
 SELECT {columns}, -amount_micro AS moved_micro FROM ledger_entries
 WHERE from_account = :account_id AND ts >= :from_ms AND ts < :to_ms
 UNION ALL
@@ -72,7 +72,7 @@ FROM ({lines}) l GROUP BY 1, 2 ORDER BY 1 DESC, 2 LIMIT :at_most
 SELECT l.* FROM ({lines}) l ORDER BY l.ts DESC, l.key DESC LIMIT :at_most
 
 -- name: closing
--- The balance of the wallet at the end of the days. It is the present balance, less later entries.
+-- Return the wallet's balance at the end of the days, which is the present balance less later entries.
 SELECT CAST(COALESCE((SELECT a.balance_micro FROM ledger_accounts a WHERE a.account_id = :account_id), 0)
     - COALESCE((SELECT SUM(l.moved_micro) FROM ({lines}) l), 0) AS BIGINT) AS closing_micro
 
@@ -94,8 +94,7 @@ FROM reservations r WHERE {of_org}
 r.org_id = :org_id AND r.accepted_ms >= :from_ms
 
 -- name: run_settlements
--- The shares that suppliers have, or will have, of those executions, with any payer, and the part that no payout has
--- released.
+-- The suppliers' shares of the organisation's executions, with any payer, and the part that no payout has released.
 SELECT COUNT(*) AS settling, SUM(x.owed_micro - x.clawed_back_micro) AS left_micro,
     SUM(CASE WHEN x.state = 'released' THEN 0 ELSE x.owed_micro END) AS unreleased_micro
 FROM {settlements_now} x

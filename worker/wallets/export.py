@@ -92,7 +92,8 @@ def export_lines(connection: sa.Connection, kind: Kind, span: Span, form: Format
     sums.
     """
     rows = _ledger(connection, span, now_ms) if kind == "ledger" else _usage(connection, span, now_ms)
-    columns, first = COLUMNS[kind], list(islice(rows, 1))  # read a row before the first output: errors are raised here
+    # Read a row before the first output, so that errors come before it.
+    columns, first = COLUMNS[kind], list(islice(rows, 1))
     if form == "csv":
         yield _csv_line({name: name for name in columns}, columns)
     for row in chain(first, rows):

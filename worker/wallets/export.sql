@@ -22,7 +22,7 @@ FROM pushes WHERE window_ms >= :from_ms AND window_ms < :to_ms AND {of_whom}
 ORDER BY window_ms, org_id, feature, revision
 
 -- name: folded
--- The last day of a range with folded pushes.
+-- Return the last day of the range that has folded pushes.
 SELECT MAX(day_ms) FROM folded_pushes WHERE day_ms > :from_ms - 86400000 AND day_ms < :to_ms AND {of_whom}
 
 -- name: of_org

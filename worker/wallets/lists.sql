@@ -1,8 +1,8 @@
 -- Wallets, a page at a time.
 
 -- name: page
--- Wallets, the lowest balance first. `behind`: the condition for the place of the page. `which`: the condition for
--- wallets that are owed or low, or any.
+-- Wallets, the lowest balance first. `behind`: the condition for the start of the page. `which`: the condition for
+-- wallets with a negative balance (`is_owed`), for low wallets, or for all.
 SELECT w.customer_id, w.balance_micro, w.held_micro, w.available_micro, w."plan", w.mode, w.threshold_micro,
     w.blocked_reason
 FROM (
@@ -27,9 +27,10 @@ ORDER BY w.balance_micro, w.account_id LIMIT :at_most
 w.balance_micro < 0
 
 -- name: is_low
--- A wallet is low at or below its top-up threshold, or the level at which balances are low: its own or the general one.
--- A negative balance is `owed` instead. A wallet with its whole balance available and above the highest level is not
--- low. This excludes nearly all wallets without a read of their own level.
+-- A wallet is low if its available credit is at or below its top-up threshold or its low level. Without its own low
+-- level, the default level applies. A negative balance is `owed` instead. If a wallet's whole balance is available and
+-- above the highest level, the wallet is not low. This condition excludes nearly all wallets without a read of their
+-- low level.
 w.balance_micro >= 0 AND (w.balance_micro <= {highest_level} OR w.available_micro < w.balance_micro) AND w.available_micro <= CASE WHEN w.threshold_micro IS NULL THEN {level} WHEN {level} > w.threshold_micro THEN {level}
     ELSE w.threshold_micro END
 
@@ -60,7 +61,7 @@ WHERE k.at_ms = (SELECT f.at_ms FROM high_spenders f WHERE f.place = 1) ORDER BY
 -- The relations of one wallet: its terms, payers and payees, all plans and tiers, and its latest events.
 
 -- name: terms
--- Always one row.
+-- Always return one row.
 SELECT t.mode, t.threshold_micro, t.amount_micro, t.fill_to_micro, t.price_minor, t.currency, t.service,
     t.service_customer, t.most_minor, t.max_day, t.max_month, t.declines, t.wait_until_ms, t.blocked_ms,
     t.blocked_reason, s.stopped_ms, s.actor AS stopped_by, s.reason AS stopped_reason,
@@ -175,8 +176,8 @@ SELECT * FROM (SELECT 'tier', h.ended_ms, 'tier', h.tier, CAST(NULL AS BIGINT), 
 SELECT COUNT(*) FROM reservations WHERE state = 'held'
 
 -- name: overdue
--- Executions past their end. Each decision about the wallet's balance expires them first, but the sweep has not reached
--- them yet.
+-- Executions past their end that the sweep has not expired yet. A decision about a wallet's balance first expires the
+-- wallet's executions.
 SELECT COUNT(*) AS runs, MIN(expires_ms) AS since_ms FROM reservations WHERE state = 'held' AND expires_ms <= :now_ms
 
 -- name: expired

@@ -77,7 +77,8 @@ def make(connection: sa.Connection, pool: str, by: By, *, new: bool = True) -> b
         raise UsageError(
             f"invalid pool name {quote_value(pool)}: expected 1 to 200 characters without colons and control characters"
         )
-    lock_buckets(connection)  # so that this call sees a concurrent assignment of this name, or the reverse (P4)
+    # Wait for concurrent assignments, so that an assignment and a pool cannot take the same name (P4).
+    lock_buckets(connection)
     if not pools.is_pool(connection, pool) and ids.is_known(connection, ids.CUSTOMER, pool):
         raise pools.name_taken(pool)
     ids.require_meant(connection, pool, new=new, kind=ids.POOL)
@@ -110,7 +111,8 @@ def allot(
         raise UsageError(
             f"invalid allotment {as_credits(amount_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
-    if expires_ms <= by.now_ms and lots.read(connection, f"allot:{pool}:{key}") is None:  # else a repeat after its end
+    # If the lot exists, this call repeats an allotment that has ended.
+    if expires_ms <= by.now_ms and lots.read(connection, f"allot:{pool}:{key}") is None:
         raise UsageError(f"invalid end of an allotment {show_time(expires_ms)}: expected a time in the future")
     if not is_clean_id(key):
         raise UsageError(
@@ -144,7 +146,7 @@ def allow(
             f"invalid limit {as_credits(limit_micro)}: expected more than 0, and at most 1,000,000,000 credits"
         )
     if not has_wallet(connection, payer) and billed_elsewhere(connection, payer, by.now_ms):
-        # An empty wallet would halt a customer that is billed in arrears.
+        # If Drawdown opened an empty wallet here, it would halt a customer that is billed in arrears.
         text = f"{payer} does not have a wallet here. Run `drawdown ledger grant {typed(payer, 'AMOUNT')}` first"
         raise Denied("no_wallet", text, "account")
     open_accounts(connection, [wallet_account(payer)])

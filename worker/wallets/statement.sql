@@ -1,7 +1,7 @@
 -- An account's statement. The database sums up the entries, so the answer has a bounded number of lines.
 
 -- name: entries
--- A wallet's entries with their changes of the wallet. Only grants, and credit that returns to a pool, come into a
+-- A wallet's entries, each with its change of the balance. Only grants, and credit that returns to a pool, come into a
 -- wallet.
 (SELECT key, kind, feature, quantity, amount_micro, ts, at_ms, reservation, lot, -amount_micro AS moved_micro, 1 AS pays
     FROM ledger_entries WHERE from_account = :account_id
@@ -22,7 +22,8 @@ FROM {entries}
 
 -- name: credits
 -- All entries except usage and executions. A grant's key is its lot or its top-up. An entry that takes back or expires
--- credit names its lot. Credit that rolls over is not new: the former month's lot expires by at least this amount.
+-- credit names its lot. Credit that rolls over is not new, because the former month's lot expires by at least this
+-- amount.
 SELECT q.section, q.what, q.currency, COUNT(*) AS entries, SUM(q.money_minor) AS money_minor,
     SUM(q.moved_micro) AS moved_micro
 FROM (
@@ -79,11 +80,11 @@ ledger_rates r WHERE r.feature = e.feature AND r.start_ms <= e.ts AND (e.rate_ms
     AND {price_of_rest} < 2 * r.per_quantity * ({beyond_whole} + 1)
 
 -- name: beyond_whole
--- The part of the amount beyond the price of the whole quantities.
+-- The part of the amount beyond the price of the whole multiples of `per_quantity`.
 (ABS(e.amount_micro) - CAST(ABS(e.quantity) / r.per_quantity AS NUMERIC) * r.micro_credits)
 
 -- name: price_of_rest
--- Twice the price of the rest, and a half more, in parts of `per_quantity`.
+-- Twice the sum of the price of the rest and one half, in units of 1 / `per_quantity`.
 (2 * CAST(ABS(e.quantity) % r.per_quantity AS NUMERIC) * r.micro_credits + r.per_quantity)
 
 -- name: month [postgresql]

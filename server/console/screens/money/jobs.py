@@ -180,7 +180,7 @@ CORRECT: Final = Action(
     "If the provider proves that it does not have a push, Drawdown voids it and seals its usage "
     "again. Drawdown refunds charges above accepted pushes. It reports unproven differences and does "
     "not change them.",
-    role="admin",  # no limit of credit bounds the corrections, because the tick compares again
+    role="admin",  # only admins, because the tick compares again, and no credit limit bounds its corrections
     tell=_preview,
 )
 ACTIONS: Final = (RESUME, START, CORRECT)

@@ -104,7 +104,8 @@ def _replay_job(doing: Doing) -> ReplayJob:
 
 
 def _job(connection: sa.Connection, doing: Doing) -> ActionResult:
-    queue.place(connection, _replay_job(doing), doing.by)  # omit its number: dry runs would get other numbers
+    # Omit the job's number, because a dry run would show another number.
+    queue.place(connection, _replay_job(doing), doing.by)
     return ActionResult("queued. The next tick does or begins the job")
 
 
@@ -302,7 +303,7 @@ def _told_of_assignment(transact: Transact, context: Context, doing: Doing) -> S
 
     def assign(connection: sa.Connection) -> assignments.Assigned:
         asked = _assignment(connection, doing)
-        customer = asked.customer_id or ""  # the dry run calls no provider: the tick looks up the customer
+        customer = asked.customer_id or ""  # the dry run does not call a provider; the tick looks up the customer
         (made,) = assignments.assign_each(
             connection, {asked.org_id: customer}, asked.provider, doing.by, from_ms=asked.from_ms, in_ledger=in_ledger
         )

@@ -351,7 +351,7 @@ def _price(found: ExplainedPush, chain: PushChain) -> Tile:
     price = sum(one.amount_micro for one in chain.entries)
     quantity = found.push.sent_qty
     note = f"credits, for {figures.count(quantity)}"
-    if quantity:  # from the charge: a later rate may differ
+    if quantity:  # the rate of this charge, because a later rate may differ
         a_unit = Fraction(price, quantity)
         note += f" at {figures.exact(round(a_unit * figures.PRICED))} for {figures.PRICED:,}"
     return Tile("Price", figures.credits(price), note)

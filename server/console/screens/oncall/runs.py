@@ -106,7 +106,7 @@ def _release(one: Reservation) -> tuple[Link, ...]:
 
 def _options(ask: Ask) -> list[tuple[str, str]]:
     state = ask.choice("state", STATES)
-    state = "expired" if ask.query.get("phase") == "over" else state  # `--state expired` also lists released ones
+    state = "expired" if ask.query.get("phase") == "over" else state  # this command also lists released executions
     said = (("older-than", "older"), ("org", "org"), ("payer", "payer"), ("project", "project"))
     return [
         *((("state", state),) if state != "any" else ()),

@@ -59,7 +59,7 @@ def read(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
     following = ""
     if len(found) > PAGE_ROWS:
         if len(hours) > 1:
-            hours.popitem()  # its first ticks may be on the next page
+            hours.popitem()  # the hour's first ticks may be on the next page
         following = url(PATH, before=list(hours.values())[-1][-1].tick_id)
     tiles = _tiles([one for ticks in hours.values() for one in ticks], ask.now_ms)
     if opened is not None:
