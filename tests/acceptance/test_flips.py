@@ -193,9 +193,7 @@ class Story:
     def moved(self, done: Sequence[Flip], biller: str, start: int) -> None:
         for one in done:
             if one.start_ms is None:
-                assert (
-                    one.already or "a later assignment" in str(one.problem) or "starts at that time" in str(one.problem)
-                )
+                assert one.already or "a later assignment" in str(one.problem) or "that starts at" in str(one.problem)
                 self.count["already there" if one.already else "one was scheduled"] += 1
                 continue
             assert one.start_ms == start and one.problem is None

@@ -227,7 +227,7 @@ def test_recent_object_is_skipped_and_excess_objects_are_reported(
     assert ticked(fleet, store).batches_taken == 2
     monkeypatch.setattr(objects, "OBJECTS_A_PAGE", 1)
     monkeypatch.setattr("drawdown.worker.batches.folders.MAX_PAGES", 1)
-    assert "Move the objects that Drawdown took" in ticked(fleet, store).failures[0]
+    assert "Move the taken objects" in ticked(fleet, store).failures[0]
 
 
 @pytest.mark.parametrize("place", ["s3://", "s3://U", "s3://a/b\nc", "s3://usage/" + "x" * 501])

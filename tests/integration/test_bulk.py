@@ -136,9 +136,9 @@ def test_bulk_settle_equals_settling_pushes_singly(fleet: Fleet, how: str) -> No
 @pytest.mark.parametrize(
     ("how", "part", "other", "text"),
     [
-        ("retry", 1, 2, "is in_doubt: you can send a push again only if it is due or rejected"),
-        ("void", 2, 0, "is accepted: you can void a push only if it is rejected or in doubt"),
-        ("resolve", 2, 0, "is accepted: you can resolve a push only if it is in doubt"),
+        ("retry", 1, 2, "is in_doubt, and you can send a push again only if it is due or rejected"),
+        ("void", 2, 0, "is accepted, and you can void a push only if it is rejected or in doubt"),
+        ("resolve", 2, 0, "is accepted, and you can resolve a push only if it is in doubt"),
     ],
 )
 def test_bulk_settle_with_unfit_push_leaves_all_pushes_unchanged(
@@ -191,7 +191,7 @@ def test_queued_push_void_or_retry_before_lookup_is_refused(engine: sa.Engine, h
     provider.answers[key] = Unknown("cut")
     fleet.tick_windows(2)
     assert fleet.one("SELECT state FROM pushes") == "queued"
-    with pytest.raises(Refused, match=rf"{key} is queued: .* wait until ticks have looked it up. See `drawdown push"):
+    with pytest.raises(Refused, match=rf"{key} is queued, .* wait until ticks have looked it up. See `drawdown push"):
         write(engine, lambda c: SETTLED[how](c, [key], fleet))
 
 
@@ -267,7 +267,7 @@ def test_push_retry_after_lost_commit_explains_refused_repeat(
     )
     assert run(words) == 1
     said = capsys.readouterr().err
-    assert "is voided: " in said and "Drawdown did not change any of the 40 pushes" in said
+    assert "is voided, and " in said and "Drawdown did not change any of the 40 pushes" in said
 
 
 def test_push_bulk_command_is_atomic(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def test_command_with_clock_set_back_is_refused(
     behind(monkeypatch, 10 * MINUTE_MS)
     assert run(["--json", *command]) == Exit.PERSON
     said = json.loads(capsys.readouterr().out)
-    assert said["code"] == "clock_doubted" and "The database was not changed" in said["error"]
+    assert said["code"] == "clock_doubted" and "Drawdown did not change the database" in said["error"]
     assert fleet.one("SELECT COUNT(*) FROM ledger_lots") == 0
 
 

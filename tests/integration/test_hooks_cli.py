@@ -159,7 +159,7 @@ def test_endpoint_that_cannot_be_called_reports_missing_setting(
     assert told("set", "app", url, "--new")["allowed"] is False
     assert run(["hook", "set", "app", url]) == 0
     assert "Add its origin to DRAWDOWN_HOOK_ORIGINS" in capsys.readouterr().out
-    assert "cannot send app a message: DRAWDOWN_HOOK_ORIGINS must allow" in told("test", "app", status=2)["error"]
+    assert "Add the origin of its URL to DRAWDOWN_HOOK_ORIGINS" in told("test", "app", status=2)["error"]
     run(["doctor"])
     assert f"endpoint app at {url}" in capsys.readouterr().out
     monkeypatch.setenv("DRAWDOWN_HOOK_ORIGINS", url.removesuffix("/in"))

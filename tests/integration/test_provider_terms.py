@@ -189,7 +189,7 @@ def test_terms_accept_with_unsettled_push_is_refused(engine: sa.Engine) -> None:
     provider.answers[KEY] = Unknown("cut")
     fleet.tick_windows(2)
     can = capabilities(**{**ASKED, "unit": 60})
-    with pytest.raises(Refused, match="sent to fake on its old terms are not settled: 1"):
+    with pytest.raises(Refused, match="have not settled 1 push that Drawdown sent on the old terms"):
         providers.accept(partial(write, fleet.engine), "fake", can, fleet.by)
 
 
@@ -364,7 +364,7 @@ def test_push_after_backup_from_before_accepted_terms_waits_for_person(engine: s
     recovered(fleet)
     fleet.sample("acme", window + 1, 60)
     fleet.tick(fleet.clock.at_ms + MINUTE_MS)
-    with pytest.raises(Refused, match="Restore the settings"):
+    with pytest.raises(Refused, match="Restore the old settings"):
         providers.accept(partial(write, engine), "fake", other.capabilities, fleet.by)
     provider.seen.clear()
     fleet.extra = {"fake": provider}

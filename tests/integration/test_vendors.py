@@ -291,7 +291,7 @@ def test_vendor_cost_changes_by_day_and_is_append_only(fleet: Fleet) -> None:
     mapped(fleet, Units("cloud", "vm", "vcpu-hour", 1, 7_200_000, 3600, "USD"), T0 + 2 * DAY_MS)
     assert [line.estimated_micro for line in told(fleet)] == [20_000_000] * 2 + [40_000_000] * 3
     mapped(fleet, Units("cloud", "vm", "vcpu-hour", 1, 7_200_000, 3600, "USD"), T0 + DAY_MS)
-    with pytest.raises(Refused, match=r"append-only\. The earliest day for a new cost is --from 2026-01-04"):
+    with pytest.raises(Refused, match=r"append-only\. Pass --from 2026-01-04, the earliest day for a new cost"):
         mapped(fleet, Units("cloud", "vm", "vcpu-hour", 2, 3_600_000, 3600, "USD"))
     with pytest.raises(UsageError, match="invalid start of a cost"):
         mapped(fleet, from_ms=T0 + 1)
@@ -458,7 +458,7 @@ def test_bill_file_too_large_or_too_long_is_refused(tmp_path: Path, monkeypatch:
     bill.write_text("\n".join(["day,vendor,service,amount,currency", *lines]))
     assert [line.billed_micro for line in read_bills(str(bill), is_final=False).lines] == [5_000_000, 4_000_000]
     bill.write_text("\n".join([bill.read_text(), "2026-01-01,other,s,1,USD"]))
-    with pytest.raises(UsageError, match="line 11: more than 2"):
+    with pytest.raises(UsageError, match="line 11: the file has more than 2"):
         read_bills(str(bill), is_final=False)
 
 

@@ -54,7 +54,7 @@ def test_parity_totals_in_csv_and_json_lines_are_equal() -> None:
         ("day,org_id,seconds,price\n", "invalid columns: expected day"),
         ("day,org_id,seconds,seconds\n", "invalid columns: expected day"),
         ("day,org_id,seconds\n", "line 1: the file does not have totals"),
-        (f"day,org_id,seconds\n{DAY},acme\n", "line 2: expected 3 columns, as in the first line, and found 2; was"),
+        (f"day,org_id,seconds\n{DAY},acme\n", "line 2: expected 3 columns, as in the first line, and found 2. The"),
         (f"day,org_id,seconds\n{DAY},acme,1,2\n", "line 2: expected 3 columns, as in the first line, and found 4"),
         (f"day,org_id,seconds\n{DAY},acme,1\n{DAY},acme,1\n", "line 3: acme has more than one total for 2026-01-01"),
         (f"day,org_id,memory_mb,seconds\n{DAY},acme,5,1\n{DAY},acme,5,1\n", "acme at 5 MB has more than one total"),
@@ -97,7 +97,7 @@ def test_parity_totals_file_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         read_file("/dev/zero")
     monkeypatch.setattr(totals, "MAX_TOTALS", 2)
     rows = [f"{DAY},org-{number},1" for number in range(3)]
-    with pytest.raises(UsageError, match="line 4: more than 2 totals"):
+    with pytest.raises(UsageError, match="line 4: the file has more than 2 totals"):
         read("\n".join(["day,org_id,seconds", *rows]))
     assert len(read("\n".join(["day,org_id,seconds", *rows[:2]]))[DAY_AT, ""]) == 2
     monkeypatch.setattr(totals, "MAX_DAYS", 1)

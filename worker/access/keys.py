@@ -221,8 +221,9 @@ def create(
     if org_id is not None and source is None and sends and not any_source:
         what = {EVENTS: "events", SAMPLES: "samples"}[sends[0]]
         raise UsageError(
-            f"a key of one organisation with the scope {sends[0]} needs --source. Without it, the key can use the ids "
-            f"of your own {what}, which are then not billed. If you trust the holder of the key, pass --any-source"
+            f"a key of one organisation with the scope {sends[0]} needs --source. Without --source, the key can use "
+            f"ids of your own {what}, and Drawdown then does not bill your {what}. If you trust the holder of the key, "
+            "pass --any-source"
         )
     if for_ms is not None and not LEAST_LIFE_MS <= for_ms <= MOST_LIFE_MS:
         raise UsageError(f"invalid lifetime {lasting(for_ms)} of a key: expected 1 minute to 3,650 days")
@@ -256,8 +257,8 @@ def rotate(connection: sa.Connection, key: str, name: str, by: By, *, overlap_ms
         raise UsageError(f"invalid overlap {lasting(overlap_ms)}: expected 0 to 30 days")
     if _hold(connection, name) >= MOST_OF_A_NAME:
         raise Refused(
-            f"cannot rotate key {name}: it was rotated {MOST_OF_A_NAME - 1:,} times, which is the limit. Create a key "
-            "with another name (`drawdown key create NAME --scope SCOPE`)"
+            f"cannot rotate key {name}: the limit of {MOST_OF_A_NAME - 1:,} rotations is reached. Create a key with "
+            "another name (`drawdown key create NAME --scope SCOPE`)"
         )
     row = SQL.run(connection, "going", {"name": name}).one()
     if row.ended_ms is not None:
@@ -514,16 +515,19 @@ def _require_within(reach: Reach | None, key: ApiKey, expires_ms: int | None) ->
     for name in ("org_id", "cell_id", "source"):
         own = getattr(reach, name)
         if own is not None and getattr(key, name) != own:
-            raise Refused(f"your key is bound to {own}, and the other key is not. Use a key without this binding")
+            raise Refused(
+                f"your key is bound to {own}, so it cannot create, rotate or end a key without this binding. Use a key "
+                "without this binding"
+            )
     if key.gives_micro > reach.gives_micro:
         raise Refused(
-            f"your key can grant {show_credits(reach.gives_micro)} credits at once, and the other key can grant "
-            f"{show_credits(key.gives_micro)}. Use a key with a higher limit"
+            f"your key can grant {show_credits(reach.gives_micro)} credits at once, so it cannot create, rotate or end "
+            f"a key that can grant {show_credits(key.gives_micro)}. Use a key with a higher limit"
         )
     if reach.expires_ms is not None and (expires_ms is None or expires_ms > reach.expires_ms):
         raise Refused(
-            f"your key expires at {show_time(reach.expires_ms)}, and the other key would be valid for longer. Create a "
-            "key with a shorter lifetime, or use a key that expires later"
+            f"your key expires at {show_time(reach.expires_ms)}, and the new key must not expire later. Create a key "
+            "with a shorter lifetime, or use a key that expires later"
         )
 
 

@@ -97,11 +97,11 @@ def explained(file: FoundFile, connection: duckdb.DuckDBPyConnection, time_is_up
     try:
         yield
     except duckdb.InterruptException as error:
-        raise TimeUp(f"{file.name}: the time limit ended before the file was read. Split the file") from error
+        raise TimeUp(f"{file.name}: the time limit ended before Drawdown had read the file. Split the file") from error
     except duckdb.Error as error:
         said = clean(_about_the_file(error).replace(file.opened, file.name).replace(str(file.path), file.name))
-        kind = Refused if _of_content(error) else NotNow
-        raise kind(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR]}") from error
+        kind, then = (Refused, "Correct the file") if _of_content(error) else (NotNow, "Try again")
+        raise kind(f"{file.name}: cannot be read: {said[:_SAID_OF_ERROR].rstrip('.')}. {then}") from error
     finally:
         over.set()
         watching.join()

@@ -228,7 +228,7 @@ class _Reading:
                 facts = connection.execute(SQL.text("facts", "duckdb")).fetchone()
                 assert facts is not None
                 if facts[4] > most:
-                    raise Refused(f"{self.file.name}: more than {most:,} samples. Split the file")
+                    raise Refused(f"{self.file.name}: the file has more than {most:,} samples. Split the file")
                 connection.execute(SQL.text("cut", "duckdb"))
                 largest = min(_HASHES - 1, _HASHES * MAX_ROWS_COMPARED // max(int(facts[0]), 1))
                 connection.execute(f"CREATE MACRO largest_hash() AS CAST({largest} AS UBIGINT)")
@@ -237,8 +237,8 @@ class _Reading:
             if refused and not facts[0]:
                 first = refused[0]
                 raise Refused(
-                    f"{self.file.name}: all rows are invalid. The first has {first.column} {first.said!r}. Correct the "
-                    "file, and take it again"
+                    f"{self.file.name}: all rows are invalid, such as a row with {first.column} {first.said!r}. "
+                    "Correct the file, and take it again"
                 )
         except BaseException:
             connection.close()
@@ -267,7 +267,7 @@ class _Reading:
             unclean += [name for (name,) in found if not is_clean_id(name)]
             if len(unclean) > MAX_UNCLEAN:
                 raise Refused(
-                    f"{self.file.name}: more than {MAX_UNCLEAN:,} invalid organisation ids, such as "
+                    f"{self.file.name}: the file has more than {MAX_UNCLEAN:,} invalid organisation ids, such as "
                     f"{quote_value(unclean[0])}. Check the column of org_id"
                 )
         if unclean:
@@ -494,9 +494,7 @@ class Columns:
         try:
             names = next(csv.reader([line]), [])
         except csv.Error as error:  # a field above the size limit of the csv module
-            raise Refused(
-                f"{self.file.name}: its header cannot be read: {error}. Write shorter column names"
-            ) from error
+            raise Refused(f"{self.file.name}: cannot read the header: {error}. Write shorter column names") from error
         if len(names) == 1 and (found := [one for one in _SEPARATORS if one in names[0]]):
             said = _SEPARATORS[found[0]]
             raise Refused(f"{self.file.name}: its columns are separated by {said}. Separate them by commas")
@@ -509,7 +507,8 @@ class Columns:
             if types[name] != "VARCHAR":
                 column = self.fields.column_of(name)
                 raise Refused(
-                    f"{self.file.name}: the column {column} has the type {types[name]}, not text. Write it as text"
+                    f"{self.file.name}: the column {column} has the type {types[name]}, not text. Write its values "
+                    "as text"
                 )
 
     def _kind(self, types: dict[str, str], name: str) -> str:
@@ -523,7 +522,7 @@ class Columns:
         if type_ == "VARCHAR":
             return "text"
         column = self.fields.column_of(name)
-        raise Refused(f"{self.file.name}: the column {column} has the type {type_}. Write it as a whole number")
+        raise Refused(f"{self.file.name}: the column {column} has the type {type_}. Write its values as whole numbers")
 
     def _moment(self, types: dict[str, str]) -> str:
         type_ = types["ts"]

@@ -231,7 +231,7 @@ def _hash(file: FoundFile, number: int, over: Event | None) -> str:
             digest.update(chunk)
             at += len(chunk)
             if over is not None and over.is_set():
-                raise TimeUp(f"{file.name}: the time limit ended before the file was read. Split the file")
+                raise TimeUp(f"{file.name}: the time limit ended before Drawdown had read the file. Split the file")
     except OSError as error:
         raise changed(file, str(error.strerror)) from error
     return digest.hexdigest()[:HASH_CHARS]

@@ -231,8 +231,8 @@ def _new_objects(context: Context, source: BatchSource, quiet_ms: int, done: Bat
     else:
         if not new:
             raise NotNow(
-                f"{source.folder}: more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects. Move the objects that Drawdown "
-                "took to another prefix"
+                f"{source.folder}: the prefix has more than {MAX_PAGES * OBJECTS_A_PAGE:,} objects. Move the taken "
+                "objects to another prefix"
             )
     _set_aside(source, strange, done)
     return _in_order(new)

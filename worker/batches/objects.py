@@ -213,7 +213,9 @@ def _bring(
                 written.write(chunk)
                 left -= len(chunk)
                 if over.is_set():
-                    raise NotNow(f"{file.name}: the time limit ended before the object was downloaded. Split it")
+                    raise NotNow(
+                        f"{file.name}: the time limit ended before Drawdown had downloaded the object. Split the object"
+                    )
         if left:
             raise changed(file, "the download ended too early")
     whole = found_file(path)
@@ -311,5 +313,8 @@ def _explained(name: str, as_changed: Callable[[], NotNow] | None = None) -> Ite
             raise NotNow(f"{name}: the object store returned an unexpected response: {error!r}"[:300]) from error
         if type(error).__module__.partition(".")[0] in ("botocore", "urllib3"):
             said = " ".join(str(error).split())[:300]
-            raise NotNow(f"{name}: the call to the object store failed: {said}") from error
+            raise NotNow(
+                f"{name}: the call to the object store failed: {said.rstrip('.')}. Check the settings of the store, or "
+                "try again"
+            ) from error
         raise

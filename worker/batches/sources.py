@@ -135,7 +135,7 @@ def add_source(
     sources = _there(connection, source)
     there = {name: row.folder for name, row in sources.items()}
     if there.get(source, whole) != whole:
-        raise Refused(f"source {source} already watches {there[source]}. Use another source name for this folder")
+        raise Refused(f"source {source} already watches {there[source]}. Use another source name for {whole}")
     if source in there and sources[source].field_map != fields.text:
         has = str(sources[source].fields) or "no --map or --set"
         raise Refused(

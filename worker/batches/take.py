@@ -304,8 +304,8 @@ def _require_uncharged(connection: sa.Connection, sums: Sums) -> None:
     for (event_type, window_ms), metric in sorted(charged.charged(connection, spots).items()):
         raise Refused(
             f"{sums.file.name}: the guard charges {event_type} at once, as {metric}, in the window of "
-            f"{utc(window_ms)}. Remove its rows. If the guard has not charged their use, send the use to "
-            "POST /v1/guard/consume"
+            f"{utc(window_ms)}. Remove the rows of this type in this window. If the guard has not charged their use, "
+            "send the use to POST /v1/guard/consume"
         )
 
 
@@ -333,8 +333,8 @@ def _sizes(connection: sa.Connection, sums: Sums) -> Mapping[int | str, int]:
     found: dict[int | str, int] = dict(find_meters(connection, types).items())
     if missing := sorted(set(types) - {str(kind) for kind in found}):
         raise NotNow(
-            f"{sums.file.name}: the limit of event types is reached, so the new event type {missing[0]} cannot be "
-            "added. Use an event type that `drawdown feature list` shows"
+            f"{sums.file.name}: the limit of event types is reached, so Drawdown cannot add the new event type "
+            f"{missing[0]}. Use an event type that `drawdown feature list` shows"
         )
     return found
 
@@ -542,7 +542,7 @@ def _require_sealed(connection: sa.Connection, batch: str, portion: dict[str, st
         # usage again.
         went = int(SQL.run(connection, "count_withdrawn", ids_of(batch)).scalar_one())
         raise Refused(
-            f"cannot withdraw batch {batch}: some of its usage from the lost history is not sealed again. "
+            f"cannot withdraw batch {batch}: some of its usage from the lost history is not sealed again yet. "
             f"{counted(went, 'sample is', 'samples are')} withdrawn so far. Run `drawdown batch withdraw "
             f"{typed(batch)}` again after the next tick, or when the open pushes of its organisations are settled"
         )

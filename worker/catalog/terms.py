@@ -122,8 +122,8 @@ def require_terms(connection: sa.Connection, provider: str, capabilities: Capabi
     """
     if changed(connection, {provider: capabilities}):
         raise TermsChanged(
-            f"cannot bill by {provider}: other terms were accepted after this process started. Restart it with the "
-            "settings in force. See `drawdown provider list`"
+            f"cannot bill by {provider}: other terms were accepted after this process started. Restart the process "
+            "with the settings in force. See `drawdown provider list`"
         )
 
 

@@ -82,7 +82,7 @@ def require_direct(engine: sa.Engine) -> None:
     direct = read(engine, _is_direct)
     if not direct:
         raise DatabaseNotReady(
-            "a worker cannot listen for jobs through a pooler. Set its database URL without the pooler"
+            "a worker cannot listen for jobs through a pooler. Set a database URL without the pooler"
         )
 
 
@@ -101,7 +101,9 @@ def require_installed(engine: sa.Engine) -> None:
         raise DatabaseNotReady("the database lacks the schema for workers. Run `drawdown init --cluster`")
     _refuse_newer(done)
     if missing := [name for name in list_migrations() if name not in done]:
-        raise DatabaseNotReady(f"the schema for workers lacks {missing[0]}. Run `drawdown init --cluster`")
+        raise DatabaseNotReady(
+            f"the schema for workers lacks the migration {missing[0]}. Run `drawdown init --cluster`"
+        )
 
 
 def list_migrations() -> list[str]:
@@ -120,7 +122,7 @@ def _find_applied(connection: sa.Connection) -> set[str]:
 def _refuse_newer(done: set[str]) -> None:
     if newer := sorted(done - set(list_migrations())):
         raise DatabaseNotReady(
-            f"the schema for workers has {newer[-1]}, which this program does not know. Upgrade Drawdown"
+            f"the schema for workers has the migration {newer[-1]}, which this program does not know. Upgrade Drawdown"
         )
 
 

@@ -115,8 +115,8 @@ def decide(wanted: RequestedTerms, agreed: Terms | None, others: Sequence[str]) 
                        for name in theirs if theirs[name] != ours[name])  # fmt: skip
     more = "" if len(others) <= MOST_NAMED else f" and {len(others) - MOST_NAMED:,} more"
     raise Refused(
-        f"workers of this database have different terms ({differ}): {', '.join(others[:MOST_NAMED])}{more}. Use the "
-        f"same terms, or end these workers first. A killed worker counts for another {LIVES_S} s"
+        f"other workers of this database ({', '.join(others[:MOST_NAMED])}{more}) have different terms: {differ}. Use "
+        f"the same terms, or end these workers first. A killed worker counts as live for another {LIVES_S} s"
     )
 
 
@@ -145,8 +145,8 @@ def _terms(text: str | None, others: Sequence[str]) -> Terms | None:
         if not others:
             return None
         raise Refused(
-            f"workers of this database have terms of another version of Drawdown: {', '.join(others[:MOST_NAMED])}. "
-            "Install their version here, or end them first"
+            f"other workers of this database ({', '.join(others[:MOST_NAMED])}) have terms of another version of "
+            "Drawdown. Install their version here, or end these workers first"
         )
     return Terms(**{**found, "providers": tuple(found["providers"])})
 

@@ -35,12 +35,14 @@ def require_clock(connection: sa.Connection, now: int) -> None:
     """
     server_now = database_now(connection, now)
     if abs(now - server_now) > MAX_SKEW_MS:
-        raise ClockDoubted(f"{_apart(now, server_now)}. The database was not changed. Synchronise both with NTP")
+        raise ClockDoubted(
+            f"{_apart(now, server_now)}. Drawdown did not change the database. Synchronise both clocks with NTP"
+        )
     previous = last_doubted_clock(connection)
     if previous is not None and now < previous - MAX_SKEW_MS:
         raise ClockDoubted(
-            f"this machine's clock is {(previous - now) / SECOND_MS:,.0f} s behind the last tick. The database was not "
-            "changed. Correct the clock with NTP, or pass --at with the correct time"
+            f"this machine's clock is {(previous - now) / SECOND_MS:,.0f} s behind the last tick. Drawdown did not "
+            "change the database. Correct the clock with NTP, or pass --at with the correct time"
         )
 
 
@@ -67,7 +69,7 @@ def doubt_the_clock(now: int, server_now: int, previous: int | None) -> None:
     """
     if abs(now - server_now) > MAX_SKEW_MS:
         raise ClockDoubted(
-            f"{_apart(now, server_now)}. Synchronise both with NTP, or run `drawdown tick --accept-clock` once"
+            f"{_apart(now, server_now)}. Synchronise both clocks with NTP, or run `drawdown tick --accept-clock` once"
         )
     if previous is not None and abs(now - previous) > MAX_JUMP_MS:
         side = "ago" if now > previous else "in the future"

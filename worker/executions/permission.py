@@ -202,7 +202,10 @@ def _require_own_sandboxes(connection: sa.Connection, request: Request, now_ms: 
     values = {"org_id": request.org_id, "names": request.named}
     other = SQL.run(connection, "of_others", values).scalar() if ids.tells_names(connection) else None
     if other is not None:
-        raise Denied("other_org", f"sandbox {other} does not belong to {request.org_id}. Name its own sandboxes")
+        raise Denied(
+            "other_org",
+            f"sandbox {other} does not belong to {request.org_id}. Name only sandboxes of {request.org_id}",
+        )
     reservations.require_free(connection, request.org_id, request.named, now_ms)
 
 

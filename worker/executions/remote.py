@@ -302,7 +302,8 @@ def _priced(connection: sa.Connection, found: Reservation, quantities: dict[str,
     for line in sorted(quantities.items()):
         amount = price_of(connection, card, provider, line, at_ms) if line[1] else 0
         if amount > MAX_ENTRY_MICRO:
-            several = "in several draws before you settle" if found.state == "held" else "as usage of its sandboxes"
+            of_sandboxes = "as usage of the execution's sandboxes"
+            several = "in several draws before you settle" if found.state == "held" else of_sandboxes
             raise UsageError(
                 f"invalid cost {as_credits(amount)} of an execution: expected 0 to 1,000,000,000 credits. "
                 f"Charge the quantity of {line[0]} {several}"

@@ -162,7 +162,7 @@ def _require_said(request: Request) -> None:
     if request.sandboxes and request.settled_by is None:
         raise Denied(
             "settled_by_missing",
-            "settled_by is missing: if samples of the sandboxes charge the execution, pass 'metering'. Otherwise pass "
+            "settled_by is missing. If samples of the sandboxes charge the execution, pass 'metering'. Otherwise, pass "
             "'receipt'",
         )
     if request.settled_by != "metering":

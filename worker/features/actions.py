@@ -150,7 +150,10 @@ def map_event(
         record(connection, "event_value", event_type, asdict(value), by)
     meter = meters(connection, [event_type], by.now_ms).get(event_type)
     if meter is None:
-        raise Refused(f"the limit of {MAX_EVENT_TYPES:,} event types is reached. Run `drawdown feature list`")
+        raise Refused(
+            f"cannot map {event_type}: the limit of {MAX_EVENT_TYPES:,} event types is reached. Use an event type that "
+            "`drawdown feature list` shows"
+        )
     return _add(connection, MappingRow("exact", meter, feature, unit, 0), by, from_ms, confirmed=confirmed)
 
 
@@ -244,7 +247,10 @@ def _add(connection: sa.Connection, wanted: MappingRow, by: By, from_ms: int | N
             f"{utc(next_window(lost_to))} or later"
         )
     if row.feature and start < sealed_to and not confirmed:
-        raise Refused("this mapping gives sealed windows a feature. Check it with --dry-run, then pass --yes")
+        raise Refused(
+            f"cannot start this mapping at {utc(start)} without --yes: it applies to sealed windows, and Drawdown then "
+            "bills their pending usage. Check the mapping with --dry-run, then pass --yes"
+        )
     event_type = _type_of(connection, row.memory_mb) if row.is_of_events else None
     double_billing.require_uncharged(connection, mapping, row, event_type)
     person = {"at_ms": by.now_ms, "actor": by.actor, "reason": by.reason}

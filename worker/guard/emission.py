@@ -78,7 +78,7 @@ def emit(connection: sa.Connection, emission: Emission, now_ms: int) -> Emitted:
     (found,) = take_all(connection, [emission], now_ms)
     if not is_kept(found):
         raise Denied(
-            REFUSED, f"the event of the use was refused ({found.code}), so the use was not counted: {found.message}"
+            REFUSED, f"cannot count the use, because Drawdown refused its event ({found.code}): {found.message}"
         )
     return emitted(emission, found)
 

@@ -194,7 +194,7 @@ def _require_newest(connection: sa.Connection, found: OverrideRow, now_ms: int) 
     if newer is not None:
         raise Refused(
             f"cannot approve limit override {found.number}: the newer limit override {newer} of {found.metric} per "
-            f"{found.period} for {found.target} is in force, and would still decide. First run `drawdown override end "
+            f"{found.period} for {found.target} is in force, and takes precedence. First run `drawdown override end "
             f"{newer}`, or run `drawdown override refuse {found.number}`"
         )
 

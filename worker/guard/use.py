@@ -724,7 +724,7 @@ def _end(connection: sa.Connection, key: str, state: State, amount: int, by: By)
     price = use.price.of(amount)
     if price > MAX_ENTRY_MICRO:  # without an execution, only this check bounds the price
         raise UsageError(
-            f"the cost of a use is too large, {as_credits(price)} credits: expected at most 1,000,000,000 credits. "
+            f"invalid cost {as_credits(price)} of a use: expected at most 1,000,000,000 credits. "
             "Send a part of the quantity, and reserve another use for the rest"
         )
     known = know(connection, Wish(use.org_id, use.metric, 1), by.now_ms)
@@ -790,8 +790,8 @@ def _locked(connection: sa.Connection, key: str, now_ms: int) -> tuple[Counters,
     if found.state == "used":
         raise Denied(
             "ended",
-            f"{strip_own_prefix(key)} was used at once and is counted, so you cannot settle, release or extend it. For "
-            "further use, reserve another use",
+            f"the call consume already counted {strip_own_prefix(key)}, so you cannot settle, release or extend it. "
+            "For further use, reserve another use",
         )
     return counters, found
 

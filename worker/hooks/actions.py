@@ -226,8 +226,8 @@ def try_endpoint(connection: sa.Connection, name: str, by: By) -> str:
 def require_called(name: str, url: str, hooks: Hooks | None) -> None:
     """Check that this process may call an endpoint. Errors: UsageError."""
     if hooks is None or origin(url) not in hooks.origins:
-        needs = "DRAWDOWN_HOOK_ORIGINS must allow its origin, and DRAWDOWN_HOOK_SECRET must be set"
-        raise UsageError(f"cannot send {name} a message: {needs}")
+        needs = "Add the origin of its URL to DRAWDOWN_HOOK_ORIGINS, and set DRAWDOWN_HOOK_SECRET"
+        raise UsageError(f"cannot send a message to {name}: this machine's settings do not allow it. {needs}")
 
 
 def set_low(

@@ -309,7 +309,10 @@ def _halt(
 ) -> HaltsMade:
     found = _chosen(connection, asked, org_id, OrgFilter(provider, plan, search))
     if expect not in (None, len(found)):
-        raise Refused(f"expected {counted(expect, 'organisation')}, found {len(found):,}. Check again with --dry-run")
+        raise Refused(
+            f"the number of organisations differs: expected {expect:,}, but found {len(found):,}. Check again with "
+            "--dry-run, without --expect"
+        )
     told = {} if undo else running_of(connection, found)
     return HaltsMade(undo, halt(connection, found, asked.by, undo=undo), told)
 

@@ -266,7 +266,7 @@ def _require_free(connection: sa.Connection, org_id: str, start: int) -> int | N
     first, later = there.first_start_ms, there.later_start_ms
     if later == start:
         raise Refused(
-            f"{org_id} already has an assignment that starts at that time. See `drawdown org show {typed(org_id)}`. "
+            f"{org_id} already has an assignment that starts at {utc(start)}. See `drawdown org show {typed(org_id)}`. "
             f"To cancel it before it begins, run `drawdown org assign {typed(org_id, '--undo', '--from', utc(start))}`"
         )
     if later is not None and first != later:
@@ -418,8 +418,8 @@ def _check_customer(connection: sa.Connection, org_id: str, biller: _Biller, sta
         )
     if other.provider == provider:
         raise Refused(
-            f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} at that time. "
-            "Name another customer"
+            f"the customer {customer_id} at {provider} belongs to the organisation {other.org_id} during this "
+            "assignment. Name another customer"
         )
     raise Refused(
         f"{org_id} at {provider} and {other.org_id} at {other.provider} would both draw on the wallet of the customer "

@@ -67,8 +67,8 @@ def require_unmetered(connection: sa.Connection, metric: str, counts: str, now_m
             f"cannot set a price of {metric}: the seal bills {counts} as {segment.feature} in windows from "
             f"{utc(segment.start_ms)} on, and usage must be billed only once. Pass --credits 0, or pass --counts NAME "
             f"to count another name. To charge by {metric} instead, stop sending {counts}, and run `drawdown feature "
-            f"end {segment.feature}`, which ends all its sizes and event types. When its last window is over, set the "
-            "price before you send again"
+            f"end {segment.feature}`, which ends all sizes and event types of the feature. After the feature's last "
+            f"window, set the price, and then send {counts} again"
         )
 
 
@@ -83,11 +83,11 @@ def require_nothing_waits(connection: sa.Connection, metric: str, event_type: st
     if found.orgs:
         who, since = counted(found.orgs, "organisation"), utc(found.since_ms)
         raise Refused(
-            f"usage of {event_type} by {who} waits for a feature, in windows from {since} on. If {metric} has a price, "
-            f"that usage is never billed. Stop sending {event_type}. Map it (`drawdown feature map-event "
-            f"{typed(event_type)} FEATURE --from {since}`), and run `drawdown feature end FEATURE`, which ends all its "
-            "sizes and event types. Set the price when its last window is over. Or, instead of mapping it, withdraw "
-            "the usage (`drawdown event withdraw SOURCE EVENT`)"
+            f"usage of {event_type} by {who} waits for a feature, in windows from {since} on. If you set a price of "
+            f"{metric} now, Drawdown never bills this usage. Stop sending {event_type}. Then map the type (`drawdown "
+            f"feature map-event {typed(event_type)} FEATURE --from {since}`), and run `drawdown feature end FEATURE`, "
+            "which ends all sizes and event types of the feature. After the feature's last window, set the price. "
+            "Instead of mapping the type, you can withdraw its usage (`drawdown event withdraw SOURCE EVENT`)"
         )
 
 
@@ -109,9 +109,8 @@ def require_uncharged(
         if (one.metric, segment.feature) not in known:
             raise Refused(
                 f"the guard charges {one.counts} as {one.metric}, and usage must be billed only once. Set the "
-                f"price of the metric to 0 (`drawdown guard set {typed(one.metric)} --credits 0`) and map it from "
-                "the next window on, "
-                f"or let the metric count another name (--counts NAME)"
+                f"price of the metric to 0 (`drawdown guard set {typed(one.metric)} --credits 0`), and start this "
+                "mapping at the next window. Or let the metric count another name (--counts NAME)"
             )
 
 

@@ -98,7 +98,7 @@ def _chunk(
     problems = [flip for flip in planned if flip.problem is not None]
     if problems and not options.each_alone and not options.dry_run:
         why = "; ".join(f"{flip.org_id}: {flip.problem}" for flip in problems[:5])
-        raise Refused(f"{why}. The assignments were not changed")
+        raise Refused(f"{why}. Drawdown did not change the assignments")
     in_ledger = [name for name, declared in context.capabilities.items() if declared.balance_in_ledger]
     made: list[Flip] = yield Transaction(
         "assign",

@@ -90,7 +90,7 @@ def read_file(name: str, stdin: BinaryIO | None = None) -> Days:
             line = number
             found.append(total_of(_object_of_line(row) if isinstance(row, str) else row))
             if len(found) > MAX_TOTALS:
-                raise BadTotal(f"more than {MAX_TOTALS:,} totals. Pass fewer days at once")
+                raise BadTotal(f"the file has more than {MAX_TOTALS:,} totals. Pass fewer days at once")
         if not found:
             raise BadTotal("the file does not have totals. Write one total a line")
         return by_day(found)
@@ -182,7 +182,7 @@ def by_day(totals: Iterable[Total]) -> Days:
             )
         of_org[one.memory_mb] = one.seconds
     if len({day for day, _ in found}) > MAX_DAYS:
-        raise BadTotal(f"more than {MAX_DAYS} days. Pass fewer days at once")
+        raise BadTotal(f"the totals cover more than {MAX_DAYS} days. Pass fewer days at once")
     both = {day for day, cell in found if cell == ALL_CELLS} & {day for day, cell in found if cell != ALL_CELLS}
     if both:
         raise BadTotal(
@@ -227,7 +227,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
         )
     for fields in table:
         if fields and len(fields) != len(names):
-            cut = "; was the line cut?" if len(fields) < len(names) else ""
+            cut = ". The line may be cut off" if len(fields) < len(names) else ""
             raise Unfit(
                 table.line, f"expected {len(names)} columns, as in the first line, and found {len(fields):,}{cut}"
             )

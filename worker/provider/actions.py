@@ -111,7 +111,8 @@ def accept_some(
     counts = SQL.run(connection, "count_open", {"provider": provider}).one()
     if counts.sent:
         raise Refused(
-            f"pushes that were sent to {provider} on its old terms are not settled: {counts.sent:,}. Restore the "
+            f"cannot accept the new terms of {provider}: ticks have not settled "
+            f"{counted(int(counts.sent), 'push', 'pushes')} that Drawdown sent on the old terms. Restore the old "
             "settings until ticks have settled these pushes. Resolve pushes in doubt with `drawdown push resolve KEY "
             "--outcome OUTCOME --evidence TEXT`"
         )
@@ -265,7 +266,7 @@ def bill_shadow(connection: sa.Connection, provider: str, from_ms: int, by: By) 
     found = SQL.run(connection, "shadow_pushes", values).all()
     if from_ms >= live or not found:
         raise Refused(
-            f"{provider} does not have shadow usage since {utc(from_ms)}: it is live from {utc(live)}. To bill earlier "
+            f"{provider} does not have shadow usage since {utc(from_ms)}. It is live from {utc(live)}. To bill earlier "
             "usage, first check that no other system billed it, and then pass an earlier --from"
         )
     if len(found) > MAX_SHADOW_BILLED:

@@ -134,7 +134,7 @@ def _when_down(
     if undo == bool(policy):
         raise UsageError(f"specify either --policy ({', '.join(rates.POLICIES)}) or --undo", at="policy")
     if undo and new:
-        raise UsageError("--new cannot be combined with --undo", at="new")
+        raise UsageError("--new cannot be combined with --undo. Omit --new", at="new")
     if policy is None:
         was: str | None = providers.end_when_down(connection, provider, plan, asked.by)
     else:

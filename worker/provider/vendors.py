@@ -99,7 +99,7 @@ def set_units(connection: sa.Connection, feature: str, units: Units, from_ms: in
             free = next(day for day in count(from_ms + DAY_MS, DAY_MS) if day not in begun)
             raise Refused(
                 f"{feature} already has another cost at {units.vendor} from {utc(from_ms)[:10]} on, and costs are "
-                f"append-only. The earliest day for a new cost is --from {utc(free)[:10]}. Estimates of earlier "
+                f"append-only. Pass --from {utc(free)[:10]}, the earliest day for a new cost. Estimates of earlier "
                 "days use the existing cost"
             )
         return
@@ -118,7 +118,7 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     number = SQL.run(connection, "insert_import", values).scalar()
     if number is None:
         if SQL.run(connection, "imported", values).first() is None:
-            raise DatabaseBusy("another file of bills is being imported. Try again")
+            raise DatabaseBusy("another call is importing a file of bills. Try again")
         return False
     days = {(line.vendor, line.day_ms) for line in file.lines if not line.is_final}
     rows = [{"vendor": vendor, "day_ms": day} for vendor, day in sorted(days)]
@@ -126,7 +126,7 @@ def import_bills(connection: sa.Connection, file: BillFile, by: By) -> bool:
     if final is not None:
         raise Refused(
             f"cannot replace the bill of {final.vendor}: {show_time(int(final.day_ms))[:10]} is already final. Import "
-            "its invoice with --final"
+            "the vendor's invoice with --final"
         )
     SQL.run(connection, "insert_bills", [{**vars(line), "number": number} for line in file.lines])
     record(connection, "vendor_import", file.import_id, {"lines": len(file.lines), "billed_micro": _sums(file)}, by)
@@ -223,8 +223,8 @@ def read_bills(name: str, *, is_final: bool) -> BillFile:
             sums[key] = _EXACT.add(sums.get(key, Decimal(0)), amount)
             if len(sums) > MAX_LINES:
                 raise ValueError(
-                    f"more than {MAX_LINES:,} combinations of vendor, service, day and currency. Pass fewer days at "
-                    "once"
+                    f"the file has more than {MAX_LINES:,} combinations of vendor, service, day and currency. Pass "
+                    "fewer days at once"
                 )
             if not (is_final or final):
                 open_days.add((key[0], key[2]))

@@ -95,7 +95,7 @@ def void(
         for key, adopted in sorted(taken_back(connection, accepted).items()):
             raise Refused(
                 f"cannot void {key}: reconcile already recorded this push as lost, with the opposite push {adopted}, "
-                f"so the usage is billed again. See `{typed('drawdown', 'push', 'show', key)}`"
+                f"so Drawdown bills the usage again. See `{typed('drawdown', 'push', 'show', key)}`"
             )
         void_many(connection, chosen, by, [evidence.strip()] * len(chosen), kind)
         own_up_to_lost(connection, accepted)
@@ -129,7 +129,7 @@ def _all_or_none(keys: Sequence[str]) -> Iterator[None]:
         raise
 
 
-_IF_LOST: Final = "if its provider lost it, run `drawdown push void-lost KEY`, which looks it up first"
+_IF_LOST: Final = "If the provider lost this push, run `drawdown push void-lost KEY`, which looks up the push first"
 
 
 def _chosen(
@@ -146,10 +146,10 @@ def _chosen(
     for key in keys:
         push = require_push(connection, found, key)
         if push.state not in states:
-            more = f"; {if_accepted}" if if_accepted and push.state == "accepted" and push.provider != EMBEDDED else ""
+            more = f". {if_accepted}" if if_accepted and push.state == "accepted" and push.provider != EMBEDDED else ""
             if push.state == "queued":
                 more = f". It may have arrived, so wait until ticks have looked it up. See `drawdown push show {key}`"
-            raise Refused(f"{key} is {push.state}: {rule}{more}")
+            raise Refused(f"{key} is {push.state}, and {rule}{more}")
         chosen[push.key] = push
     return list(chosen.values())
 
@@ -172,11 +172,11 @@ def resolve_accepted(connection: sa.Connection, keys: Sequence[str], by: By, evi
             # A push that the provider cannot accept is rejected unsent, and a person may have billed it there by hand.
             # A push that is in doubt and unsent may have been sent in a lost history.
             if not (push.attempts or push.state in ("rejected", "in_doubt")):
-                raise Refused(f"{push.key} is {push.state}: {rule}")
+                raise Refused(f"{push.key} is {push.state}, and {rule}")
             if push.provider == "embedded" and push.key not in charged:
                 raise Refused(
-                    f"cannot resolve {push.key}: the embedded ledger does not have its charge. If it is queued, wait "
-                    "for the lookup. Otherwise, pass `--outcome absent`"
+                    f"cannot resolve {push.key}: the embedded ledger does not have its charge. If the push is queued, "
+                    "wait for the lookup. Otherwise, pass `--outcome absent`"
                 )
     accept_many(connection, chosen, by, evidence)
     return [push.key for push in chosen]

@@ -302,8 +302,8 @@ def _advance(
     moved = {"next_ms": span[1], "pushes": pushes, "lease_ms": now + lease_ms, "finished_ms": now if done else None}
     if SQL.run(connection, "advance", {**which, **moved}).rowcount != 1:
         raise ReplayAtWork(
-            "this replay stopped for so long that another process took it over. It continues there, and "
-            "usage is neither lost nor billed twice"
+            "this replay stopped for so long that another process took it over. The replay continues "
+            "there, and Drawdown bills the usage exactly once"
         )
 
 

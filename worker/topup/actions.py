@@ -268,8 +268,8 @@ def _require_own(connection: sa.Connection, customer_id: str, now_ms: int) -> No
     keeper = keeper_of(connection, customer_id, now_ms)
     if keeper is not None:
         raise Refused(
-            f"cannot top up {customer_id}: {keeper} bills it, and keeps and fills its own balances. Set up top-ups "
-            f"at {keeper}"
+            f"cannot top up {customer_id}: {keeper} bills this customer, and keeps and fills the balance itself. Set "
+            f"up top-ups at {keeper}"
         )
 
 

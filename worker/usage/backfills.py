@@ -205,7 +205,8 @@ def stage(connection: sa.Connection, name: str, events: Sequence[UsageEvent], no
     new = set(SQL.run(connection, "stage", {"backfill": name, "events": list(rows.values())}).scalars())
     if int(SQL.run(connection, "staged", {"backfill": name}).scalar_one()) > MOST_STAGED:
         raise Refused(
-            f"{name} would exceed the limit of {MOST_STAGED:,} events. Close it, and open another backfill for the rest"
+            f"with these events, the backfill {name} would exceed the limit of {MOST_STAGED:,} events. Close the "
+            "backfill, and open another backfill for the rest"
         )
     values = {"backfill": name, "sample_ids": list(rows)}
     stored = {row["sample_id"]: dict(row) for row in SQL.run(connection, "staged_before", values).mappings()}
@@ -268,12 +269,14 @@ def close(connection: sa.Connection, name: str, shown: str, by: By) -> Diff:
     SQL.run(connection, "drop_others", _of(found))
     events = [_event(found.org_id, row) for row in SQL.run(connection, "held", {"backfill": name}).mappings()]
     if len(events) != now.counts.get("new", 0):
-        raise Refused(f"other calls sent events of {name} in the meantime. Run `drawdown backfill show {name}`")
+        raise Refused(
+            f"cannot close {name}: other calls just sent some of its events. Run `drawdown backfill show {name}`"
+        )
     for start in range(0, len(events), TAKEN_AT_ONCE):
         for answer in take(connection, events[start : start + TAKEN_AT_ONCE], by.now_ms, own=True):
             if answer.status not in ("accepted", "pending"):
                 raise Refused(
-                    f"cannot close {name}: the answer to an event is {answer.status} "
+                    f"cannot close {name}: an event has the status {answer.status} "
                     f"({answer.message or 'the event is already stored'}). Run `drawdown backfill show {name}`"
                 )
     keep_above_floor(connection, found.org_id, events)

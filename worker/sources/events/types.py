@@ -173,7 +173,10 @@ def declare_value(connection: sa.Connection, event_type: str, value: EventValue,
     limit of event types is reached.
     """
     if hold(connection, event_type, by.now_ms) is None:
-        raise Refused(f"the maximum of {MAX_EVENT_TYPES:,} event types is reached. See `drawdown feature list`")
+        raise Refused(
+            f"cannot declare a value of {event_type}: the limit of {MAX_EVENT_TYPES:,} event types is reached. See "
+            "`drawdown feature list`"
+        )
     before = values(connection, [event_type]).get(event_type)
     if before is not None and before != value:
         raise Refused(f"{event_type} already has a value, the {before}. Send other events with another type")

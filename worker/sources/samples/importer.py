@@ -364,8 +364,8 @@ def prefix_of(name: str, options: ImportOptions) -> str | None:
         )
     if f"{prefix}:".startswith(RESERVED_IDS):
         raise UsageError(
-            f"invalid prefix of ids {quote_value(prefix)}: Drawdown reserves ids that begin with {prefix}:. Choose "
-            "another with --id-prefix"
+            f"invalid prefix of ids {quote_value(prefix)}: Drawdown reserves ids that begin with "
+            f"{quote_value(prefix + ':')}. Choose another --id-prefix"
         )
     return prefix
 
@@ -618,8 +618,8 @@ class NumberedLines:
         self._number += 1
         if self._number > MAX_FILE_LINES:
             raise DrawdownError(
-                f"{self.name}: more than {MAX_FILE_LINES:,} lines. Split the file exactly at this limit, after its "
-                "last whole row, and import all parts. With --id-from-line, keep the file name or the --id-prefix for "
+                f"{self.name}: more than {MAX_FILE_LINES:,} lines. Split the file after the last whole row within "
+                "this limit, and import all parts. With --id-from-line, keep the file name or the --id-prefix for "
                 "the first part, and give each other part its own"
             )
         self._blank_bytes = self._blank_bytes + len(raw) if is_blank(raw) else 0

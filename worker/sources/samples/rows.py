@@ -86,11 +86,13 @@ class ImportOptions:
         if "id" in self.constants:
             raise UsageError("--set id=… would give every row the same id. Use --id-from-line")
         if self.id_from_line and "id" in self.columns:
-            raise UsageError("the field id has two sources: specify either --map id=COLUMN or --id-from-line, not both")
+            raise UsageError("the field id has two sources. Specify either --map id=COLUMN or --id-from-line, not both")
         if self.format not in (None, *FORMATS):
             raise UsageError(f"invalid --format {quote_value(self.format)}: expected {' or '.join(FORMATS)}")
         if self.id_prefix is not None and not self.id_from_line:
-            raise UsageError("--id-prefix needs --id-from-line. Omit it, or pass both if the rows do not have ids")
+            raise UsageError(
+                "--id-prefix needs --id-from-line. If the rows do not have ids, pass both. Otherwise, omit --id-prefix"
+            )
         if self.chunk_rows < 1:
             raise UsageError(f"invalid chunk_rows {self.chunk_rows}: expected 1 or more rows")
         time_reader(self.time_format, self.zone)
@@ -199,8 +201,9 @@ def _position(name: str, field: str, header: Sequence[str], options: ImportOptio
         return len(header) + len(options.constants)
     if source not in header:
         raise UsageError(
-            f"{name}: missing column {source!r} for {field}: the file has {', '.join(header)}. Name its column with "
-            f"--map {field}=COLUMN, or {'use --id-from-line' if field == 'id' else f'pass --set {field}=VALUE'}"
+            f"{name}: missing column {source!r} for {field}: the file has {', '.join(header)}. If another column "
+            f"holds {field}, pass --map {field}=COLUMN. Otherwise, "
+            f"{'use --id-from-line' if field == 'id' else f'pass --set {field}=VALUE'}"
         )
     return list(header).index(source)
 
