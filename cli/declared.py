@@ -274,7 +274,7 @@ def org_rows(file: Path) -> list[tuple[int, dict[str, str | None]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} cannot be read: {why_unread(error)}. Check the file") from error
     if not found:
-        raise UsageError(f"{file}: the file does not name an organisation. Add a line for each")
+        raise UsageError(f"{file}: the file does not name an organisation. Add a line for each organisation")
     return found
 
 

@@ -573,7 +573,9 @@ def _one_database(text: str, was: str | None) -> None:
             "the file does not contain a URL such as postgresql://USER:PASSWORD@HOST/NAME. Write the URL into it"
         ) from None
     if was is not None and url != url_of(was).set(username="", password=""):
-        raise UsageError("the URL in the file changed in more than its login. Restart the process to use the new URL")
+        raise UsageError(
+            "more than the user and password of the URL in the file changed. Restart the process to use the new URL"
+        )
 
 
 def _my_secrets(text: str) -> tuple[str, ...]:

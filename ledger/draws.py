@@ -137,13 +137,13 @@ def finish(
     if found.state == state:
         return _repeat_end(connection, found, cost, card)
     if found.state != "held" and (found.state, state) != ("expired", "settled"):
-        raise Denied("ended", f"{found.reservation} is {found.state}. {instead(found)}")
+        raise Denied("ended", f"{found.reservation} is {found.state}, so it cannot become {state}. {instead(found)}")
     lines = [] if cost is None else _rest(connection, found, cost, card)
     if lines is None and cost is not None and cost.quantities is not None:
         raise Denied(
             "below_drawn",
-            f"{found.reservation} has drawn a higher quantity of a feature. Send its total quantities, with those of "
-            "earlier draws",
+            f"{found.reservation} has drawn a higher quantity of a feature. Send the execution's total quantities, "
+            "including earlier draws",
         )
     if lines is None:
         raise Denied(
@@ -213,7 +213,7 @@ def priced(found: Reservation, cost: Cost, card: RateCard) -> list[Line]:
             raise Denied(
                 "no_rate",
                 f"feature {feature} did not have a rate when {found.reservation} was accepted. "
-                "Later rates do not apply. Send its cost in credits",
+                "Later rates do not apply. Send the execution's cost in credits",
             )
         lines.append(Line(feature, quantity, _within(amount)))
     return lines

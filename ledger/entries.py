@@ -108,7 +108,7 @@ def post(connection: sa.Connection, entries: Sequence[dict[str, object]]) -> set
     for account, balance_micro in _move(connection, moved, dated).items():
         if account in bounded and abs(balance_micro) > MOST_BALANCE_MICRO:
             raise BeyondBalance(
-                f"balance of {account} would be {as_credits(balance_micro)} credits: at "
+                f"cannot change the balance of {account} to {as_credits(balance_micro)} credits: at "
                 f"most {MOST_BALANCE_MICRO // MICRO:,} are allowed, as credit or debt. "
                 "Check the usage and its rate"
             )

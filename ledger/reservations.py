@@ -464,7 +464,9 @@ def require_few(connection: sa.Connection, customer_id: str, now_ms: int, *, wit
     values = {"customer_id": customer_id, "now_ms": now_ms, "at_most": most + 1}
     if int(SQL.run(connection, "metered", values).scalar_one()) > most:
         text = f"{customer_id} has {MOST_METERED:,} open executions that metering settles, which is the maximum"
-        raise Denied("too_many_executions", f"{text}. Settle an execution, or name more sandboxes in each", "account")
+        raise Denied(
+            "too_many_executions", f"{text}. Settle an execution, or name more sandboxes in each execution", "account"
+        )
 
 
 def require_free(connection: sa.Connection, org_id: str, names: Sequence[str], now_ms: int) -> None:

@@ -114,8 +114,8 @@ def secrets_of(settings: Mapping[str, str]) -> list[str]:
 def _checked_name(name: str, taken: Collection[str]) -> str:
     if not NAME.fullmatch(name) or name in EXEMPT_PROVIDERS:
         raise ValueError(
-            f"{name!r} is not a valid name for a provider. Use at most 40 of a-z, 0-9 and _, with a letter first, and "
-            f"not {' or '.join(sorted(EXEMPT_PROVIDERS))}"
+            f"{name!r} is not a valid name for a provider. Use at most 40 characters of a-z, 0-9 and _, with a letter "
+            f"first, and not {' or '.join(sorted(EXEMPT_PROVIDERS))}"
         )
     if name in taken:
         raise ValueError(f"two installed packages provide {name}. Uninstall one of them")

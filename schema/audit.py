@@ -85,8 +85,8 @@ def require_org(connection: sa.Connection, org_id: str) -> sa.Row[Any]:
     if row is None:
         if ids.has_samples(connection, org_id):
             raise Refused(
-                f"a tick has not registered {org_id}, which has samples. Run `drawdown tick`, then try again. If this "
-                "repeats, run `drawdown sample quarantined`"
+                f"a tick has not registered {org_id}, which has samples. Run `drawdown tick`, then try again. If the "
+                "error repeats, run `drawdown sample quarantined`"
             )
         ids.require(connection, ids.ORG, org_id)
         raise Refused(explain_race("organisation", org_id))

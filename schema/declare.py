@@ -629,7 +629,7 @@ class Action(Generic[R]):
         Errors: Refused for too many rows; those of `do`.
         """
         if not self.fits(connection, asked, values):
-            said = f"{self.title}: only the command changes more than {self.at_once:,} rows"
+            said = f"{self.title}: only the command line can change more than {self.at_once:,} rows"
             raise Refused(f"{said}. Run `drawdown {typed(*self.command(values))}`")
         done = self.do(connection, asked, **values)
         while isinstance(done, More):

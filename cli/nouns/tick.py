@@ -314,8 +314,8 @@ def run_(
     app: App = context.obj
     if deadline is not None and deadline > every:
         raise UsageError(
-            f"invalid --deadline {deadline:g}: it is longer than --every, so a tick could delay the next one. Pass at "
-            f"most {every}"
+            f"invalid --deadline {deadline:g}: it is longer than --every, so a tick could delay the next tick. Pass "
+            f"at most {every}"
         )
     parts, appearing = parse_parts(app, shard, processes), new_orgs(app, new_org_provider, new_org_from)
     rounds_s = ROUND_MS // SECOND_MS if watch else None

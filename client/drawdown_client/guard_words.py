@@ -228,7 +228,11 @@ def require_written(answer: Answer) -> None:
     that was allowed without a response, because it then records nothing.
     """
     if answer.get("decision") == "block" and answer.get("state") is None:
-        raise Refused(409, "blocked", "the guard blocked a use that was allowed without a response")
+        raise Refused(
+            409,
+            "blocked",
+            "the guard blocked a use that the client allowed without a response, so the server did not record the use",
+        )
     if answer.get("reason") == UNWRITTEN:
         raise Unreachable("the database of the server is unavailable. Repeat the call with the same key")
 

@@ -44,8 +44,8 @@ class Spool:
         owned = next(_free(places), None)
         if owned is None:
             raise OSError(
-                f"all spools are in use: other processes use {path} and {MOST_SPOOLS - 1} beside it. Choose another "
-                "path"
+                f"all spools are in use: other processes use {path} and the {MOST_SPOOLS - 1} files beside it. Choose "
+                "another path"
             )
         self._path, self._lock = owned
         try:

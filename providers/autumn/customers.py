@@ -119,7 +119,7 @@ def read_customer(body: Mapping[str, object]) -> AutumnCustomer:
     """
     balances = body.get("balances")
     if not isinstance(balances, dict):
-        raise Unreadable("Autumn's response lacks the object of balances")
+        raise Unreadable("Autumn's response has missing or invalid balances: expected an object")
     plans, begins = tuple(_plans(body)), _begins_of(body)
     found = {name: read_balance(name, balance, begins) for name, balance in balances.items()}
     return AutumnCustomer(found, plans, read_controls(body), tuple(_bought(body)))

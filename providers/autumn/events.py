@@ -121,7 +121,7 @@ def read_page(body: Mapping[str, object], seen: int) -> EventPage:
         raise Unreadable("Autumn's response lacks the list of events")
     cursor, has_more = body.get("next_cursor"), body.get("has_more")
     if not (cursor is None or isinstance(cursor, str)) or not (has_more is None or isinstance(has_more, bool)):
-        raise Unreadable("Autumn's list of events has a next_cursor or has_more that cannot be read")
+        raise Unreadable("Autumn's list of events has an invalid next_cursor or has_more")
     if cursor:
         return EventPage(items, {"start_cursor": cursor})
     if has_more:
@@ -342,7 +342,7 @@ class EventReader:
                 return items
             if rest == before:
                 raise Unreadable("Autumn's list of events repeats a page")
-        raise TooMany(f"more than {MAX_PAGES * PAGE} events. Choose a shorter range")
+        raise TooMany(f"Autumn's list has more than {MAX_PAGES * PAGE:,} events. Choose a shorter range")
 
 
 def _is_refused(trouble: Unreadable) -> bool:

@@ -194,5 +194,7 @@ class _SettingTexts:
         least, default, most = KEY_RETENTION_H
         hours = self.number("key_retention_h") or Decimal(default)
         if not least <= hours <= most:
-            raise self.wrong("key_retention_h", f"must be {least} to {most} hours, as in the account")
+            raise self.wrong(
+                "key_retention_h", f"must be {least} to {most} hours, the time for which the account keeps a key"
+            )
         return int(hours * HOUR_MS)

@@ -88,7 +88,7 @@ def _fresh(sent: str, now_ms: int) -> datetime:
         # An older webhook can be a replay by anyone who saw it. A newer one could be stored for a replay.
         raise WebhookRefused(
             "the webhook's timestamp differs by more than 300 s from the clock of this machine. Check the clock. If it "
-            "is right, the webhook is a replay"
+            "is right, the webhook may be a replay"
         )
     return datetime.fromtimestamp(int(sent), UTC)
 

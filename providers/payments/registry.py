@@ -59,8 +59,8 @@ def load(
         try:
             if not NAME.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} is not a valid name for a payment service. Use at most 40 of a-z, 0-9 and _, with a "
-                    "letter first"
+                    f"{name!r} is not a valid name for a payment service. Use at most 40 characters of a-z, 0-9 and "
+                    "_, with a letter first"
                 )
             if is_second:
                 raise ValueError(f"two installed packages provide {name}. Uninstall one of them")

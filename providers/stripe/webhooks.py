@@ -85,7 +85,7 @@ def _check_account(account: str | None, event: Mapping[str, object]) -> None:
         if account is not None and isinstance(said, str) and said and account not in said.split("/"):
             raise WebhookRefused(
                 f"the webhook is for the account {quote_value(said)}, and not for {account}. Correct "
-                "DRAWDOWN_STRIPE_ACCOUNT, or send this endpoint only the events of that account"
+                f"DRAWDOWN_STRIPE_ACCOUNT, or send only events of {account} to this endpoint"
             )
 
 

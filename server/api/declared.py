@@ -292,7 +292,7 @@ def carry_out(
     stood: Sequence[Fact] = action.facts(connection, asked, values) if order.dry_run else ()
     if not action.fits(connection, asked, values):
         run = typed("drawdown", *action.command(values))
-        text = f"{action.title}: only the command changes more than {action.at_once:,} rows"
+        text = f"{action.title}: only the command line can change more than {action.at_once:,} rows"
         # No HTTP path can change so many rows.
         raise ApiError(409, "refused", f"{text}. Ask the operator to run `{run}`")
     answer: dict[str, object] = answer_of(action.whole(connection, asked, values))

@@ -450,7 +450,7 @@ def _allowed(connection: sa.Connection, action: Action, doing: Doing) -> Size:
         raise ApiError(403, "grant_limit", f"{why}, so {person.name} may not perform it. Ask an admin to perform it")
     if most is not None and size.micro > most:
         why = f"{person.name} may give at most {counted_credits(most)} in one action, not {as_credits(size.micro)}"
-        raise ApiError(403, "grant_limit", f"{why}. Ask an admin to do it, or to raise the limit")
+        raise ApiError(403, "grant_limit", f"{why}. Ask an admin to perform the action, or to raise the limit")
     return size
 
 

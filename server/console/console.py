@@ -284,7 +284,10 @@ class Console:
         if not known.person.may(page.role):
             has, name = known.person.role, known.person.name
             raise ApiError(
-                403, "no_role", f"{page.title} needs the role {page.role}, and {name} is {has}. Ask an admin"
+                403,
+                "no_role",
+                f"{page.title} needs the role {page.role}, but {name} has the role {has}. Ask an admin to change the "
+                "role",
             )
         return known
 

@@ -81,7 +81,7 @@ class DocumentCache:
         if not is_safe(call.url):
             raise Trouble(
                 f"{what} has an unsafe address: expected https://, or http:// on this machine, without a user "
-                "name, password or fragment. Ask an admin to fix it"
+                "name, password or fragment. Ask an admin to fix the address"
             )
         if self._under_way >= MOST_AT_ONCE:
             raise Trouble(TOO_MANY)
@@ -95,7 +95,7 @@ class DocumentCache:
             raise Trouble(f"{what} {how}: {found.reason}. Try again")
         if 300 <= found.status < 400:
             raise Trouble(
-                f"{what} redirects, and Drawdown does not follow redirects. Ask an admin to set its final address"
+                f"{what} redirects, but Drawdown does not follow redirects. Ask an admin to set the final address"
             )
         try:
             said = json.loads(found.body)

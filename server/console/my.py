@@ -390,7 +390,10 @@ def _id(claims: Mapping[str, Any], name: str) -> str:
     """Return the id in a claim. Errors: Unproven if the claim has no valid id."""
     found = claims.get(name)
     if not isinstance(found, str) or not is_clean_id(found):
-        raise Unproven(f"the token does not have the claim {name} of 1 to 200 characters without control characters")
+        raise Unproven(
+            f"the token does not have the claim {name}, or the claim is invalid: expected 1 to 200 characters without "
+            "control characters"
+        )
     return found
 
 

@@ -112,7 +112,9 @@ class Restores:
         if engine.dialect.name != "sqlite":
             return self._write(engine, work, rollback=rollback, always=always)
         if not self._writing.acquire(timeout=SQLITE_BUSY_S):  # wait with a limit, as SQLite does
-            raise DatabaseBusy(f"the database was busy for {SQLITE_BUSY_S:.0f} s, so no data was changed. Try again")
+            raise DatabaseBusy(
+                f"the database was busy for {SQLITE_BUSY_S:.0f} s, so Drawdown did not change any data. Try again"
+            )
         try:
             return self._write(engine, work, rollback=rollback, always=always)
         finally:

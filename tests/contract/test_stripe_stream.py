@@ -99,7 +99,7 @@ def test_stream_capabilities_are_documented_limits() -> None:
 
 
 def test_stream_setting_not_url_is_refused() -> None:
-    with pytest.raises(UsageError, match="DRAWDOWN_STRIPE_STREAM_URL is not an http"):
+    with pytest.raises(UsageError, match="DRAWDOWN_STRIPE_STREAM_URL is not valid: expected an http"):
         World(stream_url="on")
 
 

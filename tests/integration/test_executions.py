@@ -482,7 +482,7 @@ def test_execution_draw_beyond_debt_limit_is_refused(bank: Bank, monkeypatch: py
     monkeypatch.setattr(entries, "MOST_BALANCE_MICRO", 200 * MICRO)
     bank.accept("run", 1)
     bank.draw("run", 0, 300)
-    with pytest.raises(BeyondBalance, match="would be -201 credits"):
+    with pytest.raises(BeyondBalance, match="to -201 credits"):
         bank.draw("run", 1, 1)
     assert bank.purse == (-200, 0), "what was refused moved nothing"
 

@@ -24,7 +24,7 @@ def test_database_url_postgres_scheme_equals_postgresql() -> None:
     assert url_of("postgres://user@host/name") == url_of("postgresql://user@host/name")
     check = settings.CHECKS["database_url"]
     check("postgres://other@host/name", "postgresql://user@host/name")
-    with pytest.raises(UsageError, match="more than its login"):
+    with pytest.raises(UsageError, match="more than the user and password"):
         check("postgres://user@host/else", "postgresql://user@host/name")
 
 

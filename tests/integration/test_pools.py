@@ -245,7 +245,7 @@ def test_invalid_allotment_is_refused(course: Course) -> None:
         ("course", "acme", -1, END, "expected more than 0"),
         ("course", "acme", 1, T0, "invalid end of an allotment"),
         ("course", "acme", 101, END, "100|0.0001 credits left"),
-        ("course", "course", 1, END, "cannot allot to itself"),
+        ("course", "course", 1, END, "cannot allot credit to itself"),
         ("course", "other", 1, END, "is a pool, too"),
     ):
         with pytest.raises((Denied, UnknownId, UsageError), match=wrong) as found:

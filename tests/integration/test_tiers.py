@@ -34,7 +34,7 @@ def test_tier_is_charged_monthly_and_larger_of_plan_and_tier_applies(account: Ac
     fleet = account.fleet
     account.plan("team", 40, most=5)
     account.tier("pro", 100, 30)
-    with pytest.raises(Denied, match="would not have an effect"):
+    with pytest.raises(Denied, match="is not on a plan"):
         account.buy()
     account.join()
     account.at(T0 + 10 * DAY_MS)

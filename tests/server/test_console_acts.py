@@ -412,7 +412,7 @@ def test_assign_form_without_customer_keeps_present_one(home: Home) -> None:
     answer = home.send("/console/act/assign", form, KIM)
     assert answer.status_code == 200 and "0 assigned to embedded; 1 already assigned to it" in answer.text
     two = home.send("/console/act/assign", {**form, "id": "initech\nacme", "customer": "init"}, KIM)
-    assert two.status_code == 400 and "specify one organisation with a customer, not 2" in two.text
+    assert two.status_code == 400 and "a customer applies to a single organisation, not to 2" in two.text
 
 
 def test_backfill_revert_size_equals_value_of_its_events(home: Home) -> None:

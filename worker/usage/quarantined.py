@@ -148,8 +148,8 @@ def undo_dismiss(connection: sa.Connection, sample_ids: Sequence[str], by: By, o
                 raise ids.not_of(ids.SAMPLE, name, only)
             ids.require(connection, ids.SAMPLE, name)
             raise Refused(
-                f"cannot undo the dismissal of sample {name}: it is not dismissed. The samples were not changed. To "
-                "list dismissals, run `drawdown audit list --action sample_dismiss`"
+                f"cannot undo the dismissal of sample {name}: the sample is not dismissed. Drawdown did not change any "
+                "sample. To list dismissals, run `drawdown audit list --action sample_dismiss`"
             )
     record_many(connection, "sample_dismiss_undo", [(name, {}) for name in sample_ids], by)
     return list(sample_ids)

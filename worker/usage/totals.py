@@ -176,8 +176,8 @@ def _require_range(from_ms: int, to_ms: int, days: int) -> None:
     """Refuse a range that is empty or longer than `days`. Errors: UsageError."""
     if to_ms <= from_ms:
         raise UsageError(
-            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: its end must be later than its start. Without "
-            "an end, it ends now",
+            f"invalid range {show_time(from_ms)} to {show_time(to_ms)}: its end must be later than its start. If you "
+            "omit the end, the range ends now",
             at="to_ms",
         )
     if to_ms - from_ms > days * DAY_MS:

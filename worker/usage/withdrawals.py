@@ -94,13 +94,13 @@ def judge_backfill(connection: sa.Connection, backfill: str) -> Witness | None:
     if left.unsealed:
         raise Refused(
             f"cannot withdraw all events of {backfill}: usage from the lost history is not sealed again yet ({went}). "
-            "Repeat the command after the next tick, or when the open pushes of its organisation are settled. If the "
-            "organisation is stopped, resume it first"
+            "Repeat the command after the next tick, or when the open pushes of the backfill's organisation are "
+            "settled. If the organisation is stopped, resume it first"
         )
     if left.below_floor:
         raise Refused(
             f"cannot withdraw all events of {backfill}: windows below a floor are closed for good (events: "
-            f"{left.below_floor:,}). {went}"
+            f"{left.below_floor:,}). {went}. To withdraw the other events, run `drawdown event withdraw`"
         )
     return found if left.events else None
 
@@ -130,9 +130,10 @@ def _withdraw_one(connection: sa.Connection, sample_id: str, by: By, losses: Seq
         # The lost history may have billed this usage (R1). Drawdown looks such a charge up only after it seals the
         # usage again.
         raise Refused(
-            f"cannot withdraw {sample_id}: it is from the lost history, and not sealed again yet. Withdraw the "
-            "sample after the next tick, or when the open pushes of its organisation are settled. To list them, "
-            f"run `drawdown push list {typed('--org', sample.org_id)}`. If the organisation is stopped, resume it first"
+            f"cannot withdraw {sample_id}: it is from the lost history, and is not sealed again yet. Withdraw the "
+            "sample after the next tick, or when the open pushes of its organisation are settled. To list these "
+            f"pushes, run `drawdown push list {typed('--org', sample.org_id)}`. If the organisation is stopped, resume "
+            "it first"
         )
     if sample.ts < sample.floor_ms:
         raise Refused(

@@ -114,7 +114,7 @@ def _spill_folder() -> TemporaryDirectory[str]:
     try:
         return TemporaryDirectory(prefix="drawdown-deep-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise _no_room("a temporary folder cannot be created", error) from error
+        raise _no_room("cannot create a temporary folder", error) from error
 
 
 def _no_room(what: str, error: OSError) -> OSError:
@@ -229,7 +229,7 @@ def _unpacked(path: Path, spill: str) -> Path:
         with zstd.open(path) as frames, whole.open("wb") as written:
             shutil.copyfileobj(frames, written)
     except OSError as error:
-        raise _no_room("it cannot be unpacked into a temporary file", error) from error
+        raise _no_room("cannot unpack the file into a temporary file", error) from error
     return whole
 
 

@@ -160,7 +160,7 @@ def require_paying(connection: sa.Connection, org_id: str, now_ms: int, *, past:
             f"{text}, and does not have a wallet here. To see its usage, run `drawdown org usage {org}`",
         )
     show = typed("drawdown", "org", "show", org_id)
-    raise Denied("billed_elsewhere", f"{text}, which keeps its balance. To see the latest read, run `{show}`")
+    raise Denied("billed_elsewhere", f"{text}, which keeps its balance. To see the balance, run `{show}`")
 
 
 def paid_from(connection: sa.Connection, org_id: str, now_ms: int) -> PaidFrom:

@@ -102,7 +102,8 @@ def allot(
     ids.require(connection, ids.POOL, pool)
     if customer_id == pool:
         raise Denied(
-            "pays_itself", f"the pool {pool} cannot allot to itself. Name the customer that should get the credit"
+            "pays_itself",
+            f"the pool {pool} cannot allot credit to itself. Name the customer that should get the credit",
         )
     ids.require(connection, ids.CUSTOMER, customer_id)
     if pools.is_pool(connection, customer_id):

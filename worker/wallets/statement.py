@@ -181,7 +181,7 @@ def span_of(month: str | None, from_ms: int | None, to_ms: int | None) -> Span:
         raise UsageError("missing period: expected a month such as 2026-02, or a beginning and an end", at="month")
     if from_ms >= to_ms:
         raise UsageError(
-            f"invalid end of a statement {show_time(to_ms)}: it must be later than its beginning {show_time(from_ms)}",
+            f"invalid end of a statement {show_time(to_ms)}: expected a time after the beginning {show_time(from_ms)}",
             at="to_ms",
         )
     return Span(from_ms, to_ms)

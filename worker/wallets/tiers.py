@@ -128,7 +128,9 @@ def buy(connection: sa.Connection, customer_id: str, tier: str, by: By) -> Bough
     now = read_wallets(connection, [customer_id])[customer_id]
     if now.plan is None:
         raise Denied(
-            "no_plan", f"{customer_id} is not on a plan. A tier raises a plan's limit, so it would not have an effect"
+            "no_plan",
+            f"{customer_id} is not on a plan, and a tier only raises the limit of a plan. Run `drawdown plan put "
+            f"{typed(customer_id, 'PLAN')}`",
         )
     before = tiers.holder(connection, customer_id, tier)
     if before is not None and before.ended_ms is None and before.renews and before.paid_to_ms > by.now_ms:

@@ -136,8 +136,8 @@ def _payment(doing: Doing) -> str | None:
     if (doing.values["became"] == "paid") != (payment is not None):
         raise WrongField(
             "payment",
-            "the payment does not match the outcome. If the top-up was paid, enter its payment. If not, leave this "
-            "field empty",
+            "the payment does not match the outcome. If the top-up was paid, enter the id of its payment. Otherwise "
+            "leave this field empty",
         )
     return payment
 

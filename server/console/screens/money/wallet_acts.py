@@ -59,7 +59,7 @@ def _amount(doing: Doing) -> int:
         raise WrongField(
             "amount",
             f"invalid amount {quote_value(doing.values.get('amount', ''))}: expected an amount above 0. To take "
-            "credit back, use its lot",
+            "back credit, choose Take back at its lot",
         )
     return micro
 

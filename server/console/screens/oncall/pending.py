@@ -275,7 +275,7 @@ def _billed(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 def _assign(connection: sa.Connection, doing: Doing) -> ActionResult:
     names, provider, customer = _named_orgs(doing), doing.values["provider"], doing.maybe("customer")
     if customer is not None and len(names) != 1:
-        raise WrongField("customer", f"specify one organisation with a customer, not {len(names):,}")
+        raise WrongField("customer", f"a customer applies to a single organisation, not to {len(names):,}")
     halts, new = doing.values["halts"] == "yes", doing.values["new"] == "yes"
     options = FlipOptions(provider, start_of_window(doing), allow_halt=halts, new=new)
     try:
@@ -312,7 +312,7 @@ def _chosen(doing: Doing) -> QuarantineFilter:
     """
     names, org, why = doing.texts("id"), doing.text("org"), doing.text("why")
     if bool(names) == bool(org or why):
-        raise WrongField("id", "specify either sample ids, or an organisation or a reason below")
+        raise WrongField("id", "specify either sample ids or filters (an organisation, a reason), not both")
     return QuarantineFilter(tuple(names), org, why)
 
 
@@ -331,8 +331,7 @@ def _many(connection: sa.Connection, doing: Doing) -> Size:
     found, expect = len(_listed(connection, doing)), doing.number("expect")
     if expect not in (None, found):
         raise Refused(
-            f"the number of samples is not the expected number: {found:,} now, {expect:,} expected. Check the samples "
-            "again"
+            f"the number of samples differs: expected {expect:,}, but found {found:,}. Check the samples again"
         )
     return Size(rows=found)
 
