@@ -162,7 +162,7 @@ class App:
     def _load_witness(self, engine: sa.Engine) -> Witness | None:
         """Return the local checkpoint; None if this user may not read it.
 
-        A command to halt must not fail for that reason.
+        An unreadable checkpoint must not prevent a command to halt.
         """
         try:
             return WitnessFile(self.settings.state_folder()).load(engine)

@@ -226,8 +226,8 @@ class Connector(PsycopgConnector):
     async def _noted(self, query: Any, **arguments: Any) -> None:
         """Execute a statement, and repeat it only if no response came.
 
-        The error that no such job exists is a response. After a lost response, it proves that the first statement
-        worked.
+        The error that no such job exists is a response. After a lost response, this error proves that the first
+        statement worked.
         """
         tries = AsyncRetrying(
             retry=retry_if_exception(_is_unanswered),

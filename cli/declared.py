@@ -104,7 +104,7 @@ def _option(name: str, annotation: object, default: object) -> inspect.Parameter
 def _to_parameter(param: Param) -> inspect.Parameter:
     """Return a parameter for Typer.
 
-    All but flags are texts, which their kind reads.
+    Typer reads each parameter except a flag as text. The parameter's kind then parses this text.
     """
     metavar = "|".join(param.choices) or param.metavar
     if param.is_argument:
@@ -223,9 +223,9 @@ def _first_rows(action: Action[Any], done: Any) -> list[str | Table]:
 
 
 def _moments(action: Action[Any], values: Mapping[str, Any]) -> list[str]:
-    """Return the options with times.
+    """Return the options with times, each as an absolute time.
 
-    A repeated command must have the same times, and a typed time may count from now.
+    A typed time may count from now, but a repeated command must have the same times.
     """
     told = [param for param in action.params if param.kind.name == TIME.name and not param.is_argument]
     given = [(param, values[param.name]) for param in told if values[param.name] is not None]

@@ -250,7 +250,7 @@ class Night:
     def _read_output(self, nightly: subprocess.Popen[str]) -> str | None:
         """Return the output of the nightly command; None if this process was stopped.
 
-        In that case, it ends the nightly process.
+        If this process was stopped, the method ends the nightly command.
         """
         while not self.stopping.is_set():
             with suppress(subprocess.TimeoutExpired):

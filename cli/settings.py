@@ -196,7 +196,7 @@ def _checked(path: Path, check: Check | None, was: str | None) -> str:
 def _read(path: Path) -> str:
     """Return the content of a file, without the end of the line.
 
-    Errors: UsageError, without any of the content.
+    Errors: UsageError. Its message does not have any of the content.
     """
     try:
         found = _bytes(path)
@@ -451,7 +451,7 @@ class Settings(BaseSettings):
         return Outgoing(self.ca_file, self._certificate(kind), proxy, exceptions, os.environ.get(CERT_FILE, ""))
 
     def _certificate(self, kind: str) -> Certificate | None:
-        """Return the client certificate of a kind of calls; None if it has none.
+        """Return the client certificate for a kind of calls; None without a certificate.
 
         Errors: UsageError for a key without a certificate.
         """
@@ -535,7 +535,7 @@ def load(database_url: str | None = None) -> Settings:
 
 
 def _paths(given: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the files of settings by setting.
+    """Return the path of the file of each setting that has a file.
 
     A secret, the database's URL and any provider's setting may have a file. Errors: UsageError.
     """
@@ -562,9 +562,9 @@ def _typed(name: str, text: str) -> SecretStr | str:
 
 
 def _one_database(text: str, was: str | None) -> None:
-    """Check that a text is a URL of the same database: a process never changes it.
+    """Check that a text is a URL of the database that the process uses.
 
-    Errors: UsageError.
+    A process never changes its database. Errors: UsageError.
     """
     try:
         url = url_of(text).set(username="", password="")

@@ -80,7 +80,7 @@ def _no_number(text: str) -> object:
 def _whole_number(text: str) -> int | Decimal:
     """Return a whole number.
 
-    A number with more digits than Python reads is still JSON: its field reports the fault.
+    A number with more digits than Python reads is still JSON, so its field reports the fault.
     """
     try:
         return int(text)
@@ -151,7 +151,7 @@ def read_lines(body: bytes) -> Iterator[Item | Unfit]:
 
 
 def _whole(text: bytes) -> Item:
-    """Return the item that a whole text is. Errors: Unfit."""
+    """Return the item of a whole text. Errors: Unfit."""
     if len(text) > MAX_ITEM_BYTES:
         raise _too_large()
     try:
@@ -229,7 +229,7 @@ def _bytes_of(text: str, length: int) -> int:
 def _object(item: object, openings: int) -> Item:
     """Return an item of at most MAX_DEPTH levels. Errors: Unfit.
 
-    `openings`: the opening brackets of its text, of which it has at least as many as levels.
+    `openings`: the number of opening brackets in the item's text. An item cannot have more levels than that.
     """
     if not isinstance(item, dict):
         raise Unfit("not_an_object", "invalid item: expected a JSON object")

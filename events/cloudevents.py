@@ -205,7 +205,7 @@ def _header(text: str) -> str:
 def _read(item: Item, kind: str, org_id: str | None, now_ms: int) -> ReceivedEvent | Unfit:
     """Read an event.
 
-    If it states no quantity, read it with 0, because the value of its type is unknown here.
+    If the event does not state a quantity, read it with 0, because the value of its type is unknown here.
     """
     is_cloudevent = kind in (EVENT, BATCH) or "specversion" in item
     again = partial(_by_value, item, is_cloudevent, org_id, now_ms)
@@ -279,8 +279,8 @@ def _of_cloudevent(
 def _label(data: Item, name: str, value: EventValue | None) -> str | None:
     """Return the label of a name in the data; None if there is none. Errors: Unfit.
 
-    If the type has a value, the data are a product's own, and the name can mean something else: then only a valid id
-    counts.
+    If the type has a value, the data are a product's own, so the name can mean something else. In that case, only a
+    valid id counts.
     """
     if value is not None and not (isinstance(found := data.get(name), str) and is_clean_id(found)):
         return None

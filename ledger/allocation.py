@@ -229,7 +229,7 @@ def _draw(open_lots: list[Lot], left: dict[str, int], found: Allocation, payers:
 def _pay(owed: dict[str | None, int], room: int, payable: Collection[str | None], later: Collection[str] = ()) -> int:
     """Pay owed use up to `room`, and return the payment.
 
-    First comes use that no later restricted lot can pay: without a feature, then credit that was taken back, then
+    First comes use that no later restricted lot can pay: use without a feature, then credit that was taken back, then
     features by name. Features that a later lot can pay (`later`) come last. So the names of features do not decide the
     customer's debt.
     """

@@ -180,7 +180,7 @@ def _require_unmetered(found: Reservation, cost: Cost | None) -> None:
 def _repeat_end(connection: sa.Connection, found: Reservation, cost: Cost | None, card: RateCard) -> Drawn:
     """Return the result of a repeated end.
 
-    It compares the costs as if the last draw did not exist.
+    The function compares the costs as if the last draw did not exist. Errors: Denied `other_content`.
     """
     last = _lines_of(connection, found, FINAL)
     if cost is not None or last:

@@ -104,7 +104,7 @@ def look_ahead_by(
 def _freed(connection: sa.Connection, customer_id: str, now_ms: int) -> dict[str, int]:
     """Return the reserved micro-credits that are due to be freed, by customer.
 
-    It covers a wallet, and the wallets from which allotments return to it.
+    The result covers the customer's wallet, and the wallets from which allotments return to it.
     """
     returning = lots.borrowers_part([customer_id], now_ms)
     read = read_together(connection, own=_due_left([customer_id], now_ms), returning=returning)

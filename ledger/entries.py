@@ -125,7 +125,7 @@ def moves(entry: Mapping[str, object]) -> list[tuple[str, int]]:
 def _move(connection: sa.Connection, moved: Mapping[str, int], dated: Mapping[str, int]) -> dict[str, int]:
     """Move balances, and return the new ones in micro-credits.
 
-    `dated`: the earliest moment of the entries of each.
+    `dated`: the earliest moment of the entries of each account.
     """
     rows = [{"id": account, "amount": moved[account], "first_ms": dated[account]} for account in sorted(moved)]
     return {row.account_id: int(row.balance_micro) for row in SQL.run(connection, "move", {"moves": rows})}

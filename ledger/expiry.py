@@ -147,8 +147,8 @@ def _roll(
 ) -> tuple[Lot | None, int]:
     """Return the first lot to change or add, and the amount still to be taken back.
 
-    With the lot, the rollover is correct. The amount (in micro-credits) is missing from rolled-over lots because it is
-    used or reserved. While anything waits to expire (`grows` is false), no more credit rolls over.
+    With this lot, the rollover is correct. The amount (in micro-credits) stays in rolled-over lots for now, because it
+    is used or reserved. While anything waits to expire (`grows` is false), no more credit rolls over.
     """
     pending = 0
     over = [lot for lot in now.values() if lot.part == "included" and lot.is_over(over_ms)]
@@ -182,7 +182,7 @@ def rolls(expired_micro: int, last: Lot) -> int:
 
 
 def _rolled(last: Lot, number: int, amount_micro: int, now_ms: int) -> Lot:
-    """Return the lot that rolls over into the month after that of another lot."""
+    """Return a lot of rolled-over credit for the month after another lot."""
     assert last.expires_ms is not None
     period = period_of(last.expires_ms)
     again = f":r{number}" if number else ""

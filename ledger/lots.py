@@ -256,7 +256,8 @@ def _book(found: Due, customer_id: str, before: Sequence[Lot], closing: Closing,
 def _expiry(lot: Lot, amount_micro: int, now_ms: int) -> dict[str, object]:
     """Return the entry of an expiry, or of credit that returns to a pool.
 
-    Returning credit is dated at its allotment. So the lot that paid for the allotment has it again, or expires with it.
+    Returning credit is dated at its allotment. So the lot that paid for the allotment has the credit again, or the
+    credit expires with that lot.
     """
     assert lot.expires_ms is not None
     over = "expired" if lot.pool is None else "returned to its pool"

@@ -174,7 +174,7 @@ def _due(connection: sa.Connection, customer_ids: Sequence[str], now_ms: int) ->
 def _allocate_turns(rows: Sequence[Mapping[Any, Any]], available: Mapping[str, int]) -> list[Turn]:
     """Return the next step of each tier.
 
-    If a wallet has several, the largest is paid for first.
+    If a wallet has several tiers, it pays for the largest first.
     """
     left, found = dict(available), []
     for row in rows:

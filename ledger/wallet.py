@@ -91,8 +91,9 @@ def _spot(use: Usage) -> tuple[str, str, int]:
 def _rates_of(connection: sa.Connection, batch: Sequence[Usage]) -> dict[tuple[str, str, int], Rate]:
     """Return the rate of each use (S11).
 
-    It is the rate of the wallet's first charge for the feature in the window, otherwise the one in force. So late use,
-    and a refund, cost the same as the rest of their window, even if another rate was set later for that time.
+    It is the rate of the wallet's first charge for the feature in the window. Without such a charge, it is the rate in
+    force. So late use, and a refund, cost the same as the rest of their window, even if another rate was set later for
+    that time.
     """
     card = read_rate_card(connection)
     found = {_spot(use): rate for use in batch if (rate := card.rate(use.feature, use.ts)) is not None}
@@ -208,7 +209,10 @@ def _is_free(connection: sa.Connection, key: str) -> bool:
 
 
 def _used_before(connection: sa.Connection, key: str, *, is_lot: bool = False) -> Refused:
-    """Return the error for a used key. `is_lot`: a lot that begins later has it."""
+    """Return the error for a used key.
+
+    `is_lot`: True if a lot that begins later has this key.
+    """
     before = None if is_lot else SQL.run(connection, "grant", {"key": key}).one_or_none()
     given, shown = "a lot that begins later", "ledger lots CUSTOMER"
     if before is not None:

@@ -111,8 +111,8 @@ class EmbeddedProvider:
 def _charge(connection: sa.Connection, *, batch: Sequence[PushRequest], now_ms: int) -> list[Outcome]:
     """Charge the pushes that are not voided.
 
-    The process may have been suspended since it claimed them, and the usage of a voided push is owed under another key
-    (P5).
+    The process may have been suspended after it claimed the pushes. The usage of a voided push is owed under another
+    key (P5).
     """
     lock_charges(connection, shared=True)
     voided = _voided(connection, [push.key for push in batch])

@@ -158,7 +158,7 @@ class Lago:
     async def _unbilled(self, push: PushRequest) -> Outcome | None:
         """Return the outcome of a push that Lago would store and never bill.
 
-        Return None if its subscription is active.
+        Return None if the push's subscription is active, and began before the push.
         """
         subscription = await self._subscription(push.customer_id, kept=True)
         if isinstance(subscription, Absent):
@@ -180,7 +180,7 @@ class Lago:
     async def _subscription(self, external_id: str, *, kept: bool = False) -> ReadResult:
         """Read an active subscription.
 
-        Lago's path of a subscription may end at a dot or a slash, so that it names another one. Then Drawdown reads the
+        In Lago's path, an id with a dot or a slash may name another subscription. For such an id, Drawdown reads the
         list, which recent versions of Lago filter by the id.
         """
         read = self._api.get_cached if kept else self._api.get
@@ -370,7 +370,8 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
     """Return the quantity that Lago counts for an event of any sender.
 
-    Lago skips an event without a number in the property. None: the number is beyond all bounds.
+    Return 0 for an event without a number in the property, because Lago skips it. Return None if the number is beyond
+    all bounds.
     """
     properties = event.get("properties")
     value = properties.get(field) if isinstance(properties, Mapping) else None

@@ -178,7 +178,7 @@ class OpenMeter:
     async def _state(self, customer_id: str) -> CustomerRead:
         """Read a customer.
 
-        Without BALANCE_FEATURE, and with a soft limit, customers pay by invoice, and are never halted.
+        Without BALANCE_FEATURE, or with a soft limit, customers pay by invoice, and are never halted.
         """
         if self.dormant:
             return ReadFailed(self.dormant)
@@ -206,7 +206,7 @@ class OpenMeter:
     async def _without_entitlement(self, key: str) -> CustomerRead:
         """Return the state of a customer without an active entitlement.
 
-        OpenMeter then returns only `hasAccess: false`, also if the feature does not exist.
+        OpenMeter returns `hasAccess: false` even if the feature does not exist, so this method reads the feature.
         """
         feature = await self._api.get_cached("api", "v1", "features", key)
         if isinstance(feature, Absent):

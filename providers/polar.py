@@ -164,7 +164,7 @@ class Polar:
     async def _property(self, feature: str) -> str | ReadFailed | CannotTell:
         """Return the property of metadata that a feature's meter sums.
 
-        CannotTell: why Drawdown must not use the meter.
+        CannotTell: the reason why Drawdown must not use the meter.
         """
         found = await self._meters()
         if isinstance(found, ReadFailed):
@@ -314,7 +314,7 @@ def _items(found: rest.ReadResult) -> list[Mapping[str, object]] | ReadFailed:
 def _summed(meter: Mapping[str, object]) -> tuple[str, str] | None:
     """Return the event name and the summed property of a meter.
 
-    It returns None if the meter filters by more than the name.
+    Return None if the meter filters by more than the name.
     """
     match meter:
         case {
@@ -338,7 +338,8 @@ def _quantity(event: Mapping[str, object], field: str) -> int | None:
 def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
     """Return the quantity that Polar counts for an event of any sender.
 
-    Polar skips an event without a number in the property. None: the number is beyond all bounds.
+    Return 0 for an event without a number in the property, because Polar skips it. Return None if the number is beyond
+    all bounds.
     """
     metadata = event.get("metadata")
     value = metadata.get(field) if isinstance(metadata, Mapping) else None

@@ -204,7 +204,7 @@ def _plans(found: frozenset[str]) -> frozenset[str]:
 def _lasting(found: Lasting | None) -> Lasting | None:
     """Return the lasting part of a balance; None if a figure is invalid.
 
-    Then the next cycle is compared as if no read had shown this one.
+    After None, Drawdown compares the next cycle as if no read had shown this cycle.
     """
     if found is None or not _is_moment(found.ends_ms):
         return None
@@ -214,7 +214,7 @@ def _lasting(found: Lasting | None) -> Lasting | None:
 def _by_clean_name(found: Mapping[str, _Value]) -> dict[str, _Value] | None:
     """Return the values by clean name, or None if two names are then equal.
 
-    One of the two values would be lost.
+    Otherwise one of the two values would be lost.
     """
     named = {clean(name, MAX_NAME_CHARS): value for name, value in found.items()}
     return named if len(named) == len(found) else None
@@ -244,7 +244,7 @@ def outcome(found: Outcome) -> Outcome:
 def _shown_credit(found: ShownCredit | None) -> ShownCredit | None:
     """Return the credit that a response shows; None if it is invalid.
 
-    Then the push was still charged, and the balance is read.
+    If the credit is invalid, the push still counts as charged, and Drawdown reads the balance.
     """
     if found is None or not isinstance(found.part, str | None):
         return None

@@ -159,9 +159,9 @@ def _begin_with(connection: sa.Connection, settings: str) -> None:
     """Begin each transaction with its settings, in the transaction itself.
 
     A pooler refuses settings at the start of a connection, or drops them silently (pgbouncer's
-    `ignore_startup_parameters`). Then P1 would not hold. It takes one round trip: the driver, which would send BEGIN in
-    another, treats each statement as a transaction of its own. Errors: DatabaseNotReady if no transaction was begun, so
-    that the settings do not hold.
+    `ignore_startup_parameters`). Then P1 would not hold. BEGIN and the settings take one round trip. The driver's
+    autocommit mode prevents its own BEGIN, which would take another round trip. Errors: DatabaseNotReady if no
+    transaction began, because the settings then do not hold.
     """
     level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
     if level == "AUTOCOMMIT":

@@ -241,7 +241,7 @@ def read_together(connection: sa.Connection, /, **parts: Part) -> dict[str, list
 def _joined(statements: tuple[_Statement, ...]) -> sa.TextClause:
     """Return one statement with a column for each of these statements.
 
-    The column has the rows of the statement as JSON.
+    Each column has the rows of its statement as JSON.
     """
     columns = []
     for number, statement in enumerate(statements):
@@ -253,8 +253,8 @@ def _joined(statements: tuple[_Statement, ...]) -> sa.TextClause:
 def _array(values: object) -> object:
     """Return a list in PostgreSQL's notation of arrays.
 
-    JSON has the same notation except for control characters. A list with one goes to the driver, which takes ten times
-    as long, because it converts each value.
+    JSON has the same notation except for control characters. A list with a control character goes to the driver. This
+    takes ten times as long, because the driver converts each value.
     """
     assert isinstance(values, list), "expected a list"
     text = json.dumps(values, ensure_ascii=False)
@@ -298,7 +298,7 @@ def queries(file: str) -> Queries:
 def _words() -> dict[tuple[str, str], str]:
     """Return the queries of `words.sql`, and those that Python declares.
 
-    These have the open states, the reasons and the columns of a sample.
+    Python declares the open states, the reasons that lack a mapping, and the columns of a sample.
     """
     columns = sample_columns()
     arrays = (f"CAST(:{column.name} AS {str(column.type).lower()}[])" for column in columns)

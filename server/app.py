@@ -102,7 +102,7 @@ class Server:
             self._console.close()
 
     def _is_known(self, scope: Scope) -> bool:
-        """Return True if a request has a recently found key or session."""
+        """Return True if Drawdown recently found the key or session of a request."""
         if scope["path"].startswith(PAGES):
             return self._console is not None and self._console.is_known(scope)
         return self._programs.is_known(scope)

@@ -346,7 +346,7 @@ def ticking(connection: sa.Connection, now_ms: int) -> Iterator[Metric]:
 def _cut(connection: sa.Connection, now_ms: int) -> Metric:
     """Return the metric of concurrent calls at providers that limit their rate.
 
-    Its value is the lowest number in 15 minutes. A series ends once ticks use the full number that the provider
+    Its value is the lowest limit in the last 15 minutes. A series ends once ticks use the full number that the provider
     declares.
     """
     found = calls_cut(connection, now_ms - CUT_LATELY_MS)

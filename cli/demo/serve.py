@@ -106,8 +106,8 @@ def _show_progress(app: App) -> Iterator[Callable[[int, int, int], None]]:
 def _as_ctrl_c() -> Iterator[Stopping]:
     """Make SIGTERM stop the demo as Ctrl-C does, until the server handles both.
 
-    Python drops an exception that a signal raises in a finalizer or a callback of C code. The flag stays, so the demo
-    stops at its next day.
+    Python drops an exception that a signal raises in a finalizer or a callback of C code. The yielded flag stays set,
+    so the demo stops at its next day.
     """
     stopping = Stopping()
 
@@ -125,14 +125,14 @@ def _as_ctrl_c() -> Iterator[Stopping]:
 
 
 def _end_if(stopping: Stopping) -> None:
-    """Errors: KeyboardInterrupt after a signal."""
+    """Raise KeyboardInterrupt after a signal."""
     if stopping.is_set():
         raise KeyboardInterrupt
 
 
 @contextmanager
 def _making(file: Path | None) -> Iterator[None]:
-    """Delete an incomplete month of a named database."""
+    """Delete the named database if the demo does not complete its month."""
     try:
         yield
     except BaseException as error:
@@ -153,7 +153,10 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def _going_on(stage: Stage) -> Iterator[None]:
-    """Keep the demo alive: hosts write samples, ticks settle them, a watch runs."""
+    """Run the demo's hosts, ticks and watch.
+
+    The hosts write samples, and the ticks bill them.
+    """
     stopping, ended = Stopping(), threading.Event()
     options = scheduler.Options(
         Shard(), None, accept_clock=True, every_s=TICK_EVERY_S, watch_every_s=ROUND_MS // SECOND_MS

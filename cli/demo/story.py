@@ -345,7 +345,10 @@ def _payments(start: int) -> Iterator[Act]:
 
 
 def _halts(stage: Stage, start: int, now_ms: int) -> Iterator[Act]:
-    """Yield a halt by hand and its end. Resumed organisations then start sandboxes."""
+    """Yield a halt by hand and its end, and an org override.
+
+    Resumed organisations then start sandboxes.
+    """
     yield Act(at(start, 15, 13, 2), JUN, "mining on a stolen card?", lambda c, by: orgs.halt(c, ["wonka"], by))
     lift = partial(orgs.halt, undo=True)
     yield Act(at(start, 15, 17, 31), JUN, "it was a load test of theirs", lambda c, by: lift(c, ["wonka"], by))
@@ -429,7 +432,7 @@ def _staged(name: str, org: str, begun: int, events: list[UsageEvent], connectio
 
 
 def _resolved(connection: sa.Connection, by: By) -> None:
-    """Resolve stark's pushes in doubt as accepted: Stripe has them."""
+    """Resolve stark's pushes in doubt as accepted, because Stripe has them."""
     keys = Chosen(None, None, "stark", "", "").find(connection, ("in_doubt",))
     pushes.resolve_accepted(connection, keys, by, "the dashboard's export of the meter, line by line")
 
@@ -437,7 +440,7 @@ def _resolved(connection: sa.Connection, by: By) -> None:
 def _bills(calendar: Calendar, connection: sa.Connection, by: By) -> None:
     """Import the vendor's bills by day.
 
-    They are near the use, except for two recent days. Today has no bill.
+    The bills are close to the use, except on two recent days. Today has no bill.
     """
     lines = []
     today = calendar.now_ms - calendar.now_ms % DAY_MS

@@ -129,7 +129,7 @@ def _hooks(app: App) -> Iterator[Finding]:
 def _files(app: App) -> Iterator[Finding]:
     """Check the permissions of settings' files.
 
-    An unreadable file was reported before.
+    An earlier check reports an unreadable file.
     """
     for path in app.settings.files.paths.values():
         yield from private(path, "600")
@@ -221,9 +221,9 @@ def _ways_out(app: App) -> Iterator[Finding]:
 
 
 def _answer_of(proxy: ProxyUrl) -> bytes | None:
-    """Return the first bytes of a proxy's response to CONNECT; None if it is slow.
+    """Return the first bytes of a proxy's response to CONNECT.
 
-    The host does not exist, so no host receives a byte. Errors: OSError.
+    Return None if the response is slow. The requested host does not exist, so no host receives a byte. Errors: OSError.
     """
     proof = f"proxy-authorization: {proxy.authorization}\r\n" if proxy.authorization else ""
     asked = f"CONNECT {NO_HOST} HTTP/1.1\r\nhost: {NO_HOST}\r\n{proof}\r\n"
@@ -476,9 +476,9 @@ def _ticks(app: App) -> Iterator[Finding]:
 
 
 def _sealing(app: App) -> Iterator[Finding]:
-    """Report usage that is sealed ahead of now, after a clock was ahead.
+    """Report usage that is sealed beyond the present, after a clock was ahead.
 
-    No command moves this time back.
+    No command moves the watermark back.
     """
     now, sealed = app.clock.now_ms(), app.read(sealed_to_ms)
     if sealed > now:
@@ -497,7 +497,7 @@ def _watch(app: App) -> Iterator[Finding]:
 
 
 def _overrides(app: App) -> Iterator[Finding]:
-    """Report organisations that an override never halts.
+    """Report organisations that Drawdown never halts because of an org override.
 
     They continue without credit, and no other check shows them.
     """

@@ -128,7 +128,8 @@ def assign(
 def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_run: bool) -> None:
     """Queue an assignment for a tick.
 
-    Errors: UsageError unless exactly one organisation and its provider are named.
+    Errors: UsageError with `--dry-run`, unless the caller names exactly one organisation, or without a provider that
+    needs a lookup.
     """
     if dry_run:
         raise UsageError("specify either --dry-run or --queue, not both")
@@ -150,7 +151,7 @@ def _queue(app: App, wishes: list[flips.Wish], asked: AssignJob, by: By, *, dry_
 def _require_choice(names: list[str] | None, unassigned: bool, file: Path | None, customer: str | None) -> None:
     """Check that organisations are chosen in exactly one way.
 
-    Errors: UsageError; also for a customer with several organisations, or an invalid customer.
+    Errors: UsageError for another choice, a customer with several organisations, or an invalid customer.
     """
     if [bool(names), unassigned, file is not None].count(True) != 1:
         raise UsageError("specify exactly one of organisations, --unassigned and --file")
@@ -255,9 +256,9 @@ def _notes(flip: flips.Flip) -> str | None:
 
 
 def _undo(app: App, names: list[str], start_ms: int | None, by: By, *, dry_run: bool) -> None:
-    """Cancel assignments that have not begun, each by the start that was read.
+    """Cancel assignments that have not begun, each by its start.
 
-    If two people cancel at once, both name the same assignment, so the second is refused.
+    If two people cancel at once, both name the same assignment, so Drawdown refuses the second.
     """
     if not names:
         raise UsageError("--undo needs organisations. Name them, or pass --file")

@@ -112,7 +112,7 @@ def _add(
 
 
 def _beside(connection: sa.Connection, terms: Terms, now_ms: int) -> list[str]:
-    """Return warnings about an override.
+    """Return warnings about a limit override.
 
     A warning names limits of other periods, which stay in force, or a pattern that does not match an organisation.
     """

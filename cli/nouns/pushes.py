@@ -157,7 +157,7 @@ def cancel(
 
 
 def _askable(app: App) -> Mapping[str, Capabilities]:
-    """Return the capabilities of the providers that Drawdown can ask to cancel.
+    """Return the capabilities of the providers at which Drawdown can cancel pushes.
 
     Such a provider has a key, and its settings have not changed. Changed settings would change the name of an event.
     """

@@ -238,7 +238,7 @@ def lines_of(found: Replayed) -> list[str | Table]:
 def _sealed(found: Replayed) -> str:
     """Return the sealed amount.
 
-    Pushes of earlier seals that are not settled are listed, too.
+    The text also names pushes of earlier seals that are not settled.
     """
     verb, still = "would seal" if found.dry_run else "sealed", found.to_settle
     said = f"{verb} {counted(found.pushes, 'push', 'pushes')}, {counted(found.quantity, 'unit')}"

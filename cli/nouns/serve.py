@@ -111,7 +111,7 @@ def services_of(app: App) -> Services:
 def _console_engine(app: App) -> sa.Engine | None:
     """Return the console's own connections, so that its readers never delay the gate.
 
-    None without a console.
+    Return None if the server does not have a console.
     """
     if not app.settings.console_url:
         return None

@@ -340,7 +340,7 @@ def _run_in_parts(app: App, parts: Sequence[Shard], options: scheduler.Options, 
     """Run the ticks and the watch of each part in its own process.
 
     If one process ends, the others end, too, so that the supervisor of this command restarts all. `before`: a signal
-    that came before they began.
+    that came before the processes began.
     """
     from drawdown.cli import scheduler
 

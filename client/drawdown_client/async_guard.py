@@ -134,7 +134,7 @@ class AsyncGuard:
     async def _decide(self, call: Call, away: Unreachable | None, *, is_open: bool = False) -> Decision:
         """Return the server's decision.
 
-        `away`: the error of an earlier report. If the server answers, it failed only at that report. `is_open`: True to
+        `away`: the error of an earlier report. If the server answers now, only that report failed. `is_open`: True to
         make only one attempt, because the client allows the use without a response.
         """
         found = words.decided(await (self._line.once(call) if is_open else self._line.ask(call)))

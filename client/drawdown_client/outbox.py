@@ -143,7 +143,7 @@ class Outbox:
     def _end(self) -> None:
         """Close the connection and the spool.
 
-        If a thread sends, only that thread calls this method, because it may be in a call when `close` returns.
+        If a thread sends, only that thread calls this method, because the thread may be in a call when `close` returns.
         """
         self._has_ended = True
         self._hang_up()

@@ -124,7 +124,10 @@ class Spool:
             )
 
     def _append(self, lines: bytes, *, is_kept: bool) -> None:
-        """Append all lines or none: lines after an incomplete line would be lost with it."""
+        """Append all lines, or none of them.
+
+        Lines after an incomplete line would be lost with that line.
+        """
         size = os.fstat(self._file).st_size
         try:
             _write(self._file, lines)
@@ -177,7 +180,7 @@ class Spool:
     def _adopt(self, other: Path) -> None:
         """Take over the items of an ended process.
 
-        After a crash in between, both files have them, under the same ids.
+        After a crash in between, both files have the items, under the same ids.
         """
         try:
             for place, lock in _free([other]):

@@ -174,7 +174,7 @@ def _text(text: str, node: _Node, below: list[_Node], room: _Room) -> Iterator[L
 
 
 def _read(text: str, leaf: Leaf, room: _Room) -> Iterator[Leaf | Trouble]:
-    """Yield the leaf of a text with its readings, and the faults of them."""
+    """Yield the faults of a text's readings, and then its leaf with the readings."""
     found, is_all = look(text)
     if len(text) > MAX_TEXT_CHARS:
         yield Trouble(leaf.path, "long_text")
@@ -361,7 +361,10 @@ def parse(text: str, where: str = "the report") -> object:
 
 
 def _begins_with_a_whole(line: str) -> bool:
-    """Return True if the first line is a whole report: then each line is one report."""
+    """Return True if the first line is a whole report.
+
+    In that case, each line is a report.
+    """
     try:
         parse(line)
     except UsageError:

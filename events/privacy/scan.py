@@ -114,7 +114,7 @@ def _find_matches(
 ) -> Iterator[_Match]:
     """Yield the matches of the built-in rules, ids and secrets.
 
-    `any_number`: no shape states the meaning of numbers.
+    `any_number`: True if no shape states the meaning of numbers.
     """
     for leaf in leaves:
         for name in dict.fromkeys(_rules_of(leaf, any_number)):

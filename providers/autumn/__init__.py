@@ -192,8 +192,8 @@ class AutumnProvider:
     async def _setting_fault(self, customer: AutumnCustomer) -> str | None:
         """Return the fault of the setting BALANCE_FEATURE; None if it is valid.
 
-        Without this check, a wrong name would be read as a balance of zero. If the customer has the balance, the name
-        is right.
+        Without this check, Drawdown would read a wrong name as a balance of zero. If the customer has a balance of this
+        name, the name is right.
         """
         schema = self._account.schema
         if self._settings.balance_feature in customer.balances.keys() - schema.features.keys():
@@ -206,7 +206,8 @@ class AutumnProvider:
     def _named(self, customer: AutumnCustomer) -> set[str]:
         """Return the features of the customer's balances.
 
-        A balance does not show whether its feature is used up or only held (seats), nor which features it pays for.
+        A balance does not show whether its feature is used up or only held (seats). It also does not show which
+        features it pays for.
         """
         return {found.feature for found in candidates(customer, self._settings)}
 

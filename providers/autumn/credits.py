@@ -369,7 +369,7 @@ def _matched(taken: Deduction, asked: Decimal, costs: Costs) -> Decimal | None:
 
     Return None if there is no such cost.
 
-    With several credit systems, it is the cost in the last of them.
+    With several credit systems, the result is the cost in the last system.
     """
     if prod(len(costs[system]) for system in taken.credits) > MOST_WAYS:
         return None

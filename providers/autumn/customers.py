@@ -294,7 +294,7 @@ def _pool_drawn(customer: AutumnCustomer, system: str, members: Sequence[str], s
 
 
 def _drawn(quantity: int | Decimal, begun: Sequence[Begun], parts: Sequence[Part], lasting: Lasting | None) -> Drawn:
-    """Return the draws on a balance in its cycle: the newest cycle of its parts.
+    """Return the draws on a balance in the newest cycle of its parts.
 
     A top-up in addition to a plan is a part without a repeating cycle. A draw from it before the plan's cycle cannot be
     distinguished from a later draw.
@@ -313,8 +313,8 @@ def _lasting(found: Mapping[str, object]) -> Lasting | None:
 
     Its figures are zero if the whole balance renews. Return None if no part renews, or the order of draws is unknown.
 
-    In recorded calls, a charge empties the parts of a cycle before those granted once. No recorded call shows the place
-    of a part that expires in that order.
+    In recorded calls, a charge empties the parts of a cycle before those granted once. No recorded call shows when a
+    charge empties a part that expires.
     """
     breakdown = found.get("breakdown")
     parts = [part for part in breakdown if isinstance(part, dict)] if isinstance(breakdown, list) else []
@@ -337,7 +337,10 @@ _UNKNOWN: Final = ("?", 0, 0)
 
 
 def _begun(found: Mapping[str, object], begins: Mapping[str, PlanBegins]) -> tuple[Begun, ...] | None:
-    """Return the start of the cycle of each part of a balance; None if it is unknown."""
+    """Return the start of the cycle of each part of a balance.
+
+    Return None if a start is unknown.
+    """
     parts = found.get("breakdown")
     if not (isinstance(parts, list) and parts):
         # If a balance has neither parts nor its own `reset` (API 2.0), the start is known only if it is never reset.
@@ -368,7 +371,7 @@ def _starts(reset: tuple[str | None, int, int], known: Sequence[int]) -> Sequenc
 
     Without a cycle, the start is 0. If the start is unknown, the list is empty.
 
-    `known`: the starts of its plan, and of the plan's periods.
+    `known`: the starts of the part's plan, and of that plan's periods.
     """
     interval, count, resets_at_ms = reset
     if interval is None:
@@ -427,8 +430,8 @@ def _cycles(interval: str, count: int, began_ms: int, resets_at_ms: int) -> Sequ
 
     The plan began at `began_ms`.
 
-    No recorded call shows whether a cycle after a short month begins on the day of the first cycle, or of the one
-    before. If they differ, return both.
+    No recorded call shows whether a cycle after a short month begins on the day of the first cycle, or of the previous
+    cycle. If these starts differ, return both.
     """
     months = MONTHS[interval] * count
     found = set()
@@ -526,10 +529,10 @@ def _decided(customer: AutumnCustomer, settings: AutumnSettings, schema: Schema)
 def _most(names: list[str], customer: AutumnCustomer, schema: Schema) -> Spendable:
     """Return the largest figure of several balances.
 
-    The figure is zero only once all balances are zero.
+    The figure is zero only if all balances are zero.
 
-    If the balance of a feature has ended while others last, the feature is refused. Figures of different units are not
-    added.
+    If the balance of a feature has ended while other balances last, the feature is refused. Figures of different units
+    are not added.
     """
     found = {name: _of(customer, name, schema) for name in names}
     ended = {name for name, one in found.items() if not one.lasts and name not in schema.systems}
@@ -568,7 +571,7 @@ def _of(customer: AutumnCustomer, name: str, schema: Schema) -> Spendable:
 def _in_credits(amount: Decimal | None, cost: Decimal | None) -> Decimal | None:
     """Return an amount of own units in credits; None: unlimited.
 
-    Without a usable cost it is the least amount, so that such units never count as zero.
+    Without a usable cost, the result is the least amount, so that such units never count as zero.
     """
     if amount is None:
         return None

@@ -262,8 +262,8 @@ class EventReader:
     async def _by_key(self, request: PushRequest) -> LookupResult | None:
         """Look up one push by a filter on its key; None if the filter does not find it.
 
-        Then absence is not proven. In recorded calls, a filter matched a text and not a number. The hosted service was
-        not tried.
+        None does not prove that the push is absent. In recorded calls, a filter matched a text, but did not match a
+        number. No call tried the hosted service.
         """
         try:
             items = await self._read(request.customer_id, request.ts, request.ts + 1, request.key)
@@ -291,8 +291,9 @@ class EventReader:
     async def _read_costs(self) -> ReadFailed | None:
         """Read the costs again, after the events.
 
-        Costs change while pushes are in flight. ReadFailed if they cannot be read, or if older costs are not loaded
-        yet. Then the push is looked up again. A charge at an older cost would otherwise count as a part of a charge.
+        Costs can change while pushes are in flight. Return ReadFailed if the costs cannot be read, or the earlier costs
+        are not loaded yet. Drawdown then looks up the push again. Otherwise a charge at an earlier cost would count as
+        a part of a charge.
         """
         try:
             await self._account.read()

@@ -103,7 +103,7 @@ class AutumnPayments:
         return attached(answer, request, self._clock.now_ms())
 
     async def _unfit(self, request: Charge) -> NotSent | None:
-        """Return why the charge must not be made now, by reads alone.
+        """Return the reason not to make the charge now, by reads alone.
 
         Return None if the reads do not show a reason.
         """

@@ -178,7 +178,10 @@ def outcome(request: PushRequest, result: HttpResult, now_ms: int, costs: Costs 
 
 
 def _of_success(request: PushRequest, answer: Answer, now_ms: int, costs: Costs = MappingProxyType({})) -> Outcome:
-    """Return the outcome of a 200. It proves only the sum of its `deductions`."""
+    """Return the outcome of a 200.
+
+    The response proves only the sum of its `deductions`.
+    """
     body = parse(answer.body)
     if body is None or body.get("customer_id") != request.customer_id:
         return Unknown("HTTP 200 with a body that is not Autumn's response to this charge")
@@ -208,7 +211,7 @@ def is_unmatched(request: PushRequest, result: HttpResult, found: Outcome) -> bo
 def _uncharged(request: PushRequest, body: Mapping[str, object]) -> Rejected:
     """Return the rejection of a charge without a deduction or refund.
 
-    In recorded calls, the key is used up although Autumn did not charge, so a retry would be reported as a duplicate.
+    In recorded calls, Autumn uses up the key although it does not charge. It would report a retry as a duplicate.
     """
     customer, feature, quantity = request.customer_id, request.feature, request.quantity
     if quantity < 0:

@@ -143,7 +143,7 @@ class Law:
             self._look_up(course)
 
     def _may_send(self, course: Course) -> bool:
-        """Return True if the key can be sent: the service still remembers it (rule P2)."""
+        """Return True if the key is new, or the service still remembers it (rule P2)."""
         kept = self._bench.provider.capabilities.key_retention_ms
         return kept is None or not course.attempts or self._now_ms - course.first_ms < kept - min(HOUR_MS, kept // 2)
 

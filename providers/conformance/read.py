@@ -117,7 +117,7 @@ class ReadTests(Tools):
         A provider that does not send a call may know the response.
 
         `absent`: the service's response for a push that it does not have, such as an empty list. If an invalid response
-        equals it, the provider may believe it.
+        equals `absent`, the provider may believe the response.
         """
         capabilities, asked = self.bench.provider.capabilities, self.wire.calls
         state = self.read(request.customer_id)

@@ -309,7 +309,7 @@ def _start(method: str, url: str, given: tuple[str, ...]) -> tuple[Origin, str, 
 
 
 def _plain(body: bytes, encoding: str, most: int) -> bytes:
-    """Return a body unpacked, at most `most` bytes.
+    """Return an unpacked body of at most `most` bytes.
 
     Errors: Unusable for another encoding, or an incomplete or large gzip.
     """

@@ -73,7 +73,7 @@ def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_
 def _header(headers: Mapping[str, str], part: str) -> str:
     """Return a header of a webhook.
 
-    It has Svix's name, or the name without a brand that a self-hosted server may send. Errors: WebhookRefused.
+    The header's name begins with `svix-`, or with `webhook-` from some self-hosted servers. Errors: WebhookRefused.
     """
     found = headers.get(f"svix-{part}") or headers.get(f"webhook-{part}")
     if not found or not found.isascii():

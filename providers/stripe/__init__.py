@@ -95,9 +95,9 @@ class StripeProvider:
     def _unfit(self, push: PushRequest, meters: Sequence[Meter] | ReadFailed) -> Outcome | None:
         """Return the outcome of a push that must not be sent to these meters.
 
-        Return None if it can be sent. Stripe accepts events for a meter with a time window, and drops all but the
-        newest in a window. So Drawdown rejects such a push. It also rejects a push that the stream would refuse after
-        its response, because Stripe reports only samples of that.
+        Return None if Drawdown can send the push. For a meter with a time window, Stripe accepts all events, but keeps
+        only the newest in a window. So Drawdown rejects a push to such a meter. It also rejects a push that the stream
+        would refuse after its response, because Stripe reports only samples of such refusals.
         """
         now_ms = self._clock.now_ms()
         if isinstance(meters, ReadFailed) and not self._settings.stream_url:

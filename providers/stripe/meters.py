@@ -171,7 +171,7 @@ class Meters:
     async def _list(self, path: str, asked: Mapping[str, str]) -> list[Mapping[str, object]] | ReadFailed | CannotTell:
         """Return all pages of a list.
 
-        Return CannotTell if Stripe refuses the question itself, such as for an unknown customer.
+        Return CannotTell if Stripe refuses the request itself, such as for an unknown customer.
         """
         found: list[Mapping[str, object]] = []
         params = {**asked, "limit": str(PAGE)}

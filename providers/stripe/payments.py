@@ -162,9 +162,9 @@ class StripePayments:
     async def _intents_of(self, request: Charge) -> Mapping[str, Mapping[str, object]] | InDoubt:
         """Return the intents with the charge's id, by their own id.
 
-        The list may name one twice.
+        Stripe's list may name an intent twice.
 
-        InDoubt: the list has more than MAX_PAGES, and the pages that were read do not have the charge.
+        InDoubt: a page cannot be read, or the first MAX_PAGES pages do not have the charge and more pages follow.
         """
         since_s = max(request.begun_ms - CLOCKS_MS, 0) // SECOND_MS
         params = {"customer": request.customer_id, "created[gte]": str(since_s), "limit": str(PAGE)}
@@ -185,7 +185,7 @@ class StripePayments:
     ) -> tuple[Sequence[Mapping[str, object]], bool] | InDoubt:
         """Read one page. Return its items, and True if another page follows.
 
-        Absence rests on the page, so it must be a whole list of this customer; otherwise InDoubt.
+        The page can prove that the charge is absent, so it must be a whole list of this customer; otherwise InDoubt.
         """
         page = read_object(await self._http.send(get(self._settings, PAYMENT_INTENTS, params)))
         if isinstance(page, ReadFailed):
@@ -358,7 +358,7 @@ def _refused(answer: Answer, now_ms: int) -> ChargeResult:
 
 
 def _refused_card(answer: Answer, charge: Charge) -> ChargeResult:
-    """Return the outcome of a 402, by its error and the present state of its intent."""
+    """Return the outcome of a 402, by the error and the present state of the intent."""
     error, intent = error_of(answer), _error_part(answer, "payment_intent")
     if error is None or error.type != "card_error":
         return InDoubt(described(answer))

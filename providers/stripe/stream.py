@@ -195,7 +195,7 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 
 def _expired(result: HttpResult) -> bool:
-    """Return True if the token may not be valid, so the next call opens a session."""
+    """Return True if the token may be invalid, so the next call opens a session."""
     return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
 
 
@@ -208,7 +208,7 @@ def _refused(result: HttpResult) -> bool:
 
     Then Stripe did not accept any event of the call.
 
-    A host between Drawdown and Stripe may also answer 400. The Request-Id shows that it is Stripe's.
+    A host between Drawdown and Stripe may also answer 400. The Request-Id shows that the response is Stripe's.
     """
     if not isinstance(result, Answer) or result.status not in (400, 413, 422) or not request_id(result):
         return False
@@ -241,7 +241,8 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
 def _judge_answer(answer: Answer) -> Outcome:
     """Return the outcome of a 200. An empty object with a Request-Id is acceptance.
 
-    A host between Drawdown and Stripe could also answer an empty object. The Request-Id shows that it is Stripe's.
+    A host between Drawdown and Stripe could also answer an empty object. The Request-Id shows that the response is
+    Stripe's.
     """
     body = json_object(answer.body)
     if body is None or "error" in body or "object" in body or not request_id(answer):

@@ -77,8 +77,8 @@ def verify(secrets: Sequence[str], header: str, body: bytes, now_ms: int) -> Non
 def _check_account(account: str | None, event: Mapping[str, object]) -> None:
     """Refuse a webhook of another account.
 
-    A webhook of our own account does not name an account. A webhook of a connected account names it, and a thin event
-    as its context. Errors: WebhookRefused.
+    A webhook of our own account does not name an account. A webhook of a connected account names that account: in
+    `account`, or in `context` of a thin event. Errors: WebhookRefused.
     """
     for name in ("account", "context"):
         said = event.get(name)

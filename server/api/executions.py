@@ -153,7 +153,7 @@ class Executions:
     async def _shared(self, call: Call, said: Caller) -> Any:
         """Return the result of a call that shares a transaction.
 
-        Return None if the call must have its own transaction; the key is then confirmed. Errors: the errors of
+        Return None if the call must have its own transaction. This method then confirms the key. Errors: the errors of
         `PaymentCalls.ask`; ApiError 401.
         """
         key = said.key
@@ -177,7 +177,7 @@ class Executions:
     ) -> JSONResponse:
         """Draw on an execution, or end it.
 
-        `change`: returns the kind of the change, its cost and its number.
+        `change`: a function that returns the kind of the change, its cost and its number.
         """
 
         async def do(order: C, said: Caller) -> Mapping[str, object]:

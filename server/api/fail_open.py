@@ -300,8 +300,9 @@ class FailOpen:
         """Return the result of `work` in the database.
 
         `org_id`: the organisation of the call; None for the read of a key, which does not begin an outage. `quick`:
-        wait at most WITHIN_S. `ends`: a result ends the outage. The read of a key does not end it, because a locked
-        database can still be read. Errors: AWAY and ApiError, if the database does not answer; the errors of `work`.
+        wait at most WITHIN_S. `ends`: True if a result ends the outage. The read of a key does not end it, because a
+        locked database can still be read. Errors: AWAY and ApiError, if the database does not answer; the errors of
+        `work`.
         """
         began_ms = self._services.clock.now_ms()
         if quick and org_id is not None and self._outages.get(org_id, began_ms, LOOK_AGAIN_MS - 1) is not None:

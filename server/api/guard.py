@@ -644,7 +644,7 @@ def _emission(order: ConsumeRequest, org: str, said: Caller) -> Emission | None:
 def _own(connection: sa.Connection, key: str, said: Caller) -> str:
     """Return the stored name of a use that the caller may change.
 
-    A key that is bound to an organisation finds only its own uses. Errors: ApiError 404, 403.
+    A key that is bound to an organisation finds only the uses of that organisation. Errors: ApiError 404, 403.
     """
     if said.key.org_id is None:
         return key

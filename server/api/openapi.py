@@ -187,7 +187,7 @@ def _add_nulls(example: Any, schema: Mapping[str, Any], schemas: Mapping[str, An
 def _exemplify(paths: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, Any], now_ms: int) -> None:
     """Add an example to each response, parameter and body that has no example.
 
-    `days_ahead` has times that must be in the future, in days from now.
+    In the file of examples, `days_ahead` has the times that must be in the future, in days from now.
     """
     there = json.loads(EXAMPLES.read_text(encoding="utf-8"))
     for name, days in there["days_ahead"].items():

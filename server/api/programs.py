@@ -335,8 +335,8 @@ class Programs:
     def _note_use(self, key: ApiKey, offered: str, now_ms: int) -> None:
         """Record the use of a key without delaying the request.
 
-        Drawdown writes one record at a time. It records any use meanwhile with a later request. It then remembers the
-        key as the database stores it, so the next request does not write again.
+        Drawdown writes one record at a time. If a program uses the key meanwhile, a later request records that use.
+        Drawdown then remembers the stored key, so the next request does not write again.
         """
         is_kept = key.used_ms is not None and now_ms < key.used_ms + api_keys.USED_EVERY_MS
         if self.noting is None and not is_kept:
@@ -439,7 +439,7 @@ def for_programs(text: str) -> str:
 def _for_program(found: re.Match[str]) -> str:
     """Return the operation of a command, with the fields of its options.
 
-    If the command has no operation, the text asks the operator to run it.
+    If the command has no operation, return a text that refers the caller to the operator.
     """
     run, words = found[1] or "", found[2].split()
     if words[-1] == "--help":
@@ -510,7 +510,10 @@ async def soon(work: Awaitable[T]) -> T:
 
 
 def _query_of(request: Request, model: type[M]) -> M:
-    """Return the query; only lists may repeat a name. Errors: ApiError 422."""
+    """Return the query.
+
+    A name may occur several times only for a field that is a list. Errors: ApiError 422.
+    """
     raw: bytes = request.scope.get("query_string", b"")
     if raw.count(b"&") >= MOST_PARAMETERS:
         raise ApiError(

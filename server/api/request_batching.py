@@ -197,7 +197,7 @@ class RequestBatcher(Generic[A, R]):
     def _all(self, connection: sa.Connection, asked: Sequence[A]) -> Sequence[R | DrawdownError]:
         """Decide a batch.
 
-        Only `_one`, which words a refusal, suggests ids.
+        A batch does not suggest ids. Only `_one`, which decides a request alone, suggests ids.
         """
         tell_no_names(connection)
         return self._way.all_(connection, asked, self._clock.now_ms())

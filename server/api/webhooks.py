@@ -151,8 +151,8 @@ async def _event_id(provider: Provider, headers: Mapping[str, str], body: bytes,
 async def _covers(provider: Provider, headers: Mapping[str, str], name: str, body: bytes, now_ms: int) -> bool:
     """Return True if the provider's signature covers a header.
 
-    A changed value then makes the signature invalid. Anyone may add an unsigned header, which would turn the delivery
-    into another event.
+    A changed value then makes the signature invalid. If Drawdown used an unsigned header, anyone could turn the
+    delivery into another event.
     """
     try:
         await provider.notices({**headers, name: f"{headers[name]}x"}, body, now_ms)

@@ -309,7 +309,7 @@ def _fields(action: Action) -> tuple[declared.Field, ...]:
 
 
 def _values(action: Action | None, form: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of the action's own fields and its reason in a form."""
+    """Return a form's values for the action's own fields and the reason."""
     return {field.name: form.get(field.name, "") for field in _fields(action)} if action else {}
 
 
@@ -474,7 +474,10 @@ def _is_number(text: str, wanted: Decimal) -> bool:
 
 
 def _hash_preview(facts: Sequence[Fact], size: Size, doing: Doing) -> str:
-    """Return a hash of the state, the size and the form's values. The form carries it."""
+    """Return a hash of the state, the size and the form's values.
+
+    The form carries this hash.
+    """
     return _hash((_stands(facts), size, sorted(doing.values.items())))
 
 

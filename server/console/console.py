@@ -398,9 +398,9 @@ def read_page(connection: sa.Connection, page: Page, ask: Ask) -> tuple[Mapping[
 
 
 def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageError) -> Mapping[str, object]:
-    """Return a page without rows, for a filter that it refused with `error`.
+    """Return a page that shows `error` in place of rows.
 
-    Errors: `error`, if it is about the page's own object, or if the page has no filter.
+    Errors: `error`, if it is about the page's own object, or the page has no filter or fails without it.
     """
     whose = {name: value for name, value in ask.query.items() if name in WHOSE}
     if (isinstance(error, UnknownId) and ask.names_one) or whose == ask.query:
@@ -422,9 +422,9 @@ def _asked_again(connection: sa.Connection, page: Page, ask: Ask, error: UsageEr
 
 
 def _place_error(fields: Sequence[Filter], ask: Ask, error: str) -> tuple[tuple[Filter, ...], str]:
-    """Return the filters with their values, and the error.
+    """Return the filters with their values, and the error at its filter.
 
-    The error is at its filter. If it does not belong to a filter, it is the second value.
+    The second value is the error if it does not belong to a filter; otherwise ''.
     """
     filled = [replace(one, value=ask.query.get(one.name, "")) for one in fields]
     named, _, about = error.partition(": ")

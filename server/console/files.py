@@ -89,7 +89,7 @@ class Stream:
     def _put(self, piece: bytes | Exception | None) -> bool:
         """Wait until the queue has space for a piece, and add the piece.
 
-        Return True if the browser still reads; otherwise the stream ends with NotTaken.
+        Return False if the browser no longer reads. The stream then ends with NotTaken.
         """
         waiting = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
         waited_s = 0.0

@@ -224,7 +224,8 @@ class My:
     def _visitor(self, connection: sa.Connection, request: Request, said: Mapping[str, str], now_ms: int) -> Visitor:
         """Return the visitor, and hide all other names in this transaction.
 
-        `of` in `said`: the organisation of the page, if it names one. Errors: Nobody; Another.
+        `said`: the fields of the request. The field `of` is the organisation of the page, if any. Errors: Nobody;
+        Another.
         """
         tell_no_names(connection)
         session = request.cookies.get(COOKIE, "")
@@ -239,7 +240,7 @@ class My:
     def _ask(self, connection: sa.Connection, request: Request, now_ms: int) -> Ask:
         """Return the request for this visitor's organisation.
 
-        The address may name another organisation.
+        The visitor's organisation replaces an `id` in the address.
         """
         said = said_by(request)
         visitor = self._visitor(connection, request, said, now_ms)

@@ -275,10 +275,10 @@ def unpack(body: bytes, most_bytes: int) -> bytes:
 
 
 def _member(body: bytes, at: int, found: bytearray, most_bytes: int) -> int:
-    """Unpack the member at this position into `found`, and return its end.
+    """Unpack the gzip member at this position into `found`, and return its end.
 
-    The function reads a piece at a time. zlib copies the bytes after a member. With the whole body, these copies would
-    take quadratic time. Errors: ApiError 413, 400.
+    The function passes a piece at a time to zlib, because zlib copies the bytes after a member. With the whole body,
+    these copies would take quadratic time. Errors: ApiError 413, 400.
     """
     member = zlib.decompressobj(_GZIP)
     while not member.eof:

@@ -219,7 +219,10 @@ class Limits:
         return not self._is_known(scope)
 
     async def _pause(self, connection: Connected | None, wait_s: float) -> None:
-        """Wait. Meanwhile, Drawdown may close the connection for a new connection."""
+        """Wait.
+
+        Meanwhile, Drawdown may close this connection to make space for a new connection.
+        """
         with resting(connection):
             await asyncio.sleep(wait_s)
 

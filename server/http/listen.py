@@ -48,7 +48,7 @@ def bind(host: str, port: int) -> socket.socket:
 class _Ending(uvicorn.Server):
     """A server that stops the worker's steps at the first signal.
 
-    `was_told`: True if a signal arrived before the server handled signals; the server then ends right after its start.
+    `was_told`: True if a signal arrived before the server handled signals. The server then ends right after its start.
     `is_told`: a function that returns True if another event ends the server.
     """
 

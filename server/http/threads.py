@@ -151,7 +151,7 @@ class Restores:
     def _load_witness(self, engine: sa.Engine) -> Witness | None:
         """Return the local checkpoint; None if this user may not read it.
 
-        A command to halt must not fail because of this.
+        An unreadable checkpoint must not prevent a command to halt.
         """
         try:
             return self._witness.load(engine)

@@ -249,7 +249,7 @@ class Intake:
     def _place(self, key: str) -> Iterator[None]:
         """Take a place among the waiting batches.
 
-        Errors: ApiError 429 if no place is free, or the key has its share.
+        Errors: ApiError 429 if no place is free, or the key already has its share of places.
         """
         free = MOST_BATCHES - self._batches.total()
         if self._batches[key] >= min(free, MOST_BATCHES_OF_A_KEY):
@@ -316,7 +316,7 @@ class Intake:
 
 
 def _kind_of(request: Request, taker: Taker[Any]) -> tuple[str, bool]:
-    """Return the Content-Type of a body, and whether it is in gzip.
+    """Return the Content-Type of a body, and True if gzip packed the body.
 
     Errors: ApiError 400, 415.
     """

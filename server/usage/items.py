@@ -78,7 +78,7 @@ LABEL: Final = "subject_is_label"
 def _with_payer(given: ReceivedEvent, found: Result) -> Result:
     """Return the outcome, with a note if the subject is not the payer.
 
-    If a key is bound to an organisation, the subject of an event does not change its payer.
+    If a key is bound to an organisation, that organisation pays for events of any subject.
     """
     if not given.other_subject or found.code is not None:
         return found
@@ -129,8 +129,8 @@ def _for_programs(taken: EventResult) -> EventResult:
 def _in_doubt(asked: Sequence[tuple[ReceivedEvent, Key]], taken: Sequence[EventResult]) -> set[Key]:
     """Return events without a time that are in conflict.
 
-    Another request may have dated these events first. The result excludes an event that was stored in this batch,
-    because then another item of the batch conflicts.
+    Another request may have dated these events first. The result excludes an event that this batch stored, because its
+    conflict is with another item of the batch.
     """
     told = [(key, one.has_time, answer.status) for (one, key), answer in zip(asked, taken, strict=True)]
     in_conflict = {key for key, has_time, status in told if status == "conflict" and not has_time}

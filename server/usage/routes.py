@@ -60,7 +60,7 @@ def _usage(connection: sa.Connection, query: UsageQuery, said: Caller, *, org_id
 
 
 def _name(row: UsageRow) -> str:
-    """Return the name of a row, as `next` has it.
+    """Return the name of a row for the field `next`.
 
     A feature and a unit cannot contain a colon, so the name is unique.
     """

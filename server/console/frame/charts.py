@@ -72,8 +72,8 @@ def stacked(days: Sequence[tuple[str, Mapping[str, int]]], said: str, unit: int)
 def _net(parts: Mapping[str, int]) -> dict[str, int]:
     """Return a day's parts, less the credit that was given back on that day.
 
-    No bar is negative. A refund does not name a part, so it reduces the largest part first. If the whole day is
-    negative, its sum stays negative.
+    A refund does not name a part, so it reduces the largest part first. A bar is negative only if the whole day is
+    negative.
     """
     found = {name: amount for name, amount in parts.items() if amount > 0}
     back = -sum(amount for amount in parts.values() if amount < 0)

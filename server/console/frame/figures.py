@@ -83,7 +83,7 @@ def iso(ms: int) -> str:
 def _written(ms: int, form: str) -> str:
     """Return a formatted time, or its milliseconds if it is outside the calendar.
 
-    A host with a wrong clock may have written such a time.
+    A host with a wrong clock may have reported a time outside the calendar.
     """
     if not EARLIEST_MS <= ms <= LATEST_MS:
         return f"{ms} ms"

@@ -70,8 +70,8 @@ def environment() -> Environment:
 def _clean_value(value: object) -> object:
     """Return a text with its unprintable characters escaped.
 
-    Return any other value unchanged. So a text that others wrote cannot reverse the direction of the text around it,
-    such as the title of a tab.
+    Return markup, and a value that is not text, unchanged. A text that others wrote then cannot reverse the direction
+    of the text around it, as in the title of a tab.
     """
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

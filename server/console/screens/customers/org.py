@@ -204,7 +204,7 @@ def _remaining_cell(one: StandingRow) -> Cell:
 def _rule(one: StandingRow) -> tuple[str, str]:
     """Return a rule's text and the kind of its cell.
 
-    A limit's rule is `limit:PLAN:PERIOD`, a limit override's is `override:N`.
+    The rule of a limit is `limit:PLAN:PERIOD`. The rule of a limit override is `override:N`.
     """
     kind, _, more = one.rule.partition(":")
     if kind == "override":

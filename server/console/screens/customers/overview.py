@@ -246,7 +246,7 @@ def needs(found: Status, around: Around = NOTHING) -> list[Need]:
 def _what(call: Call, reasons: Sequence[WaitSum]) -> str:
     """Return the text of a task.
 
-    If its pushes have several reasons, it has their counts.
+    If the task's pushes have several reasons, the text lists the reasons with their numbers of pushes.
     """
     named = _reasons(reasons, call.about, (call.why,))
     if call.why not in ("in_doubt", "rejected") or "; " not in named:
@@ -334,7 +334,7 @@ def _waits(standing: Standing, reasons: Sequence[WaitSum]) -> list[Need]:
 def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -> str:
     """Return the reasons of a provider's waiting pushes in these states.
 
-    The most frequent reason is first. If there are several, each has its number of pushes.
+    The most frequent reason is first. If there are several reasons, each has its number of pushes.
     """
     counts = Counter[str]()
     for one in reasons:
@@ -348,9 +348,9 @@ def _reasons(reasons: Sequence[WaitSum], provider: str, states: Sequence[str]) -
 
 
 def _why(one: Waiting, reasons: Sequence[WaitSum]) -> str:
-    """Return the reasons, or the most frequent reason and the number of others.
+    """Return the reasons why a provider's pushes wait.
 
-    Return the second form if the page did not read the reasons.
+    If the page did not read the reasons, return the most frequent reason and the number of others.
     """
     if named := _reasons(reasons, one.provider, ("due", "queued")):
         return f": {named}"

@@ -144,7 +144,7 @@ def _event(one: Happened, customer: str) -> tuple[Cell, ...]:
 def _moved(one: Happened) -> str:
     """Return the amount by which an event changed the wallet.
 
-    A top-up changes it once it is credited. While it is open, its effect is unknown.
+    A top-up changes the wallet only once it is credited. The effect of an open top-up is unknown.
     """
     if one.part != "topup" or one.state == "credited":
         return figures.signed(one.micro)

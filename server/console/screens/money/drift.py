@@ -79,7 +79,7 @@ def _drift_lines(connection: sa.Connection, ask: Ask) -> list[DriftLine]:
 def _span(ask: Ask) -> tuple[int, int]:
     """Return the start and the end of the chosen days, in milliseconds.
 
-    The last is yesterday.
+    The last day is yesterday.
     """
     today = ask.now_ms - ask.now_ms % DAY_MS
     return today - ask.number("days", DAYS) * DAY_MS, today

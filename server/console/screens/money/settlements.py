@@ -112,7 +112,7 @@ def _chosen(ask: Ask) -> SettlementFilter:
 def _tiles(found: Sequence[Sums], states: Sequence[str], whose: str = "") -> list[Tile]:
     """Return tiles with the sums of settlements in these states.
 
-    The last parameter: the text of each tile, in place of the state's meaning.
+    The last parameter is the text of each tile, in place of the state's meaning.
     """
     sums = {name: sum(getattr(one, f"{name}_micro") for one in found) for name in SAID if name in states}
     return [
@@ -169,7 +169,7 @@ def _terms(one: Account) -> tuple[Link, ...]:
 def _release(one: Account, payout: NextPayout) -> tuple[Link, ...]:
     """Return the link that releases a payout.
 
-    The form has the amount, so Drawdown refuses it if the amount changes meanwhile.
+    The form has the amount. If the amount changes meanwhile, Drawdown refuses the form.
     """
     if one.is_frozen or not payout.may_be_made:
         return ()

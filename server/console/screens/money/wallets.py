@@ -215,7 +215,10 @@ def read_one(connection: sa.Connection, ask: Ask) -> Mapping[str, object]:
 
 
 def _never_used(customer: str, paid: PaidFrom) -> PageContent:
-    """Return the page of a wallet that was never used, without zeros."""
+    """Return the page of a wallet that was never used.
+
+    The page does not show amounts of zero.
+    """
     acts = [act("Give credit", "grant", id=customer)] if paid.takes_credit and paid.customer_id == customer else []
     above, billing = Link("Ledger", "/console/ledger"), Link("Billing", url("/console/billing", id=customer))
     return PageContent(WALLET_PATH, [no_wallet(customer, paid)], acts=[*acts, billing], above=above, heading=customer)

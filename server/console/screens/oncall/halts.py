@@ -166,7 +166,10 @@ def _stopped(connection: sa.Connection, doing: Doing) -> Sequence[Fact]:
 
 
 def _preview(transact: Transact, _context: Context, doing: Doing) -> Sequence[Table]:
-    """Return the cells with sandboxes of the organisations: they receive the halt."""
+    """Return the cells with sandboxes of the organisations.
+
+    These cells receive the halt.
+    """
     running = transact(lambda c: cells.running_of(c, _orgs(doing)))
     most = sorted(running.items(), key=lambda one: (-one[1], one[0]))
     rows = [(cells_of.cell(cell), cells_of.number(count)) for cell, count in most[: cells.MOST_NAMED]]

@@ -218,7 +218,7 @@ QUEUED: Final = "queued. The next tick does or begins the job"
 def _declared(connection: sa.Connection, doing: Doing) -> Capabilities:
     """Return the declaration of the form's provider.
 
-    Errors: UnknownId; Refused if the provider does not have settings, or not at this server.
+    Errors: UnknownId; Refused if the provider never has settings, or this server does not have its settings.
     """
     name = doing.text("provider")
     ids.require(connection, ids.PROVIDER, name, new=True if name in doing.declared else None)
@@ -260,7 +260,7 @@ def _accept(connection: sa.Connection, doing: Doing) -> ActionResult:
 def _assignment(connection: sa.Connection, doing: Doing) -> AssignJob:
     """Return the job of an assignment.
 
-    Errors: UnknownId; WrongField for a provider that needs no lookup of the customer.
+    Errors: UnknownId; WrongField for a provider that does not need a lookup of the customer.
     """
     org, provider = doing.text("id"), doing.text("provider")
     ids.require_sampled_org(connection, org, new=False)

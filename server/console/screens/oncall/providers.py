@@ -85,7 +85,7 @@ def _links(one: ProviderLine) -> tuple[Link, ...]:
 
 
 def _why(one: ProviderLine, waits: WaitSums) -> Cell:
-    """Return the reason of a pause, or the main reason why its pushes wait.
+    """Return the reason of a provider's pause, or the main reason why its pushes wait.
 
     The page of pushes has the other reasons.
     """

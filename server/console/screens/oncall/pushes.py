@@ -344,7 +344,10 @@ def _times(count: int) -> str:
 
 
 def _price(found: ExplainedPush, chain: PushChain) -> Tile:
-    """Return the tile of the charge in Drawdown's ledger; a dash if it has none."""
+    """Return the tile of the push's charge in Drawdown's ledger.
+
+    The tile has a dash if the ledger does not have a charge.
+    """
     if not chain.entries:
         accepted = found.push.state == "accepted"
         return Tile("Price", figures.UNKNOWN, f"known at {found.push.provider}" if accepted else "not charged yet")
@@ -589,7 +592,7 @@ def _standing(states: Sequence[str]) -> Look:
 def _worth(connection: sa.Connection, doing: Doing) -> Size:
     """Return the size of an action that resolves pushes.
 
-    It counts their rows, and the credit of their usage.
+    The size counts the rows of the pushes, and the credit of their usage.
     """
     keys = _find(connection, doing, PROVEN)
     return size_of(worth_of_pushes(connection, keys), len(keys))
@@ -632,7 +635,7 @@ def _void(connection: sa.Connection, doing: Doing) -> ActionResult:
 
 
 def _require_no_lookup(connection: sa.Connection, doing: Doing, keys: Sequence[str]) -> list[PushRow]:
-    """Return the pushes.
+    """Return the pushes if the console can void them without a lookup.
 
     Errors: Refused if a push is accepted, and its provider may support lookups.
     """

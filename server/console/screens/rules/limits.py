@@ -346,9 +346,9 @@ def _to_limits(doing: Doing) -> str:
 
 
 def _size(connection: sa.Connection, terms: OverrideRow | Terms) -> Size:
-    """Return a limit override's size: its use in one period, at the metric's price.
+    """Return the size of a limit override: the price of its amount in one period.
 
-    Without an amount, or for several organisations, it is unbounded.
+    If the limit override has no amount, or covers several organisations, the size is unbounded.
     """
     if terms.amount is None or terms.reach != "org":
         return Size(unbounded=True)
