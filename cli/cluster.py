@@ -301,7 +301,7 @@ def cron(every_s: int) -> str:
 
 
 def ticking(work: Jobs, made: Connector) -> Engine:
-    """Return the engine of the queue of ticks: each shard every `every_s` seconds."""
+    """Return the engine that ticks each shard every `work.terms.every_s` seconds."""
     engine = Engine(connector=made)
 
     def tick(timestamp: int, shard: str) -> None:

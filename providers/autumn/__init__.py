@@ -91,8 +91,8 @@ def capabilities(settings: AutumnSettings) -> Capabilities:
         duplicate_proves_delivery=False,
         lookup_lag_ms=60 * SECOND_MS,
         lookup_span_ms=DAY_MS,
-        # Autumn queues a charge while Autumn's store is down. After the push's key expires, such a charge can no longer
-        # be ours.
+        # Autumn queues a charge while Autumn's store is down. Until the push's key expires, Autumn may still apply the
+        # charge.
         applied_within_ms=settings.key_retention_ms,
         negatives=True,
         totals_lag_ms=5 * MINUTE_MS,
@@ -311,7 +311,8 @@ def _unreadable(route: str, answer: Answer) -> Unreadable:
     said = wire.read_said(answer)
     trouble = wire.access_trouble(said)
     if trouble is not None:
-        # The text omits the HTTP status, because a setting is wrong, and not the customer or the push.
+        # Do not set `status` and `their_code` of the error, because a setting is wrong, and not the customer or the
+        # push.
         return Unreadable(trouble)
     return Unreadable(f"{route}: {said}", said.code, answer.status)
 

@@ -240,7 +240,8 @@ NO_RETRY: Final = frozenset(
         # Codes after which Stripe itself does not retry the same card (billing/revenue-recovery/smart-retries).
         *("incorrect_number", "lost_card", "pickup_card", "stolen_card", "highest_risk_level"),
         *("revocation_of_authorization", "revocation_of_all_authorizations", "transaction_not_allowed"),
-        # Codes for which Stripe's table of decline codes advises another card, correct card data, or the bank.
+        # Codes for which Stripe's table of decline codes advises to use another card, correct the card data, or contact
+        # the bank.
         *("expired_card", "fraudulent", "restricted_card", "do_not_try_again", "invalid_account", "invalid_number"),
         *("new_account_information_available", "merchant_blacklist", "security_violation", "stop_payment_order"),
         *("card_not_supported", "currency_not_supported", "invalid_expiry_month", "invalid_expiry_year"),

@@ -196,7 +196,7 @@ def test_cluster_schema_is_installed_once_and_newer_is_refused(clustered: sa.Eng
     assert install.install(clustered) is False
     install.require_installed(clustered)
     change(clustered, "DELETE FROM drawdown_cluster.migrations WHERE name LIKE '03.04%'")
-    with pytest.raises(DatabaseNotReady, match=r"lacks 03\.04\..*init --cluster"):
+    with pytest.raises(DatabaseNotReady, match=r"lacks the migration 03\.04\..*init --cluster"):
         install.require_installed(clustered)
     change(clustered, "INSERT INTO drawdown_cluster.migrations VALUES ('99.01.00_01_later')")
     for asked in (install.require_installed, install.install):
@@ -211,7 +211,7 @@ def test_cluster_newer_engine_migrations_are_installed(
     step = "CREATE FUNCTION procrastinate_next() RETURNS int LANGUAGE sql AS 'SELECT 7'; CREATE TABLE other (a int);"
     (tmp_path / "sql/migrations/99.00.00_01_pre_next.sql").write_text(step)
     monkeypatch.setattr(install, "files", lambda _name: tmp_path)
-    with pytest.raises(DatabaseNotReady, match=r"lacks 99\.00\.00_01_pre_next. Run"):
+    with pytest.raises(DatabaseNotReady, match=r"lacks the migration 99\.00\.00_01_pre_next. Run"):
         install.require_installed(clustered)
     assert [install.install(clustered), install.install(clustered)] == [True, False]
     assert (

@@ -1,6 +1,6 @@
 """Limit the calls a second to a provider, in slices of time.
 
-Guarantee: the number of calls in any second keeps the limit. A wait costs one timer for each slice, not for each call.
+Guarantee: the number of calls in any second keeps the limit. All waiting calls share one timer for each slice.
 At 1,900 calls a second, a timer for each call took more CPU than the call.
 """
 

@@ -67,7 +67,9 @@ class JobsDone:
 
 
 def do_jobs(context: Context) -> Steps[JobsDone]:
-    """Do the waiting jobs, the oldest first.
+    """Do up to MAX_A_TICK open jobs, the oldest first.
+
+    The turn ends early after TURN_MS, if another tick has the oldest job, or if a job must continue in a later tick.
 
     Errors: those of a job. Another tick can take that job after its lease has expired.
     """

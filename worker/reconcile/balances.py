@@ -307,7 +307,8 @@ def _of_pair(
         # twice.
         agrees = not apart and (is_range or not ours.is_as_settled(drawn))
     if apart == 0 and not agrees:
-        # The balance may include pushes that were billed by hand since. The new mark includes their draws, if any.
+        # The balance may include pushes that were billed by hand since the last comparison. The new mark includes their
+        # draws, if any.
         first = mark.apart == 0 and ours.least == ours.most and not asked.pools.in_credits(pair[1])
         unchanged = is_sure if ours.apart is not None else first
         unchanged = unchanged and drawn.lasting is None and ours.of_cycle is None and drawn.own == ours.own

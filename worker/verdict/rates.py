@@ -157,7 +157,7 @@ class Worth:
     """The worth of usage.
 
     `quantities`: base units by feature. `credits_micro`: micro-credits by the name of their balance. `unpriced`: base
-    units of features without a rate.
+    units of features that lack a rate, or that draw on their own balance and not on credits.
     """
 
     quantities: dict[str, int] = field(default_factory=dict)

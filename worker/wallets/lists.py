@@ -289,8 +289,8 @@ class Happened:
     An event is the sum of a day's charges or refunds, another entry (such as a grant or an expiry), a top-up, a new
     plan, or an ended tier.
 
-    `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, the change may still be
-    pending. `minor`: the money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`: the
+    `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, the change is booked only
+    in state `credited`. `minor`: the money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`: the
     kind, key, state and reason of the entry, top-up, plan or tier.
     """
 
