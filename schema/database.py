@@ -158,14 +158,19 @@ def _login(url: str) -> dict[str, str]:
 def _begin_with(connection: sa.Connection, settings: str) -> None:
     """Begin each transaction with its settings, in the transaction itself.
 
+    If the connection or its engine has the option `lock_wait_ms`, this is the longest wait for each lock.
+
     A pooler refuses settings at the start of a connection, or drops them silently (pgbouncer's
     `ignore_startup_parameters`). Then P1 would not hold. BEGIN and the settings take one round trip. The driver's
     autocommit mode prevents its own BEGIN, which would take another round trip. Errors: DatabaseNotReady if no
     transaction began, because the settings then do not hold.
     """
-    level = connection.get_execution_options().get("isolation_level", "READ COMMITTED")
+    options = connection.get_execution_options()
+    level = options.get("isolation_level", "READ COMMITTED")
     if level == "AUTOCOMMIT":
         return
+    if "lock_wait_ms" in options:
+        settings = f"{settings}; SET LOCAL lock_timeout = {int(options['lock_wait_ms'])}"
     driver: Any = connection.connection.dbapi_connection
     driver.autocommit = True
     connection.exec_driver_sql(f"BEGIN ISOLATION LEVEL {level}; {settings}")

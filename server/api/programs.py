@@ -70,6 +70,12 @@ WITHIN_S: Final = 20.0
 
 Drawdown may still process its request later.
 """
+LOCK_WAIT_MS: Final = 1_000
+"""Longest wait of a program's transaction for each lock, in milliseconds.
+
+A locked wallet then frees its threads before calls of other organisations time out. A declared action waits as long as
+a tick.
+"""
 REQUESTS_PER_S: Final = 1_000
 """Average requests a second with one API key at one process.
 
@@ -130,7 +136,7 @@ class Programs:
 
     def __init__(self, services: Services, budget: bodies.Budget, refused: Counter[str]) -> None:
         self._services, self._budget, self._refused = services, budget, refused
-        self.threads = Threads(services.engine, services.restores, AT_ONCE, "programs")
+        self.threads = Threads(services.engine, services.restores, AT_ONCE, "programs", lock_wait_ms=LOCK_WAIT_MS)
         self.reading = Threads(services.engine, services.restores, READS_AT_ONCE, "reads")
         self._rates = TokenBuckets(REQUESTS_PER_S)
         self.names = NamesBudget(services.clock)

@@ -36,8 +36,21 @@ AT_ONCE: Final = 4
 class Threads:
     """A pool of threads for one engine."""
 
-    def __init__(self, engine: sa.Engine, restores: Restores, at_once: int = AT_ONCE, name: str = "db") -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        restores: Restores,
+        at_once: int = AT_ONCE,
+        name: str = "db",
+        *,
+        lock_wait_ms: int | None = None,
+    ) -> None:
+        """Start no thread yet.
+
+        `lock_wait_ms`: the longest wait of a write for each lock on PostgreSQL; None means LOCK_TIMEOUT_S.
+        """
         self._engine, self._restores = engine, restores
+        self._writing = engine if lock_wait_ms is None else engine.execution_options(lock_wait_ms=lock_wait_ms)
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix=f"drawdown-{name}")
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -46,9 +59,10 @@ class Threads:
     async def write(self, work: Callable[[sa.Connection], T], *, rollback: bool = False, always: bool = False) -> T:
         """Run a write in a thread.
 
-        `always`: as in `Restores.write`.
+        `always`: as in `Restores.write`. The write then waits up to LOCK_TIMEOUT_S for each lock.
         """
-        whole = partial(self._restores.write, self._engine, work, rollback=rollback, always=always)
+        engine = self._engine if always else self._writing
+        whole = partial(self._restores.write, engine, work, rollback=rollback, always=always)
         return await asyncio.get_running_loop().run_in_executor(self._pool, whole)
 
     async def run(self, work: Callable[[sa.Engine], T]) -> T:

@@ -15,7 +15,7 @@ from drawdown.schema.clock import FixedClock
 from drawdown.schema.database import read, write
 from drawdown.schema.errors import AnswerLost, LockHeld
 from drawdown.schema.units import MICRO
-from drawdown.server.api import request_batching
+from drawdown.server.api import programs, request_batching
 from drawdown.server.http.errors import ApiError
 from drawdown.server.usage import singles
 from drawdown.worker.guard import grouped
@@ -26,6 +26,9 @@ from tests.integration.guard_rush import rush_over_http
 from tests.server.house import Caller, House, served
 from tests.server.program import Program, give, key_of, make_key, refused
 from tests.sqlite_databases import fresh
+
+LIMIT_S = 40
+"""A test that would wait for ever fails instead."""
 
 
 @pytest.fixture
@@ -191,6 +194,61 @@ def test_guard_batch_with_lost_answer_is_reported_and_retry_is_idempotent(
     assert [refused(one) for one in first if one.status_code != 200] == [(503, "answer_lost")] * lost[0]
     assert [one.json()["repeated"] for one in again] == [True] * 6
     assert house.fleet.one("SELECT SUM(charged_micro) FROM guard_uses") == 4 * MICRO, "two of six are held"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["uses", "executions"])
+def test_locked_wallet_of_org_does_not_hold_threads_of_others(
+    house: House, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has one writer, so only PostgreSQL has a locked wallet."""
+    monkeypatch.setattr(programs, "LOCK_WAIT_MS", 200)
+    house.server.close()
+    house.server = house.another()
+    engine, by = house.fleet.engine, house.fleet.by
+    names = [f"m-{number}" for number in range(programs.AT_ONCE + 1)]
+    for org in ("acme", "globex"):
+        give(house, org)
+    make_key(house, "app", "guard", "executions:write")
+
+    def set_terms(connection: sa.Connection) -> None:
+        for name in names:
+            guard_terms.set_metric(connection, name, Change(price_micro=MICRO, phase=3), by)
+            guard_terms.set_limit(connection, PlanLimit(name, "*", "month", 20), by)
+
+    write(engine, set_terms)
+
+    async def work(caller: Caller) -> None:
+        program = Program(caller, key_of("app"))
+
+        async def use(org: str, name: str) -> Any:
+            order = {"org_id": org, "key": f"{org}-{name}", "metric": name}
+            return await caller.send("POST", "/v1/guard/consume", json.dumps(order).encode(), program.headers())
+
+        async def spend(name: str) -> Any:
+            return await (use("acme", name) if kind == "uses" else program.post(f"/{name}/settle", {"actual": 1}))
+
+        if kind == "executions":
+            assert {(await program.accept(name)).status_code for name in names} == {200}
+        with engine.begin() as other:
+            other.exec_driver_sql("SELECT 1 FROM ledger_accounts WHERE account_id = 'wallet:acme' FOR UPDATE")
+            late = [asyncio.create_task(spend(name)) for name in names]
+            waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while other.exec_driver_sql(f"{waits} AND datname = current_database()").scalar_one() < programs.AT_ONCE:
+                if any(one.done() for one in late):
+                    break
+                await asyncio.sleep(0.01)
+            found = await asyncio.wait_for(use("globex", names[0]), LIMIT_S)
+            assert found.status_code == 200 and found.json()["charged"] == 1, found.text
+            answers = await asyncio.gather(*late)
+        assert {refused(one) for one in answers} == {(503, "database")}
+        assert all("retry-after" in one.headers for one in answers)
+        assert house.fleet.one("SELECT COUNT(*) FROM ledger_entries WHERE kind = 'execution'") == 1
+        again = [(await spend(name)).json() for name in names]
+        assert [(one["charged"], one["repeated"]) for one in again] == [(1, False)] * len(names)
+
+    served(house, work)
+    assert read(engine, verify).breaches == []
 
 
 def test_guard_limit_is_not_exceeded_while_server_is_killed(tmp_path: Path) -> None:
