@@ -97,6 +97,10 @@ def require_ready(connection: sa.Connection) -> None:
         return
     if found.current is None:
         raise DatabaseNotReady(f"the database does not have Drawdown tables. {ANOTHER}. Otherwise run `drawdown init`")
+    if not sa.inspect(connection).has_table("buckets"):
+        raise DatabaseNotReady(
+            f"the database has tables of another program. {ANOTHER}. Otherwise run `drawdown init` on a new database"
+        )
     if found.is_unreleased:
         raise DatabaseNotReady(
             f"the database has schema {found.current}, of a version before the first release, so it cannot be "

@@ -62,7 +62,8 @@ def _print(app: App, kind: Kind, org: str, from_: str, to: str | None, form: str
     now_ms = app.clock.now_ms()
 
     def work(connection: sa.Connection) -> int:
-        # If this machine's clock is ahead of the database's clock, fewer entries are final.
+        # If this machine's clock is more than MAX_SKEW_MS ahead of the database's, the database's clock decides. Fewer
+        # entries are then final.
         slower_ms = min(now_ms, database_now(connection, now_ms) + MAX_SKEW_MS)
         print_file(export.export_lines(connection, kind, span, cast(Format, form), now_ms))
         return slower_ms

@@ -20,7 +20,7 @@ commands = of_noun("settlement", *ACTIONS, *lists.LISTS)
 @commands.command()
 def export(
     context: typer.Context,
-    payout: Annotated[str, typer.Argument(metavar="BATCH", help="Payout, as payout:SUPPLIER:MONTH")],
+    payout: Annotated[str, typer.Argument(metavar="PAYOUT", help="Payout, as payout:SUPPLIER:MONTH")],
 ) -> None:
     """Print a payout's file as CSV.
 

@@ -48,7 +48,9 @@ def set_(
     customer: Annotated[str, typer.Option(help="Customer's id at the payment service")],
     most: Annotated[int, typer.Option(help="Maximum charge in minor units")],
     amount: Annotated[str | None, typer.Option(metavar="CREDITS", help="Credits of each top-up")] = None,
-    up_to: Annotated[str | None, typer.Option(metavar="CREDITS", help="Target balance, in place of --amount")] = None,
+    up_to: Annotated[
+        str | None, typer.Option(metavar="CREDITS", help="Available credit to fill up to, in place of --amount")
+    ] = None,
     service: Annotated[str, typer.Option(help="Payment service")] = "stripe",
     per_day: Annotated[int, typer.Option(help="Maximum number of top-ups in 24 hours")] = 3,
     per_month: Annotated[int, typer.Option(help="Maximum number of top-ups in 30 days")] = 20,

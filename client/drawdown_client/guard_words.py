@@ -224,8 +224,8 @@ def _texts(value: object) -> tuple[str, ...]:
 def require_written(answer: Answer) -> None:
     """Check that a server recorded a use.
 
-    Errors: Unreachable if the server allowed the use while its database was unavailable. Refused if it blocked a use
-    that was allowed without a response, because it then records nothing.
+    Errors: Unreachable if the server allowed the use while its database was unavailable. Refused if the server
+    blocked a use that the client allowed without a response. The server does not record a blocked use.
     """
     if answer.get("decision") == "block" and answer.get("state") is None:
         raise Refused(

@@ -64,7 +64,7 @@ class Accounts:
         return await self._programs.ask(request, SCOPE, models.MostQuery, partial(_lots, org_id=org_id))
 
     async def statement(self, org_id: str, request: Request) -> JSONResponse:
-        """Return the sums of the changes of an organisation's wallet in a time range."""
+        """Return the statement of an organisation's wallet for a month or a time range."""
         query = StatementQuery
         return await self._programs.ask(request, SCOPE, query, partial(_statement, org_id=org_id))
 

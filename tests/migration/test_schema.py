@@ -67,6 +67,17 @@ def test_upgrade_of_newer_database_is_refused(engine: sa.Engine) -> None:
             work()
 
 
+def test_database_of_another_program_is_not_taken_for_newer(database_url: str) -> None:
+    """Its revision of Alembic seemed to be a later schema, so the error said to upgrade Drawdown."""
+    other = sa.create_engine(database_url)
+    with other.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE alembic_version (version_num TEXT)"))
+        connection.execute(sa.text("INSERT INTO alembic_version VALUES ('ae1027a6acf')"))
+    with pytest.raises(DatabaseNotReady, match="tables of another program"):
+        read(other, require_ready)
+    other.dispose()
+
+
 def test_database_without_tables_names_init_command(database_url: str) -> None:
     engine = connect(database_url)
     if engine.dialect.name == "sqlite":

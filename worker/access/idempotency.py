@@ -170,7 +170,8 @@ def _sha256(text: str) -> str:
 def use_once(connection: sa.Connection, signature: str, now_ms: int, *, fresh_ms: int) -> bool:
     """Use up a signature. Return True if it was not used before.
 
-    The signature is stored for twice the time for which it is valid (`fresh_ms`).
+    `fresh_ms`: the most by which the time of a valid signature may differ from now. Drawdown stores the signature for
+    twice `fresh_ms`, because its time may be ahead.
     """
     SQL.run(connection, "forget_signatures", {"now_ms": now_ms})
     values = {"signature_sha256": _sha256(signature), "expires_ms": now_ms + 2 * fresh_ms}

@@ -80,7 +80,7 @@ class FeatureList:
 def list_features(connection: sa.Connection) -> FeatureList:
     """Return the whole mapping, and usage without a feature.
 
-    Event types are in the order of their first use.
+    Event types are in the order in which Drawdown first saw them, in an event or a mapping.
     """
     found = segments(mapping_rows(connection))
     names = {int(row.meter): str(row.event_type) for row in SQL.run(connection, "event_types")}

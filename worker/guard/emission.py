@@ -95,7 +95,8 @@ def take_all(connection: sa.Connection, emissions: Sequence[Emission], now_ms: i
         old = {at: _TOO_OLD for at in mine if emissions[at].event.occurred_ms < now_ms - NOT_YET_MS}
         left = [at for at in mine if at not in old]
         events = [emissions[at].event for at in left]
-        # A key that is bound to an organisation must not learn other names, so its errors do not suggest similar names.
+        # # A key that is bound to an organisation must not learn other names. So do not compare its new event type with
+        # known types.
         taken = store.take(connection, events, now_ms, own=own, types_by=by, unlike=not own) if left else ()
         found |= old | dict(zip(left, taken, strict=True))
     return [found[at] for at in range(len(emissions))]

@@ -1055,7 +1055,7 @@ def read_shown(
             for it in asked
             if (it.row.customer_id, pools.of(str(it.row.feature))) == pair and it.loss
         ]
-        # The lost history may have billed late samples of that day, too.
+        # Begin with the loss's first day, because the lost history may have billed late samples of that day.
         first = min(loss.from_ms - loss.from_ms % DAY_MS, *windows, loss.from_ms)
         spans[pair] = pair[0], first, next_window(loss.until_ms)
     wanted = sorted(set(spans.values()))

@@ -290,8 +290,8 @@ class Happened:
     plan, or an ended tier.
 
     `micro`: the change of the wallet in micro-credits (None: a plan or tier). For a top-up, the change is booked only
-    in state `credited`. `minor`: the money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`, `said`: the
-    kind, key, state and reason of the entry, top-up, plan or tier.
+    in state `credited`. `minor`: the money in minor units of `currency` (None: not a top-up). `kind`, `key`, `state`,
+    `said`: the kind, key, state and reason of the entry, top-up, plan or tier.
     """
 
     part: Literal["charge", "given back", "entry", "topup", "plan", "tier"]

@@ -161,8 +161,8 @@ def _take(
     firsts: dict[str, int] = {}
     found: dict[str, EventResult] = {}
     before: dict[tuple[str, str], Stored] = {}
-    # If the first event of a name is stored under its organisation's own key, it does not claim the name. Then try the
-    # next event.
+    # Several organisations may send the same sample id. An event that is already stored, by a bound API key of its
+    # organisation, does not take the id. Then try the next event.
     while left := [at for at in timely if not _is_told(asked[at], found, before)]:
         tried = {names[at]: at for at in reversed(left)}
         firsts |= tried
