@@ -59,7 +59,10 @@ WITHIN_S: Final = 2.0
 The record of an allowed use waits as long for each lock.
 """
 LOOK_AGAIN_MS: Final = SECOND_MS
-"""Time after a failed call of an organisation during which its calls do not wait for the database."""
+"""Time after a failed call of an organisation during which its calls do not wait for the database.
+
+After a failed read of a remembered key, a process does not read remembered keys for as long.
+"""
 MOST_REMEMBERED: Final = 1_000
 """API keys that a process remembers for an outage.
 
@@ -115,6 +118,7 @@ class FailOpen:
         self._threads = threads
         self._reading = reading
         self._keys: Memory[ApiKey] = Memory()
+        self._unread_ms: int | None = None  # the last failed read of a remembered key
         self._terms: Memory[Metric] = Memory()
         self._outages: Memory[int] = Memory()  # the start, as of the last failed call, by organisation and for _ALL
         self._kept: OrderedDict[str, Ask] = OrderedDict()
@@ -159,16 +163,24 @@ class FailOpen:
 
     async def _find(self, proof: str, now_ms: int) -> ApiKey | None:
         remembered = self._keys.get(proof, now_ms) is not None
-        look_up = partial(self._look_up, proof, now_ms)
-        try:
-            found = await self._ask_database(look_up, None, quick=remembered, ends=False)
-        except AWAY:
-            if not remembered:
-                raise
-            known = self._cached_key(proof, now_ms)
-            return None if known is None else replace(known, recalled=True)
-        self.remember_key(proof, found, now_ms)
-        return found
+        if not remembered or not self._read_just_failed():
+            try:
+                look_up = partial(self._look_up, proof, now_ms)
+                found = await self._ask_database(look_up, None, quick=remembered, ends=False)
+            except AWAY:
+                if not remembered:
+                    raise
+                self._unread_ms = self._services.clock.now_ms()
+            else:
+                self._unread_ms = None
+                self.remember_key(proof, found, now_ms)
+                return found
+        known = self._cached_key(proof, now_ms)
+        return None if known is None else replace(known, recalled=True)
+
+    def _read_just_failed(self) -> bool:
+        now_ms = self._services.clock.now_ms()
+        return self._unread_ms is not None and 0 <= now_ms - self._unread_ms < LOOK_AGAIN_MS
 
     def _cached_key(self, proof: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> ApiKey | None:
         """Return the remembered key, unless it expired or is too old."""

@@ -431,6 +431,32 @@ def test_fail_open_outage_after_gap_begins_anew(house: House, monkeypatch: pytes
     assert [one[0] for one in uses(house)] == ["d-2"]
 
 
+def test_fail_open_key_is_not_read_again_just_after_failed_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, reads = house.server._fail_open, 0
+
+    async def unread(_proof: str, _now_ms: int) -> None:
+        nonlocal reads
+        reads += 1
+        raise DatabaseBusy("the database does not answer")
+
+    async def work(send: Send) -> None:
+        monkeypatch.setattr(memory, "_look_up", unread)
+        for expected in (1, 2):
+            house.clock.at_ms += programs.RECALLED_MS + 1
+            for _ in range(3):
+                nothing_waits(house)
+                assert (await send("check", quantity=1)).json()["degraded"] is True
+                memory._outages.forget("acme")  # a use of acme succeeded
+            assert reads == expected, "a failed read of a key is enough for LOOK_AGAIN_MS"
+        monkeypatch.undo()
+        house.clock.at_ms += fail_open.LOOK_AGAIN_MS
+        nothing_waits(house)
+        write(house.fleet.engine, lambda c: api_keys.end(c, "app", house.fleet.by))
+        assert (await send("check", quantity=1)).status_code == 401, "a failed use does not stop reads of keys"
+
+    with_fail_open(house, work)
+
+
 def test_fail_open_use_that_cannot_be_recorded_is_logged_as_lost(house: House, lost: list[dict[str, object]]) -> None:
     """The metric fails closed by now, or the process ends before the database is back."""
     outcomes = house.server._fail_open.uses
