@@ -54,6 +54,7 @@ from drawdown.providers.protocol import (
 from drawdown.schema.units import MICRO, MINUTE_MS, SECOND_MS
 
 URL: Final = "https://api.getlago.com"
+OURS: Final = "usage:"  # each key of a push begins with it
 NAMES: Final = frozenset({"api_key", "url"})
 MAX_QUANTITY: Final = 10**15
 """Largest quantity of one event at Lago."""
@@ -370,11 +371,15 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
     """Return the quantity that Lago counts for an event of any sender.
 
-    Return 0 for an event without a number in the property, because Lago skips it. Return None if the number is beyond
-    all bounds.
+    Return 0 for an event without a number in the property, because Lago skips it. Return None if the event is unreadable,
+    or its number is beyond all bounds. An event of ours always has a whole number.
     """
     properties = event.get("properties")
-    value = properties.get(field) if isinstance(properties, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return None
+    value = properties.get(field)
+    if str(event.get("transaction_id")).startswith(OURS) and whole(value) is None:
+        return None
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         return Decimal(0)
     return number(value) if isinstance(value, int | Decimal | str) and not isinstance(value, bool) else Decimal(0)

@@ -338,11 +338,15 @@ def _quantity(event: Mapping[str, object], field: str) -> int | None:
 def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
     """Return the quantity that Polar counts for an event of any sender.
 
-    Return 0 for an event without a number in the property, because Polar skips it. Return None if the number is beyond
-    all bounds.
+    Return 0 for an event without a number in the property, because Polar skips it. Return None if the event is unreadable,
+    or its number is beyond all bounds. An event of ours always has a whole number.
     """
     metadata = event.get("metadata")
-    value = metadata.get(field) if isinstance(metadata, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return None
+    value = metadata.get(field)
+    if KEY in metadata and whole(value) is None:
+        return None
     return number(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else Decimal(0)
 
 

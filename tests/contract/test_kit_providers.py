@@ -8,6 +8,7 @@ import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,8 +230,25 @@ def test_lago_totals_count_foreign_event_as_lago_does(properties: dict[str, obje
     """One event of another program, without the metric's property, stopped the comparison of its subscription."""
     bench = LagoBench()
     pushed(bench)
-    bench.service.events["c-1", "x"] = replace(bench.service.events["c-1", PUSH.key], properties=properties)
+    bench.service.events["c-1", "x"] = replace(
+        bench.service.events["c-1", PUSH.key], transaction_id="x", properties=properties
+    )
     assert totals(bench, T0 - DAY_MS, T0) == {"compute": total}
+
+
+@cases(
+    ("key", "properties"),
+    [(PUSH.key, {}), (PUSH.key, {"amount": "12 GB"}), (PUSH.key, {"amount": "1.75"}), (PUSH.key, {"amount": True}),
+     (PUSH.key, None), ("x", None), ("x", [])],
+)  # fmt: skip
+def test_lago_totals_fail_at_unreadable_event(key: str, properties: Any) -> None:
+    """An unreadable event of ours counted as 0, so reconcile reported a missing charge."""
+    bench = LagoBench()
+    pushed(bench)
+    bench.service.events["c-1", key] = replace(
+        bench.service.events["c-1", PUSH.key], transaction_id=key, properties=properties
+    )
+    assert isinstance(totals(bench, T0 - DAY_MS, T0), ReadFailed)
 
 
 def test_lago_event_of_absurd_quantity_fails_totals() -> None:
@@ -339,6 +357,19 @@ def test_polar_totals_count_foreign_event_as_polar_does(metadata: dict[str, obje
     pushed(bench)
     bench.service.events["x"] = {**bench.service.events[PUSH.key], "external_id": "x", "metadata": metadata}
     assert totals(bench, T0 - DAY_MS, T0) == {"compute": total}
+
+
+@cases(
+    "metadata",
+    [{polar.KEY: PUSH.key, **amount} for amount in ({}, {"units": "2 GB"}, {"units": 1.75}, {"units": True})]
+    + [None, []],
+)
+def test_polar_totals_fail_at_unreadable_event(metadata: Any) -> None:
+    """An unreadable event of ours counted as 0, so reconcile reported a missing charge."""
+    bench = PolarBench()
+    pushed(bench)
+    bench.service.events[PUSH.key]["metadata"] = metadata
+    assert isinstance(totals(bench, T0 - DAY_MS, T0), ReadFailed)
 
 
 def test_polar_usage_ahead_of_clock_is_retried_later() -> None:

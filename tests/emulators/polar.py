@@ -82,11 +82,13 @@ class PolarEmulator:
         for event in self.events.values():
             at_ms = moment_ms(event["timestamp"])
             metadata = event["metadata"]
-            assert at_ms is not None and isinstance(metadata, dict)
+            assert at_ms is not None
             asked = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[")}
             wanted = event["external_customer_id"] == query.get("external_customer_id")
             wanted = wanted and query.get("name", event["name"]) == event["name"]
-            wanted = wanted and all(str(metadata.get(name)) == value for name, value in asked.items())
+            if asked:
+                assert isinstance(metadata, dict)
+                wanted = wanted and all(str(metadata.get(name)) == value for name, value in asked.items())
             if wanted and (low is None or at_ms > low) and (high is None or at_ms < high):
                 shape = {name: value for name, value in event.items() if name != "external_id"}
                 found.append({**shape, "id": "0a", "source": "user", "label": "Event", "child_count": 0})
