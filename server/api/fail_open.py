@@ -13,6 +13,7 @@ process logs the use with its quantity, and the use is lost.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -123,6 +124,9 @@ class FailOpen:
         self._outages: Memory[int] = Memory()  # the start, as of the last failed call, by organisation and for _ALL
         self._kept: OrderedDict[str, Ask] = OrderedDict()
         self._recording = asyncio.Lock()
+        self._closing = threading.Lock()  # for the next two values, which `close` and its thread share
+        self._is_closed = False
+        self._under_way: str | None = None
         self._loop: asyncio.Task[None] | None = None
         self.uses: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
 
@@ -263,13 +267,22 @@ class FailOpen:
         return True
 
     def close(self) -> None:
-        """Record all pending uses, and log each use that is lost."""
+        """Record all pending uses, and log each use that is lost.
+
+        If a record is still under way after CLOSING_S, its thread logs the use if the record fails.
+        """
+        recording = None
         if self._kept:
             pool = ThreadPoolExecutor(1)
-            wait([pool.submit(self._record_now)], CLOSING_S)
+            recording = pool.submit(self._record_now)
+            wait([recording], CLOSING_S)
             pool.shutdown(wait=False, cancel_futures=True)
-        for use in list(self._kept.values()):
-            self._lose(use, DatabaseBusy("the process ended before the database was available"))
+        with self._closing:
+            self._is_closed = True
+            under_way = None if recording is None or recording.done() else self._under_way
+            rest = [name for name in self._kept if name != under_way]
+        for name in rest:
+            self._lose(self._kept.pop(name), DatabaseBusy("the process ended before the database was available"))
 
     def _record_now(self) -> None:
         failed: set[str] = set()
@@ -277,8 +290,15 @@ class FailOpen:
             if use.wish.org_id in failed:
                 continue
             try:
-                database.write(self._services.engine, self._recorder(use))
-            except DatabaseBusy:
+                database.write(self._services.engine, partial(self._begin_record, key, self._recorder(use)))
+            except DatabaseBusy as error:
+                with self._closing:
+                    is_late, has_begun = self._is_closed, self._under_way == key
+                    self._under_way = None
+                if is_late and has_begun:
+                    self._lose(self._kept.pop(key), error)
+                if is_late:
+                    return
                 failed.add(use.wish.org_id)
                 if len(failed) == MOST_FAILED:
                     return
@@ -288,6 +308,14 @@ class FailOpen:
             else:
                 self.uses["recorded"] += 1
             del self._kept[key]
+
+    def _begin_record(self, key: str, work: Callable[[sa.Connection], Answer], connection: sa.Connection) -> Answer:
+        """Record a use, unless `close` logged it as lost. Errors: DatabaseBusy."""
+        with self._closing:
+            if self._is_closed and self._under_way != key:
+                raise DatabaseBusy("the process ended before the record began")
+            self._under_way = key
+        return work(connection)
 
     def _recorder(self, use: Ask) -> Callable[[sa.Connection], Answer]:
         """Return the work that records a use. The use counts at the time of the record.

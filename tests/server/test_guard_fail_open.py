@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import wait
 from typing import Any
 
 import httpx
@@ -490,6 +492,38 @@ def test_fail_open_unrecorded_use_at_shutdown_is_logged_as_lost(
 
     with_fail_open(house, work)
     assert outcomes["lost"] == 1
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_record_under_way_at_shutdown_is_logged_as_lost_if_it_fails(
+    house: House, lost: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, is_locked: bool
+) -> None:
+    monkeypatch.setattr(fail_open, "CLOSING_S", 0.1)
+    memory, begun, free = house.server._fail_open, threading.Event(), threading.Event()
+    outcomes = memory.uses
+
+    def slow(connection: sa.Connection, asked: guard.Ask) -> Answer:
+        begun.set()
+        free.wait(60)
+        return _locked_for_acme(connection, asked) if is_locked else _TAKE(connection, asked)
+
+    async def work(send: Send) -> None:
+        with away(house.fleet.engine):
+            nothing_waits(house)
+            for key in ("d-1", "d-2"):
+                assert (await send("consume", key=key, quantity=1)).json()["degraded"]
+        monkeypatch.setattr(guard, "take", slow)
+        monkeypatch.setattr(fail_open, "wait", lambda some, most_s: begun.wait(60) and wait(some, most_s))
+        await asyncio.to_thread(memory.close)
+        assert [one["key"] for one in lost] == ["d-2"], "the record of d-1 is under way"
+        free.set()
+        async with asyncio.timeout(60):
+            while sum(outcomes[name] for name in ("recorded", "lost")) < 2:
+                await asyncio.sleep(0.01)
+        assert [one["key"] for one in lost] == (["d-2", "d-1"] if is_locked else ["d-2"])
+
+    with_fail_open(house, work)
+    assert [one[0] for one in uses(house)] == ([] if is_locked else ["d-1"])
 
 
 def test_client_reported_fail_open_use_is_recorded(house: House) -> None:
