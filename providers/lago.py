@@ -371,8 +371,8 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
     """Return the quantity that Lago counts for an event of any sender.
 
-    Return 0 for an event without a number in the property, because Lago skips it. Return None if the event is unreadable,
-    or its number is beyond all bounds. An event of ours always has a whole number.
+    Return 0 for an event without a number in the property, because Lago skips it. Return None if the event is
+    unreadable, or its number is beyond all bounds. An event of ours always has a whole number.
     """
     properties = event.get("properties")
     if not isinstance(properties, Mapping):

@@ -338,8 +338,8 @@ def _quantity(event: Mapping[str, object], field: str) -> int | None:
 def _counted(event: Mapping[str, object], field: str) -> Decimal | None:
     """Return the quantity that Polar counts for an event of any sender.
 
-    Return 0 for an event without a number in the property, because Polar skips it. Return None if the event is unreadable,
-    or its number is beyond all bounds. An event of ours always has a whole number.
+    Return 0 for an event without a number in the property, because Polar skips it. Return None if the event is
+    unreadable, or its number is beyond all bounds. An event of ours always has a whole number.
     """
     metadata = event.get("metadata")
     if not isinstance(metadata, Mapping):
