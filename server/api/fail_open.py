@@ -296,7 +296,7 @@ class FailOpen:
                     is_late, has_begun = self._is_closed, self._under_way == key
                     self._under_way = None
                 if is_late and has_begun:
-                    self._lose(self._kept.pop(key), error)
+                    self._lose(self._kept.pop(key, use), error)
                 if is_late:
                     return
                 failed.add(use.wish.org_id)
@@ -307,7 +307,7 @@ class FailOpen:
                 self._lose(use, error)
             else:
                 self.uses["recorded"] += 1
-            del self._kept[key]
+            self._kept.pop(key, None)  # the use itself may have been repeated and recorded meanwhile
 
     def _begin_record(self, key: str, work: Callable[[sa.Connection], Answer], connection: sa.Connection) -> Answer:
         """Record a use, unless `close` logged it as lost. Errors: DatabaseBusy."""
