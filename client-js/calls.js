@@ -1,10 +1,10 @@
 // Make one call to the server: its request, its response and its retries.
 //
 // Guarantee: the client retries a call only if a retry is safe and may help. It retries after a missing or broken
-// connection, an invalid response, 408, 429 and 5xx. Any other refusal with Drawdown's code is final. A refusal without
-// this code is of a proxy, so the server did not answer, and the client retries. Only 413 of a proxy is final, because
-// each retry has the same size. The client does not follow redirects, so it never sends the key to another address. If
-// a response is too large, or is not a JSON object, the client throws an error.
+// connection, an invalid response, a redirect, 408, 429 and 5xx. Any other refusal is final for the caller who waits. If
+// it lacks Drawdown's code, a proxy refused the call, maybe for its content. Then the client sends a recorded event again
+// later. The client does not follow redirects, so it never sends the key to another address. If a response is too large,
+// or is not a JSON object, the client throws an error.
 
 export const CALL_TRIES = 4; // maximum attempts of a call for which the program waits
 export const CALL_WITHIN_MS = 15_000; // time from the start of such a call in which a retry can begin
@@ -15,6 +15,7 @@ export const LONGEST_RETRY_AFTER_MS = 300_000; // longest wait that the server c
 export const MAX_ANSWER_BYTES = 8 * 1024 * 1024;
 const AGAIN = new Set([408, 429]);
 export const TOO_LARGE = 413;
+const NO_CODE = "no_code"; // the code of a refusal that is of a proxy, not of Drawdown
 const NOTHING_KEPT = 422; // the server did not store any item of a batch; `results` has the reason for each item
 const SHOWN_CHARS = 300;
 
@@ -30,6 +31,11 @@ export class Refused extends DrawdownError {
   constructor(status, code, message, details) {
     super(`${status} ${code}: ${message}`);
     Object.assign(this, { status, code, details });
+  }
+
+  /** True if a proxy refused the call, so that it may pass later. 413 is final: each retry has the same size. */
+  get mayPassLater() {
+    return this.code === NO_CODE && this.status !== TOO_LARGE;
   }
 }
 
@@ -65,16 +71,16 @@ export class Line {
         return await this.once(call);
       } catch (error) {
         if (!(error instanceof Unreachable)) throw error;
-        const wait = this.pauseMs(attempt, error);
+        const wait = this.pauseMs(attempt, error.retryAfterMs);
         if (attempt >= tries || this.world.now() - began + wait > withinMs) throw error;
         await this.world.pause(wait);
       }
     }
   }
 
-  pauseMs(attempt, error) {
+  pauseMs(attempt, retryAfterMs = 0) {
     const most = Math.min(FIRST_PAUSE_MS * 2 ** Math.min(attempt - 1, 30), LONGEST_PAUSE_MS);
-    return Math.max(this.world.random() * most, error.retryAfterMs);
+    return Math.max(this.world.random() * most, retryAfterMs);
   }
 
   /** Make a call once, without retries. `body`: the JSON of `order`. Errors: Refused, Unreachable. */
@@ -117,11 +123,10 @@ function read(status, retryAfter, text) {
   if (isDone)
     throw new Unreachable(`invalid response: expected a JSON object, got ${shown(text)}. Check the server address`);
   const error = found?.error ?? {};
-  const isOfDrawdown = typeof error.code === "string";
-  const code = isOfDrawdown ? shown(error.code) : "no_code";
+  const code = typeof error.code === "string" ? shown(error.code) : NO_CODE;
   const message = shown(error.message ?? text);
-  const isFinal = status < 500 && !AGAIN.has(status) && (isOfDrawdown || status === TOO_LARGE);
-  if (!isFinal) throw new Unreachable(`${status} ${code}: ${message}`, asked(retryAfter));
+  const isRefusal = status >= 400 && status < 500 && !AGAIN.has(status);
+  if (!isRefusal) throw new Unreachable(`${status} ${code}: ${message}`, asked(retryAfter));
   throw new Refused(status, code, message, error.details);
 }
 

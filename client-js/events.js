@@ -1,10 +1,11 @@
 // Record usage events and send them in the background, or send events at once and return their results.
 //
 // Guarantee: the client makes an event once. A retry sends the same bytes with the same id, so that the server
-// recognises the event. The number of waiting events is bounded, and an event is never lost silently. If the server
+// recognises the event. If a proxy refuses an event alone, the client sends the other events first, and this event up to
+// MOST_REFUSALS times. The number of waiting events is bounded, and an event is never lost silently. If the server
 // rejects an event, or events are left when the client is closed, the client throws an error with their number.
 
-import { DrawdownError, Refused, TOO_LARGE, Unreachable, said, shown } from "./calls.js";
+import { DrawdownError, FIRST_PAUSE_MS, Refused, TOO_LARGE, Unreachable, said, shown } from "./calls.js";
 
 export const BATCH_ITEMS = 1_000; // maximum number of events of one request, which is the server's limit
 export const BATCH_BYTES = 4 * 1024 * 1024; // maximum bytes of one request, which is the server's limit
@@ -13,6 +14,7 @@ export const BATCH_MS = 200; // time for which an event waits for other events o
 export const QUEUE_ITEMS = 10_000;
 export const CLOSE_MS = 10_000;
 export const CLOSING_PAUSE_MS = 500; // longest pause before a retry while `close` waits
+export const MOST_REFUSALS = 30; // maximum refusals of an event by a proxy, after which the client drops the event
 export const MAX_QUANTITY = 1_000_000_000_000;
 const KEPT = new Set(["accepted", "duplicate", "pending"]);
 
@@ -83,6 +85,7 @@ export class Events {
   #settings;
   #world;
   #waiting = []; // events, each with its JSON
+  #postponed = new Set(); // events that a proxy refused, until the next attempt
   #sending; // the promise of the sending loop, while it runs
   #rejected = 0;
   #refused = 0;
@@ -102,11 +105,19 @@ export class Events {
     const event = eventOf(eventType, quantity, more, this.#settings.source, this.#world);
     const json = encoded(event);
     if (this.#closed) throw new DrawdownError("the client is closed. Create another client");
-    if (this.#waiting.length >= this.#settings.queueItems)
-      throw new QueueFull(`queue is full (events: ${this.#waiting.length}). Try again later, or drop the event`);
-    this.#waiting.push({ event, json });
-    this.#sending ??= this.#send().finally(() => (this.#sending = undefined));
+    if (this.#count >= this.#settings.queueItems)
+      throw new QueueFull(`queue is full (events: ${this.#count}). Try again later, or drop the event`);
+    this.#take({ event, json, refusals: 0 });
     return event.event_id;
+  }
+
+  get #count() {
+    return this.#waiting.length + this.#postponed.size;
+  }
+
+  #take(entry) {
+    this.#waiting.push(entry);
+    this.#sending ??= this.#send().finally(() => (this.#sending = undefined));
   }
 
   /** Send events with the server's field names, and return the result of each, in order. Each event must have an
@@ -117,7 +128,8 @@ export class Events {
     return results(await this.#line.ask(batchOf(found)), found.length);
   }
 
-  /** Wait for the results of all events recorded so far. Errors: Unsent. */
+  /** Wait for the results of all events recorded so far. The method does not wait for events that a proxy refused.
+   * Errors: Unsent, also for these events. */
   async flush() {
     while (this.#sending) await this.#sending;
     this.#requireSent();
@@ -128,6 +140,8 @@ export class Events {
     this.#closed = true;
     this.#deadline = this.#world.now() + withinMs;
     this.#closing.abort();
+    for (const entry of this.#postponed) this.#take(entry);
+    this.#postponed.clear();
     while (this.#sending) await this.#sending;
     this.#requireSent();
   }
@@ -140,7 +154,7 @@ export class Events {
   }
 
   #requireSent() {
-    const [count, rejected] = [this.#waiting.length + this.#refused, this.#rejected];
+    const [count, rejected] = [this.#count + this.#refused, this.#rejected];
     const first = this.#first;
     this.#rejected = this.#refused = 0;
     this.#first = undefined;
@@ -167,8 +181,13 @@ export class Events {
         most = Math.min(most * 2, BATCH_ITEMS);
       } catch (error) {
         if (error instanceof Refused) {
-          if (error.status === TOO_LARGE && batch.length > 1) {
+          if (error.mayPassLater && this.#world.now() > this.#deadline) return;
+          if ((error.status === TOO_LARGE || error.mayPassLater) && batch.length > 1) {
             most = Math.ceil(batch.length / 2);
+            continue;
+          }
+          if (error.mayPassLater && this.#postpone(batch[0], error)) {
+            await this.#pause(this.#world.random() * FIRST_PAUSE_MS); // bounds the calls if all events are refused
             continue;
           }
           this.#refused += batch.length;
@@ -176,12 +195,25 @@ export class Events {
           continue;
         }
         if (!(error instanceof Unreachable)) throw error;
-        const asked = this.#line.pauseMs(++attempt, error);
+        const asked = this.#line.pauseMs(++attempt, error.retryAfterMs);
         const wait = this.#closed ? Math.min(asked, CLOSING_PAUSE_MS) : asked;
         if (this.#world.now() + wait > this.#deadline) return;
         await this.#pause(wait);
       }
     }
+  }
+
+  /** Move an event that a proxy refused behind the others. Return false after MOST_REFUSALS. */
+  #postpone(entry, error) {
+    if (++entry.refusals >= MOST_REFUSALS) return false;
+    this.#waiting.shift();
+    this.#postponed.add(entry);
+    this.#first ??= { status: "refused", code: error.code, message: error.message };
+    if (!this.#closed)
+      this.#world.pause(this.#line.pauseMs(entry.refusals), this.#closing.signal).then(() => {
+        if (!this.#closed && this.#postponed.delete(entry)) this.#take(entry);
+      });
+    return true;
   }
 
   #answered(batch, found) {

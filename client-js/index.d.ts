@@ -65,6 +65,7 @@ export class Refused extends DrawdownError {
   status: number;
   code: string;
   details?: Record<string, unknown>;
+  readonly mayPassLater: boolean;
 }
 export class Unreachable extends DrawdownError {
   retryAfterMs: number;

@@ -58,22 +58,54 @@ test("a refusal is final, and an answer that never comes is unreachable", async 
     await serving([{ text }], (client) => assert.rejects(client.get("/v1/orgs"), Unreachable), { tries: 1 });
 });
 
-test("an answer without a code of Drawdown is a proxy's: only its 413 is final", async () => {
-  const proxies = [
-    { status: 302, headers: { Location: "http://127.0.0.1:1/" } },
-    { status: 403, text: "<html>forbidden</html>" },
-    { status: 404, error: { code: 404, message: "no route" } },
-  ];
-  for (const proxy of proxies)
-    await serving([proxy, { done: 1 }], async (client, seen) => {
-      assert.deepEqual(await client.get("/v1/orgs"), { done: 1 });
-      assert.equal(seen.length, 2);
-    });
-  await serving([{ status: 413, text: "<html>too large</html>" }], async (client, seen) => {
-    await assert.rejects(client.post("/v1/keys"), (error) => error instanceof Refused && error.code === "no_code");
-    assert.equal(seen.length, 1);
+const FORBIDDEN = { status: 403, text: "<html>forbidden</html>" };
+
+test("a proxy's redirect is no answer, and its refusal is final for who waits", async () => {
+  await serving([{ status: 302, headers: { Location: "http://127.0.0.1:1/" } }, { done: 1 }], async (client, seen) => {
+    assert.deepEqual(await client.get("/v1/orgs"), { done: 1 });
+    assert.equal(seen.length, 2);
   });
+  const refusals = [FORBIDDEN, { status: 404, error: { code: 404, message: "no route" } }, { status: 413, text: "<html>" }];
+  for (const refused of refusals)
+    await serving([refused], async (client, seen) => {
+      await assert.rejects(client.post("/v1/keys"), (error) => error instanceof Refused && error.code === "no_code");
+      assert.equal(seen.length, 1);
+    });
 });
+
+test("an event that a proxy refuses does not hold up the others, and is dropped in the end", async () => {
+  const isBad = (one) => one.quantity === 5;
+  const told = [];
+  await serving(
+    [(call) => (call.body.some(isBad) ? FORBIDDEN : taken(call))],
+    async (client, seen) => {
+      const ids = [1, 2, 3, 4, 5, 6, 7].map((n) => client.record("page", n));
+      await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.count === 1);
+      const stored = seen.filter((one) => !one.body.some(isBad)).flatMap((one) => one.body.map((event) => event.event_id));
+      assert.deepEqual(stored, ids.filter((_, at) => at !== 4));
+      assert.equal(seen.filter((one) => one.body.length === 1 && one.body.some(isBad)).length, 30);
+      await client.close();
+    },
+    { onResult: (event, result) => told.push([event.quantity, result.status]) },
+  );
+  assert.deepEqual(told.at(-1), [5, "refused"]);
+  assert.equal(told.length, 7);
+});
+
+test("a flush does not wait for an event that a proxy refused, and a close sends it again", () =>
+  serving([FORBIDDEN, taken], async (client, seen) => {
+    let pauses = 0; // the second is that of the event: it ends at the close
+    const pause = (_ms, signal) => new Promise((resolve) => {
+      if (++pauses === 2) signal.addEventListener("abort", resolve);
+      else resolve();
+    });
+    const slow = new Client(client.url, "key", {}, { pause });
+    slow.record("a");
+    await assert.rejects(slow.flush(), (error) => error instanceof Unsent && error.count === 1);
+    await slow.close();
+    assert.equal(seen.length, 2);
+    assert.deepEqual(seen[0].body, seen[1].body);
+  }));
 
 test("events are sent once each, the same again", () =>
   serving(["cut", 500, taken], async (client, seen) => {

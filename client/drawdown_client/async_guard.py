@@ -111,7 +111,7 @@ class AsyncGuard:
         If the server does not answer this call, the client allows a use of a metric in `fails_open`. If reports of
         earlier uses wait, the call has only one attempt.
         """
-        away = await self._send()
+        away = await self._send(key)
         is_open = away is not None and self.fail_open.admits(wish, away)
         if away is not None and is_open and self.fail_open.has(key):
             return self.fail_open.keep(key, late, away)
@@ -126,7 +126,7 @@ class AsyncGuard:
         return found
 
     async def _end(self, key: str, call: Call) -> Decision:
-        away = await self._send()
+        away = await self._send(key)
         if away is not None and self.fail_open.has(key):
             return self.fail_open.keep(key, call, away)
         return await self._decide(call, away)
@@ -142,11 +142,11 @@ class AsyncGuard:
             self.fail_open.postpone_first()
         return found
 
-    async def _send(self) -> Unreachable | None:
+    async def _send(self, key: str | None = None) -> Unreachable | None:
         """Send allowed uses, as `LetThrough.send` does, in a thread."""
         if self.fail_open.first() is None:
             return None
-        return await asyncio.to_thread(self.fail_open.send)
+        return await asyncio.to_thread(self.fail_open.send, key)
 
     def budget(
         self, key: str, metric: str, estimate: int, *, org_id: str | None = None, project: str | None = None,

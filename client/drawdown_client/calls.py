@@ -1,11 +1,11 @@
 """Make one call to the server: its request, its response and its retries.
 
 Guarantee: the client retries a call only if a retry is safe and may help. It retries after a missing or broken
-connection, an invalid response, 408, 429 and 5xx. Any other refusal with Drawdown's code is final. A refusal without
-this code is of a proxy, so the server did not answer, and the client retries. Only 413 of a proxy is final, because
-each retry has the same size. The client waits as long as `Retry-After` requests, up to LONGEST_RETRY_AFTER_S. It does
-not follow redirects, so it never sends the key to another address. If a response is too large, or is not a JSON object,
-the client raises a ClientError.
+connection, an invalid response, a redirect, 408, 429 and 5xx. Any other refusal is final for the caller who waits. If
+it lacks Drawdown's code, a proxy refused the call, maybe for its content. Then the client sends a stored item or report
+again later. The client waits as long as `Retry-After` requests, up to LONGEST_RETRY_AFTER_S. It does not follow
+redirects, so it never sends the key to another address. If a response is too large, or is not a JSON object, the client
+raises a ClientError.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
 from drawdown_client.clock import World
-from drawdown_client.errors import Refused, Unreachable
+from drawdown_client.errors import NO_CODE, Refused, Unreachable
 from drawdown_client.http import httpx
 from drawdown_client.items import Item, Kind, Result, Status
 from drawdown_client.settings import (
@@ -48,7 +48,6 @@ Answer = dict[str, Any]
 
 VERSION: Final = "0.1.0"
 _AGAIN: Final = (408, 429)
-TOO_LARGE: Final = 413
 _NOTHING_KEPT: Final = 422
 """Status of the response if the server did not store any item of a batch.
 
@@ -208,10 +207,9 @@ def read(response: httpx.Response, body: bytes | bytearray, world: World) -> Ans
     said = found.get("error") if found is not None else None
     error = said if isinstance(said, dict) else {}
     is_of_drawdown = isinstance(error.get("code"), str)
-    code = escape(error["code"]) if is_of_drawdown else "no_code"
+    code = escape(error["code"]) if is_of_drawdown else NO_CODE
     message = escape(error.get("message", _text(body)))
-    is_final = status < 500 and status not in _AGAIN and (is_of_drawdown or status == TOO_LARGE)
-    if not is_final:
+    if status not in range(400, 500) or status in _AGAIN:
         raise Unreachable(f"{status} {code}: {message}", _retry_after_s(response, world), too_many=status == 429)
     details = error.get("details")
     raise Refused(status, code, message, details if isinstance(details, dict) else None)
@@ -296,11 +294,19 @@ def _retry_after_s(response: httpx.Response, world: World) -> float | None:
     return min(max(found, 0.0), LONGEST_RETRY_AFTER_S)
 
 
-class Backoff(wait_base):
-    """The wait before a retry: exponential backoff with jitter.
+def pause_s(world: World, attempt: int, longest_s: float = LONGEST_PAUSE_S) -> float:
+    """Return the seconds to wait after a failed attempt.
 
-    The backoff starts at FIRST_PAUSE_S and doubles up to `longest_s()`. The wait is a random part of the backoff, but
-    never shorter than the server requests. `asked`: True if the last response requested a wait.
+    The backoff is exponential with jitter. It starts at FIRST_PAUSE_S and doubles up to `longest_s`. The wait is a random
+    part of the backoff.
+    """
+    return world.jitter.uniform(0.0, min(FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 30), longest_s))
+
+
+class Backoff(wait_base):
+    """The wait before a retry: `pause_s`, or longer if the server requests it.
+
+    `asked`: True if the last response requested a wait.
     """
 
     def __init__(self, world: World, longest_s: Callable[[], float] = lambda: LONGEST_PAUSE_S) -> None:
@@ -309,11 +315,10 @@ class Backoff(wait_base):
         self.asked = False
 
     def __call__(self, retry_state: RetryCallState) -> float:
-        most = min(FIRST_PAUSE_S * 2.0 ** min(retry_state.attempt_number - 1, 30), self._longest_s())
         error = retry_state.outcome.exception() if retry_state.outcome is not None else None
         asked = error.retry_after_s if isinstance(error, Unreachable) else None
         self.asked = bool(asked)
-        return max(self._world.jitter.uniform(0.0, most), asked or 0.0)
+        return max(pause_s(self._world, retry_state.attempt_number, self._longest_s()), asked or 0.0)
 
 
 def patience(settings: Settings, world: World) -> Callable[[RetryCallState], bool]:

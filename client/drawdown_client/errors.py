@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
+
+NO_CODE: Final = "no_code"
+"""The code of a refusal that is of a proxy, not of Drawdown."""
+TOO_LARGE: Final = 413
 
 
 class ClientError(Exception):
@@ -56,8 +61,8 @@ class Unsent(ClientError):
 class Refused(ClientError):
     """Raised if the server refused a call, and would refuse the same call again.
 
-    `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code` for 413 of a proxy. `message`: the server's
-    message. `details`: the server's details; empty if its response lacks them.
+    `status`: the HTTP status. `code`: a code of docs/codes.md, or `no_code` if a proxy refused the call. `message`: the
+    server's message. `details`: the server's details; empty if its response lacks them.
     """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, object] | None = None) -> None:
@@ -66,6 +71,14 @@ class Refused(ClientError):
         self.code = code
         self.message = message
         self.details = dict(details or {})
+
+    @property
+    def may_pass_later(self) -> bool:
+        """Return True if a proxy refused the call, so that it may pass later.
+
+        413 is final, because each retry has the same size.
+        """
+        return self.code == NO_CODE and self.status != TOO_LARGE
 
 
 class Unreachable(ClientError):

@@ -111,7 +111,7 @@ class Guard:
         If the server does not answer this call, the client allows a use of a metric in `fails_open`. If reports of
         earlier uses wait, the call has only one attempt.
         """
-        away = self.fail_open.send()
+        away = self.fail_open.send(key)
         is_open = away is not None and self.fail_open.admits(wish, away)
         if away is not None and is_open and self.fail_open.has(key):
             return self.fail_open.keep(key, late, away)
@@ -126,7 +126,7 @@ class Guard:
         return found
 
     def _end(self, key: str, call: Call) -> Decision:
-        away = self.fail_open.send()
+        away = self.fail_open.send(key)
         if away is not None and self.fail_open.has(key):
             return self.fail_open.keep(key, call, away)
         return self._decide(call, away)

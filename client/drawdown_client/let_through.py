@@ -3,7 +3,8 @@
 The client stores each call until the server has recorded the use.
 
 Guarantee: each call has one effect at the server. The client sends the calls in order, each under its key. If the
-server fails only at the first key, the client sends the calls of other keys first. Only one thread sends, and other
+server fails only at the first key, or a proxy refuses it, the client sends the calls of other keys first. The client
+drops a call after MOST_REFUSALS by a proxy. Only one thread sends, and other
 uses do not wait for it. With a spool, the calls outlive the program. If calls are left when the client is closed or the
 program ends, the client sends them within a limit. It counts and logs each lost call.
 """
@@ -21,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drawdown_client import guard_words as words
-from drawdown_client.calls import Answer, Call, post
+from drawdown_client.calls import Answer, Call, pause_s, post
 from drawdown_client.clock import World
 from drawdown_client.errors import ClientError, QueueFull, Refused, Unreachable
 from drawdown_client.guard_words import Decision, Wish
 from drawdown_client.items import Item, Result
 from drawdown_client.process import after_fork, at_end_of_child
-from drawdown_client.settings import Settings
+from drawdown_client.settings import MOST_REFUSALS, Settings
 from drawdown_client.spool import Spool
 
 log = logging.getLogger("drawdown_client")
@@ -42,6 +43,17 @@ class Report:
     call: Call
 
 
+@dataclass(frozen=True)
+class _Delay:
+    """The wait of a key after refusals by a proxy.
+
+    `due_s`: the time of the next attempt.
+    """
+
+    refusals: int
+    due_s: float
+
+
 class LetThrough:
     """A thread-safe queue of calls for uses that were allowed without a response.
 
@@ -52,6 +64,7 @@ class LetThrough:
     """
 
     _reports: deque[Report]
+    _delays: dict[str, _Delay]
     _lock: threading.Lock
     _sending: threading.Lock
     """The lock of the thread that sends."""
@@ -138,11 +151,12 @@ class LetThrough:
                 self._open()
             return self._reports[0] if self._reports else None
 
-    def send(self, closing_s: float | None = None) -> Unreachable | None:
+    def send(self, key: str | None = None, *, closing_s: float | None = None) -> Unreachable | None:
         """Send the calls, each once, in order.
 
         Return the error that stopped the method early, or None. The first call without a response stops the method. No
-        further call begins after `call_within_s`, and the method does not wait for another thread that sends.
+        further call begins after `call_within_s`, and the method does not wait for another thread that sends. Calls
+        that a proxy refused wait until they are due, except those of `key`, the use of the caller.
 
         `closing_s`: seconds in which a closed client must send the calls. The method then waits for another thread, and
         also sends the calls of other keys.
@@ -153,28 +167,53 @@ class LetThrough:
         if not self._sending.acquire(timeout=closing_s or 0.0):
             return Unreachable("another thread sends the reports of earlier uses")
         try:
-            return self._send_until(until_s, is_closing=closing_s is not None)
+            return self._send_until(until_s, key, is_closing=closing_s is not None)
         finally:
             self._sending.release()
 
-    def _send_until(self, until_s: float, *, is_closing: bool) -> Unreachable | None:
+    def _send_until(self, until_s: float, key: str | None, *, is_closing: bool) -> Unreachable | None:
         failed: set[str] = set()
-        while (report := self.first()) is not None and report.key not in failed:
+        while (report := self._next(failed, key, is_closing=is_closing)) is not None:
             left_s = max(until_s - self._world.monotonic_s(), 0.0)
             try:
                 words.require_written(self._once(report.call, left_s if is_closing else None))
             except Refused as error:
-                self.acknowledge(report, error)
+                failed.add(report.key)
+                if not (error.may_pass_later and self._postpone(report.key)):
+                    self.acknowledge(report, error)
             except Unreachable as error:
                 if not is_closing:
                     return error
                 failed.add(report.key)
-                self.postpone_first()
             else:
                 self.acknowledge(report)
             if self._world.monotonic_s() >= until_s:
                 break
-        return None if self.first() is None else Unreachable("reports of earlier uses wait to be sent")
+        with self._lock:
+            is_answered = all(one.key in self._delays and one.key != key for one in self._reports)
+        return None if is_answered else Unreachable("reports of earlier uses wait to be sent")
+
+    def _next(self, failed: set[str], key: str | None, *, is_closing: bool) -> Report | None:
+        """Return the first due call of a key that did not fail in this round."""
+        now_s = self._world.monotonic_s()
+        with self._lock:
+            for report in self._reports:
+                delay = self._delays.get(report.key)
+                is_due = is_closing or report.key == key or delay is None or delay.due_s <= now_s
+                if is_due and report.key not in failed:
+                    return report
+        return None
+
+    def _postpone(self, key: str) -> bool:
+        """Delay the calls of a key that a proxy refused.
+
+        Return False after MOST_REFUSALS.
+        """
+        with self._lock:
+            before = self._delays.get(key)
+            refusals = 1 if before is None else before.refusals + 1
+            self._delays[key] = _Delay(refusals, self._world.monotonic_s() + pause_s(self._world, refusals))
+        return refusals < MOST_REFUSALS
 
     def postpone_first(self) -> None:
         """Move the calls of the first key behind those of other keys.
@@ -195,6 +234,7 @@ class LetThrough:
             if report not in self._reports:  # the client was closed meanwhile
                 return
             self._reports.remove(report)
+            self._delays.pop(report.key, None)
             if refused is not None:
                 self.lost += 1
                 log.error("cannot record an allowed use: %s (%s)", (report.call.body or b"").decode(), refused)
@@ -206,7 +246,7 @@ class LetThrough:
     def close(self, within_s: float) -> None:
         """Send the calls within `within_s` seconds, then give up."""
         try:
-            self.send(within_s)
+            self.send(closing_s=within_s)
         finally:
             self.give_up()
 
@@ -229,6 +269,7 @@ class LetThrough:
 
     def _empty(self) -> None:
         self._reports = deque()
+        self._delays = {}
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._spool = None

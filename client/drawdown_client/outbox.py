@@ -1,7 +1,8 @@
 """Store items that wait to be sent, and send them in a thread.
 
 Guarantee: the client sends each recorded item, with the same bytes and id, until the server returns a result for the
-item or refuses the call. It calls `on_result` once for each item. The number of waiting items is bounded. An item is
+item or refuses the call. If a proxy refuses an item alone, the client sends the other items first, and this item up to
+MOST_REFUSALS times. It calls `on_result` once for each item. The number of waiting items is bounded. An item is
 never lost silently. If items are left when the client is closed or the program ends, they are in the spool, or the
 client raises or logs their number. If the server rejects an item, the client moves the item from the spool
 to the dead-letter file. The client logs the whole item, and reports the number of such items in `Unsent`. A forked
@@ -15,18 +16,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from drawdown_client.calls import TOO_LARGE, Backoff, escape, say_again
+from drawdown_client.calls import Backoff, escape, pause_s, say_again
 from drawdown_client.clock import World
-from drawdown_client.errors import BadItem, Closed, QueueFull, Refused, Unreachable, Unsent
+from drawdown_client.errors import TOO_LARGE, BadItem, Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
 from drawdown_client.process import after_fork, at_end_of_child
-from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
+from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, MOST_REFUSALS, Settings
 from drawdown_client.spool import Spool, dead_letter_of
 
 Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
@@ -42,11 +44,28 @@ _UNSPOOLED: Final = 0
 log = logging.getLogger("drawdown_client")
 
 
+@dataclass(eq=False)
+class _Entry:
+    """A waiting item.
+
+    `number`: its number in the spool. `order`: its place in the queue since the start. `refusals`: how often a proxy
+    refused it. `due_s`: the time of the next attempt.
+    """
+
+    number: int
+    item: Item
+    order: int = 0
+    refusals: int = 0
+    due_s: float = 0.0
+
+
 class Outbox:
     """A thread-safe queue of items, with the thread that sends them."""
 
     _changed: threading.Condition
-    _waiting: deque[tuple[int, Item]]
+    _waiting: deque[_Entry]
+    _postponed: list[_Entry]
+    """Items that a proxy refused, until they are due."""
     _thread: threading.Thread | None
     _spool: Spool | None
     _has_ended: bool
@@ -76,7 +95,7 @@ class Outbox:
             if self._closing:
                 raise Closed("the client is closed. Create another client")
             numbers = [_UNSPOOLED] * len(items) if self._spool is None else self._spool.add(items)
-            self._take(list(zip(numbers, items, strict=True)))
+            self._take(list(map(_Entry, numbers, items)))
 
     def offer(self, items: Sequence[Item]) -> bool:
         """Record items without a wait for space or a disk.
@@ -84,16 +103,17 @@ class Outbox:
         Return False if the client has a spool, is closed, or lacks space. Then call `put`.
         """
         with self._changed:
-            has_room = len(self._waiting) + len(items) <= self._settings.queue_items
+            has_room = self._count + len(items) <= self._settings.queue_items
             if self._settings.spool is not None or self._closing or not has_room:
                 return False
-            self._take([(_UNSPOOLED, item) for item in items])
+            self._take([_Entry(_UNSPOOLED, item) for item in items])
             return True
 
     def flush(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the results of all items recorded so far.
 
-        Errors: Unsent, also for items that the server refused since the last flush; RuntimeError if the sending thread
+        The method does not wait for items that a proxy refused. Errors: Unsent, also for these items, and for items
+        that the server refused since the last flush; RuntimeError if the sending thread
         calls this method.
         """
         if threading.current_thread() is self._thread:
@@ -107,7 +127,8 @@ class Outbox:
                 self._changed.wait_for(lambda: self._done >= wanted, timeout_s)
             finally:
                 self._waited_for -= 1
-            self._require_sent(max(wanted - self._done, 0))
+            refused = sum(entry.order > wanted and entry.refusals > 0 for entry in self._waiting)
+            self._require_sent(max(wanted - self._done, 0) + refused + len(self._postponed))
 
     def close(self, timeout_s: float) -> None:
         """Send waiting items within `timeout_s` seconds, then stop.
@@ -119,6 +140,8 @@ class Outbox:
                 return
             self._closing = True
             self._deadline_s = self._world.monotonic_s() + timeout_s
+            self._take(self._postponed)
+            self._postponed = []
             thread = self._thread
             self._changed.notify_all()
         if thread is not None and thread is not threading.current_thread():
@@ -128,11 +151,12 @@ class Outbox:
             if thread is None:
                 self._end()
             self._is_told = True
-            self._require_sent(len(self._waiting))
+            self._require_sent(self._count)
 
     def _empty(self) -> None:
         self._changed = threading.Condition()
         self._waiting = deque()
+        self._postponed = []
         self._thread = None
         self._spool = None
         self._put = self._done = self._refused = self._rejected = self._hurried = self._waited_for = 0
@@ -155,14 +179,20 @@ class Outbox:
         if self._settings.spool is None or self._spool is not None or self._closing:
             return
         self._spool = Spool(Path(self._settings.spool), self._settings.spool_bytes)
-        self._take(list(self._spool.left.items()))
+        self._take([_Entry(number, item) for number, item in self._spool.left.items()])
         self._spool.left = {}
 
-    def _take(self, found: list[tuple[int, Item]]) -> None:
+    @property
+    def _count(self) -> int:
+        return len(self._waiting) + len(self._postponed)
+
+    def _take(self, found: Sequence[_Entry]) -> None:
         if not found:
             return
+        for entry in found:
+            self._put += 1
+            entry.order = self._put
         self._waiting.extend(found)
-        self._put += len(found)
         if self._thread is None or not self._thread.is_alive():
             at_end_of_child(self._at_exit)
             self._thread = threading.Thread(target=self._run, name="drawdown-client", daemon=True)
@@ -175,12 +205,12 @@ class Outbox:
             raise BadItem(f"too many items in one call: {count:,}, limit: {settings.queue_items:,}. Send fewer at once")
 
         def has_room() -> bool:
-            return self._closing or len(self._waiting) + count <= settings.queue_items
+            return self._closing or self._count + count <= settings.queue_items
 
         may_wait = settings.when_full == "block" and threading.current_thread() is not self._thread
         if not has_room() and not (may_wait and self._changed.wait_for(has_room, settings.block_s)):
             raise QueueFull(
-                f"queue is full (items: {len(self._waiting):,}, limit: {settings.queue_items:,}). Try again later, or "
+                f"queue is full (items: {self._count:,}, limit: {settings.queue_items:,}). Try again later, or "
                 "drop the item"
             )
 
@@ -211,45 +241,83 @@ class Outbox:
         with self._changed:
             self._end()
 
-    def _next(self) -> list[tuple[int, Item]]:
+    def _take_due(self) -> float | None:
+        """Queue the postponed items that are due.
+
+        Return the seconds until the next item is due; None without such an item.
+        """
+        now_s = self._world.monotonic_s()
+        self._take([entry for entry in self._postponed if entry.due_s <= now_s])
+        self._postponed = [entry for entry in self._postponed if entry.due_s > now_s]
+        return min((entry.due_s - now_s for entry in self._postponed), default=None)
+
+    def _next(self) -> list[_Entry]:
         """Return the next batch, with items of one kind.
 
         The batch is empty if the client is closed and its time limit is over.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
+            while not self._closing:
+                next_s = self._take_due()
+                if self._waiting:
+                    break
+                self._changed.wait(next_s)
             most = self._settings.batch_items
             self._changed.wait_for(
                 lambda: len(self._waiting) >= most or self._closing or self._waited_for, self._settings.batch_ms / 1000
             )
-            if self._closing and self._world.monotonic_s() > self._deadline_s:
+            if self._is_late():
                 return []
-            found: list[tuple[int, Item]] = []
+            found: list[_Entry] = []
             room = BATCH_BYTES
-            for number, item in islice(self._waiting, most):
-                room -= len(item.body) + 1
-                if found and (item.kind != found[0][1].kind or room < 0):
+            for entry in islice(self._waiting, most):
+                room -= len(entry.item.body) + 1
+                if found and (entry.item.kind != found[0].item.kind or room < 0):
                     break
-                found.append((number, item))
+                found.append(entry)
             return found
 
-    def _deliver(self, batch: Sequence[tuple[int, Item]]) -> bool:
+    def _is_late(self) -> bool:
+        return self._closing and self._world.monotonic_s() > self._deadline_s
+
+    def _deliver(self, batch: Sequence[_Entry]) -> bool:
         """Send a batch until the server answers.
 
         Return False if the client was closed before an answer, and the batch still waits.
         """
         try:
-            found = self._until_answered([item for _, item in batch])
+            found = self._until_answered([entry.item for entry in batch])
         except Unreachable as error:
             log.warning("the client stopped sending, because it was closed before the server answered: %s", error)
             return False
         except Refused as error:
-            if error.status == TOO_LARGE and len(batch) > 1:
+            if (error.status == TOO_LARGE or error.may_pass_later) and len(batch) > 1:
                 middle = len(batch) // 2
-                return self._deliver(batch[:middle]) and self._deliver(batch[middle:])
+                return self._deliver(batch[:middle]) and not self._is_late() and self._deliver(batch[middle:])
+            if error.may_pass_later and self._postpone(batch[0], error):
+                self._pause(pause_s(self._world, 1), may_hurry=False)  # bounds the calls if all items are refused
+                return True
             log.error("the server refused items (%d): %s", len(batch), error)
             found = [Result("refused", error.code, error.message)] * len(batch)
         self._answered(batch, found)
+        return True
+
+    def _postpone(self, entry: _Entry, error: Refused) -> bool:
+        """Move an item that a proxy refused behind the others.
+
+        Return False after MOST_REFUSALS.
+        """
+        entry.refusals += 1
+        if entry.refusals >= MOST_REFUSALS:
+            return False
+        entry.due_s = self._world.monotonic_s() + pause_s(self._world, entry.refusals)
+        if entry.refusals == 1:
+            log.warning("a proxy refused an item, so the client will retry: %s: %s", escape(entry.item.item_id), error)
+        with self._changed:
+            self._waiting.popleft()
+            self._postponed.append(entry)
+            self._done += 1
+            self._changed.notify_all()
         return True
 
     def _until_answered(self, items: Sequence[Item]) -> list[Result]:
@@ -283,16 +351,16 @@ class Outbox:
                 lambda: self._closing != closing or (may_hurry and self._hurried != hurried), seconds
             )
 
-    def _answered(self, batch: Sequence[tuple[int, Item]], found: Sequence[Result]) -> None:
+    def _answered(self, batch: Sequence[_Entry], found: Sequence[Result]) -> None:
         is_refused = found[0].status == "refused"
         with self._changed:
             if self._spool is not None and not is_refused:
-                self._spool.settle(batch, found)
+                self._spool.settle([(entry.number, entry.item) for entry in batch], found)
             for _ in batch:
                 self._waiting.popleft()
             self._changed.notify_all()
-        for (_, item), result in zip(batch, found, strict=True):
-            self._tell(item, result)
+        for entry, result in zip(batch, found, strict=True):
+            self._tell(entry.item, result)
         with self._changed:
             self._done += len(batch)
             self._refused += len(batch) if is_refused else 0

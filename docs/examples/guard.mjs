@@ -3,7 +3,6 @@
 const { URL: url, KEY: key } = process.env;
 
 const AGAIN = new Set([408, 429]);
-const TOO_LARGE = 413; // final of a proxy, too
 const MOST_TRIES = 4; // somebody waits
 const WITHIN_MS = 15_000; // and no try begins later
 const FAILS_OPEN = new Set(["login.email"]); // as `guard set METRIC --fail open` has it
@@ -30,11 +29,10 @@ async function call(path, body, mostTries = MOST_TRIES) {
       const said = await answer.text();
       why = `${answer.status} ${said}`;
       asked = Number(answer.headers.get("retry-after")) * 1000;
-      if (answer.status === TOO_LARGE) throw new Refused(why);
+      // Also of a proxy: it may refuse the content, so the use must not fail open.
+      if (answer.status >= 400 && answer.status < 500 && !AGAIN.has(answer.status)) throw new Refused(why);
       const found = JSON.parse(said); // without JSON, a proxy answered: retry
       if (answer.ok && found.decision) return found;
-      const isOfDrawdown = typeof found.error?.code === "string";
-      if (isOfDrawdown && answer.status < 500 && !AGAIN.has(answer.status)) throw new Refused(why);
     } catch (error) {
       if (error instanceof Refused) throw error;
       why ??= String(error);

@@ -23,6 +23,8 @@ class Counter:
         """The status of each answer, where it is not 0; then nothing is done."""
         self.proxy_says = 0
         """The status of each answer of a proxy in front of it, where it is not 0; then nothing is done."""
+        self.proxy_refuses = ""
+        """The beginning of the keys that the proxy answers."""
         self.before: Callable[[dict[str, Any]], None] = lambda _order: None
         """It is called with each order, before the answer."""
         self.degraded = False
@@ -40,7 +42,7 @@ class Counter:
         """As a side effect of respx."""
         act, order = request.url.path.rpartition("/")[2], json.loads(request.content)
         self.before(order)
-        if self.proxy_says:
+        if self.proxy_says and order.get("key", "").startswith(self.proxy_refuses):
             return httpx.Response(self.proxy_says, text="<html>proxy</html>")
         if self.away:
             return httpx.Response(self.away, json={"error": {"code": "database", "message": "away"}})

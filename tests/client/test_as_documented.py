@@ -140,7 +140,7 @@ def away(url: str, metric: str, times: int, status: int) -> Iterator[str]:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not on this machine")
 @pytest.mark.skipif(not HAS_GUARD, reason="this server has no guard")
-@pytest.mark.parametrize("proxy_says", [503, 403])
+@pytest.mark.parametrize("proxy_says", [503, 302])
 def test_documented_node_guard_client_records_use_after_outage(
     shop: tuple[str, str], tmp_path: Path, proxy_says: int
 ) -> None:
@@ -170,3 +170,6 @@ def test_documented_node_guard_client_records_use_after_outage(
         assert client.balance("acme")["available"] == 97.75
     status, _, wrong = run(url, "ddk_" + "a" * 43)
     assert status != 0 and "unauthorized" in wrong
+    with away(url, "login.email", 4, 403) as at:
+        status, said, wrong = run(at)
+    assert status != 0 and "]: 403" in wrong and not [line for line in said if line.startswith("login")]

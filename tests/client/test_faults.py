@@ -73,10 +73,6 @@ AGAIN = {
     "503": error(503),
     "504": httpx.Response(504),
     "proxy_redirect": httpx.Response(302, headers={"location": "http://x.test"}),
-    "proxy_400": httpx.Response(400, text="<html>bad request</html>"),
-    "proxy_401": httpx.Response(401),
-    "proxy_403": httpx.Response(403, json={"error": "forbidden"}),
-    "proxy_404": httpx.Response(404, json={"error": {"code": 404, "message": "no route"}}),
     "no_json": httpx.Response(200, text="<html>sign in to this network</html>"),
     "no_object": httpx.Response(200, json=[]),
     "too_few_results": httpx.Response(200, json={"results": []}),
@@ -206,6 +202,13 @@ def test_client_batch_too_large_for_proxy_is_halved(router: respx.MockRouter) ->
     with client() as made:
         made.events.send(*(Event("page.render", number, "acme") for number in range(7)))
     assert book.numbers == list(range(7)) and max(map(len, book.bodies)) == 2
+
+
+def test_client_call_that_proxy_refuses_is_not_retried(router: respx.MockRouter) -> None:
+    route = router.get("/v1/balance/acme").mock(httpx.Response(403, text="<html>forbidden</html>"))
+    with client() as made, pytest.raises(Refused, match="403 no_code: <html>") as found:
+        made.balance("acme")
+    assert route.call_count == 1 and found.value.may_pass_later
 
 
 def test_client_bodies_are_bounded_by_items_and_bytes(router: respx.MockRouter) -> None:

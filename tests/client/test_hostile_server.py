@@ -61,9 +61,9 @@ def within(client: Client) -> None:
 
 NONSENSE: Final[dict[str, tuple[Callable[[Client], Any], httpx.Response, type[ClientError]]]] = {
     "deep": (check, httpx.Response(200, content=b"[" * 100_000), Unreachable),
-    "deep_error": (check, httpx.Response(400, content=b'{"a":' * 100_000), Unreachable),
+    "deep_error": (check, httpx.Response(400, content=b'{"a":' * 100_000), Refused),
     "many_digits": (check, httpx.Response(200, content=b"9" * 5_000), Unreachable),
-    "no_text": (check, httpx.Response(400, content=b"\xff", headers={"content-type": "a; charset=zip"}), Unreachable),
+    "no_text": (check, httpx.Response(400, content=b"\xff", headers={"content-type": "a; charset=zip"}), Refused),
     "details_of_a_number": (check, httpx.Response(400, json={"error": {"code": "x", "details": 5}}), Refused),
     "details_of_texts": (check, httpx.Response(400, json={"error": {"code": "x", "details": ["ab", "c"]}}), Refused),
     "a_decision_of_a_list": (check, httpx.Response(200, json={"decision": ["allow"]}), Unreachable),
@@ -97,7 +97,7 @@ def test_client_answer_with_too_many_values_is_not_parsed(
 ) -> None:
     body = b'{"rows":[' + b",".join([value] * 100_000) + b'],"next":null}'
     monkeypatch.setattr("drawdown_client.calls.json", None)
-    with pytest.raises(Unreachable):
+    with pytest.raises(Refused if status == 400 else Unreachable):
         calls.read(httpx.Response(status), body, hasty())
 
 

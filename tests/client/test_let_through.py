@@ -20,6 +20,8 @@ from drawdown_client import AsyncClient, Client, Refused, Settings, Unreachable,
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Call
 from drawdown_client.let_through import LetThrough
+from drawdown_client.settings import MOST_REFUSALS
+from tests.cases import cases
 from tests.client.book import KEY, URL, hasty
 from tests.client.counter import Counter
 
@@ -66,14 +68,76 @@ def test_client_fail_open_budget_and_its_end_are_sent_in_order(counter: Counter)
     assert [act for act, _ in counter.calls] == ["reserve", "settle", "reserve", "release"]
 
 
-def test_client_use_that_proxy_refuses_fails_open_and_is_sent_later(counter: Counter) -> None:
+@cases("status", [400, 403, 404, 413])
+def test_client_use_that_proxy_refuses_does_not_fail_open(counter: Counter, status: int) -> None:
     with Client(URL, KEY, OPEN, world=hasty()) as client:
-        counter.proxy_says = 403
+        counter.proxy_says = status
+        with pytest.raises(Refused, match=f"{status} no_code"):
+            client.guard.consume("l-1", login())
+        assert client.guard.fail_open.first() is None
+    assert counter.uses == {} and client.guard.fail_open.lost == 0
+
+
+@cases("status", [302, 503])
+def test_client_use_that_proxy_does_not_pass_on_fails_open(counter: Counter, status: int) -> None:
+    with Client(URL, KEY, OPEN, world=hasty()) as client:
+        counter.proxy_says = status
         assert client.guard.consume("l-1", login(9)).reason == "unreachable"
-        with pytest.raises(Unreachable):
-            client.guard.consume("i-1", Wish("acme", "idea.create"))
         counter.proxy_says = 0
     assert counter.uses == {"l-1": {"state": "used", "quantity": 9}} and client.guard.fail_open.lost == 0
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_client_report_that_proxy_refuses_waits_behind_others(counter: Counter, client: Any) -> None:
+    """It does not open the guard. The end of its use waits for it."""
+
+    async def call(found: Any) -> Any:
+        return await found if client is AsyncClient else found
+
+    async def work() -> None:
+        made = client(URL, KEY, replace(OPEN, call_tries=2), world=hasty())
+        counter.away = 503
+        await call(made.guard.reserve("x-1", login()))
+        await call(made.guard.consume("l-1", login(2)))
+        counter.away, counter.proxy_says, counter.proxy_refuses = 0, 403, "x"
+        with pytest.raises(Refused, match="403 no_code"):
+            await call(made.guard.consume("x-2", login()))
+        assert counter.uses == {"l-1": {"state": "used", "quantity": 2}}
+        assert not (await call(made.guard.consume("l-2", login(9)))).is_allowed
+        assert (await call(made.guard.settle("x-1", 1))).reason == "unreachable"
+        counter.proxy_says = 0
+        await call(made.close())
+        assert made.guard.fail_open.lost == 0
+
+    asyncio.run(work())
+    assert counter.uses["x-1"] == {"state": "settled", "quantity": 1} and set(counter.uses) == {"l-1", "x-1"}
+
+
+def test_client_report_that_proxy_keeps_refusing_is_logged_as_lost(
+    counter: Counter, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Client(URL, KEY, OPEN, world=hasty()) as client:
+        counter.away = 503
+        client.guard.consume("x-1", login())
+        counter.away, counter.proxy_says, counter.proxy_refuses = 0, 403, "x"
+        for _ in range(MOST_REFUSALS - 1):
+            client.guard.check(login())
+        assert client.guard.fail_open.has("x-1") and client.guard.fail_open.lost == 0
+        client.guard.check(login())
+        assert client.guard.fail_open.lost == 1
+    assert '"key": "x-1"' in caplog.text and "403 no_code" in caplog.text
+
+
+def test_client_report_that_proxy_refused_waits_with_backoff() -> None:
+    clock = Clock(0.0, refuses="a")
+    made = clock.queue("a")
+    for wait_s in (0.0, 0.125, 0.125, 0.25, 0.25):
+        clock.now_s += wait_s
+        assert made.send() is None
+    assert len(clock.asked) == 3, "at 0.0, 0.25 and 0.75 s"
+    assert made.send("a") is not None and len(clock.asked) == 4, "its own use does not wait"
+    made.close(10.0)
+    assert len(clock.asked) == 5 and made.lost == 1
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
@@ -198,9 +262,9 @@ def test_client_close_waits_for_report_of_other_thread(counter: Counter, is_told
 class Clock:
     """A world in which each report takes some seconds, and those of one key fail."""
 
-    def __init__(self, each_s: float, fails: str = "") -> None:
+    def __init__(self, each_s: float, fails: str = "", refuses: str = "") -> None:
         self.now_s = 100.0
-        self.each_s, self.fails = each_s, fails
+        self.each_s, self.fails, self.refuses = each_s, fails, refuses
         self.asked: list[tuple[str, float | None]] = []
 
     def once(self, call: Call, within_s: float | None) -> Any:
@@ -209,10 +273,13 @@ class Clock:
         self.now_s += self.each_s
         if key == self.fails:
             raise Unreachable("it fails")
+        if key == self.refuses:
+            raise Refused(403, "no_code", "of a proxy")
         return {"decision": "allow"}
 
     def queue(self, *keys: str, **settings: Any) -> LetThrough:
-        made = LetThrough(replace(OPEN, **settings), World(monotonic_s=lambda: self.now_s), self.once)
+        slow: Any = type("Slow", (), {"uniform": lambda self, low, high: high})()
+        made = LetThrough(replace(OPEN, **settings), World(monotonic_s=lambda: self.now_s, jitter=slow), self.once)
         for key in keys:
             made.keep(key, words.consume(key, login(), late=True), Unreachable("away"))
         return made

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from drawdown_client import BadItem, Closed, Item, QueueFull, Result, Settings, Unreachable, Unsent
+from drawdown_client import BadItem, Closed, Item, QueueFull, Refused, Result, Settings, Unreachable, Unsent, World
 from drawdown_client.items import Kind
 from drawdown_client.outbox import Outbox
+from drawdown_client.settings import MOST_REFUSALS
 from tests.client.book import hasty
 
 
@@ -30,6 +33,21 @@ class Door:
         self.taken += [item.item_id for item in items]
         self.bodies.append(len(items))
         return [Result("accepted")] * len(items)
+
+
+class Gateway(Door):
+    """Takes no call with an item that it does not like."""
+
+    def __init__(self, *bad: str) -> None:
+        super().__init__()
+        self.bad = set(bad)
+        self.lone = 0
+
+    def __call__(self, kind: Kind, items: Sequence[Item]) -> list[Result]:
+        if self.bad & {item.item_id for item in items}:
+            self.lone += len(items) == 1
+            raise Refused(403, "no_code", "forbidden")
+        return super().__call__(kind, items)
 
 
 def item(name: str) -> Item:
@@ -74,6 +92,65 @@ def test_client_full_queue_blocks_until_room_or_timeout() -> None:
     made.put([item("c")])
     made.close(20)
     assert door.taken == ["a", "c"]
+
+
+def test_client_item_that_proxy_refuses_is_dropped_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """And it does not hold up the others."""
+    is_told, told = threading.Event(), list[tuple[str, str]]()
+
+    def on_result(one: Item, result: Result) -> None:
+        told.append((one.item_id, result.status))
+        if one.item_id == "e":
+            is_told.set()
+
+    gateway = Gateway("e")
+    made = box(gateway, on_result=on_result, batch_ms=50)
+    made.put([item(name) for name in "abcdefghi"])
+    assert is_told.wait(20)
+    with pytest.raises(Unsent) as found:
+        made.flush(20)
+    assert (found.value.count, gateway.lone) == (1, MOST_REFUSALS)
+    assert gateway.taken == list("abcdfghi") and told == [
+        *((name, "accepted") for name in "abcdfghi"),
+        ("e", "refused"),
+    ]
+    assert caplog.text.count("a proxy refused an item") == 1 and "refused items (1): 403 no_code" in caplog.text
+    made.close(20)
+
+
+def test_client_flush_does_not_wait_for_item_that_proxy_refused(tmp_path: Path) -> None:
+    """The item has its place in the queue, and `close` sends it again."""
+    gateway, spool = Gateway("a"), tmp_path / "app.spool"
+    slow: Any = type("Slow", (), {"uniform": lambda self, low, high: high})()
+    settings = Settings(batch_ms=0, queue_items=2, when_full="raise", spool=spool)
+    made = Outbox(gateway, lambda: None, settings, World(jitter=slow))
+    made.put([item("a")])
+    with pytest.raises(Unsent) as found:
+        made.flush(20)
+    assert (found.value.count, found.value.kept) == (1, True)
+    with pytest.raises(QueueFull):
+        made.put([item("b"), item("c")])
+    made.put([item("d")])
+    with pytest.raises(Unsent):
+        made.flush(20)
+    assert gateway.taken == ["d"]
+    gateway.bad.clear()
+    made.close(20)
+    assert gateway.taken == ["d", "a"] and spool.stat().st_size == 0
+
+
+def test_client_items_that_proxy_refuses_at_close_are_unsent(tmp_path: Path) -> None:
+    names, spool = [str(number) for number in range(50)], tmp_path / "app.spool"
+    made = box(Gateway(*names), spool=spool)
+    made.put([item(name) for name in names])
+    thread = made._thread
+    with pytest.raises(Unsent) as found:
+        made.close(0.2)
+    assert (found.value.count, found.value.kept) == (50, True) and thread is not None
+    thread.join(20)
+    door = Door()
+    box(door, spool=spool).close(20)
+    assert door.taken == names
 
 
 def test_client_shared_by_threads_sends_each_item_once_in_order() -> None:

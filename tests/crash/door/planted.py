@@ -64,7 +64,7 @@ def _forgotten_before_the_answer() -> None:
     def until_answered(self: outbox.Outbox, items: Sequence[Any]) -> Any:
         with self._changed:
             assert self._spool is not None
-            numbers = [number for number, _ in list(self._waiting)[: len(items)]]
+            numbers = [entry.number for entry in list(self._waiting)[: len(items)]]
             self._spool.acknowledge(numbers)
         return original(self, items)
 
