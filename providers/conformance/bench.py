@@ -192,6 +192,7 @@ FOREIGN: Final[Mapping[str, Answer]] = {
         ("without words", {}, b""),
         ("of a gateway", _JSON, b'{"message": "Not Found", "statusCode": 404, "request_id": "7"}'),
         ("of another API", _JSON, b'{"error": {"code": %d, "message": "no", "status": "ABORTED"}}' % status),
+        ("of another API, in words", _JSON, b'{"error": {"code": "Forbidden", "message": "no"}}'),
     )
 }
 """Errors from senders other than the service."""

@@ -45,6 +45,8 @@ RENEWED_MS: Final = MINUTE_MS
 MAX_CALLS: Final = 32
 """Calls to Stripe's event stream for one batch. One invalid event in a hundred takes fifteen calls."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
+UNTYPED: Final = frozenset({"invalid_fields"})
+"""Codes of the stream's errors without a type (source of stripe-node)."""
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 
 
@@ -196,7 +198,11 @@ def _without(token: str, result: HttpResult) -> HttpResult:
 
 def _expired(result: HttpResult) -> bool:
     """Return True if the token may be invalid, so the next call opens a session."""
-    return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(error_of(result)))
+    return isinstance(result, Answer) and (result.status in (401, 403) or _is_over(_error_of(result)))
+
+
+def _error_of(answer: Answer) -> StripeError | None:
+    return error_of(answer, UNTYPED)
 
 
 def _is_over(error: StripeError | None) -> bool:
@@ -212,7 +218,7 @@ def _refused(result: HttpResult) -> bool:
     """
     if not isinstance(result, Answer) or result.status not in (400, 413, 422) or not request_id(result):
         return False
-    error = error_of(result)
+    error = _error_of(result)
     return error is not None and not _is_over(error)
 
 
@@ -224,7 +230,7 @@ def outcome(result: HttpResult, push: PushRequest, now_ms: int) -> Outcome:
         return Unknown(clean(f"no response: {result.reason}"))
     if result.status == 200:
         return _judge_answer(result)
-    error = error_of(result)
+    error = _error_of(result)
     if _is_over(error):
         return RetryAt(now_ms + MIN_RETRY_MS, f"the session of the stream expired: {described(result)}")
     if result.status in (401, 403, 404) and error is not None:

@@ -7,7 +7,7 @@ the call before it did anything. Every other response makes it unknown. A text f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -39,6 +39,10 @@ MAX_TEXT: Final = 200
 MAX_IDEMPOTENCY_CHARS: Final = 255
 """Most characters of an idempotency key at Stripe."""
 DUPLICATE: Final = "An event already exists with identifier"
+TYPES: Final = frozenset({
+    "api_error", "card_error", "idempotency_error", "invalid_request_error", "rate_limit", "temporary_session_expired",
+})  # fmt: skip
+"""Types of Stripe's errors (docs.stripe.com/api/errors). The last two are of v2 (stripe-python 15.6)."""
 _LATER: Final = frozenset({"rate_limit", "lock_timeout"})
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 _SECRETS: Final = re.compile(r"\b(sk|rk|pk|whsec)_[A-Za-z0-9_*+/=]+")
@@ -141,18 +145,23 @@ def never_sent(settings: StripeSettings, push: PushRequest) -> Rejected | None:
     return None
 
 
-def error_of(answer: Answer) -> StripeError | None:
+def error_of(answer: Answer, untyped: Collection[str] = ()) -> StripeError | None:
     """Return the error in Stripe's response.
 
-    Return None if the error lacks Stripe's type and code, because another host may have sent it.
+    Return None if the error lacks a type of Stripe, because another host may have sent it. `untyped`: codes of errors
+    that Stripe sends without a type.
     """
+    error = _error_in(answer)
+    return error if error.type in TYPES or (not error.type and error.code in untyped) else None
+
+
+def _error_in(answer: Answer) -> StripeError:
+    """Return the error in a response of any sender."""
     found = (json_object(answer.body) or {}).get("error")
-    if not isinstance(found, dict):
-        return None
-    error = StripeError(
-        *(text if isinstance(text := found.get(name), str) else "" for name in ("type", "code", "message"))
+    parts = found if isinstance(found, dict) else {}
+    return StripeError(
+        *(text if isinstance(text := parts.get(name), str) else "" for name in ("type", "code", "message"))
     )
-    return error if error.type or error.code else None
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
@@ -164,8 +173,8 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
 def described(answer: Answer) -> str:
     """Return a response as one line, with the request id for Stripe's support."""
-    error = error_of(answer)
-    said = f": {error.code or error.type}: {error.message}" if error else ""
+    error = _error_in(answer)
+    said = f": {error.code or error.type}: {error.message}" if error.code or error.type else ""
     request = request_id(answer)
     return clean(f"HTTP {answer.status}{said}") + (f" ({request})" if request else "")
 

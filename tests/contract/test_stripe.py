@@ -297,6 +297,7 @@ def test_stripe_error_about_request_is_rejected_with_its_message(status: int) ->
         (403, b"<h1>Forbidden</h1>"),
         (401, {"message": "Unauthorized"}),
         (403, {"error": {"code": 403, "message": "Forbidden", "status": "PERMISSION_DENIED"}}),
+        (403, {"error": {"code": "Forbidden", "message": "no"}}),
         (409, {"error": {"code": 409, "message": "Aborted", "status": "ABORTED"}}),
         (409, error("conflict")),
         (402, b""),

@@ -527,6 +527,7 @@ def test_two_payments_under_same_charge_id_are_other_content() -> None:
         (401, b"<h1>Sign in</h1>"),
         (403, b"<h1>Forbidden</h1>"),
         (403, {"error": {"code": 403, "message": "Forbidden", "status": "PERMISSION_DENIED"}}),
+        (403, {"error": {"code": "Forbidden", "message": "no"}}),
         (402, b"<h1>Pay here</h1>"),
         (402, error("odd", "api_error")),
         (402, {"error": card_error(payment_intent=intent(status="processing"))}),
