@@ -297,8 +297,8 @@ def _retry_after_s(response: httpx.Response, world: World) -> float | None:
 def pause_s(world: World, attempt: int, longest_s: float = LONGEST_PAUSE_S) -> float:
     """Return the seconds to wait after a failed attempt.
 
-    The backoff is exponential with jitter. It starts at FIRST_PAUSE_S and doubles up to `longest_s`. The wait is a random
-    part of the backoff.
+    The backoff is exponential with jitter. It starts at FIRST_PAUSE_S and doubles up to `longest_s`. The wait is a
+    random part of the backoff.
     """
     return world.jitter.uniform(0.0, min(FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 30), longest_s))
 
