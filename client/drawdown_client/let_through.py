@@ -17,9 +17,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeAlias
 
 from drawdown_client import guard_words as words
 from drawdown_client.calls import Answer, Call, pause_s, post
@@ -30,6 +34,9 @@ from drawdown_client.items import Item, Result
 from drawdown_client.process import after_fork, at_end_of_child
 from drawdown_client.settings import MOST_REFUSALS, Settings
 from drawdown_client.spool import Spool
+
+Sent: TypeAlias = "Future[Unreachable | None]"
+_Job: TypeAlias = tuple[Sent, Callable[[], Unreachable | None]]
 
 log = logging.getLogger("drawdown_client")
 
@@ -69,7 +76,9 @@ class LetThrough:
     _sending: threading.Lock
     """The lock of the thread that sends."""
     _spool: Spool | None
-    _ends_with_child: bool
+    _jobs: SimpleQueue[_Job | None]
+    """The work of the daemon thread; None ends the thread."""
+    _thread: threading.Thread | None
 
     def __init__(self, settings: Settings, world: World, once: Callable[[Call, float | None], Answer]) -> None:
         """Create a queue.
@@ -140,10 +149,17 @@ class LetThrough:
                 log.error("cannot write a guard call to the spool: %s", error)
                 return False
             self._reports.append(Report(number, key, call))
-            if not self._ends_with_child:
-                at_end_of_child(self._at_exit)
-                self._ends_with_child = True
+            self._start_thread()
             return True
+
+    def _start_thread(self) -> None:
+        """Start the daemon thread with the first report, because a thread cannot start at the end of the program."""
+        if self._thread is None:
+            at_end_of_child(self._at_exit)
+            made = threading.Thread(target=_work, args=(self._jobs,), name="drawdown-guard", daemon=True)
+            with suppress(RuntimeError):  # the program is already at its end, so `close` sends
+                made.start()
+                self._thread = made
 
     def first(self) -> Report | None:
         with self._lock:
@@ -243,10 +259,23 @@ class LetThrough:
                 item = _spool_item(report.key, report.call)
                 self._spool.settle([(report.number, item)], [why or Result("accepted")])
 
+    def send_in_thread(self, closing_s: float) -> Sent:
+        """Send the calls, as `send` does, in the daemon thread.
+
+        The program can end meanwhile, even if the operating system blocks the thread.
+        """
+        sent: Sent = Future()
+        sent.set_running_or_notify_cancel()
+        self._jobs.put((sent, partial(self.send, closing_s=closing_s)))
+        return sent
+
     def close(self, within_s: float) -> None:
         """Send the calls within `within_s` seconds, then give up."""
         try:
-            self.send(closing_s=within_s)
+            if self._thread is None:
+                self.send(closing_s=within_s)
+            else:
+                wait([self.send_in_thread(within_s)], within_s)
         finally:
             self.give_up()
 
@@ -258,6 +287,7 @@ class LetThrough:
         atexit.unregister(self._at_exit)
         with self._lock:
             self._is_closed = True
+            self._jobs.put(None)
             spool, self._spool, self._place = self._spool, None, None
             if spool is not None:
                 if self._reports:
@@ -273,7 +303,8 @@ class LetThrough:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._spool = None
-        self._ends_with_child = False
+        self._jobs = SimpleQueue()
+        self._thread = None
 
     def _forked(self) -> None:
         """Reset the queue in a forked process, because the parent process sends the calls."""
@@ -292,6 +323,17 @@ class LetThrough:
             call = post(str(said["path"]), dict(said["order"]))  # type: ignore[call-overload]
             self._reports.append(Report(number, item.item_id, call))
         self._spool.left = {}
+        if self._reports:
+            self._start_thread()
+
+
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        sent, send = job
+        try:
+            sent.set_result(send())
+        except BaseException as error:  # the caller gets it
+            sent.set_exception(error)
 
 
 def _spool_item(key: str, call: Call) -> Item:

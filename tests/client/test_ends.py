@@ -131,6 +131,23 @@ def test_guard_client_program_without_close_sends_or_logs_reports(how: str, is_b
     assert done.stderr.count('cannot record an allowed use: {"key": "l-1"') == (0 if is_back else 1)
 
 
+BLOCKED_AT_END = """
+import socket, sys, threading
+from drawdown_client import Client, Settings, Wish
+client = Client("http://127.0.0.1:9", "dd_1", Settings(fails_open=("login",), call_tries=1, close_s=0.2))
+assert client.guard.consume("l-1", Wish("acme", "login")).degraded
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+"""
+
+
+def test_guard_client_program_end_with_blocked_report_is_bounded() -> None:
+    """The system's resolver takes no time limit."""
+    words = [sys.executable, "-c", BLOCKED_AT_END]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=15)
+    assert done.returncode == 0, done.stderr
+    assert 'cannot record an allowed use: {"key": "l-1"' in done.stderr
+
+
 FORKED = """
 import json, os, signal, sys
 from drawdown_client import Settings, Unreachable, Wish, World, guard_words
