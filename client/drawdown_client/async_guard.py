@@ -102,8 +102,13 @@ class AsyncGuard:
     async def close(self, timeout_s: float | None = None) -> None:
         """Send the uses that were allowed without a response, as `Guard.close` does."""
         timeout_s = self._settings.close_s if timeout_s is None else timeout_s
-        await asyncio.to_thread(self.fail_open.close, timeout_s)
-        self._reports.close()
+        sent = asyncio.wrap_future(self.fail_open.send_in_thread(closing_s=timeout_s))
+        try:
+            await asyncio.wait([sent], timeout=timeout_s)
+        finally:
+            sent.cancel()
+            self.fail_open.give_up()
+            self._reports.close()
 
     async def _use(self, key: str, wish: Wish, call: Call, late: Call) -> Decision:
         """Return the server's decision on a use.
@@ -143,10 +148,10 @@ class AsyncGuard:
         return found
 
     async def _send(self, key: str | None = None) -> Unreachable | None:
-        """Send allowed uses, as `LetThrough.send` does, in a thread."""
+        """Send allowed uses in the daemon thread, which a cancelled call does not wait for."""
         if self.fail_open.first() is None:
             return None
-        return await asyncio.to_thread(self.fail_open.send, key)
+        return await asyncio.wrap_future(self.fail_open.send_in_thread(key))
 
     def budget(
         self, key: str, metric: str, estimate: int, *, org_id: str | None = None, project: str | None = None,

@@ -79,6 +79,8 @@ class LetThrough:
     _jobs: SimpleQueue[_Job | None]
     """The work of the daemon thread; None ends the thread."""
     _thread: threading.Thread | None
+    _last: Sent
+    """The latest work of the daemon thread."""
 
     def __init__(self, settings: Settings, world: World, once: Callable[[Call, float | None], Answer]) -> None:
         """Create a queue.
@@ -259,14 +261,21 @@ class LetThrough:
                 item = _spool_item(report.key, report.call)
                 self._spool.settle([(report.number, item)], [why or Result("accepted")])
 
-    def send_in_thread(self, closing_s: float) -> Sent:
+    def send_in_thread(self, key: str | None = None, *, closing_s: float | None = None) -> Sent:
         """Send the calls, as `send` does, in the daemon thread.
 
         The program can end meanwhile, even if the operating system blocks the thread.
         """
         sent: Sent = Future()
         sent.set_running_or_notify_cancel()
-        self._jobs.put((sent, partial(self.send, closing_s=closing_s)))
+        with self._lock:
+            if self._thread is None:  # without a report, or at the end of the program
+                sent.set_result(None)
+            elif closing_s is None and not self._last.done():
+                sent.set_result(Unreachable("another thread sends the reports of earlier uses"))
+            else:
+                self._last = sent
+                self._jobs.put((sent, partial(self.send, key, closing_s=closing_s)))
         return sent
 
     def close(self, within_s: float) -> None:
@@ -275,7 +284,7 @@ class LetThrough:
             if self._thread is None:
                 self.send(closing_s=within_s)
             else:
-                wait([self.send_in_thread(within_s)], within_s)
+                wait([self.send_in_thread(closing_s=within_s)], within_s)
         finally:
             self.give_up()
 
@@ -305,6 +314,8 @@ class LetThrough:
         self._spool = None
         self._jobs = SimpleQueue()
         self._thread = None
+        self._last = Future()
+        self._last.set_result(None)
 
     def _forked(self) -> None:
         """Reset the queue in a forked process, because the parent process sends the calls."""

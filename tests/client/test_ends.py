@@ -148,6 +148,38 @@ def test_guard_client_program_end_with_blocked_report_is_bounded() -> None:
     assert 'cannot record an allowed use: {"key": "l-1"' in done.stderr
 
 
+CANCELLED = """
+import asyncio, socket, sys, threading
+from drawdown_client import AsyncClient, Settings, Wish
+is_blocked = threading.Event()
+def block(*_, **__):
+    is_blocked.set()
+    threading.Event().wait()
+async def main():
+    client = AsyncClient("http://127.0.0.1:9", "dd_1", Settings(fails_open=("login",), call_tries=1, close_s=0.2))
+    assert (await client.guard.consume("l-1", Wish("acme", "login"))).degraded
+    socket.getaddrinfo = block
+    how = client.close(60) if sys.argv[1] == "close" else client.guard.consume("l-2", Wish("acme", "login"))
+    task = asyncio.create_task(how)
+    while not is_blocked.is_set():
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+asyncio.run(main())
+"""
+
+
+@cases("how", ["call", "close"])
+def test_async_guard_client_program_end_after_cancelled_call_is_bounded(how: str) -> None:
+    """The thread of the report may be in a call that takes no time limit."""
+    words = [sys.executable, "-c", CANCELLED, how]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=15)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count('cannot record an allowed use: {"key": "l-1"') == 1
+    assert "Traceback" not in done.stderr
+
+
 FORKED = """
 import json, os, signal, sys
 from drawdown_client import Settings, Unreachable, Wish, World, guard_words
