@@ -168,7 +168,7 @@ def test_api_key_rotations_beyond_limit_are_refused(lone: House, monkeypatch: py
     make_key(lone, "app", "events:read")
     rotate(lone, "app", "second")
     rotate(lone, "app", "third")
-    with pytest.raises(Refused, match="was rotated 2 times"):
+    with pytest.raises(Refused, match="the limit of 2 rotations is reached"):
         rotate(lone, "app", "fourth")
     assert lone.fleet.rows("SELECT COUNT(*) FROM api_keys WHERE name = 'app'") == [(3,)]
 
