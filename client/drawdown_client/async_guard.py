@@ -148,7 +148,7 @@ class AsyncGuard:
         return found
 
     async def _send(self, key: str | None = None) -> Unreachable | None:
-        """Send allowed uses in the daemon thread, which a cancelled call does not wait for."""
+        """Send allowed uses in the daemon thread. A cancelled call does not wait."""
         if self.fail_open.first() is None:
             return None
         return await asyncio.wrap_future(self.fail_open.send_in_thread(key))

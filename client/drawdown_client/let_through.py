@@ -155,7 +155,10 @@ class LetThrough:
             return True
 
     def _start_thread(self) -> None:
-        """Start the daemon thread with the first report, because a thread cannot start at the end of the program."""
+        """Start the daemon thread, with the first report.
+
+        A thread cannot start at the end of the program.
+        """
         if self._thread is None:
             at_end_of_child(self._at_exit)
             made = threading.Thread(target=_work, args=(self._jobs,), name="drawdown-guard", daemon=True)
