@@ -547,8 +547,8 @@ def require_drawn_on(connection: sa.Connection, customer_id: str, now_ms: int) -
         said = f"{customer_id} is billed at {keeper}, which keeps the balance. Grant the credit at {keeper}"
         raise WrongField(
             "customer_id",
-            f"{said}. To fill the wallet here before the organisation moves to this wallet, ask an operator to run "
-            "`drawdown ledger grant`",
+            f"{said}. To fill the wallet here before the organisation moves to this wallet, ask an operator to use the "
+            "command line",
         )
     if paid.customer_id != customer_id and not billed_as(connection, customer_id, now_ms):
         raise WrongField(
