@@ -218,6 +218,8 @@ export class Events {
 
   #answered(batch, found) {
     this.#waiting.splice(0, batch.length);
+    if (found[0].status === "refused" && !this.#settings.onResult)
+      console.error(`the server refused events (${batch.length}): ${found[0].message}`);
     found.forEach((result, at) => {
       if (result.status !== "refused" && !KEPT.has(result.status)) this.#rejected++;
       if (!KEPT.has(result.status)) this.#first ??= result;

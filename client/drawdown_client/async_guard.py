@@ -143,6 +143,7 @@ class AsyncGuard:
         make only one attempt, because the client allows the use without a response.
         """
         found = words.decided(await (self._line.once(call) if is_open else self._line.ask(call)))
+        self.fail_open.note_answer()
         if away is not None and found.reason != words.UNWRITTEN:
             self.fail_open.postpone_first()
         return found
@@ -234,7 +235,7 @@ class AsyncBudget:
                 await self._guard.extend(self.key, hold_s=self._hold_s)
             except ClientError as error:
                 log.warning("cannot extend the reservation of %s: %s", escape(self.key), error)
-                if isinstance(error, Refused):
+                if isinstance(error, Refused) and not error.may_pass_later:
                     return
 
 

@@ -138,6 +138,7 @@ class Guard:
         make only one attempt, because the client allows the use without a response.
         """
         found = words.decided(self._line.once(call) if is_open else self._line.ask(call))
+        self.fail_open.note_answer()
         if away is not None and found.reason != words.UNWRITTEN:
             self.fail_open.postpone_first()
         return found
@@ -231,5 +232,5 @@ class Budget:
                 if self._over.is_set():
                     return
                 log.warning("cannot extend the reservation of %s: %s", escape(self.key), error)
-                if isinstance(error, Refused):
+                if isinstance(error, Refused) and not error.may_pass_later:
                     return

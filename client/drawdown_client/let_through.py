@@ -54,10 +54,13 @@ class Report:
 class _Delay:
     """The wait of a key after refusals by a proxy.
 
-    `due_s`: the time of the next attempt.
+    `tries`: the number of its refusals. `refusals`: those before which the server had answered another call since the
+    last one. `answers`: the server's answers until the last refusal. `due_s`: the time of the next attempt.
     """
 
+    tries: int
     refusals: int
+    answers: int
     due_s: float
 
 
@@ -228,13 +231,20 @@ class LetThrough:
     def _postpone(self, key: str) -> bool:
         """Delay the calls of a key that a proxy refused.
 
-        Return False after MOST_REFUSALS.
+        Return False after MOST_REFUSALS. A refusal counts only if the server answered another call since the last one.
+        Otherwise, the proxy may refuse every call, and not this one.
         """
         with self._lock:
-            before = self._delays.get(key)
-            refusals = 1 if before is None else before.refusals + 1
-            self._delays[key] = _Delay(refusals, self._world.monotonic_s() + pause_s(self._world, refusals))
-        return refusals < MOST_REFUSALS
+            before = self._delays.get(key, _Delay(0, 0, -1, 0.0))
+            tries, counts = before.tries + 1, before.answers != self._answers
+            due_s = self._world.monotonic_s() + pause_s(self._world, tries)
+            self._delays[key] = after = _Delay(tries, before.refusals + counts, self._answers, due_s)
+        return after.refusals < MOST_REFUSALS
+
+    def note_answer(self) -> None:
+        """Note that the server answered a call."""
+        with self._lock:
+            self._answers += 1
 
     def postpone_first(self) -> None:
         """Move the calls of the first key behind those of other keys.
@@ -256,7 +266,9 @@ class LetThrough:
                 return
             self._reports.remove(report)
             self._delays.pop(report.key, None)
-            if refused is not None:
+            if refused is None:
+                self._answers += 1
+            else:
                 self.lost += 1
                 log.error("cannot record an allowed use: %s (%s)", (report.call.body or b"").decode(), refused)
             if self._spool is not None:
@@ -272,7 +284,7 @@ class LetThrough:
         sent: Sent = Future()
         sent.set_running_or_notify_cancel()
         with self._lock:
-            if self._thread is None:  # without a report, or at the end of the program
+            if self._thread is None or self._is_closed:  # without a report, or at the end of the program
                 sent.set_result(None)
             elif closing_s is None and not self._last.done():
                 sent.set_result(Unreachable("another thread sends the reports of earlier uses"))
@@ -312,6 +324,7 @@ class LetThrough:
     def _empty(self) -> None:
         self._reports = deque()
         self._delays = {}
+        self._answers = 0
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._spool = None

@@ -48,14 +48,17 @@ log = logging.getLogger("drawdown_client")
 class _Entry:
     """A waiting item.
 
-    `number`: its number in the spool. `order`: its place in the queue since the start. `refusals`: how often a proxy
-    refused it. `due_s`: the time of the next attempt.
+    `number`: its number in the spool. `order`: its place in the queue since the start. `tries`: how often a proxy
+    refused it. `refusals`: those before which the server had answered another call since the last one. `answers`: the
+    server's answers until the last refusal. `due_s`: the time of the next attempt.
     """
 
     number: int
     item: Item
     order: int = 0
+    tries: int = 0
     refusals: int = 0
+    answers: int = -1
     due_s: float = 0.0
 
 
@@ -127,7 +130,7 @@ class Outbox:
                 self._changed.wait_for(lambda: self._done >= wanted, timeout_s)
             finally:
                 self._waited_for -= 1
-            refused = sum(entry.order > wanted and entry.refusals > 0 for entry in self._waiting)
+            refused = sum(entry.order > wanted and entry.tries > 0 for entry in self._waiting)
             self._require_sent(max(wanted - self._done, 0) + refused + len(self._postponed))
 
     def close(self, timeout_s: float) -> None:
@@ -159,6 +162,7 @@ class Outbox:
         self._postponed = []
         self._thread = None
         self._spool = None
+        self._answers, self._refused_after = 0, -1  # the server's answers, also those before a proxy's last refusal
         self._put = self._done = self._refused = self._rejected = self._hurried = self._waited_for = 0
         self._deadline_s = 0.0
         self._seen = (0, False)
@@ -295,7 +299,9 @@ class Outbox:
                 middle = len(batch) // 2
                 return self._deliver(batch[:middle]) and not self._is_late() and self._deliver(batch[middle:])
             if error.may_pass_later and self._postpone(batch[0], error):
-                self._pause(pause_s(self._world, 1), may_hurry=False)  # bounds the calls if all items are refused
+                if self._refused_after == self._answers:  # all items may be refused
+                    self._pause(pause_s(self._world, 1), may_hurry=False)
+                self._refused_after = self._answers
                 return True
             log.error("the server refused items (%d): %s", len(batch), error)
             found = [Result("refused", error.code, error.message)] * len(batch)
@@ -305,13 +311,16 @@ class Outbox:
     def _postpone(self, entry: _Entry, error: Refused) -> bool:
         """Move an item that a proxy refused behind the others.
 
-        Return False after MOST_REFUSALS.
+        Return False after MOST_REFUSALS. A refusal counts only if the server answered another call since the last one.
+        Otherwise, the proxy may refuse every call, and not this item.
         """
-        entry.refusals += 1
+        entry.tries += 1
+        entry.refusals += entry.answers != self._answers
+        entry.answers = self._answers
         if entry.refusals >= MOST_REFUSALS:
             return False
-        entry.due_s = self._world.monotonic_s() + pause_s(self._world, entry.refusals)
-        if entry.refusals == 1:
+        entry.due_s = self._world.monotonic_s() + pause_s(self._world, entry.tries)
+        if entry.tries == 1:
             log.warning("a proxy refused an item, so the client will retry: %s: %s", escape(entry.item.item_id), error)
         with self._changed:
             self._waiting.popleft()
@@ -353,6 +362,7 @@ class Outbox:
 
     def _answered(self, batch: Sequence[_Entry], found: Sequence[Result]) -> None:
         is_refused = found[0].status == "refused"
+        self._answers += not is_refused
         with self._changed:
             if self._spool is not None and not is_refused:
                 self._spool.settle([(entry.number, entry.item) for entry in batch], found)

@@ -45,7 +45,7 @@ RENEWED_MS: Final = MINUTE_MS
 MAX_CALLS: Final = 32
 """Calls to Stripe's event stream for one batch. One invalid event in a hundred takes fifteen calls."""
 EXPIRED: Final = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
-UNTYPED: Final = frozenset({"invalid_fields"})
+UNTYPED: Final = frozenset({"invalid_fields", *EXPIRED})
 """Codes of the stream's errors without a type (source of stripe-node)."""
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 

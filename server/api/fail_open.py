@@ -168,6 +168,8 @@ class FailOpen:
     async def _find(self, proof: str, now_ms: int) -> ApiKey | None:
         remembered = self._keys.get(proof, now_ms) is not None
         if not remembered or not self._read_just_failed():
+            if remembered and self._unread_ms is not None:  # one call tries again, and others need not wait with it
+                self._unread_ms = self._services.clock.now_ms() + int(WITHIN_S * SECOND_MS)
             try:
                 look_up = partial(self._look_up, proof, now_ms)
                 found = await self._ask_database(look_up, None, quick=remembered, ends=False)
@@ -184,7 +186,7 @@ class FailOpen:
 
     def _read_just_failed(self) -> bool:
         now_ms = self._services.clock.now_ms()
-        return self._unread_ms is not None and 0 <= now_ms - self._unread_ms < LOOK_AGAIN_MS
+        return self._unread_ms is not None and -WITHIN_S * SECOND_MS <= now_ms - self._unread_ms < LOOK_AGAIN_MS
 
     def _cached_key(self, proof: str, now_ms: int, most_ms: int = REMEMBERED_MS) -> ApiKey | None:
         """Return the remembered key, unless it expired or is too old."""
@@ -282,7 +284,8 @@ class FailOpen:
             under_way = None if recording is None or recording.done() else self._under_way
             rest = [name for name in self._kept if name != under_way]
         for name in rest:
-            self._lose(self._kept.pop(name), DatabaseBusy("the process ended before the database was available"))
+            if (use := self._kept.pop(name, None)) is not None:
+                self._lose(use, DatabaseBusy("the process ended before the database was available"))
 
     def _record_now(self) -> None:
         failed: set[str] = set()

@@ -128,6 +128,19 @@ def test_client_report_that_proxy_keeps_refusing_is_logged_as_lost(
     assert '"key": "x-1"' in caplog.text and "403 no_code" in caplog.text
 
 
+def test_client_second_close_after_report_does_not_wait(counter: Counter) -> None:
+    """The thread had ended, and `close` waited `close_s` for it."""
+    client = Client(URL, KEY, replace(OPEN, close_s=60.0), world=hasty())
+    counter.away = 503
+    client.guard.consume("x-1", login())
+    counter.away = 0
+    client.close()
+    again = threading.Thread(target=client.close)
+    again.start()
+    again.join(20)
+    assert not again.is_alive()
+
+
 def test_client_report_that_proxy_refused_waits_with_backoff() -> None:
     clock = Clock(0.0, refuses="a")
     made = clock.queue("a")
