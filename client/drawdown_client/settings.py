@@ -46,7 +46,10 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 60.0
 """Longest pause before a retry, in seconds, unless the server requests a longer pause."""
 MOST_REFUSALS: Final = 30
-"""Maximum refusals of an item, or a report of the guard, by a proxy. Then the client logs and drops it."""
+"""Maximum refusals of an item, or of a report of the guard, by a proxy. Then the client logs and drops it.
+
+A refusal counts if the server answered another call since the last one.
+"""
 LONGEST_RETRY_AFTER_S: Final = 300.0
 """Longest pause that a server can request, in seconds."""
 
