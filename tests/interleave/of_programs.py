@@ -25,17 +25,19 @@ from tests.interleave.of_runs import LAB, _within_its_means
 from tests.interleave.party import Act, Check, Party, plain
 from tests.interleave.stage import NOW, Stage
 
-SAID: Final = Caller(ApiKey("app", ("executions:write",), LAB), NOW)
+SAID: Final = Caller(ApiKey("app", ("executions:write",), None), NOW)
+BOUND: Final = Caller(ApiKey("app", ("executions:write",), LAB), NOW)
+"""Its key may only change executions that it began."""
 
 
 def _key(number: int) -> str:
     return f"{api_keys.PREFIX}{number:043}"
 
 
-def _act(name: str, act: str, order: object, **more: object) -> Party:
+def _act(name: str, act: str, order: object, said: Caller = SAID, **more: object) -> Party:
     """A route of runs, by its function; amounts are in micro-credits by then."""
     work = getattr(executions, act)
-    return plain(f"server.api.programs:act {name}", lambda s, c: work(c, order, SAID, **more), _within_its_means)
+    return plain(f"server.api.programs:act {name}", lambda s, c: work(c, order, said, **more), _within_its_means)
 
 
 def _one_goes_on(stage: Stage) -> Iterator[str]:
@@ -117,7 +119,7 @@ PROGRAMS: Final = (
     _act("extend", "_extend", models.ExtendRequest.model_construct(to=6), key="going"),
     _act("settle", "_settle", models.SettleRequest.model_construct(actual=3), key="going"),
     _act("release", "_release", models.ReleaseRequest.model_construct(), key="going"),
-    _act("preview", "_preview", models.PreviewRequest.model_construct(org=LAB, estimate=4)),
+    _act("preview", "_preview", models.PreviewRequest.model_construct(org=LAB, estimate=4), BOUND),
     _on_key("create", partial(api_keys.create, key=_key(2), name="other", scopes=["guard"]), _one_goes_on),
     _on_key("rotate", partial(api_keys.rotate, key=_key(3), name="app"), _one_goes_on),
     _on_key("rotate again", partial(api_keys.rotate, key=_key(4), name="app", overlap_ms=0), _one_goes_on),
