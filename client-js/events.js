@@ -128,8 +128,8 @@ export class Events {
     return results(await this.#line.ask(batchOf(found)), found.length);
   }
 
-  /** Wait for the results of all events recorded so far. The method does not wait for events that a proxy refused.
-   * Errors: Unsent, also for these events. */
+  /** Wait until no event waits to be sent. An event that a proxy refused waits again at its next attempt.
+   * Errors: Unsent, also for refused events. */
   async flush() {
     while (this.#sending) await this.#sending;
     this.#requireSent();

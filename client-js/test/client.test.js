@@ -150,7 +150,7 @@ test("a body and an event are bounded in bytes", async () => {
   });
 });
 
-test("what the server does not take is raised with its count", async () => {
+test("what the server does not take is raised with its count", async (t) => {
   const told = [];
   const wrong = { status: "invalid", code: "foreign_source", message: "name /a" };
   const some = ({ body }) => ({ status: 207, results: body.map((_, at) => (at ? wrong : { status: "accepted" })) });
@@ -168,7 +168,10 @@ test("what the server does not take is raised with its count", async () => {
   assert.deepEqual(told, [["a", "accepted"], ["b", "invalid"]]);
   await serving([refusal(401, "unauthorized")], async (client) => {
     client.record("a");
+    const logged = t.mock.method(console, "error", () => {});
     await assert.rejects(client.flush(), (error) => error instanceof Unsent && error.first.code === "unauthorized");
+    assert.match(logged.mock.calls[0].arguments[0], /refused events \(1\)/, "without onResult, the client logs it");
+    logged.mock.restore();
   });
   await serving([503], async (client) => {
     client.record("a");

@@ -38,6 +38,7 @@ from drawdown_client.settings import (
     MAX_ANSWER_BYTES,
     MAX_SAID_CHARS,
     MOST_ANSWER_SIGNS,
+    MOST_REFUSALS,
     WHOLE_ANSWER_S,
     Settings,
 )  # fmt: skip
@@ -301,6 +302,31 @@ def pause_s(world: World, attempt: int, longest_s: float = LONGEST_PAUSE_S) -> f
     random part of the backoff.
     """
     return world.jitter.uniform(0.0, min(FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 30), longest_s))
+
+
+@dataclass
+class Refusals:
+    """The refusals of one item, or of one use's reports, by a proxy.
+
+    `due_s`: the time of the next attempt.
+    """
+
+    tries: int = 0
+    due_s: float = 0.0
+    _counted: int = 0
+    _answers: int = -1
+
+    def add(self, world: World, answers: int) -> bool:
+        """Delay the next attempt after a refusal. Return False after MOST_REFUSALS.
+
+        `answers`: the number of the server's answers until now. A refusal counts only if the server answered another
+        call since the last one. Otherwise, the proxy may refuse every call, and not this one.
+        """
+        self.tries += 1
+        self.due_s = world.monotonic_s() + pause_s(world, self.tries)
+        self._counted += self._answers != answers
+        self._answers = answers
+        return self._counted < MOST_REFUSALS
 
 
 class Backoff(wait_base):

@@ -26,13 +26,13 @@ from queue import SimpleQueue
 from typing import TypeAlias
 
 from drawdown_client import guard_words as words
-from drawdown_client.calls import Answer, Call, pause_s, post
+from drawdown_client.calls import Answer, Call, Refusals, post
 from drawdown_client.clock import World
 from drawdown_client.errors import ClientError, QueueFull, Refused, Unreachable
 from drawdown_client.guard_words import Decision, Wish
 from drawdown_client.items import Item, Result
 from drawdown_client.process import after_fork, at_end_of_child
-from drawdown_client.settings import MOST_REFUSALS, Settings
+from drawdown_client.settings import Settings
 from drawdown_client.spool import Spool
 
 Sent: TypeAlias = "Future[Unreachable | None]"
@@ -50,20 +50,6 @@ class Report:
     call: Call
 
 
-@dataclass(frozen=True)
-class _Delay:
-    """The wait of a key after refusals by a proxy.
-
-    `tries`: the number of its refusals. `refusals`: those before which the server had answered another call since the
-    last one. `answers`: the server's answers until the last refusal. `due_s`: the time of the next attempt.
-    """
-
-    tries: int
-    refusals: int
-    answers: int
-    due_s: float
-
-
 class LetThrough:
     """A thread-safe queue of calls for uses that were allowed without a response.
 
@@ -74,7 +60,7 @@ class LetThrough:
     """
 
     _reports: deque[Report]
-    _delays: dict[str, _Delay]
+    _refusals: dict[str, Refusals]
     _lock: threading.Lock
     _sending: threading.Lock
     """The lock of the thread that sends."""
@@ -214,7 +200,7 @@ class LetThrough:
             if self._world.monotonic_s() >= until_s:
                 break
         with self._lock:
-            is_answered = all(one.key in self._delays and one.key != key for one in self._reports)
+            is_answered = all(one.key in self._refusals and one.key != key for one in self._reports)
         return None if is_answered else Unreachable("reports of earlier uses wait to be sent")
 
     def _next(self, failed: set[str], key: str | None, *, is_closing: bool) -> Report | None:
@@ -222,24 +208,16 @@ class LetThrough:
         now_s = self._world.monotonic_s()
         with self._lock:
             for report in self._reports:
-                delay = self._delays.get(report.key)
-                is_due = is_closing or report.key == key or delay is None or delay.due_s <= now_s
+                refused = self._refusals.get(report.key)
+                is_due = is_closing or report.key == key or refused is None or refused.due_s <= now_s
                 if is_due and report.key not in failed:
                     return report
         return None
 
     def _postpone(self, key: str) -> bool:
-        """Delay the calls of a key that a proxy refused.
-
-        Return False after MOST_REFUSALS. A refusal counts only if the server answered another call since the last one.
-        Otherwise, the proxy may refuse every call, and not this one.
-        """
+        """Delay the calls of a key that a proxy refused. Return False if they are lost."""
         with self._lock:
-            before = self._delays.get(key, _Delay(0, 0, -1, 0.0))
-            tries, counts = before.tries + 1, before.answers != self._answers
-            due_s = self._world.monotonic_s() + pause_s(self._world, tries)
-            self._delays[key] = after = _Delay(tries, before.refusals + counts, self._answers, due_s)
-        return after.refusals < MOST_REFUSALS
+            return self._refusals.setdefault(key, Refusals()).add(self._world, self._answers)
 
     def note_answer(self) -> None:
         """Note that the server answered a call."""
@@ -265,7 +243,7 @@ class LetThrough:
             if report not in self._reports:  # the client was closed meanwhile
                 return
             self._reports.remove(report)
-            self._delays.pop(report.key, None)
+            self._refusals.pop(report.key, None)
             if refused is None:
                 self._answers += 1
             else:
@@ -323,7 +301,7 @@ class LetThrough:
 
     def _empty(self) -> None:
         self._reports = deque()
-        self._delays = {}
+        self._refusals = {}
         self._answers = 0
         self._lock = threading.Lock()
         self._sending = threading.Lock()

@@ -1,8 +1,8 @@
 """Store items that wait to be sent, and send them in a thread.
 
 Guarantee: the client sends each recorded item, with the same bytes and id, until the server returns a result for the
-item or refuses the call. If a proxy refuses an item alone, the client sends the other items first, and this item up to
-MOST_REFUSALS times. It calls `on_result` once for each item. The number of waiting items is bounded. An item is
+item or refuses the call. If a proxy refuses an item alone, the client sends the other items first, and drops this item
+after MOST_REFUSALS. It calls `on_result` once for each item. The number of waiting items is bounded. An item is
 never lost silently. If items are left when the client is closed or the program ends, they are in the spool, or the
 client raises or logs their number. If the server rejects an item, the client moves the item from the spool
 to the dead-letter file. The client logs the whole item, and reports the number of such items in `Unsent`. A forked
@@ -16,19 +16,19 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from drawdown_client.calls import Backoff, escape, pause_s, say_again
+from drawdown_client.calls import Backoff, Refusals, escape, pause_s, say_again
 from drawdown_client.clock import World
 from drawdown_client.errors import TOO_LARGE, BadItem, Closed, QueueFull, Refused, Unreachable, Unsent
 from drawdown_client.items import Item, Kind, Result, Waiting
 from drawdown_client.process import after_fork, at_end_of_child
-from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, MOST_REFUSALS, Settings
+from drawdown_client.settings import BATCH_BYTES, LONGEST_PAUSE_S, Settings
 from drawdown_client.spool import Spool, dead_letter_of
 
 Send: TypeAlias = Callable[[Kind, Sequence[Item]], list[Result]]
@@ -48,18 +48,14 @@ log = logging.getLogger("drawdown_client")
 class _Entry:
     """A waiting item.
 
-    `number`: its number in the spool. `order`: its place in the queue since the start. `tries`: how often a proxy
-    refused it. `refusals`: those before which the server had answered another call since the last one. `answers`: the
-    server's answers until the last refusal. `due_s`: the time of the next attempt.
+    `number`: its number in the spool. `order`: its place in the queue since the start. `refused`: its
+    refusals by a proxy.
     """
 
     number: int
     item: Item
     order: int = 0
-    tries: int = 0
-    refusals: int = 0
-    answers: int = -1
-    due_s: float = 0.0
+    refused: Refusals = field(default_factory=Refusals)
 
 
 class Outbox:
@@ -130,7 +126,7 @@ class Outbox:
                 self._changed.wait_for(lambda: self._done >= wanted, timeout_s)
             finally:
                 self._waited_for -= 1
-            refused = sum(entry.order > wanted and entry.tries > 0 for entry in self._waiting)
+            refused = sum(entry.order > wanted and entry.refused.tries > 0 for entry in self._waiting)
             self._require_sent(max(wanted - self._done, 0) + refused + len(self._postponed))
 
     def close(self, timeout_s: float) -> None:
@@ -251,9 +247,9 @@ class Outbox:
         Return the seconds until the next item is due; None without such an item.
         """
         now_s = self._world.monotonic_s()
-        self._take([entry for entry in self._postponed if entry.due_s <= now_s])
-        self._postponed = [entry for entry in self._postponed if entry.due_s > now_s]
-        return min((entry.due_s - now_s for entry in self._postponed), default=None)
+        self._take([entry for entry in self._postponed if entry.refused.due_s <= now_s])
+        self._postponed = [entry for entry in self._postponed if entry.refused.due_s > now_s]
+        return min((entry.refused.due_s - now_s for entry in self._postponed), default=None)
 
     def _next(self) -> list[_Entry]:
         """Return the next batch, with items of one kind.
@@ -309,18 +305,10 @@ class Outbox:
         return True
 
     def _postpone(self, entry: _Entry, error: Refused) -> bool:
-        """Move an item that a proxy refused behind the others.
-
-        Return False after MOST_REFUSALS. A refusal counts only if the server answered another call since the last one.
-        Otherwise, the proxy may refuse every call, and not this item.
-        """
-        entry.tries += 1
-        entry.refusals += entry.answers != self._answers
-        entry.answers = self._answers
-        if entry.refusals >= MOST_REFUSALS:
+        """Move an item that a proxy refused behind the others. False: it is lost."""
+        if not entry.refused.add(self._world, self._answers):
             return False
-        entry.due_s = self._world.monotonic_s() + pause_s(self._world, entry.tries)
-        if entry.tries == 1:
+        if entry.refused.tries == 1:
             log.warning("a proxy refused an item, so the client will retry: %s: %s", escape(entry.item.item_id), error)
         with self._changed:
             self._waiting.popleft()

@@ -128,6 +128,19 @@ def test_client_report_that_proxy_keeps_refusing_is_logged_as_lost(
     assert '"key": "x-1"' in caplog.text and "403 no_code" in caplog.text
 
 
+def test_client_report_is_kept_while_proxy_refuses_every_call() -> None:
+    """An ingress without a route answered 404 for minutes, and the client dropped what waited."""
+    clock = Clock(0.0, refuses="a")
+    made = clock.queue("a")
+    for _ in range(2 * MOST_REFUSALS):
+        assert made.send("a") is not None
+    assert made.has("a") and made.lost == 0
+    for _ in range(MOST_REFUSALS):
+        made.note_answer()
+        made.send("a")
+    assert not made.has("a") and made.lost == 1
+
+
 def test_client_second_close_after_report_does_not_wait(counter: Counter) -> None:
     """The thread had ended, and `close` waited `close_s` for it."""
     client = Client(URL, KEY, replace(OPEN, close_s=60.0), world=hasty())
