@@ -448,6 +448,8 @@ def test_status_of_dead_shard_is_late_while_another_ticks(fleet: Fleet) -> None:
     )
     fleet.tick()
     assert "no tick for" not in text(fleet)
+    fleet.tick(at + 60 * MINUTE_MS, shard=Shard(64, 191))
+    assert "of buckets 0 to 63" in text(fleet), "two shards are dead, and the one between them ticks"
 
 
 def test_doctor_reports_dead_shard_while_another_ticks(fleet: Fleet) -> None:

@@ -459,6 +459,35 @@ def test_fail_open_key_is_not_read_again_just_after_failed_read(house: House, mo
     with_fail_open(house, work)
 
 
+def test_fail_open_one_call_alone_tries_to_read_a_key_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an outage, each use with a remembered key waited WITHIN_S for its own read."""
+    memory, reads = house.server._fail_open, 0
+
+    async def work(send: Send) -> None:
+        begun, done = asyncio.Event(), asyncio.Event()
+
+        async def unread(_proof: str, _now_ms: int) -> None:
+            nonlocal reads
+            reads += 1
+            begun.set()
+            await done.wait()
+            raise DatabaseBusy("the database does not answer")
+
+        monkeypatch.setattr(memory, "_look_up", unread)
+        memory._unread_ms = house.clock.at_ms
+        house.clock.at_ms += programs.RECALLED_MS + 1
+        nothing_waits(house)
+        first = asyncio.ensure_future(send("check", quantity=1))
+        await begun.wait()
+        assert (await send("check", quantity=1)).json()["degraded"] is True
+        assert reads == 1
+        done.set()
+        assert (await first).json()["degraded"] is True
+        monkeypatch.undo()
+
+    with_fail_open(house, work)
+
+
 def test_fail_open_use_that_cannot_be_recorded_is_logged_as_lost(house: House, lost: list[dict[str, object]]) -> None:
     """The metric fails closed by now, or the process ends before the database is back."""
     outcomes = house.server._fail_open.uses

@@ -224,8 +224,10 @@ def _least_ticked(shards: Sequence[Any]) -> parts.LateShard | None:
     for row in shards:
         at_ms = max(row.ended_ms or first_ms, row.began_ms or first_ms)
         ticked[row.bucket_lo : row.bucket_hi + 1] = [max(ms, at_ms) for ms in ticked[row.bucket_lo : row.bucket_hi + 1]]
-    oldest = [bucket for bucket, ms in enumerate(ticked) if ms == min(ticked)]
-    return None if len(oldest) == BUCKETS else parts.LateShard(oldest[0], oldest[-1], min(ticked))
+    least = min(ticked)
+    low = ticked.index(least)
+    high = next((bucket - 1 for bucket in range(low, BUCKETS) if ticked[bucket] != least), BUCKETS - 1)
+    return None if (low, high) == (0, BUCKETS - 1) else parts.LateShard(low, high, least)
 
 
 def _first_failure(tick: Any) -> str:
